@@ -1,0 +1,214 @@
+"""Every error the package raises on its own account.
+
+    BatchError
+    ├── MissingFieldError         a prompt names a field that the row has not (also a KeyError)
+    ├── OutputParserError         a model's text is not what the parser wants (also a ValueError)
+    ├── RecursionLimitError       a function kept returning runnables
+    ├── StrayCancelledError       user code raised a cancellation that nobody asked for
+    ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
+    ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
+    ├── InputError                a file or a row that cannot be read (also a ValueError)
+    └── ProviderError             a request that did not give an answer
+        ├── AuthenticationError   401, 403: the key is missing, wrong, or may not do this
+        ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
+        │   └── ContextLengthError    the input does not fit the model
+        ├── RateLimitError        429: too many requests or tokens for now
+        ├── QuotaExhaustedError   429 that waiting does not mend: no credit, or a spending limit
+        ├── ServerError           5xx and 408, 409: the provider's fault, worth another attempt
+        ├── ConnectionFailedError no answer: refused, reset, DNS, TLS
+        ├── RequestTimeoutError   no answer in time (also a TimeoutError)
+        └── MalformedResponseError    an answer that is not what the API promises
+
+A user function's own error is raised as itself and never wrapped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "BatchError",
+    "ConnectionFailedError",
+    "ContextLengthError",
+    "DeadlineExceededError",
+    "InputError",
+    "ItemTimeoutError",
+    "MalformedResponseError",
+    "MissingFieldError",
+    "OutputParserError",
+    "ProviderError",
+    "QuotaExhaustedError",
+    "RateLimitError",
+    "RecursionLimitError",
+    "RequestTimeoutError",
+    "ServerError",
+    "StrayCancelledError",
+]
+
+
+class BatchError(Exception):
+    """Be the root of what batchrt raises on its own account."""
+
+
+class MissingFieldError(BatchError, KeyError):
+    """Say which field a prompt wanted and which ones the row had."""
+
+    def __init__(self, message: str, *, field: str, available: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.field = field
+        self.available = available
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of the message.
+        return str(self.args[0])
+
+
+class OutputParserError(BatchError, ValueError):
+    """Say what a parser could not read; `text` is the model's output, whole."""
+
+    def __init__(self, message: str, *, text: str) -> None:
+        super().__init__(message)
+        self.text = text
+
+
+class RecursionLimitError(BatchError, RecursionError):
+    """Say that functions went on returning runnables past `recursion_limit`."""
+
+
+class StrayCancelledError(BatchError):
+    """Stand for a cancellation that user code raised though nobody cancelled the item.
+
+    Awaiting a task or future that somebody else cancelled does this. The original is `__cause__`.
+    """
+
+
+class ItemTimeoutError(BatchError, TimeoutError):
+    """Say that one item took longer than `timeout` seconds, retries and waits included."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class DeadlineExceededError(BatchError, TimeoutError):
+    """Say that the run took longer than `deadline` seconds."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class InputError(BatchError, ValueError):
+    """Say which file, row (counted from 1, the header not counted) and column cannot be read."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        row: int | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.row = row
+        self.column = column
+
+
+class ProviderError(BatchError):
+    """Say how a request failed.
+
+    Attributes:
+        status: the HTTP status, `None` when there was no answer.
+        code: the provider's `error.code`, as it was sent, or `None`.
+        type: the provider's `error.type`, or `None`.
+        param: the request parameter the provider blames, or `None`.
+        request_id: the provider's name for the exchange, to quote to its support.
+        attempts: how many requests were sent for this call, this one included.
+        retry_after: seconds the provider asked to wait, or `None`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        type: str | None = None,  # noqa: A002  the wire's own name
+        param: str | None = None,
+        request_id: str | None = None,
+        attempts: int = 1,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.code = code
+        self.type = type
+        self.param = param
+        self.request_id = request_id
+        self.attempts = attempts
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        facts: list[str] = []
+        if self.status is not None:
+            facts.append(f"status {self.status}")
+        if self.code:
+            facts.append(f"code {self.code}")
+        if self.param:
+            facts.append(f"param {self.param}")
+        if self.request_id:
+            facts.append(f"request id {self.request_id}")
+        if self.attempts > 1:
+            facts.append(f"{self.attempts} attempts")
+        return f"{self.message} ({', '.join(facts)})" if facts else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with keyword-only arguments do not survive pickling by themselves,
+        # and results travel between processes.
+        return _rebuild, (type(self), self.message, self.__dict__.copy())
+
+
+def _rebuild(kind: type[ProviderError], message: str, state: dict[str, Any]) -> ProviderError:
+    error = kind(message)
+    error.__dict__.update(state)
+    return error
+
+
+class AuthenticationError(ProviderError):
+    """401 or 403: set a valid key; no retry helps."""
+
+
+class BadRequestError(ProviderError):
+    """The request itself was refused; `param` names the culprit where the provider does."""
+
+
+class ContextLengthError(BadRequestError):
+    """The input is longer than the model takes; shorten it or choose another model."""
+
+
+class RateLimitError(ProviderError):
+    """429: too much for now; wait `retry_after`, or lower the concurrency."""
+
+
+class QuotaExhaustedError(ProviderError):
+    """429 that waiting does not mend: add credit or raise the spending limit."""
+
+
+class ServerError(ProviderError):
+    """The provider failed; another attempt may do."""
+
+
+class ConnectionFailedError(ProviderError):
+    """No connection, or it broke before the answer was whole."""
+
+
+class RequestTimeoutError(ProviderError, TimeoutError):
+    """No whole answer within the request's `timeout`."""
+
+
+class MalformedResponseError(ProviderError):
+    """An answer that is not JSON, not whole, or not of the API's shape."""
