@@ -83,6 +83,16 @@ class StrayCancelledError(BatchError):
     Awaiting a task or future that somebody else cancelled does this. The original is `__cause__`.
     """
 
+    @classmethod
+    def of(cls, cancelled: BaseException) -> StrayCancelledError:
+        """Return one that stands for `cancelled`."""
+        error = cls(
+            "the function was cancelled from within (it awaited something that somebody else cancelled); "
+            "neither the item nor the run was"
+        )
+        error.__cause__ = cancelled
+        return error
+
 
 class ItemTimeoutError(BatchError, TimeoutError):
     """Say that one item took longer than `timeout` seconds, retries and waits included."""

@@ -1,0 +1,115 @@
+"""How a run is to be carried out, as the caller says it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypedDict
+
+__all__ = [
+    "DEFAULT_RECURSION_LIMIT",
+    "RunConfig",
+    "check_config",
+    "merge_configs",
+]
+
+DEFAULT_RECURSION_LIMIT: Final = 25
+"""How many runnables in a row a function may return; LCEL's number."""
+
+
+class RunConfig(TypedDict, total=False):
+    """Say how to run; every key is optional.
+
+    Attributes:
+        max_concurrency: how many leaf calls (an async function's body, a sync function in its thread,
+            one request) may run at once, in the whole run and however runnables nest. A positive
+            integer, or `None` (the default) for no cap on leaves; the window still bounds items.
+            In a nested call it holds in addition to the outer one.
+        timeout: seconds one item may take, its retries and waits included. A function that is
+            running in a thread cannot be interrupted: the item ends when the function does.
+        deadline: seconds the whole run may take. What was not finished by then is cancelled.
+        window: how many items may be admitted and not yet delivered; bounds memory. Default: ten
+            times `max_concurrency`, at least 1,000.
+        recursion_limit: how many runnables in a row a function may return. Default 25.
+        tags, metadata, run_name, configurable: yours. They are handed to functions that take a
+            `config`, inherited by nested calls, and merged by `with_config`.
+    """
+
+    max_concurrency: int | None
+    timeout: float | None
+    deadline: float | None
+    window: int
+    recursion_limit: int
+    tags: list[str]
+    metadata: dict[str, Any]
+    run_name: str
+    configurable: dict[str, Any]
+
+
+_KEYS: Final = frozenset(RunConfig.__annotations__)
+
+
+def check_config(config: Mapping[str, Any] | None) -> RunConfig:
+    """Return `config` as a `RunConfig` of its own, or raise before anything runs.
+
+    Raises:
+        ValueError: for a number that makes no sense, or a key that means nothing here.
+        TypeError: for a value of the wrong type.
+    """
+    if config is None:
+        return RunConfig()
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be a mapping, not {type(config).__name__}: {config!r}")
+    unknown = sorted(str(key) for key in config if key not in _KEYS)
+    if unknown:
+        raise ValueError(
+            f"config has no key {', '.join(map(repr, unknown))}; the keys are {', '.join(sorted(_KEYS))}"
+        )
+    _check_count(config, "max_concurrency", optional=True)
+    _check_count(config, "window")
+    _check_count(config, "recursion_limit")
+    _check_seconds(config, "timeout")
+    _check_seconds(config, "deadline")
+    return RunConfig(**config)  # type: ignore[typeddict-item]
+
+
+def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False) -> None:
+    if key not in config or (optional and config[key] is None):
+        return
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int):
+        allowed = "a positive integer or None" if optional else "a positive integer"
+        raise TypeError(f"{key} must be {allowed}, not {value!r}")
+    if value < 1:
+        hint = "; None means no cap" if optional else ""
+        raise ValueError(f"{key} must be at least 1, not {value}{hint}")
+
+
+def _check_seconds(config: Mapping[str, Any], key: str) -> None:
+    value = config.get(key)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{key} must be a number of seconds or None, not {value!r}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{key} must be a positive, finite number of seconds or None, not {value}")
+
+
+def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
+    """Return `outer` with `inner` laid over it: tags add up, metadata and configurable merge."""
+    if not inner:
+        return outer
+    if not outer:
+        return inner
+    merged = RunConfig(**{**outer, **inner})  # type: ignore[typeddict-item]
+    if "tags" in outer and "tags" in inner:
+        merged["tags"] = _union(outer["tags"], inner["tags"])
+    if "metadata" in outer and "metadata" in inner:
+        merged["metadata"] = {**outer["metadata"], **inner["metadata"]}
+    if "configurable" in outer and "configurable" in inner:
+        merged["configurable"] = {**outer["configurable"], **inner["configurable"]}
+    return merged
+
+
+def _union(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*first, *second]))

@@ -1,0 +1,59 @@
+"""Which format a file has, and what its errors say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from ..errors import InputError
+
+__all__ = ["DELIMITERS", "FORMATS", "STANDARD_STREAM", "Format", "choose_format", "os_problem"]
+
+Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+
+FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl")
+DELIMITERS: Final[dict[Format, str]] = {"csv": ",", "tsv": "\t"}
+STANDARD_STREAM: Final = "-"
+"""The path that means stdin, or stdout."""
+
+_SUFFIXES: Final[dict[str, Format]] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+_SAY_WHICH: Final = "say which with --format csv, tsv or jsonl"
+
+
+def choose_format(path: str, explicit: str | None = None) -> Format:
+    """Give `explicit`, or what the suffix says; `.gz` after the suffix changes nothing.
+
+    Raises:
+        InputError: `explicit` is not a format, or there is neither it nor a known suffix.
+    """
+    if explicit is not None:
+        for known in FORMATS:
+            if explicit == known:
+                return known
+        raise InputError(f"unknown format {explicit!r}; use csv, tsv or jsonl", path=path)
+    if path == STANDARD_STREAM:
+        raise InputError(f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path)
+    suffix = Path(path.lower().removesuffix(".gz")).suffix
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    if suffix == ".json":
+        problem = "a .json suffix does not tell whether there is one JSON object a line"
+        raise InputError(f"{path}: {problem}; if so, add --format jsonl", path=path)
+    named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
+    raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+
+
+def os_problem(error: OSError) -> str:
+    """Say in a few words what the operating system refused, without the errno."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder; check the path"
+    if isinstance(error, IsADirectoryError):
+        return "this is a folder; name a file in it"
+    if isinstance(error, PermissionError):
+        return "permission denied; check who may use it"
+    return (error.strerror or str(error) or type(error).__name__).lower()

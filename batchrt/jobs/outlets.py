@@ -1,0 +1,191 @@
+"""Bytes out: a file or stdout, in large writes, with errors that say what to do."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias
+
+from ..errors import BatchError, InputError
+from .formats import STANDARD_STREAM, os_problem
+from .sources import Source
+
+__all__ = ["Encode", "Outlet", "OutputClosedError", "OutputError", "open_outlet"]
+
+Encode: TypeAlias = Callable[[str], bytes]
+
+_CHUNK: Final = 1 << 16
+_GZIP_WBITS: Final = 31
+
+
+class OutputError(BatchError):
+    """Say which file cannot be written to any more, and why."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class OutputClosedError(OutputError, BrokenPipeError):
+    """Say that whoever read the output has gone, as `head` does: no reason to complain."""
+
+    __str__ = Exception.__str__  # OSError's would look for an errno
+
+
+class Outlet:
+    """Gather text and write it in large pieces; a terminal gets each line at once.
+
+    `encode` makes bytes of any text that is put. Every failure of the system's is an `OutputError`; after one, nothing more is taken.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO | io.FileIO,
+        path: str,
+        encode: Encode,
+        *,
+        compress: bool,
+        owned: bool,
+    ) -> None:
+        self.path = path
+        self._encode = encode
+        self._stream = stream
+        self._owned = owned
+        self._zip = zlib.compressobj(wbits=_GZIP_WBITS) if compress else None
+        self._threshold = 0 if stream.isatty() else _CHUNK
+        self._pending: list[str] = []
+        self._size = 0
+        self._failure: OutputError | None = None
+        self._closed = False
+
+    def put(self, text: str) -> None:
+        """Take one whole line."""
+        if self._closed:
+            raise ValueError(f"{self.path} is closed")
+        if self._failure is not None:
+            raise self._failure
+        self._pending.append(text)
+        self._size += len(text)
+        if self._size > self._threshold:
+            self._drain()
+
+    def flush(self) -> None:
+        """Hand all that was put to the operating system."""
+        if self._closed:
+            return
+        if self._failure is not None:
+            raise self._failure
+        self._drain()
+        if self._zip is not None:
+            self._write(self._zip.flush(zlib.Z_SYNC_FLUSH))
+
+    def close(self) -> None:
+        """Write what is left and close the file; stdout stays open. Twice is once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._failure is None:
+                self._drain()
+                if self._zip is not None:
+                    self._write(self._zip.flush(zlib.Z_FINISH))
+        finally:
+            self._shut()
+
+    def _drain(self) -> None:
+        if not self._pending:
+            return
+        data = self._encode("".join(self._pending))
+        self._pending.clear()
+        self._size = 0
+        self._write(data if self._zip is None else self._zip.compress(data))
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                # A raw stream may take a part only, and nothing where it must not block.
+                taken = self._stream.write(rest)
+                if taken is None:
+                    raise BlockingIOError("it is set not to block and is full")
+                rest = rest[taken:]
+            self._stream.flush()
+        except OSError as error:
+            self._failure = self._refused(error)
+            raise self._failure from error
+
+    def _shut(self) -> None:
+        if not self._owned:
+            return
+        try:
+            self._stream.close()
+        except OSError as error:  # a network file system may report a lost write only now
+            if self._failure is None:
+                raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> OutputError:
+        if isinstance(error, BrokenPipeError):
+            return OutputClosedError(f"{self.path}: its reader has gone", path=self.path)
+        message = f"{self.path}: cannot write: {os_problem(error)}; make room or name another file"
+        return OutputError(message, path=self.path)
+
+
+def open_outlet(path: str, encode: Encode, *, overwrite: bool, source: Source | None) -> Outlet:
+    """Open `path` for writing; `"-"` is stdout, and `.gz` compresses.
+
+    Raises:
+        InputError: `path` is what `source` reads, or is there already and `overwrite` is not said,
+            or cannot be made.
+    """
+    if path == STANDARD_STREAM:
+        return _open_stdout(encode, source)
+    try:
+        status = Path(path).stat()
+    except OSError:  # not there, or out of reach: opening it says which
+        status = None
+    if status is not None:
+        _refuse_source(path, status, source)
+    # A device or a named pipe is there on purpose; only a file's content can be lost.
+    fresh = not overwrite and (status is None or stat.S_ISREG(status.st_mode))
+    try:
+        stream = io.FileIO(path, "x" if fresh else "w")
+    except OSError as error:
+        raise InputError(f"{path}: {_open_problem(path, error)}", path=path) from error
+    return Outlet(stream, path, encode, compress=path.lower().endswith(".gz"), owned=True)
+
+
+def _open_stdout(encode: Encode, source: Source | None) -> Outlet:
+    stdout: Any = sys.stdout
+    if stdout is None or not hasattr(stdout, "buffer"):
+        raise InputError("stdout is closed; name a file", path="stdout")
+    try:
+        stdout.flush()
+        status = os.fstat(stdout.fileno())
+    except BrokenPipeError:
+        raise OutputClosedError("stdout: its reader has gone", path="stdout") from None
+    except OSError:  # a stream in memory, as tests put in stdout's place
+        return Outlet(stdout.buffer, "stdout", encode, compress=False, owned=False)
+    _refuse_source("stdout", status, source)
+    # Past Python's own buffer, which would complain at exit that a broken pipe took nothing.
+    raw = io.FileIO(stdout.fileno(), "w", closefd=False)
+    return Outlet(raw, "stdout", encode, compress=False, owned=True)
+
+
+def _refuse_source(path: str, status: os.stat_result, source: Source | None) -> None:
+    if source is not None and source.is_same_file(status):
+        problem = f"this is the input ({source.path}); name another file for the output"
+        raise InputError(f"{path}: {problem}", path=path)
+
+
+def _open_problem(path: str, error: OSError) -> str:
+    if isinstance(error, FileExistsError):
+        return "the file exists already; name another one or add --overwrite"
+    folder = str(Path(path).parent)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"there is no folder {folder!r}; make it first"
+    return os_problem(error)

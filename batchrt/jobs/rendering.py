@@ -1,0 +1,94 @@
+"""How a value looks in a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final
+
+__all__ = ["cell", "error_line", "json_text"]
+
+
+def json_text(value: object) -> str:
+    """Give `value` as JSON on one line, whatever it is.
+
+    pydantic models, dataclasses, dates and the like are written as pydantic would; NaN and the
+    infinities, which JSON lacks, as `null`; what has no JSON form at all as `str()` of it. A
+    result has been paid for by the time it is written: it is never refused.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return _ENCODER.encode(_plain(value, depth=0))
+
+
+def cell(value: object) -> str:
+    """Give `value` as the text of a CSV field: strings as they are, `None` empty, else JSON.
+
+    What is a string in JSON, such as a date, is written without JSON's quotes.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if not isinstance(value, (bool, int, float, Mapping, list, tuple)):
+        value = _plain(value, depth=0)
+        if isinstance(value, str):
+            return value
+    return json_text(value)
+
+
+def error_line(error: BaseException | str) -> str:
+    """Give the error's class and message on one line."""
+    if isinstance(error, str):
+        return " ".join(error.split())
+    message = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {message}" if message else name
+
+
+# Far deeper than any schema, and less than what the interpreter's stack bears.
+_DEEPEST: Final = 100
+# Bits. The interpreter does not write longer integers in decimal (its limit is 4,300 digits).
+_LONGEST: Final = 14_000
+
+
+def _plain(value: object, *, depth: int) -> Any:
+    """Give `value` as str, number, bool, None, list and dict, all of it finite."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if value.bit_length() < _LONGEST else hex(value)
+    if depth > _DEEPEST:
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_key(key): _plain(item, depth=depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple, AbstractSet)):
+        return [_plain(item, depth=depth + 1) for item in value]
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "replace")
+    return _foreign(value, depth=depth)
+
+
+def _key(key: object) -> str:
+    return key if isinstance(key, str) else cell(key)
+
+
+def _foreign(value: object, *, depth: int) -> Any:
+    # Late: only jobs whose outputs are objects need it.
+    from pydantic_core import to_jsonable_python  # noqa: PLC0415
+
+    try:
+        plain = to_jsonable_python(value)
+    except ValueError:  # what pydantic does not know (its error is a ValueError), or cannot encode
+        return str(value)
+    return _plain(plain, depth=depth + 1)
+
+
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, default=lambda value: _plain(value, depth=0)
+)

@@ -1,0 +1,58 @@
+"""One row of an input file, whole or faulty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import InputError
+
+__all__ = ["BadRow", "Row", "bad_row"]
+
+
+@dataclass(slots=True)
+class Row:
+    """Hold one row's values by column name.
+
+    Attributes:
+        number: counted from 1; the header and blank lines are not counted.
+        line: the line of the file on which the row starts, counted from 1.
+        values: strings for CSV and TSV, JSON's own types for JSONL.
+    """
+
+    number: int
+    line: int
+    values: dict[str, Any]
+
+
+@dataclass(slots=True)
+class BadRow:
+    """Stand in for a row that cannot be used; the rows after it can.
+
+    Attributes:
+        number, line: as for `Row`.
+        error: what is wrong, naming file, row and column.
+        values: what could be read of the row, so that the output still tells which row it was.
+    """
+
+    number: int
+    line: int
+    error: InputError
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def bad_row(
+    path: str,
+    number: int,
+    line: int,
+    problem: str,
+    *,
+    column: str | None = None,
+    values: dict[str, Any] | None = None,
+) -> BadRow:
+    """Make a `BadRow` whose error says where and what in one line."""
+    where = f"{path}, row {number} (line {line})"
+    if column is not None:
+        where += f", column {column!r}"
+    error = InputError(f"{where}: {problem}", path=path, row=number, column=column)
+    return BadRow(number, line, error, values or {})

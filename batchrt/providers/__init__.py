@@ -1,0 +1,1 @@
+"""Who is called: OpenAI-compatible providers over HTTP."""

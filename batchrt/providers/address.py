@@ -1,0 +1,80 @@
+"""Where requests go and what they carry: a base URL and headers, checked once."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+__all__ = ["Address", "check_headers", "origin_of"]
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+
+
+class Address:
+    """Know a provider's base URL.
+
+    A user and password in it do not stay in the URL, where messages would show them, but become
+    `credentials`, the header that carries them. A query in it goes along with every request.
+
+    Raises:
+        ValueError: for anything but an http or https URL with a host.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        parts = _split(base_url.strip())
+        self.credentials: dict[str, str] = {}
+        if parts.username or parts.password:
+            pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            self.credentials["authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+        self.host: str = parts.hostname or ""
+        self.tls: bool = parts.scheme == "https"
+        self.origin: str = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self._path = parts.path.rstrip("/")
+        self._query = f"?{parts.query}" if parts.query else ""
+
+    def __repr__(self) -> str:
+        return f"<Address {self.origin}{self._path}>"
+
+    def url(self, path: str) -> str:
+        """Return the URL of `path`, which starts with a slash."""
+        return f"{self.origin}{self._path}{path}{self._query}"
+
+
+def origin_of(url: str) -> str:
+    """Return the scheme, host and port of `url`: what may be shown of it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # what urllib says may quote a password
+        usable = False
+    if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError(
+            "base_url must be a URL such as https://host/v1 or http://localhost:8000/v1"
+        )
+    return parts
+
+
+def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` with lower-case names.
+
+    Raises:
+        ValueError: for what HTTP cannot carry; it names the header and never shows the value, which
+            may be a key.
+    """
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for an HTTP header")
+        if not _FIELD_VALUE.fullmatch(value):
+            raise ValueError(f"the value of header {name!r} has a character that HTTP cannot carry")
+        checked[name.lower()] = value
+    return checked

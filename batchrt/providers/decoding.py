@@ -1,0 +1,71 @@
+"""Compressed bodies, undone without letting a small one grow without end."""
+
+from __future__ import annotations
+
+import zlib
+
+from batchrt.errors import MalformedResponseError
+from batchrt.providers.retry_after import advise
+
+__all__ = ["ACCEPT_ENCODING", "decode", "too_large"]
+
+ACCEPT_ENCODING = "identity"
+"""Ask for plain bodies: a chat answer is smaller than the work of packing it on both sides."""
+
+_GZIP_OR_ZLIB = 47
+_RAW_DEFLATE = -15
+_MOST_MEMBERS = 1_000
+"""Pieces of a gzip body that are unpacked; each costs a copy of the rest."""
+
+
+def decode(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo `encoding` (a `content-encoding` header), giving at most `limit` bytes.
+
+    Servers and proxies compress without being asked, so gzip and deflate are understood.
+    Raises MalformedResponseError for other encodings, broken data and anything larger.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        message = f"the answer is encoded as {encoding[:40]!r}, which was not asked for"
+        raise MalformedResponseError(message)
+    try:
+        if name == "deflate" and not _has_zlib_header(body):
+            return _inflate(body, _RAW_DEFLATE, limit)
+        return _inflate(body, _GZIP_OR_ZLIB, limit)
+    except zlib.error as error:
+        raise MalformedResponseError(f"the answer's {name} data is broken: {error}") from error
+
+
+def too_large(limit: int) -> MalformedResponseError:
+    """Return the error for an answer of more than `limit` bytes; another attempt is not worth it."""
+    error = MalformedResponseError(
+        f"the answer is larger than {limit} bytes; raise max_response_bytes if it has to be"
+    )
+    advise(error, retry=False)
+    return error
+
+
+def _has_zlib_header(body: bytes) -> bool:
+    # "deflate" means zlib-wrapped (RFC 9110, 8.4.1.2), yet some servers send it bare.
+    return len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0  # noqa: PLR2004
+
+
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+    parts: list[bytes] = []
+    room = limit
+    # A gzip body may be several members, one after the other (RFC 1952, 2.2).
+    for _ in range(_MOST_MEMBERS):
+        if not body:
+            return b"".join(parts)
+        inflater = zlib.decompressobj(window_bits)
+        part = inflater.decompress(body, room + 1)
+        if len(part) > room:
+            raise too_large(limit)
+        if not inflater.eof:
+            raise MalformedResponseError("the answer's compressed data is cut short")
+        parts.append(part)
+        room -= len(part)
+        body = inflater.unused_data
+    raise MalformedResponseError(f"the answer is packed in more than {_MOST_MEMBERS} pieces")

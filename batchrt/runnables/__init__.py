@@ -1,0 +1,1 @@
+"""What runs: the algebra of runnables. Knows nothing of HTTP or files."""

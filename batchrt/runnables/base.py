@@ -1,0 +1,492 @@
+"""The algebra's root: what every runnable can do.
+
+A class says how it runs by what it overrides, found once when the class is made:
+
+    _build          a step put together from others (everything in this package)
+    ainvoke         a leaf on the event loop
+    invoke only     a leaf in a worker thread
+
+and gets every other method from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
+
+from batchrt.config import RunConfig, check_config
+from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
+from batchrt.runtime.bridge import Caller, call_blocking
+from batchrt.runtime.driving import drive_to_end
+from batchrt.runtime.outcome import BatchResult
+from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.slots import Slots
+from batchrt.runtime.stream import Stream
+from batchrt.runtime.threads import call_in_thread
+
+if TYPE_CHECKING:
+    from batchrt.runnables.binding import RunnableBinding
+    from batchrt.runnables.each import RunnableEach
+    from batchrt.runnables.fallbacks import RunnableWithFallbacks
+    from batchrt.runnables.passthrough import RunnableAssign, RunnablePick
+    from batchrt.runnables.retry import RunnableRetry
+    from batchrt.runnables.sequence import RunnableSequence
+
+__all__ = ["Configs", "Runnable", "RunnableLike", "coerce"]
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+T = TypeVar("T")
+U = TypeVar("U")
+
+Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
+"""One configuration for the run, or one for each input."""
+
+RunnableLike: TypeAlias = (
+    "Runnable[In, Out] | Callable[[In], Runnable[Any, Out]] | Callable[[In], Awaitable[Out]] "
+    "| Callable[[In], Out] | Mapping[str, Any]"
+)
+"""What can stand in a chain: a runnable, a function (sync or async), or a dict of them."""
+
+
+class Runnable(Generic[In, Out]):
+    """Take an input and give an output; compose with `|`; run one or many.
+
+    Override `ainvoke` (runs on the event loop) or `invoke` (runs in a worker thread); the other methods
+    follow. All batch methods take any iterable or async iterable and pull it lazily, and run under
+    `config`'s limits (see `RunConfig`).
+    """
+
+    name: str | None = None
+    _entry: Literal["_build", "ainvoke", "invoke", None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for entry in ("_build", "ainvoke", "invoke"):
+            if entry in cls.__dict__:
+                cls._entry = entry
+                return
+
+    # How it runs
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        """Return this runnable as a step for a run; `kwargs` go to the call, as `bind` says."""
+        raise NotImplementedError
+
+    def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
+        """Return the step that stands for this runnable in a chain."""
+        kwargs = kwargs or {}
+        match self._entry:
+            case "_build":
+                return self._build(kwargs)
+            case "ainvoke":
+                return _async_method_step(self.ainvoke, kwargs)
+            case "invoke":
+                return _sync_method_step(self.invoke, kwargs)
+        raise TypeError(f"{type(self).__name__} defines neither ainvoke nor invoke: it cannot run")
+
+    def _inherited_step(self, method: str, kwargs: Mapping[str, Any]) -> Step:
+        """Return the step behind this class's own `ainvoke` or `invoke`, whichever `method` says.
+
+        Called only when `method` itself is not overridden, or from an override through `super()`: then
+        it must not come back to the override.
+        """
+        cls = type(self)
+        if cls._build is not Runnable._build:
+            return self._build(kwargs)
+        if method != "ainvoke" and cls.ainvoke is not Runnable.ainvoke:
+            return _async_method_step(self.ainvoke, kwargs)
+        if method != "invoke" and cls.invoke is not Runnable.invoke:
+            return _sync_method_step(self.invoke, kwargs)
+        raise TypeError(f"{cls.__name__} defines neither ainvoke nor invoke: it cannot run")
+
+    def _prepare(
+        self, kwargs: Mapping[str, Any], configs: Configs, method: str | None = None
+    ) -> tuple[Step, Configs]:
+        """Return the step and the configuration for a run of this by itself.
+
+        `method` says that it is that method's own default that asks; see `_inherited_step`.
+        """
+        step = self._inherited_step(method, kwargs) if method else self._step(kwargs)
+        return step, configs
+
+    def _job(
+        self, inputs: Iterable[Any] | AsyncIterable[Any], configs: Configs, kwargs: Mapping[str, Any]
+    ) -> Job:
+        step, configs = self._prepare(kwargs, configs)
+        return Job.of(step, inputs, configs)
+
+    def get_name(self) -> str:
+        """Return the name that messages use for it."""
+        return self.name or type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"{self.get_name()}()"
+
+    # One input
+
+    async def ainvoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
+        """Return the output for one input.
+
+        Raises:
+            Exception: what a step raises, as itself.
+            ItemTimeoutError, DeadlineExceededError: as `config` says.
+        """
+        step, configs = self._prepare(kwargs, config, "ainvoke")
+        return cast("Out", await run_one(step, input, cast("RunConfig | None", configs)))
+
+    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
+        """Return the output for one input, from sync code; see `ainvoke`.
+
+        A chain of sync functions alone runs in the calling thread. Anything else runs on a background
+        event loop while the calling thread waits.
+        """
+        step, configs = self._prepare(kwargs, config, "invoke")
+        config = check_config(cast("RunConfig | None", configs))
+        bounded = "timeout" in config or "deadline" in config
+        if (step.inline or step.direct) and not bounded and current_strand() is None:
+            return cast("Out", _run_direct(step, input, config))
+        return cast("Out", call_blocking(partial(run_one, step, input, config)))
+
+    # Many inputs
+
+    async def abatch(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Out]:
+        """Return the outputs, in input order.
+
+        Args:
+            inputs: pulled one at a time, as items are admitted. An iterator runs on the event loop; one
+                that blocks should be an async iterable.
+            config: for the run, or a list of one for each input (the first one's `max_concurrency`,
+                `deadline` and `window` count).
+            return_exceptions: put an item's exception in its place instead of stopping.
+            kwargs: go to each call, as with `bind`.
+
+        Raises:
+            Exception: without `return_exceptions`, the first error, as itself, after everything else
+                was cancelled and has ended.
+            DeadlineExceededError: when `deadline` passed; with `return_exceptions` and inputs of known
+                length, it stands in the unfinished items' places instead.
+            ValueError: for a config that makes no sense, before anything runs.
+        """
+        job = self._job(inputs, config, kwargs)
+        return await collect(job, return_exceptions=return_exceptions)
+
+    def batch(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Out]:
+        """Do `abatch` from sync code, on a background event loop; an iterator runs in this thread."""
+        caller = Caller()
+        job = self._job(caller.pull(inputs), config, kwargs)
+
+        return call_blocking(partial(collect, job, return_exceptions=return_exceptions), caller)
+
+    async def arun(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        **kwargs: Any,
+    ) -> BatchResult[Out]:
+        """Return each item's outcome with its attempts, seconds and tokens; no item's error is raised.
+
+        Raises:
+            DeadlineExceededError: only when `deadline` passed and the inputs' number is not known.
+        """
+        return await collect_outcomes(self._job(inputs, config, kwargs))
+
+    def run(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        **kwargs: Any,
+    ) -> BatchResult[Out]:
+        """Do `arun` from sync code."""
+        caller = Caller()
+        job = self._job(caller.pull(inputs), config, kwargs)
+        return call_blocking(partial(collect_outcomes, job), caller)
+
+    def abatch_iter(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Stream[Out]:
+        """Iterate over the outputs in input order, with bounded memory; see `Stream` for closing it.
+
+        Outputs that are early wait for their turn, `window` items at most; a consumer that is slow
+        slows the run down.
+        """
+        job = self._job(inputs, config, kwargs)
+        return Stream(job, ordered=True, return_exceptions=return_exceptions)
+
+    def batch_iter(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[Out]:
+        """Do `abatch_iter` from sync code; closing the generator ends the run."""
+        caller = Caller()
+        job = self._job(caller.pull(inputs), config, kwargs)
+        return _iterate(job, caller, ordered=True, return_exceptions=return_exceptions)
+
+    def abatch_as_completed(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Stream[tuple[int, Out]]:
+        """Iterate over `(index, output)` as items finish; they start in input order."""
+        job = self._job(inputs, config, kwargs)
+        return Stream(job, ordered=False, return_exceptions=return_exceptions)
+
+    def batch_as_completed(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, Out]]:
+        """Do `abatch_as_completed` from sync code; closing the generator ends the run."""
+        caller = Caller()
+        job = self._job(caller.pull(inputs), config, kwargs)
+        return _iterate(job, caller, ordered=False, return_exceptions=return_exceptions)
+
+    # Composition
+
+    @overload
+    def __or__(self, other: Runnable[Out, T]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Out], Runnable[Any, T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Out], Awaitable[T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Out], T]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
+    def __or__(self, other: Any) -> RunnableSequence[In, Any]:
+        """Return the sequence of this and `other`."""
+        from batchrt.runnables.sequence import RunnableSequence
+
+        return RunnableSequence(self, coerce(other))
+
+    @overload
+    def __ror__(self, other: Callable[[T], Runnable[Any, In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[T], Awaitable[In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[T], In]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
+    def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
+        """Return the sequence of `other` and this."""
+        from batchrt.runnables.sequence import RunnableSequence
+
+        return RunnableSequence(coerce(other), self)
+
+    def pipe(self, *others: RunnableLike[Any, Any], name: str | None = None) -> RunnableSequence[In, Any]:
+        """Return the sequence of this and `others`."""
+        from batchrt.runnables.sequence import RunnableSequence
+
+        return RunnableSequence(self, *others, name=name)
+
+    def bind(self, **kwargs: Any) -> RunnableBinding[In, Out]:
+        """Return this with `kwargs` given to every call."""
+        from batchrt.runnables.binding import RunnableBinding
+
+        return RunnableBinding(self, kwargs=kwargs)
+
+    def with_config(self, config: RunConfig | None = None, **keys: Any) -> RunnableBinding[In, Out]:
+        """Return this with `config` (or its keys) laid under what a call says.
+
+        `max_concurrency` and `timeout` hold inside a chain too: for this part of it.
+        """
+        from batchrt.runnables.binding import RunnableBinding
+
+        return RunnableBinding(self, config=check_config({**(config or {}), **keys}))
+
+    @overload
+    def with_types(
+        self, *, input_type: type[T], output_type: type[U]
+    ) -> RunnableBinding[T, U]: ...
+    @overload
+    def with_types(self, *, input_type: type[T]) -> RunnableBinding[T, Out]: ...
+    @overload
+    def with_types(self, *, output_type: type[U]) -> RunnableBinding[In, U]: ...
+    def with_types(
+        self, *, input_type: type[Any] | None = None, output_type: type[Any] | None = None
+    ) -> RunnableBinding[Any, Any]:
+        """Return this with other types for the type checker; nothing is checked at run time."""
+        from batchrt.runnables.binding import RunnableBinding
+
+        return RunnableBinding(self, input_type=input_type, output_type=output_type)
+
+    def with_retry(
+        self,
+        *,
+        retry_if_exception_type: tuple[type[BaseException], ...] = (Exception,),
+        wait_exponential_jitter: bool = True,
+        exponential_jitter_params: Mapping[str, float] | None = None,
+        stop_after_attempt: int = 3,
+    ) -> RunnableRetry[In, Out]:
+        """Return this with up to `stop_after_attempt` attempts for each item.
+
+        Args:
+            retry_if_exception_type: what is worth another attempt.
+            wait_exponential_jitter: wait between attempts, exponentially longer and with jitter; else
+                not at all.
+            exponential_jitter_params: tenacity's `initial` (1 s), `max`, `exp_base` (2), `jitter` (1 s).
+            stop_after_attempt: attempts in all, the first included.
+        """
+        from batchrt.runnables.retry import RunnableRetry
+
+        return RunnableRetry(
+            self,
+            retry_if_exception_type=retry_if_exception_type,
+            wait_exponential_jitter=wait_exponential_jitter,
+            exponential_jitter_params=exponential_jitter_params,
+            stop_after_attempt=stop_after_attempt,
+        )
+
+    def with_fallbacks(
+        self,
+        fallbacks: Sequence[Runnable[In, Out]],
+        *,
+        exceptions_to_handle: tuple[type[BaseException], ...] = (Exception,),
+        exception_key: str | None = None,
+    ) -> RunnableWithFallbacks[In, Out]:
+        """Return this with others to try, in order, when it fails; if all fail, the first error is raised.
+
+        Args:
+            fallbacks: what to try.
+            exceptions_to_handle: which errors lead to the next one.
+            exception_key: put the last error under this key of the (dict) input of the next one.
+        """
+        from batchrt.runnables.fallbacks import RunnableWithFallbacks
+
+        return RunnableWithFallbacks(
+            self, fallbacks, exceptions_to_handle=exceptions_to_handle, exception_key=exception_key
+        )
+
+    def map(self) -> RunnableEach[In, Out]:
+        """Return a runnable that takes a list and runs this over its elements."""
+        from batchrt.runnables.each import RunnableEach
+
+        return RunnableEach(self)
+
+    def assign(self, **fields: RunnableLike[Any, Any]) -> RunnableSequence[In, dict[str, Any]]:
+        """Return this with `fields`, computed from its output dict, added to it."""
+        from batchrt.runnables.passthrough import RunnableAssign
+        from batchrt.runnables.sequence import RunnableSequence
+
+        added: RunnableAssign = RunnableAssign(fields)
+        return RunnableSequence(self, added)
+
+    def pick(self, keys: str | list[str]) -> RunnableSequence[In, Any]:
+        """Return this with one key's value of its output dict, or a dict of several keys."""
+        from batchrt.runnables.passthrough import RunnablePick
+        from batchrt.runnables.sequence import RunnableSequence
+
+        picked: RunnablePick = RunnablePick(keys)
+        return RunnableSequence(self, picked)
+
+
+def coerce(thing: Any) -> Runnable[Any, Any]:
+    """Return `thing` as a runnable.
+
+    Raises:
+        TypeError: if it is neither a runnable, nor callable, nor a dict of such.
+    """
+    from batchrt.runnables.lambdas import RunnableLambda
+    from batchrt.runnables.parallel import RunnableParallel
+
+    if isinstance(thing, Runnable):
+        return thing
+    if isinstance(thing, Mapping):
+        return RunnableParallel(thing)
+    if callable(thing):
+        return RunnableLambda(thing)
+    raise TypeError(
+        f"a step of a chain must be a Runnable, a function or a dict of them, not {type(thing).__name__}"
+    )
+
+
+def _async_method_step(
+    method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]
+) -> Step:
+    async def call(value: Any, strand: Strand) -> Any:
+        await strand.take()
+        return await method(value, strand.config, **kwargs)
+
+    return Step(call)
+
+
+def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
+    async def call(value: Any, strand: Strand) -> Any:
+        if strand.run.direct:
+            return method(value, strand.config, **kwargs)
+        await strand.take()
+        return await call_in_thread(lambda item: method(item, strand.config, **kwargs), value, strand)
+
+    return Step(call, direct=True)
+
+
+def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
+    run = Run(Slots(config.get("max_concurrency")), direct=True)
+    strand = Strand(run, Item(0), config, run.slots, has_slot=run.slots.try_take())
+    context = strand_context(strand)
+    try:
+        if step.inline:
+            return context.run(step.call, value, strand)
+        return drive_to_end(context, step.call(value, strand))
+    finally:
+        strand.close()
+
+
+_CHUNK = 64
+"""How many ready outcomes a sync iterator fetches at a time: crossing threads costs some 50 µs."""
+
+
+def _iterate(
+    job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool
+) -> Iterator[Any]:
+    stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
+    try:
+        while True:
+            try:
+                chunk = call_blocking(partial(stream.next_chunk, _CHUNK), caller)
+            except StopAsyncIteration:
+                return
+            yield from chunk
+    finally:
+        call_blocking(stream.aclose, caller)

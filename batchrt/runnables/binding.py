@@ -1,0 +1,112 @@
+"""A runnable with arguments and configuration fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import anyio
+
+from batchrt.config import RunConfig, check_config, merge_configs
+from batchrt.errors import ItemTimeoutError
+from batchrt.runnables.base import Configs, In, Out, Runnable, RunnableLike, coerce
+from batchrt.runtime.run import Step, StepCall, Strand
+
+__all__ = ["RunnableBinding"]
+
+
+class RunnableBinding(Runnable[In, Out]):
+    """Run `bound` with keyword arguments and configuration added; what `bind` and `with_config` make.
+
+    Run by itself, its configuration is the run's, under what the call says. Inside a chain,
+    `max_concurrency` holds for this part of it, over all items of the run; `timeout` and `deadline` for
+    each item's way through it; the rest is merged into what the functions inside are handed.
+    """
+
+    def __init__(
+        self,
+        bound: RunnableLike[In, Out],
+        *,
+        kwargs: Mapping[str, Any] | None = None,
+        config: RunConfig | None = None,
+        input_type: type[Any] | None = None,
+        output_type: type[Any] | None = None,
+    ) -> None:
+        self.bound: Runnable[In, Out] = coerce(bound)
+        self.kwargs = dict(kwargs or {})
+        self.config = check_config(config)
+        self.input_type = input_type
+        self.output_type = output_type
+
+    def __repr__(self) -> str:
+        return repr(self.bound)
+
+    def get_name(self) -> str:
+        """Return the name of what is bound, unless the configuration gives one."""
+        return self.config.get("run_name") or self.bound.get_name()
+
+    def _prepare(
+        self, kwargs: Mapping[str, Any], configs: Configs, method: str | None = None
+    ) -> tuple[Step, Configs]:
+        return self.bound._prepare({**self.kwargs, **kwargs}, self._under(configs))
+
+    def _under(self, configs: Configs) -> Configs:
+        if not self.config:
+            return configs
+        if configs is None or not isinstance(configs, list | tuple):
+            return merge_configs(self.config, check_config(cast("RunConfig | None", configs)))
+        return [merge_configs(self.config, check_config(config)) for config in configs]
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        step = self.bound._step({**self.kwargs, **kwargs})
+        if not self.config or step.inline:
+            return step
+        return Step(_configured(self, step.call), direct=step.direct and not self._limits())
+
+    def _limits(self) -> bool:
+        return any(self.config.get(key) for key in ("max_concurrency", "timeout", "deadline"))
+
+    def _bound_seconds(self) -> float | None:
+        bounds = (self.config.get("timeout"), self.config.get("deadline"))
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _configured(binding: RunnableBinding[Any, Any], call: StepCall) -> StepCall:
+    cap, seconds = binding.config.get("max_concurrency"), binding._bound_seconds()
+    if seconds is not None:
+        call = _timed(call, seconds, binding.get_name())
+    if cap is not None:
+        call = _capped(call, cap, binding)
+
+    async def configured(value: Any, strand: Strand) -> Any:
+        outer = strand.config
+        strand.config = merge_configs(outer, binding.config)
+        try:
+            return await call(value, strand)
+        finally:
+            strand.config = outer
+
+    return configured
+
+
+def _timed(call: StepCall, seconds: float, name: str) -> StepCall:
+    async def timed(value: Any, strand: Strand) -> Any:
+        with anyio.move_on_after(seconds):
+            return await call(value, strand)
+        raise ItemTimeoutError(f"{name} took longer than its timeout of {seconds:g} s", seconds=seconds)
+
+    return timed
+
+
+def _capped(call: StepCall, cap: int, key: object) -> StepCall:
+    async def capped(value: Any, strand: Strand) -> Any:
+        outer = strand.slots
+        strand.give()
+        strand.slots = strand.run.section(key, cap, outer)
+        try:
+            return await call(value, strand)
+        finally:
+            strand.give()
+            strand.slots = outer
+
+    return capped

@@ -1,0 +1,66 @@
+"""One of several ways."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runtime.run import Step, Strand
+
+__all__ = ["RunnableBranch"]
+
+
+class RunnableBranch(Runnable[In, Out]):
+    """Run the first runnable whose condition is true for the input, else the default.
+
+        RunnableBranch((is_question, answer), (is_order, book), refuse)
+    """
+
+    def __init__(
+        self, *branches: tuple[RunnableLike[In, Any], RunnableLike[In, Out]] | RunnableLike[In, Out]
+    ) -> None:
+        if len(branches) < 2:  # noqa: PLR2004
+            raise ValueError("a branch needs at least one (condition, runnable) pair and a default")
+        *pairs, default = branches
+        if isinstance(default, tuple | list):
+            raise TypeError("the last argument of a branch is its default: a runnable, not a pair")
+        self.branches: list[tuple[Runnable[In, Any], Runnable[In, Out]]] = [
+            _pair(pair) for pair in pairs
+        ]
+        self.default: Runnable[In, Out] = coerce(default)
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        pairs = [(when._step(), then._step(kwargs)) for when, then in self.branches]
+        default = self.default._step(kwargs)
+        steps = [step for pair in pairs for step in pair] + [default]
+        if all(step.inline for step in steps):
+            return _inline_branch(pairs, default)
+
+        async def call(value: Any, strand: Strand) -> Any:
+            for when, then in pairs:
+                if await _run(when, value, strand):
+                    return await _run(then, value, strand)
+            return await _run(default, value, strand)
+
+        return Step(call, direct=all(step.inline or step.direct for step in steps))
+
+
+def _inline_branch(pairs: list[tuple[Step, Step]], default: Step) -> Step:
+    def call(value: Any, strand: Strand) -> Any:
+        for when, then in pairs:
+            if when.call(value, strand):
+                return then.call(value, strand)
+        return default.call(value, strand)
+
+    return Step(call, inline=True)
+
+
+async def _run(step: Step, value: Any, strand: Strand) -> Any:
+    return step.call(value, strand) if step.inline else await step.call(value, strand)
+
+
+def _pair(pair: Any) -> tuple[Runnable[Any, Any], Runnable[Any, Any]]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004
+        raise TypeError(f"a branch is a (condition, runnable) pair, not {pair!r}")
+    return coerce(pair[0]), coerce(pair[1])

@@ -1,0 +1,54 @@
+"""A step over every element of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import copy_context
+from typing import Any, Final
+
+from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runtime.driving import drive
+from batchrt.runtime.fork import fork
+from batchrt.runtime.run import Step, StepCall, Strand
+
+__all__ = ["RunnableEach"]
+
+UNCAPPED_WIDTH: Final = 1000
+"""Elements under way at once when `max_concurrency` is `None`; the run's default window."""
+
+
+class RunnableEach(Runnable[Sequence[In], list[Out]]):
+    """Take a list and give the list of the outputs of `bound`, in order; what `map` makes.
+
+    Elements run at the same time, under the run's slots. The first that fails cancels the others.
+    """
+
+    def __init__(self, bound: RunnableLike[In, Out]) -> None:
+        self.bound: Runnable[In, Out] = coerce(bound)
+
+    def __repr__(self) -> str:
+        return f"{self.bound!r}.map()"
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        step = self.bound._step(kwargs)
+        if step.inline:
+            return Step(lambda values, strand: [step.call(v, strand) for v in values], inline=True)
+
+        async def call(values: Sequence[Any], strand: Strand) -> list[Any]:
+            outputs: list[Any] = [None] * len(values)
+            width = min(len(values), strand.slots.limit or UNCAPPED_WIDTH)
+            source = enumerate(values)
+            await fork(strand, [_loop(step.call, source, outputs)] * width)
+            return outputs
+
+        return Step(call)
+
+
+def _loop(step: StepCall, source: Iterator[tuple[int, Any]], outputs: list[Any]) -> Any:
+    async def run(strand: Strand) -> None:
+        base = copy_context()
+        for index, value in source:
+            # A context of its own: what an element sets is not seen by the next.
+            outputs[index] = await drive(base.copy(), step(value, strand))
+
+    return run

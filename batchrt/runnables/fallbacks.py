@@ -1,0 +1,64 @@
+"""Others to try when one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runtime.run import Step, Strand
+
+__all__ = ["RunnableWithFallbacks"]
+
+
+class RunnableWithFallbacks(Runnable[In, Out]):
+    """Try `runnable`, then each of `fallbacks`; each item for itself. See `Runnable.with_fallbacks`."""
+
+    def __init__(
+        self,
+        runnable: RunnableLike[In, Out],
+        fallbacks: Sequence[RunnableLike[In, Out]],
+        *,
+        exceptions_to_handle: tuple[type[BaseException], ...] = (Exception,),
+        exception_key: str | None = None,
+    ) -> None:
+        self.runnable: Runnable[In, Out] = coerce(runnable)
+        self.fallbacks: list[Runnable[In, Out]] = [coerce(fallback) for fallback in fallbacks]
+        self.exceptions_to_handle = tuple(exceptions_to_handle)
+        self.exception_key = exception_key
+
+    def __repr__(self) -> str:
+        return f"{self.runnable!r}.with_fallbacks({self.fallbacks!r})"
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        steps = [runnable._step(kwargs) for runnable in (self.runnable, *self.fallbacks)]
+        handled = self.exceptions_to_handle
+
+        async def call(value: Any, strand: Strand) -> Any:
+            first: BaseException | None = None
+            last: BaseException | None = None
+            for step in steps:
+                try:
+                    given = self._with_error(value, last)
+                    if step.inline:
+                        return step.call(given, strand)
+                    return await step.call(given, strand)
+                except handled as error:
+                    if not isinstance(error, Exception):
+                        raise  # a cancellation or an interrupt is nobody's to handle
+                    first = first or error
+                    last = error
+            assert first is not None
+            raise first
+
+        return Step(call, direct=all(step.inline or step.direct for step in steps))
+
+    def _with_error(self, value: Any, error: BaseException | None) -> Any:
+        if self.exception_key is None:
+            return value
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                f"with an exception_key the input must be a dict, not {type(value).__name__}: "
+                f"the error goes to its key {self.exception_key!r}"
+            )
+        return value if error is None else {**value, self.exception_key: error}

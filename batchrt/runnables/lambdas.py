@@ -1,0 +1,189 @@
+"""Functions as steps."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar, cast, overload
+
+from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig
+from batchrt.errors import RecursionLimitError
+from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.threads import call_in_thread
+
+__all__ = ["RunnableLambda", "chain"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class RunnableLambda(Runnable[In, Out]):
+    """Run a function: an async one on the event loop, a sync one in a worker thread.
+
+    The function takes the input, and the run's configuration too if it has a parameter named `config`.
+    If it returns a runnable, that is run on the same input, with `recursion_limit` one lower.
+
+    Args:
+        func: sync or async.
+        afunc: the async form of a sync `func`; then `func` serves `invoke` alone.
+        name: for messages.
+    """
+
+    @overload
+    def __init__(
+        self, func: Callable[[In], Runnable[Any, Out]], afunc: None = ..., *, name: str | None = ...
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, func: Callable[[In], Awaitable[Out]], afunc: None = ..., *, name: str | None = ...
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Out],
+        afunc: Callable[[In], Awaitable[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, func: Callable[..., Any], afunc: Callable[..., Any] | None = ..., *, name: str | None = ...
+    ) -> None: ...
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        afunc: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        for function in (func, afunc):
+            _check_function(function)
+        if afunc is not None and not _is_async(afunc):
+            raise TypeError(f"afunc must be an async function, not {afunc!r}")
+        self.func = func
+        self.afunc = func if afunc is None and _is_async(func) else afunc
+        self.name = name or _name_of(func)
+        self._takes_config = {id(f): _takes_config(f) for f in (func, self.afunc) if f is not None}
+
+    def __repr__(self) -> str:
+        return self.get_name()
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:
+            # A lookup, and LCEL's idiom for a field: not worth a thread.
+            lookup = self.func
+            return Step(lambda value, _strand: lookup(value), inline=True)
+        if self.afunc is not None:
+            return self._async_step(self.afunc, kwargs)
+        return self._sync_step(kwargs)
+
+    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
+        """Return the function's output; the sync form, where there are two, runs in this thread."""
+        if self.afunc is not None and not _is_async(self.func):
+            sync: RunnableLambda[In, Out] = RunnableLambda(self.func, name=self.name)
+            return sync.invoke(input, config, **kwargs)
+        return super().invoke(input, config, **kwargs)
+
+    def _async_step(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
+        takes_config = self._takes_config[id(function)]
+        plain = not takes_config and not kwargs
+
+        async def call(value: Any, strand: Strand) -> Any:
+            if not strand.has_slot:
+                await strand.take()
+            if plain:
+                output = await function(value)
+            elif takes_config:
+                output = await function(value, config=strand.config, **kwargs)
+            else:
+                output = await function(value, **kwargs)
+            if isinstance(output, Runnable):
+                return await self._go_on(output, value, strand)
+            return output
+
+        return Step(call)
+
+    def _sync_step(self, kwargs: Mapping[str, Any]) -> Step:
+        function = partial(self.func, **kwargs) if kwargs else self.func
+        takes_config = self._takes_config[id(self.func)]
+
+        async def call(value: Any, strand: Strand) -> Any:
+            bound = partial(function, config=strand.config) if takes_config else function
+            if strand.run.direct:
+                output = bound(value)
+            else:
+                await strand.take()
+                output = await call_in_thread(bound, value, strand)
+            if isinstance(output, Runnable):
+                return await self._go_on(output, value, strand)
+            return output
+
+        return Step(call, direct=True)
+
+    async def _go_on(self, output: Runnable[Any, Any], value: Any, strand: Strand) -> Any:
+        outer = strand.config
+        limit = outer.get("recursion_limit", DEFAULT_RECURSION_LIMIT)
+        if limit <= 0:
+            raise RecursionLimitError(
+                f"{self.get_name()} and the runnables it led to kept returning runnables, past the "
+                "recursion_limit; raise it in the config if that is meant"
+            )
+        strand.config = cast("RunConfig", {**outer, "recursion_limit": limit - 1})
+        try:
+            step = output._step()
+            if step.inline:
+                return step.call(value, strand)
+            if strand.run.direct and not step.direct:
+                # A run without an event loop has come to something that needs one.
+                return output.invoke(value, {"recursion_limit": max(1, limit - 1)})
+            return await step.call(value, strand)
+        finally:
+            strand.config = outer
+
+
+def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
+    """Make a runnable of a function; LCEL's decorator."""
+    return RunnableLambda(func)
+
+
+def _check_function(function: object) -> None:
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"a function is needed, not {type(function).__name__}: {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"{_name_of(function)} is a generator function, and streams are not supported yet; "
+            "return a list instead"
+        )
+
+
+def _is_async(function: object) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    call = getattr(function, "__call__", None)  # noqa: B004  the method itself, to look at
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def _takes_config(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # builtins have none
+        return False
+    parameter = parameters.get("config")
+    if parameter is None or parameter.kind is parameter.POSITIONAL_ONLY:
+        return False
+    return next(iter(parameters)) != "config" and not _already_given(function)
+
+
+def _already_given(function: Callable[..., Any]) -> bool:
+    return isinstance(function, partial) and "config" in function.keywords
+
+
+def _name_of(function: object) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)

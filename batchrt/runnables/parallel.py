@@ -1,0 +1,74 @@
+"""Several steps on the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
+from batchrt.runtime.fork import fork
+from batchrt.runtime.run import Step, StepCall, Strand
+
+__all__ = ["RunnableMap", "RunnableParallel"]
+
+
+class RunnableParallel(Runnable[In, dict[str, Any]]):
+    """Run named steps on the same input at the same time; the output is a dict under the same names.
+
+    The first step that fails cancels the others. Steps that never wait run one after another.
+    """
+
+    def __init__(
+        self,
+        steps: Mapping[str, RunnableLike[Any, Any]] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        **named: RunnableLike[Any, Any],
+    ) -> None:
+        self.steps__ = {key: coerce(step) for key, step in {**(steps or {}), **named}.items()}
+        self.name = name
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{key}: {step!r}" for key, step in self.steps__.items())
+        return f"{{{inner}}}"
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        steps = {key: step._step(kwargs) for key, step in self.steps__.items()}
+        inline = [(key, step.call) for key, step in steps.items() if step.inline]
+        waiting = [(key, step.call) for key, step in steps.items() if not step.inline]
+        template = dict.fromkeys(steps)
+        if not waiting:
+            return _inline_parallel(inline)
+
+        async def call(value: Any, strand: Strand) -> Any:
+            # The template keeps the keys in the order they were given, whichever ends first.
+            output: dict[str, Any] = template.copy()
+            for key, step in inline:
+                output[key] = step(value, strand)
+            if len(waiting) == 1:
+                key, step = waiting[0]
+                output[key] = await step(value, strand)
+            else:
+                await fork(strand, [_branch(output, key, step, value) for key, step in waiting])
+            return output
+
+        return Step(call, direct=len(waiting) == 1 and steps[waiting[0][0]].direct)
+
+
+def _inline_parallel(calls: list[tuple[str, StepCall]]) -> Step:
+    def call(value: Any, strand: Strand) -> Any:
+        return {key: step(value, strand) for key, step in calls}
+
+    return Step(call, inline=True)
+
+
+def _branch(output: dict[str, Any], key: str, step: StepCall, value: Any) -> Any:
+    async def run(strand: Strand) -> None:
+        output[key] = await step(value, strand)
+
+    return run
+
+
+RunnableMap = RunnableParallel
+"""LCEL's other name for it."""

@@ -1,0 +1,148 @@
+"""From what a model says to a value."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+
+from batchrt.errors import OutputParserError
+from batchrt.messages import AIMessage, Message
+from batchrt.runnables.base import Runnable
+from batchrt.runtime.run import Step, Strand
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["JsonOutputParser", "ModelOutput", "PydanticOutputParser", "StrOutputParser", "text_of"]
+
+ModelOutput: TypeAlias = "str | Message"
+"""What a model step gives: its message, or its text."""
+
+ModelT = TypeVar("ModelT", bound="BaseModel")
+
+_EXCERPT: Final = 200
+
+
+def text_of(output: ModelOutput) -> str:
+    """Return the text of a model's output.
+
+    Raises:
+        TypeError: if it is neither a text nor a message.
+        OutputParserError: if the model refused.
+    """
+    if isinstance(output, str):
+        return output
+    if isinstance(output, AIMessage):
+        if output.refusal and not output.content:
+            raise OutputParserError(f"the model refused: {_excerpt(output.refusal)}", text=output.refusal)
+        return output.text
+    if isinstance(output, Message):
+        return output.content if isinstance(output.content, str) else ""
+    raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
+
+
+class _Parser(Runnable[Any, Any]):
+    """Read an output inline: parsing waits for nothing."""
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        parse: Callable[[Any], Any] = self.parse_output
+        return Step(lambda value, _strand: parse(value), inline=True)
+
+    def parse_output(self, output: ModelOutput) -> Any:
+        raise NotImplementedError
+
+
+class StrOutputParser(_Parser, Runnable[ModelOutput, str]):
+    """Give the text of a model's answer. A refusal is an `OutputParserError`."""
+
+    def parse_output(self, output: ModelOutput) -> str:
+        """Return the text."""
+        return text_of(output)
+
+    def parse(self, text: str) -> str:
+        """Return the text itself."""
+        return text
+
+
+class JsonOutputParser(_Parser, Runnable[ModelOutput, Any]):
+    """Give the JSON value in a model's answer, with or without a Markdown fence around it.
+
+    Raises:
+        OutputParserError: if there is none; carries the text.
+    """
+
+    def parse_output(self, output: ModelOutput) -> Any:
+        """Return the value."""
+        return self.parse(text_of(output))
+
+    def parse(self, text: str) -> Any:
+        """Return the value in `text`."""
+        for candidate in _candidates(text):
+            try:
+                return json.loads(candidate)
+            except ValueError as error:
+                failure = error
+        raise OutputParserError(f"the output is not JSON ({failure}): {_excerpt(text)}", text=text)
+
+
+class PydanticOutputParser(_Parser, Runnable[ModelOutput, ModelT], Generic[ModelT]):
+    """Give a pydantic model made of the JSON in a model's answer.
+
+    Args:
+        pydantic_object: the model's class.
+
+    Raises:
+        OutputParserError: if there is no JSON or it does not fit; carries the text, and pydantic's
+            `ValidationError` as its cause.
+    """
+
+    def __init__(self, pydantic_object: type[ModelT]) -> None:
+        self.pydantic_object = pydantic_object
+
+    def parse_output(self, output: ModelOutput) -> ModelT:
+        """Return the model."""
+        return self.parse(text_of(output))
+
+    def parse(self, text: str) -> ModelT:
+        """Return the model for `text`."""
+        from pydantic import ValidationError
+
+        value = JsonOutputParser().parse(text)
+        try:
+            return self.pydantic_object.model_validate(value)
+        except ValidationError as error:
+            name = self.pydantic_object.__name__
+            raise OutputParserError(f"the output is no {name}: {_reasons(error)}", text=text) from error
+
+    def get_format_instructions(self) -> str:
+        """Return the words to put into a prompt so that the model answers in this form."""
+        schema = json.dumps(self.pydantic_object.model_json_schema(), ensure_ascii=False)
+        return f"Answer with one JSON object that fits this JSON schema, and nothing else:\n{schema}"
+
+
+_FENCE: Final = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)```", re.DOTALL)
+
+
+def _candidates(text: str) -> list[str]:
+    """Return what may be the JSON in `text`, likeliest first."""
+    found = [text, *_FENCE.findall(text)]
+    starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
+    end = max(text.rfind("}"), text.rfind("]"))
+    if starts and end > min(starts):
+        found.append(text[min(starts) : end + 1])
+    return found
+
+
+def _reasons(error: Any) -> str:
+    reasons = [
+        f"{'.'.join(map(str, reason['loc'])) or 'the whole'}: {reason['msg']}"
+        for reason in error.errors(include_url=False, include_input=False)
+    ]
+    shown = "; ".join(reasons[:3])
+    return shown if len(reasons) <= 3 else f"{shown}; and {len(reasons) - 3} more"  # noqa: PLR2004
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"

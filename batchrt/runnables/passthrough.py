@@ -1,0 +1,84 @@
+"""The input itself, with fields added or taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
+from batchrt.runnables.parallel import RunnableParallel
+from batchrt.runtime.run import Step, Strand
+
+__all__ = ["RunnableAssign", "RunnablePassthrough", "RunnablePick"]
+
+T = TypeVar("T")
+
+
+class RunnablePassthrough(Runnable[T, T]):
+    """Give the input as the output; with a function, call it on the input first and drop what it gives."""
+
+    def __init__(self, func: RunnableLike[T, Any] | None = None) -> None:
+        self.func: Runnable[T, Any] | None = None if func is None else coerce(func)
+
+    @classmethod
+    def assign(cls, **fields: RunnableLike[Any, Any]) -> RunnableAssign:  # type: ignore[override]
+        """Return a runnable that adds `fields`, computed from it, to an input dict."""
+        return RunnableAssign(fields)
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        if self.func is None:
+            return Step(lambda value, _strand: value, inline=True)
+        step = self.func._step(kwargs)
+
+        async def call(value: Any, strand: Strand) -> Any:
+            if step.inline:
+                step.call(value, strand)
+            else:
+                await step.call(value, strand)
+            return value
+
+        return Step(call, direct=step.direct or step.inline)
+
+
+class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
+    """Take a dict and give it with fields added that are computed from it, at the same time."""
+
+    def __init__(self, mapper: RunnableParallel[Any] | Mapping[str, RunnableLike[Any, Any]]) -> None:
+        self.mapper = mapper if isinstance(mapper, RunnableParallel) else RunnableParallel(mapper)
+
+    def __repr__(self) -> str:
+        return f"RunnableAssign({self.mapper!r})"
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        step = self.mapper._step(kwargs)
+        if step.inline:
+            return Step(lambda value, strand: {**_fields(value), **step.call(value, strand)}, inline=True)
+
+        async def call(value: Any, strand: Strand) -> Any:
+            return {**_fields(value), **(await step.call(value, strand))}
+
+        return Step(call, direct=step.direct)
+
+
+class RunnablePick(Runnable[Mapping[str, Any], Any]):
+    """Take a dict and give one key's value, or, for a list of keys, the dict of those it has."""
+
+    def __init__(self, keys: str | list[str]) -> None:
+        self.keys = keys
+
+    def __repr__(self) -> str:
+        return f"RunnablePick({self.keys!r})"
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        keys = self.keys
+        if isinstance(keys, str):
+            return Step(lambda value, _strand: _fields(value).get(keys), inline=True)
+        return Step(
+            lambda value, _strand: {key: value[key] for key in keys if key in _fields(value)}, inline=True
+        )
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"assign and pick take a dict, not {type(value).__name__}")
+    return cast("Mapping[str, Any]", value)

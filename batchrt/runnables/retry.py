@@ -1,0 +1,71 @@
+"""Another attempt for what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runtime.run import Step, Strand
+
+__all__ = ["RunnableRetry"]
+
+
+class RunnableRetry(Runnable[In, Out]):
+    """Run `bound` again for an item that failed, and for no other. See `Runnable.with_retry`."""
+
+    def __init__(
+        self,
+        bound: RunnableLike[In, Out],
+        *,
+        retry_if_exception_type: tuple[type[BaseException], ...] = (Exception,),
+        wait_exponential_jitter: bool = True,
+        exponential_jitter_params: Mapping[str, float] | None = None,
+        stop_after_attempt: int = 3,
+    ) -> None:
+        if stop_after_attempt < 1:
+            raise ValueError(f"stop_after_attempt must be at least 1, not {stop_after_attempt}")
+        unknown = set(exponential_jitter_params or ()) - {"initial", "max", "exp_base", "jitter"}
+        if unknown:
+            raise ValueError(f"exponential_jitter_params has no {', '.join(sorted(unknown))}")
+        self.bound: Runnable[In, Out] = coerce(bound)
+        self.retry_if_exception_type = tuple(retry_if_exception_type)
+        self.wait_exponential_jitter = wait_exponential_jitter
+        self.exponential_jitter_params = dict(exponential_jitter_params or {})
+        self.stop_after_attempt = stop_after_attempt
+
+    def __repr__(self) -> str:
+        return f"{self.bound!r}.with_retry()"
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        step = self.bound._step(kwargs)
+
+        async def attempt(value: Any, strand: Strand) -> Any:
+            return step.call(value, strand) if step.inline else await step.call(value, strand)
+
+        async def call(value: Any, strand: Strand) -> Any:
+            try:
+                return await attempt(value, strand)
+            except Exception as error:  # noqa: BLE001  judged by the policy
+                failure = error
+            # Imported at the first failure: a run without one does not pay for tenacity.
+            from batchrt.runtime.retrying import retry_after_failure
+
+            return await retry_after_failure(
+                lambda: attempt(value, strand), failure, self._policy(strand), strand
+            )
+
+        return Step(call)
+
+    def _policy(self, strand: Strand) -> Any:
+        import tenacity
+
+        from batchrt.runtime.retrying import RetryPolicy, wait_exponential_jitter
+
+        random = strand.run.clock.random
+        wait = wait_exponential_jitter(random, **self.exponential_jitter_params)
+        return RetryPolicy(
+            retry=tenacity.retry_if_exception_type(self.retry_if_exception_type),
+            stop=tenacity.stop_after_attempt(self.stop_after_attempt),
+            wait=wait if self.wait_exponential_jitter else tenacity.wait_none(),
+        )

@@ -1,0 +1,236 @@
+"""The ways to run: one input, a list, outcomes with their books, or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import anyio
+
+from batchrt.config import RunConfig, check_config, merge_configs
+from batchrt.errors import DeadlineExceededError, ItemTimeoutError
+from batchrt.runtime.driving import drive
+from batchrt.runtime.outcome import BatchResult, Outcome
+from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.scheduler import Deliver, Scheduler
+from batchrt.runtime.slots import Slots
+
+__all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
+
+Inputs: TypeAlias = "Iterable[Any] | AsyncIterable[Any]"
+Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
+
+MIN_WINDOW: Final = 1000
+"""The default window for small caps: room for retries to sleep in without holding up the others. A
+thousand waiting items are some megabytes."""
+WINDOW_PER_SLOT: Final = 10
+
+_INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Say what is to be run over what, and how; checked before anything runs.
+
+    Attributes:
+        step: what to do with each input.
+        inputs: any iterable or async iterable; pulled lazily.
+        config: the run's configuration.
+        item_configs: one configuration for all items, or one for each.
+    """
+
+    step: Step
+    inputs: Inputs
+    config: RunConfig
+    item_configs: RunConfig | Sequence[RunConfig]
+
+    @classmethod
+    def of(cls, step: Step, inputs: Inputs, configs: Configs) -> Job:
+        """Check and put together.
+
+        Raises:
+            ValueError: a config makes no sense, or there is not one config for each input.
+            TypeError: the inputs cannot be iterated over, or a config is no mapping.
+        """
+        if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable | AsyncIterable):
+            raise TypeError(
+                f"the inputs must be an iterable of inputs, not {type(inputs).__name__}; "
+                "to run a single input, put it in a list or use ainvoke"
+            )
+        above = inherited(current_strand())
+        if configs is None or not isinstance(configs, Sequence):
+            config = merge_configs(above, check_config(configs))
+            return cls(step, inputs, config, config)
+        each = [merge_configs(above, check_config(config)) for config in configs]
+        if not isinstance(inputs, Sized) or len(each) != len(inputs):
+            count = len(inputs) if isinstance(inputs, Sized) else "an unknown number of"
+            raise ValueError(f"there must be one config for each input: {len(each)} for {count} inputs")
+        return cls(step, inputs, each[0] if each else above, each)
+
+    def open(self, deliver: Deliver, **options: Any) -> Scheduler:
+        """Return a scheduler for a run of this on the running loop, nested in the current strand."""
+        parent = current_strand()
+        run = Run(_slots(self.config, parent), parent=parent.run if parent else None)
+        return Scheduler(
+            run,
+            self.step,
+            iter(self.inputs) if isinstance(self.inputs, Iterable) else aiter(self.inputs),
+            config=self.item_configs,
+            deliver=deliver,
+            window=self.window,
+            deadline=self.config.get("deadline"),
+            parent=parent.item if parent else None,
+            expected=self.expected,
+            **options,
+        )
+
+    @property
+    def expected(self) -> int | None:
+        """How many inputs there are, if that is known."""
+        if isinstance(self.inputs, Sized) and not isinstance(self.inputs, Iterator):
+            return len(self.inputs)
+        return None
+
+    @property
+    def window(self) -> int:
+        """The most items admitted and not yet delivered."""
+        cap = self.config.get("max_concurrency")
+        return self.config.get("window") or max(MIN_WINDOW, WINDOW_PER_SLOT * (cap or 0))
+
+    @property
+    def lead(self) -> int:
+        """The most outcomes that may wait for a slow consumer before no more work is begun."""
+        return self.config.get("max_concurrency") or self.window
+
+
+def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
+    """Give up the slot of the leaf that the caller is in, if it is in one, to what it waits for."""
+    parent = current_strand()
+    return parent.lending(newcomers=newcomers) if parent else nullcontext()
+
+
+def inherited(parent: Strand | None) -> RunConfig:
+    """Return the part of the surrounding configuration that nested calls inherit."""
+    if parent is None:
+        return RunConfig()
+    config = parent.config
+    return RunConfig(**{key: config[key] for key in _INHERITED if key in config})  # type: ignore[typeddict-item,literal-required]
+
+
+def _slots(config: RunConfig, parent: Strand | None) -> Slots:
+    cap = config.get("max_concurrency")
+    if parent is None:
+        return Slots(cap)
+    return parent.slots if cap is None else Slots(cap, parent.slots)
+
+
+async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
+    """Carry one value through, under the caller's slots if it is inside a run.
+
+    Raises:
+        ItemTimeoutError, DeadlineExceededError: as the config says.
+        Exception: what the step raises, as itself.
+    """
+    parent = current_strand()
+    merged = merge_configs(inherited(parent), check_config(config))
+    run = Run(_slots(merged, parent), parent=parent.run if parent else None)
+    item = Item(0, parent.item if parent else None)
+    strand = Strand(run, item, merged, run.slots)
+    async with lending():
+        try:
+            return await _bounded(step, value, strand)
+        finally:
+            strand.close()
+
+
+async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
+    config = strand.config
+    timeout, deadline = config.get("timeout"), config.get("deadline")
+    context = strand_context(strand)
+    if step.inline:
+        return context.run(step.call, value, strand)
+    if timeout is None and deadline is None:
+        return await drive(context, step.call(value, strand))
+    seconds = min(bound for bound in (timeout, deadline) if bound is not None)
+    with anyio.move_on_after(seconds) as scope:
+        return await drive(context, step.call(value, strand))
+    assert scope.cancelled_caught
+    if seconds == timeout:
+        raise ItemTimeoutError(f"the call took longer than its timeout of {seconds:g} s", seconds=seconds)
+    raise DeadlineExceededError(f"the call's deadline of {seconds:g} s passed", seconds=seconds)
+
+
+class _Pending:
+    """Stand for an outcome that has not come."""
+
+
+_PENDING: Final = _Pending()
+
+
+class _Results:
+    """Put outcomes in their places as they come."""
+
+    def __init__(self, make: Any) -> None:
+        self.list: list[Any] = []
+        self._make = make
+
+    def put(self, item: Item, output: Any, error: Exception | None) -> bool:
+        index, results = item.index, self.list
+        while len(results) <= index:
+            results.append(_PENDING)
+        results[index] = self._make(item, output, error)
+        return True
+
+    def fill(self, count: int, error: Exception) -> None:
+        """Give every one of `count` places that has nothing yet this error."""
+        for index in range(count):
+            if index >= len(self.list) or self.list[index] is _PENDING:
+                self.put(Item(index), None, error)
+
+
+def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
+    return output if error is None else error
+
+
+def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
+    seconds = max(0.0, item.finished - item.started)
+    return Outcome(item.index, output, error, item.retries + 1, seconds, item.usage)
+
+
+async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
+    """Return the outputs in input order; with `return_exceptions`, errors in their places.
+
+    Raises:
+        DeadlineExceededError: unless `return_exceptions` and the number of inputs is known: then the
+            items that were not finished have it in their places.
+        Exception: without `return_exceptions`, the first error, as itself.
+    """
+    results = _Results(_output_or_error)
+    await _run_into(results, job, return_exceptions=return_exceptions)
+    return results.list
+
+
+async def collect_outcomes(job: Job) -> BatchResult[Any]:
+    """Return every item's outcome, whatever it is.
+
+    Raises:
+        DeadlineExceededError: only if the number of inputs is not known beforehand.
+    """
+    started = anyio.current_time()
+    results = _Results(_outcome)
+    await _run_into(results, job, return_exceptions=True, timed=True)
+    return BatchResult(tuple(results.list), anyio.current_time() - started)
+
+
+async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, timed: bool = False) -> None:
+    async with lending():
+        scheduler = job.open(results.put, fail_fast=not return_exceptions, timed=timed)
+        try:
+            await scheduler.run()
+        except DeadlineExceededError as error:
+            # An item may raise one of its own: only the run's has no outcome yet to stand in.
+            if not return_exceptions or job.expected is None:
+                raise
+            results.fill(job.expected, error)

@@ -1,0 +1,51 @@
+"""Run a coroutine in a context of its own without a task of its own.
+
+A worker carries thousands of items in one task. What an item sets in a context variable must not reach
+the next one, so each item's coroutine is driven inside its own copy of the context: a copy is O(1) and
+costs a hundredth of a task.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator
+from contextvars import Context
+from typing import Any, TypeVar
+
+__all__ = ["drive", "drive_to_end"]
+
+T = TypeVar("T")
+
+
+@types.coroutine
+def drive(context: Context, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """Await `coroutine` with every one of its steps run inside `context`."""
+    send, run = coroutine.send, context.run
+    try:
+        trap = run(send, None)
+        while True:
+            try:
+                value = yield trap
+            except GeneratorExit:
+                run(coroutine.close)
+                raise
+            except BaseException as error:  # noqa: BLE001  handed on to the coroutine
+                trap = run(coroutine.throw, error)
+            else:
+                trap = run(send, value)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def drive_to_end(context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits, without an event loop.
+
+    Raises:
+        RuntimeError: if it waited after all.
+    """
+    try:
+        context.run(coroutine.send, None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    context.run(coroutine.close)
+    raise RuntimeError("a step that was to run without an event loop tried to wait")

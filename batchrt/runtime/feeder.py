@@ -1,0 +1,51 @@
+"""Pull an async iterable from one task, whoever asks.
+
+An async generator may hold cancel scopes and task groups open between its yields; they belong to the
+task that entered them. So one task, and no other, runs the generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+
+__all__ = ["Feeder"]
+
+
+class Feeder:
+    """Hand out the values of `source` one at a time; nothing is pulled before it is asked for."""
+
+    def __init__(self, source: AsyncIterator[Any]) -> None:
+        self._source = source
+        self._asked = anyio.Event()
+        self._answered = anyio.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    async def run(self) -> None:
+        """Serve `get` until the source ends; to be started in a task of its own."""
+        while self._error is None:
+            await self._asked.wait()
+            self._asked = anyio.Event()
+            try:
+                self._value = await anext(self._source)
+            except (Exception, StopAsyncIteration) as error:  # noqa: BLE001  raised by `get`
+                self._error = error
+            self._answered.set()
+
+    async def get(self) -> Any:
+        """Return the next value; one caller at a time.
+
+        Raises:
+            StopAsyncIteration: at the end of the source.
+            Exception: what the source raised.
+        """
+        self._answered = anyio.Event()
+        self._asked.set()
+        await self._answered.wait()
+        if self._error is not None:
+            raise self._error
+        value, self._value = self._value, None
+        return value

@@ -1,0 +1,132 @@
+"""Branches of one item that run at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
+from typing import Any, TypeAlias
+
+import anyio
+from anyio import CancelScope
+
+from batchrt.errors import StrayCancelledError
+from batchrt.runtime.crew import Crew
+from batchrt.runtime.driving import drive
+from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.run import Strand, strand_context
+
+__all__ = ["Job", "fork"]
+
+Job: TypeAlias = "Callable[[Strand], Coroutine[Any, Any, None]]"
+
+
+async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
+    """Run `jobs` at the same time, each on a strand of its own, and return when all have ended.
+
+    The first job runs in the calling task and inherits its slot; the others run in the run's crew, or,
+    for a run without one, in tasks made for this fork. The first error cancels the other jobs and is
+    raised as itself once they have ended.
+    """
+    crew = strand.run.crew
+    if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
+        await _Fork(strand).run(jobs, crew)
+        return
+    async with anyio.create_task_group() as group:
+        crew = Crew(group)
+        failure: BaseException | None = None
+        try:
+            await _Fork(strand).run(jobs, crew)
+        except Exception as error:  # noqa: BLE001  raised below: the group would wrap it
+            failure = error
+        crew.dismiss()
+    if failure is not None:
+        raise failure
+
+
+class _Fork:
+    """Keep track of the branches of one fork."""
+
+    __slots__ = ("_base", "_done", "_error", "_left", "_scopes", "_strand")
+
+    def __init__(self, strand: Strand) -> None:
+        self._strand = strand
+        self._base: Context = copy_context()
+        self._done: anyio.Event | None = None
+        self._left = 0
+        self._scopes: list[CancelScope] = []
+        self._error: BaseException | None = None
+
+    async def run(self, jobs: Sequence[Job], crew: Crew | None) -> None:
+        if crew is not None:
+            for job in jobs[1:]:
+                crew.dispatch(self._branch(job))
+        for job in jobs[:1]:
+            await self._own_branch(job)
+        if self._left:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+
+    def _branch(self, job: Job) -> Callable[[], Coroutine[Any, Any, None]]:
+        scope = CancelScope()
+        self._scopes.append(scope)
+        self._left += 1
+
+        async def run() -> None:
+            strand = self._strand.branch()
+            try:
+                with scope:
+                    await self._drive(job, strand)
+            except anyio.get_cancelled_exc_class() as error:
+                if cancellation_is_real():
+                    raise
+                self._fail(StrayCancelledError.of(error))
+            except BaseException as error:  # noqa: BLE001  raised by the forking strand
+                self._fail(error)
+            finally:
+                strand.close()
+                self._end()
+
+        return run
+
+    async def _own_branch(self, job: Job) -> None:
+        scope = CancelScope()
+        self._scopes.append(scope)
+        own, strand = self._strand, self._strand.branch()
+        own.has_slot, strand.has_slot = False, own.has_slot
+        try:
+            with scope:
+                await self._drive(job, strand)
+        except BaseException as error:  # noqa: BLE001  raised when all branches have ended
+            self._fail(error)
+        finally:
+            if not self._left:
+                own.has_slot, strand.has_slot = strand.has_slot, False
+            strand.close()
+
+    async def _drive(self, job: Job, strand: Strand) -> None:
+        context = strand_context(strand, self._base)
+        await drive(context, context.run(job, strand))
+
+    async def _wait(self) -> None:
+        self._done = anyio.Event()
+        if self._error is None:
+            try:
+                await self._done.wait()
+            except BaseException as error:  # noqa: BLE001  raised when all branches have ended
+                self._error = None
+                self._fail(error)
+        if self._left:
+            with CancelScope(shield=True):
+                await self._done.wait()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
+            for scope in self._scopes:
+                scope.cancel()
+
+    def _end(self) -> None:
+        self._left -= 1
+        if self._left == 0 and self._done is not None:
+            self._done.set()

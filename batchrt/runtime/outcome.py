@@ -1,0 +1,113 @@
+"""What became of the items of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, overload
+
+from batchrt.messages import Usage
+
+__all__ = ["BatchResult", "Outcome"]
+
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Out]):
+    """Tell what became of one input.
+
+    Attributes:
+        index: the input's place, from 0.
+        output: its output, or `None` if it failed.
+        error: why it failed, or `None`.
+        attempts: 1 and one more for each retry of any of its steps.
+        seconds: from its admission to its end.
+        usage: the tokens it was billed, all its calls together; `None` if no server said.
+    """
+
+    index: int
+    output: Out | None
+    error: Exception | None
+    attempts: int
+    seconds: float
+    usage: Usage | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is an output."""
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult(Sequence[Outcome[Out]]):
+    """Hold a run's outcomes, in input order.
+
+    Attributes:
+        outcomes: one for each input.
+        seconds: the whole run, wall clock.
+    """
+
+    outcomes: tuple[Outcome[Out], ...]
+    seconds: float
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome[Out]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Outcome[Out]]: ...
+    def __getitem__(self, index: int | slice) -> Outcome[Out] | Sequence[Outcome[Out]]:
+        return self.outcomes[index]
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def __iter__(self) -> Iterator[Outcome[Out]]:
+        return iter(self.outcomes)
+
+    @property
+    def outputs(self) -> list[Out | None]:
+        """The outputs in input order, `None` where an item failed."""
+        return [outcome.output for outcome in self.outcomes]
+
+    @property
+    def errors(self) -> dict[int, Exception]:
+        """The errors by input index."""
+        return {item.index: item.error for item in self.outcomes if item.error is not None}
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens billed for all items together."""
+        return sum((item.usage for item in self.outcomes if item.usage), Usage())
+
+    def summary(self) -> str:
+        """Return one line: how many, how fast, how many tokens, and the commonest errors."""
+        total, failed = len(self.outcomes), len(self.errors)
+        rate = f"{total / self.seconds:.1f}/s" if self.seconds > 0 else "at once"
+        parts = [f"{total - failed} of {total} items done in {self.seconds:.2f} s ({rate})"]
+        retries = sum(item.attempts - 1 for item in self.outcomes)
+        if retries:
+            parts.append(f"{retries} retries")
+        usage = self.usage
+        if usage.total_tokens:
+            parts.append(f"{usage.input_tokens} tokens in, {usage.output_tokens} out")
+        if failed:
+            parts.append(f"{failed} failed: {self._error_counts()}")
+        return "; ".join(parts)
+
+    def _error_counts(self) -> str:
+        counts: dict[str, int] = {}
+        for error in self.errors.values():
+            name = type(error).__name__
+            counts[name] = counts.get(name, 0) + 1
+        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        return ", ".join(f"{count} × {name}" for name, count in ranked)
+
+    def raise_for_errors(self) -> None:
+        """Raise nothing if every item has an output.
+
+        Raises:
+            ExceptionGroup: with the items' errors, in input order.
+        """
+        errors = list(self.errors.values())
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} of {len(self)} items failed", errors)

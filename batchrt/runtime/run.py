@@ -1,0 +1,259 @@
+"""A run and the strands in it.
+
+A *run* is one call of a batch method; what is nested inside it is a run too, under the same slots. A
+*strand* is one line of work: an item on its way through its steps, or one branch of an item where the
+item forks. A strand works by itself and therefore needs at most one slot: it takes it when it comes to
+a leaf, keeps it from leaf to leaf (what lies between is inline and takes microseconds), and gives it up
+before it waits for anything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from anyio import CapacityLimiter
+
+from batchrt.config import RunConfig
+from batchrt.messages import Usage
+from batchrt.runtime.clock import Clock
+from batchrt.runtime.crew import Crew
+from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.slots import Slots
+
+__all__ = ["Item", "Run", "Step", "StepCall", "Strand", "current_strand", "strand_context"]
+
+UNCAPPED_THREADS: Final = 64
+"""Threads for sync functions when `max_concurrency` is `None`. No cap on leaves is no wish for a
+thousand threads; whoever wants them says so with a number."""
+
+
+class Item:
+    """Keep the books of one input: its place, its retries, its tokens, its seconds."""
+
+    __slots__ = ("finished", "index", "parent", "retries", "started", "usage")
+
+    def __init__(self, index: int, parent: Item | None = None) -> None:
+        self.index = index
+        self.parent = parent
+        self.retries = 0
+        self.usage: Usage | None = None
+        self.started = 0.0
+        self.finished = 0.0
+
+    def add_usage(self, usage: Usage) -> None:
+        """Add what a call was billed, to this item and to the one it is nested in."""
+        self.usage = usage if self.usage is None else self.usage + usage
+        if self.parent is not None:
+            self.parent.add_usage(usage)
+
+
+class Run:
+    """Hold what the strands of a run share.
+
+    Attributes:
+        slots: the run's right to run leaves.
+        crew: helper tasks for forks; `None` for a run of a single item, which makes its own.
+        direct: the run is driven without an event loop, in its caller's thread.
+        loop: the event loop it runs on; `None` if direct.
+        threads: bounds the threads of sync functions where `slots` do not.
+    """
+
+    __slots__ = ("_sections", "clock", "crew", "direct", "loop", "slots", "threads")
+
+    def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
+        self.slots = slots
+        self.direct = direct
+        self.crew: Crew | None = None
+        self.loop = None if direct else LoopHandle.current()
+        self.clock = parent.clock if parent else Clock()
+        self.threads = self._shared_threads(parent) or _limiter(slots, direct)
+        self._sections: dict[tuple[object, Slots], Slots] = {}
+
+    def _shared_threads(self, parent: Run | None) -> CapacityLimiter | None:
+        # A limiter belongs to its loop.
+        if parent is None or self.loop is None or parent.loop is None:
+            return None
+        return parent.threads if self.loop.same(parent.loop) else None
+
+    def section(self, key: object, total: int, outer: Slots) -> Slots:
+        """Return the slots of a part of the chain that has a cap of its own, one for all items."""
+        slots = self._sections.get((key, outer))
+        if slots is None:
+            slots = self._sections[key, outer] = Slots(total, outer)
+        return slots
+
+
+def _limiter(slots: Slots, direct: bool) -> CapacityLimiter | None:
+    if direct:
+        return None
+    return CapacityLimiter(UNCAPPED_THREADS if slots.limit is None else math.inf)
+
+
+class Strand:
+    """Carry one line of work: the slot it may hold, its configuration, its item."""
+
+    __slots__ = (
+        "_cancelled",
+        "_nested",
+        "_watched",
+        "config",
+        "has_slot",
+        "in_thread",
+        "item",
+        "open",
+        "run",
+        "slots",
+    )
+
+    def __init__(
+        self, run: Run, item: Item, config: RunConfig, slots: Slots, *, has_slot: bool = False
+    ) -> None:
+        self.run = run
+        self.item = item
+        self.config = config
+        self.slots = slots
+        self.has_slot = has_slot
+        self.in_thread = False
+        self.open = True
+        self._nested = 0
+        self._watched: list[Callable[[], None]] | None = None
+        self._cancelled = False
+
+    async def take(self) -> None:
+        """Wait for a slot unless this strand has one; call it right before a leaf's own work."""
+        if not self.has_slot:
+            if not self.slots.try_take():
+                await self.slots.take()
+            self.has_slot = True
+
+    def give(self, *, newcomers: bool = True) -> None:
+        """Give the slot up, if there is one; call it before waiting for anything but a leaf."""
+        if self.has_slot:
+            self.has_slot = False
+            self.slots.give(newcomers=newcomers)
+
+    def close(self) -> None:
+        """End: give the slot up. User code that goes on in this context is no longer part of the item."""
+        self.open = False
+        self.give()
+
+    def branch(self) -> Strand:
+        """Return a strand for one branch of a fork."""
+        return Strand(self.run, self.item, self.config, self.slots)
+
+    @contextmanager
+    def standing_in(self) -> Iterator[Strand]:
+        """Return a strand for nested work that is waited for by blocking this strand's own event loop.
+
+        Nobody on that loop can give a slot back meanwhile, so the nested work gets this strand's own
+        slot and no other.
+        """
+        slots = self.slots
+        if slots.limit is None:
+            yield Strand(self.run, self.item, self.config, slots)
+            return
+        overdrawn = not self.has_slot
+        if overdrawn:
+            slots.take_now()
+        stand_in = Strand(self.run, self.item, self.config, Slots(1))
+        try:
+            yield stand_in
+        finally:
+            stand_in.close()
+            if overdrawn:
+                slots.give()
+
+    @contextmanager
+    def watching(self, cancel: Callable[[], None]) -> Iterator[None]:
+        """Have `cancel` called if this strand is cancelled while it waits in a thread."""
+        watched = self._watched = self._watched or []
+        watched.append(cancel)
+        if self._cancelled:
+            cancel()
+        try:
+            yield
+        finally:
+            watched.remove(cancel)
+
+    def cancel_nested(self) -> None:
+        """Cancel what this strand's thread waits for, now and from now on."""
+        self._cancelled = True
+        for cancel in list(self._watched or ()):
+            cancel()
+
+    @asynccontextmanager
+    async def lending(self, *, newcomers: bool) -> AsyncIterator[None]:
+        """Give the slot up for as long as work nested inside this strand's leaf runs.
+
+        Without `newcomers` it is for the nested work, which is about to start, and no new item of the
+        surrounding run may have it first: what was begun is finished before more is begun.
+
+        A leaf may wait for several nested calls at once: the first to start gives the slot up, the last
+        to end takes it back. A leaf that is cancelled meanwhile unwinds at once, on a slot that is
+        overdrawn: no new leaf starts until it has ended.
+        """
+        if not (self.has_slot or self._nested):
+            yield
+            return
+        self._lend(newcomers=newcomers)
+        try:
+            yield
+            if self._nested == 1 and self.open:
+                await self.take()
+        finally:
+            self._nested -= 1
+            if self._nested == 0:
+                self._end_lending()
+
+    def _lend(self, *, newcomers: bool) -> None:
+        self._nested += 1
+        self.give(newcomers=newcomers)
+        limiter = self.run.threads
+        if self.in_thread and self._nested == 1 and limiter is not None:
+            limiter.total_tokens += 1
+
+    def _end_lending(self) -> None:
+        if self.open and not self.has_slot:
+            self.slots.take_now()
+            self.has_slot = True
+        limiter = self.run.threads
+        if self.in_thread and limiter is not None:
+            limiter.total_tokens -= 1
+
+
+StepCall: TypeAlias = Callable[[Any, Strand], Any]
+"""Carries a value through: gives the output if the step is inline, else an awaitable of it."""
+
+
+class Step(NamedTuple):
+    """A runnable as the runtime sees it.
+
+    Attributes:
+        call: see `StepCall`.
+        inline: nothing in it waits: no slot, no task, no thread.
+        direct: it may be driven without an event loop, by a run that is `direct`.
+    """
+
+    call: StepCall
+    inline: bool = False
+    direct: bool = False
+
+
+_current: Final[ContextVar[Strand | None]] = ContextVar("batchrt_strand", default=None)
+
+
+def current_strand() -> Strand | None:
+    """Return the strand whose leaf the caller is in, or `None` outside of any run."""
+    strand = _current.get()
+    return strand if strand is not None and strand.open else None
+
+
+def strand_context(strand: Strand, base: Context | None = None) -> Context:
+    """Return a copy of `base` (the caller's context if `None`) that belongs to `strand`."""
+    context = base.copy() if base is not None else copy_context()
+    context.run(_current.set, strand)
+    return context

@@ -1,0 +1,349 @@
+"""The window: carry many inputs through one step, a bounded number at a time.
+
+Workers loop: take a slot, pull an input, carry it through, keep the slot for the next one. A worker that
+cannot get a slot either *leads* (at most one does: it waits for the next free slot, behind all strands
+that are under way) or rests. Whoever admits an item sees to it that there is a leader, so workers are
+started one by one as slots are free, items start in input order, and when strands give their slots up (a
+retry sleeps) others get to work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextvars import copy_context
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.lowlevel
+from anyio import CancelScope
+
+from batchrt.config import RunConfig
+from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
+from batchrt.runtime.crew import Crew
+from batchrt.runtime.driving import drive
+from batchrt.runtime.feeder import Feeder
+from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
+from batchrt.runtime.slots import Waiter
+
+__all__ = ["Deliver", "Scheduler"]
+
+Deliver: TypeAlias = "Callable[[Item, Any, Exception | None], bool]"
+"""Takes an item's output or error; says whether that delivered it. If not, the consumer calls
+`Scheduler.delivered` when it has taken it."""
+
+MAX_HOG_SECONDS: Final = 0.005
+"""How long workers may go on without a checkpoint when no item waits for anything: a service's other
+tasks share the loop. Node's and Tokio's guides ask for a yield every 10-100 ms; this is well below."""
+
+
+class Scheduler:
+    """Carry `source` through `step` in a task group of its own.
+
+    Args:
+        run: what the items share; gets its crew here.
+        step: what to do with each input.
+        source: the inputs, pulled one at a time as slots are free.
+        config: the items' configuration, or one for each input.
+        deliver: is given each outcome, in the order of completion.
+        window: the most items that are admitted and not yet delivered.
+        timeout: seconds an item may take.
+        deadline: seconds all of it may take.
+        fail_fast: stop at the first error instead of delivering it.
+        parent: the item this is nested in.
+        timed: fill in the items' `started` and `finished`.
+        room: says whether the consumer wants more; see also `delivered`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        step: Step,
+        source: Iterator[Any] | AsyncIterator[Any],
+        *,
+        config: RunConfig | Sequence[RunConfig],
+        deliver: Deliver,
+        window: int,
+        deadline: float | None = None,
+        fail_fast: bool = True,
+        parent: Item | None = None,
+        timed: bool = False,
+        room: Callable[[], bool] | None = None,
+        expected: int | None = None,
+    ) -> None:
+        self._run = run
+        self._step = step
+        self._iterator = source if isinstance(source, Iterator) else None
+        self._feeder = None if isinstance(source, Iterator) else Feeder(source)
+        self._shared_config = config if isinstance(config, dict) else None
+        self._configs = config
+        self._deliver = deliver
+        self._window = window
+        self._deadline = deadline
+        self._fail_fast = fail_fast
+        self._parent = parent
+        self._timed = timed
+        self._room = room
+        self._expected = expected
+        self._base = copy_context()
+
+        self._admitted = 0
+        self._delivered = 0
+        self._drained = expected == 0
+        self._failure: BaseException | None = None
+        self._workers = 0
+        self._starting = 0
+        self._leader: Waiter | None = None
+        self._leading = False
+        self._resting: list[anyio.Event] = []
+        self._finished = anyio.Event()
+        self._group: anyio.abc.TaskGroup | None = None
+        self._yielded_at = 0.0
+
+    @property
+    def admitted(self) -> int:
+        """How many items were started."""
+        return self._admitted
+
+    async def run(self) -> None:
+        """Carry everything through and return when nothing of it is running any more.
+
+        Raises:
+            DeadlineExceededError: when the deadline passed first.
+            BaseException: the first error, as itself, if `fail_fast`; and always what the source
+                raises and what is no `Exception`.
+        """
+        completed = False
+        async with anyio.create_task_group() as group:
+            if self._deadline is not None:
+                group.cancel_scope.deadline = anyio.current_time() + self._deadline
+            self._group = group
+            self._run.crew = Crew(group)
+            if self._feeder is not None:
+                group.start_soon(self._feeder.run)
+            self._yielded_at = perf_counter()
+            self._recruit()
+            if self._workers:
+                await self._finished.wait()
+            completed = True
+            group.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        if not completed:
+            raise self._deadline_error()
+
+    def _deadline_error(self) -> DeadlineExceededError:
+        seconds = self._deadline or 0.0
+        return DeadlineExceededError(
+            f"the run's deadline of {seconds:g} s passed with {self._admitted} items started; "
+            "what had not finished was cancelled",
+            seconds=seconds,
+        )
+
+    def delivered(self, count: int = 1) -> None:
+        """Note that the consumer took `count` outcomes that `deliver` had kept for it."""
+        self._delivered += count
+        self._recruit()
+
+    def _may_admit(self) -> bool:
+        if self._drained or self._failure is not None:
+            return False
+        if self._admitted - self._delivered >= self._window:
+            return False
+        return self._room is None or self._room()
+
+    def _recruit(self) -> None:
+        """Get more workers going if there is work for them."""
+        for _ in range(2):  # two, so that a thousand workers are up after ten rounds
+            if self._leading or not self._may_admit():
+                return
+            if self._resting:
+                self._resting.pop().set()
+                return
+            if not self._may_start():
+                return
+            assert self._group is not None
+            self._starting += 1
+            self._workers += 1
+            self._group.start_soon(self._work)
+
+    def _may_start(self) -> bool:
+        starting = self._starting
+        if starting and starting > self._run.slots.free:
+            return False
+        if self._expected is not None and starting >= self._expected - self._admitted:
+            return False
+        return self._admitted - self._delivered + starting < self._window
+
+    async def _work(self) -> None:
+        self._starting -= 1
+        slots = self._run.slots
+        holding = False
+        try:
+            while not self._drained and self._failure is None:
+                if not self._may_admit():
+                    if holding:
+                        slots.give()
+                        holding = False
+                    await self._rest()
+                elif self._feeder is not None:
+                    if holding:
+                        slots.give()
+                        holding = False
+                    holding = await self._admit_from_feeder(self._feeder)
+                elif holding or slots.try_take():
+                    holding = True
+                    holding = await self._admit_from_iterator()
+                    if holding and slots.wanted():
+                        slots.give()
+                        holding = False
+                elif self._leading:
+                    await self._rest()
+                else:
+                    holding = await self._lead()
+        finally:
+            if holding:
+                # The last slot of a nested run goes back to the leaf that lent it.
+                slots.give(newcomers=self._parent is None or self._workers > 1)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._workers -= 1
+        if self._workers == 0:
+            self._finished.set()
+
+    async def _rest(self) -> None:
+        event = anyio.Event()
+        self._resting.append(event)
+        await event.wait()
+
+    async def _lead(self) -> bool:
+        """Wait for a slot on behalf of all; `False` if there is nothing to wait for any more."""
+        self._leading = True
+        self._leader = Waiter()
+        try:
+            return await self._run.slots.take(self._leader, newcomer=self._parent is None)
+        finally:
+            self._leader = None
+            self._leading = False
+
+    async def _admit_from_iterator(self) -> bool:
+        assert self._iterator is not None
+        try:
+            value = next(self._iterator)
+        except StopIteration:
+            self._drain()
+            return True
+        except BaseException as error:  # noqa: BLE001  raised by `run`
+            self._fail(error, f"raised by the inputs after {self._admitted} of them")
+            return True
+        return await self._admit(value)
+
+    async def _admit_from_feeder(self, feeder: Feeder) -> bool:
+        # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
+        if self._leading:
+            await self._rest()
+            return False
+        self._leading = True
+        self._run.slots.offer()
+        try:
+            value = await feeder.get()
+            self._leader = Waiter()
+            if not await self._run.slots.take(self._leader, newcomer=self._parent is None):
+                return False
+        except StopAsyncIteration:
+            self._drain()
+            return False
+        except Exception as error:  # noqa: BLE001  raised by `run`
+            self._fail(error, f"raised by the inputs after {self._admitted} of them")
+            return False
+        finally:
+            self._leader = None
+            self._leading = False
+        return await self._admit(value)
+
+    async def _admit(self, value: Any) -> bool:
+        """Carry `value` through; return whether its slot is left."""
+        item = Item(self._admitted, self._parent)
+        self._admitted += 1
+        if self._admitted == self._expected:
+            self._drain()
+        elif not self._leading:
+            self._recruit()
+        config = self._shared_config
+        if config is None:
+            config = self._configs[item.index]  # type: ignore[index]
+        strand = Strand(self._run, item, config, self._run.slots, has_slot=True)
+        try:
+            await self._carry(strand, value)
+            holding, strand.has_slot = strand.has_slot, False
+        finally:
+            strand.close()
+        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
+            await self._let_others_run(holding)
+        return holding
+
+    async def _let_others_run(self, holding: bool) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+        except BaseException:
+            if holding:
+                self._run.slots.give()
+            raise
+        self._yielded_at = perf_counter()
+
+    async def _carry(self, strand: Strand, value: Any) -> None:
+        item, output, failure = strand.item, None, None
+        if self._timed:
+            item.started = anyio.current_time()
+        try:
+            timeout = strand.config.get("timeout")
+            if timeout is None:
+                output = await self._call(strand, value)
+            else:
+                with CancelScope(deadline=anyio.current_time() + timeout) as scope:
+                    output = await self._call(strand, value)
+                if scope.cancelled_caught:
+                    failure = _timed_out(timeout)
+        except anyio.get_cancelled_exc_class() as error:
+            if cancellation_is_real():
+                raise
+            failure = StrayCancelledError.of(error)
+        except Exception as error:  # noqa: BLE001  this item's outcome
+            failure = error
+        except BaseException as error:  # noqa: BLE001  raised by `run`
+            self._fail(error, None)
+            return
+        if self._timed:
+            item.finished = anyio.current_time()
+        if failure is not None and self._fail_fast:
+            self._fail(failure, f"batchrt: item {item.index} failed; the rest was cancelled")
+        elif self._deliver(item, output, failure):
+            self._delivered += 1
+
+    async def _call(self, strand: Strand, value: Any) -> Any:
+        context = strand_context(strand, self._base)
+        if self._step.inline:
+            return context.run(self._step.call, value, strand)
+        return await drive(context, self._step.call(value, strand))
+
+    def _fail(self, error: BaseException, note: str | None) -> None:
+        if self._failure is None:
+            self._failure = error
+            if note is not None and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            assert self._group is not None
+            self._group.cancel_scope.cancel()
+
+    def _drain(self) -> None:
+        """Note that there are no more inputs, and tell those who wait for one."""
+        self._drained = True
+        if self._leader is not None:
+            self._run.slots.withdraw(self._leader)
+        while self._resting:
+            self._resting.pop().set()
+
+
+def _timed_out(seconds: float) -> ItemTimeoutError:
+    return ItemTimeoutError(f"the item took longer than its timeout of {seconds:g} s", seconds=seconds)

@@ -1,0 +1,174 @@
+"""Outcomes handed over while the run goes on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio import CancelScope
+
+from batchrt.runtime.batch import Job, lending
+from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.run import Item
+from batchrt.runtime.scheduler import Scheduler
+
+__all__ = ["Stream"]
+
+T = TypeVar("T")
+
+
+class Stream(AsyncIterator[T], Generic[T]):
+    """Iterate over a run's outcomes; the run starts with the first `anext`.
+
+    The run is a task of its own, so that the iterator may be used under any cancel scope and from any
+    task of the loop. It ends when the outcomes do, when the consumer is cancelled while it waits, or
+    with `aclose`, which returns when nothing of it is running any more. Leaving an `async for` early
+    closes nothing by itself, in Python: use `async with`, `contextlib.aclosing`, or drop the last
+    reference, which cancels the run without waiting for it.
+    """
+
+    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool) -> None:
+        self._job = job
+        self._ordered = ordered
+        self._return_exceptions = return_exceptions
+        self._state: _State | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Stream[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """Return the next outcome.
+
+        Raises:
+            StopAsyncIteration: when there are no more.
+            Exception: the run's error, once what was finished before it has been handed out.
+        """
+        return (await self.next_chunk(1))[0]
+
+    async def next_chunk(self, most: int) -> list[T]:
+        """Wait for one outcome and return it with up to `most` - 1 others that are ready."""
+        if self._closed:
+            raise StopAsyncIteration
+        state = self._state
+        if state is None:
+            state = self._state = self._start()
+        try:
+            while not state.ready:
+                if state.ended.is_set():
+                    self._closed = True
+                    state.raise_end()
+                # A leaf that consumes a nested stream works between the items and lends while it waits.
+                async with lending(newcomers=True):
+                    await state.wait()
+        except BaseException:
+            await self.aclose()
+            raise
+        return state.take(most)
+
+    async def aclose(self) -> None:
+        """End the run and return when nothing of it is running any more."""
+        self._closed = True
+        state = self._state
+        if state is not None and not state.ended.is_set():
+            state.scope.cancel()
+            with CancelScope(shield=True):
+                await state.ended.wait()
+
+    async def __aenter__(self) -> Stream[T]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        state = self._state
+        if state is not None and not state.ended.is_set():
+            state.loop.call(state.scope.cancel)
+
+    def _start(self) -> _State:
+        state = _State(ordered=self._ordered, lead=self._job.lead)
+        state.scheduler = self._job.open(
+            state.put, fail_fast=not self._return_exceptions, room=state.room
+        )
+        state.task = state.loop.start(state.host, copy_context(), "batchrt stream")
+        return state
+
+
+class _State:
+    """Hold what the run and its consumer share; the run's task knows this and not the `Stream`, so that
+    a stream nobody holds is collected."""
+
+    def __init__(self, *, ordered: bool, lead: int) -> None:
+        self.scope = CancelScope()
+        self.ended = anyio.Event()
+        self.loop = LoopHandle.current()
+        self.scheduler: Scheduler | None = None
+        self.task: object = None
+        self.ready: deque[Any] = deque()
+        self._ordered = ordered
+        self._lead = lead
+        self._next = 0
+        self._ahead: dict[int, Any] = {}
+        self._failure: BaseException | None = None
+        self._more: anyio.Event | None = None
+
+    def room(self) -> bool:
+        """Whether the consumer keeps up."""
+        return len(self.ready) < self._lead
+
+    def put(self, item: Item, output: Any, error: Exception | None) -> bool:
+        value = output if error is None else error
+        if not self._ordered:
+            self.ready.append((item.index, value))
+        elif item.index != self._next:
+            self._ahead[item.index] = value
+            return False
+        else:
+            self._next += 1
+            self.ready.append(value)
+            while self._next in self._ahead:
+                self.ready.append(self._ahead.pop(self._next))
+                self._next += 1
+        self._notify()
+        return False
+
+    def take(self, most: int) -> list[Any]:
+        ready = self.ready
+        chunk = [ready.popleft() for _ in range(min(most, len(ready)))]
+        assert self.scheduler is not None
+        self.scheduler.delivered(len(chunk))
+        return chunk
+
+    async def wait(self) -> None:
+        self._more = anyio.Event()
+        await self._more.wait()
+
+    def _notify(self) -> None:
+        if self._more is not None:
+            self._more.set()
+            self._more = None
+
+    async def host(self) -> None:
+        """Be the run's task."""
+        assert self.scheduler is not None
+        try:
+            with self.scope:
+                await self.scheduler.run()
+        except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
+            self._failure = error
+        finally:
+            self.ended.set()
+            self._notify()
+
+    def raise_end(self) -> None:
+        """Raise what ended the run."""
+        if self._failure is not None:
+            raise self._failure
+        raise StopAsyncIteration

@@ -1,0 +1,76 @@
+"""Sync functions in worker threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio import CancelScope
+
+from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.run import Strand
+
+__all__ = ["call_in_thread"]
+
+T = TypeVar("T")
+
+
+class _Call:
+    """A function's call in a worker thread, and whether it has ended."""
+
+    __slots__ = ("_ended", "_function", "_lock", "_on_end", "_value")
+
+    def __init__(self, function: Callable[[Any], Any], value: Any) -> None:
+        self._function = function
+        self._value = value
+        self._lock = threading.Lock()
+        self._ended = False
+        self._on_end: Callable[[], None] | None = None
+
+    def run(self) -> Any:
+        """Be called in the thread."""
+        try:
+            return self._function(self._value)
+        except StopIteration as error:
+            # It cannot travel through a coroutine, where it would mean the end.
+            raise RuntimeError("the function raised StopIteration") from error
+        finally:
+            with self._lock:
+                self._ended = True
+            if self._on_end is not None:
+                self._on_end()
+
+    async def wait_for_end(self) -> None:
+        """Return when the function is no longer running."""
+        event, loop = anyio.Event(), LoopHandle.current()
+        with self._lock:
+            if self._ended:
+                return
+            self._on_end = partial(loop.call, event.set)
+        with CancelScope(shield=True):
+            await event.wait()
+
+
+async def call_in_thread(function: Callable[[Any], T], value: Any, strand: Strand) -> T:
+    """Run `function(value)` in a worker thread, with the caller's context variables.
+
+    The strand holds a slot. A cancellation is passed on to what the function waits for, if that is
+    nested work of this package; the function itself cannot be interrupted and is waited for.
+    """
+    call = _Call(function, value)
+    strand.in_thread = True
+    try:
+        # `abandon_on_cancel` is how AnyIO lets a cancellation through; nothing is abandoned, see below.
+        return await anyio.to_thread.run_sync(
+            call.run, abandon_on_cancel=True, limiter=strand.run.threads
+        )
+    except anyio.get_cancelled_exc_class():
+        strand.cancel_nested()
+        await call.wait_for_end()
+        raise
+    finally:
+        strand.in_thread = False

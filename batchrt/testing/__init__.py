@@ -1,0 +1,76 @@
+"""A provider to test against: answers, latency and faults that are the same every time.
+
+    provider = MockProvider(latency=LogNormal(0.2, 0.5), faults=FaultPlan.everything(0.1))
+    client = httpx.AsyncClient(transport=provider.transport())      # in process
+    with provider.serve() as server: ...                            # on server.base_url
+
+pytest users get the fixtures `mock_provider` and `mock_server` with the package. Serving on a
+socket needs the extra `batchrt[mock]`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .asgi import DroppedConnectionError
+    from .faults import Fault, FaultLike, FaultPlan, TunedFault
+    from .latency import Latency, LogNormal
+    from .log import Gaps, LogRecord, LogSnapshot, RequestLog
+    from .provider import MockProvider
+    from .schemas import UnsupportedSchemaError
+    from .server import MockServer, serve_forever
+    from .transport import MockTransport
+
+__all__ = [
+    "DroppedConnectionError",
+    "Fault",
+    "FaultLike",
+    "FaultPlan",
+    "Gaps",
+    "Latency",
+    "LogNormal",
+    "LogRecord",
+    "LogSnapshot",
+    "MockProvider",
+    "MockServer",
+    "MockTransport",
+    "RequestLog",
+    "TunedFault",
+    "UnsupportedSchemaError",
+    "serve_forever",
+]
+
+# The pytest plugin lives in this package and is imported by every pytest run, so a name brings
+# its module in only when it is asked for.
+_HOMES = {
+    "DroppedConnectionError": "asgi",
+    "Fault": "faults",
+    "FaultLike": "faults",
+    "FaultPlan": "faults",
+    "Gaps": "log",
+    "Latency": "latency",
+    "LogNormal": "latency",
+    "LogRecord": "log",
+    "LogSnapshot": "log",
+    "MockProvider": "provider",
+    "MockServer": "server",
+    "MockTransport": "transport",
+    "RequestLog": "log",
+    "TunedFault": "faults",
+    "UnsupportedSchemaError": "schemas",
+    "serve_forever": "server",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

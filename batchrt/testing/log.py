@@ -1,0 +1,244 @@
+"""What the mock provider saw: counts, gaps, the newest requests, and a way to wait for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import anyio
+from anyio.lowlevel import current_token
+
+from .faults import Fault
+
+__all__ = ["Gaps", "LogRecord", "LogSnapshot", "RequestLog"]
+
+
+class LogRecord(NamedTuple):
+    """Hold one request that is over.
+
+    Attributes:
+        time: when it arrived, in seconds since the first request.
+        route: method and path; "other" for paths the mock does not know.
+        status: what was answered; None where nothing was.
+        fault: what was done to it, or None.
+        seconds: from its arrival to its answer's last byte being handed to the server.
+        attempt: how often this body had come, this time included.
+        digest: 64 bits of the hash of path and body, the same for each attempt.
+        gone: whether the client went away before the answer.
+    """
+
+    time: float
+    route: str
+    status: int | None
+    fault: Fault | None
+    seconds: float
+    attempt: int
+    digest: int
+    gone: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the record as JSON can hold it."""
+        fault = self.fault and self.fault.label
+        return {**self._asdict(), "fault": fault, "digest": f"{self.digest:016x}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Sum up the seconds between one arrival and the next."""
+
+    min: float
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogSnapshot:
+    """Hold what the log knew at one moment; nothing of it changes afterwards.
+
+    Attributes:
+        requests: arrivals, those still in flight included.
+        in_flight: requests that wait for their answer now; survives a reset.
+        peak_in_flight: the most there were at once.
+        disconnects: clients that went away before their answer.
+        by_status: how many were answered with each status.
+        by_route: the same, for each route.
+        by_fault: how many met each fault.
+        gaps: None before the second arrival.
+    """
+
+    requests: int
+    in_flight: int
+    peak_in_flight: int
+    disconnects: int
+    by_status: Mapping[int, int]
+    by_route: Mapping[str, Mapping[int, int]]
+    by_fault: Mapping[Fault, int]
+    gaps: Gaps | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the snapshot as JSON can hold it: keys are strings."""
+        return {
+            "requests": self.requests,
+            "in_flight": self.in_flight,
+            "peak_in_flight": self.peak_in_flight,
+            "disconnects": self.disconnects,
+            "by_status": _named(self.by_status),
+            "by_route": {route: _named(counts) for route, counts in self.by_route.items()},
+            "by_fault": {fault.label: count for fault, count in self.by_fault.items()},
+            "gaps": self.gaps and asdict(self.gaps),
+        }
+
+
+def _named(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(status): count for status, count in counts.items()}
+
+
+class _Waiter:
+    """Wake one task, from whichever thread the news comes."""
+
+    __slots__ = ("_event", "_loop", "_thread")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._thread = threading.get_ident()
+        self._loop: Any = current_token().native_token
+
+    def wake(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._event.set()
+            return
+        # AnyIO's own way into another loop blocks until that loop has run the call, and here
+        # it is the server that would be blocked. Both loops have a call that does not.
+        try:
+            post = getattr(self._loop, "call_soon_threadsafe", None) or self._loop.run_sync_soon
+            post(self._event.set)
+        except RuntimeError:
+            # The loop has ended since, and the waiter with it.
+            return
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class RequestLog:
+    """Keep counts of everything and the newest `keep` records; safe to use from any thread.
+
+    Times come from the event loop that serves the request, so gaps mean something within one
+    loop; `reset` between two.
+    """
+
+    def __init__(self, keep: int = 10_000) -> None:
+        self._lock = threading.Lock()
+        self._records: deque[LogRecord] = deque(maxlen=keep)
+        self._waiters: set[_Waiter] = set()
+        self._in_flight = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._records.clear()
+        self._requests = 0
+        self._peak = self._in_flight
+        self._disconnects = 0
+        self._by_route: dict[str, dict[int, int]] = {}
+        self._by_fault: dict[Fault, int] = {}
+        self._first = self._last = 0.0
+        self._shortest, self._longest = float("inf"), 0.0
+
+    def arrived(self, now: float) -> None:
+        """Note that a request arrived at `now` seconds of its event loop."""
+        with self._lock:
+            if self._requests:
+                gap = max(0.0, now - self._last)
+                self._shortest = min(self._shortest, gap)
+                self._longest = max(self._longest, gap)
+            else:
+                self._first = now
+            self._last = now
+            self._requests += 1
+            self._in_flight += 1
+            self._peak = max(self._peak, self._in_flight)
+        self._tell()
+
+    def finished(self, record: LogRecord) -> None:
+        """Note how a request ended; its `time` is still that of the event loop."""
+        with self._lock:
+            self._in_flight -= 1
+            self._disconnects += record.gone
+            if record.status is not None:
+                counts = self._by_route.setdefault(record.route, {})
+                counts[record.status] = counts.get(record.status, 0) + 1
+            if record.fault is not None:
+                self._by_fault[record.fault] = self._by_fault.get(record.fault, 0) + 1
+            self._records.append(record._replace(time=max(0.0, record.time - self._first)))
+        self._tell()
+
+    def reset(self) -> None:
+        """Forget all but what is still in flight."""
+        with self._lock:
+            self._forget()
+        self._tell()
+
+    def snapshot(self) -> LogSnapshot:
+        """Give the counts of this moment."""
+        with self._lock:
+            by_status: dict[int, int] = {}
+            for counts in self._by_route.values():
+                for status, count in counts.items():
+                    by_status[status] = by_status.get(status, 0) + count
+            return LogSnapshot(
+                requests=self._requests,
+                in_flight=self._in_flight,
+                peak_in_flight=self._peak,
+                disconnects=self._disconnects,
+                by_status=MappingProxyType(dict(sorted(by_status.items()))),
+                by_route=MappingProxyType(
+                    {r: MappingProxyType(c.copy()) for r, c in self._by_route.items()}
+                ),
+                by_fault=MappingProxyType(self._by_fault.copy()),
+                gaps=self._gaps(),
+            )
+
+    def _gaps(self) -> Gaps | None:
+        if self._requests < 2:  # noqa: PLR2004  a gap is between two
+            return None
+        mean = max(0.0, self._last - self._first) / (self._requests - 1)
+        return Gaps(min=self._shortest, mean=mean, max=self._longest)
+
+    def records(self, newest: int | None = None) -> tuple[LogRecord, ...]:
+        """Give the requests that are over, oldest first, or only the `newest` of them."""
+        with self._lock:
+            skip = 0 if newest is None else max(0, len(self._records) - newest)
+            return tuple(islice(self._records, skip, None))
+
+    async def wait_for(self, predicate: Callable[[LogSnapshot], bool]) -> LogSnapshot:
+        """Wait until `predicate` holds for a snapshot, and give that one.
+
+        Looks again at each change, without polling; works on any event loop, also while the
+        provider is served from another thread. Bound it with `anyio.fail_after`.
+        """
+        while True:
+            waiter = _Waiter()
+            # Registered before the look, or a change between the two would be missed.
+            with self._lock:
+                self._waiters.add(waiter)
+            try:
+                snapshot = self.snapshot()
+                if predicate(snapshot):
+                    return snapshot
+                await waiter.wait()
+            finally:
+                with self._lock:
+                    self._waiters.discard(waiter)
+
+    def _tell(self) -> None:
+        if not self._waiters:
+            return
+        with self._lock:
+            waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            waiter.wake()

@@ -1,0 +1,225 @@
+"""The mock provider: an ASGI application that speaks OpenAI's API."""
+
+from __future__ import annotations
+
+import hmac
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import parse_qs
+
+from .answers import Messages, as_messages
+from .asgi import Receive, Scope, Send, authorization, play, read_body
+from .chat import Answer, Chat
+from .draws import digest_of
+from .exchange import Exchange
+from .faults import FaultPlan, TunedFault
+from .history import History
+from .latency import Latency, check_latency, seconds_of
+from .log import RequestLog
+from .mishaps import spoil
+from .replies import RejectedError, Reply, json_reply
+
+if TYPE_CHECKING:
+    from .server import MockServer
+    from .transport import MockTransport
+
+__all__ = ["MockProvider"]
+
+_Endpoint: TypeAlias = Callable[[bytes, str], Reply]
+_NO_FAULTS = FaultPlan()
+_MODELS = "GET /v1/models"
+
+
+class MockProvider:
+    """Pretend to be an OpenAI-compatible provider, the same way every time.
+
+    An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
+    `GET /v1/models`, and for control `GET /_mock/log[?records=N]` and `POST /_mock/reset`.
+    Use it in process through `transport()`, on a socket through `serve()`, or mount it.
+
+    Args:
+        seed: another number, other answers and latencies.
+        latency: seconds before an answer, or a LogNormal to draw them from.
+        faults: what goes wrong, and when. A request that is itself wrong gets its 4xx at once,
+            without latency or fault.
+        api_key: if given, requests under /v1 must carry it, or get a 401.
+        models: the models that exist; None accepts every name.
+        answer: makes the text of an answer from the request's body, in place of the hashed one.
+        keep_records: how many requests the log remembers one by one.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        latency: Latency = 0.0,
+        faults: FaultPlan = _NO_FAULTS,
+        api_key: str | None = None,
+        models: Sequence[str] | None = None,
+        answer: Answer | None = None,
+        keep_records: int = 10_000,
+    ) -> None:
+        self.seed = seed
+        self.latency = check_latency(latency)
+        self.faults = faults
+        self.log = RequestLog(keep_records)
+        self._key = None if api_key is None else api_key.encode()
+        self._models = None if models is None else tuple(models)
+        self._chat = Chat(seed, self._models, answer)
+        self._history = History()
+        self._valid = itertools.count()
+        # Where a request is answered by a model: what latency and faults are for.
+        self._endpoints: Mapping[str, _Endpoint] = {
+            "POST /v1/chat/completions": self._chat.reply,
+        }
+
+    def __repr__(self) -> str:
+        # The key stays out of it.
+        return f"MockProvider(seed={self.seed}, latency={self.latency}, faults={self.faults})"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection; raises NotImplementedError for what is not HTTP."""
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        if scope["type"] != "http":
+            raise NotImplementedError(f"the mock provider speaks HTTP, not {scope['type']}")
+        body = await read_body(receive)
+        if body is None:
+            return
+        exchange = self.open(
+            scope["method"],
+            scope["path"],
+            body,
+            authorization=authorization(scope),
+            query=scope.get("query_string", b""),
+        )
+        await play(exchange, scope, receive, send)
+
+    def answer_to(
+        self,
+        messages: str | Messages,
+        *,
+        response_format: Mapping[str, Any] | None = None,
+        index: int = 0,
+    ) -> str:
+        """Say what `messages` get for an answer; a string is one user message.
+
+        Meant for a test's expectations: nothing is logged, and no fault or limit applies. A
+        custom `answer` is given `{"messages": …, "response_format": …}`.
+        """
+        said = as_messages(messages)
+        body = {"messages": said, "response_format": response_format}
+        return self._chat.text(body, said, index)
+
+    def transport(self) -> MockTransport:
+        """Give an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
+        from .transport import MockTransport  # noqa: PLC0415  httpx is slow to import
+
+        return MockTransport(self)
+
+    def serve(self, host: str = "127.0.0.1", port: int = 0) -> MockServer:
+        """Give a context manager that serves this provider from a thread; port 0: any free one.
+
+        Raises ImportError that says what to install where uvicorn is missing.
+        """
+        from .server import MockServer  # noqa: PLC0415  uvicorn is optional
+
+        return MockServer(self, host, port)
+
+    def reset(self) -> None:
+        """Forget every request: the log, the attempts, and how far the script has come."""
+        self.log.reset()
+        self._history.clear()
+        self._valid = itertools.count()
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        authorization: bytes = b"",
+        query: bytes = b"",
+    ) -> Exchange:
+        """Decide what a request gets; whoever called it waits, sends, and finishes the exchange."""
+        route = f"{method} {path}"
+        if path.startswith("/_mock/"):
+            return Exchange(self._control(route, query), name="control")
+        digest = digest_of(path.encode() + b"\0" + body)
+        attempt, in_a_row = self._history.arrived(digest)
+        name = f"{digest:016x}-{attempt}"
+        fault: TunedFault | None = None
+        try:
+            self._check_key(path, authorization)
+            reply = self._reply(route, body, name)
+            if route in self._endpoints:
+                seconds = seconds_of(self.latency, self.seed, digest, attempt)
+                reply = reply._replace(delay=seconds)
+                fault = self._next_fault(digest, attempt, in_a_row)
+        except RejectedError as rejected:
+            reply = rejected.reply
+        return Exchange(
+            reply if fault is None else spoil(reply, fault),
+            name=name,
+            route=route if route in self._endpoints or route == _MODELS else "other",
+            fault=None if fault is None else fault.fault,
+            attempt=attempt,
+            digest=digest,
+            log=self.log,
+        )
+
+    def _reply(self, route: str, body: bytes, name: str) -> Reply:
+        endpoint = self._endpoints.get(route)
+        if endpoint is not None:
+            return endpoint(body, name)
+        if route != _MODELS:
+            raise RejectedError(404, f"Invalid URL ({route})")
+        names = ("mock",) if self._models is None else self._models
+        return json_reply(200, {"object": "list", "data": [_model(name) for name in names]})
+
+    def _next_fault(self, digest: int, attempt: int, in_a_row: int) -> TunedFault | None:
+        position = next(self._valid)
+        if position < len(self.faults.script):
+            fault = self.faults.scripted(position)
+        else:
+            fault = self.faults.drawn(digest, attempt, in_a_row)
+        if fault is not None or in_a_row:
+            self._history.fared(digest, faulty=fault is not None)
+        return fault
+
+    def _check_key(self, path: str, authorization: bytes) -> None:
+        if self._key is None or not path.startswith("/v1/"):
+            return
+        if not hmac.compare_digest(authorization, b"Bearer " + self._key):
+            raise RejectedError(
+                401,
+                "Incorrect API key provided." if authorization else "No API key provided.",
+                code="invalid_api_key",
+            )
+
+    def _control(self, route: str, query: bytes) -> Reply:
+        if route == "GET /_mock/log":
+            newest = parse_qs(query.decode("latin-1")).get("records", ["0"])[0]
+            seen = self.log.snapshot().to_dict()
+            if newest.isdecimal() and int(newest):
+                seen["records"] = [entry.to_dict() for entry in self.log.records(int(newest))]
+            return json_reply(200, seen)
+        if route == "POST /_mock/reset":
+            self.reset()
+            return json_reply(200, {"reset": True})
+        return RejectedError(404, f"Invalid URL ({route})").reply
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "batchrt"}
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Say yes to a server that asks whether the application is ready, and to its goodbye."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,40 @@
+"""pytest fixtures: `mock_provider` and `mock_server`, there wherever batchrt is installed.
+
+To have another provider than the default one, override the first in a test module or a
+conftest; the second serves whatever the first gives:
+
+    @pytest.fixture
+    def mock_provider() -> MockProvider:
+        return MockProvider(latency=0.05, faults=FaultPlan.everything(0.1))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .provider import MockProvider
+    from .server import MockServer
+
+__all__ = ["mock_provider", "mock_server"]
+
+# Every pytest run in an environment with batchrt imports this module, so what costs time is
+# imported by the fixtures.
+
+
+@pytest.fixture
+def mock_provider() -> MockProvider:
+    """Give a provider that answers at once and never fails; override it to have another."""
+    from .provider import MockProvider  # noqa: PLC0415  see above
+
+    return MockProvider()
+
+
+@pytest.fixture
+def mock_server(mock_provider: MockProvider) -> Iterator[MockServer]:
+    """Serve `mock_provider` on a free port for the length of the test."""
+    with mock_provider.serve() as server:
+        yield server

@@ -1,0 +1,107 @@
+"""The mock provider in process: an httpx transport without sockets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import anyio
+import httpx
+from anyio.lowlevel import checkpoint
+
+from .replies import Ending
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+    from .provider import MockProvider
+
+__all__ = ["MockTransport"]
+
+
+class MockTransport(httpx.AsyncBaseTransport):
+    """Play the mock's replies in the task that asks for them, on any event loop.
+
+    No task is made, so a request that is cancelled is over at once, and the log counts a
+    disconnect. The request's read timeout is kept, dropped connections and short bodies raise
+    what httpx raises for them, and large bodies come part by part.
+    """
+
+    def __init__(self, provider: MockProvider) -> None:
+        self._provider = provider
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer `request`, whatever its host."""
+        body = await request.aread()
+        exchange = self._provider.open(
+            request.method,
+            request.url.path,
+            body,
+            authorization=request.headers.get("authorization", "").encode(),
+            query=request.url.query,
+        )
+        pause = _Pause(exchange, request)
+        await pause(exchange.reply.delay)
+        reply = exchange.reply
+        if reply.status is None:
+            exchange.finish()
+            raise httpx.RemoteProtocolError(
+                "Server disconnected without sending a response.", request=request
+            )
+        if reply.is_plain:
+            exchange.finish()
+        stream = _ReplyStream(exchange, request, pause)
+        return httpx.Response(
+            reply.status, headers=list(exchange.headers), stream=stream, request=request
+        )
+
+
+class _Pause:
+    """Wait as the server would, no longer than the client's read timeout."""
+
+    def __init__(self, exchange: Exchange, request: httpx.Request) -> None:
+        self._exchange = exchange
+        self._request = request
+        timeouts = request.extensions.get("timeout", {})
+        limit = timeouts.get("read")
+        self._limit: float = math.inf if limit is None else limit
+
+    async def __call__(self, seconds: float) -> None:
+        try:
+            if not seconds:
+                await checkpoint()
+                return
+            await anyio.sleep(min(seconds, self._limit))
+        except BaseException:
+            self._exchange.finish(gone=True)
+            raise
+        if seconds > self._limit:
+            self._exchange.finish(gone=True)
+            raise httpx.ReadTimeout("The read operation timed out.", request=self._request)
+
+
+class _ReplyStream(httpx.AsyncByteStream):
+    """Give the body as it comes, and notice a client that stops reading."""
+
+    def __init__(self, exchange: Exchange, request: httpx.Request, pause: _Pause) -> None:
+        self._exchange = exchange
+        self._request = request
+        self._pause = pause
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        reply = self._exchange.reply
+        for part in reply.parts():
+            if not reply.is_plain:
+                await self._pause(reply.pause)
+            yield part
+        self._exchange.finish()
+        if reply.ending is Ending.CLOSE:
+            raise httpx.RemoteProtocolError(
+                "peer closed connection without sending complete message body",
+                request=self._request,
+            )
+        if reply.ending is Ending.RESET:
+            raise httpx.ReadError("Connection reset by peer", request=self._request)
+
+    async def aclose(self) -> None:
+        self._exchange.finish(gone=True)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from batchrt.testing import MockProvider
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def ask(
+    provider: MockProvider, body: Mapping[str, Any] | bytes | list[Any], authorization: bytes = b""
+) -> tuple[int, dict[str, Any]]:
+    """Send one body, without any transport, and give status and document."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    path = "/v1/chat/completions"
+    exchange = provider.open("POST", path, raw, authorization=authorization)
+    exchange.abandon()
+    assert exchange.reply.status is not None
+    return exchange.reply.status, json.loads(b"".join(exchange.reply.parts()))
+
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_answer_has_everything_the_api_promises() -> None:
+    """Shape, echo of the model, usage and finish reason."""
+    provider = MockProvider()
+    status, document = ask(provider, {"model": "any", "messages": HELLO})
+    assert status == 200
+    text = provider.answer_to(HELLO)
+    usage = {"prompt_tokens": 5, "completion_tokens": -(-len(text) // 4)}
+    assert document.pop("id").startswith("chatcmpl-")
+    assert isinstance(document.pop("created"), int)
+    assert document == {
+        "object": "chat.completion",
+        "model": "any",
+        "system_fingerprint": "fp_batchrt_mock",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": text,
+                    "refusal": None,
+                    "annotations": [],
+                },
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {**usage, "total_tokens": sum(usage.values())},
+    }
+
+
+async def test_n_choices_differ_and_are_all_counted() -> None:
+    """Each index has its own answer; usage adds them up."""
+    provider = MockProvider()
+    _, document = ask(provider, {"model": "m", "messages": HELLO, "n": 3})
+    contents = [choice["message"]["content"] for choice in document["choices"]]
+    assert contents == [provider.answer_to(HELLO, index=index) for index in range(3)]
+    assert len(set(contents)) == 3
+    tokens = sum(-(-len(content) // 4) for content in contents)
+    assert document["usage"]["completion_tokens"] == tokens
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_a_token_limit_cuts_the_answer(name: str) -> None:
+    """Either name works, and the finish reason is `length`."""
+    provider = MockProvider()
+    _, document = ask(provider, {"model": "m", "messages": HELLO, name: 2})
+    choice = document["choices"][0]
+    assert choice["message"]["content"] == provider.answer_to(HELLO)[:8]
+    assert choice["finish_reason"] == "length"
+    assert document["usage"]["completion_tokens"] == 2
+
+
+async def test_structured_output_fits_the_schema() -> None:
+    """A json_schema answer is a document of the schema, the one `answer_to` foretells."""
+    provider = MockProvider()
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    body = {"model": "m", "messages": HELLO, "response_format": wanted}
+    _, document = ask(provider, body)
+    content = document["choices"][0]["message"]["content"]
+    assert isinstance(json.loads(content)["n"], int)
+    assert content == provider.answer_to(HELLO, response_format=wanted)
+
+
+async def test_a_custom_answer_sees_the_whole_body() -> None:
+    """What the client sent is there, other parameters included."""
+    provider = MockProvider(answer=lambda body: f"{body['temperature']}")
+    _, document = ask(provider, {"model": "m", "messages": HELLO, "temperature": 0.5})
+    assert document["choices"][0]["message"]["content"] == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{", None),
+        (b"[]", None),
+        ({"messages": HELLO}, "model"),
+        ({"model": 3, "messages": HELLO}, "model"),
+        ({"model": "m"}, "messages"),
+        ({"model": "m", "messages": "hi"}, "messages"),
+        ({"model": "m", "messages": []}, "messages"),
+        ({"model": "m", "messages": ["hi"]}, "messages.[0]"),
+        ({"model": "m", "messages": [*HELLO, {"content": "x"}]}, "messages.[1].role"),
+        ({"model": "m", "messages": [{"role": "user", "content": 5}]}, "messages.[0].content"),
+        ({"model": "m", "messages": [{"role": "user"}]}, "messages.[0].content"),
+        ({"model": "m", "messages": [{"role": "user", "content": [5]}]}, "messages.[0].content"),
+        ({"model": "m", "messages": HELLO, "stream": True}, "stream"),
+        ({"model": "m", "messages": HELLO, "n": 0}, "n"),
+        ({"model": "m", "messages": HELLO, "n": True}, "n"),
+        ({"model": "m", "messages": HELLO, "n": 129}, "n"),
+        ({"model": "m", "messages": HELLO, "max_tokens": -1}, "max_tokens"),
+        ({"model": "m", "messages": HELLO, "max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"model": "m", "messages": HELLO, "response_format": "json"}, "response_format"),
+        ({"model": "m", "messages": HELLO, "response_format": {"type": "x"}}, "response_format"),
+        (
+            {"model": "m", "messages": HELLO, "response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+        ),
+        (
+            {
+                "model": "m",
+                "messages": HELLO,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x"}},
+            },
+            "response_format.json_schema.schema",
+        ),
+        (
+            {
+                "model": "m",
+                "messages": HELLO,
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"type": "odd"}},
+                },
+            },
+            "response_format",
+        ),
+    ],
+)
+async def test_a_wrong_request_is_told_what_is_wrong(body: Any, param: str | None) -> None:
+    """400 in OpenAI's shape, with the parameter to blame."""
+    status, document = ask(MockProvider(), body)
+    assert status == 400
+    assert document["error"].keys() == {"message", "type", "param", "code"}
+    assert document["error"]["type"] == "invalid_request_error"
+    assert document["error"]["param"] == param
+
+
+async def test_an_assistant_may_have_said_nothing() -> None:
+    """A message of tool calls has no content."""
+    calls = {"role": "assistant", "content": None, "tool_calls": []}
+    status, _ = ask(MockProvider(), {"model": "m", "messages": [*HELLO, calls]})
+    assert status == 200
+
+
+async def test_an_unknown_model_is_not_found() -> None:
+    """404 with OpenAI's code, if models are named."""
+    provider = MockProvider(models=["a", "b"])
+    assert ask(provider, {"model": "b", "messages": HELLO})[0] == 200
+    status, document = ask(provider, {"model": "c", "messages": HELLO})
+    assert (status, document["error"]["code"]) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("authorization", [b"", b"Bearer wrong", b"secret", b"Bearer secret2"])
+async def test_a_wrong_key_is_refused(authorization: bytes) -> None:
+    """401 with OpenAI's code, and nothing of the right key in the message."""
+    provider = MockProvider(api_key="secret")
+    status, document = ask(provider, {"model": "m", "messages": HELLO}, authorization)
+    assert (status, document["error"]["code"]) == (401, "invalid_api_key")
+    assert "secret" not in json.dumps(document)
+    assert "secret" not in repr(provider)
+
+
+async def test_the_right_key_is_let_in() -> None:
+    """A Bearer token, as OpenAI's."""
+    provider = MockProvider(api_key="secret")
+    assert ask(provider, {"model": "m", "messages": HELLO}, b"Bearer secret")[0] == 200
