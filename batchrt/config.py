@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 __all__ = [
     "DEFAULT_RECURSION_LIMIT",
@@ -70,7 +70,7 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
     _check_count(config, "recursion_limit")
     _check_seconds(config, "timeout")
     _check_seconds(config, "deadline")
-    return RunConfig(**config)  # type: ignore[typeddict-item]
+    return cast("RunConfig", dict(config))
 
 
 def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False) -> None:
@@ -101,7 +101,7 @@ def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
         return outer
     if not outer:
         return inner
-    merged = RunConfig(**{**outer, **inner})  # type: ignore[typeddict-item]
+    merged = cast("RunConfig", {**outer, **inner})
     if "tags" in outer and "tags" in inner:
         merged["tags"] = _union(outer["tags"], inner["tags"])
     if "metadata" in outer and "metadata" in inner:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .formats import Format
-from .rows import BadRow, Row
-from .sinks import OutputClosedError, OutputError, Sink, open_sink
-from .sources import Source, open_source, required_columns
+from batchrt.jobs.formats import Format
+from batchrt.jobs.rows import BadRow, Row
+from batchrt.jobs.sinks import OutputClosedError, OutputError, Sink, open_sink
+from batchrt.jobs.sources import Source, open_source, required_columns
 
 __all__ = [
     "BadRow",

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from ..errors import InputError
-from .rows import BadRow, Row, bad_row
+from batchrt.errors import InputError
+from batchrt.jobs.rows import BadRow, Row, bad_row
 
 __all__ = ["MAX_RECORD", "DelimitedReader"]
 
@@ -78,6 +78,7 @@ class DelimitedReader:
 
     def _header(self) -> tuple[str, ...]:
         names: list[str] | None = []
+        line = 0
         while names is not None and _is_blank(names):
             line = self._line + 1
             try:

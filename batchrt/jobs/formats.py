@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from ..errors import InputError
+from batchrt.errors import InputError
 
 __all__ = ["DELIMITERS", "FORMATS", "STANDARD_STREAM", "Format", "choose_format", "os_problem"]
 

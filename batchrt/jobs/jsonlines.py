@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Final, NoReturn
 
-from ..errors import InputError
-from .rows import BadRow, Row, bad_row
+from batchrt.errors import InputError
+from batchrt.jobs.rows import BadRow, Row, bad_row
 
 __all__ = ["read_jsonlines"]
 

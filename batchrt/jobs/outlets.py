@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
-from ..errors import BatchError, InputError
-from .formats import STANDARD_STREAM, os_problem
-from .sources import Source
+from batchrt.errors import BatchError, InputError
+from batchrt.jobs.formats import STANDARD_STREAM, os_problem
+from batchrt.jobs.sources import Source
 
 __all__ = ["Encode", "Outlet", "OutputClosedError", "OutputError", "open_outlet"]
 
@@ -40,7 +40,8 @@ class OutputClosedError(OutputError, BrokenPipeError):
 class Outlet:
     """Gather text and write it in large pieces; a terminal gets each line at once.
 
-    `encode` makes bytes of any text that is put. Every failure of the system's is an `OutputError`; after one, nothing more is taken.
+    `encode` makes bytes of any text that is put. Every failure of the system's is an
+    `OutputError`; after one, nothing more is taken.
     """
 
     def __init__(

@@ -59,19 +59,21 @@ def _plain(value: object, *, depth: int) -> Any:
     """Give `value` as str, number, bool, None, list and dict, all of it finite."""
     if value is None or isinstance(value, (str, bool)):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, int):
-        return value if value.bit_length() < _LONGEST else hex(value)
+    if isinstance(value, (int, float)):
+        return _number(value)
     if depth > _DEEPEST:
         return str(value)
     if isinstance(value, Mapping):
         return {_key(key): _plain(item, depth=depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple, AbstractSet)):
         return [_plain(item, depth=depth + 1) for item in value]
-    if isinstance(value, (bytes, bytearray)):
-        return value.decode("utf-8", "replace")
     return _foreign(value, depth=depth)
+
+
+def _number(value: float) -> float | str | None:
+    if isinstance(value, int):
+        return value if value.bit_length() < _LONGEST else hex(value)
+    return value if math.isfinite(value) else None
 
 
 def _key(key: object) -> str:
@@ -79,6 +81,8 @@ def _key(key: object) -> str:
 
 
 def _foreign(value: object, *, depth: int) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "replace")
     # Late: only jobs whose outputs are objects need it.
     from pydantic_core import to_jsonable_python  # noqa: PLC0415
 

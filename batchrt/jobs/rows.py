@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from batchrt.errors import InputError
 
 __all__ = ["BadRow", "Row", "bad_row"]
 

@@ -10,11 +10,11 @@ from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ..errors import InputError
-from .formats import DELIMITERS, STANDARD_STREAM, Format, choose_format
-from .outlets import Outlet, OutputClosedError, OutputError, open_outlet
-from .rendering import cell, error_line, json_text
-from .sources import Source
+from batchrt.errors import InputError
+from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, choose_format
+from batchrt.jobs.outlets import Outlet, OutputClosedError, OutputError, open_outlet
+from batchrt.jobs.rendering import cell, error_line, json_text
+from batchrt.jobs.sources import Source
 
 __all__ = ["OutputClosedError", "OutputError", "Sink", "open_sink"]
 

@@ -12,13 +12,13 @@ import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Self
 
-from ..errors import InputError
-from .delimited import DelimitedReader
-from .formats import DELIMITERS, STANDARD_STREAM, Format, choose_format, os_problem
-from .jsonlines import read_jsonlines
-from .rows import BadRow, Row, bad_row
+from batchrt.errors import InputError
+from batchrt.jobs.delimited import DelimitedReader
+from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, choose_format, os_problem
+from batchrt.jobs.jsonlines import read_jsonlines
+from batchrt.jobs.rows import BadRow, Row, bad_row
 
 __all__ = ["Source", "open_source", "required_columns"]
 
@@ -160,23 +160,27 @@ def required_columns(source: Source, fields: Iterable[str]) -> None:
 
 def _open_bytes(name: str, stack: ExitStack) -> io.BufferedReader:
     if name != STANDARD_STREAM:
-        return stack.enter_context(io.BufferedReader(io.FileIO(name), _BUFFER))
+        return stack.enter_context(_buffered(io.FileIO(name)))
     stdin: Any = getattr(sys.stdin, "buffer", None)
     if stdin is None:
         raise InputError("stdin is closed; name a file", path="stdin")
     if isinstance(stdin, io.BufferedReader):
         return stdin
-    wrapped = io.BufferedReader(stdin, _BUFFER)
+    wrapped = _buffered(stdin)
     stack.callback(wrapped.detach)
     return wrapped
+
+
+def _buffered(raw: Any) -> io.BufferedReader:
+    # Any: typeshed makes the class generic in its raw stream, and invariant.
+    return io.BufferedReader(raw, _BUFFER)
 
 
 def _plain_bytes(stream: io.BufferedReader, path: str, stack: ExitStack) -> io.BufferedReader:
     """Unpack gzip, and refuse what is plainly not text."""
     if stream.peek(2).startswith(_GZIP):
         # GzipFile is itself readable; the buffer around it gives lines at C speed.
-        unpacked = cast("io.RawIOBase", gzip.GzipFile(fileobj=stream))
-        stream = stack.enter_context(io.BufferedReader(unpacked, _BUFFER))
+        stream = stack.enter_context(_buffered(gzip.GzipFile(fileobj=stream)))
     head = stream.peek(4)
     for magic, problem in _FOREIGN.items():
         if head.startswith(magic):

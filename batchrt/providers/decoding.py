@@ -39,7 +39,7 @@ def decode(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> MalformedResponseError:
-    """Return the error for an answer of more than `limit` bytes; another attempt is not worth it."""
+    """Return the error for an answer of over `limit` bytes; another attempt is not worth it."""
     error = MalformedResponseError(
         f"the answer is larger than {limit} bytes; raise max_response_bytes if it has to be"
     )
@@ -49,7 +49,8 @@ def too_large(limit: int) -> MalformedResponseError:
 
 def _has_zlib_header(body: bytes) -> bool:
     # "deflate" means zlib-wrapped (RFC 9110, 8.4.1.2), yet some servers send it bare.
-    return len(body) >= 2 and body[0] & 0x0F == 8 and int.from_bytes(body[:2]) % 31 == 0  # noqa: PLR2004
+    method_is_deflate = body[:1] and body[0] & 0x0F == zlib.DEFLATED
+    return bool(method_is_deflate) and int.from_bytes(body[:2]) % 31 == 0
 
 
 def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:

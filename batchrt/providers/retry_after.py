@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
@@ -42,12 +41,14 @@ _PASSING: Final = (
     MalformedResponseError,
 )
 _LASTING: Final = (QuotaExhaustedError, ContextLengthError)
-_AZURE: Final = re.compile(r"retry after (\d{1,9}(?:\.\d{1,9})?) (milli)?seconds?", re.IGNORECASE)
-_NUMBER: Final = re.compile(r"\d{1,15}(?:\.\d{0,15})?|\.\d{1,15}")
+_AZURE: Final = re.compile(
+    r"retry after ([0-9]{1,9}(?:\.[0-9]{1,9})?) (milli)?seconds?", re.IGNORECASE
+)
+_NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}")
 
 
 def retry_after(headers: HeaderMap, message: str = "", *, now: float) -> float | None:
-    """Return the seconds to wait that a reply asks for, or `None` if it asks for nothing intelligible.
+    """Return the seconds to wait that a reply asks for, or `None` if it asks for none.
 
     Looked for in this order: `retry-after-ms`; `retry-after` in seconds or as a date (RFC 9110,
     10.2.3, in its three forms), which is read against the reply's own `date`, else against `now`
@@ -108,9 +109,9 @@ def advise(error: ProviderError, *, retry: bool | None) -> None:
 def should_retry(error: BaseException | None) -> bool:
     """Whether another attempt may give what `error` did not.
 
-    Rate limits, 408, 409, 5xx, broken connections, timeouts and answers that are not what they should
-    be; `advise`d otherwise (`x-should-retry`) whatever was advised. Never an exhausted quota or an
-    input that is too long, and never when the wait asked for is over `MAX_RETRY_AFTER`.
+    Rate limits, 408, 409, 5xx, broken connections, timeouts and answers that are malformed; where
+    something else was `advise`d (`x-should-retry`), that. Never an exhausted quota or an input that
+    is too long, and never when the wait asked for is over `MAX_RETRY_AFTER`.
     """
     if not isinstance(error, ProviderError) or isinstance(error, _LASTING):
         return False
@@ -125,8 +126,8 @@ def wait_before_retry(
 ) -> float:
     """Return the seconds to wait after `attempts` attempts, the last of which raised `error`.
 
-    What the provider asked for, else the openai SDK's min(0.5 · 2^n, 8) s less up to a quarter, which
-    `random` (in [0, 1)) decides; twice that where the provider says that it is overloaded.
+    What the provider asked for, else the openai SDK's min(0.5 · 2^n, 8) s less up to a quarter,
+    which `random` (in [0, 1)) decides; twice that where the provider says that it is overloaded.
     """
     asked = error.retry_after if isinstance(error, ProviderError) else None
     if asked:

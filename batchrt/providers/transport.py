@@ -25,7 +25,7 @@ from batchrt.errors import (
     ProviderError,
     RequestTimeoutError,
 )
-from batchrt.providers.address import Address, check_headers, origin_of
+from batchrt.providers.address import check_headers, origin_of
 from batchrt.providers.decoding import ACCEPT_ENCODING, decode, too_large
 from batchrt.providers.reply import HeaderMap, Reply
 
@@ -45,8 +45,8 @@ class Transport:
     """Post bodies to one provider; may be used from any event loop and from several at once.
 
     Args:
-        address: where the provider is.
         headers: sent with every request.
+        tls: the URLs are `https`.
         timeout: seconds for a whole exchange, from connecting to the last byte; `None` for no end.
         max_response_bytes: bounds an answer as it is received and as it unpacks.
         http_client: send through this client; it stays the caller's to close.
@@ -58,9 +58,9 @@ class Transport:
 
     def __init__(
         self,
-        address: Address,
-        *,
         headers: Mapping[str, str],
+        *,
+        tls: bool,
         timeout: float | None,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
         http_client: httpx.AsyncClient | None = None,
@@ -68,15 +68,14 @@ class Transport:
     ) -> None:
         if http_client is not None and transport is not None:
             raise ValueError("give either http_client or transport, not both")
-        sent = {**address.credentials, **headers, "accept-encoding": ACCEPT_ENCODING}
-        sent = check_headers(sent)
+        sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
         if http_client is not None:
             self._channel = _ClientChannel(sent, timeout, max_response_bytes, http_client)
         elif transport is not None:
             self._channel = _TransportChannel(sent, timeout, max_response_bytes, transport)
         else:
-            self._channel = _DirectChannel(sent, timeout, max_response_bytes, tls=address.tls)
+            self._channel = _DirectChannel(sent, timeout, max_response_bytes, tls=tls)
 
     async def post(self, url: str, body: bytes) -> Reply:
         """Send `body` and return the answer, whatever its status; redirects are not followed.

@@ -301,7 +301,7 @@ class ChatPromptTemplate(_Prompt, Runnable[Any, ChatPromptValue]):
 
     def format_messages(self, **fields: Any) -> list[MessageLike]:
         """Return the filled messages."""
-        return self.invoke(fields).to_messages()
+        return cast("ChatPromptValue", self.invoke(fields)).to_messages()
 
     def _fill(self, fields: Fields) -> ChatPromptValue:
         messages: list[MessageLike] = []

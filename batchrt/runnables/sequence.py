@@ -25,7 +25,7 @@ class RunnableSequence(Runnable[In, Out]):
             flat.extend(step.steps if type(step) is RunnableSequence and not step.name else [step])
         if not flat:
             raise ValueError("a sequence needs at least one step")
-        self.steps = tuple(flat)
+        self.steps: tuple[Runnable[Any, Any], ...] = tuple(flat)
         self.name = name
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import anyio
 
@@ -116,7 +116,7 @@ def inherited(parent: Strand | None) -> RunConfig:
     if parent is None:
         return RunConfig()
     config = parent.config
-    return RunConfig(**{key: config[key] for key in _INHERITED if key in config})  # type: ignore[typeddict-item,literal-required]
+    return cast("RunConfig", {key: value for key, value in config.items() if key in _INHERITED})
 
 
 def _slots(config: RunConfig, parent: Strand | None) -> Slots:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
 from contextvars import Context, copy_context
 from functools import cache, partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 import anyio
 from anyio import CancelScope
@@ -75,11 +75,16 @@ class _Pulled(AsyncIterator[T]):
         self._iterator = iterator
 
     async def __anext__(self) -> T:
-        end = object()
-        value = await self._caller.run(partial(next, self._iterator, end))
-        if value is end:
+        found, value = await self._caller.run(self._next)
+        if not found:
             raise StopAsyncIteration
-        return value  # type: ignore[return-value]
+        return cast("T", value)
+
+    def _next(self) -> tuple[bool, T | None]:
+        # StopIteration cannot travel through a future.
+        for value in self._iterator:
+            return True, value
+        return False, None
 
 
 class _BackgroundLoop:
@@ -212,7 +217,7 @@ class _Ticket(Generic[T]):
                 raise self._error
             finally:
                 self._error = None
-        return self._result  # type: ignore[return-value]
+        return cast("T", self._result)
 
     def cancel(self) -> None:
         """End the call early; it raises when its work has ended."""

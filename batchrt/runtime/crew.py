@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import anyio
 from anyio.abc import TaskGroup
+
+from batchrt.runtime.loops import Signal
 
 __all__ = ["Crew"]
 
@@ -18,7 +19,7 @@ class _Helper:
     __slots__ = ("job", "wake")
 
     def __init__(self) -> None:
-        self.wake = anyio.Event()
+        self.wake = Signal()
         self.job: Callable[[], Awaitable[None]] | None = None
 
 

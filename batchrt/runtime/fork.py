@@ -12,7 +12,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.loops import Signal, cancellation_is_real
 from batchrt.runtime.run import Strand, strand_context
 
 __all__ = ["Job", "fork"]
@@ -51,7 +51,7 @@ class _Fork:
     def __init__(self, strand: Strand) -> None:
         self._strand = strand
         self._base: Context = copy_context()
-        self._done: anyio.Event | None = None
+        self._done: Signal | None = None
         self._left = 0
         self._scopes: list[CancelScope] = []
         self._error: BaseException | None = None
@@ -109,7 +109,7 @@ class _Fork:
         await drive(context, context.run(job, strand))
 
     async def _wait(self) -> None:
-        self._done = anyio.Event()
+        self._done = Signal()
         if self._error is None:
             try:
                 await self._done.wait()

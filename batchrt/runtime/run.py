@@ -65,11 +65,11 @@ class Run:
     __slots__ = ("_sections", "clock", "crew", "direct", "loop", "slots", "threads")
 
     def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
-        self.slots = slots
+        self.slots: Slots = slots
         self.direct = direct
         self.crew: Crew | None = None
         self.loop = None if direct else LoopHandle.current()
-        self.clock = parent.clock if parent else Clock()
+        self.clock: Clock = parent.clock if parent else Clock()
         self.threads = self._shared_threads(parent) or _limiter(slots, direct)
         self._sections: dict[tuple[object, Slots], Slots] = {}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextvars import copy_context
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -23,7 +23,7 @@ from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancell
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.loops import Signal, cancellation_is_real
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 from batchrt.runtime.slots import Waiter
 
@@ -76,8 +76,8 @@ class Scheduler:
         self._step = step
         self._iterator = source if isinstance(source, Iterator) else None
         self._feeder = None if isinstance(source, Iterator) else Feeder(source)
-        self._shared_config = config if isinstance(config, dict) else None
-        self._configs = config
+        self._shared_config = cast("RunConfig", config) if isinstance(config, dict) else None
+        self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver
         self._window = window
         self._deadline = deadline
@@ -96,7 +96,7 @@ class Scheduler:
         self._starting = 0
         self._leader: Waiter | None = None
         self._leading = False
-        self._resting: list[anyio.Event] = []
+        self._resting: list[Signal] = []
         self._finished = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
         self._yielded_at = 0.0
@@ -214,9 +214,9 @@ class Scheduler:
             self._finished.set()
 
     async def _rest(self) -> None:
-        event = anyio.Event()
-        self._resting.append(event)
-        await event.wait()
+        signal = Signal()
+        self._resting.append(signal)
+        await signal.wait()
 
     async def _lead(self) -> bool:
         """Wait for a slot on behalf of all; `False` if there is nothing to wait for any more."""
@@ -273,7 +273,7 @@ class Scheduler:
             self._recruit()
         config = self._shared_config
         if config is None:
-            config = self._configs[item.index]  # type: ignore[index]
+            config = self._configs[item.index]
         strand = Strand(self._run, item, config, self._run.slots, has_slot=True)
         try:
             await self._carry(strand, value)
@@ -294,7 +294,8 @@ class Scheduler:
         self._yielded_at = perf_counter()
 
     async def _carry(self, strand: Strand, value: Any) -> None:
-        item, output, failure = strand.item, None, None
+        item, output = strand.item, None
+        failure: Exception | None = None
         if self._timed:
             item.started = anyio.current_time()
         try:

@@ -11,10 +11,7 @@ import math
 import threading
 from collections import deque
 
-import anyio
-import anyio.lowlevel
-
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.loops import Signal
 
 __all__ = ["Slots", "Waiter"]
 
@@ -22,19 +19,12 @@ __all__ = ["Slots", "Waiter"]
 class Waiter:
     """Wait for one slot; made on the event loop that waits, granted from any thread."""
 
-    __slots__ = ("_event", "_loop", "granted", "withdrawn")
+    __slots__ = ("granted", "signal", "withdrawn")
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._loop = LoopHandle.current()
+        self.signal = Signal()
         self.granted = False
         self.withdrawn = False
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-    def wake(self) -> None:
-        self._loop.call(self._event.set)
 
 
 class Slots:
@@ -116,7 +106,7 @@ class Slots:
                 return True
             (self._newcomers if newcomer else self._waiters).append(waiter)
         try:
-            await waiter.wait()
+            await waiter.signal.wait()
         except BaseException:
             if not self.withdraw(waiter):
                 self._give_own()
@@ -129,7 +119,7 @@ class Slots:
             if waiter.granted:
                 return False
             waiter.withdrawn = True
-        waiter.wake()
+        waiter.signal.set()
         return True
 
     def give(self, *, newcomers: bool = True) -> None:
@@ -147,7 +137,7 @@ class Slots:
         with self._lock:
             waiter = self._grant_next(self._newcomers)
         if waiter is not None:
-            waiter.wake()
+            waiter.signal.set()
         if self._parent is not None:
             self._parent.offer()
 
@@ -158,7 +148,7 @@ class Slots:
             if waiter is None and newcomers:
                 waiter = self._grant_next(self._newcomers)
         if waiter is not None:
-            waiter.wake()
+            waiter.signal.set()
 
     def _grant_next(self, *queues: deque[Waiter]) -> Waiter | None:
         for queue in queues:

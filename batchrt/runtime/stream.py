@@ -12,7 +12,7 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.runtime.batch import Job, lending
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.loops import LoopHandle, Signal
 from batchrt.runtime.run import Item
 from batchrt.runtime.scheduler import Scheduler
 
@@ -117,7 +117,7 @@ class _State:
         self._next = 0
         self._ahead: dict[int, Any] = {}
         self._failure: BaseException | None = None
-        self._more: anyio.Event | None = None
+        self._more: Signal | None = None
 
     def room(self) -> bool:
         """Whether the consumer keeps up."""
@@ -147,7 +147,7 @@ class _State:
         return chunk
 
     async def wait(self) -> None:
-        self._more = anyio.Event()
+        self._more = Signal()
         await self._more.wait()
 
     def _notify(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Literal, Self, TypeAlias
+from typing import Literal, TypeAlias
 
 from .draws import draw
 
@@ -26,65 +26,75 @@ class Fault(Enum):
     """
 
     # 429, one for each way of saying how long to wait that PROVIDERS.md knows.
-    RATE_LIMIT_SECONDS = ("rate_limit_seconds", True, "seconds", 1.0)
-    RATE_LIMIT_FLOAT = ("rate_limit_float", True, "seconds", 0.25)
-    RATE_LIMIT_MS = ("rate_limit_ms", True, "seconds", 0.25)
-    RATE_LIMIT_DATE = ("rate_limit_date", True, "seconds", 1.0)
-    RATE_LIMIT_LITELLM = ("rate_limit_litellm", True, "seconds", 1.0)
-    RATE_LIMIT_AZURE = ("rate_limit_azure", True, "seconds", 1.0)
-    RATE_LIMIT_BARE = ("rate_limit_bare", True)
-    SLOW_DOWN = ("slow_down", True)
+    RATE_LIMIT_SECONDS = "rate_limit_seconds"
+    RATE_LIMIT_FLOAT = "rate_limit_float"
+    RATE_LIMIT_MS = "rate_limit_ms"
+    RATE_LIMIT_DATE = "rate_limit_date"
+    RATE_LIMIT_LITELLM = "rate_limit_litellm"
+    RATE_LIMIT_AZURE = "rate_limit_azure"
+    RATE_LIMIT_BARE = "rate_limit_bare"
+    SLOW_DOWN = "slow_down"
     # Other statuses that another attempt may mend.
-    REQUEST_TIMEOUT = ("request_timeout", True)
-    CONFLICT = ("conflict", True)
-    SERVER_ERROR = ("server_error", True)
-    BAD_GATEWAY = ("bad_gateway", True)
-    OVERLOADED = ("overloaded", True)
-    GATEWAY_TIMEOUT = ("gateway_timeout", True)
+    REQUEST_TIMEOUT = "request_timeout"
+    CONFLICT = "conflict"
+    SERVER_ERROR = "server_error"
+    BAD_GATEWAY = "bad_gateway"
+    OVERLOADED = "overloaded"
+    GATEWAY_TIMEOUT = "gateway_timeout"
     # 200, and yet no answer.
-    MALFORMED_JSON = ("malformed_json", True)
-    TRUNCATED_JSON = ("truncated_json", True)
-    WRONG_CONTENT_TYPE = ("wrong_content_type", True)
-    ERROR_IN_200 = ("error_in_200", True)
-    EMPTY_CHOICES = ("empty_choices", True)
+    MALFORMED_JSON = "malformed_json"
+    TRUNCATED_JSON = "truncated_json"
+    WRONG_CONTENT_TYPE = "wrong_content_type"
+    ERROR_IN_200 = "error_in_200"
+    EMPTY_CHOICES = "empty_choices"
     # The connection.
-    SHORT_BODY = ("short_body", True)
-    DROP_BEFORE_RESPONSE = ("drop_before_response", True)
-    DROP_MID_BODY = ("drop_mid_body", True)
-    STALL = ("stall", True, "seconds", 10.0)
-    SLOW_DRIP = ("slow_drip", True, "seconds", 0.01)
+    SHORT_BODY = "short_body"
+    DROP_BEFORE_RESPONSE = "drop_before_response"
+    DROP_MID_BODY = "drop_mid_body"
+    STALL = "stall"
+    SLOW_DRIP = "slow_drip"
     # What no attempt mends.
-    INSUFFICIENT_QUOTA = ("insufficient_quota", False)
-    CONTEXT_LENGTH = ("context_length", False)
-    BAD_PARAMETER = ("bad_parameter", False)
-    UNAUTHORIZED = ("unauthorized", False)
+    INSUFFICIENT_QUOTA = "insufficient_quota"
+    CONTEXT_LENGTH = "context_length"
+    BAD_PARAMETER = "bad_parameter"
+    UNAUTHORIZED = "unauthorized"
     # Attacks on the client's memory: only where a plan asks for them, with a size.
-    OVERSIZED = ("oversized", True, "size")
-    GZIP_BOMB = ("gzip_bomb", True, "size")
+    OVERSIZED = "oversized"
+    GZIP_BOMB = "gzip_bomb"
 
-    label: str
-    is_retryable: bool
-    takes: Literal["seconds", "size"] | None
-    usual: float | None
+    @property
+    def is_retryable(self) -> bool:
+        """Whether another attempt of the same request may be answered."""
+        return self not in _PERMANENT
 
-    def __new__(
-        cls,
-        label: str,
-        is_retryable: bool,  # noqa: FBT001  an Enum's members are made from tuples
-        takes: Literal["seconds", "size"] | None = None,
-        usual: float | None = None,
-    ) -> Self:
-        fault = object.__new__(cls)
-        fault._value_ = label
-        fault.label = label
-        fault.is_retryable = is_retryable
-        fault.takes = takes
-        fault.usual = usual
-        return fault
+    @property
+    def takes(self) -> Literal["seconds", "size"] | None:
+        """What the fault can be tuned by."""
+        if self in _SIZED:
+            return "size"
+        return "seconds" if self in _USUAL_SECONDS else None
 
     def __call__(self, *, seconds: float | None = None, size: int | None = None) -> TunedFault:
         """Tune this fault; what is not said stays as usual."""
         return TunedFault(self, seconds=seconds, size=size)
+
+
+_PERMANENT = frozenset(
+    {Fault.INSUFFICIENT_QUOTA, Fault.CONTEXT_LENGTH, Fault.BAD_PARAMETER, Fault.UNAUTHORIZED}
+)
+_SIZED = frozenset({Fault.OVERSIZED, Fault.GZIP_BOMB})
+_USUAL_SECONDS = MappingProxyType(
+    {
+        Fault.RATE_LIMIT_SECONDS: 1.0,
+        Fault.RATE_LIMIT_FLOAT: 0.25,
+        Fault.RATE_LIMIT_MS: 0.25,
+        Fault.RATE_LIMIT_DATE: 1.0,
+        Fault.RATE_LIMIT_LITELLM: 1.0,
+        Fault.RATE_LIMIT_AZURE: 1.0,
+        Fault.STALL: 10.0,
+        Fault.SLOW_DRIP: 0.01,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,7 @@ class TunedFault:
             if given is not None and given < 0:
                 raise ValueError(f"{name} of {self.fault} must not be negative, got {given}")
         if self.fault.takes == "seconds" and self.seconds is None:
-            object.__setattr__(self, "seconds", self.fault.usual)
+            object.__setattr__(self, "seconds", _USUAL_SECONDS[self.fault])
         if self.fault.takes == "size" and self.size is None:
             raise ValueError(f"say how large: {self.fault}(size=...)")
 
@@ -116,8 +126,8 @@ class TunedFault:
 
 
 FaultLike: TypeAlias = Fault | TunedFault
-
-_UNMEASURED = (Fault.OVERSIZED, Fault.GZIP_BOMB)
+Rates: TypeAlias = Mapping[Fault, float] | Mapping[TunedFault, float] | Mapping[FaultLike, float]
+"""Spelled out, because a mapping of one of the two is to a type checker none of either."""
 
 
 def _tuned(fault: FaultLike) -> TunedFault:
@@ -141,7 +151,7 @@ class FaultPlan:
             The script is not bounded by it.
     """
 
-    rates: Mapping[FaultLike, float] = field(default_factory=dict)
+    rates: Rates = field(default_factory=dict)
     script: Sequence[FaultLike | None] = ()
     seed: int = 0
     max_consecutive: int | None = 2
@@ -159,7 +169,8 @@ class FaultPlan:
         script = tuple(None if fault is None else _tuned(fault) for fault in self.script)
         object.__setattr__(self, "_edges", edges)
         object.__setattr__(self, "_kinds", tuple(_tuned(fault) for fault in self.rates))
-        object.__setattr__(self, "rates", MappingProxyType(dict(self.rates)))
+        rates: dict[FaultLike, float] = dict(self.rates.items())
+        object.__setattr__(self, "rates", MappingProxyType(rates))
         object.__setattr__(self, "script", script)
 
     @classmethod
@@ -179,7 +190,7 @@ class FaultPlan:
         kinds: list[FaultLike] = [
             fault(seconds=stall_seconds) if fault is Fault.STALL else fault
             for fault in Fault
-            if fault not in _UNMEASURED and (permanent or fault.is_retryable)
+            if fault not in _SIZED and (permanent or fault.is_retryable)
         ]
         share = rate / len(kinds)
         return cls(dict.fromkeys(kinds, share), seed=seed, max_consecutive=max_consecutive)

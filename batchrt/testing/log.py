@@ -43,7 +43,7 @@ class LogRecord(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Give the record as JSON can hold it."""
-        fault = self.fault and self.fault.label
+        fault = self.fault and self.fault.value
         return {**self._asdict(), "fault": fault, "digest": f"{self.digest:016x}"}
 
 
@@ -89,7 +89,7 @@ class LogSnapshot:
             "disconnects": self.disconnects,
             "by_status": _named(self.by_status),
             "by_route": {route: _named(counts) for route, counts in self.by_route.items()},
-            "by_fault": {fault.label: count for fault, count in self.by_fault.items()},
+            "by_fault": {fault.value: count for fault, count in self.by_fault.items()},
             "gaps": self.gaps and asdict(self.gaps),
         }
 

@@ -87,13 +87,19 @@ class _ReplyStream(httpx.AsyncByteStream):
         self._exchange = exchange
         self._request = request
         self._pause = pause
+        self._parts = exchange.reply.parts()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    # An iterator and not a generator: Trio complains about generators that are left half-way,
+    # and leaving half-way is what a client does that has read enough.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
         reply = self._exchange.reply
-        for part in reply.parts():
+        for part in self._parts:
             if not reply.is_plain:
                 await self._pause(reply.pause)
-            yield part
+            return part
         self._exchange.finish()
         if reply.ending is Ending.CLOSE:
             raise httpx.RemoteProtocolError(
@@ -102,6 +108,7 @@ class _ReplyStream(httpx.AsyncByteStream):
             )
         if reply.ending is Ending.RESET:
             raise httpx.ReadError("Connection reset by peer", request=self._request)
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self._exchange.finish(gone=True)

@@ -56,7 +56,7 @@ class _Protocol(HttpToolsProtocol):
             self._wait = None
             timer.cancel()
 
-    def _hang_up(self, reset: bool) -> None:  # noqa: FBT001  an ASGI extension, called by position
+    def _hang_up(self, reset: bool) -> None:
         if not reset:
             self.transport.close()
             return

@@ -71,7 +71,11 @@ def test_a_custom_answer_replaces_the_hash() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [(None, ("abcdefghij", 3, "stop")), (3, ("abcdefghij", 3, "stop")), (2, ("abcdefgh", 2, "length"))],
+    [
+        (None, ("abcdefghij", 3, "stop")),
+        (3, ("abcdefghij", 3, "stop")),
+        (2, ("abcdefgh", 2, "length")),
+    ],
 )
 def test_a_limit_of_tokens_cuts(limit: int | None, expected: tuple[str, int, str]) -> None:
     """Four characters a token, and the finish reason says whether any were lost."""

@@ -90,6 +90,13 @@ async def test_structured_output_fits_the_schema() -> None:
     assert content == provider.answer_to(HELLO, response_format=wanted)
 
 
+async def test_json_mode_gives_an_object() -> None:
+    """Without a schema any object will do."""
+    body = {"model": "m", "messages": HELLO, "response_format": {"type": "json_object"}}
+    _, document = ask(MockProvider(), body)
+    assert isinstance(json.loads(document["choices"][0]["message"]["content"]), dict)
+
+
 async def test_a_custom_answer_sees_the_whole_body() -> None:
     """What the client sent is there, other parameters included."""
     provider = MockProvider(answer=lambda body: f"{body['temperature']}")
@@ -156,7 +163,7 @@ async def test_a_wrong_request_is_told_what_is_wrong(body: Any, param: str | Non
 
 async def test_an_assistant_may_have_said_nothing() -> None:
     """A message of tool calls has no content."""
-    calls = {"role": "assistant", "content": None, "tool_calls": []}
+    calls: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
     status, _ = ask(MockProvider(), {"model": "m", "messages": [*HELLO, calls]})
     assert status == 200
 

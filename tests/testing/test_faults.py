@@ -96,10 +96,10 @@ def test_a_script_takes_bare_and_tuned_faults() -> None:
     ]
 
 
-def test_a_fault_is_found_by_its_label() -> None:
-    """Labels are the values of the enum, for command lines and logs."""
+def test_a_fault_is_found_by_its_value() -> None:
+    """For command lines and logs."""
     assert Fault("slow_drip") is Fault.SLOW_DRIP
-    assert Fault.SLOW_DRIP.label == "slow_drip"
+    assert all(fault.value == fault.name.lower() for fault in Fault)
 
 
 def test_what_a_fault_does_not_take_is_refused() -> None:

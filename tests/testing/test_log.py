@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
 
 import anyio
 import pytest
 
 from batchrt.testing import Fault, LogRecord, LogSnapshot, RequestLog
+from batchrt.testing.log import _Waiter
 
 ROUTE = "POST /v1/chat/completions"
 
@@ -183,6 +185,19 @@ async def test_wait_for_hears_of_changes_in_another_thread() -> None:
             thread = threading.Thread(target=log.arrived, args=(0,))
             thread.start()
     thread.join()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_waiter_whose_loop_has_ended_is_no_trouble(backend: str) -> None:
+    """News that come too late are dropped, not raised in the server's thread."""
+
+    async def make() -> _Waiter:
+        return _Waiter()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        waiter = elsewhere.submit(lambda: anyio.run(make, backend=backend)).result()
+    waiter.wake()
+    assert not waiter._event.is_set()
 
 
 @pytest.mark.anyio

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import openai
 import pytest
@@ -57,7 +59,8 @@ async def test_the_async_sdk_gets_its_answer(mock_server: MockServer) -> None:
 @pytest.mark.anyio
 async def test_the_async_sdk_works_in_process(mock_provider: MockProvider) -> None:
     """Through the transport, without a socket."""
-    http_client = httpx.AsyncClient(transport=mock_provider.transport())
+    # Any: the SDK names its client library by another name from one release to the next.
+    http_client: Any = httpx.AsyncClient(transport=mock_provider.transport())
     async with openai.AsyncOpenAI(
         base_url="http://mock/v1", api_key="right", http_client=http_client
     ) as client:

@@ -42,7 +42,7 @@ class Connection:
 
 
 async def test_any_asgi_server_can_host_it() -> None:
-    """httpx's own ASGI transport stands for them all."""
+    """Httpx's own ASGI transport stands for them all."""
     provider = MockProvider(latency=0.001)
     transport = httpx.ASGITransport(provider)
     async with httpx.AsyncClient(transport=transport, base_url="http://mock") as client:
@@ -73,6 +73,17 @@ async def test_a_client_that_leaves_is_noticed_at_once(fault: Any) -> None:
     seen = provider.log.snapshot()
     assert (seen.disconnects, seen.in_flight) == (1, 0)
     assert not any(message.get("body") for message in connection.sent)
+
+
+async def test_a_drip_is_a_byte_at_a_time() -> None:
+    """Each byte is sent by itself, and all of them."""
+    provider = MockProvider(faults=FaultPlan(script=[Fault.SLOW_DRIP(seconds=0.0001)]))
+    connection = Connection(BODY)
+    await provider(SCOPE, connection.receive, connection.send)
+    start, *parts, last = connection.sent
+    assert {len(part["body"]) for part in parts} == {1}
+    assert len(parts) == int(dict(start["headers"])[b"content-length"])
+    assert (last["body"], last["more_body"]) == (b"", False)
 
 
 async def test_a_large_body_ends_with_its_client() -> None:

@@ -131,6 +131,6 @@ def test_what_cannot_be_made_is_refused_with_the_reason(schema: Any, reason: str
 
 
 def test_an_alternative_that_cannot_be_made_is_passed_over() -> None:
-    """anyOf needs only one that can: a Decimal is a number or a string with a pattern."""
+    """AnyOf needs only one that can: a Decimal is a number or a string with a pattern."""
     schema = {"anyOf": [{"type": "string", "pattern": "x"}, {"type": "integer"}]}
     assert all(isinstance(instance_of(schema, Dice(seed)), int) for seed in range(10))

@@ -1,0 +1,126 @@
+"""Run LLM work over many inputs: LCEL-style runnables on an async batch runtime whose limits hold.
+
+    from batchrt import ChatOpenAI, ChatPromptTemplate, StrOutputParser
+
+    chain = ChatPromptTemplate.from_template("Translate: {text}") | ChatOpenAI("gpt-5-mini") | StrOutputParser()
+    outputs = await chain.abatch(rows, config={"max_concurrency": 50})
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batchrt.config import RunConfig
+from batchrt.errors import (
+    AuthenticationError,
+    BadRequestError,
+    BatchError,
+    ConnectionFailedError,
+    ContextLengthError,
+    DeadlineExceededError,
+    InputError,
+    ItemTimeoutError,
+    MalformedResponseError,
+    MissingFieldError,
+    OutputParserError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RecursionLimitError,
+    RequestTimeoutError,
+    ServerError,
+    StrayCancelledError,
+)
+from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.runnables.base import Runnable, RunnableLike
+from batchrt.runnables.binding import RunnableBinding
+from batchrt.runnables.branch import RunnableBranch
+from batchrt.runnables.each import RunnableEach
+from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.parallel import RunnableMap, RunnableParallel
+from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
+from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
+from batchrt.runnables.prompts import (
+    ChatPromptTemplate,
+    ChatPromptValue,
+    MessagesPlaceholder,
+    PromptTemplate,
+    PromptValue,
+    StringPromptValue,
+)
+from batchrt.runnables.retry import RunnableRetry
+from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.outcome import BatchResult, Outcome
+from batchrt.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from batchrt.providers.chat import ChatOpenAI
+
+__all__ = [
+    "AIMessage",
+    "AuthenticationError",
+    "BadRequestError",
+    "BatchError",
+    "BatchResult",
+    "ChatOpenAI",
+    "ChatPromptTemplate",
+    "ChatPromptValue",
+    "ConnectionFailedError",
+    "ContextLengthError",
+    "DeadlineExceededError",
+    "HumanMessage",
+    "InputError",
+    "ItemTimeoutError",
+    "JsonOutputParser",
+    "MalformedResponseError",
+    "Message",
+    "MessagesPlaceholder",
+    "MissingFieldError",
+    "Outcome",
+    "OutputParserError",
+    "PromptTemplate",
+    "PromptValue",
+    "ProviderError",
+    "PydanticOutputParser",
+    "QuotaExhaustedError",
+    "RateLimitError",
+    "RecursionLimitError",
+    "RequestTimeoutError",
+    "RunConfig",
+    "Runnable",
+    "RunnableAssign",
+    "RunnableBinding",
+    "RunnableBranch",
+    "RunnableEach",
+    "RunnableLambda",
+    "RunnableLike",
+    "RunnableMap",
+    "RunnableParallel",
+    "RunnablePassthrough",
+    "RunnablePick",
+    "RunnableRetry",
+    "RunnableSequence",
+    "RunnableWithFallbacks",
+    "ServerError",
+    "StrOutputParser",
+    "Stream",
+    "StringPromptValue",
+    "StrayCancelledError",
+    "SystemMessage",
+    "Usage",
+    "chain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The client brings an HTTP library along; who only composes does not pay for it.
+    if name == "ChatOpenAI":
+        from batchrt.providers.chat import ChatOpenAI
+
+        return ChatOpenAI
+    raise AttributeError(f"module 'batchrt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

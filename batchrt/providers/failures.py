@@ -1,0 +1,238 @@
+"""What a reply that is no answer means: one error class for each thing a caller can do about it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic_core import from_json
+
+from batchrt.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ContextLengthError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+    ServerError,
+)
+from batchrt.providers.retry_after import MAX_RETRY_AFTER, advise, retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from batchrt.providers.reply import Reply
+
+__all__ = ["error_from", "excerpt", "scrub"]
+
+_EXCERPT: Final = 200
+_LONGEST_MESSAGE: Final = 500
+_LARGEST_BODY: Final = 2**20
+"""Bytes of an error's body that are worth parsing: some servers echo the whole input."""
+
+_QUOTA_CODES: Final = frozenset(
+    (
+        "insufficient_quota",
+        "credit_balance_exhausted",
+        "organization_spend_limit_exceeded",
+        "project_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+    )
+)
+_CONTEXT_CODES: Final = frozenset(("context_length_exceeded", "exceed_context_size_error"))
+_CONTEXT_WORDS: Final = re.compile(
+    r"maximum context length"  # OpenAI, vLLM
+    r"|longer than the (?:maximum )?model"  # vLLM
+    r"|maximum model length"  # vLLM
+    r"|exceeds? the (?:available )?context (?:size|length|window)"  # llama-server
+    r"|exceeds? (?:the )?(?:model's )?context (?:size|length|window)"  # llama-cpp-python, Ollama
+    r"|input is too large to process"  # llama-server, embeddings
+    r"|`?inputs`? must have less than \d+ tokens"  # TEI, TGI
+    r"|(?:prompt|input) is too long"
+    r"|reduce the length of the (?:messages|input|prompt)",
+    re.IGNORECASE,
+)
+_RATE_CODES: Final = frozenset(
+    ("rate_limit_exceeded", "rate_limit_error", "slow_down", "overloaded", "too_many_requests")
+)
+_KEY_CODES: Final = frozenset(
+    ("invalid_api_key", "authentication_error", "permission_error", "permission_denied")
+)
+
+
+@dataclass(slots=True)
+class _Complaint:
+    """What the body of an error says."""
+
+    message: str = ""
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+
+
+def error_from(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -> ProviderError:
+    """Return the error that `reply` stands for.
+
+    Args:
+        reply: one with a status other than 2xx, or a 2xx whose body holds an `error`.
+        secrets: never shown, even if the server echoes them.
+        wall: gives seconds since the epoch, to read dates against.
+    """
+    complaint = _read(reply)
+    now = wall()
+    wait = retry_after(reply.headers, complaint.message, now=now)
+    status = _effective_status(reply, complaint)
+    message = _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE) or _phrase(reply)
+    if wait is not None and wait > MAX_RETRY_AFTER:
+        message += f"; {_come_back(wait, now)}"
+    error = _class_of(status, complaint)(
+        message,
+        status=reply.status,
+        code=_clean(complaint.code, secrets),
+        type=_clean(complaint.type, secrets),
+        param=_clean(complaint.param, secrets),
+        request_id=reply.request_id,
+        retry_after=wait,
+    )
+    said = reply.headers.get("x-should-retry")
+    if said in ("true", "false"):
+        advise(error, retry=said == "true")
+    return error
+
+
+def scrub(text: str, secrets: Sequence[str]) -> str:
+    """Return `text` with every secret in it masked."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
+
+
+def excerpt(body: bytes, secrets: Sequence[str] = ()) -> str:
+    """Return the beginning of `body` as text, at most 200 characters of it, on one line."""
+    # The longest secret may straddle the cut: mask before cutting.
+    margin = max(map(len, secrets), default=0)
+    text = body[: 4 * (_EXCERPT + margin)].decode("utf-8", "replace")
+    return _shorten(" ".join(scrub(text, secrets).split()), _EXCERPT)
+
+
+def _shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _clean(text: str | None, secrets: Sequence[str]) -> str | None:
+    return None if text is None else _shorten(scrub(text, secrets), _EXCERPT)
+
+
+def _phrase(reply: Reply) -> str:
+    location = reply.headers.get("location")
+    if 300 <= reply.status < 400 and location:  # noqa: PLR2004
+        where = location.partition("?")[0]
+        return f"the server sends elsewhere ({_shorten(where, _EXCERPT)}); set base_url to that"
+    try:
+        return HTTPStatus(reply.status).phrase
+    except ValueError:
+        return f"the server answered with status {reply.status}"
+
+
+def _come_back(wait: float, now: float) -> str:
+    text = f"the provider asks to wait {wait:g} s, more than is waited for"
+    try:
+        until = datetime.fromtimestamp(now + wait, UTC)
+    except (ValueError, OverflowError, OSError):
+        return text  # a time beyond what a calendar knows
+    return f"{text}: until {until:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _class_of(status: int, complaint: _Complaint) -> type[ProviderError]:
+    names = {complaint.code, complaint.type}
+    if names & _QUOTA_CODES or status == 402:  # noqa: PLR2004  Payment Required
+        return QuotaExhaustedError
+    if status in (401, 403):
+        return AuthenticationError
+    if status == 429:  # noqa: PLR2004
+        return RateLimitError
+    if names & _CONTEXT_CODES or _CONTEXT_WORDS.search(complaint.message[:10_000]):
+        return ContextLengthError
+    if status in (408, 409) or status >= 500:  # noqa: PLR2004
+        return ServerError
+    return BadRequestError
+
+
+def _effective_status(reply: Reply, complaint: _Complaint) -> int:
+    """Return the status, or for an error that came as a success the one that its code means."""
+    if reply.status >= 300:  # noqa: PLR2004
+        return reply.status
+    code = complaint.code or ""
+    if re.fullmatch(r"[45]\d\d", code):
+        return int(code)
+    names = {complaint.code, complaint.type}
+    if names & _RATE_CODES:
+        return 429
+    if names & _KEY_CODES:
+        return 401
+    return 400 if "invalid_request_error" in names else 500
+
+
+def _read(reply: Reply) -> _Complaint:
+    body = reply.body
+    if len(body) <= _LARGEST_BODY:
+        try:
+            return _read_json(from_json(body)) or _Complaint(excerpt(body))
+        except ValueError:
+            pass
+    page = re.search(rb"<title[^>]*>(.{1,400}?)</title", body[:10_000], re.IGNORECASE | re.DOTALL)
+    return _Complaint(excerpt(page[1] if page else body))
+
+
+def _read_json(data: object) -> _Complaint | None:
+    if isinstance(data, list) and data:  # Google's endpoint wraps its error in a list
+        data = data[0]
+    if not isinstance(data, dict):
+        return None
+    error = data.get("error")
+    if isinstance(error, dict):
+        return _from_object(error)
+    if isinstance(error, str) and error:
+        return _Complaint(error, type=_text(data.get("error_type")))
+    if data.get("detail"):
+        return _from_detail(data["detail"])
+    if isinstance(data.get("message"), str):
+        return _from_object(data)
+    return None
+
+
+def _from_object(error: Mapping[str, Any]) -> _Complaint:
+    return _Complaint(
+        _text(error.get("message")) or "",
+        _text(error.get("code")),
+        _text(error.get("type")),
+        _text(error.get("param")),
+    )
+
+
+def _from_detail(detail: object) -> _Complaint:
+    """Read FastAPI's `detail`: a text, an object, or a list of `{loc, msg, type, input}`."""
+    if isinstance(detail, str):
+        return _Complaint(detail)
+    if isinstance(detail, dict):
+        return _from_object(detail)
+    parts = [part for part in detail if isinstance(part, dict)] if isinstance(detail, list) else []
+    lines = [f"{_place(part)}: {_text(part.get('msg')) or ''}" for part in parts[:5]]
+    first = parts[0] if parts else {}
+    return _Complaint("; ".join(lines), type=_text(first.get("type")), param=_place(first) or None)
+
+
+def _place(part: Mapping[str, Any]) -> str:
+    loc = part.get("loc")
+    steps = [str(step) for step in loc] if isinstance(loc, list) else []
+    return ".".join(steps[1:] if steps[:1] == ["body"] else steps)
+
+
+def _text(value: object) -> str | None:
+    """Return a code, a type or a message as text, whatever it was sent as."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

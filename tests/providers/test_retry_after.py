@@ -1,0 +1,205 @@
+"""The wait that was asked for, in every form, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from batchrt.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ConnectionFailedError,
+    ContextLengthError,
+    MalformedResponseError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+)
+from batchrt.providers.retry_after import (
+    MAX_RETRY_AFTER,
+    advise,
+    retry_after,
+    should_retry,
+    wait_before_retry,
+)
+
+NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the RFC's own example
+
+
+def asked(message: str = "", **headers: str) -> float | None:
+    named = {name.replace("__", "_").replace("_", "-"): value for name, value in headers.items()}
+    return retry_after(httpx.Headers(named), message, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "0.5"}, 0.0005),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 7.25 "}, 7.25),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "86400"}, 86400.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:50:00 GMT"}, 23.0),
+        ({"retry-after": "Sunday, 06-Nov-94 08:50:00 GMT"}, 23.0),
+        ({"retry-after": "Sun Nov  6 08:50:00 1994"}, 23.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:00 GMT"}, 0.0),
+        (
+            {
+                "retry-after": "Sun, 06 Nov 2044 08:50:00 GMT",
+                "date": "Sun, 06 Nov 2044 08:49:58 GMT",
+            },
+            2.0,
+        ),
+        ({"retry-after": "Sun, 06 Nov 1994 08:50:00 GMT", "date": "yesterday"}, 23.0),
+        ({"llm_provider-retry-after": "11"}, 11.0),
+        ({"retry-after-ms": "2000", "retry-after": "7"}, 2.0),
+        ({"retry-after-ms": "soon", "retry-after": "7"}, 7.0),
+        ({"retry-after": "soon", "llm_provider-retry-after": "11"}, 11.0),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e9"}, None),
+        ({"retry-after": "1_0"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "2 minutes"}, None),
+        ({"retry-after": "Sun, 99 Nov 1994 08:49:37 GMT"}, None),
+        ({"retry-after": "9" * 400}, None),
+        ({"x-ratelimit-reset-requests": "6m0s"}, None),
+        ({}, None),
+    ],
+)
+def test_headers_say_how_long(headers: dict[str, str], seconds: float | None) -> None:
+    """Milliseconds first, then seconds or a date, then LiteLLM's own name."""
+    assert retry_after(httpx.Headers(headers), now=NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("... have exceeded call rate limit. Please retry after 7 seconds. Please go to ...", 7.0),
+        ("Please retry after 86400 seconds.", 86400.0),
+        ("please retry after 1 second", 1.0),
+        ("retry after 250 milliseconds", 0.25),
+        ("Please retry after a while", None),
+        ("Retry after seconds", None),
+        ("x" * 20_000 + "retry after 7 seconds", None),
+    ],
+)
+def test_messages_say_how_long(message: str, seconds: float | None) -> None:
+    """Azure's way; a header wins over it."""
+    assert asked(message) == seconds
+    assert asked(message, retry_after="3") == 3.0
+
+
+@given(st.text(), st.text(), st.text(), st.text(max_size=200))
+@example("\N{ARABIC-INDIC DIGIT THREE}", "", "", "")
+@example("", "Sun, 06 Nov 1994 08:49:37 +99999999999", "", "")
+@example("", "Sun, 06 Nov 99999 08:49:37 GMT", "", "")
+def test_whatever_comes_the_wait_is_none_or_a_number(ms: str, value: str, date: str, message: str) -> None:
+    """No header makes the parser fail."""
+    headers = {"retry-after-ms": ms, "retry-after": value, "date": date}
+    wait = retry_after(_Plain(headers), message, now=NOW)
+    assert wait is None or (math.isfinite(wait) and wait >= 0)
+
+
+class _Plain:
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def get(self, key: str, default: str | None = None, /) -> str | None:
+        return self._headers.get(key, default)
+
+
+@given(st.integers(0, 10**6))
+def test_dates_are_seconds_from_now(seconds: int) -> None:
+    """As formatdate writes them."""
+    assert asked(retry_after=formatdate(NOW + seconds, usegmt=True)) == seconds
+
+
+YES: list[ProviderError] = [
+    RateLimitError("x", status=429),
+    RateLimitError("x", status=429, retry_after=MAX_RETRY_AFTER),
+    ServerError("x", status=500),
+    ServerError("x", status=408),
+    ServerError("x", status=409),
+    ConnectionFailedError("x"),
+    RequestTimeoutError("x"),
+    MalformedResponseError("x", status=200),
+]
+NO: list[ProviderError] = [
+    RateLimitError("x", status=429, retry_after=MAX_RETRY_AFTER + 1),
+    ServerError("x", status=503, retry_after=86400),
+    QuotaExhaustedError("x", status=429),
+    AuthenticationError("x", status=401),
+    BadRequestError("x", status=400),
+    ContextLengthError("x", status=500),
+]
+
+
+@pytest.mark.parametrize("error", YES, ids=repr)
+def test_what_may_pass_is_tried_again(error: ProviderError) -> None:
+    """Unless the provider says not to."""
+    assert should_retry(error)
+    advise(error, retry=False)
+    assert not should_retry(error)
+    advise(error, retry=None)
+
+
+@pytest.mark.parametrize("error", NO, ids=repr)
+def test_what_will_not_pass_is_not_tried_again(error: ProviderError) -> None:
+    """A wait that is too long, an empty purse, a wrong request."""
+    assert not should_retry(error)
+
+
+def test_advice_to_retry_counts_but_not_against_sense() -> None:
+    """x-should-retry: true makes a 400 worth another attempt, an exhausted quota never."""
+    for error, again in [
+        (BadRequestError("x", status=400), True),
+        (QuotaExhaustedError("x", status=429), False),
+        (RateLimitError("x", status=429, retry_after=1000), False),
+    ]:
+        advise(error, retry=True)
+        assert should_retry(error) is again
+
+
+def test_errors_of_others_are_not_ours_to_retry() -> None:
+    """A bug in a user's transport is not asked twice."""
+    assert not should_retry(ValueError("x"))
+    assert not should_retry(None)
+
+
+@pytest.mark.parametrize(("attempts", "longest"), [(1, 0.5), (2, 1), (3, 2), (5, 8), (9, 8), (10_000, 8)])
+def test_waits_double_up_to_eight_seconds(attempts: int, longest: float) -> None:
+    """Less up to a quarter, by chance."""
+    error = ServerError("x", status=500)
+    assert wait_before_retry(error, attempts, lambda: 0.0) == longest
+    assert wait_before_retry(error, attempts, lambda: 1.0) == longest * 0.75
+
+
+@pytest.mark.parametrize("code", ["server_is_overloaded", "slow_down"])
+def test_overload_is_waited_out_longer(code: str) -> None:
+    """Twice as long as other failures."""
+    assert wait_before_retry(ServerError("x", status=503, code=code), 2, lambda: 0.0) == 2.0
+
+
+def test_the_wait_that_was_asked_for_wins() -> None:
+    """Unless it is nothing at all."""
+    for given_, waited in [(0.01, 0.01), (120.0, 120.0), (0.0, 0.5), (None, 0.5)]:
+        error = RateLimitError("x", status=429, retry_after=given_)
+        assert wait_before_retry(error, 1, lambda: 0.0) == waited
+
+
+def test_nothing_of_the_advice_shows(capsys: Any) -> None:
+    """It is for the retry loop alone."""
+    error = ServerError("down", status=500)
+    advise(error, retry=True)
+    assert str(error) == "down (status 500)"

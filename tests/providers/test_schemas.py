@@ -1,0 +1,123 @@
+"""Schemas are rewritten for strict mode, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from batchrt.providers.schemas import strict_schema
+
+
+class Leaf(BaseModel):
+    """A leaf."""
+
+    name: str = "x"
+    kind: Literal["a", "b"] | None = None
+
+
+class Tree(BaseModel):
+    """Optional, nested, recursive, described."""
+
+    leaf: Leaf = Field(description="the leaf")
+    leaves: list[Leaf] = []
+    parent: Tree | None = None
+    size: Annotated[int, Field(ge=0)] = 0
+
+
+def objects(schema: Any) -> list[dict[str, Any]]:
+    """Return every object schema in `schema`."""
+    if isinstance(schema, list):
+        return [found for each in schema for found in objects(each)]
+    if not isinstance(schema, dict):
+        return []
+    own = [schema] if schema.get("type") == "object" else []
+    return own + [found for each in schema.values() for found in objects(each)]
+
+
+def test_every_object_is_closed_and_requires_all_it_has() -> None:
+    """And defaults, which strict mode refuses, are gone."""
+    schema = strict_schema(Tree.model_json_schema())
+    assert len(objects(schema)) >= 3
+    for each in objects(schema):
+        assert each["additionalProperties"] is False
+        assert each["required"] == list(each["properties"])
+    assert '"default"' not in repr(schema).replace("'", '"')
+
+
+def test_a_described_reference_is_put_in_place() -> None:
+    """Strict mode allows nothing beside a $ref."""
+    leaf = strict_schema(Tree.model_json_schema())["$defs"]["Tree"]["properties"]["leaf"]
+    assert leaf["description"] == "the leaf"
+    assert "$ref" not in leaf
+
+
+def test_the_top_is_an_object_even_of_a_recursive_model() -> None:
+    """Pydantic makes it a reference."""
+    plain = Tree.model_json_schema()
+    assert plain.get("type") != "object"
+    schema = strict_schema(plain)
+    assert schema["type"] == "object"
+    assert schema["properties"]["parent"] == {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]}
+
+
+def test_the_schema_that_came_in_is_left_alone() -> None:
+    """It is the user's."""
+    schema = Tree.model_json_schema()
+    strict_schema(schema)
+    assert schema == Tree.model_json_schema()
+
+
+def test_a_single_all_of_and_one_of_are_rewritten() -> None:
+    """To what strict mode knows."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"allOf": [{"type": "string"}], "description": "d"},
+            "b": {"oneOf": [{"type": "string"}, {"type": "null"}], "discriminator": {}},
+        },
+    }
+    assert strict_schema(schema)["properties"] == {
+        "a": {"type": "string", "description": "d"},
+        "b": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    }
+
+
+def test_a_described_recursion_ends() -> None:
+    """A reference to what is being put in place stays a reference."""
+    schema = {
+        "type": "object",
+        "properties": {"next": {"$ref": "#/$defs/N", "description": "d"}},
+        "$defs": {
+            "N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N", "description": "d"}}}
+        },
+    }
+    inner = strict_schema(schema)["properties"]["next"]["properties"]["n"]
+    assert inner == {"$ref": "#/$defs/N"}
+
+
+def wrap(value: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": value}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "array", "items": {"type": "string"}}, "an object at the top"),
+        ({"type": "object"}, "the schema has keys of any name"),
+        (wrap({"type": "object", "additionalProperties": {"type": "string"}}), r"schema\.a has keys of any name"),
+        (wrap({"type": "object", "patternProperties": {"x": {}}, "properties": {}}), "keys of any name"),
+        (wrap({}), r"schema\.a allows anything"),
+        (wrap(True), r"schema\.a allows anything"),
+        (wrap({"type": "array"}), "list of anything"),
+        (wrap({"type": "array", "items": {}}), r"schema\.a\[\] allows anything"),
+        (wrap({"type": "array", "prefixItems": [], "items": {"type": "string"}}), "tuple"),
+        (wrap({"allOf": [{"type": "string"}, {"type": "string"}]}), "allOf"),
+        (wrap({"$ref": "#/$defs/Gone", "description": "d"}), "Gone, which is not in the schema"),
+    ],
+)  # fmt: skip
+def test_what_strict_mode_cannot_say_is_named(schema: dict[str, Any], says: str) -> None:
+    """With its place."""
+    with pytest.raises(ValueError, match=says):
+        strict_schema(schema)

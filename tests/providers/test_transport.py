@@ -1,0 +1,621 @@
+"""Bytes out, bytes in: bounded in time and size, over whatever carries them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+import threading
+import traceback
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import trio.testing
+
+from batchrt.errors import (
+    ConnectionFailedError,
+    MalformedResponseError,
+    ProviderError,
+    RequestTimeoutError,
+)
+from batchrt.providers.reply import Reply
+from batchrt.providers.transport import PyqwestTransport, Transport
+from tests.providers.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-a-secret-that-must-not-show"
+HEADERS = {"content-type": "application/json", "Authorization": f"Bearer {KEY}"}
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def direct(**options: Any) -> Transport:
+    """Return the default transport."""
+    return Transport(HEADERS, tls=False, **{"timeout": 10.0, **options})
+
+
+def over_httpx_transport(**options: Any) -> Transport:
+    """Return one that goes through an httpx transport, as a user would hand it in."""
+    return direct(transport=httpx.AsyncHTTPTransport(), **options)
+
+
+def over_httpx_client(**options: Any) -> Transport:
+    """Return one that goes through an httpx client, as a user would hand it in."""
+    return direct(http_client=httpx.AsyncClient(), **options)
+
+
+def over_our_httpx_transport(**options: Any) -> Transport:
+    """Return one that speaks to pyqwest through httpx's types."""
+    return direct(transport=PyqwestTransport(tls=False), **options)
+
+
+WAYS = [direct, over_httpx_transport, over_httpx_client, over_our_httpx_transport]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def way(request: pytest.FixtureRequest) -> Any:
+    """Run a test over each way out."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's own proxies out."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+async def post(transport: Transport, server: RawServer, body: bytes = b"{}") -> Reply:
+    """Post to the server's chat path and close."""
+    try:
+        return await transport.post(server.base_url + "/chat/completions", body)
+    finally:
+        await transport.aclose()
+
+
+async def test_a_post_arrives_whole_and_comes_back_whole(way: Any) -> None:
+    """Method, path, headers and body go out; status, headers and body come in."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"{}", "418 I'm a teapot", b"X-Request-ID: req_7")
+
+    async with raw_server(script) as server:
+        reply = await post(way(), server, '{"é":1}'.encode())
+    (request,) = server.requests
+    assert request.head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+    assert request.body == '{"é":1}'.encode()
+    assert request.header("authorization") == f"Bearer {KEY}"
+    assert request.header("content-type") == "application/json"
+    assert request.header("accept-encoding") == "identity"
+    assert (reply.status, reply.body, reply.request_id) == (418, b"{}", "req_7")
+
+
+async def test_bodies_without_a_length_and_in_many_chunks_are_put_together(way: Any) -> None:
+    """Chunked transfer gives the same bytes."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(CHUNKED)
+        for _ in range(50):
+            await connection.send(b"4\r\nab\xc3\xa9\r\n")
+        await connection.send(b"0\r\n\r\n")
+
+    async with raw_server(script) as server:
+        assert (await post(way(), server)).body == "abé".encode() * 50
+
+
+async def test_an_empty_body_is_empty(way: Any) -> None:
+    """Content-length 0 is not waited for."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"", "500 Oops")
+
+    async with raw_server(script) as server:
+        reply = await post(way(), server)
+    assert (reply.status, reply.body) == (500, b"")
+
+
+async def test_connections_are_used_again(way: Any) -> None:
+    """Ten posts, one after the other, take one connection."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer()
+
+    transport = way()
+    async with raw_server(script) as server:
+        for _ in range(10):
+            assert (await transport.post(server.base_url, b"{}")).body == ANSWER
+        await transport.aclose()
+    assert (len(server.requests), server.opened) == (10, 1)
+
+
+async def test_many_idle_connections_are_kept() -> None:
+    """A second burst of 20 opens no further connections."""
+    together = anyio.Event()
+
+    async def script(connection: Connection) -> None:
+        if len(server.requests) == 20:
+            together.set()
+        await together.wait()
+        await connection.answer()
+
+    transport = direct()
+    async with raw_server(script) as server:
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(transport.post, server.base_url, b"{}")
+        await transport.aclose()
+    assert (len(server.requests), server.opened) == (40, 20)
+
+
+async def head_only(connection: Connection) -> None:
+    """Say nothing until the client leaves."""
+    await connection.until_closed()
+    raise HangUp
+
+
+async def half_a_body(connection: Connection) -> None:
+    """Begin a body and leave it at that."""
+    await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
+    await connection.until_closed()
+    raise HangUp
+
+
+@pytest.mark.parametrize("script", [head_only, half_a_body])
+async def test_cancelling_closes_the_connection_at_once(way: Any, script: Any) -> None:
+    """The server sees the connection end while the client goes on living."""
+    transport = way(timeout=None)
+    async with raw_server(script) as server, anyio.create_task_group() as group:
+        group.start_soon(transport.post, server.base_url, b"{}")
+        await server.arrived.wait()
+        if script is half_a_body:
+            await anyio.sleep(0.02)  # pyqwest's threads are to have read the head
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True), anyio.fail_after(5):
+            await server.closed.wait()
+    await transport.aclose()
+
+
+async def test_a_server_that_drips_does_not_get_past_the_timeout(way: Any) -> None:
+    """The timeout bounds the whole exchange, not each read."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        while True:
+            await connection.send(b"x")
+            await anyio.sleep(0.01)
+
+    async with raw_server(script) as server:
+        with pytest.raises(RequestTimeoutError, match=r"within 0\.2 s"), anyio.fail_after(10):
+            await post(way(timeout=0.2), server)
+
+
+async def test_a_server_that_says_nothing_runs_into_the_timeout(way: Any) -> None:
+    """And its connection is closed."""
+    async with raw_server(head_only) as server:
+        with pytest.raises(RequestTimeoutError) as caught:
+            await post(way(timeout=0.2), server)
+        with anyio.fail_after(5):
+            await server.closed.wait()
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.__cause__ is not None
+
+
+def say(data: bytes) -> Any:
+    """Return a script that sends `data` and closes."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(data)
+        raise HangUp
+
+    return script
+
+
+BROKEN = {
+    "nothing": (b"", ConnectionFailedError),
+    "half a head": (b"HTTP/1.1 200 OK\r\ncontent-le", ConnectionFailedError),
+    "another protocol": (b"SSH-2.0-OpenSSH\r\n\r\n", ConnectionFailedError),
+    "a body cut short": (b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{", MalformedResponseError),
+    "chunks cut short": (CHUNKED + b"5\r\nhe", MalformedResponseError),
+    "no last chunk": (CHUNKED + b"2\r\nhe\r\n", MalformedResponseError),
+    "a chunk of no size": (CHUNKED + b"zz\r\nhe\r\n", MalformedResponseError),
+    "bad gzip": (
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nhi",
+        MalformedResponseError,
+    ),
+    "an encoding that was not asked for": (
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: br\r\ncontent-length: 2\r\n\r\nhi",
+        MalformedResponseError,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+async def test_broken_answers_are_errors_of_ours(way: Any, case: str) -> None:
+    """Each way to break an answer has its class, and no secret is in what is shown of it."""
+    data, expected = BROKEN[case]
+    async with raw_server(say(data)) as server:
+        with pytest.raises(expected) as caught:
+            await post(way(), server)
+    assert_nothing_leaks(caught.value)
+
+
+async def test_nobody_there_is_a_failed_connection(way: Any, free_tcp_port: int) -> None:
+    """Refused connections say whom they were to."""
+    transport = way()
+    with pytest.raises(ConnectionFailedError, match=f"127.0.0.1:{free_tcp_port}") as caught:
+        await transport.post(f"http://127.0.0.1:{free_tcp_port}/v1?api-key={KEY}", b"{}")
+    await transport.aclose()
+    assert caught.value.__cause__ is not None
+    assert_nothing_leaks(caught.value, capture_locals=False)
+
+
+async def test_a_host_that_does_not_exist_is_a_failed_connection() -> None:
+    """DNS errors are translated too."""
+    transport = direct()
+    with pytest.raises(ConnectionFailedError, match="no-such-host.invalid"):
+        await transport.post("http://no-such-host.invalid/v1", b"{}")
+
+
+def assert_nothing_leaks(error: BaseException, *, capture_locals: bool = True) -> None:
+    """Look for the key in everything that may be shown of an error and its causes."""
+    shown = traceback.TracebackException.from_exception(error, capture_locals=capture_locals)
+    assert KEY not in "".join(shown.format())
+    link: BaseException | None = error
+    while link is not None:
+        assert KEY not in repr(link) + str(link) + repr(getattr(link, "__notes__", ""))
+        link = link.__cause__ or link.__context__
+
+
+async def test_an_answer_larger_than_the_bound_is_not_read_to_its_end(way: Any) -> None:
+    """A body without end is given up, and the server sees it."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(CHUNKED)
+        while True:
+            await connection.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+    async with raw_server(script) as server:
+        with pytest.raises(MalformedResponseError, match="larger than 1000000 bytes"):
+            await post(way(max_response_bytes=1_000_000), server)
+        with anyio.fail_after(5):
+            await server.closed.wait()
+
+
+async def test_a_length_over_the_bound_is_refused_at_once() -> None:
+    """Nothing of the body has to come."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n")
+        await connection.until_closed()
+        raise HangUp
+
+    async with raw_server(script) as server:
+        with pytest.raises(MalformedResponseError, match="larger than 1000 bytes"):
+            await post(direct(max_response_bytes=1000), server)
+
+
+async def test_an_answer_of_exactly_the_bound_is_fine(way: Any) -> None:
+    """The bound is the largest size that passes."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"x" * 1000)
+
+    async with raw_server(script) as server:
+        assert len((await post(way(max_response_bytes=1000), server)).body) == 1000
+
+
+async def test_a_gzip_bomb_is_stopped_with_bounded_memory(way: Any) -> None:
+    """200 MB in 200 kB, bound at 1 MB: not much more than that is ever held."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(200)) + packer.flush()
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(bomb, "200 OK", b"content-encoding: gzip")
+
+    async with raw_server(script) as server:
+        tracemalloc.start()
+        try:
+            with pytest.raises(MalformedResponseError, match="larger than 1000000 bytes"):
+                await post(way(max_response_bytes=1_000_000), server)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 12_000_000
+
+
+async def test_gzip_that_nobody_asked_for_is_understood(way: Any) -> None:
+    """Some proxies pack whatever was asked for."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(gzip.compress(ANSWER), "200 OK", b"content-encoding: gzip")
+
+    async with raw_server(script) as server:
+        assert (await post(way(), server)).body == ANSWER
+
+
+async def test_redirects_are_not_followed(way: Any) -> None:
+    """The key does not go to a host that the caller did not name."""
+
+    async def answer(connection: Connection) -> None:
+        await connection.answer()
+
+    async with raw_server(answer) as elsewhere:
+
+        async def redirect(connection: Connection) -> None:
+            location = f"location: {elsewhere.base_url}".encode()
+            await connection.answer(b"", "307 Temporary Redirect", location)
+
+        async with raw_server(redirect) as server:
+            reply = await post(way(), server)
+    assert reply.status == 307
+    assert reply.headers.get("location") == elsewhere.base_url
+    assert elsewhere.requests == []
+
+
+async def test_proxies_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY and NO_PROXY count, as httpx users expect."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"from the proxy")
+
+    async with raw_server(script) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.base_url.removesuffix("/v1"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        transport = direct()
+        reply = await transport.post("http://provider.invalid/v1", b"{}")
+        assert reply.body == b"from the proxy"
+        assert proxy.requests[0].head.startswith(b"POST http://provider.invalid/v1 HTTP/1.1")
+        assert (await transport.post(proxy.base_url, b"{}")).status == 200
+        assert proxy.requests[1].head.startswith(b"POST /v1 HTTP/1.1")
+
+
+async def test_a_closed_client_refuses() -> None:
+    """Nothing hangs, and the message says why."""
+    transport = direct()
+    await transport.aclose()
+    await transport.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await transport.post("http://127.0.0.1:9/v1", b"{}")
+
+
+def test_client_and_transport_exclude_each_other() -> None:
+    """There is one way out."""
+    with pytest.raises(ValueError, match="not both"):
+        direct(http_client=httpx.AsyncClient(), transport=httpx.MockTransport(lambda _: None))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("value", ["sk-secret\n-key", "sk-sécret", "sk-\x00"])
+def test_a_header_that_http_cannot_carry_is_named_and_not_shown(value: str) -> None:
+    """The value may be a key."""
+    with pytest.raises(ValueError, match="'authorization'") as caught:
+        Transport({"authorization": value}, tls=False, timeout=1)
+    assert value not in str(caught.value)
+
+
+# Over httpx's own types
+
+
+async def test_a_mock_transport_answers() -> None:
+    """httpx.MockTransport sees the request as httpx users know it."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"ok": True}, headers={"X-Request-Id": "r1"})
+
+    transport = direct(transport=httpx.MockTransport(handle))
+    reply = await transport.post("http://provider.test/v1/x?y=1", b'{"a":1}')
+    assert (reply.status, reply.body, reply.request_id) == (200, b'{"ok":true}', "r1")
+    (request,) = seen
+    assert (request.method, str(request.url)) == ("POST", "http://provider.test/v1/x?y=1")
+    assert request.content == b'{"a":1}'
+    assert request.headers["host"] == "provider.test"
+
+
+async def test_an_asgi_application_answers() -> None:
+    """httpx.ASGITransport plugs in."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body + scope["path"].encode()})
+
+    transport = direct(transport=httpx.ASGITransport(application))
+    assert (await transport.post("http://app/v1/chat", b"{}")).body == b"{}/v1/chat"
+
+
+async def test_a_mock_that_fails_by_itself_is_not_a_failed_connection() -> None:
+    """What a user's own transport raises on its own account comes out as it is."""
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        raise LookupError("not mocked")
+
+    with pytest.raises(LookupError, match="not mocked"):
+        await direct(transport=httpx.MockTransport(handle)).post("http://provider.test", b"{}")
+
+
+async def test_a_client_with_hooks_that_read_the_answer_works() -> None:
+    """A body that is read already is not read twice."""
+
+    async def hook(response: httpx.Response) -> None:
+        await response.aread()
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=stream())
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"{"
+        yield b"}"
+
+    hooks: Any = {"response": [hook]}
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle), event_hooks=hooks) as http:
+        transport = direct(http_client=http, max_response_bytes=2)
+        assert (await transport.post("http://provider.test", b"{}")).body == b"{}"
+        await transport.aclose()
+        assert not http.is_closed
+        with pytest.raises(MalformedResponseError, match="larger than 1 bytes"):
+            await direct(http_client=http, max_response_bytes=1).post("http://x.test", b"{}")
+
+
+def test_a_mock_that_drips_is_timed_out_on_a_virtual_clock() -> None:
+    """An hour of dripping against a timeout of 90 s."""
+
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(3600):
+            await anyio.sleep(1)
+            yield b"x"
+
+    def handle(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=drip())
+
+    async def main() -> float:
+        transport = direct(timeout=90, transport=httpx.MockTransport(handle))
+        with pytest.raises(RequestTimeoutError, match="within 90 s"):
+            await transport.post("http://provider.test", b"{}")
+        return trio.current_time()
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    start = clock.current_time()
+    assert trio.run(main, clock=clock) - start == pytest.approx(90)
+
+
+# Our own httpx transport
+
+
+@pytest.fixture
+def pyqwest_client() -> httpx.AsyncClient:
+    """An ordinary httpx client over our transport."""
+    return httpx.AsyncClient(transport=PyqwestTransport(tls=False))
+
+
+async def test_httpx_clients_can_use_our_transport(pyqwest_client: httpx.AsyncClient) -> None:
+    """Headers, bodies and streaming pass through."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(ANSWER, "201 Created", b"x-a: 1", b"x-b: 2")
+
+    async with raw_server(script) as server, pyqwest_client as client:
+        response = await client.post(server.base_url, json={"a": 1}, headers={"host": "other"})
+    assert (response.status_code, response.content, response.headers["x-b"]) == (201, ANSWER, "2")
+    assert server.requests[0].header("host") == "other"
+    assert server.requests[0].body == b'{"a":1}'
+
+
+async def test_our_transport_raises_what_httpx_raises(
+    pyqwest_client: httpx.AsyncClient, free_tcp_port: int
+) -> None:
+    """Refused, silent and broken, under httpx's names."""
+    async with pyqwest_client as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.post(f"http://127.0.0.1:{free_tcp_port}")
+        async with raw_server(head_only) as server:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(server.base_url, timeout=0.1)
+        async with raw_server(half_a_body) as server:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post(server.base_url, timeout=0.1)
+        async with raw_server(say(CHUNKED + b"5\r\nhe")) as server:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.post(server.base_url)
+
+
+# Loops and processes
+
+
+def each_loop() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The loops that a client may meet in one process."""
+    yield "asyncio", {}
+    yield "trio", {}
+    yield "asyncio", {"use_uvloop": True}
+    yield "asyncio", {}
+
+
+def test_one_client_serves_one_loop_after_the_other() -> None:
+    """asyncio.run twice, and Trio in between."""
+    with threaded_server() as base_url:
+        transport = direct()
+        for backend, options in each_loop():
+            for _ in range(3):
+                reply = anyio.run(
+                    transport.post, base_url, b"{}", backend=backend, backend_options=options
+                )
+                assert reply.body == ANSWER
+
+
+def test_one_client_serves_several_loops_at_once() -> None:
+    """Four threads, each with a loop of its own."""
+    transport = direct()
+    replies: list[Reply] = []
+
+    async def many(base_url: str) -> None:
+        for _ in range(25):
+            replies.append(await transport.post(base_url, b"{}"))  # noqa: PERF401
+
+    def run(backend: str, options: dict[str, Any]) -> None:
+        anyio.run(many, base_url, backend=backend, backend_options=options)
+
+    with threaded_server() as base_url:
+        threads = [threading.Thread(target=run, args=loop) for loop in each_loop()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [reply.body for reply in replies] == [ANSWER] * 100
+
+
+PRELUDE = """
+import os, sys, anyio
+from batchrt.providers.transport import Transport
+transport = Transport({}, tls=False, timeout=20)
+def ask():
+    return anyio.run(transport.post, sys.argv[1], b"{}").status
+"""
+
+
+def run_script(script: str, base_url: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run `script` in a Python of its own."""
+    command = [sys.executable, *flags, "-c", PRELUDE + script, base_url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_unclosed_client_neither_warns_nor_hangs_at_exit() -> None:
+    """Whoever forgets to close loses nothing."""
+    with threaded_server() as base_url:
+        done = run_script("print(ask())", base_url, "-X", "dev", "-W", "error")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
+
+
+FORK = """
+if {before}: ask()
+child = os.fork()
+if child == 0:
+    try:
+        print(ask(), flush=True)
+    except RuntimeError as error:
+        print("spawn" in str(error), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize(("before", "said"), [(False, "200\n"), (True, "True\n")])
+def test_a_forked_process_works_or_says_why_it_cannot(before: bool, said: str) -> None:
+    """Before the first request forking is fine; after it, an error instead of waiting forever."""
+    with threaded_server() as base_url:
+        done = run_script(FORK.format(before=before), base_url)
+    assert (done.returncode, done.stdout) == (0, said)
+
+
+def test_errors_are_provider_errors() -> None:
+    """One `except` catches whatever a post can raise."""
+    for kind in (ConnectionFailedError, RequestTimeoutError, MalformedResponseError):
+        assert issubclass(kind, ProviderError)

@@ -1,0 +1,518 @@
+"""The promises, over random trees of runnables, on every event loop.
+
+The cap is never exceeded, nothing deadlocks, every item gets exactly its own outcome, and however the call
+ends, nothing of it is running afterwards.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from batchrt import (
+    Runnable,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+)
+
+LOOPS = [
+    pytest.param("asyncio", {}, id="asyncio"),
+    pytest.param("asyncio", {"use_uvloop": True}, id="uvloop"),
+    pytest.param("trio", {}, id="trio"),
+]
+HANG_SECONDS = 30
+"""Real time after which a run counts as deadlocked; none takes a hundredth of it."""
+
+
+class Boom(Exception):
+    """What a failing leaf raises."""
+
+
+@dataclass(eq=False)
+class Value:
+    """An input on its way; a new object after each step, so that an attempt at one can be told."""
+
+    number: int
+
+
+@dataclass
+class Watch:
+    """Count the leaves that are running, in threads and on the loop."""
+
+    active: int = 0
+    peak: int = 0
+    entered: int = 0
+    attempts: dict[Any, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.active += 1
+            self.entered += 1
+            self.peak = max(self.peak, self.active)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.active -= 1
+
+    def attempt(self, leaf: str, value: Value) -> int:
+        with self.lock:
+            # The value is kept, or its id would be given to another.
+            key = (leaf, id(value))
+            _, count = self.attempts.get(key, (value, 0))
+            self.attempts[key] = (value, count + 1)
+            return int(count) + 1
+
+
+Errors = frozenset[str]
+Expected = int | Errors
+"""A number, or the errors of which one must come."""
+
+
+@dataclass
+class Node:
+    """A runnable, and what it must make of a number."""
+
+    build: Callable[[Watch], Runnable[Any, Any]]
+    expect: Callable[[int], Expected]
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+_names = iter(f"leaf{number}" for number in range(10**9))
+
+
+async def pause(rounds: int) -> None:
+    for _ in range(rounds):
+        await anyio.lowlevel.checkpoint()
+
+
+@st.composite
+def async_leaves(draw: st.DrawFn) -> Node:
+    name, rounds = next(_names), draw(st.integers(0, 6))
+    fails_on = draw(st.sampled_from([0, 0, 0, 2, 3, 5]))
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        async def leaf(value: Value) -> Value:
+            with watch:
+                await pause(rounds)
+                if fails_on and value.number % fails_on == 0:
+                    raise Boom(name)
+                return Value(value.number + 1)
+
+        return RunnableLambda(leaf)
+
+    return Node(build, _leaf_expects(name, fails_on), f"async({rounds}, fails_on={fails_on})")
+
+
+@st.composite
+def sync_leaves(draw: st.DrawFn) -> Node:
+    name, fails_on = next(_names), draw(st.sampled_from([0, 0, 3]))
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        def leaf(value: Value) -> Value:
+            with watch:
+                if fails_on and value.number % fails_on == 0:
+                    raise Boom(name)
+                return Value(value.number + 1)
+
+        return RunnableLambda(leaf)
+
+    return Node(build, _leaf_expects(name, fails_on), f"sync(fails_on={fails_on})")
+
+
+def _leaf_expects(name: str, fails_on: int) -> Callable[[int], Expected]:
+    def expect(number: int) -> Expected:
+        return Errors([name]) if fails_on and number % fails_on == 0 else number + 1
+
+    return expect
+
+
+@st.composite
+def retries(draw: st.DrawFn) -> Node:
+    """Make a leaf that fails some times for each value, and is tried some times."""
+    name, failures, attempts = next(_names), draw(st.integers(0, 3)), draw(st.integers(1, 4))
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        async def leaf(value: Value) -> Value:
+            with watch:
+                await pause(1)
+                if watch.attempt(name, value) <= failures:
+                    raise Boom(name)
+                return Value(value.number + 1)
+
+        return RunnableLambda(leaf).with_retry(
+            stop_after_attempt=attempts, wait_exponential_jitter=False
+        )
+
+    def expect(number: int) -> Expected:
+        return number + 1 if failures < attempts else Errors([name])
+
+    return Node(build, expect, f"retry(fails={failures}, attempts={attempts})")
+
+
+def sequence_of(first: Node, second: Node) -> Node:
+    def expect(number: int) -> Expected:
+        middle = first.expect(number)
+        return second.expect(middle) if isinstance(middle, int) else middle
+
+    return Node(
+        lambda watch: first.build(watch) | second.build(watch), expect, f"({first} | {second})"
+    )
+
+
+def parallel_of(*nodes: Node) -> Node:
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        branches = {str(place): node.build(watch) for place, node in enumerate(nodes)}
+
+        async def add_up(outputs: dict[str, Value]) -> Value:
+            with watch:
+                return Value(sum(value.number for value in outputs.values()))
+
+        return RunnableParallel(branches) | add_up
+
+    return Node(
+        build, lambda number: _sum_of([node.expect(number) for node in nodes]), f"parallel{nodes}"
+    )
+
+
+def _sum_of(parts: list[Expected]) -> Expected:
+    errors = Errors().union(*(part for part in parts if not isinstance(part, int)))
+    return errors or sum(part for part in parts if isinstance(part, int))
+
+
+def map_of(node: Node, count: int) -> Node:
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        async def spread(value: Value) -> list[Value]:
+            with watch:
+                return [Value(value.number + place) for place in range(count)]
+
+        async def add_up(values: list[Value]) -> Value:
+            with watch:
+                return Value(sum(value.number for value in values))
+
+        return RunnableLambda(spread) | node.build(watch).map() | add_up
+
+    return Node(
+        build,
+        lambda number: _sum_of([node.expect(number + place) for place in range(count)]),
+        f"map({node}, {count})",
+    )
+
+
+def branch_of(even: Node, odd: Node) -> Node:
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        async def is_even(value: Value) -> bool:
+            with watch:
+                await pause(1)
+                return value.number % 2 == 0
+
+        return RunnableBranch((is_even, even.build(watch)), odd.build(watch))
+
+    return Node(
+        build,
+        lambda number: (odd if number % 2 else even).expect(number),
+        f"branch({even}, {odd})",
+    )
+
+
+def fallback_of(first: Node, second: Node) -> Node:
+    def expect(number: int) -> Expected:
+        outcome = first.expect(number)
+        if isinstance(outcome, int):
+            return outcome
+        instead = second.expect(number)
+        return instead if isinstance(instead, int) else outcome
+
+    return Node(
+        lambda watch: first.build(watch).with_fallbacks([second.build(watch)]),
+        expect,
+        f"{first}.fallback({second})",
+    )
+
+
+def nested_of(node: Node, count: int, cap: int | None, *, sync: bool) -> Node:
+    """Make a function that runs a batch of its own, between two pieces of work of its own."""
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        inner = node.build(watch)
+        config: Any = {} if cap is None else {"max_concurrency": cap}
+
+        async def nested(value: Value) -> Value:
+            with watch:
+                await pause(1)
+                inputs = [Value(value.number + place) for place in range(count)]
+            outputs = await inner.abatch(inputs, config)
+            with watch:
+                await pause(1)
+                return Value(sum(output.number for output in outputs))
+
+        def nested_in_thread(value: Value) -> Value:
+            with watch:
+                inputs = [Value(value.number + place) for place in range(count)]
+            outputs = inner.batch(inputs, config)
+            with watch:
+                return Value(sum(output.number for output in outputs))
+
+        return RunnableLambda(nested_in_thread if sync else nested)
+
+    return Node(
+        build,
+        lambda number: _sum_of([node.expect(number + place) for place in range(count)]),
+        f"nested({node}, {count}, cap={cap}, sync={sync})",
+    )
+
+
+def capped(node: Node, cap: int) -> Node:
+    return Node(
+        lambda watch: node.build(watch).with_config(max_concurrency=cap),
+        node.expect,
+        f"capped({node}, {cap})",
+    )
+
+
+def passed_by(node: Node) -> Node:
+    return Node(lambda watch: RunnablePassthrough() | node.build(watch), node.expect, f"pass({node})")
+
+
+leaves = st.one_of(async_leaves(), async_leaves(), retries(), sync_leaves())
+
+
+def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+    counts = st.integers(0, 3)
+    return st.one_of(
+        st.builds(sequence_of, nodes, nodes),
+        st.builds(parallel_of, nodes, nodes),
+        st.builds(parallel_of, nodes, nodes, nodes),
+        st.builds(map_of, nodes, counts),
+        st.builds(branch_of, nodes, nodes),
+        st.builds(fallback_of, nodes, nodes),
+        st.builds(
+            nested_of, nodes, counts, st.sampled_from([None, 1, 2]), sync=st.sampled_from([False, False, True])
+        ),
+        st.builds(capped, nodes, st.integers(1, 3)),
+        st.builds(passed_by, nodes),
+    )
+
+
+trees = st.recursive(leaves, _extend, max_leaves=7)
+caps = st.one_of(st.integers(1, 4), st.integers(5, 20), st.none())
+numbers = st.lists(st.integers(0, 50), max_size=9)
+
+thorough = settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def run(backend: str, options: dict[str, Any], main: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        with anyio.fail_after(HANG_SECONDS):
+            await main()
+
+    anyio.run(bounded, backend=backend, backend_options=options)
+
+
+def check(outcome: Any, expected: Expected) -> None:
+    if isinstance(expected, int):
+        assert isinstance(outcome, Value), outcome
+        assert outcome.number == expected
+    else:
+        assert isinstance(outcome, Boom), outcome
+        assert str(outcome) in expected
+
+
+async def check_over(watch: Watch, tasks_before: int) -> None:
+    """Assert that nothing of the call is running, and that nothing more begins."""
+    assert watch.active == 0
+    entered = watch.entered
+    await pause(5)
+    assert watch.entered == entered
+    assert len(anyio.get_running_tasks()) == tasks_before
+
+
+def check_cap(watch: Watch, cap: int | None) -> None:
+    if cap is not None:
+        assert watch.peak <= cap
+
+
+@pytest.mark.parametrize(("backend", "options"), LOOPS)
+@thorough
+@given(tree=trees, cap=caps, inputs=numbers)
+def test_every_item_gets_its_own_outcome(
+    backend: str, options: dict[str, Any], tree: Node, cap: int | None, inputs: list[int]
+) -> None:
+    """Under the cap, each position holds its item's output or its item's error."""
+    watch = Watch()
+    chain = tree.build(watch)
+
+    async def main() -> None:
+        before = len(anyio.get_running_tasks())
+        outcomes = await chain.abatch(
+            [Value(number) for number in inputs], {"max_concurrency": cap}, return_exceptions=True
+        )
+        await check_over(watch, before)
+        assert len(outcomes) == len(inputs)
+        for outcome, number in zip(outcomes, inputs, strict=True):
+            check(outcome, tree.expect(number))
+
+    run(backend, options, main)
+    check_cap(watch, cap)
+
+
+@pytest.mark.parametrize(("backend", "options"), LOOPS)
+@thorough
+@given(tree=trees, cap=caps, inputs=numbers)
+def test_fail_fast_raises_one_items_error_as_itself(
+    backend: str, options: dict[str, Any], tree: Node, cap: int | None, inputs: list[int]
+) -> None:
+    """Without `return_exceptions`: all outputs, or some failing item's error when all has ended."""
+    watch = Watch()
+    chain = tree.build(watch)
+    expected = [tree.expect(number) for number in inputs]
+
+    async def main() -> None:
+        before = len(anyio.get_running_tasks())
+        try:
+            outputs = await chain.abatch([Value(number) for number in inputs], {"max_concurrency": cap})
+        except Boom as error:
+            await check_over(watch, before)
+            failing = [errors for errors in expected if not isinstance(errors, int)]
+            assert str(error) in Errors().union(*failing)
+        else:
+            await check_over(watch, before)
+            assert [output.number for output in outputs] == expected
+
+    run(backend, options, main)
+    check_cap(watch, cap)
+
+
+@pytest.mark.parametrize(("backend", "options"), LOOPS)
+@thorough
+@given(
+    tree=trees,
+    cap=caps,
+    inputs=numbers,
+    ordered=st.booleans(),
+    taken=st.integers(0, 12),
+    consumer_rounds=st.integers(0, 4),
+    window=st.integers(1, 10),
+)
+def test_iterators_deliver_each_once_and_closing_ends_all(
+    backend: str,
+    options: dict[str, Any],
+    tree: Node,
+    cap: int | None,
+    inputs: list[int],
+    ordered: bool,
+    taken: int,
+    consumer_rounds: int,
+    window: int,
+) -> None:
+    """In order or as completed, with a slow or an impatient consumer."""
+    watch = Watch()
+    chain = tree.build(watch)
+    config: Any = {"max_concurrency": cap, "window": window}
+
+    async def main() -> None:
+        before = len(anyio.get_running_tasks())
+        values = [Value(number) for number in inputs]
+        seen: list[tuple[int, Any]] = []
+        if ordered:
+            async with chain.abatch_iter(values, config, return_exceptions=True) as stream:
+                async for outcome in stream:
+                    seen.append((len(seen), outcome))
+                    await pause(consumer_rounds)
+                    if len(seen) == taken:
+                        break
+        else:
+            async with chain.abatch_as_completed(values, config, return_exceptions=True) as pairs:
+                async for pair in pairs:
+                    seen.append(pair)
+                    await pause(consumer_rounds)
+                    if len(seen) == taken:
+                        break
+        await check_over(watch, before)
+        assert len(seen) == min(taken or len(inputs), len(inputs))
+        assert len({index for index, _ in seen}) == len(seen)
+        for index, outcome in seen:
+            check(outcome, tree.expect(inputs[index]))
+
+    run(backend, options, main)
+    check_cap(watch, cap)
+
+
+@pytest.mark.parametrize(("backend", "options"), LOOPS)
+@thorough
+@given(
+    tree=trees,
+    cap=caps,
+    inputs=numbers,
+    rounds=st.integers(0, 30),
+    how=st.sampled_from(["abatch", "iter", "ainvoke"]),
+)
+def test_cancelling_ends_all(
+    backend: str,
+    options: dict[str, Any],
+    tree: Node,
+    cap: int | None,
+    inputs: list[int],
+    rounds: int,
+    how: str,
+) -> None:
+    """A cancellation at any moment gets through, and nothing is left."""
+    watch = Watch()
+    chain = tree.build(watch)
+    config: Any = {"max_concurrency": cap}
+
+    async def consume() -> None:
+        values = [Value(number) for number in inputs]
+        if how == "abatch":
+            await chain.abatch(values, config, return_exceptions=True)
+        elif how == "iter":
+            async for _ in chain.abatch_iter(values, config, return_exceptions=True):
+                pass
+        else:
+            for value in values:
+                try:
+                    await chain.ainvoke(value, config)
+                except Boom as error:
+                    note(str(error))
+
+    async def main() -> None:
+        before = len(anyio.get_running_tasks())
+        async with anyio.create_task_group() as group:
+            group.start_soon(consume)
+            await pause(rounds)
+            group.cancel_scope.cancel()
+        await check_over(watch, before)
+
+    run(backend, options, main)
+    check_cap(watch, cap)
+
+
+@thorough
+@given(tree=trees, cap=caps, inputs=numbers)
+def test_sync_batch_gives_what_abatch_gives(tree: Node, cap: int | None, inputs: list[int]) -> None:
+    """From plain code: the same outcomes, under the same cap."""
+    watch = Watch()
+    chain = tree.build(watch)
+    values = [Value(number) for number in inputs]
+    outcomes = chain.batch(values, {"max_concurrency": cap}, return_exceptions=True)
+    assert watch.active == 0
+    for outcome, number in zip(outcomes, inputs, strict=True):
+        check(outcome, tree.expect(number))
+    check_cap(watch, cap)
