@@ -30,7 +30,7 @@ LOOPS = [
     pytest.param("asyncio", {"use_uvloop": True}, id="uvloop"),
     pytest.param("trio", {}, id="trio"),
 ]
-HANG_SECONDS = 30
+HANG_SECONDS = 20
 """Real time after which a run counts as deadlocked; none takes a hundredth of it."""
 
 

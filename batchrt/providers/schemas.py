@@ -77,15 +77,12 @@ class _Rewriter:
         return self.node({**parts[0], **found}, place)
 
     def _object(self, found: dict[str, Any], place: str) -> None:
-        properties = found.get("properties", {})
-        others = found.get("additionalProperties", False)
-        free = others if isinstance(others, bool) else True
-        if (
-            (free and not properties)
-            or not isinstance(others, bool)
-            or "patternProperties" in found
-        ):
+        # Unless it says otherwise an object allows other keys too; where it lists some, those are
+        # taken to be all.
+        others = found.get("additionalProperties", "properties" not in found)
+        if others is not False or "patternProperties" in found:
             raise ValueError(f"{place} has keys of any name, which strict mode cannot")
+        properties = found.get("properties", {})
         found["properties"] = properties
         found["required"] = list(properties)
         found["additionalProperties"] = False

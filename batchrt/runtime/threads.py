@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio import CancelScope
 
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.loops import Signal
 from batchrt.runtime.run import Strand
 
 __all__ = ["call_in_thread"]
@@ -22,17 +21,22 @@ T = TypeVar("T")
 class _Call:
     """A function's call in a worker thread, and whether it has ended."""
 
-    __slots__ = ("_ended", "_function", "_lock", "_on_end", "_value")
+    __slots__ = ("_ended", "_function", "_lock", "_on_end", "_started", "_value")
 
     def __init__(self, function: Callable[[Any], Any], value: Any) -> None:
         self._function = function
         self._value = value
         self._lock = threading.Lock()
+        self._started = False
         self._ended = False
         self._on_end: Callable[[], None] | None = None
 
     def run(self) -> Any:
         """Be called in the thread."""
+        with self._lock:
+            if self._ended:  # cancelled before it began
+                return None
+            self._started = True
         try:
             return self._function(self._value)
         except StopIteration as error:
@@ -45,14 +49,15 @@ class _Call:
                 self._on_end()
 
     async def wait_for_end(self) -> None:
-        """Return when the function is no longer running."""
-        event, loop = anyio.Event(), LoopHandle.current()
+        """Return when the function is no longer running, and never will be."""
+        signal = Signal()
         with self._lock:
-            if self._ended:
+            if self._ended or not self._started:
+                self._ended = True
                 return
-            self._on_end = partial(loop.call, event.set)
+            self._on_end = signal.set
         with CancelScope(shield=True):
-            await event.wait()
+            await signal.wait()
 
 
 async def call_in_thread(function: Callable[[Any], T], value: Any, strand: Strand) -> T:
