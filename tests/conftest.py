@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy must not fail a property: no deadlines. `--hypothesis-profile=long` digs deeper.
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("long", settings.get_profile("default"), max_examples=3000)
+settings.load_profile("default")
 
 BACKENDS = [
     pytest.param(("asyncio", {"debug": True}), id="asyncio"),

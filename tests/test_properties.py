@@ -6,15 +6,17 @@ ends, nothing of it is running afterwards.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from batchrt import (
@@ -24,6 +26,7 @@ from batchrt import (
     RunnableParallel,
     RunnablePassthrough,
 )
+from batchrt.runtime.slots import Slots
 
 LOOPS = [
     pytest.param("asyncio", {}, id="asyncio"),
@@ -311,11 +314,6 @@ trees = st.recursive(leaves, _extend, max_leaves=7)
 caps = st.one_of(st.integers(1, 4), st.integers(5, 20), st.none())
 numbers = st.lists(st.integers(0, 50), max_size=9)
 
-thorough = settings(
-    deadline=None,
-    max_examples=60,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 def run(backend: str, options: dict[str, Any], main: Callable[[], Awaitable[None]]) -> None:
@@ -323,7 +321,25 @@ def run(backend: str, options: dict[str, Any], main: Callable[[], Awaitable[None
         with anyio.fail_after(HANG_SECONDS):
             await main()
 
-    anyio.run(bounded, backend=backend, backend_options=options)
+    with all_slots_come_back():
+        anyio.run(bounded, backend=backend, backend_options=options)
+
+
+@contextmanager
+def all_slots_come_back() -> Iterator[None]:
+    """Assert that every slot that was taken was given back, once."""
+    made: list[Slots] = []
+    original = Slots.__init__
+
+    def record(self: Slots, total: int | None, parent: Slots | None = None) -> None:
+        original(self, total, parent)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Slots, "__init__", record)
+        yield
+    for slots in made:
+        assert slots.free == (math.inf if slots.limit is None else slots.limit)
 
 
 def check(outcome: Any, expected: Expected) -> None:
@@ -350,7 +366,6 @@ def check_cap(watch: Watch, cap: int | None) -> None:
 
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
-@thorough
 @given(tree=trees, cap=caps, inputs=numbers)
 def test_every_item_gets_its_own_outcome(
     backend: str, options: dict[str, Any], tree: Node, cap: int | None, inputs: list[int]
@@ -374,7 +389,6 @@ def test_every_item_gets_its_own_outcome(
 
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
-@thorough
 @given(tree=trees, cap=caps, inputs=numbers)
 def test_fail_fast_raises_one_items_error_as_itself(
     backend: str, options: dict[str, Any], tree: Node, cap: int | None, inputs: list[int]
@@ -401,7 +415,6 @@ def test_fail_fast_raises_one_items_error_as_itself(
 
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
-@thorough
 @given(
     tree=trees,
     cap=caps,
@@ -456,7 +469,6 @@ def test_iterators_deliver_each_once_and_closing_ends_all(
 
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
-@thorough
 @given(
     tree=trees,
     cap=caps,
@@ -504,14 +516,14 @@ def test_cancelling_ends_all(
     check_cap(watch, cap)
 
 
-@thorough
 @given(tree=trees, cap=caps, inputs=numbers)
 def test_sync_batch_gives_what_abatch_gives(tree: Node, cap: int | None, inputs: list[int]) -> None:
     """From plain code: the same outcomes, under the same cap."""
     watch = Watch()
     chain = tree.build(watch)
     values = [Value(number) for number in inputs]
-    outcomes = chain.batch(values, {"max_concurrency": cap}, return_exceptions=True)
+    with all_slots_come_back():
+        outcomes = chain.batch(values, {"max_concurrency": cap}, return_exceptions=True)
     assert watch.active == 0
     for outcome, number in zip(outcomes, inputs, strict=True):
         check(outcome, tree.expect(number))

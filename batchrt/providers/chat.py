@@ -56,7 +56,7 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         project: else `OPENAI_PROJECT_ID`.
         extra_headers: sent with every request; they win over the client's own.
         extra_body: further members of the request's body; they win over the options.
-        max_response_bytes: an answer that is larger is an error; 64 MiB unless told.
+        max_response_bytes: an answer that is larger is an error.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
@@ -88,11 +88,10 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         project: str | None = None,
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
-        max_response_bytes: int | None = None,
+        max_response_bytes: int = 64 * 2**20,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
         from batchrt.providers.client import Client
-        from batchrt.providers.transport import MAX_RESPONSE_BYTES
         from batchrt.providers.wire import ChatRequest, read_chat
 
         self._options = check_options(
@@ -120,7 +119,7 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
             http_client=http_client,
             transport=transport,
             extra_headers=extra_headers,
-            max_response_bytes=max_response_bytes or MAX_RESPONSE_BYTES,
+            max_response_bytes=max_response_bytes,
         )
         self._url = self._client.address.url("/chat/completions")
         self._request_of = ChatRequest

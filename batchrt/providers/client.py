@@ -11,7 +11,7 @@ from batchrt.errors import AuthenticationError, ProviderError
 from batchrt.providers.address import Address
 from batchrt.providers.failures import error_from
 from batchrt.providers.retry_after import should_retry, wait_before_retry
-from batchrt.providers.transport import MAX_RESPONSE_BYTES, Transport
+from batchrt.providers.transport import Transport
 from batchrt.runtime.retrying import RetryPolicy, retry_after_failure
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Client:
         http_client: send through this `httpx.AsyncClient`; it stays the caller's to close.
         transport: send through this httpx transport.
         extra_headers: sent with every request; they win over the client's own.
+        max_response_bytes: an answer that is larger, as received or unpacked, is an error.
 
     Raises:
         AuthenticationError: there is no key, and OpenAI wants one.
@@ -72,7 +73,7 @@ class Client:
         http_client: httpx.AsyncClient | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         extra_headers: Mapping[str, str] | None = None,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_response_bytes: int = 64 * 2**20,
     ) -> None:
         _check_limits(timeout, max_retries, max_response_bytes)
         self.address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)

@@ -32,9 +32,7 @@ from batchrt.providers.reply import HeaderMap, Reply
 if TYPE_CHECKING:
     import pyqwest
 
-__all__ = ["MAX_RESPONSE_BYTES", "PyqwestTransport", "Transport"]
-
-MAX_RESPONSE_BYTES: Final = 64 * 2**20
+__all__ = ["PyqwestTransport", "Transport"]
 
 _CONNECT_TIMEOUT: Final = 30.0
 _IDLE_CONNECTIONS: Final = 2**31
@@ -62,7 +60,7 @@ class Transport:
         *,
         tls: bool,
         timeout: float | None,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_response_bytes: int,
         http_client: httpx.AsyncClient | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

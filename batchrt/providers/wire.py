@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -18,7 +18,6 @@ __all__ = ["ChatInput", "ChatRequest", "PromptLike", "read_chat"]
 T = TypeVar("T")
 
 
-@runtime_checkable
 class PromptLike(Protocol):
     """What a prompt gives: something that turns into messages."""
 
@@ -86,8 +85,10 @@ def _conversation(value: object) -> Sequence[Any]:
         return value
     if isinstance(value, Message):
         return (value,)
-    if isinstance(value, PromptLike):
-        return value.to_messages()
+    to_messages = getattr(value, "to_messages", None)
+    if to_messages is not None:
+        messages: Sequence[Any] = to_messages()
+        return messages
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return value
     kind = type(value).__name__

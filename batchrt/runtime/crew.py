@@ -6,28 +6,35 @@ branches to helpers that wait in the run's task group for the next one.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from anyio.abc import TaskGroup
 
 from batchrt.runtime.loops import Signal
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "Task"]
+
+
+class Task(Protocol):
+    """What a crew does."""
+
+    async def run(self) -> None:
+        """Do it; raise nothing but a cancellation that comes from outside."""
+
+    def abandon(self) -> None:
+        """Be told that it will not be done: the crew was cancelled first."""
 
 
 class _Helper:
-    __slots__ = ("job", "wake")
+    __slots__ = ("task", "wake")
 
     def __init__(self) -> None:
         self.wake = Signal()
-        self.job: Callable[[], Awaitable[None]] | None = None
+        self.task: Task | None = None
 
 
 class Crew:
-    """Run jobs in tasks of `group`, as many at once as are dispatched.
-
-    A job raises nothing but a cancellation that reaches its task from outside.
-    """
+    """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched."""
 
     __slots__ = ("_group", "_idle")
 
@@ -35,26 +42,32 @@ class Crew:
         self._group = group
         self._idle: list[_Helper] = []
 
-    def dispatch(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Start `job` soon, in an idle helper or a new one."""
+    def dispatch(self, task: Task) -> None:
+        """Start `task` soon, in an idle helper or a new one."""
         if self._idle:
             helper = self._idle.pop()
-            helper.job = job
+            helper.task = task
             helper.wake.set()
         else:
-            self._group.start_soon(self._help, job)
+            self._group.start_soon(self._help, task)
 
     def dismiss(self) -> None:
         """Send the idle helpers home, so that the task group can end."""
         while self._idle:
             self._idle.pop().wake.set()
 
-    async def _help(self, job: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await job()
+    async def _help(self, first: Task) -> None:
+        task: Task | None = first
+        while task is not None:
+            await task.run()
             helper = _Helper()
             self._idle.append(helper)
-            await helper.wake.wait()
-            if helper.job is None:
-                return
-            job = helper.job
+            try:
+                await helper.wake.wait()
+            except BaseException:
+                # The task group is cancelled, and with it every idle helper: none may be given a task.
+                self._idle.clear()
+                if helper.task is not None:
+                    helper.task.abandon()
+                raise
+            task = helper.task

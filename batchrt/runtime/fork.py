@@ -46,10 +46,10 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
 class _Fork:
     """Keep track of the branches of one fork."""
 
-    __slots__ = ("_base", "_done", "_error", "_left", "_scopes", "_strand")
+    __slots__ = ("_base", "_done", "_error", "_left", "_scopes", "strand")
 
     def __init__(self, strand: Strand) -> None:
-        self._strand = strand
+        self.strand = strand
         self._base: Context = copy_context()
         self._done: Signal | None = None
         self._left = 0
@@ -59,7 +59,7 @@ class _Fork:
     async def run(self, jobs: Sequence[Job], crew: Crew | None) -> None:
         if crew is not None:
             for job in jobs[1:]:
-                crew.dispatch(self._branch(job))
+                crew.dispatch(_Branch(self, job))
         for job in jobs[:1]:
             await self._own_branch(job)
         if self._left:
@@ -67,44 +67,29 @@ class _Fork:
         if self._error is not None:
             raise self._error
 
-    def _branch(self, job: Job) -> Callable[[], Coroutine[Any, Any, None]]:
+    def begin(self, *, elsewhere: bool) -> CancelScope:
+        """Note that a branch begins, in another task or this one, and return the scope it runs in."""
         scope = CancelScope()
         self._scopes.append(scope)
-        self._left += 1
-
-        async def run() -> None:
-            strand = self._strand.branch()
-            try:
-                with scope:
-                    await self._drive(job, strand)
-            except anyio.get_cancelled_exc_class() as error:
-                if cancellation_is_real():
-                    raise
-                self._fail(StrayCancelledError.of(error))
-            except BaseException as error:  # noqa: BLE001  raised by the forking strand
-                self._fail(error)
-            finally:
-                strand.close()
-                self._end()
-
-        return run
+        self._left += elsewhere
+        return scope
 
     async def _own_branch(self, job: Job) -> None:
-        scope = CancelScope()
-        self._scopes.append(scope)
-        own, strand = self._strand, self._strand.branch()
+        scope = self.begin(elsewhere=False)
+        own, strand = self.strand, self.strand.branch()
         own.has_slot, strand.has_slot = False, own.has_slot
         try:
             with scope:
-                await self._drive(job, strand)
+                await self.drive(job, strand)
         except BaseException as error:  # noqa: BLE001  raised when all branches have ended
-            self._fail(error)
+            self.fail(error)
         finally:
             if not self._left:
                 own.has_slot, strand.has_slot = strand.has_slot, False
             strand.close()
 
-    async def _drive(self, job: Job, strand: Strand) -> None:
+    async def drive(self, job: Job, strand: Strand) -> None:
+        """Run `job` on `strand`, in a context of its own."""
         context = strand_context(strand, self._base)
         await drive(context, context.run(job, strand))
 
@@ -115,18 +100,49 @@ class _Fork:
                 await self._done.wait()
             except BaseException as error:  # noqa: BLE001  raised when all branches have ended
                 self._error = None
-                self._fail(error)
+                self.fail(error)
         if self._left:
             with CancelScope(shield=True):
                 await self._done.wait()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Cancel all branches; `error` is what the fork raises, if it is the first."""
         if self._error is None:
             self._error = error
             for scope in self._scopes:
                 scope.cancel()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Note that a branch in another task has ended."""
         self._left -= 1
         if self._left == 0 and self._done is not None:
             self._done.set()
+
+
+class _Branch:
+    """A branch that one of the crew runs."""
+
+    __slots__ = ("_fork", "_job", "_scope")
+
+    def __init__(self, fork: _Fork, job: Job) -> None:
+        self._fork = fork
+        self._job = job
+        self._scope = fork.begin(elsewhere=True)
+
+    async def run(self) -> None:
+        strand = self._fork.strand.branch()
+        try:
+            with self._scope:
+                await self._fork.drive(self._job, strand)
+        except anyio.get_cancelled_exc_class() as error:
+            if cancellation_is_real():
+                raise
+            self._fork.fail(StrayCancelledError.of(error))
+        except BaseException as error:  # noqa: BLE001  raised by the forking strand
+            self._fork.fail(error)
+        finally:
+            strand.close()
+            self._fork.end()
+
+    def abandon(self) -> None:
+        self._fork.end()

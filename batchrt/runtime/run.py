@@ -98,6 +98,7 @@ class Strand:
 
     __slots__ = (
         "_cancelled",
+        "_in_debt",
         "_nested",
         "_watched",
         "config",
@@ -120,12 +121,14 @@ class Strand:
         self.in_thread = False
         self.open = True
         self._nested = 0
+        self._in_debt = False
         self._watched: list[Callable[[], None]] | None = None
         self._cancelled = False
 
     async def take(self) -> None:
         """Wait for a slot unless this strand has one; call it right before a leaf's own work."""
         if not self.has_slot:
+            self._pay()
             if not self.slots.try_take():
                 await self.slots.take()
             self.has_slot = True
@@ -135,6 +138,14 @@ class Strand:
         if self.has_slot:
             self.has_slot = False
             self.slots.give(newcomers=newcomers)
+        else:
+            self._pay()
+
+    def _pay(self) -> None:
+        # The leaf that was unwinding on a slot too many has ended.
+        if self._in_debt:
+            self._in_debt = False
+            self.slots.give()
 
     def close(self) -> None:
         """End: give the slot up. User code that goes on in this context is no longer part of the item."""
@@ -202,12 +213,15 @@ class Strand:
         self._lend(newcomers=newcomers)
         try:
             yield
-            if self._nested == 1 and self.open:
-                await self.take()
-        finally:
-            self._nested -= 1
-            if self._nested == 0:
-                self._end_lending()
+        except Exception:
+            # The leaf may handle it and go on: not without a slot.
+            await self._take_back()
+            raise
+        except BaseException:
+            self._end_lending()
+            raise
+        else:
+            await self._take_back()
 
     def _lend(self, *, newcomers: bool) -> None:
         self._nested += 1
@@ -216,10 +230,20 @@ class Strand:
         if self.in_thread and self._nested == 1 and limiter is not None:
             limiter.total_tokens += 1
 
+    async def _take_back(self) -> None:
+        try:
+            if self._nested == 1 and self.open:
+                await self.take()
+        finally:
+            self._end_lending()
+
     def _end_lending(self) -> None:
+        self._nested -= 1
+        if self._nested:
+            return
         if self.open and not self.has_slot:
             self.slots.take_now()
-            self.has_slot = True
+            self._in_debt = True
         limiter = self.run.threads
         if self.in_thread and limiter is not None:
             limiter.total_tokens -= 1

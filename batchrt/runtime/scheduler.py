@@ -193,7 +193,7 @@ class Scheduler:
                         holding = False
                     holding = await self._admit_from_feeder(self._feeder)
                 elif holding or slots.try_take():
-                    holding = True
+                    holding = False  # the slot goes with the item, and comes back with it
                     holding = await self._admit_from_iterator()
                     if holding and slots.wanted():
                         slots.give()
@@ -341,7 +341,7 @@ class Scheduler:
         """Note that there are no more inputs, and tell those who wait for one."""
         self._drained = True
         if self._leader is not None:
-            self._run.slots.withdraw(self._leader)
+            self._leader.withdraw()
         while self._resting:
             self._resting.pop().set()
 

@@ -19,12 +19,20 @@ __all__ = ["Slots", "Waiter"]
 class Waiter:
     """Wait for one slot; made on the event loop that waits, granted from any thread."""
 
-    __slots__ = ("granted", "signal", "withdrawn")
+    __slots__ = ("at", "granted", "signal", "withdrawn")
 
     def __init__(self) -> None:
         self.signal = Signal()
         self.granted = False
         self.withdrawn = False
+        self.at: Slots | None = None
+
+    def withdraw(self) -> bool:
+        """Stop waiting, wherever it is; `False` if it has its slot already."""
+        if self.at is None:
+            self.withdrawn = True
+            return True
+        return self.at.withdraw(self)
 
 
 class Slots:
@@ -87,13 +95,14 @@ class Slots:
 
     async def take(self, waiter: Waiter | None = None, *, newcomer: bool = False) -> bool:
         """Wait for a slot; return whether it was granted (`False` only for a withdrawn `waiter`)."""
-        if not await self._take_own(waiter or Waiter(), newcomer=newcomer):
+        waiter = waiter or Waiter()
+        if not await self._take_own(waiter, newcomer=newcomer):
             return False
         if self._parent is None:
             return True
         granted = False
         try:
-            granted = await self._parent.take()
+            granted = await self._parent.take(waiter)
         finally:
             if not granted:
                 self._give_own()
@@ -101,9 +110,14 @@ class Slots:
 
     async def _take_own(self, waiter: Waiter, *, newcomer: bool) -> bool:
         with self._lock:
-            if self._free > 0 and not self._waiters:
+            if waiter.withdrawn:
+                return False
+            waiter.at = self
+            waiter.granted = self._free > 0 and not self._waiters
+            if waiter.granted:
                 self._free -= 1
                 return True
+            waiter.signal = Signal()
             (self._newcomers if newcomer else self._waiters).append(waiter)
         try:
             await waiter.signal.wait()

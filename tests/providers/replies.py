@@ -18,7 +18,7 @@ def wall() -> float:
 
 
 def reply(body: Any = b"", status: int = 200, **headers: str) -> Reply:
-    """Return a reply; a body that is not bytes is sent as JSON, underscores in names are hyphens."""
+    """Return a reply; a body that is not bytes is sent as JSON, `_` in names as `-`."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply(status, httpx.Headers(named), data)

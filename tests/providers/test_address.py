@@ -16,7 +16,10 @@ from batchrt.providers.address import Address, check_headers, origin_of
         ("https://api.openai.com/v1/", "https://api.openai.com/v1/chat"),
         (" http://localhost:8000 \n", "http://localhost:8000/chat"),
         ("http://[::1]:8000/v1", "http://[::1]:8000/v1/chat"),
-        ("https://x.azure.com/d/a%2Fb?api-version=1", "https://x.azure.com/d/a%2Fb/chat?api-version=1"),
+        (
+            "https://x.azure.com/d/a%2Fb?api-version=1",
+            "https://x.azure.com/d/a%2Fb/chat?api-version=1",
+        ),
         ("https://host/v1#part", "https://host/v1/chat"),
         ("HTTPS://Host/v1", "https://Host/v1/chat"),
     ],

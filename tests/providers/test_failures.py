@@ -30,59 +30,196 @@ def of(body: Any = b"", status: int = 400, **headers: str) -> ProviderError:
     return error_from(reply(body, status, **headers), (KEY,), wall)
 
 
-def openai(message: str = "no", type: str | None = None, code: Any = None, param: Any = None) -> Any:  # noqa: A002
+def openai(
+    message: str = "no", type: str | None = None, code: Any = None, param: Any = None
+) -> Any:  # noqa: A002
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
 LONG = "x" * 100_000
 CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
-    ("a wrong key", 401, openai("Incorrect API key", "invalid_request_error", "invalid_api_key"),
-     AuthenticationError, {"message": "Incorrect API key", "code": "invalid_api_key"}),
+    (
+        "a wrong key",
+        401,
+        openai("Incorrect API key", "invalid_request_error", "invalid_api_key"),
+        AuthenticationError,
+        {"message": "Incorrect API key", "code": "invalid_api_key"},
+    ),
     ("no permission", 403, openai("Country not supported"), AuthenticationError, {}),
-    ("a wrong parameter", 400, openai("Unsupported value", "invalid_request_error", None, "temperature"),
-     BadRequestError, {"param": "temperature", "code": None, "type": "invalid_request_error"}),
-    ("no such model", 404, openai("no such model", None, "model_not_found"), BadRequestError,
-     {"code": "model_not_found"}),
-    ("a rate limit", 429, openai("Rate limit reached", "tokens", "rate_limit_exceeded"),
-     RateLimitError, {"type": "tokens"}),
-    ("no credit, by code", 429, openai("You exceeded", "x", "insufficient_quota"),
-     QuotaExhaustedError, {}),
-    ("no credit, by type", 429, openai("You exceeded", "insufficient_quota"), QuotaExhaustedError, {}),
+    (
+        "a wrong parameter",
+        400,
+        openai("Unsupported value", "invalid_request_error", None, "temperature"),
+        BadRequestError,
+        {"param": "temperature", "code": None, "type": "invalid_request_error"},
+    ),
+    (
+        "no such model",
+        404,
+        openai("no such model", None, "model_not_found"),
+        BadRequestError,
+        {"code": "model_not_found"},
+    ),
+    (
+        "a rate limit",
+        429,
+        openai("Rate limit reached", "tokens", "rate_limit_exceeded"),
+        RateLimitError,
+        {"type": "tokens"},
+    ),
+    (
+        "no credit, by code",
+        429,
+        openai("You exceeded", "x", "insufficient_quota"),
+        QuotaExhaustedError,
+        {},
+    ),
+    (
+        "no credit, by type",
+        429,
+        openai("You exceeded", "insufficient_quota"),
+        QuotaExhaustedError,
+        {},
+    ),
     ("credit balance", 429, openai(code="credit_balance_exhausted"), QuotaExhaustedError, {}),
-    ("organization limit", 429, openai(code="organization_spend_limit_exceeded"), QuotaExhaustedError, {}),
+    (
+        "organization limit",
+        429,
+        openai(code="organization_spend_limit_exceeded"),
+        QuotaExhaustedError,
+        {},
+    ),
     ("project limit", 429, openai(code="project_spend_limit_exceeded"), QuotaExhaustedError, {}),
     ("usage limit", 429, openai(code="organization_usage_limit_exceeded"), QuotaExhaustedError, {}),
     ("payment required", 402, openai("Insufficient Balance"), QuotaExhaustedError, {}),
     ("a conflict", 409, openai("busy"), ServerError, {"message": "busy"}),
     ("a server's timeout", 408, b"", ServerError, {"message": "Request Timeout"}),
-    ("overloaded", 503, openai("hot", "service_unavailable_error", "server_is_overloaded"), ServerError,
-     {"code": "server_is_overloaded"}),
-    ("a code that is a number", 404, openai("no", "NotFoundError", 404), BadRequestError, {"code": "404"}),
-    ("an error that is a text", 404, {"error": "model 'x' not found"}, BadRequestError,
-     {"message": "model 'x' not found"}),
-    ("TEI, flat", 429, {"message": "Model is overloaded", "code": 429, "type": "overloaded"}, RateLimitError,
-     {"message": "Model is overloaded", "type": "overloaded", "code": "429"}),
-    ("TEI, native", 422, {"error": "Input validation error", "error_type": "Validation"}, BadRequestError,
-     {"type": "Validation"}),
-    ("vLLM, flat", 400, {"object": "error", "message": "bad", "type": "BadRequestError", "param": None, "code": 400},
-     BadRequestError, {"message": "bad", "type": "BadRequestError"}),
-    ("FastAPI, a text", 401, {"detail": "Invalid token"}, AuthenticationError, {"message": "Invalid token"}),
-    ("FastAPI, a list", 422,
-     {"detail": [{"type": "missing", "loc": ["body", "messages", 0, "role"], "msg": "Field required", "input": LONG},
-                 {"type": "x", "loc": ["body", "n"], "msg": "Too small", "input": 0}]},
-     BadRequestError,
-     {"message": "messages.0.role: Field required; n: Too small", "param": "messages.0.role", "type": "missing"}),
-    ("FastAPI, an object", 400, {"detail": {"message": "nope", "code": "c"}}, BadRequestError,
-     {"message": "nope", "code": "c"}),
-    ("FastAPI, a list of texts", 422, {"detail": ["a"]}, BadRequestError, {"message": "Unprocessable Entity"}),
-    ("Google, a list", 400, [{"error": {"code": 400, "message": "API key not valid", "status": "X"}}],
-     BadRequestError, {"message": "API key not valid"}),
-    ("an HTML page", 502, b"<html><head><title>502 Bad\n Gateway</title></head>...</html>", ServerError,
-     {"message": "502 Bad Gateway"}),
-    ("an HTML page without a title", 503, b"<h1>Sorry</h1>", ServerError, {"message": "<h1>Sorry</h1>"}),
-    ("plain text", 500, b"upstream connect error", ServerError, {"message": "upstream connect error"}),
+    (
+        "overloaded",
+        503,
+        openai("hot", "service_unavailable_error", "server_is_overloaded"),
+        ServerError,
+        {"code": "server_is_overloaded"},
+    ),
+    (
+        "a code that is a number",
+        404,
+        openai("no", "NotFoundError", 404),
+        BadRequestError,
+        {"code": "404"},
+    ),
+    (
+        "an error that is a text",
+        404,
+        {"error": "model 'x' not found"},
+        BadRequestError,
+        {"message": "model 'x' not found"},
+    ),
+    (
+        "TEI, flat",
+        429,
+        {"message": "Model is overloaded", "code": 429, "type": "overloaded"},
+        RateLimitError,
+        {"message": "Model is overloaded", "type": "overloaded", "code": "429"},
+    ),
+    (
+        "TEI, native",
+        422,
+        {"error": "Input validation error", "error_type": "Validation"},
+        BadRequestError,
+        {"type": "Validation"},
+    ),
+    (
+        "vLLM, flat",
+        400,
+        {
+            "object": "error",
+            "message": "bad",
+            "type": "BadRequestError",
+            "param": None,
+            "code": 400,
+        },
+        BadRequestError,
+        {"message": "bad", "type": "BadRequestError"},
+    ),
+    (
+        "FastAPI, a text",
+        401,
+        {"detail": "Invalid token"},
+        AuthenticationError,
+        {"message": "Invalid token"},
+    ),
+    (
+        "FastAPI, a list",
+        422,
+        {
+            "detail": [
+                {
+                    "type": "missing",
+                    "loc": ["body", "messages", 0, "role"],
+                    "msg": "Field required",
+                    "input": LONG,
+                },
+                {"type": "x", "loc": ["body", "n"], "msg": "Too small", "input": 0},
+            ]
+        },
+        BadRequestError,
+        {
+            "message": "messages.0.role: Field required; n: Too small",
+            "param": "messages.0.role",
+            "type": "missing",
+        },
+    ),
+    (
+        "FastAPI, an object",
+        400,
+        {"detail": {"message": "nope", "code": "c"}},
+        BadRequestError,
+        {"message": "nope", "code": "c"},
+    ),
+    (
+        "FastAPI, a list of texts",
+        422,
+        {"detail": ["a"]},
+        BadRequestError,
+        {"message": "Unprocessable Entity"},
+    ),
+    (
+        "Google, a list",
+        400,
+        [{"error": {"code": 400, "message": "API key not valid", "status": "X"}}],
+        BadRequestError,
+        {"message": "API key not valid"},
+    ),
+    (
+        "an HTML page",
+        502,
+        b"<html><head><title>502 Bad\n Gateway</title></head>...</html>",
+        ServerError,
+        {"message": "502 Bad Gateway"},
+    ),
+    (
+        "an HTML page without a title",
+        503,
+        b"<h1>Sorry</h1>",
+        ServerError,
+        {"message": "<h1>Sorry</h1>"},
+    ),
+    (
+        "plain text",
+        500,
+        b"upstream connect error",
+        ServerError,
+        {"message": "upstream connect error"},
+    ),
     ("nothing", 500, b"", ServerError, {"message": "Internal Server Error"}),
-    ("a status nobody knows", 599, b"", ServerError, {"message": "the server answered with status 599"}),
+    (
+        "a status nobody knows",
+        599,
+        b"",
+        ServerError,
+        {"message": "the server answered with status 599"},
+    ),
     ("JSON that says nothing", 400, {"error": {}}, BadRequestError, {"message": "Bad Request"}),
     ("JSON of another shape", 400, {"fault": 1}, BadRequestError, {"message": '{"fault": 1}'}),
     ("a JSON text", 400, b'"no"', BadRequestError, {"message": '"no"'}),
@@ -90,13 +227,20 @@ CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
     ("cut JSON", 400, b'{"error": {"mess', BadRequestError, {"message": '{"error": {"mess'}),
     ("not UTF-8", 400, b"\xff\xfe", BadRequestError, {"message": "\ufffd\ufffd"}),
     ("a body of a megabyte", 422, b'{"detail": "' + b"x" * 2**20 + b'"}', BadRequestError, {}),
-    ("types all wrong", 400, {"error": {"message": [1], "code": {}, "type": True, "param": None}}, BadRequestError,
-     {"message": "Bad Request", "code": None, "type": None}),
-]  # fmt: skip
+    (
+        "types all wrong",
+        400,
+        {"error": {"message": [1], "code": {}, "type": True, "param": None}},
+        BadRequestError,
+        {"message": "Bad Request", "code": None, "type": None},
+    ),
+]
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "kind", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+    ("status", "body", "kind", "says"),
+    [case[1:] for case in CASES],
+    ids=[case[0] for case in CASES],
 )
 def test_each_shape_is_read(
     status: int, body: Any, kind: type[ProviderError], says: dict[str, Any]
@@ -110,18 +254,48 @@ def test_each_shape_is_read(
 
 
 CONTEXT = [
-    (400, openai("This model's maximum context length is 8192 tokens.", None, "context_length_exceeded")),
+    (
+        400,
+        openai(
+            "This model's maximum context length is 8192 tokens.", None, "context_length_exceeded"
+        ),
+    ),
     (400, openai("too long", "invalid_request_error", "context_length_exceeded")),
-    (400, {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000", "code": 400}),
-    (400, {"message": "The decoder prompt (length 5000) is longer than the maximum model length of 4096."}),
-    (400, {"error": {"code": 400, "message": "the request exceeds the available context size. try increasing it",
-                     "type": "exceed_context_size_error"}}),
-    (500, {"error": {"code": 500, "message": "input is too large to process. increase the physical batch size"}}),
+    (
+        400,
+        {
+            "message": "This model's maximum context length is 4096 tokens. However, you ...",
+            "code": 400,
+        },
+    ),
+    (
+        400,
+        {"message": "The prompt (length 5000) is longer than the maximum model length of 4096."},
+    ),
+    (
+        400,
+        {
+            "error": {
+                "code": 400,
+                "message": "the request exceeds the available context size. try increasing it",
+                "type": "exceed_context_size_error",
+            }
+        },
+    ),
+    (
+        500,
+        {
+            "error": {
+                "code": 500,
+                "message": "input is too large to process. increase the physical batch size",
+            }
+        },
+    ),
     (413, {"error": "Input validation error: `inputs` must have less than 512 tokens. Given: 600"}),
     (400, {"detail": "Requested tokens (600) exceed context window of 512"}),
     (400, openai("prompt is too long: 210000 tokens > 200000 maximum")),
     (422, openai("Please reduce the length of the messages.")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("status", "body"), CONTEXT)
@@ -134,7 +308,11 @@ def test_an_input_that_is_too_long_is_known_by_code_and_by_words(status: int, bo
 
 def test_a_rate_limit_that_speaks_of_length_is_a_rate_limit() -> None:
     """OpenAI's answer to a request over the tokens per minute."""
-    body = openai("Request too large. Please reduce the length of the messages", "tokens", "rate_limit_exceeded")
+    body = openai(
+        "Request too large. Please reduce the length of the messages",
+        "tokens",
+        "rate_limit_exceeded",
+    )
     assert type(of(body, 429)) is RateLimitError
 
 
@@ -201,7 +379,9 @@ def test_a_date_is_read_against_the_clock_or_the_replys_own() -> None:
     assert of(b"", 503, retry_after=later, date="Tue, 14 Nov 2023 22:13:29 GMT").retry_after == 1
 
 
-@pytest.mark.parametrize(("status", "said", "again"), [(400, "true", True), (500, "false", False), (500, "?", True)])
+@pytest.mark.parametrize(
+    ("status", "said", "again"), [(400, "true", True), (500, "false", False), (500, "?", True)]
+)
 def test_the_providers_word_on_retrying_counts(status: int, said: str, again: bool) -> None:
     """x-should-retry: true or false, nothing else."""
     assert should_retry(of(b"", status, x_should_retry=said)) is again
@@ -209,17 +389,23 @@ def test_the_providers_word_on_retrying_counts(status: int, said: str, again: bo
 
 def test_errors_travel_between_processes() -> None:
     """With all that they know."""
-    error = pickle.loads(pickle.dumps(of(openai("busy", "t", "c", "p"), 500, retry_after="3")))  # noqa: S301
+    packed = pickle.dumps(of(openai("busy", "t", "c", "p"), 500, retry_after="3"))
+    error = pickle.loads(packed)  # noqa: S301
     assert (type(error), error.code, error.retry_after) == (ServerError, "c", 3.0)
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["error", "message", "detail", "code", "type", "param", "loc", "msg"]), inner, max_size=4
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "detail", "code", "type", "param", "loc", "msg"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(JSON.map(lambda data: json.dumps(data).encode()) | st.binary(), st.integers(300, 599))
@@ -227,4 +413,6 @@ def test_whatever_comes_is_an_error_of_ours(body: bytes, status: int) -> None:
     """With a message that is neither empty nor endless."""
     error = of(body, status)
     assert 0 < len(error.message) <= 600
-    assert all(value is None or isinstance(value, str) for value in (error.code, error.type, error.param))
+    assert all(
+        value is None or isinstance(value, str) for value in (error.code, error.type, error.param)
+    )

@@ -106,8 +106,14 @@ def wrap(value: Any) -> dict[str, Any]:
     [
         ({"type": "array", "items": {"type": "string"}}, "an object at the top"),
         ({"type": "object"}, "the schema has keys of any name"),
-        (wrap({"type": "object", "additionalProperties": {"type": "string"}}), r"schema\.a has keys of any name"),
-        (wrap({"type": "object", "patternProperties": {"x": {}}, "properties": {}}), "keys of any name"),
+        (
+            wrap({"type": "object", "additionalProperties": {"type": "string"}}),
+            r"schema\.a has keys of any name",
+        ),
+        (
+            wrap({"type": "object", "patternProperties": {"x": {}}, "properties": {}}),
+            "keys of any name",
+        ),
         (wrap({}), r"schema\.a allows anything"),
         (wrap(True), r"schema\.a allows anything"),
         (wrap({"type": "array"}), "list of anything"),
@@ -116,7 +122,7 @@ def wrap(value: Any) -> dict[str, Any]:
         (wrap({"allOf": [{"type": "string"}, {"type": "string"}]}), "allOf"),
         (wrap({"$ref": "#/$defs/Gone", "description": "d"}), "Gone, which is not in the schema"),
     ],
-)  # fmt: skip
+)
 def test_what_strict_mode_cannot_say_is_named(schema: dict[str, Any], says: str) -> None:
     """With its place."""
     with pytest.raises(ValueError, match=says):

@@ -37,7 +37,9 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 def direct(**options: Any) -> Transport:
     """Return the default transport."""
-    return Transport(HEADERS, tls=False, **{"timeout": 10.0, **options})
+    return Transport(
+        HEADERS, tls=False, **{"timeout": 10.0, "max_response_bytes": 10**6, **options}
+    )
 
 
 def over_httpx_transport(**options: Any) -> Transport:
@@ -389,14 +391,14 @@ async def test_a_closed_client_refuses() -> None:
 def test_client_and_transport_exclude_each_other() -> None:
     """There is one way out."""
     with pytest.raises(ValueError, match="not both"):
-        direct(http_client=httpx.AsyncClient(), transport=httpx.MockTransport(lambda _: None))  # type: ignore[arg-type, return-value]
+        direct(http_client=httpx.AsyncClient(), transport=httpx.AsyncHTTPTransport())
 
 
 @pytest.mark.parametrize("value", ["sk-secret\n-key", "sk-sécret", "sk-\x00"])
 def test_a_header_that_http_cannot_carry_is_named_and_not_shown(value: str) -> None:
     """The value may be a key."""
     with pytest.raises(ValueError, match="'authorization'") as caught:
-        Transport({"authorization": value}, tls=False, timeout=1)
+        Transport({"authorization": value}, tls=False, timeout=1, max_response_bytes=1)
     assert value not in str(caught.value)
 
 
@@ -574,7 +576,7 @@ def test_one_client_serves_several_loops_at_once() -> None:
 PRELUDE = """
 import os, sys, anyio
 from batchrt.providers.transport import Transport
-transport = Transport({}, tls=False, timeout=20)
+transport = Transport({}, tls=False, timeout=20, max_response_bytes=1000)
 def ask():
     return anyio.run(transport.post, sys.argv[1], b"{}").status
 """

@@ -44,18 +44,30 @@ PARTS = [{"type": "text", "text": "hi"}]
         ("", [{"role": "user", "content": ""}]),
         ([("human", "hi")], [USER]),
         ([("user", "hi")], [USER]),
-        ([("system", "s"), ("ai", None)], [{"role": "system", "content": "s"}, {"role": "assistant", "content": None}]),
+        (
+            [("system", "s"), ("ai", None)],
+            [{"role": "system", "content": "s"}, {"role": "assistant", "content": None}],
+        ),
         ([HumanMessage("hi")], [USER]),
         (HumanMessage("hi"), [USER]),
         ((SystemMessage("s"), HumanMessage("hi")), [{"role": "system", "content": "s"}, USER]),
         ([Message("tool", "x", name="n")], [{"role": "tool", "content": "x", "name": "n"}]),
         ([HumanMessage(PARTS)], [{"role": "user", "content": PARTS}]),
-        ([AIMessage(None, tool_calls=[CALL])], [{"role": "assistant", "content": None, "tool_calls": [CALL]}]),
-        ([AIMessage(None, refusal="no")], [{"role": "assistant", "content": None, "refusal": "no"}]),
-        ([{"role": "tool", "content": "x", "tool_call_id": "c"}], [{"role": "tool", "content": "x", "tool_call_id": "c"}]),
+        (
+            [AIMessage(None, tool_calls=[CALL])],
+            [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        ),
+        (
+            [AIMessage(None, refusal="no")],
+            [{"role": "assistant", "content": None, "refusal": "no"}],
+        ),
+        (
+            [{"role": "tool", "content": "x", "tool_call_id": "c"}],
+            [{"role": "tool", "content": "x", "tool_call_id": "c"}],
+        ),
         (Prompted([("human", "hi")]), [USER]),
     ],
-)  # fmt: skip
+)
 def test_every_form_of_input_becomes_messages(value: Any, messages: Any) -> None:
     """Strings, objects, dicts, pairs and prompt values."""
     assert messages_of(value) == messages
@@ -117,7 +129,7 @@ def test_options_that_json_cannot_carry_are_refused_early(value: Any) -> None:
 
 
 def read(body: Any, **headers: str) -> AIMessage:
-    return read_chat(reply(body, **headers), ("sk-secret-1",), wall)
+    return read_chat(reply(body, 200, **headers), ("sk-secret-1",), wall)
 
 
 def test_an_answer_is_read_whole() -> None:
@@ -211,7 +223,10 @@ def test_secrets_in_a_malformed_answer_are_masked() -> None:
         ({"prompt_tokens": True, "completion_tokens": 1}, None),
         ({"prompt_tokens": 9, "completion_tokens": 3}, Usage(9, 3, 12)),
         ({"prompt_tokens": 9}, Usage(9, 0, 9)),
-        ({"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 20, "x": {}}, Usage(9, 3, 20)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 20, "x": {}},
+            Usage(9, 3, 20),
+        ),
     ],
 )
 def test_wrong_counts_do_not_cost_the_answer(usage: Any, expected: Usage | None) -> None:
@@ -227,12 +242,15 @@ def test_an_error_in_a_success_is_an_error() -> None:
     assert read({**chat_body(), "error": None}).content == "hello"
 
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just([]) | st.just({})
+LEAVES: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just([]) | st.just({})
+)
 KEYS = ["choices", "message", "content", "index", "usage", "error", "prompt_tokens", "refusal"]
 TREES: st.SearchStrategy[Any] = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=2)
-    | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
+    ),
     max_leaves=15,
 )
 

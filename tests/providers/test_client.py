@@ -1,0 +1,138 @@
+"""A client: whom it asks, with what key, and how often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from batchrt.errors import AuthenticationError
+from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.client import Client
+from tests.providers.replies import chat_body
+
+pytestmark = pytest.mark.anyio
+
+KEY = "sk-proj-0123456789"
+NAMES = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start without the developer's own settings."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+async def sent_by(**options: Any) -> httpx.Request:
+    """Return the request that a model with `options` sends."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=chat_body())
+
+    await ChatOpenAI("m", transport=httpx.MockTransport(handle), **options).ainvoke("hi")
+    return seen[0]
+
+
+async def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the openai SDK, under its names."""
+    for name, value in zip(NAMES, [f" {KEY}\n", "http://host/v2/", "org", "proj"], strict=True):
+        monkeypatch.setenv(name, value)
+    request = await sent_by()
+    assert str(request.url) == "http://host/v2/chat/completions"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.headers["openai-organization"] == "org"
+    assert request.headers["openai-project"] == "proj"
+
+
+async def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, and an empty key means none."""
+    for name in NAMES:
+        monkeypatch.setenv(name, "http://wrong")
+    request = await sent_by(
+        base_url="http://right/v1", api_key=SecretStr(KEY), organization="o", project="p"
+    )
+    assert str(request.url) == "http://right/v1/chat/completions"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert (request.headers["openai-organization"], request.headers["openai-project"]) == ("o", "p")
+    assert "authorization" not in (await sent_by(api_key="")).headers
+
+
+async def test_extra_headers_win_over_the_clients_own() -> None:
+    """Whatever their case: Azure's api-key, a proxy's authorization."""
+    extra = {"Authorization": "Token t", "api-key": "k", "User-Agent": "me"}
+    request = await sent_by(api_key=KEY, extra_headers=extra)
+    assert request.headers.get_list("authorization") == ["Token t"]
+    assert (request.headers["api-key"], request.headers["user-agent"]) == ("k", "me")
+
+
+async def test_user_and_password_of_the_url_are_sent_as_basic_authentication() -> None:
+    """They are in no URL, and a key wins over them."""
+    request = await sent_by(base_url="http://user:pass@host/v1", api_key="")
+    assert str(request.url) == "http://host/v1/chat/completions"
+    assert request.headers["authorization"] == "Basic dXNlcjpwYXNz"
+    request = await sent_by(base_url="http://user:pass@host/v1", api_key=KEY)
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_openai_wants_a_key_and_nobody_else() -> None:
+    """It is missed when the model is made, and the message says what to do."""
+    with pytest.raises(AuthenticationError, match="set OPENAI_API_KEY or pass api_key"):
+        ChatOpenAI("m")
+    ChatOpenAI("m", base_url="http://localhost:8000/v1")
+    ChatOpenAI("m", api_key=KEY)
+    ChatOpenAI("m", extra_headers={"authorization": "Bearer x"})
+    ChatOpenAI("m", transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"max_retries": -1},
+        {"max_response_bytes": 0},
+        {"base_url": "localhost:8000"},
+        {"api_key": "sk\n-key"},
+        {"extra_headers": {"a b": "c"}},
+        {"extra_body": {"messages": []}},
+        {"temperature": 3},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    """When the model is made."""
+    with pytest.raises(ValueError, match="must|cannot|no name"):
+        ChatOpenAI("m", **{"base_url": "http://localhost", **options})
+
+
+def test_a_key_does_not_show() -> None:
+    """Not in the model's repr, nor in that of anything it holds."""
+    model = ChatOpenAI("m", base_url=f"http://user:{KEY}@host/v1", api_key=KEY)
+    client = Client(base_url="http://host", api_key=KEY, extra_headers={"x-api-key": KEY + "2"})
+    for thing in (
+        model,
+        model.bind(stop="x"),
+        client,
+        client._transport,
+        client._transport._channel,
+    ):
+        assert KEY not in repr(thing) + str(thing)
+    assert repr(model) == "ChatOpenAI(model='m', base_url='http://host')"
+
+
+def test_what_is_masked_are_secrets_and_not_words() -> None:
+    """The longest first, so that no tail of one is left; `none` and `EMPTY` are no secrets."""
+    client = Client(
+        base_url="http://user:password@host",
+        api_key=KEY,
+        extra_headers={"x-api-key": KEY + "-longer", "x-team": "research", "cookie": "abc"},
+    )
+    assert client.secrets.index(KEY + "-longer") < client.secrets.index(KEY)
+    assert set(client.secrets) == {KEY, KEY + "-longer", "dXNlcjpwYXNzd29yZA==",
+                                   "Basic dXNlcjpwYXNzd29yZA=="}  # fmt: skip
+    assert Client(base_url="http://host", api_key="EMPTY").secrets == ()
