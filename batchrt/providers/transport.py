@@ -186,7 +186,11 @@ class _HTTPXChannel:
         stream = response.stream
         if not isinstance(stream, AsyncIterable):
             raise TypeError("the transport gave a response that cannot be read asynchronously")
-        body = await _gather(stream, self._limit)
+        parts = aiter(stream)
+        try:
+            body = await _gather(parts, self._limit)
+        finally:
+            await _close_generator(parts)
         body = decode(body, response.headers.get("content-encoding", ""), self._limit)
         return Reply(response.status_code, response.headers, body)
 
@@ -320,25 +324,27 @@ class PyqwestTransport(httpx.AsyncBaseTransport):
         await self.native.aclose()
 
 
-class _PyqwestStream(httpx.AsyncByteStream):
+class _PyqwestStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
     def __init__(
         self, response: pyqwest.Response, request: httpx.Request, patience: float | None
     ) -> None:
         self._response = response
+        self._parts = aiter(response.content)
         self._request = request
         self._patience = patience
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = aiter(self._response.content)
-        while True:
-            try:
-                with anyio.fail_after(self._patience):
-                    part = bytes(await anext(parts))
-            except StopAsyncIteration:
-                return
-            except Exception as error:
-                raise _to_httpx(error, self._request) from error
-            yield part
+    # No generator: one that is given up half-way would have to be closed by each of its readers.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            with anyio.fail_after(self._patience):
+                return bytes(await anext(self._parts))
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            raise _to_httpx(error, self._request) from error
 
     async def aclose(self) -> None:
         await _release(self._response)
@@ -357,6 +363,14 @@ async def _gather(
         if size > limit:
             raise too_large(limit)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _close_generator(parts: object) -> None:
+    # Trio, and asyncio in debug mode, want a generator closed by whoever gives it up half-way.
+    aclose = getattr(parts, "aclose", None)
+    if aclose is not None:
+        with anyio.CancelScope(shield=True):
+            await aclose()
 
 
 async def _release(response: pyqwest.Response) -> None:

@@ -29,8 +29,9 @@ from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.testing import Fault, FaultPlan, MockProvider
-from tests.providers.raw import Connection, HangUp, raw_server
-from tests.providers.replies import chat_body
+
+from .raw import Connection, HangUp, raw_server
+from .replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

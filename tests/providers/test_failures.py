@@ -21,7 +21,8 @@ from batchrt.errors import (
 )
 from batchrt.providers.failures import error_from, excerpt
 from batchrt.providers.retry_after import should_retry
-from tests.providers.replies import NOW, reply, wall
+
+from .replies import NOW, reply, wall
 
 KEY = "sk-proj-0123456789"
 

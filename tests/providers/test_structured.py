@@ -15,7 +15,8 @@ from batchrt.messages import AIMessage
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.structured import response_format
 from batchrt.runnables.base import Runnable
-from tests.providers.replies import chat_body
+
+from .replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

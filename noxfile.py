@@ -1,0 +1,100 @@
+"""The project's chores. `nox` alone does what CI does: lint, types, and the tests on every Python there is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_existing_virtualenvs = True
+
+
+def _offer_all_of_pyenv() -> None:
+    """Let pyenv's shims serve every version that is installed, not only the selected one."""
+    if "PYENV_VERSION" in os.environ or shutil.which("pyenv") is None:
+        return
+    selected = subprocess.run(["pyenv", "version-name"], check=False, capture_output=True, text=True)
+    present = subprocess.run(["pyenv", "versions", "--bare"], check=False, capture_output=True, text=True)
+    if selected.returncode == 0 and present.returncode == 0:
+        versions = [*selected.stdout.strip().split(":"), *present.stdout.split()]
+        os.environ["PYENV_VERSION"] = ":".join(dict.fromkeys(versions))
+
+
+_offer_all_of_pyenv()
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+def _install_wheel(session: nox.Session, *extras: str) -> None:
+    """Install what users will get: the built wheel, not the tree."""
+    folder = Path(session.create_tmp()) / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run(
+        "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".", silent=True
+    )
+    wheel = next(folder.glob("batchrt-*.whl"))
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(f"{wheel}[{','.join(extras)}]" if extras else str(wheel))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests against the built wheel; arguments go to pytest."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests under coverage and report what is not reached."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("test"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and layers."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package and the tests, and that the public ones are complete."""
+    _install_wheel(session, "trio", "uvloop", "mock")
+    session.install(*_group("types"))
+    session.run("mypy")
+    session.run("pyright", "tests/typing")
+    session.run("pyright", "--verifytypes", "batchrt", "--ignoreexternal")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure against the peers; arguments go to the benchmarks."""
+    _install_wheel(session, "mock", "uvloop")
+    session.install(*_group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution into dist/."""
+    session.install("build")
+    session.run("python", "-m", "build")
