@@ -63,9 +63,7 @@ def measure(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Table]:
 def _rows(measured: Sequence[Mapping[str, Any]], items: int) -> list[Row]:
     cpu = {_key(entry): per_item(entry["cpu"], entry["items"]) for entry in measured}
     return [
-        _row(entry, cpu, items)
-        for entry in measured
-        if not entry["name"].startswith(_ONE_STEP)
+        _row(entry, cpu, items) for entry in measured if not entry["name"].startswith(_ONE_STEP)
     ]
 
 

@@ -21,8 +21,8 @@ class Task(Protocol):
     async def run(self) -> None:
         """Do it; raise nothing but a cancellation that comes from outside."""
 
-    def abandon(self) -> None:
-        """Be told that it will not be done: the crew was cancelled first."""
+    def abandon(self, error: BaseException) -> None:
+        """Be told that it will not be done: `error` cancelled the crew first."""
 
 
 class _Helper:
@@ -64,10 +64,10 @@ class Crew:
             self._idle.append(helper)
             try:
                 await helper.wake.wait()
-            except BaseException:
+            except BaseException as error:
                 # The task group is cancelled, and with it every idle helper: none may be given a task.
                 self._idle.clear()
                 if helper.task is not None:
-                    helper.task.abandon()
+                    helper.task.abandon(error)
                 raise
             task = helper.task

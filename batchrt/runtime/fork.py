@@ -7,6 +7,7 @@ from contextvars import Context, copy_context
 from typing import Any, TypeAlias
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
@@ -46,7 +47,7 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
 class _Fork:
     """Keep track of the branches of one fork."""
 
-    __slots__ = ("_base", "_done", "_error", "_left", "_scopes", "strand")
+    __slots__ = ("_base", "_cut_off", "_done", "_error", "_left", "_scopes", "strand")
 
     def __init__(self, strand: Strand) -> None:
         self.strand = strand
@@ -55,6 +56,7 @@ class _Fork:
         self._left = 0
         self._scopes: list[CancelScope] = []
         self._error: BaseException | None = None
+        self._cut_off: BaseException | None = None
 
     async def run(self, jobs: Sequence[Job], crew: Crew | None) -> None:
         if crew is not None:
@@ -64,6 +66,10 @@ class _Fork:
             await self._own_branch(job)
         if self._left:
             await self._wait()
+        if self._error is None and self._cut_off is not None:
+            # Whatever cancelled the branch is about to cancel this task: nobody may see half an output.
+            await anyio.lowlevel.checkpoint()
+            self._error = StrayCancelledError.of(self._cut_off)
         if self._error is not None:
             raise self._error
 
@@ -112,6 +118,10 @@ class _Fork:
             for scope in self._scopes:
                 scope.cancel()
 
+    def cut_off(self, error: BaseException) -> None:
+        """Note that a branch was cancelled from outside, or before it began, and has no output."""
+        self._cut_off = error
+
     def end(self) -> None:
         """Note that a branch in another task has ended."""
         self._left -= 1
@@ -136,6 +146,7 @@ class _Branch:
                 await self._fork.drive(self._job, strand)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
+                self._fork.cut_off(error)
                 raise
             self._fork.fail(StrayCancelledError.of(error))
         except BaseException as error:  # noqa: BLE001  raised by the forking strand
@@ -144,5 +155,6 @@ class _Branch:
             strand.close()
             self._fork.end()
 
-    def abandon(self) -> None:
+    def abandon(self, error: BaseException) -> None:
+        self._fork.cut_off(error)
         self._fork.end()

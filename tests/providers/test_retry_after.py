@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from email.utils import formatdate
-from typing import Any
 
 import httpx
 import pytest
@@ -202,7 +201,7 @@ def test_the_wait_that_was_asked_for_wins() -> None:
         assert wait_before_retry(error, 1, lambda: 0.0) == waited
 
 
-def test_nothing_of_the_advice_shows(capsys: Any) -> None:
+def test_nothing_of_the_advice_shows() -> None:
     """It is for the retry loop alone."""
     error = ServerError("down", status=500)
     advise(error, retry=True)

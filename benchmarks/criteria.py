@@ -1,0 +1,133 @@
+"""The numbers that issue 2 demands ("Must show", points 2 to 5), held against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import chat, overhead, startup, streaming
+from benchmarks.leaves import Body, Shape, Work
+from benchmarks.results import Table
+
+__all__ = ["Criterion", "Verdict", "criteria", "judge"]
+
+Measured = Mapping[str, Sequence[Table]]
+"""The tables of each suite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Demand that one figure stays within a limit; its median is what counts, unless said."""
+
+    point: int
+    suite: str
+    what: str
+    case: str
+    contender: str
+    figure: str
+    limit: float
+    unit: str
+    loop: str = "asyncio"
+    below: bool = False
+    worst: bool = False
+
+    def judge(self, measured: Measured) -> Verdict:
+        """Hold it against what was measured; what was not measured is not met."""
+        for table in measured.get(self.suite, ()):
+            if table.case == self.case:
+                series = table.figure(self.contender, self.figure, self.loop)
+                if series is not None and series.values:
+                    return self._verdict(series.max if self.worst else series.median)
+        return Verdict(self, None, met=False)
+
+    def _verdict(self, value: float) -> Verdict:
+        met = value < self.limit if self.below else value <= self.limit
+        return Verdict(self, value, met=met)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Say whether a criterion was met; `value` is `None` if it was not measured."""
+
+    criterion: Criterion
+    value: float | None
+    met: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        criterion = self.criterion
+        return {
+            "point": criterion.point,
+            "what": criterion.what,
+            "value": self.value,
+            "limit": criterion.limit,
+            "unit": criterion.unit,
+            "met": self.met,
+        }
+
+
+def judge(measured: Measured) -> list[Verdict]:
+    """Judge every criterion of the suites that were run."""
+    return [each.judge(measured) for each in criteria() if each.suite in measured]
+
+
+def criteria() -> list[Criterion]:
+    """Return all criteria, in the issue's order."""
+    makers: tuple[Callable[[], list[Criterion]], ...]
+    makers = (_runtime_cost, _as_completed, _chat, _import)
+    return [criterion for make in makers for criterion in make()]
+
+
+def _runtime_cost() -> list[Criterion]:
+    demands: tuple[tuple[Shape, float], ...]
+    demands = (("one step", 1), ("sequence of 3", 2), ("parallel of 3", 10))
+    bodies: tuple[Body, ...] = ("sleep(0)", "return x")
+    return [
+        Criterion(
+            2,
+            "overhead",
+            f"{shape}, {body}: CPU against semaphore+gather of one step",
+            overhead.case_name(Work(shape, body, 100)),
+            "batchrt",
+            "ratio_one",
+            limit,
+            "×",
+        )
+        for shape, limit in demands
+        for body in bodies
+    ]
+
+
+def _as_completed() -> list[Criterion]:
+    case, contender = streaming.case_name(100_000), "batchrt abatch_as_completed"
+    first = "as completed: first result after the end of the first leaf"
+    growth = "as completed: growth in memory"
+    suite = "streaming"
+    return [
+        Criterion(3, suite, first, case, contender, "first", 50, "ms"),
+        Criterion(3, suite, growth, case, contender, "growth", 20, "MB", below=True),
+    ]
+
+
+def _chat() -> list[Criterion]:
+    hundred, _, thousand, all_at_once = (case.name for case in chat.cases(quick=False))
+    cpu = "chat, 100 in flight: CPU against bare aiohttp"
+    wall = "10,000 items of 1 s, 1,000 in flight: wall time"
+    burst = "10,000 in flight at once: wall time"
+    lost = "10,000 in flight at once: lost or wrong"
+    return [
+        Criterion(4, "chat", cpu, hundred, "batchrt", "ratio", 3, "×"),
+        Criterion(4, "chat", wall, thousand, "batchrt", "wall", 11.5, "s", below=True),
+        Criterion(4, "chat", burst, all_at_once, "batchrt", "wall", 5, "s", below=True),
+        Criterion(4, "chat", lost, all_at_once, "batchrt", "lost", 0, "items", worst=True),
+    ]
+
+
+def _import() -> list[Criterion]:
+    name, suite = startup.BATCHRT, "startup"
+    cpu, libraries = "import batchrt: CPU", "import batchrt: HTTP and CLI libraries imported"
+    return [
+        Criterion(5, suite, cpu, startup.CASE, name, "cpu", 150, "ms", loop="", below=True),
+        Criterion(5, suite, libraries, startup.CASE, name, "libraries", 0, "", loop="", worst=True),
+    ]
