@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(suite: str, progress: Console, *, quick: bool) -> Iterator[Table]:
     def tell(what: str) -> None:
-        progress.print(f"{suite}: {what}")
+        progress.print(f"{suite}: {what}", soft_wrap=True)
 
     return _SUITES[suite](quick=quick, tell=tell)
 

@@ -92,7 +92,7 @@ def _runtime_cost() -> list[Criterion]:
             "batchrt",
             "ratio_one",
             limit,
-            "×",
+            "x",
         )
         for shape, limit in demands
         for body in bodies
@@ -117,7 +117,7 @@ def _chat() -> list[Criterion]:
     burst = "10,000 in flight at once: wall time"
     lost = "10,000 in flight at once: lost or wrong"
     return [
-        Criterion(4, "chat", cpu, hundred, "batchrt", "ratio", 3, "×"),
+        Criterion(4, "chat", cpu, hundred, "batchrt", "ratio", 3, "x"),
         Criterion(4, "chat", wall, thousand, "batchrt", "wall", 11.5, "s", below=True),
         Criterion(4, "chat", burst, all_at_once, "batchrt", "wall", 5, "s", below=True),
         Criterion(4, "chat", lost, all_at_once, "batchrt", "lost", 0, "items", worst=True),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 import tomllib
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -63,8 +62,8 @@ def _pins() -> dict[str, str]:
 
 
 def _affinity() -> set[int]:
-    if sys.platform == "linux":
-        return os.sched_getaffinity(0)
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
     return set(range(os.cpu_count() or 1))
 
 

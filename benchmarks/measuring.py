@@ -66,7 +66,7 @@ class Series:
         return max(self.values)
 
     def over(self, reference: Series) -> Series:
-        """Return the ratios to `reference`, each round's to its own; rounds only one had are left out."""
+        """Return the ratios to `reference`, round by round, for the rounds that both have."""
         pairs = zip(self.values, reference.values, strict=False)
         return Series(tuple(mine / other for mine, other in pairs))
 

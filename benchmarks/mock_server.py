@@ -1,4 +1,4 @@
-"""The mock provider in a process and on a core of its own: `python -m benchmarks.mock_server LATENCY`."""
+"""The mock provider on a core of its own: `python -m benchmarks.mock_server LATENCY`."""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import anyio
 
 from benchmarks.isolation import WorkerError, run_worker
-from benchmarks.leaves import Work, expected, leaf_for
+from benchmarks.leaves import Work, expected
 from benchmarks.machine import installed
 from benchmarks.measuring import Sample, Series, per_item, rotated, settle, stopwatch
 from benchmarks.results import Column, Row, Table
@@ -20,8 +20,8 @@ __all__ = ["COLUMNS", "case_name", "measure", "work"]
 COLUMNS = (
     Column("cpu", "CPU µs/item"),
     Column("wall", "wall µs/item"),
-    Column("ratio", "CPU × semaphore+gather, same steps", 2),
-    Column("ratio_one", "CPU × semaphore+gather, one step", 2),
+    Column("ratio", "CPU x semaphore+gather, same steps", 2),
+    Column("ratio_one", "CPU x semaphore+gather, one step", 2),
 )
 
 _WORKS = (

@@ -45,9 +45,9 @@ def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
 
 def _figure(series: Series | None, digits: int) -> str:
     if series is None or not series.values:
-        return "–"
+        return "-"
     low, middle, high = (f"{v:,.{digits}f}" for v in (series.min, series.median, series.max))
-    return middle if low == high else f"{middle} ({low}–{high})"
+    return middle if low == high else f"{middle} ({low}-{high})"
 
 
 def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:

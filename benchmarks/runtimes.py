@@ -69,7 +69,10 @@ def _aiometer_threads(work: Work) -> SyncRun:
 
     async def gather(inputs: Sequence[int]) -> list[Any]:
         limiter = anyio.CapacityLimiter(work.in_flight or len(inputs))
-        one = partial(anyio.to_thread.run_sync, sync_leaf, limiter=limiter)
+
+        async def one(x: int) -> int:
+            return await anyio.to_thread.run_sync(sync_leaf, x, limiter=limiter)
+
         calls = [partial(one, x) for x in inputs]
         return await aiometer.run_all(calls, max_at_once=work.in_flight)
 

@@ -45,7 +45,7 @@ print(json.dumps({"cpu": cpu, "wall": wall, "found": found}))
 
 
 def measure(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Table]:
-    """Measure each import in fresh processes, in turns; the first of each, which compiles, is dropped."""
+    """Measure each import in fresh processes, in turns; the first, which compiles, is dropped."""
     rounds = 3 if quick else 7
     samples: dict[str, list[dict[str, Any]]] = {statement: [] for statement in _STATEMENTS}
     notes: dict[str, str] = {}

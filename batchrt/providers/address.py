@@ -59,9 +59,7 @@ def _split(url: str) -> SplitResult:
     except ValueError:  # what urllib says may quote a password
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise ValueError(
-            "base_url must be a URL such as https://host/v1 or http://localhost:8000/v1"
-        )
+        raise ValueError("base_url must be a URL such as https://host/v1 or http://localhost:8000/v1")
     return parts
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    import httpx
     from pydantic import BaseModel
 
     from batchrt.providers.client import Secret
     from batchrt.providers.reply import Reply
     from batchrt.providers.structured import Method, RawAndParsed
+    from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.providers.wire import ChatInput, ChatRequest
     from batchrt.runtime.clock import Clock
 
@@ -62,7 +62,7 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         AuthenticationError: no key was given, and OpenAI wants one.
         ValueError: for options that make no sense.
 
-    `bind` overrides options for its part of a chain: `model.bind(stop=["\\n"], temperature=0)`.
+    `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         reasoning_effort: str | None = None,
         timeout: float | None = 600.0,
         max_retries: int = 2,
-        http_client: httpx.AsyncClient | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        http_client: HTTPClient | None = None,
+        transport: HTTPTransport | None = None,
         organization: str | None = None,
         project: str | None = None,
         extra_headers: Mapping[str, str] | None = None,

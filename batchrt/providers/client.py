@@ -17,10 +17,10 @@ from batchrt.runtime.retrying import RetryPolicy, retry_after_failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import httpx
     from tenacity import RetryCallState
 
     from batchrt.providers.reply import Reply
+    from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.run import Strand
 
@@ -70,8 +70,8 @@ class Client:
         project: str | None = None,
         timeout: float | None = 600.0,
         max_retries: int = 2,
-        http_client: httpx.AsyncClient | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        http_client: HTTPClient | None = None,
+        transport: HTTPTransport | None = None,
         extra_headers: Mapping[str, str] | None = None,
         max_response_bytes: int = 64 * 2**20,
     ) -> None:
@@ -101,9 +101,7 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client of {self.address.origin}>"
 
-    async def call(
-        self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand
-    ) -> T:
+    async def call(self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
         """Post `body` and return what `read` makes of the reply; `strand` holds a slot meanwhile.
 
         Raises:
@@ -126,9 +124,7 @@ class Client:
 
         return await retry_after_failure(again, failure, self._policy(strand), strand)
 
-    async def _attempt(
-        self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand
-    ) -> T:
+    async def _attempt(self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
         await strand.take()
         reply = await self._transport.post(url, body)
         clock = strand.run.clock

@@ -41,9 +41,7 @@ _PASSING: Final = (
     MalformedResponseError,
 )
 _LASTING: Final = (QuotaExhaustedError, ContextLengthError)
-_AZURE: Final = re.compile(
-    r"retry after ([0-9]{1,9}(?:\.[0-9]{1,9})?) (milli)?seconds?", re.IGNORECASE
-)
+_AZURE: Final = re.compile(r"retry after ([0-9]{1,9}(?:\.[0-9]{1,9})?) (milli)?seconds?", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}")
 
 
@@ -121,9 +119,7 @@ def should_retry(error: BaseException | None) -> bool:
     return isinstance(error, _PASSING) if advice is None else advice
 
 
-def wait_before_retry(
-    error: BaseException | None, attempts: int, random: Callable[[], float]
-) -> float:
+def wait_before_retry(error: BaseException | None, attempts: int, random: Callable[[], float]) -> float:
     """Return the seconds to wait after `attempts` attempts, the last of which raised `error`.
 
     What the provider asked for, else the openai SDK's min(0.5 · 2^n, 8) s less up to a quarter,

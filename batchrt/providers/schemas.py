@@ -91,8 +91,7 @@ class _Rewriter:
         for group in ("properties", "$defs", "definitions"):
             if group in found:
                 found[group] = {
-                    name: self.node(child, f"{place}.{name}")
-                    for name, child in found[group].items()
+                    name: self.node(child, f"{place}.{name}") for name, child in found[group].items()
                 }
         if "anyOf" in found:
             found["anyOf"] = [self.node(child, place) for child in found["anyOf"]]

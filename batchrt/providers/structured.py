@@ -59,7 +59,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         return f"{self._model!r}.with_structured_output({name})"
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        ask = self._model._step({**kwargs, "response_format": self._format}).call  # noqa: SLF001
+        ask = self._model._step({**kwargs, "response_format": self._format}).call
         finish = self._both if self._include_raw else self._parse
 
         async def call(value: Any, strand: Strand) -> Any:
@@ -143,6 +143,5 @@ def _plain_schema(schema: object) -> dict[str, Any]:
     if isinstance(schema, Mapping):
         return dict(schema)
     raise TypeError(
-        "with_structured_output takes a pydantic model or a dict with a JSON schema, not "
-        f"{schema!r}"
+        f"with_structured_output takes a pydantic model or a dict with a JSON schema, not {schema!r}"
     )

@@ -1,3 +1,4 @@
+# ruff: noqa: TID251  this is the one place
 """Send these bytes, get status, headers, bytes: the only module that knows an HTTP library.
 
 Three ways lead out, and all keep the same bounds in time and size:
@@ -13,7 +14,7 @@ import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, Protocol, TypeAlias
 
 import anyio
 import certifi
@@ -30,9 +31,14 @@ from batchrt.providers.decoding import ACCEPT_ENCODING, decode, too_large
 from batchrt.providers.reply import HeaderMap, Reply
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import pyqwest
 
-__all__ = ["PyqwestTransport", "Transport"]
+__all__ = ["HTTPClient", "HTTPTransport", "PyqwestTransport", "Transport"]
+
+HTTPClient: TypeAlias = httpx.AsyncClient
+HTTPTransport: TypeAlias = httpx.AsyncBaseTransport
 
 _CONNECT_TIMEOUT: Final = 30.0
 _IDLE_CONNECTIONS: Final = 2**31
@@ -101,9 +107,7 @@ class _Channel(Protocol):
 class _DirectChannel:
     """Speak to pyqwest without httpx's types in between."""
 
-    def __init__(
-        self, headers: Mapping[str, str], timeout: float | None, limit: int, *, tls: bool
-    ) -> None:
+    def __init__(self, headers: Mapping[str, str], timeout: float | None, limit: int, *, tls: bool) -> None:
         import pyqwest
 
         self._http = PyqwestTransport(timeout=timeout, tls=tls)
@@ -213,9 +217,7 @@ class _TransportChannel(_HTTPXChannel):
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
     async def _send(self, url: str, body: bytes) -> httpx.Response:
-        request = httpx.Request(
-            "POST", url, headers=self._headers, content=body, extensions=self._extensions
-        )
+        request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=self._extensions)
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -325,16 +327,14 @@ class PyqwestTransport(httpx.AsyncBaseTransport):
 
 
 class _PyqwestStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    def __init__(
-        self, response: pyqwest.Response, request: httpx.Request, patience: float | None
-    ) -> None:
+    def __init__(self, response: pyqwest.Response, request: httpx.Request, patience: float | None) -> None:
         self._response = response
         self._parts = aiter(response.content)
         self._request = request
         self._patience = patience
 
     # No generator: one that is given up half-way would have to be closed by each of its readers.
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
@@ -405,9 +405,7 @@ _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 
 def _hide_url(error: BaseException) -> None:
     # pyqwest puts the URL into its messages, and a URL's query may hold a key.
-    error.args = tuple(
-        _URL_IN_MESSAGE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args
-    )
+    error.args = tuple(_URL_IN_MESSAGE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args)
 
 
 def _reason(error: BaseException) -> str:

@@ -136,7 +136,7 @@ async def test_bound_options_override() -> None:
 
 
 async def test_a_prompts_value_is_a_conversation() -> None:
-    """prompt | model, and a sync batch as well."""
+    """As it comes out of a prompt, twenty at a time."""
     chain = ChatPromptTemplate.from_messages([("system", "s"), ("human", "{x}")]) | chat(
         lambda request: httpx.Response(
             200, json=chat_body(json.loads(request.content)["messages"][1]["content"])
@@ -251,9 +251,7 @@ RETRY_AFTER: list[tuple[dict[str, str], str, float]] = [
 
 
 @pytest.mark.parametrize(("headers", "message", "wait"), RETRY_AFTER)
-def test_the_wait_that_was_asked_for_is_waited(
-    headers: dict[str, str], message: str, wait: float
-) -> None:
+def test_the_wait_that_was_asked_for_is_waited(headers: dict[str, str], message: str, wait: float) -> None:
     """In each of its forms, to the second."""
     limited = httpx.Response(429, json={"error": {"message": message}}, headers=headers)
 
@@ -269,7 +267,7 @@ def test_a_wait_that_is_too_long_is_an_error_at_once() -> None:
     """And says until when."""
 
     async def main() -> RateLimitError:
-        with pytest.raises(RateLimitError, match="asks to wait 86400 s.*until 20") as caught:
+        with pytest.raises(RateLimitError, match=r"asks to wait 86400 s.*until 20") as caught:
             await chat(always({}, 429, retry_after="86400")).ainvoke("hi")
         return caught.value
 
@@ -285,9 +283,7 @@ def test_who_waits_to_try_again_holds_no_slot() -> None:
         text = json.loads(request.content)["messages"][0]["content"]
         order.append(text)
         failing = text == "first" and order.count("first") == 1
-        return httpx.Response(
-            429 if failing else 200, json=chat_body(), headers={"retry-after": "5"}
-        )
+        return httpx.Response(429 if failing else 200, json=chat_body(), headers={"retry-after": "5"})
 
     async def main() -> Any:
         return await chat(handle).abatch(["first", "second"], {"max_concurrency": 1})

@@ -54,9 +54,7 @@ async def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatc
     """All of them, and an empty key means none."""
     for name in NAMES:
         monkeypatch.setenv(name, "http://wrong")
-    request = await sent_by(
-        base_url="http://right/v1", api_key=SecretStr(KEY), organization="o", project="p"
-    )
+    request = await sent_by(base_url="http://right/v1", api_key=SecretStr(KEY), organization="o", project="p")
     assert str(request.url) == "http://right/v1/chat/completions"
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert (request.headers["openai-organization"], request.headers["openai-project"]) == ("o", "p")
@@ -107,7 +105,7 @@ def test_openai_wants_a_key_and_nobody_else() -> None:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     """When the model is made."""
-    with pytest.raises(ValueError, match="must|cannot|no name"):
+    with pytest.raises(ValueError, match=r"must|cannot|no name"):
         ChatOpenAI("m", **{"base_url": "http://localhost", **options})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import tracemalloc
 import zlib
@@ -51,10 +52,8 @@ def test_gzip_members_follow_one_another(first: bytes, second: bytes) -> None:
 @given(body=st.binary(max_size=100), encoding=st.sampled_from(["gzip", "deflate"]))
 def test_garbage_is_malformed(body: bytes, encoding: str) -> None:
     """No other error gets out."""
-    try:
+    with contextlib.suppress(MalformedResponseError):
         decode(body, encoding, 1000)
-    except MalformedResponseError:
-        pass
 
 
 def test_a_cut_is_noticed() -> None:

@@ -31,10 +31,8 @@ def of(body: Any = b"", status: int = 400, **headers: str) -> ProviderError:
     return error_from(reply(body, status, **headers), (KEY,), wall)
 
 
-def openai(
-    message: str = "no", type: str | None = None, code: Any = None, param: Any = None
-) -> Any:  # noqa: A002
-    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+def openai(message: str = "no", kind: str | None = None, code: Any = None, param: Any = None) -> Any:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 LONG = "x" * 100_000
@@ -243,9 +241,7 @@ CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
     [case[1:] for case in CASES],
     ids=[case[0] for case in CASES],
 )
-def test_each_shape_is_read(
-    status: int, body: Any, kind: type[ProviderError], says: dict[str, Any]
-) -> None:
+def test_each_shape_is_read(status: int, body: Any, kind: type[ProviderError], says: dict[str, Any]) -> None:
     """Its class, its message, its code, and never more than a few hundred characters."""
     error = of(body, status, x_request_id="req_1")
     assert type(error) is kind
@@ -257,9 +253,7 @@ def test_each_shape_is_read(
 CONTEXT = [
     (
         400,
-        openai(
-            "This model's maximum context length is 8192 tokens.", None, "context_length_exceeded"
-        ),
+        openai("This model's maximum context length is 8192 tokens.", None, "context_length_exceeded"),
     ),
     (400, openai("too long", "invalid_request_error", "context_length_exceeded")),
     (
@@ -322,7 +316,7 @@ def test_a_rate_limit_that_speaks_of_length_is_a_rate_limit() -> None:
     [
         (openai(code=429), RateLimitError),
         (openai(code="rate_limit_exceeded"), RateLimitError),
-        (openai(type="invalid_request_error"), BadRequestError),
+        (openai(kind="invalid_request_error"), BadRequestError),
         (openai(code="invalid_api_key"), AuthenticationError),
         (openai(code=502), ServerError),
         (openai(code="whatever"), ServerError),
@@ -391,7 +385,7 @@ def test_the_providers_word_on_retrying_counts(status: int, said: str, again: bo
 def test_errors_travel_between_processes() -> None:
     """With all that they know."""
     packed = pickle.dumps(of(openai("busy", "t", "c", "p"), 500, retry_after="3"))
-    error = pickle.loads(packed)  # noqa: S301
+    error = pickle.loads(packed)
     assert (type(error), error.code, error.retry_after) == (ServerError, "c", 3.0)
 
 
@@ -414,6 +408,4 @@ def test_whatever_comes_is_an_error_of_ours(body: bytes, status: int) -> None:
     """With a message that is neither empty nor endless."""
     error = of(body, status)
     assert 0 < len(error.message) <= 600
-    assert all(
-        value is None or isinstance(value, str) for value in (error.code, error.type, error.param)
-    )
+    assert all(value is None or isinstance(value, str) for value in (error.code, error.type, error.param))

@@ -103,9 +103,7 @@ def test_messages_say_how_long(message: str, seconds: float | None) -> None:
 @example("\N{ARABIC-INDIC DIGIT THREE}", "", "", "")
 @example("", "Sun, 06 Nov 1994 08:49:37 +99999999999", "", "")
 @example("", "Sun, 06 Nov 99999 08:49:37 GMT", "", "")
-def test_whatever_comes_the_wait_is_none_or_a_number(
-    ms: str, value: str, date: str, message: str
-) -> None:
+def test_whatever_comes_the_wait_is_none_or_a_number(ms: str, value: str, date: str, message: str) -> None:
     """No header makes the parser fail."""
     headers = {"retry-after-ms": ms, "retry-after": value, "date": date}
     wait = retry_after(_Plain(headers), message, now=NOW)
@@ -178,9 +176,7 @@ def test_errors_of_others_are_not_ours_to_retry() -> None:
     assert not should_retry(None)
 
 
-@pytest.mark.parametrize(
-    ("attempts", "longest"), [(1, 0.5), (2, 1), (3, 2), (5, 8), (9, 8), (10_000, 8)]
-)
+@pytest.mark.parametrize(("attempts", "longest"), [(1, 0.5), (2, 1), (3, 2), (5, 8), (9, 8), (10_000, 8)])
 def test_waits_double_up_to_eight_seconds(attempts: int, longest: float) -> None:
     """Less up to a quarter, by chance."""
     error = ServerError("x", status=500)

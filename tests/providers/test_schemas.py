@@ -89,9 +89,7 @@ def test_a_described_recursion_ends() -> None:
     schema = {
         "type": "object",
         "properties": {"next": {"$ref": "#/$defs/N", "description": "d"}},
-        "$defs": {
-            "N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N", "description": "d"}}}
-        },
+        "$defs": {"N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N", "description": "d"}}}},
     }
     inner = strict_schema(schema)["properties"]["next"]["properties"]["n"]
     assert inner == {"$ref": "#/$defs/N"}

@@ -38,9 +38,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 def direct(**options: Any) -> Transport:
     """Return the default transport."""
-    return Transport(
-        HEADERS, tls=False, **{"timeout": 10.0, "max_response_bytes": 10**6, **options}
-    )
+    return Transport(HEADERS, tls=False, **{"timeout": 10.0, "max_response_bytes": 10**6, **options})
 
 
 def over_httpx_transport(**options: Any) -> Transport:
@@ -274,7 +272,7 @@ async def test_nobody_there_is_a_failed_connection(way: Any, free_tcp_port: int)
 async def test_a_host_that_does_not_exist_is_a_failed_connection() -> None:
     """DNS errors are translated too."""
     transport = direct()
-    with pytest.raises(ConnectionFailedError, match="no-such-host.invalid"):
+    with pytest.raises(ConnectionFailedError, match=r"no-such-host\.invalid"):
         await transport.post("http://no-such-host.invalid/v1", b"{}")
 
 
@@ -563,9 +561,7 @@ def test_one_client_serves_one_loop_after_the_other() -> None:
         transport = direct()
         for backend, options in each_loop():
             for _ in range(3):
-                reply = anyio.run(
-                    transport.post, base_url, b"{}", backend=backend, backend_options=options
-                )
+                reply = anyio.run(transport.post, base_url, b"{}", backend=backend, backend_options=options)
                 assert reply.body == ANSWER
 
 
@@ -576,7 +572,7 @@ def test_one_client_serves_several_loops_at_once() -> None:
 
     async def many(base_url: str) -> None:
         for _ in range(25):
-            replies.append(await transport.post(base_url, b"{}"))  # noqa: PERF401
+            replies.append(await transport.post(base_url, b"{}"))
 
     def run(backend: str, options: dict[str, Any]) -> None:
         anyio.run(many, base_url, backend=backend, backend_options=options)

@@ -249,9 +249,7 @@ LEAVES: st.SearchStrategy[Any] = (
 KEYS = ["choices", "message", "content", "index", "usage", "error", "prompt_tokens", "refusal"]
 TREES: st.SearchStrategy[Any] = st.recursive(
     LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
-    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
     max_leaves=15,
 )
 

@@ -1,0 +1,7 @@
+"""What `python -m batchrt.cli` runs."""
+
+from __future__ import annotations
+
+from batchrt.cli.main import main
+
+main()

@@ -1,0 +1,158 @@
+"""A chain that keeps the books of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from batchrt.cli.entries import Entry
+from batchrt.cli.tally import Tally
+from batchrt.errors import AuthenticationError, InputError, QuotaExhaustedError
+from batchrt.jobs import BadRow, Row, Source
+from batchrt.jobs.rendering import json_text
+from batchrt.jobs.rows import bad_row
+from batchrt.messages import AIMessage
+from batchrt.runnables.base import Runnable
+from batchrt.runtime.run import Step, Strand
+
+__all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
+
+Fields: TypeAlias = "Mapping[str, Any]"
+
+MOST_REFUSED: Final = 5
+"""How many requests in a row may be refused for the key or the credit before the job is stopped. One
+would do for a wrong key, but a proxy in front of several accounts may have one bad one among them."""
+MOST_FORBIDDEN: Final = 50
+"""The same for 403, which some providers also say of a single text they do not like."""
+
+_FORBIDDEN: Final = 403
+_WHOLE: Final = (None, "stop", "tool_calls", "function_call")
+
+
+class Booked(Runnable[Entry, Entry]):
+    """Run `chain` on each entry's row; give the entry back with what became of it, never an error.
+
+    Args:
+        chain: from a row's fields to its answer.
+        fields: makes the fields of a row, or raises the row's error.
+        tally: where rows are counted.
+        gate: is told of each row's end.
+    """
+
+    def __init__(
+        self,
+        chain: Runnable[Fields, Any],
+        fields: Callable[[Row | BadRow], Fields],
+        tally: Tally,
+        gate: Gatekeeper,
+    ) -> None:
+        self._chain = chain
+        self._fields = fields
+        self._tally = tally
+        self._gate = gate
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        ask = self._chain._step(kwargs).call
+        fields, tally, gate = self._fields, self._tally, self._gate
+
+        async def call(entry: Entry, strand: Strand) -> Entry:
+            tally.started += 1
+            try:
+                entry.output = await ask(fields(entry.row), strand)
+            except Exception as error:  # noqa: BLE001  this row's outcome
+                entry.error = error
+                tally.add_failure(entry, error)
+                gate.refused(error)
+            else:
+                tally.done += 1
+                gate.passed()
+            entry.ended = True
+            item = strand.item
+            tally.retries += item.retries
+            if item.usage is not None:
+                tally.add_usage(item.usage)
+            return entry
+
+        return Step(call)
+
+
+class Gatekeeper:
+    """Call `halt` when the provider lets nobody through: a wrong key, or no credit left."""
+
+    def __init__(self, halt: Callable[[Exception], None]) -> None:
+        self._halt = halt
+        self._in_a_row = 0
+
+    def passed(self) -> None:
+        """Note a row that was answered."""
+        self._in_a_row = 0
+
+    def refused(self, error: Exception) -> None:
+        """Note a row that failed."""
+        if isinstance(error, AuthenticationError | QuotaExhaustedError):
+            self._in_a_row += 1
+            if self._in_a_row >= (MOST_FORBIDDEN if error.status == _FORBIDDEN else MOST_REFUSED):
+                self._halt(error)
+        elif not isinstance(error, InputError):  # for which nothing was sent
+            self._in_a_row = 0
+
+
+class CutOffs(Runnable[AIMessage, AIMessage]):
+    """Count the answers that were cut off, and pass all on."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there is nothing to tell it
+        tally = self._tally
+
+        def call(message: AIMessage, _strand: Strand) -> AIMessage:
+            if message.finish_reason not in _WHOLE:
+                tally.add_cut_off(str(message.finish_reason))
+            return message
+
+        return Step(call, inline=True)
+
+
+def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow], Fields]:
+    """Return what makes a prompt's fields `names` of a row of `source`."""
+    if source.format != "jsonl":
+        return _table_fields
+
+    def fields(row: Row | BadRow) -> Fields:
+        values = _table_fields(row)
+        changed: dict[str, Any] = {}
+        for name in names:
+            if name not in values:
+                there = ", ".join(values) or "none"
+                problem = f"the row does not have it (it has: {there})"
+                raise bad_row(source.path, row.number, row.line, problem, column=name).error
+            value = values[name]
+            if value is None or isinstance(value, bool | list | dict):
+                changed[name] = _in_words(value)
+        return {**values, **changed} if changed else values
+
+    return fields
+
+
+def _table_fields(row: Row | BadRow) -> Fields:
+    if isinstance(row, BadRow):
+        raise row.error
+    return row.values
+
+
+def _in_words(value: Any) -> Any:
+    # What stands in a prompt should look as in the file and not as in Python.
+    if isinstance(value, list):
+        return _JsonList(value)
+    if isinstance(value, dict):
+        return _JsonDict(value)
+    return "" if value is None else json_text(value)
+
+
+class _JsonDict(dict[str, Any]):
+    __str__ = json_text
+
+
+class _JsonList(list[Any]):
+    __str__ = json_text

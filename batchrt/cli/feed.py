@@ -1,0 +1,60 @@
+"""Rows as the run asks for them, and those among them that are not written yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+from batchrt.cli.conveyor import Conveyor
+from batchrt.cli.entries import Entry
+from batchrt.jobs import BadRow, Row
+
+__all__ = ["Feed", "PipeFeed"]
+
+
+class Feed(Iterator[Entry]):
+    """Give rows one after the other, until they end or `stop` is called.
+
+    For a file on a disk: reading the next row takes microseconds, and a thread would cost more than it
+    saves.
+
+    Attributes:
+        entries: what was given and has not been taken back, in the order of the rows.
+        stopped: whether `stop` was called.
+    """
+
+    def __init__(self, rows: Iterator[Row | BadRow]) -> None:
+        self.entries: deque[Entry] = deque()
+        self.stopped = False
+        self._rows = rows
+
+    def __next__(self) -> Entry:
+        if self.stopped:
+            raise StopIteration
+        entry = Entry(next(self._rows))
+        self.entries.append(entry)
+        return entry
+
+    def stop(self) -> None:
+        """Give no more rows."""
+        self.stopped = True
+
+
+class PipeFeed(AsyncIterator[Entry]):
+    """Do what `Feed` does, for a pipe or a terminal, where the next row may be long in coming."""
+
+    def __init__(self, rows: Iterator[Row | BadRow]) -> None:
+        self.entries: deque[Entry] = deque()
+        self.stopped = False
+        self._rows = Conveyor(rows)
+
+    async def __anext__(self) -> Entry:
+        row = await anext(self._rows)
+        entry = Entry(row)
+        self.entries.append(entry)
+        return entry
+
+    def stop(self) -> None:
+        """Give no more rows, also to those who wait for one."""
+        self.stopped = True
+        self._rows.stop()

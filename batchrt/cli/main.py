@@ -1,0 +1,87 @@
+"""The program: its commands, and what its exit codes say.
+
+    0    all fine
+    1    some rows failed, or the output could not be written
+    2    nothing was done: the command, a file or the key has to be put right first
+    130  interrupted (Ctrl-C)
+    141  whoever read the output has gone
+    143  terminated (SIGTERM)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, NoReturn
+
+import typer
+
+from batchrt.cli.mock import mock
+from batchrt.cli.process import leave
+from batchrt.cli.run import run
+from batchrt.cli.speech import complain
+from batchrt.cli.usage import UsageProblem
+
+__all__ = ["app", "main"]
+
+# Typer brings a copy of click along in some versions and not in others; this class it always names.
+_ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="batchrt",
+    help="Run a prompt over the rows of a file, through an OpenAI-compatible API.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command()(run)
+app.command()(mock)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's callbacks are called like this
+    if wanted:
+        try:
+            typer.echo(f"batchrt {version('batchrt')}")
+        except PackageNotFoundError:
+            typer.echo("batchrt, from a source tree that is not installed")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _program(
+    context: typer.Context,
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is."),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command in `arguments` (the process's own if `None`) and exit."""
+    leave(_exit_code(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="batchrt", standalone_mode=False)
+    except UsageProblem as problem:
+        complain(str(problem))
+        return 2
+    except _ParsingError as error:
+        complain(f"{_message(error)} (batchrt --help says what there is)")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _message(error: Exception) -> str:
+    say = getattr(error, "format_message", None)
+    return " ".join(str(say() if callable(say) else error).split()).removesuffix(".")

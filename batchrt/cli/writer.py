@@ -1,0 +1,59 @@
+"""Rows to the output, off the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+from anyio.to_thread import run_sync
+
+from batchrt.cli.entries import Entry
+from batchrt.jobs import Sink
+
+__all__ = ["Writer"]
+
+_SECONDS: Final = 0.1
+"""The longest that a row waits for others before it is written, so that `tail -f` shows it."""
+_MOST: Final = 512
+
+
+class Writer:
+    """Write entries to `sink` in the order they are put, many at a time.
+
+    In a thread, for a pipe whose reader is slow must not hold up the requests in flight.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._entries: list[Entry] = []
+        self._turn = anyio.Lock()
+
+    async def put(self, entries: Sequence[Entry]) -> None:
+        """Take `entries`; wait while there is too much to write.
+
+        Raises:
+            OutputError: as `Sink.write` does.
+        """
+        self._entries.extend(entries)
+        if len(self._entries) >= _MOST:
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Write all there is and hand it to the operating system; raises as `put` does."""
+        async with self._turn:
+            entries, self._entries = self._entries, []
+            if entries:
+                await run_sync(self._write, entries)
+
+    async def keep_draining(self) -> None:
+        """Write what there is, again and again, until cancelled; raises as `put` does."""
+        while True:
+            await anyio.sleep(_SECONDS)
+            await self.drain()
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        write = self._sink.write
+        for entry in entries:
+            write(entry.row.values, entry.output, entry.error)
+        self._sink.flush()
