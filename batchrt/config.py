@@ -10,6 +10,7 @@ __all__ = [
     "DEFAULT_RECURSION_LIMIT",
     "RunConfig",
     "check_config",
+    "handed_config",
     "merge_configs",
 ]
 
@@ -67,22 +68,22 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
         )
     _check_count(config, "max_concurrency", optional=True)
     _check_count(config, "window")
-    _check_count(config, "recursion_limit")
+    _check_count(config, "recursion_limit", least=0)
     _check_seconds(config, "timeout")
     _check_seconds(config, "deadline")
     return cast("RunConfig", dict(config))
 
 
-def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False) -> None:
+def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False, least: int = 1) -> None:
     if key not in config or (optional and config[key] is None):
         return
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int):
         allowed = "a positive integer or None" if optional else "a positive integer"
         raise TypeError(f"{key} must be {allowed}, not {value!r}")
-    if value < 1:
+    if value < least:
         hint = "; None means no cap" if optional else ""
-        raise ValueError(f"{key} must be at least 1, not {value}{hint}")
+        raise ValueError(f"{key} must be at least {least}, not {value}{hint}")
 
 
 def _check_seconds(config: Mapping[str, Any], key: str) -> None:
@@ -109,6 +110,21 @@ def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
     if "configurable" in outer and "configurable" in inner:
         merged["configurable"] = {**outer["configurable"], **inner["configurable"]}
     return merged
+
+
+def handed_config(config: RunConfig) -> RunConfig:
+    """Return the copy of `config` that a function is handed.
+
+    As in LCEL, `tags`, `metadata`, `configurable` and `recursion_limit` are always in it, and what the
+    function changes in it is its own.
+    """
+    return {
+        "recursion_limit": DEFAULT_RECURSION_LIMIT,
+        **config,
+        "tags": [*config.get("tags", ())],
+        "metadata": {**config.get("metadata", {})},
+        "configurable": {**config.get("configurable", {})},
+    }
 
 
 def _union(first: Sequence[str], second: Sequence[str]) -> list[str]:

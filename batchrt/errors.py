@@ -138,6 +138,7 @@ class ProviderError(BatchError):
         request_id: the provider's name for the exchange, to quote to its support.
         attempts: how many requests were sent for this call, this one included.
         retry_after: seconds the provider asked to wait, or `None`.
+        retry_advised: whether the provider said that another attempt helps; `None` if it did not say.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class ProviderError(BatchError):
         self.request_id = request_id
         self.attempts = attempts
         self.retry_after = retry_after
+        self.retry_advised: bool | None = None
 
     def __str__(self) -> str:
         facts: list[str] = []

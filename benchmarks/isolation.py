@@ -77,9 +77,7 @@ def run_python(arguments: Sequence[str], *, seconds: float) -> Any:
 
 def run_worker(module: str, settings: Mapping[str, Any], *, seconds: float = 600) -> Any:
     """Run `work(settings)` of a module of this package in its own process; see `run_python`."""
-    return run_python(
-        ["-m", "benchmarks.worker", module, json.dumps(dict(settings))], seconds=seconds
-    )
+    return run_python(["-m", "benchmarks.worker", module, json.dumps(dict(settings))], seconds=seconds)
 
 
 def raise_file_limit() -> None:

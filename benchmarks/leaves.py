@@ -1,4 +1,4 @@
-"""The work that runtimes are compared on: next to nothing, so that the runtime is what is measured."""
+"""The work that runtimes are compared on: next to nothing, so that it is they who are measured."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ __all__ = ["COLUMNS", "case_name", "measure", "work"]
 COLUMNS = (
     Column("cpu", "CPU µs/item"),
     Column("wall", "wall µs/item"),
-    Column("ratio", "CPU x semaphore+gather, same steps", 2),
-    Column("ratio_one", "CPU x semaphore+gather, one step", 2),
+    Column("ratio", "x semaphore+gather", 2),
+    Column("ratio_one", "x its one step", 2),
 )
 
 _WORKS = (
@@ -46,25 +46,26 @@ def case_name(work: Work) -> str:
 
 
 def measure(*, quick: bool, tell: Callable[[str], None]) -> Iterator[Table]:
-    """Measure every case, each in a process of its own, its contenders in turns within it."""
+    """Measure every case, each in a process of its own, its contenders in turns within it.
+
+    The ratios are of CPU: to semaphore+gather with the same steps, and with one such step only.
+    """
     items, rounds = (2_000, 3) if quick else (10_000, 7)
     for work_ in _WORKS:
-        case = case_name(work_)
+        case, columns = case_name(work_), COLUMNS if _has_yardstick(work_) else COLUMNS[:-1]
         tell(case)
         settings = {"work": asdict(work_), "items": items, "rounds": rounds}
         try:
             measured = run_worker("overhead", settings)
         except WorkerError as error:
-            yield Table(case, COLUMNS, [Row("all", note=f"failed: {error}")])
+            yield Table(case, columns, [Row("all", note=f"failed: {error}")])
         else:
-            yield Table(case, COLUMNS, _rows(measured, items))
+            yield Table(case, columns, _rows(measured, items))
 
 
 def _rows(measured: Sequence[Mapping[str, Any]], items: int) -> list[Row]:
     cpu = {_key(entry): per_item(entry["cpu"], entry["items"]) for entry in measured}
-    return [
-        _row(entry, cpu, items) for entry in measured if not entry["name"].startswith(_ONE_STEP)
-    ]
+    return [_row(entry, cpu, items) for entry in measured if not entry["name"].startswith(_ONE_STEP)]
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -95,11 +96,15 @@ def work(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [entry.to_dict() for entry in entries]
 
 
+def _has_yardstick(work: Work) -> bool:
+    return work.shape in ("sequence of 3", "parallel of 3")
+
+
 def _contenders(work: Work) -> list[tuple[AsyncRuntime | SyncRuntime, Work]]:
     if work.shape == "sync function":
         return [(contender, work) for contender in SYNC]
     contenders: list[tuple[AsyncRuntime | SyncRuntime, Work]] = [(each, work) for each in ASYNC]
-    if work.shape != "one step":
+    if _has_yardstick(work):
         # The issue's yardstick, in the same process and the same rounds.
         one = Work("one step", work.body, work.in_flight)
         contenders += [(each, one) for each in ASYNC if each.name == REFERENCES[each.loop]]
@@ -109,9 +114,7 @@ def _contenders(work: Work) -> list[tuple[AsyncRuntime | SyncRuntime, Work]]:
 class _Entry:
     """A contender with its work, and what it has measured so far."""
 
-    def __init__(
-        self, contender: tuple[AsyncRuntime | SyncRuntime, Work], given: Work, items: int
-    ) -> None:
+    def __init__(self, contender: tuple[AsyncRuntime | SyncRuntime, Work], given: Work, items: int) -> None:
         self._runtime, self._work = contender
         self.name = self._runtime.name if self._work is given else _ONE_STEP + self._runtime.name
         self._inputs = range(items // _SHARE_OF_SLOW if self._runtime.slow else items)
@@ -144,9 +147,7 @@ class _Entry:
         }
 
 
-def _timed(
-    runtime: AsyncRuntime | SyncRuntime, work: Work, inputs: range
-) -> tuple[Sample, list[Any]]:
+def _timed(runtime: AsyncRuntime | SyncRuntime, work: Work, inputs: range) -> tuple[Sample, list[Any]]:
     if isinstance(runtime, SyncRuntime):
         run = runtime.run_for(work)
         settle()
@@ -158,9 +159,7 @@ def _timed(
     return anyio.run(_timed_async, runtime, work, inputs, backend=backend, backend_options=options)
 
 
-async def _timed_async(
-    runtime: AsyncRuntime, work: Work, inputs: range
-) -> tuple[Sample, list[Any]]:
+async def _timed_async(runtime: AsyncRuntime, work: Work, inputs: range) -> tuple[Sample, list[Any]]:
     run = runtime.run_for(work)
     settle()
     with stopwatch() as sample:

@@ -127,9 +127,7 @@ def work(settings: Mapping[str, Any]) -> dict[str, float]:
     return asyncio.run(_measure(contender, range(settings["items"])))
 
 
-async def _measure(
-    contender: Callable[[Leaf, Sequence[int]], Results], inputs: range
-) -> dict[str, float]:
+async def _measure(contender: Callable[[Leaf, Sequence[int]], Results], inputs: range) -> dict[str, float]:
     first_leaf = 0.0
 
     async def leaf(x: int) -> int:

@@ -77,24 +77,35 @@ class Booked(Runnable[Entry, Entry]):
 
 
 class Gatekeeper:
-    """Call `halt` when the provider lets nobody through: a wrong key, or no credit left."""
+    """Call `halt` when the provider lets nobody through: a wrong key, or no credit left.
 
-    def __init__(self, halt: Callable[[Exception], None]) -> None:
+    Attributes:
+        refusal: the last such error, or `None` if somebody got through since.
+        is_shut: whether `halt` was called.
+    """
+
+    def __init__(self, halt: Callable[[], None]) -> None:
+        self.refusal: Exception | None = None
+        self.is_shut = False
         self._halt = halt
         self._in_a_row = 0
 
     def passed(self) -> None:
-        """Note a row that was answered."""
+        """Note a row that the provider did not turn away."""
+        self.refusal = None
         self._in_a_row = 0
 
     def refused(self, error: Exception) -> None:
         """Note a row that failed."""
         if isinstance(error, AuthenticationError | QuotaExhaustedError):
+            self.refusal = error
             self._in_a_row += 1
-            if self._in_a_row >= (MOST_FORBIDDEN if error.status == _FORBIDDEN else MOST_REFUSED):
-                self._halt(error)
+            most = MOST_FORBIDDEN if error.status == _FORBIDDEN else MOST_REFUSED
+            if self._in_a_row >= most and not self.is_shut:
+                self.is_shut = True
+                self._halt()
         elif not isinstance(error, InputError):  # for which nothing was sent
-            self._in_a_row = 0
+            self.passed()
 
 
 class CutOffs(Runnable[AIMessage, AIMessage]):

@@ -1,4 +1,6 @@
-"""The program: its commands, and what its exit codes say.
+"""The program: its commands and its exit codes.
+
+What a code says:
 
     0    all fine
     1    some rows failed, or the output could not be written
@@ -36,8 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command()(run)
-app.command()(mock)
+app.command(short_help="Ask a model about each row of a file.")(run)
+app.command(short_help="Serve a provider to try things against.")(mock)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's callbacks are called like this
@@ -75,11 +77,15 @@ def _exit_code(arguments: list[str]) -> int:
         complain(str(problem))
         return 2
     except _ParsingError as error:
-        complain(f"{_message(error)} (batchrt --help says what there is)")
+        complain(f"{_message(error)} (see {_command(arguments)} --help)")
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _command(arguments: list[str]) -> str:
+    return f"batchrt {arguments[0]}" if arguments and arguments[0] in ("run", "mock") else "batchrt"
 
 
 def _message(error: Exception) -> str:

@@ -69,7 +69,7 @@ def read_schema(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageProblem(f"--schema: {path} is not JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        raise UsageProblem(f"--schema: {path} must be a JSON schema of an object, with \"type\": \"object\"")
+        raise UsageProblem(f'--schema: {path} must be a JSON schema of an object, with "type": "object"')
     return schema
 
 
@@ -97,7 +97,13 @@ def chat_model(settings: Settings) -> ChatOpenAI:
             "there is no API key; set OPENAI_API_KEY, or name another provider with --base-url"
         ) from error
     except ValueError as error:
-        raise UsageProblem(str(error)) from error
+        raise UsageProblem(_in_options(str(error))) from error
+
+
+def _in_options(message: str) -> str:
+    """Return `message`, which begins with a parameter's name, with the option's name instead."""
+    name, _, rest = message.partition(" ")
+    return f"--{name.replace('_', '-')} {rest}" if name in ("base_url", "temperature") else message
 
 
 def _name_of_max_tokens(base_url: str | None) -> str:

@@ -44,7 +44,9 @@ class Writer:
         async with self._turn:
             entries, self._entries = self._entries, []
             if entries:
-                await run_sync(self._write, entries)
+                # What was taken off the list is written: a cancellation comes before or after.
+                with anyio.CancelScope(shield=True):
+                    await run_sync(self._write, entries)
 
     async def keep_draining(self) -> None:
         """Write what there is, again and again, until cancelled; raises as `put` does."""

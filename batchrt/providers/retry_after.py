@@ -101,7 +101,7 @@ def _in_words(message: str) -> float | None:
 
 def advise(error: ProviderError, *, retry: bool | None) -> None:
     """Note on `error` that another attempt is worth it, or is not, whatever its class."""
-    vars(error)["_retry"] = retry
+    error.retry_advised = retry
 
 
 def should_retry(error: BaseException | None) -> bool:
@@ -115,7 +115,7 @@ def should_retry(error: BaseException | None) -> bool:
         return False
     if error.retry_after is not None and error.retry_after > MAX_RETRY_AFTER:
         return False
-    advice: bool | None = vars(error).get("_retry")
+    advice = error.retry_advised
     return isinstance(error, _PASSING) if advice is None else advice
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import (
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -22,13 +21,12 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
-from batchrt.config import RunConfig, check_config
+from batchrt.config import RunConfig, check_config, handed_config
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
-from batchrt.runtime.bridge import Caller, call_blocking
+from batchrt.runtime.bridge import Caller, call_blocking, crossing
 from batchrt.runtime.driving import drive_to_end
 from batchrt.runtime.outcome import BatchResult
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
@@ -44,22 +42,18 @@ if TYPE_CHECKING:
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = ["Configs", "Runnable", "RunnableLike", "coerce"]
+__all__ = ["Configs", "RetryIf", "Runnable", "RunnableLike", "coerce"]
 
-In = TypeVar("In", contravariant=True)
-Out = TypeVar("Out", covariant=True)
+In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
+Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
 T = TypeVar("T")
 U = TypeVar("U")
 
+RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
+"""Which errors are worth another attempt: of these types, or those the function says yes to."""
+
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 """One configuration for the run, or one for each input."""
-
-RunnableLike: TypeAlias = (
-    "Runnable[In, Out] | Callable[[In], Runnable[Any, Out]] | Callable[[In], Awaitable[Out]] "
-    "| Callable[[In], Out] | Mapping[str, Any]"
-)
-"""What can stand in a chain: a runnable, a function (sync or async), or a dict of them."""
-
 
 class Runnable(Generic[In, Out]):
     """Take an input and give an output; compose with `|`; run one or many.
@@ -70,7 +64,7 @@ class Runnable(Generic[In, Out]):
     """
 
     name: str | None = None
-    _entry: Literal["_build", "ainvoke", "invoke", None] = None
+    _entry: Literal["_build", "ainvoke", "invoke"] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -354,7 +348,7 @@ class Runnable(Generic[In, Out]):
     def with_retry(
         self,
         *,
-        retry_if_exception_type: tuple[type[BaseException], ...] = (Exception,),
+        retry_if_exception_type: RetryIf = (Exception,),
         wait_exponential_jitter: bool = True,
         exponential_jitter_params: Mapping[str, float] | None = None,
         stop_after_attempt: int = 3,
@@ -362,7 +356,8 @@ class Runnable(Generic[In, Out]):
         """Return this with up to `stop_after_attempt` attempts for each item.
 
         Args:
-            retry_if_exception_type: what is worth another attempt.
+            retry_if_exception_type: what is worth another attempt: types, or a function that is given the
+                error and says whether it is.
             wait_exponential_jitter: wait between attempts, exponentially longer and with jitter; else
                 not at all.
             exponential_jitter_params: tenacity's `initial` (1 s), `max`, `exp_base` (2), `jitter` (1 s).
@@ -421,6 +416,16 @@ class Runnable(Generic[In, Out]):
         return RunnableSequence(self, picked)
 
 
+RunnableLike: TypeAlias = (
+    Runnable[In, Out]
+    | Callable[[In], Runnable[Any, Out]]
+    | Callable[[In], Awaitable[Out]]
+    | Callable[[In], Out]
+    | Mapping[str, Any]
+)
+"""What can stand in a chain: a runnable, a function (sync or async), or a dict of them."""
+
+
 def coerce(thing: Any) -> Runnable[Any, Any]:
     """Return `thing` as a runnable.
 
@@ -446,17 +451,18 @@ def _async_method_step(
 ) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
         await strand.take()
-        return await method(value, strand.config, **kwargs)
+        return await method(value, handed_config(strand.config), **kwargs)
 
     return Step(call)
 
 
 def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
+        config = handed_config(strand.config)
         if strand.run.direct:
-            return method(value, strand.config, **kwargs)
+            return method(value, config, **kwargs)
         await strand.take()
-        return await call_in_thread(lambda item: method(item, strand.config, **kwargs), value, strand)
+        return await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
 
     return Step(call, direct=True)
 
@@ -481,12 +487,16 @@ def _iterate(
     job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool
 ) -> Iterator[Any]:
     stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
-    try:
-        while True:
-            try:
-                chunk = call_blocking(partial(stream.next_chunk, _CHUNK), caller)
-            except StopAsyncIteration:
-                return
-            yield from chunk
-    finally:
-        call_blocking(stream.aclose, caller)
+    with crossing(caller) as call:
+        try:
+            while True:
+                try:
+                    chunk = call(partial(stream.next_chunk, _CHUNK))
+                except StopAsyncIteration:
+                    return
+                yield from chunk
+        finally:
+            # Whatever input was asked for meanwhile is not wanted any more, and might be long in coming.
+            caller.retire()
+            if not stream.over:
+                call(stream.aclose)

@@ -20,7 +20,8 @@ class RunnableBinding(Runnable[In, Out]):
 
     Run by itself, its configuration is the run's, under what the call says. Inside a chain,
     `max_concurrency` holds for this part of it, over all items of the run; `timeout` and `deadline` for
-    each item's way through it; the rest is merged into what the functions inside are handed.
+    each item's way through it; the rest is laid under what the functions inside are handed. Binding a
+    binding adds to it: what is said last wins.
     """
 
     def __init__(
@@ -33,10 +34,10 @@ class RunnableBinding(Runnable[In, Out]):
         output_type: type[Any] | None = None,
     ) -> None:
         self.bound: Runnable[In, Out] = coerce(bound)
-        self.kwargs = dict(kwargs or {})
-        self.config = check_config(config)
-        self.input_type = input_type
-        self.output_type = output_type
+        self.kwargs: dict[str, Any] = dict(kwargs or {})
+        self.config: RunConfig = check_config(config)
+        self.input_type: type[Any] | None = input_type
+        self.output_type: type[Any] | None = output_type
 
     def __repr__(self) -> str:
         return repr(self.bound)
@@ -44,6 +45,19 @@ class RunnableBinding(Runnable[In, Out]):
     def get_name(self) -> str:
         """Return the name of what is bound, unless the configuration gives one."""
         return self.config.get("run_name") or self.bound.get_name()
+
+    def bind(self, **kwargs: Any) -> RunnableBinding[In, Out]:
+        """Return this with `kwargs` added to its own."""
+        return self._with(kwargs={**self.kwargs, **kwargs})
+
+    def with_config(self, config: RunConfig | None = None, **keys: Any) -> RunnableBinding[In, Out]:
+        """Return this with `config` (or its keys) in place of its own, key by key."""
+        return self._with(config=cast("RunConfig", {**self.config, **(config or {}), **keys}))
+
+    def _with(self, **changes: Any) -> RunnableBinding[In, Out]:
+        state = {"kwargs": self.kwargs, "config": self.config}
+        types = {"input_type": self.input_type, "output_type": self.output_type}
+        return type(self)(self.bound, **{**state, **types, **changes})
 
     def _prepare(
         self, kwargs: Mapping[str, Any], configs: Configs, method: str | None = None
@@ -80,7 +94,7 @@ def _configured(binding: RunnableBinding[Any, Any], call: StepCall) -> StepCall:
 
     async def configured(value: Any, strand: Strand) -> Any:
         outer = strand.config
-        strand.config = merge_configs(outer, binding.config)
+        strand.config = merge_configs(binding.config, outer)
         try:
             return await call(value, strand)
         finally:

@@ -14,7 +14,8 @@ __all__ = ["RunnableBranch"]
 class RunnableBranch(Runnable[In, Out]):
     """Run the first runnable whose condition is true for the input, else the default.
 
-        RunnableBranch((is_question, answer), (is_order, book), refuse)
+    `RunnableBranch((is_question, answer), (is_order, book), refuse)`; keyword arguments of a call go to
+    the runnable, not to the conditions.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ async def _run(step: Step, value: Any, strand: Strand) -> Any:
 
 
 def _pair(pair: Any) -> tuple[Runnable[Any, Any], Runnable[Any, Any]]:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:  # noqa: PLR2004
+    if not isinstance(pair, tuple | list):
         raise TypeError(f"a branch is a (condition, runnable) pair, not {pair!r}")
+    if len(pair) != 2:  # noqa: PLR2004
+        raise ValueError(f"a branch is a (condition, runnable) pair, not {len(pair)} things")
     return coerce(pair[0]), coerce(pair[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -34,7 +34,9 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
         if step.inline:
             return Step(lambda values, strand: [step.call(v, strand) for v in values], inline=True)
 
-        async def call(values: Sequence[Any], strand: Strand) -> list[Any]:
+        async def call(given: Iterable[Any], strand: Strand) -> list[Any]:
+            # A copy: the list may be changed meanwhile.
+            values = list(given)
             outputs: list[Any] = [None] * len(values)
             width = min(len(values), strand.slots.limit or UNCAPPED_WIDTH)
             source = enumerate(values)

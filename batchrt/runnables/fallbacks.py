@@ -24,8 +24,8 @@ class RunnableWithFallbacks(Runnable[In, Out]):
     ) -> None:
         self.runnable: Runnable[In, Out] = coerce(runnable)
         self.fallbacks: list[Runnable[In, Out]] = [coerce(fallback) for fallback in fallbacks]
-        self.exceptions_to_handle = tuple(exceptions_to_handle)
-        self.exception_key = exception_key
+        self.exceptions_to_handle: tuple[type[BaseException], ...] = exceptions_to_handle
+        self.exception_key: str | None = exception_key
 
     def __repr__(self) -> str:
         return f"{self.runnable!r}.with_fallbacks({self.fallbacks!r})"
@@ -35,11 +35,12 @@ class RunnableWithFallbacks(Runnable[In, Out]):
         handled = self.exceptions_to_handle
 
         async def call(value: Any, strand: Strand) -> Any:
+            self._check(value)
             first: BaseException | None = None
             last: BaseException | None = None
             for step in steps:
+                given = value if last is None else self._with_error(value, last)
                 try:
-                    given = self._with_error(value, last)
                     if step.inline:
                         return step.call(given, strand)
                     return await step.call(given, strand)
@@ -53,12 +54,13 @@ class RunnableWithFallbacks(Runnable[In, Out]):
 
         return Step(call, direct=all(step.inline or step.direct for step in steps))
 
-    def _with_error(self, value: Any, error: BaseException | None) -> Any:
-        if self.exception_key is None:
-            return value
-        if not isinstance(value, Mapping):
+    def _check(self, value: Any) -> None:
+        if self.exception_key is not None and not isinstance(value, Mapping):
             raise TypeError(
                 f"with an exception_key the input must be a dict, not {type(value).__name__}: "
                 f"the error goes to its key {self.exception_key!r}"
             )
-        return value if error is None else {**value, self.exception_key: error}
+
+    def _with_error(self, value: Any, error: BaseException) -> Any:
+        # A new dict: the caller's input stays as it was.
+        return value if self.exception_key is None else {**value, self.exception_key: error}

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
-from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig
+from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runtime.run import Step, Strand
@@ -61,11 +61,11 @@ class RunnableLambda(Runnable[In, Out]):
     ) -> None:
         for function in (func, afunc):
             _check_function(function)
-        if afunc is not None and not _is_async(afunc):
-            raise TypeError(f"afunc must be an async function, not {afunc!r}")
-        self.func = func
-        self.afunc = func if afunc is None and _is_async(func) else afunc
-        self.name = name or _name_of(func)
+        if afunc is not None and _is_async(func):
+            raise TypeError("func is async itself: give it alone, or with a sync func the async one as afunc")
+        self.func: Callable[..., Any] = func
+        self.afunc: Callable[..., Awaitable[Any]] | None = func if _is_async(func) else afunc
+        self.name: str | None = name or _name_of(func)
         self._takes_config = {id(f): _takes_config(f) for f in (func, self.afunc) if f is not None}
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ class RunnableLambda(Runnable[In, Out]):
             if plain:
                 output = await function(value)
             elif takes_config:
-                output = await function(value, config=strand.config, **kwargs)
+                output = await function(value, config=handed_config(strand.config), **kwargs)
             else:
                 output = await function(value, **kwargs)
             if isinstance(output, Runnable):
@@ -111,7 +111,7 @@ class RunnableLambda(Runnable[In, Out]):
         takes_config = self._takes_config[id(self.func)]
 
         async def call(value: Any, strand: Strand) -> Any:
-            bound = partial(function, config=strand.config) if takes_config else function
+            bound = partial(function, config=handed_config(strand.config)) if takes_config else function
             if strand.run.direct:
                 output = bound(value)
             else:
@@ -138,12 +138,20 @@ class RunnableLambda(Runnable[In, Out]):
                 return step.call(value, strand)
             if strand.run.direct and not step.direct:
                 # A run without an event loop has come to something that needs one.
-                return output.invoke(value, {"recursion_limit": max(1, limit - 1)})
+                return output.invoke(value, {"recursion_limit": limit - 1})
             return await step.call(value, strand)
         finally:
             strand.config = outer
 
 
+@overload
+def chain(func: Callable[[T], Runnable[Any, U]]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[[T], Awaitable[U]]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[[T], U]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]: ...
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
     """Make a runnable of a function; LCEL's decorator."""
     return RunnableLambda(func)

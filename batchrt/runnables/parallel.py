@@ -15,19 +15,18 @@ __all__ = ["RunnableMap", "RunnableParallel"]
 class RunnableParallel(Runnable[In, dict[str, Any]]):
     """Run named steps on the same input at the same time; the output is a dict under the same names.
 
-    The first step that fails cancels the others. Steps that never wait run one after another.
+    The first step that fails cancels the others. Steps that never wait run one after another. Keyword
+    arguments of a call go to every step.
     """
 
     def __init__(
         self,
-        steps: Mapping[str, RunnableLike[Any, Any]] | None = None,
-        /,
-        *,
-        name: str | None = None,
+        steps__: Mapping[str, RunnableLike[Any, Any]] | None = None,
         **named: RunnableLike[Any, Any],
     ) -> None:
-        self.steps__ = {key: coerce(step) for key, step in {**(steps or {}), **named}.items()}
-        self.name = name
+        self.steps__: dict[str, Runnable[Any, Any]] = {
+            key: coerce(step) for key, step in {**(steps__ or {}), **named}.items()
+        }
 
     def __repr__(self) -> str:
         inner = ", ".join(f"{key}: {step!r}" for key, step in self.steps__.items())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.run import Step
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -69,9 +69,22 @@ class StrOutputParser(_Parser, Runnable[ModelOutput, str]):
 class JsonOutputParser(_Parser, Runnable[ModelOutput, Any]):
     """Give the JSON value in a model's answer, with or without a Markdown fence around it.
 
+    Args:
+        pydantic_object: the class whose schema `get_format_instructions` shows to the model; nothing is
+            validated.
+
     Raises:
-        OutputParserError: if there is none; carries the text.
+        OutputParserError: if there is none, or it was cut off; carries the text.
     """
+
+    def __init__(self, pydantic_object: type[BaseModel] | None = None) -> None:
+        self.pydantic_object: type[BaseModel] | None = pydantic_object
+
+    def get_format_instructions(self) -> str:
+        """Return the words to put into a prompt so that the model answers in this form."""
+        if self.pydantic_object is None:
+            return "Answer with one JSON value, and nothing else."
+        return _instructions(self.pydantic_object)
 
     def parse_output(self, output: ModelOutput) -> Any:
         """Return the value."""
@@ -81,8 +94,9 @@ class JsonOutputParser(_Parser, Runnable[ModelOutput, Any]):
         """Return the value in `text`."""
         for candidate in _candidates(text):
             try:
-                return json.loads(candidate)
-            except ValueError as error:
+                # Models put line breaks and tabs into strings as they are: not strict.
+                return json.loads(candidate, strict=False)
+            except (ValueError, RecursionError) as error:
                 failure = error
         raise OutputParserError(f"the output is not JSON ({failure}): {_excerpt(text)}", text=text)
 
@@ -99,7 +113,7 @@ class PydanticOutputParser(_Parser, Runnable[ModelOutput, ModelT], Generic[Model
     """
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
-        self.pydantic_object = pydantic_object
+        self.pydantic_object: type[ModelT] = pydantic_object
 
     def parse_output(self, output: ModelOutput) -> ModelT:
         """Return the model."""
@@ -118,8 +132,12 @@ class PydanticOutputParser(_Parser, Runnable[ModelOutput, ModelT], Generic[Model
 
     def get_format_instructions(self) -> str:
         """Return the words to put into a prompt so that the model answers in this form."""
-        schema = json.dumps(self.pydantic_object.model_json_schema(), ensure_ascii=False)
-        return f"Answer with one JSON object that fits this JSON schema, and nothing else:\n{schema}"
+        return _instructions(self.pydantic_object)
+
+
+def _instructions(model: type[BaseModel]) -> str:
+    schema = json.dumps(model.model_json_schema(), ensure_ascii=False)
+    return f"Answer with one JSON object that fits this JSON schema, and nothing else:\n{schema}"
 
 
 _FENCE: Final = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)```", re.DOTALL)

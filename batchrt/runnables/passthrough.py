@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
+from batchrt.runnables.base import Runnable, RunnableLike, coerce
+from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
 from batchrt.runtime.run import Step, Strand
 
@@ -15,10 +16,19 @@ T = TypeVar("T")
 
 
 class RunnablePassthrough(Runnable[T, T]):
-    """Give the input as the output; with a function, call it on the input first and drop what it gives."""
+    """Give the input as the output; with a function, call it on the input first and drop what it gives.
 
-    def __init__(self, func: RunnableLike[T, Any] | None = None) -> None:
-        self.func: Runnable[T, Any] | None = None if func is None else coerce(func)
+    Args:
+        func: sync, async, or a runnable.
+        afunc: the async form of a sync `func`; then `func` serves `invoke` alone.
+    """
+
+    def __init__(
+        self,
+        func: RunnableLike[T, Any] | None = None,
+        afunc: Callable[[T], Awaitable[Any]] | None = None,
+    ) -> None:
+        self.func: Runnable[T, Any] | None = _observer(func, afunc)
 
     @classmethod
     def assign(cls, **fields: RunnableLike[Any, Any]) -> RunnableAssign:  # type: ignore[override]
@@ -44,7 +54,9 @@ class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
     """Take a dict and give it with fields added that are computed from it, at the same time."""
 
     def __init__(self, mapper: RunnableParallel[Any] | Mapping[str, RunnableLike[Any, Any]]) -> None:
-        self.mapper = mapper if isinstance(mapper, RunnableParallel) else RunnableParallel(mapper)
+        self.mapper: RunnableParallel[Any] = (
+            mapper if isinstance(mapper, RunnableParallel) else RunnableParallel(mapper)
+        )
 
     def __repr__(self) -> str:
         return f"RunnableAssign({self.mapper!r})"
@@ -64,7 +76,7 @@ class RunnablePick(Runnable[Mapping[str, Any], Any]):
     """Take a dict and give one key's value, or, for a list of keys, the dict of those it has."""
 
     def __init__(self, keys: str | list[str]) -> None:
-        self.keys = keys
+        self.keys: str | list[str] = keys
 
     def __repr__(self) -> str:
         return f"RunnablePick({self.keys!r})"
@@ -76,6 +88,12 @@ class RunnablePick(Runnable[Mapping[str, Any], Any]):
         return Step(
             lambda value, _strand: {key: value[key] for key in keys if key in _fields(value)}, inline=True
         )
+
+
+def _observer(func: Any, afunc: Any) -> Runnable[Any, Any] | None:
+    if afunc is not None:
+        return RunnableLambda(func or afunc, afunc if func else None)
+    return None if func is None else coerce(func)
 
 
 def _fields(value: Any) -> Mapping[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from string import Formatter
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias, cast
 
 from batchrt.errors import MissingFieldError
 from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, SystemMessage
 from batchrt.runnables.base import Runnable
+from batchrt.runnables.templates import Fields, Fill, Template, compile_content
 from batchrt.runtime.run import Step, Strand
 
 __all__ = [
@@ -20,8 +20,6 @@ __all__ = [
     "PromptValue",
     "StringPromptValue",
 ]
-
-Fields: TypeAlias = "Mapping[str, Any]"
 
 
 class PromptValue:
@@ -60,106 +58,76 @@ class ChatPromptValue(PromptValue):
     messages: Sequence[MessageLike]
 
     def to_string(self) -> str:
-        """Return the messages as lines, each with its role."""
-        return "\n".join(f"{role}: {content}" for role, content in map(_parts, self.messages))
+        """Return the messages as lines, each with the name of who speaks (`System`, `Human`, `AI`)."""
+        return "\n".join(map(_line, self.messages))
 
     def to_messages(self) -> list[MessageLike]:
         """Return the messages."""
         return list(self.messages)
 
 
-def _parts(message: MessageLike) -> tuple[str, Any]:
+_SPEAKERS: Final = {"system": "System", "user": "Human", "assistant": "AI", "tool": "Tool"}
+"""LCEL's names in a text."""
+
+
+def _line(message: MessageLike) -> str:
     if isinstance(message, Message):
-        return message.role, message.content
-    if isinstance(message, Mapping):
-        return str(message.get("role")), message.get("content")
-    return message
-
-
-class _Template:
-    """A text with `{fields}`, parsed once."""
-
-    __slots__ = ("_fill", "fields", "text")
-
-    def __init__(self, text: str) -> None:
-        if not isinstance(text, str):
-            raise TypeError(f"a prompt template must be a string, not {type(text).__name__}")
-        self.text = text
-        pieces = _pieces(text)
-        self.fields = tuple(dict.fromkeys(name for _, name in pieces if name is not None))
-        self._fill = _plain_fill(pieces) if _is_plain(text) else text.format_map
-
-    def fill(self, fields: Fields) -> str:
-        return self._fill(fields)
-
-
-def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """Return the template as (literal, field name after it or None) pairs."""
-    try:
-        parsed = list(Formatter().parse(text))
-    except ValueError as error:
-        raise ValueError(
-            f"the prompt template is not valid ({error}): {_excerpt(text)!r}; write {{{{ and }}}} for braces"
-        ) from None
-    pieces: list[tuple[str, str | None]] = []
-    for literal, field, _spec, _conversion in parsed:
-        name = None if field is None else field.split(".")[0].split("[")[0]
-        if name == "" or (name is not None and name.isdigit()):
-            raise ValueError(
-                f"the prompt template has a field without a name: {_excerpt(text)!r}; "
-                "write {name}, or {{ and }} for braces"
-            )
-        pieces.append((literal, name))
-    return pieces
-
-
-def _is_plain(text: str) -> bool:
-    return all(
-        not spec and not conversion and (field is None or field.isidentifier())
-        for _, field, spec, conversion in Formatter().parse(text)
-    )
-
-
-def _plain_fill(pieces: list[tuple[str, str | None]]) -> Callable[[Fields], str]:
-    def fill(fields: Fields) -> str:
-        parts: list[str] = []
-        for literal, name in pieces:
-            parts.append(literal)
-            if name is not None:
-                value = fields[name]
-                parts.append(value if type(value) is str else format(value))
-        return "".join(parts)
-
-    return fill
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
-
-
-_EXCERPT: Final = 60
+        role, content = message.role, message.content
+    elif isinstance(message, Mapping):
+        role, content = str(message.get("role")), message.get("content")
+    else:
+        role, content = message
+    role = _ROLES.get(role, role)
+    if not isinstance(content, str):
+        content = "".join(str(part.get("text", "")) for part in content or ())
+    return f"{_SPEAKERS.get(role, role)}: {content}"
 
 
 class _Prompt(Runnable[Any, Any]):
     """What both kinds of prompts share: fields, defaults, and a clear word about what is missing."""
 
-    input_variables: tuple[str, ...]
-    partial_variables: Mapping[str, Any]
+    def __init__(
+        self,
+        fields: Iterable[str],
+        partial_variables: Mapping[str, Any] | None,
+        input_variables: Iterable[str] | None,
+        name: str | None,
+    ) -> None:
+        self.name: str | None = name
+        self.partial_variables: dict[str, Any] = dict(partial_variables or {})
+        self.input_variables: tuple[str, ...] = tuple(sorted({*fields} - self.partial_variables.keys()))
+        if input_variables is not None and set(input_variables) != set(self.input_variables):
+            raise ValueError(
+                f"the input_variables are {', '.join(self.input_variables) or 'none'}, going by the template, "
+                f"and not {', '.join(input_variables) or 'none'}; they may be left out"
+            )
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        given = {**self.partial_variables, **kwargs}
-        fill = self._fill
+        fill, given = self._fill, self._given(kwargs)
 
         def call(value: Any, strand: Strand) -> Any:
-            fields = self._fields(value, strand.item.index)
-            if given:
-                fields = {**given, **fields}
+            fields = value if type(value) is dict else self._fields(value, strand.item.index)
+            if given is not None:
+                fields = {**given(), **fields}
             try:
                 return fill(fields)
             except KeyError as error:
                 raise self._missing(error, fields, strand.item.index) from None
+            except (TypeError, ValueError) as error:
+                error.add_note(f"{self.get_name()} could not be filled with item {strand.item.index}")
+                raise
 
         return Step(call, inline=True)
+
+    def _given(self, kwargs: Mapping[str, Any]) -> Callable[[], dict[str, Any]] | None:
+        """Return what gives the fields that were given beforehand, functions among them called anew."""
+        given = {**self.partial_variables, **kwargs}
+        asked = {key: value for key, value in self.partial_variables.items() if callable(value)}
+        if not given:
+            return None
+        if not asked:
+            return lambda: given
+        return lambda: {**given, **{key: function() for key, function in asked.items()}, **kwargs}
 
     def _fill(self, fields: Fields) -> Any:
         raise NotImplementedError
@@ -167,23 +135,22 @@ class _Prompt(Runnable[Any, Any]):
     def _fields(self, value: Any, row: int) -> Fields:
         if isinstance(value, Mapping):
             return cast("Fields", value)
-        open_fields = [name for name in self.input_variables if name not in self.partial_variables]
-        if len(open_fields) == 1:
-            return {open_fields[0]: value}
+        if len(self.input_variables) == 1:
+            return {self.input_variables[0]: value}
         raise TypeError(
-            f"{self.get_name()} wants a dict with the fields {', '.join(open_fields) or '(none)'}, "
+            f"{self.get_name()} wants a dict with the fields {', '.join(self.input_variables) or '(none)'}, "
             f"and item {row} is of type {type(value).__name__}"
         )
 
     def _missing(self, error: KeyError, fields: Fields, row: int) -> Exception:
-        missing = next((name for name in self.input_variables if name not in fields), None)
-        if missing is None:
-            return error  # a lookup inside a field, such as {row[key]}
+        missing = [name for name in self.input_variables if name not in fields]
+        if not missing:
+            return error  # a value's own, from its formatting
         available = tuple(map(str, fields))
         return MissingFieldError(
-            f"{self.get_name()} needs the field {missing!r}, which item {row} does not have; "
-            f"it has {', '.join(map(repr, available)) or 'none'}",
-            field=missing,
+            f"{self.get_name()} needs the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, "
+            f"which item {row} does not have; it has {', '.join(map(repr, available)) or 'none'}",
+            field=missing[0],
             available=available,
         )
 
@@ -202,28 +169,42 @@ class _Prompt(Runnable[Any, Any]):
 class PromptTemplate(_Prompt, Runnable[Any, StringPromptValue]):
     """Fill a text with a row's fields: `PromptTemplate.from_template("Translate: {text}")`.
 
-    The input is a dict, or, where there is only one field, its value. `{{` and `}}` are braces.
+    The input is a dict, or, where there is only one field, its value. See `Template` for what can stand
+    in braces.
+
+    Args:
+        template: the text.
+        input_variables: the fields that a row must have; only checked, as the template says it.
+        partial_variables: fields given beforehand, which a row may override. A function is called for
+            each item.
+        name: for messages.
 
     Raises:
-        MissingFieldError: names the field and the item that lacks it.
+        ValueError: the template is none, or has other fields than `input_variables`.
+        MissingFieldError: when run; names the field and the item that lacks it.
     """
 
     def __init__(
-        self, template: str, *, partial_variables: Mapping[str, Any] | None = None, name: str | None = None
+        self,
+        template: str,
+        *,
+        input_variables: Iterable[str] | None = None,
+        partial_variables: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ) -> None:
-        self._template = _Template(template)
-        self.template = template
-        self.input_variables = self._template.fields
-        self.partial_variables = dict(partial_variables or {})
-        self.name = name
+        self._template = Template(template)
+        self.template: str = template
+        super().__init__(self._template.fields, partial_variables, input_variables, name)
 
     @classmethod
-    def from_template(cls, template: str, **partial_variables: Any) -> PromptTemplate:
+    def from_template(
+        cls, template: str, *, partial_variables: Mapping[str, Any] | None = None
+    ) -> PromptTemplate:
         """Return a prompt for `template`, some of its fields already given."""
         return cls(template, partial_variables=partial_variables)
 
     def partial(self, **fields: Any) -> PromptTemplate:
-        """Return this with `fields` already given."""
+        """Return this with `fields` already given; a function is called for each item."""
         given = {**self.partial_variables, **fields}
         return PromptTemplate(self.template, partial_variables=given, name=self.name)
 
@@ -233,10 +214,23 @@ class PromptTemplate(_Prompt, Runnable[Any, StringPromptValue]):
 
 @dataclass(frozen=True, slots=True)
 class MessagesPlaceholder:
-    """Stand for a list of messages that the input brings along in one of its fields."""
+    """Stand for a list of messages that the input brings along in one of its fields.
+
+    Attributes:
+        variable_name: the field. It holds message objects, the API's dicts, `(role, text)` pairs, or
+            strings, which are the human's; none of them is a template.
+        optional: the field may be missing; then there are no messages.
+        n_messages: take only the last so many.
+    """
 
     variable_name: str
+    _: KW_ONLY
     optional: bool = False
+    n_messages: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_messages is not None and self.n_messages < 1:
+            raise ValueError(f"n_messages must be at least 1, not {self.n_messages}; None means all")
 
 
 _ROLES: Final = {
@@ -251,8 +245,10 @@ _ROLES: Final = {
 """LCEL's names for the roles, and the API's."""
 
 _CLASSES: Final = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
+_CLASS_ROLES: Final = {kind: role for role, kind in _CLASSES.items()}
 
-Part: TypeAlias = "Callable[[Fields, list[MessageLike]], None]"
+_Part: TypeAlias = Callable[[Fields, list[MessageLike]], None]
+"""Adds to a list what one of a prompt's messages makes of a row."""
 
 
 class ChatPromptTemplate(_Prompt, Runnable[Any, ChatPromptValue]):
@@ -260,42 +256,49 @@ class ChatPromptTemplate(_Prompt, Runnable[Any, ChatPromptValue]):
 
         ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "{question}")])
 
+    The arguments are those of `from_messages` and `PromptTemplate`.
+
     Raises:
-        MissingFieldError: names the field and the item that lacks it.
+        ValueError: a template is none, or there is no such role.
+        MissingFieldError: when run; names the field and the item that lacks it.
     """
 
     def __init__(
         self,
         messages: Iterable[Any],
         *,
+        input_variables: Iterable[str] | None = None,
         partial_variables: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
-        self.messages = tuple(messages)
-        self.partial_variables = dict(partial_variables or {})
-        self.name = name
+        self.messages: tuple[Any, ...] = tuple(messages)
         parts = [_part(message) for message in self.messages]
-        self._parts: list[Part] = [part for part, _ in parts]
-        self.input_variables = tuple(dict.fromkeys(name for _, names in parts for name in names))
+        self._parts = [part for part, _ in parts]
+        fields = [field for _, fields in parts for field in fields]
+        super().__init__(fields, partial_variables, input_variables, name)
 
     @classmethod
     def from_messages(cls, messages: Iterable[Any]) -> ChatPromptTemplate:
         """Return a prompt for messages.
 
         Args:
-            messages: `(role, template)` pairs with the roles `system`, `human` or `user`, `ai` or
-                `assistant`, `developer`, `placeholder`; message objects and dicts, which are taken as
-                they are; `MessagesPlaceholder`; a string, which is the human's.
+            messages: `(role, template)` pairs or dicts of `role` and `content`, with the roles `system`,
+                `human` or `user`, `ai` or `assistant`, `developer`, `tool`, or a message class; a
+                template is a text or a list of content parts. A string, which is the human's. Message
+                objects, which are taken as they are. `MessagesPlaceholder`s, or `("placeholder",
+                "{field}")` for an optional one.
         """
         return cls(messages)
 
     @classmethod
-    def from_template(cls, template: str) -> ChatPromptTemplate:
+    def from_template(
+        cls, template: str, *, partial_variables: Mapping[str, Any] | None = None
+    ) -> ChatPromptTemplate:
         """Return a prompt of one human message."""
-        return cls([("human", template)])
+        return cls([("human", template)], partial_variables=partial_variables)
 
     def partial(self, **fields: Any) -> ChatPromptTemplate:
-        """Return this with `fields` already given."""
+        """Return this with `fields` already given; a function is called for each item."""
         given = {**self.partial_variables, **fields}
         return ChatPromptTemplate(self.messages, partial_variables=given, name=self.name)
 
@@ -310,40 +313,81 @@ class ChatPromptTemplate(_Prompt, Runnable[Any, ChatPromptValue]):
         return ChatPromptValue(messages)
 
 
-def _part(message: Any) -> tuple[Part, tuple[str, ...]]:
+def _part(message: Any) -> tuple[_Part, tuple[str, ...]]:
     """Return what adds this message to a list, and the fields it needs."""
-    if isinstance(message, MessagesPlaceholder):
-        return _placeholder(message)
-    if isinstance(message, Message | Mapping):
-        return (lambda _fields, messages: messages.append(message)), ()
-    if isinstance(message, str):
-        return _templated("human", message)
-    if isinstance(message, tuple | list) and len(message) == 2:  # noqa: PLR2004
-        role, template = message
-        if role == "placeholder":
-            return _placeholder(MessagesPlaceholder(str(template).strip("{}"), optional=True))
-        return _templated(role, template)
+    match message:
+        case MessagesPlaceholder():
+            return _placeholder(message)
+        case Message():
+            return (lambda _fields, messages: messages.append(message)), ()
+        case str():
+            return _templated("human", message)
+        case {"role": role, "content": content} if len(message) == 2:  # noqa: PLR2004
+            return _templated(role, content)
+        case ["placeholder", field]:
+            return _placeholder(_placeholder_of(field))
+        case [role, template]:
+            return _templated(role, template)
     raise TypeError(
-        f"a message must be a (role, template) pair, a message, a dict or a string, not {message!r}"
+        "a message must be a (role, template) pair, a dict of role and content, a message or a string, "
+        f"not {message!r}"
     )
 
 
-def _templated(role: Any, text: Any) -> tuple[Part, tuple[str, ...]]:
-    if role not in _ROLES:
+def _templated(role: Any, content: Any) -> tuple[_Part, tuple[str, ...]]:
+    make = _maker(role)
+    if isinstance(content, list | tuple):
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    elif not isinstance(content, str):
+        raise TypeError(f"a message's template must be a text or a list of parts, not {content!r}")
+    fill, names = compile_content(content)
+    if not names and isinstance(content, str):
+        message = make(fill({}))
+        return (lambda _fields, messages: messages.append(message)), ()
+    return _adding(make, fill), names
+
+
+def _adding(make: Callable[[Any], Message], fill: Fill) -> _Part:
+    def add(fields: Fields, messages: list[MessageLike]) -> None:
+        messages.append(make(fill(fields)))
+
+    return add
+
+
+def _maker(role: Any) -> Callable[[Any], Message]:
+    """Return what makes a message of this role, or of this message class, of its content."""
+    wire_role = _CLASS_ROLES.get(role) or _ROLES.get(role)
+    if wire_role is None:
         raise ValueError(f"there is no role {role!r}; the roles are {', '.join(_ROLES)}, placeholder")
-    template, wire_role = _Template(text), _ROLES[role]
-    make: Callable[[str], Message] = _CLASSES.get(wire_role) or (
-        lambda content: Message(wire_role, content)
-    )
+    return _CLASSES.get(wire_role) or (lambda content: Message(wire_role, content))
+
+
+def _placeholder_of(field: Any) -> MessagesPlaceholder:
+    """Return the placeholder for LCEL's `"{name}"` (optional) or `["{name}", is_optional]`."""
+    name, optional = field if isinstance(field, list | tuple) and len(field) == 2 else (field, True)  # noqa: PLR2004
+    if not (isinstance(name, str) and name.startswith("{") and name.endswith("}")):
+        raise ValueError(f"a placeholder is a field's name in braces, such as '{{history}}', not {name!r}")
+    return MessagesPlaceholder(name[1:-1], optional=bool(optional))
+
+
+def _placeholder(placeholder: MessagesPlaceholder) -> tuple[_Part, tuple[str, ...]]:
+    name, last = placeholder.variable_name, placeholder.n_messages or 0
 
     def add(fields: Fields, messages: list[MessageLike]) -> None:
-        messages.append(make(template.fill(fields)))
+        value = fields.get(name, ()) if placeholder.optional else fields[name]
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"the field {name!r} must hold a list of messages, not {type(value).__name__}")
+        messages.extend(map(_as_message, value[-last:]))
 
-    return add, template.fields
+    return add, () if placeholder.optional else (name,)
 
 
-def _placeholder(placeholder: MessagesPlaceholder) -> tuple[Part, tuple[str, ...]]:
-    name = placeholder.variable_name
-    if placeholder.optional:
-        return (lambda fields, messages: messages.extend(fields.get(name) or ())), ()
-    return (lambda fields, messages: messages.extend(fields[name])), (name,)
+def _as_message(message: Any) -> MessageLike:
+    match message:
+        case Message() | Mapping():
+            return message
+        case str():
+            return HumanMessage(message)
+        case [role, content]:
+            return _maker(role)(content)
+    raise TypeError(f"a message must be a message, a dict, a (role, text) pair or a string, not {message!r}")

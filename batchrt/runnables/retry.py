@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
 from batchrt.runtime.run import Step, Strand
 
 __all__ = ["RunnableRetry"]
@@ -18,7 +18,7 @@ class RunnableRetry(Runnable[In, Out]):
         self,
         bound: RunnableLike[In, Out],
         *,
-        retry_if_exception_type: tuple[type[BaseException], ...] = (Exception,),
+        retry_if_exception_type: RetryIf = (Exception,),
         wait_exponential_jitter: bool = True,
         exponential_jitter_params: Mapping[str, float] | None = None,
         stop_after_attempt: int = 3,
@@ -29,10 +29,10 @@ class RunnableRetry(Runnable[In, Out]):
         if unknown:
             raise ValueError(f"exponential_jitter_params has no {', '.join(sorted(unknown))}")
         self.bound: Runnable[In, Out] = coerce(bound)
-        self.retry_if_exception_type = tuple(retry_if_exception_type)
-        self.wait_exponential_jitter = wait_exponential_jitter
-        self.exponential_jitter_params = dict(exponential_jitter_params or {})
-        self.stop_after_attempt = stop_after_attempt
+        self.retry_if_exception_type: RetryIf = retry_if_exception_type
+        self.wait_exponential_jitter: bool = wait_exponential_jitter
+        self.exponential_jitter_params: dict[str, float] = dict(exponential_jitter_params or {})
+        self.stop_after_attempt: int = stop_after_attempt
 
     def __repr__(self) -> str:
         return f"{self.bound!r}.with_retry()"
@@ -57,6 +57,14 @@ class RunnableRetry(Runnable[In, Out]):
 
         return Step(call)
 
+    def _worth_it(self) -> Any:
+        import tenacity
+
+        wanted = self.retry_if_exception_type
+        if isinstance(wanted, type | tuple):
+            return tenacity.retry_if_exception_type(wanted)
+        return tenacity.retry_if_exception(wanted)
+
     def _policy(self, strand: Strand) -> Any:
         import tenacity
 
@@ -65,7 +73,7 @@ class RunnableRetry(Runnable[In, Out]):
         random = strand.run.clock.random
         wait = wait_exponential_jitter(random, **self.exponential_jitter_params)
         return RetryPolicy(
-            retry=tenacity.retry_if_exception_type(self.retry_if_exception_type),
+            retry=self._worth_it(),
             stop=tenacity.stop_after_attempt(self.stop_after_attempt),
             wait=wait if self.wait_exponential_jitter else tenacity.wait_none(),
         )

@@ -26,12 +26,17 @@ class RunnableSequence(Runnable[In, Out]):
         if not flat:
             raise ValueError("a sequence needs at least one step")
         self.steps: tuple[Runnable[Any, Any], ...] = tuple(flat)
-        self.name = name
+        self.name: str | None = name
 
     @property
     def first(self) -> Runnable[In, Any]:
         """The step that takes the input."""
         return self.steps[0]
+
+    @property
+    def middle(self) -> list[Runnable[Any, Any]]:
+        """The steps between the first and the last."""
+        return list(self.steps[1:-1])
 
     @property
     def last(self) -> Runnable[Any, Out]:

@@ -10,8 +10,9 @@ from typing import Any, Final, TypeAlias, cast
 import anyio
 
 from batchrt.config import RunConfig, check_config, merge_configs
-from batchrt.errors import DeadlineExceededError, ItemTimeoutError
+from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
 from batchrt.runtime.driving import drive
+from batchrt.runtime.loops import cancellation_is_real
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
@@ -141,6 +142,10 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
     async with lending():
         try:
             return await _bounded(step, value, strand)
+        except anyio.get_cancelled_exc_class() as error:
+            if cancellation_is_real():
+                raise
+            raise StrayCancelledError.of(error) from error
         finally:
             strand.close()
 

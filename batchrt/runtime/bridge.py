@@ -7,10 +7,12 @@ import concurrent.futures
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from contextvars import Context, copy_context
-from functools import cache, partial
-from typing import Final, Generic, TypeVar, cast
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
 from anyio import CancelScope
@@ -18,28 +20,50 @@ from anyio import CancelScope
 from batchrt.runtime.loops import LoopHandle, running_loop
 from batchrt.runtime.run import Strand, current_strand, strand_context
 
-__all__ = ["Caller", "call_blocking"]
+__all__ = ["Caller", "Crossing", "call_blocking", "crossing"]
 
 T = TypeVar("T")
 
 STOP_SECONDS: Final = 5.0
 """How long the interpreter's exit waits for a loop to end; cancelling what is left takes far less."""
 
+IN_MEMORY: Final[tuple[type[Any], ...]] = (
+    str,
+    bytes,
+    list,
+    tuple,
+    range,
+    dict,
+    set,
+    frozenset,
+    deque,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
+"""What any thread may iterate over: there is no code of the caller's behind it."""
+
 
 class Caller:
     """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
 
     def __init__(self) -> None:
-        self._mail: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._mail: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._retired = False
 
-    def wait(self) -> None:
-        """Serve until `release`."""
-        while (request := self._mail.get()) is not None:
-            request()
+    def wait(self, token: object) -> None:
+        """Serve until `release(token)`."""
+        while (request := self._mail.get()) is not token:
+            if callable(request) and not self._retired:
+                request()
 
-    def release(self) -> None:
-        """Let `wait` return."""
-        self._mail.put(None)
+    def release(self, token: object) -> None:
+        """Let `wait(token)` return."""
+        self._mail.put(token)
+
+    def retire(self) -> None:
+        """Run nothing any more, not even what was asked for already: the work is about to be cancelled."""
+        self._retired = True
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run `function` in the caller's thread; awaited on the loop."""
@@ -62,17 +86,20 @@ class Caller:
 
         A generator or a database cursor belongs to the thread that made it, and may block.
         """
-        if not isinstance(inputs, Iterator):
+        if isinstance(inputs, IN_MEMORY) or not isinstance(inputs, Iterable):
             return inputs
+        if isinstance(inputs, Sized) and not hasattr(inputs, "__next__"):
+            return _PulledAll(self, inputs)
         return _Pulled(self, inputs)
 
 
 class _Pulled(AsyncIterator[T]):
     """Iterate in the caller's thread."""
 
-    def __init__(self, caller: Caller, iterator: Iterator[T]) -> None:
+    def __init__(self, caller: Caller, inputs: Iterable[T]) -> None:
         self._caller = caller
-        self._iterator = iterator
+        self._inputs = inputs
+        self._iterator: Iterator[T] | None = None
 
     async def __anext__(self) -> T:
         found, value = await self._caller.run(self._next)
@@ -81,10 +108,19 @@ class _Pulled(AsyncIterator[T]):
         return cast("T", value)
 
     def _next(self) -> tuple[bool, T | None]:
+        if self._iterator is None:
+            self._iterator = iter(self._inputs)
         # StopIteration cannot travel through a future.
         for value in self._iterator:
             return True, value
         return False, None
+
+
+class _PulledAll(_Pulled[T]):
+    """Iterate over what has a length in the caller's thread."""
+
+    def __len__(self) -> int:
+        return len(cast("Sized", self._inputs))
 
 
 class _BackgroundLoop:
@@ -93,7 +129,7 @@ class _BackgroundLoop:
     def __init__(self) -> None:
         started: concurrent.futures.Future[LoopHandle] = concurrent.futures.Future()
         self._stop: anyio.Event | None = None
-        self.blocked = False
+        self.blocked = 0
         self._thread = threading.Thread(
             target=anyio.run, args=(self._main, started), name="batchrt loop", daemon=True
         )
@@ -104,6 +140,11 @@ class _BackgroundLoop:
         self._stop = anyio.Event()
         started.set_result(LoopHandle.current())
         await self._stop.wait()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs; a task that raises SystemExit ends an asyncio loop."""
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """End the loop and what is left on it."""
@@ -123,12 +164,31 @@ class _Background:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: _BackgroundLoop | None = None
-        os.register_at_fork(after_in_child=self._forget)
-        atexit.register(self._stop)
+        self._registered = False
 
-    def get(self) -> _BackgroundLoop:
+    @contextmanager
+    def loop(self) -> Iterator[LoopHandle]:
+        """Return the loop, or one of its own for a caller that blocks it or would wait for one who does."""
+        loop = self._get()
+        blocks = loop.handle.here()
+        if not (blocks or loop.blocked):
+            yield loop.handle
+            return
+        loop.blocked += blocks
+        spare = _BackgroundLoop()
+        try:
+            yield spare.handle
+        finally:
+            spare.stop()
+            loop.blocked -= blocks
+
+    def _get(self) -> _BackgroundLoop:
         with self._lock:
-            if self._loop is None:
+            if not self._registered:
+                os.register_at_fork(after_in_child=self._forget)
+                atexit.register(self._stop)
+                self._registered = True
+            if self._loop is None or not self._loop.alive:
                 self._loop = _BackgroundLoop()
             return self._loop
 
@@ -137,56 +197,82 @@ class _Background:
         self._loop = None
 
     def _stop(self) -> None:
-        if self._loop is not None:
-            self._loop.stop()
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.stop()
 
 
-@cache
-def _background() -> _Background:
-    return _Background()
+_background: Final = _Background()
+
+
+class Crossing:
+    """The way from a thread to one loop, for calls that belong together."""
+
+    def __init__(
+        self,
+        loop: LoopHandle,
+        caller: Caller,
+        *,
+        watched: Strand | None = None,
+        own: Strand | None = None,
+    ) -> None:
+        self._loop = loop
+        self._caller = caller
+        self._watched = watched
+        self._own = own
+
+    def __call__(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await `function()` on the loop and return its result; see `settle`."""
+        return self.settle(function).result()
+
+    def settle(self, function: Callable[[], Awaitable[T]]) -> _Ticket[T]:
+        """Await `function()` on the loop.
+
+        Raises:
+            RuntimeError: if the loop has ended, or is the calling thread's own, which would wait forever.
+        """
+        if self._loop.here():
+            raise RuntimeError("this was begun in another thread, and cannot go on in its event loop's own")
+        ticket, context = _Ticket(function, self._caller), copy_context()
+        if self._own is not None:
+            context = strand_context(self._own, context)
+        if self._watched is None:
+            ticket.redeem(self._loop, context)
+        else:
+            with self._watched.watching(ticket.cancel):
+                ticket.redeem(self._loop, context)
+        return ticket
+
+
+@contextmanager
+def crossing(caller: Caller) -> Iterator[Crossing]:
+    """Find the loop for the calling thread's work.
+
+    From a function that a run called in a thread: that run's loop, as part of it. From anywhere else:
+    the background loop. If the calling thread runs an event loop (a notebook, a service), that loop
+    stands still while a call is awaited, as with any blocking call.
+    """
+    strand, blocks_a_loop = current_strand(), running_loop() is not None
+    if strand is not None and strand.run.loop is not None and not blocks_a_loop:
+        yield Crossing(strand.run.loop, caller, watched=strand)
+    elif strand is None or not blocks_a_loop:
+        with _background.loop() as loop:
+            yield Crossing(loop, caller)
+    else:
+        with strand.standing_in() as own, _background.loop() as loop:
+            yield Crossing(loop, caller, own=own)
 
 
 def call_blocking(function: Callable[[], Awaitable[T]], caller: Caller | None = None) -> T:
-    """Await `function()` on a loop in another thread and return its result.
-
-    From a function that a run called in a thread: on that run's loop, as part of it. From anywhere else:
-    on the background loop. If the calling thread runs an event loop (a notebook, a service), that loop
-    stands still meanwhile, as with any blocking call.
+    """Await `function()` on a loop in another thread and return its result; see `crossing`.
 
     An interrupt (Ctrl-C) of the calling thread cancels the work and waits for its end.
     """
-    ticket = _Ticket(function, caller or Caller())
-    strand, context = current_strand(), copy_context()
-    blocks_a_loop = running_loop() is not None
-    if strand is not None and strand.run.loop is not None and not blocks_a_loop:
-        with strand.watching(ticket.cancel):
-            return ticket.redeem(strand.run.loop, context)
-    if strand is None or not blocks_a_loop:
-        return _on_background(ticket, context)
-    with strand.standing_in() as own:
-        return _on_background(ticket, strand_context(own, context))
-
-
-def _on_background(ticket: _Ticket[T], context: Context) -> T:
-    loop = _background().get()
-    if loop.handle.here():
-        # Async code on the background loop blocks it: the work needs another.
-        loop.blocked = True
-        try:
-            return _on_spare(ticket, context)
-        finally:
-            loop.blocked = False
-    if loop.blocked:
-        return _on_spare(ticket, context)
-    return ticket.redeem(loop.handle, context)
-
-
-def _on_spare(ticket: _Ticket[T], context: Context) -> T:
-    spare = _BackgroundLoop()
-    try:
-        return ticket.redeem(spare.handle, context)
-    finally:
-        spare.stop()
+    with crossing(caller or Caller()) as call:
+        ticket = call.settle(function)
+    # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
+    return ticket.result()
 
 
 class _Ticket(Generic[T]):
@@ -200,18 +286,25 @@ class _Ticket(Generic[T]):
         self._cancelled = False
         self._task: object = None
         self._result: T | None = None
-        self._error: BaseException | None = None
+        self._error: BaseException | None = concurrent.futures.CancelledError("the event loop ended")
+        self._ended = False
 
-    def redeem(self, loop: LoopHandle, context: Context) -> T:
-        """Start on `loop` and wait."""
+    def redeem(self, loop: LoopHandle, context: Context) -> None:
+        """Start on `loop` and wait for the end."""
         self._loop = loop
-        loop.call(partial(self._start, loop, context))
+        if not loop.call(partial(self._start, loop, context)):
+            raise RuntimeError("the event loop that this belongs to has ended")
         try:
-            self._caller.wait()
+            self._caller.wait(self)
         except BaseException:
+            self._caller.retire()
             self.cancel()
-            self._caller.wait()
+            if not self._ended:  # else the interrupt came when all was over
+                self._caller.wait(self)
             raise
+
+    def result(self) -> T:
+        """Return what came of it, or raise it."""
         if self._error is not None:
             try:
                 raise self._error
@@ -230,7 +323,7 @@ class _Ticket(Generic[T]):
             self._scope.cancel()
 
     def _start(self, loop: LoopHandle, context: Context) -> None:
-        self._task = loop.start(self._main, context, "batchrt call")
+        self._task = loop.start(self._main, context, "batchrt call", self._end)
 
     async def _main(self) -> None:
         try:
@@ -238,11 +331,14 @@ class _Ticket(Generic[T]):
                 if self._cancelled:
                     self._scope.cancel()
                 self._result = await self._function()
+                self._error = None
                 return
             self._error = concurrent.futures.CancelledError("the run was cancelled")
         except anyio.get_cancelled_exc_class():
-            self._error = concurrent.futures.CancelledError("the event loop ended")
+            return  # the loop ends, and the error says so
         except BaseException as error:  # noqa: BLE001  raised in the calling thread
             self._error = error
-        finally:
-            self._caller.release()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._caller.release(self)

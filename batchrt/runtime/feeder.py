@@ -6,10 +6,13 @@ task that entered them. So one task, and no other, runs the generator.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import anyio
+
+from batchrt.errors import StrayCancelledError
+from batchrt.runtime.loops import cancellation_is_real
 
 __all__ = ["Feeder"]
 
@@ -25,13 +28,28 @@ class Feeder:
         self._error: BaseException | None = None
 
     async def run(self) -> None:
-        """Serve `get` until the source ends; to be started in a task of its own."""
+        """Serve `get` until the source ends; to be started in a task of its own.
+
+        A source that can be closed is closed here, however this ends: a generator that stands between
+        two yields with a task group open can be closed in no other task.
+        """
+        try:
+            await self._serve()
+        finally:
+            if isinstance(self._source, AsyncGenerator):
+                await self._source.aclose()
+
+    async def _serve(self) -> None:
         while self._error is None:
             await self._asked.wait()
             self._asked = anyio.Event()
             try:
                 self._value = await anext(self._source)
-            except (Exception, StopAsyncIteration) as error:  # noqa: BLE001  raised by `get`
+            except anyio.get_cancelled_exc_class() as error:
+                if cancellation_is_real():
+                    raise
+                self._error = StrayCancelledError.of(error)
+            except BaseException as error:  # noqa: BLE001  raised by `get`
                 self._error = error
             self._answered.set()
 

@@ -47,13 +47,14 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
 class _Fork:
     """Keep track of the branches of one fork."""
 
-    __slots__ = ("_base", "_cut_off", "_done", "_error", "_left", "_scopes", "strand")
+    __slots__ = ("_base", "_cut_off", "_done", "_error", "_left", "_scopes", "_unbegun", "strand")
 
     def __init__(self, strand: Strand) -> None:
         self.strand = strand
         self._base: Context = copy_context()
         self._done: Signal | None = None
         self._left = 0
+        self._unbegun: set[_Branch] = set()
         self._scopes: list[CancelScope] = []
         self._error: BaseException | None = None
         self._cut_off: BaseException | None = None
@@ -61,7 +62,10 @@ class _Fork:
     async def run(self, jobs: Sequence[Job], crew: Crew | None) -> None:
         if crew is not None:
             for job in jobs[1:]:
-                crew.dispatch(_Branch(self, job))
+                branch = _Branch(self, job)
+                self._left += 1
+                self._unbegun.add(branch)
+                crew.dispatch(branch)
         for job in jobs[:1]:
             await self._own_branch(job)
         if self._left:
@@ -73,15 +77,21 @@ class _Fork:
         if self._error is not None:
             raise self._error
 
-    def begin(self, *, elsewhere: bool) -> CancelScope:
-        """Note that a branch begins, in another task or this one, and return the scope it runs in."""
+    def begin(self, branch: _Branch) -> bool:
+        """Note that a branch begins in another task; `False` if nobody waits for it any more."""
+        if branch not in self._unbegun:
+            return False
+        self._unbegun.remove(branch)
+        return True
+
+    def scope(self) -> CancelScope:
+        """Return the scope for a branch to run in."""
         scope = CancelScope()
         self._scopes.append(scope)
-        self._left += elsewhere
         return scope
 
     async def _own_branch(self, job: Job) -> None:
-        scope = self.begin(elsewhere=False)
+        scope = self.scope()
         own, strand = self.strand, self.strand.branch()
         own.has_slot, strand.has_slot = False, own.has_slot
         try:
@@ -108,6 +118,7 @@ class _Fork:
                 self._error = None
                 self.fail(error)
         if self._left:
+            self._done = Signal()
             with CancelScope(shield=True):
                 await self._done.wait()
 
@@ -115,6 +126,9 @@ class _Fork:
         """Cancel all branches; `error` is what the fork raises, if it is the first."""
         if self._error is None:
             self._error = error
+            # What has not begun may never do: asyncio's teardown cancels tasks before their first step.
+            self._left -= len(self._unbegun)
+            self._unbegun.clear()
             for scope in self._scopes:
                 scope.cancel()
 
@@ -132,17 +146,18 @@ class _Fork:
 class _Branch:
     """A branch that one of the crew runs."""
 
-    __slots__ = ("_fork", "_job", "_scope")
+    __slots__ = ("_fork", "_job")
 
     def __init__(self, fork: _Fork, job: Job) -> None:
         self._fork = fork
         self._job = job
-        self._scope = fork.begin(elsewhere=True)
 
     async def run(self) -> None:
+        if not self._fork.begin(self):
+            return
         strand = self._fork.strand.branch()
         try:
-            with self._scope:
+            with self._fork.scope():
                 await self._fork.drive(self._job, strand)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
@@ -156,5 +171,6 @@ class _Branch:
             self._fork.end()
 
     def abandon(self, error: BaseException) -> None:
-        self._fork.cut_off(error)
-        self._fork.end()
+        if self._fork.begin(self):
+            self._fork.cut_off(error)
+            self._fork.end()

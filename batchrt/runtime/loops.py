@@ -28,7 +28,7 @@ class LoopHandle:
     __slots__ = ("_native", "_thread", "token")
 
     def __init__(self, token: EventLoopToken) -> None:
-        self.token = token
+        self.token: EventLoopToken = token
         self._native: Any = token.native_token
         self._thread = threading.get_ident()
 
@@ -45,30 +45,39 @@ class LoopHandle:
         """Whether both are handles on one loop."""
         return self._native is other._native
 
-    def call(self, function: Callable[[], object]) -> None:
+    def call(self, function: Callable[[], object]) -> bool:
         """Call `function` on the loop: at once from its own thread, soon from another.
 
-        Does nothing once the loop has ended: there is nobody left to tell.
+        `False`, and nothing else, once the loop has ended: there is nobody left to tell.
         """
         if threading.get_ident() == self._thread:
             function()
-            return
+            return True
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
-            with contextlib.suppress(RuntimeError):  # asyncio: the loop is closed
+            try:
                 native.call_soon_threadsafe(function)
+            except RuntimeError:  # the loop is closed
+                return False
         else:
-            with contextlib.suppress(sys.modules["trio"].RunFinishedError):
+            try:
                 native.run_sync_soon(function)
-
+            except sys.modules["trio"].RunFinishedError:
+                return False
+        return True
 
     def start(
-        self, function: Callable[[], Coroutine[Any, Any, None]], context: Context, name: str
+        self,
+        function: Callable[[], Coroutine[Any, Any, None]],
+        context: Context,
+        name: str,
+        done: Callable[[], object],
     ) -> object:
         """Start `function` as a task that belongs to the loop and to no caller's scope; on its thread.
 
         Whoever starts it holds what is returned (asyncio keeps only weak references to tasks) and sees
-        to it that the task ends. `function` must not raise.
+        to it that the task ends. `function` must not raise. `done` is called when the task has ended,
+        also if it never began: asyncio's teardown cancels tasks before their first step.
         """
         native = self._native
         sniffio: Any = sys.modules.get("sniffio")
@@ -76,9 +85,18 @@ class LoopHandle:
             # The context may come from a thread whose loop is another library's.
             context.run(sniffio.current_async_library_cvar.set, None)
         if isinstance(native, asyncio.AbstractEventLoop):
-            return native.create_task(function(), context=context, name=name)
+            task = native.create_task(function(), context=context, name=name)
+            task.add_done_callback(lambda _task: done())
+            return task
+
+        async def main() -> None:
+            try:
+                await function()
+            finally:
+                done()
+
         trio: Any = sys.modules["trio"]
-        return trio.lowlevel.spawn_system_task(function, context=context, name=name)
+        return trio.lowlevel.spawn_system_task(main, context=context, name=name)
 
 
 class Signal:

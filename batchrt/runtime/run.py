@@ -10,9 +10,11 @@ before it waits for anything else.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from anyio import CapacityLimiter
@@ -37,12 +39,12 @@ class Item:
     __slots__ = ("finished", "index", "parent", "retries", "started", "usage")
 
     def __init__(self, index: int, parent: Item | None = None) -> None:
-        self.index = index
-        self.parent = parent
-        self.retries = 0
+        self.index: int = index
+        self.parent: Item | None = parent
+        self.retries: int = 0
         self.usage: Usage | None = None
-        self.started = 0.0
-        self.finished = 0.0
+        self.started: float = 0.0
+        self.finished: float = 0.0
 
     def add_usage(self, usage: Usage) -> None:
         """Add what a call was billed, to this item and to the one it is nested in."""
@@ -59,18 +61,20 @@ class Run:
         crew: helper tasks for forks; `None` for a run of a single item, which makes its own.
         direct: the run is driven without an event loop, in its caller's thread.
         loop: the event loop it runs on; `None` if direct.
+        process: the one it runs in; a fork of it is no part of the run.
         threads: bounds the threads of sync functions where `slots` do not.
     """
 
-    __slots__ = ("_sections", "clock", "crew", "direct", "loop", "slots", "threads")
+    __slots__ = ("_sections", "clock", "crew", "direct", "loop", "process", "slots", "threads")
 
     def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
         self.slots: Slots = slots
-        self.direct = direct
+        self.direct: bool = direct
+        self.process: int = os.getpid()
         self.crew: Crew | None = None
-        self.loop = None if direct else LoopHandle.current()
+        self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
-        self.threads = self._shared_threads(parent) or _limiter(slots, direct)
+        self.threads: CapacityLimiter | None = self._shared_threads(parent) or _limiter(slots, direct)
         self._sections: dict[tuple[object, Slots], Slots] = {}
 
     def _shared_threads(self, parent: Run | None) -> CapacityLimiter | None:
@@ -113,13 +117,13 @@ class Strand:
     def __init__(
         self, run: Run, item: Item, config: RunConfig, slots: Slots, *, has_slot: bool = False
     ) -> None:
-        self.run = run
-        self.item = item
-        self.config = config
-        self.slots = slots
-        self.has_slot = has_slot
-        self.in_thread = False
-        self.open = True
+        self.run: Run = run
+        self.item: Item = item
+        self.config: RunConfig = config
+        self.slots: Slots = slots
+        self.has_slot: bool = has_slot
+        self.in_thread: bool = False
+        self.open: bool = True
         self._nested = 0
         self._in_debt = False
         self._watched: list[Callable[[], None]] | None = None
@@ -171,12 +175,23 @@ class Strand:
         if overdrawn:
             slots.take_now()
         stand_in = Strand(self.run, self.item, self.config, Slots(1))
+        # This leaf is at work itself while it does not wait: between the items of a stream, say.
+        stand_in.has_slot = stand_in.slots.try_take()
         try:
             yield stand_in
         finally:
             stand_in.close()
             if overdrawn:
                 slots.give()
+
+    @contextmanager
+    def visiting_thread(self) -> Iterator[None]:
+        """Note that this strand is in a worker thread; what an earlier visit met is forgotten."""
+        self.in_thread, self._cancelled = True, False
+        try:
+            yield
+        finally:
+            self.in_thread = False
 
     @contextmanager
     def watching(self, cancel: Callable[[], None]) -> Iterator[None]:
@@ -226,9 +241,8 @@ class Strand:
     def _lend(self, *, newcomers: bool) -> None:
         self._nested += 1
         self.give(newcomers=newcomers)
-        limiter = self.run.threads
-        if self.in_thread and self._nested == 1 and limiter is not None:
-            limiter.total_tokens += 1
+        if self._nested == 1:
+            self._allow_threads(1)
 
     async def _take_back(self) -> None:
         try:
@@ -240,13 +254,24 @@ class Strand:
     def _end_lending(self) -> None:
         self._nested -= 1
         if self._nested:
+            # Another nested call began while this one waited to take the slot back: it may need it.
+            self.give()
             return
         if self.open and not self.has_slot:
             self.slots.take_now()
             self._in_debt = True
-        limiter = self.run.threads
-        if self.in_thread and limiter is not None:
-            limiter.total_tokens -= 1
+        self._allow_threads(-1)
+
+    def _allow_threads(self, more: int) -> None:
+        # The thread that this strand is in waits, so another may start. The nested work may be on a
+        # loop of its own; the limiter belongs to the run's.
+        limiter, loop = self.run.threads, self.run.loop
+        if self.in_thread and limiter is not None and loop is not None:
+            loop.call(partial(_widen, limiter, more))
+
+
+def _widen(limiter: CapacityLimiter, more: int) -> None:
+    limiter.total_tokens += more
 
 
 StepCall: TypeAlias = Callable[[Any, Strand], Any]
@@ -273,7 +298,9 @@ _current: Final[ContextVar[Strand | None]] = ContextVar("batchrt_strand", defaul
 def current_strand() -> Strand | None:
     """Return the strand whose leaf the caller is in, or `None` outside of any run."""
     strand = _current.get()
-    return strand if strand is not None and strand.open else None
+    if strand is None or not strand.open or strand.run.process != os.getpid():
+        return None
+    return strand
 
 
 def strand_context(strand: Strand, base: Context | None = None) -> Context:

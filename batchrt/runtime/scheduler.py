@@ -10,6 +10,7 @@ retry sleeps) others get to work.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any, Final, TypeAlias, cast
@@ -255,7 +256,9 @@ class Scheduler:
         except StopAsyncIteration:
             self._drain()
             return False
-        except Exception as error:  # noqa: BLE001  raised by `run`
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
             return False
         finally:
@@ -333,7 +336,8 @@ class Scheduler:
         if self._failure is None:
             self._failure = error
             if note is not None and note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
+                with suppress(Exception):  # an exception may be frozen
+                    error.add_note(note)
             assert self._group is not None
             self._group.cancel_scope.cancel()
 

@@ -22,9 +22,9 @@ class Waiter:
     __slots__ = ("at", "granted", "signal", "withdrawn")
 
     def __init__(self) -> None:
-        self.signal = Signal()
-        self.granted = False
-        self.withdrawn = False
+        self.signal: Signal = Signal()
+        self.granted: bool = False
+        self.withdrawn: bool = False
         self.at: Slots | None = None
 
     def withdraw(self) -> bool:
@@ -46,7 +46,7 @@ class Slots:
     __slots__ = ("_free", "_lock", "_newcomers", "_parent", "_waiters", "total")
 
     def __init__(self, total: int | None, parent: Slots | None = None) -> None:
-        self.total = total
+        self.total: int | None = total
         self._free: float = math.inf if total is None else total
         self._parent = parent
         self._lock = threading.Lock()

@@ -37,6 +37,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._return_exceptions = return_exceptions
         self._state: _State | None = None
         self._closed = False
+        self._awaited = False
 
     def __aiter__(self) -> Stream[T]:
         return self
@@ -51,9 +52,22 @@ class Stream(AsyncIterator[T], Generic[T]):
         return (await self.next_chunk(1))[0]
 
     async def next_chunk(self, most: int) -> list[T]:
-        """Wait for one outcome and return it with up to `most` - 1 others that are ready."""
+        """Wait for one outcome and return it with up to `most` - 1 others that are ready.
+
+        Raises:
+            RuntimeError: if another task is waiting already.
+        """
+        if self._awaited:
+            raise RuntimeError("another task waits for this stream's next outcome; use one task, or a lock")
         if self._closed:
             raise StopAsyncIteration
+        self._awaited = True
+        try:
+            return await self._next_chunk(most)
+        finally:
+            self._awaited = False
+
+    async def _next_chunk(self, most: int) -> list[T]:
         state = self._state
         if state is None:
             state = self._state = self._start()
@@ -69,6 +83,11 @@ class Stream(AsyncIterator[T], Generic[T]):
             await self.aclose()
             raise
         return state.take(most)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of the run is running: it has not begun, or it has ended."""
+        return self._state is None or self._state.ended.is_set()
 
     async def aclose(self) -> None:
         """End the run and return when nothing of it is running any more."""
@@ -97,7 +116,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         state.scheduler = self._job.open(
             state.put, fail_fast=not self._return_exceptions, room=state.room
         )
-        state.task = state.loop.start(state.host, copy_context(), "batchrt stream")
+        state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
 
 
@@ -163,9 +182,11 @@ class _State:
                 await self.scheduler.run()
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
-        finally:
-            self.ended.set()
-            self._notify()
+
+    def end(self) -> None:
+        """Note that the run's task has ended."""
+        self.ended.set()
+        self._notify()
 
     def raise_end(self) -> None:
         """Raise what ended the run."""

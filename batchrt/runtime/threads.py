@@ -67,15 +67,13 @@ async def call_in_thread(function: Callable[[Any], T], value: Any, strand: Stran
     nested work of this package; the function itself cannot be interrupted and is waited for.
     """
     call = _Call(function, value)
-    strand.in_thread = True
-    try:
-        # `abandon_on_cancel` is how AnyIO lets a cancellation through; nothing is abandoned, see below.
-        return await anyio.to_thread.run_sync(
-            call.run, abandon_on_cancel=True, limiter=strand.run.threads
-        )
-    except anyio.get_cancelled_exc_class():
-        strand.cancel_nested()
-        await call.wait_for_end()
-        raise
-    finally:
-        strand.in_thread = False
+    with strand.visiting_thread():
+        try:
+            # `abandon_on_cancel` lets a cancellation through; nothing is abandoned, see below.
+            return await anyio.to_thread.run_sync(
+                call.run, abandon_on_cancel=True, limiter=strand.run.threads
+            )
+        except anyio.get_cancelled_exc_class():
+            strand.cancel_nested()
+            await call.wait_for_end()
+            raise

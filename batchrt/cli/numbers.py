@@ -1,0 +1,40 @@
+"""Counts and times for people."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["count", "duration", "rate", "short"]
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 row`, `10,000 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def short(number: int) -> str:
+    """Return `950`, `12.3k`, `4.56M`."""
+    value, unit = float(number), ""
+    for unit in ("", "k", "M", "G"):
+        if value < 999.5 or unit == "G":  # noqa: PLR2004  what would be shown as 1000
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}" if unit else str(number)
+
+
+def rate(per_second: float) -> str:
+    """Return `0.42/s`, `37/s`, `2,480/s`."""
+    return f"{per_second:.2g}/s" if per_second < 10 else f"{per_second:,.0f}/s"  # noqa: PLR2004
+
+
+def duration(seconds: float) -> str:
+    """Return `4 s`, `2:05` (minutes), `1:02:05`."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}:{whole % _MINUTE:02}"
+    return f"{whole // _HOUR}:{whole % _HOUR // _MINUTE:02}:{whole % _MINUTE:02}"

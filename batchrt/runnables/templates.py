@@ -1,0 +1,130 @@
+"""Text with `{fields}` in it, parsed once and filled for every item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
+from string import Formatter
+from typing import Any, Final, NamedTuple, TypeAlias
+
+__all__ = ["Fields", "Fill", "Template", "compile_content"]
+
+Fields: TypeAlias = Mapping[str, Any]
+"""A row: what the fields of a template are filled with."""
+
+Fill: TypeAlias = Callable[[Fields], Any]
+"""Makes something of a row. Raises `KeyError` for a field that it lacks."""
+
+_EXCERPT: Final = 60
+_CONVERSIONS: Final[Mapping[str, Callable[[Any], str]]] = {"r": repr, "s": str, "a": ascii}
+
+
+class _Piece(NamedTuple):
+    literal: str
+    name: str | None
+    convert: Callable[[Any], str] | None
+    spec: str
+
+
+class Template:
+    """Hold a text with `{name}` fields; `{{` and `}}` are braces.
+
+    A name is all that stands before a conversion (`!r`) or a format specification (`:.2f`). There is no
+    attribute or index access: a template cannot reach into what it is given, and a column may be called
+    `user.name`.
+
+    Raises:
+        ValueError: for a text that is no template; says what to write instead.
+    """
+
+    __slots__ = ("fields", "fill", "text")
+
+    def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"a prompt template must be a string, not {type(text).__name__}")
+        pieces = _pieces(text)
+        plain = all(piece.convert is None and not piece.spec for piece in pieces)
+        self.text: str = text
+        self.fields: tuple[str, ...] = tuple(
+            dict.fromkeys(piece.name for piece in pieces if piece.name is not None)
+        )
+        self.fill: Callable[[Fields], str] = (_plain_fill if plain else _formatting_fill)(pieces)
+
+
+def _pieces(text: str) -> list[_Piece]:
+    try:
+        return [_piece(*parsed) for parsed in Formatter().parse(text)]
+    except ValueError as error:
+        raise ValueError(
+            f"the prompt template is not valid ({error}): {_excerpt(text)!r}; write {{{{ and }}}} for braces"
+        ) from None
+
+
+def _piece(literal: str, name: str | None, spec: str | None, conversion: str | None) -> _Piece:
+    if name is not None and (not name or name.isdigit()):
+        raise ValueError("a field without a name; write {name}")
+    if spec and ("{" in spec or "}" in spec):
+        raise ValueError(f"the field {name!r} has another one in its format specification")
+    if conversion and conversion not in _CONVERSIONS:
+        raise ValueError(f"the field {name!r} has the conversion !{conversion}; there are !r, !s and !a")
+    return _Piece(literal, name, _CONVERSIONS[conversion] if conversion else None, spec or "")
+
+
+def _plain_fill(pieces: list[_Piece]) -> Callable[[Fields], str]:
+    # The fastest way there is: one lookup of all names and one formatting, both in C.
+    names = [piece.name for piece in pieces if piece.name is not None]
+    pattern = "".join(
+        piece.literal.replace("%", "%%") + ("" if piece.name is None else "%s") for piece in pieces
+    )
+    if not names:
+        text = pattern % ()
+        return lambda _fields: text
+    if len(names) == 1:
+        name = names[0]
+        return lambda fields: pattern % (fields[name],)
+    lookup = itemgetter(*names)
+    return lambda fields: pattern % lookup(fields)
+
+
+def _formatting_fill(pieces: list[_Piece]) -> Callable[[Fields], str]:
+    def fill(fields: Fields) -> str:
+        return "".join(piece.literal + _filled(piece, fields) for piece in pieces)
+
+    return fill
+
+
+def _filled(piece: _Piece, fields: Fields) -> str:
+    if piece.name is None:
+        return ""
+    value = fields[piece.name]
+    return format(value if piece.convert is None else piece.convert(value), piece.spec)
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
+
+
+def compile_content(content: Any) -> tuple[Fill, tuple[str, ...]]:
+    """Return what fills a message's content, and the fields it needs.
+
+    Every string in it is a template, however deep in content parts: `{"type": "text", "text": "{a}"}`.
+    """
+    match content:
+        case str():
+            template = Template(content)
+            return template.fill, template.fields
+        case Mapping():
+            fills, names = _compile_all(content.values())
+            keys = tuple(content)
+            return (lambda fields: dict(zip(keys, [fill(fields) for fill in fills], strict=True))), names
+        case list() | tuple():
+            fills, names = _compile_all(content)
+            return (lambda fields: [fill(fields) for fill in fills]), names
+        case _:
+            return (lambda _fields: content), ()
+
+
+def _compile_all(contents: Iterable[Any]) -> tuple[list[Fill], tuple[str, ...]]:
+    compiled = [compile_content(content) for content in contents]
+    names = dict.fromkeys(name for _, names in compiled for name in names)
+    return [fill for fill, _ in compiled], tuple(names)

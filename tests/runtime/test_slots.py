@@ -1,0 +1,224 @@
+"""Promise 1's counter: first come first served, and nothing is lost whoever goes away."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import anyio
+import pytest
+
+from batchrt.runtime.slots import Slots, Waiter
+
+from .harness import in_thread, pause
+
+pytestmark = pytest.mark.anyio
+
+
+def test_there_are_as_many_slots_as_were_said() -> None:
+    slots = Slots(2)
+    assert slots.try_take()
+    assert slots.try_take()
+    assert not slots.try_take()
+    slots.give()
+    assert slots.free == 1
+    assert slots.try_take()
+
+
+def test_none_is_without_end() -> None:
+    slots = Slots(None)
+    assert all(slots.try_take() for _ in range(1000))
+    assert slots.free == math.inf
+    assert slots.limit is None
+
+
+def test_the_limit_is_the_tightest_of_all_levels() -> None:
+    outer = Slots(3)
+    assert Slots(5, outer).limit == 3
+    assert Slots(2, outer).limit == 2
+    assert Slots(4, Slots(None)).limit == 4
+    assert Slots(5, outer).free == 3
+
+
+def test_a_slot_here_is_a_slot_there() -> None:
+    outer = Slots(1)
+    inner = Slots(2, outer)
+    assert inner.try_take()
+    assert outer.free == 0
+    assert not inner.try_take()
+    inner.give()
+    assert (inner.free, outer.free) == (1, 1)
+    assert inner._free == 2
+
+
+def test_an_overdrawn_slot_is_a_debt() -> None:
+    slots = Slots(1)
+    slots.take_now()
+    slots.take_now()
+    slots.give()
+    assert not slots.try_take()
+    slots.give()
+    assert slots.try_take()
+
+
+async def test_who_waits_longest_is_served_first() -> None:
+    slots, order = Slots(1), []
+    assert slots.try_take()
+
+    async def wait(name: int) -> None:
+        assert await slots.take()
+        order.append(name)
+        await pause(1)
+        slots.give()
+
+    async with anyio.create_task_group() as group:
+        for name in range(5):
+            group.start_soon(wait, name)
+            await pause()
+        slots.give()
+    assert order == list(range(5))
+    assert slots.free == 1
+
+
+async def test_what_is_under_way_goes_before_newcomers() -> None:
+    slots, order = Slots(1), []
+    assert slots.try_take()
+
+    async def wait(name: str, *, newcomer: bool) -> None:
+        assert await slots.take(newcomer=newcomer)
+        order.append(name)
+        slots.give()
+
+    async with anyio.create_task_group() as group:
+        for name, newcomer in (("new", True), ("old", False)):
+
+            async def start(name: str = name, newcomer: bool = newcomer) -> None:
+                await wait(name, newcomer=newcomer)
+
+            group.start_soon(start)
+            await pause()
+        assert slots.wanted()
+        slots.give()
+    assert order == ["old", "new"]
+
+
+async def test_a_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_offered() -> None:
+    slots, got = Slots(1), anyio.Event()
+    assert slots.try_take()
+
+    async def newcomer() -> None:
+        await slots.take(newcomer=True)
+        got.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(newcomer)
+        await pause()
+        slots.give(newcomers=False)
+        await pause()
+        assert not got.is_set()
+        slots.offer()
+        await got.wait()
+
+
+async def test_nobody_overtakes_who_waits() -> None:
+    slots = Slots(1)
+    assert slots.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(slots.take)
+        await pause()
+        slots.give()
+        assert not slots.try_take()
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("given_before", [False, True])
+async def test_a_waiter_that_is_cancelled_leaves_its_slot_to_others(
+    levels: int, given_before: bool
+) -> None:
+    """Also when the slot was granted to it in the very moment of the cancellation."""
+    outer = slots = Slots(1)
+    for _ in range(levels - 1):
+        slots = Slots(1, slots)
+    assert outer.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(slots.take)
+        await pause()
+        if given_before:
+            outer.give()
+        group.cancel_scope.cancel()
+    if not given_before:
+        outer.give()
+    assert slots.free == 1
+    assert slots.try_take()
+
+
+async def test_a_withdrawn_waiter_wakes_without_a_slot() -> None:
+    slots, waiter, answers = Slots(1, Slots(1)), Waiter(), []
+    assert slots.try_take()
+
+    async def wait() -> None:
+        answers.append(await slots.take(waiter))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await pause()
+        assert waiter.withdraw()
+    assert answers == [False]
+    slots.give()
+    assert slots.free == 1
+
+
+async def test_a_waiter_withdrawn_before_it_waits_gets_nothing() -> None:
+    slots, waiter = Slots(1), Waiter()
+    assert waiter.withdraw()
+    assert not await slots.take(waiter)
+    assert slots.free == 1
+
+
+async def test_a_granted_slot_cannot_be_withdrawn() -> None:
+    slots, waiter = Slots(1), Waiter()
+    assert await slots.take(waiter)
+    assert not waiter.withdraw()
+    slots.give()
+
+
+async def test_a_slot_may_be_given_from_another_thread() -> None:
+    slots = Slots(1)
+    assert slots.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(slots.take)
+        await pause()
+        await anyio.to_thread.run_sync(slots.give)
+    assert slots.free == 0
+
+
+def test_threads_and_loops_that_fight_for_slots_never_hold_too_many() -> None:
+    slots, active, lock, peaks = Slots(2), [0], threading.Lock(), []
+
+    async def work() -> None:
+        for _ in range(50):
+            if not slots.try_take():
+                await slots.take()
+            with lock:
+                active[0] += 1
+                peaks.append(active[0])
+            await pause(1)
+            with lock:
+                active[0] -= 1
+            slots.give()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(work)
+
+    def run_all() -> None:
+        threads = [threading.Thread(target=anyio.run, args=(main,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    in_thread(run_all)
+    assert max(peaks) <= 2
+    assert slots.free == 2
