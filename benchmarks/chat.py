@@ -20,11 +20,11 @@ __all__ = ["COLUMNS", "REFERENCE", "Case", "cases", "measure", "work"]
 REFERENCE = "bare aiohttp"
 COLUMNS = (
     Column("cpu", "CPU µs/item", 0),
-    Column("ratio", "CPU x bare aiohttp", 2),
+    Column("ratio", "x bare aiohttp", 2),
     Column("wall", "wall s", 2),
-    Column("ideal", "wall x ideal", 2),
-    Column("lost", "lost or wrong", 0),
-    Column("peak", "peak in flight at the server", 0),
+    Column("ideal", "x ideal", 2),
+    Column("lost", "wrong", 0),
+    Column("peak", "peak", 0),
 )
 
 

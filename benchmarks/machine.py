@@ -24,7 +24,7 @@ def describe() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "usable_cores": len(_affinity()),
-        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "load": _load(),
         "system": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "batchrt": installed("batchrt") or "the checkout",
@@ -59,6 +59,11 @@ def _pins() -> dict[str, str]:
     group = tomllib.loads(_PROJECT.read_text())["dependency-groups"]["bench"]
     matches = (re.match(r"([\w.-]+)==([^;\s]+)", line) for line in group)
     return {match[1]: match[2] for match in matches if match}
+
+
+def _load() -> list[float]:
+    """Return how many processes wanted to run in the last 1, 5 and 15 minutes, where that is known."""
+    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
 
 
 def _affinity() -> set[int]:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from batchrt.cli.entries import Entry
 from batchrt.cli.tally import Tally
-from batchrt.errors import AuthenticationError, InputError, QuotaExhaustedError
+from batchrt.errors import AuthenticationError, InputError, ProviderError, QuotaExhaustedError
 from batchrt.jobs import BadRow, Row, Source
 from batchrt.jobs.rendering import json_text
 from batchrt.jobs.rows import bad_row
@@ -20,12 +20,13 @@ __all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
 Fields: TypeAlias = "Mapping[str, Any]"
 
 MOST_REFUSED: Final = 5
-"""How many requests in a row may be refused for the key or the credit before the job is stopped. One
-would do for a wrong key, but a proxy in front of several accounts may have one bad one among them."""
+"""How many rows in a row may be refused for the key, the model or the credit before the job is stopped.
+One would do for a wrong key, but a proxy in front of several accounts may have a bad one among them."""
 MOST_FORBIDDEN: Final = 50
 """The same for 403, which some providers also say of a single text they do not like."""
 
 _FORBIDDEN: Final = 403
+_NOT_FOUND: Final = 404
 _WHOLE: Final = (None, "stop", "tool_calls", "function_call")
 
 
@@ -77,7 +78,7 @@ class Booked(Runnable[Entry, Entry]):
 
 
 class Gatekeeper:
-    """Call `halt` when the provider lets nobody through: a wrong key, or no credit left.
+    """Call `halt` when the provider lets nobody through: a wrong key or model, or no credit left.
 
     Attributes:
         refusal: the last such error, or `None` if somebody got through since.
@@ -97,15 +98,24 @@ class Gatekeeper:
 
     def refused(self, error: Exception) -> None:
         """Note a row that failed."""
-        if isinstance(error, AuthenticationError | QuotaExhaustedError):
+        if _is_refusal(error):
             self.refusal = error
             self._in_a_row += 1
-            most = MOST_FORBIDDEN if error.status == _FORBIDDEN else MOST_REFUSED
+            most = MOST_FORBIDDEN if _status(error) == _FORBIDDEN else MOST_REFUSED
             if self._in_a_row >= most and not self.is_shut:
                 self.is_shut = True
                 self._halt()
         elif not isinstance(error, InputError):  # for which nothing was sent
             self.passed()
+
+
+def _is_refusal(error: Exception) -> bool:
+    # 404 is a model or a path that does not exist.
+    return isinstance(error, AuthenticationError | QuotaExhaustedError) or _status(error) == _NOT_FOUND
+
+
+def _status(error: Exception) -> int | None:
+    return error.status if isinstance(error, ProviderError) else None
 
 
 class CutOffs(Runnable[AIMessage, AIMessage]):

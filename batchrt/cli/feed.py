@@ -20,16 +20,15 @@ class Feed(Iterator[Entry]):
 
     Attributes:
         entries: what was given and has not been taken back, in the order of the rows.
-        stopped: whether `stop` was called.
     """
 
     def __init__(self, rows: Iterator[Row | BadRow]) -> None:
         self.entries: deque[Entry] = deque()
-        self.stopped = False
+        self._stopped = False
         self._rows = rows
 
     def __next__(self) -> Entry:
-        if self.stopped:
+        if self._stopped:
             raise StopIteration
         entry = Entry(next(self._rows))
         self.entries.append(entry)
@@ -37,7 +36,7 @@ class Feed(Iterator[Entry]):
 
     def stop(self) -> None:
         """Give no more rows."""
-        self.stopped = True
+        self._stopped = True
 
 
 class PipeFeed(AsyncIterator[Entry]):
@@ -45,7 +44,6 @@ class PipeFeed(AsyncIterator[Entry]):
 
     def __init__(self, rows: Iterator[Row | BadRow]) -> None:
         self.entries: deque[Entry] = deque()
-        self.stopped = False
         self._rows = Conveyor(rows)
 
     async def __anext__(self) -> Entry:
@@ -56,5 +54,4 @@ class PipeFeed(AsyncIterator[Entry]):
 
     def stop(self) -> None:
         """Give no more rows, also to those who wait for one."""
-        self.stopped = True
         self._rows.stop()

@@ -1,10 +1,9 @@
-"""A job: rows in, answers out, until the rows end or somebody says so."""
+"""A job: rows in, answers out, until the rows end or somebody ends them."""
 
 from __future__ import annotations
 
-import importlib.util
-import math
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -12,162 +11,80 @@ from typing import Any, Final
 import anyio
 from anyio import CancelScope
 
-from batchrt.cli.booking import Booked, CutOffs, Gatekeeper, fields_of
+from batchrt.cli.booking import Booked, Gatekeeper
 from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed, PipeFeed
 from batchrt.cli.interrupts import watch_interrupts
 from batchrt.cli.numbers import count
-from batchrt.cli.process import allow_connections, collecting_less
-from batchrt.cli.progress import Display, Progress, choose_display
-from batchrt.cli.question import chat_model, prompt_template, read_schema
+from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.settings import Settings
 from batchrt.cli.speech import complain, say
 from batchrt.cli.summary import summary
 from batchrt.cli.tally import Tally
-from batchrt.cli.usage import UsageProblem
 from batchrt.cli.writer import Writer
 from batchrt.config import RunConfig
-from batchrt.errors import InputError
-from batchrt.jobs import (
-    OutputClosedError,
-    OutputError,
-    Sink,
-    Source,
-    open_sink,
-    open_source,
-    required_columns,
-)
+from batchrt.jobs import BadRow, OutputError, Row, Sink, Source, open_source
 from batchrt.jobs.rendering import error_line
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.runnables.base import Runnable
-from batchrt.runnables.parsers import StrOutputParser
-from batchrt.runnables.prompts import ChatPromptTemplate
 
-__all__ = ["Job", "run_job"]
+__all__ = ["Job"]
 
 _CHUNK: Final = 256
 _MOST_COUNTED: Final = 20_000
-_BROKEN_PIPE: Final = 128 + 13  # what a shell says of a program that SIGPIPE ended
-
-
-def run_job(settings: Settings, model: ChatOpenAI | None = None) -> int:
-    """Do what `settings` say, with `model` if it is given, and return the exit code.
-
-    Raises:
-        UsageProblem: something has to be put right first; nothing was sent and nothing written.
-    """
-    prompt = prompt_template(settings)
-    schema = None if settings.schema is None else read_schema(settings.schema)
-    config = _config(settings)
-    model = model or chat_model(settings)
-    try:
-        with open_source(settings.source, format=settings.format) as source:
-            required_columns(source, prompt.input_variables)
-            with _open_sink(settings, source) as sink:
-                job = Job(
-                    settings,
-                    prompt=prompt,
-                    model=model,
-                    schema=schema,
-                    config=config,
-                    source=source,
-                    sink=sink,
-                )
-                uvloop = importlib.util.find_spec("uvloop") is not None
-                with collecting_less():
-                    anyio.run(job.run, backend_options={"use_uvloop": uvloop})
-            return job.conclude()
-    except OutputClosedError:
-        return _BROKEN_PIPE
-    except OutputError as error:
-        complain(str(error))
-        return 1
-    except InputError as error:
-        raise UsageProblem(str(error)) from error
-
-
-def _config(settings: Settings) -> RunConfig:
-    seconds = settings.timeout
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageProblem(f"--timeout must be a number of seconds above 0, not {seconds:g}")
-    fit = allow_connections(settings.max_concurrency)
-    if fit < settings.max_concurrency and settings.model != "mock":
-        raise UsageProblem(
-            f"--max-concurrency {settings.max_concurrency} needs more open files than this system allows; "
-            f"use at most {max(1, fit)}, or raise it with ulimit -n"
-        )
-    return {"max_concurrency": settings.max_concurrency}
-
-
-def _open_sink(settings: Settings, source: Source) -> Sink:
-    try:
-        return open_sink(
-            settings.output,
-            columns=source.columns,
-            output_column=settings.output_column,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-        )
-    except InputError as error:
-        # The library speaks of the option that both files have in a program of its own.
-        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
-
-
-def _chain(
-    prompt: ChatPromptTemplate,
-    model: ChatOpenAI,
-    schema: dict[str, Any] | None,
-    timeout: float | None,
-    tally: Tally,
-) -> Runnable[Any, Any]:
-    answer: Runnable[Any, Any]
-    if schema is None:
-        answer = model | CutOffs(tally) | StrOutputParser()
-    else:
-        answer = model.with_structured_output(schema)
-    chain = prompt | answer
-    return chain if timeout is None else chain.with_config(timeout=timeout, run_name="the row")
 
 
 class Job:
-    """Carry a source's rows through a chain to a sink."""
+    """Carry a source's rows through a chain to a sink; to be run once.
+
+    Args:
+        chain: from a row's fields to its answer.
+        model: the chain's, to be closed at the end.
+        settings: as they were given.
+        source: the rows.
+        sink: where they go.
+        fields: makes the fields of a row, or raises the row's error.
+        tally: where rows are counted.
+
+    Attributes:
+        tally: the counts.
+        signal: the number of the signal that ended it, or `None`.
+    """
 
     def __init__(
         self,
-        settings: Settings,
-        *,
-        prompt: ChatPromptTemplate,
+        chain: Runnable[Any, Any],
         model: ChatOpenAI,
-        schema: dict[str, Any] | None,
-        config: RunConfig,
+        *,
+        settings: Settings,
         source: Source,
         sink: Sink,
+        fields: Callable[[Row | BadRow], Mapping[str, Any]],
+        tally: Tally,
     ) -> None:
-        self.tally = Tally()
+        self.tally = tally
+        self.signal: int | None = None
         self._gate = Gatekeeper(self._end)
-        self._settings = settings
+        self._chain = Booked(chain, fields, tally, self._gate)
         self._model = model
-        self._config = config
+        self._settings = settings
         self._source = source
         self._sink = sink
-        self._chain = Booked(
-            _chain(prompt, model, schema, settings.timeout, self.tally),
-            fields_of(source, prompt.input_variables),
-            self.tally,
-            self._gate,
-        )
         rows = islice(source, settings.limit)
         # Only a pipe has no share that was read.
         self._feed = PipeFeed(rows) if source.fraction_read is None else Feed(rows)
-        self._display: Display = choose_display(
+        self._display = choose_display(
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout.isatty(),
         )
         self._scope: CancelScope | None = None
         self._broken: OutputError | None = None
-        self._signal: int | None = None
         self._seconds = 0.0
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the provider lets nobody through, if that is so."""
+        return self._gate.refusal if self._gate.is_shut or not self.tally.done else None
 
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
@@ -184,9 +101,11 @@ class Job:
         self._seconds = anyio.current_time() - started
 
     async def _carry(self, writer: Writer) -> None:
-        async with self._model, self._chain.abatch_iter(
-            self._feed, self._config, return_exceptions=True
-        ) as outcomes:
+        config = RunConfig(max_concurrency=self._settings.max_concurrency)
+        async with (
+            self._model,
+            self._chain.abatch_iter(self._feed, config, return_exceptions=True) as outcomes,
+        ):
             while True:
                 try:
                     chunk = await outcomes.next_chunk(_CHUNK)
@@ -230,7 +149,7 @@ class Job:
         self._scope.cancel()
 
     def _stop(self, number: int) -> None:
-        self._signal = number
+        self.signal = number
         self._feed.stop()
         waiting = count(self.tally.in_flight, "row")
         self._display.note(f"stopping, with {waiting} in flight to finish; Ctrl-C again cancels at once")
@@ -241,7 +160,12 @@ class Job:
 
     def _progress(self) -> Progress:
         source = self._source
-        return Progress(self.tally, total=self._total(), fraction_read=lambda: source.fraction_read)
+        return Progress(
+            self.tally,
+            total=self._total(),
+            limit=self._settings.limit,
+            fraction_read=lambda: source.fraction_read,
+        )
 
     def _total(self) -> int | None:
         """Count the rows of a small file; of a large one the share of its bytes says as much."""
@@ -254,8 +178,8 @@ class Job:
             return most if self._settings.limit == most else None
         return rows
 
-    def conclude(self) -> int:
-        """Say how it went; return the exit code.
+    def conclude(self) -> None:
+        """Say how it went.
 
         Raises:
             OutputError: what ended it early.
@@ -264,10 +188,5 @@ class Job:
             raise self._broken
         if not self._settings.quiet:
             say(summary(self.tally, self._sink, self._seconds))
-        if self._signal is not None:
-            return 128 + self._signal
-        refusal = self._gate.refusal
-        if refusal is not None and (self._gate.is_shut or not self.tally.done):
-            complain(f"stopped, for the provider lets no request through: {error_line(refusal)}")
-            return 1 if self.tally.done else 2
-        return 1 if self.tally.failed else 0
+        if self.refusal is not None and self.signal is None:
+            complain(f"stopped, for the provider lets no request through: {error_line(self.refusal)}")

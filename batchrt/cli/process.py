@@ -16,6 +16,7 @@ INPUT_THREAD: Final = "batchrt input"
 """The name of the thread that reads a pipe."""
 
 _OTHER_FILES: Final = 64
+_LAST_STEPS: Final = 0.1
 
 
 def allow_connections(count: int) -> int:
@@ -51,7 +52,10 @@ def collecting_less() -> Iterator[None]:
 
 def leave(code: int) -> NoReturn:
     """End the process with `code`."""
-    if any(thread.name == INPUT_THREAD for thread in threading.enumerate()):
+    readers = [thread for thread in threading.enumerate() if thread.name == INPUT_THREAD]
+    for thread in readers:
+        thread.join(_LAST_STEPS)
+    if any(thread.is_alive() for thread in readers):
         # It waits in a read that nothing can interrupt, with a lock on stdin that the interpreter's
         # own way out would want to have, and abort for the lack of.
         for stream in (sys.stdout, sys.stderr):

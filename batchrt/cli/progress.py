@@ -31,14 +31,21 @@ class Progress:
     Args:
         tally: the counts.
         total: how many rows there are, or `None`.
+        limit: how many there are at most, or `None`.
         fraction_read: says which share of the input was read, or `None`; asked where `total` is not known.
     """
 
     def __init__(
-        self, tally: Tally, *, total: int | None, fraction_read: Callable[[], float | None]
+        self,
+        tally: Tally,
+        *,
+        total: int | None,
+        limit: int | None,
+        fraction_read: Callable[[], float | None],
     ) -> None:
         self.tally = tally
         self._total = total
+        self._limit = limit
         self._fraction_read = fraction_read
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
@@ -49,7 +56,10 @@ class Progress:
         if self._total is not None:
             return tally.ended / self._total if self._total else 1.0
         read = self._fraction_read()
-        return None if read is None or not tally.started else read * tally.ended / tally.started
+        of_file = None if read is None or not tally.started else read * tally.ended / tally.started
+        if self._limit is None:
+            return of_file
+        return max(of_file or 0.0, tally.ended / self._limit)
 
     def per_second(self) -> float:
         """Return the rows ended per second, over the last ten seconds."""

@@ -14,7 +14,7 @@ from batchrt.errors import AuthenticationError
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.runnables.prompts import ChatPromptTemplate
 
-__all__ = ["chat_model", "prompt_template", "read_schema"]
+__all__ = ["chat_model", "is_built_in", "prompt_template", "read_schema"]
 
 _BUILT_IN: Final = "mock"
 _NEWER_NAME: Final = (".openai.com", ".openai.azure.com")
@@ -73,6 +73,11 @@ def read_schema(path: str) -> dict[str, Any]:
     return schema
 
 
+def is_built_in(settings: Settings) -> bool:
+    """Say whether the model is the one that needs no network."""
+    return settings.model == _BUILT_IN and settings.base_url is None
+
+
 def chat_model(settings: Settings) -> ChatOpenAI:
     """Return the model of `--model`, which is the embedded provider's if it is called `mock`.
 
@@ -84,7 +89,7 @@ def chat_model(settings: Settings) -> ChatOpenAI:
         "max_retries": settings.max_retries,
         _name_of_max_tokens(settings.base_url): settings.max_tokens,
     }
-    if settings.model == _BUILT_IN and settings.base_url is None:
+    if is_built_in(settings):
         from batchrt.testing import MockProvider
 
         options |= {"transport": MockProvider().transport(), "base_url": "http://mock/v1", "api_key": ""}

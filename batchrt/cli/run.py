@@ -96,7 +96,7 @@ def run(
     Exit codes: 0 all fine, 1 some rows failed, 2 nothing was done, 130 interrupted, 143 terminated.
     """
     # What runs a job takes its time to import; --help and mistakes do without.
-    from batchrt.cli.job import run_job
+    from batchrt.cli.launch import run_job
 
     settings = Settings(
         source=source,

@@ -287,6 +287,10 @@ class Runnable(Generic[In, Out]):
     @overload
     def __or__(self, other: Callable[[Out], T]) -> RunnableSequence[In, T]: ...
     @overload
+    def __or__(self, other: Callable[[Out, RunConfig], Awaitable[T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Out, RunConfig], T]) -> RunnableSequence[In, T]: ...
+    @overload
     def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
     def __or__(self, other: Any) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `other`."""
@@ -300,6 +304,10 @@ class Runnable(Generic[In, Out]):
     def __ror__(self, other: Callable[[T], Awaitable[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Callable[[T], In]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[T, RunConfig], Awaitable[In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[T, RunConfig], In]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
     def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
@@ -421,6 +429,8 @@ RunnableLike: TypeAlias = (
     | Callable[[In], Runnable[Any, Out]]
     | Callable[[In], Awaitable[Out]]
     | Callable[[In], Out]
+    | Callable[[In, RunConfig], Awaitable[Out]]
+    | Callable[[In, RunConfig], Out]
     | Mapping[str, Any]
 )
 """What can stand in a chain: a runnable, a function (sync or async), or a dict of them."""

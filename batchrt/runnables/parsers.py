@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
-from batchrt.runnables.base import Runnable
+from batchrt.runnables.base import Out, Runnable
 from batchrt.runtime.run import Step
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ def text_of(output: ModelOutput) -> str:
     raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
 
 
-class _Parser(Runnable[Any, Any]):
+class _Parser(Runnable[ModelOutput, Out]):
     """Read an output inline: parsing waits for nothing."""
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         parse: Callable[[Any], Any] = self.parse_output
         return Step(lambda value, _strand: parse(value), inline=True)
 
-    def parse_output(self, output: ModelOutput) -> Any:
+    def parse_output(self, output: ModelOutput) -> Out:
         raise NotImplementedError
 
 
-class StrOutputParser(_Parser, Runnable[ModelOutput, str]):
+class StrOutputParser(_Parser[str]):
     """Give the text of a model's answer. A refusal is an `OutputParserError`."""
 
     def parse_output(self, output: ModelOutput) -> str:
@@ -66,7 +66,7 @@ class StrOutputParser(_Parser, Runnable[ModelOutput, str]):
         return text
 
 
-class JsonOutputParser(_Parser, Runnable[ModelOutput, Any]):
+class JsonOutputParser(_Parser[Any]):
     """Give the JSON value in a model's answer, with or without a Markdown fence around it.
 
     Args:
@@ -101,7 +101,7 @@ class JsonOutputParser(_Parser, Runnable[ModelOutput, Any]):
         raise OutputParserError(f"the output is not JSON ({failure}): {_excerpt(text)}", text=text)
 
 
-class PydanticOutputParser(_Parser, Runnable[ModelOutput, ModelT], Generic[ModelT]):
+class PydanticOutputParser(_Parser[ModelT]):
     """Give a pydantic model made of the JSON in a model's answer.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from batchrt.errors import MissingFieldError
 from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, SystemMessage
-from batchrt.runnables.base import Runnable
+from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
 from batchrt.runtime.run import Step, Strand
 
@@ -83,7 +83,7 @@ def _line(message: MessageLike) -> str:
     return f"{_SPEAKERS.get(role, role)}: {content}"
 
 
-class _Prompt(Runnable[Any, Any]):
+class _Prompt(Runnable[Any, Out]):
     """What both kinds of prompts share: fields, defaults, and a clear word about what is missing."""
 
     def __init__(
@@ -145,7 +145,7 @@ class _Prompt(Runnable[Any, Any]):
     def _missing(self, error: KeyError, fields: Fields, row: int) -> Exception:
         missing = [name for name in self.input_variables if name not in fields]
         if not missing:
-            return error  # a value's own, from its formatting
+            return error  # from formatting a value
         available = tuple(map(str, fields))
         return MissingFieldError(
             f"{self.get_name()} needs the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, "
@@ -166,7 +166,7 @@ class _Prompt(Runnable[Any, Any]):
         return f"{type(self).__name__}({', '.join(self.input_variables)})"
 
 
-class PromptTemplate(_Prompt, Runnable[Any, StringPromptValue]):
+class PromptTemplate(_Prompt[StringPromptValue]):
     """Fill a text with a row's fields: `PromptTemplate.from_template("Translate: {text}")`.
 
     The input is a dict, or, where there is only one field, its value. See `Template` for what can stand
@@ -251,7 +251,7 @@ _Part: TypeAlias = Callable[[Fields, list[MessageLike]], None]
 """Adds to a list what one of a prompt's messages makes of a row."""
 
 
-class ChatPromptTemplate(_Prompt, Runnable[Any, ChatPromptValue]):
+class ChatPromptTemplate(_Prompt[ChatPromptValue]):
     """Fill messages with a row's fields.
 
         ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "{question}")])
@@ -304,7 +304,7 @@ class ChatPromptTemplate(_Prompt, Runnable[Any, ChatPromptValue]):
 
     def format_messages(self, **fields: Any) -> list[MessageLike]:
         """Return the filled messages."""
-        return cast("ChatPromptValue", self.invoke(fields)).to_messages()
+        return self.invoke(fields).to_messages()
 
     def _fill(self, fields: Fields) -> ChatPromptValue:
         messages: list[MessageLike] = []

@@ -37,7 +37,7 @@ class Feeder:
             await self._serve()
         finally:
             if isinstance(self._source, AsyncGenerator):
-                await self._source.aclose()
+                await _close(self._source)
 
     async def _serve(self) -> None:
         while self._error is None:
@@ -67,3 +67,13 @@ class Feeder:
             raise self._error
         value, self._value = self._value, None
         return value
+
+
+async def _close(source: AsyncGenerator[Any, Any]) -> None:
+    try:
+        await source.aclose()
+    except BaseExceptionGroup as group:
+        # What closes a generator comes out of its task groups wrapped, and is no error.
+        _, errors = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))
+        if errors is not None:
+            raise errors from None

@@ -122,7 +122,7 @@ class Scheduler:
             self._group = group
             self._run.crew = Crew(group)
             if self._feeder is not None:
-                group.start_soon(self._feeder.run)
+                group.start_soon(self._feed, self._feeder)
             self._yielded_at = perf_counter()
             self._recruit()
             if self._workers:
@@ -132,7 +132,17 @@ class Scheduler:
         if self._failure is not None:
             raise self._failure
         if not completed:
+            if self._deadline is None:
+                raise StrayCancelledError("a function cancelled the task it ran in, and the run with it")
             raise self._deadline_error()
+
+    async def _feed(self, feeder: Feeder) -> None:
+        try:
+            await feeder.run()
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  raised by `run`
+            self._fail(error, "raised by the inputs as they were closed")
 
     def _deadline_error(self) -> DeadlineExceededError:
         seconds = self._deadline or 0.0

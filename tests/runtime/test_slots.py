@@ -6,6 +6,7 @@ import math
 import threading
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from batchrt.runtime.slots import Slots, Waiter
@@ -140,8 +141,13 @@ async def test_a_waiter_that_is_cancelled_leaves_its_slot_to_others(
     for _ in range(levels - 1):
         slots = Slots(1, slots)
     assert outer.try_take()
+
+    async def wait() -> None:
+        await slots.take()
+        slots.give()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(slots.take)
+        group.start_soon(wait)
         await pause()
         if given_before:
             outer.give()

@@ -1,0 +1,60 @@
+"""The command line in this process, with nothing of the machine's own environment."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import pytest
+
+from batchrt.cli.main import main
+from batchrt.testing.pytest_plugin import mock_provider, mock_server
+
+__all__ = ["Command", "Result", "command", "mock_provider", "mock_server"]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """What was wrong, said in one line and nothing else."""
+        assert self.out == ""
+        [line] = self.err.splitlines()
+        assert line.startswith("batchrt: ")
+        return line.removeprefix("batchrt: ")
+
+
+class Command(Protocol):
+    def __call__(self, *arguments: object, stdin: bytes | None = None) -> Result: ...
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `batchrt` with these arguments, and `stdin` in a pipe's place."""
+
+    def run(*arguments: object, stdin: bytes | None = None) -> Result:
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        assert isinstance(left.value.code, int)
+        return Result(left.value.code, *capfd.readouterr())
+
+    return run

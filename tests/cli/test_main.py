@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Command
+
+
+def test_it_says_what_it_is(command: Command) -> None:
+    """On stdout, and that is no failure."""
+    result = command("--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("batchrt")
+
+
+def test_help_names_every_command(command: Command) -> None:
+    """On stdout; without a command it is what was missing."""
+    asked, bare = command("--help"), command()
+    assert (asked.code, bare.code) == (0, 2)
+    assert asked.out == bare.out
+    assert "run " in asked.out
+    assert "mock " in asked.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["walk"], "No such command 'walk'"),
+        (["run"], "Missing argument 'INPUT' (see batchrt run --help)"),
+        (["run", "x.csv"], "Missing option '--prompt'"),
+        (["run", "x.csv", "--prompt", "a", "--promt", "b"], "No such option: --promt"),
+        (["run", "x.csv", "--prompt", "a", "--max-concurrency", "0"], "--max-concurrency"),
+        (["run", "x.csv", "--prompt", "a", "--max-concurrency", "many"], "--max-concurrency"),
+        (["run", "x.csv", "--prompt", "a", "--format", "xlsx"], "'csv', 'tsv', 'jsonl'"),
+        (["run", "x.csv", "--prompt", "a", "--limit", "0"], "--limit"),
+        (["run", "x.csv", "--prompt", "a", "--api-key", "k"], "No such option: --api-key"),
+        (["mock", "--faults", "2"], "--faults"),
+    ],
+)
+def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:
+    """It names the option, and the exit code is 2."""
+    result = command(*arguments)
+    assert result.code == 2
+    assert words in result.complaint
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "no.csv"]])
+def test_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
+    """Nobody waits for an HTTP library to read a help page."""
+    program = (
+        "import sys; from batchrt.cli.main import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print({'httpx', 'pyqwest', 'uvicorn', 'pytest'} & sys.modules.keys())"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "set()"

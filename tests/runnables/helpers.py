@@ -1,0 +1,89 @@
+"""What the tests of the runnables share: small functions, and every way to run one input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio.to_thread
+import pytest
+from trio.testing import MockClock
+
+from batchrt import RunConfig, Runnable
+
+
+def virtual_time(test: Any) -> Any:
+    """Run an async test on Trio's mock clock, where sleeping takes no time."""
+    backend = ("trio", {"clock": MockClock(autojump_threshold=0)})
+    return pytest.mark.parametrize("anyio_backend", [pytest.param(backend, id="virtual")])(test)
+
+
+class Flaky:
+    """Fail the first `failures` times; count the calls, by input."""
+
+    def __init__(self, failures: int, error: type[Exception] = ValueError) -> None:
+        self.failures = failures
+        self.error = error
+        self.calls: dict[Any, int] = {}
+
+    async def __call__(self, value: Any) -> Any:
+        count = self.calls[value] = self.calls.get(value, 0) + 1
+        if count <= self.failures:
+            raise self.error(f"{value}, call {count}")
+        return value
+
+
+def add_one(value: int, extra: int = 0) -> int:
+    return value + 1 + extra
+
+
+async def add_two(value: int, extra: int = 0) -> int:
+    return value + 2 + extra
+
+
+def fail(value: Any) -> Any:
+    raise ValueError(f"fail({value!r})")
+
+
+async def everyway(
+    runnable: Runnable[Any, Any], value: Any, config: RunConfig | None = None, **kwargs: Any
+) -> Any:
+    """Run `value` through each method and return the output that all of them must agree on."""
+    ran = await runnable.arun([value], config, **kwargs)
+    ran.raise_for_errors()
+    outputs = [
+        await runnable.ainvoke(value, config, **kwargs),
+        (await runnable.abatch([value], config, **kwargs))[0],
+        [output async for output in runnable.abatch_iter([value], config, **kwargs)][0],
+        [output async for output in runnable.abatch_as_completed([value], config, **kwargs)][0][1],
+        ran.outputs[0],
+        *await anyio.to_thread.run_sync(lambda: _sync_ways(runnable, value, config, kwargs)),
+    ]
+    assert all(output == outputs[0] for output in outputs), outputs
+    return outputs[0]
+
+
+def _sync_ways(
+    runnable: Runnable[Any, Any], value: Any, config: RunConfig | None, kwargs: Mapping[str, Any]
+) -> list[Any]:
+    return [
+        runnable.invoke(value, config, **kwargs),
+        *runnable.batch([value], config, **kwargs),
+        *runnable.batch_iter([value], config, **kwargs),
+        *[output for _, output in runnable.batch_as_completed([value], config, **kwargs)],
+        *runnable.run([value], config, **kwargs).outputs,
+    ]
+
+
+async def raises_everyway(
+    runnable: Runnable[Any, Any], value: Any, error: type[Exception], match: str | None = None
+) -> None:
+    """Check that each method raises `error`."""
+    with pytest.raises(error, match=match):
+        await runnable.ainvoke(value)
+    with pytest.raises(error, match=match):
+        await runnable.abatch([value])
+    with pytest.raises(error, match=match):
+        await anyio.to_thread.run_sync(runnable.invoke, value)
+    with pytest.raises(error, match=match):
+        await anyio.to_thread.run_sync(runnable.batch, [value])

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt import RunConfig, Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
+from batchrt.runnables.base import coerce
+from .helpers import add_one, add_two, everyway, fail
+
+pytestmark = pytest.mark.anyio
+
+
+class OnlyInvoke(Runnable[int, int]):
+    def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
+        return input + 10 + kwargs.get("extra", 0)
+
+
+class OnlyAinvoke(Runnable[int, int]):
+    async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
+        await anyio.lowlevel.checkpoint()
+        return input + 10 + kwargs.get("extra", 0)
+
+
+@pytest.mark.parametrize("kind", [OnlyInvoke, OnlyAinvoke])
+async def test_a_subclass_with_one_method_gets_all_others(kind: type[Runnable[int, int]]) -> None:
+    """`invoke` alone or `ainvoke` alone is enough for every way to run it, alone and in a chain."""
+    assert await everyway(kind(), 1) == 11
+    assert await everyway(kind(), 1, extra=5) == 16
+    assert await everyway(add_one | kind() | add_one, 1) == 13
+
+
+async def test_a_subclass_of_a_subclass_runs_its_own_method() -> None:
+    """The class that says it last counts."""
+
+    class More(OnlyAinvoke):
+        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
+            return 100 * await super().ainvoke(input, config, **kwargs)
+
+    assert await everyway(More(), 1) == 1100
+    assert await everyway(More() | RunnablePassthrough(), 1) == 1100
+
+
+async def test_a_subclass_that_defines_nothing_cannot_run() -> None:
+    """The error says what is missing."""
+
+    class Nothing(Runnable[int, int]):
+        pass
+
+    with pytest.raises(TypeError, match="Nothing defines neither ainvoke nor invoke"):
+        await Nothing().ainvoke(1)
+    with pytest.raises(TypeError, match="Nothing defines neither"):
+        await (Nothing() | add_one).abatch([1])
+
+
+async def test_a_subclass_is_handed_a_whole_configuration() -> None:
+    """LCEL's keys are there to be read even if nobody set them."""
+    seen: list[Any] = []
+
+    class Reads(Runnable[int, int]):
+        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
+            seen.append(config)
+            return input
+
+    await (Reads() | add_one).abatch([1], {"tags": ["a"]})
+    assert seen == [{"tags": ["a"], "metadata": {}, "configurable": {}, "recursion_limit": 25}]
+
+
+async def test_no_inputs_give_no_outputs() -> None:
+    """`[]` gives `[]`, whatever is empty."""
+
+    async def nothing() -> AsyncIterator[int]:
+        return
+        yield
+
+    runnable = RunnableLambda(add_one)
+    assert await runnable.abatch([]) == []
+    assert await runnable.abatch(iter(())) == []
+    assert await runnable.abatch(nothing()) == []
+    assert [item async for item in runnable.abatch_as_completed([])] == []
+    assert await anyio.to_thread.run_sync(runnable.batch, []) == []
+    assert list((await runnable.arun([])).outputs) == []
+
+
+async def test_each_input_may_have_a_configuration_of_its_own() -> None:
+    """A list or tuple of configs goes item by item, under what the runnable is bound to."""
+
+    def read(value: int, config: RunConfig) -> Any:
+        return value, config["tags"]
+
+    runnable = RunnableLambda(read)
+    configs: list[RunConfig] = [{"tags": ["a"]}, {"tags": ["b"]}]
+    assert await runnable.abatch([1, 2], configs) == [(1, ["a"]), (2, ["b"])]
+    assert await runnable.abatch([1, 2], tuple(configs)) == [(1, ["a"]), (2, ["b"])]
+    bound = runnable.with_config(tags=["z"])
+    assert await bound.abatch([1, 2], configs) == [(1, ["z", "a"]), (2, ["z", "b"])]
+
+
+async def test_configs_must_match_the_inputs_in_number() -> None:
+    """One config too few is an error before anything runs."""
+    calls: list[int] = []
+    with pytest.raises(ValueError, match="one config for each input: 1 for 2 inputs"):
+        await RunnableLambda(calls.append).abatch([1, 2], [{}])
+    with pytest.raises(ValueError, match="an unknown number"):
+        await RunnableLambda(calls.append).abatch(iter([1]), [{}])
+    assert calls == []
+
+
+@pytest.mark.parametrize("cap", [0, -1])
+async def test_a_cap_below_one_is_an_error_before_anything_runs(cap: int) -> None:
+    """In every method, and for a part of a chain when it is made."""
+    calls: list[int] = []
+    runnable, config = RunnableLambda(calls.append), RunConfig(max_concurrency=cap)
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
+        await runnable.abatch([1], config)
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
+        await runnable.ainvoke(1, config)
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
+        runnable.abatch_as_completed([1], config)
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
+        runnable.with_config(config)
+    assert calls == []
+
+
+async def test_return_exceptions_puts_an_error_in_its_place() -> None:
+    """And only there."""
+    branch = RunnableLambda(lambda value: fail(value) if value == 2 else value)
+    outputs = await branch.abatch([1, 2, 3], return_exceptions=True)
+    assert outputs[0::2] == [1, 3]
+    assert isinstance(outputs[1], ValueError)
+
+
+async def test_a_string_is_one_input_and_no_list_of_them() -> None:
+    """`abatch("abc")` is a slip, not three inputs."""
+    with pytest.raises(TypeError, match="put it in a list"):
+        await RunnableLambda(str.upper).abatch("abc")
+
+
+def test_what_can_stand_in_a_chain() -> None:
+    """A runnable stays, a dict becomes a parallel, a function a lambda; anything else is an error."""
+    runnable = RunnableLambda(add_one)
+    assert coerce(runnable) is runnable
+    assert type(coerce({"a": add_one})).__name__ == "RunnableParallel"
+    assert type(coerce(add_two)).__name__ == "RunnableLambda"
+    for thing in (3, None, "text", ["list"]):
+        with pytest.raises(TypeError, match="a function or a dict of them, not"):
+            coerce(thing)
+        with pytest.raises(TypeError, match="a function or a dict of them, not"):
+            runnable | thing  # type: ignore[operator]
+        with pytest.raises(TypeError, match="a function or a dict of them, not"):
+            thing | runnable  # type: ignore[operator]
+
+
+async def test_a_dict_or_a_function_may_come_first() -> None:
+    """`|` works from the right, too, however deep the dict."""
+    chain = {"a": add_one, "b": {"c": add_two, "d": RunnablePassthrough()}} | RunnablePassthrough()
+    assert await everyway(chain, 1) == {"a": 2, "b": {"c": 3, "d": 1}}
+    assert await everyway(add_one | RunnableLambda(add_two), 1) == 4
+
+
+async def test_pipe_is_the_operator() -> None:
+    """With any number of steps, and a name."""
+    piped = RunnableLambda(add_one).pipe(add_two, {"a": add_one}, name="mine")
+    assert await everyway(piped, 1) == {"a": 5}
+    assert piped.get_name() == "mine"
+
+
+async def test_assign_and_pick_work_on_the_output() -> None:
+    """As methods of any runnable."""
+    base = RunnableLambda(lambda value: {"a": value})
+    assert await everyway(base.assign(b=lambda fields: fields["a"] + 1), 1) == {"a": 1, "b": 2}
+    assert await everyway(base.pick("a"), 1) == 1
+    assert await everyway(base.pick(["a", "z"]), 1) == {"a": 1}
+
+
+def test_classes_are_subscriptable_at_run_time() -> None:
+    """`Runnable[int, str]` is a type to inherit from, and `RunnableLambda[int, int](f)` an object."""
+
+    class Typed(Runnable[int, str]):
+        def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> str:  # noqa: A002
+            return str(input)
+
+    assert Typed().invoke(1) == "1"
+    assert RunnableLambda[int, int](add_one).invoke(1) == 2
+    assert RunnableSequence[int, int](add_one, add_one).invoke(1) == 3
+    assert RunnablePassthrough[int]().invoke(1) == 1

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from batchrt import ItemTimeoutError, RunConfig, RunnableBinding, RunnableLambda, RunnablePassthrough
+from .helpers import add_one, add_two, everyway, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+def read(_value: int, config: RunConfig) -> RunConfig:
+    return config
+
+
+async def test_bound_arguments_go_to_the_call() -> None:
+    """The call's own win; inside a chain they reach the step that they are bound to."""
+    bound = RunnableLambda(add_one).bind(extra=5)
+    assert await everyway(bound, 1) == 7
+    assert await everyway(bound, 1, extra=9) == 11
+    assert await everyway(RunnableLambda(add_two) | bound, 1) == 9
+
+
+async def test_what_is_bound_last_wins() -> None:
+    """Binding a binding makes one binding of both, as in LCEL."""
+    bound = RunnableLambda(add_one).bind(extra=1).bind(extra=2)
+    assert (bound.kwargs, type(bound.bound)) == ({"extra": 2}, RunnableLambda)
+    assert await everyway(bound, 1) == 4
+    config = RunnableLambda(read).with_config(tags=["a"], metadata={"m": 1}).bind().with_config(tags=["b"])
+    seen = await everyway(config, 1)
+    assert (seen["tags"], seen["metadata"]) == (["b"], {"m": 1})
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_a_bound_config_is_laid_under_the_call_s(inside: bool) -> None:
+    """Alone and inside a chain alike: tags add up, and where keys clash the call's value counts."""
+    bound = RunnableLambda(read).with_config(
+        {"tags": ["in", "both"]}, metadata={"m": "bound", "n": 1}, configurable={"c": "bound"}, run_name="inner"
+    )
+    runnable = RunnablePassthrough() | bound if inside else bound
+    config = RunConfig(tags=["both", "out"], metadata={"m": "call"}, configurable={"d": 1})
+    seen = await everyway(runnable, 1, config)
+    assert seen["tags"] == ["in", "both", "out"]
+    assert seen["metadata"] == {"m": "call", "n": 1}
+    assert seen["configurable"] == {"c": "bound", "d": 1}
+
+
+async def test_a_bound_config_ends_with_its_part() -> None:
+    """The steps after it have the call's, also when it failed."""
+
+    def broken(_value: int) -> int:
+        raise ValueError
+
+    inner = RunnableLambda(add_one).with_config(tags=["in"])
+    failing = RunnableLambda(broken).with_config(tags=["in"])
+    assert (await everyway(inner | read, 1))["tags"] == []
+    assert (await everyway(failing.with_fallbacks([RunnableLambda(read)]), 1))["tags"] == []
+
+
+@pytest.mark.parametrize("key", ["max_concurrency", "window"])
+async def test_a_config_that_makes_no_sense_is_refused_at_once(key: str) -> None:
+    """Not when it runs."""
+    with pytest.raises(ValueError, match=key):
+        RunnableLambda(add_one).with_config({key: 0})  # type: ignore[misc]
+    with pytest.raises(ValueError, match=key):
+        RunnableLambda(add_one).bind(extra=1).with_config(**{key: 0})
+    with pytest.raises(ValueError, match="no key 'max_concurency'"):
+        RunnableLambda(add_one).with_config(max_concurency=3)
+
+
+@pytest.mark.parametrize("cap", [1, 3])
+async def test_a_cap_of_a_part_holds_for_all_items_together(cap: int) -> None:
+    """However many items are under way in the rest of the chain."""
+    active = peak = 0
+
+    async def leaf(value: int) -> int:
+        nonlocal active, peak
+        active += 1
+        peak = max(peak, active)
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        active -= 1
+        return value
+
+    part = RunnableLambda(leaf).with_config(max_concurrency=cap)
+    await (RunnableLambda(add_two) | part).abatch(range(20), {"max_concurrency": 10})
+    assert peak == cap
+    peak = 0
+    await part.abatch(range(20))
+    assert peak == cap
+
+
+@virtual_time
+async def test_a_part_s_timeout_is_for_each_item_s_way_through_it() -> None:
+    """It is an error of that item, names the part, and can be handled by a fallback."""
+
+    async def slow(value: int) -> int:
+        await anyio.sleep(value)
+        return value
+
+    part = RunnableLambda(slow).with_config(timeout=5)
+    outputs = await (part | add_two).abatch([1, 10], return_exceptions=True)
+    assert outputs[0] == 3
+    assert isinstance(outputs[1], ItemTimeoutError)
+    assert outputs[1].seconds == 5
+    rescued = part.with_fallbacks([RunnableLambda(add_two)])
+    assert await (rescued | add_two).abatch([1, 10]) == [3, 14]
+
+
+@virtual_time
+async def test_the_later_of_two_timeouts_counts() -> None:
+    """Alone and inside a chain."""
+
+    async def slow(value: int) -> int:
+        await anyio.sleep(3)
+        return value
+
+    part = RunnableLambda(slow).with_config(timeout=1).with_config(timeout=5)
+    assert await part.abatch([1]) == [1]
+    assert await (RunnablePassthrough[int]() | part).abatch([1]) == [1]
+
+
+async def test_the_class_can_be_used_directly() -> None:
+    """With LCEL's keywords."""
+    binding = RunnableBinding(bound=RunnableLambda(add_one), kwargs={"extra": 1}, config={"tags": ["a"]})
+    assert await everyway(binding, 1) == 3
+    assert binding.get_name() == "add_one"
+    assert binding.with_config(run_name="mine").get_name() == "mine"
+
+
+async def test_types_change_nothing_at_run_time() -> None:
+    """They are for the type checker."""
+    typed = RunnableLambda(add_one).bind(extra=1).with_types(input_type=int, output_type=str)
+    assert await everyway(typed, 1) == 3

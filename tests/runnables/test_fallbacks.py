@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+import anyio
+import pytest
+
+from batchrt import RunnableLambda, RunnablePassthrough
+from .helpers import add_one, add_two, everyway, fail, raises_everyway
+
+pytestmark = pytest.mark.anyio
+
+
+def fail_otherwise(value: Any) -> Any:
+    raise KeyError(value)
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+async def test_the_first_that_works_counts() -> None:
+    """What comes after it does not run."""
+    calls: list[int] = []
+    runnable = RunnableLambda(fail).with_fallbacks(
+        [RunnableLambda(fail_otherwise), RunnableLambda(add_two), RunnableLambda(calls.append)]
+    )
+    assert await everyway(runnable, 1) == 3
+    assert calls == []
+
+
+async def test_if_all_fail_the_first_error_is_raised() -> None:
+    """In every method; LCEL's batch raises the last."""
+    runnable = RunnableLambda(fail).with_fallbacks([RunnableLambda(fail_otherwise)])
+    await raises_everyway(runnable, 1, ValueError, r"fail\(1\)")
+    await raises_everyway(RunnableLambda(fail).with_fallbacks([]), 1, ValueError)
+
+
+async def test_only_the_errors_to_handle_are_handled() -> None:
+    """Another one is raised at once, from the first or from a fallback."""
+    rescue = RunnableLambda(add_two)
+    picky = RunnableLambda(fail).with_fallbacks([rescue], exceptions_to_handle=(KeyError,))
+    await raises_everyway(picky, 1, ValueError)
+    second = RunnableLambda(fail).with_fallbacks(
+        [RunnableLambda(fail_otherwise), rescue], exceptions_to_handle=(ValueError,)
+    )
+    await raises_everyway(second, 1, KeyError)
+
+
+async def test_each_item_falls_back_for_itself() -> None:
+    """Any mixture of outcomes in one batch, each in its place."""
+
+    def odd(value: int) -> int:
+        if value % 2:
+            raise ValueError(value)
+        return value
+
+    def not_three(value: int) -> int:
+        if value == 3:
+            raise KeyError(value)
+        return -value
+
+    runnable = RunnableLambda(odd).with_fallbacks([RunnableLambda(not_three)])
+    outputs = await runnable.abatch([1, 2, 3, 4], return_exceptions=True)
+    assert [outputs[0], outputs[1], outputs[3]] == [-1, 2, 4]
+    assert repr(outputs[2]) == "ValueError(3)"
+
+
+async def test_the_next_one_may_be_told_the_error() -> None:
+    """The last error, in a new dict: the caller's input stays as it was."""
+    fallbacks = [RunnableLambda(fail_otherwise), RunnableLambda(echo)]
+    runnable = RunnableLambda(fail).with_fallbacks(fallbacks, exception_key="error")
+    value = {"a": 1}
+    output = await runnable.ainvoke(value)
+    assert isinstance(output["error"], KeyError)
+    assert value == {"a": 1}
+    assert (await runnable.ainvoke(MappingProxyType(value)))["a"] == 1
+
+
+async def test_with_an_exception_key_the_input_is_a_dict() -> None:
+    """Else it is an error before anything is tried, and nobody's to handle."""
+    calls: list[Any] = []
+    runnable = RunnableLambda(calls.append).with_fallbacks([RunnablePassthrough()], exception_key="error")
+    await raises_everyway(runnable, 3, TypeError, "must be a dict, not int")
+    assert calls == []
+
+
+async def test_a_cancellation_is_not_a_failure() -> None:
+    """Not even for who wants to handle everything."""
+    calls: list[Any] = []
+
+    async def waits(_value: int) -> None:
+        await anyio.sleep_forever()
+
+    runnable = RunnableLambda(waits).with_fallbacks(
+        [RunnableLambda(calls.append)], exceptions_to_handle=(BaseException,)
+    )
+    with anyio.move_on_after(0) as scope:
+        await runnable.abatch([1])
+    assert scope.cancelled_caught
+    assert calls == []
+
+
+async def test_keyword_arguments_go_to_all() -> None:
+    """The one that failed and the one that works."""
+
+    def picky(_value: int, extra: int = 0) -> int:
+        raise ValueError(extra)
+
+    runnable = RunnableLambda(picky).with_fallbacks([RunnableLambda(add_one)])
+    assert await everyway(runnable, 1, extra=5) == 7

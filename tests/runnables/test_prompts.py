@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from batchrt import (
+    AIMessage,
+    ChatPromptTemplate,
+    ChatPromptValue,
+    HumanMessage,
+    Message,
+    MessagesPlaceholder,
+    MissingFieldError,
+    PromptTemplate,
+    RunnableLambda,
+    SystemMessage,
+)
+from .helpers import everyway, raises_everyway
+
+pytestmark = pytest.mark.anyio
+
+
+async def text_of(template: str, fields: Any) -> str:
+    value = await everyway(PromptTemplate.from_template(template), fields)
+    return str(value.to_string())
+
+
+def messages_of(messages: list[Any], **fields: Any) -> list[Any]:
+    return ChatPromptTemplate.from_messages(messages).format_messages(**fields)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("fixed", "fixed"),
+        ("{a}", "1"),
+        ("{a} and {b}, {a}", "1 and two, 1"),
+        ("{{a}} is {a}, 100% of {{", "{a} is 1, 100% of {"),
+        ("%s %(a)s {a} %", "%s %(a)s 1 %"),
+        ("{a:>3}|{b:<5}|{b!r}|{f:.2f}", "  1|two  |'two'|0.33"),
+        ("{b!s:>5}|{b!a}", "  two|'two'"),
+        ("{none}", "None"),
+        ("{braces}", "{a} }} {{ %s"),
+        ("{my column}|{my-column}|{user.name}|{list[0]}", "c|d|e|f"),
+        ("{Ünï}", "ö"),
+    ],
+)
+async def test_fields_are_filled_in(template: str, text: str) -> None:
+    """`str.format`'s conversions and specifications; braces are doubled; a value is never a template."""
+    fields = {
+        "a": 1,
+        "b": "two",
+        "f": 1 / 3,
+        "none": None,
+        "braces": "{a} }} {{ %s",
+        "my column": "c",
+        "my-column": "d",
+        "user.name": "e",
+        "list[0]": "f",
+        "Ünï": "ö",
+        "unused": "x",
+    }
+    assert await text_of(template, fields) == text
+
+
+async def test_a_template_cannot_reach_into_its_values() -> None:
+    """What is not a field's whole name is a missing field, not an attribute or an element."""
+    for template in ("{a.__class__}", "{a[0]}", "{a.__class__.__init__.__globals__}", "{a.x!r}"):
+        with pytest.raises(MissingFieldError):
+            await PromptTemplate.from_template(template).ainvoke({"a": ["secret"]})
+
+
+@pytest.mark.parametrize(
+    ("template", "match"),
+    [
+        ("{", "is not valid"),
+        ("{a", "is not valid"),
+        ("a}", r"write \{\{ and \}\} for braces"),
+        ("{}", "without a name"),
+        ("{0}", "without a name"),
+        ("{a:{b}}", "another one in its format specification"),
+        ("{a!x}", "the conversion !x"),
+    ],
+)
+def test_a_text_that_is_no_template_is_refused(template: str, match: str) -> None:
+    """When it is made; the message says what to write."""
+    with pytest.raises(ValueError, match=match):
+        PromptTemplate.from_template(template)
+    with pytest.raises(ValueError, match=match):
+        ChatPromptTemplate.from_messages([("human", [{"type": "text", "text": template}])])
+    with pytest.raises(TypeError, match="must be a string, not int"):
+        PromptTemplate(3)  # type: ignore[arg-type]
+
+
+async def test_a_single_field_may_be_given_by_itself() -> None:
+    """Where only one is open, any value that is no dict is it; else it is an error that says which."""
+    assert await text_of("Say {x}", "hello") == "Say hello"
+    partial = PromptTemplate.from_template("{x}{y}").partial(y="!")
+    assert (await partial.ainvoke("hello")).to_string() == "hello!"
+    await raises_everyway(PromptTemplate.from_template("{x}{y}"), "a", TypeError, "the fields x, y, and item 0")
+    await raises_everyway(PromptTemplate.from_template("fixed"), "a", TypeError, r"\(none\)")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        PromptTemplate.from_template("{x} {y}"),
+        ChatPromptTemplate.from_messages([("system", "{x}"), ("human", "{y}")]),
+        ChatPromptTemplate.from_messages([MessagesPlaceholder("y"), ("human", "{x:>5}")]),
+    ],
+)
+async def test_a_missing_field_is_named_with_its_item(prompt: PromptTemplate) -> None:
+    """Which field, which item of the batch, and what it had; it is a KeyError, as in LCEL."""
+    good: Mapping[str, Any] = {"x": 1, "y": ["hello"]}
+    with pytest.raises(MissingFieldError) as caught:
+        await (RunnableLambda(dict) | prompt).abatch([good, good, {"x": 1, "z": 3}, good])
+    assert (caught.value.field, caught.value.available) == ("y", ("x", "z"))
+    assert "needs the field 'y', which item 2 does not have; it has 'x', 'z'" in str(caught.value)
+    assert isinstance(caught.value, KeyError)
+    with pytest.raises(MissingFieldError, match=r"the fields 'x', 'y', which item 0 .* it has none"):
+        await prompt.ainvoke({})
+
+
+async def test_a_value_that_does_not_fit_its_format_is_told_with_its_item() -> None:
+    """The error is the value's own; a note says where."""
+    prompt = PromptTemplate.from_template("{price:.2f}")
+    with pytest.raises(ValueError, match="format code 'f'") as caught:
+        await prompt.abatch([{"price": 1.5}, {"price": "1.5"}])
+    assert "PromptTemplate could not be filled with item 1" in caught.value.__notes__
+
+
+async def test_fields_can_be_given_beforehand() -> None:
+    """A row overrides them; a function is called for every item."""
+    count = iter(range(100))
+    prompt = PromptTemplate.from_template("{a}{b}", partial_variables={"b": 0}).partial(a=lambda: next(count))
+    assert prompt.input_variables == ()
+    assert [value.to_string() for value in await prompt.abatch([{}, {}, {"a": "x"}])] == ["00", "10", "x0"]
+    chat = ChatPromptTemplate.from_template("{a}{b}", partial_variables={"b": 0}).partial(a=lambda: "called")
+    assert chat.format_messages() == [HumanMessage("called0")]
+    assert chat.format_messages(b=1) == [HumanMessage("called1")]
+
+
+def test_input_variables_are_what_a_row_must_have() -> None:
+    """Sorted, without those given and the optional ones; giving them is checked and changes nothing."""
+    assert PromptTemplate("{b}{a}{b}{c}", partial_variables={"c": 1}).input_variables == ("a", "b")
+    messages = [("human", "{z}"), MessagesPlaceholder("h"), ("placeholder", "{o}"), ("ai", "{a}")]
+    assert ChatPromptTemplate.from_messages(messages).input_variables == ("a", "h", "z")
+    assert PromptTemplate(template="{a}", input_variables=["a"]).format(a=1) == "1"
+    with pytest.raises(ValueError, match="the input_variables are a, going by the template, and not b"):
+        PromptTemplate(template="{a}", input_variables=["b"])
+
+
+def test_every_role_has_its_message() -> None:
+    """LCEL's names and the API's, as pairs, dicts, lists or message classes; a string is the human's."""
+    assert messages_of(
+        [
+            ("system", "s{x}"),
+            {"role": "human", "content": "h{x}"},
+            ["user", "u{x}"],
+            ("ai", "a{x}"),
+            ("assistant", "as"),
+            (AIMessage, "c{x}"),
+            ("developer", "d{x}"),
+            "{x}",
+        ],
+        x=1,
+    ) == [
+        SystemMessage("s1"),
+        HumanMessage("h1"),
+        HumanMessage("u1"),
+        AIMessage("a1"),
+        AIMessage("as"),
+        AIMessage("c1"),
+        Message("developer", "d1"),
+        HumanMessage("1"),
+    ]
+
+
+def test_message_objects_are_no_templates() -> None:
+    """They are taken as they are."""
+    literal = SystemMessage("literal {x}")
+    assert messages_of([literal, "{x}"], x=1) == [literal, HumanMessage("1")]
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "match"),
+    [
+        (("robot", "x"), ValueError, "no role 'robot'; the roles are system, human"),
+        (("human", "a", "b"), TypeError, "must be a"),
+        (3, TypeError, "not 3"),
+        (("human", 3), TypeError, "a text or a list of parts, not 3"),
+        ({"role": "user", "content": "x", "name": "n"}, TypeError, "a dict of role and content"),
+        (("placeholder", "h"), ValueError, "in braces"),
+    ],
+)
+def test_what_is_no_message_is_refused(message: Any, error: type[Exception], match: str) -> None:
+    """When the prompt is made."""
+    with pytest.raises(error, match=match):
+        ChatPromptTemplate.from_messages([message])
+
+
+def test_content_parts_are_templates_all_through() -> None:
+    """Texts and addresses of images; a string among them is a text part."""
+    parts = ["hi {x}", {"type": "image_url", "image_url": {"url": "https://{host}/{x}", "detail": "low", "n": 1}}]
+    (message,) = messages_of([("human", parts)], x=1, host="h")
+    assert message.content == [
+        {"type": "text", "text": "hi 1"},
+        {"type": "image_url", "image_url": {"url": "https://h/1", "detail": "low", "n": 1}},
+    ]
+
+
+def test_a_placeholder_brings_messages_along() -> None:
+    """Objects and dicts as they are, pairs and strings made messages, nothing filled in."""
+    api = {"role": "tool", "content": "{x}", "tool_call_id": "1"}
+    history = [HumanMessage("{x}"), api, ("human", "{x}"), ("ai", "b"), "c"]
+    expected = [HumanMessage("{x}"), api, HumanMessage("{x}"), AIMessage("b"), HumanMessage("c")]
+    for placeholder in (MessagesPlaceholder("h"), ("placeholder", "{h}"), ("placeholder", ["{h}", False])):
+        assert messages_of([placeholder, "{x}"], h=history, x=1) == [*expected, HumanMessage("1")]
+    assert messages_of([MessagesPlaceholder("h", n_messages=2)], h=history) == expected[-2:]
+    assert messages_of([MessagesPlaceholder("h", n_messages=9)], h=tuple(history)) == expected
+    with pytest.raises(ValueError, match="n_messages must be at least 1"):
+        MessagesPlaceholder("h", n_messages=0)
+
+
+def test_a_placeholder_may_be_optional() -> None:
+    """Then a row without it has no messages there; else it is a missing field."""
+    for placeholder in (MessagesPlaceholder("h", optional=True), ("placeholder", "{h}")):
+        assert messages_of([placeholder, "x"]) == [HumanMessage("x")]
+    for placeholder in (MessagesPlaceholder("h"), ("placeholder", ["{h}", False])):
+        with pytest.raises(MissingFieldError, match="'h'"):
+            messages_of([placeholder, "x"])
+
+
+@pytest.mark.parametrize("value", ["text", None, 3, {"role": "user", "content": "x"}])
+def test_a_placeholder_s_field_must_be_a_list(value: Any) -> None:
+    """A text is not taken for a list of characters; the error names the field and the item."""
+    with pytest.raises(TypeError, match="'h' must hold a list of messages") as caught:
+        messages_of([MessagesPlaceholder("h")], h=value)
+    assert caught.value.__notes__ == ["ChatPromptTemplate could not be filled with item 0"]
+    with pytest.raises(TypeError, match="must be a message"):
+        messages_of([MessagesPlaceholder("h")], h=[value if not isinstance(value, str | dict) else 3])
+
+
+def test_items_do_not_share_a_list() -> None:
+    """What one does to its messages the next does not see."""
+    prompt = ChatPromptTemplate.from_messages(["fixed"])
+    first, second = prompt.batch([{}, {}])
+    first.to_messages().append(HumanMessage("more"))
+    assert isinstance(first.messages, list)
+    first.messages.append(HumanMessage("more"))
+    assert second.messages == [HumanMessage("fixed")]
+
+
+def test_a_value_can_be_had_as_text_and_as_messages() -> None:
+    """Whichever the next step wants; a text names who speaks as LCEL does."""
+    text = PromptTemplate.from_template("{a}").invoke({"a": 1})
+    assert (text.text, text.to_messages()) == ("1", [HumanMessage("1")])
+    value = ChatPromptValue(
+        [SystemMessage("s"), HumanMessage("h"), AIMessage([{"type": "text", "text": "a"}]), ("human", "t"), {"role": "tool", "content": "d"}]
+    )
+    assert value.to_string() == "System: s\nHuman: h\nAI: a\nHuman: t\nTool: d"
+    assert ChatPromptTemplate.from_template("{a}").format(a=1) == "Human: 1"
+
+
+async def test_a_prompt_runs_without_a_slot_or_a_thread() -> None:
+    """It is inline, and so is what is bound to it."""
+    prompt = ChatPromptTemplate.from_messages([("human", "{a}{b}")])
+    assert prompt._step().inline
+    assert (await everyway(prompt.bind(b=2), {"a": 1})).messages == [HumanMessage("12")]

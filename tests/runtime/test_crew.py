@@ -1,0 +1,78 @@
+"""Helper tasks that are used again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from batchrt.runtime.crew import Crew
+
+from .harness import pause, tasks
+
+pytestmark = pytest.mark.anyio
+
+
+class Job:
+    def __init__(self, work: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.work = work
+        self.ran_in: int | None = None
+        self.abandoned: BaseException | None = None
+
+    async def run(self) -> None:
+        self.ran_in = anyio.get_current_task().id
+        if self.work is not None:
+            await self.work()
+
+    def abandon(self, error: BaseException) -> None:
+        self.abandoned = error
+
+
+async def test_an_idle_helper_is_used_again() -> None:
+    async with anyio.create_task_group() as group:
+        crew = Crew(group)
+        jobs = [Job() for _ in range(5)]
+        for job in jobs:
+            crew.dispatch(job)
+            await pause()
+        crew.dismiss()
+    assert len({job.ran_in for job in jobs}) == 1
+
+
+async def test_jobs_that_wait_run_at_the_same_time() -> None:
+    async with anyio.create_task_group() as group:
+        crew, go = Crew(group), anyio.Event()
+        jobs = [Job(go.wait) for _ in range(4)]
+        for job in jobs:
+            crew.dispatch(job)
+        await pause()
+        assert len({job.ran_in for job in jobs}) == 4
+        go.set()
+        await pause()
+        crew.dismiss()
+
+
+async def test_dismissed_helpers_go_home() -> None:
+    before = tasks()
+    async with anyio.create_task_group() as group:
+        crew = Crew(group)
+        crew.dispatch(Job())
+        crew.dispatch(Job())
+        await pause()
+        assert tasks() == before + 2
+        crew.dismiss()
+        await pause()
+        assert tasks() == before
+
+
+async def test_a_job_given_to_a_helper_that_is_cancelled_first_is_abandoned_or_run() -> None:
+    """Its owner waits for it: it must hear of one or the other."""
+    job = Job()
+    async with anyio.create_task_group() as group:
+        crew = Crew(group)
+        crew.dispatch(Job())
+        await pause()
+        group.cancel_scope.cancel()
+        crew.dispatch(job)
+    assert (job.ran_in is None) != (job.abandoned is None)

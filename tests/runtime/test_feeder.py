@@ -1,0 +1,126 @@
+"""Async inputs: pulled by one task, one at a time, when asked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from batchrt import RunnableLambda
+from batchrt.runtime.feeder import Feeder
+
+from .harness import Boom, pause, tasks
+
+pytestmark = pytest.mark.anyio
+
+
+async def same(value: Any) -> Any:
+    await pause(1)
+    return value
+
+
+async def test_nothing_is_pulled_before_it_is_asked_for() -> None:
+    pulled: list[int] = []
+
+    async def source() -> AsyncIterator[int]:
+        for value in range(3):
+            pulled.append(value)
+            yield value
+
+    feeder = Feeder(source())
+    async with anyio.create_task_group() as group:
+        group.start_soon(feeder.run)
+        await pause()
+        assert pulled == []
+        assert await feeder.get() == 0
+        await pause()
+        assert pulled == [0]
+        assert [await feeder.get(), await feeder.get()] == [1, 2]
+        with pytest.raises(StopAsyncIteration):
+            await feeder.get()
+
+
+async def test_an_error_of_the_source_comes_as_itself() -> None:
+    error = Boom()
+
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        raise error
+
+    feeder = Feeder(source())
+    async with anyio.create_task_group() as group:
+        group.start_soon(feeder.run)
+        assert await feeder.get() == 1
+        with pytest.raises(Boom) as caught:
+            await feeder.get()
+        assert caught.value is error
+
+
+async def test_one_task_pulls_a_generator_that_holds_a_task_group_open() -> None:
+    ran: set[int] = set()
+
+    async def source() -> AsyncIterator[int]:
+        async with anyio.create_task_group() as group:
+            for value in range(20):
+                ran.add(anyio.get_current_task().id)
+                group.start_soon(anyio.lowlevel.checkpoint)
+                yield value
+
+    outputs = await RunnableLambda(same).abatch(source(), {"max_concurrency": 5})
+    assert outputs == list(range(20))
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize("how", ["error", "close", "timeout", "deadline"])
+async def test_a_generator_with_a_task_group_ends_with_the_run(how: str) -> None:
+    """However the run ends: closed in the task that opened it, and nothing of it is left."""
+    before, ended = tasks(), anyio.Event()
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+                for value in range(1000):
+                    yield value
+        finally:
+            ended.set()
+
+    async def leaf(value: int) -> int:
+        await pause(1)
+        if value == 5 and how == "error":
+            raise Boom
+        if value == 5 and how != "close":
+            await anyio.sleep_forever()
+        return value
+
+    chain = RunnableLambda(leaf)
+    if how == "error":
+        with pytest.raises(Boom):
+            await chain.abatch(source(), {"max_concurrency": 2, "window": 3})
+    elif how == "close":
+        async with chain.abatch_iter(source(), {"max_concurrency": 2, "window": 3}) as stream:
+            assert await anext(stream) == 0
+    elif how == "timeout":
+        with anyio.move_on_after(0.01):
+            await chain.abatch(source(), {"max_concurrency": 2, "window": 3})
+    else:
+        with pytest.raises(TimeoutError):
+            await chain.abatch(source(), {"max_concurrency": 2, "window": 3, "deadline": 0.01})
+    assert ended.is_set()
+    assert tasks() == before
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Boom])
+@pytest.mark.parametrize("tolerant", [False, True])
+async def test_what_the_source_raises_ends_the_run_as_itself(
+    kind: type[BaseException], tolerant: bool
+) -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        raise kind
+
+    with pytest.raises(kind):
+        await RunnableLambda(same).abatch(source(), return_exceptions=tolerant)

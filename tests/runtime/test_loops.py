@@ -1,0 +1,151 @@
+"""Reaching a loop from outside, and telling whether a cancellation is one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import copy_context
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt.runtime.loops import LoopHandle, Signal, cancellation_is_real, running_loop
+
+from .harness import in_thread, pause
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_call_from_the_loops_own_thread_is_made_at_once() -> None:
+    called: list[int] = []
+    assert LoopHandle.current().call(lambda: called.append(threading.get_ident()))
+    assert called == [threading.get_ident()]
+
+
+async def test_a_call_from_another_thread_is_made_on_the_loop() -> None:
+    loop, called = LoopHandle.current(), anyio.Event()
+    assert await anyio.to_thread.run_sync(loop.call, called.set)
+    await called.wait()
+    assert loop.here()
+    assert not await anyio.to_thread.run_sync(loop.here)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_call_to_a_loop_that_has_ended_says_so(backend: str) -> None:
+    async def main() -> LoopHandle:
+        return LoopHandle.current()
+
+    loop = in_thread(lambda: anyio.run(main, backend=backend))
+    called: list[bool] = []
+    assert not loop.call(lambda: called.append(True))
+    assert called == []
+
+
+async def test_handles_on_one_loop_are_the_same() -> None:
+    loop = LoopHandle.current()
+    assert loop.same(LoopHandle.current())
+    elsewhere = await anyio.to_thread.run_sync(lambda: anyio.run(_current))
+    assert not loop.same(elsewhere)
+
+
+async def _current() -> LoopHandle:
+    return LoopHandle.current()
+
+
+async def test_a_started_task_belongs_to_no_callers_scope() -> None:
+    loop, go, ended = LoopHandle.current(), anyio.Event(), anyio.Event()
+    seen: list[str] = []
+
+    async def work() -> None:
+        await go.wait()
+        seen.append("worked")
+
+    with anyio.CancelScope() as scope:
+        task = loop.start(work, copy_context(), "work", ended.set)
+        scope.cancel()
+    go.set()
+    await ended.wait()
+    assert seen == ["worked"]
+    assert task is not None
+
+
+def test_the_end_of_a_task_that_never_began_is_told() -> None:
+    """asyncio's teardown cancels what was started in its last round before its first step."""
+    ended: list[bool] = []
+
+    async def never() -> None:
+        ended.append(False)
+
+    async def main() -> None:
+        loop, context = LoopHandle.current(), copy_context()
+        asyncio.get_running_loop().call_soon(
+            lambda: loop.start(never, context, "never", lambda: ended.append(True))
+        )
+
+    asyncio.run(main())
+    assert ended == [True]
+
+
+async def test_a_signal_set_before_it_is_waited_for_is_not_missed() -> None:
+    signal = Signal()
+    signal.set()
+    signal.set()
+    await signal.wait()
+
+
+async def test_a_signal_may_be_set_from_another_thread() -> None:
+    signal = Signal()
+    async with anyio.create_task_group() as group:
+        group.start_soon(signal.wait)
+        await pause()
+        await anyio.to_thread.run_sync(signal.set)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_signal_of_a_loop_that_has_ended_may_be_set(backend: str) -> None:
+    async def main() -> Signal:
+        return Signal()
+
+    in_thread(lambda: anyio.run(main, backend=backend)).set()
+
+
+async def test_there_is_a_running_loop_here_and_none_in_a_thread() -> None:
+    assert running_loop() is not None
+    assert await anyio.to_thread.run_sync(running_loop) is None
+
+
+async def test_a_cancelled_scope_is_a_real_cancellation() -> None:
+    seen: list[bool] = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            seen.append(cancellation_is_real())
+            raise
+    assert seen == [True]
+
+
+def test_asyncios_own_cancel_is_a_real_cancellation_and_a_raised_one_is_not() -> None:
+    seen: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append(cancellation_is_real())
+            raise
+
+    async def main() -> None:
+        task: asyncio.Task[Any] = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            seen.append(cancellation_is_real())
+
+    asyncio.run(main())
+    assert seen == [True, False]

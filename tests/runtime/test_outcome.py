@@ -1,0 +1,75 @@
+"""The books of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchrt import BatchResult, Outcome, Usage
+
+from .harness import Boom
+
+
+def outcome(index: int, output: Any = None, error: Exception | None = None, **books: Any) -> Outcome[Any]:
+    return Outcome(index, output, error, books.get("attempts", 1), 0.5, books.get("usage"))
+
+
+def result(*outcomes: Outcome[Any], seconds: float = 2.0) -> BatchResult[Any]:
+    return BatchResult(outcomes, seconds)
+
+
+BOOM = Boom("no")
+
+
+def test_outputs_and_errors_stand_where_their_inputs_stood() -> None:
+    books = result(outcome(0, "a"), outcome(1, error=BOOM), outcome(2, "c"))
+    assert books.outputs == ["a", None, "c"]
+    assert books.errors == {1: BOOM}
+    assert [each.ok for each in books] == [True, False, True]
+
+
+def test_a_result_is_a_sequence_of_outcomes() -> None:
+    outcomes = (outcome(0, "a"), outcome(1, "b"))
+    books = result(*outcomes)
+    assert len(books) == 2
+    assert books[1] is outcomes[1]
+    assert books[:1] == outcomes[:1]
+    assert list(books) == list(outcomes)
+
+
+def test_usage_adds_up_and_what_no_server_said_counts_nothing() -> None:
+    books = result(outcome(0, usage=Usage(1, 2, 3)), outcome(1), outcome(2, usage=Usage(10, 20, 30)))
+    assert books.usage == Usage(11, 22, 33)
+    assert result().usage == Usage()
+
+
+def test_an_exception_as_output_is_no_error() -> None:
+    books = result(outcome(0, BOOM))
+    assert books.errors == {}
+    books.raise_for_errors()
+
+
+def test_errors_are_raised_together() -> None:
+    books = result(outcome(0, "a"), outcome(1, error=BOOM), outcome(2, error=KeyError("x")))
+    with pytest.raises(ExceptionGroup, match="2 of 3 items failed") as caught:
+        books.raise_for_errors()
+    assert caught.value.exceptions == (BOOM, books.errors[2])
+
+
+def test_the_summary_says_how_many_how_fast_and_what_went_wrong() -> None:
+    books = result(
+        outcome(0, "a", attempts=3, usage=Usage(5, 6, 11)),
+        outcome(1, error=KeyError("x")),
+        outcome(2, error=BOOM),
+        outcome(3, error=BOOM),
+    )
+    summary = books.summary()
+    assert "1 of 4 items done in 2.00 s (2.0/s)" in summary
+    assert "2 retries" in summary
+    assert "5 tokens in, 6 out" in summary
+    assert "3 failed: 2 × Boom, 1 × KeyError" in summary
+
+
+def test_the_summary_leaves_out_what_there_is_none_of() -> None:
+    assert result(outcome(0, "a"), seconds=0).summary() == "1 of 1 items done in 0.00 s (at once)"

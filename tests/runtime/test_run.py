@@ -1,0 +1,234 @@
+"""Strands: one slot at most, lent while nested work runs; what belongs to a run and what does not."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import os
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt import RunnableLambda, Usage
+from batchrt.runtime.run import UNCAPPED_THREADS, Item, Run, Strand, current_strand, strand_context
+from batchrt.runtime.slots import Slots
+
+from .harness import Watch, all_slots_come_back, config, pause
+
+pytestmark = pytest.mark.anyio
+
+
+def strand_on(slots: Slots, *, has_slot: bool = False) -> Strand:
+    if has_slot:
+        assert slots.try_take()
+    return Strand(Run(slots), Item(0), config(), slots, has_slot=has_slot)
+
+
+async def test_usage_reaches_every_item_that_a_call_is_nested_in() -> None:
+    outer = Item(0)
+    inner = Item(1, outer)
+    inner.add_usage(Usage(1, 2, 3))
+    inner.add_usage(Usage(1, 2, 3))
+    assert inner.usage == outer.usage == Usage(2, 4, 6)
+
+
+async def test_a_strand_takes_one_slot_however_often_it_asks() -> None:
+    slots = Slots(2)
+    strand = strand_on(slots)
+    await strand.take()
+    await strand.take()
+    assert slots.free == 1
+    strand.give()
+    strand.give()
+    assert slots.free == 2
+
+
+async def test_a_closed_strand_is_nobodys() -> None:
+    """Work that a leaf left behind is not part of the item any more."""
+    strand = strand_on(Slots(1))
+    context = strand_context(strand)
+    assert context.run(current_strand) is strand
+    strand.close()
+    assert context.run(current_strand) is None
+
+
+async def test_a_forked_process_is_no_part_of_the_run() -> None:
+    strand = strand_on(Slots(1))
+    strand.run.process = os.getpid() + 1
+    assert strand_context(strand).run(current_strand) is None
+
+
+async def test_a_strands_context_is_a_copy() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    context = strand_context(strand_on(Slots(1)))
+    context.run(variable.set, "set")
+    assert variable.get() == "unset"
+    assert current_strand() is None
+
+
+async def test_threads_are_bounded_by_the_slots_or_by_a_number() -> None:
+    for slots, threads in (
+        (Slots(None), UNCAPPED_THREADS),
+        (Slots(500), math.inf),
+        (Slots(None, Slots(500)), math.inf),
+    ):
+        limiter = Run(slots).threads
+        assert limiter is not None
+        assert limiter.total_tokens == threads
+
+
+async def test_nested_runs_share_the_threads_of_their_loop() -> None:
+    outer = Run(Slots(None))
+    assert Run(Slots(None), parent=outer).threads is outer.threads
+    elsewhere = await anyio.to_thread.run_sync(lambda: anyio.run(_run_under, outer))
+    assert elsewhere.threads is not outer.threads
+
+
+async def _run_under(outer: Run) -> Run:
+    return Run(Slots(None), parent=outer)
+
+
+async def test_a_section_is_one_for_all_items() -> None:
+    run, slots, key = Run(Slots(5)), Slots(5), object()
+    section = run.section(key, 2, slots)
+    assert run.section(key, 2, slots) is section
+    assert run.section(object(), 2, slots) is not section
+    assert section.limit == 2
+
+
+async def test_lending_gives_the_slot_up_and_takes_it_back() -> None:
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    async with strand.lending(newcomers=False):
+        assert slots.free == 1
+    assert slots.free == 0
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_a_strand_without_a_slot_has_nothing_to_lend() -> None:
+    slots = Slots(1)
+    strand = strand_on(slots)
+    async with strand.lending(newcomers=False):
+        assert slots.free == 1
+    assert slots.free == 1
+    assert not strand.has_slot
+
+
+async def test_a_leaf_that_handles_an_error_of_nested_work_goes_on_with_a_slot() -> None:
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    with pytest.raises(KeyError):
+        async with strand.lending(newcomers=False):
+            raise KeyError
+    assert strand.has_slot
+    assert slots.free == 0
+    strand.close()
+
+
+async def test_a_cancelled_leaf_unwinds_on_a_slot_that_is_overdrawn() -> None:
+    """No new leaf starts until it has ended, and then the books are even."""
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    with anyio.CancelScope() as scope:
+        async with strand.lending(newcomers=False):
+            assert slots.try_take()  # the nested work
+            scope.cancel()
+            await pause()
+    assert slots.free == -1
+    slots.give()
+    assert not slots.try_take()
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_the_last_of_several_nested_calls_takes_the_slot_back() -> None:
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    async with strand.lending(newcomers=False):
+        async with strand.lending(newcomers=False):
+            assert slots.free == 1
+        assert slots.free == 1
+    assert slots.free == 0
+    strand.close()
+
+
+async def test_a_nested_call_begun_while_the_slot_is_taken_back_gets_it() -> None:
+    """At cap 1: the leaf waits for the second call, so it must not sit on the slot."""
+    watch, nested = Watch(), [0]
+    ended = anyio.Event()
+
+    async def inner(value: int) -> int:
+        with watch:
+            nested[0] += 1
+            await pause(1)
+        return value
+
+    async def outer(value: int) -> int:
+        if value:
+            with watch:
+                # Item 1 has the slot when item 0's first nested call has ended and wants it back.
+                ended.set()
+                await pause(10)
+            return value
+        async with anyio.create_task_group() as group:
+            group.start_soon(RunnableLambda(inner).ainvoke, 1)
+            await ended.wait()
+            group.start_soon(RunnableLambda(inner).ainvoke, 2)
+        return value
+
+    with all_slots_come_back():
+        assert await RunnableLambda(outer).abatch([0, 1], {"max_concurrency": 1}) == [0, 1]
+    assert nested == [2]
+    assert watch.peak == 1
+
+
+async def test_a_take_back_that_is_overtaken_by_another_nested_call_gives_the_slot_on() -> None:
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    second, leave = anyio.Event(), anyio.Event()
+
+    async def first_call() -> None:
+        async with strand.lending(newcomers=False):
+            assert slots.try_take()  # an other item is quicker
+
+    async def second_call() -> None:
+        async with strand.lending(newcomers=False):
+            second.set()
+            await leave.wait()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(first_call)
+        await pause()
+        group.start_soon(second_call)
+        await second.wait()
+        slots.give()
+        await pause()
+        assert slots.free == 1
+        leave.set()
+    assert strand.has_slot
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_standing_in_lends_the_strands_own_slot() -> None:
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    with strand.standing_in() as own:
+        assert own.slots.limit == 1
+        assert own.slots.free == 0
+        assert slots.free == 0
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_what_a_thread_waits_for_is_cancelled_now_and_from_now_on() -> None:
+    strand, cancelled = strand_on(Slots(1)), []
+    with strand.visiting_thread():
+        with strand.watching(lambda: cancelled.append("first")):
+            strand.cancel_nested()
+        with strand.watching(lambda: cancelled.append("second")):
+            assert cancelled == ["first", "second"]
+    with strand.visiting_thread(), strand.watching(lambda: cancelled.append("third")):
+        assert cancelled == ["first", "second"]

@@ -1,0 +1,384 @@
+"""Outcomes as they come: in order or as completed, bounded, and closed without remains."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from batchrt import DeadlineExceededError, RunnableLambda
+
+from .harness import (
+    Boom,
+    Watch,
+    all_slots_come_back,
+    check_over,
+    config,
+    output_of,
+    pause,
+    tasks,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
+    async def leaf(value: Any) -> Any:
+        with watch:
+            await pause(rounds)
+        return value
+
+    return RunnableLambda(leaf)
+
+
+async def test_a_slow_first_item_holds_no_other_up_as_completed() -> None:
+    slow = anyio.Event()
+
+    async def leaf(value: int) -> int:
+        if value == 0:
+            await slow.wait()
+        return value
+
+    seen = []
+    async for index, output in RunnableLambda(leaf).abatch_as_completed(range(50), config(max_concurrency=2)):
+        assert index == output
+        seen.append(index)
+        if len(seen) == 49:
+            slow.set()
+    assert seen == [*range(1, 50), 0]
+
+
+@pytest.mark.parametrize("window", [1, 3, 10])
+async def test_in_order_work_goes_on_behind_a_slow_item_up_to_the_window(window: int) -> None:
+    slow, started = anyio.Event(), []
+
+    async def leaf(value: int) -> int:
+        started.append(value)
+        if value == 0:
+            await slow.wait()
+        return value
+
+    async with anyio.create_task_group() as group:
+        seen: list[int] = []
+
+        async def consume() -> None:
+            keys = config(max_concurrency=2, window=window)
+            async for output in RunnableLambda(leaf).abatch_iter(range(50), keys):
+                seen.append(output)
+
+        group.start_soon(consume)
+        await pause(100)
+        assert started == list(range(window))
+        assert seen == []
+        slow.set()
+    assert seen == list(range(50))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_a_slow_consumer_stops_admission(ordered: bool) -> None:
+    watch = Watch()
+    chain = leaf_of(watch, 0)
+    keys = config(max_concurrency=3, window=1000)
+    stream: Any = (chain.abatch_iter if ordered else chain.abatch_as_completed)(range(1000), keys)
+    async with stream:
+        await anext(stream)
+        await pause(100)
+        ahead = watch.entered
+        assert ahead <= 8
+        await pause(100)
+        assert watch.entered == ahead
+        for _ in range(10):
+            await anext(stream)
+        await pause(100)
+        assert ahead < watch.entered <= ahead + 12
+
+
+async def test_nothing_is_pulled_before_the_first_anext() -> None:
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for value in itertools.count():
+            pulled.append(value)
+            yield value
+
+    before = tasks()
+    stream = leaf_of(Watch()).abatch_iter(source(), config(max_concurrency=2))
+    await pause()
+    assert pulled == []
+    assert tasks() == before
+    await stream.aclose()
+    assert pulled == []
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_an_infinite_input_may_be_left_early(kind: str, ordered: bool) -> None:
+    """And no more of it is pulled than the window and one."""
+    watch, before, pulled = Watch(), tasks(), [0]
+
+    def source() -> Iterator[int]:
+        for value in itertools.count():
+            pulled[0] += 1
+            yield value
+
+    async def async_source() -> AsyncIterator[int]:
+        for value in itertools.count():
+            pulled[0] += 1
+            yield value
+
+    inputs: Any = source() if kind == "sync" else async_source()
+    chain, keys = leaf_of(watch), config(max_concurrency=4, window=6)
+    stream: Any = (chain.abatch_iter if ordered else chain.abatch_as_completed)(inputs, keys)
+    taken = 0
+    with all_slots_come_back():
+        async with stream:
+            async for _ in stream:
+                taken += 1
+                assert pulled[0] <= taken + 7
+                if taken == 20:
+                    break
+    await check_over(watch, before)
+
+
+async def test_closing_ends_the_work_before_it_returns() -> None:
+    watch, before, ended = Watch(), tasks(), []
+
+    async def leaf(value: int) -> int:
+        with watch:
+            try:
+                if value:
+                    await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await pause(10)
+                ended.append(value)
+        return value
+
+    stream = RunnableLambda(leaf).abatch_iter(range(10), config(max_concurrency=3))
+    assert await anext(stream) == 0
+    await until(lambda: watch.active == 3)
+    await stream.aclose()
+    await check_over(watch, before)
+    assert sorted(ended) == [0, 1, 2, 3]
+    await stream.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_a_dropped_stream_ends_its_work() -> None:
+    watch, before = Watch(), tasks()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            if value:
+                await anyio.sleep_forever()
+        return value
+
+    stream = RunnableLambda(leaf).abatch_iter(range(10), config(max_concurrency=3))
+    assert await anext(stream) == 0
+    del stream
+    gc.collect()
+    await until(lambda: tasks() == before)
+    await check_over(watch, before)
+
+
+async def test_a_consumer_that_is_cancelled_while_it_waits_ends_the_run() -> None:
+    watch, before = Watch(), tasks()
+
+    async def leaf(_: object) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    stream = RunnableLambda(leaf).abatch_iter(range(10), config(max_concurrency=3))
+    async with anyio.create_task_group() as group:
+        group.start_soon(anext, stream)
+        await until(lambda: watch.active == 3)
+        group.cancel_scope.cancel()
+    await check_over(watch, before)
+
+
+async def test_the_first_error_is_raised_as_itself_after_what_was_done() -> None:
+    watch, before, error = Watch(), tasks(), Boom()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            if value == 3:
+                raise error
+            if value > 3:
+                await anyio.sleep_forever()
+        return value
+
+    stream = RunnableLambda(leaf).abatch_iter(range(10), config(max_concurrency=2))
+    assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(Boom) as caught:
+        await anext(stream)
+    assert caught.value is error
+    await check_over(watch, before)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_tolerated_errors_are_outcomes() -> None:
+    async def leaf(value: int) -> int:
+        if value % 2:
+            raise Boom(value)
+        return value
+
+    chain = RunnableLambda(leaf)
+    outputs: list[Any] = [out async for out in chain.abatch_iter(range(4), return_exceptions=True)]
+    assert [outputs[0], outputs[2]] == [0, 2]
+    assert [type(outputs[1]), type(outputs[3])] == [Boom, Boom]
+
+
+@pytest.mark.parametrize("kind", [Boom, KeyboardInterrupt])
+async def test_an_error_of_the_inputs_comes_after_the_outcomes_that_were_ready(
+    kind: type[BaseException],
+) -> None:
+    def source() -> Iterator[int]:
+        yield 0
+        yield 1
+        raise kind
+
+    stream = leaf_of(Watch(), 0).abatch_iter(source(), config(max_concurrency=1), return_exceptions=True)
+    assert [await anext(stream), await anext(stream)] == [0, 1]
+    with pytest.raises(kind):
+        await anext(stream)
+
+
+async def test_a_deadline_ends_the_stream_with_its_error() -> None:
+    async def leaf(value: int) -> int:
+        if value:
+            await anyio.sleep_forever()
+        return value
+
+    before = tasks()
+    stream = RunnableLambda(leaf).abatch_iter(range(3), config(deadline=0.02), return_exceptions=True)
+    assert await anext(stream) == 0
+    with pytest.raises(DeadlineExceededError):
+        await anext(stream)
+    assert tasks() == before
+
+
+async def test_a_stream_is_for_one_task_at_a_time() -> None:
+    """A second one would never be woken."""
+    watch = Watch()
+
+    async def forever(_: object) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    stream = RunnableLambda(forever).abatch_iter([1])
+    async with anyio.create_task_group() as group:
+        group.start_soon(anext, stream, None)
+        await until(lambda: watch.active)
+        with pytest.raises(RuntimeError, match="another task"):
+            await anext(stream)
+        await stream.aclose()
+
+
+async def test_another_task_may_close_the_stream_that_one_waits_for() -> None:
+    watch, ended = Watch(), []
+
+    async def forever(_: object) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    stream = RunnableLambda(forever).abatch_iter([1])
+
+    async def consume() -> None:
+        async for _ in stream:
+            pass
+        ended.append(True)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(consume)
+        await until(lambda: watch.active)
+        await stream.aclose()
+    assert ended == [True]
+
+
+async def test_a_stream_may_be_consumed_under_a_scope_that_is_left() -> None:
+    stream = leaf_of(Watch()).abatch_iter(range(6), config(max_concurrency=2))
+    with anyio.move_on_after(60):
+        assert await anext(stream) == 0
+    async with anyio.create_task_group() as group:
+        group.start_soon(anext, stream)
+    assert [output async for output in stream] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+async def test_a_nested_stream_is_under_the_cap(cap: int) -> None:
+    """Its leaf works between the items, and gives its slot up while it waits for one."""
+    watch = Watch()
+    inner = leaf_of(watch)
+
+    async def outer(value: int) -> int:
+        total = 0
+        async for output in inner.abatch_iter([value] * 5):
+            with watch:
+                await pause(2)
+                total += output
+        return total
+
+    with all_slots_come_back():
+        outputs = await RunnableLambda(outer).abatch(range(4), config(max_concurrency=cap))
+    assert outputs == [5 * value for value in range(4)]
+    assert watch.peak <= cap
+
+
+def test_a_stream_left_open_ends_with_its_loop() -> None:
+    watch = Watch()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            if value:
+                await asyncio.Event().wait()
+        return value
+
+    kept: list[Any] = []
+
+    async def main() -> None:
+        stream = RunnableLambda(leaf).abatch_iter(range(10), config(max_concurrency=3))
+        kept.append(stream)
+        assert await anext(stream) == 0
+        await until(lambda: watch.active == 3)
+
+    asyncio.run(main())
+    assert watch.active == 0
+    kept.clear()
+
+
+def test_a_stream_begun_in_the_last_moment_of_a_loop_does_not_hold_it() -> None:
+    assert output_of(
+        """
+        import asyncio, warnings
+        from batchrt import RunnableLambda
+
+        warnings.simplefilter("ignore")  # asyncio: "never awaited", of the task that never began
+
+        async def leaf(value):
+            await asyncio.Event().wait()
+
+        async def consume():
+            async for _ in RunnableLambda(leaf).abatch_iter(range(3)):
+                pass
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda: kept.append(asyncio.Task(consume(), loop=loop, eager_start=True)
+                if hasattr(asyncio, "eager_task_factory") else loop.create_task(consume())))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+
+        kept = []
+        for rounds in range(5):
+            asyncio.run(main())
+        print("ended")
+        """
+    ) == "ended"

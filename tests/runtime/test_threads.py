@@ -1,0 +1,276 @@
+"""Sync functions: in worker threads, as many as the cap allows, and none left running."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt import ItemTimeoutError, RunnableLambda
+
+from .harness import Boom, Watch, all_slots_come_back, check_over, config, in_thread, tasks, until
+
+pytestmark = pytest.mark.anyio
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+MEETING_SECONDS = 30
+"""How long threads wait for each other before a test fails."""
+
+
+async def test_as_many_functions_as_the_cap_run_at_once() -> None:
+    """Fifty threads meet; the event loop's default of a few would never let them."""
+    meeting = threading.Barrier(50)
+
+    def meet(value: int) -> int:
+        meeting.wait(MEETING_SECONDS)
+        return value
+
+    chain = RunnableLambda(meet)
+    assert await chain.abatch(range(100), config(max_concurrency=50)) == list(range(100))
+
+
+async def test_without_a_cap_there_are_64_threads_and_no_more() -> None:
+    watch, meeting = Watch(), threading.Barrier(64)
+
+    def meet(value: int) -> int:
+        with watch:
+            meeting.wait(MEETING_SECONDS)
+            return value
+
+    assert await RunnableLambda(meet).abatch(range(128)) == list(range(128))
+    assert watch.peak == 64
+
+
+@pytest.mark.parametrize("cap", [None, 1, 3, 64])
+async def test_functions_that_batch_in_turn_do_not_deadlock(cap: int | None) -> None:
+    """Three deep and more of them than threads: a thread that waits for others makes room for one."""
+    watch = Watch()
+
+    def leaf(value: int) -> int:
+        with watch:
+            return value
+
+    def middle(value: int) -> int:
+        return sum(RunnableLambda(leaf).batch([value, value]))
+
+    def outer(value: int) -> int:
+        return sum(RunnableLambda(middle).batch([value, value]))
+
+    with all_slots_come_back():
+        outputs = await RunnableLambda(outer).abatch(range(70), config(max_concurrency=cap))
+    assert outputs == [4 * value for value in range(70)]
+    assert watch.peak <= (cap or 64)
+
+
+async def test_a_function_that_runs_a_loop_of_its_own_is_part_of_the_run() -> None:
+    watch = Watch()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            await anyio.sleep(0)
+            return value
+
+    def outer(value: int) -> int:
+        async def main() -> list[int]:
+            return await RunnableLambda(leaf).abatch([value] * 3)
+
+        return sum(anyio.run(main))
+
+    with all_slots_come_back():
+        outputs = await RunnableLambda(outer).abatch(range(5), config(max_concurrency=1))
+    assert outputs == [3 * value for value in range(5)]
+    assert watch.peak == 1
+
+
+async def test_uncapped_functions_with_loops_of_their_own_make_room_for_others() -> None:
+    """From their own threads they change what belongs to the run's loop, which must be told safely."""
+    meeting = threading.Barrier(70)
+
+    def leaf(value: int) -> int:
+        meeting.wait(MEETING_SECONDS)
+        return value
+
+    def outer(value: int) -> int:
+        async def main() -> list[int]:
+            return await RunnableLambda(leaf).abatch([value])
+
+        return anyio.run(main)[0]
+
+    assert await RunnableLambda(outer).abatch(range(70)) == list(range(70))
+
+
+async def test_context_variables_go_in_and_do_not_come_out() -> None:
+    """Not into the next item on the same thread either."""
+
+    def mark(value: int) -> str:
+        before = variable.get()
+        variable.set(f"set for {value}")
+        return before
+
+    variable.set("caller")
+    chain = RunnableLambda(mark)
+    assert await chain.abatch(range(20), config(max_concurrency=1)) == ["caller"] * 20
+    assert await chain.ainvoke(1) == "caller"
+    assert await anyio.to_thread.run_sync(chain.batch, range(5)) == ["caller"] * 5
+    assert variable.get() == "caller"
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "error"])
+async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
+    """A thread cannot be interrupted: the call waits for it."""
+    watch, go, before = Watch(), threading.Event(), tasks()
+
+    def block(value: int) -> int:
+        with watch:
+            if value == 0 and how == "error":
+                while watch.active < 3:
+                    time.sleep(0)
+                threading.Timer(0.01, go.set).start()
+                raise Boom
+            assert go.wait(MEETING_SECONDS)
+            return value
+
+    chain = RunnableLambda(block)
+    if how == "error":
+        with pytest.raises(Boom):
+            await chain.abatch(range(50), config(max_concurrency=3))
+    elif how == "cancel":
+        async with anyio.create_task_group() as group:
+            group.start_soon(chain.abatch, range(50), config(max_concurrency=3))
+            await until(lambda: watch.active == 3)
+            group.cancel_scope.cancel()
+            threading.Timer(0.01, go.set).start()
+    else:
+        threading.Timer(0.05, go.set).start()
+        outcomes = await chain.abatch(
+            range(3), config(max_concurrency=3, timeout=0.01), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [ItemTimeoutError] * 3
+    await check_over(watch, before)
+    assert watch.entered == 3
+
+
+async def test_a_function_that_waits_for_nested_work_is_cancelled_with_it() -> None:
+    watch, errors, before = Watch(), [], tasks()
+
+    async def forever(_: object) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    def outer(value: int) -> list[None]:
+        try:
+            return RunnableLambda(forever).batch([value] * 2)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(RunnableLambda(outer).abatch, range(3), config(max_concurrency=2))
+        await until(lambda: watch.active == 2)
+        group.cancel_scope.cancel()
+    await check_over(watch, before)
+    assert errors
+    assert {type(error).__name__ for error in errors} == {"CancelledError"}
+
+
+async def test_what_comes_after_a_cancelled_function_may_do_nested_work() -> None:
+    """The cancellation was the first function's, not the item's."""
+    entered = threading.Event()
+    inner: RunnableLambda[Any, Any] = RunnableLambda(lambda value: value)
+
+    async def forever(_: object) -> None:
+        entered.set()
+        await anyio.sleep_forever()
+
+    def stuck(value: int) -> list[None]:
+        return RunnableLambda(forever).batch([value])
+
+    def instead(value: int) -> list[int]:
+        return list(inner.batch([value, value]))
+
+    first = RunnableLambda(stuck).with_config(timeout=0.05)
+    chain = first.with_fallbacks([RunnableLambda(instead)])
+    assert await chain.abatch([7]) == [[7, 7]]
+    assert entered.is_set()
+
+
+async def test_a_function_that_starts_threads_may_batch_in_them() -> None:
+    watch = Watch()
+
+    def leaf(value: int) -> int:
+        with watch:
+            return value
+
+    def outer(value: int) -> int:
+        import contextvars
+
+        outputs: list[int] = []
+        threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(lambda: outputs.extend(RunnableLambda(leaf).batch([value] * 2)),),
+            )
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(outputs)
+
+    for cap in (2, 5, None):
+        with all_slots_come_back():
+            outputs = await RunnableLambda(outer).abatch(range(4), config(max_concurrency=cap))
+        assert outputs == [6 * value for value in range(4)]
+
+
+async def test_a_function_may_raise_stop_iteration() -> None:
+    def stop(_: object) -> None:
+        raise StopIteration
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await RunnableLambda(stop).abatch([1])
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_raised_by_a_function_ends_the_run(kind: type[BaseException]) -> None:
+    watch = Watch()
+
+    def interrupt(value: int) -> int:
+        with watch:
+            if value == 3:
+                raise kind
+            return value
+
+    with pytest.raises(kind):
+        await RunnableLambda(interrupt).abatch(
+            range(1000), config(max_concurrency=2), return_exceptions=True
+        )
+    assert watch.active == 0
+    assert watch.entered < 1000
+
+
+def test_invoke_of_functions_alone_stays_in_the_calling_thread() -> None:
+    chain = RunnableLambda(lambda _: threading.get_ident()) | (lambda ident: (ident, threading.get_ident()))
+    assert chain.invoke(None) == (threading.get_ident(),) * 2
+
+
+def test_invoke_sets_nothing_in_the_callers_context() -> None:
+    def mark(_: object) -> str:
+        before = variable.get()
+        variable.set("inside")
+        return before
+
+    def main() -> None:
+        variable.set("caller")
+        assert RunnableLambda(mark).invoke(None) == "caller"
+        assert RunnableLambda(mark).batch([None] * 3) == ["caller"] * 3
+        assert variable.get() == "caller"
+
+    in_thread(main)

@@ -1,0 +1,95 @@
+"""What `from batchrt import …` offers, and what it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import batchrt
+
+PUBLIC = {
+    "runnables": """
+        ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
+        PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableEach
+        RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
+        RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
+    """,
+    "running": "BatchResult Outcome RunConfig Stream",
+    "messages": "AIMessage HumanMessage Message SystemMessage Usage",
+    "providers": "ChatOpenAI",
+    "errors": """
+        AuthenticationError BadRequestError BatchError ConnectionFailedError ContextLengthError
+        DeadlineExceededError InputError ItemTimeoutError MalformedResponseError MissingFieldError
+        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
+        RequestTimeoutError ServerError StrayCancelledError
+    """,
+}
+HEAVY = ["httpx", "pyqwest", "typer", "rich", "pydantic", "trio", "openai", "tenacity", "uvicorn", "numpy"]
+
+
+def in_a_new_interpreter(program: str) -> str:
+    root = str(Path(batchrt.__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": root, "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return run.stdout.strip()
+
+
+def test_all_is_exact() -> None:
+    """These names and no others, in order."""
+    names = {name for group in PUBLIC.values() for name in group.split()}
+    assert set(batchrt.__all__) == names
+    assert sorted(batchrt.__all__) == sorted(names)  # each once
+    assert dir(batchrt) == batchrt.__all__
+
+
+def test_every_public_name_is_there_and_says_what_it_is() -> None:
+    """Classes and functions are documented."""
+    for name in batchrt.__all__:
+        value = getattr(batchrt, name)
+        if isinstance(value, type | types.FunctionType):
+            assert value.__doc__, name
+            assert value.__module__.startswith("batchrt."), name
+
+
+def test_the_errors_are_all_public() -> None:
+    """Whoever catches one can import it from the top."""
+    assert set(batchrt.errors.__all__) <= set(batchrt.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """As of any module."""
+    with pytest.raises(AttributeError, match="module 'batchrt' has no attribute 'Nonsense'"):
+        _ = batchrt.Nonsense
+
+
+def test_the_import_brings_no_heavy_library_along() -> None:
+    """No HTTP client, no CLI library, no pydantic, until one is used."""
+    program = f"import sys, batchrt; print([name for name in {HEAVY} if name in sys.modules])"
+    assert in_a_new_interpreter(program) == "[]"
+
+
+def test_a_chain_without_a_client_needs_none_of_them_either() -> None:
+    """Composing and running functions, prompts and parsers."""
+    program = (
+        "import sys, batchrt as b; "
+        "c = b.PromptTemplate.from_template('{x}') | (lambda v: v.to_string()) | b.JsonOutputParser(); "
+        "assert c.with_retry().batch([1, 2], {'max_concurrency': 2}) == [1, 2]; "
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    assert in_a_new_interpreter(program) == "[]"
+
+
+def test_the_client_comes_when_it_is_asked_for() -> None:
+    """`from batchrt import ChatOpenAI` works, and so does the star."""
+    assert in_a_new_interpreter("from batchrt import ChatOpenAI; print(ChatOpenAI.__name__)") == "ChatOpenAI"
+    assert in_a_new_interpreter("from batchrt import *; print(ChatOpenAI.__name__)") == "ChatOpenAI"
