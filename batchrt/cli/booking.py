@@ -9,7 +9,7 @@ from batchrt.cli.entries import Entry
 from batchrt.cli.tally import Tally
 from batchrt.errors import AuthenticationError, InputError, ProviderError, QuotaExhaustedError
 from batchrt.jobs import BadRow, Row, Source
-from batchrt.jobs.rendering import json_text
+from batchrt.jobs.rendering import cell
 from batchrt.jobs.rows import bad_row
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
@@ -150,7 +150,8 @@ def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow]
                 raise bad_row(source.path, row.number, row.line, problem, column=name).error
             value = values[name]
             if value is None or isinstance(value, bool | list | dict):
-                changed[name] = _in_words(value)
+                # As it stands in the file, and not as Python would say it.
+                changed[name] = cell(value)
         return {**values, **changed} if changed else values
 
     return fields
@@ -160,20 +161,3 @@ def _table_fields(row: Row | BadRow) -> Fields:
     if isinstance(row, BadRow):
         raise row.error
     return row.values
-
-
-def _in_words(value: Any) -> Any:
-    # What stands in a prompt should look as in the file and not as in Python.
-    if isinstance(value, list):
-        return _JsonList(value)
-    if isinstance(value, dict):
-        return _JsonDict(value)
-    return "" if value is None else json_text(value)
-
-
-class _JsonDict(dict[str, Any]):
-    __str__ = json_text
-
-
-class _JsonList(list[Any]):
-    __str__ = json_text

@@ -87,8 +87,10 @@ def _latency(text: str) -> Latency:
 def _plan(everything: float, single: list[str], seed: int) -> FaultPlan:
     from batchrt.testing import FaultPlan, TunedFault
 
+    rates: dict[FaultLike, float] = {}
+    if everything:
+        rates.update(FaultPlan.everything(everything, seed=seed).rates.items())
     try:
-        rates: dict[FaultLike, float] = dict(FaultPlan.everything(everything, seed=seed).rates.items())
         for fault, rate in map(_rate, single):
             rates = {
                 other: share

@@ -55,6 +55,7 @@ RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Ca
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 """One configuration for the run, or one for each input."""
 
+
 class Runnable(Generic[In, Out]):
     """Take an input and give an output; compose with `|`; run one or many.
 
@@ -338,9 +339,7 @@ class Runnable(Generic[In, Out]):
         return RunnableBinding(self, config=check_config({**(config or {}), **keys}))
 
     @overload
-    def with_types(
-        self, *, input_type: type[T], output_type: type[U]
-    ) -> RunnableBinding[T, U]: ...
+    def with_types(self, *, input_type: type[T], output_type: type[U]) -> RunnableBinding[T, U]: ...
     @overload
     def with_types(self, *, input_type: type[T]) -> RunnableBinding[T, Out]: ...
     @overload
@@ -456,9 +455,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     )
 
 
-def _async_method_step(
-    method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]
-) -> Step:
+def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
         await strand.take()
         return await method(value, handed_config(strand.config), **kwargs)
@@ -493,9 +490,7 @@ _CHUNK = 64
 """How many ready outcomes a sync iterator fetches at a time: crossing threads costs some 50 µs."""
 
 
-def _iterate(
-    job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool
-) -> Iterator[Any]:
+def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool) -> Iterator[Any]:
     stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
     with crossing(caller) as call:
         try:

@@ -60,7 +60,10 @@ class RunnableBinding(Runnable[In, Out]):
         return type(self)(self.bound, **{**state, **types, **changes})
 
     def _prepare(
-        self, kwargs: Mapping[str, Any], configs: Configs, method: str | None = None
+        self,
+        kwargs: Mapping[str, Any],
+        configs: Configs,
+        method: str | None = None,  # noqa: ARG002  what is bound is asked as a whole
     ) -> tuple[Step, Configs]:
         return self.bound._prepare({**self.kwargs, **kwargs}, self._under(configs))
 

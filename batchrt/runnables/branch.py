@@ -26,9 +26,7 @@ class RunnableBranch(Runnable[In, Out]):
         *pairs, default = branches
         if isinstance(default, tuple | list):
             raise TypeError("the last argument of a branch is its default: a runnable, not a pair")
-        self.branches: list[tuple[Runnable[In, Any], Runnable[In, Out]]] = [
-            _pair(pair) for pair in pairs
-        ]
+        self.branches: list[tuple[Runnable[In, Any], Runnable[In, Out]]] = [_pair(pair) for pair in pairs]
         self.default: Runnable[In, Out] = coerce(default)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:

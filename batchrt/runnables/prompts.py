@@ -90,7 +90,7 @@ class _Prompt(Runnable[Any, Out]):
         self,
         fields: Iterable[str],
         partial_variables: Mapping[str, Any] | None,
-        input_variables: Iterable[str] | None,
+        input_variables: Sequence[str] | None,
         name: str | None,
     ) -> None:
         self.name: str | None = name
@@ -98,7 +98,7 @@ class _Prompt(Runnable[Any, Out]):
         self.input_variables: tuple[str, ...] = tuple(sorted({*fields} - self.partial_variables.keys()))
         if input_variables is not None and set(input_variables) != set(self.input_variables):
             raise ValueError(
-                f"the input_variables are {', '.join(self.input_variables) or 'none'}, going by the template, "
+                f"the input_variables are {', '.join(self.input_variables) or 'none'}, by the template, "
                 f"and not {', '.join(input_variables) or 'none'}; they may be left out"
             )
 
@@ -188,7 +188,7 @@ class PromptTemplate(_Prompt[StringPromptValue]):
         self,
         template: str,
         *,
-        input_variables: Iterable[str] | None = None,
+        input_variables: Sequence[str] | None = None,
         partial_variables: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
@@ -267,7 +267,7 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         self,
         messages: Iterable[Any],
         *,
-        input_variables: Iterable[str] | None = None,
+        input_variables: Sequence[str] | None = None,
         partial_variables: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:

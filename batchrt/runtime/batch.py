@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Iterator, Sequence, Sized
-from contextlib import AbstractAsyncContextManager, nullcontext
+import concurrent.futures
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
 import anyio
+from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config, merge_configs
 from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.loops import LoopHandle, cancellation_is_real
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
@@ -109,7 +111,23 @@ class Job:
 def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
     """Give up the slot of the leaf that the caller is in, if it is in one, to what it waits for."""
     parent = current_strand()
-    return parent.lending(newcomers=newcomers) if parent else nullcontext()
+    if parent is None:
+        return nullcontext()
+    loop = parent.run.loop
+    if loop is not None and not loop.here():
+        return _lending_from_afar(parent, newcomers=newcomers)
+    return parent.lending(newcomers=newcomers)
+
+
+@asynccontextmanager
+async def _lending_from_afar(parent: Strand, *, newcomers: bool) -> AsyncIterator[None]:
+    """Lend from a loop of its own, which a sync function started in its thread, and end with its run."""
+    loop = LoopHandle.current()
+    with CancelScope() as scope, parent.watching(lambda: loop.call(scope.cancel)):
+        async with parent.lending(newcomers=newcomers):
+            yield
+    if scope.cancelled_caught:
+        raise concurrent.futures.CancelledError("the run was cancelled")
 
 
 def inherited(parent: Strand | None) -> RunConfig:

@@ -130,6 +130,7 @@ class _BackgroundLoop:
         started: concurrent.futures.Future[LoopHandle] = concurrent.futures.Future()
         self._stop: anyio.Event | None = None
         self.blocked = 0
+        self.ended = False
         self._thread = threading.Thread(
             target=anyio.run, args=(self._main, started), name="batchrt loop", daemon=True
         )
@@ -139,12 +140,11 @@ class _BackgroundLoop:
     async def _main(self, started: concurrent.futures.Future[LoopHandle]) -> None:
         self._stop = anyio.Event()
         started.set_result(LoopHandle.current())
-        await self._stop.wait()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs; a task that raises SystemExit ends an asyncio loop."""
-        return self._thread.is_alive()
+        try:
+            await self._stop.wait()
+        finally:
+            # Also when a task of the user's raised SystemExit, which ends an asyncio loop.
+            self.ended = True
 
     def stop(self) -> None:
         """End the loop and what is left on it."""
@@ -188,7 +188,7 @@ class _Background:
                 os.register_at_fork(after_in_child=self._forget)
                 atexit.register(self._stop)
                 self._registered = True
-            if self._loop is None or not self._loop.alive:
+            if self._loop is None or self._loop.ended:
                 self._loop = _BackgroundLoop()
             return self._loop
 

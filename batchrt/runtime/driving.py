@@ -8,7 +8,7 @@ costs a hundredth of a task.
 from __future__ import annotations
 
 import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -18,11 +18,20 @@ T = TypeVar("T")
 
 
 @types.coroutine
-def drive(context: Context, coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await `coroutine` with every one of its steps run inside `context`."""
+def drive(
+    context: Context,
+    coroutine: Coroutine[Any, Any, T],
+    before_wait: Callable[[], None] | None = None,
+) -> Generator[Any, Any, T]:
+    """Await `coroutine` with every one of its steps run inside `context`.
+
+    `before_wait` is called once, when it is about to wait for the first time, if it ever does.
+    """
     send, run = coroutine.send, context.run
     try:
         trap = run(send, None)
+        if before_wait is not None:
+            before_wait()
         while True:
             try:
                 value = yield trap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from typing import Any, TypeAlias
@@ -24,19 +25,19 @@ Job: TypeAlias = "Callable[[Strand], Coroutine[Any, Any, None]]"
 async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
     """Run `jobs` at the same time, each on a strand of its own, and return when all have ended.
 
-    The first job runs in the calling task and inherits its slot; the others run in the run's crew, or,
-    for a run without one, in tasks made for this fork. The first error cancels the other jobs and is
+    Jobs run in the calling task, on its slot, until one waits; the rest then goes to the run's crew, or,
+    for a run without one, to tasks made for this fork. The first error cancels the other jobs and is
     raised as itself once they have ended.
     """
     crew = strand.run.crew
     if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
-        await _Fork(strand).run(jobs, crew)
+        await _Fork(strand, jobs, crew).run()
         return
     async with anyio.create_task_group() as group:
         crew = Crew(group)
         failure: BaseException | None = None
         try:
-            await _Fork(strand).run(jobs, crew)
+            await _Fork(strand, jobs, crew).run()
         except Exception as error:  # noqa: BLE001  raised below: the group would wrap it
             failure = error
         crew.dismiss()
@@ -47,10 +48,23 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
 class _Fork:
     """Keep track of the branches of one fork."""
 
-    __slots__ = ("_base", "_cut_off", "_done", "_error", "_left", "_scopes", "_unbegun", "strand")
+    __slots__ = (
+        "_base",
+        "_crew",
+        "_cut_off",
+        "_done",
+        "_error",
+        "_jobs",
+        "_left",
+        "_scopes",
+        "_unbegun",
+        "strand",
+    )
 
-    def __init__(self, strand: Strand) -> None:
+    def __init__(self, strand: Strand, jobs: Sequence[Job], crew: Crew | None) -> None:
         self.strand = strand
+        self._jobs = deque(jobs)
+        self._crew = crew
         self._base: Context = copy_context()
         self._done: Signal | None = None
         self._left = 0
@@ -59,15 +73,13 @@ class _Fork:
         self._error: BaseException | None = None
         self._cut_off: BaseException | None = None
 
-    async def run(self, jobs: Sequence[Job], crew: Crew | None) -> None:
-        if crew is not None:
-            for job in jobs[1:]:
-                branch = _Branch(self, job)
-                self._left += 1
-                self._unbegun.add(branch)
-                crew.dispatch(branch)
-        for job in jobs[:1]:
-            await self._own_branch(job)
+    async def run(self) -> None:
+        """Run the jobs here, one after the other, until one waits: the rest then goes to the crew.
+
+        A branch that never waits could not overlap with anything, and costs no task.
+        """
+        while self._jobs and self._error is None:
+            await self._own_branch(self._jobs.popleft())
         if self._left:
             await self._wait()
         if self._error is None and self._cut_off is not None:
@@ -76,6 +88,14 @@ class _Fork:
             self._error = StrayCancelledError.of(self._cut_off)
         if self._error is not None:
             raise self._error
+
+    def _spread(self) -> None:
+        """Give what has not begun to the crew."""
+        while self._jobs and self._crew is not None:
+            branch = _Branch(self, self._jobs.popleft())
+            self._left += 1
+            self._unbegun.add(branch)
+            self._crew.dispatch(branch)
 
     def begin(self, branch: _Branch) -> bool:
         """Note that a branch begins in another task; `False` if nobody waits for it any more."""
@@ -95,8 +115,9 @@ class _Fork:
         own, strand = self.strand, self.strand.branch()
         own.has_slot, strand.has_slot = False, own.has_slot
         try:
+            context = strand_context(strand, self._base)
             with scope:
-                await self.drive(job, strand)
+                await drive(context, job(strand), self._spread)
         except BaseException as error:  # noqa: BLE001  raised when all branches have ended
             self.fail(error)
         finally:
@@ -106,8 +127,7 @@ class _Fork:
 
     async def drive(self, job: Job, strand: Strand) -> None:
         """Run `job` on `strand`, in a context of its own."""
-        context = strand_context(strand, self._base)
-        await drive(context, context.run(job, strand))
+        await drive(strand_context(strand, self._base), job(strand))
 
     async def _wait(self) -> None:
         self._done = Signal()

@@ -9,6 +9,7 @@ retry sleeps) others get to work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
@@ -77,7 +78,7 @@ class Scheduler:
         self._step = step
         self._iterator = source if isinstance(source, Iterator) else None
         self._feeder = None if isinstance(source, Iterator) else Feeder(source)
-        self._shared_config = cast("RunConfig", config) if isinstance(config, dict) else None
+        self._shared_config = config if isinstance(config, dict) else None
         self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver
         self._window = window
@@ -132,8 +133,6 @@ class Scheduler:
         if self._failure is not None:
             raise self._failure
         if not completed:
-            if self._deadline is None:
-                raise StrayCancelledError("a function cancelled the task it ran in, and the run with it")
             raise self._deadline_error()
 
     async def _feed(self, feeder: Feeder) -> None:
@@ -213,6 +212,11 @@ class Scheduler:
                     await self._rest()
                 else:
                     holding = await self._lead()
+        except anyio.get_cancelled_exc_class() as error:
+            if anyio.current_effective_deadline() > -math.inf:
+                # Not the run was cancelled but this worker: a function did that to its own task.
+                self._fail(StrayCancelledError.of(error), None)
+            raise
         finally:
             if holding:
                 # The last slot of a nested run goes back to the leaf that lent it.

@@ -20,7 +20,7 @@ from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 
-SECRET = "sk-a-key-that-nobody-may-see"  # noqa: S105  of nothing
+SECRET = "sk-a-key-that-nobody-may-see"
 
 
 @pytest.fixture
@@ -172,8 +172,9 @@ def test_a_provider_that_lets_nobody_through_is_left_alone(
     result = command("run", numbers, "--prompt", "{n}", "-c", "1")
     assert result.code == 2
     assert len(asked) == 5
-    assert result.err.splitlines()[-1].startswith("batchrt: stopped, for the provider lets no request through: ")
-    assert code in result.err.splitlines()[-1]
+    last = result.err.splitlines()[-1]
+    assert last.startswith("batchrt: stopped, for the provider lets no request through: ")
+    assert code in last
     assert len(result.out.splitlines()) == 5
 
 

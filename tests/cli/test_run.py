@@ -97,7 +97,7 @@ def test_bad_rows_cost_no_request_and_stay_in_their_places(
 def test_what_is_no_string_stands_in_the_prompt_as_in_the_file(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JSON and not Python; null is nothing; formats and lookups work."""
+    """JSON and not Python; null is nothing; numbers take a format."""
     asked: list[str] = []
 
     async def handle(text: str) -> httpx.Response:
@@ -108,9 +108,9 @@ def test_what_is_no_string_stands_in_the_prompt_as_in_the_file(
     row = {"null": None, "true": True, "list": [1, {"é": None}], "dict": {"k": "v"}, "number": 1.5}
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    prompt = "{null}|{true}|{list}|{dict}|{dict[k]}|{number:.2f}"
+    prompt = "{null}|{true}|{list}|{dict}|{number:.2f}"
     assert command("run", path, "--prompt", prompt).code == 0
-    assert asked == ['|true|[1, {"é": null}]|{"k": "v"}|v|1.50']
+    assert asked == ['|true|[1, {"é": null}]|{"k": "v"}|1.50']
 
 
 def test_prompts_are_read_from_files(
@@ -136,9 +136,7 @@ def test_a_schema_makes_answers_objects(command: Command, table: Path, tmp_path:
     assert [json.loads(row["output"]) for row in rows] == objects
 
 
-def test_options_reach_the_provider(
-    command: Command, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_reach_the_provider(command: Command, table: Path) -> None:
     """Under the names that servers other than OpenAI's know."""
     bodies: list[dict[str, Any]] = []
 
@@ -148,7 +146,8 @@ def test_options_reach_the_provider(
 
     with MockProvider(answer=reply).serve() as server:
         arguments = ["--model", "m1", "--temperature", "0.5", "--max-tokens", 7, "--limit", 1]
-        assert command("run", table, "--prompt", "{text}", "--base-url", server.base_url, *arguments).code == 0
+        result = command("run", table, "--prompt", "{text}", "--base-url", server.base_url, *arguments)
+    assert result.code == 0
     [body] = bodies
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m1", 0.5, 7)
 
@@ -172,9 +171,7 @@ def test_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
     assert "repeated requests: " in result.err
 
 
-def test_a_row_that_takes_too_long_fails_alone(
-    command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_takes_too_long_fails_alone(command: Command, table: Path) -> None:
     """The timeout is the row's."""
     with MockProvider(faults=FaultPlan(script=[Fault.STALL(seconds=60)])).serve() as server:
         arguments = ["--base-url", server.base_url, "--timeout", "0.2", "-c", "1", "-n", "2"]
@@ -211,7 +208,7 @@ def test_a_prompt_without_columns_is_remarked_upon(command: Command, table: Path
         (["--prompt", "{text}", "--schema", "no.json"], "--schema: cannot read 'no.json'"),
         (["--prompt", "{text}", "--schema", "{table}"], "is not JSON"),
         (["--prompt", "{text}", "-o", "out.parquet"], "say which with --output-format csv, tsv or jsonl"),
-        (["--prompt", "{text}", "-o", "{table}"], "the file exists already"),
+        (["--prompt", "{text}", "-o", "{table}"], "this is the input"),
         (["--prompt", "{text}", "-o", "{table}", "--overwrite"], "this is the input"),
         (["--prompt", "{text}", "-o", "no/out.csv"], "there is no folder 'no'"),
         (["--prompt", "{text}", "--output-column", "id"], "the input has a column 'id' already"),
@@ -220,22 +217,32 @@ def test_a_prompt_without_columns_is_remarked_upon(command: Command, table: Path
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is(
-    command: Command,
-    table: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    words: str,
+    command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     """One line, exit code 2, and no file is made."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(table.parent)
     given = [argument.replace("{table}", str(table)) for argument in arguments]
     if "--model" not in given and "--base-url" not in given:
         given += ["--model", "mock"]
     result = command("run", table, *given)
     assert result.code == 2
     assert words in result.complaint
-    assert list(tmp_path.iterdir()) == [table]
+    assert list(table.parent.iterdir()) == [table]
+
+
+def test_a_file_that_is_there_is_kept_unless_told_otherwise(
+    command: Command, table: Path, tmp_path: Path
+) -> None:
+    """It may have been paid for."""
+    out = tmp_path / "out.csv"
+    arguments = ["run", table, "--prompt", "{text}", "--model", "mock", "-o", out]
+    out.write_text("precious")
+    refused = command(*arguments)
+    assert refused.code == 2
+    assert "the file exists already; name another one or add --overwrite" in refused.complaint
+    assert out.read_text() == "precious"
+    assert command(*arguments, "--overwrite").code == 0
+    assert len(out.read_text().splitlines()) == 1 + len(ROWS)
 
 
 @pytest.mark.parametrize("schema", ["[]", '{"type": "array"}'])
@@ -266,16 +273,15 @@ def test_a_reader_that_has_gone_ends_it_quietly(
     """As `| head` does; the exit code is the shell's for a broken pipe."""
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "w") as gone:
+    with os.fdopen(writing, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
         result = command("run", table, "--prompt", "{text}", "--model", "mock")
     assert result == (141, "", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_line(command: Command, table: Path) -> None:
     """And no traceback."""
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
     arguments = ["--model", "mock", "-o", "/dev/full", "--output-format", "csv"]
     result = command("run", table, "--prompt", "{text}", *arguments)
     assert result.code == 1

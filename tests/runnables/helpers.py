@@ -54,8 +54,8 @@ async def everyway(
     outputs = [
         await runnable.ainvoke(value, config, **kwargs),
         (await runnable.abatch([value], config, **kwargs))[0],
-        [output async for output in runnable.abatch_iter([value], config, **kwargs)][0],
-        [output async for output in runnable.abatch_as_completed([value], config, **kwargs)][0][1],
+        await anext(runnable.abatch_iter([value], config, **kwargs)),
+        (await anext(runnable.abatch_as_completed([value], config, **kwargs)))[1],
         ran.outputs[0],
         *await anyio.to_thread.run_sync(lambda: _sync_ways(runnable, value, config, kwargs)),
     ]

@@ -3,12 +3,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from batchrt import RunConfig, Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
 from batchrt.runnables.base import coerce
+
 from .helpers import add_one, add_two, everyway, fail
 
 pytestmark = pytest.mark.anyio
@@ -16,13 +17,13 @@ pytestmark = pytest.mark.anyio
 
 class OnlyInvoke(Runnable[int, int]):
     def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
-        return input + 10 + kwargs.get("extra", 0)
+        return input + 10 + int(kwargs.get("extra", 0))
 
 
 class OnlyAinvoke(Runnable[int, int]):
     async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
         await anyio.lowlevel.checkpoint()
-        return input + 10 + kwargs.get("extra", 0)
+        return input + 10 + int(kwargs.get("extra", 0))
 
 
 @pytest.mark.parametrize("kind", [OnlyInvoke, OnlyAinvoke])
@@ -156,7 +157,10 @@ def test_what_can_stand_in_a_chain() -> None:
 
 async def test_a_dict_or_a_function_may_come_first() -> None:
     """`|` works from the right, too, however deep the dict."""
-    chain = {"a": add_one, "b": {"c": add_two, "d": RunnablePassthrough()}} | RunnablePassthrough()
+    chain: Runnable[Any, Any] = {
+        "a": add_one,
+        "b": {"c": add_two, "d": RunnablePassthrough()},
+    } | RunnablePassthrough()
     assert await everyway(chain, 1) == {"a": 2, "b": {"c": 3, "d": 1}}
     assert await everyway(add_one | RunnableLambda(add_two), 1) == 4
 

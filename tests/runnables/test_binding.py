@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
 from batchrt import ItemTimeoutError, RunConfig, RunnableBinding, RunnableLambda, RunnablePassthrough
+
 from .helpers import add_one, add_two, everyway, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +38,10 @@ async def test_what_is_bound_last_wins() -> None:
 async def test_a_bound_config_is_laid_under_the_call_s(inside: bool) -> None:
     """Alone and inside a chain alike: tags add up, and where keys clash the call's value counts."""
     bound = RunnableLambda(read).with_config(
-        {"tags": ["in", "both"]}, metadata={"m": "bound", "n": 1}, configurable={"c": "bound"}, run_name="inner"
+        {"tags": ["in", "both"]},
+        metadata={"m": "bound", "n": 1},
+        configurable={"c": "bound"},
+        run_name="inner",
     )
     runnable = RunnablePassthrough() | bound if inside else bound
     config = RunConfig(tags=["both", "out"], metadata={"m": "call"}, configurable={"d": 1})
@@ -57,13 +63,12 @@ async def test_a_bound_config_ends_with_its_part() -> None:
     assert (await everyway(failing.with_fallbacks([RunnableLambda(read)]), 1))["tags"] == []
 
 
-@pytest.mark.parametrize("key", ["max_concurrency", "window"])
-async def test_a_config_that_makes_no_sense_is_refused_at_once(key: str) -> None:
+async def test_a_config_that_makes_no_sense_is_refused_at_once() -> None:
     """Not when it runs."""
-    with pytest.raises(ValueError, match=key):
-        RunnableLambda(add_one).with_config({key: 0})  # type: ignore[misc]
-    with pytest.raises(ValueError, match=key):
-        RunnableLambda(add_one).bind(extra=1).with_config(**{key: 0})
+    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
+        RunnableLambda(add_one).with_config({"max_concurrency": 0})
+    with pytest.raises(ValueError, match="window must be at least 1"):
+        RunnableLambda(add_one).bind(extra=1).with_config(window=0)
     with pytest.raises(ValueError, match="no key 'max_concurency'"):
         RunnableLambda(add_one).with_config(max_concurency=3)
 
@@ -99,7 +104,7 @@ async def test_a_part_s_timeout_is_for_each_item_s_way_through_it() -> None:
         return value
 
     part = RunnableLambda(slow).with_config(timeout=5)
-    outputs = await (part | add_two).abatch([1, 10], return_exceptions=True)
+    outputs: list[Any] = await (part | add_two).abatch([1, 10], return_exceptions=True)
     assert outputs[0] == 3
     assert isinstance(outputs[1], ItemTimeoutError)
     assert outputs[1].seconds == 5

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from batchrt import RunnableBranch, RunnableLambda, RunnablePassthrough
+
 from .helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +33,8 @@ async def test_the_first_true_condition_decides(value: int, output: str) -> None
 
 async def test_a_condition_may_be_truthy() -> None:
     """A value that counts as true is true; inline branches choose in the same way."""
-    branch = RunnableBranch((RunnablePassthrough(), RunnablePassthrough()), {"default": RunnablePassthrough()})
+    inline: RunnablePassthrough[Any] = RunnablePassthrough()
+    branch: RunnableBranch[Any, Any] = RunnableBranch((inline, inline), {"default": inline})
     assert await everyway(branch, "full") == "full"
     assert await everyway(branch, "") == {"default": ""}
 

@@ -6,17 +6,17 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt import RunnableLambda, RunnablePassthrough
+from batchrt import Runnable, RunnableLambda, RunnablePassthrough
 from batchrt.runnables.each import RunnableEach
+
 from .helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize("function", [add_one, add_two])
-async def test_it_runs_over_a_list(function: Any) -> None:
+@pytest.mark.parametrize(("function", "more"), [(add_one, 1), (add_two, 2)])
+async def test_it_runs_over_a_list(function: Any, more: int) -> None:
     """In order, for lists of any length."""
-    more = function.__name__ == "add_one" and 1 or 2
     assert await everyway(RunnableLambda(function).map(), [1, 2, 3]) == [1 + more, 2 + more, 3 + more]
     assert await everyway(RunnableEach(bound=RunnableLambda(function)), []) == []
 
@@ -28,10 +28,12 @@ async def test_maps_nest() -> None:
 
 async def test_any_iterable_will_do() -> None:
     """A tuple, a set, a generator; whether the elements wait or not."""
-    for runnable in (RunnableLambda(add_two).map(), RunnablePassthrough[int]().map() | RunnableLambda(add_two).map()):
+    inline: Runnable[Any, Any] = RunnablePassthrough[int]().map()
+    waiting: Runnable[Any, Any] = RunnableLambda(add_two).map()
+    for runnable in (waiting, inline | waiting):
         assert await runnable.ainvoke((1, 2)) == [3, 4]
-        assert await runnable.ainvoke({1}) == [3]  # type: ignore[arg-type]
-        assert await runnable.ainvoke(value for value in (1, 2)) == [3, 4]  # type: ignore[arg-type]
+        assert await runnable.ainvoke({1}) == [3]
+        assert await runnable.ainvoke(value for value in (1, 2)) == [3, 4]
 
 
 async def test_a_list_that_changes_meanwhile_does_no_harm() -> None:
@@ -61,9 +63,9 @@ async def test_elements_run_at_the_same_time_and_stay_in_order() -> None:
 
 async def test_an_element_s_error_is_the_list_s() -> None:
     """As itself; another item's list is not concerned."""
-    failing = RunnableLambda(lambda value: fail(value) if value == 2 else value).map()
+    failing: RunnableEach[Any, Any] = RunnableLambda(lambda value: fail(value) if value == 2 else value).map()
     await raises_everyway(failing, [1, 2, 3], ValueError, r"fail\(2\)")
-    outputs = await failing.abatch([[1], [2], [3]], return_exceptions=True)
+    outputs: list[Any] = await failing.abatch([[1], [2], [3]], return_exceptions=True)
     assert outputs[0::2] == [[1], [3]]
     assert isinstance(outputs[1], ValueError)
 

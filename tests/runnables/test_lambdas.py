@@ -11,6 +11,7 @@ import anyio.to_thread
 import pytest
 
 from batchrt import RecursionLimitError, RunConfig, Runnable, RunnableLambda, RunnablePassthrough, chain
+
 from .helpers import add_one, add_two, everyway
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +57,7 @@ async def test_a_sync_function_does_not_block_the_loop() -> None:
 
 async def test_two_forms_of_one_function() -> None:
     """The sync one serves `invoke`; everything else is async, whatever the async one is made of."""
-    both = RunnableLambda(add_one, afunc=lambda value: add_two(value))
+    both = RunnableLambda(add_one, afunc=lambda value: add_two(value))  # noqa: PLW0108  no async function
     assert await anyio.to_thread.run_sync(both.invoke, 1) == 2
     assert await both.ainvoke(1) == 3
     assert await both.abatch([1]) == [3]
@@ -100,10 +101,11 @@ async def test_a_function_may_take_the_config() -> None:
         def __call__(self, _value: int, config: RunConfig) -> Any:
             return config["tags"]
 
-    for function in (plain, keyword, functools.partial(third, "given"), Caller()):
-        assert await everyway(RunnableLambda(function), 1, {"tags": ["t"]}) == ["t"]  # type: ignore[call-overload]
+    functions: list[Any] = [plain, keyword, functools.partial(third, "given"), Caller()]
+    for function in functions:
+        assert await everyway(RunnableLambda(function), 1, {"tags": ["t"]}) == ["t"]
     assert await everyway(RunnableLambda(lambda config: config), 1) == 1
-    assert await everyway(RunnableLambda(functools.partial(plain, config={"tags": 3})), 1) == 3
+    assert await everyway(RunnableLambda(functools.partial(plain, config={"tags": ["p"]})), 1) == ["p"]
 
 
 async def test_the_config_is_whole_and_the_function_s_own() -> None:
@@ -133,7 +135,7 @@ async def test_nested_calls_inherit_the_config() -> None:
     nested = RunnableLambda(inner)
     config = RunConfig(tags=["t"], metadata={"m": 1}, configurable={"c": 1}, recursion_limit=9)
     expected = (["t"], {"m": 1}, {"c": 1}, 9)
-    assert await everyway(RunnableLambda(lambda value: nested.invoke(value)), 1, config) == expected
+    assert await everyway(RunnableLambda(nested.invoke), 1, config) == expected
 
     async def outer(value: int) -> Any:
         return await nested.ainvoke(value)
@@ -144,9 +146,15 @@ async def test_nested_calls_inherit_the_config() -> None:
 async def test_a_runnable_that_a_function_returns_is_run() -> None:
     """On the same input, whatever it is made of."""
     inline: Runnable[int, int] = RunnablePassthrough()
-    for returned in (RunnableLambda(add_one), RunnableLambda(add_two), inline, inline | add_one | add_two):
-        expected = await returned.ainvoke(1)
-        assert await everyway(RunnableLambda(lambda _value, made=returned: made), 1) == expected  # type: ignore[misc]
+    returned: list[Any] = [
+        RunnableLambda(add_one),
+        RunnableLambda(add_two),
+        inline,
+        inline | add_one | add_two,
+    ]
+    for runnable in returned:
+        expected = await runnable.ainvoke(1)
+        assert await everyway(RunnableLambda(lambda _value, made=runnable: made), 1) == expected
 
 
 @pytest.mark.parametrize("limit", [0, 1, 4, None])
@@ -163,16 +171,16 @@ async def test_the_recursion_limit_counts_returned_runnables(limit: int | None) 
         return RunnableLambda(aagain)
 
     config = RunConfig() if limit is None else RunConfig(recursion_limit=limit)
-    for function in (again, aagain):
-        for call in (lambda r: r.ainvoke(1, config), lambda r: r.abatch([1], config)):
-            calls.clear()
-            with pytest.raises(RecursionLimitError, match="recursion_limit"):
-                await call(RunnableLambda(function))
-            assert len(calls) == (25 if limit is None else limit) + 1
-        calls.clear()
+    expected = [1] * ((25 if limit is None else limit) + 1)
+    for runnable in (RunnableLambda(again), RunnableLambda(aagain)):
+        with pytest.raises(RecursionLimitError, match="recursion_limit"):
+            await runnable.ainvoke(1, config)
         with pytest.raises(RecursionError):
-            await anyio.to_thread.run_sync(RunnableLambda(function).invoke, 1, config)
-        assert len(calls) == (25 if limit is None else limit) + 1
+            await runnable.abatch([1], config)
+        with pytest.raises(RecursionLimitError):
+            await anyio.to_thread.run_sync(runnable.invoke, 1, config)
+        assert calls == expected * 3
+        calls.clear()
 
 
 async def test_a_config_at_the_end_of_its_recursion_can_be_handed_on() -> None:

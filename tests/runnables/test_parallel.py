@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda, RunnableMap, RunnableParallel, RunnablePassthrough
+
 from .helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +28,7 @@ async def test_any_name_can_be_a_key(key: str) -> None:
     if key == "self":
         runnable = RunnableParallel[int]({"self": add_one})
     else:
-        runnable = RunnableParallel(None, **{key: add_one})
+        runnable = RunnableParallel[int](None, **{key: add_one})
     assert await everyway(runnable, 1) == {key: 2}
 
 
@@ -49,7 +50,7 @@ async def test_keys_stay_in_the_order_they_were_given() -> None:
         second.set()
         return value
 
-    runnable = RunnableParallel(z=slow, y=quick, a=RunnablePassthrough())
+    runnable = RunnableParallel[int](z=slow, y=quick, a=RunnablePassthrough())
     with anyio.fail_after(20):
         assert list(await runnable.ainvoke(1)) == ["z", "y", "a"]
 
@@ -69,7 +70,7 @@ async def test_steps_run_at_the_same_time() -> None:
         return value
 
     with anyio.fail_after(20):
-        assert await RunnableParallel(a=left, b=right).abatch([1]) == [{"a": 1, "b": 1}]
+        assert await RunnableParallel[int](a=left, b=right).abatch([1]) == [{"a": 1, "b": 1}]
 
 
 async def test_the_first_error_cancels_the_other_steps() -> None:
@@ -87,7 +88,7 @@ async def test_the_first_error_cancels_the_other_steps() -> None:
 
     with anyio.fail_after(20):
         with pytest.raises(ValueError, match="mine"):
-            await RunnableParallel(a=waits, b=fails).ainvoke(1)
+            await RunnableParallel[int](a=waits, b=fails).ainvoke(1)
     assert ended == ["waits"]
 
 

@@ -14,6 +14,7 @@ from batchrt import (
     RunnablePassthrough,
     RunnablePick,
 )
+
 from .helpers import everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ async def test_a_function_is_called_on_the_input_first() -> None:
     assert await RunnablePassthrough(watch).abatch([1, 2]) == [1, 2]
     assert sorted(seen) == [1, 2]
     seen.clear()
-    assert await RunnablePassthrough(tagged).ainvoke(3, {"tags": ["t"]}) == 3  # type: ignore[arg-type]
+    assert await RunnablePassthrough(tagged).ainvoke(3, {"tags": ["t"]}) == 3
     assert seen == [(3, ["t"])]
     await raises_everyway(RunnablePassthrough(fail), 1, ValueError)
 

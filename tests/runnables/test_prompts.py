@@ -14,9 +14,10 @@ from batchrt import (
     MessagesPlaceholder,
     MissingFieldError,
     PromptTemplate,
-    RunnableLambda,
+    RunnablePassthrough,
     SystemMessage,
 )
+
 from .helpers import everyway, raises_everyway
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +100,9 @@ async def test_a_single_field_may_be_given_by_itself() -> None:
     assert await text_of("Say {x}", "hello") == "Say hello"
     partial = PromptTemplate.from_template("{x}{y}").partial(y="!")
     assert (await partial.ainvoke("hello")).to_string() == "hello!"
-    await raises_everyway(PromptTemplate.from_template("{x}{y}"), "a", TypeError, "the fields x, y, and item 0")
+    await raises_everyway(
+        PromptTemplate.from_template("{x}{y}"), "a", TypeError, "the fields x, y, and item 0"
+    )
     await raises_everyway(PromptTemplate.from_template("fixed"), "a", TypeError, r"\(none\)")
 
 
@@ -115,7 +118,8 @@ async def test_a_missing_field_is_named_with_its_item(prompt: PromptTemplate) ->
     """Which field, which item of the batch, and what it had; it is a KeyError, as in LCEL."""
     good: Mapping[str, Any] = {"x": 1, "y": ["hello"]}
     with pytest.raises(MissingFieldError) as caught:
-        await (RunnableLambda(dict) | prompt).abatch([good, good, {"x": 1, "z": 3}, good])
+        rows: list[Mapping[str, Any]] = [good, good, {"x": 1, "z": 3}, good]
+        await (RunnablePassthrough[Any]() | prompt).abatch(rows)
     assert (caught.value.field, caught.value.available) == ("y", ("x", "z"))
     assert "needs the field 'y', which item 2 does not have; it has 'x', 'z'" in str(caught.value)
     assert isinstance(caught.value, KeyError)
@@ -148,7 +152,7 @@ def test_input_variables_are_what_a_row_must_have() -> None:
     messages = [("human", "{z}"), MessagesPlaceholder("h"), ("placeholder", "{o}"), ("ai", "{a}")]
     assert ChatPromptTemplate.from_messages(messages).input_variables == ("a", "h", "z")
     assert PromptTemplate(template="{a}", input_variables=["a"]).format(a=1) == "1"
-    with pytest.raises(ValueError, match="the input_variables are a, going by the template, and not b"):
+    with pytest.raises(ValueError, match="the input_variables are a, by the template, and not b"):
         PromptTemplate(template="{a}", input_variables=["b"])
 
 
@@ -203,7 +207,8 @@ def test_what_is_no_message_is_refused(message: Any, error: type[Exception], mat
 
 def test_content_parts_are_templates_all_through() -> None:
     """Texts and addresses of images; a string among them is a text part."""
-    parts = ["hi {x}", {"type": "image_url", "image_url": {"url": "https://{host}/{x}", "detail": "low", "n": 1}}]
+    image = {"url": "https://{host}/{x}", "detail": "low", "n": 1}
+    parts = ["hi {x}", {"type": "image_url", "image_url": image}]
     (message,) = messages_of([("human", parts)], x=1, host="h")
     assert message.content == [
         {"type": "text", "text": "hi 1"},
@@ -216,7 +221,12 @@ def test_a_placeholder_brings_messages_along() -> None:
     api = {"role": "tool", "content": "{x}", "tool_call_id": "1"}
     history = [HumanMessage("{x}"), api, ("human", "{x}"), ("ai", "b"), "c"]
     expected = [HumanMessage("{x}"), api, HumanMessage("{x}"), AIMessage("b"), HumanMessage("c")]
-    for placeholder in (MessagesPlaceholder("h"), ("placeholder", "{h}"), ("placeholder", ["{h}", False])):
+    placeholders: list[Any] = [
+        MessagesPlaceholder("h"),
+        ("placeholder", "{h}"),
+        ("placeholder", ["{h}", False]),
+    ]
+    for placeholder in placeholders:
         assert messages_of([placeholder, "{x}"], h=history, x=1) == [*expected, HumanMessage("1")]
     assert messages_of([MessagesPlaceholder("h", n_messages=2)], h=history) == expected[-2:]
     assert messages_of([MessagesPlaceholder("h", n_messages=9)], h=tuple(history)) == expected
@@ -226,9 +236,11 @@ def test_a_placeholder_brings_messages_along() -> None:
 
 def test_a_placeholder_may_be_optional() -> None:
     """Then a row without it has no messages there; else it is a missing field."""
-    for placeholder in (MessagesPlaceholder("h", optional=True), ("placeholder", "{h}")):
+    optional: list[Any] = [MessagesPlaceholder("h", optional=True), ("placeholder", "{h}")]
+    for placeholder in optional:
         assert messages_of([placeholder, "x"]) == [HumanMessage("x")]
-    for placeholder in (MessagesPlaceholder("h"), ("placeholder", ["{h}", False])):
+    required: list[Any] = [MessagesPlaceholder("h"), ("placeholder", ["{h}", False])]
+    for placeholder in required:
         with pytest.raises(MissingFieldError, match="'h'"):
             messages_of([placeholder, "x"])
 
@@ -257,9 +269,9 @@ def test_a_value_can_be_had_as_text_and_as_messages() -> None:
     """Whichever the next step wants; a text names who speaks as LCEL does."""
     text = PromptTemplate.from_template("{a}").invoke({"a": 1})
     assert (text.text, text.to_messages()) == ("1", [HumanMessage("1")])
-    value = ChatPromptValue(
-        [SystemMessage("s"), HumanMessage("h"), AIMessage([{"type": "text", "text": "a"}]), ("human", "t"), {"role": "tool", "content": "d"}]
-    )
+    parts = [{"type": "text", "text": "a"}]
+    tool = {"role": "tool", "content": "d"}
+    value = ChatPromptValue([SystemMessage("s"), HumanMessage("h"), AIMessage(parts), ("human", "t"), tool])
     assert value.to_string() == "System: s\nHuman: h\nAI: a\nHuman: t\nTool: d"
     assert ChatPromptTemplate.from_template("{a}").format(a=1) == "Human: 1"
 

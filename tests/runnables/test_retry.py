@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda, RunnablePassthrough, RunnableRetry
+
 from .helpers import Flaky, add_two, virtual_time
 
 pytestmark = pytest.mark.anyio
@@ -82,7 +83,7 @@ async def test_attempts_are_on_the_books() -> None:
 
 @virtual_time
 async def test_the_wait_grows_exponentially() -> None:
-    """tenacity's parameters, and its defaults: 1 s, then 2 s, each plus up to 1 s."""
+    """Tenacity's parameters, and its defaults: 1 s, then 2 s, each plus up to 1 s."""
     start = anyio.current_time()
     assert await RunnableLambda(Flaky(2)).with_retry().ainvoke("x") == "x"
     assert 3 <= anyio.current_time() - start <= 5
@@ -127,9 +128,9 @@ async def test_keyword_arguments_go_to_every_attempt() -> None:
 def test_bad_arguments_are_named(attempts: int) -> None:
     """When it is made."""
     with pytest.raises(ValueError, match="stop_after_attempt must be at least 1"):
-        RunnableRetry(add_two, stop_after_attempt=attempts)
+        RunnableRetry(RunnableLambda(add_two), stop_after_attempt=attempts)
     with pytest.raises(ValueError, match="has no initialy"):
-        RunnableRetry(add_two, exponential_jitter_params={"initialy": 1})
+        RunnableRetry(RunnableLambda(add_two), exponential_jitter_params={"initialy": 1})
 
 
 async def test_a_retry_behind_a_fallback_is_exhausted_first() -> None:

@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda, RunnableSequence
+
 from .helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ async def test_nested_sequences_flatten() -> None:
 
 async def test_a_named_sequence_keeps_its_name_inside_another() -> None:
     """It stays one step, and gives the same."""
-    inner = RunnableSequence(add_one, add_one, name="inner")
+    inner: RunnableSequence[int, int] = RunnableSequence(add_one, add_one, name="inner")
     outer = inner | add_one
     assert outer.steps[0].get_name() == "inner"
     assert await everyway(outer, 1) == 4

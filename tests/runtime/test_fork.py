@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt import RunnableLambda, RunnableParallel, StrayCancelledError
+from batchrt import Runnable, RunnableLambda, RunnableParallel, StrayCancelledError
 
 from .harness import Boom, Watch, all_slots_come_back, check_over, config, output_of, pause, tasks, until
 
@@ -43,7 +43,7 @@ async def test_the_cap_holds_through_branches_of_branches(cap: int) -> None:
     def inner() -> RunnableParallel[Any]:
         return RunnableParallel(a=leaf_of(watch), b=sync_leaf_of(watch), c=leaf_of(watch, 1))
 
-    chain = RunnableParallel(x=inner(), y=inner(), z=inner())
+    chain: RunnableParallel[Any] = RunnableParallel(x=inner(), y=inner(), z=inner())
     with all_slots_come_back():
         outputs = await chain.abatch(range(10), config(max_concurrency=cap))
     assert outputs == [{key: dict.fromkeys("abc", n) for key in "xyz"} for n in range(10)]
@@ -62,8 +62,9 @@ async def test_branches_run_at_the_same_time() -> None:
         second.set()
         await first.wait()
 
-    await RunnableParallel(one=one, two=two).ainvoke(None)
-    await RunnableParallel(one=one, two=two).abatch([None], config(max_concurrency=2))
+    chain: RunnableParallel[Any] = RunnableParallel(one=one, two=two)
+    await chain.ainvoke(None)
+    await chain.abatch([None], config(max_concurrency=2))
 
 
 @pytest.mark.parametrize("batch", [False, True])
@@ -78,7 +79,7 @@ async def test_the_first_error_ends_the_other_branches_and_comes_as_itself(batch
         await until(lambda: watch.active == 2)
         raise error
 
-    chain = RunnableParallel(a=forever, b=fail, c=forever)
+    chain: RunnableParallel[Any] = RunnableParallel(a=forever, b=fail, c=forever)
     with all_slots_come_back(), pytest.raises(Boom) as caught:
         await (chain.abatch([None]) if batch else chain.ainvoke(None))
     assert caught.value is error
@@ -91,7 +92,7 @@ async def test_a_branch_that_fails_while_it_waits_for_a_slot_lets_the_others_go(
     async def fail(_: object) -> None:
         raise Boom
 
-    chain = RunnableParallel(a=leaf_of(watch), b=fail, c=leaf_of(watch))
+    chain: RunnableParallel[Any] = RunnableParallel(a=leaf_of(watch), b=fail, c=leaf_of(watch))
     with all_slots_come_back():
         outputs = await chain.abatch(range(5), config(max_concurrency=1), return_exceptions=True)
     assert all(isinstance(output, Boom) for output in outputs)
@@ -106,7 +107,8 @@ async def test_branches_do_not_see_each_others_context() -> None:
         return before
 
     variable.set("caller")
-    chain = RunnableParallel(a=mark, b=mark, c=RunnableLambda(mark) | (lambda before: before))
+    twice = RunnableLambda(mark) | (lambda before: before)
+    chain: RunnableParallel[Any] = RunnableParallel(a=mark, b=mark, c=twice)
     outputs = await chain.abatch(range(5), config(max_concurrency=3))
     assert outputs == [dict.fromkeys("abc", "caller")] * 5
     assert await chain.ainvoke(0) == dict.fromkeys("abc", "caller")
@@ -145,7 +147,7 @@ async def test_an_item_that_times_out_takes_its_branches_with_it() -> None:
         with watch:
             await anyio.sleep_forever()
 
-    chain = RunnableParallel(a=forever, b=forever, c=forever)
+    chain: RunnableParallel[Any] = RunnableParallel(a=forever, b=forever, c=forever)
     with all_slots_come_back():
         outputs = await chain.abatch([1, 2], config(timeout=0.01), return_exceptions=True)
     assert [type(output).__name__ for output in outputs] == ["ItemTimeoutError"] * 2
@@ -171,8 +173,10 @@ async def test_an_item_that_times_out_ends_when_its_branches_have_ended() -> Non
     async def instead(_: object) -> int:
         return watch.active
 
-    chain = RunnableParallel(a=quick, b=slow_to_end, c=slow_to_end).with_config(timeout=0.01)
-    assert await chain.with_fallbacks([RunnableLambda(instead)]).abatch([1]) == [0]
+    branches: RunnableParallel[Any] = RunnableParallel(a=quick, b=slow_to_end, c=slow_to_end)
+    chain: Runnable[Any, Any] = branches.with_config(timeout=0.01)
+    outputs: list[Any] = await chain.with_fallbacks([RunnableLambda(instead)]).abatch([1])
+    assert outputs == [0]
 
 
 def test_a_branchs_stray_cancellation_is_the_items_error() -> None:
@@ -183,11 +187,12 @@ def test_a_branchs_stray_cancellation_is_the_items_error() -> None:
 
     async def main() -> None:
         watch = Watch()
-        for chain in (
+        chains: tuple[RunnableParallel[Any], ...] = (
             RunnableParallel(a=stray, b=leaf_of(watch)),
             RunnableParallel(a=leaf_of(watch), b=stray),
-        ):
-            outputs = await chain.abatch([1, 2], return_exceptions=True)
+        )
+        for chain in chains:
+            outputs: list[Any] = await chain.abatch([1, 2], return_exceptions=True)
             assert [type(output) for output in outputs] == [StrayCancelledError] * 2
             with pytest.raises(StrayCancelledError):
                 await chain.ainvoke(1)
@@ -203,7 +208,7 @@ async def test_an_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]) 
         await pause(2)
         raise kind
 
-    chain = RunnableParallel(a=leaf_of(watch, 10), b=interrupt)
+    chain: RunnableParallel[Any] = RunnableParallel(a=leaf_of(watch, 10), b=interrupt)
     with pytest.raises(kind):
         await chain.abatch(range(5), return_exceptions=True)
     assert watch.active == 0
@@ -223,7 +228,7 @@ def test_a_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
             return value
 
         async def main(rounds):
-            chain = RunnableParallel(a=leaf, b=leaf, c=leaf)
+            chain: RunnableParallel[Any] = RunnableParallel(a=leaf, b=leaf, c=leaf)
             stream = chain.abatch_as_completed(range(10**6), {"max_concurrency": 20})
 
             async def consume():

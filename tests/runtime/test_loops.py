@@ -62,7 +62,7 @@ async def test_a_started_task_belongs_to_no_callers_scope() -> None:
         await go.wait()
         seen.append("worked")
 
-    with anyio.CancelScope() as scope:
+    with anyio.CancelScope() as scope:  # noqa: ASYNC100  nothing of it is awaited here
         task = loop.start(work, copy_context(), "work", ended.set)
         scope.cancel()
     go.set()
@@ -72,7 +72,7 @@ async def test_a_started_task_belongs_to_no_callers_scope() -> None:
 
 
 def test_the_end_of_a_task_that_never_began_is_told() -> None:
-    """asyncio's teardown cancels what was started in its last round before its first step."""
+    """The teardown of asyncio cancels what was started in its last round before its first step."""
     ended: list[bool] = []
 
     async def never() -> None:

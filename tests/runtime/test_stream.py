@@ -370,9 +370,7 @@ def test_a_stream_begun_in_the_last_moment_of_a_loop_does_not_hold_it() -> None:
                 pass
 
         async def main():
-            loop = asyncio.get_running_loop()
-            loop.call_soon(lambda: kept.append(asyncio.Task(consume(), loop=loop, eager_start=True)
-                if hasattr(asyncio, "eager_task_factory") else loop.create_task(consume())))
+            kept.append(asyncio.create_task(consume()))
             for _ in range(rounds):
                 await asyncio.sleep(0)
 

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -73,7 +74,7 @@ async def test_a_function_that_runs_a_loop_of_its_own_is_part_of_the_run() -> No
 
     async def leaf(value: int) -> int:
         with watch:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             return value
 
     def outer(value: int) -> int:
@@ -148,7 +149,7 @@ async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
             threading.Timer(0.01, go.set).start()
     else:
         threading.Timer(0.05, go.set).start()
-        outcomes = await chain.abatch(
+        outcomes: list[Any] = await chain.abatch(
             range(3), config(max_concurrency=3, timeout=0.01), return_exceptions=True
         )
         assert [type(outcome) for outcome in outcomes] == [ItemTimeoutError] * 3
@@ -177,6 +178,39 @@ async def test_a_function_that_waits_for_nested_work_is_cancelled_with_it() -> N
     await check_over(watch, before)
     assert errors
     assert {type(error).__name__ for error in errors} == {"CancelledError"}
+
+
+@pytest.mark.parametrize("how", ["abatch", "ainvoke", "abatch_iter"])
+async def test_so_is_one_that_waits_on_a_loop_of_its_own(how: str) -> None:
+    watch, before, errors = Watch(), tasks(), []
+
+    async def forever(_: object) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        inner: RunnableLambda[Any, Any] = RunnableLambda(forever)
+        if how == "abatch":
+            await inner.abatch([1, 2], return_exceptions=True)
+        elif how == "ainvoke":
+            await inner.ainvoke(1)
+        else:
+            async for _ in inner.abatch_iter([1, 2]):
+                pass
+
+    def outer(_: object) -> None:
+        try:
+            anyio.run(main)
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(RunnableLambda(outer).abatch, [1, 2], config(max_concurrency=2))
+        await until(lambda: watch.active == 2)
+        group.cancel_scope.cancel()
+    await check_over(watch, before)
+    assert [type(error).__name__ for error in errors] == ["CancelledError"] * 2
 
 
 async def test_what_comes_after_a_cancelled_function_may_do_nested_work() -> None:

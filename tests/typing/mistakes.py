@@ -17,19 +17,19 @@ def upper(text: str) -> str:
 def steps_that_do_not_fit() -> None:
     """The output of one step must be what the next one takes."""
     first, second = RunnableLambda(length), RunnableLambda(upper)
-    _ = first | second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
-    _ = first | upper  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
-    _ = first | 3  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    _ = first | second  # type: ignore[operator]
+    _ = first | upper  # type: ignore[operator]
+    _ = first | 3  # type: ignore[operator]
 
 
 def inputs_that_do_not_fit(model: ChatOpenAI) -> None:
     """The input must be what the first step takes."""
-    RunnableLambda(length).invoke(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    RunnableLambda(length).batch([3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
-    (model | StrOutputParser()).invoke(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RunnableLambda(length).invoke(3)  # type: ignore[arg-type]
+    RunnableLambda(length).batch([3])  # type: ignore[list-item]
+    (model | StrOutputParser()).invoke(3)  # type: ignore[arg-type]
 
 
 def configs_that_do_not_fit() -> None:
     """A key that does not exist, a value of another type."""
-    RunConfig(max_concurency=3)  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportCallIssue]
-    RunConfig(timeout="3")  # type: ignore[typeddict-item]  # pyright: ignore[reportArgumentType]
+    RunConfig(max_concurency=3)  # type: ignore[typeddict-unknown-key]
+    RunConfig(timeout="3")  # type: ignore[typeddict-item]

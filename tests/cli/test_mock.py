@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from batchrt import testing
+from batchrt.testing import Fault, FaultLike, FaultPlan, LogNormal, MockProvider
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MockProvider, Any]]:
+    """What the command would serve, and where."""
+    seen: list[tuple[MockProvider, Any]] = []
+
+    def serve(provider: MockProvider, *address: Any, **_: Any) -> None:
+        seen.append((provider, address))
+
+    monkeypatch.setattr(testing, "serve_forever", serve, raising=False)
+    return seen
+
+
+def test_options_make_the_provider(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+    """Latency as a number or a distribution, faults of every kind and of single ones."""
+    arguments = ["--latency", "lognormal:0.2,0.5", "--seed", "7", "--port", "0", "--host", "::1"]
+    faults = ["--faults", "0.1", "--fault", "stall:3=0.2", "--fault", "gzip_bomb:1000=0.01"]
+    assert command("mock", *arguments, *faults).code == 0
+    [(provider, address)] = served
+    assert (provider.latency, provider.seed, address) == (LogNormal(0.2, 0.5), 7, ("::1", 0))
+    expected: dict[FaultLike, float] = {
+        fault: rate
+        for fault, rate in FaultPlan.everything(0.1, seed=7).rates.items()
+        if getattr(fault, "fault", fault) is not Fault.STALL
+    }
+    expected |= {Fault.STALL(seconds=3): 0.2, Fault.GZIP_BOMB(size=1000): 0.01}
+    assert dict(provider.faults.rates.items()) == expected
+
+
+def test_by_default_nothing_goes_wrong(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+    """Answers at once, on loopback alone."""
+    assert command("mock").code == 0
+    [(provider, address)] = served
+    assert (provider.latency, provider.faults) == (0, FaultPlan())
+    assert address == ("127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--latency", "soon"], "--latency must be seconds, as 0.2, or lognormal:MEDIAN,SIGMA"),
+        (["--latency", "-1"], "--latency must be seconds"),
+        (["--latency", "lognormal:0.2"], "--latency must be seconds"),
+        (["--fault", "flood=0.1"], "there is no kind 'flood'; there are rate_limit_seconds, "),
+        (["--fault", "stall"], "write it as stall=RATE or stall:SECONDS=RATE"),
+        (["--fault", "gzip_bomb=0.1"], "write it as gzip_bomb:BYTES=RATE"),
+        (["--fault", "conflict:3=0.1"], "write it as conflict=RATE"),
+        (["--fault", "stall=0.7", "--fault", "conflict=0.7"], "the rates add up to 1.4"),
+    ],
+)
+def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:
+    """With an example of how it is written."""
+    result = command("mock", *arguments)
+    assert result.code == 2
+    assert words in result.complaint
+
+
+def test_a_port_that_is_taken_is_one_line(command: Command) -> None:
+    """And no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = command("mock", "--port", port)
+    assert result.code == 2
+    assert result.complaint.startswith(f"cannot listen on 127.0.0.1, port {port}: address already in use")
+
+
+def test_it_says_where_it_listens_and_serves_until_ctrl_c() -> None:
+    """The first line is all that a script needs; requests without the key are refused."""
+    arguments = [sys.executable, "-m", "batchrt.cli", "mock", "--port", "0", "--require-key", "sesame"]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        try:
+            base_url = running.stdout.readline().strip()
+            url, sesame = f"{base_url}/models", {"authorization": "Bearer sesame"}
+            assert httpx.get(url, trust_env=False).status_code == 401
+            assert httpx.get(url, headers=sesame, trust_env=False).status_code == 200
+            running.send_signal(signal.SIGINT)
+            assert running.wait() == 0
+            assert running.stderr.read() == ""
+        finally:
+            running.kill()

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+import trio
+import trio.testing
+from rich.console import Console
+
+from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
+from batchrt.cli.tally import Kind, Tally
+
+
+def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
+    return trio.run(function, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def new_progress(tally: Tally, **options: Any) -> Progress:
+    return Progress(tally, **{"total": None, "limit": None, "fraction_read": lambda: None, **options})
+
+
+def test_all_facts_are_said() -> None:
+    """Done, failed, in flight, per second, time left, tokens."""
+
+    async def main() -> list[str]:
+        tally = Tally()
+        progress = new_progress(tally, total=1000)
+        await anyio.sleep(10)
+        tally.started, tally.done, tally.failed = 300, 240, 10
+        tally.input_tokens, tally.output_tokens = 1500, 500
+        return progress.words()
+
+    assert on_mock_clock(main) == [
+        "240 of 1,000 done",
+        "10 failed",
+        "50 in flight",
+        "25/s",
+        "ETA 30 s",
+        "2k tokens",
+    ]
+
+
+def test_what_nobody_knows_is_not_said() -> None:
+    """A pipe has no end in sight; nothing failed; no server counts tokens."""
+
+    async def main() -> list[str]:
+        return new_progress(Tally(started=3, done=1)).words()
+
+    assert on_mock_clock(main) == ["1 done", "2 in flight", "0/s"]
+
+
+@pytest.mark.parametrize(
+    ("options", "fraction"),
+    [
+        ({}, None),
+        ({"fraction_read": lambda: 0.5}, 0.25),
+        ({"limit": 80}, 0.5),
+        ({"limit": 800, "fraction_read": lambda: 0.5}, 0.25),
+        ({"limit": 80, "fraction_read": lambda: 0.5}, 0.5),
+        ({"total": 400, "fraction_read": lambda: 1.0}, 0.1),
+        ({"total": 0}, 1.0),
+    ],
+)
+def test_the_share_done_is_known_by_the_best_there_is(
+    options: dict[str, Any], fraction: float | None
+) -> None:
+    """The rows, or the bytes read less what is still in flight, or the limit."""
+
+    async def main() -> float | None:
+        return new_progress(Tally(started=80, done=30, failed=10), **options).fraction()
+
+    assert on_mock_clock(main) == fraction
+
+
+def test_the_pace_is_that_of_the_last_seconds() -> None:
+    """A slow start does not weigh for ever."""
+
+    async def main() -> float:
+        tally = Tally()
+        progress = new_progress(tally)
+        for _ in range(60):
+            await anyio.sleep(1)
+            progress.per_second()
+        for _ in range(12):
+            await anyio.sleep(1)
+            tally.done += 100
+            pace = progress.per_second()
+        return pace
+
+    assert on_mock_clock(main) == 100
+
+
+def test_a_log_gets_a_line_every_five_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, each a whole one."""
+
+    async def main() -> None:
+        tally = Tally(started=2, done=1, kinds={"E": Kind("x")})
+        with anyio.move_on_after(12):
+            await LogLines().show(new_progress(tally))
+
+    on_mock_clock(main)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["batchrt: 1 done, 1 in flight, 0.2/s", "batchrt: 1 done, 1 in flight, 0.1/s"]
+
+
+def test_a_terminal_has_a_line_that_goes_again() -> None:
+    """With a bar where the share is known, cut to the width, notes above it, and nothing left at the end."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=50, _environ={})
+    display = LiveLine(console)
+
+    async def main() -> None:
+        tally = Tally(started=200, done=100, failed=50)
+        with anyio.move_on_after(1):
+            async with anyio.create_task_group() as group:
+                group.start_soon(display.show, new_progress(tally, total=300))
+                await anyio.sleep(0.5)
+                display.note("a [word]")
+
+    on_mock_clock(main)
+    shown = screen.getvalue()
+    assert " 50% 100 of 300 done · " in shown.replace("\x1b[0m", "")
+    assert "…" in shown
+    assert "batchrt: a [word]\n" in shown
+    assert shown.endswith("\x1b[2K")  # the line is erased
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "kind"),
+    [
+        (True, {"quiet": False, "rows_on_terminal": False}, LiveLine),
+        (True, {"quiet": False, "rows_on_terminal": True}, LogLines),
+        (True, {"quiet": True, "rows_on_terminal": False}, Silence),
+        (False, {"quiet": False, "rows_on_terminal": False}, LogLines),
+        (False, {"quiet": True, "rows_on_terminal": False}, Silence),
+    ],
+)
+def test_the_live_line_wants_a_terminal_to_itself(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, options: dict[str, bool], kind: type
+) -> None:
+    """Rows on the same terminal would tear it; a log cannot have it; --quiet wins."""
+
+    class Stderr(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Stderr())
+    assert type(choose_display(**options)) is kind

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trio
+import trio.testing
+
+from batchrt.cli.entries import Entry
+from batchrt.cli.writer import Writer
+from batchrt.jobs import OutputError, Row, Sink, open_sink
+
+
+def entries(*numbers: int) -> list[Entry]:
+    return [Entry(Row(number, number, {"n": number})) for number in numbers]
+
+
+def rows(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -> None:
+    """So that `tail -f` shows them, and at once if there are many."""
+    path = tmp_path / "out.jsonl"
+
+    async def main(sink: Sink) -> None:
+        writer = Writer(sink)
+        async with anyio.create_task_group() as group:
+            group.start_soon(writer.keep_draining)
+            await writer.put(entries(1, 2))
+            assert rows(path) == 0
+            await anyio.sleep(0.11)
+            assert rows(path) == 2
+            await writer.put(entries(*range(1000)))
+            assert rows(path) == 1002
+            group.cancel_scope.cancel()
+
+    with open_sink(path, columns=["n"]) as sink:
+        trio.run(main, sink, clock=trio.testing.MockClock(autojump_threshold=0.01))
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_write_is_a_write(tmp_path: Path) -> None:
+    """Rows are neither lost nor written twice."""
+    path = tmp_path / "out.jsonl"
+    writing, release = threading.Event(), threading.Event()
+
+    class SlowSink:
+        def __init__(self, sink: Sink) -> None:
+            self._sink = sink
+
+        def write(self, *row: Any) -> None:
+            writing.set()
+            release.wait()
+            self._sink.write(*row)
+
+        def flush(self) -> None:
+            self._sink.flush()
+
+    with open_sink(path, columns=["n"]) as sink:
+        slow: Any = SlowSink(sink)
+        writer = Writer(slow)
+        await writer.put(entries(1, 2, 3))
+        async with anyio.create_task_group() as group:
+            group.start_soon(writer.drain)
+            await anyio.to_thread.run_sync(writing.wait)
+            group.cancel_scope.cancel()
+            release.set()
+        await writer.drain()
+    assert [line[:6] for line in path.read_text().splitlines()] == ['{"n": ' for _ in range(3)]
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+async def test_an_output_that_fails_says_so() -> None:
+    """To whoever puts, and to whoever drains."""
+    sink = open_sink("/dev/full", columns=["n"], format="jsonl")
+    writer = Writer(sink)
+    with pytest.raises(OutputError):
+        await writer.put(entries(*range(1000)))
+    await writer.put(entries(1))
+    with pytest.raises(OutputError):
+        await writer.drain()
+    with pytest.raises(OutputError):
+        sink.flush()
+    sink.close()

@@ -1,0 +1,297 @@
+"""`batch` and its kin: the same from plain code, threads and running loops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt import RunnableLambda
+
+from .harness import (
+    GUARD_SECONDS,
+    Boom,
+    Watch,
+    all_slots_come_back,
+    config,
+    in_thread,
+    pause,
+)
+
+pytestmark = pytest.mark.anyio
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+async def add_one(value: int) -> int:
+    await pause(1)
+    return value + 1
+
+
+def add_two(value: int) -> int:
+    return value + 2
+
+
+chain = RunnableLambda(add_one) | add_two
+
+
+def batched(inputs: Any = range(9)) -> list[int]:
+    return list(chain.batch(inputs, config(max_concurrency=3)))
+
+
+EXPECTED = list(range(3, 12))
+
+
+def test_from_plain_code() -> None:
+    assert batched() == EXPECTED
+    assert list(chain.batch_iter(range(9))) == EXPECTED
+    assert dict(chain.batch_as_completed(range(9))) == dict(enumerate(EXPECTED))
+    assert chain.run(range(9)).outputs == EXPECTED
+    assert chain.invoke(0) == 3
+
+
+def test_from_many_threads_at_once() -> None:
+    with all_slots_come_back():
+        outputs: list[list[int]] = []
+        threads = [threading.Thread(target=lambda: outputs.append(batched())) for _ in range(20)]
+
+        def run_all() -> None:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        in_thread(run_all)
+    assert outputs == [EXPECTED] * 20
+
+
+async def test_from_inside_a_running_loop() -> None:
+    """A notebook: the loop stands still meanwhile."""
+    assert batched() == EXPECTED
+    assert list(chain.batch_iter(range(9))) == EXPECTED
+    assert chain.invoke(0) == 3
+
+
+async def test_from_a_worker_thread_of_somebody_else() -> None:
+    assert await anyio.to_thread.run_sync(batched) == EXPECTED
+
+
+async def test_from_a_worker_thread_of_a_run() -> None:
+    outer = RunnableLambda(lambda value: sum(batched([value])))
+    assert await outer.abatch(range(9), config(max_concurrency=2)) == EXPECTED
+    assert outer.batch(range(9), config(max_concurrency=2)) == EXPECTED
+    assert outer.invoke(0) == 3
+
+
+@pytest.mark.parametrize("how", ["batch", "batch_iter", "as_completed", "invoke"])
+@pytest.mark.parametrize("cap", [1, 2, None])
+def test_from_an_async_function_on_the_background_loop(how: str, cap: int | None) -> None:
+    """It blocks the very loop it would need."""
+    watch = Watch()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            await pause(3)
+        return value
+
+    inner = RunnableLambda(leaf)
+
+    async def outer(value: int) -> int:
+        match how:
+            case "batch":
+                return sum(inner.batch([value] * 200))
+            case "batch_iter":
+                return sum(inner.batch_iter([value] * 200))
+            case "as_completed":
+                return sum(output for _, output in inner.batch_as_completed([value] * 200))
+        return sum(inner.invoke(value) for _ in range(200))
+
+    with all_slots_come_back():
+        outputs = in_thread(lambda: RunnableLambda(outer).batch(range(3), config(max_concurrency=cap)))
+    assert outputs == [0, 200, 400]
+    if cap is not None:
+        assert watch.peak == 1
+
+
+def test_a_sync_iterator_in_a_leaf_holds_the_cap_between_its_items() -> None:
+    """The leaf works between the items; what is nested may not run beside it."""
+    watch = Watch()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            await pause(3)
+        return value
+
+    async def outer(value: int) -> int:
+        total = 0
+        for output in RunnableLambda(leaf).batch_iter([value] * 100, config(window=1)):
+            with watch:
+                total += output
+        return total
+
+    def outer_in_thread(value: int) -> int:
+        total = 0
+        for output in RunnableLambda(leaf).batch_iter([value] * 100):
+            with watch:
+                total += output
+        return total
+
+    with all_slots_come_back():
+        for function in (outer, outer_in_thread):
+            nested: RunnableLambda[Any, Any] = RunnableLambda(function)
+            outputs = in_thread(partial(nested.batch, range(3), config(max_concurrency=1)))
+            assert outputs == [0, 100, 200]
+    assert watch.peak == 1
+
+
+def test_nothing_is_set_in_the_callers_context() -> None:
+    async def mark(_: object) -> str:
+        before = variable.get()
+        variable.set("inside")
+        return before
+
+    def main() -> None:
+        variable.set("caller")
+        marking = RunnableLambda(mark)
+        assert marking.batch(range(3), config(max_concurrency=1)) == ["caller"] * 3
+        assert list(marking.batch_iter(range(3))) == ["caller"] * 3
+        assert marking.invoke(0) == "caller"
+        assert variable.get() == "caller"
+
+    in_thread(main)
+
+
+# Inputs
+
+
+def test_a_generator_runs_in_the_calling_thread() -> None:
+    idents: set[int] = set()
+
+    def source() -> Iterator[int]:
+        for value in range(9):
+            idents.add(threading.get_ident())
+            yield value
+
+    assert batched(source()) == EXPECTED
+    assert list(chain.batch_iter(source())) == EXPECTED
+    assert idents == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_so_does_any_code_behind_the_inputs(sized: bool) -> None:
+    """A query, a data set: iterable, no iterator."""
+    idents: set[int] = set()
+
+    class Rows:
+        def __iter__(self) -> Iterator[int]:
+            for value in range(9):
+                idents.add(threading.get_ident())
+                yield value
+
+    class SizedRows(Rows):
+        def __len__(self) -> int:
+            return 9
+
+    rows = SizedRows() if sized else Rows()
+    assert batched(rows) == EXPECTED
+    if sized:
+        assert chain.batch(rows, [{}] * 9) == EXPECTED
+    assert idents == {threading.get_ident()}
+
+
+def test_a_generator_that_blocks_does_not_stall_what_is_in_flight() -> None:
+    """It waits here for the outputs of what it has given already."""
+    done = threading.Event()
+
+    async def leaf(value: int) -> int:
+        await pause(3)
+        done.set()
+        return value
+
+    def source() -> Iterator[int]:
+        yield 0
+        assert done.wait(GUARD_SECONDS)
+        yield 1
+
+    assert RunnableLambda(leaf).batch(source()) == [0, 1]
+
+
+@pytest.mark.parametrize("kind", [Boom, KeyboardInterrupt, SystemExit])
+def test_what_a_generator_raises_ends_the_run_as_itself(kind: type[BaseException]) -> None:
+    watch, error = Watch(), kind()
+
+    async def forever(_: object) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    def source() -> Iterator[int]:
+        yield 0
+        raise error
+
+    with pytest.raises(kind) as caught:
+        RunnableLambda(forever).batch(source(), return_exceptions=True)
+    assert caught.value is error
+    assert watch.active == 0
+    assert batched() == EXPECTED
+
+
+def test_nothing_is_pulled_after_an_iterator_was_closed() -> None:
+    """Not even what was asked for before: it may be long in coming."""
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for value in range(1000):
+            assert not closed, "pulled after the close"
+            pulled.append(value)
+            yield value
+
+    closed: list[bool] = []
+    iterator = chain.batch_iter(source(), config(max_concurrency=2))
+    assert next(iterator) == 3
+    closed.append(True)
+    before = len(pulled)
+    in_thread(iterator.close)  # type: ignore[attr-defined]
+    assert len(pulled) == before
+
+
+@pytest.mark.parametrize("kind", ["batch_iter", "batch_as_completed"])
+def test_closing_an_iterator_ends_its_work_before_it_returns(kind: str) -> None:
+    watch = Watch()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            if value:
+                await anyio.sleep_forever()
+        return value
+
+    iterator = getattr(RunnableLambda(leaf), kind)(range(100), config(max_concurrency=5))
+    next(iterator)
+    iterator.close()
+    assert watch.active == 0
+
+
+def test_an_iterator_never_begun_has_nothing_to_close() -> None:
+    iterator = chain.batch_iter(range(3))
+    iterator.close()  # type: ignore[attr-defined]
+    assert list(iterator) == []
+
+
+async def test_an_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:
+    """An error, where it would wait for itself forever."""
+
+    async def step(iterator: Iterator[int]) -> int:
+        return next(iterator)
+
+    def main() -> None:
+        iterator = RunnableLambda(add_one).batch_iter(range(1000), config(max_concurrency=1, window=1))
+        assert next(iterator) == 1
+        with pytest.raises(RuntimeError, match="another thread"):
+            RunnableLambda(step).batch([iterator])
+
+    await anyio.to_thread.run_sync(in_thread, main)

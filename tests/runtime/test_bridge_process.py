@@ -1,0 +1,251 @@
+"""`batch` and the process: Ctrl-C, the exit, forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt.runtime.bridge import Caller, call_blocking
+
+from .harness import (
+    GUARD_SECONDS,
+    Watch,
+    in_thread,
+    output_of,
+    pause,
+    script,
+)
+
+pytestmark = pytest.mark.anyio
+
+class Interrupted(Caller):
+    """A caller that Ctrl-C hits in the very moment that its work is over."""
+
+    def wait(self, token: object) -> None:
+        super().wait(token)
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_as_the_work_ends_is_not_waited_out_for_ever() -> None:
+    async def work() -> int:
+        return 1
+
+    def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            call_blocking(work, Interrupted())
+
+    in_thread(main)
+
+
+class InterruptedTooEarly(Caller):
+    """A caller that Ctrl-C hits while its work runs."""
+
+    def __init__(self, began: threading.Event) -> None:
+        super().__init__()
+        self.began = began
+        self.waits = 0
+
+    def wait(self, token: object) -> None:
+        self.waits += 1
+        if self.waits == 1:
+            assert self.began.wait(GUARD_SECONDS)
+            raise KeyboardInterrupt
+        super().wait(token)
+
+
+def test_an_interrupt_cancels_the_work_and_waits_for_its_end() -> None:
+    began, watch = threading.Event(), Watch()
+
+    async def work() -> None:
+        with watch:
+            began.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await pause(20)
+
+    def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            call_blocking(work, InterruptedTooEarly(began))
+        assert watch.active == 0
+
+    in_thread(main)
+
+
+@pytest.mark.parametrize("how", ["batch", "batch_iter", "invoke"])
+def test_ctrl_c_ends_everything_and_is_raised(how: str) -> None:
+    process = script(
+        f"""
+        import sys, threading, anyio
+        from batchrt import RunnableLambda
+
+        running, lock = [0], threading.Lock()
+
+        async def leaf(value):
+            running[0] += 1
+            if running[0] == {1 if how == "invoke" else 3}:
+                print("running", flush=True)
+            try:
+                await anyio.sleep_forever()
+            finally:
+                running[0] -= 1
+
+        chain = RunnableLambda(leaf)
+        try:
+            if {how!r} == "batch":
+                chain.batch(range(100), {{"max_concurrency": 3}}, return_exceptions=True)
+            elif {how!r} == "invoke":
+                chain.invoke(1)
+            else:
+                list(chain.batch_iter(range(100), {{"max_concurrency": 3}}))
+        except KeyboardInterrupt:
+            print("interrupted with", running[0], "running")
+        """
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=GUARD_SECONDS)
+    assert (output, errors) == ("interrupted with 0 running\n", "")
+    assert process.returncode == 0
+
+
+# The end of the process
+
+
+def test_a_process_that_has_batched_exits() -> None:
+    """With worker threads idle, at once and without a word."""
+    assert output_of(
+        """
+        from batchrt import RunnableLambda
+
+        async def add_one(value):
+            return value + 1
+
+        chain = RunnableLambda(add_one) | (lambda value: value + 2)
+        print(chain.batch(range(3)))
+        """
+    ) == "[3, 4, 5]"
+
+
+def test_a_process_exits_with_an_iterator_left_open() -> None:
+    assert output_of(
+        """
+        from batchrt import RunnableLambda
+
+        async def add_one(value):
+            return value + 1
+
+        iterator = RunnableLambda(add_one).batch_iter(range(1000), {"max_concurrency": 2, "window": 5})
+        print(next(iterator))
+        """
+    ) == "1"
+
+
+def test_a_batch_at_exit_still_runs() -> None:
+    """Also after the package's own exit handler, which was registered later and is called before."""
+    assert output_of(
+        """
+        import atexit
+        from batchrt import RunnableLambda
+
+        async def add_one(value):
+            return value + 1
+
+        atexit.register(lambda: print(RunnableLambda(add_one).batch([5])))
+        print(RunnableLambda(add_one).batch([1]))
+        """
+    ) == "[2]\n[6]"
+
+
+def test_there_is_one_background_loop_however_many_threads_ask_first() -> None:
+    assert output_of(
+        """
+        import sys, threading
+        from batchrt import RunnableLambda
+
+        sys.setswitchinterval(1e-6)
+
+        async def add_one(value):
+            return value + 1
+
+        meeting = threading.Barrier(20)
+
+        def work():
+            meeting.wait()
+            RunnableLambda(add_one).batch([1])
+
+        threads = [threading.Thread(target=work) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(sum(thread.name == "batchrt loop" for thread in threading.enumerate()))
+        """
+    ) == "1"
+
+
+def test_a_background_loop_that_user_code_ended_is_replaced() -> None:
+    assert output_of(
+        """
+        import asyncio
+        from concurrent.futures import CancelledError
+        from batchrt import RunnableLambda
+
+        async def leave():
+            raise SystemExit
+
+        async def end_the_loop(value):
+            task = asyncio.create_task(leave())
+            task.add_done_callback(lambda task: task.exception())
+            await asyncio.Event().wait()
+
+        async def add_one(value):
+            return value + 1
+
+        try:
+            RunnableLambda(end_the_loop).batch([1])
+        except CancelledError:
+            print("ended")
+        print(RunnableLambda(add_one).batch([1]))
+        """
+    ) == "ended\n[2]"
+
+
+# Forks
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("where", ["plain", "leaf"])
+def test_a_forked_child_has_a_loop_of_its_own(where: str) -> None:
+    """Also where the fork happens inside a run: the child is no part of it."""
+    assert output_of(
+        f"""
+        import os, warnings
+        from batchrt import RunnableLambda
+
+        warnings.simplefilter("ignore")  # Python 3.12: forking beside threads
+
+        async def add_one(value):
+            return value + 1
+
+        def fork(value):
+            child = os.fork()
+            if child == 0:
+                print(RunnableLambda(add_one).batch([value]), flush=True)
+                os._exit(0)
+            return os.waitpid(child, 0)[1]
+
+        RunnableLambda(add_one).batch([1])
+        if {where!r} == "leaf":
+            print(RunnableLambda(fork).batch([7], {{"max_concurrency": 1}}))
+        else:
+            print([fork(7)])
+        """
+    ) == "[8]\n[0]"
