@@ -51,6 +51,17 @@ __all__ = [
 class BatchError(Exception):
     """Be the root of what batchrt raises on its own account."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with keyword-only arguments do not survive pickling by themselves, and results
+        # travel between processes.
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(kind: type[BatchError], args: tuple[Any, ...], state: dict[str, Any]) -> BatchError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class MissingFieldError(BatchError, KeyError):
     """Say which field a prompt wanted and which ones the row had."""
@@ -177,17 +188,6 @@ class ProviderError(BatchError):
         if self.attempts > 1:
             facts.append(f"{self.attempts} attempts")
         return f"{self.message} ({', '.join(facts)})" if facts else self.message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions with keyword-only arguments do not survive pickling by themselves,
-        # and results travel between processes.
-        return _rebuild, (type(self), self.message, self.__dict__.copy())
-
-
-def _rebuild(kind: type[ProviderError], message: str, state: dict[str, Any]) -> ProviderError:
-    error = kind(message)
-    error.__dict__.update(state)
-    return error
 
 
 class AuthenticationError(ProviderError):

@@ -32,6 +32,10 @@ __all__ = ["Job"]
 
 _CHUNK: Final = 256
 _MOST_COUNTED: Final = 20_000
+_AHEAD_PER_SLOT: Final = 20
+"""How many rows may be begun while one holds up the output, for each request in flight: some kilobytes
+each, for seconds in which a retry sleeps or a server stalls and everybody else goes on."""
+_FEWEST_AHEAD: Final = 2000
 
 
 class Job:
@@ -101,7 +105,8 @@ class Job:
         self._seconds = anyio.current_time() - started
 
     async def _carry(self, writer: Writer) -> None:
-        config = RunConfig(max_concurrency=self._settings.max_concurrency)
+        cap = self._settings.max_concurrency
+        config = RunConfig(max_concurrency=cap, window=max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * cap))
         async with (
             self._model,
             self._chain.abatch_iter(self._feed, config, return_exceptions=True) as outcomes,

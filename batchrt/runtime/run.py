@@ -126,7 +126,7 @@ class Strand:
         self.open: bool = True
         self._nested = 0
         self._in_debt = False
-        self._watched: list[Callable[[], None]] | None = None
+        self._watched: list[Callable[[], object]] | None = None
         self._cancelled = False
 
     async def take(self) -> None:
@@ -194,7 +194,7 @@ class Strand:
             self.in_thread = False
 
     @contextmanager
-    def watching(self, cancel: Callable[[], None]) -> Iterator[None]:
+    def watching(self, cancel: Callable[[], object]) -> Iterator[None]:
         """Have `cancel` called if this strand is cancelled while it waits in a thread."""
         watched = self._watched = self._watched or []
         watched.append(cancel)

@@ -213,15 +213,18 @@ class Scheduler:
                 else:
                     holding = await self._lead()
         except anyio.get_cancelled_exc_class() as error:
-            if anyio.current_effective_deadline() > -math.inf:
-                # Not the run was cancelled but this worker: a function did that to its own task.
-                self._fail(StrayCancelledError.of(error), None)
+            self._fail_unless_cancelled(error)
             raise
         finally:
             if holding:
                 # The last slot of a nested run goes back to the leaf that lent it.
                 slots.give(newcomers=self._parent is None or self._workers > 1)
             self._leave()
+
+    def _fail_unless_cancelled(self, error: BaseException) -> None:
+        """Fail if not the run was cancelled but one worker: a function did that to its own task."""
+        if anyio.current_effective_deadline() > -math.inf:
+            self._fail(StrayCancelledError.of(error), None)
 
     def _leave(self) -> None:
         self._workers -= 1

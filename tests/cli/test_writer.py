@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 import trio.testing
@@ -71,6 +72,23 @@ async def test_a_cancelled_write_is_a_write(tmp_path: Path) -> None:
             release.set()
         await writer.drain()
     assert [line[:6] for line in path.read_text().splitlines()] == ['{"n": ' for _ in range(3)]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
+    """Before it begins as well."""
+    path = tmp_path / "out.jsonl"
+    with open_sink(path, columns=["n"]) as sink:
+        writer = Writer(sink)
+        await writer.put(entries(1, 2, 3))
+        async with anyio.create_task_group() as group:
+            group.start_soon(writer.drain)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        await writer.drain()
+    assert rows(path) == 3
 
 
 @pytest.mark.anyio

@@ -29,6 +29,7 @@ async def test_what_is_bound_last_wins() -> None:
     bound = RunnableLambda(add_one).bind(extra=1).bind(extra=2)
     assert (bound.kwargs, type(bound.bound)) == ({"extra": 2}, RunnableLambda)
     assert await everyway(bound, 1) == 4
+    assert bound.bind(other=3).kwargs == {"extra": 2, "other": 3}
     config = RunnableLambda(read).with_config(tags=["a"], metadata={"m": 1}).bind().with_config(tags=["b"])
     seen = await everyway(config, 1)
     assert (seen["tags"], seen["metadata"]) == (["b"], {"m": 1})

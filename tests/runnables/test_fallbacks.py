@@ -103,6 +103,22 @@ async def test_a_cancellation_is_not_a_failure() -> None:
     assert calls == []
 
 
+async def test_an_interrupt_is_not_a_failure() -> None:
+    """Nor is anything else that is no `Exception`."""
+
+    class Interrupt(BaseException):
+        pass
+
+    async def interrupted(_value: int) -> int:
+        raise Interrupt
+
+    runnable = RunnableLambda(interrupted).with_fallbacks(
+        [RunnablePassthrough()], exceptions_to_handle=(BaseException,)
+    )
+    with pytest.raises(Interrupt):
+        await runnable.ainvoke(1)
+
+
 async def test_keyword_arguments_go_to_all() -> None:
     """The one that failed and the one that works."""
 

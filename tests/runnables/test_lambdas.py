@@ -119,7 +119,10 @@ async def test_the_config_is_whole_and_the_function_s_own() -> None:
         config["max_concurrency"] = 99
         return value
 
-    runnable = RunnableLambda(spoil) | spoil
+    async def spoil_too(value: int, config: Any) -> int:
+        return spoil(value, config)
+
+    runnable = RunnableLambda(spoil) | spoil | spoil_too | spoil_too
     assert await everyway(runnable, 1) == 1
     config = RunConfig(tags=["t"], metadata={"tags": ["t"]})
     assert await everyway(runnable, 1, config) == 1
@@ -181,6 +184,16 @@ async def test_the_recursion_limit_counts_returned_runnables(limit: int | None) 
             await anyio.to_thread.run_sync(runnable.invoke, 1, config)
         assert calls == expected * 3
         calls.clear()
+
+
+async def test_the_recursion_limit_is_whole_again_afterwards() -> None:
+    """What a returned runnable used of it the next step has again."""
+
+    def left(_value: int, config: RunConfig) -> int:
+        return config["recursion_limit"]
+
+    runnable = RunnableLambda(lambda _value: RunnableLambda(add_one)) | left
+    assert await everyway(runnable, 1, {"recursion_limit": 7}) == 7
 
 
 async def test_a_config_at_the_end_of_its_recursion_can_be_handed_on() -> None:

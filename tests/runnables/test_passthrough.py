@@ -67,6 +67,8 @@ async def test_assign_adds_fields_computed_from_the_input() -> None:
         a=lambda fields: fields["a"] + 1, b=itemgetter("a"), c={"d": itemgetter("a")}
     )
     assert await everyway(runnable, {"a": 1, "z": 0}) == {"a": 2, "z": 0, "b": 1, "c": {"d": 1}}
+    inline = RunnablePassthrough.assign(a=itemgetter("b"))
+    assert await everyway(inline, {"a": 1, "b": 2}) == {"a": 2, "b": 2}
     assert await everyway(RunnablePassthrough.assign(), {"a": 1}) == {"a": 1}
 
 

@@ -9,10 +9,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from batchrt import RunnableLambda
+from batchrt import DeadlineExceededError, RunnableLambda
 from batchrt.runtime.feeder import Feeder
 
-from .harness import Boom, pause, tasks
+from .harness import Boom, on_trio, pause, tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +74,7 @@ async def test_one_task_pulls_a_generator_that_holds_a_task_group_open() -> None
     assert len(ran) == 1
 
 
-@pytest.mark.parametrize("how", ["error", "close", "timeout", "deadline"])
+@pytest.mark.parametrize("how", ["error", "close", "cancel"])
 async def test_a_generator_with_a_task_group_ends_with_the_run(how: str) -> None:
     """However the run ends: closed in the task that opened it, and nothing of it is left."""
     before, ended = tasks(), anyio.Event()
@@ -92,25 +92,42 @@ async def test_a_generator_with_a_task_group_ends_with_the_run(how: str) -> None
         await pause(1)
         if value == 5 and how == "error":
             raise Boom
-        if value == 5 and how != "close":
-            await anyio.sleep_forever()
+        if value == 5 and how == "cancel":
+            scope.cancel()
         return value
 
-    chain = RunnableLambda(leaf)
+    chain, scope = RunnableLambda(leaf), anyio.CancelScope()
     if how == "error":
         with pytest.raises(Boom):
             await chain.abatch(source(), {"max_concurrency": 2, "window": 3})
     elif how == "close":
         async with chain.abatch_iter(source(), {"max_concurrency": 2, "window": 3}) as stream:
             assert await anext(stream) == 0
-    elif how == "timeout":
-        with anyio.move_on_after(0.01):
-            await chain.abatch(source(), {"max_concurrency": 2, "window": 3})
     else:
-        with pytest.raises(TimeoutError):
-            await chain.abatch(source(), {"max_concurrency": 2, "window": 3, "deadline": 0.01})
+        with scope:
+            await chain.abatch(source(), {"max_concurrency": 2, "window": 3})
     assert ended.is_set()
     assert tasks() == before
+
+
+def test_a_generator_with_a_task_group_ends_with_the_deadline() -> None:
+    ended: list[bool] = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep_forever)
+                for value in range(1000):
+                    yield value
+        finally:
+            ended.append(True)
+
+    async def main() -> None:
+        with pytest.raises(DeadlineExceededError):
+            await RunnableLambda(anyio.sleep).abatch(source(), {"max_concurrency": 2, "deadline": 10})
+        assert ended == [True]
+
+    on_trio(main)
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Boom])

@@ -212,7 +212,7 @@ async def _some_async_generator() -> AsyncIterator[int]:
         lambda: range(5),
         lambda: {0, 1, 2, 3, 4},
         lambda: dict.fromkeys(range(5)),
-        lambda: {n: n for n in range(5)}.values(),
+        {n: n for n in range(5)}.values,
         lambda: iter([0, 1, 2, 3, 4]),
         _some_generator,
         _some_async_generator,

@@ -161,11 +161,16 @@ def test_asyncios_own_cancellation_gets_through(how: str) -> None:
     async def call() -> None:
         await RunnableLambda(forever).abatch(range(9), config(max_concurrency=3), return_exceptions=True)
 
+    async def expire(bound: asyncio.Timeout) -> None:
+        await until(lambda: watch.active == 3)
+        bound.reschedule(asyncio.get_running_loop().time())
+
     async def main() -> None:
         before = tasks()
         if how == "timeout":
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.01):
+                async with asyncio.timeout(None) as bound, anyio.create_task_group() as group:
+                    group.start_soon(expire, bound)
                     await call()
         else:
             task = asyncio.create_task(call())

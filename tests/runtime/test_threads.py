@@ -124,7 +124,7 @@ async def test_context_variables_go_in_and_do_not_come_out() -> None:
 
 @pytest.mark.parametrize("how", ["cancel", "timeout", "error"])
 async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
-    """A thread cannot be interrupted: the call waits for it."""
+    """A thread cannot be interrupted: the call waits for it, and starts no other."""
     watch, go, before = Watch(), threading.Event(), tasks()
 
     def block(value: int) -> int:
@@ -132,12 +132,21 @@ async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
             if value == 0 and how == "error":
                 while watch.active < 3:
                     time.sleep(0)
-                threading.Timer(0.01, go.set).start()
                 raise Boom
             assert go.wait(MEETING_SECONDS)
             return value
 
-    chain = RunnableLambda(block)
+    async def end_last(_: object) -> None:
+        with watch:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                go.set()
+
+    async def choose(value: int) -> RunnableLambda[Any, Any]:
+        return RunnableLambda(end_last) if value == 2 else RunnableLambda(block)
+
+    chain: RunnableLambda[Any, Any] = RunnableLambda(choose)
     if how == "error":
         with pytest.raises(Boom):
             await chain.abatch(range(50), config(max_concurrency=3))
@@ -146,15 +155,12 @@ async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
             group.start_soon(chain.abatch, range(50), config(max_concurrency=3))
             await until(lambda: watch.active == 3)
             group.cancel_scope.cancel()
-            threading.Timer(0.01, go.set).start()
     else:
-        threading.Timer(0.05, go.set).start()
-        outcomes: list[Any] = await chain.abatch(
-            range(3), config(max_concurrency=3, timeout=0.01), return_exceptions=True
-        )
+        keys = config(max_concurrency=3, timeout=0.05)
+        outcomes: list[Any] = await chain.abatch(range(3), keys, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [ItemTimeoutError] * 3
     await check_over(watch, before)
-    assert watch.entered == 3
+    assert watch.entered <= 3
 
 
 async def test_a_function_that_waits_for_nested_work_is_cancelled_with_it() -> None:
@@ -215,15 +221,13 @@ async def test_so_is_one_that_waits_on_a_loop_of_its_own(how: str) -> None:
 
 async def test_what_comes_after_a_cancelled_function_may_do_nested_work() -> None:
     """The cancellation was the first function's, not the item's."""
-    entered = threading.Event()
     inner: RunnableLambda[Any, Any] = RunnableLambda(lambda value: value)
 
     async def forever(_: object) -> None:
-        entered.set()
         await anyio.sleep_forever()
 
-    def stuck(value: int) -> list[None]:
-        return RunnableLambda(forever).batch([value])
+    def stuck(value: int) -> list[Any]:
+        return list(RunnableLambda(forever).batch([value]))
 
     def instead(value: int) -> list[int]:
         return list(inner.batch([value, value]))
@@ -231,7 +235,6 @@ async def test_what_comes_after_a_cancelled_function_may_do_nested_work() -> Non
     first = RunnableLambda(stuck).with_config(timeout=0.05)
     chain = first.with_fallbacks([RunnableLambda(instead)])
     assert await chain.abatch([7]) == [[7, 7]]
-    assert entered.is_set()
 
 
 async def test_a_function_that_starts_threads_may_batch_in_them() -> None:
