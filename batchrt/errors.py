@@ -58,7 +58,8 @@ class BatchError(Exception):
 
 
 def _rebuild(kind: type[BatchError], args: tuple[Any, ...], state: dict[str, Any]) -> BatchError:
-    error = kind.__new__(kind, *args)
+    error = kind.__new__(kind)
+    error.args = args
     error.__dict__.update(state)
     return error
 
