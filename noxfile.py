@@ -1,4 +1,4 @@
-"""The project's chores. `nox` alone does what CI does: lint, types, and the tests on every Python there is."""
+"""The project's chores. `nox` alone does what CI does: lint, types, tests on every Python there is."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Run LLM work over many inputs: LCEL-style runnables on an async batch runtime whose limits hold.
 
-    from batchrt import ChatOpenAI, ChatPromptTemplate, StrOutputParser
+from batchrt import ChatOpenAI, ChatPromptTemplate, StrOutputParser
 
-    chain = ChatPromptTemplate.from_template("Translate: {text}") | ChatOpenAI("gpt-5-mini") | StrOutputParser()
-    outputs = await chain.abatch(rows, config={"max_concurrency": 50})
+chain = ChatPromptTemplate.from_template("Translate: {text}") | ChatOpenAI("gpt-5-mini") | StrOutputParser()
+outputs = await chain.abatch(rows, config={"max_concurrency": 50})
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ __all__ = [
     "RunnableWithFallbacks",
     "ServerError",
     "StrOutputParser",
+    "StrayCancelledError",
     "Stream",
     "StringPromptValue",
-    "StrayCancelledError",
     "SystemMessage",
     "Usage",
     "chain",

@@ -58,14 +58,16 @@ def layer_of(name: str) -> int:
     return next(place for place, names in enumerate(LAYERS) if name in names)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != "__init__.py" or len(path.parts) > 1], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.name != "__init__.py" or len(path.parts) > 1], ids=str
+)
 def test_imports_go_down(path: Path) -> None:
     """A file imports its own folder and lower layers, nothing beside or above."""
     own = path.parts[0].removesuffix(".py")
     for module in imports(path):
         if module.split(".")[0] != "batchrt":
             continue
-        other = (module.split(".") + ["__init__"])[1]
+        other = ([*module.split("."), "__init__"])[1]
         assert other == own or layer_of(other) < layer_of(own) or other == "errors", f"{path}: {module}"
 
 
@@ -73,9 +75,7 @@ def test_imports_go_down(path: Path) -> None:
 def test_libraries_stay_in_their_rooms(library: str) -> None:
     """Only the files that the design names import a library that others must not know."""
     users = {
-        path.as_posix()
-        for path in FILES
-        if any(module.split(".")[0] == library for module in imports(path))
+        path.as_posix() for path in FILES if any(module.split(".")[0] == library for module in imports(path))
     }
     strangers = {user for user in users if not any(user.startswith(room) for room in ROOMS[library])}
     assert not strangers

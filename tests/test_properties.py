@@ -156,9 +156,7 @@ def retries(draw: st.DrawFn) -> Node:
                     raise Boom(name)
                 return Value(value.number + 1)
 
-        return RunnableLambda(leaf).with_retry(
-            stop_after_attempt=attempts, wait_exponential_jitter=False
-        )
+        return RunnableLambda(leaf).with_retry(stop_after_attempt=attempts, wait_exponential_jitter=False)
 
     def expect(number: int) -> Expected:
         return number + 1 if failures < attempts else Errors([name])
@@ -171,9 +169,7 @@ def sequence_of(first: Node, second: Node) -> Node:
         middle = first.expect(number)
         return second.expect(middle) if isinstance(middle, int) else middle
 
-    return Node(
-        lambda watch: first.build(watch) | second.build(watch), expect, f"({first} | {second})"
-    )
+    return Node(lambda watch: first.build(watch) | second.build(watch), expect, f"({first} | {second})")
 
 
 def parallel_of(*nodes: Node) -> Node:
@@ -186,9 +182,7 @@ def parallel_of(*nodes: Node) -> Node:
 
         return RunnableParallel(branches) | add_up
 
-    return Node(
-        build, lambda number: _sum_of([node.expect(number) for node in nodes]), f"parallel{nodes}"
-    )
+    return Node(build, lambda number: _sum_of([node.expect(number) for node in nodes]), f"parallel{nodes}")
 
 
 def _sum_of(parts: list[Expected]) -> Expected:
@@ -303,7 +297,11 @@ def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
         st.builds(branch_of, nodes, nodes),
         st.builds(fallback_of, nodes, nodes),
         st.builds(
-            nested_of, nodes, counts, st.sampled_from([None, 1, 2]), sync=st.sampled_from([False, False, True])
+            nested_of,
+            nodes,
+            counts,
+            st.sampled_from([None, 1, 2]),
+            sync=st.sampled_from([False, False, True]),
         ),
         st.builds(capped, nodes, st.integers(1, 3)),
         st.builds(passed_by, nodes),
@@ -313,7 +311,6 @@ def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
 trees = st.recursive(leaves, _extend, max_leaves=7)
 caps = st.one_of(st.integers(1, 4), st.integers(5, 20), st.none())
 numbers = st.lists(st.integers(0, 50), max_size=9)
-
 
 
 def run(backend: str, options: dict[str, Any], main: Callable[[], Awaitable[None]]) -> None:

@@ -19,12 +19,8 @@ MAX_RECORD: Final = 64 * 1024 * 1024
 # the most a C long holds on every platform; rows are bounded by MAX_RECORD instead.
 _FIELD_LIMIT: Final = 2**31 - 1
 
-_UNCLOSED: Final = (
-    "a quoted field is never closed; close it, or write a quote inside a field as two quotes"
-)
-_AFTER_QUOTE: Final = (
-    "text follows a closing quote; write a quote inside a quoted field as two quotes"
-)
+_UNCLOSED: Final = "a quoted field is never closed; close it, or write a quote inside a field as two quotes"
+_AFTER_QUOTE: Final = "text follows a closing quote; write a quote inside a quoted field as two quotes"
 
 
 class DelimitedReader:

@@ -18,9 +18,7 @@ __all__ = ["read_jsonlines"]
 _LOOK_AHEAD: Final = 100
 
 
-def read_jsonlines(
-    lines: Iterable[bytes], path: str
-) -> tuple[tuple[str, ...], Iterator[Row | BadRow]]:
+def read_jsonlines(lines: Iterable[bytes], path: str) -> tuple[tuple[str, ...], Iterator[Row | BadRow]]:
     """Give the keys of the first good row, and all rows.
 
     Blank lines are skipped and not counted. Where an object has a key twice, the last one counts.
@@ -78,9 +76,7 @@ class _NonFiniteError(ValueError):
     """A number that JSON cannot carry, or a float cannot."""
 
 
-def _fault(
-    path: str, number: int, line: int, raw: bytes, error: ValueError | RecursionError
-) -> BadRow:
+def _fault(path: str, number: int, line: int, raw: bytes, error: ValueError | RecursionError) -> BadRow:
     if isinstance(error, UnicodeDecodeError):
         problem = f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8"
         return bad_row(path, number, line, problem)

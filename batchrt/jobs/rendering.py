@@ -84,7 +84,7 @@ def _foreign(value: object, *, depth: int) -> Any:
     if isinstance(value, (bytes, bytearray)):
         return value.decode("utf-8", "replace")
     # Late: only jobs whose outputs are objects need it.
-    from pydantic_core import to_jsonable_python  # noqa: PLC0415
+    from pydantic_core import to_jsonable_python
 
     try:
         plain = to_jsonable_python(value)

@@ -27,7 +27,7 @@ def open_sink(
     columns: Sequence[str],
     output_column: str = "output",
     error_column: str | None = None,
-    format: str | None = None,  # noqa: A002
+    format: str | None = None,
     overwrite: bool = False,
     source: Source | None = None,
 ) -> Sink:
@@ -121,9 +121,7 @@ class Sink(ABC):
             self.close()
 
     @abstractmethod
-    def _line(
-        self, values: Mapping[str, Any], output: object, error: BaseException | str | None
-    ) -> str:
+    def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
         """Give one row's text, its line end included."""
 
     def _leave_out(self, names: set[str]) -> None:
@@ -134,9 +132,7 @@ class Sink(ABC):
 class _JsonSink(Sink):
     """Write one JSON object a line."""
 
-    def _line(
-        self, values: Mapping[str, Any], output: object, error: BaseException | str | None
-    ) -> str:
+    def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
         row = dict(values)
         if self._output in row or self._error in row:
             self._leave_out(row.keys() & {self._output, self._error})
@@ -165,9 +161,7 @@ class _TableSink(Sink):
         self._writer.writerow(self.columns)
         outlet.put(self._record.text[:-2] + "\n")
 
-    def _line(
-        self, values: Mapping[str, Any], output: object, error: BaseException | str | None
-    ) -> str:
+    def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
         if not values.keys() <= self._known:
             self._leave_out(set(values.keys() - self._known))
         get = values.get

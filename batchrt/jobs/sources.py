@@ -32,7 +32,7 @@ _FOREIGN: Final = {
 }
 
 
-def open_source(path: str | os.PathLike[str], *, format: str | None = None) -> Source:  # noqa: A002
+def open_source(path: str | os.PathLike[str], *, format: str | None = None) -> Source:
     """Open `path` for reading, with its columns known and no row read further than needed.
 
     `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`,
@@ -69,9 +69,7 @@ class Source:
             have others. A column without a name is called `column_3`, after its place.
     """
 
-    def __init__(
-        self, path: str, kind: Format, stream: io.BufferedReader, stack: ExitStack
-    ) -> None:
+    def __init__(self, path: str, kind: Format, stream: io.BufferedReader, stack: ExitStack) -> None:
         self.path = path
         self.format = kind
         self.columns: tuple[str, ...]

@@ -1,4 +1,3 @@
-# ruff: noqa: TID251  this is the one place
 """Send these bytes, get status, headers, bytes: the only module that knows an HTTP library.
 
 Three ways lead out, and all keep the same bounds in time and size:

@@ -16,7 +16,7 @@ __all__ = ["Clock"]
 
 
 def _system_random() -> Callable[[], float]:
-    return random.Random().random  # noqa: S311  jitter, not secrets
+    return random.Random().random
 
 
 @dataclass(frozen=True, slots=True)

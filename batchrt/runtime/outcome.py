@@ -100,7 +100,7 @@ class BatchResult(Sequence[Outcome[Out]]):
             name = type(error).__name__
             counts[name] = counts.get(name, 0) + 1
         ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        return ", ".join(f"{count} × {name}" for name, count in ranked)
+        return ", ".join(f"{count} {name}" for name, count in ranked)
 
     def raise_for_errors(self) -> None:
         """Raise nothing if every item has an output.

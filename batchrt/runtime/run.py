@@ -74,7 +74,7 @@ class Run:
         self.crew: Crew | None = None
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
-        self.threads: CapacityLimiter | None = self._shared_threads(parent) or _limiter(slots, direct)
+        self.threads: CapacityLimiter | None = self._shared_threads(parent) or _limiter(slots, direct=direct)
         self._sections: dict[tuple[object, Slots], Slots] = {}
 
     def _shared_threads(self, parent: Run | None) -> CapacityLimiter | None:
@@ -91,7 +91,7 @@ class Run:
         return slots
 
 
-def _limiter(slots: Slots, direct: bool) -> CapacityLimiter | None:
+def _limiter(slots: Slots, *, direct: bool) -> CapacityLimiter | None:
     if direct:
         return None
     return CapacityLimiter(UNCAPPED_THREADS if slots.limit is None else math.inf)

@@ -113,16 +113,16 @@ class Stream(AsyncIterator[T], Generic[T]):
 
     def _start(self) -> _State:
         state = _State(ordered=self._ordered, lead=self._job.lead)
-        state.scheduler = self._job.open(
-            state.put, fail_fast=not self._return_exceptions, room=state.room
-        )
+        state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
 
 
 class _State:
-    """Hold what the run and its consumer share; the run's task knows this and not the `Stream`, so that
-    a stream nobody holds is collected."""
+    """Hold what the run and its consumer share.
+
+    The run's task knows this and not the `Stream`, so that a stream nobody holds is collected.
+    """
 
     def __init__(self, *, ordered: bool, lead: int) -> None:
         self.scope = CancelScope()
@@ -180,7 +180,7 @@ class _State:
         try:
             with self.scope:
                 await self.scheduler.run()
-        except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
+        except BaseException as error:
             self._failure = error
 
     def end(self) -> None:

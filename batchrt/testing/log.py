@@ -196,15 +196,13 @@ class RequestLog:
                 peak_in_flight=self._peak,
                 disconnects=self._disconnects,
                 by_status=MappingProxyType(dict(sorted(by_status.items()))),
-                by_route=MappingProxyType(
-                    {r: MappingProxyType(c.copy()) for r, c in self._by_route.items()}
-                ),
+                by_route=MappingProxyType({r: MappingProxyType(c.copy()) for r, c in self._by_route.items()}),
                 by_fault=MappingProxyType(self._by_fault.copy()),
                 gaps=self._gaps(),
             )
 
     def _gaps(self) -> Gaps | None:
-        if self._requests < 2:  # noqa: PLR2004  a gap is between two
+        if self._requests < 2:
             return None
         mean = max(0.0, self._last - self._first) / (self._requests - 1)
         return Gaps(min=self._shortest, mean=mean, max=self._longest)

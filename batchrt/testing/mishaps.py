@@ -174,21 +174,13 @@ _SPOILERS: MappingProxyType[Fault, Spoiler] = MappingProxyType(
         Fault.RATE_LIMIT_FLOAT: _waiting(b"retry-after", lambda s: f"{s:.3f}"),
         Fault.RATE_LIMIT_MS: _waiting(b"retry-after-ms", lambda s: str(math.ceil(s * 1000))),
         Fault.RATE_LIMIT_DATE: _waiting(b"retry-after", _http_date),
-        Fault.RATE_LIMIT_LITELLM: _waiting(
-            b"llm_provider-retry-after", lambda s: str(math.ceil(s))
-        ),
+        Fault.RATE_LIMIT_LITELLM: _waiting(b"llm_provider-retry-after", lambda s: str(math.ceil(s))),
         Fault.RATE_LIMIT_AZURE: _azure,
-        Fault.RATE_LIMIT_BARE: _fails(
-            429, "Rate limit reached.", "requests", "rate_limit_exceeded", None
-        ),
-        Fault.SLOW_DOWN: _fails(
-            429, "Slow down: the load rose too fast.", "requests", "slow_down", None
-        ),
+        Fault.RATE_LIMIT_BARE: _fails(429, "Rate limit reached.", "requests", "rate_limit_exceeded", None),
+        Fault.SLOW_DOWN: _fails(429, "Slow down: the load rose too fast.", "requests", "slow_down", None),
         Fault.REQUEST_TIMEOUT: _fails(408, "Request timed out.", "timeout", None, None),
         Fault.CONFLICT: _fails(409, "Conflict: try again.", "conflict", None, None),
-        Fault.SERVER_ERROR: _fails(
-            500, "The server had an error.", "server_error", "internal_error", None
-        ),
+        Fault.SERVER_ERROR: _fails(500, "The server had an error.", "server_error", "internal_error", None),
         Fault.BAD_GATEWAY: _bad_gateway,
         Fault.OVERLOADED: _fails(
             503, "The server is overloaded.", "server_error", "server_is_overloaded", None

@@ -115,7 +115,7 @@ class MockProvider:
 
     def transport(self) -> MockTransport:
         """Give an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
-        from .transport import MockTransport  # noqa: PLC0415  httpx is slow to import
+        from .transport import MockTransport
 
         return MockTransport(self)
 
@@ -124,7 +124,7 @@ class MockProvider:
 
         Raises ImportError that says what to install where uvicorn is missing.
         """
-        from .server import MockServer  # noqa: PLC0415  uvicorn is optional
+        from .server import MockServer
 
         return MockServer(self, host, port)
 

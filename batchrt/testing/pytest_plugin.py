@@ -28,7 +28,7 @@ __all__ = ["mock_provider", "mock_server"]
 @pytest.fixture
 def mock_provider() -> MockProvider:
     """Give a provider that answers at once and never fails; override it to have another."""
-    from .provider import MockProvider  # noqa: PLC0415  see above
+    from .provider import MockProvider
 
     return MockProvider()
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MockServer", "serve_forever"]
 
 # Where a server listens on every address, a client still needs one.
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
 class MockServer:
@@ -124,11 +124,10 @@ def serve_forever(
 
 def _new_server(provider: MockProvider, on_listening: Callable[[], None]) -> Server:
     try:
-        from .uvicorn_server import Server  # noqa: PLC0415  optional
+        from .uvicorn_server import Server
     except ImportError as error:
         raise ImportError(
-            "the mock provider needs uvicorn and httptools to listen on a socket: "
-            "pip install 'batchrt[mock]'"
+            "the mock provider needs uvicorn and httptools to listen on a socket: pip install 'batchrt[mock]'"
         ) from error
     return Server(provider, on_listening)
 
@@ -162,7 +161,7 @@ def _collect_less() -> None:
 def _raise_file_limit() -> None:
     if sys.platform == "win32":
         return
-    import resource  # noqa: PLC0415  not on Windows
+    import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

@@ -51,9 +51,7 @@ class MockTransport(httpx.AsyncBaseTransport):
         if reply.is_plain:
             exchange.finish()
         stream = _ReplyStream(exchange, request, pause)
-        return httpx.Response(
-            reply.status, headers=list(exchange.headers), stream=stream, request=request
-        )
+        return httpx.Response(reply.status, headers=list(exchange.headers), stream=stream, request=request)
 
 
 class _Pause:

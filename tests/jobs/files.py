@@ -68,8 +68,6 @@ def json_values(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
     numbers = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
     return st.recursive(
         st.one_of(st.none(), st.booleans(), numbers, text),
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=3), st.dictionaries(text, inner, max_size=3)
-        ),
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(text, inner, max_size=3)),
         max_leaves=8,
     )

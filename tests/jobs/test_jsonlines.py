@@ -21,9 +21,7 @@ from .files import only_bad, read, refuse, write
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz"])
 def test_reads_jsonl(tmp_path: Path, name: str) -> None:
     """JSON's types are kept, blank lines skipped, and keys may differ from row to row."""
-    content = (
-        '\ufeff{"id": 1, "tags": ["a"], "x": null}\r\n\n  \n{"id": 2.5, "y": "\u2028"}'.encode()
-    )
+    content = '\ufeff{"id": 1, "tags": ["a"], "x": null}\r\n\n  \n{"id": 2.5, "y": "\u2028"}'.encode()
     path = write(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
     with open_source(path) as source:
         assert source.columns == ("id", "tags", "x")

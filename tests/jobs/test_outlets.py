@@ -77,9 +77,7 @@ def test_the_input_is_never_the_output(tmp_path: Path, link: str) -> None:
         assert [row.values for row in source] == [{"id": "1"}]
 
 
-def test_stdin_from_the_output_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stdin_from_the_output_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`batchrt run - -o a.csv --overwrite < a.csv` does not empty the file it reads."""
     path = tmp_path / "a.csv"
     path.write_text("id\n1\n")
@@ -308,7 +306,7 @@ except OutputClosedError as error:
 def test_a_reader_that_has_gone() -> None:
     """`batchrt … | head` ends in an error of its own class, and Python adds nothing at exit."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(  # noqa: S603  our own program
+    with subprocess.Popen(
         [sys.executable, "-X", "dev", "-c", PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

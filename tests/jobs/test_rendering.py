@@ -40,7 +40,7 @@ class Point:
     x: int
 
 
-class Colour(str, Enum):  # noqa: UP042  the form whose str() is not its value
+class Colour(str, Enum):
     """A string that is more than one."""
 
     RED = "red"
@@ -104,9 +104,7 @@ RENDERINGS: list[tuple[object, object, str]] = [
 
 
 @pytest.mark.parametrize(("value", "in_json", "in_csv"), RENDERINGS)
-def test_every_value_has_a_form(
-    tmp_path: Path, value: object, in_json: object, in_csv: str
-) -> None:
+def test_every_value_has_a_form(tmp_path: Path, value: object, in_json: object, in_csv: str) -> None:
     """Strings as they are, all else JSON: nested in JSONL, as text in CSV; in any column."""
     for name in ("a.jsonl", "a.csv"):
         with open_sink(tmp_path / name, columns=["in"]) as sink:
@@ -150,9 +148,7 @@ def test_errors_are_one_line(tmp_path: Path, error: Any, line: str | None) -> No
 
 @settings(deadline=None)
 @given(json_values(TEXT))
-def test_json_in_a_table_can_be_parsed(
-    tmp_path_factory: pytest.TempPathFactory, value: object
-) -> None:
+def test_json_in_a_table_can_be_parsed(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     """What is no string is JSON in a CSV field, and means the same when it is parsed."""
     path = tmp_path_factory.mktemp("t") / "a.csv"
     write_one(path, [value])

@@ -39,9 +39,7 @@ def test_csv(tmp_path: Path) -> None:
     with open_sink(path, columns=["id", "text"]) as sink:
         sink.write({"id": "1", "text": 'x, "y"'}, "two\nlines")
         sink.write({"id": "2"}, error="broken")
-    assert path.read_bytes().decode() == (
-        'id,text,output,error\n1,"x, ""y""","two\nlines",\n2,,,broken\n'
-    )
+    assert path.read_bytes().decode() == ('id,text,output,error\n1,"x, ""y""","two\nlines",\n2,,,broken\n')
 
 
 def test_tsv(tmp_path: Path) -> None:
@@ -172,9 +170,7 @@ def test_tables_come_back_unchanged(
             sink.write(row, row[names[0]], row[names[-1]])
     with (
         open_source(folder / f"a.{suffix}") as source,
-        open_sink(
-            folder / f"b.{suffix}", columns=source.columns, output_column="second answer"
-        ) as copy,
+        open_sink(folder / f"b.{suffix}", columns=source.columns, output_column="second answer") as copy,
     ):
         assert source.columns == (*names, "output", "error")
         for read, row in zip(source, rows, strict=True):

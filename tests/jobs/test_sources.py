@@ -215,7 +215,7 @@ def test_no_bytes_whatever_break_the_reader(
     try:
         source: Source = open_source(path, format=kind)
     except InputError as error:
-        assert len(str(error).splitlines()) == 1  # noqa: PT017  either way is right
+        assert len(str(error).splitlines()) == 1
         return
     with source:
         rows = list(source)

@@ -123,7 +123,9 @@ async def test_a_missing_field_is_named_with_its_item(prompt: PromptTemplate) ->
     assert (caught.value.field, caught.value.available) == ("y", ("x", "z"))
     assert "needs the field 'y', which item 2 does not have; it has 'x', 'z'" in str(caught.value)
     assert isinstance(caught.value, KeyError)
-    with pytest.raises(MissingFieldError, match=r"the fields 'x', 'y', which item 0 .* it has none") as caught:
+    with pytest.raises(
+        MissingFieldError, match=r"the fields 'x', 'y', which item 0 .* it has none"
+    ) as caught:
         await prompt.ainvoke({})
     assert caught.value.field == "x"
 

@@ -137,9 +137,7 @@ async def test_arun_keeps_the_books_of_each_item() -> None:
             raise KeyError(value)
         return value
 
-    steady = RunnableLambda(leaf).with_retry(
-        retry_if_exception_type=(Boom,), wait_exponential_jitter=False
-    )
+    steady = RunnableLambda(leaf).with_retry(retry_if_exception_type=(Boom,), wait_exponential_jitter=False)
     result = await steady.arun(range(3), config(max_concurrency=1))
     assert result.outputs == [0, 1, None]
     assert list(result.errors) == [2]

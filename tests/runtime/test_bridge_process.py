@@ -23,6 +23,7 @@ from .harness import (
 
 pytestmark = pytest.mark.anyio
 
+
 class Interrupted(Caller):
     """A caller that Ctrl-C hits in the very moment that its work is over."""
 
@@ -121,8 +122,9 @@ def test_ctrl_c_ends_everything_and_is_raised(how: str) -> None:
 
 def test_a_process_that_has_batched_exits() -> None:
     """With worker threads idle, at once and without a word."""
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         from batchrt import RunnableLambda
 
         async def add_one(value):
@@ -131,12 +133,15 @@ def test_a_process_that_has_batched_exits() -> None:
         chain = RunnableLambda(add_one) | (lambda value: value + 2)
         print(chain.batch(range(3)))
         """
-    ) == "[3, 4, 5]"
+        )
+        == "[3, 4, 5]"
+    )
 
 
 def test_a_process_exits_with_an_iterator_left_open() -> None:
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         from batchrt import RunnableLambda
 
         async def add_one(value):
@@ -145,13 +150,16 @@ def test_a_process_exits_with_an_iterator_left_open() -> None:
         iterator = RunnableLambda(add_one).batch_iter(range(1000), {"max_concurrency": 2, "window": 5})
         print(next(iterator))
         """
-    ) == "1"
+        )
+        == "1"
+    )
 
 
 def test_a_batch_at_exit_still_runs() -> None:
     """Also after the package's own exit handler, which was registered later and is called before."""
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         import atexit
         from batchrt import RunnableLambda
 
@@ -161,12 +169,15 @@ def test_a_batch_at_exit_still_runs() -> None:
         atexit.register(lambda: print(RunnableLambda(add_one).batch([5])))
         print(RunnableLambda(add_one).batch([1]))
         """
-    ) == "[2]\n[6]"
+        )
+        == "[2]\n[6]"
+    )
 
 
 def test_there_is_one_background_loop_however_many_threads_ask_first() -> None:
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         import sys, threading
         from batchrt import RunnableLambda
 
@@ -188,12 +199,15 @@ def test_there_is_one_background_loop_however_many_threads_ask_first() -> None:
             thread.join()
         print(sum(thread.name == "batchrt loop" for thread in threading.enumerate()))
         """
-    ) == "1"
+        )
+        == "1"
+    )
 
 
 def test_a_background_loop_that_user_code_ended_is_replaced() -> None:
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         import asyncio
         from concurrent.futures import CancelledError
         from batchrt import RunnableLambda
@@ -215,7 +229,9 @@ def test_a_background_loop_that_user_code_ended_is_replaced() -> None:
             print("ended")
         print(RunnableLambda(add_one).batch([1]))
         """
-    ) == "ended\n[2]"
+        )
+        == "ended\n[2]"
+    )
 
 
 # Forks
@@ -225,8 +241,9 @@ def test_a_background_loop_that_user_code_ended_is_replaced() -> None:
 @pytest.mark.parametrize("where", ["plain", "leaf"])
 def test_a_forked_child_has_a_loop_of_its_own(where: str) -> None:
     """Also where the fork happens inside a run: the child is no part of it."""
-    assert output_of(
-        f"""
+    assert (
+        output_of(
+            f"""
         import os, warnings
         from batchrt import RunnableLambda
 
@@ -248,4 +265,6 @@ def test_a_forked_child_has_a_loop_of_its_own(where: str) -> None:
         else:
             print([fork(7)])
         """
-    ) == "[8]\n[0]"
+        )
+        == "[8]\n[0]"
+    )

@@ -216,8 +216,9 @@ async def test_an_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]) 
 
 def test_a_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
     """asyncio.run cancels tasks that have not had their first step; nobody may wait for those."""
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         import asyncio, warnings
         from batchrt import RunnableParallel
 
@@ -243,4 +244,6 @@ def test_a_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
             asyncio.run(main(rounds))
         print("ended")
         """
-    ) == "ended"
+        )
+        == "ended"
+    )

@@ -136,9 +136,7 @@ async def test_a_cancellation_gets_through_whatever_is_tolerated(tolerant: bool)
             await anyio.sleep_forever()
 
     async def main() -> None:
-        await RunnableLambda(forever).abatch(
-            range(50), config(max_concurrency=5), return_exceptions=tolerant
-        )
+        await RunnableLambda(forever).abatch(range(50), config(max_concurrency=5), return_exceptions=tolerant)
         pytest.fail("the cancellation was swallowed")
 
     with all_slots_come_back():
@@ -331,9 +329,7 @@ def test_a_deadline_with_inputs_of_unknown_number_is_raised() -> None:
     async def main() -> None:
         for source in (iter([1, 100]), _unsized()):
             with pytest.raises(DeadlineExceededError):
-                await RunnableLambda(anyio.sleep).abatch(
-                    source, config(deadline=10), return_exceptions=True
-                )
+                await RunnableLambda(anyio.sleep).abatch(source, config(deadline=10), return_exceptions=True)
         with pytest.raises(DeadlineExceededError):
             await RunnableLambda(anyio.sleep).arun(iter([100]), config(deadline=10))
 

@@ -133,9 +133,7 @@ async def test_nobody_overtakes_who_waits() -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("given_before", [False, True])
-async def test_a_waiter_that_is_cancelled_leaves_its_slot_to_others(
-    levels: int, given_before: bool
-) -> None:
+async def test_a_waiter_that_is_cancelled_leaves_its_slot_to_others(levels: int, given_before: bool) -> None:
     """Also when the slot was granted to it in the very moment of the cancellation."""
     outer = slots = Slots(1)
     for _ in range(levels - 1):

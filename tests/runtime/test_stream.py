@@ -359,8 +359,9 @@ def test_a_stream_left_open_ends_with_its_loop() -> None:
 
 
 def test_a_stream_begun_in_the_last_moment_of_a_loop_does_not_hold_it() -> None:
-    assert output_of(
-        """
+    assert (
+        output_of(
+            """
         import asyncio, warnings
         from batchrt import RunnableLambda
 
@@ -383,4 +384,6 @@ def test_a_stream_begun_in_the_last_moment_of_a_loop_does_not_hold_it() -> None:
             asyncio.run(main())
         print("ended")
         """
-    ) == "ended"
+        )
+        == "ended"
+    )

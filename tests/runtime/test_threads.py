@@ -286,9 +286,7 @@ async def test_an_interrupt_raised_by_a_function_ends_the_run(kind: type[BaseExc
             return value
 
     with pytest.raises(kind):
-        await RunnableLambda(interrupt).abatch(
-            range(1000), config(max_concurrency=2), return_exceptions=True
-        )
+        await RunnableLambda(interrupt).abatch(range(1000), config(max_concurrency=2), return_exceptions=True)
     assert watch.active == 0
     assert watch.entered < 1000
 

@@ -71,9 +71,7 @@ async def test_the_async_sdk_works_in_process(mock_provider: MockProvider) -> No
 def test_structured_output_is_parsed(mock_server: MockServer) -> None:
     """The SDK's own strict schema of a pydantic model is one the mock can fill."""
     with sdk(mock_server) as client:
-        answer = client.chat.completions.parse(
-            model="mock", messages=MESSAGES, response_format=City
-        )
+        answer = client.chat.completions.parse(model="mock", messages=MESSAGES, response_format=City)
     assert isinstance(answer.choices[0].message.parsed, City)
 
 

@@ -220,7 +220,7 @@ def test_a_server_runs_once() -> None:
 
 def test_every_address_has_a_url_that_can_be_reached() -> None:
     """0.0.0.0 is to listen on, not to call."""
-    with MockProvider().serve("0.0.0.0") as server, client_of(server) as client:  # noqa: S104
+    with MockProvider().serve("0.0.0.0") as server, client_of(server) as client:
         assert server.base_url.startswith("http://127.0.0.1:")
         assert client.get("/models").status_code == 200
 

@@ -186,9 +186,7 @@ async def test_an_answer_may_have_no_choices() -> None:
         (Fault.STALL(seconds=0), httpx.RemoteProtocolError),
     ],
 )
-async def test_dropped_connections_raise_what_httpx_raises(
-    fault: FaultLike, error: type[Exception]
-) -> None:
+async def test_dropped_connections_raise_what_httpx_raises(fault: FaultLike, error: type[Exception]) -> None:
     """As a socket would have it."""
     with pytest.raises(error):
         await meet(fault)
@@ -274,9 +272,7 @@ async def test_concurrent_requests_are_in_flight_together() -> None:
 
     async def one(number: int) -> None:
         await ready.wait()
-        request = httpx.Request(
-            "POST", "http://mock/v1/chat/completions", json=body_of(f"{number}")
-        )
+        request = httpx.Request("POST", "http://mock/v1/chat/completions", json=body_of(f"{number}"))
         response = await provider.transport().handle_async_request(request)
         await response.aread()
 
@@ -310,9 +306,7 @@ async def test_the_third_attempt_succeeds_however_bad_the_plan() -> None:
     """With the default bound of two faults in a row."""
     provider = MockProvider(faults=FaultPlan({Fault.SERVER_ERROR: 1.0}))
     async with client_of(provider) as client:
-        statuses = [
-            (await client.post("/chat/completions", json=body_of())).status_code for _ in range(6)
-        ]
+        statuses = [(await client.post("/chat/completions", json=body_of())).status_code for _ in range(6)]
     assert statuses == [500, 500, 200, 500, 500, 200]
 
 
