@@ -159,7 +159,7 @@ class ProviderError(BatchError):
         *,
         status: int | None = None,
         code: str | None = None,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002  the wire's own name
         param: str | None = None,
         request_id: str | None = None,
         attempts: int = 1,

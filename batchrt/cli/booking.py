@@ -60,7 +60,7 @@ class Booked(Runnable[Entry, Entry]):
             tally.started += 1
             try:
                 entry.output = await ask(fields(entry.row), strand)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  this row's outcome
                 entry.error = error
                 tally.add_failure(entry, error)
                 gate.refused(error)
@@ -124,7 +124,7 @@ class CutOffs(Runnable[AIMessage, AIMessage]):
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there is nothing to tell it
         tally = self._tally
 
         def call(message: AIMessage, _strand: Strand) -> AIMessage:

@@ -66,7 +66,7 @@ class Conveyor(AsyncIterator[T]):
                         return
                     self._ready.append(value)
                     self._wake()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised where the values are wanted
             self._error = error
         finally:
             with self._change:

@@ -42,7 +42,7 @@ app.command(short_help="Ask a model about each row of a file.")(run)
 app.command(short_help="Serve a provider to try things against.")(mock)
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's callbacks are called like this
     if wanted:
         try:
             typer.echo(f"batchrt {version('batchrt')}")

@@ -19,7 +19,7 @@ def short(number: int) -> str:
     """Return `950`, `12.3k`, `4.56M`."""
     value, unit = float(number), ""
     for unit in ("", "k", "M", "G"):
-        if value < 999.5 or unit == "G":
+        if value < 999.5 or unit == "G":  # noqa: PLR2004  what would be shown as 1000
             break
         value /= 1000
     return f"{value:.3g}{unit}" if unit else str(number)
@@ -27,7 +27,7 @@ def short(number: int) -> str:
 
 def rate(per_second: float) -> str:
     """Return `0.42/s`, `37/s`, `2,480/s`."""
-    return f"{per_second:.2g}/s" if per_second < 10 else f"{per_second:,.0f}/s"
+    return f"{per_second:.2g}/s" if per_second < 10 else f"{per_second:,.0f}/s"  # noqa: PLR2004
 
 
 def duration(seconds: float) -> str:

@@ -65,7 +65,7 @@ class Progress:
         """Return the rows ended per second, over the last ten seconds."""
         now, samples = anyio.current_time(), self._samples
         samples.append((now, self.tally.ended))
-        while len(samples) > 2 and samples[1][0] < now - _PACE_SECONDS:
+        while len(samples) > 2 and samples[1][0] < now - _PACE_SECONDS:  # noqa: PLR2004
             samples.popleft()
         (then, before), passed = samples[0], now - samples[0][0]
         return (self.tally.ended - before) / passed if passed > 0 and then < now else 0.0

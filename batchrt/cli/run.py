@@ -77,7 +77,7 @@ def run(
     max_concurrency: _Concurrency = 50,
     schema: _Schema = None,
     output: _Output = "-",
-    format: _InputFormat = None,
+    format: _InputFormat = None,  # noqa: A002
     output_format: _OutputFormat = None,
     overwrite: _Overwrite = False,
     output_column: _OutputColumn = "output",

@@ -27,7 +27,7 @@ def open_sink(
     columns: Sequence[str],
     output_column: str = "output",
     error_column: str | None = None,
-    format: str | None = None,
+    format: str | None = None,  # noqa: A002
     overwrite: bool = False,
     source: Source | None = None,
 ) -> Sink:

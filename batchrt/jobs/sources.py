@@ -32,7 +32,7 @@ _FOREIGN: Final = {
 }
 
 
-def open_source(path: str | os.PathLike[str], *, format: str | None = None) -> Source:
+def open_source(path: str | os.PathLike[str], *, format: str | None = None) -> Source:  # noqa: A002
     """Open `path` for reading, with its columns known and no row read further than needed.
 
     `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`,

@@ -128,7 +128,7 @@ class Client:
         await strand.take()
         reply = await self._transport.post(url, body)
         clock = strand.run.clock
-        if 200 <= reply.status < 300:
+        if 200 <= reply.status < 300:  # noqa: PLR2004
             return read(reply, clock)
         raise error_from(reply, self.secrets, clock.wall)
 

@@ -128,7 +128,7 @@ def _clean(text: str | None, secrets: Sequence[str]) -> str | None:
 
 def _phrase(reply: Reply) -> str:
     location = reply.headers.get("location")
-    if 300 <= reply.status < 400 and location:
+    if 300 <= reply.status < 400 and location:  # noqa: PLR2004
         where = location.partition("?")[0]
         return f"the server sends elsewhere ({_shorten(where, _EXCERPT)}); set base_url to that"
     try:
@@ -148,22 +148,22 @@ def _come_back(wait: float, now: float) -> str:
 
 def _class_of(status: int, complaint: _Complaint) -> type[ProviderError]:
     names = {complaint.code, complaint.type}
-    if names & _QUOTA_CODES or status == 402:
+    if names & _QUOTA_CODES or status == 402:  # noqa: PLR2004  Payment Required
         return QuotaExhaustedError
     if status in (401, 403):
         return AuthenticationError
-    if status == 429:
+    if status == 429:  # noqa: PLR2004
         return RateLimitError
     if names & _CONTEXT_CODES or _CONTEXT_WORDS.search(complaint.message[:10_000]):
         return ContextLengthError
-    if status in (408, 409) or status >= 500:
+    if status in (408, 409) or status >= 500:  # noqa: PLR2004
         return ServerError
     return BadRequestError
 
 
 def _effective_status(reply: Reply, complaint: _Complaint) -> int:
     """Return the status, or for an error that came as a success the one that its code means."""
-    if reply.status >= 300:
+    if reply.status >= 300:  # noqa: PLR2004
         return reply.status
     code = complaint.code or ""
     if re.fullmatch(r"[45]\d\d", code):

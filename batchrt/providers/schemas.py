@@ -35,7 +35,7 @@ class _Rewriter:
 
     def node(self, schema: Any, place: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
-            raise ValueError(f"{place} allows anything, which strict mode cannot")
+            raise ValueError(f"{place} allows anything, which strict mode cannot")  # noqa: TRY004
         found = {name: value for name, value in schema.items() if name != "default"}
         if "$ref" in found:
             return self._reference(found, place)

@@ -92,7 +92,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
             return schema.model_validate_json(text)
         value = from_json(text)
         if not isinstance(value, dict):
-            raise ValueError(f"it is no JSON object but a {type(value).__name__}")
+            raise ValueError(f"it is no JSON object but a {type(value).__name__}")  # noqa: TRY004
         return value
 
 
@@ -101,7 +101,7 @@ def _reasons(error: ValueError) -> str:
         return str(error)
     found = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in found[:5]]
-    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""  # noqa: PLR2004
     return "; ".join(lines) + more
 
 

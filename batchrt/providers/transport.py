@@ -7,6 +7,7 @@ Three ways lead out, and all keep the same bounds in time and size:
 - a user's `httpx.AsyncClient`.
 """
 
+# ruff: noqa: TID251  this is the one place
 from __future__ import annotations
 
 import os

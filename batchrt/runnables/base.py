@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Configs", "RetryIf", "Runnable", "RunnableLike", "coerce"]
 
-In = TypeVar("In", contravariant=True)
-Out = TypeVar("Out", covariant=True)
+In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
+Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -132,7 +132,7 @@ class Runnable(Generic[In, Out]):
 
     # One input
 
-    async def ainvoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:
+    async def ainvoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
         """Return the output for one input.
 
         Raises:
@@ -142,7 +142,7 @@ class Runnable(Generic[In, Out]):
         step, configs = self._prepare(kwargs, config, "ainvoke")
         return cast("Out", await run_one(step, input, cast("RunConfig | None", configs)))
 
-    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:
+    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
         """Return the output for one input, from sync code; see `ainvoke`.
 
         A chain of sync functions alone runs in the calling thread. Anything else runs on a background

@@ -63,7 +63,7 @@ class RunnableBinding(Runnable[In, Out]):
         self,
         kwargs: Mapping[str, Any],
         configs: Configs,
-        method: str | None = None,
+        method: str | None = None,  # noqa: ARG002  what is bound is asked as a whole
     ) -> tuple[Step, Configs]:
         return self.bound._prepare({**self.kwargs, **kwargs}, self._under(configs))
 

@@ -21,7 +21,7 @@ class RunnableBranch(Runnable[In, Out]):
     def __init__(
         self, *branches: tuple[RunnableLike[In, Any], RunnableLike[In, Out]] | RunnableLike[In, Out]
     ) -> None:
-        if len(branches) < 2:
+        if len(branches) < 2:  # noqa: PLR2004
             raise ValueError("a branch needs at least one (condition, runnable) pair and a default")
         *pairs, default = branches
         if isinstance(default, tuple | list):
@@ -62,6 +62,6 @@ async def _run(step: Step, value: Any, strand: Strand) -> Any:
 def _pair(pair: Any) -> tuple[Runnable[Any, Any], Runnable[Any, Any]]:
     if not isinstance(pair, tuple | list):
         raise TypeError(f"a branch is a (condition, runnable) pair, not {pair!r}")
-    if len(pair) != 2:
+    if len(pair) != 2:  # noqa: PLR2004
         raise ValueError(f"a branch is a (condition, runnable) pair, not {len(pair)} things")
     return coerce(pair[0]), coerce(pair[1])

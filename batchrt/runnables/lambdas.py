@@ -92,7 +92,7 @@ class RunnableLambda(Runnable[In, Out]):
             return self._async_step(self.afunc, kwargs)
         return self._sync_step(kwargs)
 
-    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:
+    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
         """Return the function's output; the sync form, where there are two, runs in this thread."""
         if self.afunc is not None and not _is_async(self.func):
             sync: RunnableLambda[In, Out] = RunnableLambda(self.func, name=self.name)
@@ -188,7 +188,7 @@ def _check_function(function: object) -> None:
 def _is_async(function: object) -> bool:
     while isinstance(function, partial):
         function = function.func
-    call = getattr(function, "__call__", None)
+    call = getattr(function, "__call__", None)  # noqa: B004  the method itself, to look at
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 

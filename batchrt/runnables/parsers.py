@@ -46,7 +46,7 @@ def text_of(output: ModelOutput) -> str:
 class _Parser(Runnable[ModelOutput, Out]):
     """Read an output inline: parsing waits for nothing."""
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  nothing to hand them to
         parse: Callable[[Any], Any] = self.parse_output
         return Step(lambda value, _strand: parse(value), inline=True)
 
@@ -159,7 +159,7 @@ def _reasons(error: Any) -> str:
         for reason in error.errors(include_url=False, include_input=False)
     ]
     shown = "; ".join(reasons[:3])
-    return shown if len(reasons) <= 3 else f"{shown}; and {len(reasons) - 3} more"
+    return shown if len(reasons) <= 3 else f"{shown}; and {len(reasons) - 3} more"  # noqa: PLR2004
 
 
 def _excerpt(text: str) -> str:

@@ -81,7 +81,7 @@ class RunnablePick(Runnable[Mapping[str, Any], Any]):
     def __repr__(self) -> str:
         return f"RunnablePick({self.keys!r})"
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  nothing to hand them to
         keys = self.keys
         if isinstance(keys, str):
             return Step(lambda value, _strand: _fields(value).get(keys), inline=True)

@@ -322,7 +322,7 @@ def _part(message: Any) -> tuple[_Part, tuple[str, ...]]:
             return (lambda _fields, messages: messages.append(message)), ()
         case str():
             return _templated("human", message)
-        case {"role": role, "content": content} if len(message) == 2:
+        case {"role": role, "content": content} if len(message) == 2:  # noqa: PLR2004
             return _templated(role, content)
         case ["placeholder", field]:
             return _placeholder(_placeholder_of(field))
@@ -364,7 +364,7 @@ def _maker(role: Any) -> Callable[[Any], Message]:
 
 def _placeholder_of(field: Any) -> MessagesPlaceholder:
     """Return the placeholder for LCEL's `"{name}"` (optional) or `["{name}", is_optional]`."""
-    name, optional = field if isinstance(field, list | tuple) and len(field) == 2 else (field, True)
+    name, optional = field if isinstance(field, list | tuple) and len(field) == 2 else (field, True)  # noqa: PLR2004
     if not (isinstance(name, str) and name.startswith("{") and name.endswith("}")):
         raise ValueError(f"a placeholder is a field's name in braces, such as '{{history}}', not {name!r}")
     return MessagesPlaceholder(name[1:-1], optional=bool(optional))

@@ -46,7 +46,7 @@ class RunnableRetry(Runnable[In, Out]):
         async def call(value: Any, strand: Strand) -> Any:
             try:
                 return await attempt(value, strand)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  judged by the policy
                 failure = error
             # Imported at the first failure: a run without one does not pay for tenacity.
             from batchrt.runtime.retrying import retry_after_failure

@@ -73,7 +73,7 @@ class Caller:
         def serve() -> None:
             try:
                 answer.set_result(function())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  raised where it was asked for
                 answer.set_exception(error)
             loop.call(answered.set)
 
@@ -336,7 +336,7 @@ class _Ticket(Generic[T]):
             self._error = concurrent.futures.CancelledError("the run was cancelled")
         except anyio.get_cancelled_exc_class():
             return  # the loop ends, and the error says so
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised in the calling thread
             self._error = error
 
     def _end(self) -> None:

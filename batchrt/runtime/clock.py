@@ -16,7 +16,7 @@ __all__ = ["Clock"]
 
 
 def _system_random() -> Callable[[], float]:
-    return random.Random().random
+    return random.Random().random  # noqa: S311  jitter, not secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Clock:
     """
 
     random: Callable[[], float] = field(default_factory=_system_random)
-    wall: Callable[[], float] = time.time
+    wall: Callable[[], float] = time.time  # noqa: TID251  here it may be named
 
     def now(self) -> float:
         """Seconds on the event loop's monotonic clock."""

@@ -38,7 +38,7 @@ def drive(
             except GeneratorExit:
                 run(coroutine.close)
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  handed on to the coroutine
                 trap = run(coroutine.throw, error)
             else:
                 trap = run(send, value)

@@ -49,7 +49,7 @@ class Feeder:
                 if cancellation_is_real():
                     raise
                 self._error = StrayCancelledError.of(error)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  raised by `get`
                 self._error = error
             self._answered.set()
 

@@ -30,7 +30,7 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
     raised as itself once they have ended.
     """
     crew = strand.run.crew
-    if len(jobs) < 2 or crew is not None:
+    if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
         await _Fork(strand, jobs, crew).run()
         return
     async with anyio.create_task_group() as group:
@@ -38,7 +38,7 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
         failure: BaseException | None = None
         try:
             await _Fork(strand, jobs, crew).run()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  raised below: the group would wrap it
             failure = error
         crew.dismiss()
     if failure is not None:
@@ -118,7 +118,7 @@ class _Fork:
             context = strand_context(strand, self._base)
             with scope:
                 await drive(context, job(strand), self._spread)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised when all branches have ended
             self.fail(error)
         finally:
             if not self._left:
@@ -134,7 +134,7 @@ class _Fork:
         if self._error is None:
             try:
                 await self._done.wait()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  raised when all branches have ended
                 self._error = None
                 self.fail(error)
         if self._left:
@@ -184,7 +184,7 @@ class _Branch:
                 self._fork.cut_off(error)
                 raise
             self._fork.fail(StrayCancelledError.of(error))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised by the forking strand
             self._fork.fail(error)
         finally:
             strand.close()

@@ -6,7 +6,7 @@ that depends on which library runs the loop is here, and asyncio is imported now
 
 from __future__ import annotations
 
-import asyncio
+import asyncio  # noqa: TID251  the one place
 import contextlib
 import math
 import sys

@@ -41,7 +41,7 @@ class RetryPolicy:
     wait: Callable[[RetryCallState], float]
 
 
-class wait_exponential_jitter(wait_base):
+class wait_exponential_jitter(wait_base):  # noqa: N801  tenacity's naming
     """Wait `initial · exp_base ^ (attempt - 1)` seconds, at most `max`, plus up to `jitter`.
 
     Tenacity's part of this name, with its defaults, drawing on a clock's randomness.
@@ -52,7 +52,7 @@ class wait_exponential_jitter(wait_base):
         random: Callable[[], float],
         *,
         initial: float = 1,
-        max: float = tenacity._utils.MAX_WAIT,
+        max: float = tenacity._utils.MAX_WAIT,  # noqa: A002  the parameter's own default
         exp_base: float = 2,
         jitter: float = 1,
     ) -> None:
@@ -62,7 +62,7 @@ class wait_exponential_jitter(wait_base):
         self._exp_base = exp_base
         self._jitter = jitter
 
-    def __call__(self, retry_state: RetryCallState) -> float:
+    def __call__(self, retry_state: RetryCallState) -> float:  # noqa: D102  tenacity's interface
         jitter = self._random() * self._jitter
         try:
             exponential = self._exp_base ** (retry_state.attempt_number - 1)
@@ -91,7 +91,7 @@ async def retry_after_failure(
         state.prepare_for_next_attempt()
         try:
             return await attempt()
-        except Exception as next_error:
+        except Exception as next_error:  # noqa: BLE001  judged by the policy
             error = next_error
             _note_failure(state, error, strand)
 

@@ -140,7 +140,7 @@ class Scheduler:
             await feeder.run()
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, "raised by the inputs as they were closed")
 
     def _deadline_error(self) -> DeadlineExceededError:
@@ -253,7 +253,7 @@ class Scheduler:
         except StopIteration:
             self._drain()
             return True
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
             return True
         return await self._admit(value)
@@ -275,7 +275,7 @@ class Scheduler:
             return False
         except anyio.get_cancelled_exc_class():
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
             return False
         finally:
@@ -331,9 +331,9 @@ class Scheduler:
             if cancellation_is_real():
                 raise
             failure = StrayCancelledError.of(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  this item's outcome
             failure = error
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, None)
             return
         if self._timed:

@@ -180,7 +180,7 @@ class _State:
         try:
             with self.scope:
                 await self.scheduler.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
 
     def end(self) -> None:

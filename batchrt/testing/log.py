@@ -202,7 +202,7 @@ class RequestLog:
             )
 
     def _gaps(self) -> Gaps | None:
-        if self._requests < 2:
+        if self._requests < 2:  # noqa: PLR2004  a gap is between two
             return None
         mean = max(0.0, self._last - self._first) / (self._requests - 1)
         return Gaps(min=self._shortest, mean=mean, max=self._longest)

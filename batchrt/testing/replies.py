@@ -72,7 +72,7 @@ class RejectedError(Exception):
         status: int,
         message: str,
         *,
-        type: str = "invalid_request_error",
+        type: str = "invalid_request_error",  # noqa: A002  the wire's own name
         param: str | None = None,
         code: str | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ def error_reply(
     status: int,
     message: str,
     *,
-    type: str,
+    type: str,  # noqa: A002  the wire's own name
     param: str | None = None,
     code: str | None = None,
     headers: Headers = (),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MockServer", "serve_forever"]
 
 # Where a server listens on every address, a client still needs one.
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
 class MockServer:

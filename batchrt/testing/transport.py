@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import anyio
-import httpx
+import httpx  # noqa: TID251  the one place of this layer
 from anyio.lowlevel import checkpoint
 
 from .replies import Ending

@@ -56,7 +56,7 @@ class _Protocol(HttpToolsProtocol):
             self._wait = None
             timer.cancel()
 
-    def _hang_up(self, reset: bool) -> None:
+    def _hang_up(self, reset: bool) -> None:  # noqa: FBT001  the extension's one argument
         if not reset:
             self.transport.close()
             return
@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Wait for the end; looks five times as often as uvicorn, for tests that stop servers."""
         # Set from another thread, or by a signal: neither can set an event of this loop.
-        while not self.should_exit:
+        while not self.should_exit:  # noqa: ASYNC110
             await anyio.sleep(_LOOK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -40,7 +40,7 @@ class Point:
     x: int
 
 
-class Colour(str, Enum):
+class Colour(str, Enum):  # noqa: UP042  the form whose str() is not its value
     """A string that is more than one."""
 
     RED = "red"

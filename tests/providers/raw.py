@@ -123,7 +123,7 @@ def threaded_server() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(ANSWER)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -16,12 +16,12 @@ pytestmark = pytest.mark.anyio
 
 
 class OnlyInvoke(Runnable[int, int]):
-    def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:
+    def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
         return input + 10 + int(kwargs.get("extra", 0))
 
 
 class OnlyAinvoke(Runnable[int, int]):
-    async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:
+    async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
         await anyio.lowlevel.checkpoint()
         return input + 10 + int(kwargs.get("extra", 0))
 
@@ -38,7 +38,7 @@ async def test_a_subclass_of_a_subclass_runs_its_own_method() -> None:
     """The class that says it last counts."""
 
     class More(OnlyAinvoke):
-        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:
+        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
             return 100 * await super().ainvoke(input, config, **kwargs)
 
     assert await everyway(More(), 1) == 1100
@@ -62,7 +62,7 @@ async def test_a_subclass_is_handed_a_whole_configuration() -> None:
     seen: list[Any] = []
 
     class Reads(Runnable[int, int]):
-        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:
+        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
             seen.append(config)
             return input
 
@@ -184,7 +184,7 @@ def test_classes_are_subscriptable_at_run_time() -> None:
     """`Runnable[int, str]` is a type to inherit from, and `RunnableLambda[int, int](f)` an object."""
 
     class Typed(Runnable[int, str]):
-        def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> str:
+        def invoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> str:  # noqa: A002
             return str(input)
 
     assert Typed().invoke(1) == "1"

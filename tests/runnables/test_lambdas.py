@@ -57,7 +57,7 @@ async def test_a_sync_function_does_not_block_the_loop() -> None:
 
 async def test_two_forms_of_one_function() -> None:
     """The sync one serves `invoke`; everything else is async, whatever the async one is made of."""
-    both = RunnableLambda(add_one, afunc=lambda value: add_two(value))
+    both = RunnableLambda(add_one, afunc=lambda value: add_two(value))  # noqa: PLW0108  no async function
     assert await anyio.to_thread.run_sync(both.invoke, 1) == 2
     assert await both.ainvoke(1) == 3
     assert await both.abatch([1]) == [3]
@@ -241,7 +241,7 @@ async def test_a_subclass_may_wrap_ainvoke() -> None:
     """`super().ainvoke` runs the function, and every async way goes through the wrapper."""
 
     class Tenfold(RunnableLambda[int, int]):
-        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:
+        async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
             return await super().ainvoke(input * 10, config, **kwargs)
 
     runnable = Tenfold(add_one)

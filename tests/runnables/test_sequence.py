@@ -42,7 +42,7 @@ async def test_a_step_of_its_own_class_is_not_taken_apart() -> None:
     """A subclass of a sequence that changes how it runs is respected."""
 
     class Doubled(RunnableSequence[int, int]):
-        async def ainvoke(self, input: int, config: object = None, **kwargs: object) -> int:
+        async def ainvoke(self, input: int, config: object = None, **kwargs: object) -> int:  # noqa: A002
             return 2 * await super().ainvoke(input, None)
 
     assert await (Doubled(add_one, add_one) | add_one).abatch([1]) == [7]

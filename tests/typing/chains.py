@@ -178,7 +178,7 @@ def own_classes() -> None:
     """A subclass says its types once."""
 
     class Shout(Runnable[str, bytes]):
-        async def ainvoke(self, input: str, config: RunConfig | None = None, **kwargs: Any) -> bytes:
+        async def ainvoke(self, input: str, config: RunConfig | None = None, **kwargs: Any) -> bytes:  # noqa: A002
             return input.upper().encode()
 
     assert_type(Shout().batch(["x"]), list[bytes])
