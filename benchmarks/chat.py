@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from benchmarks.clients import CLIENTS, Client, Target, question, rows
-from benchmarks.isolation import WorkerError, run_worker
+from benchmarks.isolation import CONTENDER_CORE, WorkerError, run_worker
 from benchmarks.machine import installed
 from benchmarks.measuring import Series, per_item, rotated, settle, stopwatch
 from benchmarks.mock_server import SEED, ServerProcess, serving
@@ -35,6 +35,7 @@ class Case:
     Attributes:
         latency: of the mock, in seconds.
         warm: open the connections before measuring; else that is part of what is measured.
+        free: run on any core. Where wall time is the question, a client that has threads may use them.
         slow_items: how many a slow client is given; none leaves it out.
     """
 
@@ -43,6 +44,7 @@ class Case:
     items: int
     slow_items: int
     warm: bool
+    free: bool
     rounds: int
     slow_rounds: int
 
@@ -51,7 +53,8 @@ class Case:
         """The case's title."""
         return (
             f"{self.items:,} items, {self.latency * 1e3:g} ms latency, "
-            f"{self.in_flight:,} in flight, connections {'open' if self.warm else 'to be opened'}"
+            f"{self.in_flight:,} in flight, connections {'open' if self.warm else 'to be opened'}, "
+            f"{'any core' if self.free else 'one core'}"
         )
 
     def items_of(self, client: Client) -> int:
@@ -75,16 +78,16 @@ def cases(*, quick: bool) -> tuple[Case, ...]:
     """
     if quick:
         return (
-            Case(100, 0.025, 2_000, 300, warm=True, rounds=1, slow_rounds=1),
-            Case(1_000, 0.25, 3_000, 1_000, warm=True, rounds=1, slow_rounds=1),
-            Case(1_000, 1.0, 2_000, 0, warm=False, rounds=1, slow_rounds=0),
-            Case(2_000, 1.0, 2_000, 0, warm=False, rounds=1, slow_rounds=0),
+            Case(100, 0.025, 2_000, 300, warm=True, free=False, rounds=1, slow_rounds=1),
+            Case(1_000, 0.25, 3_000, 1_000, warm=True, free=False, rounds=1, slow_rounds=1),
+            Case(1_000, 1.0, 2_000, 0, warm=False, free=True, rounds=1, slow_rounds=0),
+            Case(2_000, 1.0, 2_000, 0, warm=False, free=True, rounds=1, slow_rounds=0),
         )
     return (
-        Case(100, 0.025, 10_000, 1_000, warm=True, rounds=5, slow_rounds=3),
-        Case(1_000, 0.25, 10_000, 2_000, warm=True, rounds=3, slow_rounds=1),
-        Case(1_000, 1.0, 10_000, 10_000, warm=False, rounds=3, slow_rounds=1),
-        Case(10_000, 1.0, 10_000, 0, warm=False, rounds=3, slow_rounds=0),
+        Case(100, 0.025, 10_000, 1_000, warm=True, free=False, rounds=5, slow_rounds=3),
+        Case(1_000, 0.25, 10_000, 2_000, warm=True, free=False, rounds=3, slow_rounds=1),
+        Case(1_000, 1.0, 10_000, 10_000, warm=False, free=True, rounds=3, slow_rounds=1),
+        Case(10_000, 1.0, 10_000, 0, warm=False, free=True, rounds=3, slow_rounds=0),
     )
 
 
@@ -145,7 +148,7 @@ def _play(entry: _Entry, case: Case, server: ServerProcess) -> None:
         "warm": case.warm,
     }
     try:
-        sample = run_worker("chat", settings)
+        sample = run_worker("chat", settings, core=None if case.free else CONTENDER_CORE)
     except WorkerError as error:
         entry.note = f"failed: {error}"
     else:

@@ -32,7 +32,7 @@ class WorkerError(Exception):
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
+def pinned(core: int | None) -> Iterator[None]:
     """Have processes started in this block run on `core`, where the system can and has it."""
     if sys.platform != "linux" or core not in os.sched_getaffinity(0):
         yield
@@ -45,15 +45,15 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def run_python(arguments: Sequence[str], *, seconds: float) -> Any:
-    """Run a fresh interpreter on the contenders' core and return the JSON of its last line.
+def run_python(arguments: Sequence[str], *, seconds: float, core: int | None = CONTENDER_CORE) -> Any:
+    """Run a fresh interpreter on `core`, or any if `None`, and return the JSON of its last line.
 
     Raises:
         WorkerError: it failed, or took longer than `seconds`.
     """
     command = [sys.executable, *arguments]
     try:
-        with pinned(CONTENDER_CORE):
+        with pinned(core):
             process = subprocess.Popen(
                 command,
                 env={**os.environ, **_ENVIRONMENT},
@@ -75,9 +75,16 @@ def run_python(arguments: Sequence[str], *, seconds: float) -> Any:
     return json.loads(output.splitlines()[-1])
 
 
-def run_worker(module: str, settings: Mapping[str, Any], *, seconds: float = 600) -> Any:
+def run_worker(
+    module: str,
+    settings: Mapping[str, Any],
+    *,
+    seconds: float = 600,
+    core: int | None = CONTENDER_CORE,
+) -> Any:
     """Run `work(settings)` of a module of this package in its own process; see `run_python`."""
-    return run_python(["-m", "benchmarks.worker", module, json.dumps(dict(settings))], seconds=seconds)
+    arguments = ["-m", "benchmarks.worker", module, json.dumps(dict(settings))]
+    return run_python(arguments, seconds=seconds, core=core)
 
 
 def raise_file_limit() -> None:

@@ -55,7 +55,7 @@ class Watch:
     active: int = 0
     peak: int = 0
     entered: int = 0
-    attempts: dict[Any, int] = field(default_factory=dict)
+    attempts: dict[Any, tuple[Value, int]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> None:
