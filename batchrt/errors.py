@@ -8,6 +8,8 @@
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
     ├── InputError                a file or a row that cannot be read (also a ValueError)
+    ├── OutputError               a file that cannot be written to any more
+    │   └── OutputClosedError     its reader has gone, as `head` does (also a BrokenPipeError)
     └── ProviderError             a request that did not give an answer
         ├── AuthenticationError   401, 403: the key is missing, wrong, or may not do this
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
@@ -37,6 +39,8 @@ __all__ = [
     "ItemTimeoutError",
     "MalformedResponseError",
     "MissingFieldError",
+    "OutputClosedError",
+    "OutputError",
     "OutputParserError",
     "ProviderError",
     "QuotaExhaustedError",
@@ -137,6 +141,22 @@ class InputError(BatchError, ValueError):
         self.path = path
         self.row = row
         self.column = column
+
+
+class OutputError(BatchError):
+    """Say which file cannot be written to any more, and why."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class OutputClosedError(OutputError, BrokenPipeError):
+    """Say that whoever read the output has gone, as `head` does: no reason to complain."""
+
+    def __str__(self) -> str:
+        # OSError's would look for an errno.
+        return str(self.args[0])
 
 
 class ProviderError(BatchError):

@@ -87,7 +87,7 @@ class Gatekeeper:
 
     def __init__(self, halt: Callable[[], None]) -> None:
         self.refusal: Exception | None = None
-        self.is_shut = False
+        self.is_shut: bool = False
         self._halt = halt
         self._in_a_row = 0
 

@@ -22,7 +22,7 @@ class Entry:
     __slots__ = ("ended", "error", "output", "row")
 
     def __init__(self, row: Row | BadRow) -> None:
-        self.row = row
+        self.row: Row | BadRow = row
         self.output: Any = None
         self.error: Exception | None = None
-        self.ended = False
+        self.ended: bool = False

@@ -30,7 +30,7 @@ __all__ = ["app", "main"]
 # Typer brings a copy of click along in some versions and not in others; this class it always names.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="batchrt",
     help="Run a prompt over the rows of a file, through an OpenAI-compatible API.",
     add_completion=False,

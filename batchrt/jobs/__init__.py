@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from batchrt.errors import OutputClosedError, OutputError
 from batchrt.jobs.formats import Format
 from batchrt.jobs.rows import BadRow, Row
-from batchrt.jobs.sinks import OutputClosedError, OutputError, Sink, open_sink
+from batchrt.jobs.sinks import Sink, open_sink
 from batchrt.jobs.sources import Source, open_source, required_columns
 
 __all__ = [

@@ -46,7 +46,7 @@ class DelimitedReader:
         self._record: list[str] = []
         self._records = self._parse()
         self._line = 0
-        self.columns = self._header()
+        self.columns: tuple[str, ...] = self._header()
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Yield the rows after the header; to be called once."""

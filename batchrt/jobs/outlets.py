@@ -11,30 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
-from batchrt.errors import BatchError, InputError
+from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.jobs.formats import STANDARD_STREAM, os_problem
 from batchrt.jobs.sources import Source
 
-__all__ = ["Encode", "Outlet", "OutputClosedError", "OutputError", "open_outlet"]
+__all__ = ["Encode", "Outlet", "open_outlet"]
 
 Encode: TypeAlias = Callable[[str], bytes]
 
 _CHUNK: Final = 1 << 16
 _GZIP_WBITS: Final = 31
-
-
-class OutputError(BatchError):
-    """Say which file cannot be written to any more, and why."""
-
-    def __init__(self, message: str, *, path: str) -> None:
-        super().__init__(message)
-        self.path = path
-
-
-class OutputClosedError(OutputError, BrokenPipeError):
-    """Say that whoever read the output has gone, as `head` does: no reason to complain."""
-
-    __str__ = Exception.__str__  # OSError's would look for an errno
 
 
 class Outlet:

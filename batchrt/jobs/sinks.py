@@ -10,13 +10,13 @@ from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from batchrt.errors import InputError
+from batchrt.errors import InputError, OutputError
 from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, choose_format
-from batchrt.jobs.outlets import Outlet, OutputClosedError, OutputError, open_outlet
+from batchrt.jobs.outlets import Outlet, open_outlet
 from batchrt.jobs.rendering import cell, error_line, json_text
 from batchrt.jobs.sources import Source
 
-__all__ = ["OutputClosedError", "OutputError", "Sink", "open_sink"]
+__all__ = ["Sink", "open_sink"]
 
 _MOST_NAMES: Final = 20
 
@@ -73,9 +73,9 @@ class Sink(ABC):
         output_column: str,
         error_column: str,
     ) -> None:
-        self.path = outlet.path
+        self.path: str = outlet.path
         self.format = kind
-        self.columns = (*columns, output_column, error_column)
+        self.columns: tuple[str, ...] = (*columns, output_column, error_column)
         self.left_out: set[str] = set()
         self._outlet = outlet
         self._inputs = tuple(columns)

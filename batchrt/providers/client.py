@@ -76,7 +76,7 @@ class Client:
         max_response_bytes: int = 64 * 2**20,
     ) -> None:
         _check_limits(timeout, max_retries, max_response_bytes)
-        self.address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
+        self.address: Address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
         extra = {name.lower(): value for name, value in (extra_headers or {}).items()}
         key = _key(api_key)
         own_way = http_client is not None or transport is not None or "authorization" in extra
@@ -86,7 +86,7 @@ class Client:
                 "OpenAI is not who you want to ask)"
             )
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
-        self.secrets = _secrets(key, {**self.address.credentials, **extra})
+        self.secrets: Sequence[str] = _secrets(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
         self._stop = stop_after_attempt(max_retries + 1)
         self._transport = Transport(

@@ -266,7 +266,7 @@ class PyqwestTransport(httpx.AsyncBaseTransport):
     def __init__(self, *, timeout: float | None = None, tls: bool = True) -> None:
         import pyqwest
 
-        self.native = pyqwest.HTTPTransport(
+        self.native: pyqwest.HTTPTransport = pyqwest.HTTPTransport(
             tls_include_system_certs=tls,
             tls_ca_cert=Path(certifi.where()).read_bytes() if tls else None,
             http_version=pyqwest.HTTPVersion.HTTP1,

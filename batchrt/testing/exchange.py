@@ -32,7 +32,7 @@ class Exchange:
         digest: int = 0,
         log: RequestLog | None = None,
     ) -> None:
-        self.reply = reply
+        self.reply: Reply = reply
         self.headers: Headers = (*reply.headers, (b"x-request-id", f"req_{name}".encode()))
         self._route = route
         self._fault = fault

@@ -61,9 +61,9 @@ class MockProvider:
         keep_records: int = 10_000,
     ) -> None:
         self.seed = seed
-        self.latency = check_latency(latency)
+        self.latency: Latency = check_latency(latency)
         self.faults = faults
-        self.log = RequestLog(keep_records)
+        self.log: RequestLog = RequestLog(keep_records)
         self._key = None if api_key is None else api_key.encode()
         self._models = None if models is None else tuple(models)
         self._chat = Chat(seed, self._models, answer)

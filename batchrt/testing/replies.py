@@ -77,7 +77,7 @@ class RejectedError(Exception):
         code: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.reply = error_reply(status, message, type=type, param=param, code=code)
+        self.reply: Reply = error_reply(status, message, type=type, param=param, code=code)
 
 
 def json_reply(status: int, document: Any, headers: Headers = ()) -> Reply:

@@ -68,7 +68,7 @@ def test_the_summary_says_how_many_how_fast_and_what_went_wrong() -> None:
     assert "1 of 4 items done in 2.00 s (2.0/s)" in summary
     assert "2 retries" in summary
     assert "5 tokens in, 6 out" in summary
-    assert summary.endswith("3 failed: 2 × Boom, 1 × KeyError")  # noqa: RUF001  the sign it means
+    assert summary.endswith("3 failed: 2 Boom, 1 KeyError")
 
 
 def test_the_summary_leaves_out_what_there_is_none_of() -> None:
