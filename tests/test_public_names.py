@@ -24,7 +24,7 @@ PUBLIC = {
     "errors": """
         AuthenticationError BadRequestError BatchError ConnectionFailedError ContextLengthError
         DeadlineExceededError InputError ItemTimeoutError MalformedResponseError MissingFieldError
-        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
+        OutputClosedError OutputError OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
         RequestTimeoutError ServerError StrayCancelledError
     """,
 }
