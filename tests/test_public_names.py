@@ -24,7 +24,8 @@ PUBLIC = {
     "errors": """
         AuthenticationError BadRequestError BatchError ConnectionFailedError ContextLengthError
         DeadlineExceededError InputError ItemTimeoutError MalformedResponseError MissingFieldError
-        OutputClosedError OutputError OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
+        OutputClosedError OutputError
+        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
         RequestTimeoutError ServerError StrayCancelledError
     """,
 }
