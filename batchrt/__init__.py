@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from batchrt.config import RunConfig
+from batchrt.config import RunConfig, RunnableConfig
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
@@ -96,6 +96,7 @@ __all__ = [
     "RunnableAssign",
     "RunnableBinding",
     "RunnableBranch",
+    "RunnableConfig",
     "RunnableEach",
     "RunnableLambda",
     "RunnableLike",

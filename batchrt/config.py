@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypeAlias, TypedDict, cast
 
 __all__ = [
     "DEFAULT_RECURSION_LIMIT",
     "RunConfig",
+    "RunnableConfig",
     "check_config",
     "handed_config",
     "merge_configs",
@@ -24,7 +25,8 @@ class RunConfig(TypedDict, total=False):
     Attributes:
         max_concurrency: how many leaf calls (an async function's body, a sync function in its thread,
             one request) may run at once, in the whole run and however runnables nest. A positive
-            integer, or `None` (the default) for no cap on leaves; the window still bounds items.
+            integer, or `None` (the default) for no cap on leaves; the window still bounds items, and
+            sync functions get 64 threads.
             In a nested call it holds in addition to the outer one.
         timeout: seconds one item may take, its retries and waits included. A function that is
             running in a thread cannot be interrupted: the item ends when the function does.
@@ -47,7 +49,11 @@ class RunConfig(TypedDict, total=False):
     configurable: dict[str, Any]
 
 
+RunnableConfig: TypeAlias = RunConfig
+"""LCEL's name for it."""
+
 _KEYS: Final = frozenset(RunConfig.__annotations__)
+_LANGCHAIN: Final = frozenset({"callbacks", "run_id"})
 
 
 def check_config(config: Mapping[str, Any] | None) -> RunConfig:
@@ -63,9 +69,9 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
         raise TypeError(f"config must be a mapping, not {type(config).__name__}: {config!r}")
     unknown = sorted(str(key) for key in config if key not in _KEYS)
     if unknown:
-        raise ValueError(
-            f"config has no key {', '.join(map(repr, unknown))}; the keys are {', '.join(sorted(_KEYS))}"
-        )
+        hint = "" if _LANGCHAIN.isdisjoint(unknown) else "; batchrt has no callbacks, runs have no ids"
+        names, keys = ", ".join(map(repr, unknown)), ", ".join(sorted(_KEYS))
+        raise ValueError(f"config has no key {names}{hint}; the keys are {keys}")
     _check_count(config, "max_concurrency", optional=True)
     _check_count(config, "window")
     _check_count(config, "recursion_limit", least=0)

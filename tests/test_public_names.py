@@ -14,8 +14,8 @@ import batchrt
 PUBLIC = {
     "runnables": """
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
-        PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableEach
-        RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
+        PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
+        RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
     "running": "BatchResult Outcome RunConfig Stream",

@@ -79,7 +79,7 @@ class Job:
         self._feed = PipeFeed(rows) if source.fraction_read is None else Feed(rows)
         self._display = choose_display(
             quiet=settings.quiet,
-            rows_on_terminal=settings.output == "-" and sys.stdout.isatty(),
+            rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
         )
         self._scope: CancelScope | None = None
         self._broken: OutputError | None = None

@@ -4,7 +4,7 @@ What a code says:
 
     0    all fine
     1    some rows failed, or the output could not be written
-    2    nothing was done: the command, a file or the key has to be put right first
+    2    nothing was answered: the command, a file or the key has to be put right first
     130  interrupted (Ctrl-C)
     141  whoever read the output has gone
     143  terminated (SIGTERM)

@@ -58,7 +58,7 @@ def leave(code: int) -> NoReturn:
     if any(thread.is_alive() for thread in readers):
         # It waits in a read that nothing can interrupt, with a lock on stdin that the interpreter's
         # own way out would want to have, and abort for the lack of.
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             try:
                 stream.flush()
             except OSError:

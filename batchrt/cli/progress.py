@@ -170,7 +170,7 @@ def _line(progress: Progress) -> RenderableType:
 
 def choose_display(*, quiet: bool, rows_on_terminal: bool) -> Display:
     """Return what suits: a live line needs a terminal to itself."""
-    if quiet:
+    if quiet or sys.stderr is None:  # a daemon's may be closed
         return Silence()
     if rows_on_terminal or not sys.stderr.isatty():
         return LogLines()

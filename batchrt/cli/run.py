@@ -93,7 +93,7 @@ def run(
     The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
     error column. Ctrl-C finishes what is in flight and stops; twice, it stops at once.
 
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was done, 130 interrupted, 143 terminated.
+    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 130 interrupted, 143 terminated.
     """
     # What runs a job takes its time to import; --help and mistakes do without.
     from batchrt.cli.launch import run_job

@@ -46,8 +46,8 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
             the older one, and OpenAI's reasoning models only the newer.
         timeout: seconds for each request, from connecting to the last byte; `None` for no end.
         max_retries: attempts after the first, for what may pass: 408, 409, 429, 5xx, broken
-            connections, timeouts, malformed answers. The provider's `retry-after` is waited for, up
-            to 120 s.
+            connections, timeouts, malformed answers. The provider's `retry-after` is waited for; one
+            of more than 120 s is an error at once, which says until when.
         http_client: send through this `httpx.AsyncClient`, which is bound to its event loop and
             stays yours to close.
         transport: send through this httpx transport (`httpx.MockTransport`,
@@ -91,9 +91,10 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         max_response_bytes: int = 64 * 2**20,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
-        from batchrt.providers.client import Client
+        from batchrt.providers.client import Client, Hidden
         from batchrt.providers.wire import ChatRequest, read_chat
 
+        api_key = Hidden(api_key)
         self._options = check_options(
             {
                 "model": model,
@@ -127,6 +128,8 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         self._request = self._request_for({})
 
     def __repr__(self) -> str:
+        if "_client" not in self.__dict__:  # a debugger looks at a constructor that failed
+            return "ChatOpenAI()"
         origin = self._client.address.origin
         return f"ChatOpenAI(model={self.model!r}, base_url={origin!r})"
 
@@ -213,7 +216,10 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         return StructuredChat(self, schema, method=method, strict=strict, include_raw=include_raw)
 
     async def aclose(self) -> None:
-        """Close idle connections. Not needed at exit: whoever lets go of a model loses nothing."""
+        """Close the connections, and a `transport` that was handed in; the model is of no use afterwards.
+
+        Not needed at exit: whoever lets go of a model loses nothing.
+        """
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:

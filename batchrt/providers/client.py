@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.run import Strand
 
-__all__ = ["Client", "Secret"]
+__all__ = ["Client", "Hidden", "Secret"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,24 @@ class Secret(Protocol):
 
     def get_secret_value(self) -> str:
         """Return the key."""
+
+
+class Hidden:
+    """A key that a traceback with its frames' variables does not show."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: str | Secret | None) -> None:
+        self._key = key
+
+    def get_secret_value(self) -> str:
+        """Return the key; else the environment's."""
+        if self._key is None:
+            return os.environ.get("OPENAI_API_KEY", "")
+        return self._key if isinstance(self._key, str) else self._key.get_secret_value()
+
+    def __repr__(self) -> str:
+        return "***"
 
 
 class Client:
@@ -75,10 +93,11 @@ class Client:
         extra_headers: Mapping[str, str] | None = None,
         max_response_bytes: int = 64 * 2**20,
     ) -> None:
+        api_key = Hidden(api_key)
         _check_limits(timeout, max_retries, max_response_bytes)
         self.address: Address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
         extra = {name.lower(): value for name, value in (extra_headers or {}).items()}
-        key = _key(api_key)
+        key = api_key.get_secret_value().strip()  # keys come from files and shells, with a line's end
         own_way = http_client is not None or transport is not None or "authorization" in extra
         if not key and not own_way and self.address.host == "api.openai.com":
             raise AuthenticationError(
@@ -99,6 +118,8 @@ class Client:
         )
 
     def __repr__(self) -> str:
+        if "address" not in self.__dict__:  # a debugger looks at a constructor that failed
+            return "<Client>"
         return f"<Client of {self.address.origin}>"
 
     async def call(self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
@@ -147,13 +168,6 @@ class Client:
 
 def _failure(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
-
-
-def _key(api_key: str | Secret | None) -> str:
-    if api_key is None:
-        api_key = os.environ.get("OPENAI_API_KEY", "")
-    key = api_key if isinstance(api_key, str) else api_key.get_secret_value()
-    return key.strip()  # keys come from files and shells, with a line's end
 
 
 def _headers(key: str, organization: str | None, project: str | None) -> dict[str, str]:

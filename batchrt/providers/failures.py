@@ -85,7 +85,9 @@ def error_from(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) 
     now = wall()
     wait = retry_after(reply.headers, complaint.message, now=now)
     status = _effective_status(reply, complaint)
-    message = _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE) or _phrase(reply)
+    redirects = 300 <= reply.status < 400  # noqa: PLR2004  and then the body is no help
+    message = "" if redirects else _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE)
+    message = message or _phrase(reply)
     if wait is not None and wait > MAX_RETRY_AFTER:
         message += f"; {_come_back(wait, now)}"
     error = _class_of(status, complaint)(

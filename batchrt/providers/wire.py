@@ -155,6 +155,17 @@ def _bad(param: str, message: str) -> BadRequestError:
     return BadRequestError(message, param=param)
 
 
+def _json(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:
+        # Models cut a character in two, which servers send as a lone \ud83d: the standard library
+        # takes that, and nobody wants to pay for the answer again.
+        if b"\\ud" not in body.lower():
+            raise
+        return json.loads(body)
+
+
 def read_chat(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -> AIMessage:
     """Return the message in a successful `reply`; for `secrets` and `wall` see `error_from`.
 
@@ -163,7 +174,7 @@ def read_chat(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -
         ProviderError: if the body holds an error instead, as some proxies have it.
     """
     try:
-        data = from_json(reply.body)
+        data = _json(reply.body)
     except ValueError as error:
         raise _malformed(f"is not JSON: {error}", reply, secrets) from None
     if not isinstance(data, dict):

@@ -159,12 +159,16 @@ class _Background:
     It is the only mutable state of the package that is not a run's or a client's: sync callers have
     nowhere else to keep connections alive between one call and the next. Made at the first call, ended
     at exit, left behind by a fork.
+
+    Its exit handler is registered on import, and so called after those that users of the package
+    register: from Python 3.12 on, no other loop could be started for them.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: _BackgroundLoop | None = None
-        self._registered = False
+        os.register_at_fork(after_in_child=self._forget)
+        atexit.register(self._stop)
 
     @contextmanager
     def loop(self) -> Iterator[LoopHandle]:
@@ -184,10 +188,6 @@ class _Background:
 
     def _get(self) -> _BackgroundLoop:
         with self._lock:
-            if not self._registered:
-                os.register_at_fork(after_in_child=self._forget)
-                atexit.register(self._stop)
-                self._registered = True
             if self._loop is None or self._loop.ended:
                 self._loop = _BackgroundLoop()
             return self._loop

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from anyio.abc import TaskGroup
 
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.loops import Signal, Unbegun
 
 __all__ = ["Crew", "Task"]
 
@@ -49,7 +49,7 @@ class Crew:
             helper.task = task
             helper.wake.set()
         else:
-            self._group.start_soon(self._help, task)
+            self._group.start_soon(Unbegun, self._help, task, name="batchrt crew")
 
     def dismiss(self) -> None:
         """Send the idle helpers home, so that the task group can end."""

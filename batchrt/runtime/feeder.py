@@ -6,7 +6,7 @@ task that entered them. So one task, and no other, runs the generator.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -36,7 +36,8 @@ class Feeder:
         try:
             await self._serve()
         finally:
-            if isinstance(self._source, AsyncGenerator):
+            # Generators can be closed, and so can the package's own streams.
+            if hasattr(self._source, "aclose"):
                 await _close(self._source)
 
     async def _serve(self) -> None:
@@ -69,7 +70,7 @@ class Feeder:
         return value
 
 
-async def _close(source: AsyncGenerator[Any, Any]) -> None:
+async def _close(source: Any) -> None:
     try:
         await source.aclose()
     except BaseExceptionGroup as group:

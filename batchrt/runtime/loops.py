@@ -11,15 +11,17 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-__all__ = ["LoopHandle", "Signal", "cancellation_is_real", "running_loop"]
+__all__ = ["LoopHandle", "Signal", "Unbegun", "cancellation_is_real", "running_loop"]
+
+T = TypeVar("T")
 
 
 class LoopHandle:
@@ -97,6 +99,42 @@ class LoopHandle:
 
         trio: Any = sys.modules["trio"]
         return trio.lowlevel.spawn_system_task(main, context=context, name=name)
+
+
+class Unbegun(Coroutine[Any, Any, T]):
+    """A coroutine that is made when it is first awaited.
+
+    asyncio's teardown cancels tasks before their first step. The coroutine that such a task was given
+    would complain that it was never awaited.
+    """
+
+    __slots__ = ("_args", "_coroutine", "_function")
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> None:
+        self._function = function
+        self._args = args
+        self._coroutine: Coroutine[Any, Any, T] | None = None
+
+    def _begun(self) -> Coroutine[Any, Any, T]:
+        if self._coroutine is None:
+            self._coroutine = self._function(*self._args)
+        return self._coroutine
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begun().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Do the next step."""
+        return self._begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Do the next step, with an exception."""
+        return self._begun().throw(*error)
+
+    def close(self) -> None:
+        """End it, if it was begun."""
+        if self._coroutine is not None:
+            self._coroutine.close()
 
 
 class Signal:

@@ -25,7 +25,7 @@ from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancell
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import Signal, cancellation_is_real
+from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 from batchrt.runtime.slots import Waiter
 
@@ -123,7 +123,7 @@ class Scheduler:
             self._group = group
             self._run.crew = Crew(group)
             if self._feeder is not None:
-                group.start_soon(self._feed, self._feeder)
+                group.start_soon(Unbegun, self._feed, self._feeder, name="batchrt inputs")
             self._yielded_at = perf_counter()
             self._recruit()
             if self._workers:
@@ -176,7 +176,7 @@ class Scheduler:
             assert self._group is not None
             self._starting += 1
             self._workers += 1
-            self._group.start_soon(self._work)
+            self._group.start_soon(Unbegun, self._work, name="batchrt worker")
 
     def _may_start(self) -> bool:
         starting = self._starting

@@ -41,7 +41,7 @@ class MockServer:
     def __init__(self, provider: MockProvider, host: str = "127.0.0.1", port: int = 0) -> None:
         self.provider = provider
         self.host = host
-        self.port = port
+        self.port: int = port
         self._listening = threading.Event()
         self._server = _new_server(provider, self._listening.set)
         self._failure: BaseException | None = None

@@ -152,3 +152,9 @@ def test_the_live_line_wants_a_terminal_to_itself(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Stderr())
     assert type(choose_display(**options)) is kind
+
+
+def test_a_daemon_without_stderr_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be shown, and the rows are done all the same."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert isinstance(choose_display(quiet=False, rows_on_terminal=False), Silence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -477,3 +478,13 @@ async def test_a_refused_connection_is_told(free_tcp_port: int) -> None:
     model = ChatOpenAI("m", base_url=f"http://127.0.0.1:{free_tcp_port}/v1", max_retries=0)
     with pytest.raises(ConnectionFailedError, match=str(free_tcp_port)):
         await model.ainvoke("hi")
+
+
+def test_a_constructor_that_fails_shows_no_key() -> None:
+    """Neither in its frames' variables, as debuggers and error trackers print them, nor by crashing them."""
+    with pytest.raises(ValueError, match="max_retries") as caught:
+        ChatOpenAI("m", api_key="sk-hidden-from-view", max_retries=-1)
+    frames = traceback.TracebackException(caught.type, caught.value, caught.tb, capture_locals=True)
+    package = [frame for frame in frames.stack if "batchrt/providers" in frame.filename.replace("\\", "/")]
+    assert package
+    assert "sk-hidden-from-view" not in "".join(str(frame.locals) for frame in package)

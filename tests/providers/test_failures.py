@@ -332,11 +332,12 @@ def test_an_error_that_came_as_a_success_is_judged_by_its_code(body: Any, kind: 
 
 def test_a_redirect_says_where_to() -> None:
     """What to do about it, without what may be a key in the query."""
-    error = of(b"", 307, location=f"https://other/v1?key={KEY}")
-    assert type(error) is BadRequestError
-    assert "https://other/v1)" in error.message
-    assert "base_url" in error.message
-    assert KEY not in str(error)
+    for body in (b"", b"{}", b"<html>Moved</html>"):
+        error = of(body, 307, location=f"https://other/v1?key={KEY}")
+        assert type(error) is BadRequestError
+        assert "https://other/v1)" in error.message
+        assert "base_url" in error.message
+        assert KEY not in str(error)
 
 
 def test_keys_that_are_echoed_are_masked() -> None:

@@ -262,3 +262,11 @@ def test_whatever_comes_is_a_message_or_an_error_of_ours(body: bytes) -> None:
     except ProviderError:
         return
     assert isinstance(message.content, str | list | None)
+
+
+def test_half_a_character_is_no_reason_to_ask_again() -> None:
+    """A lone surrogate, which models make and servers send, comes through; other broken JSON does not."""
+    body = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "x\\ud83d"}}]}'
+    assert read_chat(reply(body), (), wall).content == "x\ud83d"
+    with pytest.raises(MalformedResponseError):
+        read_chat(reply(body[:-3]), (), wall)

@@ -12,7 +12,7 @@ import pytest
 from batchrt import DeadlineExceededError, RunnableLambda
 from batchrt.runtime.feeder import Feeder
 
-from .harness import Boom, on_trio, pause, tasks
+from .harness import Boom, config, on_trio, pause, tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -141,3 +141,14 @@ async def test_what_the_source_raises_ends_the_run_as_itself(
 
     with pytest.raises(kind):
         await RunnableLambda(same).abatch(source(), return_exceptions=tolerant)
+
+
+async def test_a_stream_that_feeds_another_ends_with_it() -> None:
+    """Closing the outer run closes the inner one, as it does with any async generator."""
+    before = tasks()
+    chain = RunnableLambda(same)
+    inner = chain.abatch_iter(range(1000), config(max_concurrency=3))
+    async with chain.abatch_iter(inner, config(max_concurrency=2)) as outer:
+        assert await anext(outer) == 0
+    await pause()
+    assert tasks() == before

@@ -13,7 +13,7 @@ import pytest
 
 from batchrt.runtime.loops import LoopHandle, Signal, cancellation_is_real, running_loop
 
-from .harness import in_thread, pause
+from .harness import in_thread, output_of, pause
 
 pytestmark = pytest.mark.anyio
 
@@ -149,3 +149,29 @@ def test_asyncios_own_cancel_is_a_real_cancellation_and_a_raised_one_is_not() ->
 
     asyncio.run(main())
     assert seen == [True, False]
+
+
+def test_a_loop_that_ends_while_workers_start_says_nothing() -> None:
+    """Leaving an `async for` early as the last thing of a program gives no warning."""
+    assert (
+        output_of(
+            """
+        import asyncio, gc, warnings
+        from batchrt import RunnableLambda
+
+        warnings.simplefilter("always")
+
+        async def leaf(value):
+            return value
+
+        async def main():
+            async for _ in RunnableLambda(leaf).abatch_iter(range(1000)):
+                break
+
+        asyncio.run(main())
+        gc.collect()
+        print("ended")
+        """
+        )
+        == "ended"
+    )
