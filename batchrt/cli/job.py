@@ -36,6 +36,7 @@ _AHEAD_PER_SLOT: Final = 20
 """How many rows may be begun while one holds up the output, for each request in flight: some kilobytes
 each, for seconds in which a retry sleeps or a server stalls and everybody else goes on."""
 _FEWEST_AHEAD: Final = 2000
+_MOST_AHEAD: Final = 20_000
 
 
 class Job:
@@ -106,7 +107,7 @@ class Job:
 
     async def _carry(self, writer: Writer) -> None:
         cap = self._settings.max_concurrency
-        config = RunConfig(max_concurrency=cap, window=max(_FEWEST_AHEAD, _AHEAD_PER_SLOT * cap))
+        config = RunConfig(max_concurrency=cap, window=_window(cap))
         async with (
             self._model,
             self._chain.abatch_iter(self._feed, config, return_exceptions=True) as outcomes,
@@ -195,3 +196,7 @@ class Job:
             say(summary(self.tally, self._sink, self._seconds))
         if self.refusal is not None and self.signal is None:
             complain(f"stopped, for the provider lets no request through: {error_line(self.refusal)}")
+
+
+def _window(cap: int) -> int:
+    return max(_FEWEST_AHEAD, 2 * cap, min(_AHEAD_PER_SLOT * cap, _MOST_AHEAD))
