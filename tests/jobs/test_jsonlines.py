@@ -63,7 +63,7 @@ def test_jsonl_without_a_good_row_among_the_first_hundred(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"id": 2,}', ["row 2 (line 2)", "character 10"]),
+        ('{"id": 2 2}', ["row 2 (line 2)", "character 10"]),
         ("plain", ["not valid JSON at character 1"]),
         ('{"id": 2', ["not valid JSON"]),
         ("[1, 2]", ["expected an object", "found a list"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -181,7 +182,7 @@ CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
         422,
         {"detail": ["a"]},
         BadRequestError,
-        {"message": "Unprocessable Entity"},
+        {"message": HTTPStatus(422).phrase},
     ),
     (
         "Google, a list",
