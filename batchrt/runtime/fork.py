@@ -38,7 +38,9 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
         failure: BaseException | None = None
         try:
             await _Fork(strand, jobs, crew).run()
-        except Exception as error:  # noqa: BLE001  raised below: the group would wrap it
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
             failure = error
         crew.dismiss()
     if failure is not None:

@@ -247,3 +247,26 @@ def test_a_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
         )
         == "ended"
     )
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_an_interrupt_in_a_single_call_is_raised_as_itself(first: bool) -> None:
+    """Also where the fork made its own tasks: not wrapped in their group."""
+
+    class Interrupt(BaseException):
+        pass
+
+    async def interrupted(value: int) -> int:
+        await pause(2)
+        raise Interrupt
+
+    async def waiting(value: int) -> int:
+        await anyio.sleep_forever()
+        return value
+
+    branches = {"a": interrupted, "b": waiting} if first else {"b": waiting, "a": interrupted}
+    chain: RunnableParallel[Any] = RunnableParallel(branches)
+    before = tasks()
+    with pytest.raises(Interrupt):
+        await chain.ainvoke(1)
+    assert tasks() == before
