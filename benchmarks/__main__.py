@@ -68,7 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(_SUITES))
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    parser.add_argument("--check", action="store_true", help="compare with issue 2's numbers")
+    parser.add_argument("--check", action="store_true", help="compare with the targets")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.suites) - set(_SUITES))
     if unknown:

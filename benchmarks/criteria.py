@@ -1,4 +1,4 @@
-"""The numbers that issue 2 demands ("Must show", points 2 to 5), held against what was measured."""
+"""The numbers that the project demands of itself, held against what was measured."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def judge(measured: Measured) -> list[Verdict]:
 
 
 def criteria() -> list[Criterion]:
-    """Return all criteria, in the issue's order."""
+    """Return all criteria, in order."""
     makers: tuple[Callable[[], list[Criterion]], ...]
     makers = (_runtime_cost, _as_completed, _chat, _import)
     return [criterion for make in makers for criterion in make()]

@@ -105,7 +105,7 @@ def _contenders(work: Work) -> list[tuple[AsyncRuntime | SyncRuntime, Work]]:
         return [(contender, work) for contender in SYNC]
     contenders: list[tuple[AsyncRuntime | SyncRuntime, Work]] = [(each, work) for each in ASYNC]
     if _has_yardstick(work):
-        # The yardstick, in the same process and the same rounds.
+        # The yardstick, in the same process and the same rounds.
         one = Work("one step", work.body, work.in_flight)
         contenders += [(each, one) for each in ASYNC if each.name == REFERENCES[each.loop]]
     return contenders

@@ -51,8 +51,8 @@ def _figure(series: Series | None, digits: int) -> str:
 
 
 def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
-    """Show each demand of the issue with its figure, met or missed."""
-    shown = rich.table.Table(title="issue 2, must show", title_justify="left")
+    """Show each target with its figure, met or missed."""
+    shown = rich.table.Table(title="targets", title_justify="left")
     for heading in ("point", "what", "measured", "limit", ""):
         shown.add_column(heading)
     for verdict in verdicts:
