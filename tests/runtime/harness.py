@@ -17,6 +17,7 @@ import anyio.lowlevel
 import pytest
 from trio.testing import MockClock
 
+from batchrt import RunnableLambda
 from batchrt.runtime.slots import Slots
 
 T = TypeVar("T")
@@ -125,6 +126,16 @@ def output_of(source: str) -> str:
     assert errors == ""
     assert process.returncode == 0
     return output.strip()
+
+
+def sync_leaf_of(watch: Watch) -> RunnableLambda[Any, Any]:
+    """Return a sync leaf that `watch` counts and that gives its input."""
+
+    def leaf(value: Any) -> Any:
+        with watch:
+            return value
+
+    return RunnableLambda(leaf)
 
 
 @contextmanager

@@ -11,7 +11,18 @@ import pytest
 
 from batchrt import Runnable, RunnableLambda, RunnableParallel, StrayCancelledError
 
-from .harness import Boom, Watch, all_slots_come_back, check_over, config, output_of, pause, tasks, until
+from .harness import (
+    Boom,
+    Watch,
+    all_slots_come_back,
+    check_over,
+    config,
+    output_of,
+    pause,
+    sync_leaf_of,
+    tasks,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -23,14 +34,6 @@ def leaf_of(watch: Watch, rounds: int = 3) -> RunnableLambda[Any, Any]:
         with watch:
             await pause(rounds)
         return value
-
-    return RunnableLambda(leaf)
-
-
-def sync_leaf_of(watch: Watch) -> RunnableLambda[Any, Any]:
-    def leaf(value: Any) -> Any:
-        with watch:
-            return value
 
     return RunnableLambda(leaf)
 

@@ -22,6 +22,7 @@ from .harness import (
     check_over,
     config,
     pause,
+    sync_leaf_of,
     tasks,
 )
 
@@ -35,14 +36,6 @@ def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
         with watch:
             await pause(rounds)
         return value
-
-    return RunnableLambda(leaf)
-
-
-def sync_leaf_of(watch: Watch) -> RunnableLambda[Any, Any]:
-    def leaf(value: Any) -> Any:
-        with watch:
-            return value
 
     return RunnableLambda(leaf)
 

@@ -44,14 +44,6 @@ def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
     return RunnableLambda(leaf)
 
 
-def sync_leaf_of(watch: Watch) -> RunnableLambda[Any, Any]:
-    def leaf(value: Any) -> Any:
-        with watch:
-            return value
-
-    return RunnableLambda(leaf)
-
-
 async def test_the_first_error_comes_as_itself_when_all_has_ended() -> None:
     watch, before, error = Watch(), tasks(), Boom()
 
