@@ -4,6 +4,7 @@
     ├── MissingFieldError         a prompt names a field that the row has not (also a KeyError)
     ├── OutputParserError         a model's text is not what the parser wants (also a ValueError)
     ├── RecursionLimitError       a function kept returning runnables
+    ├── ListLengthError           a native step's list is not as long as the one it was given
     ├── StrayCancelledError       user code raised a cancellation that nobody asked for
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
@@ -37,6 +38,7 @@ __all__ = [
     "DeadlineExceededError",
     "InputError",
     "ItemTimeoutError",
+    "ListLengthError",
     "MalformedResponseError",
     "MissingFieldError",
     "OutputClosedError",
@@ -91,6 +93,20 @@ class OutputParserError(BatchError, ValueError):
 
 class RecursionLimitError(BatchError, RecursionError):
     """Say that functions went on returning runnables past `recursion_limit`."""
+
+
+class ListLengthError(BatchError):
+    """Say that a step which takes lists gave one of the wrong length, or no list.
+
+    Attributes:
+        expected: how many outputs there should have been.
+        received: how many there were; `None` for what is no list.
+    """
+
+    def __init__(self, message: str, *, expected: int, received: int | None) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.received = received
 
 
 class StrayCancelledError(BatchError):

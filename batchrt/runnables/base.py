@@ -3,6 +3,8 @@
 A class says how it runs by what it overrides, found once when the class is made:
 
     _build          a step put together from others (everything in this package)
+    abatch_native   a list call: items that meet are sent together
+    abatch, batch   the same, said the LCEL way
     ainvoke         a leaf on the event loop
     invoke only     a leaf in a worker thread
 
@@ -22,12 +24,13 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.config import RunConfig, check_config, handed_config
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.bridge import Caller, call_blocking, crossing
 from batchrt.runtime.driving import drive_to_end
+from batchrt.runtime.lists import LINGER, MAX_LINGER
 from batchrt.runtime.outcome import BatchResult
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = ["Configs", "RetryIf", "Runnable", "RunnableLike", "coerce"]
+__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "coerce"]
 
 In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
 Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
@@ -55,6 +58,10 @@ RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Ca
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 """One configuration for the run, or one for each input."""
 
+Entry: TypeAlias = Literal["_build", "abatch_native", "abatch", "batch", "ainvoke", "invoke"]
+_LISTS: Final[tuple[Entry, ...]] = ("abatch", "batch")
+_ENTRIES: Final[tuple[Entry, ...]] = ("_build", "abatch_native", *_LISTS, "ainvoke", "invoke")
+
 
 class Runnable(Generic[In, Out]):
     """Take an input and give an output; compose with `|`; run one or many.
@@ -62,14 +69,33 @@ class Runnable(Generic[In, Out]):
     Override `ainvoke` (runs on the event loop) or `invoke` (runs in a worker thread); the other methods
     follow. All batch methods take any iterable or async iterable and pull it lazily, and run under
     `config`'s limits (see `RunConfig`).
+
+    What takes lists overrides `abatch_native(inputs)` instead, async or not: it is given a list and gives
+    a list, one output for each input in their order; an exception in an output's place is that item's
+    error. Wherever such a runnable stands in a chain, the items of the run that come to it meet and are
+    sent together, within `max_batch_size` and `max_batch_cost` (with a method `cost(input)`): when a
+    list is full, when nobody is on the way to it any more, or when nobody came for `linger` seconds, or
+    `max_linger` seconds after the first. A list that fails is halved until the guilty item stands
+    alone. An `abatch` or `batch` that a subclass overrides, as in LCEL, is used the same way.
+
+    Attributes:
+        name: what messages call it; else its class's name.
+        max_batch_size: the most inputs a list; `None` for no bound. May change during a run.
+        max_batch_cost: the most their costs may add up to; `None` for no bound.
+        linger: seconds; 0 sends what has come as soon as the event loop gets to it.
+        max_linger: seconds.
     """
 
     name: str | None = None
-    _entry: Literal["_build", "ainvoke", "invoke"] | None = None
+    max_batch_size: int | None = None
+    max_batch_cost: float | None = None
+    linger: float = LINGER
+    max_linger: float = MAX_LINGER
+    _entry: Entry | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for entry in ("_build", "ainvoke", "invoke"):
+        for entry in _ENTRIES:
             if entry in cls.__dict__:
                 cls._entry = entry
                 return
@@ -82,33 +108,44 @@ class Runnable(Generic[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        kwargs = kwargs or {}
-        match self._entry:
+        return self._step_of(self._entry, kwargs or {})
+
+    def _step_of(self, entry: Entry | None, kwargs: Mapping[str, Any]) -> Step:
+        match entry:
             case "_build":
                 return self._build(kwargs)
+            case "abatch_native" | "abatch" | "batch":
+                from batchrt.runnables.native import native_step
+
+                return native_step(self, entry, kwargs)
             case "ainvoke":
                 return _async_method_step(self.ainvoke, kwargs)
             case "invoke":
                 return _sync_method_step(self.invoke, kwargs)
-        raise TypeError(f"{type(self).__name__} defines neither ainvoke nor invoke: it cannot run")
+        name = type(self).__name__
+        raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
-    def _inherited_step(self, method: str, kwargs: Mapping[str, Any]) -> Step:
-        """Return the step behind this class's own `ainvoke` or `invoke`, whichever `method` says.
+    def _inherited_step(self, method: Entry, kwargs: Mapping[str, Any]) -> Step:
+        """Return a step for `method` of this class that does not come back to an override of it.
 
-        Called only when `method` itself is not overridden, or from an override through `super()`: then
-        it must not come back to the override.
+        Called only when `method` itself is not overridden, or from an override through `super()`. What
+        calls for single inputs looks first at what takes a single input: an `abatch` in terms of
+        `self.ainvoke` must not come back to itself either.
         """
-        cls = type(self)
-        if cls._build is not Runnable._build:
-            return self._build(kwargs)
-        if method != "ainvoke" and cls.ainvoke is not Runnable.ainvoke:
-            return _async_method_step(self.ainvoke, kwargs)
-        if method != "invoke" and cls.invoke is not Runnable.invoke:
-            return _sync_method_step(self.invoke, kwargs)
-        raise TypeError(f"{cls.__name__} defines neither ainvoke nor invoke: it cannot run")
+        entries: tuple[Entry, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
+        if method in _LISTS:
+            if not self._overrides(method):
+                return self._step(kwargs)
+        else:
+            entries += _LISTS
+        usable = (entry for entry in entries if entry != method and self._overrides(entry))
+        return self._step_of(next(usable, None), kwargs)
+
+    def _overrides(self, entry: Entry) -> bool:
+        return getattr(type(self), entry, None) is not getattr(Runnable, entry, None)
 
     def _prepare(
-        self, kwargs: Mapping[str, Any], configs: Configs, method: str | None = None
+        self, kwargs: Mapping[str, Any], configs: Configs, method: Entry | None = None
     ) -> tuple[Step, Configs]:
         """Return the step and the configuration for a run of this by itself.
 
@@ -118,9 +155,13 @@ class Runnable(Generic[In, Out]):
         return step, configs
 
     def _job(
-        self, inputs: Iterable[Any] | AsyncIterable[Any], configs: Configs, kwargs: Mapping[str, Any]
+        self,
+        inputs: Iterable[Any] | AsyncIterable[Any],
+        configs: Configs,
+        kwargs: Mapping[str, Any],
+        method: Entry | None = None,
     ) -> Job:
-        step, configs = self._prepare(kwargs, configs)
+        step, configs = self._prepare(kwargs, configs, method)
         return Job.of(step, inputs, configs)
 
     def get_name(self) -> str:
@@ -182,7 +223,7 @@ class Runnable(Generic[In, Out]):
                 length, it stands in the unfinished items' places instead.
             ValueError: for a config that makes no sense, before anything runs.
         """
-        job = self._job(inputs, config, kwargs)
+        job = self._job(inputs, config, kwargs, "abatch")
         return await collect(job, return_exceptions=return_exceptions)
 
     def batch(
@@ -195,7 +236,7 @@ class Runnable(Generic[In, Out]):
     ) -> list[Out]:
         """Do `abatch` from sync code, on a background event loop; an iterator runs in this thread."""
         caller = Caller()
-        job = self._job(caller.pull(inputs), config, kwargs)
+        job = self._job(caller.pull(inputs), config, kwargs, "batch")
 
         return call_blocking(partial(collect, job, return_exceptions=return_exceptions), caller)
 

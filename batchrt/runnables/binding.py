@@ -9,7 +9,7 @@ import anyio
 
 from batchrt.config import RunConfig, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
-from batchrt.runnables.base import Configs, In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.base import Configs, Entry, In, Out, Runnable, RunnableLike, coerce
 from batchrt.runtime.run import Step, StepCall, Strand
 
 __all__ = ["RunnableBinding"]
@@ -63,7 +63,7 @@ class RunnableBinding(Runnable[In, Out]):
         self,
         kwargs: Mapping[str, Any],
         configs: Configs,
-        method: str | None = None,  # noqa: ARG002  what is bound is asked as a whole
+        method: Entry | None = None,  # noqa: ARG002  what is bound is asked as a whole
     ) -> tuple[Step, Configs]:
         return self.bound._prepare({**self.kwargs, **kwargs}, self._under(configs))
 
@@ -78,7 +78,7 @@ class RunnableBinding(Runnable[In, Out]):
         step = self.bound._step({**self.kwargs, **kwargs})
         if not self.config or step.inline:
             return step
-        return Step(_configured(self, step.call), direct=step.direct and not self._limits())
+        return Step.of(_configured(self, step.call), [step], direct=step.direct and not self._limits())
 
     def _limits(self) -> bool:
         return any(self.config.get(key) for key in ("max_concurrency", "timeout", "deadline"))

@@ -42,7 +42,7 @@ class RunnableBranch(Runnable[In, Out]):
                     return await _run(then, value, strand)
             return await _run(default, value, strand)
 
-        return Step(call, direct=all(step.inline or step.direct for step in steps))
+        return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
 
 
 def _inline_branch(pairs: list[tuple[Step, Step]], default: Step) -> Step:

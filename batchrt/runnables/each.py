@@ -38,12 +38,12 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
             # A copy: the list may be changed meanwhile.
             values = list(given)
             outputs: list[Any] = [None] * len(values)
-            width = min(len(values), strand.slots.limit or UNCAPPED_WIDTH)
+            width = min(len(values), max(strand.slots.limit or UNCAPPED_WIDTH, step.lists))
             source = enumerate(values)
             await fork(strand, [_loop(step.call, source, outputs)] * width)
             return outputs
 
-        return Step(call)
+        return Step.of(call, [step], forks=True)
 
 
 def _loop(step: StepCall, source: Iterator[tuple[int, Any]], outputs: list[Any]) -> Any:
@@ -51,6 +51,7 @@ def _loop(step: StepCall, source: Iterator[tuple[int, Any]], outputs: list[Any])
         base = copy_context()
         for index, value in source:
             # A context of its own: what an element sets is not seen by the next.
+            strand.start_over()
             outputs[index] = await drive(base.copy(), step(value, strand))
 
     return run

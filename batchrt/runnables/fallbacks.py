@@ -52,7 +52,7 @@ class RunnableWithFallbacks(Runnable[In, Out]):
             assert first is not None
             raise first
 
-        return Step(call, direct=all(step.inline or step.direct for step in steps))
+        return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
 
     def _check(self, value: Any) -> None:
         if self.exception_key is not None and not isinstance(value, Mapping):

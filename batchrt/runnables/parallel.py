@@ -52,7 +52,9 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
                 await fork(strand, [_branch(output, key, step, value) for key, step in waiting])
             return output
 
-        return Step(call, direct=len(waiting) == 1 and steps[waiting[0][0]].direct)
+        alone = len(waiting) == 1
+        direct = alone and steps[waiting[0][0]].direct
+        return Step.of(call, steps.values(), direct=direct, forks=not alone)
 
 
 def _inline_parallel(calls: list[tuple[str, StepCall]]) -> Step:

@@ -47,7 +47,7 @@ class RunnablePassthrough(Runnable[T, T]):
                 await step.call(value, strand)
             return value
 
-        return Step(call, direct=step.direct or step.inline)
+        return Step.of(call, [step], direct=step.direct or step.inline)
 
 
 class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
@@ -69,7 +69,7 @@ class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
         async def call(value: Any, strand: Strand) -> Any:
             return {**_fields(value), **(await step.call(value, strand))}
 
-        return Step(call, direct=step.direct)
+        return Step.of(call, [step], direct=step.direct)
 
 
 class RunnablePick(Runnable[Mapping[str, Any], Any]):

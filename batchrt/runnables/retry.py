@@ -55,7 +55,7 @@ class RunnableRetry(Runnable[In, Out]):
                 lambda: attempt(value, strand), failure, self._policy(strand), strand
             )
 
-        return Step(call)
+        return Step.of(call, [step])
 
     def _worth_it(self) -> Any:
         import tenacity

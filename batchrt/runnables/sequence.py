@@ -61,7 +61,7 @@ class RunnableSequence(Runnable[In, Out]):
                 value = step(value, strand) if inline else await step(value, strand)
             return value
 
-        return Step(call, direct=all(step.inline or step.direct for step in steps))
+        return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
 
 
 def _inline_sequence(steps: list[Step]) -> Step:

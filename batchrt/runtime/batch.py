@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence, Sized
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+    Sized,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config, merge_configs
 from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
+from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.loops import LoopHandle, cancellation_is_real
 from batchrt.runtime.outcome import BatchResult, Outcome
@@ -22,6 +32,8 @@ from batchrt.runtime.slots import Slots
 
 __all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
 
+T = TypeVar("T")
+
 Inputs: TypeAlias = "Iterable[Any] | AsyncIterable[Any]"
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 
@@ -29,6 +41,9 @@ MIN_WINDOW: Final = 1000
 """The default window for small caps: room for retries to sleep in without holding up the others. A
 thousand waiting items are some megabytes."""
 WINDOW_PER_SLOT: Final = 10
+MAX_LIST_WINDOW: Final = 20_480
+"""How far the default window widens so that lists can fill: ten of OpenAI's longest. An item that waits
+in a list is some kilobytes."""
 
 _INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit")
 
@@ -100,12 +115,21 @@ class Job:
     def window(self) -> int:
         """The most items admitted and not yet delivered."""
         cap = self.config.get("max_concurrency")
-        return self.config.get("window") or max(MIN_WINDOW, WINDOW_PER_SLOT * (cap or 0))
+        usual = max(MIN_WINDOW, WINDOW_PER_SLOT * (cap or 0))
+        return self.config.get("window") or max(usual, self._list_window(cap))
+
+    def _list_window(self, cap: int | None) -> int:
+        # As many lists under way as there are slots, one that fills meanwhile, and one that is on its
+        # way to the next step.
+        lists = self.step.lists
+        return min(lists * ((cap or MAX_LIST_WINDOW) + 2), max(MAX_LIST_WINDOW, 2 * lists))
 
     @property
     def lead(self) -> int:
         """The most outcomes that may wait for a slow consumer before no more work is begun."""
-        return self.config.get("max_concurrency") or self.window
+        cap = self.config.get("max_concurrency")
+        # A list's outcomes come all at once.
+        return self.window if cap is None or self.step.lists else cap
 
 
 def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
@@ -159,6 +183,8 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
     strand = Strand(run, item, merged, run.slots)
     async with lending():
         try:
+            if step.meets and run.traffic.crew is None:
+                return await _with_crew(run, lambda: _bounded(step, value, strand))
             return await _bounded(step, value, strand)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
@@ -166,6 +192,26 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
             raise StrayCancelledError.of(error) from error
         finally:
             strand.close()
+
+
+async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:
+    """Await `function()` while the run has helper tasks."""
+    result: list[T] = []
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        run.hire(Crew(group))
+        try:
+            result.append(await function())
+        except anyio.get_cancelled_exc_class() as error:
+            if cancellation_is_real():
+                raise
+            failure = error
+        except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result[0]
 
 
 async def _bounded(step: Step, value: Any, strand: Strand) -> Any:

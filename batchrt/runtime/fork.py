@@ -80,10 +80,13 @@ class _Fork:
 
         A branch that never waits could not overlap with anything, and costs no task.
         """
-        while self._jobs and self._error is None:
-            await self._own_branch(self._jobs.popleft())
-        if self._left:
-            await self._wait()
+        try:
+            while self._jobs and self._error is None:
+                await self._own_branch(self._jobs.popleft())
+            if self._left:
+                await self._wait()
+        finally:
+            self.strand.go()
         if self._error is None and self._cut_off is not None:
             # Whatever cancelled the branch is about to cancel this task: nobody may see half an output.
             await anyio.lowlevel.checkpoint()
@@ -98,6 +101,12 @@ class _Fork:
             self._left += 1
             self._unbegun.add(branch)
             self._crew.dispatch(branch)
+        self.settle()
+
+    def settle(self) -> None:
+        """Have the strand wait for its branches once all of them are on their own way."""
+        if not self._jobs and not self._unbegun:
+            self.strand.halt()
 
     def begin(self, branch: _Branch) -> bool:
         """Note that a branch begins in another task; `False` if nobody waits for it any more."""
@@ -125,7 +134,12 @@ class _Fork:
         finally:
             if not self._left:
                 own.has_slot, strand.has_slot = strand.has_slot, False
-            strand.close()
+            self.close(strand)
+
+    def close(self, strand: Strand) -> None:
+        """End a branch's strand; where it has been, the item has been."""
+        self.strand.visit(*strand.passed())
+        strand.close()
 
     async def drive(self, job: Job, strand: Strand) -> None:
         """Run `job` on `strand`, in a context of its own."""
@@ -178,6 +192,7 @@ class _Branch:
         if not self._fork.begin(self):
             return
         strand = self._fork.strand.branch()
+        self._fork.settle()
         try:
             with self._fork.scope():
                 await self._fork.drive(self._job, strand)
@@ -189,7 +204,7 @@ class _Branch:
         except BaseException as error:  # noqa: BLE001  raised by the forking strand
             self._fork.fail(error)
         finally:
-            strand.close()
+            self._fork.close(strand)
             self._fork.end()
 
     def abandon(self, error: BaseException) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -25,6 +25,7 @@ from batchrt.runtime.clock import Clock
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.loops import LoopHandle
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.traffic import Place, Traffic
 
 __all__ = ["Item", "Run", "Step", "StepCall", "Strand", "current_strand", "strand_context"]
 
@@ -63,9 +64,10 @@ class Run:
         loop: the event loop it runs on; `None` if direct.
         process: the one it runs in; a fork of it is no part of the run.
         threads: bounds the threads of sync functions where `slots` do not.
+        traffic: who is on the way; shared with the run this is nested in.
     """
 
-    __slots__ = ("_sections", "clock", "crew", "direct", "loop", "process", "slots", "threads")
+    __slots__ = ("_sections", "clock", "crew", "direct", "loop", "process", "slots", "threads", "traffic")
 
     def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
         self.slots: Slots = slots
@@ -74,14 +76,20 @@ class Run:
         self.crew: Crew | None = None
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
-        self.threads: CapacityLimiter | None = self._shared_threads(parent) or _limiter(slots, direct=direct)
+        near = parent if parent is not None and self._same_loop(parent) else None
+        # A limiter belongs to its loop, and so do the tasks of a crew.
+        self.threads: CapacityLimiter | None = near.threads if near else _limiter(slots, direct=direct)
+        self.traffic: Traffic = near.traffic if near and near.traffic.crew else Traffic()
         self._sections: dict[tuple[object, Slots], Slots] = {}
 
-    def _shared_threads(self, parent: Run | None) -> CapacityLimiter | None:
-        # A limiter belongs to its loop.
-        if parent is None or self.loop is None or parent.loop is None:
-            return None
-        return parent.threads if self.loop.same(parent.loop) else None
+    def _same_loop(self, other: Run) -> bool:
+        return self.loop is not None and other.loop is not None and self.loop.same(other.loop)
+
+    def hire(self, crew: Crew) -> None:
+        """Have helper tasks for forks, and for what strands wait for together."""
+        self.crew = crew
+        if self.traffic.crew is None:
+            self.traffic.crew = crew
 
     def section(self, key: object, total: int, outer: Slots) -> Slots:
         """Return the slots of a part of the chain that has a cap of its own, one for all items."""
@@ -104,11 +112,13 @@ class Strand:
         "_cancelled",
         "_in_debt",
         "_nested",
+        "_passed",
         "_watched",
         "config",
         "has_slot",
         "in_thread",
         "item",
+        "moving",
         "open",
         "run",
         "slots",
@@ -128,6 +138,9 @@ class Strand:
         self._in_debt = False
         self._watched: list[Callable[[], object]] | None = None
         self._cancelled = False
+        self._passed: list[Place] | None = None
+        self.moving: bool = True
+        run.traffic.moving += 1
 
     async def take(self) -> None:
         """Wait for a slot unless this strand has one; call it right before a leaf's own work."""
@@ -155,6 +168,46 @@ class Strand:
         """End: give the slot up. User code that goes on in this context is no longer part of the item."""
         self.open = False
         self.give()
+        self.halt()
+
+    def halt(self) -> None:
+        """Note that this strand waits for others and comes nowhere until `go`."""
+        if self.moving:
+            self.moving = False
+            traffic = self.run.traffic
+            traffic.moving -= 1
+            for place in self._passed or ():
+                place.beyond -= 1
+            if traffic.places:
+                traffic.slowed()
+
+    def go(self) -> None:
+        """Note that this strand goes on."""
+        if not self.moving and self.open:
+            self.moving = True
+            self.run.traffic.moving += 1
+            for place in self._passed or ():
+                place.beyond += 1
+
+    def passed(self) -> Sequence[Place]:
+        """Return the places it has been to."""
+        return self._passed or ()
+
+    def visit(self, *places: Place) -> None:
+        """Note that it, or a branch of it, has come to `places`, and will hardly come again."""
+        if self._passed is None:
+            self._passed = []
+        for place in places:
+            if place not in self._passed:
+                self._passed.append(place)
+                place.beyond += self.moving
+
+    def start_over(self) -> None:
+        """Note that it begins with something new, and may come to every place again."""
+        if self._passed is not None:
+            for place in self._passed:
+                place.beyond -= self.moving
+            self._passed = None
 
     def branch(self) -> Strand:
         """Return a strand for one branch of a fork."""
@@ -243,20 +296,31 @@ class Strand:
         self.give(newcomers=newcomers)
         if self._nested == 1:
             self._allow_threads(1)
+            self._move(self.halt)
 
     async def _take_back(self) -> None:
         try:
             if self._nested == 1 and self.open:
+                self._move(self.go)
                 await self.take()
         finally:
             self._end_lending()
+
+    def _move(self, change: Callable[[], None]) -> None:
+        # Nested work may be on another loop, which has no say in the run's traffic: there the strand
+        # counts as moving, and lists wait for it in vain, which `linger` bounds.
+        loop = self.run.loop
+        if loop is not None and loop.here():
+            change()
 
     def _end_lending(self) -> None:
         self._nested -= 1
         if self._nested:
             # Another nested call began while this one waited to take the slot back: it may need it.
             self.give()
+            self._move(self.halt)
             return
+        self._move(self.go)
         if self.open and not self.has_slot:
             self.slots.take_now()
             self._in_debt = True
@@ -285,11 +349,24 @@ class Step(NamedTuple):
         call: see `StepCall`.
         inline: nothing in it waits: no slot, no task, no thread.
         direct: it may be driven without an event loop, by a run that is `direct`.
+        lists: how long the longest list is that items may be sent in, of all steps in it; 0 if none
+            takes lists.
+        meets: parts of a single item may come to such a step at the same time.
     """
 
     call: StepCall
     inline: bool = False
     direct: bool = False
+    lists: int = 0
+    meets: bool = False
+
+    @classmethod
+    def of(cls, call: StepCall, parts: Iterable[Step], *, direct: bool = False, forks: bool = False) -> Step:
+        """Return a step that is put together from `parts`; `forks` says that these run at the same time."""
+        parts = list(parts)
+        lists = max((part.lists for part in parts), default=0)
+        meets = any(part.meets for part in parts) or (forks and lists > 0)
+        return cls(call, direct=direct, lists=lists, meets=meets)
 
 
 _current: Final[ContextVar[Strand | None]] = ContextVar("batchrt_strand", default=None)

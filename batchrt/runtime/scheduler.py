@@ -116,12 +116,24 @@ class Scheduler:
             BaseException: the first error, as itself, if `fail_fast`; and always what the source
                 raises and what is no `Exception`.
         """
+        traffic = self._run.traffic
+        traffic.sources.append(self)
+        try:
+            completed = await self._run_all()
+        finally:
+            traffic.sources.remove(self)
+        if self._failure is not None:
+            raise self._failure
+        if not completed:
+            raise self._deadline_error()
+
+    async def _run_all(self) -> bool:
         completed = False
         async with anyio.create_task_group() as group:
             if self._deadline is not None:
                 group.cancel_scope.deadline = anyio.current_time() + self._deadline
             self._group = group
-            self._run.crew = Crew(group)
+            self._run.hire(Crew(group))
             if self._feeder is not None:
                 group.start_soon(Unbegun, self._feed, self._feeder, name="batchrt inputs")
             self._yielded_at = perf_counter()
@@ -130,10 +142,7 @@ class Scheduler:
                 await self._finished.wait()
             completed = True
             group.cancel_scope.cancel()
-        if self._failure is not None:
-            raise self._failure
-        if not completed:
-            raise self._deadline_error()
+        return completed
 
     async def _feed(self, feeder: Feeder) -> None:
         try:
@@ -156,7 +165,8 @@ class Scheduler:
         self._delivered += count
         self._recruit()
 
-    def _may_admit(self) -> bool:
+    def may_admit(self) -> bool:
+        """Whether another item may be admitted as things stand."""
         if self._drained or self._failure is not None:
             return False
         if self._admitted - self._delivered >= self._window:
@@ -166,7 +176,7 @@ class Scheduler:
     def _recruit(self) -> None:
         """Get more workers going if there is work for them."""
         for _ in range(2):  # two, so that a thousand workers are up after ten rounds
-            if self._leading or not self._may_admit():
+            if self._leading or not self.may_admit():
                 return
             if self._resting:
                 self._resting.pop().set()
@@ -192,7 +202,7 @@ class Scheduler:
         holding = False
         try:
             while not self._drained and self._failure is None:
-                if not self._may_admit():
+                if not self.may_admit():
                     if holding:
                         slots.give()
                         holding = False
@@ -361,6 +371,7 @@ class Scheduler:
     def _drain(self) -> None:
         """Note that there are no more inputs, and tell those who wait for one."""
         self._drained = True
+        self._run.traffic.slowed()
         if self._leader is not None:
             self._leader.withdraw()
         while self._resting:

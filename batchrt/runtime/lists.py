@@ -1,0 +1,202 @@
+"""A list carried through a step that takes lists: packed, sent, split where it fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+import anyio
+
+from batchrt.errors import ListLengthError, StrayCancelledError
+from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.run import Item, Strand
+
+__all__ = ["LINGER", "MAX_LINGER", "Limits", "ListCall", "Part", "RepackError", "carry", "pack"]
+
+T = TypeVar("T")
+
+LINGER: Final = 0.01
+MAX_LINGER: Final = 0.1
+
+_FAILURES_BEYOND_DEPTH: Final = 4
+"""Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
+look like an outage is not split any further."""
+
+
+class Limits(NamedTuple):
+    """Bound a list.
+
+    Attributes:
+        size: the most items; `None` for no bound.
+        cost: the most their costs may add up to; `None` for no bound. An item that costs more by itself
+            goes alone.
+    """
+
+    size: int | None = None
+    cost: float | None = None
+
+
+class RepackError(Exception):
+    """Raised by a `ListCall.call` whose list was refused as too large, once it has lowered its limits.
+
+    The same items are packed again. `__cause__` is the refusal; it becomes their error if the limits
+    did not change anything.
+    """
+
+
+def _always(_error: Exception) -> bool:
+    return True
+
+
+def _never(_error: Exception) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListCall:
+    """Say how a step takes lists.
+
+    Attributes:
+        name: what errors call the step.
+        call: gives one result for each value, in their order; is handed a strand that holds a slot. An
+            exception in a result's place is that item's error.
+        limits: how long a list may be; asked anew for every list.
+        cost: what a value adds to its list's cost.
+        prepare: what to queue for an input; raises what is wrong with an input by itself. Called
+            inline, as the item arrives.
+        key: values of equal keys are sent once, as long as the first is waiting or under way.
+        remembered: bytes of results kept for values of equal keys that come later in the run; the
+            results have to be `bytes`.
+        finish: makes an item's output of its result; called once for each item, inline.
+        splits: whether a list that failed with this error is worth trying in parts.
+        outage: whether this error may have nothing to do with the list. Then splitting ends when
+            nothing but failures came of it for long.
+        linger: seconds after the last arrival for which a list waits to be filled.
+        max_linger: seconds after the first one.
+    """
+
+    name: str
+    call: Callable[[list[Any], Strand], Awaitable[Sequence[Any]]]
+    limits: Callable[[], Limits] = Limits
+    cost: Callable[[Any], float] | None = None
+    prepare: Callable[[Any], Any] | None = None
+    key: Callable[[Any], Hashable] | None = None
+    remembered: int = 0
+    finish: Callable[[Any], Any] | None = None
+    splits: Callable[[Exception], bool] = _always
+    outage: Callable[[Exception], bool] = _never
+    linger: float = LINGER
+    max_linger: float = MAX_LINGER
+
+
+class Part(NamedTuple):
+    """Hold what came of the values from `start` to `stop`: results, or the error of all of them.
+
+    `book` has the tokens they were billed together, and the retries it took.
+    """
+
+    start: int
+    stop: int
+    results: Sequence[Any]
+    error: Exception | None
+    book: Item
+
+
+Give: TypeAlias = "Callable[[Part], None]"
+
+
+def pack(values: Iterable[T], call: ListCall) -> Iterator[list[T]]:
+    """Yield `values` in lists within the limits, each as long as they allow, in order and lazily."""
+    cost_of = call.cost
+    packed: list[T] = []
+    total = 0.0
+    limits = call.limits()
+    size = math.inf if limits.size is None else limits.size
+    most = math.inf if cost_of is None or limits.cost is None else limits.cost
+    for value in values:
+        cost = 0.0 if cost_of is None else cost_of(value)
+        if packed and (len(packed) >= size or total + cost > most):
+            yield packed
+            packed, total = [], 0.0
+            limits = call.limits()
+            size = math.inf if limits.size is None else limits.size
+            most = math.inf if cost_of is None or limits.cost is None else limits.cost
+        packed.append(value)
+        total += cost
+    if packed:
+        yield packed
+
+
+async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Give) -> None:
+    """Carry `values` through, one list after the other on one slot, and `give` each part once.
+
+    They go as one list, which was packed already. If it fails for good it is split until the guilty
+    item stands alone; if it is refused as too large it is packed again.
+
+    Raises:
+        BaseException: nothing but a cancellation, and what is no `Exception`.
+    """
+    parts = [(0, len(values))]
+    failures, patience = 0, 2 * math.ceil(math.log2(max(2, len(values)))) + _FAILURES_BEYOND_DEPTH
+    while parts:
+        start, stop = parts.pop()
+        part = list(values[start:stop])
+        strand.item = book = Item(-1)
+        try:
+            await strand.take()
+            results = _checked(call, part, await call.call(part, strand))
+        except RepackError as error:
+            stops = _repacked(call, part, start)
+            if len(stops) > 1:
+                parts.extend(reversed(list(zip([start, *stops], stops, strict=False))))
+                continue
+            failure: Exception = _cause_of(error)
+        except anyio.get_cancelled_exc_class() as error:
+            if cancellation_is_real():
+                raise
+            failure = StrayCancelledError.of(error)
+        except Exception as error:  # noqa: BLE001  the items' outcome
+            failure = error
+        else:
+            failures = 0
+            give(Part(start, stop, results, None, book))
+            continue
+        failures += 1
+        hopeless = failures > patience and call.outage(failure)
+        if stop - start == 1 or hopeless or isinstance(failure, ListLengthError) or not call.splits(failure):
+            give(Part(start, stop, (), failure, book))
+        else:
+            middle = (start + stop + 1) // 2
+            parts += [(middle, stop), (start, middle)]
+
+
+def _repacked(call: ListCall, part: list[Any], start: int) -> list[int]:
+    stops: list[int] = []
+    for packed in pack(part, call):
+        start += len(packed)
+        stops.append(start)
+    return stops
+
+
+def _cause_of(error: RepackError) -> Exception:
+    return error.__cause__ if isinstance(error.__cause__, Exception) else error
+
+
+def _checked(call: ListCall, part: list[Any], results: Any) -> Sequence[Any]:
+    if isinstance(results, str | bytes | dict) or not hasattr(results, "__getitem__"):
+        raise ListLengthError(
+            f"{call.name} was given a list of {len(part)} and gave a {type(results).__name__}; "
+            "it must give a list with one output for each input, in their order",
+            expected=len(part),
+            received=None,
+        )
+    if len(results) != len(part):
+        raise ListLengthError(
+            f"{call.name} was given a list of {len(part)} and gave {len(results)}; it must give one "
+            "output for each input, in their order, and none of them can be trusted",
+            expected=len(part),
+            received=len(results),
+        )
+    return results  # type: ignore[no-any-return]

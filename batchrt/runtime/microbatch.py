@@ -1,0 +1,387 @@
+"""Items that meet at a step which takes lists.
+
+Whoever comes to such a step waits in its queue, without a slot. A list is sent when the queue holds a
+full one, when nobody is on the way to it any more, or when arrivals pause. It is taken from the queue
+once it has its slot, so that it goes on filling while all slots are busy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
+from typing import Any, Final, cast
+
+import anyio
+import anyio.lowlevel
+from anyio import CancelScope
+
+from batchrt.config import RunConfig
+from batchrt.messages import Usage
+from batchrt.runtime.driving import drive
+from batchrt.runtime.lists import ListCall, Part, carry
+from batchrt.runtime.loops import Signal
+from batchrt.runtime.run import Item, Step, Strand, strand_context
+
+__all__ = ["list_step"]
+
+UNBOUNDED_LIST: Final = 1000
+"""How many items to let meet at a step whose lists have no bound; the run's default window."""
+
+
+def list_step(call: ListCall, identity: Hashable) -> Step:
+    """Return a step that sends the items which come to it as lists.
+
+    Steps of equal `identity` share their lists, wherever in a run they are: the runnable, and whatever
+    was bound to it.
+    """
+
+    async def step(value: Any, strand: Strand) -> Any:
+        if call.prepare is not None:
+            value = call.prepare(value)
+        traffic = strand.run.traffic
+        if traffic.crew is None:
+            return await _alone(call, value, strand)
+        key = (identity, strand.slots)
+        queue = traffic.places.get(key)
+        if queue is None:
+            queue = traffic.places[key] = _Queue(call, strand)
+        return await cast("_Queue", queue).meet(value, strand)
+
+    return Step(step, lists=call.limits().size or UNBOUNDED_LIST)
+
+
+async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
+    """Send a list of one, where nobody else can come."""
+    item, parts = strand.item, list[Part]()
+    try:
+        await carry(call, [value], strand, parts.append)
+    finally:
+        strand.item = item
+    (part,) = parts
+    item.retries += part.book.retries
+    if part.book.usage is not None:
+        item.add_usage(part.book.usage)
+    return _output(call, part.error or part.results[0])
+
+
+def _output(call: ListCall, result: Any) -> Any:
+    if isinstance(result, BaseException):
+        # Several items may have the same error: each raises it with its own way down.
+        raise result.with_traceback(None)
+    return result if call.finish is None else call.finish(result)
+
+
+class _Entry:
+    """A value in the queue or under way, and who waits for its result."""
+
+    __slots__ = ("arrived", "config", "cost", "key", "list", "result", "retries", "usage", "value", "waiting")
+
+    def __init__(
+        self, value: Any, cost: float, key: Hashable | None, arrived: float, config: RunConfig
+    ) -> None:
+        self.value = value
+        self.config = config
+        self.cost = cost
+        self.key = key
+        self.arrived = arrived
+        self.waiting: list[Signal] = []
+        self.list: _List | None = None
+        self.result: Any = None
+        self.usage: Usage | None = None
+        self.retries = 0
+
+
+class _Queue:
+    """Where the strands of a run meet for one step, under one set of slots."""
+
+    def __init__(self, call: ListCall, strand: Strand) -> None:
+        self.call = call
+        self.run = strand.run
+        self.slots = strand.slots
+        self.beyond = 0
+        assert strand.run.traffic.crew is not None
+        self._crew = strand.run.traffic.crew
+        self._base = strand.run.traffic.base
+        self._entries: deque[_Entry] = deque()
+        self._size = 0
+        self._cost = 0.0
+        self._known: dict[Hashable, _Entry] = {}
+        self._memory = _Memory(call.remembered)
+        self._last_arrival = 0.0
+        self._sending = False  # a list waits for its slot
+        self._tended = False
+        self._quiet = False
+        self._wake: Signal | None = None
+
+    async def meet(self, value: Any, strand: Strand) -> Any:
+        """Wait for the output of `value`, which goes in a list with others'."""
+        call = self.call
+        key = None if call.key is None else call.key(value)
+        if key is not None and (result := self._memory.get(key)) is not None:
+            return _output(call, result)
+        entry = self._known.get(key) if key is not None else None
+        signal = Signal()
+        if entry is None:
+            entry = self._add(value, key, strand.config)
+        entry.waiting.append(signal)
+        strand.visit(self)
+        strand.give()
+        strand.halt()
+        try:
+            await signal.wait()
+        except BaseException:
+            await self._leave(entry, signal)
+            raise
+        finally:
+            strand.go()
+        strand.item.retries += entry.retries
+        if entry.usage is not None:
+            # Billed once, whoever else waits for it.
+            usage, entry.usage = entry.usage, None
+            strand.item.add_usage(usage)
+        return _output(call, entry.result)
+
+    def stir(self) -> None:
+        """Be told that nobody is on the way here."""
+        if self._size and not self._quiet:
+            self._quiet = True
+            self._rouse()
+
+    def _add(self, value: Any, key: Hashable | None, config: RunConfig) -> _Entry:
+        cost = 0.0 if self.call.cost is None else self.call.cost(value)
+        self._last_arrival = anyio.current_time()
+        entry = _Entry(value, cost, key, self._last_arrival, config)
+        self._entries.append(entry)
+        self._size += 1
+        self._cost += cost
+        if key is not None:
+            self._known[key] = entry
+        if self._full():
+            self._send()
+        if not self._tended:
+            self._tended = True
+            self._crew.dispatch(_Task(self._tend, self._untended))
+        return entry
+
+    async def _leave(self, entry: _Entry, signal: Signal) -> None:
+        """Take a strand that was cancelled out; a list that nobody waits for any more ends with it."""
+        if signal not in entry.waiting:
+            return
+        entry.waiting.remove(signal)
+        if entry.waiting:
+            return
+        self._forget(entry)
+        if entry.list is not None:
+            await entry.list.leave()
+            return
+        self._size -= 1
+        self._cost -= entry.cost
+        self._rouse()
+
+    def _forget(self, entry: _Entry) -> None:
+        # Nobody is to join a list that is being cancelled.
+        if entry.key is not None:
+            self._known.pop(entry.key, None)
+
+    def settle(self, entry: _Entry, result: Any) -> None:
+        """Hand a result, or an error, to whoever waits for it."""
+        entry.result = result
+        self._forget(entry)
+        if entry.key is not None and isinstance(result, bytes):
+            self._memory.put(entry.key, result)
+        waiting, entry.waiting = entry.waiting, []
+        for signal in waiting:
+            signal.set()
+
+    # When to send
+
+    def _full(self) -> bool:
+        size, cost = self.call.limits()
+        return (size is not None and self._size >= size) or (cost is not None and self._cost >= cost)
+
+    def _due_at(self) -> float:
+        while self._entries and not self._entries[0].waiting:
+            self._entries.popleft()
+        if not self._entries:
+            return math.inf
+        first = self._entries[0].arrived
+        return min(self._last_arrival + self.call.linger, first + self.call.max_linger)
+
+    async def _tend(self) -> None:
+        """See that what is in the queue is sent in time."""
+        try:
+            while self._size:
+                if not self._sending and await self._due():
+                    self._send()
+                elif self._size:
+                    await self._doze()
+        finally:
+            self._untended()
+
+    def _untended(self) -> None:
+        self._tended = False
+
+    async def _due(self) -> bool:
+        if self._full() or anyio.current_time() >= self._due_at():
+            return True
+        if not self._quiet:
+            return False
+        # Whoever was just woken or started has not come a step further yet.
+        await anyio.lowlevel.checkpoint()
+        self._quiet = False
+        return not self.run.traffic.awaited(self)
+
+    async def _doze(self) -> None:
+        self._wake = Signal()
+        with CancelScope(deadline=math.inf if self._sending else self._due_at()):
+            await self._wake.wait()
+        self._wake = None
+
+    def _rouse(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+
+    # Sending
+
+    def _send(self) -> None:
+        if not self._sending:
+            self._sending = True
+            self._crew.dispatch(_Task(self._send_list, self._unsent))
+
+    def _unsent(self) -> None:
+        self._sending = False
+
+    async def _send_list(self) -> None:
+        strand = Strand(self.run, Item(-1), {}, self.slots)
+        strand.visit(self)
+        try:
+            try:
+                await strand.take()
+            finally:
+                self._sending = False
+            entries = self._take()
+            self._rouse()
+            if self._full():
+                self._send()
+            if entries:
+                strand.config = entries[0].config
+                await _List(self, entries).carry(strand, self._base)
+        finally:
+            strand.close()
+
+    def _take(self) -> list[_Entry]:
+        """Take a list out of the queue."""
+        size, most = self.call.limits()
+        taken: list[_Entry] = []
+        total = 0.0
+        while self._entries and (size is None or len(taken) < size):
+            entry = self._entries[0]
+            if taken and most is not None and total + entry.cost > most:
+                break
+            self._entries.popleft()
+            if entry.waiting:
+                taken.append(entry)
+                total += entry.cost
+        self._size -= len(taken)
+        self._cost = self._cost - total if self._size else 0.0
+        return taken
+
+
+class _List:
+    """A list under way."""
+
+    def __init__(self, queue: _Queue, entries: list[_Entry]) -> None:
+        self._queue = queue
+        self._entries = entries
+        self._wanted = len(entries)
+        self._scope = CancelScope()
+        self._ended = anyio.Event()
+        for entry in entries:
+            entry.list = self
+
+    async def carry(self, strand: Strand, base: Context) -> None:
+        """Carry it through and settle its entries."""
+        values = [entry.value for entry in self._entries]
+        try:
+            with self._scope:
+                await drive(strand_context(strand, base), carry(self._queue.call, values, strand, self._give))
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001  raised by the strands that wait
+            for entry in self._entries:
+                self._queue.settle(entry, error)
+        finally:
+            self._ended.set()
+
+    async def leave(self) -> None:
+        """Take one entry out; the last one ends the call and waits for its end."""
+        self._wanted -= 1
+        if not self._wanted:
+            self._scope.cancel()
+            with CancelScope(shield=True):
+                await self._ended.wait()
+
+    def _give(self, part: Part) -> None:
+        entries = self._entries[part.start : part.stop]
+        if part.book.usage is not None:
+            _share(part.book.usage, entries)
+        results: Sequence[Any] = [part.error] * len(entries) if part.error else part.results
+        for entry, result in zip(entries, results, strict=True):
+            entry.retries += part.book.retries
+            self._wanted -= bool(entry.waiting)
+            self._queue.settle(entry, result)
+
+
+def _share(usage: Usage, entries: Sequence[_Entry]) -> None:
+    """Share out what a list was billed, by the entries' costs, to the last token."""
+    costs = [entry.cost for entry in entries]
+    total = sum(costs)
+    if not total > 0:
+        costs, total = [1.0] * len(entries), float(len(entries))
+    reached, done = 0.0, (0, 0, 0)
+    whole = (usage.input_tokens, usage.output_tokens, usage.total_tokens)
+    for entry, cost in zip(entries, costs, strict=True):
+        reached += cost
+        input_tokens, output_tokens, all_tokens = (round(count * reached / total) for count in whole)
+        entry.usage = Usage(input_tokens - done[0], output_tokens - done[1], all_tokens - done[2])
+        done = (input_tokens, output_tokens, all_tokens)
+
+
+class _Memory:
+    """Keep the results of values that may come again, the latest up to a number of bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._results: OrderedDict[Hashable, bytes] = OrderedDict()
+
+    def get(self, key: Hashable) -> bytes | None:
+        result = self._results.get(key)
+        if result is not None:
+            self._results.move_to_end(key)
+        return result
+
+    def put(self, key: Hashable, result: bytes) -> None:
+        if key in self._results or len(result) > self._most:
+            return
+        self._results[key] = result
+        self._left -= len(result)
+        while self._left < 0:
+            self._left += len(self._results.popitem(last=False)[1])
+
+
+class _Task:
+    """A function for the crew."""
+
+    __slots__ = ("_abandoned", "_function")
+
+    def __init__(self, function: Callable[[], Awaitable[None]], abandoned: Callable[[], None]) -> None:
+        self._function = function
+        self._abandoned = abandoned
+
+    async def run(self) -> None:
+        await self._function()
+
+    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  a crew's word
+        self._abandoned()
