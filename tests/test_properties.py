@@ -136,6 +136,63 @@ def sync_leaves(draw: st.DrawFn) -> Node:
     return Node(build, _leaf_expects(name, fails_on), f"sync(fails_on={fails_on})")
 
 
+@st.composite
+def list_leaves(draw: st.DrawFn) -> Node:
+    """Make a step that takes lists, in one of the ways a class can say so."""
+    name, rounds = next(_names), draw(st.integers(0, 6))
+    fails_on = draw(st.sampled_from([0, 0, 0, 2, 3, 5]))
+    size = draw(st.sampled_from([1, 2, 3, 7, None]))
+    way = draw(st.sampled_from(["native", "native", "native in a thread", "abatch", "batch"]))
+    shared = draw(st.booleans())
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        def answer(values: list[Value]) -> list[Value]:
+            assert 1 <= len(values) <= (size or math.inf)
+            if any(fails_on and value.number % fails_on == 0 for value in values):
+                raise Boom(name)
+            return [Value(value.number + 1) for value in values]
+
+        class Lists(Runnable[Value, Value]):
+            max_batch_size = size
+            linger = 0.002
+            max_linger = 0.004
+            share_lists = shared
+
+        class Native(Lists):
+            async def abatch_native(self, values: list[Value]) -> list[Value]:
+                with watch:
+                    await pause(rounds)
+                    return answer(values)
+
+        class NativeInAThread(Lists):
+            def abatch_native(self, values: list[Value]) -> list[Value]:
+                with watch:
+                    return answer(values)
+
+        class Overridden(Lists):
+            async def abatch(self, inputs: Any, config: Any = None, **_: Any) -> Any:  # type: ignore[override]
+                with watch:
+                    await pause(rounds)
+                    return answer(inputs)
+
+        class OverriddenSync(Lists):
+            def batch(self, inputs: Any, config: Any = None, **_: Any) -> Any:  # type: ignore[override]
+                with watch:
+                    return answer(inputs)
+
+        kinds: dict[str, type[Lists]] = {
+            "native": Native,
+            "native in a thread": NativeInAThread,
+            "abatch": Overridden,
+            "batch": OverriddenSync,
+        }
+        # Not alone: the outermost call would be the override itself, which is the class's own affair.
+        return kinds[way]() | RunnablePassthrough()
+
+    text = f"lists({way}, {size}, {rounds}, fails_on={fails_on}, shared={shared})"
+    return Node(build, _leaf_expects(name, fails_on), text)
+
+
 def _leaf_expects(name: str, fails_on: int) -> Callable[[int], Expected]:
     def expect(number: int) -> Expected:
         return Errors([name]) if fails_on and number % fails_on == 0 else number + 1
@@ -284,7 +341,7 @@ def passed_by(node: Node) -> Node:
     return Node(lambda watch: RunnablePassthrough() | node.build(watch), node.expect, f"pass({node})")
 
 
-leaves = st.one_of(async_leaves(), async_leaves(), retries(), sync_leaves())
+leaves = st.one_of(async_leaves(), async_leaves(), retries(), sync_leaves(), list_leaves(), list_leaves())
 
 
 def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:

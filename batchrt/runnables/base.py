@@ -84,6 +84,8 @@ class Runnable(Generic[In, Out]):
         max_batch_cost: the most their costs may add up to; `None` for no bound.
         linger: seconds; 0 sends what has come as soon as the event loop gets to it.
         max_linger: seconds.
+        share_lists: put lists of concurrent runs together too, as a service wants it whose requests call
+            `ainvoke` each for itself. A call then waits `linger` seconds for others.
     """
 
     name: str | None = None
@@ -91,6 +93,7 @@ class Runnable(Generic[In, Out]):
     max_batch_cost: float | None = None
     linger: float = LINGER
     max_linger: float = MAX_LINGER
+    share_lists: bool = False
     _entry: Entry | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,6 +11,7 @@ from batchrt.config import RunConfig, handed_config
 from batchrt.runtime.lists import LINGER, MAX_LINGER, Limits, ListCall
 from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.sharing import shared
 from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
@@ -27,25 +28,29 @@ def native_step(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mappin
     Raises:
         ValueError: for a bound that makes no sense.
     """
+    identity = identity_of(runnable, method, kwargs)
+    if runnable.share_lists and isinstance(identity, tuple):
+        # Kept with the runnable: runs have nothing else in common.
+        lists = runnable.__dict__.setdefault("_shared_lists", {})
+        if identity not in lists:
+            lists[identity] = shared(_list_call(runnable, method, kwargs))
+        return list_step(lists[identity], identity)
+    return list_step(_list_call(runnable, method, kwargs), identity)
+
+
+def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping[str, Any]) -> ListCall:
     function = getattr(runnable, method)
     call = _native_call if method == "abatch_native" else _override_call
     cost = getattr(runnable, "cost", None)
-    step = list_step(
-        ListCall(
-            name=f"{runnable.get_name()}.{method}",
-            call=call(function, kwargs),
-            limits=_limits_of(runnable),
-            cost=None if cost is None else lambda pair: cost(pair[0]),
-            linger=_seconds(runnable, "linger", LINGER),
-            max_linger=_seconds(runnable, "max_linger", MAX_LINGER),
-        ),
-        identity_of(runnable, method, kwargs),
+    return ListCall(
+        name=f"{runnable.get_name()}.{method}",
+        call=call(function, kwargs),
+        limits=_limits_of(runnable),
+        cost=None if cost is None else lambda pair: cost(pair[0]),
+        configured=True,
+        linger=_seconds(runnable, "linger", LINGER),
+        max_linger=_seconds(runnable, "max_linger", MAX_LINGER),
     )
-
-    def paired(value: Any, strand: Strand) -> Any:
-        return step.call((value, strand.config), strand)
-
-    return step._replace(call=paired)
 
 
 def identity_of(runnable: Runnable[Any, Any], method: str, kwargs: Mapping[str, Any]) -> Hashable:
@@ -54,7 +59,7 @@ def identity_of(runnable: Runnable[Any, Any], method: str, kwargs: Mapping[str, 
     try:
         hash(bound)
     except TypeError:
-        return object()
+        return object()  # equal to no other
     return (id(runnable), method, bound)
 
 

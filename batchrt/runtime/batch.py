@@ -22,6 +22,7 @@ from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config, merge_configs
 from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
+from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.loops import LoopHandle, cancellation_is_real
@@ -110,6 +111,20 @@ class Job:
         if isinstance(self.inputs, Sized) and not isinstance(self.inputs, Iterator):
             return len(self.inputs)
         return None
+
+    @property
+    def by_lists(self) -> bool:
+        """Whether the inputs can be sent as lists from the start, with nothing to be done for each."""
+        parent = current_strand()
+        if parent is not None and parent.run.traffic.crew is not None:
+            return False  # others may come to the same lists
+        return (
+            self.step.list_call is not None
+            and self.expected is not None
+            and isinstance(self.inputs, Iterable)
+            and self.item_configs is self.config
+            and self.config.get("timeout") is None
+        )
 
     @property
     def window(self) -> int:
@@ -295,11 +310,27 @@ async def collect_outcomes(job: Job) -> BatchResult[Any]:
 
 async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, timed: bool = False) -> None:
     async with lending():
-        scheduler = job.open(results.put, fail_fast=not return_exceptions, timed=timed)
         try:
-            await scheduler.run()
+            if job.by_lists:
+                await _run_lists_into(results, job, fail_fast=not return_exceptions)
+            else:
+                await job.open(results.put, fail_fast=not return_exceptions, timed=timed).run()
         except DeadlineExceededError as error:
             # An item may raise one of its own: only the run's has no outcome yet to stand in.
             if not return_exceptions or job.expected is None:
                 raise
             results.fill(job.expected, error)
+
+
+async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> None:
+    parent = current_strand()
+    bulk = Bulk(
+        job.step.list_call,
+        job.config,
+        results.put,
+        fail_fast=fail_fast,
+        parent=parent.item if parent else None,
+    )
+    await bulk.look_at(cast("Iterable[Any]", job.inputs))
+    lists = Job(bulk.step, bulk.lists(), job.config, job.config)
+    await lists.open(lambda *_: True, unit="list").run()

@@ -9,11 +9,24 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import anyio
 
+from batchrt.config import RunConfig
 from batchrt.errors import ListLengthError, StrayCancelledError
+from batchrt.messages import Usage
 from batchrt.runtime.loops import cancellation_is_real
 from batchrt.runtime.run import Item, Strand
 
-__all__ = ["LINGER", "MAX_LINGER", "Limits", "ListCall", "Part", "RepackError", "carry", "pack"]
+__all__ = [
+    "LINGER",
+    "MAX_LINGER",
+    "Limits",
+    "ListCall",
+    "Part",
+    "RepackError",
+    "carry",
+    "check_length",
+    "pack",
+    "share",
+]
 
 T = TypeVar("T")
 
@@ -67,6 +80,7 @@ class ListCall:
         prepare: what to queue for an input; raises what is wrong with an input by itself. Called
             inline, as the item arrives.
         key: values of equal keys are sent once, as long as the first is waiting or under way.
+        configured: the values are pairs of an input and its item's configuration.
         remembered: bytes of results kept for values of equal keys that come later in the run; the
             results have to be `bytes`.
         finish: makes an item's output of its result; called once for each item, inline.
@@ -83,12 +97,23 @@ class ListCall:
     cost: Callable[[Any], float] | None = None
     prepare: Callable[[Any], Any] | None = None
     key: Callable[[Any], Hashable] | None = None
+    configured: bool = False
     remembered: int = 0
     finish: Callable[[Any], Any] | None = None
     splits: Callable[[Exception], bool] = _always
     outage: Callable[[Exception], bool] = _never
     linger: float = LINGER
     max_linger: float = MAX_LINGER
+
+    def queued(self, value: Any, config: RunConfig) -> Any:
+        """Return what to queue for an input.
+
+        Raises:
+            Exception: the input's own error.
+        """
+        if self.prepare is not None:
+            value = self.prepare(value)
+        return (value, config) if self.configured else value
 
 
 class Part(NamedTuple):
@@ -146,7 +171,7 @@ async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Giv
         strand.item = book = Item(-1)
         try:
             await strand.take()
-            results = _checked(call, part, await call.call(part, strand))
+            results = check_length(call, part, await call.call(part, strand))
         except RepackError as error:
             stops = _repacked(call, part, start)
             if len(stops) > 1:
@@ -172,6 +197,20 @@ async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Giv
             parts += [(middle, stop), (start, middle)]
 
 
+def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
+    """Yield the shares of what a list was billed, by its values' costs, exact to the last token."""
+    total = sum(costs)
+    if not total > 0:
+        costs, total = [1.0] * len(costs), float(len(costs))
+    whole = (usage.input_tokens, usage.output_tokens, usage.total_tokens)
+    reached, done = 0.0, (0, 0, 0)
+    for cost in costs:
+        reached += cost
+        inputs, outputs, both = (round(count * reached / total) for count in whole)
+        yield Usage(inputs - done[0], outputs - done[1], both - done[2])
+        done = (inputs, outputs, both)
+
+
 def _repacked(call: ListCall, part: list[Any], start: int) -> list[int]:
     stops: list[int] = []
     for packed in pack(part, call):
@@ -184,7 +223,12 @@ def _cause_of(error: RepackError) -> Exception:
     return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
-def _checked(call: ListCall, part: list[Any], results: Any) -> Sequence[Any]:
+def check_length(call: ListCall, part: Sequence[Any], results: Any) -> Sequence[Any]:
+    """Return `results` if they are a list that is as long as `part`.
+
+    Raises:
+        ListLengthError: if not.
+    """
     if isinstance(results, str | bytes | dict) or not hasattr(results, "__getitem__"):
         raise ListLengthError(
             f"{call.name} was given a list of {len(part)} and gave a {type(results).__name__}; "

@@ -20,7 +20,7 @@ from anyio import CancelScope
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, Part, carry
+from batchrt.runtime.lists import ListCall, Part, carry, share
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.run import Item, Step, Strand, strand_context
 
@@ -38,8 +38,7 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
     """
 
     async def step(value: Any, strand: Strand) -> Any:
-        if call.prepare is not None:
-            value = call.prepare(value)
+        value = call.queued(value, strand.config)
         traffic = strand.run.traffic
         if traffic.crew is None:
             return await _alone(call, value, strand)
@@ -49,7 +48,7 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
             queue = traffic.places[key] = _Queue(call, strand)
         return await cast("_Queue", queue).meet(value, strand)
 
-    return Step(step, lists=call.limits().size or UNBOUNDED_LIST)
+    return Step(step, lists=call.limits().size or UNBOUNDED_LIST, list_call=call)
 
 
 async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
@@ -326,27 +325,14 @@ class _List:
     def _give(self, part: Part) -> None:
         entries = self._entries[part.start : part.stop]
         if part.book.usage is not None:
-            _share(part.book.usage, entries)
+            shares = share(part.book.usage, [entry.cost for entry in entries])
+            for entry, usage in zip(entries, shares, strict=True):
+                entry.usage = usage
         results: Sequence[Any] = [part.error] * len(entries) if part.error else part.results
         for entry, result in zip(entries, results, strict=True):
             entry.retries += part.book.retries
             self._wanted -= bool(entry.waiting)
             self._queue.settle(entry, result)
-
-
-def _share(usage: Usage, entries: Sequence[_Entry]) -> None:
-    """Share out what a list was billed, by the entries' costs, to the last token."""
-    costs = [entry.cost for entry in entries]
-    total = sum(costs)
-    if not total > 0:
-        costs, total = [1.0] * len(entries), float(len(entries))
-    reached, done = 0.0, (0, 0, 0)
-    whole = (usage.input_tokens, usage.output_tokens, usage.total_tokens)
-    for entry, cost in zip(entries, costs, strict=True):
-        reached += cost
-        input_tokens, output_tokens, all_tokens = (round(count * reached / total) for count in whole)
-        entry.usage = Usage(input_tokens - done[0], output_tokens - done[1], all_tokens - done[2])
-        done = (input_tokens, output_tokens, all_tokens)
 
 
 class _Memory:

@@ -352,6 +352,7 @@ class Step(NamedTuple):
         lists: how long the longest list is that items may be sent in, of all steps in it; 0 if none
             takes lists.
         meets: parts of a single item may come to such a step at the same time.
+        list_call: what the step does with lists, if it is nothing but such a step.
     """
 
     call: StepCall
@@ -359,6 +360,7 @@ class Step(NamedTuple):
     direct: bool = False
     lists: int = 0
     meets: bool = False
+    list_call: Any = None
 
     @classmethod
     def of(cls, call: StepCall, parts: Iterable[Step], *, direct: bool = False, forks: bool = False) -> Step:

@@ -55,6 +55,8 @@ class Scheduler:
         fail_fast: stop at the first error instead of delivering it.
         parent: the item this is nested in.
         timed: fill in the items' `started` and `finished`.
+        unit: what an item is called in messages; errors of anything but an `item` are noted by whoever
+            knows where they belong.
         room: says whether the consumer wants more; see also `delivered`.
     """
 
@@ -71,6 +73,7 @@ class Scheduler:
         fail_fast: bool = True,
         parent: Item | None = None,
         timed: bool = False,
+        unit: str = "item",
         room: Callable[[], bool] | None = None,
         expected: int | None = None,
     ) -> None:
@@ -86,6 +89,7 @@ class Scheduler:
         self._fail_fast = fail_fast
         self._parent = parent
         self._timed = timed
+        self._unit = unit
         self._room = room
         self._expected = expected
         self._base = copy_context()
@@ -155,7 +159,7 @@ class Scheduler:
     def _deadline_error(self) -> DeadlineExceededError:
         seconds = self._deadline or 0.0
         return DeadlineExceededError(
-            f"the run's deadline of {seconds:g} s passed with {self._admitted} items started; "
+            f"the run's deadline of {seconds:g} s passed with {self._admitted} {self._unit}s started; "
             "what had not finished was cancelled",
             seconds=seconds,
         )
@@ -349,7 +353,8 @@ class Scheduler:
         if self._timed:
             item.finished = anyio.current_time()
         if failure is not None and self._fail_fast:
-            self._fail(failure, f"batchrt: item {item.index} failed; the rest was cancelled")
+            own = f"batchrt: item {item.index} failed; the rest was cancelled"
+            self._fail(failure, own if self._unit == "item" else None)
         elif self._deliver(item, output, failure):
             self._delivered += 1
 

@@ -1,0 +1,146 @@
+"""Inputs that are all there, for a step that does nothing but take lists: packed and sent as they are.
+
+Nobody has to meet anybody, so there is no task and no queue for each item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import anyio
+import anyio.lowlevel
+
+from batchrt.config import RunConfig
+from batchrt.messages import Usage
+from batchrt.runtime.lists import ListCall, Part, carry, pack, share
+from batchrt.runtime.run import Item, Step, Strand
+
+__all__ = ["Bulk"]
+
+Put: TypeAlias = "Callable[[Item, Any, Exception | None], object]"
+
+_STRIDE: Final = 1000
+"""Inputs to look at between checkpoints: a millisecond or two."""
+
+
+class _Entry(NamedTuple):
+    """A value to send, and the places of the inputs that are equal to it."""
+
+    value: Any
+    places: list[int]
+
+
+class Bulk:
+    """Carry inputs through a `ListCall` in a run whose items are lists.
+
+    Args:
+        call: what takes the lists.
+        config: the items' configuration.
+        put: is given each input's outcome.
+        fail_fast: raise the first error instead of putting it.
+        parent: the item this is nested in.
+    """
+
+    def __init__(
+        self, call: ListCall, config: RunConfig, put: Put, *, fail_fast: bool, parent: Item | None
+    ) -> None:
+        self._call = call
+        self._on_entries = _on_entries(call)
+        self._config = config
+        self._put = put
+        self._fail_fast = fail_fast
+        self._parent = parent
+        self._entries: list[_Entry] = []
+
+    async def look_at(self, inputs: Iterable[Any]) -> None:
+        """Take the inputs in; those of equal keys are sent once.
+
+        Raises:
+            Exception: what is wrong with the first input that is wrong by itself, if `fail_fast`.
+        """
+        known: dict[Hashable, _Entry] = {}
+        for place, value in enumerate(inputs):
+            if place % _STRIDE == 0:
+                await anyio.lowlevel.checkpoint()
+            try:
+                self._add(place, value, known)
+            except Exception as error:  # noqa: BLE001  this item's outcome
+                self._fail(place, error)
+
+    def _add(self, place: int, value: Any, known: dict[Hashable, _Entry]) -> None:
+        queued = self._call.queued(value, self._config)
+        if self._call.key is not None:
+            key = self._call.key(queued)
+            if key in known:
+                known[key].places.append(place)
+                return
+            known[key] = _Entry(queued, [place])
+            self._entries.append(known[key])
+        else:
+            self._entries.append(_Entry(queued, [place]))
+
+    def lists(self) -> Iterator[list[_Entry]]:
+        """Yield the run's inputs."""
+        return pack(self._entries, self._on_entries)
+
+    @property
+    def step(self) -> Step:
+        """The run's step."""
+        return Step(self._carry)
+
+    async def _carry(self, entries: list[_Entry], strand: Strand) -> None:
+        item = strand.item
+        started = anyio.current_time()
+        try:
+            await carry(self._on_entries, entries, strand, lambda part: self._give(entries, part, started))
+        finally:
+            strand.item = item
+
+    def _give(self, entries: Sequence[_Entry], part: Part, started: float) -> None:
+        given = entries[part.start : part.stop]
+        results: Sequence[Any] = [part.error] * len(given) if part.error else part.results
+        for entry, result, usage in zip(given, results, self._shares(given, part), strict=True):
+            for place in entry.places:
+                item = Item(place, self._parent)
+                item.retries, item.started, item.finished = part.book.retries, started, anyio.current_time()
+                if usage is not None and place == entry.places[0]:
+                    item.add_usage(usage)
+                self._put_result(item, result)
+
+    def _shares(self, given: Sequence[_Entry], part: Part) -> Iterable[Usage | None]:
+        if part.book.usage is None:
+            return [None] * len(given)
+        cost = self._on_entries.cost
+        return share(part.book.usage, [0.0 if cost is None else cost(entry) for entry in given])
+
+    def _put_result(self, item: Item, result: Any) -> None:
+        output, error = result, None
+        try:
+            if isinstance(result, BaseException):
+                raise result.with_traceback(None)
+            if self._call.finish is not None:
+                output = self._call.finish(result)
+        except Exception as failure:  # noqa: BLE001  this item's outcome
+            output, error = None, failure
+        if error is None:
+            self._put(item, output, None)
+        else:
+            self._fail(item.index, error, item)
+
+    def _fail(self, place: int, error: Exception, item: Item | None = None) -> None:
+        if self._fail_fast:
+            error.add_note(f"batchrt: item {place} failed; the rest was cancelled")
+            raise error
+        self._put(item or Item(place, self._parent), None, error)
+
+
+def _on_entries(call: ListCall) -> ListCall:
+    """Return `call` for lists of entries."""
+    cost = call.cost
+
+    async def on_entries(entries: Sequence[_Entry], strand: Strand) -> Sequence[Any]:
+        return await call.call([entry.value for entry in entries], strand)
+
+    return replace(call, call=on_entries, cost=None if cost is None else lambda entry: cost(entry.value))

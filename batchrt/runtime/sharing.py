@@ -1,0 +1,228 @@
+"""Lists that runs share: what concurrent requests of a service send to the same step goes together.
+
+Each run packs its own list, and takes a slot of its own for it, as ever. Here the lists of runs that are
+under way at the same time on one event loop are put together before they are sent.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import replace
+from typing import Any
+
+import anyio
+from anyio import CancelScope
+from anyio.abc import TaskGroup
+
+from batchrt.messages import Usage
+from batchrt.runtime.driving import drive
+from batchrt.runtime.lists import ListCall, check_length, share
+from batchrt.runtime.loops import LoopHandle, Signal, cancellation_is_real
+from batchrt.runtime.run import Item, Run, Strand, strand_context
+from batchrt.runtime.slots import Slots
+
+__all__ = ["shared"]
+
+
+def shared(call: ListCall) -> ListCall:
+    """Return `call` such that lists of concurrent runs are sent together; keep it for all of them."""
+    desks = _Desks(call)
+    return replace(call, call=desks.send)
+
+
+class _Desks:
+    """Keep one desk for each event loop that has lists under way."""
+
+    def __init__(self, call: ListCall) -> None:
+        self._call = call
+        self._lock = threading.Lock()
+        self._desks: dict[object, _Desk] = {}
+
+    async def send(self, values: list[Any], strand: Strand) -> Sequence[Any]:
+        """Be a `ListCall.call`."""
+        loop = LoopHandle.current()
+        part = _Part(values, self._cost_of(values), strand)
+        with self._lock:
+            desk = self._desks.get(loop.token)
+            if desk is None:
+                desk = self._desks[loop.token] = _Desk(self._call)
+            desk.users += 1
+        try:
+            desk.put(part)
+            return await part.wait()
+        finally:
+            desk.users -= 1
+            if not desk.users:
+                with self._lock:
+                    del self._desks[loop.token]
+                await desk.end()
+
+    def _cost_of(self, values: list[Any]) -> float:
+        cost_of = self._call.cost
+        return 0.0 if cost_of is None else sum(map(cost_of, values))
+
+
+class _Part:
+    """One run's list."""
+
+    def __init__(self, values: list[Any], cost: float, strand: Strand) -> None:
+        self.values = values
+        self.cost = cost
+        self.strand = strand
+        self.sent: _Sent | None = None
+        self.wanted = True
+        self._signal = Signal()
+        self._results: Sequence[Any] = ()
+        self._error: BaseException | None = None
+
+    async def wait(self) -> Sequence[Any]:
+        try:
+            await self._signal.wait()
+        except BaseException:
+            self.wanted = False
+            if self.sent is not None:
+                await self.sent.leave()
+            raise
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+    def settle(
+        self, results: Sequence[Any], error: BaseException | None, book: Item, usage: Usage | None
+    ) -> None:
+        self._results, self._error = results, error
+        self.strand.item.retries += book.retries
+        if usage is not None:
+            self.strand.item.add_usage(usage)
+        self._signal.set()
+
+
+class _Sent:
+    """Lists that were sent together."""
+
+    def __init__(self, parts: list[_Part]) -> None:
+        self.parts = parts
+        self.scope = CancelScope()
+        self.ended = anyio.Event()
+        for part in parts:
+            part.sent = self
+
+    async def leave(self) -> None:
+        """End the call if nobody waits for it any more."""
+        if not any(part.wanted for part in self.parts):
+            self.scope.cancel()
+            with CancelScope(shield=True):
+                await self.ended.wait()
+
+
+class _Desk:
+    """Put the lists of one loop together; there while anybody has one there."""
+
+    def __init__(self, call: ListCall) -> None:
+        self._call = call
+        self.users = 0
+        self._parts: list[_Part] = []
+        self._first = self._last = 0.0
+        self._changed = Signal()
+        self._ended = anyio.Event()
+        # Nobody's context: what it does is done for several requests.
+        self._task = LoopHandle.current().start(
+            self._serve, Context(), "batchrt shared lists", self._ended.set
+        )
+
+    async def end(self) -> None:
+        """Return when its task has ended, of which nobody wants anything any more."""
+        self._changed.set()
+        with CancelScope(shield=True):
+            await self._ended.wait()
+
+    def put(self, part: _Part) -> None:
+        self._last = anyio.current_time()
+        if not self._parts:
+            self._first = self._last
+        self._parts.append(part)
+        self._changed.set()
+
+    async def _serve(self) -> None:
+        async with anyio.create_task_group() as group:
+            while self.users:
+                self._parts = [part for part in self._parts if part.wanted]
+                if self._full() or anyio.current_time() >= self._due_at():
+                    self._send(group)
+                else:
+                    self._changed = Signal()
+                    with CancelScope(deadline=self._due_at()):
+                        await self._changed.wait()
+
+    def _due_at(self) -> float:
+        if not self._parts:
+            return math.inf
+        return min(self._last + self._call.linger, self._first + self._call.max_linger)
+
+    def _full(self) -> bool:
+        size, cost = self._call.limits()
+        enough = size is not None and sum(len(part.values) for part in self._parts) >= size
+        return enough or (cost is not None and sum(part.cost for part in self._parts) >= cost)
+
+    def _send(self, group: TaskGroup) -> None:
+        size, most = self._call.limits()
+        taken = 0
+        count, cost = 0, 0.0
+        for part in self._parts:
+            count, cost = count + len(part.values), cost + part.cost
+            if taken and ((size is not None and count > size) or (most is not None and cost > most)):
+                break
+            taken += 1
+        parts, self._parts = self._parts[:taken], self._parts[taken:]
+        if parts:
+            group.start_soon(self._carry, _Sent(parts))
+
+    async def _carry(self, sent: _Sent) -> None:
+        try:
+            with sent.scope:
+                if not await self._try(sent.parts):
+                    # One of them is guilty: each gets its own answer.
+                    for part in sent.parts:
+                        if part.wanted:
+                            await self._try([part])
+        finally:
+            sent.ended.set()
+
+    async def _try(self, parts: list[_Part]) -> bool:
+        """Send `parts` and settle them; several that fail are left to be sent one by one."""
+        strand = Strand(Run(Slots(None)), Item(-1), parts[0].strand.config, Slots(None))
+        values = [value for part in parts for value in part.values]
+        results: Sequence[Any] = ()
+        failure: BaseException | None = None
+        try:
+            results = await drive(strand_context(strand, Context()), self._answer(values, strand))
+        except anyio.get_cancelled_exc_class() as error:
+            if cancellation_is_real():
+                raise
+            failure = error
+        except BaseException as error:  # noqa: BLE001  raised in the runs
+            failure = error
+        finally:
+            strand.close()
+        if failure is not None and len(parts) > 1:
+            return False
+        self._settle(parts, results, failure, strand.item)
+        return True
+
+    async def _answer(self, values: list[Any], strand: Strand) -> Sequence[Any]:
+        return check_length(self._call, values, await self._call.call(values, strand))
+
+    def _settle(
+        self, parts: list[_Part], results: Sequence[Any], failure: BaseException | None, book: Item
+    ) -> None:
+        usages: list[Usage | None] = [None] * len(parts)
+        if book.usage is not None:
+            usages = list(share(book.usage, [part.cost or len(part.values) for part in parts]))
+        start = 0
+        for part, usage in zip(parts, usages, strict=True):
+            stop = start + len(part.values)
+            part.settle(results[start:stop], failure, book, usage)
+            start = stop
