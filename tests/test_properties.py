@@ -170,13 +170,13 @@ def list_leaves(draw: st.DrawFn) -> Node:
                     return answer(values)
 
         class Overridden(Lists):
-            async def abatch(self, inputs: Any, config: Any = None, **_: Any) -> Any:  # type: ignore[override]
+            async def abatch(self, inputs: Any, config: Any = None, **_: Any) -> Any:
                 with watch:
                     await pause(rounds)
                     return answer(inputs)
 
         class OverriddenSync(Lists):
-            def batch(self, inputs: Any, config: Any = None, **_: Any) -> Any:  # type: ignore[override]
+            def batch(self, inputs: Any, config: Any = None, **_: Any) -> Any:
                 with watch:
                     return answer(inputs)
 
