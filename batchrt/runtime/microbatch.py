@@ -109,6 +109,7 @@ class _Queue:
         self._known: dict[Hashable, _Entry] = {}
         self._memory = _Memory(call.remembered)
         self._last_arrival = 0.0
+        self._resumed = 0.0
         self._sending = False  # a list waits for its slot
         self._tended = False
         self._quiet = False
@@ -147,6 +148,11 @@ class _Queue:
         if self._size and not self._quiet:
             self._quiet = True
             self._rouse()
+
+    def resume(self) -> None:
+        """Be told that strands can come again: those who wait have not lingered so far."""
+        self._resumed = anyio.current_time()
+        self._rouse()
 
     def _add(self, value: Any, key: Hashable | None, config: RunConfig) -> _Entry:
         cost = 0.0 if self.call.cost is None else self.call.cost(value)
@@ -203,10 +209,10 @@ class _Queue:
     def _due_at(self) -> float:
         while self._entries and not self._entries[0].waiting:
             self._entries.popleft()
-        if not self._entries:
+        if not self._entries or self.run.traffic.starved(self.slots):
             return math.inf
-        first = self._entries[0].arrived
-        return min(self._last_arrival + self.call.linger, first + self.call.max_linger)
+        first, last = max(self._entries[0].arrived, self._resumed), max(self._last_arrival, self._resumed)
+        return min(last + self.call.linger, first + self.call.max_linger)
 
     async def _tend(self) -> None:
         """See that what is in the queue is sent in time."""
@@ -260,15 +266,22 @@ class _Queue:
                 await strand.take()
             finally:
                 self._sending = False
-            entries = self._take()
-            self._rouse()
-            if self._full():
-                self._send()
-            if entries:
-                strand.config = entries[0].config
-                await _List(self, entries).carry(strand, self._base)
+            self.run.traffic.list_begins(self.slots)
+            try:
+                await self._carry_list(strand)
+            finally:
+                self.run.traffic.list_ends(self.slots)
         finally:
             strand.close()
+
+    async def _carry_list(self, strand: Strand) -> None:
+        entries = self._take()
+        self._rouse()
+        if self._full():
+            self._send()
+        if entries:
+            strand.config = entries[0].config
+            await _List(self, entries).carry(strand, self._base)
 
     def _take(self) -> list[_Entry]:
         """Take a list out of the queue."""

@@ -1,0 +1,490 @@
+"""Runnables that take lists."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from batchrt import (
+    BatchError,
+    ListLengthError,
+    Runnable,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+    Usage,
+)
+
+from .helpers import everyway, raises_everyway, virtual_time
+
+pytestmark = pytest.mark.anyio
+
+
+class Lengths(Runnable[str, int]):
+    """Give each text's length, a list at a time."""
+
+    def __init__(self, size: int | None = 10, seconds: float = 0.0) -> None:
+        self.max_batch_size = size
+        self.seconds = seconds
+        self.lists: list[list[str]] = []
+
+    async def abatch_native(self, inputs: list[str]) -> list[int]:
+        self.lists.append(inputs)
+        await anyio.sleep(self.seconds)
+        return [len(text) for text in inputs]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(inputs) for inputs in self.lists]
+
+
+async def same(value: Any) -> Any:
+    return value
+
+
+async def test_it_gives_one_output_for_each_input_in_every_way() -> None:
+    """A native runnable does everything that others do."""
+    assert await everyway(Lengths(), "abc") == 3
+    assert await everyway(RunnableLambda(same) | Lengths() | same, "abc") == 3
+
+
+async def test_lists_are_full() -> None:
+    """What is all there goes in as few lists as there can be."""
+    lengths = Lengths()
+    assert await lengths.abatch(["a"] * 35) == [1] * 35
+    assert lengths.sizes == [10, 10, 10, 5]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda step: RunnableLambda(same) | step | same,
+        lambda step: RunnableParallel(it=step, other=same) | (lambda out: out["it"]),
+        lambda step: RunnableBranch((bool, step), same),
+        lambda step: step.with_retry(),
+        lambda step: step.with_fallbacks([RunnableLambda(same)]),
+        lambda step: (
+            RunnableLambda(lambda text: {"text": text}).assign(n=(lambda d: d["text"]) | step)
+            | (lambda d: d["n"])
+        ),
+        lambda step: step.with_config(tags=["x"]),
+        lambda step: step.with_config(max_concurrency=2),
+        lambda step: RunnableLambda(lambda _: step),
+    ],
+)
+async def test_items_meet_wherever_it_stands(around: Any) -> None:
+    """In a sequence, under a parallel, behind a branch, a retry, a fallback: lists, not items."""
+    lengths = Lengths()
+    texts = ["a" * (n % 7 + 1) for n in range(40)]
+    assert await around(lengths).abatch(texts, {"max_concurrency": 3}) == [len(text) for text in texts]
+    assert sum(lengths.sizes) == 40
+    assert len(lengths.sizes) <= 6
+
+
+@pytest.mark.parametrize("sync", [False, True])
+async def test_calls_inside_functions_meet(sync: bool) -> None:
+    """A function that calls it for one input shares lists with the other items' functions."""
+    lengths = Lengths()
+
+    async def function(text: str) -> int:
+        return await lengths.ainvoke(text)
+
+    def function_in_thread(text: str) -> int:
+        return lengths.invoke(text)
+
+    chain: Runnable[str, int] = RunnableLambda(function_in_thread) if sync else RunnableLambda(function)
+    assert await chain.abatch(["abc"] * 20, {"max_concurrency": 10}) == [3] * 20
+    assert len(lengths.sizes) < 8
+
+
+async def test_elements_of_a_map_meet() -> None:
+    """`map` over a native step sends its elements as lists, even for a single input and at cap 1."""
+    lengths = Lengths()
+    assert await lengths.map().ainvoke(["a"] * 25, {"max_concurrency": 1}) == [1] * 25
+    assert lengths.sizes == [10, 10, 5]
+
+
+async def test_branches_meet() -> None:
+    """Both branches of one item go in one list."""
+    lengths = Lengths()
+    branches: RunnableParallel[str] = RunnableParallel(a=lengths, b=lengths)
+    assert await branches.ainvoke("abc") == {"a": 3, "b": 3}
+    assert lengths.sizes == [2]
+
+
+async def test_what_is_bound_tells_lists_apart() -> None:
+    """Calls with other arguments do not share a list."""
+
+    class Adds(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int], amount: int = 0) -> list[int]:
+            return [value + amount for value in inputs]
+
+    adds = Adds()
+    chain: RunnableParallel[int] = RunnableParallel(a=adds.bind(amount=1), b=adds.bind(amount=2), c=adds)
+    assert await chain.abatch([10, 20]) == [{"a": 11, "b": 12, "c": 10}, {"a": 21, "b": 22, "c": 20}]
+
+
+@virtual_time
+async def test_a_single_call_does_not_wait_for_others() -> None:
+    """Nobody else can come: it is sent at once."""
+    started = anyio.current_time()
+    assert await (RunnableLambda(same) | Lengths()).ainvoke("abc") == 3
+    assert await (RunnableLambda(same) | Lengths()).abatch(["abc"]) == [3]
+    assert anyio.current_time() == started
+
+
+@virtual_time
+async def test_nobody_waits_for_a_slow_item() -> None:
+    """A list is sent when arrivals pause; who comes later goes in another."""
+    lengths = Lengths(size=100)
+    finished: list[tuple[float, int]] = []
+
+    async def slow_for_long_ones(text: str) -> str:
+        await anyio.sleep(60 if len(text) > 1 else 0.001)
+        return text
+
+    chain = RunnableLambda(slow_for_long_ones) | lengths
+    started = anyio.current_time()
+    async for index, _ in chain.abatch_as_completed(["a"] * 9 + ["aa"]):
+        finished.append((anyio.current_time() - started, index))
+    assert lengths.sizes == [9, 1]
+    assert max(at for at, index in finished if index != 9) < 0.2
+
+
+@virtual_time
+async def test_the_last_list_does_not_linger() -> None:
+    """When all items that could come have come, or are past it, the list is sent at once."""
+
+    class Slow(Lengths):
+        linger = max_linger = 1000.0
+
+    lengths = Slow(size=4)
+
+    async def store(value: int) -> int:
+        await anyio.sleep(5)
+        return value
+
+    started = anyio.current_time()
+    assert await (RunnableLambda(same) | lengths | store).abatch(["a"] * 10) == [1] * 10
+    assert lengths.sizes == [4, 4, 2]
+    assert anyio.current_time() - started == pytest.approx(5)
+
+
+@virtual_time
+async def test_steady_trickle_is_bounded_by_max_linger() -> None:
+    """Arrivals that never pause do not keep the first one waiting for ever."""
+
+    class Patient(Lengths):
+        linger, max_linger = 1.0, 3.0
+
+    lengths = Patient(size=1000)
+
+    async def after(number: int) -> str:
+        await anyio.sleep(number * 0.5)
+        return "a"
+
+    await (RunnableLambda(after) | lengths).abatch(range(30))
+    assert max(lengths.sizes) <= 8
+
+
+async def test_costs_bound_lists() -> None:
+    """Lists are packed by cost as well; what costs more than a list may goes alone."""
+
+    class Costly(Lengths):
+        max_batch_cost = 10
+
+        def cost(self, text: str) -> int:
+            return len(text)
+
+    costly = Costly()
+    texts = ["a" * 6, "a" * 4, "a" * 5, "a" * 20, "a"]
+    assert await (RunnableLambda(same) | costly).abatch(texts, {"max_concurrency": 1}) == [6, 4, 5, 20, 1]
+    assert costly.sizes == [2, 1, 1, 1]
+    costly.lists.clear()
+    assert await costly.abatch(texts) == [6, 4, 5, 20, 1]
+    assert costly.sizes == [2, 1, 1, 1]
+
+
+class Picky(Lengths):
+    """Fail with every list that has a bad text in it."""
+
+    async def abatch_native(self, inputs: list[str]) -> list[int]:
+        outputs = await super().abatch_native(inputs)
+        if "bad" in inputs:
+            raise ValueError("there is a bad one in it")
+        return outputs
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_only_the_guilty_fail(alone: bool) -> None:
+    """A list that fails is halved until the guilty items stand alone."""
+    picky = Picky(size=64)
+    chain: Runnable[str, int] = picky if alone else RunnableLambda(same) | picky
+    texts = ["bad" if n in {3, 40} else "good" for n in range(64)]
+    outputs: list[Any] = await chain.abatch(texts, return_exceptions=True)
+    for text, output in zip(texts, outputs, strict=True):
+        assert isinstance(output, ValueError) if text == "bad" else output == 4
+    assert len(picky.sizes) <= 2 * 2 * 6 + 1
+    with pytest.raises(ValueError, match="a bad one") as caught:
+        await chain.abatch(texts)
+    assert caught.value.__notes__ == ["batchrt: item 3 failed; the rest was cancelled"]
+
+
+async def test_an_exception_in_an_outputs_place_is_that_items_error() -> None:
+    """A list call can say itself which of its items failed."""
+
+    class Says(Lengths):
+        async def abatch_native(self, inputs: list[str]) -> list[Any]:
+            outputs = await super().abatch_native(inputs)
+            return [
+                ValueError(text) if text == "bad" else out for text, out in zip(inputs, outputs, strict=True)
+            ]
+
+    says = Says()
+    for chain in (says, RunnableLambda(same) | says):
+        says.lists.clear()
+        outputs: list[Any] = await chain.abatch(["good", "bad", "fine"], return_exceptions=True)
+        assert (outputs[0], outputs[2]) == (4, 4)
+        assert isinstance(outputs[1], ValueError)
+        assert says.sizes == [3]
+    await raises_everyway(says, "bad", ValueError, "bad")
+
+
+@pytest.mark.parametrize("wrong", [[], [1], {"a": 1}, "ab", None, (1, 2, 3)])
+async def test_a_list_of_the_wrong_length_is_an_error(wrong: Any) -> None:
+    """Outputs that cannot be told apart are given to nobody, and the step is named."""
+
+    class Wrong(Runnable[str, int]):
+        calls = 0
+
+        async def abatch_native(self, inputs: list[str]) -> Any:
+            self.calls += 1
+            return wrong
+
+    step = Wrong()
+    for chain in (step, RunnableLambda(same) | step):
+        outputs: list[Any] = await chain.abatch(["a", "b"], return_exceptions=True)
+        assert all(isinstance(output, ListLengthError) for output in outputs)
+        assert "Wrong.abatch_native" in str(outputs[0])
+        assert outputs[0].expected == 2
+    assert step.calls == 2
+    assert issubclass(ListLengthError, BatchError)
+
+
+async def test_any_sequence_will_do() -> None:
+    """A tuple, or whatever has a length and items."""
+
+    class Tuples(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int]) -> Sequence[int]:
+            return range(len(inputs))
+
+    assert await Tuples().abatch([7, 7, 7]) == [0, 1, 2]
+
+
+async def test_an_overridden_abatch_is_the_list_call() -> None:
+    """LCEL's way: a subclass's own `abatch` is used in a chain, and not its `ainvoke` in a loop."""
+
+    class Overrides(Runnable[int, int]):
+        max_batch_size = 10
+
+        def __init__(self) -> None:
+            self.lists: list[list[int]] = []
+
+        async def ainvoke(self, input: int, config: Any = None, **kwargs: Any) -> int:  # noqa: A002
+            raise AssertionError("not one by one")
+
+        async def abatch(
+            self, inputs: Any, config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+        ) -> list[Any]:
+            self.lists.append(inputs)
+            assert config["tags"] == ["mine"]
+            return [ValueError() if value < 0 and return_exceptions else value + 1 for value in inputs]
+
+    step = Overrides()
+    chain = RunnableLambda(same) | step
+    outputs: list[Any] = await chain.abatch([1, -2, 3], {"tags": ["mine"]}, return_exceptions=True)
+    assert (outputs[0], outputs[2]) == (2, 4)
+    assert isinstance(outputs[1], ValueError)
+    assert step.lists == [[1, -2, 3]]
+
+
+async def test_an_overridden_abatch_may_call_the_inherited_one() -> None:
+    """`super().abatch` does not come back to the override, nor does a loop over `self.ainvoke`."""
+
+    class Logs(Runnable[int, int]):
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+
+        def invoke(self, input: int, config: Any = None, **kwargs: Any) -> int:  # noqa: A002
+            return input + 1
+
+        async def abatch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[int]:
+            self.seen.append(len(inputs))
+            return await super().abatch(inputs, config, **kwargs)
+
+    class Loops(Logs):
+        async def abatch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[int]:
+            return [await self.ainvoke(value) for value in inputs]
+
+    logs = Logs()
+    assert await logs.abatch([1, 2]) == [2, 3]
+    assert await (RunnableLambda(same) | logs).abatch([1, 2, 3], {"max_concurrency": 1}) == [2, 3, 4]
+    assert logs.seen == [2, 3]
+    assert await (RunnableLambda(same) | Loops()).abatch([1, 2, 3]) == [2, 3, 4]
+
+
+async def test_an_overridden_batch_runs_in_a_thread() -> None:
+    """A sync list call does not block the loop."""
+    loop_thread = threading.get_ident()
+
+    class Sync(Runnable[int, int]):
+        def __init__(self) -> None:
+            self.threads: list[int] = []
+
+        def batch(self, inputs: Any, config: Any = None, **kwargs: Any) -> list[int]:
+            self.threads.append(threading.get_ident())
+            return [value + 1 for value in inputs]
+
+    step = Sync()
+    assert await (RunnableLambda(same) | step).abatch([1, 2, 3]) == [2, 3, 4]
+    assert len(step.threads) == 1
+    assert loop_thread not in step.threads
+
+
+async def test_items_configurations_are_told_apart() -> None:
+    """A list whose items have configurations of their own is handed one for each."""
+
+    class Configured(Runnable[int, str]):
+        async def abatch_native(self, inputs: list[int], config: Any = None) -> list[str]:
+            each = config if isinstance(config, list) else [config] * len(inputs)
+            return [str(value) + one["tags"][0] for value, one in zip(inputs, each, strict=True)]
+
+    step = Configured()
+    assert await step.abatch([1, 2], {"tags": ["x"]}) == ["1x", "2x"]
+    assert await step.abatch([1, 2], [{"tags": ["x"]}, {"tags": ["y"]}]) == ["1x", "2y"]
+
+
+@virtual_time
+async def test_waiting_in_a_list_takes_no_slot() -> None:
+    """At cap 1 a list still fills, and the cap still holds."""
+    lengths = Lengths(size=10, seconds=1)
+    active = peak = 0
+
+    async def prepare(text: str) -> str:
+        nonlocal active, peak
+        active += 1
+        peak = max(peak, active)
+        await anyio.sleep(0.001)
+        active -= 1
+        return text
+
+    assert await (RunnableLambda(prepare) | lengths).abatch(["a"] * 30, {"max_concurrency": 1}) == [1] * 30
+    assert lengths.sizes == [10, 10, 10]
+    assert peak == 1
+
+
+@virtual_time
+async def test_lists_run_at_once_up_to_the_cap() -> None:
+    """One list takes one slot, so that four are under way at cap 4."""
+    lengths = Lengths(size=10, seconds=1)
+    started = anyio.current_time()
+    await (RunnableLambda(same) | lengths).abatch(["a"] * 80, {"max_concurrency": 4})
+    assert anyio.current_time() - started == pytest.approx(2, abs=0.1)
+
+
+@virtual_time
+async def test_the_window_widens_so_that_lists_fill() -> None:
+    """Lists longer than the usual window are filled all the same; what `window` says holds."""
+    lengths = Lengths(size=1500, seconds=1)
+    chain = RunnableLambda(same) | lengths
+    await chain.abatch(["a"] * 3000, {"max_concurrency": 2})
+    assert lengths.sizes == [1500, 1500]
+    lengths.lists.clear()
+    await chain.abatch(["a"] * 300, {"max_concurrency": 2, "window": 100})
+    assert max(lengths.sizes) <= 100
+
+
+@virtual_time
+async def test_a_timeout_takes_one_item_out() -> None:
+    """The others of its list go on; a list that nobody waits for any more is cancelled."""
+    lengths = Lengths(seconds=10)
+    chain = RunnableLambda(same) | lengths.with_config(timeout=1)
+    outputs: list[Any] = await chain.abatch(["a", "b"], return_exceptions=True)
+    assert [type(output).__name__ for output in outputs] == ["ItemTimeoutError"] * 2
+    assert anyio.current_time() < 9.5
+
+
+@virtual_time
+async def test_concurrent_requests_share_lists_if_asked() -> None:
+    """A service's requests go together with `share_lists`; without it each goes alone."""
+    lengths = Lengths()
+    for shared, sizes in ((False, [1] * 8), (True, [8])):
+        lengths.share_lists = shared
+        lengths.lists.clear()
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(lengths.ainvoke, "abc")
+        assert lengths.sizes == sizes
+
+
+@virtual_time
+async def test_a_shared_list_that_fails_is_each_requests_own_affair() -> None:
+    """Only the request with the bad text fails."""
+    picky = Picky()
+    picky.share_lists = True
+    outputs: dict[str, Any] = {}
+
+    async def request(text: str) -> None:
+        try:
+            outputs[text] = await picky.ainvoke(text)
+        except ValueError as error:
+            outputs[text] = error
+
+    async with anyio.create_task_group() as group:
+        for text in ("good", "bad", "fine"):
+            group.start_soon(request, text)
+    assert (outputs["good"], outputs["fine"]) == (4, 4)
+    assert isinstance(outputs["bad"], ValueError)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"max_batch_size": 0}, {"max_batch_size": True}, {"max_batch_cost": 0}, {"linger": -1}]
+)
+async def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any]) -> None:
+    """Before anything runs."""
+    lengths = Lengths()
+    for name, value in bounds.items():
+        setattr(lengths, name, value)
+    with pytest.raises(ValueError, match=f"{next(iter(bounds))} of Lengths must be"):
+        await lengths.abatch(["a"])
+    assert not lengths.lists
+
+
+async def test_outcomes_have_their_share() -> None:
+    """`arun` tells each item's outcome, also where they went as a list."""
+    result = await Picky().arun(["good", "bad", "fine"])
+    assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
+    assert result.usage in {None, Usage()}
+
+
+async def test_lists_see_what_the_caller_set_and_no_item_did() -> None:
+    """A list belongs to no item."""
+    from contextvars import ContextVar
+
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+    class Sees(Runnable[int, str]):
+        async def abatch_native(self, inputs: list[int]) -> list[str]:
+            return [variable.get()] * len(inputs)
+
+    async def sets(value: int) -> int:
+        variable.set(f"item {value}")
+        return value
+
+    variable.set("the caller")
+    assert await (RunnableLambda(sets) | Sees()).abatch([1, 2]) == ["the caller"] * 2
