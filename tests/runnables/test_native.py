@@ -28,9 +28,11 @@ pytestmark = pytest.mark.anyio
 class Lengths(Runnable[str, int]):
     """Give each text's length, a list at a time."""
 
-    def __init__(self, size: int | None = 10, seconds: float = 0.0) -> None:
+    def __init__(self, size: int | None = 10, seconds: float = 0.0, linger: float = 2.0) -> None:
         self.max_batch_size = size
         self.seconds = seconds
+        # Far more than a busy machine makes anybody wait, where the test is not about lingering.
+        self.linger, self.max_linger = linger, 10 * linger
         self.lists: list[list[str]] = []
 
     async def abatch_native(self, inputs: list[str]) -> list[int]:
@@ -141,7 +143,7 @@ async def test_a_single_call_does_not_wait_for_others() -> None:
 @virtual_time
 async def test_nobody_waits_for_a_slow_item() -> None:
     """A list is sent when arrivals pause; who comes later goes in another."""
-    lengths = Lengths(size=100)
+    lengths = Lengths(size=100, linger=0.01)
     finished: list[tuple[float, int]] = []
 
     async def slow_for_long_ones(text: str) -> str:
@@ -160,10 +162,7 @@ async def test_nobody_waits_for_a_slow_item() -> None:
 async def test_the_last_list_does_not_linger() -> None:
     """When all items that could come have come, or are past it, the list is sent at once."""
 
-    class Slow(Lengths):
-        linger = max_linger = 1000.0
-
-    lengths = Slow(size=4)
+    lengths = Lengths(size=4, linger=1000)
 
     async def store(value: int) -> int:
         await anyio.sleep(5)
@@ -179,10 +178,8 @@ async def test_the_last_list_does_not_linger() -> None:
 async def test_steady_trickle_is_bounded_by_max_linger() -> None:
     """Arrivals that never pause do not keep the first one waiting for ever."""
 
-    class Patient(Lengths):
-        linger, max_linger = 1.0, 3.0
-
-    lengths = Patient(size=1000)
+    lengths = Lengths(size=1000, linger=1)
+    lengths.max_linger = 3
 
     async def after(number: int) -> str:
         await anyio.sleep(number * 0.5)
