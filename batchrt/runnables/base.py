@@ -30,7 +30,6 @@ from batchrt.config import RunConfig, check_config, handed_config
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.bridge import Caller, call_blocking, crossing
 from batchrt.runtime.driving import drive_to_end
-from batchrt.runtime.lists import LINGER, MAX_LINGER
 from batchrt.runtime.outcome import BatchResult
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
@@ -82,8 +81,8 @@ class Runnable(Generic[In, Out]):
         name: what messages call it; else its class's name.
         max_batch_size: the most inputs a list; `None` for no bound. May change during a run.
         max_batch_cost: the most their costs may add up to; `None` for no bound.
-        linger: seconds; 0 sends what has come as soon as the event loop gets to it.
-        max_linger: seconds.
+        linger: seconds; `None` for 0.05, or 0.005 with `share_lists`.
+        max_linger: seconds; `None` for 1, or 0.05 with `share_lists`.
         share_lists: put lists of concurrent runs together too, as a service wants it whose requests call
             `ainvoke` each for itself. A call then waits `linger` seconds for others.
     """
@@ -91,8 +90,8 @@ class Runnable(Generic[In, Out]):
     name: str | None = None
     max_batch_size: int | None = None
     max_batch_cost: float | None = None
-    linger: float = LINGER
-    max_linger: float = MAX_LINGER
+    linger: float | None = None
+    max_linger: float | None = None
     share_lists: bool = False
     _entry: Entry | None = None
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from batchrt.config import RunConfig, handed_config
-from batchrt.runtime.lists import LINGER, MAX_LINGER, Limits, ListCall
+from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, Limits, ListCall
 from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.sharing import shared
@@ -42,14 +42,15 @@ def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping
     function = getattr(runnable, method)
     call = _native_call if method == "abatch_native" else _override_call
     cost = getattr(runnable, "cost", None)
+    sharing = runnable.share_lists
     return ListCall(
         name=f"{runnable.get_name()}.{method}",
         call=call(function, kwargs),
         limits=_limits_of(runnable),
         cost=None if cost is None else lambda pair: cost(pair[0]),
         configured=True,
-        linger=_seconds(runnable, "linger", LINGER),
-        max_linger=_seconds(runnable, "max_linger", MAX_LINGER),
+        linger=_seconds(runnable, "linger", SHARED_LINGER if sharing else LINGER),
+        max_linger=_seconds(runnable, "max_linger", SHARED_MAX_LINGER if sharing else MAX_LINGER),
     )
 
 

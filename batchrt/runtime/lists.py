@@ -18,6 +18,8 @@ from batchrt.runtime.run import Item, Strand
 __all__ = [
     "LINGER",
     "MAX_LINGER",
+    "SHARED_LINGER",
+    "SHARED_MAX_LINGER",
     "Limits",
     "ListCall",
     "Part",
@@ -30,8 +32,14 @@ __all__ = [
 
 T = TypeVar("T")
 
-LINGER: Final = 0.01
-MAX_LINGER: Final = 0.1
+LINGER: Final = 0.05
+"""Seconds that a list waits after the last arrival. Measured on chains with a slow tail: pauses of arrivals
+are seldom longer while there is work, so that lists stay full, and the total is the same as with 0.01."""
+MAX_LINGER: Final = 1.0
+"""Seconds after the first arrival: bounds what a steady trickle makes it wait."""
+SHARED_LINGER: Final = 0.005
+SHARED_MAX_LINGER: Final = 0.05
+"""The same for lists that requests share: somebody waits for each of them."""
 
 _FAILURES_BEYOND_DEPTH: Final = 4
 """Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors

@@ -229,8 +229,12 @@ class _Queue:
         self._tended = False
 
     async def _due(self) -> bool:
-        if self._full() or anyio.current_time() >= self._due_at():
+        if self._full():
             return True
+        if anyio.current_time() >= self._due_at():
+            # A pause of the event loop's own is none of the arrivals'.
+            await anyio.lowlevel.checkpoint()
+            return anyio.current_time() >= self._due_at()
         if not self._quiet:
             return False
         # Whoever was just woken or started has not come a step further yet.
