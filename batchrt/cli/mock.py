@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from batchrt.cli.usage import UsageProblem
 
 if TYPE_CHECKING:
-    from batchrt.testing import FaultLike, FaultPlan, Latency, TunedFault
+    from batchrt.testing import FaultLike, FaultPlan, Latency, ServerFamily, TunedFault
 
 __all__ = ["mock"]
 
@@ -19,7 +19,10 @@ _Latency = Annotated[
     str, typer.Option(help="Seconds before an answer, or lognormal:MEDIAN,SIGMA to draw them from.")
 ]
 _Faults = Annotated[
-    float, typer.Option(min=0, max=1, help="The share of requests that meet a fault, of any kind.")
+    float,
+    typer.Option(
+        min=0, max=1, help="The share of requests that meet a fault, of any kind that a chat can meet."
+    ),
 ]
 _Fault = Annotated[
     list[str] | None,
@@ -32,6 +35,37 @@ _Seed = Annotated[int, typer.Option(help="Another number: other answers, latenci
 _RequireKey = Annotated[
     str | None, typer.Option(metavar="KEY", help="Refuse requests that do not carry this key.")
 ]
+_Server = Annotated[
+    str,
+    typer.Option(
+        metavar="FAMILY",
+        help="The kind of server to be, for embeddings and lists: openai, azure, tei, infinity, "
+        "llama-server, llama-cpp-python, vllm or ollama.",
+    ),
+]
+_Dimensions = Annotated[
+    int, typer.Option(min=1, help="The width of a vector, unless a request asks for less.")
+]
+_MaxInputs = Annotated[
+    int | None, typer.Option(min=1, help="The most inputs of an embedding request. [default: FAMILY's own]")
+]
+_MaxInputTokens = Annotated[
+    int | None, typer.Option(min=1, help="The most tokens of one of them. [default: FAMILY's own]")
+]
+_MaxRequestTokens = Annotated[
+    int | None, typer.Option(min=1, help="The most tokens of all of them. [default: FAMILY's own]")
+]
+_MaxInFlight = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Refuse embedding requests when so many requests (tei: inputs) are in flight. "
+        "[default: FAMILY's own]",
+    ),
+]
+_LatencyPerInput = Annotated[
+    float, typer.Option(min=0, help="Seconds that each input of a request adds to the latency.")
+]
 
 
 def mock(
@@ -43,6 +77,13 @@ def mock(
     fault: _Fault = None,
     seed: _Seed = 0,
     require_key: _RequireKey = None,
+    server: _Server = "openai",
+    dimensions: _Dimensions = 1536,
+    max_inputs: _MaxInputs = None,
+    max_input_tokens: _MaxInputTokens = None,
+    max_request_tokens: _MaxRequestTokens = None,
+    max_in_flight: _MaxInFlight = None,
+    latency_per_input: _LatencyPerInput = 0.0,
 ) -> None:
     """Serve a provider that needs no model: OpenAI's API, with latency and faults as you like.
 
@@ -51,8 +92,25 @@ def mock(
     """
     from batchrt.testing import MockProvider, serve_forever
 
-    plan = _plan(faults, fault or [], seed)
-    provider = MockProvider(seed=seed, latency=_latency(latency), faults=plan, api_key=require_key)
+    plan, seconds = _plan(faults, fault or [], seed), _latency(latency)
+    try:
+        provider = MockProvider(
+            seed=seed,
+            latency=seconds,
+            faults=plan,
+            api_key=require_key,
+            server=cast("ServerFamily", server),
+            dimensions=dimensions,
+            max_inputs=max_inputs,
+            max_input_tokens=max_input_tokens,
+            max_request_tokens=max_request_tokens,
+            max_in_flight=max_in_flight,
+            latency_per_input=latency_per_input,
+        )
+    except ValueError as error:
+        # They begin with the parameter's name, which is the option's but for the dashes.
+        name, _, rest = str(error).partition(" ")
+        raise UsageProblem(f"--{name.replace('_', '-')} {rest}") from None
     try:
         serve_forever(provider, host, port, on_listening=_announce)
     except ImportError as error:

@@ -2,6 +2,7 @@
 
     provider = MockProvider(latency=LogNormal(0.2, 0.5), faults=FaultPlan.everything(0.1))
     client = httpx.AsyncClient(transport=provider.transport())      # in process
+    provider.answer_to("hi"), provider.completion_to("hi"), provider.vector_of("hi")    # expectations
     with provider.serve() as server: ...                            # on server.base_url
 
 pytest users get the fixtures `mock_provider` and `mock_server` with the package. Serving on a
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .asgi import DroppedConnectionError
+    from .families import ServerFamily
     from .faults import Fault, FaultLike, FaultPlan, TunedFault
     from .latency import Latency, LogNormal
     from .log import Gaps, LogRecord, LogSnapshot, RequestLog
@@ -37,6 +39,7 @@ __all__ = [
     "MockServer",
     "MockTransport",
     "RequestLog",
+    "ServerFamily",
     "TunedFault",
     "UnsupportedSchemaError",
     "serve_forever",
@@ -58,6 +61,7 @@ _HOMES = {
     "MockServer": "server",
     "MockTransport": "transport",
     "RequestLog": "log",
+    "ServerFamily": "families",
     "TunedFault": "faults",
     "UnsupportedSchemaError": "schemas",
     "serve_forever": "server",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from .draws import Dice, digest_of
 from .schemas import instance_of
 
-__all__ = ["Messages", "as_messages", "compose", "count_tokens", "cut"]
+__all__ = ["Answer", "Messages", "as_messages", "compose", "count_text", "count_tokens", "cut"]
 
+Answer: TypeAlias = Callable[[Mapping[str, Any]], str]
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 _CHARACTERS_A_TOKEN = 4
@@ -70,6 +71,11 @@ def _canonical_message(message: Mapping[str, Any]) -> str:
 def count_tokens(messages: Messages) -> int:
     """Count a prompt's tokens as the mock does: a quarter of the characters, three a message."""
     return sum(_TOKENS_A_MESSAGE + _tokens_of(_length(message)) for message in messages)
+
+
+def count_text(text: str) -> int:
+    """Count the tokens of a bare text: a quarter of its characters, rounded up."""
+    return _tokens_of(len(text))
 
 
 def _length(message: Mapping[str, Any]) -> int:

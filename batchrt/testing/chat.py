@@ -1,65 +1,94 @@
-"""`POST /v1/chat/completions`: what it accepts and what it answers."""
+"""`POST /v1/chat/completions`, and vLLM's `/batch` of it: what they accept and what they answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic_core import from_json
+from pydantic_core import to_json
 
-from .answers import Messages, compose, count_tokens, cut
-from .replies import RejectedError, Reply, json_reply
+from .answers import Answer, Messages, compose, count_tokens, cut
+from .bodies import (
+    CREATED,
+    FINGERPRINT,
+    Reject,
+    check_choices,
+    check_inputs,
+    check_model,
+    parsed,
+    refuse_stream,
+    token_limit,
+    wrong_type,
+)
+from .replies import RejectedError, Reply, bytes_reply
 from .schemas import UnsupportedSchemaError
 
-__all__ = ["Answer", "Chat"]
+__all__ = ["Chat"]
 
-Answer: TypeAlias = Callable[[Mapping[str, Any]], str]
-
-# Part of the answer, so the same every time.
-_CREATED = 1_750_000_000
-_FINGERPRINT = "fp_batchrt_mock"
-_MOST_CHOICES = 128
 _FORMATS = ("text", "json_object", "json_schema")
 
 
 class Chat:
-    """Answer chat requests; `answer` and `models` are those of MockProvider."""
+    """Answer chat requests; the arguments are those of MockProvider."""
 
-    def __init__(self, seed: int, models: tuple[str, ...] | None, answer: Answer | None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        models: tuple[str, ...] | None,
+        answer: Answer | None = None,
+        reject: Reject | None = None,
+    ) -> None:
         self._seed = seed
         self._models = models
         self._answer = answer
+        self._reject = reject
 
     def reply(self, raw: bytes, name: str) -> Reply:
         """Answer the request `raw` as the completion `name`; RejectedError if it is wrong."""
-        body = _parsed(raw)
-        self._check_model(body.get("model"))
-        messages = _checked_messages(body)
+        body = parsed(raw)
+        check_model(body.get("model"), self._models)
+        messages = _checked_messages(body.get("messages"), "messages")
+        try:
+            _check_options(body)
+            self._check_texts(messages)
+            limit = _limit(body)
+            texts = [self.text(body, messages, index) for index in range(body.get("n") or 1)]
+        except RejectedError as error:
+            error.carried(1)
+            raise
+        document = _document(name, body, [messages], [cut(text, limit) for text in texts])
+        return bytes_reply(200, to_json(document), items=1)
+
+    def reply_batch(self, raw: bytes, name: str) -> Reply:
+        """Answer a list of conversations: choice i is the answer to the i-th."""
+        body = parsed(raw)
+        check_model(body.get("model"), self._models)
+        conversations = body.get("messages")
+        if not isinstance(conversations, list) or not conversations:
+            raise wrong_type("messages", "an array of at least one array of messages")
+        count = len(conversations)
+        try:
+            self._check_batch(body, conversations)
+            limit = _limit(body)
+            texts = [self.text({**body, "messages": said}, said, 0) for said in conversations]
+        except RejectedError as error:
+            error.carried(count)
+            raise
+        document = _document(name, body, conversations, [cut(text, limit) for text in texts])
+        return bytes_reply(200, to_json(document), items=count, listed=True, entries="choices")
+
+    def _check_batch(self, body: Mapping[str, Any], conversations: list[Any]) -> None:
+        for index, messages in enumerate(conversations):
+            _checked_messages(messages, f"messages.[{index}]")
+            self._check_texts(messages)
         _check_options(body)
-        limit = _token_limit(body)
-        choices: list[dict[str, Any]] = []
-        completion_tokens = 0
-        for index in range(body.get("n") or 1):
-            text, tokens, reason = cut(self.text(body, messages, index), limit)
-            completion_tokens += tokens
-            choices.append(_choice(index, text, reason))
-        prompt_tokens = count_tokens(messages)
-        return json_reply(
-            200,
-            {
-                "id": f"chatcmpl-{name}",
-                "object": "chat.completion",
-                "created": _CREATED,
-                "model": body["model"],
-                "choices": choices,
-                "usage": {
-                    "prompt_tokens": prompt_tokens,
-                    "completion_tokens": completion_tokens,
-                    "total_tokens": prompt_tokens + completion_tokens,
-                },
-                "system_fingerprint": _FINGERPRINT,
-            },
-        )
+        if body.get("n") not in (None, 1):
+            raise wrong_type("n", "1: each conversation gets one choice")
+
+    def _check_texts(self, messages: Messages) -> None:
+        if self._reject is not None:
+            texts = [text for message in messages for text in _texts(message)]
+            check_inputs(texts, self._reject, "messages")
 
     def text(self, body: Mapping[str, Any], messages: Messages, index: int) -> str:
         """Give the whole text of one choice, before `max_tokens` cuts it."""
@@ -71,64 +100,48 @@ class Chat:
             message = f"Invalid schema for response_format: {error}"
             raise RejectedError(400, message, param="response_format") from error
 
-    def _check_model(self, model: object) -> None:
-        if not isinstance(model, str) or not model:
-            raise RejectedError(400, "you must provide a model parameter", param="model")
-        if self._models is not None and model not in self._models:
-            message = f"The model `{model}` does not exist or you do not have access to it."
-            raise RejectedError(404, message, param="model", code="model_not_found")
 
-
-def _parsed(raw: bytes) -> Mapping[str, Any]:
-    try:
-        body = from_json(raw)
-    except ValueError as error:
-        message = f"We could not parse the JSON body of your request: {error}"
-        raise RejectedError(400, message) from error
-    if not isinstance(body, dict):
-        raise RejectedError(400, "The body of your request must be a JSON object.")
-    return body
-
-
-def _checked_messages(body: Mapping[str, Any]) -> Messages:
-    messages = body.get("messages")
+def _checked_messages(messages: Any, place: str) -> Messages:
     if messages is None:
-        message = "Missing required parameter: 'messages'."
-        raise RejectedError(400, message, param="messages", code="missing_required_parameter")
+        message = f"Missing required parameter: '{place}'."
+        raise RejectedError(400, message, param=place, code="missing_required_parameter")
     if not isinstance(messages, list):
-        raise _wrong_type("messages", "an array of messages")
+        raise wrong_type(place, "an array of messages")
     if not messages:
-        message = "Invalid 'messages': expected at least one message."
-        raise RejectedError(400, message, param="messages", code="empty_array")
+        message = f"Invalid '{place}': expected at least one message."
+        raise RejectedError(400, message, param=place, code="empty_array")
     for index, message in enumerate(messages):
-        _check_message(message, f"messages.[{index}]")
+        _check_message(message, f"{place}.[{index}]")
     return messages
 
 
 def _check_message(message: Any, place: str) -> None:
     if not isinstance(message, dict):
-        raise _wrong_type(place, "an object")
+        raise wrong_type(place, "an object")
     role = message.get("role")
     if not isinstance(role, str):
-        raise _wrong_type(f"{place}.role", "a string")
+        raise wrong_type(f"{place}.role", "a string")
     content = message.get("content")
     if isinstance(content, str) or (content is None and role in ("assistant", "function")):
         return
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        raise _wrong_type(f"{place}.content", "a string or an array of objects")
+        raise wrong_type(f"{place}.content", "a string or an array of objects")
+
+
+def _limit(body: Mapping[str, Any]) -> int | None:
+    return token_limit(body, "max_completion_tokens", "max_tokens")
+
+
+def _texts(message: Mapping[str, Any]) -> list[str]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content or () if isinstance(part.get("text"), str)]
 
 
 def _check_options(body: Mapping[str, Any]) -> None:
-    if body.get("stream"):
-        raise RejectedError(
-            400,
-            "This mock does not stream: leave 'stream' out or set it to false.",
-            param="stream",
-            code="unsupported_value",
-        )
-    choices = body.get("n")
-    if choices is not None and (not _is_count(choices) or choices > _MOST_CHOICES):
-        raise _wrong_type("n", f"an integer from 1 to {_MOST_CHOICES}")
+    refuse_stream(body)
+    check_choices(body)
     wanted = body.get("response_format")
     if wanted is not None:
         _check_format(wanted)
@@ -136,33 +149,37 @@ def _check_options(body: Mapping[str, Any]) -> None:
 
 def _check_format(wanted: Any) -> None:
     if not isinstance(wanted, dict) or wanted.get("type") not in _FORMATS:
-        raise _wrong_type("response_format", f"an object whose type is one of {_FORMATS}")
+        raise wrong_type("response_format", f"an object whose type is one of {_FORMATS}")
     if wanted["type"] != "json_schema":
         return
     inner = wanted.get("json_schema")
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-        raise _wrong_type("response_format.json_schema", "an object with a name")
+        raise wrong_type("response_format.json_schema", "an object with a name")
     if not isinstance(inner.get("schema"), dict):
-        raise _wrong_type("response_format.json_schema.schema", "a JSON Schema object")
+        raise wrong_type("response_format.json_schema.schema", "a JSON Schema object")
 
 
-def _token_limit(body: Mapping[str, Any]) -> int | None:
-    for name in ("max_completion_tokens", "max_tokens"):
-        limit = body.get(name)
-        if limit is not None:
-            if not _is_count(limit):
-                raise _wrong_type(name, "a positive integer")
-            return int(limit)
-    return None
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _wrong_type(param: str, expected: str) -> RejectedError:
-    message = f"Invalid value for '{param}': expected {expected}."
-    return RejectedError(400, message, param=param, code="invalid_type")
+def _document(
+    name: str,
+    body: Mapping[str, Any],
+    asked: Sequence[Messages],
+    spoken: Sequence[tuple[str, int, str]],
+) -> dict[str, Any]:
+    prompt_tokens = sum(map(count_tokens, asked))
+    completion_tokens = sum(tokens for _, tokens, _ in spoken)
+    return {
+        "id": f"chatcmpl-{name}",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": body["model"],
+        "choices": [_choice(index, text, reason) for index, (text, _, reason) in enumerate(spoken)],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        },
+        "system_fingerprint": FINGERPRINT,
+    }
 
 
 def _choice(index: int, text: str, reason: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class Exchange:
     it in the log.
     """
 
-    __slots__ = ("_attempt", "_digest", "_fault", "_log", "_route", "_started", "headers", "reply")
+    __slots__ = ("_attempt", "_digest", "_fault", "_items", "_log", "_route", "_started", "headers", "reply")
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class Exchange:
         fault: Fault | None = None,
         attempt: int = 1,
         digest: int = 0,
+        items: int = 0,
         log: RequestLog | None = None,
     ) -> None:
         self.reply: Reply = reply
@@ -38,10 +39,11 @@ class Exchange:
         self._fault = fault
         self._attempt = attempt
         self._digest = digest
+        self._items = items
         self._log = log
         if log is not None:
             self._started = anyio.current_time()
-            log.arrived(self._started)
+            log.arrived(self._started, items)
 
     def finish(self, *, gone: bool = False) -> None:
         """Log that the reply is out, or that the client is `gone`; only the first call counts."""
@@ -66,5 +68,6 @@ class Exchange:
                 self._attempt,
                 self._digest,
                 gone,
+                self._items,
             )
         )

@@ -23,6 +23,10 @@ class Fault(Enum):
     The seconds of a rate limit are what Retry-After says; the forms that can only say whole
     seconds round up. Of a stall they are how long it lasts if the client stays; of a drip, the
     wait before each byte. A size is that of the decompressed body in bytes.
+
+    Some are `of_lists`: they spoil one result among several, or vectors, or refuse a list. A
+    request that cannot meet such a fault, as a chat or a list of one that is to be shuffled, is
+    answered properly, and the log does not count the fault.
     """
 
     # 429, one for each way of saying how long to wait that PROVIDERS.md knows.
@@ -53,6 +57,28 @@ class Fault(Enum):
     DROP_MID_BODY = "drop_mid_body"
     STALL = "stall"
     SLOW_DRIP = "slow_drip"
+    # A list's answer that does not fit the list: of embeddings, completions or a batch of chats.
+    SHUFFLED_INDEX = "shuffled_index"
+    MISSING_INDEX = "missing_index"
+    TEXT_INDEX = "text_index"
+    REPEATED_INDEX = "repeated_index"
+    MERGED_LIST = "merged_list"
+    SHORT_LIST = "short_list"
+    LONG_LIST = "long_list"
+    FAILED_LIST = "failed_list"
+    PARTIAL_USAGE = "partial_usage"
+    MISSING_USAGE = "missing_usage"
+    # Vectors that are none.
+    WRONG_WIDTH = "wrong_width"
+    NESTED_VECTORS = "nested_vectors"
+    NULL_VECTOR = "null_vector"
+    NULL_IN_VECTOR = "null_in_vector"
+    NAN_IN_VECTOR = "nan_in_vector"
+    IGNORED_BASE64 = "ignored_base64"
+    TORN_BASE64 = "torn_base64"
+    # What no attempt mends, of a list.
+    REJECTED_LIST = "rejected_list"
+    REJECTED_BASE64 = "rejected_base64"
     # What no attempt mends.
     INSUFFICIENT_QUOTA = "insufficient_quota"
     CONTEXT_LENGTH = "context_length"
@@ -68,6 +94,11 @@ class Fault(Enum):
         return self not in _PERMANENT
 
     @property
+    def of_lists(self) -> bool:
+        """Whether only embeddings, completions and batches of chats can meet it."""
+        return self in _OF_LISTS
+
+    @property
     def takes(self) -> Literal["seconds", "size"] | None:
         """What the fault can be tuned by."""
         if self in _SIZED:
@@ -80,7 +111,37 @@ class Fault(Enum):
 
 
 _PERMANENT = frozenset(
-    {Fault.INSUFFICIENT_QUOTA, Fault.CONTEXT_LENGTH, Fault.BAD_PARAMETER, Fault.UNAUTHORIZED}
+    {
+        Fault.INSUFFICIENT_QUOTA,
+        Fault.CONTEXT_LENGTH,
+        Fault.BAD_PARAMETER,
+        Fault.UNAUTHORIZED,
+        Fault.REJECTED_LIST,
+        Fault.REJECTED_BASE64,
+    }
+)
+_OF_LISTS = frozenset(
+    {
+        Fault.SHUFFLED_INDEX,
+        Fault.MISSING_INDEX,
+        Fault.TEXT_INDEX,
+        Fault.REPEATED_INDEX,
+        Fault.MERGED_LIST,
+        Fault.SHORT_LIST,
+        Fault.LONG_LIST,
+        Fault.FAILED_LIST,
+        Fault.PARTIAL_USAGE,
+        Fault.MISSING_USAGE,
+        Fault.WRONG_WIDTH,
+        Fault.NESTED_VECTORS,
+        Fault.NULL_VECTOR,
+        Fault.NULL_IN_VECTOR,
+        Fault.NAN_IN_VECTOR,
+        Fault.IGNORED_BASE64,
+        Fault.TORN_BASE64,
+        Fault.REJECTED_LIST,
+        Fault.REJECTED_BASE64,
+    }
 )
 _SIZED = frozenset({Fault.OVERSIZED, Fault.GZIP_BOMB})
 _USUAL_SECONDS = MappingProxyType(
@@ -180,17 +241,19 @@ class FaultPlan:
         *,
         seed: int = 0,
         permanent: bool = True,
+        lists: bool = False,
         stall_seconds: float = 10.0,
         max_consecutive: int | None = 2,
     ) -> FaultPlan:
         """Spread `rate` evenly over every kind but `OVERSIZED` and `GZIP_BOMB`.
 
-        With `permanent=False` only over those that another attempt may mend.
+        With `permanent=False` only over those that another attempt may mend; those `of_lists`
+        only with `lists=True`.
         """
         kinds: list[FaultLike] = [
             fault(seconds=stall_seconds) if fault is Fault.STALL else fault
             for fault in Fault
-            if fault not in _SIZED and (permanent or fault.is_retryable)
+            if fault not in _SIZED and (permanent or fault.is_retryable) and (lists or not fault.of_lists)
         ]
         share = rate / len(kinds)
         return cls(dict.fromkeys(kinds, share), seed=seed, max_consecutive=max_consecutive)

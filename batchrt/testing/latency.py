@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from .draws import draw
 
-__all__ = ["Latency", "LogNormal", "check_latency", "seconds_of"]
+__all__ = ["Latency", "LogNormal", "check_latency", "check_seconds", "seconds_of"]
 
 _NORMAL = NormalDist()
 
@@ -42,6 +42,13 @@ def check_latency(latency: Latency) -> Latency:
     if not isinstance(latency, LogNormal) and not 0 <= latency < math.inf:
         raise ValueError(f"latency must be seconds >= 0 or a LogNormal, not {latency!r}")
     return latency
+
+
+def check_seconds(seconds: float) -> float:
+    """Give `seconds` back, or raise ValueError for what cannot be waited for each input."""
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"latency_per_input must be seconds >= 0, not {seconds!r}")
+    return seconds
 
 
 def seconds_of(latency: Latency, seed: int, digest: int, attempt: int) -> float:

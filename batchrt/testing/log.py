@@ -30,6 +30,8 @@ class LogRecord(NamedTuple):
         attempt: how often this body had come, this time included.
         digest: 64 bits of the hash of path and body, the same for each attempt.
         gone: whether the client went away before the answer.
+        items: how many inputs it carried (texts, prompts, conversations); 0 where none could be
+            read, and for requests that are not for a model.
     """
 
     time: float
@@ -40,6 +42,7 @@ class LogRecord(NamedTuple):
     attempt: int
     digest: int
     gone: bool
+    items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the record as JSON can hold it."""
@@ -69,6 +72,9 @@ class LogSnapshot:
         by_route: the same, for each route.
         by_fault: how many met each fault.
         gaps: None before the second arrival.
+        items: inputs that arrived, with those of requests that were refused.
+        items_in_flight: inputs that wait for their answer now; survives a reset.
+        most_items: the most that one request carried.
     """
 
     requests: int
@@ -79,6 +85,9 @@ class LogSnapshot:
     by_route: Mapping[str, Mapping[int, int]]
     by_fault: Mapping[Fault, int]
     gaps: Gaps | None
+    items: int = 0
+    items_in_flight: int = 0
+    most_items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Give the snapshot as JSON can hold it: keys are strings."""
@@ -91,6 +100,9 @@ class LogSnapshot:
             "by_route": {route: _named(counts) for route, counts in self.by_route.items()},
             "by_fault": {fault.value: count for fault, count in self.by_fault.items()},
             "gaps": self.gaps and asdict(self.gaps),
+            "items": self.items,
+            "items_in_flight": self.items_in_flight,
+            "most_items": self.most_items,
         }
 
 
@@ -137,11 +149,13 @@ class RequestLog:
         self._records: deque[LogRecord] = deque(maxlen=keep)
         self._waiters: set[_Waiter] = set()
         self._in_flight = 0
+        self._items_in_flight = 0
         self._forget()
 
     def _forget(self) -> None:
         self._records.clear()
         self._requests = 0
+        self._items = self._most_items = 0
         self._peak = self._in_flight
         self._disconnects = 0
         self._by_route: dict[str, dict[int, int]] = {}
@@ -149,8 +163,8 @@ class RequestLog:
         self._first = self._last = 0.0
         self._shortest, self._longest = float("inf"), 0.0
 
-    def arrived(self, now: float) -> None:
-        """Note that a request arrived at `now` seconds of its event loop."""
+    def arrived(self, now: float, items: int = 0) -> None:
+        """Note that a request with so many `items` arrived at `now` seconds of its event loop."""
         with self._lock:
             if self._requests:
                 gap = max(0.0, now - self._last)
@@ -161,6 +175,9 @@ class RequestLog:
             self._last = now
             self._requests += 1
             self._in_flight += 1
+            self._items += items
+            self._items_in_flight += items
+            self._most_items = max(self._most_items, items)
             self._peak = max(self._peak, self._in_flight)
         self._tell()
 
@@ -168,6 +185,7 @@ class RequestLog:
         """Note how a request ended; its `time` is still that of the event loop."""
         with self._lock:
             self._in_flight -= 1
+            self._items_in_flight -= record.items
             self._disconnects += record.gone
             if record.status is not None:
                 counts = self._by_route.setdefault(record.route, {})
@@ -199,6 +217,9 @@ class RequestLog:
                 by_route=MappingProxyType({r: MappingProxyType(c.copy()) for r, c in self._by_route.items()}),
                 by_fault=MappingProxyType(self._by_fault.copy()),
                 gaps=self._gaps(),
+                items=self._items,
+                items_in_flight=self._items_in_flight,
+                most_items=self._most_items,
             )
 
     def _gaps(self) -> Gaps | None:

@@ -10,8 +10,11 @@ from email.utils import format_datetime
 from types import MappingProxyType
 from typing import TypeAlias
 
+from pydantic_core import from_json
+
+from .defects import DEFECTS
 from .faults import Fault, TunedFault
-from .replies import Ending, Reply, error_reply, json_reply
+from .replies import Ending, Reply, bytes_reply, error_reply, json_reply
 
 __all__ = ["spoil"]
 
@@ -24,8 +27,14 @@ _GZIP_WINDOW = 31  # zlib's code for the largest window and a gzip header
 
 
 def spoil(good: Reply, fault: TunedFault) -> Reply:
-    """Give what a client gets instead of `good`, with the same delay before it."""
-    bad = _SPOILERS[fault.fault](good, fault)
+    """Give what a client gets instead of `good`, with the same delay before it.
+
+    Gives `good` itself back if it cannot have the fault.
+    """
+    defect = DEFECTS.get(fault.fault)
+    bad = _SPOILERS[fault.fault](good, fault) if defect is None else defect(good)
+    if bad is None:
+        return good
     return bad._replace(delay=bad.delay + good.delay)
 
 
@@ -74,25 +83,20 @@ def _fails(status: int, message: str, kind: str, code: str | None, param: str | 
 
 
 def _bad_gateway(_good: Reply, _fault: TunedFault) -> Reply:
-    return _with_body(502, b"text/html", _HTML)
-
-
-def _with_body(status: int, content_type: bytes, body: bytes) -> Reply:
-    length = b"%d" % len(body)
-    return Reply(status, ((b"content-type", content_type), (b"content-length", length)), body)
+    return bytes_reply(502, _HTML, content_type=b"text/html")
 
 
 def _malformed(good: Reply, _fault: TunedFault) -> Reply:
-    return _with_body(200, b"application/json", _body(good).replace(b":", b"=", 1))
+    return bytes_reply(200, _body(good).replace(b":", b"=", 1))
 
 
 def _truncated(good: Reply, _fault: TunedFault) -> Reply:
     body = _body(good)
-    return _with_body(200, b"application/json", body[: len(body) // 2])
+    return bytes_reply(200, body[: len(body) // 2])
 
 
 def _wrong_type(_good: Reply, _fault: TunedFault) -> Reply:
-    return _with_body(200, b"text/html", b"<html><body>Please log in.</body></html>")
+    return bytes_reply(200, b"<html><body>Please log in.</body></html>", content_type=b"text/html")
 
 
 def _error_in_200(_good: Reply, _fault: TunedFault) -> Reply:
@@ -100,7 +104,9 @@ def _error_in_200(_good: Reply, _fault: TunedFault) -> Reply:
     return error_reply(200, message, type="server_error", code="upstream_error")
 
 
-def _no_choices(_good: Reply, _fault: TunedFault) -> Reply:
+def _no_choices(good: Reply, _fault: TunedFault) -> Reply:
+    if good.entries:
+        return json_reply(200, {**from_json(_body(good)), good.entries: []})
     document = {
         "id": "chatcmpl-empty",
         "object": "chat.completion",

@@ -5,20 +5,26 @@ from __future__ import annotations
 import hmac
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
-from .answers import Messages, as_messages
+from .answers import Answer, Messages, as_messages
 from .asgi import Receive, Scope, Send, authorization, play, read_body
-from .chat import Answer, Chat
+from .bodies import Reject
+from .chat import Chat
+from .completions import Completions
 from .draws import digest_of
+from .embeddings import Embeddings
 from .exchange import Exchange
+from .families import Family, ServerFamily, family_of
 from .faults import FaultPlan, TunedFault
 from .history import History
-from .latency import Latency, check_latency, seconds_of
+from .latency import Latency, check_latency, check_seconds, seconds_of
 from .log import RequestLog
 from .mishaps import spoil
 from .replies import RejectedError, Reply, json_reply
+from .vectors import Embeddable
 
 if TYPE_CHECKING:
     from .server import MockServer
@@ -35,8 +41,10 @@ class MockProvider:
     """Pretend to be an OpenAI-compatible provider, the same way every time.
 
     An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
-    `GET /v1/models`, and for control `GET /_mock/log[?records=N]` and `POST /_mock/reset`.
-    Use it in process through `transport()`, on a socket through `serve()`, or mount it.
+    `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also
+    `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]` and
+    `POST /_mock/reset`. Use it in process through `transport()`, on a socket through `serve()`,
+    or mount it. A text's tokens are a quarter of its characters, rounded up.
 
     Args:
         seed: another number, other answers and latencies.
@@ -45,7 +53,21 @@ class MockProvider:
             without latency or fault.
         api_key: if given, requests under /v1 must carry it, or get a 401.
         models: the models that exist; None accepts every name.
-        answer: makes the text of an answer from the request's body, in place of the hashed one.
+        answer: makes the text of an answer from the request's body, in place of the hashed one;
+            of a list of prompts or conversations it sees one at a time.
+        server: the kind of server to be, which decides over limits, leniency and errors of
+            `/v1/embeddings` and over lists of prompts.
+        max_inputs: the most inputs of an embedding request; None leaves the server's own limit
+            (32 for "tei", 2,048 for "openai", "azure" and "infinity", otherwise none).
+        max_input_tokens: the most tokens of one input; the server's own is 8,192 for "openai" and
+            "azure", 512 for "llama-server", otherwise none.
+        max_request_tokens: the most tokens of one request; 300,000 for "openai", otherwise none.
+        max_in_flight: how much may be in flight until embedding requests are refused: inputs for
+            "tei" (512), requests for the others (512 for "ollama", otherwise no limit).
+        dimensions: the width of a vector for which `dimensions` was not asked, and the greatest.
+        reject: requests with a text for which it holds get a 400 that does not say which; it is
+            asked about each input, prompt and message.
+        latency_per_input: seconds that each input adds to the latency.
         keep_records: how many requests the log remembers one by one.
     """
 
@@ -58,6 +80,14 @@ class MockProvider:
         api_key: str | None = None,
         models: Sequence[str] | None = None,
         answer: Answer | None = None,
+        server: ServerFamily = "openai",
+        max_inputs: int | None = None,
+        max_input_tokens: int | None = None,
+        max_request_tokens: int | None = None,
+        max_in_flight: int | None = None,
+        dimensions: int = 1536,
+        reject: Reject | None = None,
+        latency_per_input: float = 0.0,
         keep_records: int = 10_000,
     ) -> None:
         self.seed = seed
@@ -66,13 +96,34 @@ class MockProvider:
         self.log: RequestLog = RequestLog(keep_records)
         self._key = None if api_key is None else api_key.encode()
         self._models = None if models is None else tuple(models)
-        self._chat = Chat(seed, self._models, answer)
+        self._latency_per_input = check_seconds(latency_per_input)
+        family = family_of(
+            server,
+            max_inputs=max_inputs,
+            max_input_tokens=max_input_tokens,
+            max_request_tokens=max_request_tokens,
+            max_in_flight=max_in_flight,
+        )
+        self._chat = Chat(seed, self._models, answer, reject)
+        self._completions = Completions(seed, family, self._models, answer=answer, reject=reject)
+        self._embeddings = Embeddings(
+            seed,
+            family,
+            self._models,
+            dimensions=dimensions,
+            reject=reject,
+            in_flight=partial(_in_flight, self.log, family),
+        )
         self._history = History()
         self._valid = itertools.count()
         # Where a request is answered by a model: what latency and faults are for.
-        self._endpoints: Mapping[str, _Endpoint] = {
+        self._endpoints: dict[str, _Endpoint] = {
             "POST /v1/chat/completions": self._chat.reply,
+            "POST /v1/completions": self._completions.reply,
+            "POST /v1/embeddings": self._embeddings.reply,
         }
+        if family.has_chat_batch:
+            self._endpoints["POST /v1/chat/completions/batch"] = self._chat.reply_batch
 
     def __repr__(self) -> str:
         # The key stays out of it.
@@ -112,6 +163,23 @@ class MockProvider:
         said = as_messages(messages)
         body = {"messages": said, "response_format": response_format}
         return self._chat.text(body, said, index)
+
+    def completion_to(self, prompt: Embeddable, *, index: int = 0) -> str:
+        """Say what `prompt`, a text or its tokens, gets for a completion; `index` is below `n`.
+
+        For expectations, as `answer_to`. A custom `answer` is given `{"prompt": …}`.
+        """
+        return self._completions.text({}, prompt, index)
+
+    def vector_of(
+        self, text: Embeddable, *, model: str = "mock", dimensions: int | None = None
+    ) -> list[float]:
+        """Say what `text`, or its tokens, gets for an embedding: a unit vector, float32 exactly.
+
+        For expectations, as `answer_to`. The same in each `encoding_format`; a server that ignores
+        `model` or `dimensions` ignores them here too.
+        """
+        return self._embeddings.vector(text, model, dimensions)
 
     def transport(self) -> MockTransport:
         """Give an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
@@ -153,20 +221,21 @@ class MockProvider:
         fault: TunedFault | None = None
         try:
             self._check_key(path, authorization)
-            reply = self._reply(route, body, name)
+            good = reply = self._reply(route, body, name)
             if route in self._endpoints:
                 seconds = seconds_of(self.latency, self.seed, digest, attempt)
-                reply = reply._replace(delay=seconds)
-                fault = self._next_fault(digest, attempt, in_a_row)
+                good = good._replace(delay=seconds + self._latency_per_input * good.items)
+                reply, fault = self._fated(good, digest, attempt, in_a_row)
         except RejectedError as rejected:
-            reply = rejected.reply
+            good = reply = rejected.reply
         return Exchange(
-            reply if fault is None else spoil(reply, fault),
+            reply,
             name=name,
             route=route if route in self._endpoints or route == _MODELS else "other",
             fault=None if fault is None else fault.fault,
             attempt=attempt,
             digest=digest,
+            items=good.items,
             log=self.log,
         )
 
@@ -179,15 +248,21 @@ class MockProvider:
         names = ("mock",) if self._models is None else self._models
         return json_reply(200, {"object": "list", "data": [_model(name) for name in names]})
 
-    def _next_fault(self, digest: int, attempt: int, in_a_row: int) -> TunedFault | None:
+    def _fated(
+        self, good: Reply, digest: int, attempt: int, in_a_row: int
+    ) -> tuple[Reply, TunedFault | None]:
+        """Give what becomes of a good reply, and the fault it met."""
         position = next(self._valid)
         if position < len(self.faults.script):
             fault = self.faults.scripted(position)
         else:
             fault = self.faults.drawn(digest, attempt, in_a_row)
+        reply = good if fault is None else spoil(good, fault)
+        if reply is good:
+            fault = None
         if fault is not None or in_a_row:
             self._history.fared(digest, faulty=fault is not None)
-        return fault
+        return reply, fault
 
     def _check_key(self, path: str, authorization: bytes) -> None:
         if self._key is None or not path.startswith("/v1/"):
@@ -210,6 +285,11 @@ class MockProvider:
             self.reset()
             return json_reply(200, {"reset": True})
         return RejectedError(404, f"Invalid URL ({route})").reply
+
+
+def _in_flight(log: RequestLog, family: Family) -> int:
+    seen = log.snapshot()
+    return seen.items_in_flight if family.counts_inputs else seen.in_flight
 
 
 def _model(name: str) -> dict[str, Any]:

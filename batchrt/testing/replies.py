@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from pydantic_core import to_json
 
-__all__ = ["Body", "Ending", "Headers", "RejectedError", "Reply", "error_reply", "json_reply"]
+__all__ = [
+    "Body",
+    "Ending",
+    "Headers",
+    "RejectedError",
+    "Reply",
+    "bytes_reply",
+    "error_reply",
+    "json_reply",
+]
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Body: TypeAlias = bytes | Callable[[], Iterator[bytes]]
 """A body that is there, or a function that makes one too large to be held, part by part."""
-
-_JSON = (b"content-type", b"application/json")
 
 
 class Ending(Enum):
@@ -35,6 +42,9 @@ class Reply(NamedTuple):
         delay: seconds to wait first.
         pause: seconds to wait before each part of the body.
         ending: what becomes of the connection.
+        items: how many inputs the request carried: texts, prompts, conversations.
+        listed: whether they came as a list.
+        entries: under which key of the body they are answered, if lists can be.
     """
 
     status: int | None
@@ -43,6 +53,9 @@ class Reply(NamedTuple):
     delay: float = 0.0
     pause: float = 0.0
     ending: Ending = Ending.COMPLETE
+    items: int = 0
+    listed: bool = False
+    entries: str = ""
 
     @property
     def is_plain(self) -> bool:
@@ -79,12 +92,43 @@ class RejectedError(Exception):
         super().__init__(message)
         self.reply: Reply = error_reply(status, message, type=type, param=param, code=code)
 
+    @classmethod
+    def answering(cls, reply: Reply) -> Self:
+        """Make an error of another shape than OpenAI's."""
+        error = cls(0, f"status {reply.status}")
+        error.reply = reply
+        return error
+
+    def carried(self, items: int) -> None:
+        """Note how many inputs the request carried."""
+        self.reply = self.reply._replace(items=items)
+
 
 def json_reply(status: int, document: Any, headers: Headers = ()) -> Reply:
     """Make a reply of anything JSON can hold."""
-    body = to_json(document)
+    return bytes_reply(status, to_json(document), headers)
+
+
+def bytes_reply(
+    status: int,
+    body: bytes,
+    headers: Headers = (),
+    *,
+    content_type: bytes = b"application/json",
+    items: int = 0,
+    listed: bool = False,
+    entries: str = "",
+) -> Reply:
+    """Make a reply of a body that is written already; the rest is Reply's."""
     length = (b"content-length", b"%d" % len(body))
-    return Reply(status, (_JSON, length, *headers), body)
+    return Reply(
+        status,
+        ((b"content-type", content_type), length, *headers),
+        body,
+        items=items,
+        listed=listed,
+        entries=entries,
+    )
 
 
 def error_reply(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -7,11 +8,13 @@ import subprocess
 import sys
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
 from batchrt import testing
 from batchrt.testing import Fault, FaultLike, FaultPlan, LogNormal, MockProvider
+from batchrt.testing.exchange import Exchange
 from tests.cli.conftest import Command
 
 
@@ -51,9 +54,38 @@ def test_by_default_nothing_goes_wrong(command: Command, served: list[tuple[Mock
     assert address == ("127.0.0.1", 8000)
 
 
+def test_a_family_and_its_limits(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+    """What lists it takes, and what they get; latency grows with them."""
+    limits = ["--max-inputs", "2", "--max-input-tokens", "3", "--max-in-flight", "9", "--dimensions", "5"]
+    assert command("mock", "--server", "tei", "--latency-per-input", "0.5", *limits).code == 0
+    [(provider, _)] = served
+
+    async def meet() -> list[Exchange]:
+        return [met(provider, *texts) for texts in (["a", "b", "c"], ["a long text indeed"], ["a", "b"])]
+
+    many, long, proper = anyio.run(meet)
+    assert b"batch size 3 > maximum allowed batch size 2" in body_of(many)
+    assert b"less than 3 tokens" in body_of(long)
+    assert proper.reply.delay == 1.0
+    assert len(json.loads(body_of(proper))["data"][0]["embedding"]) == 5
+
+
+def met(provider: MockProvider, *texts: str) -> Exchange:
+    raw = json.dumps({"model": "m", "input": texts}).encode()
+    exchange = provider.open("POST", "/v1/embeddings", raw)
+    exchange.abandon()
+    return exchange
+
+
+def body_of(exchange: Exchange) -> bytes:
+    return b"".join(exchange.reply.parts())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--server", "abacus"], "--server must be one of openai, azure, tei"),
+        (["--latency-per-input", "inf"], "--latency-per-input must be seconds >= 0, not inf"),
         (["--latency", "soon"], "--latency must be seconds, as 0.2, or lognormal:MEDIAN,SIGMA"),
         (["--latency", "-1"], "--latency must be seconds"),
         (["--latency", "lognormal:0.2"], "--latency must be seconds"),

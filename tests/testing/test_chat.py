@@ -12,11 +12,14 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def ask(
-    provider: MockProvider, body: Mapping[str, Any] | bytes | list[Any], authorization: bytes = b""
+    provider: MockProvider,
+    body: Mapping[str, Any] | bytes | list[Any],
+    authorization: bytes = b"",
+    *,
+    path: str = "/v1/chat/completions",
 ) -> tuple[int, dict[str, Any]]:
     """Send one body, without any transport, and give status and document."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    path = "/v1/chat/completions"
     exchange = provider.open("POST", path, raw, authorization=authorization)
     exchange.abandon()
     assert exchange.reply.status is not None
@@ -190,3 +193,61 @@ async def test_the_right_key_is_let_in() -> None:
     """A Bearer token, as OpenAI's."""
     provider = MockProvider(api_key="secret")
     assert ask(provider, {"model": "m", "messages": HELLO}, b"Bearer secret")[0] == 200
+
+
+def ask_batch(provider: MockProvider, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    return ask(provider, body, path="/v1/chat/completions/batch")
+
+
+BYE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "bye"}]
+
+
+async def test_a_batch_gives_each_conversation_its_choice() -> None:
+    """The one it would get alone, at its index; usage and the log count all of them."""
+    provider = MockProvider(server="vllm")
+    status, document = ask_batch(provider, {"model": "m", "messages": [HELLO, BYE, HELLO]})
+    assert status == 200
+    assert [choice["index"] for choice in document["choices"]] == [0, 1, 2]
+    said = [choice["message"]["content"] for choice in document["choices"]]
+    assert said == [provider.answer_to(HELLO), provider.answer_to(BYE), provider.answer_to(HELLO)]
+    alone = [ask(provider, {"model": "m", "messages": asked})[1]["usage"] for asked in (HELLO, BYE, HELLO)]
+    assert document["usage"] == {name: sum(usage[name] for usage in alone) for name in alone[0]}
+    assert [record.items for record in provider.log.records()] == [3, 1, 1, 1]
+
+
+async def test_a_batch_is_told_what_is_wrong_with_it() -> None:
+    """With the conversation to blame, and before anything is answered."""
+    provider = MockProvider(server="vllm")
+    for messages, param in [
+        (HELLO, "messages.[0]"),
+        ([], "messages"),
+        ([HELLO, []], "messages.[1]"),
+        ([HELLO, [{"role": "user", "content": 5}]], "messages.[1].[0].content"),
+    ]:
+        status, document = ask_batch(provider, {"model": "m", "messages": messages})
+        assert (status, document["error"]["param"]) == (400, param)
+    assert ask_batch(provider, {"model": "m", "messages": [HELLO], "n": 2})[0] == 400
+
+
+async def test_only_vllm_has_the_batch() -> None:
+    """404 elsewhere, which is how a client finds out."""
+    assert ask_batch(MockProvider(), {"model": "m", "messages": [HELLO]})[0] == 404
+
+
+async def test_a_custom_answer_sees_one_conversation_at_a_time() -> None:
+    """It need not know that there are batches."""
+    provider = MockProvider(server="vllm", answer=lambda body: body["messages"][-1]["content"].upper())
+    _, document = ask_batch(provider, {"model": "m", "messages": [HELLO, BYE]})
+    assert [choice["message"]["content"] for choice in document["choices"]] == ["HELLO", "BYE"]
+
+
+async def test_a_rejected_text_fails_its_request_alone_or_in_a_batch() -> None:
+    """The whole request, without a word about which; parts of a content count too."""
+    provider = MockProvider(server="vllm", reject=lambda text: "bye" in text)
+    parts = [{"role": "user", "content": [{"type": "text", "text": "bye"}, {"type": "image_url"}]}]
+    assert ask(provider, {"model": "m", "messages": HELLO})[0] == 200
+    assert ask(provider, {"model": "m", "messages": BYE})[0] == 400
+    assert ask(provider, {"model": "m", "messages": parts})[0] == 400
+    status, document = ask_batch(provider, {"model": "m", "messages": [HELLO, BYE]})
+    assert status == 400
+    assert "bye" not in json.dumps(document)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.testing import Fault, FaultPlan, TunedFault
+from batchrt.testing import Fault, FaultLike, FaultPlan, TunedFault
+from batchrt.testing.defects import DEFECTS
 
 
 def outcomes(plan: FaultPlan, digest: int, attempts: int) -> list[TunedFault | None]:
@@ -61,10 +62,26 @@ def test_everything_is_every_kind_but_the_two_that_need_a_size() -> None:
     """`everything` spreads its rate evenly over all that a plan can do without a measure."""
     plan = FaultPlan.everything(0.1, stall_seconds=3)
     kinds = {fault.fault if isinstance(fault, TunedFault) else fault for fault in plan.rates}
-    assert set(Fault) - kinds == {Fault.OVERSIZED, Fault.GZIP_BOMB}
+    assert {fault for fault in Fault if not fault.of_lists} - kinds == {Fault.OVERSIZED, Fault.GZIP_BOMB}
     assert sum(plan.rates.values()) == pytest.approx(0.1)
     assert len(set(plan.rates.values())) == 1
     assert Fault.STALL(seconds=3) in plan.rates
+
+
+def test_everything_has_the_faults_of_lists_only_if_asked() -> None:
+    """So a chat's plan stays what it was, and a list's plan has them all."""
+    assert not any(fault.of_lists for fault in map(kind_of, FaultPlan.everything(0.1).rates))
+    kinds = {kind_of(fault) for fault in FaultPlan.everything(0.1, lists=True).rates}
+    assert set(Fault) - kinds == {Fault.OVERSIZED, Fault.GZIP_BOMB}
+
+
+def kind_of(fault: FaultLike) -> Fault:
+    return fault.fault if isinstance(fault, TunedFault) else fault
+
+
+def test_the_faults_of_lists_are_those_that_spoil_lists() -> None:
+    """What a plan calls so and what knows how to do it are the same."""
+    assert {fault for fault in Fault if fault.of_lists} == set(DEFECTS)
 
 
 def test_everything_without_the_permanent_faults_can_always_be_retried() -> None:
@@ -81,6 +98,8 @@ def test_permanent_faults_say_so() -> None:
         Fault.CONTEXT_LENGTH,
         Fault.BAD_PARAMETER,
         Fault.UNAUTHORIZED,
+        Fault.REJECTED_LIST,
+        Fault.REJECTED_BASE64,
     }
     assert Fault.STALL(seconds=1).is_retryable
     assert not Fault.UNAUTHORIZED().is_retryable

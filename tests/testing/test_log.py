@@ -99,6 +99,22 @@ def test_reset_forgets_all_but_what_is_in_flight() -> None:
     assert log.snapshot().in_flight == 0
 
 
+def test_inputs_are_counted_with_their_requests() -> None:
+    """How many came in all, how many wait, and the longest list; a reset leaves those that wait."""
+    log = RequestLog()
+    for items in (2, 5, 1):
+        log.arrived(0, items)
+    log.finished(ended()._replace(items=5))
+    seen = log.snapshot()
+    assert (seen.requests, seen.items, seen.items_in_flight, seen.most_items) == (3, 8, 3, 5)
+    document = json.loads(json.dumps(seen.to_dict()))
+    assert (document["items"], document["items_in_flight"], document["most_items"]) == (8, 3, 5)
+    assert log.records()[0].to_dict()["items"] == 5
+    log.reset()
+    seen = log.snapshot()
+    assert (seen.items, seen.items_in_flight, seen.most_items) == (0, 3, 0)
+
+
 def test_a_snapshot_does_not_change() -> None:
     """Neither by later requests nor by its reader."""
     log = RequestLog()

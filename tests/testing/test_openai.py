@@ -75,6 +75,27 @@ def test_structured_output_is_parsed(mock_server: MockServer) -> None:
     assert isinstance(answer.choices[0].message.parsed, City)
 
 
+def test_the_sdk_gets_its_embeddings(mock_server: MockServer) -> None:
+    """In base64, which it asks for unless told otherwise, and in floats."""
+    texts = ["a", "b"]
+    expected = [mock_server.provider.vector_of(text, dimensions=7) for text in texts]
+    with sdk(mock_server) as client:
+        for options in ({}, {"encoding_format": "float"}):
+            made = client.embeddings.create(model="mock", input=texts, dimensions=7, extra_body=options)
+            assert [item.embedding for item in made.data] == expected
+            assert made.usage.total_tokens == 2
+
+
+def test_the_sdk_gets_its_completions(mock_server: MockServer) -> None:
+    """A list of prompts, two choices each."""
+    with sdk(mock_server) as client:
+        made = client.completions.create(model="mock", prompt=["a", "b"], n=2)
+    expected = [
+        mock_server.provider.completion_to(prompt, index=index) for prompt in "ab" for index in (0, 1)
+    ]
+    assert [choice.text for choice in made.choices] == expected
+
+
 def test_a_wrong_key_is_an_authentication_error(mock_server: MockServer) -> None:
     """401 as the SDK knows it."""
     with sdk(mock_server, key="wrong") as client:

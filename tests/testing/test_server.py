@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import base64
 import builtins
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -38,6 +40,19 @@ def test_a_served_provider_answers_what_was_foretold() -> None:
     assert response.json()["choices"][0]["message"]["content"] == provider.answer_to("hi")
     assert response.headers["x-request-id"].startswith("req_")
     assert seen == provider.log.snapshot().to_dict()
+
+
+def test_a_long_list_goes_through_a_socket() -> None:
+    """Megabytes of vectors, and the log says how many inputs there were."""
+    provider = MockProvider()
+    texts = [f"text {number}" for number in range(2048)]
+    body = {"model": "m", "input": texts, "encoding_format": "base64"}
+    with provider.serve() as server, client_of(server) as client:
+        data = client.post("/embeddings", json=body).json()["data"]
+        seen = client.get(f"{server.url}/_mock/log").json()
+    expected = provider.vector_of(texts[-1], model="m")
+    assert struct.unpack("<1536f", base64.b64decode(data[-1]["embedding"])) == tuple(expected)
+    assert (seen["requests"], seen["items"], seen["most_items"]) == (1, 2048, 2048)
 
 
 def test_an_answer_that_arrived_is_in_the_log() -> None:
