@@ -10,6 +10,7 @@ Three ways lead out, and all keep the same bounds in time and size:
 # ruff: noqa: TID251  this is the one place
 from __future__ import annotations
 
+import atexit
 import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
@@ -28,6 +29,7 @@ from batchrt.errors import (
 )
 from batchrt.providers.address import check_headers, origin_of
 from batchrt.providers.decoding import ACCEPT_ENCODING, decode, too_large
+from batchrt.providers.leaving import let_threads_out
 from batchrt.providers.reply import HeaderMap, Reply
 
 if TYPE_CHECKING:
@@ -262,6 +264,7 @@ class PyqwestTransport(httpx.AsyncBaseTransport):
     """
 
     _home: ClassVar[int | None] = None
+    """The process that the first request was sent from."""
 
     def __init__(self, *, timeout: float | None = None, tls: bool = True) -> None:
         import pyqwest
@@ -324,6 +327,15 @@ class PyqwestTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close idle connections."""
         await self.native.aclose()
+
+
+def _let_threads_out() -> None:
+    if PyqwestTransport._home == os.getpid():
+        let_threads_out()
+
+
+# Registered on import, and so called after the handlers of users, which may still send requests.
+atexit.register(_let_threads_out)
 
 
 class _PyqwestStream(httpx.AsyncByteStream, AsyncIterator[bytes]):

@@ -608,6 +608,31 @@ def test_an_unclosed_client_neither_warns_nor_hangs_at_exit() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
 
 
+LINGERING = """
+import atexit, threading
+from asyncio.selector_events import BaseSelectorEventLoop
+
+leaving = threading.Event()
+wake = BaseSelectorEventLoop._write_to_self
+
+def wake_and_linger(loop):
+    wake(loop)
+    if threading.get_ident() != threading.main_thread().ident:
+        leaving.wait()
+
+BaseSelectorEventLoop._write_to_self = wake_and_linger
+atexit.register(leaving.set)
+print(ask())
+"""
+
+
+def test_exit_waits_for_the_thread_that_brought_the_last_answer() -> None:
+    """Having woken the loop it wants the interpreter back, which must not be ending by then."""
+    with threaded_server() as base_url:
+        done = run_script(LINGERING, base_url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
+
+
 FORK = """
 if {before}: ask()
 child = os.fork()
