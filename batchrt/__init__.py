@@ -8,6 +8,7 @@ outputs = await chain.abatch(rows, config={"max_concurrency": 50})
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from batchrt.config import RunConfig, RunnableConfig
@@ -20,6 +21,7 @@ from batchrt.errors import (
     DeadlineExceededError,
     InputError,
     ItemTimeoutError,
+    ListLengthError,
     MalformedResponseError,
     MissingFieldError,
     OutputClosedError,
@@ -58,6 +60,9 @@ from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
     from batchrt.providers.chat import ChatOpenAI
+    from batchrt.providers.completions import OpenAI
+    from batchrt.providers.embeddings import OpenAIEmbeddings
+    from batchrt.providers.matrix import EmbeddingBlock
 
 __all__ = [
     "AIMessage",
@@ -71,14 +76,18 @@ __all__ = [
     "ConnectionFailedError",
     "ContextLengthError",
     "DeadlineExceededError",
+    "EmbeddingBlock",
     "HumanMessage",
     "InputError",
     "ItemTimeoutError",
     "JsonOutputParser",
+    "ListLengthError",
     "MalformedResponseError",
     "Message",
     "MessagesPlaceholder",
     "MissingFieldError",
+    "OpenAI",
+    "OpenAIEmbeddings",
     "Outcome",
     "OutputClosedError",
     "OutputError",
@@ -118,13 +127,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # The client brings an HTTP library along; who only composes does not pay for it.
-    if name == "ChatOpenAI":
-        from batchrt.providers.chat import ChatOpenAI
+# Clients bring an HTTP library along; who only composes does not pay for it.
+_HOMES = {
+    "ChatOpenAI": "batchrt.providers.chat",
+    "EmbeddingBlock": "batchrt.providers.matrix",
+    "OpenAI": "batchrt.providers.completions",
+    "OpenAIEmbeddings": "batchrt.providers.embeddings",
+}
 
-        return ChatOpenAI
-    raise AttributeError(f"module 'batchrt' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'batchrt' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

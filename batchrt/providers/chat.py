@@ -6,21 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from batchrt.messages import AIMessage
-from batchrt.providers.options import check_extra_body, check_options
+from batchrt.providers.list_support import ListMemory
+from batchrt.providers.listed import BATCH_SIZE, Lists, Send, listed
+from batchrt.providers.model import Model
+from batchrt.providers.options import check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Runnable
+from batchrt.runtime.lists import LINGER, MAX_LINGER
 from batchrt.runtime.run import Step, Strand
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from pydantic import BaseModel
 
     from batchrt.providers.client import Secret
     from batchrt.providers.reply import Reply
     from batchrt.providers.structured import Method, RawAndParsed
     from batchrt.providers.transport import HTTPClient, HTTPTransport
-    from batchrt.providers.wire import ChatInput, ChatRequest
+    from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
 
 __all__ = ["ChatOpenAI"]
@@ -28,11 +29,18 @@ __all__ = ["ChatOpenAI"]
 M = TypeVar("M", bound="BaseModel")
 
 
-class ChatOpenAI(Runnable["ChatInput", AIMessage]):
-    """Ask a chat model; one input, one request, one message.
+class ChatOpenAI(Model["ChatInput", AIMessage]):
+    """Ask a chat model; one input, one message.
 
     Takes a string (the user's words), a list of messages (`Message` objects, the API's dicts,
     `(role, content)` tuples) or a prompt's value. May be used from several event loops.
+
+    An input is a request of its own, unless `native_batch` has those that are there at the same time
+    sent as a list, as vLLM takes them (`/chat/completions/batch`). What the switch asks for is that the
+    server is tried: one that has no such path (404, 405) gets single requests at once, and so does one
+    that fails at lists whose conversations it answers one by one; both are remembered for as long as
+    this object lives, the second for requests of the same options, as vLLM's lists know no tools.
+    Messages that came in a list have no `usage`; the tokens are shared out in the books of the run.
 
     Args:
         model: the model's name.
@@ -57,6 +65,13 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         extra_headers: sent with every request; they win over the client's own.
         extra_body: further members of the request's body; they win over the options.
         max_response_bytes: an answer that is larger is an error.
+        native_batch: send lists. `timeout`, `max_retries` and `max_response_bytes` hold for each as a
+            whole.
+        max_batch_size: with `native_batch`, the most conversations in a request; 20 unless it is said.
+            A list is answered when its longest answer is.
+        linger: with `native_batch`, seconds after the last arrival for which a list waits to be filled
+            while inputs may still come; 0.01 unless it is said.
+        max_linger: seconds after the first one; 0.1 unless it is said.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
@@ -89,6 +104,10 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         max_response_bytes: int = 64 * 2**20,
+        native_batch: bool = False,
+        max_batch_size: int | None = None,
+        linger: float | None = None,
+        max_linger: float | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
         from batchrt.providers.client import Client, Hidden
@@ -110,6 +129,8 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
             }
         )
         self._extra_body = check_extra_body(extra_body)
+        self._lists = _lists(max_batch_size, linger, max_linger, wanted=native_batch)
+        self._memory = ListMemory()
         self._client = Client(
             base_url=base_url,
             api_key=api_key,
@@ -127,17 +148,6 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         self._read_chat = read_chat
         self._request = self._request_for({})
 
-    def __repr__(self) -> str:
-        if "_client" not in self.__dict__:  # a debugger looks at a constructor that failed
-            return "ChatOpenAI()"
-        origin = self._client.address.origin
-        return f"ChatOpenAI(model={self.model!r}, base_url={origin!r})"
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return str(self._options["model"])
-
     def _request_for(self, kwargs: Mapping[str, Any]) -> ChatRequest:
         given = check_options(kwargs)
         extra = {**self._extra_body, **given.pop("extra_body", {})}
@@ -146,16 +156,53 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
         return self._request_of({**sent, **extra})
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        body_of = (self._request_for(kwargs) if kwargs else self._request).body
-        client, url, read = self._client.call, self._url, self._read
+        request = self._request_for(kwargs) if kwargs else self._request
+        ask, body_of = self._ask, request.body
 
         async def call(value: Any, strand: Strand) -> AIMessage:
-            message = await client(url, body_of(value), read, strand)
-            if message.usage is not None:
-                strand.item.add_usage(message.usage)
-            return message
+            return await ask(body_of(value), strand)
 
-        return Step(call)
+        alone = Step(call)
+        return alone if self._lists is None else self._listed(alone, request, self._lists)
+
+    async def _ask(self, body: bytes, strand: Strand) -> AIMessage:
+        message = await self._client.call(self._url, body, self._read, strand)
+        if message.usage is not None:
+            strand.item.add_usage(message.usage)
+        return message
+
+    def _listed(self, alone: Step, request: ChatRequest, lists: Lists) -> Step:
+        from batchrt.providers.wire import encode_conversation
+
+        return listed(
+            alone,
+            self._sender(request),
+            self._memory.support(request.names),
+            lists,
+            name=self.get_name(),
+            identity=(self, request.start),
+            prepare=encode_conversation,
+        )
+
+    def _sender(self, request: ChatRequest) -> Send:
+        from batchrt.providers.wire import read_chats
+
+        client, url = self._client, self._client.address.url("/chat/completions/batch")
+
+        async def send(conversations: Sequence[bytes], strand: Strand) -> Sequence[Any]:
+            body = request.body_of(conversations)
+            if len(conversations) == 1:
+                return [await self._ask(body, strand)]
+
+            def read(reply: Reply, clock: Clock) -> Messages:
+                return read_chats(reply, len(conversations), client.secrets, clock.wall)
+
+            messages, usage = await client.call(url, body, read, strand)
+            if usage is not None:
+                strand.item.add_usage(usage)
+            return messages
+
+        return send
 
     def _read(self, reply: Reply, clock: Clock) -> AIMessage:
         return self._read_chat(reply, self._client.secrets, clock.wall)
@@ -215,20 +262,21 @@ class ChatOpenAI(Runnable["ChatInput", AIMessage]):
 
         return StructuredChat(self, schema, method=method, strict=strict, include_raw=include_raw)
 
-    async def aclose(self) -> None:
-        """Close the connections, and a `transport` that was handed in; the model is of no use afterwards.
 
-        Not needed at exit: whoever lets go of a model loses nothing.
-        """
-        await self._client.aclose()
+def _lists(
+    max_batch_size: int | None, linger: float | None, max_linger: float | None, *, wanted: bool
+) -> Lists | None:
+    """Return how lists are made, if they are.
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.aclose()
+    Raises:
+        ValueError: something is said about lists that are not made, or makes no sense.
+    """
+    if not wanted:
+        if any(option is not None for option in (max_batch_size, linger, max_linger)):
+            raise ValueError("max_batch_size, linger and max_linger are for native_batch=True")
+        return None
+    size = BATCH_SIZE if max_batch_size is None else max_batch_size
+    short = LINGER if linger is None else linger
+    long = MAX_LINGER if max_linger is None else max_linger
+    check_lists(size, short, long)
+    return Lists(max_batch_size=size, linger=short, max_linger=long, own_path=True)

@@ -1,4 +1,4 @@
-"""The options of a chat request, checked before anything is sent."""
+"""The options of a request, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ _RANGES: Final = {
     "frequency_penalty": (-2.0, 2.0),
     "presence_penalty": (-2.0, 2.0),
 }
-_WHOLE: Final = {"max_completion_tokens": 1, "max_tokens": 1, "seed": -(2**63)}
-_WORDS: Final = ("model", "reasoning_effort")
+_WHOLE: Final = {"max_completion_tokens": 1, "max_tokens": 1, "seed": -(2**63), "best_of": 1}
+_WORDS: Final = ("model", "reasoning_effort", "suffix")
 _NOT_OFFERED: Final = {
-    "messages": "the messages are the input",
-    "stream": "answers come whole",
-    "n": "an input has one output; give the input several times",
+    "ChatOpenAI": {
+        "messages": "the messages are the input",
+        "stream": "answers come whole",
+        "n": "an input has one output; give the input several times",
+    },
+    "OpenAI": {
+        "prompt": "the prompts are the input",
+        "stream": "answers come whole",
+        "n": "whether a prompt has one text or a list of them is for the whole model: give it to OpenAI",
+    },
 }
 _OF_THE_CLIENT: Final = frozenset(
     (
@@ -27,8 +34,12 @@ _OF_THE_CLIENT: Final = frozenset(
         "base_url",
         "extra_headers",
         "http_client",
+        "linger",
+        "max_batch_size",
+        "max_linger",
         "max_response_bytes",
         "max_retries",
+        "native_batch",
         "organization",
         "project",
         "timeout",
@@ -37,34 +48,54 @@ _OF_THE_CLIENT: Final = frozenset(
 )
 
 
-def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict[str, Any]:
     """Return `options` as they go into a request's body; `None` stands for "not sent".
 
     Options that are not known here are passed on as they are: the API has more than this list.
+
+    Args:
+        options: by name.
+        owner: whose they are, `ChatOpenAI` or `OpenAI`.
 
     Raises:
         ValueError: for a value out of the API's range, or an option that cannot be set like this.
         TypeError: for a value of the wrong type.
     """
-    return {name: _check(name, value) for name, value in options.items()}
+    return {name: _check(name, value, owner) for name, value in options.items()}
 
 
-def check_extra_body(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI") -> dict[str, Any]:
     """Return `extra` unless it changes what a request is about."""
     extra = dict(extra or {})
     for name in extra:
-        if name in _NOT_OFFERED:
-            raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[name]}")
+        _check_offered(name, owner)
     return extra
 
 
-def _check(name: str, value: Any) -> Any:
-    if name in _NOT_OFFERED:
-        raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[name]}")
+def check_lists(max_batch_size: int, linger: float, max_linger: float) -> None:
+    """Raise ValueError or TypeError for what makes no sense as a list's length or as seconds to wait."""
+    _whole("max_batch_size", max_batch_size, 1)
+    for name, seconds in (("linger", linger), ("max_linger", max_linger)):
+        if _number(name, seconds) < 0:
+            raise ValueError(f"{name} must be 0 seconds or more, not {seconds}")
+
+
+def check_count(n: int | None) -> int | None:
+    """Return `n` if it is how many outputs an input can have."""
+    return None if n is None else _whole("n", n, 1)
+
+
+def _check_offered(name: str, owner: str) -> None:
+    if name in _NOT_OFFERED[owner]:
+        raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[owner][name]}")
+
+
+def _check(name: str, value: Any, owner: str) -> Any:
+    _check_offered(name, owner)
     if name in _OF_THE_CLIENT:
-        raise ValueError(f"{name} belongs to the model as a whole: give it to ChatOpenAI")
+        raise ValueError(f"{name} belongs to the model as a whole: give it to {owner}")
     if name == "extra_body":
-        return check_extra_body(value)
+        return check_extra_body(value, owner)
     if name == "model" and not value:
         raise ValueError("model must be the name of a model")
     if value is None:
@@ -78,7 +109,7 @@ def _check(name: str, value: Any) -> Any:
     return _stops(value) if name == "stop" else value
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
+def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not math.isfinite(value) or not low <= value <= high:

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, MalformedResponseError
 from batchrt.messages import AIMessage, Message, MessageLike, Usage
-from batchrt.providers.failures import error_from, excerpt
+from batchrt.providers.answers import (
+    ShapeError,
+    choices_of,
+    malformed,
+    member,
+    placed_choices,
+    read_answer,
+    read_usage,
+)
+from batchrt.providers.bodies import bad_input, encode_members, half_character
 from batchrt.providers.reply import Reply
 
-__all__ = ["ChatInput", "ChatRequest", "PromptLike", "read_chat"]
-
-T = TypeVar("T")
+__all__ = [
+    "ChatInput",
+    "ChatRequest",
+    "Messages",
+    "PromptLike",
+    "encode_conversation",
+    "read_chat",
+    "read_chats",
+]
 
 
 class PromptLike(Protocol):
@@ -36,20 +51,20 @@ _ROLES: Final = {"human": "user", "ai": "assistant"}
 class ChatRequest:
     """Build bodies for `/chat/completions` that differ in their messages alone.
 
-    Args:
-        fields: the rest of the body, encoded once.
+    Attributes:
+        start: the beginning of them all: the rest of the body, encoded once.
+        names: the model and what other members there are.
 
     Raises:
         ValueError: for a field that JSON cannot carry.
     """
 
-    __slots__ = ("_end", "_start", "_start_of_text")
+    __slots__ = ("_start_of_text", "names", "start")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        members = ",".join(f"{json.dumps(name)}:{_encode(name, fields[name])}" for name in fields)
-        self._start = f'{{{members}{"," if members else ""}"messages":'.encode()
-        self._start_of_text = self._start + b'[{"role":"user","content":'
-        self._end = b"}]}"
+        self.names: tuple[str, ...] = (str(fields.get("model")), *sorted(fields))
+        self.start: bytes = encode_members(fields) + b'"messages":'
+        self._start_of_text = self.start + _USER
 
     def body(self, value: ChatInput) -> bytes:
         """Return the request's body for one input.
@@ -58,26 +73,44 @@ class ChatRequest:
             BadRequestError: for messages that the API has no form for; `param` says which.
         """
         if isinstance(value, str):
-            try:
-                return self._start_of_text + to_json(value) + self._end
-            except (PydanticSerializationError, UnicodeError):
-                raise _unspeakable([{"content": value}]) from None
-        messages = [_on_the_wire(message, i) for i, message in enumerate(_conversation(value))]
-        if not messages:
-            raise _bad("messages", "a chat needs at least one message, and this is an empty list")
-        try:
-            return self._start + to_json(messages) + b"}"
-        except (PydanticSerializationError, UnicodeError):
-            raise _unspeakable(messages) from None
+            return self._start_of_text + _text(value) + _END_OF_TEXT + b"}"
+        return self.start + _messages(value) + b"}"
+
+    def body_of(self, conversations: Sequence[bytes]) -> bytes:
+        """Return the body for encoded conversations: `messages` is the one, or a list of several."""
+        if len(conversations) == 1:
+            return self.start + conversations[0] + b"}"
+        return self.start + b"[" + b",".join(conversations) + b"]}"
 
 
-def _encode(name: str, value: object) -> str:
+_USER: Final = b'[{"role":"user","content":'
+_END_OF_TEXT: Final = b"}]"
+
+
+def encode_conversation(value: ChatInput) -> bytes:
+    """Return the `messages` for one input, as JSON.
+
+    Raises:
+        BadRequestError: for messages that the API has no form for; `param` says which.
+    """
+    return _USER + _text(value) + _END_OF_TEXT if isinstance(value, str) else _messages(value)
+
+
+def _text(value: str) -> bytes:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        text.encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the option {name} cannot be sent as JSON: {error}") from None
-    return text
+        return to_json(value)
+    except (PydanticSerializationError, UnicodeError):
+        raise _unspeakable([{"content": value}]) from None
+
+
+def _messages(value: object) -> bytes:
+    messages = [_on_the_wire(message, i) for i, message in enumerate(_conversation(value))]
+    if not messages:
+        raise bad_input("messages", "a chat needs at least one message, and this is an empty list")
+    try:
+        return to_json(messages)
+    except (PydanticSerializationError, UnicodeError):
+        raise _unspeakable(messages) from None
 
 
 def _conversation(value: object) -> Sequence[Any]:
@@ -92,7 +125,7 @@ def _conversation(value: object) -> Sequence[Any]:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return value
     kind = type(value).__name__
-    raise _bad("messages", f"a chat takes a str, messages or a prompt's value, not {kind}")
+    raise bad_input("messages", f"a chat takes a str, messages or a prompt's value, not {kind}")
 
 
 def _on_the_wire(message: object, index: int) -> Mapping[str, Any]:
@@ -100,12 +133,12 @@ def _on_the_wire(message: object, index: int) -> Mapping[str, Any]:
         return _from_object(message, index)
     if isinstance(message, Mapping):
         if not isinstance(message.get("role"), str):
-            raise _bad(f"messages[{index}].role", "a message's dict needs a role, a string")
+            raise bad_input(f"messages[{index}].role", "a message's dict needs a role, a string")
         return message
     if isinstance(message, tuple) and len(message) == _PAIR and isinstance(message[0], str):
         role, content = message
         return {"role": _ROLES.get(role, role), "content": _content(content, index)}
-    raise _bad(
+    raise bad_input(
         f"messages[{index}]",
         f"a message is a Message, a dict or a (role, content) tuple, not {type(message).__name__}",
     )
@@ -128,7 +161,7 @@ def _content(content: object, index: int) -> object:
         return content
     kind = type(content).__name__
     message = f"a message's content is a str, a list of parts or None, not {kind}"
-    raise _bad(f"messages[{index}].content", message)
+    raise bad_input(f"messages[{index}].content", message)
 
 
 def _unspeakable(messages: Sequence[Mapping[str, Any]]) -> BadRequestError:
@@ -137,33 +170,10 @@ def _unspeakable(messages: Sequence[Mapping[str, Any]]) -> BadRequestError:
         try:
             json.dumps(message, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            code = f"U+{ord(error.object[error.start]):04X}"
-            text = message.get("content")
-            place = text.find(error.object[error.start]) if isinstance(text, str) else -1
-            where = f" at position {place}" if place >= 0 else ""
-            return _bad(
-                f"messages[{index}].content",
-                f"the text holds half a surrogate pair ({code}){where}, which UTF-8 cannot carry; "
-                "clean it with text.encode('utf-8', 'replace').decode()",
-            )
+            return half_character(error, message.get("content"), f"messages[{index}].content")
         except (TypeError, ValueError) as error:
-            return _bad(f"messages[{index}]", f"the message cannot be sent as JSON: {error}")
-    return _bad("messages", "the messages cannot be sent as JSON")
-
-
-def _bad(param: str, message: str) -> BadRequestError:
-    return BadRequestError(message, param=param)
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError:
-        # Models cut a character in two, which servers send as a lone \ud83d: the standard library
-        # takes that, and nobody wants to pay for the answer again.
-        if b"\\ud" not in body.lower():
-            raise
-        return json.loads(body)
+            return bad_input(f"messages[{index}]", f"the message cannot be sent as JSON: {error}")
+    return bad_input("messages", "the messages cannot be sent as JSON")
 
 
 def read_chat(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -> AIMessage:
@@ -173,88 +183,77 @@ def read_chat(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -
         MalformedResponseError: if it is not JSON or not of the API's shape; says what is missing.
         ProviderError: if the body holds an error instead, as some proxies have it.
     """
-    try:
-        data = _json(reply.body)
-    except ValueError as error:
-        raise _malformed(f"is not JSON: {error}", reply, secrets) from None
-    if not isinstance(data, dict):
-        raise _malformed("is no JSON object", reply, secrets)
-    if data.get("error"):
-        raise error_from(reply, secrets, wall)
-    try:
-        return _read_message(data, reply)
-    except _ShapeError as error:
-        raise _malformed(str(error), reply, secrets) from None
+
+    def read(data: dict[str, Any]) -> AIMessage:
+        return _read_message(_first_choice(data), data, reply, read_usage(data.get("usage")))
+
+    return read_answer(reply, secrets, wall, read)
 
 
-class _ShapeError(Exception):
-    """Say which part of an answer is missing or of the wrong type."""
+class Messages(NamedTuple):
+    """Hold the messages for a list of conversations, and the tokens of all of them.
+
+    In place of a message that is not as the API promises stands its error.
+    """
+
+    messages: list[AIMessage | MalformedResponseError]
+    usage: Usage | None
 
 
-def _read_message(data: dict[str, Any], reply: Reply) -> AIMessage:
-    choice = _first_choice(data)
+def read_chats(reply: Reply, count: int, secrets: Sequence[str], wall: Callable[[], float]) -> Messages:
+    """Return the messages for `count` conversations, in their order; otherwise as `read_chat`.
+
+    The messages have no `usage` of their own: nobody says which of them the tokens were for.
+
+    Raises:
+        MalformedResponseError: also if there is not one choice for each conversation.
+    """
+
+    def read(data: dict[str, Any]) -> Messages:
+        messages: list[AIMessage | MalformedResponseError] = []
+        for i, choice in enumerate(placed_choices(data, count, 1)):
+            try:
+                messages.append(_read_message(choice, data, reply, None, i))
+            except ShapeError as error:
+                messages.append(malformed(str(error), reply, secrets))
+        return Messages(messages, read_usage(data.get("usage")))
+
+    return read_answer(reply, secrets, wall, read)
+
+
+def _first_choice(data: dict[str, Any]) -> dict[str, Any]:
+    for choice in choices_of(data):
+        if choice.get("index", 0) == 0:
+            return choice
+    raise ShapeError("has no choice of index 0")
+
+
+def _read_message(
+    choice: dict[str, Any], data: dict[str, Any], reply: Reply, usage: Usage | None, index: int = 0
+) -> AIMessage:
+    place = f"choices[{index}]"
     message = choice.get("message")
     if not isinstance(message, dict):
-        raise _ShapeError("has no object choices[0].message")
+        raise ShapeError(f"has no object {place}.message")
     content = message.get("content")
-    tool_calls = _typed(message, "message.tool_calls", list) or ()
-    refusal = _typed(message, "message.refusal", str)
+    tool_calls = member(message, f"{place}.message.tool_calls", list) or ()
+    refusal = member(message, f"{place}.message.refusal", str)
     if content is None:
         if "content" not in message and not tool_calls and refusal is None:
-            raise _ShapeError("has no choices[0].message.content")
+            raise ShapeError(f"has no {place}.message.content")
     elif not isinstance(content, str) and not _is_parts(content):
-        raise _ShapeError("has a choices[0].message.content that is neither text nor null")
+        raise ShapeError(f"has a {place}.message.content that is neither text nor null")
     model = data.get("model")
     return AIMessage(
         content,
         refusal=refusal,
-        finish_reason=_typed(choice, "finish_reason", str),
-        usage=_read_usage(data.get("usage")),
+        finish_reason=member(choice, f"{place}.finish_reason", str),
+        usage=usage,
         model=model if isinstance(model, str) else None,
         request_id=reply.request_id,
         tool_calls=tool_calls,
     )
 
 
-def _first_choice(data: dict[str, Any]) -> dict[str, Any]:
-    choices = data.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise _ShapeError("has no choices" if not choices else "has choices that are no list")
-    for choice in choices:
-        if not isinstance(choice, dict):
-            raise _ShapeError("has a choice that is no object")
-        if choice.get("index", 0) == 0:
-            return choice
-    raise _ShapeError("has no choice of index 0")
-
-
-def _typed(holder: dict[str, Any], path: str, kind: type[T]) -> T | None:
-    value = holder.get(path.rpartition(".")[2])
-    if value is None or isinstance(value, kind):
-        return value
-    raise _ShapeError(f"has a choices[0].{path} that is no {kind.__name__}")
-
-
 def _is_parts(content: object) -> bool:
     return isinstance(content, list) and all(isinstance(part, dict) for part in content)
-
-
-def _read_usage(usage: object) -> Usage | None:
-    # Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one.
-    if not isinstance(usage, dict):
-        return None
-    get = usage.get
-    counts = (get("prompt_tokens"), get("completion_tokens", 0), get("total_tokens"))
-    entered, made, total = (n if type(n) is int and n >= 0 else None for n in counts)
-    if entered is None or made is None:
-        return None
-    return Usage(entered, made, entered + made if total is None else total)
-
-
-def _malformed(what: str, reply: Reply, secrets: Sequence[str]) -> MalformedResponseError:
-    shown = excerpt(reply.body, secrets)
-    return MalformedResponseError(
-        f"the answer {what}; it begins: {shown}" if shown else f"the answer {what}: it is empty",
-        status=reply.status,
-        request_id=reply.request_id,
-    )

@@ -1,0 +1,141 @@
+"""How much a server takes in one request: what is known beforehand, and what its answers teach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+from batchrt.errors import ContextLengthError, ProviderError
+from batchrt.providers.refusals import Named, named_limits
+from batchrt.providers.servers import Family
+from batchrt.providers.tokens import Tokenizer
+from batchrt.runtime.lists import Limits
+
+__all__ = ["Capacity", "Encoding"]
+
+Encoding: TypeAlias = Literal["base64", "float"]
+
+_FIRST_FACTOR: Final = 1.25
+"""Tokens to one that was estimated, until the server has said: most text has fewer."""
+_MARGIN: Final = 0.9
+"""How full lists are packed by an estimate. One list's texts have more tokens than another's; being a
+tenth below the limit costs nothing, and being above costs a refusal."""
+_FALL: Final = 0.25
+"""How fast the factor follows downward. Upward it follows at once: an underestimate is what costs."""
+_TELLING: Final = 2_000
+"""Estimated tokens from which on a list says something about the next one."""
+_CREDIBLE: Final = (0.2, 4.5)
+"""Tokens to one that was estimated: with a token for each byte, nothing has more than four."""
+_UNEXPLAINED: Final = 0.75
+"""What to try next of a list that was refused though it should have fit."""
+
+
+class Capacity:
+    """Know what one server takes for one model. Limits are only ever lowered.
+
+    Args:
+        family: what is known beforehand.
+        tokenizer: counts tokens.
+        size: the most texts in a request, if the user says so.
+        tokens: the most tokens in a request, if the user says so.
+        encoding: how vectors are asked for.
+
+    Attributes:
+        size: the most texts in a request; `None` for no limit.
+        tokens: the most tokens in a request; `None` for no limit.
+        text_tokens: the most tokens in a text; `None` for no known limit.
+        takes_empty: there is a vector for the empty text.
+        encoding: how vectors are asked for from now on.
+        factor: how many tokens there are to one that was counted.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        tokenizer: Tokenizer,
+        *,
+        size: int | None = None,
+        tokens: int | None = None,
+        encoding: Encoding = "base64",
+    ) -> None:
+        self.size: int | None = family.size if size is None else size
+        self.tokens: int | None = family.tokens if tokens is None else tokens
+        self.text_tokens: int | None = family.text_tokens
+        self.takes_empty: bool = family.takes_empty
+        self.encoding: Encoding = encoding
+        self.factor: float = 1.0 if tokenizer.exact else _FIRST_FACTOR
+        self.tokenizer: Tokenizer = tokenizer
+        self._exact = tokenizer.exact
+        self._cost = tokenizer.cost
+
+    def limits(self) -> Limits:
+        """Return the bounds of a list, its cost in tokens as the tokenizer counts them."""
+        return Limits(self.size, None if self.tokens is None else self._counted(self.tokens))
+
+    def _counted(self, tokens: int) -> float:
+        return tokens / self.factor * (1.0 if self._exact else _MARGIN)
+
+    def cost(self, texts: Sequence[str]) -> float:
+        """Return the tokens of `texts`, as the tokenizer counts them."""
+        return math.fsum(map(self._cost, texts))
+
+    def expected(self, text: str) -> int:
+        """Return about how many tokens the server counts in `text`."""
+        return math.ceil(self._cost(text) * self.factor)
+
+    def learn_usage(self, billed: int, texts: Sequence[str]) -> None:
+        """Calibrate the estimate by what a list was billed, if that counts tokens.
+
+        Infinity counts characters, and some count one text of many.
+        """
+        if self._exact or not texts or billed == sum(map(len, texts)):
+            return
+        counted = self.cost(texts)
+        seen = billed / counted
+        if billed < len(texts) or not _CREDIBLE[0] <= seen <= _CREDIBLE[1]:
+            return
+        speed = 1.0 if seen > self.factor else _FALL
+        self.factor += (seen - self.factor) * speed * min(1.0, counted / _TELLING)
+
+    def learn_refusal(self, error: ProviderError, texts: Sequence[str]) -> bool:
+        """Lower the limits as a refusal of `texts` says; return whether they are too many by now."""
+        counted = self.cost(texts)
+        for named in named_limits(error.message):
+            if self._lower(named, error, len(texts), counted):
+                break
+        size, cost = self.limits()
+        too_long = size is not None and len(texts) > size
+        return len(texts) > 1 and (too_long or (cost is not None and counted > cost))
+
+    def _lower(self, named: Named, error: ProviderError, count: int, counted: float) -> bool:
+        """Take a limit over if it explains the refusal."""
+        match named.unit:
+            case "texts":
+                if named.most < count:
+                    self.size = named.most if self.size is None else min(self.size, named.most)
+                return named.most < count
+            case "tokens of a text":
+                if isinstance(error, ContextLengthError):
+                    self.text_tokens = min(self.text_tokens or named.most, named.most)
+                return isinstance(error, ContextLengthError)
+            case "tokens of a request":
+                # A list of few texts cannot have more tokens than this, whatever the estimate.
+                if named.most > counted * _CREDIBLE[1]:
+                    return False
+                self.tokens = named.most if self.tokens is None else min(self.tokens, named.most)
+                self._recount(named, counted)
+                return True
+
+    def _recount(self, named: Named, counted: float) -> None:
+        """Correct the factor: the list had more tokens than were counted."""
+        if named.given is not None:
+            self.factor = max(self.factor, min(named.given / counted, _CREDIBLE[1]))
+        bound = self._counted(named.most)
+        if counted <= bound:
+            self.factor *= bound / (counted * _UNEXPLAINED)
+
+    def learn_text(self, given: int | None, text: str) -> None:
+        """Note that a text which was counted has `given` tokens."""
+        if given is not None and not self._exact:
+            self.factor = max(self.factor, min(given / self._cost(text), _CREDIBLE[1]))

@@ -1,0 +1,377 @@
+"""Embedding models behind an OpenAI-compatible API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
+
+from batchrt.providers.embedding_options import check_list_options, request_fields
+from batchrt.providers.model import Model
+from batchrt.runtime.bridge import Caller, call_blocking
+from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, ListCall
+from batchrt.runtime.microbatch import list_step
+from batchrt.runtime.run import Step
+from batchrt.runtime.sharing import shared
+from batchrt.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from batchrt.config import RunConfig
+    from batchrt.providers.capacity import Capacity, Encoding
+    from batchrt.providers.client import Secret
+    from batchrt.providers.embedding_lists import EmbeddingLists
+    from batchrt.providers.matrix import EmbeddingBlock
+    from batchrt.providers.rows import Lists, Matrix
+    from batchrt.providers.servers import ServerFamily
+    from batchrt.providers.tokens import TokenizerName
+    from batchrt.providers.transport import HTTPClient, HTTPTransport
+    from batchrt.runtime.batch import Job
+
+__all__ = ["OpenAIEmbeddings"]
+
+Texts: TypeAlias = "Iterable[str] | AsyncIterable[str]"
+
+_CONCURRENCY: Final = 4
+"""Lists under way unless the configuration says otherwise. The answer to 2,048 texts is 17 MB and more,
+and all of them may come at once."""
+_LARGEST_ANSWER: Final = 256 * 2**20
+"""2,048 vectors of 3,072 numbers are 34 MB in base64, and 130 MB from a server that writes them out."""
+
+
+class OpenAIEmbeddings(Model[str, list[float]]):
+    """Turn texts into vectors; texts that are there at the same time share a request.
+
+    As a runnable it takes a text and gives a list of numbers, and wherever it stands in a chain the texts
+    that come to it meet in lists. `aembed_documents` and `aembed_query` are LangChain's names;
+    `aembed_array` gives a numpy matrix, `aembed_blocks` a stream of them for what does not fit in
+    memory; each has its sync twin. May be used from several event loops.
+
+    Lists are packed by their number of texts and of tokens. What a server takes is learned from its
+    refusals, and how many tokens a text has from its bills; both are remembered for as long as this object
+    lives. Equal texts of a run are sent once. A text that is empty or too long has its own error, and so
+    has a vector that is broken; where it helps, lists are split or sent again, as floats if a server does
+    not know base64, one by one if it does not know lists.
+
+    Args:
+        model: the model's name.
+        dimensions: ask for shorter vectors; not every model and server can give them.
+        base_url, api_key: as for `ChatOpenAI`.
+        server: what kind of server it is, for its limits. By default `base_url` says whether it is OpenAI
+            or Azure; any other is tried with 2,048 texts and 300,000 tokens.
+        max_batch_size: the most texts in a request.
+        max_batch_tokens: the most tokens in a request.
+        tokenizer: how tokens are counted: `estimate` needs no download and stays on the safe side,
+            `tiktoken` is exact for OpenAI's models and needs the extra `batchrt[tiktoken]`.
+        truncate: cut a text that is too long instead of failing it: to so many tokens, or, if `True`, to
+            what the model takes, as far as it is known or a refusal says it.
+        encoding_format: how vectors are sent: `base64` is a fourth of the bytes and a tenth of the work.
+        linger: seconds after the last arrival for which a list waits to be filled, while texts may
+            still come; `None` for 0.05, or 0.005 with `share_lists`.
+        max_linger: seconds after the first one; `None` for 1, or 0.05 with `share_lists`.
+        share_lists: put texts of concurrent runs together too, as a service wants it whose requests call
+            `ainvoke` each for itself. A call then waits `linger` seconds for others.
+        timeout, max_retries, http_client, transport, organization, project, extra_headers, extra_body: as
+            for `ChatOpenAI`. A timeout holds for a list as a whole, and so does an item's.
+        max_response_bytes: an answer that is larger is an error.
+
+    Raises:
+        AuthenticationError: no key was given, and OpenAI wants one.
+        ImportError: tiktoken is asked for and not installed.
+        ValueError: for options that make no sense.
+
+    `bind` overrides `model`, `dimensions` and further members of the body for its part of a chain.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dimensions: int | None = None,
+        base_url: str | None = None,
+        api_key: str | Secret | None = None,
+        server: ServerFamily | None = None,
+        max_batch_size: int | None = None,
+        max_batch_tokens: int | None = None,
+        tokenizer: TokenizerName = "estimate",
+        truncate: bool | int = False,
+        encoding_format: Encoding = "base64",
+        linger: float | None = None,
+        max_linger: float | None = None,
+        share_lists: bool = False,
+        timeout: float | None = 600.0,
+        max_retries: int = 2,
+        http_client: HTTPClient | None = None,
+        transport: HTTPTransport | None = None,
+        organization: str | None = None,
+        project: str | None = None,
+        extra_headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        max_response_bytes: int = _LARGEST_ANSWER,
+    ) -> None:
+        # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
+        from batchrt.providers.capacity import Capacity
+        from batchrt.providers.client import Client, Hidden
+        from batchrt.providers.embedding_lists import EmbeddingLists
+        from batchrt.providers.servers import family_of
+        from batchrt.providers.tokens import tokenizer_of
+
+        api_key = Hidden(api_key)
+        self._options = {"model": model, "dimensions": dimensions, "extra_body": extra_body}
+        check_list_options(
+            max_batch_size=max_batch_size,
+            max_batch_tokens=max_batch_tokens,
+            truncate=truncate,
+            encoding_format=encoding_format,
+            linger=linger,
+            max_linger=max_linger,
+        )
+        self.max_batch_size = max_batch_size
+        self.linger = linger
+        self.max_linger = max_linger
+        self.share_lists = share_lists
+        self._truncate = truncate
+        self._client = Client(
+            base_url=base_url,
+            api_key=api_key,
+            organization=organization,
+            project=project,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client=http_client,
+            transport=transport,
+            extra_headers=extra_headers,
+            max_response_bytes=max_response_bytes,
+        )
+        family = family_of(server, self._client.address.host)
+
+        def new_capacity(model: str) -> Capacity:
+            return Capacity(
+                family,
+                tokenizer_of(tokenizer, model),
+                size=max_batch_size,
+                tokens=max_batch_tokens,
+                encoding=encoding_format,
+            )
+
+        self._new_capacity = new_capacity
+        self._new_lists = EmbeddingLists
+        self._capacities: dict[str, Capacity] = {}
+        self._shared: dict[bytes, ListCall] = {}
+        self._lists({})  # whatever is wrong with the options is said here
+
+    def _lists(self, kwargs: Mapping[str, Any], *, one_run: bool = True) -> EmbeddingLists:
+        fields = request_fields(self._options, kwargs)
+        capacity = self._capacity_of(str(fields["model"]))
+        return self._new_lists(self._client, fields, capacity, truncate=self._truncate, one_run=one_run)
+
+    def _capacity_of(self, model: str) -> Capacity:
+        """Return what is known of a model, which is remembered."""
+        if model not in self._capacities:
+            self._capacities[model] = self._new_capacity(model)
+        return self._capacities[model]
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        sharing = self.share_lists
+        lists = self._lists(kwargs, one_run=not sharing)
+        linger, max_linger = (SHARED_LINGER, SHARED_MAX_LINGER) if sharing else (LINGER, MAX_LINGER)
+        call = replace(
+            lists.list_call(self.get_name()),
+            linger=linger if self.linger is None else self.linger,
+            max_linger=max_linger if self.max_linger is None else self.max_linger,
+        )
+        if sharing:
+            # Kept here: runs have nothing else in common.
+            call = self._shared.setdefault(lists.start, shared(call))
+        return list_step(call, (self, lists.start))
+
+    def _matrix_lists(self, kwargs: Mapping[str, Any]) -> tuple[Lists, EmbeddingLists]:
+        from batchrt.providers.rows import Lists
+
+        lists = self._lists(kwargs)
+        return Lists(lists.list_call(self.get_name()), lists.call), lists
+
+    # LangChain's names
+
+    async def aembed_documents(self, texts: Texts, config: RunConfig | None = None) -> list[list[float]]:
+        """Return the vectors of `texts`, in their order; see `abatch`.
+
+        Without a `max_concurrency` in `config` four lists are under way at once.
+        """
+        return await self.abatch(texts, _in_lists(config))
+
+    def embed_documents(self, texts: Texts, config: RunConfig | None = None) -> list[list[float]]:
+        """Do `aembed_documents` from sync code."""
+        return self.batch(texts, _in_lists(config))
+
+    async def aembed_query(self, text: str, config: RunConfig | None = None) -> list[float]:
+        """Return the vector of one text; see `ainvoke`."""
+        return await self.ainvoke(text, config)
+
+    def embed_query(self, text: str, config: RunConfig | None = None) -> list[float]:
+        """Do `aembed_query` from sync code."""
+        return self.invoke(text, config)
+
+    # Matrices
+
+    @overload
+    async def aembed_array(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Matrix: ...
+    @overload
+    async def aembed_array(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Matrix, dict[int, Exception]]: ...
+    async def aembed_array(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Matrix | tuple[Matrix, dict[int, Exception]]:
+        """Return the vectors of `texts` as a float32 matrix, a row for each.
+
+        The rows are filled as answers come. What runs under `config` is lists: `max_concurrency` is how
+        many are under way (4 if it is not given), `timeout` is for each of them. All texts are pulled
+        before the first list is sent; equal ones are sent once.
+
+        Args:
+            texts: any iterable or async iterable.
+            config: for the run.
+            return_exceptions: return `(matrix, errors)` instead of stopping at an error: why a text has no
+                vector, by its place, where the matrix has a row of NaN.
+            kwargs: go to each call, as with `bind`.
+
+        Raises:
+            ImportError: numpy is not installed.
+            DeadlineExceededError: when `deadline` passed; with `return_exceptions` it stands in `errors`
+                for what is missing.
+            Exception: without `return_exceptions`, the first error, as itself.
+        """
+        from batchrt.providers.matrix import matrix_of
+
+        _check_texts(texts)
+        to_matrix, lists = self._matrix_lists(kwargs)
+        matrix, errors = await matrix_of(
+            to_matrix, texts, _in_lists(config), width=lists.width, return_exceptions=return_exceptions
+        )
+        return (matrix, errors) if return_exceptions else matrix
+
+    @overload
+    def embed_array(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Matrix: ...
+    @overload
+    def embed_array(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Matrix, dict[int, Exception]]: ...
+    def embed_array(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Matrix | tuple[Matrix, dict[int, Exception]]:
+        """Do `aembed_array` from sync code; an iterator runs in this thread."""
+        _check_texts(texts)
+        if not isinstance(texts, AsyncIterable):
+            texts = list(texts)
+        call: Any = partial(
+            self.aembed_array, texts, config, return_exceptions=cast("Any", return_exceptions), **kwargs
+        )
+        return cast("Matrix", call_blocking(call))
+
+    def aembed_blocks(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Stream[EmbeddingBlock]:
+        """Iterate over the vectors of `texts` in matrices as long as lists, in order, with bounded memory.
+
+        Texts are pulled as lists are sent. What is under way or waits for its turn is as many lists as
+        `max_concurrency` says (4 if it is not given) and two more, or the `window` of `config`, in texts;
+        a consumer that is slow slows the run down. Equal texts of a list are sent once. For closing it see
+        `Stream`.
+
+        Args:
+            texts: any iterable or async iterable; it may be endless, and each list waits until it is full.
+            config: for the run, whose items are lists.
+            return_exceptions: put errors into the blocks instead of stopping at one.
+            kwargs: go to each call, as with `bind`.
+        """
+        job = self._block_job(texts, config, kwargs, return_exceptions=return_exceptions)
+        return Stream(job, ordered=True, return_exceptions=False)
+
+    def embed_blocks(
+        self,
+        texts: Texts,
+        config: RunConfig | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[EmbeddingBlock]:
+        """Do `aembed_blocks` from sync code; an iterator runs in this thread, closing ends the run."""
+        from batchrt.providers.matrix import iterate_blocks
+
+        caller = Caller()
+        job = self._block_job(texts, config, kwargs, return_exceptions=return_exceptions, caller=caller)
+        return iterate_blocks(job, caller)
+
+    def _block_job(
+        self,
+        texts: Texts,
+        config: RunConfig | None,
+        kwargs: Mapping[str, Any],
+        *,
+        return_exceptions: bool,
+        caller: Caller | None = None,
+    ) -> Job:
+        from batchrt.providers.matrix import block_job
+
+        _check_texts(texts)
+        to_matrix, lists = self._matrix_lists(kwargs)
+        return block_job(
+            to_matrix,
+            texts,
+            _in_lists(config),
+            width=lambda: lists.width,
+            return_exceptions=return_exceptions,
+            caller=caller,
+        )
+
+
+def _in_lists(config: RunConfig | None) -> RunConfig:
+    """Return `config` with a bound on the lists under way, if it says nothing about it."""
+    return {"max_concurrency": _CONCURRENCY, **(config or {})}
+
+
+def _check_texts(texts: object) -> None:
+    """Raise TypeError for what is a text and no list of them."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable | AsyncIterable):
+        kind = type(texts).__name__
+        raise TypeError(f"the texts must be an iterable of texts, not {kind}; for one text use embed_query")

@@ -1,0 +1,151 @@
+"""A step that sends items in lists as long as the server takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from batchrt.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+)
+from batchrt.providers.list_support import AloneError, ListSupport
+from batchrt.runtime.lists import Limits, ListCall
+from batchrt.runtime.microbatch import list_step
+from batchrt.runtime.run import Step, StepCall, Strand
+
+__all__ = ["BATCH_SIZE", "Lists", "Send", "listed"]
+
+BATCH_SIZE: Final = 20
+"""Items in a list unless the user says otherwise; LangChain's number for completions too.
+
+A list is answered when the longest of its texts is written: items wait for one another, the longer the
+more there are of them. Twenty save 95% of the requests, and more can save only the rest."""
+
+Send: TypeAlias = Callable[[Sequence[Any], Strand], Awaitable[Sequence[Any]]]
+"""Sends prepared values in one request and gives their results; in the place of one that is broken its
+error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lists:
+    """Say how lists are made.
+
+    Attributes:
+        max_batch_size: the most items in one.
+        linger: seconds after the last arrival for which one waits to be filled.
+        max_linger: seconds after the first one.
+        own_path: they go to a path of their own, which servers may lack.
+    """
+
+    max_batch_size: int
+    linger: float
+    max_linger: float
+    own_path: bool = False
+
+
+def listed(
+    alone: Step,
+    send: Send,
+    support: ListSupport,
+    lists: Lists,
+    *,
+    name: str,
+    identity: Hashable,
+    prepare: Callable[[Any], Any],
+) -> Step:
+    """Return a step that sends items in lists as long as the server takes them.
+
+    An item whose list was refused goes through `alone` by itself, on a slot of its own, and so does
+    whatever comes later: as if there had been no lists. An item that is broken in its list's answer is
+    sent again like that.
+
+    Args:
+        alone: carries one input through.
+        send: see `Send`; a single value goes as it does in `alone`.
+        support: what is known of the server.
+        lists: how they are made.
+        name: what errors call the step.
+        identity: steps of the same share their lists.
+        prepare: what to send for an input.
+    """
+    if lists.max_batch_size == 1 or support.hopeless:
+        return alone
+
+    def limits() -> Limits:
+        most = support.most
+        return Limits(lists.max_batch_size if most is None else min(most, lists.max_batch_size))
+
+    call = ListCall(
+        name=name,
+        call=_list_call(send, support, own_path=lists.own_path),
+        limits=limits,
+        prepare=prepare,
+        splits=_is_worth_splitting,
+        outage=_may_be_outage,
+        linger=lists.linger,
+        max_linger=lists.max_linger,
+    )
+    together = list_step(call, identity)
+    return Step.of(_together_or_alone(together.call, alone.call, support), [together])
+
+
+def _list_call(
+    send: Send, support: ListSupport, *, own_path: bool
+) -> Callable[[list[Any], Strand], Awaitable[Sequence[Any]]]:
+    async def call(values: list[Any], strand: Strand) -> Sequence[Any]:
+        if len(values) == 1:
+            return await send(values, strand)
+        if not support.may_send:  # it was packed before that was known
+            raise AloneError
+        suspected = support.suspected
+        try:
+            results = await send(values, strand)
+        except ProviderError as error:
+            verdict = support.judge(error, len(values), own_path=own_path, suspected=suspected)
+            if verdict is error:
+                raise
+            raise verdict from error
+        support.taken = True
+        return [AloneError() if isinstance(result, Exception) else result for result in results]
+
+    return call
+
+
+def _together_or_alone(together: StepCall, alone: StepCall, support: ListSupport) -> StepCall:
+    async def carry(value: Any, strand: Strand) -> Any:
+        if not support.may_send:
+            return await alone(value, strand)
+        try:
+            return await together(value, strand)
+        except AloneError as error:
+            doubt = error.doubt
+        if doubt is None:
+            return await alone(value, strand)
+        support.begin_test(strand)
+        try:
+            output = await alone(value, strand)
+        finally:
+            support.end_test(strand)
+        doubt.answered()
+        return output
+
+    return carry
+
+
+def _is_worth_splitting(error: Exception) -> bool:
+    """Whether one item of a list, or its length, may have been the cause."""
+    if isinstance(error, AloneError | AuthenticationError | QuotaExhaustedError):
+        return False
+    if isinstance(error, RateLimitError):
+        # More requests are the last thing to answer a limit with, unless the list alone was over it.
+        return "too large" in error.message.lower()
+    return not (isinstance(error, ProviderError) and error.status in (404, 405))
+
+
+def _may_be_outage(error: Exception) -> bool:
+    return not isinstance(error, BadRequestError)

@@ -1,0 +1,388 @@
+"""ChatOpenAI(native_batch=True): conversations that meet are sent as lists, where the server takes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
+from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
+from batchrt.providers.chat import ChatOpenAI
+from batchrt.runnables.parsers import StrOutputParser
+from batchrt.runnables.prompts import ChatPromptTemplate
+from batchrt.testing import Fault, FaultPlan, MockProvider
+
+from .completing import PATIENT, on_mock_clock
+
+pytestmark = pytest.mark.anyio
+
+ONE = "POST /v1/chat/completions"
+BATCH = "POST /v1/chat/completions/batch"
+WORDS = [f"w{i}" for i in range(30)]
+SAID = [f"<{word}>" for word in WORDS]
+
+
+def provider_of(server: Any = "vllm", **options: Any) -> MockProvider:
+    """Return a provider that says the last message back."""
+    return MockProvider(server=server, answer=lambda body: f"<{body['messages'][-1]['content']}>", **options)
+
+
+def chat_of(provider: MockProvider, **options: Any) -> ChatOpenAI:
+    """Return a model behind `provider` that tries lists."""
+    options = {"native_batch": True, **PATIENT, **options}
+    return ChatOpenAI("m", base_url="http://mock/v1", transport=provider.transport(), **options)
+
+
+class Server:
+    """Answers conversations with their last message; lists as `answer` says."""
+
+    def __init__(self, answer: Callable[[list[Any]], httpx.Response] | None = None) -> None:
+        self.bodies: list[tuple[str, Any]] = []
+        self.peak = 0
+        self._answer = answer
+        self._busy = 0
+
+    async def handle(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        self.bodies.append((request.url.path, body))
+        self._busy += 1
+        self.peak = max(self.peak, self._busy)
+        await anyio.sleep(0.1)
+        self._busy -= 1
+        if request.url.path.endswith("/batch"):
+            return self._answer(body["messages"]) if self._answer else said(body["messages"])
+        return said([body["messages"]])
+
+    def model(self, **options: Any) -> ChatOpenAI:
+        transport = httpx.MockTransport(self.handle)
+        options = {"native_batch": True, **PATIENT, **options}
+        return ChatOpenAI("m", base_url="http://mock/v1", api_key="", transport=transport, **options)
+
+    @property
+    def lists(self) -> list[int]:
+        """How many conversations each list had."""
+        return [len(body["messages"]) for path, body in self.bodies if path.endswith("/batch")]
+
+
+def said(conversations: list[Any], **more: Any) -> httpx.Response:
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": f"<{messages[-1]['content']}>"}}
+        for i, messages in enumerate(conversations)
+    ]
+    return httpx.Response(200, json={"choices": choices, **more})
+
+
+def error(status: int, message: str = "no", **fields: Any) -> httpx.Response:
+    return httpx.Response(status, json={"error": {"message": message, **fields}})
+
+
+def texts(messages: list[AIMessage]) -> list[str]:
+    return [message.text for message in messages]
+
+
+# Lists
+
+
+async def test_the_request_is_what_vllm_documents() -> None:
+    """A list of conversations, with the options of a single one."""
+    server = Server()
+    inputs: list[Any] = ["a", [SystemMessage("s"), HumanMessage("b")], [{"role": "user", "content": "d"}]]
+    messages = await server.model(temperature=0).abatch(inputs)
+    assert texts(messages) == ["<a>", "<b>", "<d>"]
+    assert server.bodies == [
+        (
+            "/v1/chat/completions/batch",
+            {
+                "model": "m",
+                "temperature": 0,
+                "messages": [
+                    [{"role": "user", "content": "a"}],
+                    [{"role": "system", "content": "s"}, {"role": "user", "content": "b"}],
+                    [{"role": "user", "content": "d"}],
+                ],
+            },
+        )
+    ]
+
+
+async def test_conversations_that_are_there_go_as_a_list() -> None:
+    """Twenty at a time unless it is said otherwise; one alone as ever."""
+    provider = provider_of()
+    assert texts(await chat_of(provider).abatch(WORDS)) == SAID
+    assert [(r.route, r.items) for r in provider.log.records()] == [(BATCH, 20), (BATCH, 10)]
+    provider.log.reset()
+    assert texts(await chat_of(provider, max_batch_size=12).abatch(WORDS[:25])) == SAID[:25]
+    assert sorted((r.route, r.items) for r in provider.log.records()) == [(ONE, 1), (BATCH, 12), (BATCH, 12)]
+    provider.log.reset()
+    message = await chat_of(provider).ainvoke("x")
+    assert (message.text, message.usage is None) == ("<x>", False)
+    assert texts(await chat_of(provider, max_batch_size=1).abatch(["a", "b"])) == ["<a>", "<b>"]
+    assert {r.route for r in provider.log.records()} == {ONE}
+
+
+async def test_without_the_switch_nothing_changes() -> None:
+    """One request each."""
+    provider = provider_of()
+    model = ChatOpenAI("m", base_url="http://mock/v1", transport=provider.transport())
+    assert texts(await model.abatch(WORDS)) == SAID
+    assert {r.route for r in provider.log.records()} == {ONE}
+
+
+def test_options_of_lists_are_checked() -> None:
+    """And mean nothing without the switch."""
+    for name in ("max_batch_size", "linger", "max_linger"):
+        with pytest.raises(ValueError, match="for native_batch=True"):
+            ChatOpenAI("m", base_url="http://mock", **{name: 1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_batch_size must be 1 or more"):
+        ChatOpenAI("m", base_url="http://mock", native_batch=True, max_batch_size=0)
+    with pytest.raises(ValueError, match="native_batch belongs to the model as a whole"):
+        ChatOpenAI("m", base_url="http://mock").bind(native_batch=True).invoke("x")
+
+
+async def test_messages_of_a_list_are_whole() -> None:
+    """But for the tokens, which are billed together."""
+    provider = provider_of()
+    result = await chat_of(provider).arun(["a", "bb"])
+    first, second = (outcome.output for outcome in result.outcomes)
+    assert first is not None
+    assert second is not None
+    assert first == AIMessage(
+        "<a>", finish_reason="stop", usage=None, model="m", request_id=second.request_id
+    )
+    assert first.request_id
+    single = await chat_of(provider, max_batch_size=1).arun(["a", "bb"])
+    assert result.usage == single.usage != Usage()
+
+
+async def test_structured_answers_come_through_lists() -> None:
+    """Each validated for itself."""
+
+    class Place(BaseModel):
+        name: str
+
+    def answer(conversations: list[Any]) -> httpx.Response:
+        names = [messages[0]["content"] for messages in conversations]
+        contents = ["no" if name == "b" else json.dumps({"name": name}) for name in names]
+        choices = [{"index": i, "message": {"content": c}} for i, c in enumerate(contents)]
+        return httpx.Response(200, json={"choices": choices})
+
+    server = Server(answer)
+    chain = server.model().with_structured_output(Place)
+    a, b, c = await chain.abatch(["a", "b", "c"], return_exceptions=True)
+    assert (a, c) == (Place(name="a"), Place(name="c"))
+    assert isinstance(b, OutputParserError)
+    assert server.lists == [3]
+    assert server.bodies[0][1]["response_format"]["json_schema"]["name"] == "Place"
+    provider = MockProvider(server="vllm")
+    places = await chat_of(provider).with_structured_output(Place).abatch(WORDS)
+    assert all(isinstance(place, Place) for place in places)
+    assert [r.route for r in provider.log.records()] == [BATCH] * 2
+
+
+async def test_items_meet_in_a_chain() -> None:
+    """Behind a prompt; those with other options bound have lists of their own."""
+    server = Server()
+    model = server.model()
+    prompt = ChatPromptTemplate.from_template("{x}")
+    chain = prompt | {"a": model | StrOutputParser(), "b": model.bind(seed=1) | StrOutputParser()}
+    assert await chain.abatch([{"x": "1"}, {"x": "2"}]) == [{"a": f"<{x}>", "b": f"<{x}>"} for x in "12"]
+    assert server.lists == [2, 2]
+
+
+async def test_what_cannot_be_sent_is_that_items_error() -> None:
+    """The others go without it."""
+    server = Server()
+    outputs = await server.model().abatch(["a", "\ud800", [], "b"], return_exceptions=True)
+    assert [type(output) for output in outputs] == [AIMessage, BadRequestError, BadRequestError, AIMessage]
+    assert server.lists == [2]
+
+
+async def test_the_placing_goes_by_index() -> None:
+    """Whatever order they come in."""
+
+    def answer(conversations: list[Any]) -> httpx.Response:
+        body = json.loads(said(conversations).content)
+        body["choices"].reverse()
+        return httpx.Response(200, json=body)
+
+    assert texts(await Server(answer).model().abatch(WORDS)) == SAID
+
+
+async def test_a_message_that_is_broken_in_a_list_is_asked_for_again_alone() -> None:
+    """The others keep theirs."""
+
+    def answer(conversations: list[Any]) -> httpx.Response:
+        body = json.loads(said(conversations).content)
+        body["choices"][1]["message"] = None
+        return httpx.Response(200, json=body)
+
+    server = Server(answer)
+    assert texts(await server.model().abatch(WORDS[:4])) == SAID[:4]
+    assert [len(body["messages"]) for _, body in server.bodies] == [4, 1]
+
+
+# Without lists
+
+
+@pytest.mark.parametrize("status", [404, 405])
+def test_without_the_path_all_is_as_without_the_switch(status: int) -> None:
+    """From then on, for whatever is bound; and single requests run at the same time."""
+    server = Server(lambda _: error(status, "Invalid URL"))
+
+    async def main() -> None:
+        model = server.model()
+        config: Any = {"max_concurrency": 10}
+        start = anyio.current_time()
+        assert texts(await model.abatch(WORDS, config)) == SAID
+        assert anyio.current_time() - start == pytest.approx(0.1 + 0.3)
+        assert server.peak == 10
+        for again in (model, model.bind(seed=1), model.bind(tools=[])):
+            start = anyio.current_time()
+            assert texts(await again.abatch(WORDS, config)) == SAID
+            assert anyio.current_time() - start == pytest.approx(0.3)
+        assert len(server.lists) == 2  # those under way when it was found out
+        assert server.peak == 10
+
+    on_mock_clock(main)
+
+
+def test_a_list_that_was_packed_before_it_was_known_is_not_sent() -> None:
+    """It waited for its slot meanwhile."""
+    server = Server(lambda _: error(404))
+
+    async def main() -> None:
+        model = server.model()
+        parse = StrOutputParser()
+        both = ChatPromptTemplate.from_template("{x}") | {"a": model | parse, "b": model.bind(seed=1) | parse}
+        outputs = await both.abatch([{"x": word} for word in WORDS[:4]], {"max_concurrency": 1})
+        assert outputs == [{"a": text, "b": text} for text in SAID[:4]]
+        assert server.lists == [4]
+        assert server.peak == 1
+
+    on_mock_clock(main)
+
+
+@pytest.mark.parametrize("server", ["openai", "llama-cpp-python", "llama-server", "ollama"])
+async def test_known_servers_without_the_path(server: Any) -> None:
+    """As the mock plays them."""
+    provider = provider_of(server)
+    model = chat_of(provider)
+    for _ in range(2):
+        assert texts(await model.abatch(WORDS, {"max_concurrency": 1})) == SAID
+    counts = provider.log.snapshot().by_route
+    assert (counts[ONE], counts["other"]) == ({200: 60}, {404: 1})
+
+
+async def test_a_model_that_is_not_there_is_no_missing_path() -> None:
+    """Its name was wrong, for this part of the chain; the others go on with lists."""
+    provider = provider_of(models=["m"])
+    model = chat_of(provider)
+    outputs: list[Any] = await model.bind(model="typo").abatch(["a", "b"], return_exceptions=True)
+    assert [type(output) for output in outputs] == [BadRequestError] * 2
+    assert texts(await model.abatch(["a", "b"])) == ["<a>", "<b>"]
+    assert [(r.route, r.status) for r in provider.log.records()] == [(BATCH, 404), (BATCH, 200)]
+
+
+REFUSALS: dict[str, Callable[[list[Any]], httpx.Response]] = {
+    "LM Studio": lambda _: error(200, "Unexpected endpoint or method."),
+    "llama-server": lambda _: error(501, "not supported"),
+    "a proxy": lambda _: httpx.Response(200, text="<html>"),
+    "merged": lambda conversations: said(conversations[:1]),
+    "refused": lambda _: error(400, "messages must be objects"),
+}
+
+
+@pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
+def test_other_ways_to_have_no_lists(answer: Callable[[list[Any]], httpx.Response]) -> None:
+    """Found out from what single requests say, and remembered."""
+    server = Server(answer)
+
+    async def main() -> None:
+        model = server.model()
+        assert texts(await model.abatch(WORDS[:20])) == SAID[:20]
+        tried = len(server.lists)
+        assert texts(await model.abatch(WORDS)) == SAID
+        assert len(server.lists) == tried <= 3
+
+    on_mock_clock(main)
+
+
+def test_vllms_lists_know_no_tools() -> None:
+    """Requests with tools go alone, the others go on in lists."""
+
+    class VLLM(Server):
+        async def handle(self, request: httpx.Request) -> httpx.Response:
+            body = json.loads(request.content)
+            if "tools" in body and request.url.path.endswith("/batch"):
+                self.bodies.append((request.url.path, body))
+                return error(400, "Tools are not supported in batch mode.")
+            return await super().handle(request)
+
+    server = VLLM()
+
+    async def main() -> None:
+        model = server.model()
+        for _ in range(2):
+            assert texts(await model.bind(tools=[{}]).abatch(WORDS[:3])) == SAID[:3]
+            assert texts(await model.abatch(WORDS[:5])) == SAID[:5]
+        assert server.lists == [3, 5, 5]
+
+    on_mock_clock(main)
+
+
+# Errors
+
+
+async def test_one_guilty_conversation_fails_alone() -> None:
+    """VLLM refuses the whole list for one; lists go on."""
+    provider = provider_of(reject=lambda text: text == "w7")
+    model = chat_of(provider)
+    for _ in range(3):
+        outputs: list[Any] = await model.abatch(WORDS[:20], return_exceptions=True)
+        assert isinstance(outputs[7], BadRequestError)
+        assert texts(outputs[:7] + outputs[8:]) == SAID[:7] + SAID[8:20]
+        assert texts(await model.abatch(WORDS[20:])) == SAID[20:]
+    assert [r.items for r in provider.log.records() if r.route == BATCH].count(10) >= 3
+
+
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault.of_lists], ids=lambda fault: fault.value)
+@pytest.mark.parametrize("always", [True, False])
+def test_defects_of_lists(fault: Fault, always: bool) -> None:
+    """Whether a server has them always or now and then: the right words, or a clear error."""
+    plan = FaultPlan({fault: 1.0 if always else 0.3}, max_consecutive=None if always else 2)
+    provider = provider_of(faults=plan)
+
+    async def main() -> list[Any]:
+        outputs: list[Any] = await chat_of(provider).abatch(WORDS, return_exceptions=True)
+        return outputs
+
+    outputs, _ = on_mock_clock(main)
+    for output, text in zip(outputs, SAID, strict=True):
+        if isinstance(output, Exception):
+            assert isinstance(output, MalformedResponseError)
+        else:
+            assert output.text == text
+    assert not any(isinstance(output, Exception) for output in outputs)
+
+
+def test_everything_at_once() -> None:
+    """Each gets its own answer or an error, whatever goes wrong."""
+    provider = provider_of(
+        faults=FaultPlan.everything(0.3, stall_seconds=1), reject=lambda text: text == "w7"
+    )
+
+    async def main() -> list[Any]:
+        model = chat_of(provider, max_batch_size=4)
+        outputs: list[Any] = await model.abatch(WORDS * 10, {"max_concurrency": 3}, return_exceptions=True)
+        return outputs
+
+    outputs, _ = on_mock_clock(main)
+    for output, text in zip(outputs, SAID * 10, strict=True):
+        assert isinstance(output, BatchError) or output.text == text
+    assert sum(isinstance(output, AIMessage) for output in outputs) > 200
