@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import anyio
@@ -12,6 +14,7 @@ import anyio
 from batchrt.config import RunConfig
 from batchrt.errors import ListLengthError, StrayCancelledError
 from batchrt.messages import Usage
+from batchrt.runtime.fork import fork
 from batchrt.runtime.loops import cancellation_is_real
 from batchrt.runtime.run import Item, Strand
 
@@ -44,6 +47,10 @@ SHARED_MAX_LINGER: Final = 0.05
 _FAILURES_BEYOND_DEPTH: Final = 4
 """Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
 look like an outage is not split any further."""
+
+
+_UNCAPPED_LISTS: Final = 16
+"""Lists at a time of one that is packed again, where no cap says how many."""
 
 
 class Limits(NamedTuple):
@@ -163,13 +170,13 @@ def pack(values: Iterable[T], call: ListCall) -> Iterator[list[T]]:
 
 
 async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Give) -> None:
-    """Carry `values` through, one list after the other on one slot, and `give` each part once.
+    """Carry `values` through, as the one list they were packed as, and `give` each part once.
 
-    They go as one list, which was packed already. If it fails for good it is split until the guilty
-    item stands alone; if it is refused as too large it is packed again.
+    A list that fails for good is split until the guilty item stands alone, one part after the other on the
+    one slot. A list that is refused as too large is packed again, and its parts run at the same time.
 
     Raises:
-        BaseException: nothing but a cancellation, and what is no `Exception`.
+        BaseException: nothing but a cancellation, what `give` raises, and what is no `Exception`.
     """
     parts = [(0, len(values))]
     failures, patience = 0, 2 * math.ceil(math.log2(max(2, len(values)))) + _FAILURES_BEYOND_DEPTH
@@ -181,9 +188,9 @@ async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Giv
             await strand.take()
             results = check_length(call, part, await call.call(part, strand))
         except RepackError as error:
-            stops = _repacked(call, part, start)
-            if len(stops) > 1:
-                parts.extend(reversed(list(zip([start, *stops], stops, strict=False))))
+            lists = list(pack(part, call))
+            if len(lists) > 1:
+                await _carry_apart(call, lists, strand, give, start)
                 continue
             failure: Exception = _cause_of(error)
         except anyio.get_cancelled_exc_class() as error:
@@ -219,12 +226,24 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
         done = (inputs, outputs, both)
 
 
-def _repacked(call: ListCall, part: list[Any], start: int) -> list[int]:
-    stops: list[int] = []
-    for packed in pack(part, call):
-        start += len(packed)
-        stops.append(start)
-    return stops
+async def _carry_apart(
+    call: ListCall, lists: Sequence[list[Any]], strand: Strand, give: Give, start: int
+) -> None:
+    """Carry lists that follow one another from `start` on at the same time."""
+    starts = accumulate((len(values) for values in lists), initial=start)
+    source = zip(starts, lists, strict=False)
+
+    async def work(own: Strand) -> None:
+        own.visit(*strand.passed())
+        for begin, values in source:
+            await carry(call, values, own, partial(_give_moved, give, begin))
+
+    width = min(len(lists), strand.slots.limit or _UNCAPPED_LISTS)
+    await fork(strand, [work] * width)
+
+
+def _give_moved(give: Give, begin: int, part: Part) -> None:
+    give(part._replace(start=begin + part.start, stop=begin + part.stop))
 
 
 def _cause_of(error: RepackError) -> Exception:

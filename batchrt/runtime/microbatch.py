@@ -22,7 +22,7 @@ from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, Part, carry, share
 from batchrt.runtime.loops import Signal
-from batchrt.runtime.run import Item, Step, Strand, strand_context
+from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 
 __all__ = ["list_step"]
 
@@ -97,11 +97,12 @@ class _Queue:
 
     def __init__(self, call: ListCall, strand: Strand) -> None:
         self.call = call
-        self.run = strand.run
+        # One of its own: the first to come may be part of a nested run, which ends before this does.
+        self.run = Run(strand.slots, parent=strand.run)
         self.slots = strand.slots
         self.beyond = 0
         assert strand.run.traffic.crew is not None
-        self._crew = strand.run.traffic.crew
+        self._crew = self.run.crew = strand.run.traffic.crew
         self._base = strand.run.traffic.base
         self._entries: deque[_Entry] = deque()
         self._size = 0
