@@ -160,7 +160,9 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         ask, body_of = self._ask, request.body
 
         async def call(value: Any, strand: Strand) -> AIMessage:
-            return await ask(body_of(value), strand)
+            body = body_of(value)
+            del value  # thousands of prompts need not wait for their answers
+            return await ask(body, strand)
 
         alone = Step(call)
         return alone if self._lists is None else self._listed(alone, request, self._lists)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from batchrt.providers.reply import Reply
-    from batchrt.providers.transport import HTTPClient, HTTPTransport
+    from batchrt.providers.transport import HTTPClient, HTTPTransport, Sink
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.run import Strand
 
@@ -122,32 +122,55 @@ class Client:
             return "<Client>"
         return f"<Client of {self.address.origin}>"
 
-    async def call(self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
+    async def call(
+        self,
+        url: str,
+        body: bytes,
+        read: Callable[[Reply, Clock], T],
+        strand: Strand,
+        sink: Callable[[], Sink] | None = None,
+    ) -> T:
         """Post `body` and return what `read` makes of the reply; `strand` holds a slot meanwhile.
+
+        `sink` makes what takes the body of a success in as it comes, for each attempt anew.
 
         Raises:
             ProviderError: the last attempt's; `attempts` says how many there were.
         """
         try:
-            return await self._attempt(url, body, read, strand)
+            await strand.take()
+            reply = await self._transport.post(url, body, None if sink is None else sink())
+            return self._judge(reply, read, strand)
         except ProviderError as error:
             failure = error
+        return await self._call_again(url, body, read, strand, sink, failure)
+
+    # A method of its own: the variables of a closure would burden every first attempt that waits.
+    async def _call_again(  # noqa: PLR0917  what `call` was given
+        self,
+        url: str,
+        body: bytes,
+        read: Callable[[Reply, Clock], T],
+        strand: Strand,
+        sink: Callable[[], Sink] | None,
+        failure: ProviderError,
+    ) -> T:
         attempts = 1
 
         async def again() -> T:
             nonlocal attempts
             attempts += 1
             try:
-                return await self._attempt(url, body, read, strand)
+                await strand.take()
+                reply = await self._transport.post(url, body, None if sink is None else sink())
+                return self._judge(reply, read, strand)
             except ProviderError as error:
                 error.attempts = attempts
                 raise
 
         return await retry_after_failure(again, failure, self._policy(strand), strand)
 
-    async def _attempt(self, url: str, body: bytes, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
-        await strand.take()
-        reply = await self._transport.post(url, body)
+    def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
         clock = strand.run.clock
         if 200 <= reply.status < 300:  # noqa: PLR2004
             return read(reply, clock)

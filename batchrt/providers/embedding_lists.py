@@ -20,7 +20,6 @@ from batchrt.errors import (
 from batchrt.providers.bodies import bad_input, encode_members, half_character
 from batchrt.providers.capacity import Capacity, Encoding
 from batchrt.providers.refusals import named_limits
-from batchrt.providers.reply import Reply
 from batchrt.providers.tokens import MOST_PER_CHARACTER
 from batchrt.providers.vectors import (
     FLOAT_BYTES,
@@ -36,6 +35,7 @@ from batchrt.runtime.lists import ListCall, RepackError
 
 if TYPE_CHECKING:
     from batchrt.providers.client import Client
+    from batchrt.providers.reply import Reply
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.run import Strand
 
@@ -208,15 +208,19 @@ class EmbeddingLists:
     ) -> Vectors:
         secrets = self._client.secrets
 
-        def read(reply: Reply, clock: Clock) -> Vectors:
-            reader = VectorReader(store)
-            reader.feed_all(reply.body)
-            bare = Reply(reply.status, reply.headers, reader.end())
+        reader = VectorReader(store)
+
+        def sink() -> VectorReader:
+            nonlocal reader
+            reader = VectorReader(store)  # for each attempt anew
+            return reader
+
+        def read(bare: Reply, clock: Clock) -> Vectors:
             return read_vectors(bare, reader, count, secrets, clock.wall)
 
         # Without `encoding_format` proxies send null, which is an error to some servers.
         body = b'%b"encoding_format":"%b","input":%b}' % (self.start, encoding.encode(), texts)
-        return await self._client.call(self._url, body, read, strand)
+        return await self._client.call(self._url, body, read, strand, sink)
 
     def _of_one_width(self, vectors: list[Any]) -> list[Any]:
         width = self.width

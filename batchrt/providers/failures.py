@@ -49,7 +49,7 @@ _CONTEXT_WORDS: Final = re.compile(
     r"|maximum model length"  # vLLM
     r"|exceeds? the (?:available )?context (?:size|length|window)"  # llama-server
     r"|exceeds? (?:the )?(?:model's )?context (?:size|length|window)"  # llama-cpp-python, Ollama
-    r"|input is too large to process"  # llama-server, embeddings
+    r"|input (?:\(\d+ tokens\) )?is too large to process"  # llama-server, embeddings
     r"|`?inputs`? must have less than \d+ tokens"  # TEI, TGI
     r"|(?:prompt|input) is too long"
     r"|reduce the length of the (?:messages|input|prompt)",

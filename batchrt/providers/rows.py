@@ -234,8 +234,5 @@ async def fill(rows: Rows, distinct: Distinct, lists: Lists, strand: Strand, spa
 
     cost = lists.call.cost
     by_place = replace(lists.call, call=embed, cost=cost and (lambda place: cost(texts[place])))
-    try:
-        if span:
-            await carry(by_place, span, strand, give)
-    finally:
-        strand.item = item
+    if span:
+        await carry(by_place, span, strand, give)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import atexit
 import os
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, TypeAlias
 
 import anyio
 import certifi
@@ -45,6 +45,16 @@ HTTPTransport: TypeAlias = httpx.AsyncBaseTransport
 _CONNECT_TIMEOUT: Final = 30.0
 _IDLE_CONNECTIONS: Final = 2**31
 """Idle connections kept for a host; pyqwest's default of 2 closes all others after each burst."""
+
+
+class Sink(Protocol):
+    """Take a body in as it comes."""
+
+    def feed(self, data: bytes | memoryview | bytearray) -> None:
+        """Take the next piece."""
+
+    def end(self) -> bytes:
+        """Return what stands for the body, once all of it was fed."""
 
 
 class Transport:
@@ -83,17 +93,18 @@ class Transport:
         else:
             self._channel = _DirectChannel(sent, timeout, max_response_bytes, tls=tls)
 
-    async def post(self, url: str, body: bytes) -> Reply:
+    def post(self, url: str, body: bytes, sink: Sink | None = None) -> Coroutine[Any, Any, Reply]:
         """Send `body` and return the answer, whatever its status; redirects are not followed.
 
-        When the caller is cancelled the connection is closed at once.
+        When the caller is cancelled the connection is closed at once. With a `sink`, the body of a success
+        is fed to it as it comes, and what `end` gives stands for it in the `Reply`.
 
         Raises:
             ConnectionFailedError: there is no connection, or it broke.
             RequestTimeoutError: the exchange took longer than `timeout`.
             MalformedResponseError: the answer is too large, cut short or not decodable.
         """
-        return await self._channel.post(url, body)
+        return self._channel.post(url, body, sink)
 
     async def aclose(self) -> None:
         """Close idle connections; requests under way are not waited for."""
@@ -101,7 +112,7 @@ class Transport:
 
 
 class _Channel(Protocol):
-    async def post(self, url: str, body: bytes) -> Reply: ...
+    async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply: ...
 
     async def aclose(self) -> None: ...
 
@@ -126,21 +137,21 @@ class _DirectChannel:
         self._timeout = timeout
         self._limit = limit
 
-    async def post(self, url: str, body: bytes) -> Reply:
+    async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
         self._http.check_process()
         try:
             response = await self._execute(self._request("POST", url, self._headers, body))
         except self._failures as error:
             raise _translate(error, url, self._timeout) from error
         try:
-            return await self._read(response)
+            return await self._read(response, sink)
         except BaseException as error:
             await _release(response)
             if isinstance(error, self._failures):
                 raise _translate(error, url, self._timeout, reading=True) from error
             raise
 
-    async def _read(self, response: pyqwest.Response) -> Reply:
+    async def _read(self, response: pyqwest.Response, sink: Sink | None) -> Reply:
         headers: HeaderMap = response.headers
         # Every chunk is a round trip through pyqwest's threads, and so is the end of the body:
         # where the length is known there is no need to ask for the end.
@@ -150,10 +161,10 @@ class _DirectChannel:
             return Reply(response.status, headers, b"")
         if expected is not None and expected > self._limit:
             raise too_large(self._limit)
-        body = await _gather(response.content, self._limit, expected)
-        encoding = headers.get("content-encoding")
-        if encoding is not None:
-            body = decode(body, encoding, self._limit)
+        encoding = headers.get("content-encoding") or ""
+        body = await _read_body(
+            response.content, response.status, encoding, self._limit, sink=sink, expected=expected
+        )
         return Reply(response.status, headers, body)
 
     async def aclose(self) -> None:
@@ -169,35 +180,35 @@ class _HTTPXChannel:
         self._timeout = timeout
         self._limit = limit
 
-    async def post(self, url: str, body: bytes) -> Reply:
+    async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
         reading = False
         try:
             with anyio.fail_after(self._timeout):
                 response = await self._send(url, body)
                 reading = True
                 try:
-                    return await self._read(response)
+                    return await self._read(response, sink)
                 finally:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
         except (httpx.TransportError, httpx.DecodingError, OSError) as error:
             raise _translate(error, url, self._timeout, reading=reading) from error
 
-    async def _read(self, response: httpx.Response) -> Reply:
+    async def _read(self, response: httpx.Response, sink: Sink | None) -> Reply:
         if response.is_stream_consumed:  # made of bytes by a mock, or read by a hook of the client
             body = response.content
             if len(body) > self._limit:
                 raise too_large(self._limit)
-            return Reply(response.status_code, response.headers, body)
+            return Reply(response.status_code, response.headers, _drained(body, response.status_code, sink))
         stream = response.stream
         if not isinstance(stream, AsyncIterable):
             raise TypeError("the transport gave a response that cannot be read asynchronously")
         parts = aiter(stream)
         try:
-            body = await _gather(parts, self._limit)
+            encoding = response.headers.get("content-encoding", "")
+            body = await _read_body(parts, response.status_code, encoding, self._limit, sink=sink)
         finally:
             await _close_generator(parts)
-        body = decode(body, response.headers.get("content-encoding", ""), self._limit)
         return Reply(response.status_code, response.headers, body)
 
     async def _send(self, url: str, body: bytes) -> httpx.Response:
@@ -360,6 +371,40 @@ class _PyqwestStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
 
     async def aclose(self) -> None:
         await _release(self._response)
+
+
+async def _read_body(
+    parts: AsyncIterable[bytes | memoryview | bytearray],
+    status: int,
+    encoding: str,
+    limit: int,
+    *,
+    sink: Sink | None,
+    expected: int | None = None,
+) -> bytes:
+    if encoding.strip().lower() not in ("", "identity") or sink is None or not _is_success(status):
+        body = decode(await _gather(parts, limit, expected), encoding, limit)
+        return _drained(body, status, sink)
+    size = 0
+    async for part in parts:
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        sink.feed(part)
+        if size == expected:
+            break
+    return sink.end()
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300  # noqa: PLR2004
+
+
+def _drained(body: bytes, status: int, sink: Sink | None) -> bytes:
+    if sink is None or not _is_success(status):
+        return body
+    sink.feed(body)
+    return sink.end()
 
 
 async def _gather(

@@ -145,7 +145,7 @@ class VectorReader:
         self._place = 0  # where to look for the next vector
         self._searched = 0  # up to where its end was looked for
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next piece in."""
         buffer = self._buffer
         buffer += data

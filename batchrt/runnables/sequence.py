@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.run import Step, StepCall, Strand
 
 __all__ = ["RunnableSequence"]
 
@@ -54,14 +54,8 @@ class RunnableSequence(Runnable[In, Out]):
         if all(step.inline for step in steps):
             return _inline_sequence(steps)
 
-        calls = [(step.inline, step.call) for step in steps]
-
-        async def call(value: Any, strand: Strand) -> Any:
-            for inline, step in calls:
-                value = step(value, strand) if inline else await step(value, strand)
-            return value
-
-        return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
+        direct = all(step.inline or step.direct for step in steps)
+        return Step.of(_waiting_sequence(steps), steps, direct=direct)
 
 
 def _inline_sequence(steps: list[Step]) -> Step:
@@ -73,3 +67,40 @@ def _inline_sequence(steps: list[Step]) -> Step:
         return value
 
     return Step(call, inline=True)
+
+
+def _waiting_sequence(steps: list[Step]) -> StepCall:
+    """Return the call of a sequence in which something waits.
+
+    Inline steps are made part of the step that waits behind them: then what they made of an input does
+    not wait as well.
+    """
+    calls: list[StepCall] = []
+    inline: list[Step] = []
+    for step in steps:
+        if step.inline:
+            inline.append(step)
+        else:
+            calls.append(_after(inline, step.call))
+            inline = []
+    first, *others = calls
+    last = _joined(inline)
+
+    async def call(value: Any, strand: Strand) -> Any:
+        value = await first(value, strand)
+        for wait in others:
+            value = await wait(value, strand)
+        return value if last is None else last(value, strand)
+
+    return call
+
+
+def _after(inline: list[Step], call: StepCall) -> StepCall:
+    prepare = _joined(inline)
+    return call if prepare is None else lambda value, strand: call(prepare(value, strand), strand)
+
+
+def _joined(inline: list[Step]) -> StepCall | None:
+    if len(inline) > 1:
+        return _inline_sequence(inline).call
+    return inline[0].call if inline else None

@@ -91,12 +91,8 @@ class Bulk:
         return Step(self._carry)
 
     async def _carry(self, entries: list[_Entry], strand: Strand) -> None:
-        item = strand.item
         started = anyio.current_time()
-        try:
-            await carry(self._on_entries, entries, strand, lambda part: self._give(entries, part, started))
-        finally:
-            strand.item = item
+        await carry(self._on_entries, entries, strand, lambda part: self._give(entries, part, started))
 
     def _give(self, entries: Sequence[_Entry], part: Part, started: float) -> None:
         given = entries[part.start : part.stop]

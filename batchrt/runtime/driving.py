@@ -27,21 +27,21 @@ def drive(
 
     `before_wait` is called once, when it is about to wait for the first time, if it ever does.
     """
-    send, run = coroutine.send, context.run
+    # Bound methods would be two objects more that wait with every item.
     try:
-        trap = run(send, None)
+        trap = context.run(coroutine.send, None)
         if before_wait is not None:
             before_wait()
         while True:
             try:
                 value = yield trap
             except GeneratorExit:
-                run(coroutine.close)
+                context.run(coroutine.close)
                 raise
             except BaseException as error:  # noqa: BLE001  handed on to the coroutine
-                trap = run(coroutine.throw, error)
+                trap = context.run(coroutine.throw, error)
             else:
-                trap = run(send, value)
+                trap = context.run(coroutine.send, value)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
 

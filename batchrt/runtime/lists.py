@@ -178,6 +178,14 @@ async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Giv
     Raises:
         BaseException: nothing but a cancellation, what `give` raises, and what is no `Exception`.
     """
+    item = strand.item
+    try:
+        await _carry_parts(call, values, strand, give)
+    finally:
+        strand.item = item
+
+
+async def _carry_parts(call: ListCall, values: Sequence[Any], strand: Strand, give: Give) -> None:
     parts = [(0, len(values))]
     failures, patience = 0, 2 * math.ceil(math.log2(max(2, len(values)))) + _FAILURES_BEYOND_DEPTH
     while parts:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -108,16 +109,16 @@ class Unbegun(Coroutine[Any, Any, T]):
     would complain that it was never awaited.
     """
 
-    __slots__ = ("_args", "_coroutine", "_function")
+    __slots__ = ("_coroutine", "_start")
 
     def __init__(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> None:
-        self._function = function
-        self._args = args
+        self._start: Callable[[], Coroutine[Any, Any, T]] | None = partial(function, *args)
         self._coroutine: Coroutine[Any, Any, T] | None = None
 
     def _begun(self) -> Coroutine[Any, Any, T]:
-        if self._coroutine is None:
-            self._coroutine = self._function(*self._args)
+        if self._start is not None:
+            self._coroutine, self._start = self._start(), None
+        assert self._coroutine is not None
         return self._coroutine
 
     def __await__(self) -> Generator[Any, Any, T]:

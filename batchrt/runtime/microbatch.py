@@ -53,15 +53,12 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
 
 async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
     """Send a list of one, where nobody else can come."""
-    item, parts = strand.item, list[Part]()
-    try:
-        await carry(call, [value], strand, parts.append)
-    finally:
-        strand.item = item
+    parts: list[Part] = []
+    await carry(call, [value], strand, parts.append)
     (part,) = parts
-    item.retries += part.book.retries
+    strand.item.retries += part.book.retries
     if part.book.usage is not None:
-        item.add_usage(part.book.usage)
+        strand.item.add_usage(part.book.usage)
     return _output(call, part.error or part.results[0])
 
 

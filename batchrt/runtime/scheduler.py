@@ -10,7 +10,7 @@ retry sleeps) others get to work.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from time import perf_counter
@@ -26,7 +26,7 @@ from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
 from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real
-from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
+from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
 
 __all__ = ["Deliver", "Scheduler"]
@@ -260,17 +260,17 @@ class Scheduler:
             self._leader = None
             self._leading = False
 
-    async def _admit_from_iterator(self) -> bool:
+    def _admit_from_iterator(self) -> Awaitable[bool]:
         assert self._iterator is not None
         try:
             value = next(self._iterator)
         except StopIteration:
             self._drain()
-            return True
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
-            return True
-        return await self._admit(value)
+        else:
+            return self._carry(value)
+        return _slot_is_left()
 
     async def _admit_from_feeder(self, feeder: Feeder) -> bool:
         # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
@@ -295,10 +295,10 @@ class Scheduler:
         finally:
             self._leader = None
             self._leading = False
-        return await self._admit(value)
+        return await self._carry(value)
 
-    async def _admit(self, value: Any) -> bool:
-        """Carry `value` through; return whether its slot is left."""
+    def _admit(self) -> Strand:
+        """Return a strand for the next item; it has the worker's slot."""
         item = Item(self._admitted, self._parent)
         self._admitted += 1
         if self._admitted == self._expected:
@@ -308,15 +308,7 @@ class Scheduler:
         config = self._shared_config
         if config is None:
             config = self._configs[item.index]
-        strand = Strand(self._run, item, config, self._run.slots, has_slot=True)
-        try:
-            await self._carry(strand, value)
-            holding, strand.has_slot = strand.has_slot, False
-        finally:
-            strand.close()
-        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
-            await self._let_others_run(holding=holding)
-        return holding
+        return Strand(self._run, item, config, self._run.slots, has_slot=True)
 
     async def _let_others_run(self, *, holding: bool) -> None:
         try:
@@ -327,11 +319,14 @@ class Scheduler:
             raise
         self._yielded_at = perf_counter()
 
-    async def _carry(self, strand: Strand, value: Any) -> None:
-        item, output = strand.item, None
-        failure: Exception | None = None
+    # What waits with an item is what the garbage collector walks through, ten thousand times over: its
+    # worker, this, what drives the step, and no coroutine more.
+    async def _carry(self, value: Any) -> bool:
+        """Carry `value` through; return whether its slot is left."""
+        strand, output = self._admit(), None
+        failure: BaseException | None = None
         if self._timed:
-            item.started = anyio.current_time()
+            strand.item.started = anyio.current_time()
         try:
             timeout = strand.config.get("timeout")
             if timeout is None:
@@ -343,12 +338,26 @@ class Scheduler:
                     failure = _timed_out(timeout)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
+                strand.close()
                 raise
             failure = StrayCancelledError.of(error)
-        except Exception as error:  # noqa: BLE001  this item's outcome
+        except BaseException as error:  # noqa: BLE001  this item's outcome, or raised by `run`
             failure = error
-        except BaseException as error:  # noqa: BLE001  raised by `run`
-            self._fail(error, None)
+        self._settle(strand.item, output, failure)
+        holding, strand.has_slot = strand.has_slot, False
+        strand.close()
+        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
+            await self._let_others_run(holding=holding)
+        return holding
+
+    def _call(self, strand: Strand, value: Any) -> Awaitable[Any]:
+        context = strand_context(strand, self._base)
+        call = self._step.call
+        return drive(context, _at_once(call, value, strand) if self._step.inline else call(value, strand))
+
+    def _settle(self, item: Item, output: Any, failure: BaseException | None) -> None:
+        if failure is not None and not isinstance(failure, Exception):
+            self._fail(failure, None)
             return
         if self._timed:
             item.finished = anyio.current_time()
@@ -357,12 +366,6 @@ class Scheduler:
             self._fail(failure, own if self._unit == "item" else None)
         elif self._deliver(item, output, failure):
             self._delivered += 1
-
-    async def _call(self, strand: Strand, value: Any) -> Any:
-        context = strand_context(strand, self._base)
-        if self._step.inline:
-            return context.run(self._step.call, value, strand)
-        return await drive(context, self._step.call(value, strand))
 
     def _fail(self, error: BaseException, note: str | None) -> None:
         if self._failure is None:
@@ -381,6 +384,14 @@ class Scheduler:
             self._leader.withdraw()
         while self._resting:
             self._resting.pop().set()
+
+
+async def _slot_is_left() -> bool:
+    return True
+
+
+async def _at_once(call: StepCall, value: Any, strand: Strand) -> Any:
+    return call(value, strand)
 
 
 def _timed_out(seconds: float) -> ItemTimeoutError:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import traceback
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, CoroutineType, GeneratorType
 from typing import Any
 
 import anyio
@@ -13,6 +17,7 @@ import pytest
 import respx
 import trio.testing
 
+import batchrt
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
@@ -28,7 +33,10 @@ from batchrt.errors import (
 )
 from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
 from batchrt.providers.chat import ChatOpenAI
+from batchrt.runnables.base import Runnable
+from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate
+from batchrt.runtime.run import Step
 from batchrt.testing import Fault, FaultPlan, MockProvider
 
 from .raw import Connection, HangUp, raw_server
@@ -488,3 +496,72 @@ def test_a_constructor_that_fails_shows_no_key() -> None:
     package = [frame for frame in frames.stack if "batchrt/providers" in frame.filename.replace("\\", "/")]
     assert package
     assert "sk-hidden-from-view" not in "".join(str(frame.locals) for frame in package)
+
+
+class Gathering(httpx.AsyncBaseTransport):
+    """Answer once `number` requests have come; then `meanwhile` is called, while all of them wait."""
+
+    def __init__(self, number: int, meanwhile: Callable[[], object]) -> None:
+        self.left = number
+        self.meanwhile = meanwhile
+        self.complete = anyio.Event()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Wait for the others."""
+        self.left -= 1
+        if not self.left:
+            self.meanwhile()
+            self.complete.set()
+        await self.complete.wait()
+        return httpx.Response(200, json=chat_body())
+
+
+class Greeting:
+    """What a prompt makes: something that turns into messages."""
+
+    def to_messages(self) -> list[Any]:
+        """Return the messages."""
+        return [HumanMessage("hi")]
+
+
+async def test_a_prompt_does_not_wait_with_its_request() -> None:
+    """Once it is on the wire nobody needs it, and ten thousand of them are a burden."""
+    made: list[weakref.ref[Greeting]] = []
+    left: list[Greeting | None] = []
+
+    class Prompt(Runnable[str, Greeting]):
+        def _build(self, kwargs: Mapping[str, Any]) -> Step:
+            return Step(self.make, inline=True)
+
+        def make(self, _value: str, _strand: object) -> Greeting:
+            greeting = Greeting()
+            made.append(weakref.ref(greeting))
+            return greeting
+
+    def look() -> None:
+        gc.collect()
+        left.extend(greeting() for greeting in made)
+
+    with anyio.fail_after(20):
+        await (Prompt() | chat(Gathering(3, look)) | StrOutputParser()).abatch(["a", "b", "c"])
+    assert left == [None, None, None]
+
+
+async def test_an_item_that_waits_for_its_answer_is_a_handful_of_coroutines() -> None:
+    """The garbage collector walks through all that wait, again and again: with ten thousand it shows."""
+    number, home = 50, str(Path(batchrt.__file__).parent)
+    waiting: list[CodeType] = []
+
+    def look() -> None:
+        for thing in gc.get_objects():
+            if isinstance(thing, CoroutineType | GeneratorType):
+                code = thing.cr_code if isinstance(thing, CoroutineType) else thing.gi_code
+                if code.co_filename.startswith(home):
+                    waiting.append(code)
+
+    prompt = ChatPromptTemplate.from_template("{word}")
+    chain = prompt | chat(Gathering(number, look)) | StrOutputParser()
+    with anyio.fail_after(20):
+        await chain.abatch([{"word": str(word)} for word in range(number)], {"max_concurrency": number})
+    # Scheduler: 2; the context: 1; the sequence: 1; the model and its client: 3; the transport: 2.
+    assert len(waiting) / number <= 9.5

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
 import anyio
+import anyio.lowlevel
 import pytest
 
-from batchrt import RunnableLambda, RunnableSequence
+from batchrt import Runnable, RunnableLambda, RunnableSequence
+from batchrt.runtime.run import Step
 
 from .helpers import add_one, add_two, everyway, fail, raises_everyway
 
@@ -13,6 +19,34 @@ pytestmark = pytest.mark.anyio
 async def test_each_step_gets_what_the_one_before_it_gave() -> None:
     """Sync and async functions mixed, in any order."""
     assert await everyway(RunnableSequence(add_one, lambda value: value * 10, add_two), 1) == 22
+
+
+class Inline(Runnable[tuple[int, ...], tuple[int, ...]]):
+    """Add `number` to a tuple without waiting for anything, as prompts and parsers do."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        return Step(lambda value, _: (*value, self.number), inline=True)
+
+
+def waiting(number: int) -> RunnableLambda[tuple[int, ...], tuple[int, ...]]:
+    """Add `number` to a tuple, after a while."""
+
+    async def add(value: tuple[int, ...]) -> tuple[int, ...]:
+        await anyio.lowlevel.checkpoint()
+        return (*value, number)
+
+    return RunnableLambda(add)
+
+
+@pytest.mark.parametrize("kinds", list(product((Inline, waiting), repeat=4)))
+async def test_steps_that_wait_and_steps_that_do_not_run_in_their_order(kinds: tuple[Any, ...]) -> None:
+    """Wherever either of them stand, and in a row."""
+    chain: RunnableSequence[tuple[int, ...], tuple[int, ...]]
+    chain = RunnableSequence(*(kind(place) for place, kind in enumerate(kinds)))
+    assert await everyway(chain, ()) == (0, 1, 2, 3)
 
 
 async def test_nested_sequences_flatten() -> None:
