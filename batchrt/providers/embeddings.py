@@ -12,7 +12,7 @@ from batchrt.providers.model import Model
 from batchrt.runtime.bridge import Caller, call_blocking
 from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, ListCall
 from batchrt.runtime.microbatch import list_step
-from batchrt.runtime.run import Step
+from batchrt.runtime.run import Step, current_strand
 from batchrt.runtime.sharing import shared
 from batchrt.runtime.stream import Stream
 
@@ -366,7 +366,12 @@ class OpenAIEmbeddings(Model[str, list[float]]):
 
 
 def _in_lists(config: RunConfig | None) -> RunConfig:
-    """Return `config` with a bound on the lists under way, if it says nothing about it."""
+    """Return `config` with a bound on the lists under way, if nothing says one.
+
+    Inside a run it is for that to say, and what has no bound of its own meets in its lists.
+    """
+    if current_strand() is not None:
+        return config or {}
     return {"max_concurrency": _CONCURRENCY, **(config or {})}
 
 

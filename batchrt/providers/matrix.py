@@ -6,6 +6,7 @@ the answer into the matrix as they are.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -19,9 +20,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+import anyio
 import anyio.lowlevel
 
-from batchrt.config import RunConfig
+from batchrt.config import RunConfig, check_config
 from batchrt.errors import DeadlineExceededError
 from batchrt.messages import Usage
 from batchrt.providers.rows import Distinct, Lists, Rows, fill, numpy
@@ -137,7 +139,7 @@ async def matrix_of(
         DeadlineExceededError: without `return_exceptions`; with it, that stands for what is missing.
         Exception: without `return_exceptions`, the first error, as itself.
     """
-    distinct = await _looked_at(texts, lists.call)
+    config, distinct = await _looked_at(texts, lists.call, config)
     if not return_exceptions:
         distinct.raise_first()
     rows = Rows(distinct.count, width)
@@ -165,8 +167,29 @@ async def matrix_of(
     return distinct.end(rows), dict(sorted(distinct.errors.items()))
 
 
-async def _looked_at(texts: _Texts, call: ListCall) -> Distinct:
-    distinct = Distinct(call)
+async def _looked_at(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[RunConfig, Distinct]:
+    """Return the texts, and the configuration with what is left of its deadline.
+
+    Raises:
+        DeadlineExceededError: when it passed before all texts were there.
+    """
+    distinct, deadline = Distinct(call), check_config(config).get("deadline")
+    if deadline is None:
+        await _pull(texts, distinct)
+        return config, distinct
+    started = anyio.current_time()
+    with anyio.move_on_after(deadline) as scope:
+        await _pull(texts, distinct)
+    if scope.cancelled_caught:
+        raise DeadlineExceededError(
+            f"the run's deadline of {deadline:g} s passed while the texts were pulled; none was sent",
+            seconds=deadline,
+        )
+    left = deadline - (anyio.current_time() - started)
+    return {**config, "deadline": max(left, sys.float_info.min)}, distinct
+
+
+async def _pull(texts: _Texts, distinct: Distinct) -> None:
     add = distinct.add
     if isinstance(texts, AsyncIterable):
         async for text in texts:
@@ -177,7 +200,6 @@ async def _looked_at(texts: _Texts, call: ListCall) -> Distinct:
             if distinct.count % _STRIDE == 0:
                 await anyio.lowlevel.checkpoint()
     distinct.seal()
-    return distinct
 
 
 def _excuse(distinct: Distinct, rows: Rows, error: Exception, span: range) -> None:

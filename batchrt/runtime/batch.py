@@ -207,6 +207,7 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
             raise StrayCancelledError.of(error) from error
         finally:
             strand.close()
+            run.end()
 
 
 async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:

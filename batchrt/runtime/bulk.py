@@ -26,9 +26,10 @@ _STRIDE: Final = 1000
 
 
 class _Entry(NamedTuple):
-    """A value to send, and the places of the inputs that are equal to it."""
+    """A value to send, what it costs, and the places of the inputs that are equal to it."""
 
     value: Any
+    cost: float
     places: list[int]
 
 
@@ -70,16 +71,16 @@ class Bulk:
                 self._fail(place, error)
 
     def _add(self, place: int, value: Any, known: dict[Hashable, _Entry]) -> None:
-        queued = self._call.queued(value, self._config)
-        if self._call.key is not None:
-            key = self._call.key(queued)
-            if key in known:
-                known[key].places.append(place)
-                return
-            known[key] = _Entry(queued, [place])
-            self._entries.append(known[key])
-        else:
-            self._entries.append(_Entry(queued, [place]))
+        call = self._call
+        queued = call.queued(value, self._config)
+        key = None if call.key is None else call.key(queued)
+        if key is not None and key in known:
+            known[key].places.append(place)
+            return
+        entry = _Entry(queued, 0.0 if call.cost is None else call.cost(queued), [place])
+        self._entries.append(entry)
+        if key is not None:
+            known[key] = entry
 
     def lists(self) -> Iterator[list[_Entry]]:
         """Yield the run's inputs."""
@@ -108,8 +109,7 @@ class Bulk:
     def _shares(self, given: Sequence[_Entry], part: Part) -> Iterable[Usage | None]:
         if part.book.usage is None:
             return [None] * len(given)
-        cost = self._on_entries.cost
-        return share(part.book.usage, [0.0 if cost is None else cost(entry) for entry in given])
+        return share(part.book.usage, [entry.cost for entry in given])
 
     def _put_result(self, item: Item, result: Any) -> None:
         output, error = result, None
@@ -134,9 +134,8 @@ class Bulk:
 
 def _on_entries(call: ListCall) -> ListCall:
     """Return `call` for lists of entries."""
-    cost = call.cost
 
     async def on_entries(entries: Sequence[_Entry], strand: Strand) -> Sequence[Any]:
         return await call.call([entry.value for entry in entries], strand)
 
-    return replace(call, call=on_entries, cost=None if cost is None else lambda entry: cost(entry.value))
+    return replace(call, call=on_entries, cost=None if call.cost is None else lambda entry: entry.cost)

@@ -42,7 +42,7 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
         traffic = strand.run.traffic
         if traffic.crew is None:
             return await _alone(call, value, strand)
-        key = (identity, strand.slots)
+        key = (strand.slots, identity)
         queue = traffic.places.get(key)
         if queue is None:
             queue = traffic.places[key] = _Queue(call, strand)
@@ -107,7 +107,8 @@ class _Queue:
         self._known: dict[Hashable, _Entry] = {}
         self._memory = _Memory(call.remembered)
         self._last_arrival = 0.0
-        self._resumed = 0.0
+        self._starved_at = 0.0
+        self._carriers: list[Strand] = []
         self._sending = False  # a list waits for its slot
         self._tended = False
         self._quiet = False
@@ -146,11 +147,6 @@ class _Queue:
         if self._size and not self._quiet:
             self._quiet = True
             self._rouse()
-
-    def resume(self) -> None:
-        """Be told that strands can come again: those who wait have not lingered so far."""
-        self._resumed = anyio.current_time()
-        self._rouse()
 
     def _add(self, value: Any, key: Hashable | None, config: RunConfig) -> _Entry:
         cost = 0.0 if self.call.cost is None else self.call.cost(value)
@@ -207,9 +203,12 @@ class _Queue:
     def _due_at(self) -> float:
         while self._entries and not self._entries[0].waiting:
             self._entries.popleft()
-        if not self._entries or self.run.traffic.starved(self.slots):
+        if not self._entries:
             return math.inf
-        first, last = max(self._entries[0].arrived, self._resumed), max(self._last_arrival, self._resumed)
+        first, last = (
+            max(self._entries[0].arrived, self._starved_at),
+            max(self._last_arrival, self._starved_at),
+        )
         return min(last + self.call.linger, first + self.call.max_linger)
 
     async def _tend(self) -> None:
@@ -232,6 +231,8 @@ class _Queue:
         if anyio.current_time() >= self._due_at():
             # A pause of the event loop's own is none of the arrivals'.
             await anyio.lowlevel.checkpoint()
+            if self._starved():
+                self._starved_at = anyio.current_time()
             return anyio.current_time() >= self._due_at()
         if not self._quiet:
             return False
@@ -239,6 +240,11 @@ class _Queue:
         await anyio.lowlevel.checkpoint()
         self._quiet = False
         return not self.run.traffic.awaited(self)
+
+    def _starved(self) -> bool:
+        """Whether nobody gets here because lists of this queue hold all the slots."""
+        limit, patient = self.slots.limit, self.call.linger > 0
+        return patient and limit is not None and sum(each.has_slot for each in self._carriers) >= limit
 
     async def _doze(self) -> None:
         self._wake = Signal()
@@ -268,11 +274,11 @@ class _Queue:
                 await strand.take()
             finally:
                 self._sending = False
-            self.run.traffic.list_begins(self.slots)
+            self._carriers.append(strand)
             try:
                 await self._carry_list(strand)
             finally:
-                self.run.traffic.list_ends(self.slots)
+                self._carriers.remove(strand)
         finally:
             strand.close()
 

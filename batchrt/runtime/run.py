@@ -67,7 +67,19 @@ class Run:
         traffic: who is on the way; shared with the run this is nested in.
     """
 
-    __slots__ = ("_sections", "clock", "crew", "direct", "loop", "process", "slots", "threads", "traffic")
+    __slots__ = (
+        "_nested_in",
+        "_own_slots",
+        "_sections",
+        "clock",
+        "crew",
+        "direct",
+        "loop",
+        "process",
+        "slots",
+        "threads",
+        "traffic",
+    )
 
     def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
         self.slots: Slots = slots
@@ -81,6 +93,8 @@ class Run:
         self.threads: CapacityLimiter | None = near.threads if near else _limiter(slots, direct=direct)
         self.traffic: Traffic = near.traffic if near and near.traffic.crew else Traffic()
         self._sections: dict[tuple[object, Slots], Slots] = {}
+        self._nested_in = parent
+        self._own_slots = parent is not None and slots is not parent.slots
 
     def _same_loop(self, other: Run) -> bool:
         return self.loop is not None and other.loop is not None and self.loop.same(other.loop)
@@ -90,6 +104,14 @@ class Run:
         self.crew = crew
         if self.traffic.crew is None:
             self.traffic.crew = crew
+
+    def end(self) -> None:
+        """Leave nothing of this run with the one it was nested in."""
+        if self._nested_in is not None and self.traffic is self._nested_in.traffic and self.traffic.places:
+            own = set(self._sections.values())
+            if self._own_slots:
+                own.add(self.slots)
+            self.traffic.forget(own)
 
     def section(self, key: object, total: int, outer: Slots) -> Slots:
         """Return the slots of a part of the chain that has a cap of its own, one for all items."""

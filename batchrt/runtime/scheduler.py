@@ -126,6 +126,7 @@ class Scheduler:
             completed = await self._run_all()
         finally:
             traffic.sources.remove(self)
+            self._run.end()
         if self._failure is not None:
             raise self._failure
         if not completed:

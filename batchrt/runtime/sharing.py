@@ -178,22 +178,25 @@ class _Desk:
             taken += 1
         parts, self._parts = self._parts[:taken], self._parts[taken:]
         if parts:
-            group.start_soon(self._carry, _Sent(parts))
+            group.start_soon(self._carry, _Sent(parts), group)
 
-    async def _carry(self, sent: _Sent) -> None:
+    async def _carry(self, sent: _Sent, group: TaskGroup) -> None:
         try:
             with sent.scope:
                 if not await self._try(sent.parts):
-                    # One of them is guilty: each gets its own answer.
+                    # One of them is guilty: each is sent for itself.
                     for part in sent.parts:
                         if part.wanted:
-                            await self._try([part])
+                            group.start_soon(self._carry, _Sent([part]), group)
         finally:
             sent.ended.set()
 
     async def _try(self, parts: list[_Part]) -> bool:
         """Send `parts` and settle them; several that fail are left to be sent one by one."""
-        strand = Strand(Run(Slots(None)), Item(-1), parts[0].strand.config, Slots(None))
+        # Each run has given one slot for this, and work nested in it gets no more.
+        capped = any(part.strand.slots.limit is not None for part in parts)
+        slots = Slots(1 if capped else None)
+        strand = Strand(Run(slots), Item(-1), parts[0].strand.config, slots, has_slot=slots.try_take())
         values = [value for part in parts for value in part.values]
         results: Sequence[Any] = ()
         failure: BaseException | None = None

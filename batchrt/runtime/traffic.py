@@ -5,8 +5,7 @@ A list need not wait for anybody once all strands that move are past it and no i
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from contextvars import Context, copy_context
 from typing import Protocol
 
@@ -35,9 +34,6 @@ class Place(Protocol):
     def stir(self) -> None:
         """Be told that nobody is on the way here."""
 
-    def resume(self) -> None:
-        """Be told that lists no longer hold all the slots, so that strands can come again."""
-
 
 class Traffic:
     """Count the strands of a run, and of the runs nested in it on the same loop.
@@ -48,20 +44,18 @@ class Traffic:
         moving: strands that do not wait for others: not in a `Place`, not for branches of their own,
             not for nested work.
         sources: where further items may come from.
-        places: where strands wait, by what they wait for.
-        listed: how many lists are under way, by the slots they hold.
+        places: where strands wait, by the slots they are under and what they wait for.
         base: the context of the run's caller, in which none of its items has set anything.
     """
 
-    __slots__ = ("base", "crew", "listed", "moving", "places", "sources")
+    __slots__ = ("base", "crew", "moving", "places", "sources")
 
     def __init__(self) -> None:
         self.base: Context = copy_context()
         self.crew: Crew | None = None
         self.moving: int = 0
         self.sources: list[Source] = []
-        self.places: dict[Hashable, Place] = {}
-        self.listed: Counter[Slots] = Counter()
+        self.places: dict[tuple[Slots, Hashable], Place] = {}
 
     def awaited(self, place: Place) -> bool:
         """Whether somebody may still come to `place`."""
@@ -69,21 +63,10 @@ class Traffic:
             return True
         return any(source.may_admit() for source in self.sources)
 
-    def starved(self, slots: Slots) -> bool:
-        """Whether nobody gets on for the lists that are under way."""
-        return slots.limit is not None and self.listed[slots] >= slots.limit
-
-    def list_begins(self, slots: Slots) -> None:
-        """Note that a list took a slot."""
-        self.listed[slots] += 1
-
-    def list_ends(self, slots: Slots) -> None:
-        """Note that a list gave its slot back."""
-        starved = self.starved(slots)
-        self.listed[slots] -= 1
-        if starved:
-            for place in self.places.values():
-                place.resume()
+    def forget(self, ended: Collection[Slots]) -> None:
+        """Let go of the places that were under slots of a run that has ended."""
+        for key in [key for key in self.places if key[0] in ended]:
+            del self.places[key]
 
     def slowed(self) -> None:
         """Tell the places where nobody is awaited any more."""

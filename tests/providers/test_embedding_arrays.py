@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from batchrt.errors import (
     BadRequestError,
@@ -387,3 +388,23 @@ async def test_without_numpy_the_error_says_what_to_install(monkeypatch: pytest.
     with pytest.raises(ImportError, match=r"batchrt\[numpy\]"):
         embeddings.aembed_blocks(["a"])
     assert len(await embeddings.aembed_documents(["a"])) == 1
+
+
+def test_the_deadline_counts_while_the_texts_are_pulled() -> None:
+    """A source that is slow does not stretch it."""
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await anyio.sleep(500)
+        yield "b"
+
+    async def main() -> None:
+        embeddings = OpenAIEmbeddings(
+            "m", base_url="http://mock/v1", api_key="k", transport=MockProvider(dimensions=4).transport()
+        )
+        started = anyio.current_time()
+        with pytest.raises(DeadlineExceededError, match="while the texts were pulled"):
+            await embeddings.aembed_array(source(), {"deadline": 5})
+        assert anyio.current_time() - started == pytest.approx(5)
+
+    anyio.run(main, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import anyio
@@ -19,6 +19,8 @@ from batchrt import (
     RunnableParallel,
     Usage,
 )
+from batchrt.runtime.run import current_strand
+from batchrt.runtime.traffic import Traffic
 
 from .helpers import everyway, raises_everyway, virtual_time
 
@@ -161,7 +163,6 @@ async def test_nobody_waits_for_a_slow_item() -> None:
 @virtual_time
 async def test_the_last_list_does_not_linger() -> None:
     """When all items that could come have come, or are past it, the list is sent at once."""
-
     lengths = Lengths(size=4, linger=1000)
 
     async def store(value: int) -> int:
@@ -177,7 +178,6 @@ async def test_the_last_list_does_not_linger() -> None:
 @virtual_time
 async def test_steady_trickle_is_bounded_by_max_linger() -> None:
     """Arrivals that never pause do not keep the first one waiting for ever."""
-
     lengths = Lengths(size=1000, linger=1)
     lengths.max_linger = 3
 
@@ -485,3 +485,116 @@ async def test_lists_see_what_the_caller_set_and_no_item_did() -> None:
 
     variable.set("the caller")
     assert await (RunnableLambda(sets) | Sees()).abatch([1, 2]) == ["the caller"] * 2
+
+
+@virtual_time
+async def test_a_list_that_waits_for_another_does_not_starve_it() -> None:
+    """A list call that calls a native step itself gave its slot up: that step's list may go."""
+    inner = Lengths(linger=0.05)
+
+    class Outer(Runnable[str, int]):
+        max_batch_size = 1
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            return [await inner.ainvoke(text) for text in inputs]
+
+    seen = anyio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        yield "a"
+        await seen.wait()
+        yield "bb"
+
+    outputs = []
+    with anyio.fail_after(100):
+        async for output in Outer().abatch_iter(source(), {"max_concurrency": 1}):
+            outputs.append(output)
+            seen.set()
+    assert outputs == [1, 2]
+
+
+@virtual_time
+async def test_shared_lists_that_failed_together_do_not_wait_for_one_another() -> None:
+    """Each request's part is sent for itself, and ends with it."""
+    log: list[tuple[str, float]] = []
+
+    class Slow(Lengths):
+        share_lists = True
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            if len(inputs) > 1:
+                raise ValueError("not together")
+            try:
+                await anyio.sleep(1000 if inputs == ["slow"] else 1)
+            finally:
+                log.append((inputs[0], anyio.current_time()))
+            return [len(inputs[0])]
+
+    step = Slow(linger=0.01)
+    started = anyio.current_time()
+
+    async def request(text: str) -> None:
+        with anyio.move_on_after(10):
+            await step.ainvoke(text)
+
+    async with anyio.create_task_group() as group:
+        for text in ("slow", "a", "b"):
+            group.start_soon(request, text)
+    ended = {text: at - started for text, at in log}
+    assert ended["a"] < 2
+    assert ended["b"] < 2
+    assert ended["slow"] == pytest.approx(10)
+
+
+@virtual_time
+async def test_work_nested_in_a_shared_list_stays_under_the_cap() -> None:
+    """The run gave one slot for the list, and what the list calls gets no more."""
+    active = peak = 0
+
+    async def leaf(text: str) -> int:
+        nonlocal active, peak
+        active += 1
+        peak = max(peak, active)
+        await anyio.sleep(1)
+        active -= 1
+        return len(text)
+
+    class Nests(Lengths):
+        share_lists = True
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            return await RunnableLambda(leaf).abatch(inputs)
+
+    assert await (RunnableLambda(same) | Nests()).abatch(["a"] * 20, {"max_concurrency": 2}) == [1] * 20
+    assert peak <= 2
+
+
+async def test_a_cost_that_fails_is_that_items_error() -> None:
+    """Also where all inputs are there."""
+
+    class Costs(Lengths):
+        max_batch_cost = 100
+
+        def cost(self, text: str) -> int:
+            return len(text)
+
+    chain: Any
+    for chain in (Costs(), RunnableLambda(same) | Costs()):
+        first, second = await chain.abatch(["a", None], return_exceptions=True)
+        assert first == 1
+        assert isinstance(second, TypeError)
+
+
+async def test_nested_runs_leave_no_queues_behind() -> None:
+    """Those with a cap of their own have queues of their own, which end with them."""
+    lengths = Lengths()
+    traffics: list[Traffic] = []
+
+    async def nested(_: int) -> int:
+        strand = current_strand()
+        assert strand is not None
+        traffics.append(strand.run.traffic)
+        return len(await lengths.abatch(["a"] * 3, {"max_concurrency": 2}))
+
+    assert await RunnableLambda(nested).abatch(range(50), {"max_concurrency": 2}) == [3] * 50
+    assert not any(traffic.places for traffic in traffics)
