@@ -78,17 +78,18 @@ class Booked(Runnable[Entry, Entry]):
 
 
 class Gatekeeper:
-    """Call `halt` when the provider lets nobody through: a wrong key or model, or no credit left.
+    """Watch for a provider that lets nobody through: a wrong key or model, or no credit left.
 
     Attributes:
+        halt: called when that is so.
         refusal: the last such error, or `None` if somebody got through since.
-        is_shut: whether `halt` was called.
+        is_shut: whether it was so.
     """
 
-    def __init__(self, halt: Callable[[], None]) -> None:
+    def __init__(self) -> None:
+        self.halt: Callable[[], None] = lambda: None
         self.refusal: Exception | None = None
         self.is_shut: bool = False
-        self._halt = halt
         self._in_a_row = 0
 
     def passed(self) -> None:
@@ -104,7 +105,7 @@ class Gatekeeper:
             most = MOST_FORBIDDEN if _status(error) == _FORBIDDEN else MOST_REFUSED
             if self._in_a_row >= most and not self.is_shut:
                 self.is_shut = True
-                self._halt()
+                self.halt()
         elif not isinstance(error, InputError):  # for which nothing was sent
             self.passed()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 
 from batchrt.cli.conveyor import Conveyor
 from batchrt.cli.entries import Entry
-from batchrt.jobs import BadRow, Row
+from batchrt.jobs import BadRow, Row, Source
 
-__all__ = ["Feed", "PipeFeed"]
+__all__ = ["Feed", "PipeFeed", "feed_of"]
 
 
 class Feed(Iterator[Entry]):
@@ -55,3 +56,10 @@ class PipeFeed(AsyncIterator[Entry]):
     def stop(self) -> None:
         """Give no more rows, also to those who wait for one."""
         self._rows.stop()
+
+
+def feed_of(source: Source, limit: int | None) -> Feed | PipeFeed:
+    """Return what gives the first `limit` rows of `source`, or all."""
+    rows = islice(source, limit)
+    # Only a pipe has no share that was read.
+    return PipeFeed(rows) if source.fraction_read is None else Feed(rows)

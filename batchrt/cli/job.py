@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -11,45 +10,36 @@ from typing import Any, Final
 import anyio
 from anyio import CancelScope
 
-from batchrt.cli.booking import Booked, Gatekeeper
-from batchrt.cli.entries import Entry
-from batchrt.cli.feed import Feed, PipeFeed
+from batchrt.cli.booking import Gatekeeper
+from batchrt.cli.cargo import Cargo
 from batchrt.cli.interrupts import watch_interrupts
 from batchrt.cli.numbers import count
 from batchrt.cli.progress import Progress, choose_display
-from batchrt.cli.settings import Settings
+from batchrt.cli.settings import JobSettings
 from batchrt.cli.speech import complain, say
 from batchrt.cli.summary import summary
 from batchrt.cli.tally import Tally
 from batchrt.cli.writer import Writer
-from batchrt.config import RunConfig
-from batchrt.jobs import BadRow, OutputError, Row, Sink, Source, open_source
+from batchrt.jobs import OutputError, Sink, Source, VectorSink, open_source
 from batchrt.jobs.rendering import error_line
-from batchrt.providers.chat import ChatOpenAI
-from batchrt.runnables.base import Runnable
+from batchrt.providers.model import Model
 
 __all__ = ["Job"]
 
-_CHUNK: Final = 256
 _MOST_COUNTED: Final = 20_000
-_AHEAD_PER_SLOT: Final = 20
-"""How many rows may be begun while one holds up the output, for each request in flight: some kilobytes
-each, for seconds in which a retry sleeps or a server stalls and everybody else goes on."""
-_FEWEST_AHEAD: Final = 2000
-_MOST_AHEAD: Final = 20_000
 
 
 class Job:
-    """Carry a source's rows through a chain to a sink; to be run once.
+    """Carry a source's rows through a model to a sink; to be run once.
 
     Args:
-        chain: from a row's fields to its answer.
-        model: the chain's, to be closed at the end.
+        cargo: the rows.
+        model: who is asked; to be closed at the end.
         settings: as they were given.
-        source: the rows.
+        source: where the rows come from.
         sink: where they go.
-        fields: makes the fields of a row, or raises the row's error.
-        tally: where rows are counted.
+        tally: where they are counted.
+        gate: watches the provider.
 
     Attributes:
         tally: the counts.
@@ -58,26 +48,24 @@ class Job:
 
     def __init__(
         self,
-        chain: Runnable[Any, Any],
-        model: ChatOpenAI,
+        cargo: Cargo,
+        model: Model[Any, Any],
         *,
-        settings: Settings,
+        settings: JobSettings,
         source: Source,
-        sink: Sink,
-        fields: Callable[[Row | BadRow], Mapping[str, Any]],
+        sink: Sink | VectorSink,
         tally: Tally,
+        gate: Gatekeeper,
     ) -> None:
         self.tally = tally
         self.signal: int | None = None
-        self._gate = Gatekeeper(self._end)
-        self._chain = Booked(chain, fields, tally, self._gate)
+        self._cargo = cargo
+        self._gate = gate
+        gate.halt = self._end
         self._model = model
         self._settings = settings
         self._source = source
         self._sink = sink
-        rows = islice(source, settings.limit)
-        # Only a pipe has no share that was read.
-        self._feed = PipeFeed(rows) if source.fraction_read is None else Feed(rows)
         self._display = choose_display(
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
@@ -106,36 +94,23 @@ class Job:
         self._seconds = anyio.current_time() - started
 
     async def _carry(self, writer: Writer) -> None:
-        cap = self._settings.max_concurrency
-        config = RunConfig(max_concurrency=cap, window=_window(cap))
-        async with (
-            self._model,
-            self._chain.abatch_iter(self._feed, config, return_exceptions=True) as outcomes,
-        ):
+        async with self._model, self._cargo.start() as outcomes:
             while True:
                 try:
-                    chunk = await outcomes.next_chunk(_CHUNK)
+                    entries = await self._cargo.take(outcomes)
                 except StopAsyncIteration:
                     return
                 try:
-                    await writer.put([self._take(outcome) for outcome in chunk])
+                    await writer.put(entries)
                 except OutputError as error:
                     self._break(error)
 
-    def _take(self, outcome: Entry | Exception) -> Entry:
-        entry = self._feed.entries.popleft()
-        if isinstance(outcome, Exception):  # what even the books could not hold, such as a stray cancellation
-            entry.error = outcome
-            self.tally.add_failure(entry, outcome)
-        return entry
-
     async def _finish(self, writer: Writer) -> None:
         """Write the rows that ended while others before them had not."""
-        self._feed.stop()
-        entries = [entry for entry in self._feed.entries if entry.ended]
+        self._cargo.stop()
         if self._broken is None:
             try:
-                await writer.put(entries)
+                await writer.put(self._cargo.rest())
                 await writer.drain()
             except OutputError as error:
                 self._broken = error
@@ -156,7 +131,7 @@ class Job:
 
     def _stop(self, number: int) -> None:
         self.signal = number
-        self._feed.stop()
+        self._cargo.stop()
         waiting = count(self.tally.in_flight, "row")
         self._display.note(f"stopping, with {waiting} in flight to finish; Ctrl-C again cancels at once")
 
@@ -196,7 +171,3 @@ class Job:
             say(summary(self.tally, self._sink, self._seconds))
         if self.refusal is not None and self.signal is None:
             complain(f"stopped, for the provider lets no request through: {error_line(self.refusal)}")
-
-
-def _window(cap: int) -> int:
-    return max(_FEWEST_AHEAD, 2 * cap, min(_AHEAD_PER_SLOT * cap, _MOST_AHEAD))

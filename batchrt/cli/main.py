@@ -19,6 +19,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from batchrt.cli.embed import embed
 from batchrt.cli.mock import mock
 from batchrt.cli.process import leave
 from batchrt.cli.run import run
@@ -32,13 +33,14 @@ _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app: typer.Typer = typer.Typer(
     name="batchrt",
-    help="Run a prompt over the rows of a file, through an OpenAI-compatible API.",
+    help="Run a prompt or an embedding model over the rows of a file, through an OpenAI-compatible API.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command(short_help="Ask a model about each row of a file.")(run)
+app.command(short_help="Turn a text of each row into a vector.")(embed)
 app.command(short_help="Serve a provider to try things against.")(mock)
 
 
@@ -85,7 +87,8 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> str:
-    return f"batchrt {arguments[0]}" if arguments and arguments[0] in ("run", "mock") else "batchrt"
+    known = arguments and arguments[0] in ("run", "embed", "mock")
+    return f"batchrt {arguments[0]}" if known else "batchrt"
 
 
 def _message(error: Exception) -> str:

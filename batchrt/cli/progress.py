@@ -81,9 +81,9 @@ class Progress:
         left = self._seconds_left()
         if left is not None:
             words.append(f"ETA {duration(left)}")
-        tokens = tally.input_tokens + tally.output_tokens
+        tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens
         if tokens:
-            words.append(f"{short(tokens)} tokens")
+            words.append(f"{'about ' if tally.estimated_tokens else ''}{short(tokens)} tokens")
         return words
 
     def _seconds_left(self) -> float | None:

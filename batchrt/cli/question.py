@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from batchrt.cli.models import new_model
 from batchrt.cli.settings import Settings
 from batchrt.cli.usage import UsageProblem
-from batchrt.errors import AuthenticationError
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.runnables.prompts import ChatPromptTemplate
 
-__all__ = ["chat_model", "is_built_in", "prompt_template", "read_schema"]
+__all__ = ["chat_model", "prompt_template", "read_schema"]
 
-_BUILT_IN: Final = "mock"
 _NEWER_NAME: Final = (".openai.com", ".openai.azure.com")
 
 
@@ -73,42 +72,10 @@ def read_schema(path: str) -> dict[str, Any]:
     return schema
 
 
-def is_built_in(settings: Settings) -> bool:
-    """Say whether the model is the one that needs no network."""
-    return settings.model == _BUILT_IN and settings.base_url is None
-
-
 def chat_model(settings: Settings) -> ChatOpenAI:
-    """Return the model of `--model`, which is the embedded provider's if it is called `mock`.
-
-    Raises:
-        UsageProblem: an option makes no sense, or there is no key where one is needed.
-    """
-    options: dict[str, Any] = {
-        "temperature": settings.temperature,
-        "max_retries": settings.max_retries,
-        _name_of_max_tokens(settings.base_url): settings.max_tokens,
-    }
-    if is_built_in(settings):
-        from batchrt.testing import MockProvider
-
-        options |= {"transport": MockProvider().transport(), "base_url": "http://mock/v1", "api_key": ""}
-    else:
-        options["base_url"] = settings.base_url
-    try:
-        return ChatOpenAI(settings.model, **options)
-    except AuthenticationError as error:
-        raise UsageProblem(
-            "there is no API key; set OPENAI_API_KEY, or name another provider with --base-url"
-        ) from error
-    except ValueError as error:
-        raise UsageProblem(_in_options(str(error))) from error
-
-
-def _in_options(message: str) -> str:
-    """Return `message`, which begins with a parameter's name, with the option's name instead."""
-    name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}" if name in ("base_url", "temperature") else message
+    """Return the model of `--model`; raises as `new_model` does."""
+    most = {_name_of_max_tokens(settings.base_url): settings.max_tokens}
+    return new_model(ChatOpenAI, settings, temperature=settings.temperature, **most)
 
 
 def _name_of_max_tokens(base_url: str | None) -> str:

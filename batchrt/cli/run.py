@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 import typer
 
+from batchrt.cli.options import (
+    BaseUrl,
+    Concurrency,
+    Format,
+    Input,
+    InputFormat,
+    Limit,
+    Model,
+    Overwrite,
+    Quiet,
+    Retries,
+)
 from batchrt.cli.settings import Settings
 
 __all__ = ["run"]
 
-Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
-
-_Input = Annotated[
-    str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also gzipped; - for stdin.")
-]
 _Prompt = Annotated[
     str,
     typer.Option(
@@ -24,69 +31,47 @@ _Prompt = Annotated[
     ),
 ]
 _System = Annotated[str | None, typer.Option(help="The system message, written like the prompt.")]
-_Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help="The model. Without --base-url, 'mock' is a built-in one: no key, no network."
-    ),
-]
-_BaseUrl = Annotated[
-    str | None,
-    typer.Option(help="Where the API is, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."),
-]
-_Concurrency = Annotated[
-    int, typer.Option("--max-concurrency", "-c", min=1, help="The most requests in flight.")
-]
 _Schema = Annotated[
     str | None, typer.Option(metavar="FILE", help="A JSON schema; each answer is an object of it.")
 ]
 _Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="Where the rows go; - for stdout.")
 ]
-_InputFormat = Annotated[
-    Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
-]
 _OutputFormat = Annotated[
     Format | None, typer.Option(help="The output's; by its suffix, else as JSONL on stdout.")
 ]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 _OutputColumn = Annotated[
     str, typer.Option(help="The answer's column; the error's is 'error', or this with '_error'.")
 ]
 _Timeout = Annotated[
     float | None, typer.Option(help="Seconds for a row, with all its attempts.", show_default="no end")
 ]
-_Retries = Annotated[int, typer.Option(min=0, help="Attempts after the first, where another may help.")]
 _Temperature = Annotated[float | None, typer.Option(help="0 to 2.", show_default="the model's own")]
 _MaxTokens = Annotated[
     int | None, typer.Option(min=1, help="The most tokens in an answer.", show_default="the model's own")
 ]
-_Limit = Annotated[
-    int | None, typer.Option("--limit", "-n", min=1, help="Only the first N rows.", show_default="all")
-]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 
 
 def run(
     *,
-    source: _Input,
+    source: Input,
     prompt: _Prompt,
     system: _System = None,
-    model: _Model = "gpt-5-mini",
-    base_url: _BaseUrl = None,
-    max_concurrency: _Concurrency = 50,
+    model: Model = "gpt-5-mini",
+    base_url: BaseUrl = None,
+    max_concurrency: Concurrency = 50,
     schema: _Schema = None,
     output: _Output = "-",
-    format: _InputFormat = None,  # noqa: A002
+    format: InputFormat = None,  # noqa: A002
     output_format: _OutputFormat = None,
-    overwrite: _Overwrite = False,
+    overwrite: Overwrite = False,
     output_column: _OutputColumn = "output",
     timeout: _Timeout = None,
-    max_retries: _Retries = 2,
+    max_retries: Retries = 2,
     temperature: _Temperature = None,
     max_tokens: _MaxTokens = None,
-    limit: _Limit = None,
-    quiet: _Quiet = False,
+    limit: Limit = None,
+    quiet: Quiet = False,
 ) -> None:
     """Ask a model about each row of INPUT; write the rows with the answers, in the same order.
 

@@ -1,31 +1,51 @@
-"""What `batchrt run` was asked to do."""
+"""What a command was asked to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Settings"]
+__all__ = ["EmbedSettings", "JobSettings", "Settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Hold the options of `batchrt run`, as they were given."""
+class JobSettings:
+    """Hold the options that `batchrt run` and `batchrt embed` have in common, as they were given."""
 
     source: str
-    prompt: str
-    system: str | None = None
     model: str
     base_url: str | None = None
     max_concurrency: int
-    schema: str | None = None
     output: str = "-"
     format: str | None = None
     output_format: str | None = None
     overwrite: bool = False
-    output_column: str = "output"
     timeout: float | None = None
     max_retries: int
-    temperature: float | None = None
-    max_tokens: int | None = None
     limit: int | None = None
     quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(JobSettings):
+    """Hold the options of `batchrt run`."""
+
+    prompt: str
+    system: str | None = None
+    schema: str | None = None
+    output_column: str = "output"
+    temperature: float | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedSettings(JobSettings):
+    """Hold the options of `batchrt embed`."""
+
+    column: str
+    id_column: str | None = None
+    dimensions: int | None = None
+    server: str | None = None
+    max_batch_size: int | None = None
+    max_batch_tokens: int | None = None
+    tokenizer: str = "estimate"
+    truncate: str | None = None

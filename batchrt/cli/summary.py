@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from batchrt.cli.numbers import count, rate
 from batchrt.cli.tally import Tally
-from batchrt.jobs import Sink
+from batchrt.jobs import Sink, VectorSink
 
 __all__ = ["summary"]
 
@@ -16,26 +16,46 @@ _REASONS = {
 }
 
 
-def summary(tally: Tally, sink: Sink, seconds: float) -> str:
+def summary(tally: Tally, sink: Sink | VectorSink, seconds: float) -> str:
     """Return some lines: how many, how fast, what it took, what went wrong, and where the rows are."""
     return "\n".join(_lines(tally, sink, seconds))
 
 
-def _lines(tally: Tally, sink: Sink, seconds: float) -> Iterator[str]:
+def _lines(tally: Tally, sink: Sink | VectorSink, seconds: float) -> Iterator[str]:
     pace = f" ({rate(tally.ended / seconds)})" if seconds > 0 else ""
     cancelled = f", {tally.in_flight:,} more cancelled" if tally.in_flight else ""
     yield (
         f"{count(tally.ended, 'row')} in {seconds:.1f} s{pace}: "
         f"{tally.done:,} done, {tally.failed:,} failed{cancelled}"
     )
-    if tally.input_tokens or tally.output_tokens:
-        yield f"tokens: {tally.input_tokens:,} in, {tally.output_tokens:,} out"
-    if tally.retries:
-        yield f"repeated requests: {tally.retries:,}"
+    yield from _costs(tally)
     for reason, number in tally.cut_off.items():
         yield f"{count(number, 'answer')} {_REASONS.get(reason, f'ended for the reason {reason!r}')}"
     for name, kind in sorted(tally.kinds.items(), key=lambda pair: -pair[1].count):
         yield f"{kind.count:,} {name}, as in {kind.example}"
+    yield from _output(sink)
+
+
+def _costs(tally: Tally) -> Iterator[str]:
+    billed = tally.input_tokens or tally.output_tokens
+    if tally.lists:
+        if billed:
+            yield f"tokens: {tally.input_tokens:,}"
+        per_list = round(tally.sent / tally.lists)
+        yield f"{count(tally.lists, 'list')} sent, of {count(per_list, 'text')} on average"
+    elif billed:
+        yield f"tokens: {tally.input_tokens:,} in, {tally.output_tokens:,} out"
+    if tally.estimated_tokens:
+        yield f"tokens that the server did not count: about {tally.estimated_tokens:,}"
+    if tally.retries:
+        yield f"repeated requests: {tally.retries:,}"
+
+
+def _output(sink: Sink | VectorSink) -> Iterator[str]:
+    if isinstance(sink, VectorSink):
+        width = "" if sink.width is None else f" of {count(sink.width, 'number')}"
+        yield f"output: {count(sink.rows, 'row')}{width} in {' and '.join(sink.paths)}"
+        return
     if sink.left_out:
         yield f"left out, for there is no column for them: {', '.join(sorted(sink.left_out))}"
     yield f"output: {sink.path}"

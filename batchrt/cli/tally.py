@@ -29,7 +29,10 @@ class Tally:
     Attributes:
         started: rows that were begun.
         done, failed: rows that ended.
-        retries: attempts after each row's first.
+        retries: attempts after the first.
+        lists, sent: lists that were sent, and the texts in them.
+        input_tokens, output_tokens: what was billed.
+        estimated_tokens: of answers that do not tell what was billed.
         cut_off: answers that are not whole, by the provider's reason.
         kinds: errors by the name of their class.
     """
@@ -38,8 +41,11 @@ class Tally:
     done: int = 0
     failed: int = 0
     retries: int = 0
+    lists: int = 0
+    sent: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    estimated_tokens: int = 0
     cut_off: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
 
@@ -54,7 +60,7 @@ class Tally:
         return self.started - self.done - self.failed
 
     def add_usage(self, usage: Usage) -> None:
-        """Count the tokens of one row."""
+        """Count the tokens of an answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
 

@@ -9,7 +9,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from batchrt.cli.entries import Entry
-from batchrt.jobs import Sink
+from batchrt.jobs import Sink, VectorSink
 
 __all__ = ["Writer"]
 
@@ -24,7 +24,7 @@ class Writer:
     In a thread, for a pipe whose reader is slow must not hold up the requests in flight.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink | VectorSink) -> None:
         self._sink = sink
         self._entries: list[Entry] = []
         self._turn = anyio.Lock()

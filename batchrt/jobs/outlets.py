@@ -15,12 +15,14 @@ from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.jobs.formats import STANDARD_STREAM, os_problem
 from batchrt.jobs.sources import Source
 
-__all__ = ["Encode", "Outlet", "open_outlet"]
+__all__ = ["Encode", "Outlet", "encode_json", "open_file", "open_outlet", "refused", "write_all"]
 
 Encode: TypeAlias = Callable[[str], bytes]
 
 _CHUNK: Final = 1 << 16
 _GZIP_WBITS: Final = 31
+_MODE: Final = 0o666
+"""Of a new file, less what the umask takes away: as `open` has it."""
 
 
 class Outlet:
@@ -93,17 +95,11 @@ class Outlet:
         self._write(data if self._zip is None else self._zip.compress(data))
 
     def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
         try:
-            while rest:
-                # A raw stream may take a part only, and nothing where it must not block.
-                taken = self._stream.write(rest)
-                if taken is None:
-                    raise BlockingIOError("it is set not to block and is full")
-                rest = rest[taken:]
+            write_all(self._stream, data)
             self._stream.flush()
         except OSError as error:
-            self._failure = self._refused(error)
+            self._failure = refused(self.path, error)
             raise self._failure from error
 
     def _shut(self) -> None:
@@ -113,13 +109,33 @@ class Outlet:
             self._stream.close()
         except OSError as error:  # a network file system may report a lost write only now
             if self._failure is None:
-                raise self._refused(error) from error
+                raise refused(self.path, error) from error
 
-    def _refused(self, error: OSError) -> OutputError:
-        if isinstance(error, BrokenPipeError):
-            return OutputClosedError(f"{self.path}: its reader has gone", path=self.path)
-        message = f"{self.path}: cannot write: {os_problem(error)}; make room or name another file"
-        return OutputError(message, path=self.path)
+
+def write_all(stream: BinaryIO | io.FileIO, data: bytes) -> None:
+    """Write all of `data`; raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        # A raw stream may take a part only, and nothing where it must not block.
+        taken = stream.write(rest)
+        if taken is None:
+            raise BlockingIOError("it is set not to block and is full")
+        rest = rest[taken:]
+
+
+def refused(path: str, error: OSError) -> OutputError:
+    """Return what to raise for a write to `path` that failed."""
+    if isinstance(error, BrokenPipeError):
+        return OutputClosedError(f"{path}: its reader has gone", path=path)
+    message = f"{path}: cannot write: {os_problem(error)}; make room or name another file"
+    return OutputError(message, path=path)
+
+
+def encode_json(text: str) -> bytes:
+    """Return JSON text as UTF-8."""
+    # Only a lone surrogate needs the handler; it stands in a string, where the handler's `\ud83d`
+    # is JSON's own way to write it.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def open_outlet(path: str, encode: Encode, *, overwrite: bool, source: Source | None) -> Outlet:
@@ -131,6 +147,12 @@ def open_outlet(path: str, encode: Encode, *, overwrite: bool, source: Source | 
     """
     if path == STANDARD_STREAM:
         return _open_stdout(encode, source)
+    stream = open_file(path, overwrite=overwrite, source=source)
+    return Outlet(stream, path, encode, compress=path.lower().endswith(".gz"), owned=True)
+
+
+def open_file(path: str, *, overwrite: bool, source: Source | None, keep: bool = False) -> io.FileIO:
+    """Open `path` for writing; with `keep` its content is left. Raises as `open_outlet` does."""
     try:
         status = Path(path).stat()
     except OSError:  # not there, or out of reach: opening it says which
@@ -139,11 +161,15 @@ def open_outlet(path: str, encode: Encode, *, overwrite: bool, source: Source | 
         _refuse_source(path, status, source)
     # A device or a named pipe is there on purpose; only a file's content can be lost.
     fresh = not overwrite and (status is None or stat.S_ISREG(status.st_mode))
+    mode = "x" if fresh else "w"
     try:
-        stream = io.FileIO(path, "x" if fresh else "w")
+        return io.FileIO(path, mode, opener=_open_keeping) if keep else io.FileIO(path, mode)
     except OSError as error:
         raise InputError(f"{path}: {_open_problem(path, error)}", path=path) from error
-    return Outlet(stream, path, encode, compress=path.lower().endswith(".gz"), owned=True)
+
+
+def _open_keeping(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, _MODE)
 
 
 def _open_stdout(encode: Encode, source: Source | None) -> Outlet:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from batchrt.errors import InputError, OutputError
+from batchrt.errors import InputError
+from batchrt.jobs.closing import Closing
 from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, choose_format
-from batchrt.jobs.outlets import Outlet, open_outlet
+from batchrt.jobs.outlets import Outlet, encode_json, open_outlet
 from batchrt.jobs.rendering import cell, error_line, json_text
 from batchrt.jobs.sources import Source
 
@@ -47,13 +46,13 @@ def open_sink(
         error_column = "error" if output_column == "output" else f"{output_column}_error"
     kind = "jsonl" if name == STANDARD_STREAM and format is None else choose_format(name, format)
     _check_names(columns, output_column, error_column)
-    encode = _encode_json if kind == "jsonl" else _encode_table
+    encode = encode_json if kind == "jsonl" else _encode_table
     outlet = open_outlet(name, encode, overwrite=overwrite, source=source)
     sink = _JsonSink if kind == "jsonl" else _TableSink
     return sink(outlet, kind, columns, output_column, error_column)
 
 
-class Sink(ABC):
+class Sink(Closing):
     """Write rows to a file, in the order they are given.
 
     Attributes:
@@ -106,19 +105,6 @@ class Sink(ABC):
     def close(self) -> None:
         """Write what is left and close the file; stdout stays open. Raises as `write` does."""
         self._outlet.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # What ended the block, a cancellation say, must not be hidden by what it led to.
-        with nullcontext() if error is None else suppress(OutputError):
-            self.close()
 
     @abstractmethod
     def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
@@ -189,12 +175,6 @@ def _check_names(columns: Sequence[str], output_column: str, error_column: str) 
         if name in columns:
             message = f"the input has a column {name!r} already; choose another with"
             raise InputError(f"{message} --output-column", column=name)
-
-
-def _encode_json(text: str) -> bytes:
-    # Only a lone surrogate needs the handler; it stands in a string, where the handler's `\ud83d`
-    # is JSON's own way to write it.
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _encode_table(text: str) -> bytes:

@@ -21,6 +21,7 @@ def test_help_names_every_command(command: Command) -> None:
     assert (asked.code, bare.code) == (0, 2)
     assert asked.out == bare.out
     assert "run " in asked.out
+    assert "embed " in asked.out
     assert "mock " in asked.out
 
 
@@ -36,6 +37,8 @@ def test_help_names_every_command(command: Command) -> None:
         (["run", "x.csv", "--prompt", "a", "--format", "xlsx"], "'csv', 'tsv', 'jsonl'"),
         (["run", "x.csv", "--prompt", "a", "--limit", "0"], "--limit"),
         (["run", "x.csv", "--prompt", "a", "--api-key", "k"], "No such option: --api-key"),
+        (["embed", "x.csv"], "Missing option '--column' (see batchrt embed --help)"),
+        (["embed", "x.csv", "--column", "a", "--server", "word2vec"], "'openai', 'azure', 'tei'"),
         (["mock", "--faults", "2"], "--faults"),
     ],
 )
@@ -46,14 +49,14 @@ def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: st
     assert words in result.complaint
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "no.csv"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["embed", "--help"], ["run", "no.csv"]])
 def test_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
     """Nobody waits for an HTTP library to read a help page."""
     program = (
         "import sys; from batchrt.cli.main import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "print({'httpx', 'pyqwest', 'uvicorn', 'pytest'} & sys.modules.keys())"
+        "print({'httpx', 'numpy', 'pyarrow', 'pyqwest', 'uvicorn', 'pytest'} & sys.modules.keys())"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "set()"

@@ -13,7 +13,16 @@ import httpx
 import pytest
 
 from batchrt import testing
-from batchrt.testing import Fault, FaultLike, FaultPlan, LogNormal, MockProvider
+from batchrt.testing import (
+    Fault,
+    FaultLike,
+    FaultPlan,
+    LogNormal,
+    MockProvider,
+    Outage,
+    Queueing,
+    RateLimits,
+)
 from batchrt.testing.exchange import Exchange
 from tests.cli.conftest import Command
 
@@ -52,6 +61,8 @@ def test_by_default_nothing_goes_wrong(command: Command, served: list[tuple[Mock
     [(provider, address)] = served
     assert (provider.latency, provider.faults) == (0, FaultPlan())
     assert address == ("127.0.0.1", 8000)
+    gate = provider._gate
+    assert (gate._limits, gate._queueing, gate._outages) == (None, None, ())
 
 
 def test_a_family_and_its_limits(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
@@ -68,6 +79,29 @@ def test_a_family_and_its_limits(command: Command, served: list[tuple[MockProvid
     assert b"less than 3 tokens" in body_of(long)
     assert proper.reply.delay == 1.0
     assert len(json.loads(body_of(proper))["data"][0]["embedding"]) == 5
+
+
+def test_limits_a_queue_and_outages(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+    """What is refused when, and how it is told."""
+    limits = ["--requests-per-minute", "600,60@120", "--tokens-per-minute", "90000", "--burst-seconds", "0.1"]
+    told = ["--requests-per-day", "1000", "--tokens-per-day", "1e6", "--limit-style", "litellm"]
+    queue = ["--capacity", "4,2@60", "--max-waiting", "0", "--seconds-per-token", "0.5"]
+    outages = ["--outage", "5-6=429", "--outage", "0.5-2=refused", "--outage", "7-8"]
+    headers = ["--limit-headers", "success"]
+    assert command("mock", *limits, *told, *queue, *outages, *headers).code == 0
+    [(provider, _)] = served
+    gate = provider._gate
+    assert gate._limits == RateLimits(
+        requests_per_minute=[(0, 600), (120, 60)],
+        tokens_per_minute=90_000,
+        requests_per_day=1000,
+        tokens_per_day=1e6,
+        burst_seconds=0.1,
+        style="litellm",
+        headers="success",
+    )
+    assert gate._queueing == Queueing(capacity=[(0, 4), (60, 2)], max_waiting=0, seconds_per_token=0.5)
+    assert gate._outages == (Outage(5, 6, 429), Outage(0.5, 2, "refused"), Outage(7, 8))
 
 
 def met(provider: MockProvider, *texts: str) -> Exchange:
@@ -94,6 +128,20 @@ def body_of(exchange: Exchange) -> bytes:
         (["--fault", "gzip_bomb=0.1"], "write it as gzip_bomb:BYTES=RATE"),
         (["--fault", "conflict:3=0.1"], "write it as conflict=RATE"),
         (["--fault", "stall=0.7", "--fault", "conflict=0.7"], "the rates add up to 1.4"),
+        (["--requests-per-minute", "many"], "--requests-per-minute must be a number, as 600, or numbers and"),
+        (["--tokens-per-minute", "600,300"], "as 600,300@60; not '600,300'"),
+        (["--requests-per-day", "0"], "--requests-per-day must be a number above 0"),
+        (["--tokens-per-day", "9,8@7,7@6"], "--tokens-per-day must be a number above 0"),
+        (["--burst-seconds", "5"], "--burst-seconds needs a limit, as --requests-per-minute 600"),
+        (["--requests-per-minute", "5", "--burst-seconds", "0"], "--burst-seconds must be above 0"),
+        (["--requests-per-minute", "5", "--limit-style", "x"], "--limit-style must be one of openai, azure"),
+        (["--requests-per-minute", "5", "--limit-headers", "x"], "--limit-headers must be one of all, "),
+        (["--limit-style", "tei"], "--limit-style needs a limit"),
+        (["--capacity", "0.5"], "--capacity must be a whole number above 0"),
+        (["--max-waiting", "5"], "--max-waiting needs --capacity"),
+        (["--outage", "5"], "--outage 5: write it as START-END or START-END=KIND"),
+        (["--outage", "9-5"], "--outage 9-5: write it as"),
+        (["--outage", "5-9=418"], "--outage 5-9=418: write it as"),
     ],
 )
 def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:

@@ -44,6 +44,15 @@ def test_all_facts_are_said() -> None:
     ]
 
 
+def test_an_estimate_is_called_one() -> None:
+    """Where a server does not tell what it billed."""
+
+    async def main() -> list[str]:
+        return new_progress(Tally(input_tokens=500, estimated_tokens=1500)).words()
+
+    assert on_mock_clock(main)[-1] == "about 2k tokens"
+
+
 def test_what_nobody_knows_is_not_said() -> None:
     """A pipe has no end in sight; nothing failed; no server counts tokens."""
 

@@ -1,0 +1,78 @@
+"""A job from beginning to end: what was asked for is looked at before anything is sent or written."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+import anyio
+
+from batchrt.cli.job import Job
+from batchrt.cli.models import is_built_in
+from batchrt.cli.process import allow_connections, collecting_less
+from batchrt.cli.settings import JobSettings
+from batchrt.cli.speech import complain
+from batchrt.cli.usage import UsageProblem
+from batchrt.errors import InputError
+from batchrt.jobs import OutputClosedError, OutputError, Source, open_source
+
+__all__ = ["check_limits", "execute"]
+
+_BY_SIGNAL: Final = 128
+"""What a shell adds to the number of the signal that ended a program."""
+_SIGPIPE: Final = 13
+
+
+def check_limits(settings: JobSettings) -> None:
+    """Raise UsageProblem for a time or a number of requests that cannot be had."""
+    seconds = settings.timeout
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageProblem(f"--timeout must be a number of seconds above 0, not {seconds:g}")
+    if is_built_in(settings):
+        return
+    wanted = settings.max_concurrency
+    fit = allow_connections(wanted)
+    if fit < wanted:
+        raise UsageProblem(
+            f"--max-concurrency {wanted} needs more open files than this system allows; "
+            f"use at most {max(1, fit)}, or allow more with ulimit -n"
+        )
+
+
+def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:
+    """Run a job over the input of `settings` and return the exit code.
+
+    Args:
+        settings: as they were given.
+        new_job: makes the job; what it opens is closed by the stack when the job has ended.
+
+    Raises:
+        UsageProblem: something has to be put right first; nothing was sent and nothing written.
+    """
+    try:
+        with open_source(settings.source, format=settings.format) as source:
+            with ExitStack() as stack:
+                job = new_job(source, stack)
+                with collecting_less():
+                    uvloop = importlib.util.find_spec("uvloop") is not None
+                    anyio.run(job.run, backend_options={"use_uvloop": uvloop})
+            return _conclude(job)
+    except OutputClosedError:
+        return _BY_SIGNAL + _SIGPIPE
+    except OutputError as error:
+        complain(str(error))
+        return 1
+    except InputError as error:
+        raise UsageProblem(str(error)) from error
+
+
+def _conclude(job: Job) -> int:
+    job.conclude()
+    if job.signal is not None:
+        return _BY_SIGNAL + job.signal
+    if job.refusal is not None:
+        return 1 if job.tally.done else 2
+    return 1 if job.tally.failed else 0

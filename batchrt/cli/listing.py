@@ -1,0 +1,193 @@
+"""Rows carried to an embedding model in lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+import anyio
+
+from batchrt.cli.booking import Gatekeeper
+from batchrt.cli.entries import Entry
+from batchrt.cli.packing import Lists, PipeLists
+from batchrt.cli.tally import Tally
+from batchrt.cli.texts import Text
+from batchrt.config import RunConfig
+from batchrt.errors import ContextLengthError, ItemTimeoutError
+from batchrt.runnables.base import Runnable
+from batchrt.runtime.lists import ListCall, Part, RepackError, carry
+from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.stream import Stream
+
+__all__ = ["Embedded", "ListCargo"]
+
+_LEAST_AHEAD: Final = 2
+"""Lists beside those under way that may wait for one before them."""
+_AHEAD_PER_SLOT: Final = 20
+_ROWS_AHEAD: Final = 8192
+"""Rows to which that may add up where lists are short: 50 MB of vectors of 1,536 numbers."""
+
+Groups: TypeAlias = "dict[str, list[Entry]]"
+
+
+class Embedded(Runnable[list[Text], None]):
+    """Embed lists of texts; the entries have what became of each when its part of the list is done with.
+
+    Equal texts of a list are sent once.
+
+    Args:
+        call: embeds lists, and gives vectors as bytes.
+        tally: where rows are counted.
+        gate: is told of each part's end.
+        timeout: seconds for a list with all its attempts; `None` for no end.
+    """
+
+    def __init__(
+        self, call: ListCall, tally: Tally, gate: Gatekeeper, *, timeout: float | None = None
+    ) -> None:
+        self._call = replace(call, call=self._counted)
+        self._ask = call.call
+        self._tally = tally
+        self._gate = gate
+        self._timeout = timeout
+
+    async def _counted(self, texts: list[str], strand: Strand) -> Any:
+        self._tally.lists += 1
+        self._tally.sent += len(texts)
+        try:
+            return await self._ask(texts, strand)
+        except RepackError as error:
+            if error.__cause__ is None:  # it was known to be too long, and not sent
+                self._tally.lists -= 1
+            self._tally.sent -= len(texts)
+            raise
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  the call is made already
+        async def embed(texts: list[Text], strand: Strand) -> None:
+            self._tally.started += len(texts)
+            groups = self._grouped(texts)
+            item, distinct = strand.item, list(groups)
+
+            def give(part: Part) -> None:
+                self._give(distinct[part.start : part.stop], part, groups)
+
+            try:
+                with anyio.move_on_after(self._timeout) as scope:
+                    await carry(self._call, distinct, strand, give)
+            finally:
+                strand.item = item
+            if scope.cancelled_caught:
+                self._fail_rest(texts, self._late())
+
+        return Step(embed)
+
+    def _late(self) -> ItemTimeoutError:
+        assert self._timeout is not None
+        seconds = self._timeout
+        return ItemTimeoutError(f"the list took longer than its timeout of {seconds:g} s", seconds=seconds)
+
+    def _fail_rest(self, texts: list[Text], error: Exception) -> None:
+        """Give `error` to the rows that have not ended."""
+        for entry, _ in texts:
+            if not entry.ended:
+                self._fail(entry, error)
+
+    def _grouped(self, texts: list[Text]) -> Groups:
+        """Return the rows of each text; those that have an error by themselves have ended."""
+        groups: Groups = {}
+        prepare = self._call.prepare
+        for entry, text in texts:
+            if entry.error is not None:
+                self._fail(entry, entry.error)
+                continue
+            try:
+                prepared = text if prepare is None else prepare(text)
+            except Exception as error:  # noqa: BLE001  this row's outcome
+                self._fail(entry, error)
+            else:
+                groups.setdefault(prepared, []).append(entry)
+        return groups
+
+    def _give(self, texts: list[str], part: Part, groups: Groups) -> None:
+        """Book a part of a list."""
+        tally = self._tally
+        tally.retries += part.book.retries
+        if part.error is not None:
+            self._gate.refused(part.error)
+        else:
+            self._gate.passed()
+            if part.book.usage is None and self._call.cost is not None:
+                tally.estimated_tokens += round(sum(map(self._call.cost, texts)))
+        if part.book.usage is not None:
+            tally.add_usage(part.book.usage)
+        results = part.results if part.error is None else [part.error] * len(texts)
+        for text, result in zip(texts, results, strict=True):
+            for entry in groups[text]:
+                self._end(entry, result)
+
+    def _end(self, entry: Entry, result: Any) -> None:
+        if isinstance(result, Exception):
+            self._fail(entry, result)
+        else:
+            entry.output = result
+            entry.ended = True
+            self._tally.done += 1
+
+    def _fail(self, entry: Entry, error: Exception) -> None:
+        if isinstance(error, ContextLengthError):  # the library says what to do in its own terms
+            error.message = error.message.replace("truncate=True", "--truncate auto")
+        entry.error = error
+        entry.ended = True
+        self._tally.add_failure(entry, error)
+
+
+class ListCargo:
+    """Carry rows in lists.
+
+    Args:
+        model: what takes lists.
+        lists: the rows.
+        cap: the most lists in flight.
+        size: the most rows in a list.
+        tally: where rows are counted.
+    """
+
+    def __init__(
+        self,
+        model: Embedded,
+        lists: Lists | PipeLists,
+        *,
+        cap: int,
+        size: int,
+        tally: Tally,
+    ) -> None:
+        self._model = model
+        self._lists = lists
+        self._cap = cap
+        self._window = cap + max(_LEAST_AHEAD, min(_ROWS_AHEAD // size, _AHEAD_PER_SLOT * cap))
+        self._tally = tally
+
+    def start(self) -> Stream[Any]:
+        """Return the run; it has an outcome for each list."""
+        config = RunConfig(max_concurrency=self._cap, window=self._window)
+        return self._model.abatch_iter(self._lists, config, return_exceptions=True)
+
+    async def take(self, outcomes: Stream[Any]) -> list[Entry]:
+        """Wait for the rows of a list that is done with."""
+        outcome = await anext(outcomes)
+        entries = [text.entry for text in self._lists.under_way.popleft()]
+        if isinstance(outcome, Exception):  # such as a stray cancellation; parts of the list may be done
+            for entry in entries:
+                if not entry.ended:
+                    entry.error = outcome
+                    self._tally.add_failure(entry, outcome)
+        return entries
+
+    def rest(self) -> list[Entry]:
+        """Return the rows that ended while others before them had not."""
+        return [text.entry for texts in self._lists.under_way for text in texts if text.entry.ended]
+
+    def stop(self) -> None:
+        """Begin no more lists."""
+        self._lists.stop()

@@ -1,0 +1,57 @@
+"""Models as options name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from batchrt.cli.settings import JobSettings
+from batchrt.cli.usage import UsageProblem
+from batchrt.errors import AuthenticationError
+
+__all__ = ["is_built_in", "new_model"]
+
+M = TypeVar("M")
+
+_BUILT_IN: Final = "mock"
+
+
+def is_built_in(settings: JobSettings) -> bool:
+    """Say whether the model is the one that needs no network."""
+    return settings.model == _BUILT_IN and settings.base_url is None
+
+
+def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> M:
+    """Return what `make` gives for `--model`, which is the embedded provider's if it is called `mock`.
+
+    Args:
+        make: the class.
+        settings: say where the model is.
+        options: more for `make`; those that are named in its errors are called like the command's.
+
+    Raises:
+        UsageProblem: an option makes no sense, something has to be installed for it, or there is no key
+            where one is needed.
+    """
+    if is_built_in(settings):
+        from batchrt.testing import MockProvider
+
+        options |= {"transport": MockProvider().transport(), "base_url": "http://mock/v1", "api_key": ""}
+    else:
+        options["base_url"] = settings.base_url
+    try:
+        return make(settings.model, max_retries=settings.max_retries, **options)
+    except AuthenticationError as error:
+        raise UsageProblem(
+            "there is no API key; set OPENAI_API_KEY, or name another provider with --base-url"
+        ) from error
+    except ImportError as error:
+        raise UsageProblem(str(error)) from error
+    except ValueError as error:
+        raise UsageProblem(_in_options(str(error), options)) from error
+
+
+def _in_options(message: str, options: dict[str, Any]) -> str:
+    """Return `message`, which begins with a parameter's name, with the option's name instead."""
+    name, _, rest = message.partition(" ")
+    return f"--{name.replace('_', '-')} {rest}" if name in options else message

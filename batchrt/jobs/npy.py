@@ -1,0 +1,121 @@
+"""Vectors as a numpy file, with what is kept beside them in a second one."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from batchrt.errors import OutputError
+from batchrt.jobs.outlets import Outlet, refused, write_all
+from batchrt.jobs.rendering import error_line, json_text
+from batchrt.jobs.vectors import VectorFormat, VectorSink
+
+__all__ = ["NpySink"]
+
+_MAGIC: Final = b"\x93NUMPY\x01\x00"
+_HEADER_BYTES: Final = 128
+"""Room for any shape, and a multiple of 64, which numpy's format asks for so that a file can be mapped
+into memory (numpy.lib.format, version 1.0)."""
+_CHUNK: Final = 1 << 20
+_NAN: Final = struct.pack("<f", float("nan"))
+
+
+class NpySink(VectorSink):
+    """Write a float32 matrix with a row for each row that is given, of NaN where there is no vector.
+
+    Beside it goes a file of lines `{"row": 0, …, "error": null}`, where `row` is the matrix's. The header
+    of the matrix is brought up to date after what it counts is in both files: whatever ends the process,
+    they can be read up to the last flush. Without any vector the matrix has `width` columns, or none.
+
+    Args:
+        stream: an empty file, to be closed with the sink.
+        path: its name.
+        beside: the second file.
+        width: how many numbers a vector has, if that is known.
+    """
+
+    format: VectorFormat = "npy"
+
+    def __init__(self, stream: io.FileIO, path: str, beside: Outlet, width: int | None) -> None:
+        super().__init__((path, beside.path), width)
+        self._stream = stream
+        self._beside = beside
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._blank = 0
+        self._failure: OutputError | None = None
+
+    def flush(self) -> None:
+        """Hand all rows written so far to the operating system."""
+        if self._stream.closed:
+            return
+        self._append()
+        self._beside.flush()
+        with self._guarded():
+            self._stream.seek(0)
+            write_all(self._stream, _header(self.rows, self.width or 0))
+
+    def close(self) -> None:
+        """Write what is left and close both files."""
+        try:
+            if self._failure is None:
+                self.flush()
+        finally:
+            self._shut()
+
+    def _put(
+        self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
+    ) -> None:
+        line = None if error is None else error_line(error)
+        self._beside.put(json_text({"row": self.rows - 1, **values, "error": line}) + "\n")
+        if self.width is None:
+            self._blank += 1
+            return
+        while self._blank:  # rows that came before anybody knew how wide they are
+            self._blank -= 1
+            self._take(_NAN * self.width)
+        self._take(_NAN * self.width if vector is None else vector)
+
+    def _take(self, vector: bytes) -> None:
+        self._pending.append(vector)
+        self._pending_bytes += len(vector)
+        if self._pending_bytes >= _CHUNK:
+            self._append()
+
+    def _append(self) -> None:
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        with self._guarded():
+            # Behind what is there; the first time behind a header that is yet to be written.
+            self._stream.seek(max(_HEADER_BYTES, self._stream.seek(0, io.SEEK_END)))
+            write_all(self._stream, data)
+
+    def _shut(self) -> None:
+        try:
+            self._beside.close()
+        finally:
+            try:
+                self._stream.close()
+            except OSError as error:  # a network file system may report a lost write only now
+                if self._failure is None:
+                    raise refused(self.paths[0], error) from error
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except OSError as error:
+            self._failure = refused(self.paths[0], error)
+            raise self._failure from error
+
+
+def _header(rows: int, width: int) -> bytes:
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}"
+    size = _HEADER_BYTES - len(_MAGIC) - 2
+    return _MAGIC + struct.pack("<H", size) + text.ljust(size - 1).encode() + b"\n"

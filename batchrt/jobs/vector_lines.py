@@ -1,0 +1,52 @@
+"""Vectors as JSONL: one object a line."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any, Final
+
+from batchrt.jobs.outlets import Outlet
+from batchrt.jobs.rendering import error_line, json_text
+from batchrt.jobs.vectors import VectorFormat, VectorSink
+
+__all__ = ["LineSink"]
+
+_NUMBER: Final = "%.9g"
+"""Nine digits tell every float32 from every other (IEEE 754; only -0 is read as 0), and are a third shorter
+than what Python writes for the double that it is read into."""
+
+
+class LineSink(VectorSink):
+    """Write `{…, "embedding": [0.1, …], "error": null}`, with one of both null."""
+
+    format: VectorFormat = "jsonl"
+
+    def __init__(self, outlet: Outlet, width: int | None) -> None:
+        super().__init__((outlet.path,), width)
+        self._outlet = outlet
+        self._template = ""
+        self._numbers = struct.Struct("")
+
+    def flush(self) -> None:
+        """Hand all rows written so far to the operating system."""
+        self._outlet.flush()
+
+    def close(self) -> None:
+        """Write what is left and close the file; stdout stays open."""
+        self._outlet.close()
+
+    def _put(
+        self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
+    ) -> None:
+        line = None if error is None else error_line(error)
+        if vector is None:
+            self._outlet.put(json_text({**values, "embedding": None, "error": line}) + "\n")
+            return
+        if self._numbers.size != len(vector):
+            self._numbers = struct.Struct(f"<{self.width}f")
+            self._template = ", ".join([_NUMBER] * (self.width or 0))
+        numbers = self._template % self._numbers.unpack(vector)
+        head, tail = json_text(dict(values)), json_text({"error": line})
+        beginning = "{" if head == "{}" else f"{head[:-1]}, "
+        self._outlet.put(f'{beginning}"embedding": [{numbers}], {tail[1:]}\n')

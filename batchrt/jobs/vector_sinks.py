@@ -1,0 +1,120 @@
+"""Vectors out: .npy, Parquet and JSONL files, or stdout."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, get_args
+
+from batchrt.errors import InputError
+from batchrt.jobs.formats import STANDARD_STREAM
+from batchrt.jobs.npy import NpySink
+from batchrt.jobs.outlets import Outlet, encode_json, open_file, open_outlet
+from batchrt.jobs.parquet import ParquetSink, pyarrow
+from batchrt.jobs.sources import Source
+from batchrt.jobs.vector_lines import LineSink
+from batchrt.jobs.vectors import Kind, VectorFormat, VectorSink
+
+__all__ = ["open_vector_sink"]
+
+_FORMATS: Final[tuple[VectorFormat, ...]] = get_args(VectorFormat)
+_SUFFIXES: Final[dict[str, VectorFormat]] = {
+    ".npy": "npy",
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+_SAY_WHICH: Final = "name it .npy, .parquet or .jsonl, or say which with --format"
+
+
+def open_vector_sink(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, Kind],
+    width: int | None = None,
+    format: str | None = None,  # noqa: A002
+    overwrite: bool = False,
+    source: Source | None = None,
+) -> VectorSink:
+    """Open `path` for vectors, each with the values of `columns` beside it.
+
+    `"-"` is stdout, as JSONL; else the suffix decides. `.gz` after `.jsonl` compresses. Beside
+    `vectors.npy`, which has room for numbers only, goes `vectors.ids.jsonl`.
+
+    Args:
+        path: where to.
+        columns: names, and of what kind the values are. Parquet writes them as that; the other
+            formats as they come.
+        width: how many numbers a vector has, if that is known.
+        format: `npy`, `parquet` or `jsonl`, if the suffix does not tell.
+        overwrite: replace what is there.
+        source: its own file is refused even then.
+
+    Raises:
+        InputError: the format is not known, or a file is there already, is the input, or cannot be
+            made. Nothing is written then.
+        ImportError: Parquet needs pyarrow.
+    """
+    name = os.fspath(path)
+    kind = _choose_format(name, format)
+    if kind == "jsonl":
+        return LineSink(open_outlet(name, encode_json, overwrite=overwrite, source=source), width)
+    if name == STANDARD_STREAM:
+        raise InputError(f"stdout takes jsonl only; name a file for {kind}", path="stdout")
+    if kind == "parquet":
+        pyarrow()
+        return ParquetSink(open_file(name, overwrite=overwrite, source=source), name, columns, width)
+    stream, beside = _open_pair(name, overwrite=overwrite, source=source)
+    return NpySink(stream, name, beside, width)
+
+
+def _choose_format(path: str, explicit: str | None) -> VectorFormat:
+    if explicit is not None:
+        for known in _FORMATS:
+            if explicit == known:
+                return known
+        raise InputError(f"unknown format {explicit!r}; use npy, parquet or jsonl", path=path)
+    if path == STANDARD_STREAM:
+        return "jsonl"
+    lower = path.lower()
+    suffix = Path(lower.removesuffix(".gz")).suffix
+    if suffix not in _SUFFIXES:
+        named = f"the suffix {suffix!r} is none of a file of vectors" if suffix else "it has no suffix"
+        raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+    if lower.endswith(".gz") and _SUFFIXES[suffix] != "jsonl":
+        raise InputError(f"{path}: {suffix} is not compressed like this; leave .gz out", path=path)
+    return _SUFFIXES[suffix]
+
+
+def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, Outlet]:
+    """Open both files, or none; what was in them is only lost if both can be had."""
+    is_new = not _is_there(path)
+    with ExitStack() as undo:
+        stream = open_file(path, overwrite=overwrite, source=source, keep=True)
+        if is_new:
+            undo.callback(Path(path).unlink, missing_ok=True)
+        undo.callback(stream.close)
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            problem = "the head of an .npy file is written last; name a regular file, or use jsonl"
+            raise InputError(f"{path}: {problem}", path=path)
+        beside = open_outlet(_beside(path), encode_json, overwrite=overwrite, source=source)
+        stream.truncate(0)
+        undo.pop_all()
+    return stream, beside
+
+
+def _is_there(path: str) -> bool:
+    try:
+        Path(path).stat()
+    except OSError:
+        return False
+    return True
+
+
+def _beside(path: str) -> str:
+    stem = path[: -len(".npy")] if path.lower().endswith(".npy") else path
+    return f"{stem}.ids.jsonl"
