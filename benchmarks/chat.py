@@ -152,7 +152,7 @@ def _play(entry: _Entry, case: Case, server: ServerProcess) -> None:
     except WorkerError as error:
         entry.note = f"failed: {error}"
     else:
-        entry.samples.append({**sample, "peak": server.peak_in_flight()})
+        entry.samples.append({**sample, "peak": server.log()["peak_in_flight"]})
 
 
 def _row(entry: _Entry, case: Case, reference: _Entry) -> Row:

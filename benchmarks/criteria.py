@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import chat, overhead, startup, streaming
+from benchmarks import chat, embeddings, lists, overhead, startup, streaming
 from benchmarks.leaves import Body, Shape, Work
 from benchmarks.results import Table
 
@@ -18,7 +18,13 @@ Measured = Mapping[str, Sequence[Table]]
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """Demand that one figure stays within a limit; its median is what counts, unless said."""
+    """Demand that one figure stays within a limit; its median is what counts, unless said.
+
+    Attributes:
+        below: the limit itself is not met.
+        least: the limit is the least that is demanded, not the most.
+        worst: the worst round counts.
+    """
 
     point: int
     suite: str
@@ -30,7 +36,15 @@ class Criterion:
     unit: str
     loop: str = "asyncio"
     below: bool = False
+    least: bool = False
     worst: bool = False
+
+    @property
+    def relation(self) -> str:
+        """How the figure has to stand to the limit."""
+        if self.least:
+            return "≥"
+        return "<" if self.below else "≤"
 
     def judge(self, measured: Measured) -> Verdict:
         """Hold it against what was measured; what was not measured is not met."""
@@ -38,12 +52,13 @@ class Criterion:
             if table.case == self.case:
                 series = table.figure(self.contender, self.figure, self.loop)
                 if series is not None and series.values:
-                    return self._verdict(series.max if self.worst else series.median)
+                    worst = series.min if self.least else series.max
+                    return self._verdict(worst if self.worst else series.median)
         return Verdict(self, None, met=False)
 
     def _verdict(self, value: float) -> Verdict:
-        met = value < self.limit if self.below else value <= self.limit
-        return Verdict(self, value, met=met)
+        met = {"≥": value >= self.limit, "<": value < self.limit, "≤": value <= self.limit}
+        return Verdict(self, value, met=met[self.relation])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +90,7 @@ def judge(measured: Measured) -> list[Verdict]:
 def criteria() -> list[Criterion]:
     """Return all criteria, in order."""
     makers: tuple[Callable[[], list[Criterion]], ...]
-    makers = (_runtime_cost, _as_completed, _chat, _import)
+    makers = (_runtime_cost, _as_completed, _chat, _import, _requests, _vectors, _lists)
     return [criterion for make in makers for criterion in make()]
 
 
@@ -131,3 +146,65 @@ def _import() -> list[Criterion]:
         Criterion(5, suite, cpu, startup.CASE, name, "cpu", 150, "ms", loop="", below=True),
         Criterion(5, suite, libraries, startup.CASE, name, "libraries", 0, "", loop="", worst=True),
     ]
+
+
+_ARRAY, _BLOCKS = "batchrt aembed_array", "batchrt aembed_blocks"
+
+
+def _requests() -> list[Criterion]:
+    suite, (packed, tei, _) = "embeddings", embeddings.cases(quick=False)
+    demands = (
+        (packed, _ARRAY, 5),
+        (packed, "batchrt abatch", 5),
+        (tei, _ARRAY, 313),
+        (tei, "batchrt abatch", 313),
+    )
+    found: list[Criterion] = []
+    for case, who, limit in demands:
+        title = f"{case.count:,} texts, {case.most:,} a request, {who}"
+        most, name = case.in_flight, case.name
+        found += [
+            Criterion(6, suite, f"{title}: requests", name, who, "requests", limit, "", worst=True),
+            Criterion(6, suite, f"{title}: in flight together", name, who, "peak", most, "", worst=True),
+            Criterion(6, suite, f"{title}: missing or wrong", name, who, "wrong", 0, "texts", worst=True),
+        ]
+    return found
+
+
+def _vectors() -> list[Criterion]:
+    suite, cases = "embeddings", embeddings.cases(quick=False)
+    cpu = [
+        Criterion(
+            7,
+            suite,
+            f"{case.count:,} texts, {case.most:,} a request: CPU against bare aiohttp",
+            case.name,
+            _ARRAY,
+            "ratio",
+            1.5,
+            "x",
+        )
+        for case in cases
+    ]
+    many = cases[-1]
+    collected, streamed = "100,000 vectors collected: memory", "100,000 vectors streamed: memory"
+    whole, window = embeddings.MATRIX_MEGABYTES + 100, embeddings.window_megabytes(many)
+    return [
+        *cpu,
+        Criterion(7, suite, collected, many.name, _ARRAY, "growth", whole, "MB", worst=True),
+        Criterion(7, suite, streamed, many.name, _BLOCKS, "growth", window, "MB", worst=True),
+    ]
+
+
+def _lists() -> list[Criterion]:
+    found: list[Criterion] = []
+    for load in lists.loads(quick=False):
+        title = f"lists of {load.size}, {load.in_flight} in flight"
+        fill, total = f"{title}: fill under load", f"{title}: total against the better ideal"
+        schedule = f"{title}: schedule alone against the better ideal"
+        found += [
+            Criterion(8, "lists", fill, load.name, "batchrt", "fill_loaded", 90, "%", least=True),
+            Criterion(8, "lists", total, load.name, "batchrt", "ratio", 1.15, "x"),
+            Criterion(8, "lists", schedule, load.name, "batchrt", "schedule_ratio", 1.15, "x"),
+        ]
+    return found

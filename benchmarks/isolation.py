@@ -71,7 +71,8 @@ def run_python(arguments: Sequence[str], *, seconds: float, core: int | None = C
         raise WorkerError(f"stopped after {seconds:g} s") from None
     if process.returncode:
         lines = complaint.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise WorkerError(lines[-1])
+        # An error may have a note below it.
+        raise WorkerError("; ".join(lines[-2:]))
     return json.loads(output.splitlines()[-1])
 
 

@@ -11,7 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe", "installed"]
+from benchmarks import texts
+
+__all__ = ["available_memory", "describe", "installed"]
 
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 _OWN_STACK = ("anyio", "httpx", "pyqwest", "tenacity", "pydantic", "trio")
@@ -28,6 +30,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "batchrt": installed("batchrt") or "the checkout",
+        "texts": texts.origin(),
         "peers": _peers(),
         "stack": {name: installed(name) for name in _OWN_STACK},
     }
@@ -39,6 +42,16 @@ def installed(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def available_memory() -> int | None:
+    """Return the bytes that a process could still take, where that is known."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next((1024 * number for number in kilobytes), None)
 
 
 def _peers() -> dict[str, str]:

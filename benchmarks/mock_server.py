@@ -1,4 +1,4 @@
-"""The mock provider on a core of its own: `python -m benchmarks.mock_server LATENCY`."""
+"""The mock provider on a core of its own: `python -m benchmarks.mock_server OPTIONS`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from benchmarks.isolation import SERVER_CORE, pinned
 
@@ -33,20 +34,26 @@ class ServerProcess:
         request = urllib.request.Request(f"{self._root}/_mock/reset", method="POST")
         urllib.request.urlopen(request, timeout=30).read()
 
-    def peak_in_flight(self) -> int:
-        """Return the most requests that were open at once since the reset."""
+    def log(self) -> dict[str, Any]:
+        """Return what it saw since the reset, as `LogSnapshot.to_dict` has it."""
         with urllib.request.urlopen(f"{self._root}/_mock/log", timeout=30) as answer:
-            return int(json.load(answer)["peak_in_flight"])
+            seen: dict[str, Any] = json.load(answer)
+        return seen
 
 
 @contextmanager
-def serving(latency: float) -> Iterator[ServerProcess]:
+def serving(latency: float, **options: Any) -> Iterator[ServerProcess]:
     """Serve with `latency` seconds before each answer, while entered.
+
+    Args:
+        latency: in seconds.
+        options: further ones of `MockProvider`, as JSON can hold them.
 
     Raises:
         RuntimeError: the server did not start.
     """
-    command = [sys.executable, "-m", "benchmarks.mock_server", str(latency)]
+    given = json.dumps({"latency": latency, **options})
+    command = [sys.executable, "-m", "benchmarks.mock_server", given]
     with pinned(SERVER_CORE):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     with process:
@@ -64,7 +71,7 @@ def serving(latency: float) -> Iterator[ServerProcess]:
                 process.kill()
 
 
-def main(latency: float) -> None:
+def main(options: dict[str, Any]) -> None:
     """Serve until terminated, and say where on the first line."""
     from batchrt.testing import MockProvider, serve_forever
 
@@ -72,10 +79,10 @@ def main(latency: float) -> None:
         sys.stdout.write(f"{base_url}\n")
         sys.stdout.flush()
 
-    # One record is kept, not ten thousand: what is asked for is the peak.
-    provider = MockProvider(seed=SEED, latency=latency, keep_records=1)
+    # One record is kept, not ten thousand: what is asked for is counts.
+    provider = MockProvider(seed=SEED, keep_records=1, **options)
     serve_forever(provider, port=0, on_listening=say)
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    main(json.loads(sys.argv[1]))

@@ -58,12 +58,11 @@ def show_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         criterion = verdict.criterion
         value = "not measured" if verdict.value is None else f"{verdict.value:.2f} {criterion.unit}"
-        relation = "<" if criterion.below else "≤"
         shown.add_row(
             str(criterion.point),
             criterion.what,
             value.strip(),
-            f"{relation} {criterion.limit:g} {criterion.unit}".strip(),
+            f"{criterion.relation} {criterion.limit:g} {criterion.unit}".strip(),
             "[green]met[/green]" if verdict.met else "[red]missed[/red]",
         )
     console.print(shown)
