@@ -19,51 +19,70 @@ if TYPE_CHECKING:
     from .families import ServerFamily
     from .faults import Fault, FaultLike, FaultPlan, TunedFault
     from .latency import Latency, LogNormal
+    from .limits import RateLimits
     from .log import Gaps, LogRecord, LogSnapshot, RequestLog
+    from .outages import Outage
     from .provider import MockProvider
+    from .queueing import Queueing
+    from .schedules import Scripted
     from .schemas import UnsupportedSchemaError
     from .server import MockServer, serve_forever
     from .transport import MockTransport
+    from .verdict import CoolDown, LimitUse, Verdict
 
 __all__ = [
+    "CoolDown",
     "DroppedConnectionError",
     "Fault",
     "FaultLike",
     "FaultPlan",
     "Gaps",
     "Latency",
+    "LimitUse",
     "LogNormal",
     "LogRecord",
     "LogSnapshot",
     "MockProvider",
     "MockServer",
     "MockTransport",
+    "Outage",
+    "Queueing",
+    "RateLimits",
     "RequestLog",
+    "Scripted",
     "ServerFamily",
     "TunedFault",
     "UnsupportedSchemaError",
+    "Verdict",
     "serve_forever",
 ]
 
 # The pytest plugin lives in this package and is imported by every pytest run, so a name brings
 # its module in only when it is asked for.
 _HOMES = {
+    "CoolDown": "verdict",
     "DroppedConnectionError": "asgi",
     "Fault": "faults",
     "FaultLike": "faults",
     "FaultPlan": "faults",
     "Gaps": "log",
     "Latency": "latency",
+    "LimitUse": "verdict",
     "LogNormal": "latency",
     "LogRecord": "log",
     "LogSnapshot": "log",
     "MockProvider": "provider",
     "MockServer": "server",
     "MockTransport": "transport",
+    "Outage": "outages",
+    "Queueing": "queueing",
+    "RateLimits": "limits",
     "RequestLog": "log",
+    "Scripted": "schedules",
     "ServerFamily": "families",
     "TunedFault": "faults",
     "UnsupportedSchemaError": "schemas",
+    "Verdict": "verdict",
     "serve_forever": "server",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
@@ -74,7 +75,7 @@ def _connection(scope: Scope) -> Mapping[str, Any] | None:
 async def play(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
     """Send the reply as it says, and stop at once if the client goes away."""
     try:
-        if exchange.reply.delay and await _leaves(scope, receive, exchange.reply.delay):
+        if await _is_left_waiting(exchange, scope, receive):
             exchange.finish(gone=True)
         elif exchange.reply.is_plain:
             exchange.finish()
@@ -87,16 +88,27 @@ async def play(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -
         exchange.abandon()
 
 
+async def _is_left_waiting(exchange: Exchange, scope: Scope, receive: Receive) -> bool:
+    """Wait for the request's turn and its delay, and tell whether the client left meanwhile."""
+    if exchange.place is not None and await exchange.place.turn(partial(_left, receive)):
+        return True
+    return bool(exchange.reply.delay) and await _leaves(scope, receive, exchange.reply.delay)
+
+
 async def _leaves(scope: Scope, receive: Receive, seconds: float) -> bool:
     """Wait, and tell whether the client left meanwhile: noticed at once, without a task."""
     connection = _connection(scope)
     if connection is not None:
         return bool(await connection["leaves"](seconds))
     with anyio.move_on_after(seconds):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await _left(receive)
         return True
     return False
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _start(exchange: Exchange, send: Send) -> None:
@@ -124,7 +136,7 @@ async def _play_oddly(exchange: Exchange, scope: Scope, receive: Receive, send: 
     if reply.ending is Ending.COMPLETE:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     else:
-        await _hang_up(scope, receive, reset=reply.ending is Ending.RESET)
+        await _hang_up(scope, receive, reset=reply.ending is not Ending.CLOSE)
 
 
 async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
@@ -134,5 +146,4 @@ async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
     # Lets the event loop write what it has buffered, which a reset would throw away.
     await checkpoint()
     connection["hang_up"](reset)
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await _left(receive)

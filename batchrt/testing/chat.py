@@ -20,7 +20,7 @@ from .bodies import (
     token_limit,
     wrong_type,
 )
-from .replies import RejectedError, Reply, bytes_reply
+from .replies import Bill, RejectedError, Reply, bytes_reply
 from .schemas import UnsupportedSchemaError
 
 __all__ = ["Chat"]
@@ -57,7 +57,7 @@ class Chat:
             error.carried(1)
             raise
         document = _document(name, body, [messages], [cut(text, limit) for text in texts])
-        return bytes_reply(200, to_json(document), items=1)
+        return bytes_reply(200, to_json(document), items=1, bill=_bill(document, limit))
 
     def reply_batch(self, raw: bytes, name: str) -> Reply:
         """Answer a list of conversations: choice i is the answer to the i-th."""
@@ -75,7 +75,8 @@ class Chat:
             error.carried(count)
             raise
         document = _document(name, body, conversations, [cut(text, limit) for text in texts])
-        return bytes_reply(200, to_json(document), items=count, listed=True, entries="choices")
+        bill = _bill(document, limit)
+        return bytes_reply(200, to_json(document), items=count, listed=True, entries="choices", bill=bill)
 
     def _check_batch(self, body: Mapping[str, Any], conversations: list[Any]) -> None:
         for index, messages in enumerate(conversations):
@@ -180,6 +181,12 @@ def _document(
         },
         "system_fingerprint": FINGERPRINT,
     }
+
+
+def _bill(document: Mapping[str, Any], limit: int | None) -> Bill:
+    usage = document["usage"]
+    reserved = usage["prompt_tokens"] + (limit or 0) * len(document["choices"])
+    return Bill(document["model"], reserved, usage["total_tokens"], usage["completion_tokens"])
 
 
 def _choice(index: int, text: str, reason: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .bodies import (
     token_limit,
 )
 from .families import Family
-from .replies import RejectedError, Reply, bytes_reply
+from .replies import Bill, RejectedError, Reply, bytes_reply
 from .vectors import Embeddable
 
 __all__ = ["Completions"]
@@ -78,7 +78,10 @@ class Completions:
             "usage": _usage(prompts[:billed], spent[: billed * n]),
             "system_fingerprint": FINGERPRINT,
         }
-        return bytes_reply(200, to_json(document), items=len(prompts), listed=listed, entries="choices")
+        bill = _bill(body["model"], _usage(prompts, spent), (limit or 0) * len(choices))
+        return bytes_reply(
+            200, to_json(document), items=len(prompts), listed=listed, entries="choices", bill=bill
+        )
 
     def text(self, body: Mapping[str, Any], prompt: Embeddable, index: int) -> str:
         """Give the whole text of one choice, before `max_tokens` cuts it."""
@@ -100,6 +103,12 @@ class Completions:
 
 def _choice(index: int, text: str, reason: str) -> dict[str, Any]:
     return {"text": text, "index": index, "logprobs": None, "finish_reason": reason}
+
+
+def _bill(model: str, usage: Mapping[str, int], most: int) -> Bill:
+    # Also where usage forgets all prompts but the first: they were worked on.
+    asked, answered = usage["prompt_tokens"], usage["completion_tokens"]
+    return Bill(model, asked + most, asked + answered, answered)
 
 
 def _usage(prompts: Sequence[Embeddable], spent: Sequence[int]) -> dict[str, int]:

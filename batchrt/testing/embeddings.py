@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from .answers import count_text
 from .bodies import Reject, as_inputs, check_inputs, check_model, is_count, parsed, wrong_type
 from .families import Family
-from .replies import RejectedError, Reply, bytes_reply
+from .replies import Bill, RejectedError, Reply, bytes_reply
 from .vectors import Embeddable, Vectors, VectorSpace
 
 __all__ = ["Embeddings"]
@@ -57,11 +57,11 @@ class Embeddings:
         model = body.get("model") or "mock"
         space = self._space(model, body.get("dimensions"))
         wants_base64 = self._family.knows_base64 and body.get("encoding_format") == "base64"
-        written = b"".join(
-            _document(space, inputs, wants_base64=wants_base64, model=model, billed=self._billed(inputs))
-        )
+        billed = self._billed(inputs)
+        written = b"".join(_document(space, inputs, wants_base64=wants_base64, model=model, billed=billed))
         listed = not isinstance(body["input"], str)
-        return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data")
+        bill = Bill(model, billed, billed)
+        return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data", bill=bill)
 
     def vector(self, value: Embeddable, model: str, dimensions: int | None) -> list[float]:
         """Give the vector of one input."""

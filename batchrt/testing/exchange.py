@@ -5,7 +5,9 @@ from __future__ import annotations
 import anyio
 
 from .faults import Fault
+from .gate import Visit
 from .log import LogRecord, RequestLog
+from .queueing import Place
 from .replies import Headers, Reply
 
 __all__ = ["Exchange"]
@@ -16,22 +18,35 @@ class Exchange:
 
     `log` is None for the control routes, which leave no trace. Whoever plays the reply calls
     `finish` just before the last byte goes out, so that a client that has its answer also finds
-    it in the log.
+    it in the log. If there is a `place`, they wait first until its turn has come.
     """
 
-    __slots__ = ("_attempt", "_digest", "_fault", "_items", "_log", "_route", "_started", "headers", "reply")
+    __slots__ = (
+        "_attempt",
+        "_digest",
+        "_fault",
+        "_items",
+        "_log",
+        "_route",
+        "_started",
+        "_visit",
+        "headers",
+        "reply",
+    )
 
     def __init__(
         self,
         reply: Reply,
         *,
         name: str,
+        now: float = 0.0,
         route: str = "",
         fault: Fault | None = None,
         attempt: int = 1,
         digest: int = 0,
         items: int = 0,
         log: RequestLog | None = None,
+        visit: Visit | None = None,
     ) -> None:
         self.reply: Reply = reply
         self.headers: Headers = (*reply.headers, (b"x-request-id", f"req_{name}".encode()))
@@ -41,9 +56,15 @@ class Exchange:
         self._digest = digest
         self._items = items
         self._log = log
+        self._visit = visit
+        self._started = now
         if log is not None:
-            self._started = anyio.current_time()
-            log.arrived(self._started, items)
+            log.arrived(now, items)
+
+    @property
+    def place(self) -> Place | None:
+        """Where the request waits before its reply's delay begins; None if nowhere."""
+        return None if self._visit is None else self._visit.place
 
     def finish(self, *, gone: bool = False) -> None:
         """Log that the reply is out, or that the client is `gone`; only the first call counts."""
@@ -58,13 +79,16 @@ class Exchange:
         log, self._log = self._log, None
         if log is None:
             return
+        now = anyio.current_time()
+        if self._visit is not None:
+            self._visit.leave(now, status, self.reply.wait, gone=gone)
         log.finished(
             LogRecord(
                 self._started,
                 self._route,
                 status,
                 self._fault,
-                anyio.current_time() - self._started,
+                now - self._started,
                 self._attempt,
                 self._digest,
                 gone,

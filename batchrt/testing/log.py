@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import anyio
-from anyio.lowlevel import current_token
 
 from .faults import Fault
+from .wakeups import Wakeup
 
 __all__ = ["Gaps", "LogRecord", "LogSnapshot", "RequestLog"]
 
@@ -113,25 +113,11 @@ def _named(counts: Mapping[int, int]) -> dict[str, int]:
 class _Waiter:
     """Wake one task, from whichever thread the news comes."""
 
-    __slots__ = ("_event", "_loop", "_thread")
+    __slots__ = ("_event", "wake")
 
     def __init__(self) -> None:
         self._event = anyio.Event()
-        self._thread = threading.get_ident()
-        self._loop: Any = current_token().native_token
-
-    def wake(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._event.set()
-            return
-        # AnyIO's own way into another loop blocks until that loop has run the call, and here
-        # it is the server that would be blocked. Both loops have a call that does not.
-        try:
-            post = getattr(self._loop, "call_soon_threadsafe", None) or self._loop.run_sync_soon
-            post(self._event.set)
-        except RuntimeError:
-            # The loop has ended since, and the waiter with it.
-            return
+        self.wake: Wakeup = Wakeup(self._event.set)
 
     async def wait(self) -> None:
         await self._event.wait()

@@ -48,13 +48,15 @@ def _waiting(name: bytes, write: Callable[[float], str]) -> Spoiler:
     """Make a 429 that says its seconds in the header `name`, as `write` puts them."""
 
     def spoiler(_good: Reply, fault: TunedFault) -> Reply:
-        return error_reply(
+        seconds = fault.seconds or 0.0
+        reply = error_reply(
             429,
             "Rate limit reached for requests.",
             type="requests",
             code="rate_limit_exceeded",
-            headers=((name, write(fault.seconds or 0.0).encode()),),
+            headers=((name, write(seconds).encode()),),
         )
+        return reply._replace(wait=seconds)
 
     return spoiler
 
@@ -72,7 +74,7 @@ def _azure(_good: Reply, fault: TunedFault) -> Reply:
         "Requests to this operation have exceeded the call rate limit of your current pricing "
         f"tier. Please retry after {seconds} seconds."
     )
-    return error_reply(429, message, type="requests", code="429")
+    return error_reply(429, message, type="requests", code="429")._replace(wait=float(seconds))
 
 
 def _fails(status: int, message: str, kind: str, code: str | None, param: str | None) -> Spoiler:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hmac
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
+
+import anyio
 
 from .answers import Answer, Messages, as_messages
 from .asgi import Receive, Scope, Send, authorization, play, read_body
@@ -19,12 +22,17 @@ from .embeddings import Embeddings
 from .exchange import Exchange
 from .families import Family, ServerFamily, family_of
 from .faults import FaultPlan, TunedFault
+from .gate import Gate, Visit
 from .history import History
 from .latency import Latency, check_latency, check_seconds, seconds_of
+from .limits import RateLimits
 from .log import RequestLog
 from .mishaps import spoil
+from .outages import Outage
+from .queueing import Queueing
 from .replies import RejectedError, Reply, json_reply
 from .vectors import Embeddable
+from .verdict import Verdict
 
 if TYPE_CHECKING:
     from .server import MockServer
@@ -42,9 +50,14 @@ class MockProvider:
 
     An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
     `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also
-    `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]` and
-    `POST /_mock/reset`. Use it in process through `transport()`, on a socket through `serve()`,
-    or mount it. A text's tokens are a quarter of its characters, rounded up.
+    `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]`,
+    `GET /_mock/verdict[?since=S&until=S&grace=S]` and `POST /_mock/reset`. Use it in process
+    through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are a quarter
+    of its characters, rounded up. All times are the event loop's, so that on a clock that is
+    simulated hours pass at once.
+
+    A valid request for a model is met by an outage, else refused if the queue is full, else if it is
+    over its quota, else by a fault, and else answered.
 
     Args:
         seed: another number, other answers and latencies.
@@ -69,6 +82,9 @@ class MockProvider:
             asked about each input, prompt and message.
         latency_per_input: seconds that each input adds to the latency.
         keep_records: how many requests the log remembers one by one.
+        rate_limits: what each API key may ask of each model, and how it is told; None for no limits.
+        queueing: how many requests are worked on at a time; None for all.
+        outages: when nothing works; the first that is on counts.
     """
 
     def __init__(
@@ -89,6 +105,9 @@ class MockProvider:
         reject: Reject | None = None,
         latency_per_input: float = 0.0,
         keep_records: int = 10_000,
+        rate_limits: RateLimits | None = None,
+        queueing: Queueing | None = None,
+        outages: Sequence[Outage] = (),
     ) -> None:
         self.seed = seed
         self.latency: Latency = check_latency(latency)
@@ -97,6 +116,7 @@ class MockProvider:
         self._key = None if api_key is None else api_key.encode()
         self._models = None if models is None else tuple(models)
         self._latency_per_input = check_seconds(latency_per_input)
+        self._latency_per_token = 0.0 if queueing is None else queueing.seconds_per_token
         family = family_of(
             server,
             max_inputs=max_inputs,
@@ -104,6 +124,7 @@ class MockProvider:
             max_request_tokens=max_request_tokens,
             max_in_flight=max_in_flight,
         )
+        self._gate = Gate(server, family, limits=rate_limits, queueing=queueing, outages=outages)
         self._chat = Chat(seed, self._models, answer, reject)
         self._completions = Completions(seed, family, self._models, answer=answer, reject=reject)
         self._embeddings = Embeddings(
@@ -196,9 +217,28 @@ class MockProvider:
 
         return MockServer(self, host, port)
 
+    def verdict(
+        self, *, since: float | None = None, until: float | None = None, grace: float = 0.0
+    ) -> Verdict:
+        """Judge from what came how well the quota was used and the waits were kept.
+
+        Args:
+            since: where the span begins that is judged, in seconds since the first request; None:
+                with the first valid request for a model.
+            until: where it ends; None: with the last.
+            grace: the seconds that it takes a refusal to reach the client: what comes within them
+                was sent before. On a socket more than 0; in process nothing is on its way.
+        """
+        peak = self.log.snapshot().peak_in_flight
+        return self._gate.verdict(since=since, until=until, grace=grace, peak_in_flight=peak)
+
     def reset(self) -> None:
-        """Forget every request: the log, the attempts, and how far the script has come."""
+        """Forget every request: the log, the quotas, the attempts, and how far each script has come.
+
+        Who waits in the queue stays there.
+        """
         self.log.reset()
+        self._gate.reset()
         self._history.clear()
         self._valid = itertools.count()
 
@@ -215,28 +255,37 @@ class MockProvider:
         route = f"{method} {path}"
         if path.startswith("/_mock/"):
             return Exchange(self._control(route, query), name="control")
+        now = anyio.current_time()
+        self._gate.begin(now)
         digest = digest_of(path.encode() + b"\0" + body)
         attempt, in_a_row = self._history.arrived(digest)
         name = f"{digest:016x}-{attempt}"
         fault: TunedFault | None = None
+        visit: Visit | None = None
         try:
             self._check_key(path, authorization)
             good = reply = self._reply(route, body, name)
-            if route in self._endpoints:
-                seconds = seconds_of(self.latency, self.seed, digest, attempt)
-                good = good._replace(delay=seconds + self._latency_per_input * good.items)
-                reply, fault = self._fated(good, digest, attempt, in_a_row)
+            if good.bill is not None:
+                visit = self._gate.enter(now, good.bill, authorization, attempt)
+                if visit.refusal is not None:
+                    reply = visit.refusal
+                else:
+                    good = good._replace(delay=self._seconds_of(good, digest, attempt))
+                    reply, fault = self._fated(good, digest, attempt, in_a_row)
+                    reply = visit.dressed(reply, now)
         except RejectedError as rejected:
             good = reply = rejected.reply
         return Exchange(
             reply,
             name=name,
+            now=now,
             route=route if route in self._endpoints or route == _MODELS else "other",
             fault=None if fault is None else fault.fault,
             attempt=attempt,
             digest=digest,
             items=good.items,
             log=self.log,
+            visit=visit,
         )
 
     def _reply(self, route: str, body: bytes, name: str) -> Reply:
@@ -247,6 +296,11 @@ class MockProvider:
             raise RejectedError(404, f"Invalid URL ({route})")
         names = ("mock",) if self._models is None else self._models
         return json_reply(200, {"object": "list", "data": [_model(name) for name in names]})
+
+    def _seconds_of(self, good: Reply, digest: int, attempt: int) -> float:
+        seconds = seconds_of(self.latency, self.seed, digest, attempt)
+        answered = 0 if good.bill is None else good.bill.answered
+        return seconds + self._latency_per_input * good.items + self._latency_per_token * answered
 
     def _fated(
         self, good: Reply, digest: int, attempt: int, in_a_row: int
@@ -281,10 +335,22 @@ class MockProvider:
             if newest.isdecimal() and int(newest):
                 seen["records"] = [entry.to_dict() for entry in self.log.records(int(newest))]
             return json_reply(200, seen)
+        if route == "GET /_mock/verdict":
+            return self._told_verdict(query)
         if route == "POST /_mock/reset":
             self.reset()
             return json_reply(200, {"reset": True})
         return RejectedError(404, f"Invalid URL ({route})").reply
+
+    def _told_verdict(self, query: bytes) -> Reply:
+        asked = parse_qs(query.decode("latin-1"))
+        try:
+            given = {name: float(asked[name][0]) for name in ("since", "until", "grace") if name in asked}
+        except ValueError:
+            given = {"since": math.nan}
+        if not all(map(math.isfinite, given.values())):
+            return RejectedError(400, "since, until and grace must be seconds.").reply
+        return json_reply(200, self.verdict(**given).to_dict())
 
 
 def _in_flight(log: RequestLog, family: Family) -> int:

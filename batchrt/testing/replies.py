@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 from pydantic_core import to_json
 
 __all__ = [
+    "Bill",
     "Body",
     "Ending",
     "Headers",
@@ -30,6 +32,24 @@ class Ending(Enum):
     COMPLETE = "complete"
     CLOSE = "close"
     RESET = "reset"
+    # As if nobody listened; on a socket, where the connection is there already, a reset.
+    REFUSE = "refuse"
+
+
+class Bill(NamedTuple):
+    """Hold what a request costs a quota, in tokens.
+
+    Attributes:
+        model: whose quota it is.
+        reserved: what it may cost, as it is known on its arrival: input and `max_tokens`.
+        spent: what usage says.
+        answered: how much of that is the answer.
+    """
+
+    model: str
+    reserved: int
+    spent: int
+    answered: int = 0
 
 
 class Reply(NamedTuple):
@@ -45,6 +65,8 @@ class Reply(NamedTuple):
         items: how many inputs the request carried: texts, prompts, conversations.
         listed: whether they came as a list.
         entries: under which key of the body they are answered, if lists can be.
+        bill: what it costs, if it is the answer of a model.
+        wait: the seconds for which it asks the client to stay away.
     """
 
     status: int | None
@@ -56,6 +78,8 @@ class Reply(NamedTuple):
     items: int = 0
     listed: bool = False
     entries: str = ""
+    bill: Bill | None = None
+    wait: float | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -66,6 +90,14 @@ class Reply(NamedTuple):
             and self.status is not None
             and self.ending is Ending.COMPLETE
         )
+
+    def asking(self, wait: float | None) -> Reply:
+        """Have it ask for so many seconds in `retry-after`, rounded up; None for none."""
+        if wait is None:
+            return self
+        seconds = math.ceil(wait)
+        header = (b"retry-after", b"%d" % seconds)
+        return self._replace(headers=(*self.headers, header), wait=float(seconds))
 
     def parts(self) -> Iterator[bytes]:
         """Give the body in the pieces in which it is to be sent: single bytes if it drips."""
@@ -118,6 +150,7 @@ def bytes_reply(
     items: int = 0,
     listed: bool = False,
     entries: str = "",
+    bill: Bill | None = None,
 ) -> Reply:
     """Make a reply of a body that is written already; the rest is Reply's."""
     length = (b"content-length", b"%d" % len(body))
@@ -128,6 +161,7 @@ def bytes_reply(
         items=items,
         listed=listed,
         entries=entries,
+        bill=bill,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import httpx  # noqa: TID251  the one place of this layer
@@ -15,6 +16,7 @@ from .replies import Ending
 if TYPE_CHECKING:
     from .exchange import Exchange
     from .provider import MockProvider
+    from .queueing import Place
 
 __all__ = ["MockTransport"]
 
@@ -41,10 +43,14 @@ class MockTransport(httpx.AsyncBaseTransport):
             query=request.url.query,
         )
         pause = _Pause(exchange, request)
+        if exchange.place is not None:
+            await pause.for_turn(exchange.place)
         await pause(exchange.reply.delay)
         reply = exchange.reply
         if reply.status is None:
             exchange.finish()
+            if reply.ending is Ending.REFUSE:
+                raise httpx.ConnectError("All connection attempts failed", request=request)
             raise httpx.RemoteProtocolError(
                 "Server disconnected without sending a response.", request=request
             )
@@ -63,19 +69,41 @@ class _Pause:
         timeouts = request.extensions.get("timeout", {})
         limit = timeouts.get("read")
         self._limit: float = math.inf if limit is None else limit
+        self._waited = 0.0
 
     async def __call__(self, seconds: float) -> None:
+        # The wait for a turn and that for the first byte are one to the client.
+        limit, self._waited = self._limit - self._waited, 0.0
         try:
             if not seconds:
                 await checkpoint()
                 return
-            await anyio.sleep(min(seconds, self._limit))
+            await anyio.sleep(min(seconds, limit))
         except BaseException:
             self._exchange.finish(gone=True)
             raise
-        if seconds > self._limit:
+        if seconds > limit:
+            self._time_out()
+
+    async def for_turn(self, place: Place) -> None:
+        began = anyio.current_time()
+        idle = (
+            anyio.sleep_forever
+            if self._limit == math.inf
+            else partial(anyio.sleep_until, began + self._limit)
+        )
+        try:
+            late = await place.turn(idle)
+        except BaseException:
             self._exchange.finish(gone=True)
-            raise httpx.ReadTimeout("The read operation timed out.", request=self._request)
+            raise
+        if late:
+            self._time_out()
+        self._waited = anyio.current_time() - began
+
+    def _time_out(self) -> NoReturn:
+        self._exchange.finish(gone=True)
+        raise httpx.ReadTimeout("The read operation timed out.", request=self._request)
 
 
 class _ReplyStream(httpx.AsyncByteStream):

@@ -1,0 +1,111 @@
+"""A bucket of requests or tokens that refills continuously, and remembers how full it was."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from typing import Literal, NamedTuple, TypeAlias
+
+from .schedules import Schedule, Scripted
+
+__all__ = ["Bucket", "LimitName", "Period", "Standing"]
+
+LimitName: TypeAlias = Literal["requests", "tokens"]
+Period: TypeAlias = Literal["minute", "day"]
+
+_KEPT = 1_000_000
+_SECONDS: dict[Period, float] = {"minute": 60.0, "day": 86_400.0}
+# Sums of floats end a little beside the whole numbers that they stand for.
+_NEARLY = 1e-6
+
+
+class Standing(NamedTuple):
+    """Hold how a bucket stands: the limit, what is left of it, and the seconds until it is full."""
+
+    limit: float
+    left: float
+    until_full: float
+
+
+class Bucket:
+    """Hold what is left of one limit.
+
+    The newest `keep` changes at least are remembered for hindsight, twice as many at most. Times
+    are seconds since the provider's first request, and none is before the one that came last; what
+    is left is below 0 while there is debt.
+
+    Attributes:
+        name: what is limited.
+        per: in which time.
+    """
+
+    __slots__ = ("_held", "_keep", "_left", "_levels", "_limit", "_now", "_times", "name", "per")
+
+    def __init__(
+        self, name: LimitName, per: Period, limit: Scripted, burst_seconds: float, keep: int = _KEPT
+    ) -> None:
+        self.name: LimitName = name
+        self.per: Period = per
+        self._limit = Schedule(limit)
+        # Shares of the limit, so that a limit that changes changes the bucket with it.
+        self._held = burst_seconds / _SECONDS[per] if per == "minute" else 1.0
+        self._keep = keep
+        self._times = array("d")
+        self._levels = array("d")
+        self._now = 0.0
+        self._left = self._size(self._limit.at(0.0))
+
+    def _size(self, limit: float) -> float:
+        return max(1.0, limit * self._held)
+
+    def _refilled(self, left: float, since: float, until: float) -> float:
+        for seconds, limit in self._limit.pieces(since, until):
+            left = min(self._size(limit), left + seconds * limit / _SECONDS[self.per])
+        return left
+
+    def _advance(self, now: float) -> None:
+        now = max(now, self._now)
+        self._left = self._refilled(self._left, self._now, now)
+        self._now = now
+
+    def wait_for(self, amount: float, now: float) -> float:
+        """Give the seconds until `amount` fits, 0 if it does: more than there is room for fits when full."""
+        self._advance(now)
+        limit = self._limit.at(self._now)
+        lacks = min(amount, self._size(limit)) - self._left
+        return 0.0 if lacks <= _NEARLY else lacks * _SECONDS[self.per] / limit
+
+    def never_fits(self, amount: float, now: float) -> bool:
+        """Say whether `amount` is more than the whole limit."""
+        return amount > self._limit.at(now)
+
+    def take(self, amount: float, now: float) -> None:
+        """Take `amount`, or give back what is below 0."""
+        self._advance(now)
+        self._left = min(self._left - amount, self._size(self._limit.at(self._now)))
+        if self._times and self._times[-1] == self._now:
+            self._levels[-1] = self._left
+            return
+        self._times.append(self._now)
+        self._levels.append(self._left)
+        if len(self._times) >= 2 * self._keep:
+            del self._times[: self._keep], self._levels[: self._keep]
+
+    def standing(self, now: float) -> Standing:
+        """Say how the bucket stands."""
+        self._advance(now)
+        limit = self._limit.at(self._now)
+        lacks = max(0.0, self._size(limit) - self._left)
+        left = max(0.0, self._left + _NEARLY)
+        return Standing(limit, left, lacks * _SECONDS[self.per] / limit)
+
+    def left_before(self, second: float) -> float:
+        """Say in hindsight what was left at `second`, before anything of that moment was taken."""
+        index = bisect_left(self._times, second) - 1
+        if index >= 0:
+            return self._refilled(self._levels[index], self._times[index], second)
+        return self._refilled(self._size(self._limit.at(0.0)), 0.0, second)
+
+    def refill(self, since: float, until: float) -> float:
+        """Give what the limit allows to be added between the two, were there always room for it."""
+        return self._limit.area(since, until) / _SECONDS[self.per]

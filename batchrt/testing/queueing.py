@@ -1,0 +1,147 @@
+"""A server that works on so many requests at a time and has the others wait their turn."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import anyio
+
+from .schedules import Schedule, Scripted, check_scripted
+from .timeline import Timeline
+from .wakeups import Wakeup
+
+__all__ = ["Place", "Queue", "Queueing"]
+
+_AFTER = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queueing:
+    """Work on `capacity` requests at a time, first come, first served, as vLLM and llama-server do.
+
+    The others wait, and nothing tells them so but their latency. A request whose turn has come
+    takes the provider's latency (`latency`, `latency_per_input`), and frees its place with the
+    last byte, or when its client leaves.
+
+    Args:
+        capacity: a whole number, or steps `(second, number)`. Where it falls, what is worked on is
+            worked on to its end.
+        max_waiting: how many may wait; who comes then is refused. None: no bound; 0: nobody waits,
+            so that the server rejects what it cannot work on at once.
+        seconds_per_token: what each token of an answer adds to the latency.
+        full_status: what who is refused gets; None for what the server's family says when it is
+            too busy: 429 at "tei", 503 at the others.
+        retry_after: the seconds that a refusal asks to wait in `retry-after`, rounded up; None
+            for none.
+    """
+
+    capacity: Scripted
+    max_waiting: int | None = None
+    seconds_per_token: float = 0.0
+    full_status: Literal[429, 503] | None = None
+    retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "capacity", check_scripted("capacity", self.capacity, whole=True))
+        if self.max_waiting is not None and self.max_waiting < 0:
+            raise ValueError(f"max_waiting must not be negative, got {self.max_waiting}")
+        if not 0 <= self.seconds_per_token < math.inf:
+            raise ValueError(f"seconds_per_token must be seconds >= 0, not {self.seconds_per_token!r}")
+        if self.full_status not in (None, 429, 503):
+            raise ValueError(f"full_status must be 429, 503 or None, not {self.full_status!r}")
+        if self.retry_after is not None and not 0 < self.retry_after < math.inf:
+            raise ValueError(f"retry_after must be seconds > 0, not {self.retry_after!r}")
+
+
+class Place:
+    """Hold one request's place; `started` once its turn has come."""
+
+    __slots__ = ("_queue", "started", "wakeup")
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self.started: bool = False
+        self.wakeup: Wakeup | None = None
+
+    async def turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
+        """Wait for the turn, or until `otherwise` ends; say whether that was it.
+
+        `otherwise` is cancelled when the turn comes, and called anew when the capacity changes.
+        """
+        while not self.started:
+            with anyio.CancelScope(deadline=self._queue.next_change()) as scope:
+                if self._queue.waits(self, Wakeup(scope.cancel)):
+                    await otherwise()
+                    return True
+            self._queue.look(anyio.current_time())
+        return False
+
+
+class Queue:
+    """Give places to requests, in the order of their arrival.
+
+    Safe to use from any thread: what changes is changed under `lock`, which is reentrant.
+    """
+
+    def __init__(self, queueing: Queueing, timeline: Timeline, lock: AbstractContextManager[object]) -> None:
+        self._capacity = Schedule(queueing.capacity)
+        self._max_waiting = queueing.max_waiting
+        self._timeline = timeline
+        self._lock = lock
+        self._served = 0
+        # Not a dict, in which each look for the first passes all that were taken out before.
+        self._waiting: OrderedDict[Place, None] = OrderedDict()
+
+    def is_full(self, now: float) -> bool:
+        """Say whether who comes now must go."""
+        with self._lock:
+            self.look(now)
+            waiting = len(self._waiting)
+            return self._max_waiting is not None and waiting >= self._max_waiting and not self._is_free(now)
+
+    def join(self, now: float) -> Place:
+        """Give a place to a request that arrives."""
+        with self._lock:
+            place = Place(self)
+            self._waiting[place] = None
+            self.look(now)
+            return place
+
+    def leave(self, place: Place, now: float) -> None:
+        """Take back the place of a request that is over, whether or not its turn had come."""
+        with self._lock:
+            if place.started:
+                self._served -= 1
+            else:
+                del self._waiting[place]
+            self.look(now)
+
+    def look(self, now: float) -> None:
+        """Start what can start."""
+        with self._lock:
+            while self._waiting and self._is_free(now):
+                place, _ = self._waiting.popitem(last=False)
+                self._served += 1
+                place.started = True
+                if place.wakeup is not None:
+                    place.wakeup()
+
+    def waits(self, place: Place, wakeup: Wakeup) -> bool:
+        """Have `wakeup` called when the turn of `place` comes; False if it has come already."""
+        with self._lock:
+            place.wakeup = wakeup
+            return not place.started
+
+    def next_change(self) -> float:
+        """Give the moment at which the capacity changes next."""
+        second = self._timeline.second(anyio.current_time())
+        # A little later: who looks just before it would wait for it for ever on a clock that stands.
+        return self._timeline.moment(self._capacity.change_after(second) + _AFTER)
+
+    def _is_free(self, now: float) -> bool:
+        return self._served < self._capacity.at(self._timeline.second(now))

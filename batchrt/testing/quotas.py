@@ -1,0 +1,102 @@
+"""What one API key may ask of one model: the buckets of its limits, together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .buckets import Bucket, LimitName, Period, Standing
+from .limits import RateLimits
+from .replies import Bill
+from .schedules import Scripted
+
+__all__ = ["Quota", "Shortage"]
+
+
+class Shortage(NamedTuple):
+    """Hold why a request is over its quota.
+
+    Attributes:
+        place: which of the quota's buckets lacks most.
+        bucket: that bucket.
+        standing: how it stands.
+        requested: how much of it was asked for.
+        wait: seconds until all buckets have enough; None if one never will.
+    """
+
+    place: int
+    bucket: Bucket
+    standing: Standing
+    requested: float
+    wait: float | None
+
+
+class Quota:
+    """Hold the buckets of one API key and model.
+
+    Attributes:
+        key: 64 bits of the hash of what the request showed for authorization; 0 if it was nothing.
+        model: the model's name.
+        number: which of the provider's quotas this is.
+        buckets: one for each limit.
+    """
+
+    __slots__ = ("_settles", "buckets", "key", "model", "number")
+
+    def __init__(self, key: int, model: str, number: int, limits: RateLimits | None) -> None:
+        self.key: int = key
+        self.model: str = model
+        self.number: int = number
+        self.buckets: tuple[Bucket, ...] = () if limits is None else _buckets(limits)
+        self._settles = limits is not None and limits.settle
+
+    def shortage(self, bill: Bill, now: float) -> Shortage | None:
+        """Say what a request lacks; None if it may pass."""
+        worst: Shortage | None = None
+        for place, bucket in enumerate(self.buckets):
+            amount = _amount(bucket, bill.reserved)
+            wait: float | None = bucket.wait_for(amount, now)
+            if bucket.never_fits(amount, now):
+                return Shortage(place, bucket, bucket.standing(now), amount, None)
+            if wait and (worst is None or wait > (worst.wait or 0.0)):
+                worst = Shortage(place, bucket, bucket.standing(now), amount, wait)
+        return worst
+
+    def take(self, bill: Bill, now: float) -> None:
+        """Charge a request that passes."""
+        for bucket in self.buckets:
+            bucket.take(_amount(bucket, bill.reserved), now)
+
+    def settle(self, bill: Bill, now: float, *, answered: bool) -> float:
+        """Correct the charge of tokens now that the outcome is known; give what was charged in the end."""
+        if not self._settles:
+            return bill.reserved
+        spent = bill.spent if answered else 0
+        for bucket in self.buckets:
+            if bucket.name == "tokens":
+                bucket.take(spent - bill.reserved, now)
+        return spent
+
+    def standings(self, now: float) -> dict[LimitName, Standing]:
+        """Say how requests and tokens stand: of several buckets, the one with least left."""
+        found: dict[LimitName, Standing] = {}
+        for bucket in self.buckets:
+            standing = bucket.standing(now)
+            if bucket.name not in found or standing.left < found[bucket.name].left:
+                found[bucket.name] = standing
+        return found
+
+
+def _amount(bucket: Bucket, tokens: float) -> float:
+    return 1.0 if bucket.name == "requests" else tokens
+
+
+def _buckets(limits: RateLimits) -> tuple[Bucket, ...]:
+    given: tuple[tuple[LimitName, Period, Scripted | None], ...] = (
+        ("requests", "minute", limits.requests_per_minute),
+        ("tokens", "minute", limits.tokens_per_minute),
+        ("requests", "day", limits.requests_per_day),
+        ("tokens", "day", limits.tokens_per_day),
+    )
+    return tuple(
+        Bucket(name, per, limit, limits.burst_seconds) for name, per, limit in given if limit is not None
+    )

@@ -1,0 +1,83 @@
+"""Numbers that change on a script: so much from second 0 on, so much from second 60 on."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TypeAlias
+
+__all__ = ["Schedule", "Scripted", "check_scripted"]
+
+Scripted: TypeAlias = float | Sequence[tuple[float, float]]
+"""A number, or steps `(second, number)`, the first at 0: `[(0, 600), (60, 300)]` halves after a
+minute. Seconds count from the provider's first request."""
+
+
+def check_scripted(name: str, given: Scripted, *, whole: bool = False) -> Scripted:
+    """Give `given` in a form that cannot change; ValueError, which begins with `name`, if it makes no sense.
+
+    Numbers are finite and above 0, and integers if they must be `whole`; seconds rise.
+    """
+    try:
+        made = given if isinstance(given, int | float) else tuple((at, number) for at, number in given)
+        sane = _are_sane(_steps(made), whole=whole)
+    except (TypeError, ValueError):
+        sane = False
+    if not sane:
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(
+            f"{name} must be {kind} above 0, or steps (second, number) of which the first is at 0; "
+            f"not {given!r}"
+        )
+    return made
+
+
+def _are_sane(steps: Sequence[tuple[float, float]], *, whole: bool) -> bool:
+    return (
+        bool(steps)
+        and steps[0][0] == 0
+        and all(at < later < math.inf for (at, _), (later, _) in pairwise(steps))
+        and all(0 < number < math.inf and not (whole and number % 1) for _, number in steps)
+    )
+
+
+def _steps(scripted: Scripted) -> Sequence[tuple[float, float]]:
+    return ((0.0, scripted),) if isinstance(scripted, int | float) else scripted
+
+
+class Schedule:
+    """Read a checked `Scripted`."""
+
+    __slots__ = ("_numbers", "_times")
+
+    def __init__(self, scripted: Scripted) -> None:
+        steps = _steps(scripted)
+        self._times = [float(at) for at, _ in steps]
+        self._numbers = [float(number) for _, number in steps]
+
+    def at(self, second: float) -> float:
+        """Give the number that holds at `second`; before 0 the first."""
+        return self._numbers[self._index(second)]
+
+    def change_after(self, second: float) -> float:
+        """Give the second of the next change, infinity if there is none."""
+        index = self._index(second) + 1
+        return self._times[index] if index < len(self._times) else math.inf
+
+    def pieces(self, since: float, until: float) -> Iterator[tuple[float, float]]:
+        """Give seconds and number of each piece between the two, that which holds at `until` included."""
+        for index in range(self._index(since), len(self._times)):
+            following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
+            yield max(0.0, min(following, until) - since), self._numbers[index]
+            if following > until:
+                return
+            since = following
+
+    def area(self, since: float, until: float) -> float:
+        """Give number times seconds, summed up between the two."""
+        return sum(seconds * number for seconds, number in self.pieces(since, until))
+
+    def _index(self, second: float) -> int:
+        return max(0, bisect_right(self._times, second) - 1)

@@ -1,0 +1,297 @@
+"""How well a client used what it was allowed, and kept to what it was asked: read from the ledger."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Any
+
+from .buckets import Bucket, LimitName, Period
+from .ledger import ACCEPTED, FULL, OUTAGE, REJECTED, Ledger, Sent, Wait
+from .quotas import Quota
+
+__all__ = ["CoolDown", "LimitUse", "Verdict", "judge"]
+
+# Sums of floats end a little beside the moment that they stand for.
+_NEARLY = 1e-6
+_AFTERWARDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitUse:
+    """Tell how much of one limit was used, by one API key for one model.
+
+    Attributes:
+        key: 64 bits of the hash of the authorization, in hexadecimal; empty if there was none.
+        model: the model's name.
+        name: what is limited.
+        per: in which time.
+        spent: requests that were let through, or what they cost in tokens, as it was settled.
+        allowed: what the bucket held at the start of the span, and what the limit added until its end.
+        held: how much of `allowed` the bucket held at the start.
+        rejected: requests that this limit refused.
+    """
+
+    key: str
+    model: str
+    name: LimitName
+    per: Period
+    spent: float
+    allowed: float
+    held: float
+    rejected: int
+
+    @property
+    def used(self) -> float:
+        """The share of `allowed` that was spent."""
+        return self.spent / self.allowed if self.allowed > 0 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {**asdict(self), "used": self.used}
+
+
+@dataclass(frozen=True, slots=True)
+class CoolDown:
+    """Tell what one API key sent for one model while it was asked to wait, and right afterwards.
+
+    Waits that overlap are one cool-down. What was allowed after it is what the quota held at its end
+    and what its limit added in the second that followed; None without such a limit.
+
+    Attributes:
+        key: 64 bits of the hash of the authorization, in hexadecimal; empty if there was none.
+        model: the model's name.
+        start: when the first of the waits was asked for, in seconds since the first request.
+        end: when the last of them was over.
+        sent: requests that came in between, later than the wait that they broke was asked for.
+        sent_after: requests that came in the second after the end.
+        allowed_after: how many the quota allowed then.
+        tokens_after: what those that came may cost, as far as that was known on their arrival.
+        tokens_allowed_after: how much the quota allowed then.
+    """
+
+    key: str
+    model: str
+    start: float
+    end: float
+    sent: int
+    sent_after: int
+    allowed_after: float | None
+    tokens_after: float
+    tokens_allowed_after: float | None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing was sent meanwhile, and afterwards no more than was allowed."""
+        return (
+            not self.sent
+            and (self.allowed_after is None or self.sent_after <= self.allowed_after + _NEARLY)
+            and (
+                self.tokens_allowed_after is None or self.tokens_after <= self.tokens_allowed_after + _NEARLY
+            )
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {**asdict(self), "is_kept": self.is_kept}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Judge what was sent in a span of time; only valid requests for a model are judged.
+
+    The newest 250,000 of them at least are remembered for that.
+
+    Attributes:
+        start: when the span begins, in seconds since the provider's first request.
+        end: when it ends.
+        sent: requests that arrived in it.
+        accepted: those that were let through.
+        rejected: those over the quota.
+        refused: those for which the queue was too long.
+        failed: those that met an outage.
+        by_attempt: how many of them were the first of their body, the second, and so on. Equal bodies
+            that are not retries of each other count as if they were.
+        peak_in_flight: the most requests at once, of any kind and at any time since the log began.
+        sent_in_waits: requests that came during a wait that their API key had been asked for, for
+            their model, and later than it was asked for.
+        limits: how much of each limit was used.
+        cool_downs: the waits, in the order in which they began.
+    """
+
+    start: float
+    end: float
+    sent: int
+    accepted: int
+    rejected: int
+    refused: int
+    failed: int
+    by_attempt: Mapping[int, int]
+    peak_in_flight: int
+    sent_in_waits: int
+    limits: tuple[LimitUse, ...]
+    cool_downs: tuple[CoolDown, ...]
+
+    @property
+    def used(self) -> float | None:
+        """The share of the limit that was used most, which is the one that bound; None without limits."""
+        return max((limit.used for limit in self.limits), default=None)
+
+    @property
+    def rejected_share(self) -> float:
+        """The share of the sent that was over the quota."""
+        return self.rejected / self.sent if self.sent else 0.0
+
+    @property
+    def retries(self) -> int:
+        """How many of the sent were not the first of their body."""
+        return self.sent - self.by_attempt.get(1, 0)
+
+    @property
+    def retries_per_request(self) -> float:
+        """How many retries there were for each body that came for the first time."""
+        return self.retries / max(1, self.by_attempt.get(1, 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the verdict as JSON can hold it: keys are strings, and the shares are there too."""
+        plain = ("start", "end", "sent", "accepted", "rejected", "refused", "failed", "peak_in_flight")
+        derived = ("sent_in_waits", "used", "rejected_share", "retries", "retries_per_request")
+        return {
+            **{name: getattr(self, name) for name in (*plain, *derived)},
+            "by_attempt": {str(attempt): count for attempt, count in self.by_attempt.items()},
+            "limits": [limit.to_dict() for limit in self.limits],
+            "cool_downs": [cool_down.to_dict() for cool_down in self.cool_downs],
+        }
+
+
+def judge(
+    ledger: Ledger,
+    quotas: Sequence[Quota],
+    *,
+    since: float | None,
+    until: float | None,
+    grace: float,
+    peak_in_flight: int,
+) -> Verdict:
+    """Judge what arrived from `since` to `until`, by default all.
+
+    A request that comes within `grace` seconds after a wait was asked for counts as in flight then.
+    """
+    everything = list(ledger.sent())
+    start = (everything[0].second if everything else 0.0) if since is None else since
+    end = (everything[-1].second if everything else start) if until is None else until
+    sent = [one for one in everything if start <= one.second <= end]
+    outcomes = Counter(one.outcome for one in sent)
+    by_quota: dict[int, list[Sent]] = {quota.number: [] for quota in quotas}
+    for one in sent:
+        by_quota[one.quota].append(one)
+    waits: dict[int, list[Wait]] = {quota.number: [] for quota in quotas}
+    for wait in ledger.waits():
+        waits[wait.quota].append(wait)
+    cool_downs = [
+        cool_down
+        for quota in quotas
+        for cool_down in _cool_downs(quota, by_quota[quota.number], waits[quota.number], grace)
+        if cool_down.end >= start and cool_down.start <= end
+    ]
+    return Verdict(
+        start=start,
+        end=end,
+        sent=len(sent),
+        accepted=outcomes[ACCEPTED],
+        rejected=sum(count for outcome, count in outcomes.items() if outcome >= REJECTED),
+        refused=outcomes[FULL],
+        failed=outcomes[OUTAGE],
+        by_attempt=MappingProxyType(dict(sorted(Counter(one.attempt for one in sent).items()))),
+        peak_in_flight=peak_in_flight,
+        sent_in_waits=sum(cool_down.sent for cool_down in cool_downs),
+        limits=tuple(
+            _use(quota, place, by_quota[quota.number], start, end)
+            for quota in quotas
+            for place in range(len(quota.buckets))
+        ),
+        cool_downs=tuple(sorted(cool_downs, key=lambda cool_down: cool_down.start)),
+    )
+
+
+def _use(quota: Quota, place: int, sent: Sequence[Sent], start: float, end: float) -> LimitUse:
+    bucket = quota.buckets[place]
+    accepted = [one for one in sent if one.outcome == ACCEPTED]
+    held = bucket.left_before(start)
+    return LimitUse(
+        key=_name(quota),
+        model=quota.model,
+        name=bucket.name,
+        per=bucket.per,
+        spent=float(len(accepted)) if bucket.name == "requests" else sum(one.spent for one in accepted),
+        allowed=held + bucket.refill(start, end),
+        held=held,
+        rejected=sum(1 for one in sent if one.outcome == REJECTED + place),
+    )
+
+
+def _name(quota: Quota) -> str:
+    return f"{quota.key:016x}" if quota.key else ""
+
+
+def _cool_downs(quota: Quota, sent: Sequence[Sent], waits: Sequence[Wait], grace: float) -> list[CoolDown]:
+    asked = [wait.asked for wait in waits]
+    # The latest end of all waits that had been asked for, at each of them.
+    ends = list(accumulate((wait.until for wait in waits), max))
+    spans = _merged(waits)
+    starts = [start for start, _ in spans]
+    broken = [0] * len(spans)
+    for one in sent:
+        # What comes in the moment of the asking cannot have heard of it.
+        known = bisect_left(asked, one.second - grace)
+        if known and ends[known - 1] > one.second + _NEARLY:
+            broken[bisect_right(starts, one.second) - 1] += 1
+    seconds = [one.second for one in sent]
+    return [
+        _cool_down(quota, span, broken[place], _from(sent, seconds, span[1]))
+        for place, span in enumerate(spans)
+    ]
+
+
+def _merged(waits: Sequence[Wait]) -> list[tuple[float, float]]:
+    spans: list[tuple[float, float]] = []
+    for wait in waits:
+        if spans and wait.asked < spans[-1][1] - _NEARLY:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], wait.until))
+        else:
+            spans.append((wait.asked, wait.until))
+    return spans
+
+
+def _from(sent: Sequence[Sent], seconds: Sequence[float], end: float) -> Sequence[Sent]:
+    return sent[bisect_left(seconds, end - _NEARLY) : bisect_left(seconds, end + _AFTERWARDS - _NEARLY)]
+
+
+def _cool_down(quota: Quota, span: tuple[float, float], broken: int, after: Sequence[Sent]) -> CoolDown:
+    start, end = span
+    return CoolDown(
+        key=_name(quota),
+        model=quota.model,
+        start=start,
+        end=end,
+        sent=broken,
+        sent_after=len(after),
+        allowed_after=_allowed(quota.buckets, "requests", end),
+        tokens_after=sum(one.reserved for one in after),
+        tokens_allowed_after=_allowed(quota.buckets, "tokens", end),
+    )
+
+
+def _allowed(buckets: Sequence[Bucket], name: LimitName, end: float) -> float | None:
+    return min(
+        (
+            max(0.0, bucket.left_before(end)) + bucket.refill(end, end + _AFTERWARDS)
+            for bucket in buckets
+            if bucket.name == name
+        ),
+        default=None,
+    )

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import random
+import threading
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from batchrt.testing import Fault, FaultPlan, LogNormal, MockProvider, Queueing
+from batchrt.testing.queueing import Queue
+from batchrt.testing.timeline import Timeline
+from batchrt.testing.wakeups import Wakeup
+from tests.testing.test_provider import BODY, SCOPE, Connection
+from tests.testing.virtual import Client, simulate
+
+
+def test_so_many_are_worked_on_and_the_others_wait_in_turn() -> None:
+    """Three at a time, a second each: the n-th answer comes after n / 3 seconds, rounded up."""
+    provider = MockProvider(latency=1.0, queueing=Queueing(capacity=3))
+
+    async def main() -> list[tuple[int, float]]:
+        client = Client(provider)
+        done: list[tuple[int, float]] = []
+
+        async def one(number: int) -> None:
+            done.append((number, (await client.ask(f"{number}")).time))
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(one, number)
+                await anyio.wait_all_tasks_blocked()
+        return sorted(done)
+
+    assert simulate(main) == [(number, 1.0 + number // 3) for number in range(10)]
+    assert provider.log.snapshot().peak_in_flight == 10
+    assert provider.verdict().accepted == 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_the_queue_of_the_textbooks(seed: int) -> None:
+    """Random arrivals and service times, checked against the recursion over the earliest free place."""
+    provider = MockProvider(seed=seed, latency=LogNormal(1.0, 1.0), queueing=Queueing(capacity=4))
+    twin = MockProvider(seed=seed, latency=LogNormal(1.0, 1.0))
+    chance = random.Random(seed)
+    arrivals = [0.0]
+    for _ in range(200):
+        arrivals.append(arrivals[-1] + chance.expovariate(3))
+
+    async def main(provider: MockProvider) -> list[float]:
+        client = Client(provider)
+        done = [0.0] * len(arrivals)
+
+        async def one(number: int) -> None:
+            await anyio.sleep_until(arrivals[number])
+            done[number] = (await client.ask(f"{number}")).time
+
+        async with anyio.create_task_group() as group:
+            for number in range(len(arrivals)):
+                group.start_soon(one, number)
+        return done
+
+    alone = simulate(main, twin)
+    service = [end - start for start, end in zip(arrivals, alone, strict=True)]
+    free = [0.0] * 4
+    expected = []
+    for arrival, seconds in zip(arrivals, service, strict=True):
+        start = max(arrival, free[0])
+        expected.append(start + seconds)
+        free = sorted([*free[1:], start + seconds])
+    assert simulate(main, provider) == pytest.approx(expected)
+    assert max(end - start for start, end in zip(alone, expected, strict=True)) > 1
+
+
+def test_tokens_of_the_answer_take_time() -> None:
+    """What is said in 8 tokens takes longer than what is cut to 2."""
+    provider = MockProvider(latency=1.0, queueing=Queueing(capacity=1, seconds_per_token=0.5))
+
+    async def main() -> list[float]:
+        client = Client(provider)
+        long, short = await client.ask("hi"), await client.ask("hi", max_tokens=2)
+        tokens = long.document["usage"]["completion_tokens"]
+        return [long.time - tokens / 2, short.time - long.time]
+
+    assert simulate(main) == [1.0, 2.0]
+
+
+def test_the_capacity_may_change_halfway() -> None:
+    """Less: who is worked on stays. More: who waits starts in that moment, with nobody else's help."""
+    queueing = Queueing(capacity=[(0, 4), (10, 1), (100, 3)])
+    provider = MockProvider(latency=30.0, queueing=queueing)
+
+    async def main() -> list[float]:
+        client = Client(provider)
+        done: list[float] = []
+
+        async def one(number: int) -> None:
+            done.append(round((await client.ask(f"{number}")).time, 3))
+
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(one, number)
+        return sorted(done)
+
+    assert simulate(main) == [30, 30, 30, 30, 60, 90, 120, 130, 130, 150]
+
+
+def test_a_change_at_an_odd_moment_starts_whoever_waits() -> None:
+    """Seconds that floats cannot hold do not make anybody look for ever."""
+    provider = MockProvider(latency=1.0, queueing=Queueing(capacity=[(0, 1), (1 / 3, 2), (2 / 3, 3)]))
+
+    async def main() -> list[float]:
+        await anyio.sleep(0.1)
+        client = Client(provider)
+        done: list[float] = []
+
+        async def one(number: int) -> None:
+            done.append((await client.ask(f"{number}")).time - 0.1)
+
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(one, number)
+        return done
+
+    assert simulate(main) == pytest.approx([1, 4 / 3, 5 / 3], abs=1e-4)
+
+
+def test_who_leaves_frees_a_place() -> None:
+    """In the queue as well as out of it, at once."""
+    provider = MockProvider(latency=10.0, queueing=Queueing(capacity=1))
+
+    async def main() -> list[float]:
+        client = Client(provider)
+        done: list[float] = []
+
+        async def one(patience: float) -> None:
+            with anyio.move_on_after(patience):
+                done.append((await client.ask(f"{patience}")).time)
+
+        async with anyio.create_task_group() as group:
+            for patience in (4.0, 5.0, 100.0, 3.0, 101.0):
+                group.start_soon(one, patience)
+                await anyio.wait_all_tasks_blocked()
+        return done
+
+    # The first leaves at 4, the second was worked on from 4 to 5, the fourth never.
+    assert simulate(main) == [15, 25]
+    seen = provider.log.snapshot()
+    assert (seen.disconnects, seen.in_flight) == (3, 0)
+
+
+def test_the_read_timeout_holds_for_queue_and_service_together() -> None:
+    """The client cannot tell one from the other."""
+    provider = MockProvider(latency=4.0, queueing=Queueing(capacity=[(0, 1), (2, 1)]))
+
+    async def main() -> list[tuple[str, float]]:
+        seen: list[tuple[str, float]] = []
+
+        async def one(patience: float) -> None:
+            try:
+                await Client(provider, timeout=patience).ask(f"{patience}")
+                seen.append(("answered", anyio.current_time()))
+            except httpx.ReadTimeout:
+                seen.append(("late", anyio.current_time()))
+
+        async with anyio.create_task_group() as group:
+            for patience in (5.0, 7.0, 3.0, 11.5):
+                group.start_soon(one, patience)
+                await anyio.wait_all_tasks_blocked()
+        return seen
+
+    assert simulate(main) == [("late", 3), ("answered", 4), ("late", 7), ("answered", 11)]
+
+
+@pytest.mark.parametrize(
+    ("server", "status", "words"),
+    [("openai", 503, "server_is_overloaded"), ("tei", 429, "Overloaded"), ("ollama", 503, "server busy")],
+)
+def test_a_full_queue_refuses_in_the_servers_words(server: Any, status: int, words: str) -> None:
+    """Who may not wait is told at once, and takes nothing."""
+    provider = MockProvider(latency=9.0, server=server, queueing=Queueing(capacity=1, max_waiting=1))
+
+    async def main() -> list[tuple[int, float, str]]:
+        client = Client(provider)
+        seen: list[tuple[int, float, str]] = []
+
+        async def one(number: int) -> None:
+            got = await client.ask(f"{number}")
+            seen.append((got.status, got.time, json.dumps(got.document)))
+
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(one, number)
+                await anyio.wait_all_tasks_blocked()
+        return seen
+
+    first, second, third = simulate(main)
+    assert (first[:2], second[:2], third[:2]) == ((status, 0), (200, 9), (200, 18))
+    assert words in first[2]
+    verdict = provider.verdict()
+    assert (verdict.sent, verdict.accepted, verdict.refused, verdict.rejected) == (3, 2, 1, 0)
+
+
+def test_a_server_may_reject_what_it_cannot_work_on() -> None:
+    """Nobody waits; the status and the wait as they were asked for."""
+    queueing = Queueing(capacity=2, max_waiting=0, full_status=429, retry_after=2.5)
+    provider = MockProvider(latency=1.0, queueing=queueing)
+
+    async def main() -> list[tuple[int, str | None]]:
+        client = Client(provider)
+        seen: list[tuple[int, str | None]] = []
+
+        async def one(number: int) -> None:
+            got = await client.ask(f"{number}")
+            seen.append((got.status, got.headers.get("retry-after")))
+
+        async with anyio.create_task_group() as group:
+            for number in range(4):
+                group.start_soon(one, number)
+        return seen
+
+    assert sorted(simulate(main)) == [(200, None), (200, None), (429, "3"), (429, "3")]
+    [cool_down] = provider.verdict().cool_downs
+    assert (cool_down.start, cool_down.end) == (0, 3)
+
+
+def test_a_place_is_free_whatever_became_of_its_request() -> None:
+    """Faults of every kind take their turn like answers."""
+    faults = FaultPlan.everything(1.0, stall_seconds=5, max_consecutive=None)
+    provider = MockProvider(latency=1.0, queueing=Queueing(capacity=2), faults=faults)
+
+    async def main() -> None:
+        client = Client(provider)
+
+        async def one(number: int) -> None:
+            # Faults are none of this test's business, whatever a client makes of them.
+            try:
+                await client.ask(f"{number}")
+            except (httpx.HTTPError, ValueError):
+                return
+
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(one, number)
+
+    simulate(main)
+    assert len(provider.log.snapshot().by_fault) > 15
+    queue = provider._gate._queue
+    assert queue is not None
+    assert (queue._served, len(queue._waiting)) == (0, 0)
+
+
+@pytest.mark.anyio
+async def test_any_asgi_server_can_have_it() -> None:
+    """A turn that comes and a client that leaves are noticed without the connection extension."""
+    provider = MockProvider(latency=0.001, queueing=Queueing(capacity=1))
+    connections = [Connection(BODY) for _ in range(4)]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            connections[2].left.set()
+            for connection in connections:
+                group.start_soon(provider, SCOPE, connection.receive, connection.send)
+    statuses = [connection.sent[0]["status"] if connection.sent else None for connection in connections]
+    assert statuses == [200, 200, None, 200]
+    seen = provider.log.snapshot()
+    assert (seen.disconnects, seen.in_flight, seen.peak_in_flight) == (1, 0, 4)
+
+
+def test_it_queues_on_a_socket() -> None:
+    """Two places, and twenty clients that each get their answer."""
+    provider = MockProvider(latency=0.001, queueing=Queueing(capacity=2, max_waiting=100))
+
+    async def main(base_url: str) -> list[int]:
+        statuses: list[int] = []
+        async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=30) as client:
+
+            async def one() -> None:
+                statuses.append((await client.post("/chat/completions", content=BODY)).status_code)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(one)
+        return statuses
+
+    with provider.serve() as server:
+        assert anyio.run(main, server.base_url) == [200] * 20
+    assert provider.log.snapshot().in_flight == 0
+
+
+@pytest.mark.anyio
+async def test_a_turn_may_come_from_another_thread() -> None:
+    """A provider in two event loops has one queue."""
+    queue = Queue(Queueing(capacity=1), Timeline(), threading.RLock())
+    first, second = queue.join(0.0), queue.join(0.0)
+    thread = threading.Thread(target=queue.leave, args=(first, 1.0))
+
+    async def idle() -> None:
+        thread.start()
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        assert not await second.turn(idle)
+    thread.join()
+    assert second.started
+
+
+@pytest.mark.anyio
+async def test_news_for_a_loop_that_has_ended_are_no_trouble() -> None:
+    """They are dropped, not raised where the turn was given."""
+    called: list[int] = []
+
+    async def make() -> Wakeup:
+        return Wakeup(lambda: called.append(1))
+
+    wakeups: list[Wakeup] = []
+
+    def elsewhere() -> None:
+        wakeups.append(anyio.run(make))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    wakeups[0]()
+    assert called == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"capacity": 0}, "capacity must be a whole number above 0"),
+        ({"capacity": 1.5}, "capacity must be a whole number above 0"),
+        ({"capacity": 1, "max_waiting": -1}, "max_waiting must not be negative"),
+        ({"capacity": 1, "seconds_per_token": -1}, "seconds_per_token must be seconds >= 0"),
+        ({"capacity": 1, "full_status": 500}, "full_status must be 429, 503 or None"),
+        ({"capacity": 1, "retry_after": 0}, "retry_after must be seconds > 0"),
+    ],
+)
+def test_a_queue_without_a_meaning_is_refused(options: dict[str, Any], words: str) -> None:
+    """Where it is written."""
+    with pytest.raises(ValueError, match=words):
+        Queueing(**options)
+
+
+def test_a_stall_holds_its_place() -> None:
+    """What hangs is worked on, so the next must wait for it."""
+    faults = FaultPlan(script=[Fault.STALL(seconds=60)])
+    provider = MockProvider(latency=1.0, queueing=Queueing(capacity=1), faults=faults)
+
+    async def main() -> float:
+        client = Client(provider)
+        async with anyio.create_task_group() as group:
+
+            async def first() -> None:
+                with pytest.raises(httpx.RemoteProtocolError):
+                    await client.ask("first")
+
+            group.start_soon(first)
+            await anyio.wait_all_tasks_blocked()
+            second = await client.ask("second")
+        return second.time
+
+    assert simulate(main) == 62
