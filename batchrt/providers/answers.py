@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from pydantic_core import from_json
@@ -13,6 +13,7 @@ from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, excerpt
 from batchrt.providers.reply import Reply
 from batchrt.providers.retry_after import advise
+from batchrt.providers.secrets import Secrets
 
 __all__ = [
     "ShapeError",
@@ -39,7 +40,7 @@ class ShapeError(Exception):
 
 
 def read_answer(
-    reply: Reply, secrets: Sequence[str], wall: Callable[[], float], read: Callable[[dict[str, Any]], T]
+    reply: Reply, secrets: Secrets, wall: Callable[[], float], read: Callable[[dict[str, Any]], T]
 ) -> T:
     """Return what `read` makes of the object in a successful `reply`; for the rest see `error_from`.
 
@@ -64,7 +65,7 @@ def read_answer(
         raise failure from None
 
 
-def malformed(what: str, reply: Reply, secrets: Sequence[str]) -> MalformedResponseError:
+def malformed(what: str, reply: Reply, secrets: Secrets) -> MalformedResponseError:
     """Return the error that says `what` is wrong with an answer, and how it begins."""
     shown = excerpt(reply.body, secrets)
     return MalformedResponseError(

@@ -11,11 +11,12 @@ from batchrt.errors import AuthenticationError, ProviderError
 from batchrt.providers.address import Address
 from batchrt.providers.failures import error_from
 from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
 from batchrt.runtime.retrying import RetryPolicy, retry_after_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from tenacity import RetryCallState
 
@@ -105,7 +106,7 @@ class Client:
                 "OpenAI is not who you want to ask)"
             )
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
-        self.secrets: Sequence[str] = _secrets(key, {**self.address.credentials, **extra})
+        self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
         self._stop = stop_after_attempt(max_retries + 1)
         self._transport = Transport(
@@ -210,13 +211,12 @@ def _headers(key: str, organization: str | None, project: str | None) -> dict[st
     return headers
 
 
-def _secrets(key: str, headers: Mapping[str, str]) -> Sequence[str]:
+def _secrets(key: str, headers: Mapping[str, str]) -> Secrets:
     found = {key}
     for name, value in headers.items():
         if any(word in name for word in ("auth", "key", "token", "secret", "cookie")):
             found |= {value, value.rpartition(" ")[2]}
-    kept = [secret for secret in found if len(secret) >= _FEWEST_SECRET_CHARACTERS]
-    return tuple(sorted(kept, key=len, reverse=True))
+    return Secrets(secret for secret in found if len(secret) >= _FEWEST_SECRET_CHARACTERS)
 
 
 def _check_limits(timeout: float | None, max_retries: int, max_response_bytes: int) -> None:

@@ -20,9 +20,10 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.retry_after import MAX_RETRY_AFTER, advise, retry_after
+from batchrt.providers.secrets import NO_SECRETS, Secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from batchrt.providers.reply import Reply
 
@@ -73,7 +74,7 @@ class _Complaint:
     param: str | None = None
 
 
-def error_from(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -> ProviderError:
+def error_from(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> ProviderError:
     """Return the error that `reply` stands for.
 
     Args:
@@ -105,14 +106,14 @@ def error_from(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) 
     return error
 
 
-def scrub(text: str, secrets: Sequence[str]) -> str:
+def scrub(text: str, secrets: Secrets) -> str:
     """Return `text` with every secret in it masked."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
 
 
-def excerpt(body: bytes, secrets: Sequence[str] = ()) -> str:
+def excerpt(body: bytes, secrets: Secrets = NO_SECRETS) -> str:
     """Return the beginning of `body` as text, at most 200 characters of it, on one line."""
     # The longest secret may straddle the cut: mask before cutting.
     margin = max(map(len, secrets), default=0)
@@ -124,7 +125,7 @@ def _shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _clean(text: str | None, secrets: Sequence[str]) -> str | None:
+def _clean(text: str | None, secrets: Secrets) -> str | None:
     return None if text is None else _shorten(scrub(text, secrets), _EXCERPT)
 
 

@@ -107,8 +107,11 @@ async def _numbered_async(texts: AsyncIterable[str], call: ListCall) -> AsyncIte
     try:
         async for text in texts:
             waiting.append(text)
-            if len(waiting) > (call.limits().size or _BUFFERED):
+            size = call.limits().size
+            if len(waiting) >= (size or _BUFFERED):
                 *full, waiting = pack(waiting, call)
+                if len(waiting) == size:
+                    full, waiting = [*full, waiting], []
                 for packed in full:
                     yield start, packed
                     start += len(packed)

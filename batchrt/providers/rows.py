@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from batchrt.providers.vectors import FLOAT_BYTES, Store, Stored
 from batchrt.runtime.lists import ListCall, Part, carry
+from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Strand
 
 if TYPE_CHECKING:
@@ -165,11 +166,11 @@ class Distinct:
     def __init__(self, call: ListCall) -> None:
         self._prepare = call.prepare
         self._known: dict[str, int] = {}
-        self.count = 0
+        self.count: int = 0
         self.texts: list[str] = []
-        self.rows = array("q")
-        self.copies = array("q")
-        self.originals = array("q")
+        self.rows: array[int] = array("q")
+        self.copies: array[int] = array("q")
+        self.originals: array[int] = array("q")
         self.errors: dict[int, Exception] = {}
 
     def add(self, text: str) -> None:
@@ -207,7 +208,7 @@ class Distinct:
         if self.errors:
             row = min(self.errors)
             error = self.errors[row]
-            error.add_note(f"batchrt: text {start + row} failed; the rest was cancelled")
+            add_note(error, f"batchrt: text {start + row} failed; the rest was cancelled")
             raise error
 
 

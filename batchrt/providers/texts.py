@@ -12,6 +12,7 @@ from batchrt.messages import Message, MessageLike, Usage
 from batchrt.providers.answers import ShapeError, malformed, placed_choices, read_answer, read_usage
 from batchrt.providers.bodies import bad_input, encode_members, half_character
 from batchrt.providers.reply import Reply
+from batchrt.providers.secrets import Secrets
 from batchrt.runnables.prompts import ChatPromptValue
 
 __all__ = ["TextInput", "TextLike", "TextRequest", "Texts", "encode_prompt", "read_texts"]
@@ -107,9 +108,7 @@ class Texts(NamedTuple):
     usage: Usage | None
 
 
-def read_texts(
-    reply: Reply, prompts: int, each: int, secrets: Sequence[str], wall: Callable[[], float]
-) -> Texts:
+def read_texts(reply: Reply, prompts: int, each: int, secrets: Secrets, wall: Callable[[], float]) -> Texts:
     """Return the texts in a successful `reply`, `each` for each of so many `prompts`, in their order.
 
     Counts of tokens that do not cover the whole answer are left out: llama-server gives those of the

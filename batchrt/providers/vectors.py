@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from pydantic_core import CoreConfig, SchemaValidator, ValidationError, core_schema, from_json
@@ -20,6 +20,7 @@ from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.answers import ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.reply import Reply
+from batchrt.providers.secrets import Secrets
 
 __all__ = [
     "FLOAT_BYTES",
@@ -96,7 +97,7 @@ def floats(raw: bytes) -> list[float]:
 
 
 def read_vectors(
-    bare: Reply, reader: VectorReader, count: int, secrets: Sequence[str], wall: Callable[[], float]
+    bare: Reply, reader: VectorReader, count: int, secrets: Secrets, wall: Callable[[], float]
 ) -> Vectors:
     """Return the vectors in a successful reply to `count` texts.
 
@@ -241,9 +242,7 @@ def _items_and_usage(data: dict[str, Any]) -> tuple[list[dict[str, Any]], Usage 
     return items, read_usage(data.get("usage"))
 
 
-def _in_order(
-    items: list[dict[str, Any]], count: int, bare: Reply, secrets: Sequence[str]
-) -> list[dict[str, Any]]:
+def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Secrets) -> list[dict[str, Any]]:
     """Return the items in the order of the texts.
 
     Where none has an `index` they are in order. The one vector of one text is its own whatever it says.
@@ -251,6 +250,8 @@ def _in_order(
     if len(items) != count:
         number = f"{len(items)} vector{'' if len(items) == 1 else 's'}"
         what = f"has {number} for {count} text{'' if count == 1 else 's'}"
+        if count == 1:
+            raise malformed(what, bare, secrets)
         raise _disorder(what, bare, secrets, lists=len(items) == 1 and count > _FEW_FOR_PROOF)
     if count == 1:
         return items
@@ -270,7 +271,7 @@ def _index(index: object) -> int | None:
     return index if type(index) is int else None
 
 
-def _disorder(what: str, bare: Reply, secrets: Sequence[str], *, lists: bool) -> MalformedResponseError:
+def _disorder(what: str, bare: Reply, secrets: Secrets, *, lists: bool) -> MalformedResponseError:
     """Return the error for an answer that does not fit the list; `lists`: the server does not know them."""
     error = malformed(what, bare, secrets)
     if lists:

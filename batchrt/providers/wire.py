@@ -21,6 +21,7 @@ from batchrt.providers.answers import (
 )
 from batchrt.providers.bodies import bad_input, encode_members, half_character
 from batchrt.providers.reply import Reply
+from batchrt.providers.secrets import Secrets
 
 __all__ = [
     "ChatInput",
@@ -176,7 +177,7 @@ def _unspeakable(messages: Sequence[Mapping[str, Any]]) -> BadRequestError:
     return bad_input("messages", "the messages cannot be sent as JSON")
 
 
-def read_chat(reply: Reply, secrets: Sequence[str], wall: Callable[[], float]) -> AIMessage:
+def read_chat(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> AIMessage:
     """Return the message in a successful `reply`; for `secrets` and `wall` see `error_from`.
 
     Raises:
@@ -200,7 +201,7 @@ class Messages(NamedTuple):
     usage: Usage | None
 
 
-def read_chats(reply: Reply, count: int, secrets: Sequence[str], wall: Callable[[], float]) -> Messages:
+def read_chats(reply: Reply, count: int, secrets: Secrets, wall: Callable[[], float]) -> Messages:
     """Return the messages for `count` conversations, in their order; otherwise as `read_chat`.
 
     The messages have no `usage` of their own: nobody says which of them the tokens were for.

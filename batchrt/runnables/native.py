@@ -29,7 +29,7 @@ def native_step(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mappin
         ValueError: for a bound that makes no sense.
     """
     identity = identity_of(runnable, method, kwargs)
-    if runnable.share_lists and isinstance(identity, tuple):
+    if runnable.share_lists:
         # Kept with the runnable: runs have nothing else in common.
         lists = runnable.__dict__.setdefault("_shared_lists", {})
         if identity not in lists:
@@ -56,12 +56,16 @@ def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping
 
 def identity_of(runnable: Runnable[Any, Any], method: str, kwargs: Mapping[str, Any]) -> Hashable:
     """Say which steps may share their lists: those of one runnable with the same bound to it."""
-    bound = tuple(sorted((name, type(value), value) for name, value in kwargs.items())) if kwargs else ()
-    try:
-        hash(bound)
-    except TypeError:
-        return object()  # equal to no other
+    bound = frozenset((name, type(value), _key_of(value)) for name, value in kwargs.items())
     return (id(runnable), method, bound)
+
+
+def _key_of(value: object) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)  # which whoever makes the call keeps alive
+    return value
 
 
 def _native_call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
@@ -91,7 +95,11 @@ def _on_values(
         values = [value for value, _ in pairs]
         if is_async:
             return await bound(pairs)(values)
-        return await call_in_thread(bound(pairs), values, strand)
+        function = bound(pairs)
+        # A wrapper that is not async itself may return what its async function does. In a tuple, because
+        # Trio takes a function that returns a coroutine for a mistake.
+        (results,) = await call_in_thread(lambda values: (function(values),), values, strand)
+        return await results if inspect.isawaitable(results) else results
 
     return call
 

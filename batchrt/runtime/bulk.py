@@ -15,6 +15,7 @@ import anyio.lowlevel
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
 from batchrt.runtime.lists import ListCall, Part, carry, pack, share
+from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Step, Strand
 
 __all__ = ["Bulk"]
@@ -127,7 +128,7 @@ class Bulk:
 
     def _fail(self, place: int, error: Exception, item: Item | None = None) -> None:
         if self._fail_fast:
-            error.add_note(f"batchrt: item {place} failed; the rest was cancelled")
+            add_note(error, f"batchrt: item {place} failed; the rest was cancelled")
             raise error
         self._put(item or Item(place, self._parent), None, error)
 

@@ -45,7 +45,8 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
         key = (strand.slots, identity)
         queue = traffic.places.get(key)
         if queue is None:
-            queue = traffic.places[key] = _Queue(call, strand)
+            queue = _Queue(call, strand)
+            traffic.open(key, queue)
         return await cast("_Queue", queue).meet(value, strand)
 
     return Step(step, lists=call.limits().size or UNBOUNDED_LIST, list_call=call)
@@ -107,7 +108,7 @@ class _Queue:
         self._known: dict[Hashable, _Entry] = {}
         self._memory = _Memory(call.remembered)
         self._last_arrival = 0.0
-        self._starved_at = 0.0
+        self._starved_at = self._hindered_at = -math.inf
         self._carriers: list[Strand] = []
         self._sending = False  # a list waits for its slot
         self._tended = False
@@ -148,6 +149,10 @@ class _Queue:
             self._quiet = True
             self._rouse()
 
+    def idle(self) -> bool:
+        """Whether nobody is here and nothing is kept for those who come."""
+        return not (self._size or self._tended or self._sending or self._carriers or self._memory)
+
     def _add(self, value: Any, key: Hashable | None, config: RunConfig) -> _Entry:
         cost = 0.0 if self.call.cost is None else self.call.cost(value)
         self._last_arrival = anyio.current_time()
@@ -176,13 +181,13 @@ class _Queue:
             await entry.list.leave()
             return
         self._size -= 1
-        self._cost -= entry.cost
+        self._lose(entry.cost)
         self._rouse()
 
     def _forget(self, entry: _Entry) -> None:
         # Nobody is to join a list that is being cancelled.
-        if entry.key is not None:
-            self._known.pop(entry.key, None)
+        if entry.key is not None and self._known.get(entry.key) is entry:
+            del self._known[entry.key]
 
     def settle(self, entry: _Entry, result: Any) -> None:
         """Hand a result, or an error, to whoever waits for it."""
@@ -205,11 +210,20 @@ class _Queue:
             self._entries.popleft()
         if not self._entries:
             return math.inf
-        first, last = (
-            max(self._entries[0].arrived, self._starved_at),
-            max(self._last_arrival, self._starved_at),
-        )
+        if self.call.linger > 0:
+            self._look_for_hindrances()
+        first = max(self._entries[0].arrived, self._starved_at)
+        last = max(self._last_arrival, self._starved_at, self._hindered_at)
         return min(last + self.call.linger, first + self.call.max_linger)
+
+    def _look_for_hindrances(self) -> None:
+        """Note when it is this step's own doing that nobody comes: such a pause is none of the arrivals'."""
+        limit = self.slots.limit
+        if limit is not None and sum(each.has_slot for each in self._carriers) >= limit:
+            self._starved_at = anyio.current_time()
+        elif self.beyond and self.slots.wanted():
+            # Those who have been here go before those who are to come.
+            self._hindered_at = anyio.current_time()
 
     async def _tend(self) -> None:
         """See that what is in the queue is sent in time."""
@@ -231,8 +245,6 @@ class _Queue:
         if anyio.current_time() >= self._due_at():
             # A pause of the event loop's own is none of the arrivals'.
             await anyio.lowlevel.checkpoint()
-            if self._starved():
-                self._starved_at = anyio.current_time()
             return anyio.current_time() >= self._due_at()
         if not self._quiet:
             return False
@@ -240,11 +252,6 @@ class _Queue:
         await anyio.lowlevel.checkpoint()
         self._quiet = False
         return not self.run.traffic.awaited(self)
-
-    def _starved(self) -> bool:
-        """Whether nobody gets here because lists of this queue hold all the slots."""
-        limit, patient = self.slots.limit, self.call.linger > 0
-        return patient and limit is not None and sum(each.has_slot for each in self._carriers) >= limit
 
     async def _doze(self) -> None:
         self._wake = Signal()
@@ -298,15 +305,20 @@ class _Queue:
         total = 0.0
         while self._entries and (size is None or len(taken) < size):
             entry = self._entries[0]
-            if taken and most is not None and total + entry.cost > most:
+            if entry.waiting and taken and most is not None and total + entry.cost > most:
                 break
             self._entries.popleft()
             if entry.waiting:
                 taken.append(entry)
                 total += entry.cost
         self._size -= len(taken)
-        self._cost = self._cost - total if self._size else 0.0
+        self._lose(total)
         return taken
+
+    def _lose(self, cost: float) -> None:
+        self._cost -= cost
+        if not self._size or not math.isfinite(self._cost):
+            self._cost = sum(entry.cost for entry in self._entries if entry.waiting)
 
 
 class _List:
@@ -362,6 +374,9 @@ class _Memory:
     def __init__(self, most: int) -> None:
         self._most = self._left = most
         self._results: OrderedDict[Hashable, bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._results)
 
     def get(self, key: Hashable) -> bytes | None:
         result = self._results.get(key)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any, Final, TypeAlias, cast
@@ -26,6 +25,7 @@ from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
 from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real
+from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
 
@@ -371,9 +371,8 @@ class Scheduler:
     def _fail(self, error: BaseException, note: str | None) -> None:
         if self._failure is None:
             self._failure = error
-            if note is not None and note not in getattr(error, "__notes__", ()):
-                with suppress(Exception):  # an exception may be frozen
-                    error.add_note(note)
+            if note is not None:
+                add_note(error, note)
             assert self._group is not None
             self._group.cancel_scope.cancel()
 

@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, check_length, share
-from batchrt.runtime.loops import LoopHandle, Signal, cancellation_is_real
+from batchrt.runtime.loops import LoopHandle, Signal, Unbegun, cancellation_is_real
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
 
@@ -106,16 +106,23 @@ class _Sent:
     def __init__(self, parts: list[_Part]) -> None:
         self.parts = parts
         self.scope = CancelScope()
+        self.begun = False
         self.ended = anyio.Event()
         for part in parts:
             part.sent = self
 
     async def leave(self) -> None:
         """End the call if nobody waits for it any more."""
-        if not any(part.wanted for part in self.parts):
-            self.scope.cancel()
+        if self.wanted():
+            return
+        self.scope.cancel()
+        if self.begun:
             with CancelScope(shield=True):
                 await self.ended.wait()
+
+    def wanted(self) -> bool:
+        """Whether anybody waits for it."""
+        return any(part.wanted for part in self.parts)
 
 
 class _Desk:
@@ -178,16 +185,19 @@ class _Desk:
             taken += 1
         parts, self._parts = self._parts[:taken], self._parts[taken:]
         if parts:
-            group.start_soon(self._carry, _Sent(parts), group)
+            group.start_soon(Unbegun, self._carry, _Sent(parts), group)
 
     async def _carry(self, sent: _Sent, group: TaskGroup) -> None:
+        if not sent.wanted():
+            return
+        sent.begun = True
         try:
             with sent.scope:
                 if not await self._try(sent.parts):
                     # One of them is guilty: each is sent for itself.
                     for part in sent.parts:
                         if part.wanted:
-                            group.start_soon(self._carry, _Sent([part]), group)
+                            group.start_soon(Unbegun, self._carry, _Sent([part]), group)
         finally:
             sent.ended.set()
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable
 from contextvars import Context, copy_context
-from typing import Protocol
+from typing import Final, Protocol
 
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.slots import Slots
 
 __all__ = ["Place", "Source", "Traffic"]
+
+_MANY: Final = 64
+"""Places from which on idle ones are looked for. A function may make a runnable for each item."""
 
 
 class Source(Protocol):
@@ -34,6 +37,9 @@ class Place(Protocol):
     def stir(self) -> None:
         """Be told that nobody is on the way here."""
 
+    def idle(self) -> bool:
+        """Whether nobody is here and nothing is kept for those who come."""
+
 
 class Traffic:
     """Count the strands of a run, and of the runs nested in it on the same loop.
@@ -48,7 +54,7 @@ class Traffic:
         base: the context of the run's caller, in which none of its items has set anything.
     """
 
-    __slots__ = ("base", "crew", "moving", "places", "sources")
+    __slots__ = ("_many", "base", "crew", "moving", "places", "sources")
 
     def __init__(self) -> None:
         self.base: Context = copy_context()
@@ -56,12 +62,21 @@ class Traffic:
         self.moving: int = 0
         self.sources: list[Source] = []
         self.places: dict[tuple[Slots, Hashable], Place] = {}
+        self._many = _MANY
 
     def awaited(self, place: Place) -> bool:
         """Whether somebody may still come to `place`."""
         if self.moving > place.beyond:
             return True
         return any(source.may_admit() for source in self.sources)
+
+    def open(self, key: tuple[Slots, Hashable], place: Place) -> None:
+        """Note a new place; where there are very many, those that are idle are let go of."""
+        if len(self.places) >= self._many:
+            for idle in [key for key, other in self.places.items() if other.idle()]:
+                del self.places[idle]
+            self._many = max(_MANY, 2 * len(self.places))
+        self.places[key] = place
 
     def forget(self, ended: Collection[Slots]) -> None:
         """Let go of the places that were under slots of a run that has ended."""

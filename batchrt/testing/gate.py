@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from .draws import digest_of
 from .families import Family, ServerFamily
@@ -83,7 +84,7 @@ class Gate:
         queueing: Queueing | None,
         outages: Sequence[Outage],
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[object] = threading.RLock()
         self.timeline: Timeline = Timeline()
         self._family = family
         self._limits = limits

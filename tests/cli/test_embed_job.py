@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from batchrt.cli.packing import Lists
-from batchrt.testing import Fault, FaultPlan, MockProvider
+from batchrt.testing import Fault, FaultPlan, MockProvider, RequestLog
 from tests.cli.conftest import Command
 from tests.cli.embedder import ask_first, put_in_place, written
 
@@ -194,6 +194,11 @@ def test_the_key_is_never_shown(
     assert secret not in out.read_text() + result.err + result.out
 
 
+async def third_request(log: RequestLog) -> None:
+    with anyio.fail_after(60):  # or a process that does not start would be waited for without end
+        await log.wait_for(lambda seen: seen.requests == 3)
+
+
 def test_ctrl_c_twice_leaves_files_that_can_be_read(numbers: Path, tmp_path: Path) -> None:
     """A real process, a real server that stalls, real signals."""
     out = tmp_path / "v.npy"
@@ -207,7 +212,7 @@ def test_ctrl_c_twice_leaves_files_that_can_be_read(numbers: Path, tmp_path: Pat
         ) as running:
             try:
                 assert running.stderr is not None
-                anyio.run(server.provider.log.wait_for, lambda seen: seen.requests == 3)
+                anyio.run(third_request, server.provider.log)
                 running.send_signal(signal.SIGINT)
                 assert running.stderr.readline().startswith(b"batchrt: stopping, with 10 rows in flight")
                 running.send_signal(signal.SIGINT)

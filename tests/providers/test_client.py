@@ -131,7 +131,8 @@ def test_what_is_masked_are_secrets_and_not_words() -> None:
         api_key=KEY,
         extra_headers={"x-api-key": KEY + "-longer", "x-team": "research", "cookie": "abc"},
     )
-    assert client.secrets.index(KEY + "-longer") < client.secrets.index(KEY)
+    masked = list(client.secrets)
+    assert masked.index(KEY + "-longer") < masked.index(KEY)
     assert set(client.secrets) == {KEY, KEY + "-longer", "dXNlcjpwYXNzd29yZA==",
                                    "Basic dXNlcjpwYXNzd29yZA=="}  # fmt: skip
-    assert Client(base_url="http://host", api_key="EMPTY").secrets == ()
+    assert not list(Client(base_url="http://host", api_key="EMPTY").secrets)

@@ -22,6 +22,7 @@ from batchrt.errors import (
 )
 from batchrt.providers.failures import error_from, excerpt
 from batchrt.providers.retry_after import should_retry
+from batchrt.providers.secrets import Secrets
 
 from .replies import NOW, reply, wall
 
@@ -29,7 +30,7 @@ KEY = "sk-proj-0123456789"
 
 
 def of(body: Any = b"", status: int = 400, **headers: str) -> ProviderError:
-    return error_from(reply(body, status, **headers), (KEY,), wall)
+    return error_from(reply(body, status, **headers), Secrets([KEY]), wall)
 
 
 def openai(message: str = "no", kind: str | None = None, code: Any = None, param: Any = None) -> Any:
@@ -352,7 +353,7 @@ def test_keys_that_are_echoed_are_masked() -> None:
 @given(st.integers(0, 400))
 def test_a_key_across_the_cut_is_masked(place: int) -> None:
     """No part of it is left at the end of an excerpt."""
-    shown = excerpt(b"y" * place + KEY.encode() + b"y" * 300, (KEY,))
+    shown = excerpt(b"y" * place + KEY.encode() + b"y" * 300, Secrets([KEY]))
     assert "sk-" not in shown
     assert len(shown) <= 200
 

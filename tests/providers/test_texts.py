@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from batchrt.errors import BadRequestError, MalformedResponseError, RateLimitError
 from batchrt.messages import HumanMessage, SystemMessage, Usage
 from batchrt.providers.retry_after import should_retry
+from batchrt.providers.secrets import NO_SECRETS
 from batchrt.providers.texts import TextRequest, Texts, encode_prompt, read_texts
 from batchrt.runnables.prompts import ChatPromptTemplate, PromptTemplate
 
@@ -27,7 +28,7 @@ class Text:
 
 
 def read(body: Any, prompts: int = 1, each: int = 1) -> Texts:
-    return read_texts(reply(body, x_request_id="r"), prompts, each, (), wall)
+    return read_texts(reply(body, x_request_id="r"), prompts, each, NO_SECRETS, wall)
 
 
 def choices(*texts: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from batchrt.errors import MalformedResponseError, ServerError
 from batchrt.messages import Usage
 from batchrt.providers.reply import Reply
+from batchrt.providers.secrets import NO_SECRETS, Secrets
 from batchrt.providers.vectors import OneByOneError, VectorReader, Vectors, floats, read_vectors
 
 from .replies import reply, wall
@@ -41,7 +42,7 @@ def answer(*values: Any, **more: Any) -> dict[str, Any]:
     return {"object": "list", "data": data, "model": "m", **more}
 
 
-def read(body: Any, count: int | None = None, secrets: Sequence[str] = ()) -> Vectors:
+def read(body: Any, count: int | None = None, secrets: Secrets = NO_SECRETS) -> Vectors:
     if count is None:
         count = len(body["data"])
     whole = reply(body)
@@ -132,10 +133,10 @@ def test_indexes_that_are_no_order_are_an_error(indexes: list[Any]) -> None:
 
 @pytest.mark.parametrize(("vectors", "texts"), [(2, 3), (4, 3), (0, 1), (1, 2), (2, 1)])
 def test_another_number_of_vectors_is_an_error(vectors: int, texts: int) -> None:
-    """One of two may be an accident."""
+    """One of two may be an accident; a list's parts are asked for instead, a single text again."""
     with pytest.raises(MalformedResponseError, match=f"has {vectors} vectors? for {texts} text") as caught:
         read(answer(*[NUMBERS[0]] * vectors), texts)
-    assert caught.value.retry_advised is False
+    assert caught.value.retry_advised is (None if texts == 1 else False)
     assert not isinstance(caught.value, OneByOneError)
 
 
@@ -220,7 +221,7 @@ def test_an_error_that_came_as_a_success_is_raised() -> None:
 def test_no_message_holds_a_vector_or_a_key() -> None:
     """The beginning of an answer is shown without either."""
     with pytest.raises(MalformedResponseError) as caught:
-        read({"key": "sk-secret", **answer(base64([0.1] * 500))}, 2, ["sk-secret"])
+        read({"key": "sk-secret", **answer(base64([0.1] * 500))}, 2, Secrets(["sk-secret"]))
     assert "sk-secret" not in str(caught.value)
     assert base64([0.1] * 30)[:20] not in str(caught.value)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from batchrt.errors import BadRequestError, MalformedResponseError, ProviderError, RateLimitError
 from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.providers.secrets import NO_SECRETS, Secrets
 from batchrt.providers.wire import ChatRequest, read_chat
 
 from .replies import chat_body, reply, wall
@@ -130,7 +131,7 @@ def test_options_that_json_cannot_carry_are_refused_early(value: Any) -> None:
 
 
 def read(body: Any, **headers: str) -> AIMessage:
-    return read_chat(reply(body, 200, **headers), ("sk-secret-1",), wall)
+    return read_chat(reply(body, 200, **headers), Secrets(["sk-secret-1"]), wall)
 
 
 def test_an_answer_is_read_whole() -> None:
@@ -267,6 +268,6 @@ def test_whatever_comes_is_a_message_or_an_error_of_ours(body: bytes) -> None:
 def test_half_a_character_is_no_reason_to_ask_again() -> None:
     """A lone surrogate, which models make and servers send, comes through; other broken JSON does not."""
     body = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "x\\ud83d"}}]}'
-    assert read_chat(reply(body), (), wall).content == "x\ud83d"
+    assert read_chat(reply(body), NO_SECRETS, wall).content == "x\ud83d"
     with pytest.raises(MalformedResponseError):
-        read_chat(reply(body[:-3]), (), wall)
+        read_chat(reply(body[:-3]), NO_SECRETS, wall)

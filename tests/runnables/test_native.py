@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -23,6 +25,7 @@ from batchrt.runtime.run import current_strand
 from batchrt.runtime.traffic import Traffic
 
 from .helpers import everyway, raises_everyway, virtual_time
+from .virtual import run_in_virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -598,3 +601,97 @@ async def test_nested_runs_leave_no_queues_behind() -> None:
 
     assert await RunnableLambda(nested).abatch(range(50), {"max_concurrency": 2}) == [3] * 50
     assert not any(traffic.places for traffic in traffics)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+def test_a_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: int) -> None:
+    """Whatever step the list is at when all tasks are cancelled."""
+
+    async def main() -> None:
+        step = Lengths(seconds=5)
+        step.share_lists, step.linger = True, 0.0
+        task = asyncio.create_task(step.ainvoke("a"))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        del task
+
+    asyncio.run(main())
+
+
+async def test_what_is_bound_need_not_be_hashable_to_meet() -> None:
+    """A list among the arguments does not tell every item from every other."""
+    sizes: list[int] = []
+
+    class Labels(Runnable[str, int]):
+        async def abatch_native(self, inputs: list[str], labels: list[str]) -> list[int]:
+            sizes.append(len(inputs))
+            return [len(labels)] * len(inputs)
+
+    bound = Labels().bind(labels=["a", "b"])
+
+    async def function(text: str) -> int:
+        return await bound.ainvoke(text)
+
+    assert await RunnableLambda(function).abatch(["x"] * 30) == [2] * 30
+    assert len(sizes) < 10
+
+
+async def test_runnables_made_for_each_item_leave_few_queues() -> None:
+    """Idle ones are let go of where there are very many."""
+    traffics: list[Traffic] = []
+
+    async def function(text: str) -> int:
+        strand = current_strand()
+        assert strand is not None
+        traffics.append(strand.run.traffic)
+        return await Lengths(linger=0).ainvoke(text)
+
+    assert (
+        await RunnableLambda(function).abatch(["x"] * 600, {"max_concurrency": 2, "window": 4}) == [1] * 600
+    )
+    assert len(traffics[0].places) < 200
+
+
+async def test_an_error_that_cannot_be_noted_on_is_raised_as_itself() -> None:
+    """A frozen exception is the user's own."""
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        text: str
+
+    class Fails(Lengths):
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            raise Frozen("mine")
+
+    for chain in (Fails(), RunnableLambda(same) | Fails()):
+        with pytest.raises(Frozen, match="mine"):
+            await chain.abatch(["a", "b"])
+
+
+async def test_an_async_list_call_behind_a_plain_wrapper_is_awaited() -> None:
+    """A decorator need not be async itself."""
+
+    class Wrapped(Runnable[str, int]):
+        def abatch_native(self, inputs: list[str]) -> Any:
+            async def inner() -> list[int]:
+                return [len(text) for text in inputs]
+
+            return inner()
+
+    assert await Wrapped().abatch(["a", "bb"]) == [1, 2]
+
+
+def test_a_step_behind_that_wants_the_slots_does_not_break_lists_up() -> None:
+    """Those who have been in a list go before those who are to come: a pause for that is no pause."""
+    lengths = Lengths(size=256, seconds=0.1, linger=0.05)
+    lengths.max_linger = 1
+
+    async def sleep(value: Any) -> Any:
+        await anyio.sleep(0.02)
+        return value
+
+    async def main() -> None:
+        await (RunnableLambda(sleep) | lengths | sleep).abatch(["a"] * 5120, {"max_concurrency": 50})
+
+    run_in_virtual_time("asyncio", main)
+    assert lengths.sizes == [256] * 20

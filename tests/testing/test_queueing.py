@@ -255,17 +255,21 @@ def test_a_place_is_free_whatever_became_of_its_request() -> None:
 @pytest.mark.anyio
 async def test_any_asgi_server_can_have_it() -> None:
     """A turn that comes and a client that leaves are noticed without the connection extension."""
-    provider = MockProvider(latency=0.001, queueing=Queueing(capacity=1))
-    connections = [Connection(BODY) for _ in range(4)]
-    with anyio.fail_after(5):
+    faults = FaultPlan(script=[Fault.STALL(seconds=3600)])
+    provider = MockProvider(queueing=Queueing(capacity=1), faults=faults)
+    stalled, waiting, impatient = connections = [Connection(BODY) for _ in range(3)]
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
-            connections[2].left.set()
             for connection in connections:
                 group.start_soon(provider, SCOPE, connection.receive, connection.send)
-    statuses = [connection.sent[0]["status"] if connection.sent else None for connection in connections]
-    assert statuses == [200, 200, None, 200]
-    seen = provider.log.snapshot()
-    assert (seen.disconnects, seen.in_flight, seen.peak_in_flight) == (1, 0, 4)
+                await anyio.wait_all_tasks_blocked()
+            impatient.left.set()
+            seen = await provider.log.wait_for(lambda seen: seen.disconnects == 1)
+            assert (seen.in_flight, seen.by_status) == (2, {})
+            stalled.left.set()
+    assert [len(connection.sent) for connection in connections] == [0, 2, 0]
+    assert waiting.sent[0]["status"] == 200
+    assert provider.log.snapshot().disconnects == 2
 
 
 def test_it_queues_on_a_socket() -> None:
