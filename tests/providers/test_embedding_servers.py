@@ -211,7 +211,7 @@ async def test_a_defect_that_stays_is_lived_with(fault: Fault) -> None:
 async def test_a_defect_that_nothing_can_be_done_about_is_a_clear_error(fault: Fault) -> None:
     """Every answer has it, and what it has it in is an error of that text; no vector is wrong."""
     provider = mock(faults=FaultPlan(rates={fault: 1.0}))
-    got: list[Any] = await model(provider).abatch(words(50), return_exceptions=True)
+    got: list[Any] = await model(provider, max_retries=0).abatch(words(50), return_exceptions=True)
     errors = [vector for vector in got if isinstance(vector, Exception)]
     assert errors
     assert all(isinstance(error, MalformedResponseError) for error in errors)
