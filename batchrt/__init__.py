@@ -24,6 +24,7 @@ from batchrt.errors import (
     ListLengthError,
     MalformedResponseError,
     MissingFieldError,
+    OutageError,
     OutputClosedError,
     OutputError,
     OutputParserError,
@@ -63,24 +64,42 @@ if TYPE_CHECKING:
     from batchrt.providers.completions import OpenAI
     from batchrt.providers.embeddings import OpenAIEmbeddings
     from batchrt.providers.matrix import EmbeddingBlock
+    from batchrt.runtime.budget import RetryBudget
+    from batchrt.runtime.events import (
+        Admitted,
+        BudgetEmpty,
+        CooledDown,
+        LimitChanged,
+        ProviderDown,
+        ProviderUp,
+        QuotaEvent,
+        Retried,
+        Sent,
+    )
+    from batchrt.runtime.quota import Quota, QuotaStatistics
+    from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = [
     "AIMessage",
+    "Admitted",
     "AuthenticationError",
     "BadRequestError",
     "BatchError",
     "BatchResult",
+    "BudgetEmpty",
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
     "ConnectionFailedError",
     "ContextLengthError",
+    "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
     "HumanMessage",
     "InputError",
     "ItemTimeoutError",
     "JsonOutputParser",
+    "LimitChanged",
     "ListLengthError",
     "MalformedResponseError",
     "Message",
@@ -88,18 +107,27 @@ __all__ = [
     "MissingFieldError",
     "OpenAI",
     "OpenAIEmbeddings",
+    "OutageError",
     "Outcome",
     "OutputClosedError",
     "OutputError",
     "OutputParserError",
     "PromptTemplate",
     "PromptValue",
+    "ProviderDown",
     "ProviderError",
+    "ProviderUp",
     "PydanticOutputParser",
+    "Quota",
+    "QuotaEvent",
     "QuotaExhaustedError",
+    "QuotaStatistics",
     "RateLimitError",
     "RecursionLimitError",
     "RequestTimeoutError",
+    "Retried",
+    "RetryBudget",
+    "RetryPolicy",
     "RunConfig",
     "Runnable",
     "RunnableAssign",
@@ -116,6 +144,7 @@ __all__ = [
     "RunnableRetry",
     "RunnableSequence",
     "RunnableWithFallbacks",
+    "Sent",
     "ServerError",
     "StrOutputParser",
     "StrayCancelledError",
@@ -133,7 +162,25 @@ _HOMES = {
     "EmbeddingBlock": "batchrt.providers.matrix",
     "OpenAI": "batchrt.providers.completions",
     "OpenAIEmbeddings": "batchrt.providers.embeddings",
+    "Quota": "batchrt.runtime.quota",
+    "QuotaStatistics": "batchrt.runtime.quota",
+    "RetryBudget": "batchrt.runtime.budget",
+    "RetryPolicy": "batchrt.runtime.retrying",
 }
+_HOMES |= dict.fromkeys(
+    (
+        "Admitted",
+        "BudgetEmpty",
+        "CooledDown",
+        "LimitChanged",
+        "ProviderDown",
+        "ProviderUp",
+        "QuotaEvent",
+        "Retried",
+        "Sent",
+    ),
+    "batchrt.runtime.events",
+)
 
 
 def __getattr__(name: str) -> Any:

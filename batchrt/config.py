@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias, TypedDict, cast
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
 __all__ = [
     "DEFAULT_RECURSION_LIMIT",
     "RunConfig",
     "RunnableConfig",
+    "cap_of",
     "check_config",
     "handed_config",
     "merge_configs",
@@ -26,7 +27,8 @@ class RunConfig(TypedDict, total=False):
         max_concurrency: how many leaf calls (an async function's body, a sync function in its thread,
             one request) may run at once, in the whole run and however runnables nest. A positive
             integer, or `None` (the default) for no cap on leaves; the window still bounds items, and
-            sync functions get 64 threads.
+            sync functions get 64 threads. `"auto"` is no cap either, but for requests: of those there
+            are as many at once as each provider answers best, which is found out on the way.
             In a nested call it holds in addition to the outer one.
         timeout: seconds one item may take, its retries and waits included. A function that is
             running in a thread cannot be interrupted: the item ends when the function does.
@@ -38,7 +40,7 @@ class RunConfig(TypedDict, total=False):
             `config`, inherited by nested calls, and merged by `with_config`.
     """
 
-    max_concurrency: int | None
+    max_concurrency: int | Literal["auto"] | None
     timeout: float | None
     deadline: float | None
     window: int
@@ -72,7 +74,8 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
         hint = "" if _LANGCHAIN.isdisjoint(unknown) else "; batchrt has no callbacks, runs have no ids"
         names, keys = ", ".join(map(repr, unknown)), ", ".join(sorted(_KEYS))
         raise ValueError(f"config has no key {names}{hint}; the keys are {keys}")
-    _check_count(config, "max_concurrency", optional=True)
+    if config.get("max_concurrency") != "auto":
+        _check_count(config, "max_concurrency", optional=True)
     _check_count(config, "window")
     _check_count(config, "recursion_limit", least=0)
     _check_seconds(config, "timeout")
@@ -85,7 +88,7 @@ def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False,
         return
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int):
-        allowed = "a positive integer or None" if optional else "a positive integer"
+        allowed = 'a positive integer, "auto" or None' if optional else "a positive integer"
         raise TypeError(f"{key} must be {allowed}, not {value!r}")
     if value < least:
         hint = "; None means no cap" if optional else ""
@@ -116,6 +119,12 @@ def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
     if "configurable" in outer and "configurable" in inner:
         merged["configurable"] = {**outer["configurable"], **inner["configurable"]}
     return merged
+
+
+def cap_of(config: RunConfig) -> int | None:
+    """Return the cap on leaf calls that `config` sets, if it sets one."""
+    cap = config.get("max_concurrency")
+    return None if cap == "auto" else cap
 
 
 def handed_config(config: RunConfig) -> RunConfig:

@@ -20,6 +20,7 @@
         ├── ServerError           5xx and 408, 409: the provider's fault, worth another attempt
         ├── ConnectionFailedError no answer: refused, reset, DNS, TLS
         ├── RequestTimeoutError   no answer in time (also a TimeoutError)
+        ├── OutageError           not sent: nobody had an answer for longer than was to be waited for
         └── MalformedResponseError    an answer that is not what the API promises
 
 A user function's own error is raised as itself and never wrapped.
@@ -41,6 +42,7 @@ __all__ = [
     "ListLengthError",
     "MalformedResponseError",
     "MissingFieldError",
+    "OutageError",
     "OutputClosedError",
     "OutputError",
     "OutputParserError",
@@ -257,6 +259,14 @@ class ConnectionFailedError(ProviderError):
 
 class RequestTimeoutError(ProviderError, TimeoutError):
     """No whole answer within the request's `timeout`."""
+
+
+class OutageError(ProviderError):
+    """The provider is down, for `seconds` already: nothing was sent; try again when it is back."""
+
+    def __init__(self, message: str, *, seconds: float) -> None:
+        super().__init__(message, attempts=0)
+        self.seconds = seconds
 
 
 class MalformedResponseError(ProviderError):

@@ -30,7 +30,7 @@ ROOMS = {
     "numpy": {"providers/rows.py"},
     "pyarrow": {"jobs/parquet.py"},
     "tiktoken": {"providers/tokens.py"},
-    "tenacity": {"runtime/retrying.py", "runnables/retry.py", "providers/client.py"},
+    "tenacity": {"runtime/retrying.py", "runnables/retry.py", "providers/endpoint.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -19,12 +19,16 @@ PUBLIC = {
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
     "running": "BatchResult Outcome RunConfig Stream",
+    "quotas": """
+        Admitted BudgetEmpty CooledDown LimitChanged ProviderDown ProviderUp Quota QuotaEvent QuotaStatistics
+        Retried RetryBudget RetryPolicy Sent
+    """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
     "errors": """
         AuthenticationError BadRequestError BatchError ConnectionFailedError ContextLengthError
         DeadlineExceededError InputError ItemTimeoutError ListLengthError MalformedResponseError
-        MissingFieldError OutputClosedError OutputError
+        MissingFieldError OutageError OutputClosedError OutputError
         OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
         RequestTimeoutError ServerError StrayCancelledError
     """,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from batchrt.errors import BadRequestError
 
-__all__ = ["bad_input", "encode_members", "half_character"]
+__all__ = ["bad_input", "encode_members", "half_character", "most_tokens"]
+
+_MOST: Final = ("max_completion_tokens", "max_tokens")
 
 
 def encode_members(fields: Mapping[str, Any]) -> bytes:
@@ -19,6 +21,12 @@ def encode_members(fields: Mapping[str, Any]) -> bytes:
     """
     members = (f"{json.dumps(name)}:{_encode(name, value)}," for name, value in fields.items())
     return f"{{{''.join(members)}".encode()
+
+
+def most_tokens(fields: Mapping[str, Any]) -> float | None:
+    """Return how many tokens an answer to a request with `fields` may have; `None` if nothing says."""
+    given = [fields[name] for name in _MOST if isinstance(fields.get(name), int | float)]
+    return float(min(given)) if given else None
 
 
 def _encode(name: str, value: object) -> str:

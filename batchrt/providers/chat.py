@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.messages import AIMessage
 from batchrt.providers.list_support import ListMemory
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from batchrt.providers.client import Secret
+    from batchrt.providers.endpoint import Endpoint
     from batchrt.providers.reply import Reply
     from batchrt.providers.structured import Method, RawAndParsed
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
+    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["ChatOpenAI"]
 
 M = TypeVar("M", bound="BaseModel")
+
+_PATH: Final = "/chat/completions"
 
 
 class ChatOpenAI(Model["ChatInput", AIMessage]):
@@ -108,6 +113,13 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         max_batch_size: int | None = None,
         linger: float | None = None,
         max_linger: float | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        requests_per_day: float | None = None,
+        tokens_per_day: float | None = None,
+        max_in_flight: int | None = None,
+        quota: Quota | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
         from batchrt.providers.client import Client, Hidden
@@ -142,11 +154,21 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             transport=transport,
             extra_headers=extra_headers,
             max_response_bytes=max_response_bytes,
+            quota=quota,
+            limits={
+                "requests_per_minute": requests_per_minute,
+                "tokens_per_minute": tokens_per_minute,
+                "requests_per_day": requests_per_day,
+                "tokens_per_day": tokens_per_day,
+                "max_in_flight": max_in_flight,
+            },
+            retry_policy=retry_policy,
+            model=model,
         )
-        self._url = self._client.address.url("/chat/completions")
         self._request_of = ChatRequest
         self._read_chat = read_chat
         self._request = self._request_for({})
+        self._endpoint = self._client.endpoint(_PATH, *_model_and_most(self._request))
 
     def _request_for(self, kwargs: Mapping[str, Any]) -> ChatRequest:
         given = check_options(kwargs)
@@ -156,29 +178,26 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return self._request_of({**sent, **extra})
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        request = self._request_for(kwargs) if kwargs else self._request
-        ask, body_of = self._ask, request.body
+        request, endpoint = self._request, self._endpoint
+        if kwargs:
+            request = self._request_for(kwargs)
+            endpoint = self._client.endpoint(_PATH, *_model_and_most(request))
+        ask, read, body_of = endpoint.call, self._read, request.body
 
         async def call(value: Any, strand: Strand) -> AIMessage:
             body = body_of(value)
             del value  # thousands of prompts need not wait for their answers
-            return await ask(body, strand)
+            return await ask(body, read, strand)
 
         alone = Step(call)
-        return alone if self._lists is None else self._listed(alone, request, self._lists)
+        return alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
 
-    async def _ask(self, body: bytes, strand: Strand) -> AIMessage:
-        message = await self._client.call(self._url, body, self._read, strand)
-        if message.usage is not None:
-            strand.item.add_usage(message.usage)
-        return message
-
-    def _listed(self, alone: Step, request: ChatRequest, lists: Lists) -> Step:
+    def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: Lists) -> Step:
         from batchrt.providers.wire import encode_conversation
 
         return listed(
             alone,
-            self._sender(request),
+            self._sender(request, endpoint),
             self._memory.support(request.names),
             lists,
             name=self.get_name(),
@@ -186,23 +205,22 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             prepare=encode_conversation,
         )
 
-    def _sender(self, request: ChatRequest) -> Send:
+    def _sender(self, request: ChatRequest, endpoint: Endpoint) -> Send:
         from batchrt.providers.wire import read_chats
 
-        client, url = self._client, self._client.address.url("/chat/completions/batch")
+        client, alone = self._client, endpoint
+        together = client.endpoint(f"{_PATH}/batch", *_model_and_most(request))
 
         async def send(conversations: Sequence[bytes], strand: Strand) -> Sequence[Any]:
             body = request.body_of(conversations)
             if len(conversations) == 1:
-                return [await self._ask(body, strand)]
+                return [await alone.call(body, self._read, strand)]
 
             def read(reply: Reply, clock: Clock) -> Messages:
                 return read_chats(reply, len(conversations), client.secrets, clock.wall)
 
-            messages, usage = await client.call(url, body, read, strand)
-            if usage is not None:
-                strand.item.add_usage(usage)
-            return messages
+            answer = await together.call(body, read, strand, answers=len(conversations))
+            return answer.messages
 
         return send
 
@@ -263,6 +281,11 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         from batchrt.providers.structured import StructuredChat
 
         return StructuredChat(self, schema, method=method, strict=strict, include_raw=include_raw)
+
+
+def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:
+    """Return the model's name, and how many tokens an answer may have."""
+    return request.names[0], request.most
 
 
 def _lists(

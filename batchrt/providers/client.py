@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tenacity import stop_after_attempt
-
-from batchrt.errors import AuthenticationError, ProviderError
+from batchrt.errors import AuthenticationError
 from batchrt.providers.address import Address
-from batchrt.providers.failures import error_from
-from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.providers.endpoint import Endpoint
+from batchrt.providers.quotas import shared_quota
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
-from batchrt.runtime.retrying import RetryPolicy, retry_after_failure
+from batchrt.runtime.quota import Quota
+from batchrt.runtime.retrying import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from tenacity import RetryCallState
-
-    from batchrt.providers.reply import Reply
-    from batchrt.providers.transport import HTTPClient, HTTPTransport, Sink
-    from batchrt.runtime.clock import Clock
-    from batchrt.runtime.run import Strand
+    from batchrt.providers.transport import HTTPClient, HTTPTransport
 
 __all__ = ["Client", "Hidden", "Secret"]
-
-T = TypeVar("T")
 
 _OPENAI: Final = "https://api.openai.com/v1"
 _FEWEST_SECRET_CHARACTERS: Final = 6
@@ -74,6 +67,11 @@ class Client:
         transport: send through this httpx transport.
         extra_headers: sent with every request; they win over the client's own.
         max_response_bytes: an answer that is larger, as received or unpacked, is an error.
+        quota: admits requests; else the one of everybody in this process who names the same address, key
+            and model (and, if one is handed in, goes through the same client or transport).
+        limits: for that one, by name; see `Quota.set_limits`.
+        retry_policy: what is tried again and when; else `max_retries` attempts after the first.
+        model: which model `limits` are for.
 
     Raises:
         AuthenticationError: there is no key, and OpenAI wants one.
@@ -93,6 +91,10 @@ class Client:
         transport: HTTPTransport | None = None,
         extra_headers: Mapping[str, str] | None = None,
         max_response_bytes: int = 64 * 2**20,
+        quota: Quota | None = None,
+        limits: Mapping[str, float | None] | None = None,
+        retry_policy: RetryPolicy | None = None,
+        model: str = "",
     ) -> None:
         api_key = Hidden(api_key)
         _check_limits(timeout, max_retries, max_response_bytes)
@@ -108,7 +110,12 @@ class Client:
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
         self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
-        self._stop = stop_after_attempt(max_retries + 1)
+        self._policy = _check_policy(retry_policy)
+        self._quota = _check_quota(quota)
+        self._name = _digest(self.address.url(""), headers)
+        # A transport that is made anew for the same server says so.
+        self._owner: object = getattr(transport, "endpoint", transport) or http_client
+        self._set_limits(limits, model)
         self._transport = Transport(
             headers,
             tls=self.address.tls,
@@ -118,80 +125,40 @@ class Client:
             transport=transport,
         )
 
+    def _set_limits(self, limits: Mapping[str, float | None] | None, model: str) -> None:
+        given: dict[str, Any] = {name: limit for name, limit in (limits or {}).items() if limit is not None}
+        if not given:
+            return
+        if self._quota is not None:
+            raise ValueError(f"give {', '.join(given)} to the quota that you pass, or leave quota out")
+        self.quota_of(model).set_limits(**given)
+
     def __repr__(self) -> str:
         if "address" not in self.__dict__:  # a debugger looks at a constructor that failed
             return "<Client>"
         return f"<Client of {self.address.origin}>"
 
-    async def call(
-        self,
-        url: str,
-        body: bytes,
-        read: Callable[[Reply, Clock], T],
-        strand: Strand,
-        sink: Callable[[], Sink] | None = None,
-    ) -> T:
-        """Post `body` and return what `read` makes of the reply; `strand` holds a slot meanwhile.
+    def endpoint(self, path: str, model: str, most: float | None = None) -> Endpoint:
+        """Return what sends requests for `model` to `path`; an answer has `most` tokens at the most."""
+        return Endpoint(
+            self.address.url(path),
+            self.quota_of(model),
+            self._transport,
+            self.secrets,
+            policy=self._policy,
+            max_attempts=self.max_retries + 1,
+            most=most,
+        )
 
-        `sink` makes what takes the body of a success in as it comes, for each attempt anew.
-
-        Raises:
-            ProviderError: the last attempt's; `attempts` says how many there were.
-        """
-        try:
-            await strand.take()
-            reply = await self._transport.post(url, body, None if sink is None else sink())
-            return self._judge(reply, read, strand)
-        except ProviderError as error:
-            failure = error
-        return await self._call_again(url, body, read, strand, sink, failure)
-
-    # A method of its own: the variables of a closure would burden every first attempt that waits.
-    async def _call_again(  # noqa: PLR0917  what `call` was given
-        self,
-        url: str,
-        body: bytes,
-        read: Callable[[Reply, Clock], T],
-        strand: Strand,
-        sink: Callable[[], Sink] | None,
-        failure: ProviderError,
-    ) -> T:
-        attempts = 1
-
-        async def again() -> T:
-            nonlocal attempts
-            attempts += 1
-            try:
-                await strand.take()
-                reply = await self._transport.post(url, body, None if sink is None else sink())
-                return self._judge(reply, read, strand)
-            except ProviderError as error:
-                error.attempts = attempts
-                raise
-
-        return await retry_after_failure(again, failure, self._policy(strand), strand)
-
-    def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], strand: Strand) -> T:
-        clock = strand.run.clock
-        if 200 <= reply.status < 300:  # noqa: PLR2004
-            return read(reply, clock)
-        raise error_from(reply, self.secrets, clock.wall)
-
-    def _policy(self, strand: Strand) -> RetryPolicy:
-        random = strand.run.clock.random
-
-        def wait(state: RetryCallState) -> float:
-            return wait_before_retry(_failure(state), state.attempt_number, random)
-
-        return RetryPolicy(lambda state: should_retry(_failure(state)), self._stop, wait)
+    def quota_of(self, model: str) -> Quota:
+        """Return the quota of `model`: the one that was handed in, or the one of all who name the same."""
+        if self._quota is not None:
+            return self._quota
+        return shared_quota(self._name, model, self._owner)
 
     async def aclose(self) -> None:
         """Close idle connections; those of a client that is let go close by themselves."""
         await self._transport.aclose()
-
-
-def _failure(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome is not None else None
 
 
 def _headers(key: str, organization: str | None, project: str | None) -> dict[str, str]:
@@ -226,3 +193,24 @@ def _check_limits(timeout: float | None, max_retries: int, max_response_bytes: i
         raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
     if max_response_bytes < 1:
         raise ValueError(f"max_response_bytes must be 1 or more, not {max_response_bytes}")
+
+
+def _check_quota(quota: Quota | None) -> Quota | None:
+    if quota is not None and not isinstance(quota, Quota):
+        raise TypeError(f"quota must be a Quota, not {type(quota).__name__}")
+    return quota
+
+
+def _check_policy(policy: RetryPolicy | None) -> RetryPolicy:
+    if policy is None:
+        return RetryPolicy()
+    if not isinstance(policy, RetryPolicy):
+        raise TypeError(f"retry_policy must be a RetryPolicy, not {type(policy).__name__}")
+    return policy
+
+
+def _digest(url: str, headers: Mapping[str, str]) -> bytes:
+    """Return what tells one address and account from another, and nothing else about them."""
+    plain = ("content-type", "accept", "user-agent")
+    said = sorted((name, value) for name, value in headers.items() if name not in plain)
+    return blake2b(repr((url, said)).encode("utf-8", "surrogatepass"), digest_size=16).digest()

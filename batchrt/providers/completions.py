@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from batchrt.providers.reply import Reply
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
+    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["CompletionOptions", "OpenAI"]
 
@@ -51,6 +53,13 @@ class CompletionOptions(TypedDict, total=False):
     extra_headers: Mapping[str, str] | None
     extra_body: Mapping[str, Any] | None
     max_response_bytes: int
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    requests_per_day: float | None
+    tokens_per_day: float | None
+    max_in_flight: int | None
+    quota: Quota | None
+    retry_policy: RetryPolicy | None
 
 
 class OpenAI(Model[TextInput, Out]):
@@ -128,6 +137,13 @@ class OpenAI(Model[TextInput, Out]):
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         max_response_bytes: int = 64 * 2**20,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        requests_per_day: float | None = None,
+        tokens_per_day: float | None = None,
+        max_in_flight: int | None = None,
+        quota: Quota | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
         from batchrt.providers.client import Client, Hidden
@@ -163,8 +179,17 @@ class OpenAI(Model[TextInput, Out]):
             transport=transport,
             extra_headers=extra_headers,
             max_response_bytes=max_response_bytes,
+            quota=quota,
+            limits={
+                "requests_per_minute": requests_per_minute,
+                "tokens_per_minute": tokens_per_minute,
+                "requests_per_day": requests_per_day,
+                "tokens_per_day": tokens_per_day,
+                "max_in_flight": max_in_flight,
+            },
+            retry_policy=retry_policy,
+            model=model,
         )
-        self._url = self._client.address.url("/completions")
         self._memory = ListMemory()
         self._request_for({})
 
@@ -193,15 +218,15 @@ class OpenAI(Model[TextInput, Out]):
         )
 
     def _sender(self, request: TextRequest) -> Send:
-        client, url, n = self._client, self._url, self._n
+        client, n = self._client, self._n
+        endpoint = client.endpoint("/completions", request.names[0], request.most)
 
         async def send(prompts: Sequence[bytes], strand: Strand) -> Sequence[Any]:
             def read(reply: Reply, clock: Clock) -> Texts:
                 return read_texts(reply, len(prompts), n or 1, client.secrets, clock.wall)
 
-            texts, usage = await client.call(url, request.body(prompts), read, strand)
-            if usage is not None:
-                strand.item.add_usage(usage)
+            answers = len(prompts) * (n or 1)
+            texts, _ = await endpoint.call(request.body(prompts), read, strand, answers=answers)
             if n is not None:
                 return texts
             return [of_one if isinstance(of_one, Exception) else of_one[0] for of_one in texts]

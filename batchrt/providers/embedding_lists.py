@@ -83,7 +83,7 @@ class EmbeddingLists:
         self._asked: int | None = asked if isinstance(asked, int) else None
         self.width: int | None = self._asked
         self._client = client
-        self._url = client.address.url("/embeddings")
+        self._endpoint = client.endpoint("/embeddings", str(fields.get("model")))
         self._capacity = capacity
         self._tokenizer = capacity.tokenizer
         self._truncate = truncate
@@ -178,7 +178,6 @@ class EmbeddingLists:
                 texts = self._after_refusal(texts, _as_too_long(error))
                 continue
             if answer.usage is not None:
-                strand.item.add_usage(answer.usage)
                 self._capacity.learn_usage(answer.usage.input_tokens, texts)
             return answer.vectors
 
@@ -220,7 +219,7 @@ class EmbeddingLists:
 
         # Without `encoding_format` proxies send null, which is an error to some servers.
         body = b'%b"encoding_format":"%b","input":%b}' % (self.start, encoding.encode(), texts)
-        return await self._client.call(self._url, body, read, strand, sink)
+        return await self._endpoint.call(body, read, strand, sink, answers=0)
 
     def _of_one_width(self, vectors: list[Any]) -> list[Any]:
         width = self.width

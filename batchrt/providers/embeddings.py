@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from batchrt.providers.tokens import TokenizerName
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.batch import Job
+    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["OpenAIEmbeddings"]
 
@@ -108,6 +110,13 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         max_response_bytes: int = _LARGEST_ANSWER,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        requests_per_day: float | None = None,
+        tokens_per_day: float | None = None,
+        max_in_flight: int | None = None,
+        quota: Quota | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
         from batchrt.providers.capacity import Capacity
@@ -142,6 +151,16 @@ class OpenAIEmbeddings(Model[str, list[float]]):
             transport=transport,
             extra_headers=extra_headers,
             max_response_bytes=max_response_bytes,
+            quota=quota,
+            limits={
+                "requests_per_minute": requests_per_minute,
+                "tokens_per_minute": tokens_per_minute,
+                "requests_per_day": requests_per_day,
+                "tokens_per_day": tokens_per_day,
+                "max_in_flight": max_in_flight,
+            },
+            retry_policy=retry_policy,
+            model=model,
         )
         family = family_of(server, self._client.address.host)
 

@@ -141,7 +141,7 @@ def _phrase(reply: Reply) -> str:
 
 
 def _come_back(wait: float, now: float) -> str:
-    text = f"the provider asks to wait {wait:g} s, more than is waited for"
+    text = f"the provider asks to wait {wait:g} s"
     try:
         until = datetime.fromtimestamp(now + wait, UTC)
     except (ValueError, OverflowError, OSError):

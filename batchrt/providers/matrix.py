@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import anyio
 import anyio.lowlevel
 
-from batchrt.config import RunConfig, check_config
+from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.errors import DeadlineExceededError
 from batchrt.messages import Usage
 from batchrt.providers.rows import Distinct, Lists, Rows, fill, numpy
@@ -86,7 +86,7 @@ def _job(
     size: int,
 ) -> Job:
     """Return a job over lists. Its window, which the configuration gives in texts, is one of lists."""
-    cap, window = config.get("max_concurrency"), config.get("window")
+    cap, window = cap_of(config), config.get("window")
     if window is not None:
         lists = max(1, window // size)
     else:

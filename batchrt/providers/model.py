@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from batchrt.providers.client import Client
+    from batchrt.runtime.quota import Quota
 
 __all__ = ["Model"]
 
@@ -31,6 +32,11 @@ class Model(Runnable[In, Out]):
     def model(self) -> str:
         """The model's name."""
         return str(self._options["model"])
+
+    @property
+    def quota(self) -> Quota:
+        """What admits its requests: limits, what is used of them, and whom to tell of what happens."""
+        return self._client.quota_of(self.model)
 
     async def aclose(self) -> None:
         """Close the connections, and a `transport` that was handed in; the model is of no use afterwards.

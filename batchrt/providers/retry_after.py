@@ -17,6 +17,8 @@ from batchrt.errors import (
     RequestTimeoutError,
     ServerError,
 )
+from batchrt.providers.rate_limits import read_duration
+from batchrt.runtime.retrying import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +26,6 @@ if TYPE_CHECKING:
     from batchrt.providers.reply import HeaderMap
 
 __all__ = ["MAX_RETRY_AFTER", "advise", "retry_after", "should_retry", "wait_before_retry"]
-
-MAX_RETRY_AFTER: Final = 120.0
-"""Seconds of waiting that are honoured; whoever asks for more gets no other attempt.
-
-The openai SDK's own bound."""
 
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
@@ -42,6 +39,9 @@ _PASSING: Final = (
 )
 _LASTING: Final = (QuotaExhaustedError, ContextLengthError)
 _AZURE: Final = re.compile(r"retry after ([0-9]{1,9}(?:\.[0-9]{1,9})?) (milli)?seconds?", re.IGNORECASE)
+_OPENAI: Final = re.compile(
+    r"try again in ((?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|h|m|s))+)(?![0-9a-z])", re.IGNORECASE
+)
 _NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}")
 
 
@@ -50,8 +50,9 @@ def retry_after(headers: HeaderMap, message: str = "", *, now: float) -> float |
 
     Looked for in this order: `retry-after-ms`; `retry-after` in seconds or as a date (RFC 9110,
     10.2.3, in its three forms), which is read against the reply's own `date`, else against `now`
-    (seconds since the epoch); `llm_provider-retry-after`, which LiteLLM's proxy sends; and Azure's
-    "Please retry after 7 seconds" in the error's `message`. A date that has passed gives 0.
+    (seconds since the epoch); `llm_provider-retry-after`, which LiteLLM's proxy sends; and in the error's
+    `message` Azure's "Please retry after 7 seconds" and OpenAI's "Please try again in 9.816s". A date that
+    has passed gives 0.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -92,9 +93,11 @@ def _epoch(text: str) -> float | None:
 
 
 def _in_words(message: str) -> float | None:
-    found = _AZURE.search(message[:10_000])
+    message = message[:10_000]
+    found = _AZURE.search(message)
     if found is None:
-        return None
+        found = _OPENAI.search(message)
+        return None if found is None else read_duration(found[1].lower())
     seconds = float(found[1])
     return seconds / 1000 if found[2] else seconds
 
@@ -104,16 +107,16 @@ def advise(error: ProviderError, *, retry: bool | None) -> None:
     error.retry_advised = retry
 
 
-def should_retry(error: BaseException | None) -> bool:
+def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) -> bool:
     """Whether another attempt may give what `error` did not.
 
     Rate limits, 408, 409, 5xx, broken connections, timeouts and answers that are malformed; where
     something else was `advise`d (`x-should-retry`), that. Never an exhausted quota or an input that
-    is too long, and never when the wait asked for is over `MAX_RETRY_AFTER`.
+    is too long, and never when the wait asked for is over `longest` seconds.
     """
     if not isinstance(error, ProviderError) or isinstance(error, _LASTING):
         return False
-    if error.retry_after is not None and error.retry_after > MAX_RETRY_AFTER:
+    if error.retry_after is not None and error.retry_after > longest:
         return False
     advice = error.retry_advised
     return isinstance(error, _PASSING) if advice is None else advice
@@ -127,7 +130,7 @@ def wait_before_retry(error: BaseException | None, attempts: int, random: Callab
     """
     asked = error.retry_after if isinstance(error, ProviderError) else None
     if asked:
-        return min(asked, MAX_RETRY_AFTER)
+        return asked
     wait = min(_FIRST_WAIT * 2.0 ** min(attempts - 1, 16), _LONGEST_WAIT) * (1 - random() / 4)
     overloaded = isinstance(error, ProviderError) and error.code in _OVERLOADED
     return wait * 2 if overloaded else wait

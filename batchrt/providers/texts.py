@@ -10,7 +10,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Message, MessageLike, Usage
 from batchrt.providers.answers import ShapeError, malformed, placed_choices, read_answer, read_usage
-from batchrt.providers.bodies import bad_input, encode_members, half_character
+from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
 from batchrt.providers.reply import Reply
 from batchrt.providers.secrets import Secrets
 from batchrt.runnables.prompts import ChatPromptValue
@@ -35,15 +35,17 @@ class TextRequest:
     Attributes:
         start: the beginning of them all: the rest of the body, encoded once.
         names: the model and what other members there are.
+        most: the most tokens of a text; `None` if nothing says.
 
     Raises:
         ValueError: for a field that JSON cannot carry.
     """
 
-    __slots__ = ("names", "start")
+    __slots__ = ("most", "names", "start")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self.names: tuple[str, ...] = (str(fields.get("model")), *sorted(fields))
+        self.most: float | None = most_tokens(fields)
         self.start: bytes = encode_members(fields) + b'"prompt":'
 
     def body(self, prompts: Sequence[bytes]) -> bytes:

@@ -19,7 +19,7 @@ from batchrt.providers.answers import (
     read_answer,
     read_usage,
 )
-from batchrt.providers.bodies import bad_input, encode_members, half_character
+from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
 from batchrt.providers.reply import Reply
 from batchrt.providers.secrets import Secrets
 
@@ -55,15 +55,17 @@ class ChatRequest:
     Attributes:
         start: the beginning of them all: the rest of the body, encoded once.
         names: the model and what other members there are.
+        most: the most tokens of an answer; `None` if nothing says.
 
     Raises:
         ValueError: for a field that JSON cannot carry.
     """
 
-    __slots__ = ("_start_of_text", "names", "start")
+    __slots__ = ("_start_of_text", "most", "names", "start")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self.names: tuple[str, ...] = (str(fields.get("model")), *sorted(fields))
+        self.most: float | None = most_tokens(fields)
         self.start: bytes = encode_members(fields) + b'"messages":'
         self._start_of_text = self.start + _USER
 

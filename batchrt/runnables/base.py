@@ -26,7 +26,7 @@ from collections.abc import (
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
-from batchrt.config import RunConfig, check_config, handed_config
+from batchrt.config import RunConfig, cap_of, check_config, handed_config
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.bridge import Caller, call_blocking, crossing
 from batchrt.runtime.driving import drive_to_end
@@ -518,7 +518,7 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
 
 
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
-    run = Run(Slots(config.get("max_concurrency")), direct=True)
+    run = Run(Slots(cap_of(config)), direct=True)
     strand = Strand(run, Item(0), config, run.slots, has_slot=run.slots.try_take())
     context = strand_context(strand)
     try:

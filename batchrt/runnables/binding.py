@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import anyio
 
-from batchrt.config import RunConfig, check_config, merge_configs
+from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
 from batchrt.runnables.base import Configs, Entry, In, Out, Runnable, RunnableLike, coerce
 from batchrt.runtime.run import Step, StepCall, Strand
@@ -89,11 +89,12 @@ class RunnableBinding(Runnable[In, Out]):
 
 
 def _configured(binding: RunnableBinding[Any, Any], call: StepCall) -> StepCall:
-    cap, seconds = binding.config.get("max_concurrency"), binding._bound_seconds()
+    cap, seconds = cap_of(binding.config), binding._bound_seconds()
+    adaptive = binding.config.get("max_concurrency") == "auto"
     if seconds is not None:
         call = _timed(call, seconds, binding.get_name())
-    if cap is not None:
-        call = _capped(call, cap, binding)
+    if cap is not None or adaptive:
+        call = _capped(call, cap, binding, adaptive=adaptive)
 
     async def configured(value: Any, strand: Strand) -> Any:
         outer = strand.config
@@ -115,11 +116,11 @@ def _timed(call: StepCall, seconds: float, name: str) -> StepCall:
     return timed
 
 
-def _capped(call: StepCall, cap: int, key: object) -> StepCall:
+def _capped(call: StepCall, cap: int | None, key: object, *, adaptive: bool) -> StepCall:
     async def capped(value: Any, strand: Strand) -> Any:
         outer = strand.slots
         strand.give()
-        strand.slots = strand.run.section(key, cap, outer)
+        strand.slots = strand.run.section(key, cap, outer, adaptive=adaptive)
         try:
             return await call(value, strand)
         finally:

@@ -52,7 +52,7 @@ class RunnableRetry(Runnable[In, Out]):
             from batchrt.runtime.retrying import retry_after_failure
 
             return await retry_after_failure(
-                lambda: attempt(value, strand), failure, self._policy(strand), strand
+                lambda: attempt(value, strand), failure, strand=strand, **self._parts(strand)
             )
 
         return Step.of(call, [step])
@@ -65,15 +65,15 @@ class RunnableRetry(Runnable[In, Out]):
             return tenacity.retry_if_exception_type(wanted)
         return tenacity.retry_if_exception(wanted)
 
-    def _policy(self, strand: Strand) -> Any:
+    def _parts(self, strand: Strand) -> dict[str, Any]:
         import tenacity
 
-        from batchrt.runtime.retrying import RetryPolicy, wait_exponential_jitter
+        from batchrt.runtime.retrying import wait_exponential_jitter
 
         random = strand.run.clock.random
         wait = wait_exponential_jitter(random, **self.exponential_jitter_params)
-        return RetryPolicy(
-            retry=self._worth_it(),
-            stop=tenacity.stop_after_attempt(self.stop_after_attempt),
-            wait=wait if self.wait_exponential_jitter else tenacity.wait_none(),
-        )
+        return {
+            "retry": self._worth_it(),
+            "stop": tenacity.stop_after_attempt(self.stop_after_attempt),
+            "wait": wait if self.wait_exponential_jitter else tenacity.wait_none(),
+        }

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 import anyio
 from anyio import CancelScope
 
-from batchrt.config import RunConfig, check_config, merge_configs
+from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
 from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
@@ -129,7 +129,7 @@ class Job:
     @property
     def window(self) -> int:
         """The most items admitted and not yet delivered."""
-        cap = self.config.get("max_concurrency")
+        cap = cap_of(self.config)
         usual = max(MIN_WINDOW, WINDOW_PER_SLOT * (cap or 0))
         return self.config.get("window") or max(usual, self._list_window(cap))
 
@@ -142,7 +142,7 @@ class Job:
     @property
     def lead(self) -> int:
         """The most outcomes that may wait for a slow consumer before no more work is begun."""
-        cap = self.config.get("max_concurrency")
+        cap = cap_of(self.config)
         # A list's outcomes come all at once.
         return self.window if cap is None or self.step.lists else cap
 
@@ -178,7 +178,9 @@ def inherited(parent: Strand | None) -> RunConfig:
 
 
 def _slots(config: RunConfig, parent: Strand | None) -> Slots:
-    cap = config.get("max_concurrency")
+    cap = cap_of(config)
+    if config.get("max_concurrency") == "auto":
+        return Slots(None, None if parent is None else parent.slots, adaptive=True)
     if parent is None:
         return Slots(cap)
     return parent.slots if cap is None else Slots(cap, parent.slots)

@@ -9,10 +9,14 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import anyio
+from anyio.lowlevel import RunVar
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "common_offset"]
+
+_offset: Final[RunVar[float]] = RunVar("batchrt_common_offset")
 
 
 def _system_random() -> Callable[[], float]:
@@ -38,3 +42,16 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         """Wait; cancellable, and a checkpoint even for 0."""
         await anyio.sleep(seconds)
+
+
+def common_offset() -> float:
+    """Return what to add to the running loop's time for a time that all event loops have in common.
+
+    Loops count from where they like. What they share, such as a quota, needs one time; of a loop whose
+    time is virtual the differences stay virtual.
+    """
+    offset = _offset.get(None)
+    if offset is None:
+        offset = time.monotonic() - anyio.current_time()
+        _offset.set(offset)
+    return offset

@@ -20,7 +20,7 @@ import anyio
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-__all__ = ["LoopHandle", "Signal", "Unbegun", "cancellation_is_real", "running_loop"]
+__all__ = ["Alarm", "LoopHandle", "Signal", "Unbegun", "cancellation_is_real", "running_loop"]
 
 T = TypeVar("T")
 
@@ -100,6 +100,69 @@ class LoopHandle:
 
         trio: Any = sys.modules["trio"]
         return trio.lowlevel.spawn_system_task(main, context=context, name=name)
+
+
+class Alarm:
+    """Call `function` on the current event loop when a moment has come; there is one moment at a time.
+
+    It belongs to no task, so that thousands may wait for what it brings about and none has a timer. Only
+    to be used on its loop's own thread, and to be cleared in the end. `function` must not raise.
+    """
+
+    __slots__ = ("_function", "_handle", "_loop", "_scope", "when")
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+        self._loop = _asyncio_loop()
+        self._handle: asyncio.TimerHandle | None = None
+        self._scope: anyio.CancelScope | None = None
+        self.when: float = math.inf
+
+    def set(self, when: float) -> None:
+        """Go off at `when`, on the loop's own clock, instead of at another time."""
+        if when == self.when:
+            return
+        self.when = when
+        if self._loop is None:
+            self._set_on_trio(when)
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = None if when == math.inf else self._loop.call_at(when, self._go_off)
+
+    def now(self) -> float:
+        """Return the time on the loop's own clock."""
+        return anyio.current_time() if self._loop is None else self._loop.time()
+
+    def clear(self) -> None:
+        """Do not go off."""
+        self.when = math.inf
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        if self._scope is not None:
+            self._scope.cancel()
+            self._scope = None
+
+    def _go_off(self) -> None:
+        self.when, self._handle = math.inf, None
+        self._function()
+
+    def _set_on_trio(self, when: float) -> None:
+        if self._scope is not None:
+            self._scope.deadline = when
+            return
+        self._scope = anyio.CancelScope(deadline=when)
+        sys.modules["trio"].lowlevel.spawn_system_task(
+            self._tick, self._scope, name="batchrt alarm", context=Context()
+        )
+
+    async def _tick(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            await anyio.sleep_forever()
+        if self._scope is scope:  # neither cleared, nor begun anew
+            self._scope = None
+            self._go_off()
 
 
 class Unbegun(Coroutine[Any, Any, T]):

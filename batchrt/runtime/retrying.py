@@ -6,9 +6,10 @@ first attempt that succeeds must not pay for it, and because a strand that sleep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import tenacity
 from tenacity import RetryCallState
@@ -16,29 +17,71 @@ from tenacity.wait import wait_base
 
 from batchrt.runtime.run import Strand
 
-__all__ = ["RetryPolicy", "retry_after_failure", "wait_exponential_jitter"]
+__all__ = [
+    "MAX_RETRY_AFTER",
+    "RetryPolicy",
+    "first_failure",
+    "note_failure",
+    "retry_after_failure",
+    "wait_exponential_jitter",
+]
 
 T = TypeVar("T")
 
 Attempt: TypeAlias = Callable[[], Awaitable[T]]
 
 
+Part: TypeAlias = "Callable[[RetryCallState], Any]"
+"""One of tenacity's parts, or a function like one."""
+
+MAX_RETRY_AFTER: Final = 120.0
+"""Seconds of waiting that are honoured unless a policy says otherwise; the openai SDK's own bound."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """Say what is tried again, when it is enough, and how long to wait in between.
 
-    Each part is called with a `tenacity.RetryCallState`, so tenacity's own and their combinations
-    (`stop_after_attempt(3) | stop_after_delay(60)`) fit.
+    The first three are tenacity's own parts and their combinations, as
+    `RetryPolicy(stop=stop_after_attempt(5) | stop_after_delay(60), wait=wait_random_exponential(max=20))`;
+    each is called with a `tenacity.RetryCallState`. What is left out is the model's own: what may pass is
+    tried again, `max_retries` times, after the wait that the openai SDK has.
 
-    Attributes:
+    Whatever the parts say, a provider that names a time to wait is not asked before.
+
+    Args:
         retry: whether this failure is worth another attempt.
         stop: whether it was enough.
-        wait: seconds until the next attempt.
+        wait: seconds until the next attempt; longer where the provider asks for more.
+        max_retry_after: the most seconds that a provider may ask to wait; where it asks for more, the
+            error says until when.
+        patience: seconds to wait for a provider that is down, instead of failing: nobody answers, or the
+            retry budget is empty. Meanwhile one request at a time looks whether it is back, and attempts
+            do not count.
+
+    Raises:
+        TypeError, ValueError: for a part that cannot be called, or seconds that make no sense.
     """
 
-    retry: Callable[[RetryCallState], bool]
-    stop: Callable[[RetryCallState], bool]
-    wait: Callable[[RetryCallState], float]
+    retry: Part | None = None
+    stop: Part | None = None
+    wait: Part | None = None
+    max_retry_after: float = MAX_RETRY_AFTER
+    patience: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("retry", "stop", "wait"):
+            part = getattr(self, name)
+            if part is not None and not callable(part):
+                raise TypeError(
+                    f"{name} must be one of tenacity's parts, or a function like one, not {part!r}"
+                )
+        for name in ("max_retry_after", "patience"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 seconds or more, and finite, not {value}")
 
 
 class wait_exponential_jitter(wait_base):  # noqa: N801  tenacity's naming
@@ -73,37 +116,39 @@ class wait_exponential_jitter(wait_base):  # noqa: N801  tenacity's naming
 
 
 async def retry_after_failure(
-    attempt: Attempt[T], error: BaseException, policy: RetryPolicy, strand: Strand
+    attempt: Attempt[T], error: BaseException, *, retry: Part, stop: Part, wait: Part, strand: Strand
 ) -> T:
     """Go on after a first attempt that raised `error`; return the first output or raise the last error.
 
     The strand's slot is given up before each wait; `attempt` takes it again. `item.retries` counts.
     """
-    state = _first_failure(error, strand)
+    state = first_failure(error, strand)
     while True:
-        if not policy.retry(state) or policy.stop(state):
+        if not retry(state) or stop(state):
             raise error
-        wait = policy.wait(state)
+        seconds = wait(state)
         strand.give()
-        await strand.run.clock.sleep(wait)
+        await strand.run.clock.sleep(seconds)
         strand.item.retries += 1
-        state.idle_for += wait
+        state.idle_for += seconds
         state.prepare_for_next_attempt()
         try:
             return await attempt()
         except Exception as next_error:  # noqa: BLE001  judged by the policy
             error = next_error
-            _note_failure(state, error, strand)
+            note_failure(state, error, strand)
 
 
-def _first_failure(error: BaseException, strand: Strand) -> RetryCallState:
+def first_failure(error: BaseException, strand: Strand) -> RetryCallState:
+    """Return what tenacity's parts look at, after a first attempt that raised `error`."""
     retry_object: Any = None  # the parts look at the state alone
     state = RetryCallState(retry_object, None, (), {})
     state.start_time = strand.run.clock.now()
-    _note_failure(state, error, strand)
+    note_failure(state, error, strand)
     return state
 
 
-def _note_failure(state: RetryCallState, error: BaseException, strand: Strand) -> None:
+def note_failure(state: RetryCallState, error: BaseException, strand: Strand) -> None:
+    """Note in `state` that its attempt raised `error`."""
     state.set_exception((type(error), error, error.__traceback__))
     state.outcome_timestamp = strand.run.clock.now()

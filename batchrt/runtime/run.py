@@ -21,11 +21,11 @@ from anyio import CapacityLimiter
 
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
-from batchrt.runtime.clock import Clock
+from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.loops import LoopHandle
 from batchrt.runtime.slots import Slots
-from batchrt.runtime.traffic import Place, Traffic
+from batchrt.runtime.traffic import Place, Source, Traffic
 
 __all__ = ["Item", "Run", "Step", "StepCall", "Strand", "current_strand", "strand_context"]
 
@@ -65,18 +65,23 @@ class Run:
         process: the one it runs in; a fork of it is no part of the run.
         threads: bounds the threads of sync functions where `slots` do not.
         traffic: who is on the way; shared with the run this is nested in.
+        source: what admits its items; `None` for a run of a single one.
+        held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
     """
 
     __slots__ = (
         "_nested_in",
+        "_offset",
         "_own_slots",
         "_sections",
         "clock",
         "crew",
         "direct",
+        "held",
         "loop",
         "process",
         "slots",
+        "source",
         "threads",
         "traffic",
     )
@@ -88,6 +93,9 @@ class Run:
         self.crew: Crew | None = None
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
+        self.source: Source | None = None
+        self.held: int = 0
+        self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None
         # A limiter belongs to its loop, and so do the tasks of a crew.
         self.threads: CapacityLimiter | None = near.threads if near else _limiter(slots, direct=direct)
@@ -98,6 +106,17 @@ class Run:
 
     def _same_loop(self, other: Run) -> bool:
         return self.loop is not None and other.loop is not None and self.loop.same(other.loop)
+
+    @property
+    def offset(self) -> float:
+        """What to add to its loop's time for the time that all loops have in common."""
+        if self._offset is None:
+            self._offset = common_offset()
+        return self._offset
+
+    def now(self) -> float:
+        """Return the time that all event loops have in common."""
+        return self.clock.now() + self.offset
 
     def hire(self, crew: Crew) -> None:
         """Have helper tasks for forks, and for what strands wait for together."""
@@ -113,11 +132,11 @@ class Run:
                 own.add(self.slots)
             self.traffic.forget(own)
 
-    def section(self, key: object, total: int, outer: Slots) -> Slots:
+    def section(self, key: object, total: int | None, outer: Slots, *, adaptive: bool = False) -> Slots:
         """Return the slots of a part of the chain that has a cap of its own, one for all items."""
         slots = self._sections.get((key, outer))
         if slots is None:
-            slots = self._sections[key, outer] = Slots(total, outer)
+            slots = self._sections[key, outer] = Slots(total, outer, adaptive=adaptive or None)
         return slots
 
 
@@ -230,6 +249,23 @@ class Strand:
             for place in self._passed:
                 place.beyond -= self.moving
             self._passed = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Give the slot up while this strand waits for what more items could only make longer.
+
+        The slot is for those under way. Of new items only as many are admitted meanwhile as can be held
+        without their waiting all of their `timeout` here.
+        """
+        run = self.run
+        run.held += 1
+        self.give()
+        try:
+            yield
+        finally:
+            run.held -= 1
+            if run.source is not None:
+                run.source.resume()
 
     def branch(self) -> Strand:
         """Return a strand for one branch of a fork."""

@@ -35,6 +35,10 @@ Deliver: TypeAlias = "Callable[[Item, Any, Exception | None], bool]"
 """Takes an item's output or error; says whether that delivered it. If not, the consumer calls
 `Scheduler.delivered` when it has taken it."""
 
+UNCAPPED_HELD: Final = 100
+"""Strands that may be held up, by a provider's quota, before no more items are admitted, where no cap says
+how many: as with a cap, enough to fill the quota, and not so many that they wait all of their `timeout`."""
+
 MAX_HOG_SECONDS: Final = 0.005
 """How long workers may go on without a checkpoint when no item waits for anything: a service's other
 tasks share the loop. Node's and Tokio's guides ask for a yield every 10-100 ms; this is well below."""
@@ -122,6 +126,7 @@ class Scheduler:
         """
         traffic = self._run.traffic
         traffic.sources.append(self)
+        self._run.source = self
         try:
             completed = await self._run_all()
         finally:
@@ -176,7 +181,14 @@ class Scheduler:
             return False
         if self._admitted - self._delivered >= self._window:
             return False
+        if self._run.held and self._run.held >= (self._run.slots.limit or UNCAPPED_HELD):
+            return False
         return self._room is None or self._room()
+
+    def resume(self) -> None:
+        """Note that one strand less is held up, as by a provider's quota."""
+        if self._workers and not self._drained:
+            self._recruit()
 
     def _recruit(self) -> None:
         """Get more workers going if there is work for them."""

@@ -205,7 +205,8 @@ class _Desk:
         """Send `parts` and settle them; several that fail are left to be sent one by one."""
         # Each run has given one slot for this, and work nested in it gets no more.
         capped = any(part.strand.slots.limit is not None for part in parts)
-        slots = Slots(1 if capped else None)
+        adaptive = any(part.strand.slots.adaptive for part in parts)
+        slots = Slots(1 if capped else None, adaptive=adaptive)
         strand = Strand(Run(slots), Item(-1), parts[0].strand.config, slots, has_slot=slots.try_take())
         values = [value for part in parts for value in part.values]
         results: Sequence[Any] = ()

@@ -39,14 +39,19 @@ class Slots:
     """Count out `total` slots, first come first served; `None` is without end.
 
     Strands that are under way are served before newcomers (`newcomer=True`), so that what was started
-    is finished first. With a `parent`, a slot here is also a slot there. All methods may be called
+    is finished first. With a `parent`, a slot here is also a slot there. `adaptive` says that requests
+    under it are as many at once as their provider's quota finds best. All methods may be called
     from any thread: leaves run in threads, and a function may start an event loop of its own.
     """
 
-    __slots__ = ("_free", "_lock", "_newcomers", "_parent", "_waiters", "total")
+    __slots__ = ("_free", "_lock", "_newcomers", "_parent", "_waiters", "adaptive", "total")
 
-    def __init__(self, total: int | None, parent: Slots | None = None) -> None:
+    def __init__(
+        self, total: int | None, parent: Slots | None = None, *, adaptive: bool | None = None
+    ) -> None:
         self.total: int | None = total
+        above = parent is not None and parent.adaptive
+        self.adaptive: bool = above if adaptive is None else adaptive
         self._free: float = math.inf if total is None else total
         self._parent = parent
         self._lock = threading.Lock()

@@ -24,6 +24,9 @@ class Source(Protocol):
     def may_admit(self) -> bool:
         """Whether another item may be admitted as things stand."""
 
+    def resume(self) -> None:
+        """Be told that one strand less is held up."""
+
 
 class Place(Protocol):
     """Where strands wait for one another.

@@ -27,9 +27,13 @@ class MockTransport(httpx.AsyncBaseTransport):
     No task is made, so a request that is cancelled is over at once, and the log counts a
     disconnect. The request's read timeout is kept, dropped connections and short bodies raise
     what httpx raises for them, and large bodies come part by part.
+
+    Attributes:
+        endpoint: what it leads to; models that go there share a quota, whichever transport they have.
     """
 
     def __init__(self, provider: MockProvider) -> None:
+        self.endpoint: object = provider
         self._provider = provider
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -292,7 +292,7 @@ def test_who_waits_to_try_again_holds_no_slot() -> None:
         text = json.loads(request.content)["messages"][0]["content"]
         order.append(text)
         failing = text == "first" and order.count("first") == 1
-        return httpx.Response(429 if failing else 200, json=chat_body(), headers={"retry-after": "5"})
+        return httpx.Response(500 if failing else 200, json=chat_body(), headers={"retry-after": "5"})
 
     async def main() -> Any:
         return await chat(handle).abatch(["first", "second"], {"max_concurrency": 1})

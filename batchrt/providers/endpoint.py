@@ -1,0 +1,269 @@
+"""One path of an API for one model: requests are let in, sent, judged, and sent again where that may help."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from tenacity import stop_after_attempt
+
+from batchrt.errors import OutageError, ProviderError
+from batchrt.providers.failures import error_from
+from batchrt.providers.rate_limits import limited_unit, standings
+from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.runtime.quota import Passage, is_outage, is_overloaded, is_paced
+from batchrt.runtime.retrying import first_failure, note_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchrt.messages import Usage
+    from batchrt.providers.reply import Reply
+    from batchrt.providers.secrets import Secrets
+    from batchrt.providers.transport import Sink, Transport
+    from batchrt.runtime.clock import Clock
+    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.retrying import RetryPolicy
+    from batchrt.runtime.run import Strand
+
+__all__ = ["Endpoint"]
+
+
+_REFUSALS: Final = 10
+"""Attempts of a request that is refused for now and told when to come back, where a policy says nothing."""
+
+
+class Billed(Protocol):
+    """An answer."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens it was billed, if that was said."""
+
+
+T = TypeVar("T", bound=Billed)
+
+
+class Endpoint:
+    """Send requests for one model to one address.
+
+    Args:
+        url: the address.
+        quota: lets requests in.
+        transport: sends them.
+        secrets: masked in errors.
+        policy: what is tried again.
+        max_attempts: how often, where the policy does not say.
+        most: the most tokens of an answer; `None` if nothing says.
+
+    Attributes:
+        quota: lets requests in.
+    """
+
+    __slots__ = (
+        "_longest",
+        "_most",
+        "_policy",
+        "_secrets",
+        "_stop",
+        "_stop_refused",
+        "_transport",
+        "_url",
+        "quota",
+    )
+
+    def __init__(
+        self,
+        url: str,
+        quota: Quota,
+        transport: Transport,
+        secrets: Secrets,
+        *,
+        policy: RetryPolicy,
+        max_attempts: int,
+        most: float | None = None,
+    ) -> None:
+        self.quota: Quota = quota
+        self._url = url
+        self._transport = transport
+        self._secrets = secrets
+        self._policy = policy
+        self._stop = policy.stop or stop_after_attempt(max_attempts)
+        # Who is refused for the rate did nothing wrong, and may just be the one who finds out.
+        patient = max_attempts if max_attempts == 1 else max(max_attempts, _REFUSALS)
+        self._stop_refused = policy.stop or stop_after_attempt(patient)
+        self._longest = policy.max_retry_after
+        self._most = most
+
+    async def call(
+        self,
+        body: bytes,
+        read: Callable[[Reply, Clock], T],
+        strand: Strand,
+        sink: Callable[[], Sink] | None = None,
+        answers: int = 1,
+    ) -> T:
+        """Post `body` and return what `read` makes of the reply; `strand` holds a slot meanwhile.
+
+        Args:
+            body: the request's.
+            read: makes an answer of a reply; what it was billed is added to the strand's item.
+            strand: whose request it is.
+            sink: makes what takes the body of a success in as it comes, for each attempt anew.
+            answers: how many answers are asked for; 0 for vectors.
+
+        Raises:
+            ProviderError: the last attempt's; `attempts` says how many there were.
+        """
+        passage = self._passage(len(body), answers, strand)
+        try:
+            await self.quota.admit(passage, strand)
+            reply = await self._transport.post(self._url, body, None if sink is None else sink())
+            return self._judge(reply, read, passage, strand)
+        except ProviderError as error:
+            self._note(error, passage, strand)
+            failure = error
+        finally:
+            if passage.granted:
+                self.quota.abandoned(passage, strand.run.now())
+        return await self._call_again(body, read, strand, sink, answers, failure)
+
+    def _passage(self, size: int, answers: int, strand: Strand) -> Passage:
+        return Passage(
+            size,
+            answers=answers,
+            most=self._most,
+            auto=strand.slots.adaptive,
+            longest_quiet=self._longest,
+            patience=self._policy.patience,
+        )
+
+    def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], passage: Passage, strand: Strand) -> T:
+        if self.quota.follow_headers:
+            passage.told = standings(reply.headers)
+        clock = strand.run.clock
+        if not 200 <= reply.status < 300:  # noqa: PLR2004
+            raise error_from(reply, self._secrets, clock.wall)
+        answer = read(reply, clock)
+        usage = answer.usage
+        if usage is not None:
+            strand.item.add_usage(usage)
+        self.quota.answered(passage, usage, strand.run.now())
+        return answer
+
+    def _note(self, error: ProviderError, passage: Passage, strand: Strand) -> None:
+        """Tell the quota of a failure, unless it is the quota's own."""
+        if passage.granted:
+            unit = limited_unit(error) if is_overloaded(error) else None
+            self.quota.failed(passage, error, strand.run.now(), unit=unit)
+
+    # A method of its own: the variables of a closure would burden every first attempt that waits.
+    async def _call_again(  # noqa: PLR0917  what `call` was given
+        self,
+        body: bytes,
+        read: Callable[[Reply, Clock], T],
+        strand: Strand,
+        sink: Callable[[], Sink] | None,
+        answers: int,
+        failure: ProviderError,
+    ) -> T:
+        again = _Again(self, failure, strand)
+        while True:
+            await again.wait()
+            passage = self._passage(len(body), answers, strand)
+            passage.again = True
+            try:
+                await self.quota.admit(passage, strand)
+                again.attempts += 1
+                reply = await self._transport.post(self._url, body, None if sink is None else sink())
+                return self._judge(reply, read, passage, strand)
+            except ProviderError as error:
+                self._note(error, passage, strand)
+                again.failed(error)
+            finally:
+                if passage.granted:
+                    self.quota.abandoned(passage, strand.run.now())
+
+
+class _Again:
+    """Decide about another attempt of one request."""
+
+    def __init__(self, endpoint: Endpoint, error: ProviderError, strand: Strand) -> None:
+        self.attempts = error.attempts
+        self._quota = endpoint.quota
+        self._policy = endpoint._policy
+        self._stop = endpoint._stop
+        self._stop_refused = endpoint._stop_refused
+        self._longest = endpoint._longest
+        self._strand = strand
+        self._error = error
+        self._began = strand.run.now()
+        self._state = first_failure(error, strand)
+
+    def failed(self, error: ProviderError) -> None:
+        """Note that an attempt failed."""
+        if isinstance(error, OutageError) or not error.attempts:
+            error.__cause__ = self._error
+        error.attempts = self.attempts
+        self._error = error
+        note_failure(self._state, error, self._strand)
+
+    async def wait(self) -> None:
+        """Wait until it is time for another attempt.
+
+        Raises:
+            ProviderError: the last one's error, if there is to be none.
+        """
+        error, state, quota = self._error, self._state, self._quota
+        if not self._is_worth_it(error):
+            raise error
+        now = self._strand.run.now()
+        stop = (self._stop_refused if is_paced(error) else self._stop)(state)
+        if self._waits_for_provider(error, stop=stop):
+            # It is the provider that failed, and not the request: this attempt does not count.
+            quota.report_down(error, now)
+            seconds = 0.0
+        else:
+            if stop:
+                raise error
+            await self._pay(error)
+            seconds = self._seconds(error)
+            state.idle_for += seconds
+            state.prepare_for_next_attempt()
+        quota.tell_retry(error, seconds, self.attempts)
+        self._strand.item.retries += 1
+        self._strand.give()
+        if seconds > 0:
+            await self._strand.run.clock.sleep(seconds)
+
+    def _is_worth_it(self, error: ProviderError) -> bool:
+        if isinstance(error, OutageError) or (error.retry_after or 0.0) > self._longest:
+            return False
+        if self._policy.retry is not None:
+            return bool(self._policy.retry(self._state))
+        return should_retry(error, self._longest)
+
+    def _waits_for_provider(self, error: ProviderError, *, stop: bool) -> bool:
+        if not self._policy.patience or not is_outage(error):
+            return False
+        return self._quota.is_down() or (stop and self._quota.silent_since(self._began))
+
+    async def _pay(self, error: ProviderError) -> None:
+        if self._quota.afford(error):
+            return
+        patience = self._policy.patience
+        if not patience or not await self._quota.save_up(error, patience, self._strand):
+            error.message += f"; not tried again: {self._quota.budget_words()}"
+            error.args = (error.message, *error.args[1:])
+            raise error
+
+    def _seconds(self, error: ProviderError) -> float:
+        """Return the seconds to wait here; where all wait for a time that was named, the quota sees to it."""
+        asked = error.retry_after or 0.0
+        named = is_paced(error)
+        if self._policy.wait is not None:
+            seconds = float(self._policy.wait(self._state))
+            return seconds if named else max(seconds, asked)
+        if named:
+            return 0.0
+        random = self._strand.run.clock.random
+        return wait_before_retry(error, self._state.attempt_number, random)

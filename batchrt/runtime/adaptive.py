@@ -1,0 +1,242 @@
+"""A concurrency that finds itself: `max_concurrency="auto"`.
+
+What is looked for is the least number of requests in flight that brings the most. It shows in two ways:
+a server that queues answers later, per unit of work, and no more of them come (goodput stops growing);
+one that rejects says so. A *round* is what one round trip brings: from its beginning to the first answer
+to a request that was sent after that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["FIRST_LIMIT", "MOST_AT_ONCE", "Adaptive"]
+
+FIRST_LIMIT: Final = 8
+MOST_AT_ONCE: Final = 10_000
+
+_STEADY: Final = 1.1
+"""Latency in terms of the usual one, per unit of work, up to which a round tells what is usual."""
+_RISING: Final = 1.3
+"""From which on no more are sent at once: the third above is margin for noise, and keeps a queue short."""
+_QUEUEING: Final = 1.5
+"""At which the doubling ends."""
+_FLOODED: Final = 2.5
+"""At which fewer are sent at once."""
+_FEWEST_SAMPLES: Final = 16
+"""Answers that a mean needs: with LLM latencies, spread by half, it is then an eighth off."""
+_CUT: Final = 0.9
+_LEAST_OF_EPISODE: Final = 0.5
+_STEP: Final = 0.1
+_CAREFUL_STEP: Final = 0.02
+_HOLD_ROUNDS: Final = 20
+_HOLD_WAITS: Final = 30
+"""How long to stay below what was refused: a probe that fails costs a round, or the wait that is asked
+for, and may cost no more than a thirtieth of the time."""
+
+Changed = Callable[[float, float, str], object]
+
+
+class Adaptive:
+    """Find how many requests to have in flight.
+
+    Args:
+        changed: is told of each change: before, after, and why.
+
+    Attributes:
+        limit: how many there may be.
+        wanted: somebody has waited for it in this round.
+    """
+
+    def __init__(self, changed: Changed) -> None:
+        self.limit: int = FIRST_LIMIT
+        self.wanted: bool = False
+        self._changed = changed
+        self._doubling = True
+        self._base = _Mean()
+        self._round: _Round | None = None
+        self._pooled = _Mean()
+        self._troubled = False
+        self._cut_at = -math.inf
+        self._before_cut = 0
+        self._ceiling: int | None = None
+        self._hold_until = -math.inf
+        self._round_seconds = 0.0
+        self._climb = 0
+        self._trial: _Trial | None = None
+        self._outputs = _Mean()
+
+    def answered(self, sent_at: float, now: float, tokens: float) -> None:
+        """Note an answer of so many tokens to a request that was sent at `sent_at`."""
+        self._outputs.add(max(tokens, 1.0))
+        work = 0.5 + 0.5 * max(tokens, 1.0) / self._outputs.value
+        round_ = self._round
+        if round_ is None:
+            round_ = self._round = _Round(now)
+        round_.add(now - sent_at, work)
+        if self._doubling and self.wanted and not self._troubled:
+            self._set(self.limit + 1, "answers come, and more wait to be sent: doubling")
+        if sent_at >= round_.began or round_.count >= 4 * max(self.limit, _FEWEST_SAMPLES):
+            self._end_round(round_, now)
+
+    def failed(self) -> None:
+        """Note a 5xx, or no answer: nothing grows in such a round."""
+        self._troubled = True
+
+    def rejected(self, sent_at: float, now: float, in_flight: int, wait: float) -> None:
+        """Note a 429, or a 503 that says overloaded; `in_flight` are left. Asked to `wait` seconds."""
+        self._troubled = True
+        if sent_at < self._cut_at:
+            # Of the same episode. What was let in bounds what can be.
+            least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
+            self._cut_to(max(least, min(self.limit, in_flight)))
+            return
+        self._doubling = False
+        self._before_cut = max(1, min(self.limit, in_flight + 1))
+        self._ceiling = self._before_cut
+        self._cut_at = now
+        self._climb = 0
+        self._trial = None
+        self._hold_until = now + max(_HOLD_ROUNDS * self._round_seconds, _HOLD_WAITS * wait)
+        self._cut_to(math.floor(self._before_cut * _CUT))
+
+    def _cut_to(self, limit: int) -> None:
+        if limit < self.limit:
+            self._set(limit, "the provider rejects requests: too many at once")
+
+    def _end_round(self, round_: _Round, now: float) -> None:
+        self._round_seconds = max(now - round_.began, 0.0)
+        self._pooled.join(round_.latency)
+        wanted, troubled = self.wanted, self._troubled
+        self._round, self.wanted, self._troubled = _Round(now), False, False
+        if troubled:
+            self._pooled = _Mean()
+            return
+        if self._pooled.count >= _FEWEST_SAMPLES:
+            latency, self._pooled = self._pooled, _Mean()
+            self._judge(latency, round_.goodput(now), wanted=wanted)
+        elif wanted and not self._doubling and not self._base.count:
+            self._grow(now)
+
+    def _judge(self, latency: _Mean, goodput: float, *, wanted: bool) -> None:
+        base = self._base
+        if not base.count:
+            base.join(latency)
+            return
+        ratio = latency.value / base.value if base.value > 0 else 1.0
+        if self._trial is not None and self._undo(self._trial, latency, goodput):
+            return
+        if ratio <= _STEADY:
+            base.join(latency, most=400)
+        if self._doubling and ratio >= _QUEUEING:
+            self._doubling = False
+            fit = math.ceil(self.limit / ratio * _RISING)
+            self._set(
+                max(1, min(self.limit, fit)), f"latency is {ratio:.1f} times the usual: no more doubling"
+            )
+        elif ratio >= _FLOODED:
+            self._trial = _Trial(self.limit, goodput)
+            fit = math.ceil(self.limit / ratio * _RISING)
+            self._set(max(1, fit, math.ceil(self.limit / 2)), f"latency rose to {ratio:.1f} times the usual")
+        elif wanted and ratio < _RISING and not self._doubling:
+            assert self._round is not None
+            self._grow(self._round.began)
+
+    def _undo(self, trial: _Trial, latency: _Mean, goodput: float) -> bool:
+        """Take a cut back that cost goodput: then it is not the queue that latency rose for."""
+        trial.rounds += 1
+        if trial.rounds < 2:  # noqa: PLR2004  the first round still has what was sent before
+            return True
+        self._trial = None
+        if goodput >= trial.goodput * _CUT:
+            return False
+        self._base = _Mean()
+        self._base.join(latency)
+        self._set(trial.limit, "fewer at once brought less: latency rose for another reason")
+        return True
+
+    def _grow(self, now: float) -> None:
+        limit, ceiling = self.limit, self._ceiling
+        if ceiling is None:
+            self._set(limit + max(1, int(limit * _STEP)), "all are used, and latency is steady")
+        elif limit < ceiling - 1:
+            step = max(1, int(ceiling * _CAREFUL_STEP))
+            self._set(min(limit + step, ceiling - 1), "all are used, and fewer than were refused")
+        elif now >= self._hold_until:
+            # What was refused may be possible by now: in steps that grow as they succeed.
+            self._climb = min(2 * self._climb or 1, max(1, int(limit * _STEP)))
+            self._ceiling = limit + self._climb + 1
+            self._set(limit + self._climb, "all are used, and nothing was refused for long")
+
+    def _set(self, limit: int, reason: str) -> None:
+        limit = max(1, min(limit, MOST_AT_ONCE))
+        if limit != self.limit:
+            before, self.limit = self.limit, limit
+            self._changed(before, limit, reason)
+
+
+class _Mean:
+    """A mean, of ratios of sums: latency to work."""
+
+    __slots__ = ("_total", "_weight", "count")
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._weight = 0.0
+        self.count = 0
+
+    def add(self, amount: float, weight: float = 1.0) -> None:
+        self._total += amount
+        self._weight += weight
+        self.count += 1
+
+    def join(self, other: _Mean, most: int | None = None) -> None:
+        """Add what `other` has; old values fade once there are more than `most`."""
+        self._total += other._total
+        self._weight += other._weight
+        self.count += other.count
+        if most is not None and self.count > most:
+            keep = most / self.count
+            self._total *= keep
+            self._weight *= keep
+            self.count = most
+
+    @property
+    def value(self) -> float:
+        return self._total / self._weight if self._weight else 0.0
+
+
+class _Round:
+    """What one round trip brought."""
+
+    __slots__ = ("began", "latency", "work")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.latency = _Mean()
+        self.work = 0.0
+
+    def add(self, seconds: float, work: float) -> None:
+        self.latency.add(seconds, work)
+        self.work += work
+
+    @property
+    def count(self) -> int:
+        return self.latency.count
+
+    def goodput(self, now: float) -> float:
+        passed = now - self.began
+        return self.work / passed if passed > 0 else math.inf
+
+
+class _Trial:
+    """A cut for latency, and what it was like before."""
+
+    __slots__ = ("goodput", "limit", "rounds")
+
+    def __init__(self, limit: int, goodput: float) -> None:
+        self.limit = limit
+        self.goodput = goodput
+        self.rounds = 0

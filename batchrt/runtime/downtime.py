@@ -1,0 +1,66 @@
+"""Whether a provider is down, and who looks whether it is back."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["Downtime"]
+
+_FAILURES: Final = 10
+"""Requests in a row without an answer, from which on the provider counts as down."""
+_FIRST_LOOK: Final = 1.0
+_LONGEST_LOOK: Final = 5.0
+"""Seconds between one request and the next that looks whether it is back, doubling up to this. The longest
+bounds what is lost when it is."""
+
+
+class Downtime:
+    """Count failures, and say when to look.
+
+    Attributes:
+        since: when the provider went down; `None` while it is not.
+        failures: requests in a row that had no answer.
+        look_at: when the next request may look whether it is back; infinity while one does.
+    """
+
+    __slots__ = ("_pause", "answered_at", "failures", "look_at", "since")
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.failures: int = 0
+        self.look_at: float = math.inf
+        self.answered_at: float = -math.inf
+        self._pause = _FIRST_LOOK
+
+    def answered(self, now: float) -> float | None:
+        """Note an answer; return how long the provider was down, if it was."""
+        self.failures = 0
+        self.answered_at = now
+        if self.since is None:
+            return None
+        seconds, self.since = now - self.since, None
+        return seconds
+
+    def failed(self, now: float) -> bool:
+        """Note a request without an answer; return whether that makes it count as down."""
+        self.failures += 1
+        return self.since is None and self.failures >= _FAILURES and self.begin(now)
+
+    def begin(self, now: float) -> bool:
+        """Have it count as down."""
+        if self.since is None:
+            self.since = now
+            self._pause = _FIRST_LOOK
+            self.look_at = now + self._pause
+            return True
+        return False
+
+    def look(self) -> None:
+        """Note that a request looks."""
+        self.look_at = math.inf
+
+    def looked(self, now: float) -> None:
+        """Note that it saw nothing, or was given up."""
+        self._pause = min(2 * self._pause, _LONGEST_LOOK)
+        self.look_at = now + self._pause

@@ -1,0 +1,111 @@
+"""A rate that nobody tells: found from when requests are refused.
+
+Whoever is refused for the rate found the provider's bucket empty. Between two such moments exactly that was
+let in which the bucket was refilled with; so two refusals give the rate, and later ones refine it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from batchrt.runtime.buckets import Bucket
+
+__all__ = ["Inferred", "Refusal"]
+
+_FIRST_SHARE: Final = 0.25
+"""Of the pace at which the first refusal came, how much is tried next: before it there may have been a
+full bucket to use up."""
+_DOUBLING: Final = 2.0
+"""Seconds in which that doubles, until a second refusal has told the rate."""
+_PROBING: Final = 60.0
+"""Seconds in which a rate that was told is doubled. It grows with the cube of the time: by half a percent in
+ten seconds, for a limit that stays; by all of it for one that was raised."""
+_FEWEST: Final = 20
+"""Requests let in between two refusals for the rate to be a few percent exact."""
+_REMEMBERED: Final = 16
+_SHORTEST: Final = 0.05
+_BURST_SECONDS: Final = 0.1
+_SHORTEST_PAUSE: Final = 0.75
+"""Seconds after a refusal until the next request, also if less was asked for: what comes in meanwhile is
+what growing may use up before the next refusal."""
+
+
+class Refusal(NamedTuple):
+    """A moment at which the provider's bucket was empty.
+
+    Attributes:
+        time: when.
+        let_in: how many requests had been let in by then.
+        refused: how many had been refused.
+    """
+
+    time: float
+    let_in: int
+    refused: int
+
+
+class Inferred:
+    """Find a rate of requests, and keep to it.
+
+    Args:
+        started: when the first request was sent.
+
+    Attributes:
+        bucket: keeps to the rate; `None` until `keep` was called.
+    """
+
+    def __init__(self, started: float) -> None:
+        self.bucket: Bucket | None = None
+        self._refusals: deque[Refusal] = deque(maxlen=_REMEMBERED)
+        self._started = started
+        self._base = 0.0
+        self._told = False
+        self._grown = 0.0
+        self._until = 0.0
+        self._ticked = 0.0
+
+    def recent(self, since: float) -> list[Refusal]:
+        """Return the refusals since then."""
+        return [refusal for refusal in self._refusals if refusal.time >= since]
+
+    def refused(self, refusal: Refusal, wait: float) -> None:
+        """Note the first refusal of an episode, which asks to wait."""
+        self._base = self._estimate(refusal, wait)
+        self._refusals.append(refusal)
+        self._until = refusal.time + max(wait, _SHORTEST_PAUSE)
+        self._grown, self._ticked = 0.0, refusal.time
+
+    def keep(self, now: float) -> Bucket:
+        """Return the bucket that keeps to the rate, which begins with one request when the wait is over."""
+        capacity = max(1.0, self._base * _BURST_SECONDS)
+        if self.bucket is None:
+            self.bucket = Bucket("requests", "minute", rate=self._base, capacity=capacity, now=now)
+        self.bucket.rate, self.bucket.capacity = self._base, capacity
+        self.bucket.at, self.bucket.level = now, 1.0 - (self._until - now) * self._base
+        return self.bucket
+
+    def _estimate(self, last: Refusal, wait: float) -> float:
+        far_enough = [one for one in self._refusals if last.time - one.time >= _SHORTEST]
+        enough = [one for one in far_enough if last.let_in - one.let_in >= _FEWEST]
+        first = enough[-1] if enough else far_enough[0] if far_enough else None
+        if first is not None and last.let_in > first.let_in:
+            self._told = True
+            return (last.let_in - first.let_in) / (last.time - first.time)
+        passed = max(last.time - self._started, wait, _SHORTEST)
+        guess = max(1, last.let_in) / passed * _FIRST_SHARE
+        # Less than a second is no rounded one: it is what a single request has to wait for.
+        return min(guess, 1 / wait) if 0 < wait < 1 else guess
+
+    def tick(self, now: float, *, wanted: bool) -> None:
+        """Let the rate grow while requests wait for it."""
+        if self.bucket is None or now <= self._until:
+            return
+        if wanted:
+            self._grown += now - max(self._ticked, self._until)
+        self._ticked = now
+        if self._told:
+            self.bucket.rate = self._base * (1 + (self._grown / _PROBING) ** 3)
+        else:
+            self.bucket.rate = self._base * 2 ** min(self._grown / _DOUBLING, 60.0)
+        self.bucket.capacity = max(1.0, self.bucket.rate * _BURST_SECONDS)
