@@ -32,9 +32,12 @@ _LEAST_OF_EPISODE: Final = 0.5
 _STEP: Final = 0.1
 _CAREFUL_STEP: Final = 0.02
 _HOLD_ROUNDS: Final = 20
-_HOLD_WAITS: Final = 30
+_HOLD_WAITS: Final = 40
 """How long to stay below what was refused: a probe that fails costs a round, or the wait that is asked
-for, and may cost no more than a thirtieth of the time."""
+for, and may cost no more than a fortieth of the time."""
+_STILL_TOO_MANY: Final = 0.45
+"""Who is refused with less than this share of what was carried before is not refused for how many there are
+at once: a capacity that was halved is still above."""
 
 Changed = Callable[[float, float, str], object]
 
@@ -63,6 +66,7 @@ class Adaptive:
         self._before_cut = 0
         self._ceiling: int | None = None
         self._hold_until = -math.inf
+        self._carried = 0
         self._round_seconds = 0.0
         self._climb = 0
         self._trial: _Trial | None = None
@@ -85,22 +89,28 @@ class Adaptive:
         """Note a 5xx, or no answer: nothing grows in such a round."""
         self._troubled = True
 
-    def rejected(self, sent_at: float, now: float, in_flight: int, wait: float) -> None:
-        """Note a 429, or a 503 that says overloaded; `in_flight` are left. Asked to `wait` seconds."""
+    def rejected(self, sent_at: float, now: float, in_flight: int, wait: float) -> bool:
+        """Note a 429, or a 503 that says overloaded; `in_flight` are left. Asked to `wait` seconds.
+
+        Return whether that so many were in flight may be the reason.
+        """
         self._troubled = True
         if sent_at < self._cut_at:
             # Of the same episode. What was let in bounds what can be.
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
-            return
+            return self._before_cut >= self._carried * _STILL_TOO_MANY
         self._doubling = False
         self._before_cut = max(1, min(self.limit, in_flight + 1))
+        if now > self._hold_until:
+            self._carried = self._before_cut
         self._ceiling = self._before_cut
         self._cut_at = now
         self._climb = 0
         self._trial = None
         self._hold_until = now + max(_HOLD_ROUNDS * self._round_seconds, _HOLD_WAITS * wait)
         self._cut_to(math.floor(self._before_cut * _CUT))
+        return self._before_cut >= self._carried * _STILL_TOO_MANY
 
     def _cut_to(self, limit: int) -> None:
         if limit < self.limit:

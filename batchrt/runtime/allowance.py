@@ -376,8 +376,10 @@ class Allowance:
 
     # What refusals tell
 
-    def refuse(self, charge: Charge, now: float, wait: float, unit: Unit | None, *, told: bool) -> None:
-        """Note that a request was refused for `wait` seconds.
+    def refuse(  # noqa: PLR0917  what is known of it
+        self, charge: Charge, now: float, wait: float, unit: Unit | None, *, told: bool, infer: bool
+    ) -> bool:
+        """Note that a request was refused for `wait` seconds; return whether a known limit paces others.
 
         Args:
             charge: the request's, which is settled.
@@ -385,6 +387,7 @@ class Allowance:
             wait: what the provider asked for.
             unit: what there is too much of, if that was said.
             told: the refusal said how the limits stand.
+            infer: find the rate out from refusals, where nothing else tells.
         """
         self._refused += 1
         again = charge.sent_at < self._episode
@@ -398,9 +401,10 @@ class Allowance:
         if found:
             tightest = min(found, key=lambda limit: limit.bucket.level / limit.bucket.capacity)
             tightest.bucket.exhausted(tightest.amount(charge), wait)
-        if not again and self._inferred is not None and (not known or self._contradicted(now)):
+        if not again and infer and self._inferred is not None and (not known or self._contradicted(now)):
             self._inferred.keep(now)
             self._collect()
+        return bool(self.limited)
 
     def _contradicted(self, now: float) -> bool:
         """Whether requests are refused though they fit into everything that is known."""

@@ -197,13 +197,30 @@ class _Desk:
 
 
 class _Ramp:
-    """After a time in which nobody sent: one at first, and for each answer one more."""
+    """After a time in which nobody sent: one more at first, and for each answer another one.
+
+    Attributes:
+        allowed: how many may be in flight; 0 until the time is over.
+        enough: how many are no reason to hold back.
+    """
 
     __slots__ = ("allowed", "enough")
 
     def __init__(self, enough: int) -> None:
-        self.allowed = 1
+        self.allowed = 0
         self.enough = max(2, enough)
+
+    def lets_in(self, in_flight: int) -> bool:
+        """Whether one more may be sent."""
+        if not self.allowed:
+            self.allowed = in_flight + 1
+        return in_flight < self.allowed
+
+    def answered(self) -> bool:
+        """Note an answer; return whether it is over."""
+        if self.allowed:
+            self.allowed += 1
+        return self.allowed >= self.enough
 
 
 class Quota:
@@ -448,7 +465,7 @@ class Quota:
             return self._quiet_until
         if self._waits_for_provider(passage):
             return self._downtime.look_at
-        if self._ramp is not None and self._in_flight >= self._ramp.allowed:
+        if self._ramp is not None and not self._ramp.lets_in(self._in_flight):
             return math.inf
         late = min(now - self._due, 1.0) if self._due < now else 0.0
         wait = self._allowance.wait_for(passage, now, wanted=wanted, late=late)
@@ -626,10 +643,8 @@ class Quota:
                 self._allowance.learn(passage.told, passage, now, refused=False)
             if self._adaptive is not None and passage.auto:
                 self._adaptive.answered(passage.sent_at, now, produced)
-            if self._ramp is not None:
-                self._ramp.allowed += 1
-                if self._ramp.allowed >= self._ramp.enough:
-                    self._ramp = None
+            if self._ramp is not None and self._ramp.answered():
+                self._ramp = None
             self._repay()
             self._end(passage, now, answered=True)
 
@@ -668,13 +683,15 @@ class Quota:
 
     def _cool_down(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
         wait = min(error.retry_after or 0.0, _LONGEST_QUIET)
+        too_many = False
         if self._adaptive is not None and passage.auto:
-            self._adaptive.rejected(passage.sent_at, now, self._in_flight - 1, wait)
+            too_many = self._adaptive.rejected(passage.sent_at, now, self._in_flight - 1, wait)
         if wait <= 0:
             return
-        if isinstance(error, RateLimitError):
-            self._allowance.refuse(passage, now, wait, unit, told=bool(passage.told))
-        elif self._ramp is None or passage.sent_at >= self._quiet_until:
+        paced = isinstance(error, RateLimitError) and self._allowance.refuse(
+            passage, now, wait, unit, told=bool(passage.told), infer=not too_many
+        )
+        if not paced:
             self._ramp = _Ramp(self._in_flight)
         if now + wait > self._quiet_until:
             self._quiet_until = now + wait
