@@ -1,0 +1,256 @@
+"""One quota for each endpoint, key and model of a process, and nobody's secret in it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from batchrt import ChatOpenAI, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
+from batchrt.providers import quotas
+from batchrt.providers.model import Model
+from batchrt.runtime.events import QuotaEvent
+from batchrt.testing import MockProvider
+
+from .replies import chat_body
+
+KEY = "sk-a-very-secret-key-0123456789"
+KINDS: list[Callable[..., Model[Any, Any]]] = [ChatOpenAI, OpenAI, OpenAIEmbeddings]
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the environment says out of it."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    # A book of its own for each test.
+    monkeypatch.setattr(quotas, "_books", [])
+
+
+def chat(model: str = "m", **options: Any) -> ChatOpenAI:
+    return ChatOpenAI(model, **{"base_url": "http://host/v1", "api_key": KEY, **options})
+
+
+def test_who_names_the_same_endpoint_key_and_model_shares_one() -> None:
+    """Whatever else they are told, and whatever kind of model they are."""
+    assert chat().quota is chat(temperature=1, timeout=3, max_retries=9).quota
+    made = [kind("m", base_url="http://host/v1", api_key=KEY) for kind in KINDS]
+    assert len({id(model.quota) for model in made}) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"base_url": "http://other/v1"},
+        {"base_url": "http://host:81/v1"},
+        {"base_url": "https://host/v1"},
+        {"base_url": "http://host/v2"},
+        {"api_key": "another"},
+        {"organization": "o"},
+        {"project": "p"},
+        {"model": "n"},
+        {"extra_headers": {"x-team": "t"}},
+        {"transport": httpx.MockTransport(lambda _: httpx.Response(200))},
+    ],
+    ids=str,
+)
+def test_whoever_names_another_has_another(options: dict[str, Any]) -> None:
+    """Their limits are not each other's business."""
+    assert chat(**options).quota is not chat().quota
+    assert chat(**options).quota is chat(**options).quota
+
+
+def test_an_address_may_be_written_in_several_ways() -> None:
+    """A slash at the end, a name in capitals, a port that goes without saying."""
+    for written in ("http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1"):
+        assert chat(base_url=written).quota is chat().quota
+
+
+def test_what_the_environment_says_counts_as_if_it_were_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key, address, organization and project."""
+    explicit = chat(organization="o", project="p").quota
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://host/v1")
+    monkeypatch.setenv("OPENAI_ORG_ID", "o")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "p")
+    assert ChatOpenAI("m").quota is explicit
+
+
+def test_transports_of_a_users_own_share_nothing() -> None:
+    """They may lead anywhere; who goes through the same one shares."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=chat_body())
+
+    one, two = httpx.MockTransport(answer), httpx.MockTransport(answer)
+    assert chat(transport=one).quota is chat(transport=one).quota
+    assert chat(transport=one).quota is not chat(transport=two).quota
+    assert chat(transport=one, model="n").quota is not chat(transport=one).quota
+
+
+def test_clients_of_a_users_own_share_nothing() -> None:
+    """As their transports."""
+    one, two = httpx.AsyncClient(), httpx.AsyncClient()
+    assert chat(http_client=one).quota is chat(http_client=one).quota
+    assert chat(http_client=one).quota is not chat(http_client=two).quota
+
+
+def test_transports_to_one_mock_provider_share_what_it_allows() -> None:
+    """It is made anew for each model, and leads to the same place."""
+    provider, other = MockProvider(), MockProvider()
+    shared = chat(transport=provider.transport()).quota
+    assert chat(transport=provider.transport()).quota is shared
+    assert chat(transport=other.transport()).quota is not shared
+
+
+def test_a_transport_that_cannot_be_remembered_has_a_quota_all_the_same() -> None:
+    """One that is not weakly referable, or not hashable."""
+
+    class Bare(httpx.AsyncBaseTransport):
+        __slots__ = ()
+        __hash__ = None  # type: ignore[assignment]
+
+    assert isinstance(chat(transport=Bare()).quota, Quota)
+
+
+def test_a_quota_that_is_handed_in_is_the_one() -> None:
+    """For every model name, and for whoever else has it."""
+    quota = Quota(requests_per_minute=60)
+    for kind in KINDS:
+        assert kind("m", base_url="http://host/v1", api_key=KEY, quota=quota).quota is quota
+    assert chat("n", quota=quota).quota is quota
+    assert chat().quota is not quota
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "max_in_flight"],
+)
+def test_limits_are_options_of_each_model(kind: Callable[..., Model[Any, Any]], name: str) -> None:
+    """They are given to the quota, and not beside one that is handed in."""
+    options = {"base_url": "http://host/v1", "api_key": KEY, name: 7}
+    assert f"{name}=7" in repr(kind("m", **options).quota)
+    assert f"{name}=7" in repr(kind("m", base_url="http://host/v1", api_key=KEY).quota), "it is shared"
+    with pytest.raises(ValueError, match=f"give {name} to the quota that you pass"):
+        kind("m", quota=Quota(), **options)
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        kind("m", **{**options, name: 0})
+    with pytest.raises(TypeError, match=f"{name} must be"):
+        kind("m", **{**options, name: "7"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_quota_is_one(kind: Callable[..., Model[Any, Any]]) -> None:
+    """A number is none, and is refused before anything is sent."""
+    with pytest.raises(TypeError, match="quota must be a Quota, not int"):
+        kind("m", base_url="http://host/v1", api_key=KEY, quota=5)
+    with pytest.raises(TypeError, match="retry_policy must be a RetryPolicy, not int"):
+        kind("m", base_url="http://host/v1", api_key=KEY, retry_policy=5)
+
+
+def test_a_bound_model_uses_the_other_models_quota() -> None:
+    """The name that is sent counts."""
+    provider = MockProvider()
+    transport = provider.transport()
+    model, other = chat(transport=transport), chat("n", transport=transport)
+    names: list[str] = []
+
+    async def main() -> None:
+        with (
+            model.quota.listening(lambda _: names.append("m")),
+            other.quota.listening(lambda _: names.append("n")),
+        ):
+            await model.bind(model="n").ainvoke("hi")
+            await model.ainvoke("hi")
+
+    anyio.run(main)
+    assert names == ["n", "m"]
+
+
+def test_as_many_are_remembered_as_a_service_needs_and_no_more() -> None:
+    """A model that is made for each request still finds the quota; thousands of names do not pile up."""
+    first = chat("kept").quota
+    reference = weakref.ref(first)
+    limited = chat("forgotten", requests_per_minute=5).quota
+    forgotten = weakref.ref(limited)
+    del first, limited
+    gc.collect()
+    assert chat("kept").quota is reference()
+    for number in range(quotas._KEPT + 10):
+        quotas.shared_quota(b"x", f"{number}")
+    gc.collect()
+    assert forgotten() is None
+    assert len(quotas._books[0]._recent) == quotas._KEPT
+    assert len(quotas._books[0]._alive) == quotas._KEPT
+
+
+def test_one_in_use_is_never_forgotten() -> None:
+    """Else two who name the same would not share."""
+    model = chat()
+    quota = model.quota
+    for number in range(quotas._KEPT + 10):
+        quotas.shared_quota(b"x", f"{number}")
+    assert chat().quota is quota
+    assert model.quota is quota
+
+
+def test_quotas_end_with_the_transport_they_were_for() -> None:
+    """Nothing of a test's mock stays in the process."""
+    provider = MockProvider()
+    reference = weakref.ref(chat(transport=provider.transport()).quota)
+    del provider
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_fork_has_quotas_of_its_own() -> None:
+    """Locks may have been held, and what the parent has under way is not its business."""
+    quota = chat().quota
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, b"same" if chat().quota is quota else b"own")
+        os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b"own"
+
+
+def test_the_key_shows_nowhere() -> None:
+    """Not in a quota, its events and statistics, the registry or a model."""
+    events: list[QuotaEvent] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        message = f"key {request.headers['authorization']} is over its limit"
+        return httpx.Response(429, json={"error": {"message": message}}, headers={"retry-after": "500"})
+
+    async def main() -> RateLimitError:
+        model = chat(transport=httpx.MockTransport(refuse), organization="org-secret")
+        with model.quota.listening(events.append), pytest.raises(RateLimitError) as caught:
+            await model.ainvoke("hi")
+        quota = model.quota
+        shown = [repr(quota), str(quota), repr(quota.statistics()), repr(model), repr(quota._quiet_for)]
+        assert all(KEY not in text for text in shown)
+        return caught.value
+
+    error = anyio.run(main)
+    assert events
+    assert KEY not in repr(events)
+    assert KEY not in repr(error)
+    assert KEY not in str(error)
+    assert KEY.encode() not in pickle.dumps(error)
+    chat()
+    book = quotas._books[0]
+    assert KEY not in repr([vars(book), dict(book._alive), dict(book._recent)])
+    for account, _ in book._recent:
+        assert KEY.encode() not in account
+        assert len(account) == 16

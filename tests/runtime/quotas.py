@@ -1,0 +1,127 @@
+"""What the tests of quotas share: virtual time on both kinds of event loop, requests without a provider."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from batchrt.errors import ProviderError
+from batchrt.messages import Usage
+from batchrt.runtime.quota import Passage, Quota
+from batchrt.runtime.run import Item, Run, Strand
+from batchrt.runtime.slots import Slots
+from tests.runnables.virtual import run_in_virtual_time
+
+__all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "usage_of", "virtually"]
+
+T = TypeVar("T")
+
+BACKENDS: Final = ("asyncio", "trio")
+
+
+def virtually(backend: str, main: Callable[[], Awaitable[T]]) -> T:
+    """Run `main` in virtual time and return what it returns."""
+    results: list[T] = []
+
+    async def keep() -> None:
+        results.append(await main())
+
+    run_in_virtual_time(backend, keep)
+    return results[0]
+
+
+def usage_of(tokens: int, output: int = 0) -> Usage:
+    """Return what an answer says about its cost."""
+    return Usage(tokens, output, tokens + output)
+
+
+class Sending(NamedTuple):
+    """Hold which request was sent, and when."""
+
+    name: Any
+    at: float
+
+
+class Counter:
+    """Send requests through a quota, as an endpoint does; there is no provider behind it.
+
+    Attributes:
+        sent: those that were let in, in order.
+        peak: the most that were under way at once.
+    """
+
+    def __init__(self, quota: Quota, slots: int | None = None) -> None:
+        self.quota = quota
+        self.run = Run(Slots(slots))
+        self.sent: list[Sending] = []
+        self.peak = 0
+        self._active = 0
+        self._began = self.run.now()
+
+    @property
+    def names(self) -> list[Any]:
+        return [sending.name for sending in self.sent]
+
+    @property
+    def times(self) -> list[float]:
+        return [sending.at for sending in self.sent]
+
+    def now(self) -> float:
+        return self.run.now() - self._began
+
+    async def send(
+        self,
+        name: Any = None,
+        *,
+        tokens: float = 0,
+        seconds: float = 0.0,
+        again: bool = False,
+        error: ProviderError | None = None,
+        usage: Usage | None = None,
+        answers: int = 0,
+        **options: Any,
+    ) -> None:
+        """Send a request of so many `tokens` that takes `seconds` and then fails with `error`, if any."""
+        strand = Strand(self.run, Item(0), {}, self.run.slots)
+        passage = Passage(int(4 * tokens), answers=answers, **options)
+        passage.again = again
+        try:
+            await self.quota.admit(passage, strand)
+            self.sent.append(Sending(name, self.now()))
+            self._active += 1
+            self.peak = max(self.peak, self._active)
+            try:
+                await anyio.sleep(seconds)
+            finally:
+                self._active -= 1
+            if error is None:
+                self.quota.answered(passage, usage, self.run.now())
+            else:
+                self.quota.failed(passage, error, self.run.now())
+        finally:
+            if passage.granted:
+                self.quota.abandoned(passage, self.run.now())
+            strand.close()
+
+    def start(self, group: TaskGroup, name: Any = None, **options: Any) -> None:
+        """Have a request sent by a task of its own."""
+
+        async def send() -> None:
+            await self.send(name, **options)
+
+        group.start_soon(send)
+
+
+def is_idle(quota: Quota) -> bool:
+    """Whether nobody is in `quota` any more, and nothing of those who were."""
+    statistics = quota.statistics()
+    return (
+        statistics.in_flight == 0
+        and statistics.waiting == 0
+        and not quota._desks
+        and not quota._poor
+        and all(one.withdrawn for one in (*quota._again, *quota._queue, *quota._parked))
+    )

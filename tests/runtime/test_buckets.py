@@ -1,0 +1,174 @@
+"""A bucket gives what its rate brings and what it holds, and not a request more."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrt.runtime.buckets import Bucket
+
+
+def bucket(rate: float = 1.0, capacity: float = 10.0, **options: float) -> Bucket:
+    return Bucket("requests", "minute", rate=rate, capacity=capacity, now=0.0, **options)
+
+
+def test_it_is_full_at_first_and_no_fuller_later() -> None:
+    """What comes in beyond its capacity is lost."""
+    full = bucket()
+    full.advance(100)
+    assert full.level == 10
+    assert full.wait_for(10) == 0
+    assert full.wait_for(11) == 0, "more than it holds goes when it is full"
+
+
+def test_what_was_taken_comes_back_at_its_rate() -> None:
+    """The wait that it names is the one after which it fits."""
+    one = bucket(rate=2)
+    one.charge(10)
+    assert one.wait_for(1) == 0.5
+    one.advance(0.4)
+    assert one.wait_for(1) == pytest.approx(0.1)
+    one.advance(0.5)
+    assert one.wait_for(1) == 0
+
+
+def test_a_debt_is_paid_before_anything_else_goes() -> None:
+    """What was larger than the bucket is waited for by those who come afterwards."""
+    one = bucket(rate=1)
+    one.charge(25)
+    assert one.level == -15
+    assert one.wait_for(1) == 16
+    assert one.used == 1.0
+
+
+def test_what_is_given_back_is_no_more_than_it_holds() -> None:
+    """A refund to a full bucket is nothing."""
+    one = bucket()
+    one.charge(3)
+    one.charge(-8)
+    assert one.level == 10
+    assert one.used == 0.0
+
+
+def test_time_does_not_run_backwards() -> None:
+    """Loops whose clocks differ may look at it."""
+    one = bucket()
+    one.charge(5)
+    one.advance(2)
+    one.advance(1)
+    assert one.level == 7
+    one.advance(2)
+    assert one.level == 7
+
+
+def test_the_limit_is_what_its_rate_comes_to() -> None:
+    """In a minute or in a day."""
+    assert bucket(rate=2).limit == 120
+    assert Bucket("tokens", "day", rate=2, capacity=1, now=0).limit == 172_800
+
+
+def test_what_a_late_timer_missed_is_not_lost_while_somebody_waited() -> None:
+    """A bucket of one at 200 a second gives 200 a second, though timers are late; up to a tenth."""
+    one = bucket(rate=200, capacity=1)
+    one.charge(1)
+    one.advance(0.05, late=0.045)
+    assert one.level == pytest.approx(10)
+    idle = bucket(rate=200, capacity=1)
+    idle.charge(1)
+    idle.advance(0.05)
+    assert idle.level == 1
+    long = bucket(rate=200, capacity=1)
+    long.charge(1)
+    long.advance(60, late=59)
+    assert long.level == pytest.approx(21)
+
+
+def test_stock_comes_at_once_the_rate_and_only_while_it_is_wanted() -> None:
+    """A burst that nobody knows the size of is found out slowly."""
+    one = bucket(rate=1, capacity=1, stock=59)
+    one.advance(10)
+    assert (one.level, one.stock) == (1, 59)
+    one.charge(1)
+    one.advance(20, wanted=True)
+    assert one.stock == 49
+    assert one.level == pytest.approx(11)
+    one.charge(20)
+    assert one.wait_for(1) == pytest.approx(10 / 2)
+
+
+def test_a_refusal_shows_that_there_is_no_stock() -> None:
+    """And how little is left: so little that it takes as long as was said."""
+    one = bucket(rate=2, capacity=10, stock=50)
+    one.exhausted(1, wait=3)
+    assert one.stock == 0
+    assert one.wait_for(1) == pytest.approx(3)
+
+
+def test_a_refusal_never_fills_it() -> None:
+    """It is known to be empty for longer than was said."""
+    one = bucket()
+    one.charge(30)
+    one.exhausted(1, wait=0.5)
+    assert one.level == -20
+
+
+def test_trusted_it_has_its_stock_at_once() -> None:
+    """Somebody else watches what the provider's holds."""
+    one = bucket(capacity=1, stock=9)
+    one.trust()
+    one.trust()
+    assert (one.level, one.capacity, one.stock) == (10, 10, 0)
+
+
+def test_what_is_outstanding_bounds_what_it_fills_to() -> None:
+    """It is charged over there when the answer comes, and has to fit then."""
+    one = bucket(capacity=10, level=0.0)
+    one.outstanding = 8
+    one.advance(100)
+    assert one.level == 2
+    assert one.wait_for(2) == 0
+    assert one.wait_for(5) == math.inf, "answers have to come first"
+    one.outstanding = 0
+    assert one.wait_for(5) == 3
+
+
+def test_a_reserve_stays_in_it() -> None:
+    """But what needs all of it goes when it is full."""
+    one = bucket()
+    one.reserve = 2
+    one.charge(7)
+    assert one.wait_for(1) == 0
+    assert one.wait_for(2) == pytest.approx(1)
+    assert one.wait_for(10) == pytest.approx(7)
+
+
+@given(
+    st.floats(0.01, 1000),
+    st.floats(1, 100),
+    st.lists(st.tuples(st.floats(0, 10), st.floats(0.001, 50)), max_size=60),
+)
+def test_no_window_gets_more_than_it_holds_and_its_rate(
+    rate: float, capacity: float, arrivals: list[tuple[float, float]]
+) -> None:
+    """Whoever waits as long as it says: from any moment to any later one."""
+    one = bucket(rate=rate, capacity=capacity)
+    now, gone = 0.0, []
+    for pause, size in arrivals:
+        amount = min(size, capacity)
+        now += pause
+        one.advance(now)
+        wait = one.wait_for(amount)
+        assert math.isfinite(wait)
+        now += wait
+        one.advance(now)
+        assert one.wait_for(amount) <= 1e-6 * max(1.0, 1 / rate)
+        one.charge(amount)
+        gone.append((now, amount))
+    for first in range(len(gone)):
+        total = 0.0
+        for at, amount in gone[first:]:
+            total += amount
+            assert total <= capacity + rate * (at - gone[first][0]) + 1e-3

@@ -1,0 +1,76 @@
+"""What a request will cost, by what others did."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrt.messages import Usage
+from batchrt.runtime.costs import Costs
+
+
+def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:
+    """For each of the answers that are asked for, and none for vectors."""
+    costs = Costs()
+    assert costs.expect(400) == (100, 256)
+    assert costs.expect(400, answers=3) == (100, 768)
+    assert costs.expect(400, answers=0) == (100, 0)
+
+
+def test_an_answer_is_not_longer_than_it_may_be() -> None:
+    """`max_tokens` bounds what is expected, and does not raise it."""
+    costs = Costs()
+    assert costs.expect(0, most=50).output == 50
+    assert costs.expect(0, most=5000).output == 256
+
+
+def test_the_first_answers_count_in_full() -> None:
+    """One answer is all that is known; of two it is the mean."""
+    costs = Costs()
+    costs.learn(1000, 1, Usage(500, 100, 600))
+    assert costs.expect(1000) == (500, 100)
+    costs.learn(1000, 1, Usage(300, 200, 500))
+    assert costs.expect(1000) == pytest.approx((400, 150))
+
+
+def test_it_follows_when_answers_become_longer() -> None:
+    """Within some dozens of answers."""
+    costs = Costs()
+    for _ in range(1000):
+        costs.learn(100, 1, Usage(25, 10, 35))
+    for _ in range(60):
+        costs.learn(100, 1, Usage(25, 1000, 1025))
+    assert 900 < costs.expect(0).output <= 1000
+
+
+def test_answers_of_a_list_are_counted_one_by_one() -> None:
+    """What four cost together is four times what each will."""
+    costs = Costs()
+    costs.learn(100, 4, Usage(25, 400, 425))
+    assert costs.expect(0, answers=1).output == 100
+
+
+def test_usage_that_says_nothing_teaches_nothing() -> None:
+    """Some servers count no input, and vectors have no output."""
+    costs = Costs()
+    costs.learn(100, 0, Usage(0, 0, 0))
+    costs.learn(0, 0, Usage(10, 0, 10))
+    assert costs.expect(400) == (100, 256)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10**6), st.integers(0, 50), st.integers(0, 10**6), st.integers(0, 10**6))
+    )
+)
+def test_expectations_stay_among_what_was_seen(answers: list[tuple[int, int, int, int]]) -> None:
+    """Never below nothing, never beyond the most."""
+    costs = Costs()
+    for size, count, tokens, output in answers:
+        costs.learn(size, count, Usage(tokens, output, tokens + output))
+    cost = costs.expect(1000)
+    rates = [tokens / size for size, _, tokens, _ in answers if size and tokens]
+    outputs = [output / count for _, count, _, output in answers if count]
+    assert 0 <= cost.input <= 1000 * max([0.25, *rates]) * 1.000001
+    assert 0 <= cost.output <= max([256.0, *outputs]) * 1.000001
