@@ -1,0 +1,830 @@
+"""Admission: first come, first served, as fast as the limits allow, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from itertools import pairwise
+from typing import Any
+
+import anyio
+import pytest
+
+from batchrt import (
+    ConnectionFailedError,
+    ProviderError,
+    Quota,
+    RateLimitError,
+    RequestTimeoutError,
+    RetryBudget,
+    ServerError,
+)
+from batchrt.runtime.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
+from batchrt.runtime.run import Item, Strand
+
+from .harness import in_thread, pause
+from .quotas import BACKENDS, Counter, is_idle, usage_of, virtually
+
+on_both = pytest.mark.parametrize("backend", BACKENDS)
+
+
+# In order
+
+
+@on_both
+def test_first_come_first_served(backend: str) -> None:
+    """A request a second, in the order in which they asked."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=60, burst_seconds=1)
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                counter.start(group, number)
+                await pause(1)
+        assert counter.names == list(range(10))
+        assert counter.times == pytest.approx(list(range(10)), abs=1e-5)
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_whoever_is_sent_again_goes_first(backend: str) -> None:
+    """What was begun is finished before more is begun; among each other in order."""
+
+    async def main() -> None:
+        counter = Counter(Quota(requests_per_minute=60, burst_seconds=1))
+        async with anyio.create_task_group() as group:
+            for name in ("first", "new 1", "new 2"):
+                counter.start(group, name)
+                await pause(1)
+            await anyio.sleep(0.1)
+            counter.start(group, "again 1", again=True)
+            await pause(1)
+            counter.start(group, "again 2", again=True)
+        assert counter.names == ["first", "again 1", "again 2", "new 1", "new 2"]
+
+    virtually(backend, main)
+
+
+@on_both
+def test_nobody_slips_past_those_who_wait(backend: str) -> None:
+    """Who comes when there is room, but others were there before, waits behind them."""
+
+    async def main() -> None:
+        counter = Counter(Quota(tokens_per_minute=600, burst_seconds=10))
+        async with anyio.create_task_group() as group:
+            counter.start(group, "first", tokens=90)
+            await pause(1)
+            counter.start(group, "large", tokens=100)
+            await pause(1)
+            for number in range(5):
+                counter.start(group, number, tokens=1)
+                await pause(1)
+        assert counter.names == ["first", "large", 0, 1, 2, 3, 4]
+        assert counter.times[1] == pytest.approx(9)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_large_request_is_not_starved_by_small_ones(backend: str) -> None:
+    """However many keep coming."""
+
+    async def main() -> None:
+        counter = Counter(Quota(tokens_per_minute=600, burst_seconds=10))
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                counter.start(group, number, tokens=10)
+            await pause(200)
+            counter.start(group, "large", tokens=100)
+            for number in range(300):
+                await anyio.sleep(0.5)
+                counter.start(group, f"later {number}", tokens=10)
+        place = counter.names.index("large")
+        assert place == 100
+        assert counter.times[place] - counter.times[place - 1] == pytest.approx(10, abs=0.01)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_more_than_the_bucket_holds_goes_when_it_is_full(backend: str) -> None:
+    """And those behind wait until the debt is paid."""
+
+    async def main() -> None:
+        counter = Counter(Quota(tokens_per_minute=60, burst_seconds=10))
+        async with anyio.create_task_group() as group:
+            for name, tokens in (("a", 5), ("huge", 40), ("c", 1)):
+                counter.start(group, name, tokens=tokens)
+                await pause(1)
+        assert counter.names == ["a", "huge", "c"]
+        assert counter.times == pytest.approx([0, 5, 36], abs=1e-4)
+
+    virtually(backend, main)
+
+
+# As fast as the limits allow
+
+
+@on_both
+def test_a_rate_is_exact(backend: str) -> None:
+    """200 a second from a bucket of one, and not the first two at once."""
+
+    async def main() -> None:
+        counter = Counter(Quota(requests_per_minute=12_000, burst_seconds=0.005))
+        async with anyio.create_task_group() as group:
+            for number in range(1001):
+                counter.start(group, number, seconds=0.3)
+        assert counter.times == pytest.approx([number / 200 for number in range(1001)], abs=1e-3)
+
+    virtually(backend, main)
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("limits", "burst", "rate"),
+    [
+        ({"requests_per_minute": 600}, 1, 10),
+        ({"requests_per_minute": 600}, 60, 10),
+        ({"tokens_per_minute": 6000}, 1, 10),
+        ({"requests_per_day": 86_400}, None, None),
+        ({"requests_per_minute": 600, "tokens_per_minute": 3000}, 1, 5),
+        ({"requests_per_minute": 300, "tokens_per_minute": 60_000, "requests_per_day": 10**9}, 1, 5),
+    ],
+)
+def test_no_more_goes_than_the_tightest_limit_allows(
+    backend: str, limits: dict[str, Any], burst: float | None, rate: float | None
+) -> None:
+    """In any window: what the bucket holds and what came in; and no less while requests wait."""
+
+    async def main() -> None:
+        counter = Counter(Quota(burst_seconds=burst, **limits))
+        async with anyio.create_task_group() as group:
+            for number in range(900):
+                counter.start(group, number, tokens=10, seconds=1)
+        times = counter.times
+        if rate is None:
+            assert times[-1] == 0, "a day's limit may be used up at once"
+            return
+        held = rate * (burst or 1)
+        for first in (0, 1, 7, 100, 500):
+            for number, at in enumerate(times[first:], 1):
+                assert number <= held + rate * (at - times[first]) + 1.01
+        assert times[-1] == pytest.approx((900 - held) / rate, abs=0.3)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_days_limit_is_kept_to_the_day(backend: str) -> None:
+    """What is used up comes back at a day's rate."""
+
+    async def main() -> None:
+        counter = Counter(Quota(requests_per_day=864))
+        async with anyio.create_task_group() as group:
+            for number in range(869):
+                counter.start(group, number)
+        assert counter.times[863] == 0
+        assert counter.times[864:] == pytest.approx([100, 200, 300, 400, 500], abs=1e-3)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_bucket_whose_size_nobody_knows_is_tried_at_twice_the_rate(backend: str) -> None:
+    """A second's worth at once, and then so much that a full one is used up in its time."""
+
+    async def main() -> None:
+        counter = Counter(Quota(requests_per_minute=600))
+        async with anyio.create_task_group() as group:
+            for number in range(1500):
+                counter.start(group, number)
+        times = counter.times
+        assert sum(at == 0 for at in times) == 10
+        assert sum(at <= 30 for at in times) == pytest.approx(610, abs=3)
+        assert sum(at <= 60 for at in times) == pytest.approx(10 + 590 + 600, abs=5)
+        assert times[-1] == pytest.approx(60 + 31, abs=1.5)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_as_many_are_under_way_as_may_be(backend: str) -> None:
+    """And the next goes when one has ended."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=3)
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                counter.start(group, number, seconds=1)
+        assert counter.peak == 3
+        assert counter.times == pytest.approx([0, 0, 0, 1, 1, 1, 2, 2, 2, 3])
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_limits_that_change_hold_from_then_on(backend: str) -> None:
+    """For those who wait already, too; nobody has to come for it to be noticed."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=60, burst_seconds=1)
+        counter = Counter(quota)
+        events: list[QuotaEvent] = []
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                counter.start(group, number)
+            await anyio.sleep(4.5)
+            with quota.listening(events.append):
+                quota.set_limits(requests_per_minute=600)
+        assert counter.times[:5] == pytest.approx([0, 1, 2, 3, 4], abs=1e-4)
+        assert counter.times[-1] < 6.5
+        assert [event for event in events if isinstance(event, LimitChanged)] == [
+            LimitChanged("requests_per_minute", 60, 600, "given by hand")
+        ]
+        assert quota.statistics().limits == {"requests_per_minute": 600}
+
+    virtually(backend, main)
+
+
+@on_both
+def test_room_that_is_made_is_used_at_once(backend: str) -> None:
+    """`max_in_flight` that is raised lets those in who wait."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(4):
+                counter.start(group, number, seconds=10)
+            await anyio.sleep(1)
+            quota.set_limits(max_in_flight=4)
+        assert counter.times == pytest.approx([0, 1, 1, 1])
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_provider_that_has_not_answered_yet_is_not_flooded(backend: str) -> None:
+    """64 at once and then twice as many in 0.04 s; after the first answer there is no such bound."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        async with anyio.create_task_group() as group:
+            for number in range(1000):
+                counter.start(group, number, seconds=0.1)
+        assert sum(at == 0 for at in counter.times) == 64
+        assert sum(at <= 0.0401 for at in counter.times) == pytest.approx(128, abs=2)
+        assert counter.times[-1] <= 0.11
+        counter.sent.clear()
+        began = counter.now()
+        async with anyio.create_task_group() as group:
+            for number in range(1000):
+                counter.start(group, number, seconds=0.1)
+        assert counter.times[-1] == began
+
+    virtually(backend, main)
+
+
+# What it costs in the end
+
+
+@on_both
+def test_what_was_expected_is_settled_by_what_it_was(backend: str) -> None:
+    """An answer that was shorter than expected makes room, a longer one takes it."""
+
+    async def main() -> None:
+        quota = Quota(tokens_per_minute=60, burst_seconds=60)
+        counter = Counter(quota)
+        await counter.send("short", tokens=50, usage=usage_of(50 - 40))
+        assert quota.statistics().used["tokens_per_minute"] == pytest.approx(10 / 60)
+        await counter.send("long", tokens=10, usage=usage_of(70))
+        assert quota._allowance._given["tokens", "minute"].bucket.level == pytest.approx(-20)
+        await counter.send("unknown")
+        assert counter.times == pytest.approx([0, 0, 20])
+
+    virtually(backend, main)
+
+
+REFUNDED: list[ProviderError] = [
+    RateLimitError("x", status=429),
+    ServerError("x", status=503),
+    ServerError("x", status=500),
+]
+
+
+@on_both
+@pytest.mark.parametrize("error", REFUNDED, ids=repr)
+def test_the_tokens_of_a_failure_are_given_back(backend: str, error: ProviderError) -> None:
+    """The request is not: it was one."""
+
+    async def main() -> None:
+        quota = Quota(tokens_per_minute=100, requests_per_minute=10, burst_seconds=60)
+        await Counter(quota).send(tokens=60, error=error)
+        used = quota.statistics().used
+        assert used["tokens_per_minute"] == 0
+        assert used["requests_per_minute"] == pytest.approx(0.1)
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_connection_that_failed_cost_nothing(backend: str) -> None:
+    """Nobody has seen the request."""
+
+    async def main() -> None:
+        quota = Quota(tokens_per_minute=100, requests_per_minute=10, burst_seconds=60)
+        await Counter(quota).send(tokens=60, error=ConnectionFailedError("refused"))
+        assert quota.statistics().used == {"tokens_per_minute": 0, "requests_per_minute": 0}
+
+    virtually(backend, main)
+
+
+@on_both
+def test_what_may_go_on_over_there_stays_charged(backend: str) -> None:
+    """A request that was given up, and one that timed out."""
+
+    async def main() -> None:
+        quota = Quota(tokens_per_minute=1000, requests_per_minute=10, burst_seconds=60)
+        counter = Counter(quota)
+        await counter.send(tokens=300, error=RequestTimeoutError("slow"))
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                counter.start(group, tokens=300, seconds=100)
+                await pause()
+                scope.cancel()
+        used = quota.statistics().used
+        assert used["tokens_per_minute"] == pytest.approx(0.6)
+        assert used["requests_per_minute"] == pytest.approx(0.2)
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+# Who waits
+
+
+@pytest.mark.parametrize("count", [3000])
+def test_thousands_wait_without_a_timer_each(count: int) -> None:
+    """One alarm for all of them, and no slot."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        quota = Quota(requests_per_minute=60, burst_seconds=1)
+        counter = Counter(quota, slots=5)
+        async with anyio.create_task_group() as group:
+            for number in range(count):
+                counter.start(group, number)
+            await anyio.sleep(3.5)
+            assert quota.statistics().waiting == count - 4
+            assert len(loop._scheduled) <= 5
+            assert counter.run.slots.free == 5
+            assert counter.run.held == count - 4
+            group.cancel_scope.cancel()
+        assert is_idle(quota)
+        assert counter.run.held == 0
+        assert counter.run.slots.free == 5
+
+    virtually("asyncio", main)
+
+
+@on_both
+def test_the_alarm_goes_with_the_last_who_waits(backend: str) -> None:
+    """A loop that ends has nothing of a quota on it."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=1, burst_seconds=1)
+        counter = Counter(quota)
+        await counter.send()
+        with anyio.move_on_after(1):
+            await counter.send()
+        assert not quota._desks
+        if backend == "asyncio":
+            loop: Any = asyncio.get_running_loop()
+            assert all(handle.cancelled() for handle in loop._scheduled if "_go_off" in repr(handle))
+
+    virtually(backend, main)
+
+
+@on_both
+@pytest.mark.parametrize("limit", [{"max_in_flight": 1}, {"requests_per_minute": 60, "burst_seconds": 1}])
+def test_whoever_leaves_the_queue_is_not_missed(backend: str, limit: dict[str, Any]) -> None:
+    """Wherever in it they stood: the others go on in order."""
+
+    async def main() -> None:
+        quota = Quota(**limit)
+        counter = Counter(quota)
+        scopes: dict[int, anyio.CancelScope] = {}
+
+        async def send(number: int) -> None:
+            with anyio.CancelScope() as scopes[number]:
+                await counter.send(number, seconds=1)
+
+        async with anyio.create_task_group() as group:
+            for number in range(8):
+                group.start_soon(send, number)
+                await pause(1)
+            assert quota.statistics().waiting == 7
+            for number in (1, 4, 7):
+                scopes[number].cancel()
+            await pause()
+            assert quota.statistics().waiting == 4
+        assert counter.names == [0, 2, 3, 5, 6]
+        assert counter.times == pytest.approx([0, 1, 2, 3, 4], abs=1e-3)
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_leaving_while_it_waits_for_a_slot_gives_back_what_was_granted(backend: str) -> None:
+    """It was let in, had no slot yet, and was cancelled: the next is let in at once."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1, requests_per_minute=60, burst_seconds=2)
+        counter, other = Counter(quota, slots=1), Counter(quota)
+        slots = counter.run.slots
+        async with anyio.create_task_group() as group:
+            other.start(group, "first", seconds=1)
+            await pause()
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as inner:
+                    counter.start(inner, "unlucky")
+                    await pause()
+                    # Somebody else has the slot when its turn comes.
+                    group.start_soon(_occupy, slots, 5)
+                    await anyio.sleep(2)
+                    assert quota.statistics().in_flight == 1, "it is granted, and waits for the slot"
+                    assert not counter.sent
+                    scope.cancel()
+            assert quota.statistics().in_flight == 0
+            assert quota.statistics().used["requests_per_minute"] == 0
+        await counter.send("next")
+        assert counter.names == ["next"]
+        assert is_idle(quota)
+        assert slots.free == 1
+
+    virtually(backend, main)
+
+
+async def _occupy(slots: Any, seconds: float) -> None:
+    await slots.take()
+    await anyio.sleep(seconds)
+    slots.give()
+
+
+@on_both
+def test_the_next_is_let_in_when_the_granted_one_leaves(backend: str) -> None:
+    """It does not wait for an alarm that nobody sets."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        counter, other = Counter(quota, slots=1), Counter(quota)
+        async with anyio.create_task_group() as group:
+            other.start(group, "first", seconds=1)
+            await pause()
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as inner:
+                    counter.start(inner, "unlucky")
+                    await pause()
+                    group.start_soon(_occupy, counter.run.slots, 50)
+                    await pause()
+                    other.start(group, "patient")
+                    await anyio.sleep(10)
+                    assert other.names == ["first"]
+                    scope.cancel()
+        assert other.times == pytest.approx([0, 10])
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_scope_that_was_cancelled_before_asks_for_nothing(backend: str) -> None:
+    """Nothing is charged, nobody waits."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=60, burst_seconds=1)
+        counter = Counter(quota, slots=1)
+        await counter.send()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await counter.send()
+        assert len(counter.sent) == 1
+        assert is_idle(quota)
+        assert counter.run.slots.free == 1
+
+    virtually(backend, main)
+
+
+# Cool-down
+
+
+@on_both
+def test_nobody_sends_until_the_provider_said(backend: str) -> None:
+    """One was told, all keep to it: those who wait, those who come, and those of another run."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=60_000, burst_seconds=60)
+        counter, other = Counter(quota), Counter(quota)
+        events: list[QuotaEvent] = []
+        await counter.send("heard")
+        with quota.listening(events.append):
+            async with anyio.create_task_group() as group:
+                counter.start(group, "under way", seconds=3)
+                await pause()
+                await counter.send("refused", error=RateLimitError("slow", status=429, retry_after=7.5))
+                assert quota.statistics().quiet_for == pytest.approx(7.5)
+                other.start(group, "another run")
+                await anyio.sleep(5)
+                counter.start(group, "later")
+        assert CooledDown(7.5, "RateLimitError (status 429)") in events
+        assert counter.sent[-1].name == "later"
+        assert counter.sent[-1].at == pytest.approx(7.5, abs=0.01)
+        assert other.times == pytest.approx([7.5], abs=0.01)
+        waited = [event.waited for event in events if isinstance(event, Admitted)]
+        assert sorted(waited) == pytest.approx([2.5, 7.5], abs=0.01)
+        assert quota.statistics().quiet_for == 0
+
+    virtually(backend, main)
+
+
+@on_both
+def test_the_longest_wait_counts(backend: str) -> None:
+    """A shorter one that comes later does not end it."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        await counter.send("heard")
+        async with anyio.create_task_group() as group:
+            counter.start(group, "a", error=RateLimitError("slow", status=429, retry_after=10.0))
+            counter.start(group, "b", seconds=2, error=RateLimitError("slow", status=429, retry_after=1.0))
+            await pause()
+            counter.start(group, "c")
+        assert counter.sent[-1].name == "c"
+        assert counter.sent[-1].at == pytest.approx(10)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_giving_up_the_call_that_met_it_wakes_nobody(backend: str) -> None:
+    """It is the provider that asked, and not the call."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+
+        async def meet() -> None:
+            await counter.send("met", error=RateLimitError("slow", status=429, retry_after=10.0))
+            await counter.send("met again", again=True)
+
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(meet)
+                    await pause(20)
+                    counter.start(group, "other")
+                    await anyio.sleep(1)
+                    scope.cancel()
+        assert counter.names == ["met", "other"]
+        assert counter.times == pytest.approx([0, 10])
+
+    virtually(backend, main)
+
+
+@on_both
+def test_who_is_granted_when_the_wait_begins_does_not_go(backend: str) -> None:
+    """It waited for its slot, and nobody sends until then."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=2)
+        counter, other = Counter(quota, slots=1), Counter(quota)
+        async with anyio.create_task_group() as group:
+            other.start(group, "long", seconds=3, error=RateLimitError("x", status=429, retry_after=20.0))
+            other.start(group, "short", seconds=1)
+            await pause()
+            counter.start(group, "unlucky")
+            await pause()
+            group.start_soon(_occupy, counter.run.slots, 5)
+            await anyio.sleep(2)
+            assert quota.statistics().in_flight == 2
+        assert counter.times == pytest.approx([23])
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_after_an_overload_one_goes_first_and_then_more(backend: str) -> None:
+    """A server that comes back is not met by all who waited: for each answer one more."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        async with anyio.create_task_group() as group:
+            error = ServerError("busy", status=503, retry_after=5.0)
+            for number in range(8):
+                counter.start(group, number, error=error)
+            await pause(100)
+            counter.sent.clear()
+            for number in range(20):
+                counter.start(group, number, seconds=1)
+        assert counter.times == pytest.approx([5, 6, 6, *[7] * 4, *[8] * 13])
+
+    virtually(backend, main)
+
+
+@on_both
+def test_one_refusal_does_not_hold_up_those_who_wait_for_long(backend: str) -> None:
+    """Where nothing else is known, the pace after it is slow, but doubles every two seconds."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        for number in range(5):
+            await counter.send(number, seconds=0.5)
+        await counter.send("met", error=RateLimitError("slow", status=429, retry_after=60.0))
+        counter.sent.clear()
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                counter.start(group, number, seconds=0.1)
+        assert counter.times[0] == pytest.approx(62.5)
+        gaps = [after - before for before, after in pairwise(counter.times)]
+        assert 0.5 < gaps[0] < 15
+        assert gaps == sorted(gaps, reverse=True)
+        assert gaps[-1] > 0, "it is a pace, and no flood"
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("wait", [float("nan"), float("inf"), 1e9, -1.0, 0.0, None])
+@on_both
+def test_no_wait_makes_it_hang(backend: str, wait: float | None) -> None:
+    """Nonsense is no wait, and of too much an hour is waited: then somebody looks."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        await counter.send("met", error=RateLimitError("x", status=429, retry_after=wait))
+        await counter.send("next")
+        assert counter.times[1] <= 3600.001
+
+    virtually(backend, main)
+
+
+# Several loops
+
+
+def test_several_loops_in_threads_share_one() -> None:
+    """Its numbers hold for all of them together, each goes on, and nothing stays behind."""
+    quota = Quota(max_in_flight=3, retry_budget=RetryBudget())
+    lock, under_way, peak, done = threading.Lock(), 0, 0, 0
+
+    async def one(strand: Strand) -> None:
+        nonlocal under_way, peak, done
+        from batchrt.runtime.quota import Passage
+
+        passage = Passage(10, answers=0)
+        try:
+            await quota.admit(passage, strand)
+            with lock:
+                under_way += 1
+                peak = max(peak, under_way)
+            await anyio.sleep(0.0005)
+            with lock:
+                under_way -= 1
+                done += 1
+            quota.answered(passage, None, strand.run.now())
+        finally:
+            if passage.granted:
+                quota.abandoned(passage, strand.run.now())
+            strand.close()
+
+    async def main() -> None:
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(60):
+                group.start_soon(one, Strand(counter.run, Item(number), {}, counter.run.slots))
+
+    def work(backend: str) -> None:
+        anyio.run(main, backend=backend)
+
+    threads = [
+        threading.Thread(target=work, args=(backend,), daemon=True) for backend in ("asyncio", "trio") * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        in_thread(thread.join)
+    assert done == 240
+    assert peak <= 3
+    assert is_idle(quota)
+
+
+def test_a_rate_is_shared_by_loops_in_threads() -> None:
+    """Who waits on one loop is let in though another has the room that comes back."""
+    quota = Quota(requests_per_minute=60_000, burst_seconds=0.001)
+    sent: list[int] = []
+
+    async def main() -> None:
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(40):
+                counter.start(group, number)
+        sent.extend(counter.names)
+
+    threads = [
+        threading.Thread(target=anyio.run, args=(main,), kwargs={"backend": backend}, daemon=True)
+        for backend in ("asyncio", "trio", "asyncio")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        in_thread(thread.join)
+    assert len(sent) == 120
+    assert is_idle(quota)
+
+
+def test_a_loop_that_ended_with_requests_in_the_queue_is_forgotten() -> None:
+    """Cancelled by the loop's end, they hold nothing."""
+    quota = Quota(requests_per_minute=1, burst_seconds=1)
+
+    async def main() -> None:
+        counter = Counter(quota)
+        await counter.send()
+        task = asyncio.get_running_loop().create_task(counter.send())
+        await pause()
+        assert quota.statistics().waiting == 1
+        del task
+
+    asyncio.run(main())
+    assert is_idle(quota)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "burst_seconds"],
+)
+def test_limits_are_more_than_nothing_and_finite(name: str) -> None:
+    """An error says which is not, before anything is sent."""
+    for value in (0, -1, float("nan"), float("inf")):
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(ValueError, match=f"{name} must be more than 0"):
+            Quota(**given)
+    for strange in ("60", True, [60]):
+        given = {name: strange}
+        with pytest.raises(TypeError, match=f"{name} must be a number"):
+            Quota(**given)
+
+
+def test_a_number_of_requests_is_whole() -> None:
+    """At least one, or nothing would ever be sent."""
+    for value in (0, -1):
+        with pytest.raises(ValueError, match="max_in_flight must be at least 1"):
+            Quota(max_in_flight=value)
+    for strange in (1.5, True, "1"):
+        given: Any = strange
+        with pytest.raises(TypeError, match="max_in_flight must be a positive integer"):
+            Quota(max_in_flight=given)
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    """A mistake in one limit leaves the others as they were."""
+    quota = Quota(requests_per_minute=60, max_in_flight=2)
+    with pytest.raises(ValueError, match="max_in_flight"):
+        quota.set_limits(requests_per_minute=5, max_in_flight=0)
+    assert repr(quota) == "Quota(requests_per_minute=60, max_in_flight=2)"
+
+
+@on_both
+def test_statistics_tell_how_it_stands(backend: str) -> None:
+    """Who is under way, who waits, what is used, and for how long nobody sends."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=600, max_in_flight=2, retry_budget=None)
+        counter = Counter(quota)
+        sent: list[Sent] = []
+        with quota.listening(lambda event: sent.append(event) if isinstance(event, Sent) else None):
+            async with anyio.create_task_group() as group:
+                for number in range(5):
+                    counter.start(group, number, seconds=10)
+                await pause()
+                statistics = quota.statistics()
+                assert (statistics.in_flight, statistics.waiting) == (2, 3)
+                assert statistics.limits == {"requests_per_minute": 600}
+                assert statistics.used["requests_per_minute"] == pytest.approx(0.2)
+                assert statistics.retry_tokens is None
+                assert statistics.max_concurrency is None
+                assert statistics.down_for is None
+                await anyio.sleep(15)
+                assert quota.statistics().in_flight == 2
+                assert quota.statistics().used["requests_per_minute"] < 0.2
+        assert len(sent) == 5
+        assert all(1 <= event.in_flight <= 2 for event in sent)
+
+    virtually(backend, main)
