@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
+from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
 from batchrt.cli.tally import Tally
-from batchrt.errors import AuthenticationError, InputError, ProviderError, QuotaExhaustedError
+from batchrt.errors import (
+    AuthenticationError,
+    InputError,
+    OutageError,
+    ProviderError,
+    QuotaExhaustedError,
+)
 from batchrt.jobs import BadRow, Row, Source
 from batchrt.jobs.rendering import cell
 from batchrt.jobs.rows import bad_row
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
+from batchrt.runtime.quota import is_overloaded
 from batchrt.runtime.run import Step, Strand
 
 __all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
@@ -20,8 +29,9 @@ __all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
 Fields: TypeAlias = "Mapping[str, Any]"
 
 MOST_REFUSED: Final = 5
-"""How many rows in a row may be refused for the key, the model or the credit before the job is stopped.
-One would do for a wrong key, but a proxy in front of several accounts may have a bad one among them."""
+"""How many rows in a row may be refused for the key, the model or the credit, or given up for an outage,
+before the job is stopped. One would do for a wrong key, but a proxy in front of several accounts may have a
+bad one among them."""
 MOST_FORBIDDEN: Final = 50
 """The same for 403, which some providers also say of a single text they do not like."""
 
@@ -38,6 +48,7 @@ class Booked(Runnable[Entry, Entry]):
         fields: makes the fields of a row, or raises the row's error.
         tally: where rows are counted.
         gate: is told of each row's end.
+        brake: gives rows up that wait when the job is stopped.
     """
 
     def __init__(
@@ -46,28 +57,35 @@ class Booked(Runnable[Entry, Entry]):
         fields: Callable[[Row | BadRow], Fields],
         tally: Tally,
         gate: Gatekeeper,
+        brake: Brake,
     ) -> None:
         self._chain = chain
         self._fields = fields
         self._tally = tally
         self._gate = gate
+        self._brake = brake
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._chain._step(kwargs).call
-        fields, tally, gate = self._fields, self._tally, self._gate
+        fields, tally, gate, brake = self._fields, self._tally, self._gate, self._brake
 
         async def call(entry: Entry, strand: Strand) -> Entry:
             tally.started += 1
+            entry.ended = True
             try:
-                entry.output = await ask(fields(entry.row), strand)
+                with brake.over(strand):
+                    entry.output = await ask(fields(entry.row), strand)
+            except LeftOutError:
+                entry.ended = False
             except Exception as error:  # noqa: BLE001  this row's outcome
                 entry.error = error
-                tally.add_failure(entry, error)
-                gate.refused(error)
+                entry.ended = gate.refused(error)
+                if entry.ended:
+                    tally.add_failure(entry, error)
             else:
                 tally.done += 1
                 gate.passed()
-            entry.ended = True
+            tally.left_out += not entry.ended
             item = strand.item
             tally.retries += item.retries
             if item.usage is not None:
@@ -78,7 +96,10 @@ class Booked(Runnable[Entry, Entry]):
 
 
 class Gatekeeper:
-    """Watch for a provider that lets nobody through: a wrong key or model, or no credit left.
+    """Watch for a provider that lets nobody through: a wrong key or model, no credit left, or down for long.
+
+    Args:
+        max_wait: seconds for which the provider may ask to be left alone.
 
     Attributes:
         halt: called when that is so.
@@ -86,37 +107,68 @@ class Gatekeeper:
         is_shut: whether it was so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_wait: float) -> None:
         self.halt: Callable[[], None] = lambda: None
         self.refusal: Exception | None = None
         self.is_shut: bool = False
+        self._max_wait = max_wait
         self._in_a_row = 0
 
     def passed(self) -> None:
         """Note a row that the provider did not turn away."""
-        self.refusal = None
-        self._in_a_row = 0
+        if not self.is_shut:
+            self.refusal = None
+            self._in_a_row = 0
 
-    def refused(self, error: Exception) -> None:
-        """Note a row that failed."""
-        if _is_refusal(error):
-            self.refusal = error
-            self._in_a_row += 1
-            most = MOST_FORBIDDEN if _status(error) == _FORBIDDEN else MOST_REFUSED
-            if self._in_a_row >= most and not self.is_shut:
-                self.is_shut = True
-                self.halt()
-        elif not isinstance(error, InputError):  # for which nothing was sent
-            self.passed()
+    def refused(self, error: Exception) -> bool:
+        """Note a row that failed; return whether it did by itself, and not along with the whole job."""
+        most = self._most_in_a_row(error)
+        if most is None:
+            if not isinstance(error, InputError):  # for which nothing was sent
+                self.passed()
+            return True
+        if self.is_shut:
+            return False
+        self.refusal = error
+        self._in_a_row += 1
+        if self._in_a_row >= most:
+            self.is_shut = True
+            self.halt()
+        return True
+
+    def _most_in_a_row(self, error: Exception) -> int | None:
+        """Return after how many errors like this the job is stopped; `None` if it is the row's own."""
+        status = error.status if isinstance(error, ProviderError) else None
+        if self._asks_too_much(error):
+            return 1  # nobody sends until then, so that there would not be another one
+        if isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError):
+            return MOST_FORBIDDEN if status == _FORBIDDEN else MOST_REFUSED
+        # 404 is a model or a path that does not exist.
+        return MOST_REFUSED if status == _NOT_FOUND else None
+
+    def _asks_too_much(self, error: Exception | None) -> bool:
+        """Whether the provider asks, for all that is sent, to wait for longer than that."""
+        if not isinstance(error, ProviderError) or not is_overloaded(error):
+            return False
+        return (error.retry_after or 0.0) > self._max_wait
+
+    def reason(self) -> str:
+        """Return why nobody is let through, in terms of the command."""
+        error = self.refusal
+        if isinstance(error, OutageError):
+            return "the provider was down for longer than --patience"
+        if isinstance(error, ProviderError) and self._asks_too_much(error):
+            assert error.retry_after is not None
+            return f"the provider asks to wait {_until(error.retry_after)}, which is more than --max-wait"
+        return "the provider lets no request through"
 
 
-def _is_refusal(error: Exception) -> bool:
-    # 404 is a model or a path that does not exist.
-    return isinstance(error, AuthenticationError | QuotaExhaustedError) or _status(error) == _NOT_FOUND
-
-
-def _status(error: Exception) -> int | None:
-    return error.status if isinstance(error, ProviderError) else None
+def _until(seconds: float) -> str:
+    try:
+        moment = datetime.now(UTC) + timedelta(seconds=seconds)
+    except OverflowError:  # a time beyond what a calendar knows
+        return f"{seconds:g} s"
+    return f"until {moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 class CutOffs(Runnable[AIMessage, AIMessage]):

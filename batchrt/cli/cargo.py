@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed, PipeFeed
@@ -47,11 +47,17 @@ class RowCargo:
     Args:
         chain: gives each entry back with what became of it.
         feed: the entries.
-        cap: the most requests in flight.
+        cap: the most requests in flight, or auto.
         tally: where rows are counted.
     """
 
-    def __init__(self, chain: Runnable[Entry, Entry], feed: Feed | PipeFeed, cap: int, tally: Tally) -> None:
+    def __init__(
+        self,
+        chain: Runnable[Entry, Entry],
+        feed: Feed | PipeFeed,
+        cap: int | Literal["auto"],
+        tally: Tally,
+    ) -> None:
         self._chain = chain
         self._feed = feed
         self._cap = cap
@@ -64,12 +70,14 @@ class RowCargo:
 
     async def take(self, outcomes: Stream[Any]) -> list[Entry]:
         """Wait for some rows that are done with."""
-        return [self._end(outcome) for outcome in await outcomes.next_chunk(_CHUNK)]
+        entries = [self._end(outcome) for outcome in await outcomes.next_chunk(_CHUNK)]
+        return [entry for entry in entries if entry.ended]  # the others were left out
 
     def _end(self, outcome: Entry | Exception) -> Entry:
         entry = self._feed.entries.popleft()
         if isinstance(outcome, Exception):  # what even the books could not hold, such as a stray cancellation
             entry.error = outcome
+            entry.ended = True
             self._tally.add_failure(entry, outcome)
         return entry
 
@@ -82,5 +90,9 @@ class RowCargo:
         self._feed.stop()
 
 
-def _window(cap: int) -> int:
+def _window(cap: int | Literal["auto"]) -> int:
+    if cap == "auto":
+        # Twice as many as may come to be in flight. Rows that are sent or done count; of those that wait
+        # to be sent the run begins a hundred and no more, and one in flight is only some kilobytes.
+        return _MOST_AHEAD
     return max(_FEWEST_AHEAD, 2 * cap, min(_AHEAD_PER_SLOT * cap, _MOST_AHEAD))

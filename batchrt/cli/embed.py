@@ -12,10 +12,15 @@ from batchrt.cli.options import (
     Input,
     InputFormat,
     Limit,
+    MaxWait,
     Model,
     Overwrite,
+    Patience,
     Quiet,
+    RequestsPerMinute,
     Retries,
+    TokensPerMinute,
+    read_concurrency,
 )
 from batchrt.cli.settings import EmbedSettings
 from batchrt.providers.servers import ServerFamily
@@ -66,7 +71,8 @@ _Truncate = Annotated[
     ),
 ]
 _Timeout = Annotated[
-    float | None, typer.Option(help="Seconds for a list, with all its attempts.", show_default="no end")
+    float | None,
+    typer.Option(help="Seconds for a list, with all its attempts and waits.", show_default="no end"),
 ]
 
 
@@ -77,7 +83,9 @@ def embed(
     id_column: _Id = None,
     model: Model = "text-embedding-3-small",
     base_url: BaseUrl = None,
-    max_concurrency: Concurrency = 4,
+    max_concurrency: Concurrency = "auto",
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
     output: _Output = "-",
     format: InputFormat = None,  # noqa: A002
     output_format: _OutputFormat = None,
@@ -90,6 +98,8 @@ def embed(
     truncate: _Truncate = None,
     timeout: _Timeout = None,
     max_retries: Retries = 2,
+    patience: Patience = 600,
+    max_wait: MaxWait = 3600,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
@@ -100,8 +110,8 @@ def embed(
     (.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A row that fails says why in its
     error; in a matrix it is a row of NaN.
 
-    The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight and stops; twice, it stops
-    at once. What is done is written.
+    The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
+    for the provider, and stops; twice, it stops at once. What is done is written.
 
     Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 130 interrupted, 143 terminated.
     """
@@ -114,7 +124,9 @@ def embed(
         id_column=id_column,
         model=model,
         base_url=base_url,
-        max_concurrency=max_concurrency,
+        max_concurrency=read_concurrency(max_concurrency),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
         output=output,
         format=format,
         output_format=output_format,
@@ -127,6 +139,8 @@ def embed(
         truncate=truncate,
         timeout=timeout,
         max_retries=max_retries,
+        patience=patience,
+        max_wait=max_wait,
         limit=limit,
         quiet=quiet,
     )

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from batchrt.cli.booking import Gatekeeper
+from batchrt.cli.brake import Brake
 from batchrt.cli.execution import check_limits, execute
 from batchrt.cli.feed import Feed, feed_of
 from batchrt.cli.job import Job
@@ -38,9 +39,17 @@ def embed_job(settings: EmbedSettings) -> int:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
         sink = stack.enter_context(_open_sink(settings, source))
-        tally, gate = Tally(), Gatekeeper()
-        cargo = _cargo(settings, model, source, tally, gate)
-        return Job(cargo, model, settings=settings, source=source, sink=sink, tally=tally, gate=gate)
+        tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
+        return Job(
+            _cargo(settings, model, source, tally, gate, brake),
+            model,
+            settings=settings,
+            source=source,
+            sink=sink,
+            tally=tally,
+            gate=gate,
+            brake=brake,
+        )
 
     return execute(settings, new_job)
 
@@ -85,13 +94,18 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
 
 
 def _cargo(
-    settings: EmbedSettings, model: OpenAIEmbeddings, source: Source, tally: Tally, gate: Gatekeeper
+    settings: EmbedSettings,
+    model: OpenAIEmbeddings,
+    source: Source,
+    tally: Tally,
+    gate: Gatekeeper,
+    brake: Brake,
 ) -> ListCargo:
     call = model._lists({}).list_call(model.get_name())
     read = text_reader(source.path, settings.column, settings.id_column)
     feed = feed_of(source, settings.limit)
     return ListCargo(
-        Embedded(call, tally, gate, timeout=settings.timeout),
+        Embedded(call, tally, gate, brake, timeout=settings.timeout),
         Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
         cap=settings.max_concurrency,
         size=call.limits().size or _UNBOUNDED,

@@ -27,19 +27,31 @@ _SIGPIPE: Final = 13
 
 
 def check_limits(settings: JobSettings) -> None:
-    """Raise UsageProblem for a time or a number of requests that cannot be had."""
+    """Raise UsageProblem for a time, a rate or a number of requests that cannot be had."""
     seconds = settings.timeout
     if seconds is not None and not 0 < seconds < math.inf:
         raise UsageProblem(f"--timeout must be a number of seconds above 0, not {seconds:g}")
-    if is_built_in(settings):
-        return
+    for name in ("requests_per_minute", "tokens_per_minute"):
+        limit = getattr(settings, name)
+        if limit is not None and not 0 < limit < math.inf:
+            raise UsageProblem(f"{_option(name)} must be a number above 0, not {limit:g}")
+    for name in ("patience", "max_wait"):
+        wait = getattr(settings, name)
+        if not 0 <= wait < math.inf:
+            raise UsageProblem(f"{_option(name)} must be a number of seconds, 0 or more, not {wait:g}")
     wanted = settings.max_concurrency
+    if wanted == "auto" or is_built_in(settings):
+        return
     fit = allow_connections(wanted)
     if fit < wanted:
         raise UsageProblem(
             f"--max-concurrency {wanted} needs more open files than this system allows; "
             f"use at most {max(1, fit)}, or allow more with ulimit -n"
         )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:

@@ -11,7 +11,9 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.cli.booking import Gatekeeper
+from batchrt.cli.brake import Brake
 from batchrt.cli.cargo import Cargo
+from batchrt.cli.incidents import Incidents
 from batchrt.cli.interrupts import watch_interrupts
 from batchrt.cli.numbers import count
 from batchrt.cli.progress import Progress, choose_display
@@ -20,6 +22,7 @@ from batchrt.cli.speech import complain, say
 from batchrt.cli.summary import summary
 from batchrt.cli.tally import Tally
 from batchrt.cli.writer import Writer
+from batchrt.errors import OutageError
 from batchrt.jobs import OutputError, Sink, Source, VectorSink, open_source
 from batchrt.jobs.rendering import error_line
 from batchrt.providers.model import Model
@@ -40,6 +43,7 @@ class Job:
         sink: where they go.
         tally: where they are counted.
         gate: watches the provider.
+        brake: gives up what waits.
 
     Attributes:
         tally: the counts.
@@ -56,12 +60,14 @@ class Job:
         sink: Sink | VectorSink,
         tally: Tally,
         gate: Gatekeeper,
+        brake: Brake,
     ) -> None:
         self.tally = tally
         self.signal: int | None = None
         self._cargo = cargo
         self._gate = gate
-        gate.halt = self._end
+        gate.halt = self._halt
+        self._brake = brake
         self._model = model
         self._settings = settings
         self._source = source
@@ -70,6 +76,7 @@ class Job:
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
         )
+        self._incidents = Incidents(self._display.note, patience=settings.patience)
         self._scope: CancelScope | None = None
         self._broken: OutputError | None = None
         self._seconds = 0.0
@@ -87,8 +94,10 @@ class Job:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
             helpers.start_soon(self._watch_output, writer)
-            with CancelScope() as self._scope:
+            helpers.start_soon(self._brake.keep_pulling)
+            with CancelScope() as self._scope, self._model.quota.listening(self._incidents):
                 await self._carry(writer)
+            self._incidents.end()
             await self._finish(writer)
             helpers.cancel_scope.cancel()
         self._seconds = anyio.current_time() - started
@@ -129,11 +138,23 @@ class Job:
         assert self._scope is not None
         self._scope.cancel()
 
+    def _halt(self) -> None:
+        if isinstance(self._gate.refusal, OutageError):
+            self._end()  # nobody has an answer, and what is in flight would be waited for in vain
+        else:
+            self._wind_down("Ctrl-C cancels at once")
+
     def _stop(self, number: int) -> None:
         self.signal = number
+        self._wind_down("Ctrl-C again cancels at once")
+
+    def _wind_down(self, hint: str) -> None:
+        """Let what is in flight finish, and begin no more."""
         self._cargo.stop()
-        waiting = count(self.tally.in_flight, "row")
-        self._display.note(f"stopping, with {waiting} in flight to finish; Ctrl-C again cancels at once")
+        waiting = self._brake.pull()
+        in_flight = count(self.tally.in_flight - waiting, "row")
+        left_out = f", and {waiting:,} that wait left out" if waiting else ""
+        self._display.note(f"stopping, with {in_flight} in flight to finish{left_out}; {hint}")
 
     def _cancel(self) -> None:
         self._display.note(f"cancelled {count(self.tally.in_flight, 'row')} in flight")
@@ -146,6 +167,7 @@ class Job:
             total=self._total(),
             limit=self._settings.limit,
             fraction_read=lambda: source.fraction_read,
+            quota=self._model.quota.statistics,
         )
 
     def _total(self) -> int | None:
@@ -168,6 +190,6 @@ class Job:
         if self._broken is not None:
             raise self._broken
         if not self._settings.quiet:
-            say(summary(self.tally, self._sink, self._seconds))
+            say(summary(self.tally, self._incidents, self._sink, self._seconds))
         if self.refusal is not None and self.signal is None:
-            complain(f"stopped, for the provider lets no request through: {error_line(self.refusal)}")
+            complain(f"stopped, for {self._gate.reason()}: {error_line(self.refusal)}")

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from batchrt.cli.booking import Booked, CutOffs, Gatekeeper, fields_of
+from batchrt.cli.brake import Brake
 from batchrt.cli.cargo import RowCargo
 from batchrt.cli.execution import check_limits, execute
 from batchrt.cli.feed import feed_of
@@ -41,11 +42,20 @@ def run_job(settings: Settings) -> int:
         sink = stack.enter_context(_open_sink(settings, source))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        tally, gate = Tally(), Gatekeeper()
+        tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
         chain = _chain(settings, prompt, model, schema, tally)
-        booked = Booked(chain, fields_of(source, prompt.input_variables), tally, gate)
+        booked = Booked(chain, fields_of(source, prompt.input_variables), tally, gate, brake)
         cargo = RowCargo(booked, feed_of(source, settings.limit), settings.max_concurrency, tally)
-        return Job(cargo, model, settings=settings, source=source, sink=sink, tally=tally, gate=gate)
+        return Job(
+            cargo,
+            model,
+            settings=settings,
+            source=source,
+            sink=sink,
+            tally=tally,
+            gate=gate,
+            brake=brake,
+        )
 
     return execute(settings, new_job)
 

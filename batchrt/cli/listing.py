@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 
 from batchrt.cli.booking import Gatekeeper
+from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
 from batchrt.cli.packing import Lists, PipeLists
 from batchrt.cli.tally import Tally
@@ -16,6 +18,7 @@ from batchrt.cli.texts import Text
 from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, ItemTimeoutError
 from batchrt.runnables.base import Runnable
+from batchrt.runtime.adaptive import FIRST_LIMIT
 from batchrt.runtime.lists import ListCall, Part, RepackError, carry
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.stream import Stream
@@ -27,6 +30,11 @@ _LEAST_AHEAD: Final = 2
 _AHEAD_PER_SLOT: Final = 20
 _ROWS_AHEAD: Final = 8192
 """Rows to which that may add up where lists are short: 50 MB of vectors of 1,536 numbers."""
+
+_ROWS_ALTOGETHER: Final = 32_768
+"""Rows in flight and ahead where nobody says how many lists may be in flight: 200 MB of such vectors if all
+of them wait for one. That is 16 of the longest lists that are usual, which hold so much work that more of
+them at once bring nothing, and a thousand of the shortest."""
 
 Groups: TypeAlias = "dict[str, list[Entry]]"
 
@@ -40,25 +48,34 @@ class Embedded(Runnable[list[Text], None]):
         call: embeds lists, and gives vectors as bytes.
         tally: where rows are counted.
         gate: is told of each part's end.
+        brake: gives lists up that wait when the job is stopped.
         timeout: seconds for a list with all its attempts; `None` for no end.
     """
 
     def __init__(
-        self, call: ListCall, tally: Tally, gate: Gatekeeper, *, timeout: float | None = None
+        self,
+        call: ListCall,
+        tally: Tally,
+        gate: Gatekeeper,
+        brake: Brake,
+        *,
+        timeout: float | None = None,
     ) -> None:
-        self._call = replace(call, call=self._counted)
+        self._call = replace(call, splits=partial(_splits, call))
         self._ask = call.call
         self._tally = tally
         self._gate = gate
+        self._brake = brake
         self._timeout = timeout
 
-    async def _counted(self, texts: list[str], strand: Strand) -> Any:
+    async def _counted(self, groups: Groups, texts: list[str], strand: Strand) -> Any:
         self._tally.lists += 1
         self._tally.sent += len(texts)
         try:
-            return await self._ask(texts, strand)
-        except RepackError as error:
-            if error.__cause__ is None:  # it was known to be too long, and not sent
+            with self._brake.over(strand, sum(len(groups[text]) for text in texts)):
+                return await self._ask(texts, strand)
+        except (RepackError, LeftOutError) as error:
+            if error.__cause__ is None:  # it was known to be too long, or given up: it was not sent
                 self._tally.lists -= 1
             self._tally.sent -= len(texts)
             raise
@@ -68,17 +85,19 @@ class Embedded(Runnable[list[Text], None]):
             self._tally.started += len(texts)
             groups = self._grouped(texts)
             item, distinct = strand.item, list(groups)
+            list_call = replace(self._call, call=partial(self._counted, groups))
 
             def give(part: Part) -> None:
                 self._give(distinct[part.start : part.stop], part, groups)
 
             try:
                 with anyio.move_on_after(self._timeout) as scope:
-                    await carry(self._call, distinct, strand, give)
+                    await carry(list_call, distinct, strand, give)
             finally:
                 strand.item = item
             if scope.cancelled_caught:
                 self._fail_rest(texts, self._late())
+            self._tally.left_out += sum(not entry.ended for entry, _ in texts)
 
         return Step(embed)
 
@@ -114,7 +133,8 @@ class Embedded(Runnable[list[Text], None]):
         tally = self._tally
         tally.retries += part.book.retries
         if part.error is not None:
-            self._gate.refused(part.error)
+            if isinstance(part.error, LeftOutError) or not self._gate.refused(part.error):
+                return
         else:
             self._gate.passed()
             if part.book.usage is None and self._call.cost is not None:
@@ -142,13 +162,17 @@ class Embedded(Runnable[list[Text], None]):
         self._tally.add_failure(entry, error)
 
 
+def _splits(call: ListCall, error: Exception) -> bool:
+    return not isinstance(error, LeftOutError) and call.splits(error)
+
+
 class ListCargo:
     """Carry rows in lists.
 
     Args:
         model: what takes lists.
         lists: the rows.
-        cap: the most lists in flight.
+        cap: the most lists in flight, or auto.
         size: the most rows in a list.
         tally: where rows are counted.
     """
@@ -158,14 +182,14 @@ class ListCargo:
         model: Embedded,
         lists: Lists | PipeLists,
         *,
-        cap: int,
+        cap: int | Literal["auto"],
         size: int,
         tally: Tally,
     ) -> None:
         self._model = model
         self._lists = lists
         self._cap = cap
-        self._window = cap + max(_LEAST_AHEAD, min(_ROWS_AHEAD // size, _AHEAD_PER_SLOT * cap))
+        self._window = _window(cap, size)
         self._tally = tally
 
     def start(self) -> Stream[Any]:
@@ -181,8 +205,9 @@ class ListCargo:
             for entry in entries:
                 if not entry.ended:
                     entry.error = outcome
+                    entry.ended = True
                     self._tally.add_failure(entry, outcome)
-        return entries
+        return [entry for entry in entries if entry.ended]  # the others were left out
 
     def rest(self) -> list[Entry]:
         """Return the rows that ended while others before them had not."""
@@ -191,3 +216,10 @@ class ListCargo:
     def stop(self) -> None:
         """Begin no more lists."""
         self._lists.stop()
+
+
+def _window(cap: int | Literal["auto"], size: int) -> int:
+    """Return how many lists may be under way or wait for one before them."""
+    if cap == "auto":
+        return max(FIRST_LIMIT + _LEAST_AHEAD, _ROWS_ALTOGETHER // size)
+    return cap + max(_LEAST_AHEAD, min(_ROWS_AHEAD // size, _AHEAD_PER_SLOT * cap))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from batchrt.cli.process import allow_connections
 from batchrt.cli.settings import JobSettings
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import AuthenticationError
+from batchrt.runtime.adaptive import MOST_AT_ONCE
+from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["is_built_in", "new_model"]
 
@@ -38,9 +41,15 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
 
         options |= {"transport": MockProvider().transport(), "base_url": "http://mock/v1", "api_key": ""}
     else:
-        options["base_url"] = settings.base_url
+        options |= {"base_url": settings.base_url, "max_in_flight": _most_in_flight(settings)}
+    options |= {
+        "requests_per_minute": settings.requests_per_minute,
+        "tokens_per_minute": settings.tokens_per_minute,
+        "max_retries": settings.max_retries,
+        "retry_policy": RetryPolicy(max_retry_after=settings.max_wait, patience=settings.patience),
+    }
     try:
-        return make(settings.model, max_retries=settings.max_retries, **options)
+        return make(settings.model, **options)
     except AuthenticationError as error:
         raise UsageProblem(
             "there is no API key; set OPENAI_API_KEY, or name another provider with --base-url"
@@ -49,6 +58,14 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
         raise UsageProblem(str(error)) from error
     except ValueError as error:
         raise UsageProblem(_in_options(str(error), options)) from error
+
+
+def _most_in_flight(settings: JobSettings) -> int | None:
+    """Return how many requests the system has files for, if that may be fewer than are tried."""
+    if settings.max_concurrency != "auto":
+        return None
+    fit = allow_connections(MOST_AT_ONCE)
+    return None if fit >= MOST_AT_ONCE else max(1, fit)
 
 
 def _in_options(message: str, options: dict[str, Any]) -> str:

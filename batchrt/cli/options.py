@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from batchrt.cli.usage import UsageProblem
+
 __all__ = [
     "BaseUrl",
     "Concurrency",
@@ -13,10 +15,15 @@ __all__ = [
     "Input",
     "InputFormat",
     "Limit",
+    "MaxWait",
     "Model",
     "Overwrite",
+    "Patience",
     "Quiet",
+    "RequestsPerMinute",
     "Retries",
+    "TokensPerMinute",
+    "read_concurrency",
 ]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
@@ -35,7 +42,45 @@ BaseUrl = Annotated[
     typer.Option(help="Where the API is, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."),
 ]
 Concurrency = Annotated[
-    int, typer.Option("--max-concurrency", "-c", min=1, help="The most requests in flight.")
+    str,
+    typer.Option(
+        "--max-concurrency",
+        "-c",
+        metavar="N|auto",
+        help="The most requests in flight; auto: as many as the provider answers best.",
+    ),
+]
+RequestsPerMinute = Annotated[
+    float | None,
+    typer.Option(
+        "--requests-per-minute",
+        "--rpm",
+        help="Send no more. What the provider's answers say about its limits is kept anyway.",
+        show_default="what the provider says",
+    ),
+]
+TokensPerMinute = Annotated[
+    float | None,
+    typer.Option(
+        "--tokens-per-minute",
+        "--tpm",
+        help="The same in tokens, of prompts and answers.",
+        show_default="what the provider says",
+    ),
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="How long to wait for a provider that is down before the job ends; 0 fails rows instead.",
+    ),
+]
+MaxWait = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        help="The longest pause that the provider may ask for; if it asks for more, the job ends.",
+    ),
 ]
 InputFormat = Annotated[
     Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
@@ -46,3 +91,16 @@ Limit = Annotated[
     int | None, typer.Option("--limit", "-n", min=1, help="Only the first N rows.", show_default="all")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+
+def read_concurrency(option: str) -> int | Literal["auto"]:
+    """Return what `--max-concurrency` says.
+
+    Raises:
+        UsageProblem: it is neither.
+    """
+    if option == "auto":
+        return "auto"
+    if option.isascii() and option.isdecimal() and int(option) > 0:
+        return int(option)
+    raise UsageProblem(f"--max-concurrency must be a positive whole number or auto, not {option!r}")

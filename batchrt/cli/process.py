@@ -30,8 +30,11 @@ def allow_connections(count: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return count
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return allowed - _OTHER_FILES
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # macOS has a limit besides those that it tells
+        allowed = soft
+    return min(count, allowed - _OTHER_FILES)
 
 
 @contextmanager

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
+from batchrt.cli import standing
 from batchrt.cli.numbers import duration, rate, short
 from batchrt.cli.speech import complain
 from batchrt.cli.tally import Tally
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from batchrt.runtime.quota import QuotaStatistics
 
 __all__ = ["Display", "LiveLine", "LogLines", "Progress", "Silence", "choose_display"]
 
@@ -33,6 +36,7 @@ class Progress:
         total: how many rows there are, or `None`.
         limit: how many there are at most, or `None`.
         fraction_read: says which share of the input was read, or `None`; asked where `total` is not known.
+        quota: says how things stand with the provider.
     """
 
     def __init__(
@@ -42,11 +46,13 @@ class Progress:
         total: int | None,
         limit: int | None,
         fraction_read: Callable[[], float | None],
+        quota: Callable[[], QuotaStatistics],
     ) -> None:
         self.tally = tally
         self._total = total
         self._limit = limit
         self._fraction_read = fraction_read
+        self._quota = quota
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
@@ -72,15 +78,17 @@ class Progress:
 
     def words(self) -> list[str]:
         """Return the facts, the most important ones first."""
-        tally = self.tally
+        tally, quota = self.tally, self._quota()
+        noun = "list" if tally.lists else None
         of_total = f" of {self._total:,}" if self._total is not None else ""
         words = [f"{tally.done:,}{of_total} done"]
         if tally.failed:
             words.append(f"{tally.failed:,} failed")
-        words += [f"{tally.in_flight:,} in flight", rate(self.per_second())]
+        words += [standing.in_flight(quota, noun), *standing.trouble(quota), rate(self.per_second())]
         left = self._seconds_left()
         if left is not None:
             words.append(f"ETA {duration(left)}")
+        words += standing.use(quota, noun)
         tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens
         if tokens:
             words.append(f"{'about ' if tally.estimated_tokens else ''}{short(tokens)} tokens")

@@ -13,10 +13,15 @@ from batchrt.cli.options import (
     Input,
     InputFormat,
     Limit,
+    MaxWait,
     Model,
     Overwrite,
+    Patience,
     Quiet,
+    RequestsPerMinute,
     Retries,
+    TokensPerMinute,
+    read_concurrency,
 )
 from batchrt.cli.settings import Settings
 
@@ -44,7 +49,8 @@ _OutputColumn = Annotated[
     str, typer.Option(help="The answer's column; the error's is 'error', or this with '_error'.")
 ]
 _Timeout = Annotated[
-    float | None, typer.Option(help="Seconds for a row, with all its attempts.", show_default="no end")
+    float | None,
+    typer.Option(help="Seconds for a row, with all its attempts and waits.", show_default="no end"),
 ]
 _Temperature = Annotated[float | None, typer.Option(help="0 to 2.", show_default="the model's own")]
 _MaxTokens = Annotated[
@@ -59,7 +65,9 @@ def run(
     system: _System = None,
     model: Model = "gpt-5-mini",
     base_url: BaseUrl = None,
-    max_concurrency: Concurrency = 50,
+    max_concurrency: Concurrency = "auto",
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
     schema: _Schema = None,
     output: _Output = "-",
     format: InputFormat = None,  # noqa: A002
@@ -68,6 +76,8 @@ def run(
     output_column: _OutputColumn = "output",
     timeout: _Timeout = None,
     max_retries: Retries = 2,
+    patience: Patience = 600,
+    max_wait: MaxWait = 3600,
     temperature: _Temperature = None,
     max_tokens: _MaxTokens = None,
     limit: Limit = None,
@@ -76,7 +86,8 @@ def run(
     """Ask a model about each row of INPUT; write the rows with the answers, in the same order.
 
     The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
-    error column. Ctrl-C finishes what is in flight and stops; twice, it stops at once.
+    error column. Ctrl-C finishes what is in flight, leaves out rows that wait for the provider, and stops;
+    twice, it stops at once.
 
     Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 130 interrupted, 143 terminated.
     """
@@ -89,7 +100,9 @@ def run(
         system=system,
         model=model,
         base_url=base_url,
-        max_concurrency=max_concurrency,
+        max_concurrency=read_concurrency(max_concurrency),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
         schema=schema,
         output=output,
         format=format,
@@ -98,6 +111,8 @@ def run(
         output_column=output_column,
         timeout=timeout,
         max_retries=max_retries,
+        patience=patience,
+        max_wait=max_wait,
         temperature=temperature,
         max_tokens=max_tokens,
         limit=limit,

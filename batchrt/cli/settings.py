@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["EmbedSettings", "JobSettings", "Settings"]
 
@@ -14,13 +15,17 @@ class JobSettings:
     source: str
     model: str
     base_url: str | None = None
-    max_concurrency: int
+    max_concurrency: int | Literal["auto"]
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     output: str = "-"
     format: str | None = None
     output_format: str | None = None
     overwrite: bool = False
     timeout: float | None = None
     max_retries: int
+    patience: float
+    max_wait: float
     limit: int | None = None
     quiet: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from batchrt.cli.incidents import Incidents
 from batchrt.cli.numbers import count, rate
 from batchrt.cli.tally import Tally
 from batchrt.jobs import Sink, VectorSink
@@ -16,19 +17,24 @@ _REASONS = {
 }
 
 
-def summary(tally: Tally, sink: Sink | VectorSink, seconds: float) -> str:
+def summary(tally: Tally, incidents: Incidents, sink: Sink | VectorSink, seconds: float) -> str:
     """Return some lines: how many, how fast, what it took, what went wrong, and where the rows are."""
-    return "\n".join(_lines(tally, sink, seconds))
+    return "\n".join(_lines(tally, incidents, sink, seconds))
 
 
-def _lines(tally: Tally, sink: Sink | VectorSink, seconds: float) -> Iterator[str]:
+def _lines(tally: Tally, incidents: Incidents, sink: Sink | VectorSink, seconds: float) -> Iterator[str]:
     pace = f" ({rate(tally.ended / seconds)})" if seconds > 0 else ""
     cancelled = f", {tally.in_flight:,} more cancelled" if tally.in_flight else ""
+    left_out = f", {tally.left_out:,} that waited left out" if tally.left_out else ""
     yield (
         f"{count(tally.ended, 'row')} in {seconds:.1f} s{pace}: "
-        f"{tally.done:,} done, {tally.failed:,} failed{cancelled}"
+        f"{tally.done:,} done, {tally.failed:,} failed{cancelled}{left_out}"
     )
     yield from _costs(tally)
+    happened = [f"repeated requests: {tally.retries:,}"] if tally.retries else []
+    happened += incidents.words()
+    if happened:
+        yield "; ".join(happened)
     for reason, number in tally.cut_off.items():
         yield f"{count(number, 'answer')} {_REASONS.get(reason, f'ended for the reason {reason!r}')}"
     for name, kind in sorted(tally.kinds.items(), key=lambda pair: -pair[1].count):
@@ -47,8 +53,6 @@ def _costs(tally: Tally) -> Iterator[str]:
         yield f"tokens: {tally.input_tokens:,} in, {tally.output_tokens:,} out"
     if tally.estimated_tokens:
         yield f"tokens that the server did not count: about {tally.estimated_tokens:,}"
-    if tally.retries:
-        yield f"repeated requests: {tally.retries:,}"
 
 
 def _output(sink: Sink | VectorSink) -> Iterator[str]:

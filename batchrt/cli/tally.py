@@ -29,6 +29,7 @@ class Tally:
     Attributes:
         started: rows that were begun.
         done, failed: rows that ended.
+        left_out: rows that were begun and given up before they were sent.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: what was billed.
@@ -40,6 +41,7 @@ class Tally:
     started: int = 0
     done: int = 0
     failed: int = 0
+    left_out: int = 0
     retries: int = 0
     lists: int = 0
     sent: int = 0
@@ -56,8 +58,8 @@ class Tally:
 
     @property
     def in_flight(self) -> int:
-        """Rows begun and not ended."""
-        return self.started - self.done - self.failed
+        """Rows begun and neither ended nor given up."""
+        return self.started - self.done - self.failed - self.left_out
 
     def add_usage(self, usage: Usage) -> None:
         """Count the tokens of an answer."""

@@ -37,6 +37,8 @@ class Address:
         self.origin: str = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._path = parts.path.rstrip("/")
         self._query = f"?{parts.query}" if parts.query else ""
+        port = parts.port or (443 if self.tls else 80)
+        self.canonical: str = f"{parts.scheme}://{self.host}:{port}{self._path}{self._query}"
 
     def __repr__(self) -> str:
         return f"<Address {self.origin}{self._path}>"

@@ -112,7 +112,7 @@ class Client:
         self.max_retries = max_retries
         self._policy = _check_policy(retry_policy)
         self._quota = _check_quota(quota)
-        self._name = _digest(self.address.url(""), headers)
+        self._name = _digest(self.address.canonical, headers)
         # A transport that is made anew for the same server says so.
         self._owner: object = getattr(transport, "endpoint", transport) or http_client
         self._set_limits(limits, model)

@@ -251,7 +251,7 @@ class _Again:
         if self._quota.afford(error):
             return
         patience = self._policy.patience
-        if not patience or not await self._quota.save_up(error, patience, self._strand):
+        if not patience or not await self._quota.save_up(patience, self._strand):
             error.message += f"; not tried again: {self._quota.budget_words()}"
             error.args = (error.message, *error.args[1:])
             raise error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ from batchrt.errors import (
 )
 from batchrt.providers.retry_after import MAX_RETRY_AFTER, advise, retry_after
 from batchrt.providers.secrets import NO_SECRETS, Secrets
+from batchrt.runtime.clock import clock_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,7 +90,7 @@ def error_from(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> Pro
     message = "" if redirects else _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE)
     message = message or _phrase(reply)
     if wait is not None and wait > MAX_RETRY_AFTER:
-        message += f"; {_come_back(wait, now)}"
+        message += f"; the provider asks to wait {wait:g} s: until {clock_time(now + wait)}"
     error = _class_of(status, complaint)(
         message,
         status=reply.status,
@@ -138,15 +138,6 @@ def _phrase(reply: Reply) -> str:
         return HTTPStatus(reply.status).phrase
     except ValueError:
         return f"the server answered with status {reply.status}"
-
-
-def _come_back(wait: float, now: float) -> str:
-    text = f"the provider asks to wait {wait:g} s"
-    try:
-        until = datetime.fromtimestamp(now + wait, UTC)
-    except (ValueError, OverflowError, OSError):
-        return text  # a time beyond what a calendar knows
-    return f"{text}: until {until:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _class_of(status: int, complaint: _Complaint) -> type[ProviderError]:

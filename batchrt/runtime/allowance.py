@@ -117,6 +117,7 @@ class Allowance:
         self, limits: Mapping[tuple[Unit, Period], float], burst_seconds: float | None, changed: Changed
     ) -> None:
         self.limited: Sequence[_Limit] = ()
+        self._charged: Sequence[_Limit] = ()
         self._limits = dict(limits)
         self._burst_seconds = burst_seconds
         self._changed = changed
@@ -141,6 +142,11 @@ class Allowance:
                 self._changed(_name(*name), before, limit, "given by hand")
         self._limits.update(limits)
         self._stale = True
+
+    @property
+    def paces(self) -> bool:
+        """Whether there is a limit that is known or found out."""
+        return bool(self._charged)
 
     def limits(self) -> dict[str, float]:
         """Return the limits that are known, by name: the lower one of what was given and what was told."""
@@ -192,9 +198,10 @@ class Allowance:
 
     def _collect(self) -> None:
         found = [*self._given.values(), *map(_likeliest, self._told.values())]
-        if self._inferred is not None and self._inferred.bucket is not None:
-            found.append(_Limit(self._inferred.bucket, _REQUESTS))
         self.limited = found
+        self._charged = found
+        if self._inferred is not None and self._inferred.bucket is not None:
+            self._charged = [*found, _Limit(self._inferred.bucket, _REQUESTS)]
 
     def wait_for(self, charge: Charge, now: float, *, wanted: bool, late: float) -> float:
         """Return the seconds until a request fits; infinity if others have to end first.
@@ -203,9 +210,10 @@ class Allowance:
         """
         if self._stale:
             self._renew(now)
-        if self._inferred is not None:
-            self._inferred.tick(now, wanted=wanted)
         longest = 0.0
+        if self._inferred is not None:
+            self._inferred.advance(now, wanted=wanted)
+            longest = self._inferred.wait_for(now)
         for limit in self.limited:
             limit.bucket.advance(now, wanted=wanted, late=late)
             wait = limit.bucket.wait_for(limit.amount(charge))
@@ -237,7 +245,7 @@ class Allowance:
 
     def _all(self) -> Iterator[_Limit]:
         """Give what is looked at, and what would be if it turned out to be likelier."""
-        yield from self.limited
+        yield from self._charged
         for ways in self._told.values():
             if len(ways) > 1:
                 yield from (way for way in ways if way not in self.limited)
@@ -376,7 +384,7 @@ class Allowance:
 
     # What refusals tell
 
-    def refuse(  # noqa: PLR0917  what is known of it
+    def refuse(
         self, charge: Charge, now: float, wait: float, unit: Unit | None, *, told: bool, infer: bool
     ) -> bool:
         """Note that a request was refused for `wait` seconds; return whether a known limit paces others.
@@ -404,7 +412,7 @@ class Allowance:
         if not again and infer and self._inferred is not None and (not known or self._contradicted(now)):
             self._inferred.keep(now)
             self._collect()
-        return bool(self.limited)
+        return self.paces
 
     def _contradicted(self, now: float) -> bool:
         """Whether requests are refused though they fit into everything that is known."""

@@ -9,12 +9,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 import anyio
 from anyio.lowlevel import RunVar
 
-__all__ = ["Clock", "common_offset"]
+__all__ = ["Clock", "clock_time", "common_offset"]
 
 _offset: Final[RunVar[float]] = RunVar("batchrt_common_offset")
 
@@ -55,3 +56,11 @@ def common_offset() -> float:
         offset = time.monotonic() - anyio.current_time()
         _offset.set(offset)
     return offset
+
+
+def clock_time(wall: float) -> str:
+    """Write seconds since the epoch as a time of day; those beyond any calendar as seconds."""
+    try:
+        return f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"{wall:g} s after 1970"

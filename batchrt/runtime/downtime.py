@@ -22,28 +22,37 @@ class Downtime:
         since: when the provider went down; `None` while it is not.
         failures: requests in a row that had no answer.
         look_at: when the next request may look whether it is back; infinity while one does.
+        answered_at: when the last request was sent that was answered.
     """
 
-    __slots__ = ("_pause", "answered_at", "failures", "look_at", "since")
+    __slots__ = ("_failing_since", "_pause", "answered_at", "failures", "look_at", "since")
 
     def __init__(self) -> None:
         self.since: float | None = None
         self.failures: int = 0
         self.look_at: float = math.inf
         self.answered_at: float = -math.inf
+        self._failing_since = -math.inf
         self._pause = _FIRST_LOOK
 
-    def answered(self, now: float) -> float | None:
-        """Note an answer; return how long the provider was down, if it was."""
+    def answered(self, sent_at: float, now: float) -> float | None:
+        """Note an answer to a request that was sent then; return how long the provider was down, if it was.
+
+        Answers to what was sent before the first failure say nothing about what came after it.
+        """
+        self.answered_at = max(self.answered_at, sent_at)
+        if sent_at < self._failing_since:
+            return None
         self.failures = 0
-        self.answered_at = now
         if self.since is None:
             return None
         seconds, self.since = now - self.since, None
         return seconds
 
-    def failed(self, now: float) -> bool:
-        """Note a request without an answer; return whether that makes it count as down."""
+    def failed(self, sent_at: float, now: float) -> bool:
+        """Note a request without an answer; return whether that makes the provider count as down."""
+        if not self.failures:
+            self._failing_since = sent_at
         self.failures += 1
         return self.since is None and self.failures >= _FAILURES and self.begin(now)
 

@@ -6,6 +6,7 @@ let in which the bucket was refilled with; so two refusals give the rate, and la
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final, NamedTuple
 
@@ -25,6 +26,9 @@ _FEWEST: Final = 20
 """Requests let in between two refusals for the rate to be a few percent exact."""
 _REMEMBERED: Final = 16
 _SHORTEST: Final = 0.05
+_NEARLY: Final = 1e-9
+_NEWTON: Final = 4
+_MOST_DOUBLINGS: Final = 40.0
 _BURST_SECONDS: Final = 0.1
 _SHORTEST_PAUSE: Final = 0.75
 """Seconds after a refusal until the next request, also if less was asked for: what comes in meanwhile is
@@ -78,11 +82,10 @@ class Inferred:
 
     def keep(self, now: float) -> Bucket:
         """Return the bucket that keeps to the rate, which begins with one request when the wait is over."""
-        capacity = max(1.0, self._base * _BURST_SECONDS)
         if self.bucket is None:
-            self.bucket = Bucket("requests", "minute", rate=self._base, capacity=capacity, now=now)
-        self.bucket.rate, self.bucket.capacity = self._base, capacity
-        self.bucket.at, self.bucket.level = now, 1.0 - (self._until - now) * self._base
+            self.bucket = Bucket("requests", "minute", rate=self._base, capacity=1.0, now=now)
+        self.bucket.at, self.bucket.level = now, 1.0
+        self._set_rate(self.bucket)
         return self.bucket
 
     def _estimate(self, last: Refusal, wait: float) -> float:
@@ -97,15 +100,52 @@ class Inferred:
         # Less than a second is no rounded one: it is what a single request has to wait for.
         return min(guess, 1 / wait) if 0 < wait < 1 else guess
 
-    def tick(self, now: float, *, wanted: bool) -> None:
-        """Let the rate grow while requests wait for it."""
-        if self.bucket is None or now <= self._until:
+    def advance(self, now: float, *, wanted: bool) -> None:
+        """Let the time pass; the rate grows while requests wait for it."""
+        bucket = self.bucket
+        if bucket is None:
             return
+        passed = now - max(self._ticked, self._until)
+        self._ticked = bucket.at = now
+        if passed <= 0:
+            return
+        gained = passed * self._growth(self._grown)
         if wanted:
-            self._grown += now - max(self._ticked, self._until)
-        self._ticked = now
+            gained = self._volume(self._grown + passed) - self._volume(self._grown)
+            self._grown += passed
+        self._set_rate(bucket)
+        bucket.level = min(bucket.level + gained * self._base, max(bucket.level, bucket.capacity))
+
+    def wait_for(self, now: float) -> float:
+        """Return the seconds until a request fits, if it waits; 0 if it does."""
+        if self.bucket is None:
+            return 0.0
+        if now < self._until:
+            return self._until - now
+        lacks = (1.0 - self.bucket.level) / self._base
+        if lacks <= _NEARLY:
+            return 0.0
+        wanted = self._volume(self._grown) + lacks
+        if not self._told:
+            return _DOUBLING * math.log2(1 + wanted * math.log(2) / _DOUBLING) - self._grown
+        seconds = lacks / self._growth(self._grown)  # too long: the rate grows meanwhile
+        for _ in range(_NEWTON):
+            beyond = self._volume(self._grown + seconds) - wanted
+            seconds -= beyond / self._growth(self._grown + seconds)
+        return seconds
+
+    def _set_rate(self, bucket: Bucket) -> None:
+        bucket.rate = self._base * self._growth(self._grown)
+        bucket.capacity = max(1.0, bucket.rate * _BURST_SECONDS)
+
+    def _growth(self, seconds: float) -> float:
+        """Return what the rate has grown to, in terms of what it was."""
         if self._told:
-            self.bucket.rate = self._base * (1 + (self._grown / _PROBING) ** 3)
-        else:
-            self.bucket.rate = self._base * 2 ** min(self._grown / _DOUBLING, 60.0)
-        self.bucket.capacity = max(1.0, self.bucket.rate * _BURST_SECONDS)
+            return 1 + (seconds / _PROBING) ** 3
+        return math.pow(2.0, min(seconds / _DOUBLING, _MOST_DOUBLINGS))
+
+    def _volume(self, seconds: float) -> float:
+        """Return how much came in meanwhile, in terms of what it was in a second."""
+        if self._told:
+            return seconds + seconds * (seconds / _PROBING) ** 3 / 4
+        return (self._growth(seconds) - 1) * _DOUBLING / math.log(2)

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,6 +32,7 @@ from batchrt.runtime.adaptive import Adaptive
 from batchrt.runtime.allowance import Allowance, Charge, Standing
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget, RetryTokens
+from batchrt.runtime.clock import Clock, clock_time
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
@@ -281,16 +281,17 @@ class Quota:
         self._adaptive: Adaptive | None = None
         self._ramp: _Ramp | None = None
         self._now = 0.0
+        self._wall = Clock().wall
         self._in_flight = 0
         self._first_sent: float | None = None
         self._sent = 0
         self._heard = False
-        self._quiet_until = -math.inf
+        self._quiet_until = self._quiet_since = -math.inf
         self._quiet_for: ProviderError | None = None
         self._queue: deque[Passage] = deque()
         self._again: deque[Passage] = deque()
         self._parked: deque[Passage] = deque()
-        self._poor: deque[tuple[float, Signal]] = deque()
+        self._poor: deque[Signal] = deque()
         self._due = math.inf
         self._desks: dict[object, _Desk] = {}
 
@@ -373,6 +374,7 @@ class Quota:
         """
         await strand.take()
         now = strand.run.now()
+        self._wall = strand.run.clock.wall
         if self._enter(passage, now):
             return
         passage.asked_at = now
@@ -445,7 +447,7 @@ class Quota:
         cause = self._quiet_for
         error = RateLimitError(
             f"the provider asked to be left alone for {left:.3g} s more, which is more than is waited for "
-            f"({passage.longest_quiet:g} s): until {_clock_time(left)} UTC; nothing was sent",
+            f"({passage.longest_quiet:g} s): until {clock_time(self._wall() + left)}; nothing was sent",
             status=None if cause is None else cause.status,
             code=None if cause is None else cause.code,
             attempts=0,
@@ -471,7 +473,7 @@ class Quota:
         wait = self._allowance.wait_for(passage, now, wanted=wanted, late=late)
         if wait > 0:
             return now + wait
-        if not self._heard and not self._allowance.limited:
+        if not self._heard and not self._allowance.paces:
             return self._when_unheard(now)
         return now
 
@@ -651,9 +653,19 @@ class Quota:
     def _repay(self) -> None:
         if self._tokens is None:
             return
-        self._tokens.repay()
-        while self._poor and self._tokens.spend(self._poor[0][0]):
-            self._poor.popleft()[1].set()
+        if self._poor:
+            # Whoever waits for a retry is not in a hurry: one for each answer is no flood.
+            self._poor.popleft().set()
+        else:
+            self._tokens.repay()
+
+    def _relieve(self) -> None:
+        """Let one go who waits for a retry, if there is nobody whose answer could let it."""
+        if self._poor and not self._in_flight and not self._is_waited_for():
+            self._poor.popleft().set()
+
+    def _is_waited_for(self) -> bool:
+        return any(self._first_of(queue) is not None for queue in (self._again, self._queue, self._parked))
 
     def failed(self, passage: Passage, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
         """Note that `passage` failed with `error`.
@@ -691,8 +703,9 @@ class Quota:
         paced = isinstance(error, RateLimitError) and self._allowance.refuse(
             passage, now, wait, unit, told=bool(passage.told), infer=not too_many
         )
-        if not paced:
-            self._ramp = _Ramp(self._in_flight)
+        if passage.sent_at >= self._quiet_since:  # the first of its wave
+            self._quiet_since = now
+            self._ramp = None if paced else _Ramp(self._in_flight)
         if now + wait > self._quiet_until:
             self._quiet_until = now + wait
             self._quiet_for = error
@@ -720,18 +733,20 @@ class Quota:
         passage.granted = False
         self._heard = self._heard or answered or failure is None
         if answered:
-            seconds = self._downtime.answered(now)
+            seconds = self._downtime.answered(passage.sent_at, now)
             if seconds is not None:
                 self._unpark()
                 self._ramp = _Ramp(self._in_flight + len(self._again) + len(self._queue))
                 if self.events.listeners:
                     self.events.tell(ProviderUp(seconds))
-        elif failure is not None and self._downtime.failed(now):
+        elif failure is not None and self._downtime.failed(passage.sent_at, now):
             self._went_down(failure)
         if passage.looks and self._downtime.since is not None:
             self._downtime.looked(now)
         if self._queue or self._again or self._parked:
             self._pump(now)
+        if self._poor:
+            self._relieve()
 
     # Another attempt
 
@@ -781,27 +796,32 @@ class Quota:
             f"{budget.cost:g}, an answer repays {budget.repayment:g})"
         )
 
-    async def save_up(self, error: ProviderError, patience: float, strand: Strand) -> bool:
-        """Wait until there is enough for a retry, without a slot, and pay; `False` if that takes too long."""
-        assert self._tokens is not None
-        cost = self._tokens.cost(timed_out=isinstance(error, RequestTimeoutError))
-        if cost > self._tokens.budget.capacity:
-            return False
-        entry = (cost, Signal())
+    async def save_up(self, patience: float, strand: Strand) -> bool:
+        """Wait for a retry that cannot be afforded, without a slot; `False` if that takes too long."""
+        signal = Signal()
         with self._lock:
-            self._poor.append(entry)
-        paid = False
+            self._poor.append(signal)
+            self._relieve()
+        strand.give()
         try:
-            with strand.held(), anyio.move_on_after(patience):
-                await entry[1].wait()
-                paid = True
+            with anyio.move_on_after(patience):
+                await signal.wait()
+                return True
+        except BaseException:
+            if signal not in self._poor:
+                self._pass_on()
+            raise
         finally:
             with self._lock:
-                if entry in self._poor:
-                    self._poor.remove(entry)
-                elif not paid:
-                    self._tokens.left += cost
-        return paid
+                if signal in self._poor:
+                    self._poor.remove(signal)
+        return False
+
+    def _pass_on(self) -> None:
+        """Let another one go instead of one that was let go and has no use for it."""
+        with self._lock:
+            if self._poor:
+                self._poor.popleft().set()
 
     def tell_retry(self, error: ProviderError, wait: float, attempt: int) -> None:
         """Tell those who listen that there will be another attempt."""
@@ -848,8 +868,3 @@ def is_paced(error: ProviderError) -> bool:
 def _reason(error: ProviderError) -> str:
     name = type(error).__name__
     return name if error.status is None else f"{name} (status {error.status})"
-
-
-def _clock_time(seconds: float) -> str:
-    moment = datetime.now(UTC).timestamp() + seconds
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
