@@ -1,0 +1,104 @@
+"""Runs against the mock provider in virtual time, and what it has to say about them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import anyio
+import httpx
+
+from batchrt import BatchResult, ChatOpenAI, Quota
+from batchrt.runtime.quota import QuotaStatistics
+from batchrt.testing import LogNormal, MockProvider
+from batchrt.testing.verdict import Verdict
+from tests.runtime.quotas import is_idle, virtually
+
+__all__ = ["LATENCY", "Simulated", "chat", "lengths", "respond", "simulate"]
+
+LATENCY = LogNormal(1.0, 0.5)
+
+
+class Simulated(NamedTuple):
+    """Hold what came of it.
+
+    Attributes:
+        verdict: the provider's.
+        seconds: how long it took.
+        results: one for each run.
+        ended: when each run was over.
+        statistics: the quota's, in the end.
+    """
+
+    verdict: Verdict
+    seconds: float
+    results: list[BatchResult[Any]]
+    ended: list[float]
+    statistics: QuotaStatistics
+
+    @property
+    def errors(self) -> list[Exception]:
+        return [error for result in self.results for error in result.errors.values()]
+
+
+def lengths(body: Mapping[str, Any]) -> str:
+    """Answer in lengths that differ by fifty times, from 10 to 500 tokens, as nobody can know beforehand."""
+    return "x" * int(40 + (zlib.crc32(str(body).encode()) % 100) ** 2 / 5)
+
+
+def chat(provider: MockProvider, **options: Any) -> ChatOpenAI:
+    """Return a model of `provider`, which never times out by itself."""
+    given: dict[str, Any] = {"base_url": "http://mock/v1", "api_key": "k", "timeout": None, **options}
+    return ChatOpenAI("m", transport=provider.transport(), **given)
+
+
+def respond(
+    handle: Callable[[httpx.Request], httpx.Response], seconds: float = 0.0, **options: Any
+) -> ChatOpenAI:
+    """Return a model whose requests `handle` answers after so many seconds."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        response = handle(request)
+        if seconds:
+            await anyio.sleep(seconds)
+        return response
+
+    given: dict[str, Any] = {"base_url": "http://mock/v1", "api_key": "k", "timeout": None, **options}
+    return ChatOpenAI("m", transport=httpx.MockTransport(answer), **given)
+
+
+def simulate(
+    provider: MockProvider,
+    items: int,
+    *,
+    backend: str = "trio",
+    cap: Any = 50,
+    runs: int = 1,
+    quota: Quota | None = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Simulated:
+    """Ask for `items` answers, in `runs` that go on at the same time, and see that nothing stays behind."""
+    results: list[BatchResult[Any]] = []
+    ended: list[float] = []
+
+    async def main() -> QuotaStatistics:
+        before = anyio.current_time()
+
+        async def one(number: int) -> None:
+            model = chat(provider, quota=quota, **options)
+            inputs = [f"hello, number {number}-{item}" for item in range(items // runs)]
+            given: Any = {"max_concurrency": cap, **(config or {})}
+            results.append(await model.arun(inputs, given))
+            ended.append(anyio.current_time() - before)
+
+        async with anyio.create_task_group() as group:
+            for number in range(runs):
+                group.start_soon(one, number)
+        used = chat(provider, quota=quota).quota
+        assert is_idle(used)
+        return used.statistics()
+
+    statistics = virtually(backend, main)
+    return Simulated(provider.verdict(), max(ended), results, ended, statistics)
