@@ -24,6 +24,8 @@ _PROBING: Final = 60.0
 ten seconds, for a limit that stays; by all of it for one that was raised."""
 _FEWEST: Final = 20
 """Requests let in between two refusals for the rate to be a few percent exact."""
+_FAR: Final = 1.08
+"""What the rate at which requests were refused may be of the one at which they were let in."""
 _REMEMBERED: Final = 16
 _SHORTEST: Final = 0.05
 _NEARLY: Final = 1e-9
@@ -93,8 +95,12 @@ class Inferred:
         enough = [one for one in far_enough if last.let_in - one.let_in >= _FEWEST]
         first = enough[-1] if enough else far_enough[0] if far_enough else None
         if first is not None and last.let_in > first.let_in:
+            let_in = (last.let_in - first.let_in) / (last.time - first.time)
+            # Not less than was let in; and not more than what it was refused at. A bucket that was full in
+            # between lost some of its refill.
+            refused_at = self._base * self._growth(self._grown) if self._grown else let_in
             self._told = True
-            return (last.let_in - first.let_in) / (last.time - first.time)
+            return math.sqrt(let_in * refused_at) if refused_at > _FAR * let_in else let_in
         passed = max(last.time - self._started, wait, _SHORTEST)
         guess = max(1, last.let_in) / passed * _FIRST_SHARE
         # Less than a second is no rounded one: it is what a single request has to wait for.
