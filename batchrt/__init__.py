@@ -34,9 +34,11 @@ from batchrt.errors import (
     RecursionLimitError,
     RequestTimeoutError,
     ServerError,
+    SpendingLimitError,
     StrayCancelledError,
 )
 from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
@@ -112,6 +114,7 @@ __all__ = [
     "OutputClosedError",
     "OutputError",
     "OutputParserError",
+    "Price",
     "PromptTemplate",
     "PromptValue",
     "ProviderDown",
@@ -146,6 +149,7 @@ __all__ = [
     "RunnableWithFallbacks",
     "Sent",
     "ServerError",
+    "SpendingLimitError",
     "StrOutputParser",
     "StrayCancelledError",
     "Stream",

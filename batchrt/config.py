@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
+from batchrt.prices import Price, check_spending
+
 __all__ = [
     "DEFAULT_RECURSION_LIMIT",
     "RunConfig",
@@ -33,6 +35,11 @@ class RunConfig(TypedDict, total=False):
         timeout: seconds one item may take, its retries and waits included. A function that is
             running in a thread cannot be interrupted: the item ends when the function does.
         deadline: seconds the whole run may take. What was not finished by then is cancelled.
+        max_tokens_total: how many tokens the run may spend, of prompts and answers, nested calls included.
+            What requests under way are expected to take is set aside. When the next one does not fit, the
+            run ends: what is under way is finished, and nothing more is sent (`SpendingLimitError`).
+        max_cost: what the run may spend, in the currency of `prices`; likewise.
+        prices: what models cost: a `Price`, or a dict of them by the models' names.
         window: how many items may be admitted and not yet delivered; bounds memory. Default: ten
             times `max_concurrency`, at least 1,000.
         recursion_limit: how many runnables in a row a function may return. Default 25.
@@ -43,6 +50,9 @@ class RunConfig(TypedDict, total=False):
     max_concurrency: int | Literal["auto"] | None
     timeout: float | None
     deadline: float | None
+    max_tokens_total: int | None
+    max_cost: float | None
+    prices: Price | Mapping[str, Price] | None
     window: int
     recursion_limit: int
     tags: list[str]
@@ -55,6 +65,7 @@ RunnableConfig: TypeAlias = RunConfig
 """LCEL's name for it."""
 
 _KEYS: Final = frozenset(RunConfig.__annotations__)
+_SPENDING: Final = frozenset({"max_tokens_total", "max_cost", "prices"})
 _LANGCHAIN: Final = frozenset({"callbacks", "run_id"})
 
 
@@ -80,6 +91,8 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
     _check_count(config, "recursion_limit", least=0)
     _check_seconds(config, "timeout")
     _check_seconds(config, "deadline")
+    if not _SPENDING.isdisjoint(config):
+        check_spending(config)
     return cast("RunConfig", dict(config))
 
 

@@ -8,6 +8,7 @@
     ├── StrayCancelledError       user code raised a cancellation that nobody asked for
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
+    ├── SpendingLimitError        the run reached `max_tokens_total` or `max_cost`
     ├── InputError                a file or a row that cannot be read (also a ValueError)
     ├── OutputError               a file that cannot be written to any more
     │   └── OutputClosedError     its reader has gone, as `head` does (also a BrokenPipeError)
@@ -52,6 +53,7 @@ __all__ = [
     "RecursionLimitError",
     "RequestTimeoutError",
     "ServerError",
+    "SpendingLimitError",
     "StrayCancelledError",
 ]
 
@@ -142,6 +144,29 @@ class DeadlineExceededError(BatchError, TimeoutError):
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
         self.seconds = seconds
+
+
+class SpendingLimitError(BatchError):
+    """Say that the run has spent what it may; what was under way was finished, and nothing more was sent.
+
+    Attributes:
+        tokens: how many were spent.
+        cost: what was spent, in the prices' currency.
+        started: of an item's error: it was under way, and not all of it could be done.
+        result: of the error of a whole run: a `BatchResult` that tells what became of each item; else
+            `None`.
+    """
+
+    def __init__(self, message: str, *, tokens: int, cost: float, started: bool = False) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+        self.cost = cost
+        self.started = started
+        self.result: Any = None
+
+    def again(self, *, started: bool = True) -> SpendingLimitError:
+        """Return another one that says the same."""
+        return SpendingLimitError(str(self), tokens=self.tokens, cost=self.cost, started=started)
 
 
 class InputError(BatchError, ValueError):

@@ -13,7 +13,7 @@ import batchrt
 PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
-    {"errors", "messages"},
+    {"errors", "messages", "prices"},
     {"config"},
     {"runtime"},
     {"runnables"},

@@ -21,7 +21,7 @@ PUBLIC = {
     "running": "BatchResult Outcome RunConfig Stream",
     "quotas": """
         Admitted BudgetEmpty CooledDown LimitChanged ProviderDown ProviderUp Quota QuotaEvent QuotaStatistics
-        Retried RetryBudget RetryPolicy Sent
+        Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
@@ -30,7 +30,7 @@ PUBLIC = {
         DeadlineExceededError InputError ItemTimeoutError ListLengthError MalformedResponseError
         MissingFieldError OutageError OutputClosedError OutputError
         OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
-        RequestTimeoutError ServerError StrayCancelledError
+        RequestTimeoutError ServerError SpendingLimitError StrayCancelledError
     """,
 }
 HEAVY = [

@@ -71,21 +71,22 @@ class Booked(Runnable[Entry, Entry]):
 
         async def call(entry: Entry, strand: Strand) -> Entry:
             tally.started += 1
-            entry.ended = True
+            ended = True
             try:
                 with brake.over(strand):
                     entry.output = await ask(fields(entry.row), strand)
             except LeftOutError:
-                entry.ended = False
+                ended = False
             except Exception as error:  # noqa: BLE001  this row's outcome
                 entry.error = error
-                entry.ended = gate.refused(error)
-                if entry.ended:
+                ended = gate.refused(error)
+                if ended:
                     tally.add_failure(entry, error)
             else:
                 tally.done += 1
                 gate.passed()
-            tally.left_out += not entry.ended
+            entry.ended = ended
+            tally.left_out += not ended
             item = strand.item
             tally.retries += item.retries
             if item.usage is not None:

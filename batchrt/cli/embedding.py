@@ -41,7 +41,7 @@ def embed_job(settings: EmbedSettings) -> int:
         sink = stack.enter_context(_open_sink(settings, source))
         tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
         return Job(
-            _cargo(settings, model, source, tally, gate, brake),
+            _cargo(settings, model, source, tally=tally, gate=gate, brake=brake),
             model,
             settings=settings,
             source=source,
@@ -97,6 +97,7 @@ def _cargo(
     settings: EmbedSettings,
     model: OpenAIEmbeddings,
     source: Source,
+    *,
     tally: Tally,
     gate: Gatekeeper,
     brake: Brake,

@@ -65,7 +65,7 @@ class Incidents:
             self._came_back(event)
         elif isinstance(event, BudgetEmpty):
             self._note(event, f"the retry budget is empty, for too many requests fail; {self._what_then()}")
-        elif isinstance(event, LimitChanged) and event.name == "max_concurrency":
+        elif isinstance(event, LimitChanged) and event.name == "max_concurrency" and event.after is not None:
             self.concurrency = round(event.after)
 
     def _cooled_down(self, event: CooledDown) -> None:

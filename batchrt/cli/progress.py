@@ -84,9 +84,10 @@ class Progress:
         words = [f"{tally.done:,}{of_total} done"]
         if tally.failed:
             words.append(f"{tally.failed:,} failed")
-        words += [standing.in_flight(quota, noun), *standing.trouble(quota), rate(self.per_second())]
+        trouble = standing.trouble(quota)
+        words += [standing.in_flight(quota, noun), *trouble, rate(self.per_second())]
         left = self._seconds_left()
-        if left is not None:
+        if left is not None and not trouble:
             words.append(f"ETA {duration(left)}")
         words += standing.use(quota, noun)
         tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens

@@ -145,6 +145,7 @@ class Client:
             self.quota_of(model),
             self._transport,
             self.secrets,
+            model=model,
             policy=self._policy,
             max_attempts=self.max_retries + 1,
             most=most,

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from tenacity import stop_after_attempt
 
 from batchrt.errors import OutageError, ProviderError
+from batchrt.messages import Usage
 from batchrt.providers.failures import error_from
 from batchrt.providers.rate_limits import limited_unit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
-from batchrt.runtime.quota import Passage, is_outage, is_overloaded, is_paced
+from batchrt.runtime.quota import Passage, is_outage, is_overloaded, is_paced, may_be_billed
 from batchrt.runtime.retrying import first_failure, note_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrt.messages import Usage
     from batchrt.providers.reply import Reply
     from batchrt.providers.secrets import Secrets
     from batchrt.providers.transport import Sink, Transport
@@ -51,6 +51,7 @@ class Endpoint:
         quota: lets requests in.
         transport: sends them.
         secrets: masked in errors.
+        model: the model's name.
         policy: what is tried again.
         max_attempts: how often, where the policy does not say.
         most: the most tokens of an answer; `None` if nothing says.
@@ -61,6 +62,7 @@ class Endpoint:
 
     __slots__ = (
         "_longest",
+        "_model",
         "_most",
         "_policy",
         "_secrets",
@@ -78,10 +80,12 @@ class Endpoint:
         transport: Transport,
         secrets: Secrets,
         *,
+        model: str,
         policy: RetryPolicy,
         max_attempts: int,
         most: float | None = None,
     ) -> None:
+        self._model = model
         self.quota: Quota = quota
         self._url = url
         self._transport = transport
@@ -115,6 +119,8 @@ class Endpoint:
             ProviderError: the last attempt's; `attempts` says how many there were.
         """
         passage = self._passage(len(body), answers, strand)
+        if strand.run.spending is not None:
+            await self._reserve(passage, strand)
         try:
             await self.quota.admit(passage, strand)
             reply = await self._transport.post(self._url, body, None if sink is None else sink())
@@ -123,8 +129,8 @@ class Endpoint:
             self._note(error, passage, strand)
             failure = error
         finally:
-            if passage.granted:
-                self.quota.abandoned(passage, strand.run.now())
+            if passage.granted or passage.reservation is not None:
+                self._leave(passage, strand)
         return await self._call_again(body, read, strand, sink, answers, failure)
 
     def _passage(self, size: int, answers: int, strand: Strand) -> Passage:
@@ -137,6 +143,27 @@ class Endpoint:
             patience=self._policy.patience,
         )
 
+    async def _reserve(self, passage: Passage, strand: Strand) -> None:
+        """Set aside what it is expected to cost of what the run may spend."""
+        assert strand.run.spending is not None
+        self.quota.expect(passage)
+        passage.reservation = await strand.run.spending.reserve(
+            self._model, passage.input, passage.output, strand
+        )
+
+    def _settle(self, passage: Passage, strand: Strand, usage: Usage | None) -> None:
+        """Note what it was billed; `None` if that is not known."""
+        if passage.reservation is not None:
+            assert strand.run.spending is not None
+            strand.run.spending.settle(passage.reservation, usage)
+            passage.reservation = None
+
+    def _leave(self, passage: Passage, strand: Strand) -> None:
+        """Note that nobody waits for it any more: what was sent may be billed all the same."""
+        self._settle(passage, strand, None if passage.granted else Usage())
+        if passage.granted:
+            self.quota.abandoned(passage, strand.run.now())
+
     def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], passage: Passage, strand: Strand) -> T:
         if self.quota.follow_headers:
             passage.told = standings(reply.headers)
@@ -148,6 +175,7 @@ class Endpoint:
         if usage is not None:
             strand.item.add_usage(usage)
         self.quota.answered(passage, usage, strand.run.now())
+        self._settle(passage, strand, usage)
         return answer
 
     def _note(self, error: ProviderError, passage: Passage, strand: Strand) -> None:
@@ -155,6 +183,7 @@ class Endpoint:
         if passage.granted:
             unit = limited_unit(error) if is_overloaded(error) else None
             self.quota.failed(passage, error, strand.run.now(), unit=unit)
+            self._settle(passage, strand, None if may_be_billed(error) else Usage())
 
     # A method of its own: the variables of a closure would burden every first attempt that waits.
     async def _call_again(  # noqa: PLR0917  what `call` was given
@@ -171,6 +200,8 @@ class Endpoint:
             await again.wait()
             passage = self._passage(len(body), answers, strand)
             passage.again = True
+            if strand.run.spending is not None:
+                await self._reserve(passage, strand)
             try:
                 await self.quota.admit(passage, strand)
                 again.attempts += 1
@@ -180,8 +211,8 @@ class Endpoint:
                 self._note(error, passage, strand)
                 again.failed(error)
             finally:
-                if passage.granted:
-                    self.quota.abandoned(passage, strand.run.now())
+                if passage.granted or passage.reservation is not None:
+                    self._leave(passage, strand)
 
 
 class _Again:

@@ -21,7 +21,12 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
-from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
+from batchrt.errors import (
+    DeadlineExceededError,
+    ItemTimeoutError,
+    SpendingLimitError,
+    StrayCancelledError,
+)
 from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
@@ -30,6 +35,7 @@ from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.spending import Spending
 
 __all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
 
@@ -91,7 +97,7 @@ class Job:
     def open(self, deliver: Deliver, **options: Any) -> Scheduler:
         """Return a scheduler for a run of this on the running loop, nested in the current strand."""
         parent = current_strand()
-        run = Run(_slots(self.config, parent), parent=parent.run if parent else None)
+        run = _run(self.config, parent)
         return Scheduler(
             run,
             self.step,
@@ -111,6 +117,11 @@ class Job:
         if isinstance(self.inputs, Sized) and not isinstance(self.inputs, Iterator):
             return len(self.inputs)
         return None
+
+    @property
+    def has_spending_limit(self) -> bool:
+        """Whether the run may come to an end of what it may spend."""
+        return self.config.get("max_tokens_total") is not None or self.config.get("max_cost") is not None
 
     @property
     def by_lists(self) -> bool:
@@ -177,6 +188,12 @@ def inherited(parent: Strand | None) -> RunConfig:
     return cast("RunConfig", {key: value for key, value in config.items() if key in _INHERITED})
 
 
+def _run(config: RunConfig, parent: Strand | None) -> Run:
+    run = Run(_slots(config, parent), parent=parent.run if parent else None)
+    run.spending = Spending.of(config, run.spending)
+    return run
+
+
 def _slots(config: RunConfig, parent: Strand | None) -> Slots:
     cap = cap_of(config)
     if config.get("max_concurrency") == "auto":
@@ -195,7 +212,7 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
     """
     parent = current_strand()
     merged = merge_configs(inherited(parent), check_config(config))
-    run = Run(_slots(merged, parent), parent=parent.run if parent else None)
+    run = _run(merged, parent)
     item = Item(0, parent.item if parent else None)
     strand = Strand(run, item, merged, run.slots)
     async with lending():
@@ -290,12 +307,24 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
     """Return the outputs in input order; with `return_exceptions`, errors in their places.
 
     Raises:
-        DeadlineExceededError: unless `return_exceptions` and the number of inputs is known: then the
-            items that were not finished have it in their places.
+        DeadlineExceededError, SpendingLimitError: unless `return_exceptions` and the number of inputs is
+            known: then the items that were not finished have it in their places. The latter's `result`
+            has what was done.
         Exception: without `return_exceptions`, the first error, as itself.
     """
+    if job.has_spending_limit and not return_exceptions:
+        result = await _collect_outcomes(job, fail_fast=True)
+        if result.ended is not None:
+            result.ended.result = result
+            raise result.ended
+        return result.outputs
     results = _Results(_output_or_error)
-    await _run_into(results, job, return_exceptions=return_exceptions)
+    try:
+        await _run_into(results, job, return_exceptions=return_exceptions)
+    except SpendingLimitError as error:
+        if error.started or not return_exceptions or job.expected is None:
+            raise
+        results.fill(job.expected, error)
     return results.list
 
 
@@ -305,10 +334,21 @@ async def collect_outcomes(job: Job) -> BatchResult[Any]:
     Raises:
         DeadlineExceededError: only if the number of inputs is not known beforehand.
     """
+    return await _collect_outcomes(job, fail_fast=False)
+
+
+async def _collect_outcomes(job: Job, *, fail_fast: bool) -> BatchResult[Any]:
     started = anyio.current_time()
     results = _Results(_outcome)
-    await _run_into(results, job, return_exceptions=True, timed=True)
-    return BatchResult(tuple(results.list), anyio.current_time() - started)
+    ended: SpendingLimitError | None = None
+    try:
+        await _run_into(results, job, return_exceptions=not fail_fast, timed=True)
+    except SpendingLimitError as error:
+        if error.started:  # one item's own, which a limit inside of it ended
+            raise
+        ended = error
+        results.fill(job.expected or len(results.list), error)
+    return BatchResult(tuple(results.list), anyio.current_time() - started, ended)
 
 
 async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, timed: bool = False) -> None:

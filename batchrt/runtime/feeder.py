@@ -69,6 +69,12 @@ class Feeder:
         value, self._value = self._value, None
         return value
 
+    def stop(self) -> None:
+        """Have the source end for whoever asks, also for one who waits."""
+        if self._error is None:
+            self._error = StopAsyncIteration()
+        self._answered.set()
+
 
 async def _close(source: Any) -> None:
     try:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, overload
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, overload
 
+from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
 
 __all__ = ["BatchResult", "Outcome"]
 
 Out = TypeVar("Out")
+
+Status: TypeAlias = Literal["done", "failed", "cancelled", "not started"]
+
+_STATUSES: Final[tuple[Status, ...]] = ("done", "failed", "cancelled", "not started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,19 @@ class Outcome(Generic[Out]):
         """Whether there is an output."""
         return self.error is None
 
+    @property
+    def status(self) -> Status:
+        """What became of it.
+
+        `done` or `failed`; where the run ended early, `cancelled` for what was under way or may have been,
+        and `not started` for what is known not to have been.
+        """
+        if self.error is None:
+            return "done"
+        if isinstance(self.error, SpendingLimitError):
+            return "cancelled" if self.error.started else "not started"
+        return "cancelled" if isinstance(self.error, DeadlineExceededError) else "failed"
+
 
 @dataclass(frozen=True, slots=True)
 class BatchResult(Sequence[Outcome[Out]]):
@@ -46,10 +65,12 @@ class BatchResult(Sequence[Outcome[Out]]):
     Attributes:
         outcomes: one for each input.
         seconds: the whole run, wall clock.
+        ended: why it ended before all inputs were done, if it had spent what it may; else `None`.
     """
 
     outcomes: tuple[Outcome[Out], ...]
     seconds: float
+    ended: SpendingLimitError | None = None
 
     @overload
     def __getitem__(self, index: int) -> Outcome[Out]: ...
@@ -90,7 +111,11 @@ class BatchResult(Sequence[Outcome[Out]]):
         usage = self.usage
         if usage.total_tokens:
             parts.append(f"{usage.input_tokens} tokens in, {usage.output_tokens} out")
-        if failed:
+        if self.ended is not None:
+            counts = Counter(item.status for item in self.outcomes)
+            told = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
+            parts.append(f"ended early ({self.ended}): {told}")
+        elif failed:
             parts.append(f"{failed} failed: {self._error_counts()}")
         return "; ".join(parts)
 

@@ -21,6 +21,7 @@ import anyio
 
 from batchrt.errors import (
     ConnectionFailedError,
+    MalformedResponseError,
     OutageError,
     ProviderError,
     RateLimitError,
@@ -51,6 +52,7 @@ from batchrt.runtime.loops import Alarm, LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
+    from batchrt.runtime.spending import Reservation
 
 __all__ = [
     "LIMITS",
@@ -61,6 +63,7 @@ __all__ = [
     "is_outage",
     "is_overloaded",
     "is_paced",
+    "may_be_billed",
 ]
 
 LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
@@ -138,6 +141,7 @@ class Passage(Charge):
     Attributes:
         granted: it counts as sent, and has not ended.
         told: what the reply says about limits.
+        reservation: what was set aside for it of what its run may spend.
     """
 
     __slots__ = (
@@ -151,6 +155,7 @@ class Passage(Charge):
         "longest_quiet",
         "looks",
         "patience",
+        "reservation",
         "signal",
         "size",
         "told",
@@ -179,6 +184,7 @@ class Passage(Charge):
         self.withdrawn = False
         self.asked_at = 0.0
         self.told: Sequence[Standing] = ()
+        self.reservation: Reservation | None = None
         self.error: ProviderError | None = None
         self.signal: Signal | None = None
         self.desk: _Desk | None = None
@@ -397,13 +403,17 @@ class Quota:
             self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
             self.events.tell(Sent(self._in_flight, passage.tokens))
 
+    def expect(self, passage: Passage) -> None:
+        """Note in `passage` what it is expected to cost, as things stand."""
+        passage.input, passage.output = self._costs.expect(
+            passage.size, answers=passage.answers, most=passage.most
+        )
+
     def _enter(self, passage: Passage, now: float) -> bool:
         """Let `passage` in if there is nothing to wait for."""
         with self._lock:
             now = self._tick(now)
-            passage.input, passage.output = self._costs.expect(
-                passage.size, answers=passage.answers, most=passage.most
-            )
+            self.expect(passage)
             if passage.auto and self._adaptive is None:
                 self._adaptive = Adaptive(self._tell_concurrency)
             if self._waits_for_provider(passage):
@@ -679,9 +689,8 @@ class Quota:
         with self._lock:
             now = self._tick(now)
             unheard = isinstance(error, ConnectionFailedError)
-            timed_out = isinstance(error, RequestTimeoutError)
-            # Nobody knows what becomes of a request that was given up: it may go on, and be billed.
-            self._allowance.settle(passage, None if timed_out else 0.0, request=not unheard)
+            cost = None if may_be_billed(error) else 0.0
+            self._allowance.settle(passage, cost, request=not unheard)
             if passage.told:
                 refused = isinstance(error, RateLimitError)
                 self._allowance.learn(passage.told, passage, now, refused=refused)
@@ -858,6 +867,11 @@ def is_outage(error: ProviderError) -> bool:
     if isinstance(error, ConnectionFailedError | RequestTimeoutError):
         return True
     return isinstance(error, ServerError) and error.status is not None and error.status >= 500  # noqa: PLR2004
+
+
+def may_be_billed(error: ProviderError) -> bool:
+    """Whether what ended like this may be billed: given up, it may go on; or the answer is broken."""
+    return isinstance(error, RequestTimeoutError | MalformedResponseError)
 
 
 def is_paced(error: ProviderError) -> bool:

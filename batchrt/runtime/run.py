@@ -25,6 +25,7 @@ from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.loops import LoopHandle
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.spending import Spending
 from batchrt.runtime.traffic import Place, Source, Traffic
 
 __all__ = ["Item", "Run", "Step", "StepCall", "Strand", "current_strand", "strand_context"]
@@ -66,6 +67,7 @@ class Run:
         threads: bounds the threads of sync functions where `slots` do not.
         traffic: who is on the way; shared with the run this is nested in.
         source: what admits its items; `None` for a run of a single one.
+        spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
     """
 
@@ -82,6 +84,7 @@ class Run:
         "process",
         "slots",
         "source",
+        "spending",
         "threads",
         "traffic",
     )
@@ -94,6 +97,7 @@ class Run:
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
         self.source: Source | None = None
+        self.spending: Spending | None = parent.spending if parent else None
         self.held: int = 0
         self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None

@@ -20,7 +20,12 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.config import RunConfig
-from batchrt.errors import DeadlineExceededError, ItemTimeoutError, StrayCancelledError
+from batchrt.errors import (
+    DeadlineExceededError,
+    ItemTimeoutError,
+    SpendingLimitError,
+    StrayCancelledError,
+)
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
@@ -101,6 +106,7 @@ class Scheduler:
         self._admitted = 0
         self._delivered = 0
         self._drained = expected == 0
+        self._cut_short = False
         self._failure: BaseException | None = None
         self._workers = 0
         self._starting = 0
@@ -121,6 +127,7 @@ class Scheduler:
 
         Raises:
             DeadlineExceededError: when the deadline passed first.
+            SpendingLimitError: when it had spent what it may; what was under way is delivered.
             BaseException: the first error, as itself, if `fail_fast`; and always what the source
                 raises and what is no `Exception`.
         """
@@ -136,6 +143,9 @@ class Scheduler:
             raise self._failure
         if not completed:
             raise self._deadline_error()
+        spending = self._run.spending
+        if self._cut_short and spending is not None and spending.ended is not None:
+            raise spending.ended.again(started=False)
 
     async def _run_all(self) -> bool:
         completed = False
@@ -177,13 +187,24 @@ class Scheduler:
 
     def may_admit(self) -> bool:
         """Whether another item may be admitted as things stand."""
-        if self._drained or self._failure is not None:
+        if self._drained or self._failure is not None or self._is_broke():
             return False
         if self._admitted - self._delivered >= self._window:
             return False
         if self._run.held and self._run.held >= (self._run.slots.limit or UNCAPPED_HELD):
             return False
         return self._room is None or self._room()
+
+    def _is_over(self) -> bool:
+        """Whether no more is to be begun; what is under way is finished."""
+        if not self._drained and self._is_broke():
+            self._cut_short = True
+            self._drain()
+        return self._drained or self._failure is not None
+
+    def _is_broke(self) -> bool:
+        spending = self._run.spending
+        return spending is not None and spending.ended is not None
 
     def resume(self) -> None:
         """Note that one strand less is held up, as by a provider's quota."""
@@ -218,7 +239,7 @@ class Scheduler:
         slots = self._run.slots
         holding = False
         try:
-            while not self._drained and self._failure is None:
+            while not self._is_over():
                 if not self.may_admit():
                     if holding:
                         slots.give()
@@ -374,11 +395,20 @@ class Scheduler:
             return
         if self._timed:
             item.finished = anyio.current_time()
-        if failure is not None and self._fail_fast:
+        if failure is not None and not self._ends_by_itself(failure) and self._fail_fast:
             own = f"batchrt: item {item.index} failed; the rest was cancelled"
             self._fail(failure, own if self._unit == "item" else None)
         elif self._deliver(item, output, failure):
             self._delivered += 1
+
+    def _ends_by_itself(self, failure: BaseException) -> bool:
+        """Whether it is one of the errors with which a run ends that has spent what it may.
+
+        Then what is under way is finished, for it is paid.
+        """
+        ends = isinstance(failure, SpendingLimitError) and self._is_broke()
+        self._cut_short = self._cut_short or ends
+        return ends
 
     def _fail(self, error: BaseException, note: str | None) -> None:
         if self._failure is None:
@@ -394,6 +424,8 @@ class Scheduler:
         self._run.traffic.slowed()
         if self._leader is not None:
             self._leader.withdraw()
+        if self._feeder is not None:
+            self._feeder.stop()
         while self._resting:
             self._resting.pop().set()
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from anyio import CancelScope
@@ -19,6 +19,9 @@ from batchrt.runtime.scheduler import Scheduler
 __all__ = ["Stream"]
 
 T = TypeVar("T")
+
+_NOTHING: Final = object()
+"""Stands for an item that is not handed over."""
 
 
 class Stream(AsyncIterator[T], Generic[T]):
@@ -112,7 +115,7 @@ class Stream(AsyncIterator[T], Generic[T]):
             state.loop.call(state.scope.cancel)
 
     def _start(self) -> _State:
-        state = _State(ordered=self._ordered, lead=self._job.lead)
+        state = _State(ordered=self._ordered, lead=self._job.lead, errors=self._return_exceptions)
         state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
@@ -124,7 +127,7 @@ class _State:
     The run's task knows this and not the `Stream`, so that a stream nobody holds is collected.
     """
 
-    def __init__(self, *, ordered: bool, lead: int) -> None:
+    def __init__(self, *, ordered: bool, lead: int, errors: bool) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
         self.loop = LoopHandle.current()
@@ -133,6 +136,7 @@ class _State:
         self.ready: deque[Any] = deque()
         self._ordered = ordered
         self._lead = lead
+        self._errors = errors
         self._next = 0
         self._ahead: dict[int, Any] = {}
         self._failure: BaseException | None = None
@@ -144,19 +148,20 @@ class _State:
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
         value = output if error is None else error
+        # Where errors end the run, the one that is handed over is its end, which the consumer is told of.
+        nothing = error is not None and not self._errors
         if not self._ordered:
-            self.ready.append((item.index, value))
-        elif item.index != self._next:
-            self._ahead[item.index] = value
-            return False
+            if not nothing:
+                self.ready.append((item.index, value))
         else:
-            self._next += 1
-            self.ready.append(value)
+            self._ahead[item.index] = _NOTHING if nothing else value
             while self._next in self._ahead:
-                self.ready.append(self._ahead.pop(self._next))
+                value = self._ahead.pop(self._next)
                 self._next += 1
+                if value is not _NOTHING:
+                    self.ready.append(value)
         self._notify()
-        return False
+        return nothing
 
     def take(self, most: int) -> list[Any]:
         ready = self.ready

@@ -1,0 +1,174 @@
+"""What a run may spend: tokens, or money by prices that the user gives."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from batchrt.errors import SpendingLimitError
+from batchrt.messages import Usage
+from batchrt.prices import Price
+from batchrt.runtime.loops import Signal
+
+if TYPE_CHECKING:
+    from batchrt.config import RunConfig
+    from batchrt.runtime.run import Strand
+
+__all__ = ["Reservation", "Spending"]
+
+
+class Reservation:
+    """What one request is expected to spend, until it is known."""
+
+    __slots__ = ("above", "cost", "price", "tokens")
+
+    def __init__(self, tokens: float, cost: float, price: Price | None) -> None:
+        self.tokens = tokens
+        self.cost = cost
+        self.price = price
+        self.above: Reservation | None = None
+
+
+class Spending:
+    """Keep a run within its limits; safe to use from any event loop and thread.
+
+    What requests under way are expected to cost is set aside. Who does not fit beside that waits until it
+    is settled, and who does not fit even then ends the run: nothing more is sent, what is under way is
+    finished, for it is paid.
+
+    Args:
+        max_tokens: tokens that may be spent; `None` for no limit.
+        max_cost: what may be spent, in the prices' currency; `None` for no limit.
+        prices: of a model each, or of all.
+        above: of the run that this is nested in, whose limits hold too.
+
+    Attributes:
+        tokens: how many were spent.
+        cost: what was spent, as far as there are prices.
+        ended: why nothing more is sent; `None` as long as there is enough.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int | None,
+        max_cost: float | None,
+        prices: Price | Mapping[str, Price] | None,
+        above: Spending | None = None,
+    ) -> None:
+        self.tokens: float = 0.0
+        self.cost: float = 0.0
+        self.ended: SpendingLimitError | None = None
+        self._max_tokens = math.inf if max_tokens is None else max_tokens
+        self._max_cost = math.inf if max_cost is None else max_cost
+        self._prices = prices
+        self._above = above
+        self._lock = threading.Lock()
+        self._tokens_aside = 0.0
+        self._cost_aside = 0.0
+        self._under_way = 0
+        self._waiting: deque[Signal] = deque()
+
+    @classmethod
+    def of(cls, config: RunConfig, above: Spending | None) -> Spending | None:
+        """Return what `config` allows, within what is allowed `above`; `None` for no limit."""
+        tokens, cost, prices = config.get("max_tokens_total"), config.get("max_cost"), config.get("prices")
+        if tokens is None and cost is None:
+            return above
+        return cls(tokens, cost, prices, above)
+
+    async def reserve(
+        self, model: str, input_tokens: float, output_tokens: float, strand: Strand
+    ) -> Reservation:
+        """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
+
+        Raises:
+            SpendingLimitError: the limit is reached.
+            ValueError: there is a limit in money, and no price for `model`.
+        """
+        price = self._price(model)
+        cost = 0.0 if price is None else price.of(input_tokens, output_tokens)
+        reservation = Reservation(input_tokens + output_tokens, cost, price)
+        while True:
+            with self._lock:
+                if self.ended is not None:
+                    raise self.ended.again()
+                if self._fits(reservation):
+                    self._put_aside(reservation, 1)
+                    break
+                if not self._under_way:
+                    self.ended = self._limit_reached(reservation)
+                    self._wake_all()
+                    raise self.ended.again()
+                signal = Signal()
+                self._waiting.append(signal)
+            with strand.held():
+                await signal.wait()
+        if self._above is not None:
+            try:
+                reservation.above = await self._above.reserve(model, input_tokens, output_tokens, strand)
+            except BaseException:
+                self._close(reservation, 0.0, 0.0)
+                raise
+        return reservation
+
+    def _price(self, model: str) -> Price | None:
+        prices = self._prices
+        price = prices.get(model) if isinstance(prices, Mapping) else prices
+        if price is None and self._max_cost < math.inf:
+            known = ", ".join(map(repr, prices)) if isinstance(prices, Mapping) else ""
+            raise ValueError(f"max_cost needs a price for the model {model!r}; prices has {known or 'none'}")
+        return price
+
+    def _fits(self, reservation: Reservation) -> bool:
+        tokens = self.tokens + self._tokens_aside + reservation.tokens
+        cost = self.cost + self._cost_aside + reservation.cost
+        return tokens <= self._max_tokens and cost <= self._max_cost
+
+    def _put_aside(self, reservation: Reservation, sign: int) -> None:
+        self._tokens_aside += sign * reservation.tokens
+        self._cost_aside += sign * reservation.cost
+        self._under_way += sign
+
+    def _limit_reached(self, reservation: Reservation) -> SpendingLimitError:
+        if self.tokens + reservation.tokens > self._max_tokens:
+            limit = f"max_tokens_total of {self._max_tokens:,}"
+            spent = f"{self.tokens:,.0f} were spent, and the next request may take {reservation.tokens:,.0f}"
+        else:
+            limit = f"max_cost of {self._max_cost:g}"
+            spent = f"{self.cost:.4g} was spent, and the next request may cost {reservation.cost:.4g}"
+        return SpendingLimitError(
+            f"the run's {limit} is reached: {spent}; nothing more was sent",
+            tokens=round(self.tokens),
+            cost=self.cost,
+        )
+
+    def settle(self, reservation: Reservation, usage: Usage | None) -> None:
+        """Note what a request was billed; `None` if that is not known."""
+        if usage is None:
+            tokens, cost = reservation.tokens, reservation.cost
+        else:
+            tokens = float(usage.total_tokens)
+            price = reservation.price
+            cost = 0.0 if price is None else price.of(usage.input_tokens, usage.output_tokens)
+        self._close(reservation, tokens, cost)
+        if self._above is not None and reservation.above is not None:
+            self._above.settle(reservation.above, usage)
+
+    def release(self, reservation: Reservation) -> None:
+        """Note that a request was not billed."""
+        self.settle(reservation, Usage())
+
+    def _close(self, reservation: Reservation, tokens: float, cost: float) -> None:
+        with self._lock:
+            self._put_aside(reservation, -1)
+            self.tokens += tokens
+            self.cost += cost
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        # All of them: the first may not fit where another does, and they are as many as there are slots.
+        while self._waiting:
+            self._waiting.popleft().set()
