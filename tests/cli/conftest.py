@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Protocol
 
 import pytest
+import trio
+import trio.testing
 
+from batchrt.cli import execution, writer
 from batchrt.cli.main import main
 from batchrt.testing.pytest_plugin import mock_provider, mock_server
 
@@ -58,3 +62,18 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Result(left.value.code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have jobs run on a clock that jumps to where something happens: minutes pass at once."""
+
+    def run(main: Callable[[], Awaitable[Any]], **_options: object) -> None:
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    async def at_once(function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    monkeypatch.setattr(execution, "anyio", SimpleNamespace(run=run))
+    # The clock would jump while a thread writes.
+    monkeypatch.setattr(writer, "run_sync", at_once)

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from batchrt.cli.listing import _window
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.embedder import ROWS, VECTORS, ask_first, new_table, put_in_place, single, written
@@ -251,7 +252,7 @@ def test_repeated_requests_and_tokens_nobody_counted_are_told(
     result = command("embed", table, "--column", "text")
     assert result.code == 0
     assert "\ntokens that the server did not count: about 5" in result.err
-    assert "\nrepeated requests: 1\n" in result.err
+    assert "\nrepeated requests: 1; cool-downs: 1, 0 s in all" in result.err
     assert "\ntokens: " not in result.err
 
 
@@ -281,3 +282,12 @@ def test_a_list_that_is_late_holds_up_no_more_than_the_window(
     assert command("embed", path, "--column", "text", "-o", out, "-c", cap).code == 0
     assert counted == window
     assert begun == [size] * 30
+
+
+@pytest.mark.parametrize(
+    ("cap", "size", "lists"),
+    [(4, 2048, 8), (4, 32, 84), (4, 4, 84), ("auto", 2048, 16), ("auto", 32, 1024), ("auto", 10**6, 10)],
+)
+def test_the_window_is_counted_in_rows(cap: Any, size: int, lists: int) -> None:
+    """So that memory is bounded, also where nobody says how many lists may be in flight."""
+    assert _window(cap, size) == lists

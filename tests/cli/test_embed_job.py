@@ -160,12 +160,13 @@ def test_a_single_refusal_is_the_lists_own(
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet", "jsonl"])
-def test_a_server_that_is_down_fails_every_row(
+def test_without_patience_a_server_that_is_down_fails_every_row(
     command: Command, numbers: Path, tmp_path: Path, kind: str
 ) -> None:
-    """It may come back, so nothing is stopped; each row says what happened."""
+    """Nothing is stopped; each row says what happened."""
     out = tmp_path / f"v.{kind}"
-    arguments = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "-n", 8, "-o", out]
+    where = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "--patience", 0]
+    arguments = [*where, "-n", 8, "-o", out]
     result = command("embed", numbers, "--column", "n", *arguments, "--dimensions", 3)
     assert result.code == 1
     if kind == "npy":

@@ -26,6 +26,20 @@ def table(tmp_path: Path) -> Path:
         (["--column", "tex"], "no column 'tex', did you mean 'text'? (it has: key, text)"),
         (["--column", "text", "--id", "kay"], "no column 'kay', did you mean 'key'?"),
         (["--column", "text", "--timeout", "0"], "--timeout must be a number of seconds above 0, not 0"),
+        (
+            ["--column", "text", "--requests-per-minute", "0"],
+            "--requests-per-minute must be a number above 0, not 0",
+        ),
+        (["--column", "text", "--rpm", "inf"], "--requests-per-minute must be a number above 0, not inf"),
+        (["--column", "text", "--tpm", "nan"], "--tokens-per-minute must be a number above 0, not nan"),
+        (
+            ["--column", "text", "--patience", "-1"],
+            "--patience must be a number of seconds, 0 or more, not -1",
+        ),
+        (
+            ["--column", "text", "--max-wait", "inf"],
+            "--max-wait must be a number of seconds, 0 or more, not inf",
+        ),
         (["--column", "text", "--truncate", "0"], "--truncate must be auto or a number of tokens, not '0'"),
         (["--column", "text", "--truncate", "yes"], "--truncate must be auto or a number of tokens"),
         (["--column", "text", "-o", "v.csv"], "name it .npy, .parquet or .jsonl, or say which with --output"),

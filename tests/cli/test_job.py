@@ -212,11 +212,10 @@ def test_a_single_refusal_is_the_rows_own(
     assert "stopped" not in result.err
 
 
-def test_a_server_that_is_down_fails_every_row(command: Command, numbers: Path) -> None:
-    """It may come back, so nothing is stopped; each row says what happened."""
-    result = command(
-        "run", numbers, "-p", "{n}", "--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "-n", 8
-    )
+def test_without_patience_a_server_that_is_down_fails_every_row(command: Command, numbers: Path) -> None:
+    """Nothing is stopped; each row says what happened."""
+    where = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "--patience", 0]
+    result = command("run", numbers, "-p", "{n}", *where, "-n", 8)
     assert result.code == 1
     errors = [json.loads(line)["error"] for line in result.out.splitlines()]
     assert len(errors) == 8

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
 from batchrt.cli.tally import Kind, Tally
+from batchrt.runtime.quota import QuotaStatistics
 
 
 def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
@@ -20,7 +21,14 @@ def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def new_progress(tally: Tally, **options: Any) -> Progress:
-    return Progress(tally, **{"total": None, "limit": None, "fraction_read": lambda: None, **options})
+    known = {"total": None, "limit": None, "fraction_read": lambda: None, "quota": new_standing}
+    return Progress(tally, **{**known, **options})
+
+
+def new_standing(**known: Any) -> QuotaStatistics:
+    nothing = {"in_flight": 0, "waiting": 0, "limits": {}, "used": {}, "quiet_for": 0.0}
+    unknown = {"max_concurrency": None, "down_for": None, "retry_tokens": None}
+    return QuotaStatistics(**{**nothing, **unknown, **known})
 
 
 def test_all_facts_are_said() -> None:
@@ -28,7 +36,7 @@ def test_all_facts_are_said() -> None:
 
     async def main() -> list[str]:
         tally = Tally()
-        progress = new_progress(tally, total=1000)
+        progress = new_progress(tally, total=1000, quota=lambda: new_standing(in_flight=50))
         await anyio.sleep(10)
         tally.started, tally.done, tally.failed = 300, 240, 10
         tally.input_tokens, tally.output_tokens = 1500, 500
@@ -59,7 +67,73 @@ def test_what_nobody_knows_is_not_said() -> None:
     async def main() -> list[str]:
         return new_progress(Tally(started=3, done=1)).words()
 
-    assert on_mock_clock(main) == ["1 done", "2 in flight", "0/s"]
+    assert on_mock_clock(main) == ["1 done", "0 in flight", "0/s"]
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"in_flight": 12, "max_concurrency": 32}, ["12 of 32 in flight", "1/s", "ETA 10 s"]),
+        ({"in_flight": 8, "waiting": 100}, ["8 in flight", "1/s", "ETA 10 s", "100 waiting"]),
+        (
+            {
+                "limits": {"requests_per_minute": 600.0, "tokens_per_day": 2e6, "requests_per_day": 1e4},
+                "used": {"requests_per_minute": 0.904, "tokens_per_day": 0.2},
+            },
+            ["0 in flight", "1/s", "ETA 10 s", "90% of 600 requests/min"],
+        ),
+        (
+            {"limits": {"tokens_per_day": 2e6}, "used": {"tokens_per_day": 1.0}},
+            ["0 in flight", "1/s", "ETA 10 s", "100% of 2M tokens/day"],
+        ),
+        ({"quiet_for": 12.4}, ["0 in flight", "cooling down 12 s", "1/s"]),
+        ({"quiet_for": 0.4}, ["0 in flight", "1/s", "ETA 10 s"]),
+        ({"in_flight": 1, "down_for": 95.0}, ["1 in flight", "provider down 1:35", "1/s"]),
+    ],
+)
+def test_how_things_stand_with_the_provider_is_said(known: dict[str, Any], words: list[str]) -> None:
+    """What is most important first; while nothing is sent, nobody can say when it will be done."""
+
+    async def main() -> list[str]:
+        tally = Tally()
+        progress = new_progress(tally, total=20, quota=lambda: new_standing(**known))
+        await anyio.sleep(10)
+        tally.done = 10
+        return progress.words()
+
+    assert on_mock_clock(main) == ["10 of 20 done", *words]
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"in_flight": 1, "waiting": 1}, ["1 list in flight", "0/s", "1 list waiting"]),
+        ({"in_flight": 1, "max_concurrency": 8}, ["1 of 8 lists in flight", "0/s"]),
+        ({"in_flight": 3, "waiting": 2}, ["3 lists in flight", "0/s", "2 lists waiting"]),
+    ],
+)
+def test_lists_are_called_that(known: dict[str, Any], words: list[str]) -> None:
+    """They are not rows."""
+
+    async def main() -> list[str]:
+        return new_progress(Tally(lists=5), quota=lambda: new_standing(**known)).words()
+
+    assert on_mock_clock(main) == ["0 done", *words]
+
+
+def test_how_things_stand_is_asked_once_a_line() -> None:
+    """Two answers might not fit together."""
+    asked: list[None] = []
+
+    def quota() -> QuotaStatistics:
+        asked.append(None)
+        return new_standing()
+
+    async def main() -> None:
+        new_progress(Tally(), quota=quota).words()
+
+    on_mock_clock(main)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -109,7 +183,7 @@ def test_a_log_gets_a_line_every_five_seconds(capsys: pytest.CaptureFixture[str]
     async def main() -> None:
         tally = Tally(started=2, done=1, kinds={"E": Kind("x")})
         with anyio.move_on_after(12):
-            await LogLines().show(new_progress(tally))
+            await LogLines().show(new_progress(tally, quota=lambda: new_standing(in_flight=1)))
 
     on_mock_clock(main)
     out, err = capsys.readouterr()

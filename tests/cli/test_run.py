@@ -12,6 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from batchrt.cli import launch
+from batchrt.cli.question import chat_model
+from batchrt.cli.settings import Settings
+from batchrt.providers.chat import ChatOpenAI
 from batchrt.testing import Fault, FaultPlan, MockProvider, MockServer
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
@@ -204,6 +208,20 @@ def test_a_prompt_without_columns_is_remarked_upon(command: Command, table: Path
         (["--prompt", "{text}", "--system", "@no.txt"], "--system: cannot read 'no.txt'"),
         (["--prompt", "{text}", "--timeout", "0"], "--timeout must be a number of seconds above 0, not 0"),
         (["--prompt", "{text}", "--timeout", "nan"], "--timeout must be a number of seconds above 0"),
+        (
+            ["--prompt", "{text}", "--requests-per-minute", "0"],
+            "--requests-per-minute must be a number above 0, not 0",
+        ),
+        (["--prompt", "{text}", "--rpm", "inf"], "--requests-per-minute must be a number above 0, not inf"),
+        (["--prompt", "{text}", "--tpm", "nan"], "--tokens-per-minute must be a number above 0, not nan"),
+        (
+            ["--prompt", "{text}", "--patience", "-1"],
+            "--patience must be a number of seconds, 0 or more, not -1",
+        ),
+        (
+            ["--prompt", "{text}", "--max-wait", "inf"],
+            "--max-wait must be a number of seconds, 0 or more, not inf",
+        ),
         (["--prompt", "{text}", "--temperature", "9"], "--temperature must be from 0 to 2, not 9.0"),
         (["--prompt", "{text}", "--schema", "no.json"], "--schema: cannot read 'no.json'"),
         (["--prompt", "{text}", "--schema", "{table}"], "is not JSON"),
@@ -265,6 +283,35 @@ def test_more_connections_than_the_system_allows_are_refused(
     result = command("run", table, "--prompt", "{text}", "--base-url", "http://x", "-c", 200)
     assert result.code == 2
     assert "use at most 100, or allow more with ulimit -n" in result.complaint
+
+
+@pytest.mark.parametrize(("refuses", "most"), [(False, 100), (True, 36)])
+def test_auto_stays_below_what_the_system_allows(
+    command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool, most: int
+) -> None:
+    """The limit is raised as far as it goes, and it never fails."""
+    resource = pytest.importorskip("resource")
+    asked: list[object] = []
+
+    def setrlimit(_kind: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        if refuses:
+            raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 164))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    models: list[ChatOpenAI] = []
+
+    def model(settings: Settings) -> ChatOpenAI:
+        models.append(chat_model(settings))
+        return models[0]
+
+    monkeypatch.setattr(launch, "chat_model", model)
+    with MockProvider().serve() as server:
+        result = command("run", table, "--prompt", "{text}", "--base-url", server.base_url)
+    assert result.code == 0
+    assert asked == [(164, 164)]
+    assert repr(models[0].quota) == f"Quota(max_in_flight={most})"
 
 
 def test_a_reader_that_has_gone_ends_it_quietly(
