@@ -543,6 +543,31 @@ def test_a_patient_item_that_is_cancelled_leaves_the_look_to_another() -> None:
     virtually("trio", main)
 
 
+@on_both
+def test_who_was_let_go_for_a_retry_and_gave_up_holds_nobody_up(backend: str) -> None:
+    """The others who wait for one are not left until their patience ends."""
+    server = Server(*[bad(500) for _ in range(3)])
+
+    async def main() -> None:
+        quota = Quota(retry_budget=RetryBudget(capacity=5))
+        model = respond(server, quota=quota, retry_policy=RetryPolicy(patience=1000, wait=wait_fixed(10)))
+        began = anyio.current_time()
+        async with anyio.create_task_group() as group:
+            with anyio.move_on_after(5):
+                async with anyio.create_task_group() as inner:
+                    inner.start_soon(model.ainvoke, "paid")
+                    await anyio.sleep(0.1)
+                    inner.start_soon(model.ainvoke, "let go")
+                    await anyio.sleep(0.1)
+                    group.start_soon(model.ainvoke, "patient")
+                    await anyio.sleep(60)
+        assert server.texts == ["paid", "let go", "patient", "patient"]
+        assert anyio.current_time() - began < 60
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
 # Options
 
 

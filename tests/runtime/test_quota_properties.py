@@ -1,0 +1,269 @@
+"""Whatever happens to requests in whatever order: no more than is allowed, and nothing stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batchrt import (
+    ConnectionFailedError,
+    ProviderError,
+    Quota,
+    RateLimitError,
+    RequestTimeoutError,
+    RetryBudget,
+    ServerError,
+)
+from batchrt.runtime.allowance import Standing
+from batchrt.runtime.quota import Passage
+from batchrt.runtime.run import Item, Strand
+
+from .harness import tasks
+from .quotas import BACKENDS, Counter, is_idle, usage_of, virtually
+
+
+class Plan(NamedTuple):
+    """Say what becomes of one request.
+
+    Attributes:
+        at: when it comes.
+        tokens: what it costs.
+        seconds: how long it takes.
+        given_up: seconds after which its caller leaves, if at all.
+        error: how it fails, if it does.
+        again: it was sent before.
+        patience: for a provider that is down.
+    """
+
+    at: float
+    tokens: int
+    seconds: float
+    given_up: float | None
+    error: ProviderError | None
+    again: bool
+    patience: float
+
+
+def _errors() -> st.SearchStrategy[ProviderError | None]:
+    wait = st.sampled_from([None, 0.0, 0.3, 2.0, 7.0])
+    return st.one_of(
+        st.none(),
+        st.none(),
+        st.builds(lambda seconds: RateLimitError("x", status=429, retry_after=seconds), wait),
+        st.builds(lambda seconds: ServerError("x", status=503, retry_after=seconds), wait),
+        st.builds(lambda: ServerError("x", status=500)),
+        st.builds(lambda: ConnectionFailedError("x")),
+        st.builds(lambda: RequestTimeoutError("x")),
+    )
+
+
+PLANS = st.lists(
+    st.builds(
+        Plan,
+        at=st.sampled_from([0.0, 0.0, 0.1, 1.0, 3.0]),
+        tokens=st.integers(0, 60),
+        seconds=st.sampled_from([0.0, 0.2, 1.0, 4.0]),
+        given_up=st.one_of(st.none(), st.none(), st.sampled_from([0.0, 0.1, 0.5, 2.0, 6.0])),
+        error=_errors(),
+        again=st.booleans(),
+        patience=st.sampled_from([0.0, 0.0, 5.0, 100.0]),
+    ),
+    max_size=40,
+)
+QUOTAS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {
+        "requests_per_minute": st.sampled_from([None, 30, 120, 600]),
+        "tokens_per_minute": st.sampled_from([None, 600, 6000]),
+        "max_in_flight": st.sampled_from([None, 1, 2, 5]),
+        "burst_seconds": st.sampled_from([0.1, 1, 10, 60]),
+    }
+)
+
+
+async def carry_out(counter: Counter, plans: Sequence[Plan]) -> None:
+    """Send all requests, as they are planned; those that are turned away are done."""
+
+    async def one(number: int, plan: Plan) -> None:
+        await anyio.sleep(plan.at)
+        with anyio.CancelScope() as scope:
+            if plan.given_up is not None:
+                scope.deadline = anyio.current_time() + plan.given_up
+            try:
+                await counter.send(
+                    number,
+                    tokens=plan.tokens,
+                    seconds=plan.seconds,
+                    error=plan.error,
+                    again=plan.again,
+                    patience=plan.patience,
+                )
+            except ProviderError:
+                assert plan.patience
+
+    async with anyio.create_task_group() as group:
+        for number, plan in enumerate(plans):
+            group.start_soon(one, number, plan)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(options=QUOTAS, plans=PLANS, slots=st.sampled_from([None, 1, 3]))
+@settings(max_examples=60)
+def test_everything_is_given_back(
+    backend: str, options: dict[str, Any], plans: list[Plan], slots: int | None
+) -> None:
+    """However requests end, and wherever they were: the next is let in as if nothing had been."""
+
+    async def main() -> None:
+        quota = Quota(**options)
+        counter = Counter(quota, slots=slots)
+        before = tasks()
+        await carry_out(counter, plans)
+        assert is_idle(quota)
+        assert counter.run.held == 0
+        assert counter.run.slots.free == (slots or float("inf"))
+        assert sum(quota._allowance._outstanding) == pytest.approx(0)
+        assert counter.peak <= (options["max_in_flight"] or len(plans) + 1)
+        await anyio.sleep(600)
+        began = counter.now()
+        await counter.send("afterwards", tokens=1)
+        assert counter.times[-1] == began
+        assert tasks() == before
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(options=QUOTAS, plans=PLANS)
+def test_no_window_has_more_requests_than_the_bucket_allows(
+    backend: str, options: dict[str, Any], plans: list[Plan]
+) -> None:
+    """From any request to any later one: what it holds, and what came in meanwhile."""
+    rate = (options["requests_per_minute"] or 0) / 60
+
+    async def main() -> None:
+        counter = Counter(Quota(**options))
+        # One that came to nobody is given back, and may fit in addition.
+        heard = [
+            plan._replace(error=None) if isinstance(plan.error, ConnectionFailedError) else plan
+            for plan in plans
+        ]
+        await carry_out(counter, heard)
+        times = counter.times
+        assert times == sorted(times)
+        if not rate:
+            return
+        capacity = max(1.0, rate * options["burst_seconds"])
+        for first, start in enumerate(times):
+            for number, at in enumerate(times[first:], 1):
+                assert number <= capacity + rate * (at - start) + 0.001
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(plans=PLANS, waits=st.lists(st.floats(0.1, 20), min_size=1, max_size=4))
+def test_nobody_is_sent_while_the_provider_is_left_alone(
+    backend: str, plans: list[Plan], waits: list[float]
+) -> None:
+    """Whatever else is going on."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=6000, burst_seconds=60)
+        counter = Counter(quota)
+        quiet: list[tuple[float, float]] = []
+
+        async def refuse(number: int, wait: float) -> None:
+            await anyio.sleep(0.7 * number)
+            strand = Strand(counter.run, Item(0), {}, counter.run.slots)
+            passage = Passage(0, answers=0)
+            await quota.admit(passage, strand)
+            now = counter.run.now()
+            quota.failed(passage, RateLimitError("x", status=429, retry_after=wait), now)
+            quiet.append((counter.now(), wait))
+            strand.close()
+
+        async with anyio.create_task_group() as group:
+            for number, wait in enumerate(waits):
+                group.start_soon(refuse, number, wait)
+            calm = [plan._replace(error=None) for plan in plans]
+            group.start_soon(carry_out, counter, calm)
+        for start, wait in quiet:
+            assert not [at for _, at in counter.sent if start + 1e-9 < at < start + wait - 1e-6]
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@given(
+    plans=PLANS,
+    told=st.lists(
+        st.builds(
+            Standing,
+            unit=st.sampled_from(["requests", "tokens"]),
+            limit=st.floats(0.001, 1e15),
+            remaining=st.floats(0, 1e15),
+            reset=st.one_of(st.none(), st.floats(1e-9, 86_400)),
+        ),
+        min_size=1,
+        max_size=40,
+    ),
+)
+def test_whatever_answers_tell_the_numbers_stay_numbers(plans: list[Plan], told: list[Standing]) -> None:
+    """Nothing becomes NaN, and what is said is taken back by what is said later."""
+
+    async def main() -> None:
+        quota = Quota()
+        run = Counter(quota).run
+        for number, standing in enumerate(told):
+            strand = Strand(run, Item(0), {}, run.slots)
+            passage = Passage(40, most=10.0)
+            with anyio.move_on_after(5):
+                await quota.admit(passage, strand)
+                passage.told = [standing._replace(remaining=min(standing.remaining, standing.limit))]
+                quota.answered(passage, usage_of(10, 10), run.now())
+            assert passage.granted is False
+            strand.close()
+            for limit in quota._allowance._all():
+                bucket = limit.bucket
+                values = (bucket.level, bucket.rate, bucket.capacity, bucket.reserve)
+                assert all(abs(value) < 1e20 for value in values), (number, standing)
+                assert bucket.capacity > 0
+                assert bucket.rate > 0
+        assert is_idle(quota)
+
+    virtually("asyncio", main)
+
+
+@given(
+    st.lists(st.sampled_from(["answered", "failed", "refused", "timeout"]), max_size=60),
+    st.floats(0, 30),
+)
+def test_the_budget_is_spent_once_and_repaid_by_answers(events: list[str], capacity: float) -> None:
+    """What is left is what was there, less what retries cost, and what answers put in."""
+
+    async def main() -> None:
+        quota = Quota(retry_budget=RetryBudget(capacity=capacity))
+        counter = Counter(quota)
+        errors: dict[str, ProviderError] = {
+            "failed": ServerError("x", status=500),
+            "refused": RateLimitError("x", status=429, retry_after=0.01),
+            "timeout": RequestTimeoutError("x"),
+        }
+        costs = {"failed": 5.0, "refused": 0.0, "timeout": 10.0}
+        left = capacity
+        for event in events:
+            if event == "answered":
+                await counter.send()
+                left = min(left + 1, capacity)
+            else:
+                afforded = quota.afford(errors[event])
+                assert afforded == (left >= costs[event]) or not capacity
+                left -= costs[event] if afforded else 0
+            assert quota.statistics().retry_tokens == pytest.approx(left)
+
+    virtually("asyncio", main)
