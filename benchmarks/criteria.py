@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from benchmarks import chat, embeddings, lists, overhead, startup, streaming
+from benchmarks import (
+    chat,
+    embeddings,
+    lists,
+    overhead,
+    quota_auto,
+    quota_limits,
+    quota_outage,
+    quota_socket,
+    quota_waiters,
+    startup,
+    streaming,
+)
 from benchmarks.leaves import Body, Shape, Work
+from benchmarks.quota_runs import TOGETHER
 from benchmarks.results import Table
 
 __all__ = ["Criterion", "Verdict", "criteria", "judge"]
@@ -90,7 +104,19 @@ def judge(measured: Measured) -> list[Verdict]:
 def criteria() -> list[Criterion]:
     """Return all criteria, in order."""
     makers: tuple[Callable[[], list[Criterion]], ...]
-    makers = (_runtime_cost, _as_completed, _chat, _import, _requests, _vectors, _lists)
+    makers = (
+        _runtime_cost,
+        _as_completed,
+        _chat,
+        _import,
+        _requests,
+        _vectors,
+        _lists,
+        _quota_use,
+        _auto,
+        _outages,
+        _quota_cost,
+    )
     return [criterion for make in makers for criterion in make()]
 
 
@@ -208,3 +234,73 @@ def _lists() -> list[Criterion]:
             Criterion(8, "lists", schedule, load.name, "batchrt", "schedule_ratio", 1.15, "x"),
         ]
     return found
+
+
+def _quota_use() -> list[Criterion]:
+    socket = quota_socket.CASE
+    known, learnt, refused = quota_limits.GIVEN, quota_limits.LEARNT, quota_limits.REFUSED
+    demands = (
+        (known, known, TOGETHER, "virtual", 97, 1),
+        (learnt, learnt, TOGETHER, "virtual", 97, 1),
+        (refused, refused, TOGETHER, "virtual", 90, 3),
+        (f"{socket}, {known}", socket, known, "asyncio", 97, 1),
+        (f"{socket}, {learnt}", socket, learnt, "asyncio", 97, 1),
+    )
+    found: list[Criterion] = []
+    for title, case, who, loop, used, rejected in demands:
+        demand = partial(Criterion, 9, "quota", case=case, contender=who, loop=loop, worst=True)
+        found += [
+            demand(f"{title}: used", figure="used", limit=used, unit="%", least=True),
+            demand(f"{title}: rejected", figure="rejected", limit=rejected, unit="%"),
+            demand(f"{title}: waits not kept", figure="broken", limit=0, unit=""),
+            demand(f"{title}: failed", figure="failed", limit=0, unit="items"),
+        ]
+    return found
+
+
+def _auto() -> list[Criterion]:
+    found: list[Criterion] = []
+    for server in quota_auto.SERVERS:
+        case, who = quota_auto.case_name(server), quota_auto.AUTO
+        demand = partial(Criterion, 9, "quota", case=case, contender=who, loop="virtual", worst=True)
+        found += [
+            demand(f"{case}: time against the best fixed", figure="ratio", limit=1.15, unit="x"),
+            demand(f"{case}: rejected", figure="turned_away", limit=5, unit="%"),
+            demand(f"{case}: failed", figure="failed", limit=0, unit="items"),
+        ]
+    return found
+
+
+def _outages() -> list[Criterion]:
+    given = quota_outage.load(quick=False)
+    most = 1.1 * given.items + quota_outage.RETRIES
+    found: list[Criterion] = []
+    for kind in quota_outage.KINDS:
+        case, title = quota_outage.case_name(kind, given), f"outage ({kind})"
+        demand = partial(Criterion, 9, "quota", case=case, loop="virtual", worst=True)
+        plain = partial(demand, contender=quota_outage.BATCHRT)
+        patient = partial(demand, contender=quota_outage.PATIENT)
+        found += [
+            plain(f"{title}: requests", figure="sent", limit=most, unit=""),
+            plain(f"{title}: failed without a reason", figure="unexplained", limit=0, unit="items"),
+            patient(f"{title}, with patience: requests", figure="sent", limit=most, unit=""),
+            patient(f"{title}, with patience: failed", figure="failed", limit=0, unit="items"),
+        ]
+    return found
+
+
+def _quota_cost() -> list[Criterion]:
+    demand = partial(Criterion, 9, "quota")
+    waiting, exact, who = quota_waiters.WAITING, quota_waiters.EXACT, quota_waiters.BATCHRT
+    found: list[Criterion] = []
+    for row in (quota_waiters.BUSY, quota_waiters.PACED):
+        cost, timers = f"{waiting}, {row}: CPU each", f"{waiting}, {row}: timers"
+        found += [
+            demand(cost, waiting, row, "above", 10, "µs"),
+            demand(timers, waiting, row, "timers", 1, "", worst=True),
+        ]
+    return [
+        *found,
+        demand(f"{exact}: rate, at least", exact, who, "share", 97, "%", least=True),
+        demand(f"{exact}: rate, at most", exact, who, "share", 101, "%", worst=True),
+    ]
