@@ -1,0 +1,214 @@
+"""What a provider allows: given by hand, told by its answers, and what requests took of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrt.runtime.allowance import Allowance, Charge, Standing
+from batchrt.runtime.buckets import Period, Unit
+
+Change = tuple[str, float | None, float, str]
+
+RPM: tuple[Unit, Period] = ("requests", "minute")
+TPM: tuple[Unit, Period] = ("tokens", "minute")
+
+
+class Desk:
+    """Charge requests, and note which limits change."""
+
+    def __init__(self, limits: Any = (), burst_seconds: float | None = None) -> None:
+        self.changes: list[Change] = []
+        self.allowance = Allowance(dict(limits), burst_seconds, lambda *change: self.changes.append(change))
+
+    def charge(self, now: float = 0.0, tokens: float = 0.0, most: float | None = None) -> Charge:
+        charge = Charge(most)
+        charge.input = tokens
+        self.wait(now)
+        self.allowance.charge(charge, now)
+        return charge
+
+    def wait(self, now: float, tokens: float = 0.0, *, wanted: bool = False) -> float:
+        charge = Charge()
+        charge.input = tokens
+        return self.allowance.wait_for(charge, now, wanted=wanted, late=0.0)
+
+    def answer(self, now: float, *standings: Standing, tokens: float | None = None) -> None:
+        charge = self.charge(now)
+        self.allowance.settle(charge, tokens)
+        self.allowance.learn(standings, charge, now, refused=False)
+
+
+def test_without_limits_everything_goes() -> None:
+    """Nothing is known, nothing is waited for."""
+    desk = Desk()
+    for _ in range(1000):
+        desk.charge()
+    assert desk.wait(0.0, 10**9) == 0
+    assert desk.allowance.limits() == {}
+    assert desk.allowance.used(0.0) == {}
+
+
+def test_a_request_has_to_fit_into_all_limits() -> None:
+    """The longest of their waits counts."""
+    desk = Desk({RPM: 60, TPM: 6000}, burst_seconds=1)
+    desk.charge(tokens=50)
+    assert desk.wait(0.0, 10) == pytest.approx(1)
+    assert desk.wait(1.0, 100) == 0
+    desk.charge(1.0, tokens=100)
+    desk.charge(1.0, tokens=400)
+    assert desk.wait(1.0, 10) == pytest.approx(4.1)
+
+
+def test_an_answer_tells_of_a_limit_nobody_gave() -> None:
+    """As it was when the request arrived; what was sent since is taken off."""
+    desk = Desk()
+    first, second = desk.charge(0.0), desk.charge(0.1)
+    desk.allowance.settle(first, None)
+    desk.allowance.learn([Standing("requests", 60, 1, None)], first, 0.2, refused=False)
+    assert desk.allowance.limits() == {"requests_per_minute": 60}
+    assert desk.changes == [("requests_per_minute", None, 60, "told by the provider")]
+    assert desk.wait(0.2) == pytest.approx(0.8 + 0.1, abs=0.05), (
+        "one is left, the second took it, 0.2 came in"
+    )
+    assert second.counted[0] == 2
+
+
+def test_what_was_said_earlier_does_not_correct_what_was_said_later() -> None:
+    """Answers come in another order than their requests were sent."""
+    desk = Desk()
+    early, late = desk.charge(0.0), desk.charge(5.0)
+    for charge, remaining in ((late, 2.0), (early, 59.0)):
+        desk.allowance.settle(charge, None)
+        desk.allowance.learn([Standing("requests", 60, remaining, None)], charge, 6.0, refused=False)
+    bucket = desk.allowance.limited[0].bucket
+    assert bucket.level == pytest.approx(3)
+
+
+def test_the_tighter_of_what_is_given_and_what_is_told_counts() -> None:
+    """A limit that was raised by hand above the provider's is of no use."""
+    desk = Desk({RPM: 600})
+    desk.answer(0.0, Standing("requests", 60, 0, None))
+    assert desk.allowance.limits() == {"requests_per_minute": 60}
+    assert desk.wait(0.0) > 0.9
+    desk.allowance.set_limits({RPM: 6})
+    assert desk.allowance.limits() == {"requests_per_minute": 6}
+    assert desk.changes[-1] == ("requests_per_minute", 600, 6, "given by hand")
+
+
+def test_a_limit_that_the_provider_changes_is_followed() -> None:
+    """And said so."""
+    desk = Desk()
+    desk.answer(0.0, Standing("requests", 60, 50, None))
+    desk.answer(1.0, Standing("requests", 30, 20, None))
+    assert desk.changes[-1] == ("requests_per_minute", 60, 30, "changed by the provider")
+    assert desk.allowance.limits() == {"requests_per_minute": 30}
+    desk.answer(2.0, Standing("requests", 30, 20, None))
+    assert len(desk.changes) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset", "name"),
+    [
+        (60, 50, 10.0, "requests_per_minute"),
+        (60, 0, 60.0, "requests_per_minute"),
+        (60, 0, 61.0, "requests_per_minute"),
+        (60, 50, None, "requests_per_minute"),
+        (200, 0, 86_400.0, "requests_per_day"),
+        (200, 100, 43_200.0, "requests_per_day"),
+        (60, 0, 90.0, "requests_per_minute"),
+    ],
+)
+def test_the_reset_tells_a_minute_from_a_day(limit: float, remaining: float, reset: float, name: str) -> None:
+    """What lacks of a day's limit comes back at a day's rate."""
+    desk = Desk()
+    desk.answer(0.0, Standing("requests", limit, remaining, reset))
+    assert desk.allowance.limits() == {name: limit}
+
+
+def test_the_reset_tells_how_much_the_bucket_holds() -> None:
+    """A strict one, that holds a second of its limit."""
+    desk = Desk()
+    desk.answer(0.0, Standing("requests", 600, 4, 0.6))
+    assert desk.allowance.limited[0].bucket.capacity == pytest.approx(10)
+
+
+@pytest.mark.parametrize("request_counts", [True, False])
+def test_what_is_undone_leaves_no_trace(*, request_counts: bool) -> None:
+    """Neither in a bucket nor in what is counted."""
+    desk = Desk({RPM: 60, TPM: 600}, burst_seconds=60)
+    before = desk.allowance._counted
+    charge = desk.charge(0.0, tokens=100, most=50.0)
+    if request_counts:
+        desk.allowance.settle(charge, 0.0, request=False)
+    else:
+        desk.allowance.undo(charge)
+    assert desk.allowance._counted == before
+    assert desk.allowance.used(0.0) == {"requests_per_minute": 0, "tokens_per_minute": 0}
+    assert desk.allowance._outstanding == [0, 0, 0]
+
+
+def test_a_refusal_says_how_empty_a_given_limit_is() -> None:
+    """Of the unit that it names, else of the one with the least left."""
+    desk = Desk({RPM: 60, TPM: 6000}, burst_seconds=60)
+    charge = desk.charge(0.0, tokens=10)
+    desk.allowance.settle(charge, 0.0)
+    desk.allowance.refuse(charge, 0.0, 3.0, "tokens", told=False, infer=True)
+    used = desk.allowance.used(0.0)
+    assert used["tokens_per_minute"] > 0.99
+    assert used["requests_per_minute"] < 0.05
+
+
+STANDINGS = st.builds(
+    Standing,
+    unit=st.sampled_from(["requests", "tokens"]),
+    limit=st.floats(1, 1e9),
+    remaining=st.floats(0, 1e9),
+    reset=st.one_of(st.none(), st.floats(0.001, 86_400)),
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["charge", "settle", "undo", "learn", "refuse", "wait"]),
+            st.floats(0, 5),
+            st.floats(0, 10_000),
+            STANDINGS,
+        ),
+        max_size=60,
+    ),
+    st.booleans(),
+)
+def test_whatever_happens_what_is_counted_comes_out_even(
+    events: list[tuple[str, float, float, Standing]], given_too: bool
+) -> None:
+    """When all has ended, nothing is outstanding, and a wait is bounded by what was charged."""
+    desk = Desk({RPM: 60, TPM: 6000} if given_too else {})
+    now, open_ = 0.0, []
+    for what, pause, tokens, standing in events:
+        now += pause
+        told = standing._replace(remaining=min(standing.remaining, standing.limit))
+        if what == "charge" or not open_:
+            open_.append(desk.charge(now, tokens, most=tokens if int(tokens) % 2 else None))
+            continue
+        if what == "wait":
+            assert desk.wait(now, tokens, wanted=True) >= 0
+            continue
+        charge = open_.pop(0)
+        if what == "undo":
+            desk.allowance.undo(charge)
+        else:
+            desk.allowance.settle(charge, tokens)
+        if what == "learn":
+            desk.allowance.learn([told], charge, now, refused=False)
+        if what == "refuse":
+            desk.allowance.refuse(charge, now, pause, told.unit, told=False, infer=True)
+    for charge in open_:
+        desk.allowance.settle(charge, None)
+    assert desk.allowance._outstanding == pytest.approx([0, 0, 0], abs=1e-3)
+    for share in desk.allowance.used(now).values():
+        assert 0 <= share <= 1
