@@ -24,7 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from batchrt.config import RunConfig, cap_of, check_config
-from batchrt.errors import DeadlineExceededError
+from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.providers.rows import Distinct, Lists, Rows, fill, numpy
 from batchrt.runtime.batch import Job, collect
@@ -139,7 +139,8 @@ async def matrix_of(
         return_exceptions: do not stop at an error.
 
     Raises:
-        DeadlineExceededError: without `return_exceptions`; with it, that stands for what is missing.
+        DeadlineExceededError, SpendingLimitError: without `return_exceptions`; with it, that stands for
+            what is missing.
         Exception: without `return_exceptions`, the first error, as itself.
     """
     config, distinct = await _looked_at(texts, lists.call, config)
@@ -159,7 +160,7 @@ async def matrix_of(
     job = _job(embed, chunks, config, 1)
     try:
         outcomes = await collect(job, return_exceptions=return_exceptions)
-    except DeadlineExceededError as error:
+    except (DeadlineExceededError, SpendingLimitError) as error:
         if not return_exceptions:
             raise
         _excuse(distinct, rows, error, range(len(distinct.texts)))

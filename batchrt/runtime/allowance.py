@@ -286,11 +286,11 @@ class Allowance:
         """Note how long an answer took, and how much of its cost it was."""
         self._latency.add(now - charge.sent_at)
         self._share.add(output / max(charge.input + output, 1.0))
-        outstanding = self._latency.value * self._share.value
+        seconds = self._latency.value * self._share.value
         for limit in self._all():
-            if limit.way != _REQUESTS:
-                bucket = limit.bucket
-                bucket.floor = min(0.0, bucket.capacity / 2 - bucket.rate * outstanding)
+            bucket = limit.bucket
+            if limit.way != _REQUESTS and seconds > 0:
+                bucket.weight = min(1.0, bucket.capacity / (4 * bucket.rate * seconds))
 
     def learn(self, standings: Sequence[Standing], charge: Charge, now: float, *, refused: bool) -> None:
         """Correct what is known by what an answer says; `refused` did not take anything itself."""

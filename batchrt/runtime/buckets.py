@@ -39,14 +39,13 @@ class Bucket:
         reserve: what stays in it, for requests do not arrive as evenly as they are sent.
         outstanding: what was charged here and not yet over there, where answers are charged when they are
             made; over there is so much more, and it is that which has to fit.
-        floor: what may be in it, 0 or less, where the bucket is small: else what is outstanding would
-            keep it full over there, and of a full bucket what comes in is lost.
+        weight: how much of what is outstanding has to fit, 0 to 1. All of it would keep a small bucket
+            full over there, and of a full bucket what comes in is lost.
     """
 
     __slots__ = (
         "at",
         "capacity",
-        "floor",
         "level",
         "outstanding",
         "period",
@@ -54,6 +53,7 @@ class Bucket:
         "reserve",
         "stock",
         "unit",
+        "weight",
     )
 
     def __init__(
@@ -75,7 +75,7 @@ class Bucket:
         self.stock = stock
         self.reserve = 0.0
         self.outstanding = 0.0
-        self.floor = 0.0
+        self.weight = 1.0
         self.at = now
 
     def advance(self, now: float, *, wanted: bool = False, late: float = 0.0) -> None:
@@ -104,11 +104,12 @@ class Bucket:
 
         What is more than the bucket can hold goes when it is full, and leaves a debt.
         """
-        needed = min(amount + self.reserve, self.capacity) + self.floor
-        lacks = needed - self.level
+        needed = min(amount + self.reserve, self.capacity)
+        lacks = needed - self.level - (1 - self.weight) * self.outstanding
         if lacks <= _NEARLY:
             return 0.0
-        if self.outstanding > 0 and needed > self.capacity + self.stock - self.outstanding + _NEARLY:
+        most = self.capacity + self.stock - self.weight * self.outstanding
+        if self.outstanding > 0 and needed > most + _NEARLY:
             return math.inf
         if self.stock:
             return max(lacks / (2 * self.rate), (lacks - self.stock) / self.rate)

@@ -14,9 +14,9 @@ from batchrt.runtime.buckets import Bucket
 
 __all__ = ["Inferred", "Refusal"]
 
-_FIRST_SHARE: Final = 0.25
-"""Of the pace at which the first refusal came, how much is tried next: before it there may have been a
-full bucket to use up."""
+_FIRST_SHARE: Final = 1 / 16
+"""Of the pace at which the first refusal came, how much is tried a second after the wait: before it there
+may have been a full bucket to use up."""
 _DOUBLING: Final = 2.0
 """Seconds in which that doubles, until a second refusal has told the rate."""
 _PROBING: Final = 60.0
@@ -66,6 +66,7 @@ class Inferred:
         self._refusals: deque[Refusal] = deque(maxlen=_REMEMBERED)
         self._started = started
         self._base = 0.0
+        self._jump = 1.0
         self._told = False
         self._grown = 0.0
         self._until = 0.0
@@ -100,11 +101,13 @@ class Inferred:
             # between lost some of its refill.
             refused_at = self._base * self._growth(self._grown) if self._grown else let_in
             self._told = True
-            return math.sqrt(let_in * refused_at) if refused_at > _FAR * let_in else let_in
+            far = bool(enough) and refused_at > _FAR * let_in
+            return math.sqrt(let_in * refused_at) if far else let_in
+        # In the first second, one request for each wait: it is what a single one has to wait for at the most.
+        first_rate = 1 / max(wait, _SHORTEST)
         passed = max(last.time - self._started, wait, _SHORTEST)
-        guess = max(1, last.let_in) / passed * _FIRST_SHARE
-        # Less than a second is no rounded one: it is what a single request has to wait for.
-        return min(guess, 1 / wait) if 0 < wait < 1 else guess
+        self._jump = max(1.0, last.let_in / passed * _FIRST_SHARE / first_rate)
+        return first_rate
 
     def advance(self, now: float, *, wanted: bool) -> None:
         """Let the time pass; the rate grows while requests wait for it."""
@@ -133,7 +136,10 @@ class Inferred:
             return 0.0
         wanted = self._volume(self._grown) + lacks
         if not self._told:
-            return _DOUBLING * math.log2(1 + wanted * math.log(2) / _DOUBLING) - self._grown
+            if wanted <= 1:
+                return lacks
+            doublings = math.log2(1 + (wanted - 1) * math.log(2) / (_DOUBLING * self._jump))
+            return 1 + _DOUBLING * doublings - self._grown
         seconds = lacks / self._growth(self._grown)  # too long: the rate grows meanwhile
         for _ in range(_NEWTON):
             beyond = self._volume(self._grown + seconds) - wanted
@@ -148,10 +154,14 @@ class Inferred:
         """Return what the rate has grown to, in terms of what it was."""
         if self._told:
             return 1 + (seconds / _PROBING) ** 3
-        return math.pow(2.0, min(seconds / _DOUBLING, _MOST_DOUBLINGS))
+        if seconds < 1:
+            return 1.0
+        return self._jump * math.pow(2.0, min((seconds - 1) / _DOUBLING, _MOST_DOUBLINGS))
 
     def _volume(self, seconds: float) -> float:
         """Return how much came in meanwhile, in terms of what it was in a second."""
         if self._told:
             return seconds + seconds * (seconds / _PROBING) ** 3 / 4
-        return (self._growth(seconds) - 1) * _DOUBLING / math.log(2)
+        if seconds < 1:
+            return seconds
+        return 1 + (self._growth(seconds) - self._jump) * _DOUBLING / math.log(2)

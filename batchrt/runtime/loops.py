@@ -40,6 +40,13 @@ class LoopHandle:
         """Return a handle on the running loop."""
         return cls(anyio.lowlevel.current_token())
 
+    def time(self) -> float:
+        """Return the seconds on the loop's clock; to be called on its own thread."""
+        native = self._native
+        if isinstance(native, asyncio.AbstractEventLoop):
+            return native.time()
+        return anyio.current_time()
+
     def here(self) -> bool:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
@@ -129,10 +136,6 @@ class Alarm:
         if self._handle is not None:
             self._handle.cancel()
         self._handle = None if when == math.inf else self._loop.call_at(when, self._go_off)
-
-    def now(self) -> float:
-        """Return the time on the loop's own clock."""
-        return anyio.current_time() if self._loop is None else self._loop.time()
 
     def clear(self) -> None:
         """Do not go off."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -77,7 +77,9 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
 _LONGEST_QUIET: Final = 3600.0
 """Seconds for which a provider is left alone at the most, whatever it asks for: then one request looks.
 Azure has been seen to say a day when it meant seconds."""
-_AT_ONCE: Final = 64
+_TOO_EARLY: Final = 0.0005
+"""Seconds: event loops are no more exact than a millisecond."""
+_AT_ONCE: Final = 32
 _DOUBLING: Final = 0.04
 """How many requests are sent to a provider that has not answered yet, and the seconds in which that
 doubles: who has a limit says so within a round trip, and need not be flooded to."""
@@ -195,11 +197,15 @@ class _Desk:
 
     __slots__ = ("alarm", "loop", "offset", "waiting")
 
-    def __init__(self, ring: Any, offset: float) -> None:
-        self.loop = LoopHandle.current()
+    def __init__(self, loop: LoopHandle, offset: float) -> None:
+        self.loop = loop
         self.offset = offset
-        self.alarm = Alarm(ring)
+        self.alarm = Alarm(_nothing)
         self.waiting = 0
+
+
+def _nothing() -> None:
+    """Be rung for nothing."""
 
 
 class _Ramp:
@@ -356,7 +362,7 @@ class Quota:
             now = self._now
             for desk in self._desks.values():
                 if desk.loop.here():
-                    now = max(now, desk.alarm.now() + desk.offset)
+                    now = max(now, desk.loop.time() + desk.offset)
             down = self._downtime.since
             return QuotaStatistics(
                 in_flight=self._in_flight,
@@ -385,17 +391,17 @@ class Quota:
             return
         passage.asked_at = now
         while True:
-            await self._wait(passage, strand)
-            try:
-                await strand.take()
-            except BaseException:
-                self._withdraw(passage, strand.run.now())
-                raise
+            await self._wait(passage, strand, now)
+            if not strand.has_slot:
+                try:
+                    await strand.take()
+                except BaseException:
+                    self._withdraw(passage, strand.run.now())
+                    raise
             now = strand.run.now()
-            with self._lock:
-                if self._quiet_until <= now:
-                    passage.sent_at = now
-                    break
+            if self._quiet_until <= now:
+                passage.sent_at = now
+                break
             # While it waited for a slot, somebody was asked to leave the provider alone.
             self._withdraw(passage, now)
             passage.again = True
@@ -504,27 +510,33 @@ class Quota:
             self._downtime.look()
         self._allowance.charge(passage, now)
 
-    async def _wait(self, passage: Passage, strand: Strand) -> None:
+    async def _wait(self, passage: Passage, strand: Strand, now: float) -> None:
         """Wait in the queue until `passage` is granted; without a slot."""
-        desk = self._desk(strand)
-        passage.signal, passage.desk = Signal(), desk
+        passage.signal = signal = Signal()
         passage.granted = passage.withdrawn = False
-        desk.waiting += 1
         with self._lock:
+            passage.desk = desk = self._desk(strand)
+            desk.waiting += 1
             if self._waits_for_provider(passage):
-                self._parked.append(passage)
+                queue = self._parked
             else:
-                (self._again if passage.again else self._queue).append(passage)
-            self._pump(self._tick(strand.run.now()))
+                queue = self._again if passage.again else self._queue
+            queue.append(passage)
+            # Behind others there is nothing to find out, unless nobody on this loop looks.
+            if desk.waiting == 1 or len(queue) == 1:
+                self._pump(self._tick(now))
+        strand.hold()
         try:
             if not passage.granted and passage.error is None:
-                with strand.held():
-                    await passage.signal.wait()
+                await signal.wait()
         except BaseException:
             self._withdraw(passage, strand.run.now())
             raise
         finally:
-            self._leave_desk(desk)
+            strand.release()
+            desk.waiting -= 1
+            if not desk.waiting:
+                self._clear(desk)
         if passage.error is not None:
             error, passage.error = passage.error, None
             raise error
@@ -532,16 +544,15 @@ class Quota:
     def _desk(self, strand: Strand) -> _Desk:
         loop = strand.run.loop
         assert loop is not None
-        with self._lock:
-            desk = self._desks.get(loop.token)
-            if desk is None:
-                desk = self._desks[loop.token] = _Desk(None, strand.run.offset)
-                desk.alarm = Alarm(partial(self._ring, desk))
-            return desk
+        desk = self._desks.get(loop.token)
+        if desk is None:
+            desk = self._desks[loop.token] = _Desk(loop, strand.run.offset)
+            desk.alarm = Alarm(partial(self._ring, desk))
+        return desk
 
-    def _leave_desk(self, desk: _Desk) -> None:
+    def _clear(self, desk: _Desk) -> None:
+        """Take away the desk of a loop on which nobody waits."""
         with self._lock:
-            desk.waiting -= 1
             if not desk.waiting:
                 desk.alarm.clear()
                 self._desks.pop(desk.loop.token, None)
@@ -549,7 +560,7 @@ class Quota:
     def _ring(self, desk: _Desk) -> None:
         with self._lock:
             if desk.waiting:
-                self._pump(self._tick(desk.alarm.now() + desk.offset))
+                self._pump(self._tick(desk.loop.time() + desk.offset))
 
     def _withdraw(self, passage: Passage, now: float) -> None:
         """Take out of the queue what does not wait any more, or give back what was granted to it."""
@@ -634,10 +645,12 @@ class Quota:
     def _set_alarms(self, due: float) -> None:
         for desk in self._desks.values():
             when = due - desk.offset
-            if desk.loop.here():
-                desk.alarm.set(when)
-            elif when < desk.alarm.when:
-                desk.loop.call(partial(self._ring, desk))
+            # One that goes off too early finds out when it is time; to set it anew each time would cost more.
+            if when < desk.alarm.when - _TOO_EARLY:
+                if desk.loop.here():
+                    desk.alarm.set(when)
+                else:
+                    desk.loop.call(partial(self._ring, desk))
 
     # Out
 

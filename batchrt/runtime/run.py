@@ -120,7 +120,8 @@ class Run:
 
     def now(self) -> float:
         """Return the time that all event loops have in common."""
-        return self.clock.now() + self.offset
+        assert self.loop is not None
+        return self.loop.time() + (self.offset if self._offset is None else self._offset)
 
     def hire(self, crew: Crew) -> None:
         """Have helper tasks for forks, and for what strands wait for together."""
@@ -254,22 +255,21 @@ class Strand:
                 place.beyond -= self.moving
             self._passed = None
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Give the slot up while this strand waits for what more items could only make longer.
+    def hold(self) -> None:
+        """Give the slot up to wait for what more items could only make longer, until `release`.
 
         The slot is for those under way. Of new items only as many are admitted meanwhile as can be held
         without their waiting all of their `timeout` here.
         """
-        run = self.run
-        run.held += 1
+        self.run.held += 1
         self.give()
-        try:
-            yield
-        finally:
-            run.held -= 1
-            if run.source is not None:
-                run.source.resume()
+
+    def release(self) -> None:
+        """Note that this strand waits no longer."""
+        run = self.run
+        run.held -= 1
+        if run.source is not None:
+            run.source.resume()
 
     def branch(self) -> Strand:
         """Return a strand for one branch of a fork."""

@@ -104,8 +104,11 @@ class Spending:
                     raise self.ended.again()
                 signal = Signal()
                 self._waiting.append(signal)
-            with strand.held():
+            strand.hold()
+            try:
                 await signal.wait()
+            finally:
+                strand.release()
         if self._above is not None:
             try:
                 reservation.above = await self._above.reserve(model, input_tokens, output_tokens, strand)
