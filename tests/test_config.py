@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchrt.config import RunConfig, check_config, merge_configs
+from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 
 
 def test_nothing_is_an_empty_config() -> None:
@@ -29,6 +29,25 @@ def test_any_mapping_will_do() -> None:
 @pytest.mark.parametrize("key", ["max_concurrency", "timeout", "deadline"])
 def test_none_is_no_limit(key: str) -> None:
     assert check_config({key: None}) == {key: None}
+
+
+def test_a_concurrency_may_find_itself() -> None:
+    """And nothing else may; no other word is one."""
+    assert check_config({"max_concurrency": "auto"}) == {"max_concurrency": "auto"}
+    for word in ("AUTO", "automatic", ""):
+        with pytest.raises(TypeError, match='must be a positive integer, "auto" or None'):
+            check_config({"max_concurrency": word})
+    for key in ("window", "timeout", "deadline", "recursion_limit"):
+        with pytest.raises(TypeError, match=key):
+            check_config({key: "auto"})
+
+
+def test_only_a_number_caps_leaves() -> None:
+    """What finds itself is for requests, and no cap on functions."""
+    assert cap_of({"max_concurrency": "auto"}) is None
+    assert cap_of({"max_concurrency": None}) is None
+    assert cap_of({}) is None
+    assert cap_of({"max_concurrency": 7}) == 7
 
 
 @pytest.mark.parametrize("value", [0, -1, -100])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 
-from batchrt.runtime.clock import Clock
+import anyio
+import pytest
 
-from .harness import on_trio
+from batchrt.runtime.clock import Clock, common_offset
+
+from .harness import in_thread, on_trio
+from .quotas import BACKENDS, virtually
 
 
 def test_sleeping_moves_with_the_loops_clock() -> None:
@@ -28,3 +32,27 @@ def test_randomness_and_wall_time_can_be_replaced() -> None:
 def test_two_clocks_draw_different_numbers() -> None:
     assert [Clock().random() for _ in range(3)] != [Clock().random() for _ in range(3)]
     assert all(0 <= Clock().random() < 1 for _ in range(20))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_loops_have_one_time_in_common(backend: str) -> None:
+    """It runs as fast as the loop's own, also where that is virtual, and its offset stays."""
+
+    async def main() -> None:
+        offset, before = common_offset(), Clock().now()
+        await anyio.sleep(1000)
+        assert common_offset() == offset
+        assert Clock().now() + common_offset() - (before + offset) == pytest.approx(1000)
+
+    virtually(backend, main)
+
+
+def test_two_loops_agree_on_what_time_it_is() -> None:
+    """Though each counts from where it likes."""
+
+    async def main() -> float:
+        return Clock().now() + common_offset()
+
+    first = in_thread(lambda: anyio.run(main, backend="trio"))
+    second = in_thread(lambda: anyio.run(main, backend="asyncio"))
+    assert 0 <= second - first < 60

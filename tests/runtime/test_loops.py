@@ -11,9 +11,10 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from batchrt.runtime.loops import LoopHandle, Signal, cancellation_is_real, running_loop
+from batchrt.runtime.loops import Alarm, LoopHandle, Signal, cancellation_is_real, running_loop
 
 from .harness import in_thread, output_of, pause
+from .quotas import BACKENDS, virtually
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +110,94 @@ def test_a_signal_of_a_loop_that_has_ended_may_be_set(backend: str) -> None:
         return Signal()
 
     in_thread(lambda: anyio.run(main, backend=backend)).set()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_alarm_goes_off_once_when_its_moment_has_come(backend: str) -> None:
+    """And again if it is set again, also by what it calls."""
+    rung: list[float] = []
+
+    async def main() -> None:
+        def ring() -> None:
+            rung.append(anyio.current_time() - began)
+            if len(rung) == 1:
+                alarm.set(anyio.current_time() + 5)
+
+        alarm = Alarm(ring)
+        began = anyio.current_time()
+        alarm.set(began + 10)
+        await anyio.sleep(100)
+        assert rung == pytest.approx([10, 15])
+        assert alarm.when == float("inf")
+        alarm.set(began + 120)
+        await anyio.sleep(100)
+        assert rung == pytest.approx([10, 15, 120])
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_alarm_has_one_moment(backend: str) -> None:
+    """An earlier one, a later one, or none, takes the place of the one before."""
+    rung: list[float] = []
+
+    async def main() -> None:
+        alarm = Alarm(lambda: rung.append(anyio.current_time() - began))
+        began = anyio.current_time()
+        for when in (50, 20, 20, 30):
+            alarm.set(began + when)
+            await anyio.sleep(1)
+        await anyio.sleep(60)
+        assert rung == pytest.approx([30])
+        alarm.set(began + 100)
+        await anyio.sleep(1)
+        alarm.set(float("inf"))
+        await anyio.sleep(100)
+        assert len(rung) == 1
+        alarm.set(anyio.current_time() - 5)
+        await anyio.sleep(0.1)
+        assert len(rung) == 2, "what has passed is due at once"
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_alarm_that_was_cleared_leaves_nothing_on_the_loop(backend: str) -> None:
+    """Twice is no mistake, and it may be set anew right away."""
+    rung: list[float] = []
+
+    async def main() -> None:
+        alarm = Alarm(lambda: rung.append(anyio.current_time() - began))
+        began = anyio.current_time()
+        before = len(anyio.get_running_tasks())
+        alarm.set(began + 10)
+        alarm.clear()
+        alarm.clear()
+        await pause(10)
+        assert len(anyio.get_running_tasks()) == before
+        alarm.set(began + 20)
+        alarm.clear()
+        alarm.set(began + 30)
+        await anyio.sleep(100)
+        assert rung == pytest.approx([30])
+        alarm.clear()
+        await pause(10)
+        assert len(anyio.get_running_tasks()) == before
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loop_may_end_with_an_alarm_set(backend: str) -> None:
+    """It rings for nobody."""
+    rung: list[bool] = []
+
+    async def main() -> None:
+        Alarm(lambda: rung.append(True)).set(anyio.current_time() + 10)
+        await pause()
+
+    virtually(backend, main)
+    assert not rung
 
 
 async def test_there_is_a_running_loop_here_and_none_in_a_thread() -> None:
