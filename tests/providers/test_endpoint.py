@@ -153,7 +153,7 @@ def test_a_part_may_be_a_function_of_ones_own(backend: str) -> None:
 
     def wait(state: Any) -> float:
         seen.append((state.attempt_number, type(state.outcome.exception()).__name__))
-        return 10.0 * state.attempt_number
+        return 10.0 * int(state.attempt_number)
 
     server = Server(bad(500), bad(503), httpx.ReadError("reset"))
 
@@ -256,9 +256,7 @@ def test_a_policy_says_what_is_too_long(backend: str) -> None:
 def test_a_wait_holds_everybody_who_shares_the_quota_and_nobody_else(backend: str) -> None:
     """Another client with the same address, key and model, another run; not another key or model."""
     provider = MockProvider(
-        rate_limits=RateLimits(
-            requests_per_minute=60, burst_seconds=1, headers="none", waits=("retry-after",)
-        )
+        rate_limits=RateLimits(requests_per_minute=60, burst_seconds=1, headers="none", waits=["retry-after"])
     )
 
     async def main() -> None:
@@ -266,14 +264,11 @@ def test_a_wait_holds_everybody_who_shares_the_quota_and_nobody_else(backend: st
         await model.ainvoke("first")
         began = anyio.current_time()
 
-        async def ask(text: str, other: Any) -> float:
-            await other.ainvoke(text)
-            return anyio.current_time() - began
-
         times: dict[str, float] = {}
 
         async def note(text: str, other: Any) -> None:
-            times[text] = await ask(text, other)
+            await other.ainvoke(text)
+            times[text] = anyio.current_time() - began
 
         async with anyio.create_task_group() as group:
             group.start_soon(note, "met", model)

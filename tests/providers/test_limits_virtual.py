@@ -33,7 +33,7 @@ def check(simulated: Simulated, *, used: float = 0.97, rejected: float = 0.01) -
 def test_a_limit_of_requests_is_used(seed: int, burst: float, *, given: bool) -> None:
     """Whether it is given by hand or told by the answers, and whatever the provider's bucket holds."""
     made = provider(seed, requests_per_minute=600, burst_seconds=burst)
-    check(simulate(made, 1200, **({"requests_per_minute": 600} if given else {})))
+    check(simulate(made, 1200, requests_per_minute=600 if given else None))
 
 
 @by
@@ -41,14 +41,14 @@ def test_a_limit_of_requests_is_used(seed: int, burst: float, *, given: bool) ->
 def test_a_limit_of_tokens_is_used(seed: int, *, given: bool) -> None:
     """Though nobody knows how long the answers will be."""
     made = provider(seed, tokens_per_minute=90_000)
-    check(simulate(made, 2000, **({"tokens_per_minute": 90_000} if given else {})))
+    check(simulate(made, 2000, tokens_per_minute=90_000 if given else None))
 
 
 @by
 @pytest.mark.parametrize("seed", [3, 4])
 def test_two_limits_are_kept_at_once(seed: int, *, given: bool) -> None:
     """The tighter one is used."""
-    limits = {"requests_per_minute": 600, "tokens_per_minute": 90_000}
+    limits: Any = {"requests_per_minute": 600, "tokens_per_minute": 90_000}
     check(simulate(provider(seed, **limits), 1500, **(limits if given else {})))
 
 
@@ -57,7 +57,7 @@ def test_two_limits_are_kept_at_once(seed: int, *, given: bool) -> None:
 def test_runs_that_share_a_limit_use_it_together(seed: int, *, given: bool) -> None:
     """Four at a time, each with a model of its own; none is left out."""
     made = provider(seed, requests_per_minute=600)
-    simulated = simulate(made, 2000, runs=4, **({"requests_per_minute": 600} if given else {}))
+    simulated = simulate(made, 2000, runs=4, requests_per_minute=600 if given else None)
     check(simulated)
     assert max(simulated.ended) - min(simulated.ended) < 0.2 * simulated.seconds
 
@@ -67,7 +67,7 @@ def test_runs_that_share_a_limit_use_it_together(seed: int, *, given: bool) -> N
 def test_a_limit_that_halves_is_noticed(seed: int, *, given: bool) -> None:
     """By what the answers tell, though a higher one was given by hand."""
     made = provider(seed, requests_per_minute=[(0, 600), (80, 300)])
-    simulated = simulate(made, 1800, **({"requests_per_minute": 600} if given else {}))
+    simulated = simulate(made, 1800, requests_per_minute=600 if given else None)
     check(simulated)
     assert simulated.statistics.limits["requests_per_minute"] == 300
 
