@@ -141,7 +141,7 @@ async def _with_semaphore(semaphore: asyncio.Semaphore, strand: Strand) -> None:
 
 async def _with_quota(quota: Quota, strand: Strand) -> None:
     from batchrt import Usage
-    from batchrt.runtime.quota import Passage
+    from batchrt.runtime.passage import Passage
 
     passage = Passage(100)
     await quota.admit(passage, strand)
@@ -230,7 +230,7 @@ async def _passing(rounds: int) -> dict[str, list[float]]:
 
 async def _pass(quota: Quota, standings: Any, strand: Strand, requests: int) -> None:
     from batchrt import Usage
-    from batchrt.runtime.quota import Passage
+    from batchrt.runtime.passage import Passage
 
     usage = Usage(25, 25, 50)
     for _ in range(requests):

@@ -21,8 +21,8 @@ from batchrt.jobs.rendering import cell
 from batchrt.jobs.rows import bad_row
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.quota import is_overloaded
 from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.trouble import is_overloaded
 
 __all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
 

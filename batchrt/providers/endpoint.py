@@ -11,8 +11,9 @@ from batchrt.messages import Usage
 from batchrt.providers.failures import error_from
 from batchrt.providers.rate_limits import limited_unit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
-from batchrt.runtime.quota import Passage, is_outage, is_overloaded, is_paced, may_be_billed
+from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
+from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,6 +23,9 @@ _RISING: Final = 1.3
 """From which on no more are sent at once: the third above is margin for noise, and keeps a queue short."""
 _QUEUEING: Final = 1.5
 """At which the doubling ends."""
+_MUCH_MORE: Final = 1.5
+_MORE: Final = 1.1
+"""Half as many more at once that bring not even a tenth more bring nothing."""
 _FLOODED: Final = 2.5
 """At which fewer are sent at once."""
 _FEWEST_SAMPLES: Final = 16
@@ -62,11 +65,13 @@ class Adaptive:
         self._round: _Round | None = None
         self._pooled = _Mean()
         self._troubled = False
+        self._judged: tuple[int, float] | None = None
         self._cut_at = -math.inf
         self._before_cut = 0
         self._ceiling: int | None = None
         self._hold_until = -math.inf
         self._carried = 0
+        self._sustained = 0
         self._round_seconds = 0.0
         self._climb = 0
         self._trial: _Trial | None = None
@@ -108,8 +113,14 @@ class Adaptive:
         self._cut_at = now
         self._climb = 0
         self._trial = None
-        self._hold_until = now + max(_HOLD_ROUNDS * self._round_seconds, _HOLD_WAITS * wait)
+        if self._before_cut > self._sustained:
+            self._hold_until = now + max(_HOLD_ROUNDS * self._round_seconds, _HOLD_WAITS * wait)
+        else:
+            # As many were no problem before: it may be none again soon.
+            self._ceiling = None
+            self._hold_until = now + wait
         self._cut_to(math.floor(self._before_cut * _CUT))
+        self._sustained = min(self._sustained, self.limit)
         return self._before_cut >= self._carried * _STILL_TOO_MANY
 
     def _cut_to(self, limit: int) -> None:
@@ -124,6 +135,8 @@ class Adaptive:
         if troubled:
             self._pooled = _Mean()
             return
+        if wanted:
+            self._sustained = max(self._sustained, self.limit)
         if self._pooled.count >= _FEWEST_SAMPLES:
             latency, self._pooled = self._pooled, _Mean()
             self._judge(latency, round_.goodput(now), wanted=wanted)
@@ -140,7 +153,11 @@ class Adaptive:
             return
         if ratio <= _STEADY:
             base.join(latency, most=400)
-        if self._doubling and ratio >= _QUEUEING:
+        before, self._judged = self._judged, (self.limit, goodput)
+        if self._doubling and before is not None and self._is_vain(before, goodput):
+            self._doubling = False
+            self._set(before[0], "more at once brought no more: no more doubling")
+        elif self._doubling and ratio >= _QUEUEING:
             self._doubling = False
             fit = math.ceil(self.limit / ratio * _RISING)
             self._set(
@@ -153,6 +170,11 @@ class Adaptive:
         elif wanted and ratio < _RISING and not self._doubling:
             assert self._round is not None
             self._grow(self._round.began)
+
+    def _is_vain(self, before: tuple[int, float], goodput: float) -> bool:
+        """Whether goodput stopped growing while the limit did."""
+        limit, less = before
+        return self.limit >= _MUCH_MORE * limit and goodput < _MORE * less
 
     def _undo(self, trial: _Trial, latency: _Mean, goodput: float) -> bool:
         """Take a cut back that cost goodput: then it is not the queue that latency rose for."""

@@ -24,6 +24,11 @@ _MANY_SECONDS: Final = 30.0
 _MANY_SHARE: Final = 0.01
 """Refusals from which on the limits that are known cannot be all there are."""
 _SLOW: Final = 0.05
+_ONE: Final = 0.95
+"""A request, rounded as generously as durations are."""
+_SILENCE: Final = 20
+"""Answers that tell of a unit's other period only, after which what was told of this one is dropped: they
+tell of the one with less left, and one strange answer is not to be believed for ever."""
 
 
 class Standing(NamedTuple):
@@ -83,15 +88,17 @@ class _Limit:
         way: of counting.
         error: how far answers are off from what is expected by counting like that.
         newest: when the request was sent whose answer was heeded last.
+        silent: answers since then that tell of another period.
     """
 
-    __slots__ = ("bucket", "error", "newest", "way")
+    __slots__ = ("bucket", "error", "newest", "silent", "way")
 
     def __init__(self, bucket: Bucket, way: int) -> None:
         self.bucket = bucket
         self.way = way
         self.error = 0.0
         self.newest = -math.inf
+        self.silent = 0
 
     def amount(self, charge: Charge) -> float:
         if self.way == _REQUESTS:
@@ -292,12 +299,31 @@ class Allowance:
             if limit.way != _REQUESTS and seconds > 0:
                 bucket.weight = min(1.0, bucket.capacity / (4 * bucket.rate * seconds))
 
-    def learn(self, standings: Sequence[Standing], charge: Charge, now: float, *, refused: bool) -> None:
-        """Correct what is known by what an answer says; `refused` did not take anything itself."""
+    def learn(
+        self,
+        standings: Sequence[Standing],
+        charge: Charge,
+        now: float,
+        *,
+        cost: float | None = None,
+        refused: bool = False,
+    ) -> None:
+        """Correct what is known by what an answer says.
+
+        Args:
+            standings: what it says.
+            charge: the request's, which is settled.
+            now: the time.
+            cost: tokens that it cost, if that is known.
+            refused: it did not take anything itself.
+        """
         if self._stale:
             self._renew(now)
         for standing in standings:
+            if cost is not None and standing.unit == "tokens" and standing.limit < cost:
+                continue  # what was just let in contradicts it
             period = self._period(standing)
+            self._forget_silent(standing.unit, period)
             rate = standing.limit / SECONDS[period]
             capacity, remaining = standing.limit, standing.remaining
             ways = self._told.get((standing.unit, period))
@@ -320,6 +346,19 @@ class Allowance:
         if self._inferred is not None and self._inferred.bucket is not None and not self._contradicted(now):
             self._inferred.bucket = None
             self._collect()
+
+    def _forget_silent(self, unit: Unit, period: Period) -> None:
+        """Drop what was told of another period, if nothing is told of it any more."""
+        other: Period = "day" if period == "minute" else "minute"
+        ways = self._told.get((unit, other))
+        if ways is not None:
+            ways[0].silent += 1
+            if ways[0].silent >= _SILENCE:
+                del self._told[unit, other]
+                self._collect()
+        told = self._told.get((unit, period))
+        if told is not None:
+            told[0].silent = 0
 
     def _first_told(
         self, unit: Unit, period: Period, rate: float, capacity: float, now: float
@@ -345,7 +384,9 @@ class Allowance:
         if standing.reset is None or standing.reset <= _MINUTE_AT_MOST:
             return "minute"
         rate, lacks = standing.limit / SECONDS["day"], standing.limit - standing.remaining
-        fits = abs(lacks - standing.reset * rate) <= _SLOW * lacks + 1.0 + rate
+        comes_back = standing.reset * rate
+        # The request itself lacks, if nothing else does.
+        fits = comes_back >= _ONE and abs(lacks - comes_back) <= _SLOW * lacks + 1.0 + rate
         return "day" if fits else "minute"
 
     def _correct(  # noqa: PLR0917  what was read

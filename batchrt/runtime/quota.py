@@ -11,29 +11,27 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from batchrt.errors import (
     ConnectionFailedError,
-    MalformedResponseError,
     OutageError,
     ProviderError,
     RateLimitError,
     RequestTimeoutError,
-    ServerError,
 )
 from batchrt.messages import Usage
 from batchrt.runtime.adaptive import Adaptive
-from batchrt.runtime.allowance import Allowance, Charge, Standing
+from batchrt.runtime.allowance import Allowance
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget, RetryTokens
-from batchrt.runtime.clock import Clock, clock_time
+from batchrt.runtime.clock import Clock
+from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, Ramp
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
@@ -48,23 +46,15 @@ from batchrt.runtime.events import (
     Retried,
     Sent,
 )
-from batchrt.runtime.loops import Alarm, LoopHandle, Signal
+from batchrt.runtime.line import Line
+from batchrt.runtime.loops import Signal
+from batchrt.runtime.passage import Passage
+from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed, reason
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
-    from batchrt.runtime.spending import Reservation
 
-__all__ = [
-    "LIMITS",
-    "Passage",
-    "Quota",
-    "QuotaStatistics",
-    "check_limit",
-    "is_outage",
-    "is_overloaded",
-    "is_paced",
-    "may_be_billed",
-]
+__all__ = ["LIMITS", "Quota", "QuotaStatistics", "check_limit"]
 
 LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
     "requests_per_minute": ("requests", "minute"),
@@ -74,11 +64,6 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
 }
 """The limits that can be given, by their names."""
 
-_LONGEST_QUIET: Final = 3600.0
-"""Seconds for which a provider is left alone at the most, whatever it asks for: then one request looks.
-Azure has been seen to say a day when it meant seconds."""
-_TOO_EARLY: Final = 0.0005
-"""Seconds: event loops are no more exact than a millisecond."""
 _AT_ONCE: Final = 32
 _DOUBLING: Final = 0.04
 """How many requests are sent to a provider that has not answered yet, and the seconds in which that
@@ -127,112 +112,6 @@ def _check_in_flight(value: int | None) -> None:
         raise TypeError(f"max_in_flight must be a positive integer or None, not {value!r}")
     if value < 1:
         raise ValueError(f"max_in_flight must be at least 1, or None for no limit, not {value}")
-
-
-class Passage(Charge):
-    """One request's way through a quota.
-
-    Args:
-        size: bytes of its body.
-        answers: how many answers it asks for; 0 for vectors.
-        most: the most tokens of one answer; `None` if nothing says.
-        auto: it is one of those whose number finds itself.
-        longest_quiet: seconds that it is willing to wait where the provider asks for that.
-        patience: seconds that it is willing to wait for a provider that is down.
-
-    Attributes:
-        granted: it counts as sent, and has not ended.
-        told: what the reply says about limits.
-        reservation: what was set aside for it of what its run may spend.
-    """
-
-    __slots__ = (
-        "again",
-        "answers",
-        "asked_at",
-        "auto",
-        "desk",
-        "error",
-        "granted",
-        "longest_quiet",
-        "looks",
-        "patience",
-        "reservation",
-        "signal",
-        "size",
-        "told",
-        "withdrawn",
-    )
-
-    def __init__(
-        self,
-        size: int,
-        *,
-        answers: int = 1,
-        most: float | None = None,
-        auto: bool = False,
-        longest_quiet: float = math.inf,
-        patience: float = 0.0,
-    ) -> None:
-        super().__init__(None if most is None else most * answers)
-        self.size = size
-        self.answers = answers
-        self.auto = auto
-        self.longest_quiet = longest_quiet
-        self.patience = patience
-        self.again = False
-        self.looks = False
-        self.granted = False
-        self.withdrawn = False
-        self.asked_at = 0.0
-        self.told: Sequence[Standing] = ()
-        self.reservation: Reservation | None = None
-        self.error: ProviderError | None = None
-        self.signal: Signal | None = None
-        self.desk: _Desk | None = None
-
-
-class _Desk:
-    """Those of one event loop who wait."""
-
-    __slots__ = ("alarm", "loop", "offset", "waiting")
-
-    def __init__(self, loop: LoopHandle, offset: float) -> None:
-        self.loop = loop
-        self.offset = offset
-        self.alarm = Alarm(_nothing)
-        self.waiting = 0
-
-
-def _nothing() -> None:
-    """Be rung for nothing."""
-
-
-class _Ramp:
-    """After a time in which nobody sent: one more at first, and for each answer another one.
-
-    Attributes:
-        allowed: how many may be in flight; 0 until the time is over.
-        enough: how many are no reason to hold back.
-    """
-
-    __slots__ = ("allowed", "enough")
-
-    def __init__(self, enough: int) -> None:
-        self.allowed = 0
-        self.enough = max(2, enough)
-
-    def lets_in(self, in_flight: int) -> bool:
-        """Whether one more may be sent."""
-        if not self.allowed:
-            self.allowed = in_flight + 1
-        return in_flight < self.allowed
-
-    def answered(self) -> bool:
-        """Note an answer; return whether it is over."""
-        if self.allowed:
-            self.allowed += 1
-        return self.allowed >= self.enough
 
 
 class Quota:
@@ -284,6 +163,7 @@ class Quota:
         self.events: Events = Events()
         self.follow_headers = follow_headers
         self._lock = threading.RLock()
+        self._line = Line(self._look)
         self._max_in_flight: int | None = None
         self._allowance = Allowance({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
@@ -291,21 +171,16 @@ class Quota:
         self._costs = Costs()
         self._downtime = Downtime()
         self._adaptive: Adaptive | None = None
-        self._ramp: _Ramp | None = None
+        self._ramp: Ramp | None = None
         self._now = 0.0
         self._wall = Clock().wall
         self._in_flight = 0
         self._first_sent: float | None = None
         self._sent = 0
         self._heard = False
-        self._quiet_until = self._quiet_since = -math.inf
-        self._quiet_for: ProviderError | None = None
-        self._queue: deque[Passage] = deque()
-        self._again: deque[Passage] = deque()
-        self._parked: deque[Passage] = deque()
+        self._cooling = CoolDown()
         self._poor: deque[Signal] = deque()
         self._due = math.inf
-        self._desks: dict[object, _Desk] = {}
 
     def __repr__(self) -> str:
         said = self._allowance.limits()
@@ -342,12 +217,7 @@ class Quota:
                 self._allowance.set_limits(found)
             if max_in_flight is not None:
                 self._max_in_flight = max_in_flight
-            self._rouse()
-
-    def _rouse(self) -> None:
-        """Have those who wait looked at soon, on a loop of theirs."""
-        for desk in getattr(self, "_desks", {}).values():
-            desk.loop.call(partial(self._ring, desk))
+            self._line.rouse()
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Have `listener` told of everything that happens here, within the block.
@@ -359,17 +229,14 @@ class Quota:
     def statistics(self) -> QuotaStatistics:
         """Return how things stand; on an event loop as of now, elsewhere as of the last request."""
         with self._lock:
-            now = self._now
-            for desk in self._desks.values():
-                if desk.loop.here():
-                    now = max(now, desk.loop.time() + desk.offset)
+            now = max(self._now, self._line.now() or self._now)
             down = self._downtime.since
             return QuotaStatistics(
                 in_flight=self._in_flight,
-                waiting=sum(not one.withdrawn for one in (*self._again, *self._queue, *self._parked)),
+                waiting=len(self._line),
                 limits=self._allowance.limits(),
                 used=self._allowance.used(now),
-                quiet_for=max(0.0, self._quiet_until - now),
+                quiet_for=self._cooling.left(now),
                 max_concurrency=None if self._adaptive is None else self._adaptive.limit,
                 down_for=None if down is None else now - down,
                 retry_tokens=None if self._tokens is None else self._tokens.left,
@@ -399,7 +266,7 @@ class Quota:
                     self._withdraw(passage, strand.run.now())
                     raise
             now = strand.run.now()
-            if self._quiet_until <= now:
+            if self._cooling.until <= now:
                 passage.sent_at = now
                 break
             # While it waited for a slot, somebody was asked to leave the provider alone.
@@ -422,11 +289,8 @@ class Quota:
             self.expect(passage)
             if passage.auto and self._adaptive is None:
                 self._adaptive = Adaptive(self._tell_concurrency)
-            if self._waits_for_provider(passage):
-                first = not self._parked
-            else:
-                first = not self._again and (passage.again or not self._queue)
-            if not first or self._obstacle(passage, now, wanted=False) > now:
+            ahead = self._line.is_ahead(passage, parked=self._waits_for_provider(passage))
+            if not ahead or self._obstacle(passage, now, wanted=False) > now:
                 error = self._hopeless(passage, now)
                 if error is not None:
                     raise error
@@ -447,8 +311,9 @@ class Quota:
 
     def _hopeless(self, passage: Passage, now: float) -> ProviderError | None:
         """Return why `passage` will not wait, if it will not."""
-        if self._quiet_until - now > passage.longest_quiet:
-            return self._too_long(passage, now)
+        too_long = self._cooling.too_long(now, passage.longest_quiet, self._wall)
+        if too_long is not None:
+            return too_long
         down = self._downtime.since
         if down is not None and passage.patience and now - down >= passage.patience:
             return OutageError(
@@ -458,20 +323,6 @@ class Quota:
             )
         return None
 
-    def _too_long(self, passage: Passage, now: float) -> RateLimitError:
-        left = self._quiet_until - now
-        cause = self._quiet_for
-        error = RateLimitError(
-            f"the provider asked to be left alone for {left:.3g} s more, which is more than is waited for "
-            f"({passage.longest_quiet:g} s): until {clock_time(self._wall() + left)}; nothing was sent",
-            status=None if cause is None else cause.status,
-            code=None if cause is None else cause.code,
-            attempts=0,
-            retry_after=left,
-        )
-        error.__cause__ = cause
-        return error
-
     def _obstacle(self, passage: Passage, now: float, *, wanted: bool) -> float:  # noqa: PLR0911  a list
         """Return when `passage` may be sent as far as is known: `now` at once, infinity when others end."""
         if self._max_in_flight is not None and self._in_flight >= self._max_in_flight:
@@ -479,8 +330,8 @@ class Quota:
         if passage.auto and self._adaptive is not None and self._in_flight >= self._adaptive.limit:
             self._adaptive.wanted = True
             return math.inf
-        if self._quiet_until > now:
-            return self._quiet_until
+        if self._cooling.until > now:
+            return self._cooling.until
         if self._waits_for_provider(passage):
             return self._downtime.look_at
         if self._ramp is not None and not self._ramp.lets_in(self._in_flight):
@@ -514,16 +365,13 @@ class Quota:
         """Wait in the queue until `passage` is granted; without a slot."""
         passage.signal = signal = Signal()
         passage.granted = passage.withdrawn = False
+        loop = strand.run.loop
+        assert loop is not None
         with self._lock:
-            passage.desk = desk = self._desk(strand)
-            desk.waiting += 1
-            if self._waits_for_provider(passage):
-                queue = self._parked
-            else:
-                queue = self._again if passage.again else self._queue
-            queue.append(passage)
+            desk = self._line.desk(loop, strand.run.offset)
+            first = self._line.join(passage, parked=self._waits_for_provider(passage))
             # Behind others there is nothing to find out, unless nobody on this loop looks.
-            if desk.waiting == 1 or len(queue) == 1:
+            if first or desk.waiting == 1:
                 self._pump(self._tick(now))
         strand.hold()
         try:
@@ -534,123 +382,59 @@ class Quota:
             raise
         finally:
             strand.release()
-            desk.waiting -= 1
-            if not desk.waiting:
-                self._clear(desk)
+            with self._lock:
+                self._line.leave(desk)
         if passage.error is not None:
             error, passage.error = passage.error, None
             raise error
 
-    def _desk(self, strand: Strand) -> _Desk:
-        loop = strand.run.loop
-        assert loop is not None
-        desk = self._desks.get(loop.token)
-        if desk is None:
-            desk = self._desks[loop.token] = _Desk(loop, strand.run.offset)
-            desk.alarm = Alarm(partial(self._ring, desk))
-        return desk
-
-    def _clear(self, desk: _Desk) -> None:
-        """Take away the desk of a loop on which nobody waits."""
+    def _look(self, now: float) -> None:
         with self._lock:
-            if not desk.waiting:
-                desk.alarm.clear()
-                self._desks.pop(desk.loop.token, None)
-
-    def _ring(self, desk: _Desk) -> None:
-        with self._lock:
-            if desk.waiting:
-                self._pump(self._tick(desk.loop.time() + desk.offset))
+            self._pump(self._tick(now))
 
     def _withdraw(self, passage: Passage, now: float) -> None:
         """Take out of the queue what does not wait any more, or give back what was granted to it."""
         with self._lock:
             passage.withdrawn = True
+            now = self._tick(now)
             if passage.granted:
-                self._take_back(passage, self._tick(now))
-
-    def _take_back(self, passage: Passage, now: float) -> None:
-        passage.granted = False
-        self._in_flight -= 1
-        self._sent -= 1
-        self._allowance.undo(passage)
-        if passage.looks:
-            self._downtime.looked(now)
-        self._pump(now)
+                passage.granted = False
+                self._in_flight -= 1
+                self._sent -= 1
+                self._allowance.undo(passage)
+                if passage.looks:
+                    self._downtime.looked(now)
+            self._pump(now)
 
     def _pump(self, now: float) -> None:
         """Let in whoever may, and set the alarm for the next."""
         due = math.inf
-        while (queue := self._first_of(self._again, self._queue)) is not None:
-            due = self._obstacle(queue[0], now, wanted=True)
+        while (passage := self._line.head()) is not None:
+            due = self._obstacle(passage, now, wanted=True)
             if due > now:
                 break
-            self._let_in(queue.popleft(), now)
+            self._let_in(self._line.pop(), now)
             due = math.inf
         self._due = due
-        if self._parked:
-            due = min(due, self._look(now))
-        self._set_alarms(due)
+        if self._downtime.since is not None:
+            due = min(due, self._let_look(self._downtime.since, now))
+        self._line.look_at(due)
 
     def _let_in(self, passage: Passage, now: float) -> None:
         self._grant(passage, now)
         if passage.signal is not None:
             passage.signal.set()
 
-    def _first_of(self, *queues: deque[Passage]) -> deque[Passage] | None:
-        """Return the first of `queues` that somebody waits in, who is then its first."""
-        for queue in queues:
-            while queue and queue[0].withdrawn:
-                queue.popleft()
-            if queue:
-                return queue
-        return None
-
-    def _look(self, now: float) -> float:
+    def _let_look(self, since: float, now: float) -> float:
         """Have one of those who wait for a provider that is down look; return when there is more to do."""
-        self._turn_away(self._parked, now)
-        queue = self._first_of(self._parked)
-        if queue is None:
+        self._line.turn_away_parked(lambda passage: self._hopeless(passage, now))
+        looker = self._line.looker()
+        if looker is not None and self._obstacle(looker, now, wanted=True) <= now:
+            self._let_in(self._line.pop_looker(), now)
+        patience = self._line.least_patience()
+        if patience is None:
             return math.inf
-        if self._obstacle(queue[0], now, wanted=True) <= now:
-            self._let_in(queue.popleft(), now)
-        since = self._downtime.since
-        assert since is not None
-        patience = min((one.patience for one in queue if not one.withdrawn), default=math.inf)
-        return min(max(self._downtime.look_at, self._quiet_until), since + patience)
-
-    def _turn_away(self, queue: deque[Passage], now: float) -> None:
-        """Let those go who will not wait any longer."""
-        for passage in queue:
-            error = None if passage.withdrawn else self._hopeless(passage, now)
-            if error is not None:
-                passage.withdrawn, passage.error = True, error
-                if passage.signal is not None:
-                    passage.signal.set()
-
-    def _park(self) -> None:
-        """Have those who have the patience wait until the provider is back."""
-        for queue in (self._again, self._queue):
-            waiting = list(queue)
-            queue.clear()
-            for passage in waiting:
-                (self._parked if passage.patience > 0 else queue).append(passage)
-
-    def _unpark(self) -> None:
-        """Have them in the queue again: the provider is back."""
-        while self._parked:
-            passage = self._parked.pop()
-            (self._again if passage.again else self._queue).appendleft(passage)
-
-    def _set_alarms(self, due: float) -> None:
-        for desk in self._desks.values():
-            when = due - desk.offset
-            # One that goes off too early finds out when it is time; to set it anew each time would cost more.
-            if when < desk.alarm.when - _TOO_EARLY:
-                if desk.loop.here():
-                    desk.alarm.set(when)
-                else:
-                    desk.loop.call(partial(self._ring, desk))
+        return min(max(self._downtime.look_at, self._cooling.until), since + patience)
 
     # Out
 
@@ -665,7 +449,7 @@ class Quota:
             if usage is not None:
                 self._costs.learn(passage.size, passage.answers, usage)
             if passage.told:
-                self._allowance.learn(passage.told, passage, now, refused=False)
+                self._allowance.learn(passage.told, passage, now, cost=tokens)
             if self._adaptive is not None and passage.auto:
                 self._adaptive.answered(passage.sent_at, now, produced)
             if self._ramp is not None and self._ramp.answered():
@@ -684,11 +468,8 @@ class Quota:
 
     def _relieve(self) -> None:
         """Let one go who waits for a retry, if there is nobody whose answer could let it."""
-        if self._poor and not self._in_flight and not self._is_waited_for():
+        if self._poor and not self._in_flight and not self._line:
             self._poor.popleft().set()
-
-    def _is_waited_for(self) -> bool:
-        return any(self._first_of(queue) is not None for queue in (self._again, self._queue, self._parked))
 
     def failed(self, passage: Passage, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
         """Note that `passage` failed with `error`.
@@ -716,7 +497,8 @@ class Quota:
             self._end(passage, now, answered=answered, failure=error if is_outage(error) else None)
 
     def _cool_down(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
-        wait = min(error.retry_after or 0.0, _LONGEST_QUIET)
+        asked = error.retry_after or 0.0
+        wait = min(asked, LONGEST_QUIET)
         too_many = False
         if self._adaptive is not None and passage.auto:
             too_many = self._adaptive.rejected(passage.sent_at, now, self._in_flight - 1, wait)
@@ -725,16 +507,12 @@ class Quota:
         paced = isinstance(error, RateLimitError) and self._allowance.refuse(
             passage, now, wait, unit, told=bool(passage.told), infer=not too_many
         )
-        if passage.sent_at >= self._quiet_since:  # the first of its wave
-            self._quiet_since = now
-            self._ramp = None if paced else _Ramp(self._in_flight)
-        if now + wait > self._quiet_until:
-            self._quiet_until = now + wait
-            self._quiet_for = error
-            for queue in (self._again, self._queue, self._parked):
-                self._turn_away(queue, now)
+        if self._cooling.is_new(passage.sent_at, now):
+            self._ramp = None if paced else Ramp(self._in_flight)
+        if self._cooling.prolong(asked, error, now):
+            self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
             if self.events.listeners:
-                self.events.tell(CooledDown(wait, _reason(error)))
+                self.events.tell(CooledDown(self._cooling.left(now), reason(error)))
 
     def abandoned(self, passage: Passage, now: float) -> None:
         """Note that nobody waits for the answer any more: the request may be billed all the same."""
@@ -757,15 +535,15 @@ class Quota:
         if answered:
             seconds = self._downtime.answered(passage.sent_at, now)
             if seconds is not None:
-                self._unpark()
-                self._ramp = _Ramp(self._in_flight + len(self._again) + len(self._queue))
+                self._line.unpark()
+                self._ramp = Ramp(self._in_flight + len(self._line))
                 if self.events.listeners:
                     self.events.tell(ProviderUp(seconds))
         elif failure is not None and self._downtime.failed(passage.sent_at, now):
             self._went_down(failure)
         if passage.looks and self._downtime.since is not None:
             self._downtime.looked(now)
-        if self._queue or self._again or self._parked:
+        if self._line:
             self._pump(now)
         if self._poor:
             self._relieve()
@@ -787,9 +565,9 @@ class Quota:
                 self._went_down(error)
 
     def _went_down(self, error: ProviderError) -> None:
-        self._park()
+        self._line.park()
         if self.events.listeners:
-            self.events.tell(ProviderDown(self._downtime.failures, _reason(error)))
+            self.events.tell(ProviderDown(self._downtime.failures, reason(error)))
 
     def afford(self, error: ProviderError) -> bool:
         """Pay for a retry after `error`, if there is enough for it.
@@ -848,8 +626,8 @@ class Quota:
     def tell_retry(self, error: ProviderError, wait: float, attempt: int) -> None:
         """Tell those who listen that there will be another attempt."""
         if self.events.listeners:
-            left = max(0.0, self._quiet_until - self._now)
-            self.events.tell(Retried(_reason(error), max(wait, left), attempt))
+            left = self._cooling.left(self._now)
+            self.events.tell(Retried(reason(error), max(wait, left), attempt))
 
     # What listeners are told
 
@@ -859,39 +637,3 @@ class Quota:
 
     def _tell_concurrency(self, before: float, after: float, reason: str) -> None:
         self._tell_limit("max_concurrency", before, after, reason)
-
-
-_OVERLOADED: Final = frozenset(("server_is_overloaded", "slow_down", "overloaded"))
-
-
-def is_overloaded(error: ProviderError) -> bool:
-    """Whether `error` says that there is too much for now: a 429, or a 503 that says so or names a time."""
-    if isinstance(error, RateLimitError):
-        return True
-    return (
-        isinstance(error, ServerError)
-        and error.status == 503  # noqa: PLR2004
-        and (error.retry_after is not None or error.code in _OVERLOADED or error.type in _OVERLOADED)
-    )
-
-
-def is_outage(error: ProviderError) -> bool:
-    """Whether every other request may fail like this as well: no connection, no answer in time, a 5xx."""
-    if isinstance(error, ConnectionFailedError | RequestTimeoutError):
-        return True
-    return isinstance(error, ServerError) and error.status is not None and error.status >= 500  # noqa: PLR2004
-
-
-def may_be_billed(error: ProviderError) -> bool:
-    """Whether what ended like this may be billed: given up, it may go on; or the answer is broken."""
-    return isinstance(error, RequestTimeoutError | MalformedResponseError)
-
-
-def is_paced(error: ProviderError) -> bool:
-    """Whether `error` says that there is too much for now, and until when."""
-    return is_overloaded(error) and bool(error.retry_after)
-
-
-def _reason(error: ProviderError) -> str:
-    name = type(error).__name__
-    return name if error.status is None else f"{name} (status {error.status})"

@@ -10,7 +10,8 @@ from anyio.abc import TaskGroup
 
 from batchrt.errors import ProviderError
 from batchrt.messages import Usage
-from batchrt.runtime.quota import Passage, Quota
+from batchrt.runtime.passage import Passage
+from batchrt.runtime.quota import Quota
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 from tests.runnables.virtual import run_in_virtual_time
@@ -121,7 +122,7 @@ def is_idle(quota: Quota) -> bool:
     return (
         statistics.in_flight == 0
         and statistics.waiting == 0
-        and not quota._desks
+        and not quota._line._desks
         and not quota._poor
-        and all(one.withdrawn for one in (*quota._again, *quota._queue, *quota._parked))
+        and not quota._line
     )

@@ -20,7 +20,8 @@ from batchrt import (
     ServerError,
 )
 from batchrt.runtime.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
-from batchrt.runtime.quota import _AT_ONCE, _DOUBLING, Passage
+from batchrt.runtime.passage import Passage
+from batchrt.runtime.quota import _AT_ONCE, _DOUBLING
 from batchrt.runtime.run import Item, Strand
 
 from .harness import in_thread, pause
@@ -406,7 +407,7 @@ def test_the_alarm_goes_with_the_last_who_waits(backend: str) -> None:
         await counter.send()
         with anyio.move_on_after(1):
             await counter.send()
-        assert not quota._desks
+        assert not quota._line._desks
         if backend == "asyncio":
             loop: Any = asyncio.get_running_loop()
             assert all(handle.cancelled() for handle in loop._scheduled if "_go_off" in repr(handle))

@@ -20,7 +20,7 @@ from batchrt import (
     ServerError,
 )
 from batchrt.runtime.allowance import Standing
-from batchrt.runtime.quota import Passage
+from batchrt.runtime.passage import Passage
 from batchrt.runtime.run import Item, Strand
 
 from .harness import tasks

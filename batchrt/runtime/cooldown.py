@@ -1,0 +1,95 @@
+"""The time for which a provider asked to be left alone, and how to begin again afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from batchrt.errors import ProviderError, RateLimitError
+from batchrt.runtime.clock import clock_time
+
+__all__ = ["LONGEST_QUIET", "CoolDown", "Ramp"]
+
+LONGEST_QUIET: Final = 3600.0
+"""Seconds for which a provider is left alone at the most, whatever it asks for: then one request looks.
+Azure has been seen to say a day when it meant seconds."""
+
+
+class CoolDown:
+    """Keep until when nobody is to send. It belongs to no request: who caused it may be cancelled.
+
+    Attributes:
+        until: when it is over; it was long ago if it is none.
+    """
+
+    __slots__ = ("_asked_until", "_cause", "_since", "until")
+
+    def __init__(self) -> None:
+        self.until: float = -math.inf
+        self._since = -math.inf
+        self._asked_until = -math.inf
+        self._cause: ProviderError | None = None
+
+    def is_new(self, sent_at: float, now: float) -> bool:
+        """Whether what was sent then is the first of its wave to be refused; notes that it was."""
+        if sent_at < self._since:
+            return False
+        self._since = now
+        return True
+
+    def prolong(self, wait: float, cause: ProviderError, now: float) -> bool:
+        """Go on for `wait` seconds from now; return whether that is longer than it was."""
+        self._asked_until = max(self._asked_until, now + wait)
+        until = now + min(wait, LONGEST_QUIET)
+        if until <= self.until:
+            return False
+        self.until, self._cause = until, cause
+        return True
+
+    def left(self, now: float) -> float:
+        """Return for how many seconds it goes on."""
+        return max(0.0, self.until - now)
+
+    def too_long(self, now: float, longest: float, wall: Callable[[], float]) -> RateLimitError | None:
+        """Return the error for who does not wait longer than `longest` seconds, if this is longer."""
+        if now >= self.until or self._asked_until - now <= longest:
+            return None
+        left, cause = self._asked_until - now, self._cause
+        error = RateLimitError(
+            f"the provider asked to be left alone for {left:.3g} s more, which is more than is waited for "
+            f"({longest:g} s): until {clock_time(wall() + left)}; nothing was sent",
+            status=None if cause is None else cause.status,
+            code=None if cause is None else cause.code,
+            attempts=0,
+            retry_after=left,
+        )
+        error.__cause__ = cause
+        return error
+
+
+class Ramp:
+    """After a time in which nobody sent: one more at first, and for each answer another one.
+
+    Attributes:
+        allowed: how many may be in flight; 0 until the time is over.
+        enough: how many are no reason to hold back.
+    """
+
+    __slots__ = ("allowed", "enough")
+
+    def __init__(self, enough: int) -> None:
+        self.allowed = 0
+        self.enough = max(2, enough)
+
+    def lets_in(self, in_flight: int) -> bool:
+        """Whether one more may be sent."""
+        if not self.allowed:
+            self.allowed = in_flight + 1
+        return in_flight < self.allowed
+
+    def answered(self) -> bool:
+        """Note an answer; return whether it is over."""
+        if self.allowed:
+            self.allowed += 1
+        return self.allowed >= self.enough

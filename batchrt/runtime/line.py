@@ -1,0 +1,181 @@
+"""Those who wait to be let in: in which order, and what wakes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from batchrt.errors import ProviderError
+from batchrt.runtime.loops import Alarm, LoopHandle
+from batchrt.runtime.passage import Passage
+
+__all__ = ["Desk", "Line"]
+
+_TOO_EARLY: Final = 0.0005
+"""Seconds: event loops are no more exact than a millisecond."""
+
+Look = Callable[[float], object]
+
+
+class Desk:
+    """Those of one event loop who wait.
+
+    Args:
+        loop: where they wait.
+        offset: what to add to its time for the time that all loops have in common.
+        look: to be called with that time, when it is time.
+    """
+
+    __slots__ = ("_look", "_offset", "alarm", "loop", "waiting")
+
+    def __init__(self, loop: LoopHandle, offset: float, look: Look) -> None:
+        self.loop = loop
+        self.alarm = Alarm(self.ring)
+        self.waiting = 0
+        self._offset = offset
+        self._look = look
+
+    def now(self) -> float:
+        """Return the time that all event loops have in common; on the loop's own thread."""
+        return self.loop.time() + self._offset
+
+    def ring(self) -> None:
+        """Look who may be let in; on the loop's own thread."""
+        if self.waiting:
+            self._look(self.now())
+
+    def look_at(self, due: float) -> None:
+        """Look at `due`, or before; from any thread."""
+        when = due - self._offset
+        # An alarm that goes off too early finds out when it is time; to set it anew each time costs more.
+        if when < self.alarm.when - _TOO_EARLY:
+            if self.loop.here():
+                self.alarm.set(when)
+            else:
+                self.loop.call(self.ring)
+
+
+class Line:
+    """Keep who waits, first come first served; not safe by itself to use from several threads.
+
+    Who was sent before goes first. Who has the patience to wait for a provider that is down is parked.
+
+    Args:
+        look: is called with the time when somebody may be due.
+    """
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._first: deque[Passage] = deque()
+        self._again: deque[Passage] = deque()
+        self._parked: deque[Passage] = deque()
+        self._desks: dict[object, Desk] = {}
+
+    def __len__(self) -> int:
+        return sum(not one.withdrawn for one in (*self._again, *self._first, *self._parked))
+
+    def __bool__(self) -> bool:
+        return any(self._alive(queue) for queue in (self._again, self._first, self._parked))
+
+    def join(self, passage: Passage, *, parked: bool) -> bool:
+        """Add `passage`; return whether it is the first in its row."""
+        queue = self._parked if parked else self._again if passage.again else self._first
+        queue.append(passage)
+        return queue[0] is passage
+
+    def is_ahead(self, passage: Passage, *, parked: bool) -> bool:
+        """Whether nobody waits who would be let in before `passage`."""
+        if parked:
+            return not self._parked
+        return not self._again and (passage.again or not self._first)
+
+    def head(self) -> Passage | None:
+        """Return who is to be let in next, if the provider is there."""
+        for queue in (self._again, self._first):
+            if self._alive(queue):
+                return queue[0]
+        return None
+
+    def pop(self) -> Passage:
+        """Take `head()` out."""
+        return (self._again or self._first).popleft()
+
+    def looker(self) -> Passage | None:
+        """Return who is to look next whether the provider is back."""
+        return self._parked[0] if self._alive(self._parked) else None
+
+    def pop_looker(self) -> Passage:
+        """Take `looker()` out."""
+        return self._parked.popleft()
+
+    def _alive(self, queue: deque[Passage]) -> bool:
+        while queue and queue[0].withdrawn:
+            queue.popleft()
+        return bool(queue)
+
+    def park(self) -> None:
+        """Have those who have the patience wait until the provider is back."""
+        for queue in (self._again, self._first):
+            waiting = list(queue)
+            queue.clear()
+            for passage in waiting:
+                (self._parked if passage.patience > 0 else queue).append(passage)
+
+    def unpark(self) -> None:
+        """Have them in the line again: the provider is back."""
+        while self._parked:
+            passage = self._parked.pop()
+            (self._again if passage.again else self._first).appendleft(passage)
+
+    def turn_away(self, why: Callable[[Passage], ProviderError | None]) -> None:
+        """Let those go for whom `why` gives a reason."""
+        for queue in (self._again, self._first, self._parked):
+            self._turn_away(queue, why)
+
+    def turn_away_parked(self, why: Callable[[Passage], ProviderError | None]) -> None:
+        """Let those of the parked go for whom `why` gives a reason."""
+        self._turn_away(self._parked, why)
+
+    def _turn_away(self, queue: deque[Passage], why: Callable[[Passage], ProviderError | None]) -> None:
+        for passage in queue:
+            error = None if passage.withdrawn else why(passage)
+            if error is not None:
+                passage.withdrawn, passage.error = True, error
+                if passage.signal is not None:
+                    passage.signal.set()
+
+    def least_patience(self) -> float | None:
+        """Return the seconds that the most impatient of the parked will wait; `None` if there is nobody."""
+        return min((one.patience for one in self._parked if not one.withdrawn), default=None)
+
+    # What wakes them
+
+    def desk(self, loop: LoopHandle, offset: float) -> Desk:
+        """Return the desk of an event loop, for one more who waits there; it has to be left."""
+        desk = self._desks.get(loop.token)
+        if desk is None:
+            desk = self._desks[loop.token] = Desk(loop, offset, self._look)
+        desk.waiting += 1
+        return desk
+
+    def leave(self, desk: Desk) -> None:
+        """Note that one less waits at a desk; on its loop's own thread."""
+        desk.waiting -= 1
+        if not desk.waiting:
+            desk.alarm.clear()
+            self._desks.pop(desk.loop.token, None)
+
+    def look_at(self, due: float) -> None:
+        """Have somebody look at `due`, or before."""
+        for desk in self._desks.values():
+            desk.look_at(due)
+
+    def rouse(self) -> None:
+        """Have somebody look soon."""
+        for desk in list(self._desks.values()):
+            desk.loop.call(desk.ring)
+
+    def now(self) -> float | None:
+        """Return the time, if this is the thread of a loop where somebody waits."""
+        return next((desk.now() for desk in self._desks.values() if desk.loop.here()), None)

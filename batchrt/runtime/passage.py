@@ -1,0 +1,77 @@
+"""One request's way through a quota."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from batchrt.errors import ProviderError
+from batchrt.runtime.allowance import Charge, Standing
+from batchrt.runtime.loops import Signal
+
+if TYPE_CHECKING:
+    from batchrt.runtime.spending import Reservation
+
+__all__ = ["Passage"]
+
+
+class Passage(Charge):
+    """One request's way through a quota.
+
+    Args:
+        size: bytes of its body.
+        answers: how many answers it asks for; 0 for vectors.
+        most: the most tokens of one answer; `None` if nothing says.
+        auto: it is one of those whose number finds itself.
+        longest_quiet: seconds that it is willing to wait where the provider asks for that.
+        patience: seconds that it is willing to wait for a provider that is down.
+
+    Attributes:
+        granted: it counts as sent, and has not ended.
+        told: what the reply says about limits.
+        reservation: what was set aside for it of what its run may spend.
+    """
+
+    __slots__ = (
+        "again",
+        "answers",
+        "asked_at",
+        "auto",
+        "error",
+        "granted",
+        "longest_quiet",
+        "looks",
+        "patience",
+        "reservation",
+        "signal",
+        "size",
+        "told",
+        "withdrawn",
+    )
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        answers: int = 1,
+        most: float | None = None,
+        auto: bool = False,
+        longest_quiet: float = math.inf,
+        patience: float = 0.0,
+    ) -> None:
+        super().__init__(None if most is None else most * answers)
+        self.size = size
+        self.answers = answers
+        self.auto = auto
+        self.longest_quiet = longest_quiet
+        self.patience = patience
+        self.again = False
+        self.looks = False
+        self.granted = False
+        self.withdrawn = False
+        self.asked_at = 0.0
+        self.told: Sequence[Standing] = ()
+        self.reservation: Reservation | None = None
+        self.error: ProviderError | None = None
+        self.signal: Signal | None = None
