@@ -59,7 +59,7 @@ def test_who_names_the_same_endpoint_key_and_model_shares_one() -> None:
         {"extra_headers": {"x-team": "t"}},
         {"transport": httpx.MockTransport(lambda _: httpx.Response(200))},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_whoever_names_another_has_another(options: dict[str, Any]) -> None:
     """Their limits are not each other's business."""

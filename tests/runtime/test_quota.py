@@ -650,12 +650,12 @@ def test_after_an_overload_one_goes_first_and_then_more(backend: str) -> None:
         async with anyio.create_task_group() as group:
             error = ServerError("busy", status=503, retry_after=5.0)
             for number in range(8):
-                counter.start(group, number, error=error)
-            await pause(100)
+                counter.start(group, number, seconds=1, error=error)
+            await anyio.sleep(2)
             counter.sent.clear()
             for number in range(20):
                 counter.start(group, number, seconds=1)
-        assert counter.times == pytest.approx([5, 6, 6, *[7] * 4, *[8] * 13])
+        assert counter.times == pytest.approx([6, 7, 7, *[8] * 4, *[9] * 13])
 
     virtually(backend, main)
 
