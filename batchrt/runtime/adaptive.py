@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["FIRST_LIMIT", "MOST_AT_ONCE", "Adaptive"]
 
 FIRST_LIMIT: Final = 8
 MOST_AT_ONCE: Final = 10_000
 
-_STEADY: Final = 1.1
+_STEADY: Final = 1.2
 """Latency in terms of the usual one, per unit of work, up to which a round tells what is usual."""
 _RISING: Final = 1.3
 """From which on no more are sent at once: the third above is margin for noise, and keeps a queue short."""
 _QUEUEING: Final = 1.5
-"""At which the doubling ends."""
+"""At which the doubling ends, and fewer are sent at once."""
 _MUCH_MORE: Final = 1.5
 _MORE: Final = 1.1
 """Half as many more at once that bring not even a tenth more bring nothing."""
 _FLOODED: Final = 2.5
-"""At which fewer are sent at once."""
+"""At which as few as half are sent at once."""
+_TRIED: Final = 0.7
+_UNMOVED: Final = 0.85
+"""Where less than that share at once leaves latency at more than that share of what it was, there is no
+queue: latency would have fallen as they did."""
 _FEWEST_SAMPLES: Final = 16
 """Answers that a mean needs: with LLM latencies, spread by half, it is then an eighth off."""
 _CUT: Final = 0.9
@@ -72,10 +76,16 @@ class Adaptive:
         self._hold_until = -math.inf
         self._carried = 0
         self._sustained = 0
+        self._peak = self._peak_before = 0
         self._round_seconds = 0.0
         self._climb = 0
         self._trial: _Trial | None = None
+        self._late = 0
         self._outputs = _Mean()
+
+    def sent(self, in_flight: int) -> None:
+        """Note that a request was sent; `in_flight` are under way with it."""
+        self._peak = max(self._peak, in_flight)
 
     def answered(self, sent_at: float, now: float, tokens: float) -> None:
         """Note an answer of so many tokens to a request that was sent at `sent_at`."""
@@ -83,7 +93,7 @@ class Adaptive:
         work = 0.5 + 0.5 * max(tokens, 1.0) / self._outputs.value
         round_ = self._round
         if round_ is None:
-            round_ = self._round = _Round(now)
+            round_ = self._round = _Round(now, self.limit)
         round_.add(now - sent_at, work)
         if self._doubling and self.wanted and not self._troubled:
             self._set(self.limit + 1, "answers come, and more wait to be sent: doubling")
@@ -131,42 +141,41 @@ class Adaptive:
         self._round_seconds = max(now - round_.began, 0.0)
         self._pooled.join(round_.latency)
         wanted, troubled = self.wanted, self._troubled
-        self._round, self.wanted, self._troubled = _Round(now), False, False
+        self._round, self.wanted, self._troubled = _Round(now, self.limit), False, False
         if troubled:
             self._pooled = _Mean()
+            self._peak_before = self._peak = 0
             return
-        if wanted:
-            self._sustained = max(self._sustained, self.limit)
+        self._sustained = max(self._sustained, self._peak_before)
+        self._peak_before, self._peak = self._peak, 0
         if self._pooled.count >= _FEWEST_SAMPLES:
             latency, self._pooled = self._pooled, _Mean()
-            self._judge(latency, round_.goodput(now), wanted=wanted)
+            self._judge(latency, round_.goodput(now), round_.limit, wanted=wanted)
         elif wanted and not self._doubling and not self._base.count:
             self._grow(now)
 
-    def _judge(self, latency: _Mean, goodput: float, *, wanted: bool) -> None:
+    def _judge(self, latency: _Mean, goodput: float, sent_under: int, *, wanted: bool) -> None:
         base = self._base
         if not base.count:
             base.join(latency)
             return
         ratio = latency.value / base.value if base.value > 0 else 1.0
-        if self._trial is not None and self._undo(self._trial, latency, goodput):
-            return
         if ratio <= _STEADY:
             base.join(latency, most=400)
+        if ratio < _QUEUEING:
+            self._trial, self._late = None, 0
         before, self._judged = self._judged, (self.limit, goodput)
-        if self._doubling and before is not None and self._is_vain(before, goodput):
+        # What was measured was sent under the limit that the round began with.
+        fit = max(1, math.ceil(sent_under / max(ratio, 1.0) * _RISING))
+        vain = before is not None and self._is_vain(before, goodput)
+        if self._doubling and (vain or ratio >= _QUEUEING):
             self._doubling = False
-            self._set(before[0], "more at once brought no more: no more doubling")
-        elif self._doubling and ratio >= _QUEUEING:
-            self._doubling = False
-            fit = math.ceil(self.limit / ratio * _RISING)
-            self._set(
-                max(1, min(self.limit, fit)), f"latency is {ratio:.1f} times the usual: no more doubling"
-            )
-        elif ratio >= _FLOODED:
-            self._trial = _Trial(self.limit, goodput)
-            fit = math.ceil(self.limit / ratio * _RISING)
-            self._set(max(1, fit, math.ceil(self.limit / 2)), f"latency rose to {ratio:.1f} times the usual")
+            reason = "more at once brought no more" if vain else f"latency is {ratio:.1f} times the usual"
+            self._set(min(self.limit, fit), f"{reason}: no more doubling")
+        elif ratio >= _QUEUEING and fit < self.limit:
+            self._late += 1
+            if self._late > 1:  # once may be chance
+                self._shorten(latency, ratio, fit)
         elif wanted and ratio < _RISING and not self._doubling:
             assert self._round is not None
             self._grow(self._round.began)
@@ -176,18 +185,20 @@ class Adaptive:
         limit, less = before
         return self.limit >= _MUCH_MORE * limit and goodput < _MORE * less
 
-    def _undo(self, trial: _Trial, latency: _Mean, goodput: float) -> bool:
-        """Take a cut back that cost goodput: then it is not the queue that latency rose for."""
-        trial.rounds += 1
-        if trial.rounds < 2:  # noqa: PLR2004  the first round still has what was sent before
-            return True
-        self._trial = None
-        if goodput >= trial.goodput * _CUT:
-            return False
-        self._base = _Mean()
-        self._base.join(latency)
-        self._set(trial.limit, "fewer at once brought less: latency rose for another reason")
-        return True
+    def _shorten(self, latency: _Mean, ratio: float, fit: int) -> None:
+        """Have a shorter queue, unless it turns out not to be the queue that latency rose for."""
+        if self._trial is None:
+            self._trial = _Trial(self.limit, ratio)
+        limit, before = self._trial.limit, self._trial.ratio
+        if self.limit <= limit * _TRIED:
+            self._trial = None
+            if ratio > before * _UNMOVED:
+                self._base = _Mean()
+                self._base.join(latency)
+                self._set(limit, "fewer at once were answered no sooner: latency rose for another reason")
+                return
+        most = self.limit / 2 if ratio >= _FLOODED else self.limit * _CUT
+        self._set(max(fit, int(most)), f"latency rose to {ratio:.1f} times the usual")
 
     def _grow(self, now: float) -> None:
         limit, ceiling = self.limit, self._ceiling
@@ -243,10 +254,11 @@ class _Mean:
 class _Round:
     """What one round trip brought."""
 
-    __slots__ = ("began", "latency", "work")
+    __slots__ = ("began", "latency", "limit", "work")
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, limit: int) -> None:
         self.began = began
+        self.limit = limit
         self.latency = _Mean()
         self.work = 0.0
 
@@ -263,12 +275,8 @@ class _Round:
         return self.work / passed if passed > 0 else math.inf
 
 
-class _Trial:
-    """A cut for latency, and what it was like before."""
+class _Trial(NamedTuple):
+    """How things were before fewer were sent at once, for latency."""
 
-    __slots__ = ("goodput", "limit", "rounds")
-
-    def __init__(self, limit: int, goodput: float) -> None:
-        self.limit = limit
-        self.goodput = goodput
-        self.rounds = 0
+    limit: int
+    ratio: float

@@ -360,6 +360,8 @@ class Quota:
         if passage.looks:
             self._downtime.look()
         self._allowance.charge(passage, now)
+        if self._adaptive is not None:
+            self._adaptive.sent(self._in_flight)
 
     async def _wait(self, passage: Passage, strand: Strand, now: float) -> None:
         """Wait in the queue until `passage` is granted; without a slot."""
