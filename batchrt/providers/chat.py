@@ -59,8 +59,9 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             the older one, and OpenAI's reasoning models only the newer.
         timeout: seconds for each request, from connecting to the last byte; `None` for no end.
         max_retries: attempts after the first, for what may pass: 408, 409, 429, 5xx, broken
-            connections, timeouts, malformed answers. The provider's `retry-after` is waited for; one
-            of more than 120 s is an error at once, which says until when.
+            connections, timeouts, malformed answers; up to nine where a rate limit names the time. The
+            provider's `retry-after` is waited for, by all who share the quota; one of more than 120 s is
+            an error at once, which says until when.
         http_client: send through this `httpx.AsyncClient`, which is bound to its event loop and
             stays yours to close.
         transport: send through this httpx transport (`httpx.MockTransport`,
@@ -70,6 +71,12 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         extra_headers: sent with every request; they win over the client's own.
         extra_body: further members of the request's body; they win over the options.
         max_response_bytes: an answer that is larger is an error.
+        requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight: limits
+            for everybody in this process who names the same address, key and model; what was said last
+            counts. What the provider tells of its own limits is kept to without any.
+        quota: a `Quota` of one's own that admits the requests, in place of the shared one.
+        retry_policy: a `RetryPolicy` for what is tried again, and when; what it leaves out is as
+            `max_retries` says.
         native_batch: send lists. `timeout`, `max_retries` and `max_response_bytes` hold for each as a
             whole.
         max_batch_size: with `native_batch`, the most conversations in a request; 20 unless it is said.

@@ -93,6 +93,8 @@ class OpenAI(Model[TextInput, Out]):
         timeout, max_retries, http_client, transport, organization, project, extra_headers, extra_body,
         max_response_bytes: as for `ChatOpenAI`. All but the second, the third and the fourth hold for a
             list as a whole.
+        requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight, quota,
+        retry_policy: as for `ChatOpenAI`.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.

@@ -76,6 +76,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         timeout, max_retries, http_client, transport, organization, project, extra_headers, extra_body: as
             for `ChatOpenAI`. A timeout holds for a list as a whole, and so does an item's.
         max_response_bytes: an answer that is larger is an error.
+        requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight, quota,
+        retry_policy: as for `ChatOpenAI`.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
