@@ -7,7 +7,7 @@ The reset is the time until all of the limit is there again, and no time to wait
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrt.runtime.allowance import Standing
 
@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["limited_unit", "read_duration", "standings"]
 
-_COUNTED: Final[tuple[tuple[Unit, str], ...]] = (
-    ("requests", "requests"),
-    ("tokens", "tokens"),
-    ("tokens", "project-tokens"),
-)
+_Names: TypeAlias = tuple[str, str, str]
+
+
+def _names(counted: str) -> _Names:
+    return (
+        f"x-ratelimit-limit-{counted}",
+        f"x-ratelimit-remaining-{counted}",
+        f"x-ratelimit-reset-{counted}",
+    )
+
+
+_REQUESTS: Final = _names("requests")
+_TOKENS: Final = _names("tokens")
+_PROJECT_TOKENS: Final = _names("project-tokens")
 _NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?")
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PART: Final = r"[0-9]{1,12}(?:\.[0-9]{1,12})?(?:ms|us|µs|ns|h|m|s)"
@@ -51,25 +60,31 @@ def standings(headers: HeaderMap) -> Sequence[Standing]:
     Of limits for the same unit, as a project's and an organization's, only the one with less left counts.
     """
     get = headers.get
+    requests, tokens = get(_REQUESTS[0]), get(_TOKENS[0])
+    if requests is None and tokens is None:
+        return ()
     found: list[Standing] = []
-    for unit, name in _COUNTED:
-        told = get(f"x-ratelimit-limit-{name}")
-        if told is None:
-            continue
-        limit, remaining = _number(told), _number(get(f"x-ratelimit-remaining-{name}"))
-        # Proxies say 0 where there is no limit.
-        if not limit or remaining is None:
-            continue
-        reset = read_duration(get(f"x-ratelimit-reset-{name}"))
-        if not reset or reset > _LONGEST:
-            reset = None
-        standing = Standing(unit, limit, min(remaining, limit), reset)
-        if found and found[-1].unit == unit:
-            if standing.remaining < found[-1].remaining:
-                found[-1] = standing
-        else:
-            found.append(standing)
+    if requests is not None:
+        found += _standing("requests", requests, _REQUESTS, headers)
+    of_tokens = [] if tokens is None else _standing("tokens", tokens, _TOKENS, headers)
+    of_project = get(_PROJECT_TOKENS[0])
+    if of_project is not None:
+        of_tokens += _standing("tokens", of_project, _PROJECT_TOKENS, headers)
+    if of_tokens:
+        found.append(min(of_tokens, key=lambda standing: standing.remaining))
     return found
+
+
+def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[Standing]:
+    """Return the standing that the headers called `names` tell of, if it makes sense."""
+    limit, remaining = _number(told), _number(headers.get(names[1]))
+    # Proxies say 0 where there is no limit.
+    if not limit or remaining is None:
+        return []
+    reset = read_duration(headers.get(names[2]))
+    if not reset or reset > _LONGEST:
+        reset = None
+    return [Standing(unit, limit, min(remaining, limit), reset)]
 
 
 def _number(text: str | None) -> float | None:

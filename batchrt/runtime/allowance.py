@@ -240,6 +240,8 @@ class Allowance:
             beforehand + charge.input + (charge.most or 0.0),
         )
         self._await(charge, 1)
+        if not self._charged:
+            return
         for limit in self._all():
             limit.bucket.charge(limit.amount(charge))
             limit.bucket.outstanding = self._outstanding[limit.way]
@@ -273,6 +275,8 @@ class Allowance:
             beforehand + (0.0 if tokens is None else cost - charge.input - (charge.most or 0.0)),
         )
         self._await(charge, -1)
+        if not self._charged:
+            return
         for limit in self._all():
             bucket = limit.bucket
             if limit.way != _REQUESTS:
@@ -291,6 +295,8 @@ class Allowance:
 
     def answered(self, charge: Charge, now: float, output: float) -> None:
         """Note how long an answer took, and how much of its cost it was."""
+        if not self._charged:
+            return  # there is nothing to fit it into
         self._latency.add(now - charge.sent_at)
         self._share.add(output / max(charge.input + output, 1.0))
         seconds = self._latency.value * self._share.value

@@ -76,7 +76,9 @@ class Line:
         return sum(not one.withdrawn for one in (*self._again, *self._first, *self._parked))
 
     def __bool__(self) -> bool:
-        return any(self._alive(queue) for queue in (self._again, self._first, self._parked))
+        if not (self._first or self._again or self._parked):
+            return False
+        return self._alive(self._again) or self._alive(self._first) or self._alive(self._parked)
 
     def join(self, passage: Passage, *, parked: bool) -> bool:
         """Add `passage`; return whether it is the first in its row."""
