@@ -60,14 +60,13 @@ def standings(headers: HeaderMap) -> Sequence[Standing]:
     Of limits for the same unit, as a project's and an organization's, only the one with less left counts.
     """
     get = headers.get
-    requests, tokens = get(_REQUESTS[0]), get(_TOKENS[0])
-    if requests is None and tokens is None:
+    requests, tokens, of_project = get(_REQUESTS[0]), get(_TOKENS[0]), get(_PROJECT_TOKENS[0])
+    if requests is None and tokens is None and of_project is None:
         return ()
     found: list[Standing] = []
     if requests is not None:
         found += _standing("requests", requests, _REQUESTS, headers)
     of_tokens = [] if tokens is None else _standing("tokens", tokens, _TOKENS, headers)
-    of_project = get(_PROJECT_TOKENS[0])
     if of_project is not None:
         of_tokens += _standing("tokens", of_project, _PROJECT_TOKENS, headers)
     if of_tokens:

@@ -81,6 +81,7 @@ class Adaptive:
         self._climb = 0
         self._trial: _Trial | None = None
         self._late = 0
+        self._skipped = 0
         self._outputs = _Mean()
 
     def sent(self, in_flight: int) -> None:
@@ -142,6 +143,10 @@ class Adaptive:
         self._pooled.join(round_.latency)
         wanted, troubled = self.wanted, self._troubled
         self._round, self.wanted, self._troubled = _Round(now, self.limit), False, False
+        if self._skipped:
+            self._skipped -= 1
+            self._pooled = _Mean()
+            return
         if troubled:
             self._pooled = _Mean()
             self._peak_before = self._peak = 0
@@ -197,6 +202,7 @@ class Adaptive:
                 self._base.join(latency)
                 self._set(limit, "fewer at once were answered no sooner: latency rose for another reason")
                 return
+        self._skipped = 1  # the next round still tells of what was sent before
         most = self.limit / 2 if ratio >= _FLOODED else self.limit * _CUT
         self._set(max(fit, int(most)), f"latency rose to {ratio:.1f} times the usual")
 
