@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
+from batchrt.cli.purse import Purse
 from batchrt.cli.tally import Tally
 from batchrt.errors import (
     AuthenticationError,
@@ -15,6 +16,7 @@ from batchrt.errors import (
     OutageError,
     ProviderError,
     QuotaExhaustedError,
+    SpendingLimitError,
 )
 from batchrt.jobs import BadRow, Row, Source
 from batchrt.jobs.rendering import cell
@@ -49,33 +51,39 @@ class Booked(Runnable[Entry, Entry]):
         tally: where rows are counted.
         gate: is told of each row's end.
         brake: gives rows up that wait when the job is stopped.
+        purse: what may be spent.
     """
 
     def __init__(
         self,
         chain: Runnable[Fields, Any],
         fields: Callable[[Row | BadRow], Fields],
+        *,
         tally: Tally,
         gate: Gatekeeper,
         brake: Brake,
+        purse: Purse,
     ) -> None:
         self._chain = chain
         self._fields = fields
         self._tally = tally
         self._gate = gate
         self._brake = brake
+        self._purse = purse
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._chain._step(kwargs).call
         fields, tally, gate, brake = self._fields, self._tally, self._gate, self._brake
+        purse = self._purse
 
         async def call(entry: Entry, strand: Strand) -> Entry:
             tally.started += 1
+            purse.watch(strand)
             ended = True
             try:
                 with brake.over(strand):
                     entry.output = await ask(fields(entry.row), strand)
-            except LeftOutError:
+            except (LeftOutError, SpendingLimitError):
                 ended = False
             except Exception as error:  # noqa: BLE001  this row's outcome
                 entry.error = error

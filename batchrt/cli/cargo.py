@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Protocol
 
 from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed, PipeFeed
+from batchrt.cli.purse import Purse
 from batchrt.cli.tally import Tally
 from batchrt.config import RunConfig
 from batchrt.runnables.base import Runnable
@@ -32,6 +33,7 @@ class Cargo(Protocol):
 
         Raises:
             StopAsyncIteration: there are no more.
+            SpendingLimitError: no more may be begun.
         """
 
     def rest(self) -> list[Entry]:
@@ -49,6 +51,7 @@ class RowCargo:
         feed: the entries.
         cap: the most requests in flight, or auto.
         tally: where rows are counted.
+        purse: what may be spent.
     """
 
     def __init__(
@@ -57,16 +60,18 @@ class RowCargo:
         feed: Feed | PipeFeed,
         cap: int | Literal["auto"],
         tally: Tally,
+        purse: Purse,
     ) -> None:
         self._chain = chain
         self._feed = feed
         self._cap = cap
         self._tally = tally
+        self._purse = purse
 
     def start(self) -> Stream[Any]:
         """Return the run; its outcomes are entries."""
         config = RunConfig(max_concurrency=self._cap, window=_window(self._cap))
-        return self._chain.abatch_iter(self._feed, config, return_exceptions=True)
+        return self._chain.abatch_iter(self._feed, self._purse.limit(config), return_exceptions=True)
 
     async def take(self, outcomes: Stream[Any]) -> list[Entry]:
         """Wait for some rows that are done with."""

@@ -12,10 +12,13 @@ from batchrt.cli.options import (
     Input,
     InputFormat,
     Limit,
+    MaxCost,
+    MaxTokensTotal,
     MaxWait,
     Model,
     Overwrite,
     Patience,
+    PriceInput,
     Quiet,
     RequestsPerMinute,
     Retries,
@@ -100,6 +103,9 @@ def embed(
     max_retries: Retries = 2,
     patience: Patience = 600,
     max_wait: MaxWait = 3600,
+    max_tokens_total: MaxTokensTotal = None,
+    max_cost: MaxCost = None,
+    price_input: PriceInput = None,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
@@ -111,9 +117,11 @@ def embed(
     error; in a matrix it is a row of NaN.
 
     The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
-    for the provider, and stops; twice, it stops at once. What is done is written.
+    for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
+    flight is finished, and nothing more is sent. What is done is written.
 
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 130 interrupted, 143 terminated.
+    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 130
+    interrupted, 143 terminated.
     """
     # What runs a job takes its time to import; --help and mistakes do without.
     from batchrt.cli.embedding import embed_job
@@ -141,6 +149,9 @@ def embed(
         max_retries=max_retries,
         patience=patience,
         max_wait=max_wait,
+        max_tokens_total=max_tokens_total,
+        max_cost=max_cost,
+        price_input=price_input,
         limit=limit,
         quiet=quiet,
     )

@@ -13,6 +13,7 @@ from batchrt.cli.job import Job
 from batchrt.cli.listing import Embedded, ListCargo
 from batchrt.cli.models import new_model
 from batchrt.cli.packing import Lists, PipeLists
+from batchrt.cli.purse import Purse
 from batchrt.cli.settings import EmbedSettings
 from batchrt.cli.tally import Tally
 from batchrt.cli.texts import ID, text_reader
@@ -33,6 +34,7 @@ def embed_job(settings: EmbedSettings) -> int:
         UsageProblem: something has to be put right first; nothing was sent and nothing written.
     """
     check_limits(settings)
+    purse = Purse.of(settings, answers=False)
     model = embedding_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
@@ -41,7 +43,7 @@ def embed_job(settings: EmbedSettings) -> int:
         sink = stack.enter_context(_open_sink(settings, source))
         tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
         return Job(
-            _cargo(settings, model, source, tally=tally, gate=gate, brake=brake),
+            _cargo(settings, model, source, tally=tally, gate=gate, brake=brake, purse=purse),
             model,
             settings=settings,
             source=source,
@@ -49,6 +51,7 @@ def embed_job(settings: EmbedSettings) -> int:
             tally=tally,
             gate=gate,
             brake=brake,
+            purse=purse,
         )
 
     return execute(settings, new_job)
@@ -101,14 +104,16 @@ def _cargo(
     tally: Tally,
     gate: Gatekeeper,
     brake: Brake,
+    purse: Purse,
 ) -> ListCargo:
     call = model._lists({}).list_call(model.get_name())
     read = text_reader(source.path, settings.column, settings.id_column)
     feed = feed_of(source, settings.limit)
     return ListCargo(
-        Embedded(call, tally, gate, brake, timeout=settings.timeout),
+        Embedded(call, tally, gate, brake, purse, timeout=settings.timeout),
         Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
         cap=settings.max_concurrency,
         size=call.limits().size or _UNBOUNDED,
         tally=tally,
+        purse=purse,
     )

@@ -24,6 +24,8 @@ __all__ = ["check_limits", "execute"]
 _BY_SIGNAL: Final = 128
 """What a shell adds to the number of the signal that ended a program."""
 _SIGPIPE: Final = 13
+_BROKE: Final = 3
+"""A limit of spending was reached, whatever became of the rows until then."""
 
 
 def check_limits(settings: JobSettings) -> None:
@@ -87,4 +89,6 @@ def _conclude(job: Job) -> int:
         return _BY_SIGNAL + job.signal
     if job.refusal is not None:
         return 1 if job.tally.done else 2
+    if job.purse.is_empty:
+        return _BROKE
     return 1 if job.tally.failed else 0

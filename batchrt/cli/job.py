@@ -17,12 +17,13 @@ from batchrt.cli.incidents import Incidents
 from batchrt.cli.interrupts import watch_interrupts
 from batchrt.cli.numbers import count
 from batchrt.cli.progress import Progress, choose_display
+from batchrt.cli.purse import Purse
 from batchrt.cli.settings import JobSettings
 from batchrt.cli.speech import complain, say
 from batchrt.cli.summary import summary
 from batchrt.cli.tally import Tally
 from batchrt.cli.writer import Writer
-from batchrt.errors import OutageError
+from batchrt.errors import OutageError, SpendingLimitError
 from batchrt.jobs import OutputError, Sink, Source, VectorSink, open_source
 from batchrt.jobs.rendering import error_line
 from batchrt.providers.model import Model
@@ -44,9 +45,11 @@ class Job:
         tally: where they are counted.
         gate: watches the provider.
         brake: gives up what waits.
+        purse: what may be spent.
 
     Attributes:
         tally: the counts.
+        purse: what may be spent.
         signal: the number of the signal that ended it, or `None`.
     """
 
@@ -61,8 +64,10 @@ class Job:
         tally: Tally,
         gate: Gatekeeper,
         brake: Brake,
+        purse: Purse,
     ) -> None:
         self.tally = tally
+        self.purse = purse
         self.signal: int | None = None
         self._cargo = cargo
         self._gate = gate
@@ -80,6 +85,7 @@ class Job:
         self._scope: CancelScope | None = None
         self._broken: OutputError | None = None
         self._seconds = 0.0
+        self._rows: int | None = None
 
     @property
     def refusal(self) -> Exception | None:
@@ -107,7 +113,7 @@ class Job:
             while True:
                 try:
                     entries = await self._cargo.take(outcomes)
-                except StopAsyncIteration:
+                except (StopAsyncIteration, SpendingLimitError):
                     return
                 try:
                     await writer.put(entries)
@@ -161,13 +167,14 @@ class Job:
         self._end()
 
     def _progress(self) -> Progress:
-        source = self._source
+        source, self._rows = self._source, self._total()
         return Progress(
             self.tally,
-            total=self._total(),
+            total=self._rows,
             limit=self._settings.limit,
             fraction_read=lambda: source.fraction_read,
             quota=self._model.quota.statistics,
+            purse=self.purse,
         )
 
     def _total(self) -> int | None:
@@ -190,6 +197,20 @@ class Job:
         if self._broken is not None:
             raise self._broken
         if not self._settings.quiet:
-            say(summary(self.tally, self._incidents, self._sink, self._seconds))
+            say(summary(self.tally, self._incidents, self._sink, self._seconds, stopped=self._stopped()))
+        elif self.purse.is_empty:
+            complain(self._stopped())
         if self.refusal is not None and self.signal is None:
             complain(f"stopped, for {self._gate.reason()}: {error_line(self.refusal)}")
+
+    def _stopped(self) -> str:
+        """Return where it was stopped by what it may spend, and with what; nothing if it was not."""
+        if not self.purse.is_empty:
+            return ""
+        tally = self.tally
+        failed = f", {tally.failed:,} failed" if tally.failed else ""
+        rest = "" if self._rows == tally.started else ", not started: the rest of the input"
+        return (
+            f"stopped at {self.purse.verdict()}; "
+            f"{tally.done:,} done{failed}, {tally.left_out:,} cancelled{rest}"
+        )

@@ -11,6 +11,7 @@ from batchrt.cli.cargo import RowCargo
 from batchrt.cli.execution import check_limits, execute
 from batchrt.cli.feed import feed_of
 from batchrt.cli.job import Job
+from batchrt.cli.purse import Purse
 from batchrt.cli.question import chat_model, prompt_template, read_schema
 from batchrt.cli.settings import Settings
 from batchrt.cli.speech import complain
@@ -35,6 +36,7 @@ def run_job(settings: Settings) -> int:
     prompt = prompt_template(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
     check_limits(settings)
+    purse = Purse.of(settings, answers=True)
     model = chat_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
@@ -44,8 +46,9 @@ def run_job(settings: Settings) -> int:
             complain("the prompt has no {column}: every row is asked the same")
         tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
         chain = _chain(settings, prompt, model, schema, tally)
-        booked = Booked(chain, fields_of(source, prompt.input_variables), tally, gate, brake)
-        cargo = RowCargo(booked, feed_of(source, settings.limit), settings.max_concurrency, tally)
+        fields = fields_of(source, prompt.input_variables)
+        booked = Booked(chain, fields, tally=tally, gate=gate, brake=brake, purse=purse)
+        cargo = RowCargo(booked, feed_of(source, settings.limit), settings.max_concurrency, tally, purse)
         return Job(
             cargo,
             model,
@@ -55,6 +58,7 @@ def run_job(settings: Settings) -> int:
             tally=tally,
             gate=gate,
             brake=brake,
+            purse=purse,
         )
 
     return execute(settings, new_job)

@@ -13,10 +13,11 @@ from batchrt.cli.booking import Gatekeeper
 from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
 from batchrt.cli.packing import Lists, PipeLists
+from batchrt.cli.purse import Purse
 from batchrt.cli.tally import Tally
 from batchrt.cli.texts import Text
 from batchrt.config import RunConfig
-from batchrt.errors import ContextLengthError, ItemTimeoutError
+from batchrt.errors import ContextLengthError, ItemTimeoutError, SpendingLimitError
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.adaptive import FIRST_LIMIT
 from batchrt.runtime.lists import ListCall, Part, RepackError, carry
@@ -36,6 +37,8 @@ _ROWS_ALTOGETHER: Final = 32_768
 of them wait for one. That is 16 of the longest lists that are usual, which hold so much work that more of
 them at once bring nothing, and a thousand of the shortest."""
 
+_LEFT_OUT: Final = (LeftOutError, SpendingLimitError)
+
 Groups: TypeAlias = "dict[str, list[Entry]]"
 
 
@@ -49,6 +52,7 @@ class Embedded(Runnable[list[Text], None]):
         tally: where rows are counted.
         gate: is told of each part's end.
         brake: gives lists up that wait when the job is stopped.
+        purse: what may be spent.
         timeout: seconds for a list with all its attempts; `None` for no end.
     """
 
@@ -58,6 +62,7 @@ class Embedded(Runnable[list[Text], None]):
         tally: Tally,
         gate: Gatekeeper,
         brake: Brake,
+        purse: Purse,
         *,
         timeout: float | None = None,
     ) -> None:
@@ -66,6 +71,7 @@ class Embedded(Runnable[list[Text], None]):
         self._tally = tally
         self._gate = gate
         self._brake = brake
+        self._purse = purse
         self._timeout = timeout
 
     async def _counted(self, groups: Groups, texts: list[str], strand: Strand) -> Any:
@@ -74,7 +80,7 @@ class Embedded(Runnable[list[Text], None]):
         try:
             with self._brake.over(strand, sum(len(groups[text]) for text in texts)):
                 return await self._ask(texts, strand)
-        except (RepackError, LeftOutError) as error:
+        except (RepackError, *_LEFT_OUT) as error:
             if error.__cause__ is None:  # it was known to be too long, or given up: it was not sent
                 self._tally.lists -= 1
             self._tally.sent -= len(texts)
@@ -83,6 +89,7 @@ class Embedded(Runnable[list[Text], None]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  the call is made already
         async def embed(texts: list[Text], strand: Strand) -> None:
             self._tally.started += len(texts)
+            self._purse.watch(strand)
             groups = self._grouped(texts)
             item, distinct = strand.item, list(groups)
             list_call = replace(self._call, call=partial(self._counted, groups))
@@ -133,7 +140,7 @@ class Embedded(Runnable[list[Text], None]):
         tally = self._tally
         tally.retries += part.book.retries
         if part.error is not None:
-            if isinstance(part.error, LeftOutError) or not self._gate.refused(part.error):
+            if isinstance(part.error, _LEFT_OUT) or not self._gate.refused(part.error):
                 return
         else:
             self._gate.passed()
@@ -163,7 +170,7 @@ class Embedded(Runnable[list[Text], None]):
 
 
 def _splits(call: ListCall, error: Exception) -> bool:
-    return not isinstance(error, LeftOutError) and call.splits(error)
+    return not isinstance(error, _LEFT_OUT) and call.splits(error)
 
 
 class ListCargo:
@@ -175,6 +182,7 @@ class ListCargo:
         cap: the most lists in flight, or auto.
         size: the most rows in a list.
         tally: where rows are counted.
+        purse: what may be spent.
     """
 
     def __init__(
@@ -185,17 +193,19 @@ class ListCargo:
         cap: int | Literal["auto"],
         size: int,
         tally: Tally,
+        purse: Purse,
     ) -> None:
         self._model = model
         self._lists = lists
         self._cap = cap
         self._window = _window(cap, size)
         self._tally = tally
+        self._purse = purse
 
     def start(self) -> Stream[Any]:
         """Return the run; it has an outcome for each list."""
         config = RunConfig(max_concurrency=self._cap, window=self._window)
-        return self._model.abatch_iter(self._lists, config, return_exceptions=True)
+        return self._model.abatch_iter(self._lists, self._purse.limit(config), return_exceptions=True)
 
     async def take(self, outcomes: Stream[Any]) -> list[Entry]:
         """Wait for the rows of a list that is done with."""

@@ -5,6 +5,7 @@ What a code says:
     0    all fine
     1    some rows failed, or the output could not be written
     2    nothing was answered: the command, a file or the key has to be put right first
+    3    stopped at a limit of spending: --max-tokens-total or --max-cost
     130  interrupted (Ctrl-C)
     141  whoever read the output has gone
     143  terminated (SIGTERM)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-__all__ = ["count", "duration", "rate", "short"]
+__all__ = ["count", "duration", "money", "rate", "short"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -23,6 +24,13 @@ def short(number: int) -> str:
             break
         value /= 1000
     return f"{value:.3g}{unit}" if unit else str(number)
+
+
+def money(amount: float) -> str:
+    """Return `4.98`, `1,250.00`, `0.00312`: an amount in any currency, of small ones three digits."""
+    if amount >= 1 or amount <= 0:
+        return f"{amount:,.2f}"
+    return f"{amount:.{2 - math.floor(math.log10(amount))}f}"
 
 
 def rate(per_second: float) -> str:

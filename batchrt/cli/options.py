@@ -15,10 +15,14 @@ __all__ = [
     "Input",
     "InputFormat",
     "Limit",
+    "MaxCost",
+    "MaxTokensTotal",
     "MaxWait",
     "Model",
     "Overwrite",
     "Patience",
+    "PriceInput",
+    "PriceOutput",
     "Quiet",
     "RequestsPerMinute",
     "Retries",
@@ -81,6 +85,31 @@ MaxWait = Annotated[
         metavar="SECONDS",
         help="The longest pause that the provider may ask for; if it asks for more, the job ends.",
     ),
+]
+MaxTokensTotal = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="The most tokens to spend, of prompts and answers; then the job ends.",
+        show_default="no end",
+    ),
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="The most money to spend; then the job ends. Needs the model's prices.",
+        show_default="no end",
+    ),
+]
+PriceInput = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="What a million tokens that are sent cost, for --max-cost."),
+]
+PriceOutput = Annotated[
+    float | None,
+    typer.Option(metavar="X", help="What a million tokens of answers cost, for --max-cost."),
 ]
 InputFormat = Annotated[
     Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")

@@ -11,6 +11,7 @@ import anyio
 
 from batchrt.cli import standing
 from batchrt.cli.numbers import duration, rate, short
+from batchrt.cli.purse import Purse
 from batchrt.cli.speech import complain
 from batchrt.cli.tally import Tally
 
@@ -37,6 +38,7 @@ class Progress:
         limit: how many there are at most, or `None`.
         fraction_read: says which share of the input was read, or `None`; asked where `total` is not known.
         quota: says how things stand with the provider.
+        purse: what may be spent.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Progress:
         limit: int | None,
         fraction_read: Callable[[], float | None],
         quota: Callable[[], QuotaStatistics],
+        purse: Purse | None = None,
     ) -> None:
         self.tally = tally
         self._total = total
         self._limit = limit
         self._fraction_read = fraction_read
         self._quota = quota
+        self._purse = Purse() if purse is None else purse
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
@@ -93,7 +97,7 @@ class Progress:
         tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens
         if tokens:
             words.append(f"{'about ' if tally.estimated_tokens else ''}{short(tokens)} tokens")
-        return words
+        return words + self._purse.words()
 
     def _seconds_left(self) -> float | None:
         fraction = self.fraction()

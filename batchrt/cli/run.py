@@ -13,10 +13,14 @@ from batchrt.cli.options import (
     Input,
     InputFormat,
     Limit,
+    MaxCost,
+    MaxTokensTotal,
     MaxWait,
     Model,
     Overwrite,
     Patience,
+    PriceInput,
+    PriceOutput,
     Quiet,
     RequestsPerMinute,
     Retries,
@@ -78,6 +82,10 @@ def run(
     max_retries: Retries = 2,
     patience: Patience = 600,
     max_wait: MaxWait = 3600,
+    max_tokens_total: MaxTokensTotal = None,
+    max_cost: MaxCost = None,
+    price_input: PriceInput = None,
+    price_output: PriceOutput = None,
     temperature: _Temperature = None,
     max_tokens: _MaxTokens = None,
     limit: Limit = None,
@@ -87,9 +95,11 @@ def run(
 
     The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
     error column. Ctrl-C finishes what is in flight, leaves out rows that wait for the provider, and stops;
-    twice, it stops at once.
+    twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight is finished, and
+    nothing more is sent.
 
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 130 interrupted, 143 terminated.
+    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 130
+    interrupted, 143 terminated.
     """
     # What runs a job takes its time to import; --help and mistakes do without.
     from batchrt.cli.launch import run_job
@@ -113,6 +123,10 @@ def run(
         max_retries=max_retries,
         patience=patience,
         max_wait=max_wait,
+        max_tokens_total=max_tokens_total,
+        max_cost=max_cost,
+        price_input=price_input,
+        price_output=price_output,
         temperature=temperature,
         max_tokens=max_tokens,
         limit=limit,

@@ -18,6 +18,10 @@ class JobSettings:
     max_concurrency: int | Literal["auto"]
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+    max_tokens_total: int | None = None
+    max_cost: float | None = None
+    price_input: float | None = None
+    price_output: float | None = None
     output: str = "-"
     format: str | None = None
     output_format: str | None = None

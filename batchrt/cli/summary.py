@@ -17,19 +17,29 @@ _REASONS = {
 }
 
 
-def summary(tally: Tally, incidents: Incidents, sink: Sink | VectorSink, seconds: float) -> str:
-    """Return some lines: how many, how fast, what it took, what went wrong, and where the rows are."""
-    return "\n".join(_lines(tally, incidents, sink, seconds))
+def summary(
+    tally: Tally, incidents: Incidents, sink: Sink | VectorSink, seconds: float, *, stopped: str = ""
+) -> str:
+    """Return some lines: how many, how fast, what it took, what went wrong, and where the rows are.
+
+    `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
+    were left out for it.
+    """
+    return "\n".join(_lines(tally, incidents, sink, seconds, stopped))
 
 
-def _lines(tally: Tally, incidents: Incidents, sink: Sink | VectorSink, seconds: float) -> Iterator[str]:
+def _lines(
+    tally: Tally, incidents: Incidents, sink: Sink | VectorSink, seconds: float, stopped: str
+) -> Iterator[str]:
     pace = f" ({rate(tally.ended / seconds)})" if seconds > 0 else ""
     cancelled = f", {tally.in_flight:,} more cancelled" if tally.in_flight else ""
-    left_out = f", {tally.left_out:,} that waited left out" if tally.left_out else ""
+    left_out = f", {tally.left_out:,} that waited left out" if tally.left_out and not stopped else ""
     yield (
         f"{count(tally.ended, 'row')} in {seconds:.1f} s{pace}: "
         f"{tally.done:,} done, {tally.failed:,} failed{cancelled}{left_out}"
     )
+    if stopped:
+        yield stopped
     yield from _costs(tally)
     happened = [f"repeated requests: {tally.retries:,}"] if tally.retries else []
     happened += incidents.words()

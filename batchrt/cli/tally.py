@@ -29,7 +29,7 @@ class Tally:
     Attributes:
         started: rows that were begun.
         done, failed: rows that ended.
-        left_out: rows that were begun and given up before they were sent.
+        left_out: rows that were begun and given up before they were sent, or all of them could be.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: what was billed.

@@ -65,7 +65,7 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
 """The limits that can be given, by their names."""
 
 _AT_ONCE: Final = 32
-_DOUBLING: Final = 0.04
+_DOUBLING: Final = 0.025
 """How many requests are sent to a provider that has not answered yet, and the seconds in which that
 doubles: who has a limit says so within a round trip, and need not be flooded to."""
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt import (
@@ -112,7 +112,6 @@ async def carry_out(counter: Counter, plans: Sequence[Plan]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(options=QUOTAS, plans=PLANS, slots=st.sampled_from([None, 1, 3]))
-@settings(max_examples=60)
 def test_everything_is_given_back(
     backend: str, options: dict[str, Any], plans: list[Plan], slots: int | None
 ) -> None:
