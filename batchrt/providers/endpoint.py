@@ -280,11 +280,11 @@ class _Again:
         return self._quota.is_down() or (stop and self._quota.silent_since(self._began))
 
     async def _pay(self, error: ProviderError) -> None:
-        if self._quota.afford(error):
+        if self._quota.retries.afford(error):
             return
         patience = self._policy.patience
-        if not patience or not await self._quota.save_up(patience, self._strand):
-            error.message += f"; not tried again: {self._quota.budget_words()}"
+        if not patience or not await self._quota.retries.wait(patience, self._strand):
+            error.message += f"; not tried again: {self._quota.retries.words()}"
             error.args = (error.message, *error.args[1:])
             raise error
 

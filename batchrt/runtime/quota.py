@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-
-import anyio
 
 from batchrt.errors import (
     ConnectionFailedError,
     OutageError,
     ProviderError,
     RateLimitError,
-    RequestTimeoutError,
 )
 from batchrt.messages import Usage
 from batchrt.runtime.adaptive import Adaptive
 from batchrt.runtime.allowance import Allowance
 from batchrt.runtime.buckets import Period, Unit
-from batchrt.runtime.budget import RetryBudget, RetryTokens
+from batchrt.runtime.budget import RetryBudget
 from batchrt.runtime.clock import Clock
 from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, Ramp
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
     Admitted,
-    BudgetEmpty,
     CooledDown,
     Events,
     LimitChanged,
@@ -49,7 +44,8 @@ from batchrt.runtime.events import (
 from batchrt.runtime.line import Line
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.passage import Passage
-from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed, reason
+from batchrt.runtime.retries import Retries
+from batchrt.runtime.trouble import is_outage, is_overloaded, may_be_billed, reason
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
@@ -137,6 +133,11 @@ class Quota:
         retry_budget: how many retries there may be; `None` for no bound.
         follow_headers: take in what answers say.
 
+    Attributes:
+        events: tells those who listen.
+        follow_headers: whether answers are taken in.
+        retries: pays for other attempts.
+
     Raises:
         ValueError, TypeError: for a limit that makes no sense.
     """
@@ -167,7 +168,7 @@ class Quota:
         self._max_in_flight: int | None = None
         self._allowance = Allowance({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
-        self._tokens = RetryTokens(retry_budget) if retry_budget is not None else None
+        self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
         self._costs = Costs()
         self._downtime = Downtime()
         self._adaptive: Adaptive | None = None
@@ -179,7 +180,6 @@ class Quota:
         self._sent = 0
         self._heard = False
         self._cooling = CoolDown()
-        self._poor: deque[Signal] = deque()
         self._due = math.inf
 
     def __repr__(self) -> str:
@@ -239,7 +239,7 @@ class Quota:
                 quiet_for=self._cooling.left(now),
                 max_concurrency=None if self._adaptive is None else self._adaptive.limit,
                 down_for=None if down is None else now - down,
-                retry_tokens=None if self._tokens is None else self._tokens.left,
+                retry_tokens=self.retries.left,
             )
 
     # In
@@ -456,22 +456,8 @@ class Quota:
                 self._adaptive.answered(passage.sent_at, now, produced)
             if self._ramp is not None and self._ramp.answered():
                 self._ramp = None
-            self._repay()
+            self.retries.repay()
             self._end(passage, now, answered=True)
-
-    def _repay(self) -> None:
-        if self._tokens is None:
-            return
-        if self._poor:
-            # Whoever waits for a retry is not in a hurry: one for each answer is no flood.
-            self._poor.popleft().set()
-        else:
-            self._tokens.repay()
-
-    def _relieve(self) -> None:
-        """Let one go who waits for a retry, if there is nobody whose answer could let it."""
-        if self._poor and not self._in_flight and not self._line:
-            self._poor.popleft().set()
 
     def failed(self, passage: Passage, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
         """Note that `passage` failed with `error`.
@@ -547,8 +533,11 @@ class Quota:
             self._downtime.looked(now)
         if self._line:
             self._pump(now)
-        if self._poor:
-            self._relieve()
+        self.retries.relieve()
+
+    def _is_idle(self) -> bool:
+        with self._lock:
+            return not self._in_flight and not self._line
 
     # Another attempt
 
@@ -570,60 +559,6 @@ class Quota:
         self._line.park()
         if self.events.listeners:
             self.events.tell(ProviderDown(self._downtime.failures, reason(error)))
-
-    def afford(self, error: ProviderError) -> bool:
-        """Pay for a retry after `error`, if there is enough for it.
-
-        One that the provider has set a time for costs nothing: nobody sends until then, and it is one
-        after the other afterwards.
-        """
-        if self._tokens is None or is_paced(error):
-            return True
-        cost = self._tokens.cost(timed_out=isinstance(error, RequestTimeoutError))
-        with self._lock:
-            # Those who wait for it come first.
-            if not self._poor and self._tokens.spend(cost):
-                return True
-            left = self._tokens.left
-        if self.events.listeners:
-            self.events.tell(BudgetEmpty(left, cost))
-        return False
-
-    def budget_words(self) -> str:
-        """Say what is left of the retry budget, and why."""
-        assert self._tokens is not None
-        budget = self._tokens.budget
-        return (
-            f"the retry budget is empty ({self._tokens.left:g} of {budget.capacity:g} left; a retry costs "
-            f"{budget.cost:g}, an answer repays {budget.repayment:g})"
-        )
-
-    async def save_up(self, patience: float, strand: Strand) -> bool:
-        """Wait for a retry that cannot be afforded, without a slot; `False` if that takes too long."""
-        signal = Signal()
-        with self._lock:
-            self._poor.append(signal)
-            self._relieve()
-        strand.give()
-        try:
-            with anyio.move_on_after(patience):
-                await signal.wait()
-                return True
-        except BaseException:
-            if signal not in self._poor:
-                self._pass_on()
-            raise
-        finally:
-            with self._lock:
-                if signal in self._poor:
-                    self._poor.remove(signal)
-        return False
-
-    def _pass_on(self) -> None:
-        """Let another one go instead of one that was let go and has no use for it."""
-        with self._lock:
-            if self._poor:
-                self._poor.popleft().set()
 
     def tell_retry(self, error: ProviderError, wait: float, attempt: int) -> None:
         """Tell those who listen that there will be another attempt."""

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
@@ -15,9 +15,18 @@ from batchrt.runtime.loops import Signal
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
-    from batchrt.runtime.run import Strand
 
 __all__ = ["Reservation", "Spending"]
+
+
+class Holder(Protocol):
+    """Hold a slot, and be able to wait without it."""
+
+    def hold(self) -> None:
+        """Give it up to wait."""
+
+    def release(self) -> None:
+        """Note that the wait is over."""
 
 
 class Reservation:
@@ -80,7 +89,7 @@ class Spending:
         return cls(tokens, cost, prices, above)
 
     async def reserve(
-        self, model: str, input_tokens: float, output_tokens: float, strand: Strand
+        self, model: str, input_tokens: float, output_tokens: float, strand: Holder
     ) -> Reservation:
         """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
 

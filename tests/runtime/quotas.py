@@ -123,6 +123,6 @@ def is_idle(quota: Quota) -> bool:
         statistics.in_flight == 0
         and statistics.waiting == 0
         and not quota._line._desks
-        and not quota._poor
+        and not quota.retries.awaited
         and not quota._line
     )

@@ -260,7 +260,7 @@ def test_the_budget_is_spent_once_and_repaid_by_answers(events: list[str], capac
                 await counter.send()
                 left = min(left + 1, capacity)
             else:
-                afforded = quota.afford(errors[event])
+                afforded = quota.retries.afford(errors[event])
                 assert afforded == (left >= costs[event]) or not capacity
                 left -= costs[event] if afforded else 0
             assert quota.statistics().retry_tokens == pytest.approx(left)
