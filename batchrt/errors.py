@@ -150,6 +150,7 @@ class SpendingLimitError(BatchError):
     """Say that the run has spent what it may; what was under way was finished, and nothing more was sent.
 
     Attributes:
+        limit: which one was reached: `max_tokens_total` or `max_cost`.
         tokens: how many were spent.
         cost: what was spent, in the prices' currency.
         started: of an item's error: it was under way, and not all of it could be done.
@@ -157,8 +158,9 @@ class SpendingLimitError(BatchError):
             `None`.
     """
 
-    def __init__(self, message: str, *, tokens: int, cost: float, started: bool = False) -> None:
+    def __init__(self, message: str, *, limit: str, tokens: int, cost: float, started: bool = False) -> None:
         super().__init__(message)
+        self.limit = limit
         self.tokens = tokens
         self.cost = cost
         self.started = started
@@ -166,7 +168,9 @@ class SpendingLimitError(BatchError):
 
     def again(self, *, started: bool = True) -> SpendingLimitError:
         """Return another one that says the same."""
-        return SpendingLimitError(str(self), tokens=self.tokens, cost=self.cost, started=started)
+        return SpendingLimitError(
+            str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
+        )
 
 
 class InputError(BatchError, ValueError):

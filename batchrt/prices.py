@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Price", "check_spending"]
+__all__ = ["Price", "check_prices", "check_spending"]
 
 _MILLION: Final = 1_000_000
 
@@ -50,6 +50,10 @@ def check_spending(config: Mapping[str, Any]) -> None:
         raise ValueError(f"max_cost must be more than 0, or None for no limit, not {cost}")
     if prices is not None and not _are_prices(prices):
         raise TypeError(f"prices must be a Price, or a dict from models' names to Prices, not {prices!r}")
+
+
+def check_prices(cost: float | None, prices: Price | Mapping[str, Price] | None) -> None:
+    """Raise ValueError for a limit in money without prices."""
     if cost is not None and not prices:
         raise ValueError(
             "max_cost needs prices, of a million tokens: prices={'gpt-5-mini': Price(input=0.25, output=2.0)}"

@@ -12,7 +12,7 @@ from batchrt.providers.endpoint import Endpoint
 from batchrt.providers.quotas import shared_quota
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
-from batchrt.runtime.quota import Quota
+from batchrt.runtime.quota import Quota, check_limit
 from batchrt.runtime.retrying import RetryPolicy
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class Client:
         model: str = "",
     ) -> None:
         api_key = Hidden(api_key)
+        # Whatever is wrong is said before the key is in a variable, which a traceback may show.
         _check_limits(timeout, max_retries, max_response_bytes)
+        self._policy = _check_policy(retry_policy)
+        self._quota = _check_quota(quota)
+        given = _check_given(limits or {}, quota)
         self.address: Address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
         extra = {name.lower(): value for name, value in (extra_headers or {}).items()}
         key = api_key.get_secret_value().strip()  # keys come from files and shells, with a line's end
@@ -110,12 +114,11 @@ class Client:
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
         self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
-        self._policy = _check_policy(retry_policy)
-        self._quota = _check_quota(quota)
         self._name = _digest(self.address.canonical, headers)
         # A transport that is made anew for the same server says so.
         self._owner: object = getattr(transport, "endpoint", transport) or http_client
-        self._set_limits(limits, model)
+        if given:
+            self.quota_of(model).set_limits(**given)
         self._transport = Transport(
             headers,
             tls=self.address.tls,
@@ -124,14 +127,6 @@ class Client:
             http_client=http_client,
             transport=transport,
         )
-
-    def _set_limits(self, limits: Mapping[str, float | None] | None, model: str) -> None:
-        given: dict[str, Any] = {name: limit for name, limit in (limits or {}).items() if limit is not None}
-        if not given:
-            return
-        if self._quota is not None:
-            raise ValueError(f"give {', '.join(given)} to the quota that you pass, or leave quota out")
-        self.quota_of(model).set_limits(**given)
 
     def __repr__(self) -> str:
         if "address" not in self.__dict__:  # a debugger looks at a constructor that failed
@@ -200,6 +195,16 @@ def _check_quota(quota: Quota | None) -> Quota | None:
     if quota is not None and not isinstance(quota, Quota):
         raise TypeError(f"quota must be a Quota, not {type(quota).__name__}")
     return quota
+
+
+def _check_given(limits: Mapping[str, Any], quota: Quota | None) -> dict[str, Any]:
+    """Return the limits that are given."""
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    if given and quota is not None:
+        raise ValueError(f"give {', '.join(given)} to the quota that you pass, or leave quota out")
+    for name, limit in given.items():
+        check_limit(name, limit)
+    return given
 
 
 def _check_policy(policy: RetryPolicy | None) -> RetryPolicy:

@@ -147,10 +147,12 @@ class Endpoint:
     async def _reserve(self, passage: Passage, strand: Strand) -> None:
         """Set aside what it is expected to cost of what the run may spend."""
         assert strand.run.spending is not None
-        self.quota.expect(passage)
-        passage.reservation = await strand.run.spending.reserve(
-            self._model, passage.input, passage.output, strand
-        )
+
+        def expect() -> tuple[float, float]:
+            self.quota.expect(passage)
+            return passage.input, passage.output
+
+        passage.reservation = await strand.run.spending.reserve(self._model, expect, strand)
 
     def _settle(self, passage: Passage, strand: Strand, usage: Usage | None) -> None:
         """Note what it was billed; `None` if that is not known."""

@@ -214,7 +214,7 @@ class Runnable(Generic[In, Out]):
             inputs: pulled one at a time, as items are admitted. An iterator runs on the event loop; one
                 that blocks should be an async iterable.
             config: for the run, or a list of one for each input (the first one's `max_concurrency`,
-                `deadline` and `window` count).
+                `deadline`, `window` and limits of spending count).
             return_exceptions: put an item's exception in its place instead of stopping.
             kwargs: go to each call, as with `bind`.
 

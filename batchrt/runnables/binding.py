@@ -75,6 +75,11 @@ class RunnableBinding(Runnable[In, Out]):
         return [merge_configs(self.config, check_config(config)) for config in configs]
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        spending = [key for key in ("max_tokens_total", "max_cost") if self.config.get(key) is not None]
+        if spending:
+            raise ValueError(
+                f"{spending[0]} is for a whole run and not for a part of a chain: give it to the call"
+            )
         step = self.bound._step({**self.kwargs, **kwargs})
         if not self.config or step.inline:
             return step

@@ -291,6 +291,12 @@ class Allowance:
         self._sent -= 1
         self.settle(charge, 0.0, request=False)
 
+    def forget_outstanding(self) -> None:
+        """Note that nothing is under way any more, whatever becomes of it."""
+        self._outstanding = [0.0, 0.0, 0.0]
+        for limit in self._all():
+            limit.bucket.outstanding = 0.0
+
     # What answers tell
 
     def answered(self, charge: Charge, now: float, output: float) -> None:

@@ -377,3 +377,5 @@ async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> No
     await bulk.look_at(cast("Iterable[Any]", job.inputs))
     lists = Job(bulk.step, bulk.lists(), job.config, job.config)
     await lists.open(lambda *_: True, unit="list").run()
+    if bulk.ended is not None:
+        raise bulk.ended.again(started=False)

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from batchrt.config import RunConfig
+from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.runtime.lists import ListCall, Part, carry, pack, share
 from batchrt.runtime.notes import add_note
@@ -43,6 +44,9 @@ class Bulk:
         put: is given each input's outcome.
         fail_fast: raise the first error instead of putting it.
         parent: the item this is nested in.
+
+    Attributes:
+        ended: why not all lists were sent, if the run had spent what it may.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Bulk:
         self._fail_fast = fail_fast
         self._parent = parent
         self._entries: list[_Entry] = []
+        self.ended: SpendingLimitError | None = None
 
     async def look_at(self, inputs: Iterable[Any]) -> None:
         """Take the inputs in; those of equal keys are sent once.
@@ -127,7 +132,10 @@ class Bulk:
             self._fail(item.index, error, item)
 
     def _fail(self, place: int, error: Exception, item: Item | None = None) -> None:
-        if self._fail_fast:
+        if isinstance(error, SpendingLimitError):
+            self.ended = error  # an end, and not a failure: what is under way is finished
+            error.started = True
+        elif self._fail_fast:
             add_note(error, f"batchrt: item {place} failed; the rest was cancelled")
             raise error
         self._put(item or Item(place, self._parent), None, error)

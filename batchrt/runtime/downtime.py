@@ -14,6 +14,8 @@ _LONGEST_LOOK: Final = 5.0
 """Seconds between one request and the next that looks whether it is back, doubling up to this. The longest
 bounds what is lost when it is."""
 
+_KNOWN_SECONDS: Final = 3 * _LONGEST_LOOK
+
 
 class Downtime:
     """Count failures, and say when to look.
@@ -22,15 +24,17 @@ class Downtime:
         since: when the provider went down; `None` while it is not.
         failures: requests in a row that had no answer.
         look_at: when the next request may look whether it is back; infinity while one does.
+        looked_at: when somebody saw last that it is not.
         answered_at: when the last request was sent that was answered.
     """
 
-    __slots__ = ("_failing_since", "_pause", "answered_at", "failures", "look_at", "since")
+    __slots__ = ("_failing_since", "_pause", "answered_at", "failures", "look_at", "looked_at", "since")
 
     def __init__(self) -> None:
         self.since: float | None = None
         self.failures: int = 0
         self.look_at: float = math.inf
+        self.looked_at: float = -math.inf
         self.answered_at: float = -math.inf
         self._failing_since = -math.inf
         self._pause = _FIRST_LOOK
@@ -62,8 +66,13 @@ class Downtime:
             self.since = now
             self._pause = _FIRST_LOOK
             self.look_at = now + self._pause
+            self.looked_at = now
             return True
         return False
+
+    def is_known(self, now: float) -> bool:
+        """Whether somebody has looked lately: what nobody has asked for long may be back."""
+        return now - self.looked_at < _KNOWN_SECONDS
 
     def look(self) -> None:
         """Note that a request looks."""
@@ -71,5 +80,6 @@ class Downtime:
 
     def looked(self, now: float) -> None:
         """Note that it saw nothing, or was given up."""
+        self.looked_at = now
         self._pause = min(2 * self._pause, _LONGEST_LOOK)
         self.look_at = now + self._pause

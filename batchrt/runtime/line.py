@@ -15,6 +15,8 @@ __all__ = ["Desk", "Line"]
 _TOO_EARLY: Final = 0.0005
 """Seconds: event loops are no more exact than a millisecond."""
 
+_FEW: Final = 32
+
 Look = Callable[[float], object]
 
 
@@ -71,6 +73,7 @@ class Line:
         self._again: deque[Passage] = deque()
         self._parked: deque[Passage] = deque()
         self._desks: dict[object, Desk] = {}
+        self._withdrawn = 0
 
     def __len__(self) -> int:
         return sum(not one.withdrawn for one in (*self._again, *self._first, *self._parked))
@@ -115,6 +118,17 @@ class Line:
         while queue and queue[0].withdrawn:
             queue.popleft()
         return bool(queue)
+
+    def tidy(self) -> None:
+        """Note that one more does not wait any longer; those behind somebody are taken out in time."""
+        self._withdrawn += 1
+        rows = (self._again, self._first, self._parked)
+        if self._withdrawn > _FEW and 2 * self._withdrawn > sum(map(len, rows)):
+            self._withdrawn = 0
+            for row in rows:
+                waiting = [passage for passage in row if not passage.withdrawn]
+                row.clear()
+                row.extend(waiting)
 
     def park(self) -> None:
         """Have those who have the patience wait until the provider is back."""

@@ -9,6 +9,7 @@ in when its time has come: nobody polls, and nobody who waits has a timer.
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -92,22 +93,17 @@ class QuotaStatistics:
 
 
 def check_limit(name: str, value: float | None) -> None:
-    """Raise TypeError or ValueError for what cannot be a limit."""
+    """Raise TypeError or ValueError for what cannot be the limit called `name`."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number or None, not {value!r}")
+    whole = name == "max_in_flight"
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise TypeError(
+            f"{name} must be a {'positive integer' if whole else 'number'} or None, not {value!r}"
+        )
     if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be more than 0, or None for no limit, not {value}")
-
-
-def _check_in_flight(value: int | None) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"max_in_flight must be a positive integer or None, not {value!r}")
-    if value < 1:
-        raise ValueError(f"max_in_flight must be at least 1, or None for no limit, not {value}")
+        least = "at least 1" if whole else "more than 0"
+        raise ValueError(f"{name} must be {least}, or None for no limit, not {value}")
 
 
 class Quota:
@@ -165,6 +161,7 @@ class Quota:
         self.follow_headers = follow_headers
         self._lock = threading.RLock()
         self._line = Line(self._look)
+        self._process = os.getpid()
         self._max_in_flight: int | None = None
         self._allowance = Allowance({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
@@ -210,7 +207,7 @@ class Quota:
         }
         for name, value in given.items():
             check_limit(name, value)
-        _check_in_flight(max_in_flight)
+        check_limit("max_in_flight", max_in_flight)
         with self._lock:
             found = {LIMITS[name]: value for name, value in given.items() if value is not None}
             if found:
@@ -251,6 +248,8 @@ class Quota:
             RateLimitError: the provider asked to be left alone for longer than the passage will wait.
             OutageError: it was down for longer than the passage will wait.
         """
+        if self._process != os.getpid():
+            self._begin_anew()
         await strand.take()
         now = strand.run.now()
         self._wall = strand.run.clock.wall
@@ -275,6 +274,16 @@ class Quota:
         if self.events.listeners:
             self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
             self.events.tell(Sent(self._in_flight, passage.tokens))
+
+    def _begin_anew(self) -> None:
+        """Forget what is under way in the process that this one was forked from: it does not end here."""
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self._line = Line(self._look)
+        self._in_flight = 0
+        self._ramp = None
+        self.retries.begin_anew()
+        self._allowance.forget_outstanding()
 
     def expect(self, passage: Passage) -> None:
         """Note in `passage` what it is expected to cost, as things stand."""
@@ -315,7 +324,9 @@ class Quota:
         if too_long is not None:
             return too_long
         down = self._downtime.since
-        if down is not None and passage.patience and now - down >= passage.patience:
+        late = down is not None and passage.patience > 0 and now - down >= passage.patience
+        # If somebody looks right now, that may be the end of it.
+        if down is not None and late and self._downtime.is_known(now) and self._downtime.look_at < math.inf:
             return OutageError(
                 f"the provider has been down for {now - down:.0f} s ({self._downtime.failures} requests in a "
                 "row without an answer), and nothing was sent any more; try again when it is back",
@@ -398,6 +409,7 @@ class Quota:
         """Take out of the queue what does not wait any more, or give back what was granted to it."""
         with self._lock:
             passage.withdrawn = True
+            self._line.tidy()
             now = self._tick(now)
             if passage.granted:
                 passage.granted = False
@@ -454,8 +466,6 @@ class Quota:
                 self._allowance.learn(passage.told, passage, now, cost=tokens)
             if self._adaptive is not None and passage.auto:
                 self._adaptive.answered(passage.sent_at, now, produced)
-            if self._ramp is not None and self._ramp.answered():
-                self._ramp = None
             self.retries.repay()
             self._end(passage, now, answered=True)
 
@@ -521,6 +531,8 @@ class Quota:
         passage.granted = False
         self._heard = self._heard or answered or failure is None
         if answered:
+            if self._ramp is not None and self._ramp.answered():
+                self._ramp = None
             seconds = self._downtime.answered(passage.sent_at, now)
             if seconds is not None:
                 self._line.unpark()

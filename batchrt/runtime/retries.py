@@ -115,6 +115,11 @@ class Retries:
             with self._lock:
                 self._let_one_go()
 
+    def begin_anew(self) -> None:
+        """Forget those who wait in the process that this one was forked from."""
+        self._lock = threading.Lock()
+        self._waiting.clear()
+
     def _let_one_go(self) -> bool:
         if not self._waiting:
             return False

@@ -406,7 +406,10 @@ class Scheduler:
 
         Then what is under way is finished, for it is paid.
         """
-        ends = isinstance(failure, SpendingLimitError) and self._is_broke()
+        if not isinstance(failure, SpendingLimitError):
+            return False
+        failure.started = True  # whatever it was of: this item was under way
+        ends = self._is_broke()
         self._cut_short = self._cut_short or ends
         return ends
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
-from batchrt.prices import Price
+from batchrt.prices import Price, check_prices
 from batchrt.runtime.loops import Signal
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class Spending:
     Attributes:
         tokens: how many were spent.
         cost: what was spent, as far as there are prices.
-        ended: why nothing more is sent; `None` as long as there is enough.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class Spending:
     ) -> None:
         self.tokens: float = 0.0
         self.cost: float = 0.0
-        self.ended: SpendingLimitError | None = None
+        self._ended: SpendingLimitError | None = None
         self._max_tokens = math.inf if max_tokens is None else max_tokens
         self._max_cost = math.inf if max_cost is None else max_cost
         self._prices = prices
@@ -86,33 +85,49 @@ class Spending:
         tokens, cost, prices = config.get("max_tokens_total"), config.get("max_cost"), config.get("prices")
         if tokens is None and cost is None:
             return above
+        check_prices(cost, prices)
         return cls(tokens, cost, prices, above)
 
+    @property
+    def ended(self) -> SpendingLimitError | None:
+        """Why nothing more is sent; `None` as long as there is enough, here and above."""
+        if self._ended is None and self._above is not None:
+            return self._above.ended
+        return self._ended
+
     async def reserve(
-        self, model: str, input_tokens: float, output_tokens: float, strand: Holder
+        self, model: str, expect: Callable[[], tuple[float, float]], strand: Holder
     ) -> Reservation:
         """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
+
+        Args:
+            model: the model's name.
+            expect: says what it is expected to cost as things stand: tokens in, and tokens out.
+            strand: whose request it is.
 
         Raises:
             SpendingLimitError: the limit is reached.
             ValueError: there is a limit in money, and no price for `model`.
         """
         price = self._price(model)
-        cost = 0.0 if price is None else price.of(input_tokens, output_tokens)
-        reservation = Reservation(input_tokens + output_tokens, cost, price)
+        came_now = True
         while True:
+            taken, given = expect()
+            reservation = Reservation(taken + given, 0.0 if price is None else price.of(taken, given), price)
             with self._lock:
-                if self.ended is not None:
-                    raise self.ended.again()
-                if self._fits(reservation):
+                ended = self.ended
+                if ended is not None:
+                    raise ended.again()
+                if self._fits(reservation) and not (came_now and self._waiting):
                     self._put_aside(reservation, 1)
                     break
                 if not self._under_way:
-                    self.ended = self._limit_reached(reservation)
+                    self._ended = self._limit_reached(reservation)
                     self._wake_all()
-                    raise self.ended.again()
+                    raise self._ended.again()
                 signal = Signal()
                 self._waiting.append(signal)
+            came_now = False
             strand.hold()
             try:
                 await signal.wait()
@@ -120,7 +135,7 @@ class Spending:
                 strand.release()
         if self._above is not None:
             try:
-                reservation.above = await self._above.reserve(model, input_tokens, output_tokens, strand)
+                reservation.above = await self._above.reserve(model, expect, strand)
             except BaseException:
                 self._close(reservation, 0.0, 0.0)
                 raise
@@ -146,13 +161,15 @@ class Spending:
 
     def _limit_reached(self, reservation: Reservation) -> SpendingLimitError:
         if self.tokens + reservation.tokens > self._max_tokens:
-            limit = f"max_tokens_total of {self._max_tokens:,}"
+            limit, most = "max_tokens_total", f"{self._max_tokens:,}"
             spent = f"{self.tokens:,.0f} were spent, and the next request may take {reservation.tokens:,.0f}"
         else:
-            limit = f"max_cost of {self._max_cost:g}"
+            limit, most = "max_cost", f"{self._max_cost:g}"
             spent = f"{self.cost:.4g} was spent, and the next request may cost {reservation.cost:.4g}"
+        hint = "" if self.tokens else "; if answers are shorter than that, say so with max_tokens"
         return SpendingLimitError(
-            f"the run's {limit} is reached: {spent}; nothing more was sent",
+            f"the run's {limit} of {most} is reached: {spent}; nothing more was sent{hint}",
+            limit=limit,
             tokens=round(self.tokens),
             cost=self.cost,
         )
