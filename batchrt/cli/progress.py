@@ -93,11 +93,12 @@ class Progress:
         left = self._seconds_left()
         if left is not None and not trouble:
             words.append(f"ETA {duration(left)}")
+        words += self._purse.words()
         words += standing.use(quota, noun)
         tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens
         if tokens:
             words.append(f"{'about ' if tally.estimated_tokens else ''}{short(tokens)} tokens")
-        return words + self._purse.words()
+        return words
 
     def _seconds_left(self) -> float | None:
         fraction = self.fraction()

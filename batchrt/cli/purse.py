@@ -1,0 +1,103 @@
+"""What a job may spend, and what it has spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from batchrt.cli.numbers import money, short
+from batchrt.cli.settings import JobSettings
+from batchrt.cli.usage import UsageProblem
+from batchrt.config import RunConfig
+from batchrt.prices import Price
+
+if TYPE_CHECKING:
+    from batchrt.runtime.run import Strand
+    from batchrt.runtime.spending import Spending
+
+__all__ = ["Purse"]
+
+
+class Purse:
+    """Hold a job's limits, and look after what its run spends.
+
+    Args:
+        max_tokens: tokens that may be spent; `None` for no limit.
+        max_cost: what may be spent, in the price's currency; `None` for no limit.
+        price: the model's; needed for `max_cost`.
+    """
+
+    def __init__(
+        self, max_tokens: int | None = None, max_cost: float | None = None, price: Price | None = None
+    ) -> None:
+        self._max_tokens = max_tokens
+        self._max_cost = max_cost
+        self._price = price
+        self._spending: Spending | None = None
+
+    @classmethod
+    def of(cls, settings: JobSettings, *, answers: bool) -> Purse:
+        """Return what `settings` allow; `answers` says that there are tokens of answers to pay for.
+
+        Raises:
+            UsageProblem: a limit or a price makes no sense, or one is there without the other.
+        """
+        cost = settings.max_cost
+        prices = {"--price-input": settings.price_input}
+        if answers:
+            prices["--price-output"] = settings.price_output
+        if cost is not None and not 0 < cost < math.inf:
+            raise UsageProblem(f"--max-cost must be a number above 0, not {cost:g}")
+        for option, value in prices.items():
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageProblem(f"{option} must be a number, 0 or more, not {value:g}")
+            if value is not None and cost is None:
+                raise UsageProblem(f"{option} is for --max-cost, which is not given")
+        if cost is not None and None in prices.values():
+            raise UsageProblem(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
+        price = Price(settings.price_input or 0.0, settings.price_output or 0.0)
+        return cls(settings.max_tokens_total, cost, None if cost is None else price)
+
+    def limit(self, config: RunConfig) -> RunConfig:
+        """Return `config` with the limits."""
+        if self._max_tokens is not None:
+            config = {**config, "max_tokens_total": self._max_tokens}
+        if self._max_cost is not None:
+            config = {**config, "max_cost": self._max_cost, "prices": self._price}
+        return config
+
+    def watch(self, strand: Strand) -> None:
+        """Look after the run that `strand` belongs to; there is one."""
+        self._spending = strand.run.spending
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the run came to its end of what it may spend."""
+        return self._spending is not None and self._spending.ended is not None
+
+    def words(self) -> list[str]:
+        """Return how much was spent, of how much, for each limit there is."""
+        spending = self._spending
+        tokens, cost = (0.0, 0.0) if spending is None else (spending.tokens, spending.cost)
+        words: list[str] = []
+        if self._max_cost is not None:
+            words.append(f"{money(cost)} of {money(self._max_cost)} spent")
+        if self._max_tokens is not None:
+            words.append(f"{short(round(tokens))} of {short(self._max_tokens)} tokens spent")
+        return words
+
+    def verdict(self) -> str:
+        """Return which limit was reached, and what was spent; only for one that is empty."""
+        return " and ".join(self._reached())
+
+    def _reached(self) -> Iterator[str]:
+        spending = self._spending
+        assert spending is not None
+        # With two limits, the error says which of them it was.
+        both = self._max_cost is not None and self._max_tokens is not None
+        told = str(spending.ended)
+        if self._max_cost is not None and (not both or "max_cost" in told):
+            yield f"--max-cost {self._max_cost:g}: {money(spending.cost)} spent"
+        if self._max_tokens is not None and (not both or "max_tokens_total" in told):
+            yield f"--max-tokens-total {self._max_tokens}: {round(spending.tokens):,} tokens spent"
