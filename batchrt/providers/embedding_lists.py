@@ -32,6 +32,7 @@ from batchrt.providers.vectors import (
     read_vectors,
 )
 from batchrt.runtime.lists import ListCall, RepackError
+from batchrt.runtime.trouble import is_overloaded
 
 if TYPE_CHECKING:
     from batchrt.providers.client import Client
@@ -302,6 +303,8 @@ def _is_worth_splitting(error: Exception) -> bool:
     if isinstance(error, BadRequestError):
         return _blames_input(error)
     if isinstance(error, ServerError):
+        if is_overloaded(error):
+            return False
         # 408 and 409 are no fault of a text's.
         return error.status is None or error.status >= 500 or error.status < 300  # noqa: PLR2004
     return isinstance(error, MalformedResponseError)

@@ -148,9 +148,9 @@ class Endpoint:
         """Set aside what it is expected to cost of what the run may spend."""
         assert strand.run.spending is not None
 
-        def expect() -> tuple[float, float]:
-            self.quota.expect(passage)
-            return passage.input, passage.output
+        def expect() -> tuple[float, float, bool]:
+            known = self.quota.expect(passage)
+            return passage.input, passage.output, known
 
         passage.reservation = await strand.run.spending.reserve(self._model, expect, strand)
 

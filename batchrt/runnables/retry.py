@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
 from batchrt.runtime.run import Step, Strand
 
@@ -46,6 +47,8 @@ class RunnableRetry(Runnable[In, Out]):
         async def call(value: Any, strand: Strand) -> Any:
             try:
                 return await attempt(value, strand)
+            except SpendingLimitError:
+                raise  # no other attempt makes it pass
             except Exception as error:  # noqa: BLE001  judged by the policy
                 failure = error
             # Imported at the first failure: a run without one does not pay for tenacity.

@@ -312,20 +312,19 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
             has what was done.
         Exception: without `return_exceptions`, the first error, as itself.
     """
-    if job.has_spending_limit and not return_exceptions:
-        result = await _collect_outcomes(job, fail_fast=True)
-        if result.ended is not None:
-            result.ended.result = result
-            raise result.ended
-        return result.outputs
+    if job.has_spending_limit:
+        return await _collect_within_limits(job, return_exceptions=return_exceptions)
     results = _Results(_output_or_error)
-    try:
-        await _run_into(results, job, return_exceptions=return_exceptions)
-    except SpendingLimitError as error:
-        if error.started or not return_exceptions or job.expected is None:
-            raise
-        results.fill(job.expected, error)
+    await _run_into(results, job, return_exceptions=return_exceptions)
     return results.list
+
+
+async def _collect_within_limits(job: Job, *, return_exceptions: bool) -> list[Any]:
+    result = await _collect_outcomes(job, fail_fast=not return_exceptions)
+    if result.ended is not None and not (return_exceptions and job.expected is not None):
+        result.ended.result = result  # nothing that was paid is lost
+        raise result.ended
+    return [outcome.output if outcome.error is None else outcome.error for outcome in result]
 
 
 async def collect_outcomes(job: Job) -> BatchResult[Any]:

@@ -43,8 +43,13 @@ class Costs:
         """
         output = self._output * answers
         if most is not None:
-            output = min(output, most)
+            output = min(output, most) if self._answers else most
         return Cost(size * self._per_byte, output)
+
+    @property
+    def known(self) -> bool:
+        """Whether an answer has said what they cost."""
+        return self._answers > 0
 
     def learn(self, size: int, answers: int, usage: Usage) -> None:
         """Take in what a request of so many bytes and `answers` cost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -74,6 +75,7 @@ class Line:
         self._parked: deque[Passage] = deque()
         self._desks: dict[object, Desk] = {}
         self._withdrawn = 0
+        self._least_patience = math.inf
 
     def __len__(self) -> int:
         return sum(not one.withdrawn for one in (*self._again, *self._first, *self._parked))
@@ -86,6 +88,8 @@ class Line:
     def join(self, passage: Passage, *, parked: bool) -> bool:
         """Add `passage`; return whether it is the first in its row."""
         queue = self._parked if parked else self._again if passage.again else self._first
+        if parked:
+            self._least_patience = min(self._least_patience, passage.patience)
         queue.append(passage)
         return queue[0] is passage
 
@@ -136,7 +140,11 @@ class Line:
             waiting = list(queue)
             queue.clear()
             for passage in waiting:
-                (self._parked if passage.patience > 0 else queue).append(passage)
+                if passage.patience > 0:
+                    self._least_patience = min(self._least_patience, passage.patience)
+                    self._parked.append(passage)
+                else:
+                    queue.append(passage)
 
     def unpark(self) -> None:
         """Have them in the line again: the provider is back."""
@@ -162,8 +170,11 @@ class Line:
                     passage.signal.set()
 
     def least_patience(self) -> float | None:
-        """Return the seconds that the most impatient of the parked will wait; `None` if there is nobody."""
-        return min((one.patience for one in self._parked if not one.withdrawn), default=None)
+        """Return the seconds that nobody of the parked waits less than; `None` if there is nobody."""
+        if self._alive(self._parked):
+            return self._least_patience
+        self._least_patience = math.inf
+        return None
 
     # What wakes them
 

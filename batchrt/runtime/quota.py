@@ -285,11 +285,12 @@ class Quota:
         self.retries.begin_anew()
         self._allowance.forget_outstanding()
 
-    def expect(self, passage: Passage) -> None:
-        """Note in `passage` what it is expected to cost, as things stand."""
+    def expect(self, passage: Passage) -> bool:
+        """Note in `passage` what it is expected to cost; return whether that is more than a guess."""
         passage.input, passage.output = self._costs.expect(
             passage.size, answers=passage.answers, most=passage.most
         )
+        return self._costs.known or passage.most is not None or not passage.answers
 
     def _enter(self, passage: Passage, now: float) -> bool:
         """Let `passage` in if there is nothing to wait for."""
@@ -441,7 +442,9 @@ class Quota:
 
     def _let_look(self, since: float, now: float) -> float:
         """Have one of those who wait for a provider that is down look; return when there is more to do."""
-        self._line.turn_away_parked(lambda passage: self._hopeless(passage, now))
+        patience = self._line.least_patience()
+        if patience is not None and now - since >= patience:
+            self._line.turn_away_parked(lambda passage: self._hopeless(passage, now))
         looker = self._line.looker()
         if looker is not None and self._obstacle(looker, now, wanted=True) <= now:
             self._let_in(self._line.pop_looker(), now)

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from batchrt.config import RunConfig
 
 __all__ = ["Reservation", "Spending"]
+
+_GUESSED: Final = 4
+"""Requests under way while nobody knows what answers cost: the first one says it for the others."""
 
 
 class Holder(Protocol):
@@ -96,13 +99,14 @@ class Spending:
         return self._ended
 
     async def reserve(
-        self, model: str, expect: Callable[[], tuple[float, float]], strand: Holder
+        self, model: str, expect: Callable[[], tuple[float, float, bool]], strand: Holder
     ) -> Reservation:
         """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
 
         Args:
             model: the model's name.
-            expect: says what it is expected to cost as things stand: tokens in, and tokens out.
+            expect: says what it is expected to cost as things stand: tokens in, tokens out, and whether
+                that is more than a guess.
             strand: whose request it is.
 
         Raises:
@@ -112,13 +116,14 @@ class Spending:
         price = self._price(model)
         came_now = True
         while True:
-            taken, given = expect()
+            taken, given, known = expect()
             reservation = Reservation(taken + given, 0.0 if price is None else price.of(taken, given), price)
             with self._lock:
                 ended = self.ended
                 if ended is not None:
                     raise ended.again()
-                if self._fits(reservation) and not (came_now and self._waiting):
+                turn = not (came_now and self._waiting) and (known or self._under_way < _GUESSED)
+                if turn and self._fits(reservation):
                     self._put_aside(reservation, 1)
                     break
                 if not self._under_way:
@@ -150,8 +155,11 @@ class Spending:
         return price
 
     def _fits(self, reservation: Reservation) -> bool:
-        tokens = self.tokens + self._tokens_aside + reservation.tokens
-        cost = self.cost + self._cost_aside + reservation.cost
+        # What is under way was set aside by what was known then, and is worth what is known now.
+        tokens_aside = max(self._tokens_aside, self._under_way * reservation.tokens)
+        cost_aside = max(self._cost_aside, self._under_way * reservation.cost)
+        tokens = self.tokens + tokens_aside + reservation.tokens
+        cost = self.cost + cost_aside + reservation.cost
         return tokens <= self._max_tokens and cost <= self._max_cost
 
     def _put_aside(self, reservation: Reservation, sign: int) -> None:
