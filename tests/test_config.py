@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
+from batchrt.prices import Price
 
 
 def test_nothing_is_an_empty_config() -> None:
@@ -113,3 +114,15 @@ def test_merging_changes_neither_of_the_two() -> None:
     inner: RunConfig = {"tags": ["b"], "metadata": {"x": 2}}
     merge_configs(outer, inner)
     assert (outer, inner) == ({"tags": ["a"], "metadata": {"x": 1}}, {"tags": ["b"], "metadata": {"x": 2}})
+
+
+def test_limits_of_spending_are_checked_with_the_rest() -> None:
+    """And are laid over each other like everything else: prices as a whole."""
+    outer = check_config({"max_tokens_total": 100, "max_cost": 5, "prices": {"a": Price(1)}})
+    inner = check_config({"max_tokens_total": None, "prices": {"b": Price(2)}})
+    assert merge_configs(outer, inner) == {"max_tokens_total": None, "max_cost": 5, "prices": {"b": Price(2)}}
+    with pytest.raises(ValueError, match="max_tokens_total"):
+        check_config({"max_tokens_total": 0})
+    assert check_config({"max_cost": 5}) == {"max_cost": 5}  # the prices may be bound
+    with pytest.raises(TypeError, match="prices"):
+        check_config({"prices": 5})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchrt import BatchResult, Outcome, Usage
+from batchrt import BatchResult, DeadlineExceededError, Outcome, SpendingLimitError, Usage
 
 from .harness import Boom
 
@@ -73,3 +73,37 @@ def test_the_summary_says_how_many_how_fast_and_what_went_wrong() -> None:
 
 def test_the_summary_leaves_out_what_there_is_none_of() -> None:
     assert result(outcome(0, "a"), seconds=0).summary() == "1 of 1 items done in 0.00 s (at once)"
+
+
+ENDED = SpendingLimitError("the limit is reached", limit="max_tokens_total", tokens=7, cost=0.5)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "done"),
+        (BOOM, "failed"),
+        (DeadlineExceededError("late", seconds=1), "cancelled"),
+        (ENDED, "not started"),
+        (ENDED.again(started=False), "not started"),
+        (ENDED.again(), "cancelled"),
+    ],
+)
+def test_the_status_says_what_became_of_an_item(error: Exception | None, status: str) -> None:
+    """By its error alone."""
+    assert outcome(0, error=error).status == status
+
+
+def test_the_summary_of_a_run_that_ended_early_counts_every_status() -> None:
+    """Those that there are none of are left out, and what ended it is told once."""
+    outcomes = (
+        outcome(0, "a", usage=Usage(5, 2, 7)),
+        outcome(1, error=BOOM),
+        outcome(2, error=ENDED.again()),
+        outcome(3, error=ENDED),
+        outcome(4, error=ENDED),
+    )
+    end = "ended early (the limit is reached): 1 done, 1 failed, 1 cancelled, 2 not started"
+    assert BatchResult(outcomes, 2.0, ENDED).summary().endswith(f"5 tokens in, 2 out; {end}")
+    some = BatchResult((outcomes[0], outcomes[3]), 2.0, ENDED).summary()
+    assert some.endswith("ended early (the limit is reached): 1 done, 1 not started")

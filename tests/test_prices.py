@@ -1,0 +1,113 @@
+"""What tokens cost, and limits of spending that make sense."""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from batchrt import Price
+from batchrt.prices import check_prices, check_spending
+
+
+def test_a_price_is_of_a_million_tokens() -> None:
+    """Prompts and answers have one each; what is embedded has no answer."""
+    assert Price(input=0.25, output=2.0).of(1_000_000, 500_000) == 1.25
+    assert Price(2).of(500_000, 0) == 1.0
+    assert Price(2).of(0, 500_000) == 0.0
+
+
+def test_nothing_may_be_free() -> None:
+    """As a model of one's own is."""
+    assert Price(0, 0).of(10**9, 10**9) == 0.0
+
+
+def test_a_price_does_not_change() -> None:
+    """It may be shared and compared."""
+    price = Price(1, 2)
+    with pytest.raises(AttributeError):
+        price.input = 3  # type: ignore[misc]
+    assert price == Price(1.0, 2.0)
+    assert len({price, Price(1, 2)}) == 1
+
+
+@pytest.mark.parametrize("value", ["1", None, True, [1]])
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_price_is_a_number(name: str, value: Any) -> None:
+    """The message says of what."""
+    with pytest.raises(TypeError, match=f"a price's {name} must be a number, not "):
+        Price(**{"input": 1, name: value})
+
+
+@pytest.mark.parametrize("value", [-1, -0.01, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_price_is_not_negative_and_finite(name: str, value: float) -> None:
+    """Nobody is paid for tokens."""
+    with pytest.raises(ValueError, match=f"a price's {name} must be 0 or more, and finite"):
+        Price(**{"input": 1, name: value})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"max_tokens_total": None, "max_cost": None, "prices": None},
+        {"max_tokens_total": 1},
+        {"prices": Price(1)},
+        {"prices": {}},
+        {"max_cost": 0.01, "prices": Price(1)},
+        {"max_cost": 5, "prices": {"m": Price(1, 2)}},
+        {"max_cost": 5, "prices": MappingProxyType({"m": Price(1, 2)})},
+        {"max_tokens_total": 10, "max_cost": 5, "prices": Price(1)},
+    ],
+)
+def test_limits_that_make_sense(config: dict[str, Any]) -> None:
+    """One of them, both, or none; prices may be there for later."""
+    check_spending(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"max_tokens_total": "9"}, "max_tokens_total must be a whole number of tokens or None, not '9'"),
+        ({"max_tokens_total": 1.5}, "max_tokens_total must be a whole number"),
+        ({"max_tokens_total": True}, "max_tokens_total must be a whole number"),
+        ({"max_cost": "5", "prices": Price(1)}, "max_cost must be a number or None, not '5'"),
+        ({"max_cost": True, "prices": Price(1)}, "max_cost must be a number"),
+        ({"prices": 1.0}, "prices must be a Price, or a dict"),
+        ({"prices": {"m": 1.0}}, "prices must be a Price, or a dict"),
+        ({"prices": [Price(1)]}, "prices must be a Price, or a dict"),
+    ],
+)
+def test_limits_of_a_wrong_type(config: dict[str, Any], problem: str) -> None:
+    """The message names the key and what was given."""
+    with pytest.raises(TypeError, match=problem):
+        check_spending(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"max_tokens_total": 0}, "max_tokens_total must be at least 1, or None for no limit, not 0"),
+        ({"max_tokens_total": -1}, "max_tokens_total must be at least 1"),
+        ({"max_cost": 0, "prices": Price(1)}, "max_cost must be more than 0, or None for no limit, not 0"),
+        ({"max_cost": -1, "prices": Price(1)}, "max_cost must be more than 0"),
+        ({"max_cost": math.inf, "prices": Price(1)}, "max_cost must be more than 0"),
+        ({"max_cost": math.nan, "prices": Price(1)}, "max_cost must be more than 0"),
+    ],
+)
+def test_limits_that_make_no_sense(config: dict[str, Any], problem: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(ValueError, match=problem):
+        check_spending(config)
+
+
+@pytest.mark.parametrize("prices", [None, {}])
+def test_a_limit_in_money_needs_prices(prices: dict[str, Price] | None) -> None:
+    """Looked at once a configuration is complete: what is bound may have them."""
+    with pytest.raises(ValueError, match="max_cost needs prices, of a million tokens: prices="):
+        check_prices(5, prices)
+    check_prices(None, prices)
+    check_prices(5, Price(1))
