@@ -61,10 +61,10 @@ class Charge:
     __slots__ = ("counted", "input", "most", "output", "sent_at")
 
     def __init__(self, most: float | None = None) -> None:
-        self.input = 0.0
-        self.output = 0.0
-        self.most = most
-        self.sent_at = 0.0
+        self.input: float = 0.0
+        self.output: float = 0.0
+        self.most: float | None = most
+        self.sent_at: float = 0.0
         self.counted: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property

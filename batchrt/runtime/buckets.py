@@ -69,14 +69,14 @@ class Bucket:
     ) -> None:
         self.unit: Unit = unit
         self.period: Period = period
-        self.rate = rate
-        self.capacity = capacity
-        self.level = capacity if level is None else level
-        self.stock = stock
-        self.reserve = 0.0
-        self.outstanding = 0.0
-        self.weight = 1.0
-        self.at = now
+        self.rate: float = rate
+        self.capacity: float = capacity
+        self.level: float = capacity if level is None else level
+        self.stock: float = stock
+        self.reserve: float = 0.0
+        self.outstanding: float = 0.0
+        self.weight: float = 1.0
+        self.at: float = now
 
     def advance(self, now: float, *, wanted: bool = False, late: float = 0.0) -> None:
         """Let the time pass.

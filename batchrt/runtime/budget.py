@@ -50,7 +50,7 @@ class RetryTokens:
     __slots__ = ("budget", "left")
 
     def __init__(self, budget: RetryBudget) -> None:
-        self.budget = budget
+        self.budget: RetryBudget = budget
         self.left: float = budget.capacity
 
     def cost(self, *, timed_out: bool) -> float:

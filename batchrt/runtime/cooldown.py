@@ -79,8 +79,8 @@ class Ramp:
     __slots__ = ("allowed", "enough")
 
     def __init__(self, enough: int) -> None:
-        self.allowed = 0
-        self.enough = max(2, enough)
+        self.allowed: int = 0
+        self.enough: int = max(2, enough)
 
     def lets_in(self, in_flight: int) -> bool:
         """Whether one more may be sent."""

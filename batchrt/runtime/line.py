@@ -33,9 +33,9 @@ class Desk:
     __slots__ = ("_look", "_offset", "alarm", "loop", "waiting")
 
     def __init__(self, loop: LoopHandle, offset: float, look: Look) -> None:
-        self.loop = loop
-        self.alarm = Alarm(self.ring)
-        self.waiting = 0
+        self.loop: LoopHandle = loop
+        self.alarm: Alarm = Alarm(self.ring)
+        self.waiting: int = 0
         self._offset = offset
         self._look = look
 

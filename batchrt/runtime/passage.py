@@ -61,16 +61,16 @@ class Passage(Charge):
         patience: float = 0.0,
     ) -> None:
         super().__init__(None if most is None else most * answers)
-        self.size = size
-        self.answers = answers
-        self.auto = auto
-        self.longest_quiet = longest_quiet
-        self.patience = patience
-        self.again = False
-        self.looks = False
-        self.granted = False
-        self.withdrawn = False
-        self.asked_at = 0.0
+        self.size: int = size
+        self.answers: int = answers
+        self.auto: bool = auto
+        self.longest_quiet: float = longest_quiet
+        self.patience: float = patience
+        self.again: bool = False
+        self.looks: bool = False
+        self.granted: bool = False
+        self.withdrawn: bool = False
+        self.asked_at: float = 0.0
         self.told: Sequence[Standing] = ()
         self.reservation: Reservation | None = None
         self.error: ProviderError | None = None

@@ -38,9 +38,9 @@ class Reservation:
     __slots__ = ("above", "cost", "price", "tokens")
 
     def __init__(self, tokens: float, cost: float, price: Price | None) -> None:
-        self.tokens = tokens
-        self.cost = cost
-        self.price = price
+        self.tokens: float = tokens
+        self.cost: float = cost
+        self.price: Price | None = price
         self.above: Reservation | None = None
 
 

@@ -19,10 +19,13 @@ def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:
 
 
 def test_an_answer_is_not_longer_than_it_may_be() -> None:
-    """`max_tokens` bounds what is expected, and does not raise it."""
+    """`max_tokens` bounds what is expected; before there was an answer nothing else is known."""
     costs = Costs()
     assert costs.expect(0, most=50).output == 50
-    assert costs.expect(0, most=5000).output == 256
+    assert costs.expect(0, most=5000).output == 5000
+    costs.learn(1000, 1, Usage(500, 100, 600))
+    assert costs.expect(0, most=5000).output == 100
+    assert costs.expect(0, most=50).output == 50
 
 
 def test_the_first_answers_count_in_full() -> None:
