@@ -177,9 +177,18 @@ def _headers(key: str, organization: str | None, project: str | None) -> dict[st
 def _secrets(key: str, headers: Mapping[str, str]) -> Secrets:
     found = {key}
     for name, value in headers.items():
-        if any(word in name for word in ("auth", "key", "token", "secret", "cookie")):
+        if _is_credential(name):
             found |= {value, value.rpartition(" ")[2]}
     return Secrets(secret for secret in found if len(secret) >= _FEWEST_SECRET_CHARACTERS)
+
+
+def _is_credential(header: str) -> bool:
+    return any(word in header for word in ("auth", "key", "token", "secret", "cookie"))
+
+
+def _is_account(header: str) -> bool:
+    # Whatever else is sent, such as the name of a trace, is no other account.
+    return _is_credential(header) or header in ("openai-organization", "openai-project")
 
 
 def _check_limits(timeout: float | None, max_retries: int, max_response_bytes: int) -> None:
@@ -217,6 +226,5 @@ def _check_policy(policy: RetryPolicy | None) -> RetryPolicy:
 
 def _digest(url: str, headers: Mapping[str, str]) -> bytes:
     """Return what tells one address and account from another, and nothing else about them."""
-    plain = ("content-type", "accept", "user-agent")
-    said = sorted((name, value) for name, value in headers.items() if name not in plain)
+    said = sorted((name, value) for name, value in headers.items() if _is_account(name))
     return blake2b(repr((url, said)).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -56,7 +56,7 @@ def test_who_names_the_same_endpoint_key_and_model_shares_one() -> None:
         {"organization": "o"},
         {"project": "p"},
         {"model": "n"},
-        {"extra_headers": {"x-team": "t"}},
+        {"extra_headers": {"X-API-Key": "t"}},
         {"transport": httpx.MockTransport(lambda _: httpx.Response(200))},
     ],
     ids=lambda options: next(iter(options)),
@@ -65,6 +65,15 @@ def test_whoever_names_another_has_another(options: dict[str, Any]) -> None:
     """Their limits are not each other's business."""
     assert chat(**options).quota is not chat().quota
     assert chat(**options).quota is chat(**options).quota
+
+
+def test_what_is_no_credential_tells_nobody_apart() -> None:
+    """A header that names a trace or a team is sent to the same account."""
+    assert (
+        chat(extra_headers={"x-trace": "1"}).quota
+        is chat(extra_headers={"x-trace": "2"}).quota
+        is chat().quota
+    )
 
 
 def test_an_address_may_be_written_in_several_ways() -> None:
