@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from batchrt.cli.numbers import money, short
@@ -89,15 +88,9 @@ class Purse:
 
     def verdict(self) -> str:
         """Return which limit was reached, and what was spent; only for one that is empty."""
-        return " and ".join(self._reached())
-
-    def _reached(self) -> Iterator[str]:
         spending = self._spending
         assert spending is not None
-        # With two limits, the error says which of them it was.
-        both = self._max_cost is not None and self._max_tokens is not None
-        told = str(spending.ended)
-        if self._max_cost is not None and (not both or "max_cost" in told):
-            yield f"--max-cost {self._max_cost:g}: {money(spending.cost)} spent"
-        if self._max_tokens is not None and (not both or "max_tokens_total" in told):
-            yield f"--max-tokens-total {self._max_tokens}: {round(spending.tokens):,} tokens spent"
+        assert spending.ended is not None
+        if spending.ended.limit == "max_cost":
+            return f"--max-cost {self._max_cost:g}: {money(spending.cost)} spent"
+        return f"--max-tokens-total {self._max_tokens}: {round(spending.tokens):,} tokens spent"

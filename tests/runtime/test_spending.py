@@ -82,7 +82,8 @@ def test_money_is_counted_by_the_prices_of_the_model() -> None:
         assert spending.cost == 10 + 20 + 20
         with pytest.raises(SpendingLimitError, match="max_cost of 100 is reached: 50 was spent") as caught:
             await spending.reserve("dear", lambda: (0, 11, True), strand)
-        assert (caught.value.cost, caught.value.tokens, caught.value.started) == (50, 34, True)
+        assert (caught.value.limit, caught.value.cost, caught.value.tokens) == ("max_cost", 50, 34)
+        assert caught.value.started
 
     virtually("trio", main)
 
@@ -159,6 +160,59 @@ def test_who_waits_in_vain_is_told_with_all_others(backend: str) -> None:
             spending.settle(first, usage_of(80))
         assert len({id(error) for error in errors}) == 20
         assert spending.ended is not None
+        assert nothing_aside(spending)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_whoever_comes_later_does_not_overtake(backend: str) -> None:
+    """Though it would fit beside what is under way: else what is large might wait for ever."""
+    order: list[int] = []
+
+    async def main() -> None:
+        spending = of_tokens(100)
+        first = await reserve(spending, 60)
+
+        async def other(tokens: int) -> None:
+            reservation = await reserve(spending, tokens)
+            order.append(tokens)
+            spending.settle(reservation, usage_of(tokens))
+
+        async with anyio.create_task_group() as group:
+            for tokens in (45, 5):
+                group.start_soon(other, tokens)
+                await anyio.sleep(1)
+            assert order == []
+            spending.settle(first, usage_of(10))
+        assert sorted(order) == [5, 45]
+        assert nothing_aside(spending)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_what_is_known_in_the_meantime_counts(backend: str) -> None:
+    """Who waits is judged by it, and a guess lets a few through and no more."""
+
+    async def main() -> None:
+        spending, expected, known = of_tokens(1000), 100.0, False
+        reserved: list[Reservation] = []
+
+        async def other() -> None:
+            reserved.append(await spending.reserve("m", lambda: (expected, 0, known), new_strand()))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(50):
+                group.start_soon(other)
+            await anyio.sleep(1)
+            assert len(reserved) == 4
+            expected, known = 10.0, True
+            spending.settle(reserved[0], usage_of(10))
+        assert len(reserved) == 50
+        for reservation in reserved[1:]:
+            spending.settle(reservation, usage_of(10))
+        assert spending.tokens == 500
         assert nothing_aside(spending)
 
     virtually(backend, main)
