@@ -219,7 +219,8 @@ class Quota:
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Have `listener` told of everything that happens here, within the block.
 
-        It is called at once, on whatever thread it happens, and should be quick.
+        It is called at once, on whatever thread it happens, and should be quick. The quota is locked
+        meanwhile: do not wait in it for a lock that is held elsewhere while the quota is asked something.
         """
         return self.events.listening(listener)
 
