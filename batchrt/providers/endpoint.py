@@ -13,7 +13,7 @@ from batchrt.providers.rate_limits import limited_unit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
-from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
+from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, is_parallel, may_be_billed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,12 +63,12 @@ class Endpoint:
 
     __slots__ = (
         "_longest",
+        "_max_attempts",
         "_model",
         "_most",
         "_policy",
         "_secrets",
         "_stop",
-        "_stop_refused",
         "_transport",
         "_url",
         "quota",
@@ -93,9 +93,7 @@ class Endpoint:
         self._secrets = secrets
         self._policy = policy
         self._stop = policy.stop or stop_after_attempt(max_attempts)
-        # Who is refused for the rate did nothing wrong, and may just be the one who finds out.
-        patient = max_attempts if max_attempts == 1 else max(max_attempts, _REFUSALS)
-        self._stop_refused = policy.stop or stop_after_attempt(patient)
+        self._max_attempts = max_attempts
         self._longest = policy.max_retry_after
         self._most = most
 
@@ -226,15 +224,16 @@ class _Again:
         self._quota = endpoint.quota
         self._policy = endpoint._policy
         self._stop = endpoint._stop
-        self._stop_refused = endpoint._stop_refused
+        self._max_attempts = endpoint._max_attempts
         self._longest = endpoint._longest
         self._strand = strand
         self._error = error
-        self._began = strand.run.now()
+        self._began = self._since = strand.run.now()
+        self._silent = 0
         self._state = first_failure(error, strand)
 
     def failed(self, error: ProviderError) -> None:
-        """Note that an attempt failed."""
+        """Record that an attempt failed."""
         if isinstance(error, OutageError) or not error.attempts:
             error.__cause__ = self._error
         error.attempts = self.attempts
@@ -251,7 +250,9 @@ class _Again:
         if not self._is_worth_it(error):
             raise error
         now = self._strand.run.now()
-        stop = (self._stop_refused if is_paced(error) else self._stop)(state)
+        refused = is_overloaded(error)
+        served = refused and self._is_served(now)
+        stop = self._stops_refused(error, now, served=served) if refused else bool(self._stop(state))
         if self._waits_for_provider(error, stop=stop):
             # It is the provider that failed, and not the request: this attempt does not count.
             quota.report_down(error, now)
@@ -259,7 +260,8 @@ class _Again:
         else:
             if stop:
                 raise error
-            await self._pay(error)
+            if not served:
+                await self._pay(error)
             seconds = self._seconds(error)
             state.idle_for += seconds
             state.prepare_for_next_attempt()
@@ -270,11 +272,39 @@ class _Again:
             await self._strand.run.clock.sleep(seconds)
 
     def _is_worth_it(self, error: ProviderError) -> bool:
-        if isinstance(error, OutageError) or (error.retry_after or 0.0) > self._longest:
+        if isinstance(error, OutageError):
+            return False
+        if (error.retry_after or 0.0) > self._longest and not is_parallel(error):
             return False
         if self._policy.retry is not None:
             return bool(self._policy.retry(self._state))
-        return should_retry(error, self._longest)
+        return should_retry(error, self._longest) or is_parallel(error)
+
+    def _is_served(self, now: float) -> bool:
+        """Whether the provider answers others while it refuses this request; starts the count anew if so."""
+        since, self._since = self._since, now
+        if not self._quota.serves(since, now):
+            self._silent += 1
+            return False
+        self._silent, self._began = 0, now
+        return True
+
+    def _stops_refused(self, error: ProviderError, now: float, *, served: bool) -> bool:
+        """Whether it was enough for a request that is refused for now.
+
+        A refusal is no failure: while others are answered the request keeps its place. Where nobody is, as
+        many attempts as a policy allows for failures, or `_REFUSALS` where the provider names the time or
+        has answered lately; and never less than the patience of the policy.
+        """
+        if self._policy.stop is not None:
+            return bool(self._policy.stop(self._state))
+        if self._max_attempts == 1:
+            return True
+        if served:
+            return False
+        lately = is_paced(error) or self._quota.has_served(now)
+        most = max(self._max_attempts, _REFUSALS) if lately else self._max_attempts
+        return self._silent >= most and now - self._began >= self._policy.patience
 
     def _waits_for_provider(self, error: ProviderError, *, stop: bool) -> bool:
         if not self._policy.patience or not is_outage(error):
@@ -291,13 +321,13 @@ class _Again:
             raise error
 
     def _seconds(self, error: ProviderError) -> float:
-        """Return the seconds to wait here; where all wait for a time that was named, the quota sees to it."""
+        """Return the seconds to wait here; a refused request waits at the quota instead."""
         asked = error.retry_after or 0.0
-        named = is_paced(error)
+        refused = is_overloaded(error)
         if self._policy.wait is not None:
             seconds = float(self._policy.wait(self._state))
-            return seconds if named else max(seconds, asked)
-        if named:
+            return seconds if refused else max(seconds, asked)
+        if refused:
             return 0.0
         random = self._strand.run.clock.random
         return wait_before_retry(error, self._state.attempt_number, random)

@@ -1,13 +1,13 @@
-"""What a provider allows, as far as is known: given by hand, told by its answers, found out from refusals."""
+"""The limits of a provider that are known: given by hand, or told by its answers."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from batchrt.runtime.buckets import SECONDS, Bucket, Period, Unit
-from batchrt.runtime.inference import Inferred, Refusal
 
 __all__ = ["Allowance", "Charge", "Standing"]
 
@@ -23,6 +23,7 @@ _MANY_REFUSALS: Final = 3
 _MANY_SECONDS: Final = 30.0
 _MANY_SHARE: Final = 0.01
 """Refusals from which on the limits that are known cannot be all there are."""
+_REMEMBERED: Final = 16
 _SLOW: Final = 0.05
 _ONE: Final = 0.95
 """A request, rounded as generously as durations are."""
@@ -124,19 +125,17 @@ class Allowance:
         self, limits: Mapping[tuple[Unit, Period], float], burst_seconds: float | None, changed: Changed
     ) -> None:
         self.limited: Sequence[_Limit] = ()
-        self._charged: Sequence[_Limit] = ()
         self._limits = dict(limits)
         self._burst_seconds = burst_seconds
         self._changed = changed
         self._given: dict[tuple[Unit, Period], _Limit] = {}
         self._told: dict[tuple[Unit, Period], list[_Limit]] = {}
-        self._inferred: Inferred | None = None
+        self._episodes: deque[_Episode] = deque(maxlen=_REMEMBERED)
         self._counted = (0.0, 0.0, 0.0)
         self._outstanding = [0.0, 0.0, 0.0]
         self._refused = 0
         self._sent = 0
-        self._first_sent = 0.0
-        self._episode = -math.inf
+        self._episode_at = -math.inf
         self._latency = _Mean()
         self._share = _Mean()
         self._stale = bool(limits)
@@ -152,8 +151,8 @@ class Allowance:
 
     @property
     def paces(self) -> bool:
-        """Whether there is a limit that is known or found out."""
-        return bool(self._charged)
+        """Whether there is a limit that is known."""
+        return bool(self.limited)
 
     def limits(self) -> dict[str, float]:
         """Return the limits that are known, by name: the lower one of what was given and what was told."""
@@ -204,11 +203,7 @@ class Allowance:
         return bucket
 
     def _collect(self) -> None:
-        found = [*self._given.values(), *map(_likeliest, self._told.values())]
-        self.limited = found
-        self._charged = found
-        if self._inferred is not None and self._inferred.bucket is not None:
-            self._charged = [*found, _Limit(self._inferred.bucket, _REQUESTS)]
+        self.limited = [*self._given.values(), *map(_likeliest, self._told.values())]
 
     def wait_for(self, charge: Charge, now: float, *, wanted: bool, late: float) -> float:
         """Return the seconds until a request fits; infinity if others have to end first.
@@ -218,9 +213,6 @@ class Allowance:
         if self._stale:
             self._renew(now)
         longest = 0.0
-        if self._inferred is not None:
-            self._inferred.advance(now, wanted=wanted)
-            longest = self._inferred.wait_for(now)
         for limit in self.limited:
             limit.bucket.advance(now, wanted=wanted, late=late)
             wait = limit.bucket.wait_for(limit.amount(charge))
@@ -229,8 +221,6 @@ class Allowance:
 
     def charge(self, charge: Charge, now: float) -> None:
         """Charge a request that is sent."""
-        if not self._sent:
-            self._first_sent = now
         self._sent += 1
         requests, afterwards, beforehand = self._counted
         charge.sent_at = now
@@ -240,7 +230,7 @@ class Allowance:
             beforehand + charge.input + (charge.most or 0.0),
         )
         self._await(charge, 1)
-        if not self._charged:
+        if not self.limited:
             return
         for limit in self._all():
             limit.bucket.charge(limit.amount(charge))
@@ -254,7 +244,7 @@ class Allowance:
 
     def _all(self) -> Iterator[_Limit]:
         """Give what is looked at, and what would be if it turned out to be likelier."""
-        yield from self._charged
+        yield from self.limited
         for ways in self._told.values():
             if len(ways) > 1:
                 yield from (way for way in ways if way not in self.limited)
@@ -275,7 +265,7 @@ class Allowance:
             beforehand + (0.0 if tokens is None else cost - charge.input - (charge.most or 0.0)),
         )
         self._await(charge, -1)
-        if not self._charged:
+        if not self.limited:
             return
         for limit in self._all():
             bucket = limit.bucket
@@ -301,7 +291,7 @@ class Allowance:
 
     def answered(self, charge: Charge, now: float, output: float) -> None:
         """Note how long an answer took, and how much of its cost it was."""
-        if not self._charged:
+        if not self.limited:
             return  # there is nothing to fit it into
         self._latency.add(now - charge.sent_at)
         self._share.add(output / max(charge.input + output, 1.0))
@@ -355,9 +345,6 @@ class Allowance:
                 self._correct(limit, rate, capacity, level, charge, now, refused=refused)
             if len(ways) > 1 and _likeliest(ways) not in self.limited:
                 self._collect()
-        if self._inferred is not None and self._inferred.bucket is not None and not self._contradicted(now):
-            self._inferred.bucket = None
-            self._collect()
 
     def _forget_silent(self, unit: Unit, period: Period) -> None:
         """Drop what was told of another period, if nothing is told of it any more."""
@@ -437,45 +424,42 @@ class Allowance:
 
     # What refusals tell
 
-    def refuse(
-        self, charge: Charge, now: float, wait: float, unit: Unit | None, *, told: bool, infer: bool
-    ) -> bool:
-        """Note that a request was refused for `wait` seconds; return whether a known limit paces others.
+    def refuse(self, charge: Charge, now: float, wait: float, unit: Unit | None, *, told: bool) -> bool:
+        """Record that a request was refused for `wait` seconds; return whether a known limit explains it.
 
         Args:
             charge: the request's, which is settled.
             now: the time.
-            wait: what the provider asked for.
+            wait: what the provider asked for; 0 for nothing.
             unit: what there is too much of, if that was said.
             told: the refusal said how the limits stand.
-            infer: find the rate out from refusals, where nothing else tells.
         """
         self._refused += 1
-        again = charge.sent_at < self._episode
-        if not again:
-            self._episode = now
-            if self._inferred is None:
-                self._inferred = Inferred(self._first_sent)
-            self._inferred.refused(Refusal(now, self._sent - self._refused, self._refused), wait)
+        if charge.sent_at >= self._episode_at:
+            self._episode_at = now
+            self._episodes.append(_Episode(now, self._sent - self._refused, self._refused))
         known = list(map(_likeliest, self._told.values())) if self._told else list(self._given.values())
         found = [] if told else [limit for limit in known if unit is None or limit.bucket.unit == unit]
-        if found:
+        if found and wait > 0:
             tightest = min(found, key=lambda limit: limit.bucket.level / limit.bucket.capacity)
             tightest.bucket.exhausted(tightest.amount(charge), wait)
-        if not again and infer and self._inferred is not None and (not known or self._contradicted(now)):
-            self._inferred.keep(now)
-            self._collect()
-        return self.paces
+        return bool(known) and not self._contradicted(now)
 
     def _contradicted(self, now: float) -> bool:
         """Whether requests are refused though they fit into everything that is known."""
-        if self._inferred is None:
-            return False
-        recent = self._inferred.recent(now - _MANY_SECONDS)
+        recent = [episode for episode in self._episodes if episode.time >= now - _MANY_SECONDS]
         if len(recent) < _MANY_REFUSALS:
             return False
         refused, let_in = self._refused - recent[0].refused, self._sent - self._refused - recent[0].let_in
         return refused > _MANY_SHARE * (let_in + refused)
+
+
+class _Episode(NamedTuple):
+    """A moment at which the provider refused: when, and how many had been let in and refused by then."""
+
+    time: float
+    let_in: int
+    refused: int
 
 
 def _likeliest(ways: Sequence[_Limit]) -> _Limit:

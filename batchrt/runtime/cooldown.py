@@ -9,8 +9,11 @@ from typing import Final
 from batchrt.errors import ProviderError, RateLimitError
 from batchrt.runtime.clock import clock_time
 
-__all__ = ["LONGEST_QUIET", "CoolDown", "Ramp"]
+__all__ = ["LONGEST_QUIET", "CoolDown", "Ramp", "SlowStart"]
 
+_DOUBLING: Final = 0.025
+"""Seconds."""
+_DOUBLINGS: Final = 16
 LONGEST_QUIET: Final = 3600.0
 """Seconds for which a provider is left alone at the most, whatever it asks for: then one request looks.
 Azure has been seen to say a day when it meant seconds."""
@@ -93,3 +96,37 @@ class Ramp:
         if self.allowed:
             self.allowed += 1
         return self.allowed >= self.enough
+
+
+class SlowStart:
+    """Send few requests at first, and twice as many every 25 ms: a limit shows within a round trip.
+
+    Two more may be sent for each answer, so that a provider that answers faster than that is not held back.
+
+    Args:
+        first: how many may be sent at once.
+        now: the time.
+    """
+
+    __slots__ = ("_allowed", "_began", "_sent")
+
+    def __init__(self, first: int, now: float) -> None:
+        self._began = now
+        self._allowed = first
+        self._sent = 0
+
+    def sent(self) -> None:
+        """Record that a request was sent."""
+        self._sent += 1
+
+    def answered(self) -> None:
+        """Record an answer."""
+        self._allowed += 2
+
+    def due(self, now: float) -> float:
+        """Return when the next request may be sent, `now` at the earliest."""
+        return max(now, self._began + _DOUBLING * math.log2((self._sent + 1) / self._allowed))
+
+    def is_over(self, now: float) -> bool:
+        """Whether it holds nothing back any more."""
+        return now - self._began > _DOUBLING * _DOUBLINGS

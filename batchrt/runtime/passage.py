@@ -29,6 +29,8 @@ class Passage(Charge):
 
     Attributes:
         granted: it counts as sent, and has not ended.
+        beside: requests that were under way when it was sent, less those that turned out to be refused.
+        verdict: what became of it, for the evidence of limits (`refusal_log.py`).
         told: what the reply says about limits.
         reservation: what was set aside for it of what its run may spend.
     """
@@ -38,6 +40,7 @@ class Passage(Charge):
         "answers",
         "asked_at",
         "auto",
+        "beside",
         "error",
         "granted",
         "longest_quiet",
@@ -47,6 +50,7 @@ class Passage(Charge):
         "signal",
         "size",
         "told",
+        "verdict",
         "withdrawn",
     )
 
@@ -69,6 +73,8 @@ class Passage(Charge):
         self.again: bool = False
         self.looks: bool = False
         self.granted: bool = False
+        self.beside: int = 0
+        self.verdict: int = 0
         self.withdrawn: bool = False
         self.asked_at: float = 0.0
         self.told: Sequence[Standing] = ()

@@ -16,6 +16,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from batchrt.errors import (
     ConnectionFailedError,
     OutageError,
@@ -28,7 +30,7 @@ from batchrt.runtime.allowance import Allowance
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget
 from batchrt.runtime.clock import Clock
-from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, Ramp
+from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, Ramp, SlowStart
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
@@ -42,11 +44,13 @@ from batchrt.runtime.events import (
     Retried,
     Sent,
 )
+from batchrt.runtime.found_limits import FoundLimits, Wave
 from batchrt.runtime.line import Line
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.passage import Passage
+from batchrt.runtime.refusal_log import UNKNOWN
 from batchrt.runtime.retries import Retries
-from batchrt.runtime.trouble import is_outage, is_overloaded, may_be_billed, reason
+from batchrt.runtime.trouble import is_outage, is_overloaded, is_parallel, may_be_billed, reason
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
@@ -61,7 +65,14 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
 }
 """The limits that can be given, by their names."""
 
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 8
+"""Requests that are sent at once to a provider about which nothing is known."""
+_BARE_SHARE: Final = 4
+_SERVED_SECONDS: Final = 2.0
+_SERVED_ROUNDS: Final = 3.0
+_LATELY: Final = 60.0
+_MOMENT: Final = 0.05
+"""Seconds for which a request that may be sent waits for a slot of its run before the next may be sent."""
 _DOUBLING: Final = 0.025
 """How many requests are sent to a provider that has not answered yet, and the seconds in which that
 doubles: who has a limit says so within a round trip, and need not be flooded to."""
@@ -167,15 +178,18 @@ class Quota:
         self.set_limits(**given, max_in_flight=max_in_flight)
         self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
         self._costs = Costs()
+        self._found = FoundLimits(self._tell_limit, self._crowded)
+        self._told_in_flight: int | None = None
         self._downtime = Downtime()
         self._adaptive: Adaptive | None = None
         self._ramp: Ramp | None = None
         self._now = 0.0
-        self._wall = Clock().wall
+        self._clock = Clock()
         self._in_flight = 0
-        self._first_sent: float | None = None
-        self._sent = 0
-        self._heard = False
+        self._began = False
+        self._restart = False
+        self._start: SlowStart | None = None
+        self._answered_at = -math.inf
         self._cooling = CoolDown()
         self._due = math.inf
 
@@ -252,29 +266,46 @@ class Quota:
         if self._process != os.getpid():
             self._begin_anew()
         await strand.take()
+        self._clock = strand.run.clock
         now = strand.run.now()
-        self._wall = strand.run.clock.wall
-        if self._enter(passage, now):
-            return
         passage.asked_at = now
-        while True:
+        waited = False
+        while not self._enter(passage, now):
+            waited = True
             await self._wait(passage, strand, now)
-            if not strand.has_slot:
-                try:
-                    await strand.take()
-                except BaseException:
-                    self._withdraw(passage, strand.run.now())
-                    raise
-            now = strand.run.now()
-            if self._cooling.until <= now:
-                passage.sent_at = now
+            if await self._take_soon(passage, strand) and self._begin(passage, strand.run.now()):
                 break
-            # While it waited for a slot, somebody was asked to leave the provider alone.
-            self._withdraw(passage, now)
+            # The place is for a request that can use it; this one comes next, once it has a slot.
+            self._withdraw(passage, strand.run.now())
             passage.again = True
+            await strand.take()
+            now = strand.run.now()
         if self.events.listeners:
-            self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
+            if waited:
+                self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
             self.events.tell(Sent(self._in_flight, passage.tokens))
+
+    async def _take_soon(self, passage: Passage, strand: Strand) -> bool:
+        """Return whether a slot is there within a moment; meanwhile the place of `passage` is kept."""
+        try:
+            if strand.slots.free > 0:
+                await strand.take()
+            else:
+                with anyio.move_on_after(_MOMENT):
+                    await strand.take()
+        except BaseException:
+            self._withdraw(passage, strand.run.now())
+            raise
+        return strand.has_slot
+
+    def _begin(self, passage: Passage, now: float) -> bool:
+        """Record that `passage`, which has waited, is sent; `False` if a pause has begun meanwhile."""
+        with self._lock:
+            if self._cooling.until > self._tick(now):
+                return False
+            passage.sent_at = self._now
+            self._found.sent(passage)
+            return True
 
     def _begin_anew(self) -> None:
         """Forget what is under way in the process that this one was forked from: it does not end here."""
@@ -307,8 +338,7 @@ class Quota:
                     raise error
                 return False
             self._grant(passage, now)
-        if self.events.listeners:
-            self.events.tell(Sent(self._in_flight, passage.tokens))
+            self._found.sent(passage)
         return True
 
     def _tick(self, now: float) -> float:
@@ -322,7 +352,7 @@ class Quota:
 
     def _hopeless(self, passage: Passage, now: float) -> ProviderError | None:
         """Return why `passage` will not wait, if it will not."""
-        too_long = self._cooling.too_long(now, passage.longest_quiet, self._wall)
+        too_long = self._cooling.too_long(now, passage.longest_quiet, self._clock.wall)
         if too_long is not None:
             return too_long
         down = self._downtime.since
@@ -340,39 +370,47 @@ class Quota:
         """Return when `passage` may be sent as far as is known: `now` at once, infinity when others end."""
         if self._max_in_flight is not None and self._in_flight >= self._max_in_flight:
             return math.inf
+        if self._told_in_flight is not None and self._in_flight >= self._told_in_flight:
+            return math.inf
         if passage.auto and self._adaptive is not None and self._in_flight >= self._adaptive.limit:
             self._adaptive.wanted = True
             return math.inf
         if self._cooling.until > now:
             return self._cooling.until
+        if self._restart:
+            self._restart, self._start = False, SlowStart(1, now)
         if self._waits_for_provider(passage):
             return self._downtime.look_at
         if self._ramp is not None and not self._ramp.lets_in(self._in_flight):
             return math.inf
+        found = self._found.lets_in_at(passage, self._in_flight, now, wanted=wanted)
+        if found > now:
+            return found
         late = min(now - self._due, 1.0) if self._due < now else 0.0
         wait = self._allowance.wait_for(passage, now, wanted=wanted, late=late)
         if wait > 0:
             return now + wait
-        if not self._heard and not self._allowance.paces:
-            return self._when_unheard(now)
-        return now
+        return now if self._start is None or self._allowance.paces else self._start_due(self._start, now)
 
-    def _when_unheard(self, now: float) -> float:
-        """Return when the next request may go to a provider that has not answered anything yet."""
-        if self._first_sent is None or self._sent < _AT_ONCE:
+    def _start_due(self, start: SlowStart, now: float) -> float:
+        """Return when the next request may be sent where no limit is known yet."""
+        if start.is_over(now):
+            self._start = None
             return now
-        return self._first_sent + _DOUBLING * math.log2((self._sent + 1) / _AT_ONCE)
+        return start.due(now)
 
     def _grant(self, passage: Passage, now: float) -> None:
-        if self._first_sent is None:
-            self._first_sent = now
-        self._sent += 1
+        if not self._began:
+            self._began, self._start = True, SlowStart(_AT_ONCE, now)
+        if self._start is not None:
+            self._start.sent()
         self._in_flight += 1
         passage.granted = True
         passage.looks = self._waits_for_provider(passage)
         if passage.looks:
             self._downtime.look()
         self._allowance.charge(passage, now)
+        self._found.granted()
         if self._adaptive is not None:
             self._adaptive.sent(self._in_flight)
 
@@ -416,8 +454,8 @@ class Quota:
             if passage.granted:
                 passage.granted = False
                 self._in_flight -= 1
-                self._sent -= 1
                 self._allowance.undo(passage)
+                self._found.withdrawn()
                 if passage.looks:
                     self._downtime.looked(now)
             self._pump(now)
@@ -464,6 +502,7 @@ class Quota:
             self._allowance.settle(passage, tokens)
             produced = passage.output if usage is None else float(usage.output_tokens)
             self._allowance.answered(passage, now, produced)
+            self._found.answered(passage, now)
             if usage is not None:
                 self._costs.learn(passage.size, passage.answers, usage)
             if passage.told:
@@ -491,36 +530,65 @@ class Quota:
                 refused = isinstance(error, RateLimitError)
                 self._allowance.learn(passage.told, passage, now, refused=refused)
             overloaded = is_overloaded(error)
+            passage.verdict = UNKNOWN
             if overloaded:
-                self._cool_down(passage, error, now, unit)
+                self._refused(passage, error, now, unit)
             elif self._adaptive is not None and passage.auto and is_outage(error):
                 self._adaptive.failed()
             answered = not overloaded and not is_outage(error)
             self._end(passage, now, answered=answered, failure=error if is_outage(error) else None)
 
-    def _cool_down(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
-        asked = error.retry_after or 0.0
+    def _refused(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
+        """Draw the conclusions from a 429, or a 503 that says overloaded."""
+        parallel = is_parallel(error)
+        # A place is free as soon as another request ends, whatever wait is named.
+        asked = 0.0 if parallel else error.retry_after or 0.0
         wait = min(asked, LONGEST_QUIET)
-        too_many = False
-        if self._adaptive is not None and passage.auto:
-            too_many = self._adaptive.rejected(passage.sent_at, now, self._in_flight - 1, wait)
-        if wait <= 0:
-            return
-        paced = isinstance(error, RateLimitError) and self._allowance.refuse(
-            passage, now, wait, unit, told=bool(passage.told), infer=not too_many
+        leads = self._cooling.is_new(passage.sent_at, now)
+        explained = isinstance(error, RateLimitError) and self._allowance.refuse(
+            passage, now, wait, unit, told=bool(passage.told)
         )
-        if self._cooling.is_new(passage.sent_at, now):
-            self._ramp = None if paced else Ramp(self._in_flight)
-        if self._cooling.prolong(asked, error, now):
+        found = self._found
+        found.refused(passage, now, wait, leads=leads, parallel=parallel, explained=explained)
+        if self._adaptive is not None and passage.auto:
+            self._adaptive.failed()
+        if leads:
+            wait = found.pause(now, wait, self._clock.random)
+            self._hold_back(error, explained=explained, parallel=parallel)
+        if asked > 0 and self._cooling.prolong(max(asked, wait), error, now):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
-            if self.events.listeners:
-                self.events.tell(CooledDown(self._cooling.left(now), reason(error)))
+            self._tell_pause(self._cooling.left(now), error)
+        elif asked <= 0 and leads:
+            self._tell_pause(wait, error)
+
+    def _hold_back(self, error: ProviderError, *, explained: bool, parallel: bool) -> None:
+        """Begin anew with few requests after a refusal, unless it is known why it came."""
+        self._ramp = None
+        if explained or parallel or self._found.rate.bucket is not None:
+            return
+        if not isinstance(error, RateLimitError):
+            self._ramp = Ramp(self._in_flight)
+        elif not self._found.is_certain:
+            if error.retry_after:
+                self._restart = True
+            else:
+                self._ramp = Ramp(_BARE_SHARE * self._in_flight)
+
+    def _crowded(self, wave: Wave) -> None:
+        """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""
+        if self._adaptive is not None:
+            self._adaptive.rejected(wave.sent_at, wave.at, wave.beside, wave.wait)
+
+    def _tell_pause(self, seconds: float, error: ProviderError) -> None:
+        if self.events.listeners:
+            self.events.tell(CooledDown(seconds, reason(error)))
 
     def abandoned(self, passage: Passage, now: float) -> None:
         """Note that nobody waits for the answer any more: the request may be billed all the same."""
         with self._lock:
             now = self._tick(now)
             self._allowance.settle(passage, None)
+            passage.verdict = UNKNOWN
             self._end(passage, now, answered=False)
 
     def _end(
@@ -532,9 +600,12 @@ class Quota:
         failure: ProviderError | None = None,
     ) -> None:
         self._in_flight -= 1
+        self._found.ended()
         passage.granted = False
-        self._heard = self._heard or answered or failure is None
         if answered:
+            self._answered_at = now
+            if self._start is not None:
+                self._start.answered()
             if self._ramp is not None and self._ramp.answered():
                 self._ramp = None
             seconds = self._downtime.answered(passage.sent_at, now)
@@ -556,6 +627,17 @@ class Quota:
             return not self._in_flight and not self._line
 
     # Another attempt
+
+    def serves(self, since: float, now: float) -> bool:
+        """Whether the provider answered, or has let in, other requests since then."""
+        lately = max(_SERVED_SECONDS, _SERVED_ROUNDS * self._found.latency)
+        return (
+            self._answered_at > since or now - self._answered_at < lately or self._found.log.has_let_in(now)
+        )
+
+    def has_served(self, now: float) -> bool:
+        """Whether the provider answered anything within the last minute."""
+        return now - self._answered_at < _LATELY
 
     def is_down(self) -> bool:
         """Whether the provider gives no answers."""
@@ -584,7 +666,7 @@ class Quota:
 
     # What listeners are told
 
-    def _tell_limit(self, name: str, before: float | None, after: float, reason: str) -> None:
+    def _tell_limit(self, name: str, before: float | None, after: float | None, reason: str) -> None:
         if self.events.listeners:
             self.events.tell(LimitChanged(name, before, after, reason))
 

@@ -1,0 +1,303 @@
+"""Limits that the provider does not tell, found from its refusals: a rate, or a number in flight.
+
+A limit that is found is a hypothesis. It is believed while it explains the refusals (`refusal_log.py`),
+probed from below so that it never stays too tight for long, and dropped as soon as keeping to it does not
+bring the refusals down. Refusals that no limit explains (a stranger on the same key, a gateway's shared pool)
+change no pace: the wait that they ask for is kept, and then sending goes on as before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from batchrt.runtime.in_flight_limit import InFlightLimit
+from batchrt.runtime.rate_estimator import RateEstimator
+from batchrt.runtime.refusal_log import ACCEPTED, Explanation, RefusalLog
+
+if TYPE_CHECKING:
+    from batchrt.runtime.passage import Passage
+
+__all__ = ["FoundLimits", "Wave"]
+
+_FIRST_PAUSE: Final = 0.5
+_SHORTEST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 8.0
+"""Seconds without a request after a refusal that names no wait, doubling while nothing is answered: the
+openai SDK's 0.5 and 8, and half a round trip where that is shorter. An answer ends the pause."""
+_NAMED_ARE_ENOUGH: Final = 4
+"""Refusals in a row, without an answer, whose named wait is taken for enough."""
+_SMOOTHING: Final = 0.1
+_TRIAL_ROUNDS: Final = 4.0
+"""Round trips for which a single refusal bounds the requests in flight."""
+_SEPARABLE: Final = 0.6
+"""The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
+_CERTAIN: Final = 2
+"""Refusals in a row without an explanation from which on they are taken for noise."""
+_SURPRISES: Final = 3
+"""Refusals below the rate that is kept to after which it is no explanation."""
+_SCEPTICAL: Final = 15.0
+_MOST_SCEPTICAL: Final = 120.0
+"""Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
+than twice the refusals end it."""
+_MANY: Final = 2.0
+
+Changed = Callable[[str, "float | None", "float | None", str], object]
+Crowded: TypeAlias = "Callable[[Wave], object]"
+
+
+class FoundLimits:
+    """Find limits from refusals and keep to them.
+
+    Args:
+        changed: is told of each change: name, before, after, why.
+        crowded: is told of refusals that the number in flight may be the reason of.
+
+    Attributes:
+        rate: the rate that is kept to, if one is believed.
+        in_flight: the number of requests in flight that is kept to, if one is believed.
+        latency: mean seconds of a round trip; 0 before the first answer.
+        unexplained: refusals in a row that no limit explains.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_crowded",
+        "_doubt",
+        "_doubted_share",
+        "_open",
+        "_pause_until",
+        "_refused_in_a_row",
+        "_sceptical_until",
+        "_settled_at",
+        "_surprises",
+        "_unsettled",
+        "_wave",
+        "in_flight",
+        "latency",
+        "log",
+        "rate",
+        "unexplained",
+    )
+
+    def __init__(self, changed: Changed, crowded: Crowded) -> None:
+        self.log: RefusalLog = RefusalLog()
+        self.rate: RateEstimator = RateEstimator()
+        self.in_flight: InFlightLimit = InFlightLimit()
+        self.latency: float = 0.0
+        self.unexplained: int = 0
+        self._changed = changed
+        self._crowded = crowded
+        self._open = 0
+        self._pause_until = -math.inf
+        self._refused_in_a_row = 0
+        self._surprises = 0
+        self._doubt = _SCEPTICAL
+        self._doubted_share = 0.0
+        self._sceptical_until = -math.inf
+        self._unsettled = False
+        self._settled_at = -math.inf
+        self._wave = Wave(0, 0.0, 0.0, 0.0)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether refusals are known to have a reason that is no limit."""
+        return self.unexplained >= _CERTAIN
+
+    # Requests
+
+    def granted(self) -> None:
+        """Record that a request may be sent."""
+        if self.rate.bucket is not None:
+            self.rate.bucket.charge(1.0)
+
+    def withdrawn(self) -> None:
+        """Record that a request that might have been sent was not."""
+        if self.rate.bucket is not None:
+            self.rate.bucket.charge(-1.0)
+
+    def sent(self, passage: Passage) -> None:
+        """Record that a request is sent; in the order in which the provider sees them."""
+        self.log.sent(passage, self._open)
+        self._open += 1
+
+    def ended(self) -> None:
+        """Record that a request that was sent has ended, whatever came of it."""
+        self._open -= 1
+
+    def answered(self, passage: Passage, now: float) -> None:
+        """Record an answer: the request was let in."""
+        passage.verdict = ACCEPTED
+        seconds = now - passage.sent_at
+        self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
+        if self._refused_in_a_row:
+            self._refused_in_a_row = 0
+            self._pause_until = -math.inf
+
+    def lets_in_at(self, passage: Passage, in_flight: int, now: float, *, wanted: bool) -> float:
+        """Return when `passage` may be sent beside `in_flight` others; infinity when another has to end."""
+        if self._unsettled:
+            if now >= self._settled_at:
+                self._conclude(now)
+            elif self.unexplained < _CERTAIN:
+                return self._settled_at
+        if self._pause_until > now:
+            return self._pause_until
+        if not passage.auto and not self.in_flight.lets_in(in_flight, self.latency, now):
+            return self.in_flight.due() if wanted else math.inf
+        if self.rate.bucket is None:
+            return now
+        self.rate.advance(now, wanted=wanted)
+        return now + self.rate.wait_for(now)
+
+    # Refusals
+
+    def pause(self, now: float, wait: float, random: Callable[[], float]) -> float:
+        """Return the seconds of quiet after the first refusal of a wave, which asks for `wait` seconds."""
+        self._refused_in_a_row += 1
+        row = self._refused_in_a_row - (_NAMED_ARE_ENOUGH if wait > 0 else 1)
+        if row < 0:
+            return wait
+        first = min(max(self.latency / 2, _SHORTEST_PAUSE), _FIRST_PAUSE) if self.latency else _FIRST_PAUSE
+        pause = min(first * 2.0 ** min(row, 16), _LONGEST_PAUSE) * (1 - random() / 4)
+        if wait > 0:
+            return max(wait, pause)
+        self._pause_until = now + pause
+        return pause
+
+    def refused(
+        self, passage: Passage, now: float, wait: float, *, leads: bool, parallel: bool, explained: bool
+    ) -> None:
+        """Record a refusal; conclusions are drawn when the rest of its wave is known.
+
+        Args:
+            passage: the request.
+            now: the time.
+            wait: the seconds that it asks for; 0 for none.
+            leads: it is the first of its wave.
+            parallel: the provider says that too many requests are in flight.
+            explained: a limit that is given or told explains it.
+        """
+        self.log.was_refused(passage, now)
+        if parallel:
+            self._crowded(Wave(passage.beside, 0.0, now, passage.sent_at))
+            self._keep_to_limit(max(1, passage.beside), 0.0, now, "the provider says: too many at once")
+        if parallel or explained:
+            return
+        if leads or not self._unsettled:
+            self._wave = Wave(passage.beside, wait, now, passage.sent_at)
+        else:
+            wave = self._wave
+            self._wave = Wave(min(wave.beside, passage.beside), max(wave.wait, wait), now, wave.sent_at)
+        self._unsettled = True
+        self._settled_at = now + self.log.settling
+
+    def _conclude(self, now: float) -> None:
+        """Find out why the last wave was refused."""
+        self._unsettled = False
+        wave = self._wave
+        explanation = self.log.explain(now, self.rate.base)
+        cause = explanation.cause
+        if cause == "in flight":
+            self._crowded(wave)
+            self._keep_to_limit(
+                explanation.limit, wave.wait, now, "refused beside as many, never beside fewer"
+            )
+        elif cause == "rate" and self._is_credible(explanation, now):
+            self._keep_to_rate(explanation, wave)
+        elif cause == "too little evidence":
+            self._guess(explanation, wave, now)
+        else:
+            self._believe_nothing(now)
+
+    def _is_credible(self, explanation: Explanation, now: float) -> bool:
+        if now >= self._sceptical_until:
+            return True
+        return explanation.refused > _MANY * self._doubted_share
+
+    def _guess(self, explanation: Explanation, wave: Wave, now: float) -> None:
+        """Act on a refusal or two, which may be chance."""
+        if self.rate.bucket is not None:
+            self._surprise(wave, now)
+        elif explanation.mixed:
+            self.unexplained = max(self.unexplained + 1, _CERTAIN)
+            self.in_flight.drop()
+        elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE:
+            before = self.in_flight.limit
+            self.in_flight.found(wave.beside, self.latency, 0.0, now)
+            if before is None:
+                self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
+            self._crowded(wave)
+        else:
+            self.unexplained += 1
+            self.in_flight.drop()
+
+    def _surprise(self, wave: Wave, now: float) -> None:
+        if self.rate.probed(wave.at):
+            self._surprises = 0
+        else:
+            self._surprises += 1
+        if self._surprises >= _SURPRISES:
+            self._believe_nothing(now)
+        else:
+            rate = self.log.rate_between_refusals(now)
+            base = self.rate.base
+            assert base is not None
+            if rate is not None:
+                self.rate.found(max(min(rate, 1.2 * base), 0.7 * base), 0.0, wave.wait, wave.at)
+            else:
+                self.rate.refused(wave.wait, wave.at)
+
+    def _believe_nothing(self, now: float) -> None:
+        self.unexplained = max(self.unexplained + 1, _CERTAIN)
+        self._surprises = 0
+        if self.rate.bucket is not None:
+            before = 60 * self.rate.bucket.rate
+            self.rate.drop()
+            self._doubted_share = max(self.log.weight(now), 1.0)
+            self._sceptical_until = now + self._doubt
+            self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
+            self._changed("requests_per_minute", before, None, "refusals did not end below it")
+        if self.in_flight.limit is not None:
+            before_limit = self.in_flight.limit
+            self.in_flight.drop()
+            self._changed("max_in_flight", before_limit, None, "refusals did not end below it")
+
+    def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
+        self.unexplained = 0
+        before = self.in_flight.limit
+        if self.rate.bucket is not None:
+            self._changed("requests_per_minute", 60 * self.rate.bucket.rate, None, reason)
+            self.rate.drop()
+        self.in_flight.found(limit, self.latency, wait, now)
+        if before != self.in_flight.limit:
+            self._changed("max_in_flight", before, limit, f"found: {reason}")
+
+    def _keep_to_rate(self, explanation: Explanation, wave: Wave) -> None:
+        self.unexplained = 0
+        reason = "found: refused when more was sent"
+        before = self.rate.bucket
+        if self.in_flight.limit is not None:
+            self._changed("max_in_flight", self.in_flight.limit, None, reason)
+            self.in_flight.drop()
+        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at)
+        assert self.rate.base is not None
+        rate = None if before is None else 60 * before.rate
+        self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
+
+
+class Wave(NamedTuple):
+    """Refusals of what was sent before the first of them was known.
+
+    Attributes:
+        beside: the fewest that one of them was sent beside.
+        wait: the longest wait that was asked for.
+        at: when the last of them came.
+        sent_at: when the first of them was sent.
+    """
+
+    beside: int
+    wait: float
+    at: float
+    sent_at: float

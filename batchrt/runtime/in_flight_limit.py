@@ -1,0 +1,72 @@
+"""A limit of requests in flight that nobody tells: found from refusals, probed from below."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["InFlightLimit"]
+
+_HOLD_ROUNDS: Final = 12.0
+"""Round trips for which a limit is kept before one request more is tried."""
+_SHORTEST_HOLD: Final = 1.0
+_LONGEST_HOLD: Final = 30.0
+"""Seconds: a failed probe doubles the hold up to this."""
+_HOLD_WAITS: Final = 25.0
+"""The hold in terms of the wait that a refusal asks for: a probe that fails costs everybody that wait."""
+
+
+class InFlightLimit:
+    """Keep to a number of requests in flight that was found.
+
+    Additive increase: one request more after the hold, and while that is answered 1, 2, 4 … more for each
+    round trip. A refusal goes back to what was carried and doubles the hold.
+
+    Attributes:
+        limit: how many may be in flight; `None` while none is believed.
+        since: when it was found first.
+    """
+
+    __slots__ = ("_found", "_hold", "_hold_until", "_step", "limit", "since")
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.since: float = 0.0
+        self._found = 0
+        self._hold = _SHORTEST_HOLD
+        self._hold_until = 0.0
+        self._step = 1
+
+    def found(self, limit: int, latency: float, wait: float, now: float) -> None:
+        """Keep to `limit`; `latency` is the time of a round trip, and the refusal asked for `wait` seconds."""
+        again = self.limit is not None and self._found - 1 <= limit <= self.limit
+        shortest = max(_SHORTEST_HOLD, _HOLD_ROUNDS * latency, _HOLD_WAITS * wait)
+        self._hold = min(max(2 * self._hold if again else 0.0, shortest), max(_LONGEST_HOLD, shortest))
+        if self.limit is None:
+            self.since = now
+        self.limit = self._found = max(1, limit)
+        self._hold_until = now + self._hold
+        self._step = 1
+
+    def hold(self, now: float, seconds: float) -> None:
+        """Try one request more after so many seconds, whatever else would be the hold."""
+        self._hold_until = now + seconds
+
+    def drop(self) -> None:
+        """Believe in no limit any more."""
+        self.limit = None
+        self._hold = _SHORTEST_HOLD
+
+    def lets_in(self, in_flight: int, latency: float, now: float) -> bool:
+        """Whether one more may be sent beside `in_flight`; the limit grows where that is wanted."""
+        if self.limit is None or in_flight < self.limit:
+            return True
+        if now < self._hold_until:
+            return False
+        self.limit += self._step
+        self._step *= 2
+        self._hold_until = now + max(latency, 0.01)
+        return True
+
+    def due(self) -> float:
+        """Return when one more may be tried."""
+        return self._hold_until

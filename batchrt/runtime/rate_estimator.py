@@ -1,0 +1,145 @@
+"""A rate that nobody tells: kept to, and probed from below, until refusals tell it more exactly.
+
+The rate comes from `RefusalLog.explain`. It grows with the cube of the time since the last refusal, as
+CUBIC (RFC 9438) has it: hardly at first, so that a limit that stays costs about one refusal in a hundred
+requests, and ever faster, so that a limit that was raised, or never was one, is left behind in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from batchrt.runtime.buckets import Bucket
+
+__all__ = ["RateEstimator"]
+
+_REQUESTS_A_REFUSAL: Final = 150.0
+"""How many requests are to be let in between two refusals that growing brings about."""
+_WAITS_A_REFUSAL: Final = 25.0
+"""How much longer than the wait that a refusal asks for the time between two is to be."""
+_GROWTH: Final = 2.7
+"""The seconds in which the rate doubles, in terms of those between two refusals: after 1/2.7 of them it has
+grown by a twentieth."""
+_SHORTEST: Final = 2.0
+_LONGEST: Final = 60.0
+"""Seconds in which a rate is doubled, at the least and at the most."""
+_CUSHION: Final = 2.0
+"""Requests' worth of refill that is left in the provider's bucket after a refusal: arrival is not sending."""
+_BURST_SECONDS: Final = 0.1
+_UNCERTAIN: Final = 1.3
+"""From which factor between the rates that explain the refusals equally well their geometric mean is tried."""
+_MOST_AT_ONCE: Final = 3.0
+_NEARLY: Final = 1e-9
+_NEWTON: Final = 6
+_LEAST: Final = 1e-3
+_MOST: Final = 1e6
+"""Requests a second: what is beyond is no rate."""
+
+
+class RateEstimator:
+    """Keep to a rate of requests that was found, and grow.
+
+    Attributes:
+        bucket: keeps to the rate; `None` while none is believed.
+        since: when the rate was found first.
+    """
+
+    __slots__ = ("_base", "_grown", "_scale", "_ticked", "_until", "bucket", "since")
+
+    def __init__(self) -> None:
+        self.bucket: Bucket | None = None
+        self.since: float = 0.0
+        self._base = 0.0
+        self._scale = _LONGEST
+        self._grown = 0.0
+        self._until = 0.0
+        self._ticked = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second right now, or `None`."""
+        return None if self.bucket is None else self.bucket.rate
+
+    @property
+    def base(self) -> float | None:
+        """The rate that the last refusal told."""
+        return None if self.bucket is None else self._base
+
+    def found(self, rate: float, highest: float, wait: float, now: float) -> None:
+        """Keep to `rate` from the end of the `wait` that a refusal at `now` asked for.
+
+        `highest` is the highest rate that explains the refusals as well.
+        """
+        if highest > _UNCERTAIN * rate:
+            rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
+        self._base = min(max(rate, _LEAST), _MOST)
+        between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)
+        self._scale = min(max(_GROWTH * between, _SHORTEST), _LONGEST)
+        self._until = now + max(wait, _CUSHION / self._base)
+        self._grown, self._ticked = 0.0, now
+        if self.bucket is None:
+            self.since = now
+            self.bucket = Bucket("requests", "minute", rate=self._base, capacity=1.0, now=now)
+        self.bucket.at, self.bucket.level = now, 1.0
+        self._set_rate(self.bucket)
+
+    def refused(self, wait: float, now: float) -> None:
+        """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""
+        self._until = max(self._until, now + max(wait, _CUSHION / self._base))
+        if self.bucket is not None:
+            self.bucket.level = min(self.bucket.level, 1.0)
+
+    def probed(self, now: float) -> bool:
+        """Whether growing has used up the cushion: a refusal is no surprise then."""
+        if self.bucket is None or now < self._until:
+            return False
+        grown = (self._volume(self._grown) - self._grown) * self._base
+        return grown >= _CUSHION / 2
+
+    def drop(self) -> None:
+        """Believe in no rate any more."""
+        self.bucket = None
+
+    def advance(self, now: float, *, wanted: bool) -> None:
+        """Let the time pass; the rate grows while requests wait for it."""
+        bucket = self.bucket
+        if bucket is None:
+            return
+        passed = now - max(self._ticked, self._until)
+        self._ticked = bucket.at = max(now, self._ticked)
+        if passed <= 0:
+            return
+        gained = passed * self._growth(self._grown)
+        if wanted:
+            gained = self._volume(self._grown + passed) - self._volume(self._grown)
+            self._grown += passed
+        self._set_rate(bucket)
+        bucket.level = min(bucket.level + gained * self._base, max(bucket.level, bucket.capacity))
+
+    def wait_for(self, now: float) -> float:
+        """Return the seconds until a request fits, if it waits; 0 if it does."""
+        if self.bucket is None:
+            return 0.0
+        quiet = max(0.0, self._until - now)
+        lacks = (1.0 - self.bucket.level) / self._base
+        if lacks <= _NEARLY:
+            return quiet
+        wanted = self._volume(self._grown) + lacks
+        seconds = lacks / self._growth(self._grown)  # too long: the rate grows meanwhile
+        for _ in range(_NEWTON):
+            beyond = self._volume(self._grown + seconds) - wanted
+            seconds -= beyond / self._growth(self._grown + seconds)
+        return quiet + max(0.0, seconds)
+
+    def _set_rate(self, bucket: Bucket) -> None:
+        bucket.rate = min(self._base * self._growth(self._grown), _MOST)
+        bucket.capacity = max(1.0, bucket.rate * _BURST_SECONDS)
+
+    def _growth(self, seconds: float) -> float:
+        """Return the rate after so many seconds of growth, in terms of the base."""
+        return 1 + (seconds / self._scale) ** 3
+
+    def _volume(self, seconds: float) -> float:
+        """Return the integral of the growth: how much came in, in terms of a second at the base."""
+        return seconds + seconds * (seconds / self._scale) ** 3 / 4
