@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from tenacity import stop_after_attempt
 
-from batchrt.errors import OutageError, ProviderError
+from batchrt.errors import OutageError, ProviderError, RateLimitError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from
 from batchrt.providers.rate_limits import limited_unit, standings
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Endpoint"]
 
 
+_SILENCE: Final = 20.0
 _REFUSALS: Final = 10
 """Attempts of a request that is refused for now and told when to come back, where a policy says nothing."""
 
@@ -216,6 +217,11 @@ class Endpoint:
                     self._leave(passage, strand)
 
 
+def _is_refused(error: ProviderError) -> bool:
+    """Whether there was too much for now, and not a failure of the provider."""
+    return isinstance(error, RateLimitError) or is_paced(error)
+
+
 class _Again:
     """Decide about another attempt of one request."""
 
@@ -250,7 +256,7 @@ class _Again:
         if not self._is_worth_it(error):
             raise error
         now = self._strand.run.now()
-        refused = is_overloaded(error)
+        refused = _is_refused(error)
         served = refused and self._is_served(now)
         stop = self._stops_refused(error, now, served=served) if refused else bool(self._stop(state))
         if self._waits_for_provider(error, stop=stop):
@@ -260,7 +266,7 @@ class _Again:
         else:
             if stop:
                 raise error
-            if not served:
+            if not served and not (refused and quota.has_served(now)):
                 await self._pay(error)
             seconds = self._seconds(error)
             state.idle_for += seconds
@@ -292,9 +298,10 @@ class _Again:
     def _stops_refused(self, error: ProviderError, now: float, *, served: bool) -> bool:
         """Whether it was enough for a request that is refused for now.
 
-        A refusal is no failure: while others are answered the request keeps its place. Where nobody is, as
-        many attempts as a policy allows for failures, or `_REFUSALS` where the provider names the time or
-        has answered lately; and never less than the patience of the policy.
+        A refusal is no failure: while others are answered the request keeps its place. Where nobody is, it
+        is as many attempts as a policy allows for failures, or `_REFUSALS` where the provider names the
+        time. A provider that answered within the last minute is given `_SILENCE` seconds as well, and the
+        patience of the policy counts in any case.
         """
         if self._policy.stop is not None:
             return bool(self._policy.stop(self._state))
@@ -302,9 +309,10 @@ class _Again:
             return True
         if served:
             return False
-        lately = is_paced(error) or self._quota.has_served(now)
-        most = max(self._max_attempts, _REFUSALS) if lately else self._max_attempts
-        return self._silent >= most and now - self._began >= self._policy.patience
+        lately = self._quota.has_served(now)
+        most = max(self._max_attempts, _REFUSALS) if lately or is_paced(error) else self._max_attempts
+        seconds = max(self._policy.patience, _SILENCE if lately else 0.0)
+        return self._silent >= most and now - self._began >= seconds
 
     def _waits_for_provider(self, error: ProviderError, *, stop: bool) -> bool:
         if not self._policy.patience or not is_outage(error):
@@ -323,7 +331,7 @@ class _Again:
     def _seconds(self, error: ProviderError) -> float:
         """Return the seconds to wait here; a refused request waits at the quota instead."""
         asked = error.retry_after or 0.0
-        refused = is_overloaded(error)
+        refused = _is_refused(error)
         if self._policy.wait is not None:
             seconds = float(self._policy.wait(self._state))
             return seconds if refused else max(seconds, asked)

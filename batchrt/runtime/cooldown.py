@@ -9,8 +9,9 @@ from typing import Final
 from batchrt.errors import ProviderError, RateLimitError
 from batchrt.runtime.clock import clock_time
 
-__all__ = ["LONGEST_QUIET", "CoolDown", "Ramp", "SlowStart"]
+__all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart"]
 
+_MANY_TIMES: Final = 8
 _DOUBLING: Final = 0.025
 """Seconds."""
 _DOUBLINGS: Final = 16
@@ -130,3 +131,52 @@ class SlowStart:
     def is_over(self, now: float) -> bool:
         """Whether it holds nothing back any more."""
         return now - self._began > _DOUBLING * _DOUBLINGS
+
+
+class HalfOpen:
+    """After a named wait: one request, and more as those are answered that were sent since.
+
+    The name is a circuit breaker's. What was under way before the wait says nothing about what is possible
+    now. Twice as many may be sent after each further wait's worth of time, so that slow answers do not make
+    the recovery slow.
+
+    Args:
+        wait: the seconds that were asked for.
+        enough: how many in flight are no reason to hold back.
+        began: when the wait is over.
+        by_answers: answers count, not only the time; without, it is one request for each wait at first.
+    """
+
+    __slots__ = ("_allowed", "_answers", "_began", "_by_answers", "_enough", "_fresh", "_sent", "_wait")
+
+    def __init__(self, wait: float, enough: int, began: float, *, by_answers: bool) -> None:
+        self._wait = wait
+        self._by_answers = by_answers
+        self._enough = max(2, enough)
+        self._began = began
+        self._allowed = 1
+        self._answers = 0
+        self._fresh = 0
+        self._sent = 0
+
+    def due(self, now: float) -> float:
+        """Return when one more may be sent."""
+        if self._fresh < self._allowed and (self._by_answers or not self._sent):
+            return now
+        return max(now, self._began + self._wait * math.log2(self._sent + 1))
+
+    def sent(self) -> None:
+        """Record that a request was sent."""
+        self._fresh += 1
+        self._sent += 1
+
+    def ended(self, sent_at: float, *, answered: bool) -> bool:
+        """Record that a request ended that was sent at `sent_at`; return whether the recovery is over."""
+        if sent_at < self._began:
+            return False
+        self._fresh -= 1
+        if answered:
+            self._answers += 1
+            if self._answers > 1:
+                self._allowed += 1
+        return self._allowed >= self._enough or self._sent >= _MANY_TIMES * self._enough

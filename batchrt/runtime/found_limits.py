@@ -66,6 +66,7 @@ class FoundLimits:
         "_crowded",
         "_doubt",
         "_doubted_share",
+        "_granted_at",
         "_open",
         "_pause_until",
         "_refused_in_a_row",
@@ -97,6 +98,7 @@ class FoundLimits:
         self._doubted_share = 0.0
         self._sceptical_until = -math.inf
         self._unsettled = False
+        self._granted_at = -math.inf
         self._settled_at = -math.inf
         self._wave = Wave(0, 0.0, 0.0, 0.0)
 
@@ -107,8 +109,9 @@ class FoundLimits:
 
     # Requests
 
-    def granted(self) -> None:
+    def granted(self, now: float) -> None:
         """Record that a request may be sent."""
+        self._granted_at = now
         if self.rate.bucket is not None:
             self.rate.bucket.charge(1.0)
 
@@ -144,12 +147,21 @@ class FoundLimits:
                 return self._settled_at
         if self._pause_until > now:
             return self._pause_until
-        if not passage.auto and not self.in_flight.lets_in(in_flight, self.latency, now):
-            return self.in_flight.due() if wanted else math.inf
+        if not passage.auto:
+            due = self.in_flight.lets_in_at(in_flight, self.latency, self._granted_at, now)
+            if due > now:
+                return due
         if self.rate.bucket is None:
             return now
         self.rate.advance(now, wanted=wanted)
         return now + self.rate.wait_for(now)
+
+    def apart(self, limit: int) -> float:
+        """Return when the last of `limit` requests in flight may be sent, where some were refused before.
+
+        Not with the others: two at the same moment are refused by a bucket of one as well.
+        """
+        return self._granted_at + self.latency / (2 * limit) if self.log.refused else -math.inf
 
     # Refusals
 
@@ -201,9 +213,7 @@ class FoundLimits:
         cause = explanation.cause
         if cause == "in flight":
             self._crowded(wave)
-            self._keep_to_limit(
-                explanation.limit, wave.wait, now, "refused beside as many, never beside fewer"
-            )
+            self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
             self._keep_to_rate(explanation, wave)
         elif cause == "too little evidence":

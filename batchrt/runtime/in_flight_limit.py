@@ -11,6 +11,7 @@ _HOLD_ROUNDS: Final = 12.0
 _SHORTEST_HOLD: Final = 1.0
 _LONGEST_HOLD: Final = 30.0
 """Seconds: a failed probe doubles the hold up to this."""
+_SHORTEST_ROUND: Final = 0.01
 _HOLD_WAITS: Final = 25.0
 """The hold in terms of the wait that a refusal asks for: a probe that fails costs everybody that wait."""
 
@@ -37,7 +38,7 @@ class InFlightLimit:
         self._step = 1
 
     def found(self, limit: int, latency: float, wait: float, now: float) -> None:
-        """Keep to `limit`; `latency` is the time of a round trip, and the refusal asked for `wait` seconds."""
+        """Keep to `limit`; a round trip takes `latency` seconds, and the refusal asked for `wait`."""
         again = self.limit is not None and self._found - 1 <= limit <= self.limit
         shortest = max(_SHORTEST_HOLD, _HOLD_ROUNDS * latency, _HOLD_WAITS * wait)
         self._hold = min(max(2 * self._hold if again else 0.0, shortest), max(_LONGEST_HOLD, shortest))
@@ -56,17 +57,18 @@ class InFlightLimit:
         self.limit = None
         self._hold = _SHORTEST_HOLD
 
-    def lets_in(self, in_flight: int, latency: float, now: float) -> bool:
-        """Whether one more may be sent beside `in_flight`; the limit grows where that is wanted."""
+    def lets_in_at(self, in_flight: int, latency: float, sent_at: float, now: float) -> float:
+        """Return when one more may be sent beside `in_flight`: `now`, or when the limit may be probed.
+
+        A probe keeps some distance from the request before, which was sent at `sent_at`: two at the same
+        moment are refused by a bucket of one as well.
+        """
         if self.limit is None or in_flight < self.limit:
-            return True
-        if now < self._hold_until:
-            return False
+            return now
+        due = max(self._hold_until, sent_at + latency / (2 * self.limit))
+        if due > now:
+            return due
         self.limit += self._step
         self._step *= 2
-        self._hold_until = now + max(latency, 0.01)
-        return True
-
-    def due(self) -> float:
-        """Return when one more may be tried."""
-        return self._hold_until
+        self._hold_until = now + max(latency, _SHORTEST_ROUND)
+        return now

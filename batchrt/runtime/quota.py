@@ -30,7 +30,7 @@ from batchrt.runtime.allowance import Allowance
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget
 from batchrt.runtime.clock import Clock
-from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, Ramp, SlowStart
+from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, HalfOpen, Ramp, SlowStart
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
@@ -68,8 +68,7 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
 _AT_ONCE: Final = 8
 """Requests that are sent at once to a provider about which nothing is known."""
 _BARE_SHARE: Final = 4
-_SERVED_SECONDS: Final = 2.0
-_SERVED_ROUNDS: Final = 3.0
+_SEVERAL: Final = 4
 _LATELY: Final = 60.0
 _MOMENT: Final = 0.05
 """Seconds for which a request that may be sent waits for a slot of its run before the next may be sent."""
@@ -183,11 +182,11 @@ class Quota:
         self._downtime = Downtime()
         self._adaptive: Adaptive | None = None
         self._ramp: Ramp | None = None
+        self._half_open: HalfOpen | None = None
         self._now = 0.0
         self._clock = Clock()
         self._in_flight = 0
         self._began = False
-        self._restart = False
         self._start: SlowStart | None = None
         self._answered_at = -math.inf
         self._cooling = CoolDown()
@@ -273,10 +272,12 @@ class Quota:
         while not self._enter(passage, now):
             waited = True
             await self._wait(passage, strand, now)
-            if await self._take_soon(passage, strand) and self._begin(passage, strand.run.now()):
+            taken = await self._take_soon(passage, strand)
+            now = strand.run.now()
+            if taken and self._begin(passage, now):
                 break
             # The place is for a request that can use it; this one comes next, once it has a slot.
-            self._withdraw(passage, strand.run.now())
+            self._withdraw(passage, now)
             passage.again = True
             await strand.take()
             now = strand.run.now()
@@ -372,17 +373,21 @@ class Quota:
             return math.inf
         if self._told_in_flight is not None and self._in_flight >= self._told_in_flight:
             return math.inf
-        if passage.auto and self._adaptive is not None and self._in_flight >= self._adaptive.limit:
-            self._adaptive.wanted = True
-            return math.inf
+        if passage.auto and self._adaptive is not None:
+            limit = self._adaptive.limit
+            if self._in_flight >= limit:
+                self._adaptive.wanted = True
+                return math.inf
+            if self._in_flight == limit - 1 and (due := self._found.apart(limit)) > now:
+                return due
         if self._cooling.until > now:
             return self._cooling.until
-        if self._restart:
-            self._restart, self._start = False, SlowStart(1, now)
         if self._waits_for_provider(passage):
             return self._downtime.look_at
         if self._ramp is not None and not self._ramp.lets_in(self._in_flight):
             return math.inf
+        if self._half_open is not None and (due := self._half_open.due(now)) > now:
+            return due
         found = self._found.lets_in_at(passage, self._in_flight, now, wanted=wanted)
         if found > now:
             return found
@@ -404,13 +409,15 @@ class Quota:
             self._began, self._start = True, SlowStart(_AT_ONCE, now)
         if self._start is not None:
             self._start.sent()
+        if self._half_open is not None:
+            self._half_open.sent()
         self._in_flight += 1
         passage.granted = True
         passage.looks = self._waits_for_provider(passage)
         if passage.looks:
             self._downtime.look()
         self._allowance.charge(passage, now)
-        self._found.granted()
+        self._found.granted(now)
         if self._adaptive is not None:
             self._adaptive.sent(self._in_flight)
 
@@ -540,6 +547,12 @@ class Quota:
 
     def _refused(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
         """Draw the conclusions from a 429, or a 503 that says overloaded."""
+        if self._adaptive is not None and passage.auto:
+            self._adaptive.failed()
+        if not isinstance(error, RateLimitError) and not error.retry_after:
+            # It may be the outage that it looks like: the budget and the breaker see to it.
+            self._crowded(Wave(self._in_flight - 1, 0.0, now, passage.sent_at), passage)
+            return
         parallel = is_parallel(error)
         # A place is free as soon as another request ends, whatever wait is named.
         asked = 0.0 if parallel else error.retry_after or 0.0
@@ -550,33 +563,32 @@ class Quota:
         )
         found = self._found
         found.refused(passage, now, wait, leads=leads, parallel=parallel, explained=explained)
-        if self._adaptive is not None and passage.auto:
-            self._adaptive.failed()
         if leads:
             wait = found.pause(now, wait, self._clock.random)
-            self._hold_back(error, explained=explained, parallel=parallel)
+            self._hold_back(error, asked, now, explained=explained or parallel)
         if asked > 0 and self._cooling.prolong(max(asked, wait), error, now):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
             self._tell_pause(self._cooling.left(now), error)
         elif asked <= 0 and leads:
             self._tell_pause(wait, error)
 
-    def _hold_back(self, error: ProviderError, *, explained: bool, parallel: bool) -> None:
+    def _hold_back(self, error: ProviderError, wait: float, now: float, *, explained: bool) -> None:
         """Begin anew with few requests after a refusal, unless it is known why it came."""
-        self._ramp = None
-        if explained or parallel or self._found.rate.bucket is not None:
+        self._ramp = self._half_open = None
+        if explained or self._found.rate.bucket is not None:
             return
-        if not isinstance(error, RateLimitError):
+        if wait <= 0:
+            self._ramp = Ramp(_BARE_SHARE * self._in_flight)
+        elif not isinstance(error, RateLimitError):
             self._ramp = Ramp(self._in_flight)
         elif not self._found.is_certain:
-            if error.retry_after:
-                self._restart = True
-            else:
-                self._ramp = Ramp(_BARE_SHARE * self._in_flight)
+            by_answers = self._found.log.let_in_since(now - wait) >= _SEVERAL
+            enough = _BARE_SHARE * self._in_flight
+            self._half_open = HalfOpen(wait, enough, now + wait, by_answers=by_answers)
 
-    def _crowded(self, wave: Wave) -> None:
+    def _crowded(self, wave: Wave, passage: Passage | None = None) -> None:
         """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""
-        if self._adaptive is not None:
+        if self._adaptive is not None and (passage is None or passage.auto):
             self._adaptive.rejected(wave.sent_at, wave.at, wave.beside, wave.wait)
 
     def _tell_pause(self, seconds: float, error: ProviderError) -> None:
@@ -602,6 +614,8 @@ class Quota:
         self._in_flight -= 1
         self._found.ended()
         passage.granted = False
+        if self._half_open is not None and self._half_open.ended(passage.sent_at, answered=answered):
+            self._half_open = None
         if answered:
             self._answered_at = now
             if self._start is not None:
@@ -630,10 +644,7 @@ class Quota:
 
     def serves(self, since: float, now: float) -> bool:
         """Whether the provider answered, or has let in, other requests since then."""
-        lately = max(_SERVED_SECONDS, _SERVED_ROUNDS * self._found.latency)
-        return (
-            self._answered_at > since or now - self._answered_at < lately or self._found.log.has_let_in(now)
-        )
+        return self._answered_at > since or self._found.log.has_let_in(now)
 
     def has_served(self, now: float) -> bool:
         """Whether the provider answered anything within the last minute."""

@@ -28,7 +28,10 @@ _CUSHION: Final = 2.0
 """Requests' worth of refill that is left in the provider's bucket after a refusal: arrival is not sending."""
 _BURST_SECONDS: Final = 0.1
 _UNCERTAIN: Final = 1.3
-"""From which factor between the rates that explain the refusals equally well their geometric mean is tried."""
+"""The factor between the rates that explain the refusals, from which on their geometric mean is tried."""
+_SEVERAL: Final = 3.0
+"""Requests let in during one wait, from which on the wait is no wait for one request."""
+_UNCERTAIN_WAITS: Final = 5.0
 _MOST_AT_ONCE: Final = 3.0
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
@@ -71,11 +74,20 @@ class RateEstimator:
 
         `highest` is the highest rate that explains the refusals as well.
         """
-        if highest > _UNCERTAIN * rate:
+        if wait > 0:
+            # A wait for one request bounds the rate, unless it was rounded up to seconds.
+            rounded = wait == round(wait) and rate * wait > _SEVERAL
+            highest = highest if rounded else min(highest, 1 / wait)
+        uncertain = highest > _UNCERTAIN * rate
+        if uncertain:
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
         self._base = min(max(rate, _LEAST), _MOST)
         between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)
-        self._scale = min(max(_GROWTH * between, _SHORTEST), _LONGEST)
+        if uncertain:
+            # The next refusal tells more than it costs.
+            self._scale = max(_SHORTEST, _UNCERTAIN_WAITS * wait)
+        else:
+            self._scale = min(max(_GROWTH * between, _SHORTEST), _LONGEST)
         self._until = now + max(wait, _CUSHION / self._base)
         self._grown, self._ticked = 0.0, now
         if self.bucket is None:

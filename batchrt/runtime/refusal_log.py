@@ -52,7 +52,8 @@ _FEW_BETWEEN: Final = 8
 _MIXED: Final = 3
 """Requests let in after a refused one, and beside as many, from which on the refusal is taken for noise."""
 _EQUAL: Final = 0.4
-"""Unexplained outcomes by which two rates may differ and be equally likely."""
+_EQUAL_SHARE: Final = 0.05
+"""Unexplained outcomes by which two rates may differ and be equally likely; and more for each refusal."""
 
 
 class Entry(Protocol):
@@ -135,6 +136,10 @@ class RefusalLog:
     def settling(self) -> float:
         """Seconds after which a request that is not refused was let in: refusals come fast."""
         return _DELAYS * self._delay + _MOMENT
+
+    def let_in_since(self, moment: float) -> int:
+        """Return how many of the requests remembered were sent since then and not refused."""
+        return sum(entry.sent_at >= moment and entry.verdict != REFUSED for entry in self._entries)
 
     def has_let_in(self, now: float) -> bool:
         """Whether a request is under way for so long that the provider has let it in."""
@@ -237,7 +242,8 @@ def _likeliest_rate(events: Sequence[_Event], known: float | None) -> tuple[floa
     if not found:
         return 0.0, 0.0, math.inf
     fewest = min(found)[0]
-    equal = [rate for unexplained, rate in found if unexplained <= fewest + _EQUAL]
+    most = fewest + _EQUAL + _EQUAL_SHARE * sum(event[3] for event in events if event[2])
+    equal = [rate for unexplained, rate in found if unexplained <= most]
     # The candidates come with the likeliest first.
     return equal[0], max(equal), fewest
 

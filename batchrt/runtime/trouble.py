@@ -32,7 +32,7 @@ def is_overloaded(error: ProviderError) -> bool:
 
 def is_parallel(error: ProviderError) -> bool:
     """Whether `error` says that too many requests are in flight: LiteLLM's `max_parallel_requests`."""
-    return error.type == _PARALLEL or error.code == _PARALLEL
+    return _PARALLEL in (error.type, error.code)
 
 
 def is_outage(error: ProviderError) -> bool:

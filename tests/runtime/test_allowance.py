@@ -158,7 +158,7 @@ def test_a_refusal_says_how_empty_a_given_limit_is() -> None:
     desk = Desk({RPM: 60, TPM: 6000}, burst_seconds=60)
     charge = desk.charge(0.0, tokens=10)
     desk.allowance.settle(charge, 0.0)
-    desk.allowance.refuse(charge, 0.0, 3.0, "tokens", told=False, infer=True)
+    desk.allowance.refuse(charge, 0.0, 3.0, "tokens", told=False)
     used = desk.allowance.used(0.0)
     assert used["tokens_per_minute"] > 0.99
     assert used["requests_per_minute"] < 0.05
@@ -209,7 +209,7 @@ def test_whatever_happens_what_is_counted_comes_out_even(
         if what == "learn":
             desk.allowance.learn([told], charge, now, refused=False)
         if what == "refuse":
-            desk.allowance.refuse(charge, now, pause, told.unit, told=False, infer=True)
+            desk.allowance.refuse(charge, now, pause, told.unit, told=False)
     for charge in open_:
         desk.allowance.settle(charge, None)
     assert desk.allowance._outstanding == pytest.approx([0, 0, 0], abs=1e-3)

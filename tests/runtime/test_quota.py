@@ -272,7 +272,7 @@ def test_room_that_is_made_is_used_at_once(backend: str) -> None:
 
 @on_both
 def test_a_provider_that_has_not_answered_yet_is_not_flooded(backend: str) -> None:
-    """Some at once, and then ever more; after the first answer there is no such bound."""
+    """Some at once, and then ever more, two for each answer on top; later there is no such bound."""
 
     async def main() -> None:
         counter = Counter(Quota())
@@ -283,7 +283,7 @@ def test_a_provider_that_has_not_answered_yet_is_not_flooded(backend: str) -> No
         for doublings in (1, 2):
             sent = sum(at <= doublings * _DOUBLING + 1e-4 for at in counter.times)
             assert sent == pytest.approx(_AT_ONCE * 2**doublings, abs=2)
-        assert counter.times[-1] <= 0.11
+        assert counter.times[-1] <= 0.15
         counter.sent.clear()
         began = counter.now()
         async with anyio.create_task_group() as group:
@@ -465,7 +465,7 @@ def test_whoever_left_was_not_late(backend: str) -> None:
 
 @on_both
 def test_leaving_while_it_waits_for_a_slot_gives_back_what_was_granted(backend: str) -> None:
-    """It was let in, had no slot yet, and was cancelled: the next is let in at once."""
+    """Its place is given back after a moment, and it waits for the slot without one, until it is cancelled."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=1, requests_per_minute=60, burst_seconds=2)
@@ -481,7 +481,7 @@ def test_leaving_while_it_waits_for_a_slot_gives_back_what_was_granted(backend: 
                     # Somebody else has the slot when its turn comes.
                     group.start_soon(_occupy, slots, 5)
                     await anyio.sleep(2)
-                    assert quota.statistics().in_flight == 1, "it is granted, and waits for the slot"
+                    assert quota.statistics().in_flight == 0, "without a slot there is nothing in flight"
                     assert not counter.sent
                     scope.cancel()
             assert quota.statistics().in_flight == 0
@@ -502,7 +502,7 @@ async def _occupy(slots: Any, seconds: float) -> None:
 
 @on_both
 def test_the_next_is_let_in_when_the_granted_one_leaves(backend: str) -> None:
-    """It does not wait for an alarm that nobody sets."""
+    """At once where it is cancelled, and after a moment where it waits for a slot of its run."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=1)
@@ -518,9 +518,9 @@ def test_the_next_is_let_in_when_the_granted_one_leaves(backend: str) -> None:
                     await pause()
                     other.start(group, "patient")
                     await anyio.sleep(10)
-                    assert other.names == ["first"]
+                    assert other.names == ["first", "patient"]
                     scope.cancel()
-        assert other.times == pytest.approx([0, 10])
+        assert other.times == pytest.approx([0, 1], abs=0.1)
         assert is_idle(quota)
 
     virtually(backend, main)
@@ -634,7 +634,7 @@ def test_who_is_granted_when_the_wait_begins_does_not_go(backend: str) -> None:
             await pause()
             group.start_soon(_occupy, counter.run.slots, 5)
             await anyio.sleep(2)
-            assert quota.statistics().in_flight == 2
+            assert quota.statistics().in_flight == 1
         assert counter.times == pytest.approx([23])
         assert is_idle(quota)
 
@@ -662,7 +662,7 @@ def test_after_an_overload_one_goes_first_and_then_more(backend: str) -> None:
 
 @on_both
 def test_one_refusal_does_not_hold_up_those_who_wait_for_long(backend: str) -> None:
-    """Where nothing else is known, the pace after it is slow, but doubles every two seconds."""
+    """Where nothing else is known, one is sent after the wait, and more as those are answered."""
 
     async def main() -> None:
         counter = Counter(Quota())
@@ -673,11 +673,7 @@ def test_one_refusal_does_not_hold_up_those_who_wait_for_long(backend: str) -> N
         async with anyio.create_task_group() as group:
             for number in range(6):
                 counter.start(group, number, seconds=0.1)
-        assert counter.times[0] == pytest.approx(62.5)
-        gaps = [after - before for before, after in pairwise(counter.times)]
-        assert 0.5 < gaps[0] < 15
-        assert gaps == sorted(gaps, reverse=True)
-        assert gaps[-1] > 0, "it is a pace, and no flood"
+        assert counter.times == pytest.approx([62.5, 62.6, 62.7, 62.7, 62.8, 62.8])
 
     virtually(backend, main)
 
