@@ -8,10 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import httpx
-import trio
-import trio.testing
 
 from batchrt.testing import MockProvider
+from tests import virtual
 
 __all__ = ["Client", "Got", "simulate"]
 
@@ -65,6 +64,4 @@ class Client:
 
 def simulate(main: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     """Run `main` on a clock that jumps to the next thing to do."""
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    result: T = trio.run(main, *arguments, clock=clock)
-    return result
+    return virtual.run(main, *arguments)
