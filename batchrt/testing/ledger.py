@@ -6,13 +6,16 @@ from array import array
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["ACCEPTED", "FULL", "OUTAGE", "REJECTED", "Ledger", "Sent", "Wait"]
+__all__ = ["ACCEPTED", "CROWDED", "FULL", "NOISE", "OUTAGE", "REJECTED", "Ledger", "Sent", "Wait"]
 
 ACCEPTED: Final = 0
 FULL: Final = 1
 OUTAGE: Final = 2
-REJECTED: Final = 3
-"""By the first bucket of its quota; 4 by the second, and so on."""
+NOISE: Final = 3
+CROWDED: Final = 4
+"""By the limit of parallel requests of its quota."""
+REJECTED: Final = 5
+"""By the first bucket of its quota; 6 by the second, and so on."""
 
 
 # Each may change its buckets twice, and those remember a million changes.

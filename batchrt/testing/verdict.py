@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .buckets import Bucket, LimitName, Period
-from .ledger import ACCEPTED, FULL, OUTAGE, REJECTED, Ledger, Sent, Wait
+from .ledger import ACCEPTED, CROWDED, FULL, NOISE, OUTAGE, REJECTED, Ledger, Sent, Wait
 from .quotas import Quota
 
 __all__ = ["CoolDown", "LimitUse", "Verdict", "judge"]
@@ -31,7 +31,8 @@ class LimitUse:
         name: what is limited.
         per: in which time.
         spent: requests that were let through, or what they cost in tokens, as it was settled.
-        allowed: what the bucket held at the start of the span, and what the limit added until its end.
+        allowed: what the bucket held at the start of the span, and what the limit added until its end,
+            without what a stranger took.
         held: how much of `allowed` the bucket held at the start.
         rejected: requests that this limit refused.
     """
@@ -111,9 +112,10 @@ class Verdict:
         end: when it ends.
         sent: requests that arrived in it.
         accepted: those that were let through.
-        rejected: those over the quota.
+        rejected: those over the quota, the limit of parallel requests included.
         refused: those for which the queue was too long.
         failed: those that met an outage.
+        noise: those that were refused at random.
         by_attempt: how many of them were the first of their body, the second, and so on. Equal bodies
             that are not retries of each other count as if they were.
         peak_in_flight: the most requests at once, of any kind and at any time since the log began.
@@ -130,6 +132,7 @@ class Verdict:
     rejected: int
     refused: int
     failed: int
+    noise: int
     by_attempt: Mapping[int, int]
     peak_in_flight: int
     sent_in_waits: int
@@ -140,6 +143,11 @@ class Verdict:
     def used(self) -> float | None:
         """The share of the limit that was used most, which is the one that bound; None without limits."""
         return max((limit.used for limit in self.limits), default=None)
+
+    @property
+    def refused_share(self) -> float:
+        """The share of the sent that was over the quota or found the queue full."""
+        return (self.rejected + self.refused) / self.sent if self.sent else 0.0
 
     @property
     def rejected_share(self) -> float:
@@ -158,8 +166,25 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the verdict as JSON can hold it: keys are strings, and the shares are there too."""
-        plain = ("start", "end", "sent", "accepted", "rejected", "refused", "failed", "peak_in_flight")
-        derived = ("sent_in_waits", "used", "rejected_share", "retries", "retries_per_request")
+        plain = (
+            "start",
+            "end",
+            "sent",
+            "accepted",
+            "rejected",
+            "refused",
+            "failed",
+            "noise",
+            "peak_in_flight",
+        )
+        derived = (
+            "sent_in_waits",
+            "used",
+            "rejected_share",
+            "refused_share",
+            "retries",
+            "retries_per_request",
+        )
         return {
             **{name: getattr(self, name) for name in (*plain, *derived)},
             "by_attempt": {str(attempt): count for attempt, count in self.by_attempt.items()},
@@ -203,9 +228,10 @@ def judge(
         end=end,
         sent=len(sent),
         accepted=outcomes[ACCEPTED],
-        rejected=sum(count for outcome, count in outcomes.items() if outcome >= REJECTED),
+        rejected=sum(count for outcome, count in outcomes.items() if outcome >= CROWDED),
         refused=outcomes[FULL],
         failed=outcomes[OUTAGE],
+        noise=outcomes[NOISE],
         by_attempt=MappingProxyType(dict(sorted(Counter(one.attempt for one in sent).items()))),
         peak_in_flight=peak_in_flight,
         sent_in_waits=sum(cool_down.sent for cool_down in cool_downs),
@@ -228,7 +254,7 @@ def _use(quota: Quota, place: int, sent: Sequence[Sent], start: float, end: floa
         name=bucket.name,
         per=bucket.per,
         spent=float(len(accepted)) if bucket.name == "requests" else sum(one.spent for one in accepted),
-        allowed=held + bucket.refill(start, end),
+        allowed=held + bucket.refill(start, end) - bucket.eaten(start, end),
         held=held,
         rejected=sum(1 for one in sent if one.outcome == REJECTED + place),
     )

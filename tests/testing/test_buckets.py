@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.testing.buckets import Bucket
+from batchrt.testing.buckets import Bucket, Eater
+from batchrt.testing.schedules import Schedule
 
 Steps = list[tuple[float, float]]
 
@@ -124,3 +125,40 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(bucket._times) <= 20
     assert [bucket.left_before(float(second)) for second in range(91, 100)] == levels[91:]
     assert not math.isclose(levels[0], levels[99])
+
+
+@given(
+    rates=st.lists(st.sampled_from([0.0, 60.0, 300.0, 1200.0]), min_size=1, max_size=4),
+    taken=amounts,
+    looks=st.lists(st.floats(0, 45), max_size=10),
+)
+def test_an_eater_takes_the_same_however_often_one_looks(
+    rates: list[float], taken: list[tuple[float, float]], looks: list[float]
+) -> None:
+    """At its own moments; and what it took can be told afterwards."""
+    eater = Eater(Schedule([(10.0 * place, rate) for place, rate in enumerate(rates)]), 1.0)
+    buckets = [Bucket("requests", "minute", 600, 6.0, eater=eater) for _ in range(2)]
+    moments = [(second, amount, False) for second, amount in taken] + [
+        (second, 0.0, True) for second in looks
+    ]
+    for second, amount, only_looks in sorted(moments):
+        if not only_looks:
+            for bucket in buckets:
+                bucket.take(amount, second)
+        else:
+            buckets[0].standing(second)
+    once, twice = (bucket.eaten(0.0, 45.0) for bucket in buckets)
+    assert once == twice
+    parts = buckets[0].eaten(0.0, 20.0) + buckets[0].eaten(20.0, 45.0)
+    assert parts == once
+    assert buckets[0].left_before(45.0) == pytest.approx(buckets[1].left_before(45.0), abs=1e-6)
+
+
+def test_an_eater_takes_evenly_and_goes_without() -> None:
+    """Two a second of the ten that come; of an empty bucket none."""
+    bucket = Bucket("requests", "minute", 600, 1.0, eater=Eater(Schedule(120), 1.0))
+    assert bucket.standing(0.45).left == pytest.approx(10)
+    assert bucket.standing(0.5).left == pytest.approx(9, abs=1e-5)
+    bucket.take(30, 0.5)
+    assert bucket.eaten(0.5, 2.5) == 0
+    assert bucket.eaten(0.0, 10.0) == 1 + 15

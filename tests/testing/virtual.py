@@ -24,6 +24,7 @@ class Got(NamedTuple):
     headers: httpx.Headers
     document: Any
     time: float
+    raw: bytes
 
     @property
     def message(self) -> str:
@@ -59,7 +60,9 @@ class Client:
     async def _send(self, request: httpx.Request) -> Got:
         response = await self._transport.handle_async_request(request)
         raw = await response.aread()
-        return Got(response.status_code, response.headers, json.loads(raw), anyio.current_time())
+        is_json = response.headers.get("content-type") == "application/json"
+        document = json.loads(raw) if is_json else None
+        return Got(response.status_code, response.headers, document, anyio.current_time(), raw)
 
 
 def simulate(main: Callable[..., Awaitable[T]], *arguments: Any) -> T:
