@@ -178,6 +178,10 @@ class Bucket:
         meals = bisect_right(self._eaten, until) - bisect_right(self._eaten, since)
         return self._eater.amount * (meals + len(later) - bisect_right(later, since))
 
+    def refill_time(self, amount: float, since: float) -> float:
+        """Give the seconds in which the limit allows `amount` to be added; infinity if it never does."""
+        return self._limit.second_of(amount * _SECONDS[self.per], since) - since
+
     def refill(self, since: float, until: float) -> float:
         """Give what the limit allows to be added between the two, were there always room for it."""
         return self._limit.area(since, until) / _SECONDS[self.per]

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from .answers import count_text
 from .bodies import Reject, as_inputs, check_inputs, check_model, is_count, parsed, wrong_type
+from .draws import names_of
 from .families import Family
 from .replies import Bill, RejectedError, Reply, bytes_reply
 from .vectors import Embeddable, Vectors, VectorSpace
@@ -57,7 +58,7 @@ class Embeddings:
         billed = self._billed(inputs)
         written = b"".join(_document(space, inputs, wants_base64=wants_base64, model=model, billed=billed))
         listed = not isinstance(body["input"], str)
-        bill = Bill(model, billed, billed)
+        bill = Bill(model, billed, billed, rows=names_of(inputs))
         return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data", bill=bill)
 
     def vector(self, value: Embeddable, model: str, dimensions: int | None) -> list[float]:

@@ -16,6 +16,7 @@ from .outages import Outage, outage_reply
 from .queueing import Place, Queue, Queueing
 from .quotas import Quota
 from .replies import Bill, Headers, Reply
+from .schedules import Schedule
 from .throttling import Throttling
 from .timeline import Timeline
 from .verdict import Verdict, judge
@@ -53,7 +54,18 @@ class Visit:
         place: its place in the queue, if it is let in and there is one.
     """
 
-    __slots__ = ("_bill", "_gate", "_items", "_ledger", "_number", "_quota", "place", "refusal")
+    __slots__ = (
+        "_arrived",
+        "_bill",
+        "_gate",
+        "_is_noise",
+        "_items",
+        "_ledger",
+        "_number",
+        "_quota",
+        "place",
+        "refusal",
+    )
 
     def __init__(
         self,
@@ -63,6 +75,7 @@ class Visit:
         quota: Quota,
         arrival: Arrival,
         *,
+        outcome: int,
         refusal: Reply | None,
         place: Place | None,
     ) -> None:
@@ -73,6 +86,8 @@ class Visit:
         self._quota = quota
         self._bill = arrival.bill
         self._items = arrival.items
+        self._arrived = arrival.now
+        self._is_noise = outcome == NOISE
         self.refusal: Reply | None = refusal
         self.place: Place | None = place
 
@@ -94,7 +109,12 @@ class Visit:
                 spent = self._quota.settle(self._bill, second, answered=status == 200)  # noqa: PLR2004
                 self._ledger.settle(self._number, spent)
             if wait and not gone:
-                self._ledger.ask(Wait(self._quota.number, second, second + wait))
+                self._ledger.ask(Wait(self._quota.number, second, second + wait, self._is_noise))
+            # One that left the queue was never worked on.
+            began = self._arrived if self.place is None else min(now, self.place.began)
+            began = self._gate.timeline.second(began)
+            answered = self.refusal is None and not gone and status == 200  # noqa: PLR2004
+            self._ledger.end(self._number, second, began=began, answered=answered)
 
 
 class Gate:
@@ -121,6 +141,7 @@ class Gate:
         self._limits = limits
         self._queueing = queueing
         self._outages = tuple(outages)
+        self._counts_inputs = queueing is not None and queueing.counts == "inputs"
         self._noise = noise
         self._seed = seed
         self._refusal_latency = refusal_latency
@@ -164,7 +185,13 @@ class Gate:
         self._items_in_flight -= items
 
     def verdict(
-        self, *, since: float | None, until: float | None, grace: float, peak_in_flight: int
+        self,
+        *,
+        since: float | None,
+        until: float | None,
+        grace: float,
+        peak_in_flight: int,
+        max_concurrency: int | None,
     ) -> Verdict:
         """Judge what came; see `MockProvider.verdict`."""
         with self.lock:
@@ -175,6 +202,8 @@ class Gate:
                 until=until,
                 grace=grace,
                 peak_in_flight=peak_in_flight,
+                capacity=None if self._queueing is None else Schedule(self._queueing.capacity),
+                max_concurrency=max_concurrency,
             )
 
     def enter(self, arrival: Arrival) -> Visit:
@@ -194,9 +223,19 @@ class Gate:
                 refusal = refusal._replace(delay=refusal.delay + self._refusal_latency)
             spent = bill.reserved if refusal is None else 0
             number = self._ledger.note(
-                second, quota.number, outcome, arrival.attempt, reserved=bill.reserved, spent=spent
+                second,
+                quota.number,
+                outcome,
+                arrival.attempt,
+                reserved=bill.reserved,
+                spent=spent,
+                size=max(1, arrival.items) if self._counts_inputs else 1,
+                row=arrival.digest,
+                rows=bill.rows,
             )
-            return Visit(self, self._ledger, number, quota, arrival, refusal=refusal, place=place)
+            return Visit(
+                self, self._ledger, number, quota, arrival, outcome=outcome, refusal=refusal, place=place
+            )
 
     def _quota(self, authorization: bytes, model: str) -> Quota:
         name = (authorization, model)

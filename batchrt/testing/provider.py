@@ -52,9 +52,9 @@ class MockProvider:
     An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
     `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also
     `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]`,
-    `GET /_mock/verdict[?since=S&until=S&grace=S]` and `POST /_mock/reset`. Use it in process
-    through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are a quarter
-    of its characters, rounded up. All times are the event loop's, so that on a clock that is
+    `GET /_mock/verdict[?since=S&until=S&grace=S&max_concurrency=N]` and `POST /_mock/reset`. Use it
+    in process through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are
+    a quarter of its characters, rounded up. All times are the event loop's, so that on a clock that is
     simulated hours pass at once.
 
     A valid request for a model is met by an outage, else refused at random, else if the queue is full,
@@ -231,9 +231,14 @@ class MockProvider:
         return MockServer(self, host, port)
 
     def verdict(
-        self, *, since: float | None = None, until: float | None = None, grace: float = 0.0
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        grace: float = 0.0,
+        max_concurrency: int | None = None,
     ) -> Verdict:
-        """Judge from what came how well the quota was used and the waits were kept.
+        """Judge from what came how well the quota was used, the waits were kept, and all was answered.
 
         Args:
             since: where the span begins that is judged, in seconds since the first request; None:
@@ -241,9 +246,17 @@ class MockProvider:
             until: where it ends; None: with the last.
             grace: the seconds that it takes a refusal to reach the client: what comes within them
                 was sent before. On a socket more than 0; in process nothing is on its way.
+            max_concurrency: how many requests the client has in flight at most, so that it is compared with
+                one that has as many; None for no bound.
         """
         peak = self.log.snapshot().peak_in_flight
-        return self._gate.verdict(since=since, until=until, grace=grace, peak_in_flight=peak)
+        return self._gate.verdict(
+            since=since,
+            until=until,
+            grace=grace,
+            peak_in_flight=peak,
+            max_concurrency=max_concurrency,
+        )
 
     def reset(self) -> None:
         """Forget every request: the log, the quotas, the attempts, and how far each script has come.
@@ -367,13 +380,22 @@ class MockProvider:
 
     def _told_verdict(self, query: bytes) -> Reply:
         asked = parse_qs(query.decode("latin-1"))
+        cap = asked.get("max_concurrency", ["0"])[0]
         try:
             given = {name: float(asked[name][0]) for name in ("since", "until", "grace") if name in asked}
         except ValueError:
             given = {"since": math.nan}
         if not all(map(math.isfinite, given.values())):
             return RejectedError(400, "since, until and grace must be seconds.").reply
-        return json_reply(200, self.verdict(**given).to_dict())
+        if not cap.isdecimal():
+            return RejectedError(400, "max_concurrency must be a whole number.").reply
+        verdict = self.verdict(
+            since=given.get("since"),
+            until=given.get("until"),
+            grace=given.get("grace", 0.0),
+            max_concurrency=int(cap) or None,
+        )
+        return json_reply(200, verdict.to_dict())
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -70,14 +70,15 @@ class Queueing:
 
 
 class Place:
-    """Hold one request's place; `started` once its turn has come."""
+    """Hold one request's place; `started`, at `began`, once its turn has come."""
 
-    __slots__ = ("_queue", "size", "started", "wakeup")
+    __slots__ = ("_queue", "began", "size", "started", "wakeup")
 
     def __init__(self, queue: Queue, size: int) -> None:
         self._queue = queue
         self.size: int = size
         self.started: bool = False
+        self.began: float = math.inf
         self.wakeup: Wakeup | None = None
 
     async def turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
@@ -144,7 +145,7 @@ class Queue:
                 place, _ = self._waiting.popitem(last=False)
                 self._queued -= place.size
                 self._served += place.size
-                place.started = True
+                place.started, place.began = True, now
                 if place.wakeup is not None:
                     place.wakeup()
 

@@ -59,6 +59,10 @@ class Quota:
         """Say how many requests may be in flight; None without such a limit."""
         return None if self._parallel is None else int(self._parallel.at(second))
 
+    def free_parallel(self) -> Schedule | None:
+        """Give how many requests may be in flight besides a stranger's; None without such a limit."""
+        return None if self._parallel is None else self._parallel.less(self._others)
+
     def parallel_left(self, second: float) -> int | None:
         """Say how many more requests may be in flight, those of a stranger counted; None without a limit."""
         most = self.parallel(second)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from .buckets import Bucket, LimitName, Period
 from .ledger import ACCEPTED, CROWDED, FULL, NOISE, OUTAGE, REJECTED, Ledger, Sent, Wait
+from .oracle import least_seconds
 from .quotas import Quota
+from .schedules import Schedule
 
 __all__ = ["CoolDown", "LimitUse", "Verdict", "judge"]
 
@@ -29,7 +32,7 @@ class LimitUse:
         key: 64 bits of the hash of the authorization, in hexadecimal; empty if there was none.
         model: the model's name.
         name: what is limited.
-        per: in which time.
+        per: in which time; "moment" for parallel requests, whose unit is one in flight for a second.
         spent: requests that were let through, or what they cost in tokens, as it was settled.
         allowed: what the bucket held at the start of the span, and what the limit added until its end,
             without what a stranger took.
@@ -39,8 +42,8 @@ class LimitUse:
 
     key: str
     model: str
-    name: LimitName
-    per: Period
+    name: LimitName | Literal["parallel_requests"]
+    per: Period | Literal["moment"]
     spent: float
     allowed: float
     held: float
@@ -123,6 +126,15 @@ class Verdict:
             their model, and later than it was asked for.
         limits: how much of each limit was used.
         cool_downs: the waits, in the order in which they began.
+        lost: how many rows were asked for and never answered with status 200, those in flight left out. A
+            row is an input of an embedding or a prompt of a completion, in whichever lists it came, and
+            otherwise a request's body; equal ones are one.
+        seconds: from the start until the last of the sent was over.
+        least_seconds: what all that was accepted takes at least, for a client that knows the server's
+            limits: its buckets, parallel requests, capacity and latencies, and the client's own
+            `max_concurrency`. It knows nothing of outages, nor of refusals at random.
+        noise_seconds: for how long refusals at random asked to wait, in the span; of waits for one key and
+            model that overlap each second counts once.
     """
 
     start: float
@@ -138,6 +150,16 @@ class Verdict:
     sent_in_waits: int
     limits: tuple[LimitUse, ...]
     cool_downs: tuple[CoolDown, ...]
+    lost: int
+    seconds: float
+    least_seconds: float
+    noise_seconds: float
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long it took as it takes at least, waits of refusals at random included."""
+        least = self.least_seconds + self.noise_seconds
+        return self.seconds / least if least > 0 else 1.0
 
     @property
     def used(self) -> float | None:
@@ -176,8 +198,13 @@ class Verdict:
             "failed",
             "noise",
             "peak_in_flight",
+            "lost",
+            "seconds",
+            "least_seconds",
+            "noise_seconds",
         )
         derived = (
+            "slowness",
             "sent_in_waits",
             "used",
             "rejected_share",
@@ -201,10 +228,13 @@ def judge(
     until: float | None,
     grace: float,
     peak_in_flight: int,
+    capacity: Schedule | None = None,
+    max_concurrency: int | None = None,
 ) -> Verdict:
     """Judge what arrived from `since` to `until`, by default all.
 
-    A request that comes within `grace` seconds after a wait was asked for counts as in flight then.
+    A request that comes within `grace` seconds after a wait was asked for counts as in flight then. A queue
+    works on `capacity` at a time, and the client has `max_concurrency` in flight at most.
     """
     everything = list(ledger.sent())
     start = (everything[0].second if everything else 0.0) if since is None else since
@@ -239,8 +269,46 @@ def judge(
             _use(quota, place, by_quota[quota.number], start, end)
             for quota in quotas
             for place in range(len(quota.buckets))
+        )
+        + tuple(
+            _parallel_use(quota, places, by_quota[quota.number], start, end)
+            for quota in quotas
+            if (places := quota.free_parallel()) is not None
         ),
         cool_downs=tuple(sorted(cool_downs, key=lambda cool_down: cool_down.start)),
+        lost=_lost(sent),
+        seconds=max((one.ended for one in sent if one.ended < math.inf), default=start) - start,
+        least_seconds=least_seconds(
+            sent, quotas, start=start, capacity=capacity, max_concurrency=max_concurrency
+        ),
+        noise_seconds=math.fsum(
+            max(0.0, min(until, end) - max(asked, start))
+            for each in waits.values()
+            for asked, until in _merged([wait for wait in each if wait.noise])
+        ),
+    )
+
+
+def _lost(sent: Sequence[Sent]) -> int:
+    asked: set[tuple[int, int]] = set()
+    answered: set[tuple[int, int]] = set()
+    for one in sent:
+        rows = answered if one.answered or one.ended == math.inf else asked
+        rows.update((one.quota, row) for row in one.rows)
+    return len(asked - answered)
+
+
+def _parallel_use(quota: Quota, places: Schedule, sent: Sequence[Sent], start: float, end: float) -> LimitUse:
+    accepted = [one for one in sent if one.outcome == ACCEPTED]
+    return LimitUse(
+        key=_name(quota),
+        model=quota.model,
+        name="parallel_requests",
+        per="moment",
+        spent=math.fsum(max(0.0, min(one.ended, end) - one.second) for one in accepted),
+        allowed=places.area(start, end),
+        held=0.0,
+        rejected=sum(1 for one in sent if one.outcome == CROWDED),
     )
 
 
@@ -253,7 +321,7 @@ def _use(quota: Quota, place: int, sent: Sequence[Sent], start: float, end: floa
         model=quota.model,
         name=bucket.name,
         per=bucket.per,
-        spent=float(len(accepted)) if bucket.name == "requests" else sum(one.spent for one in accepted),
+        spent=float(len(accepted)) if bucket.name == "requests" else math.fsum(one.spent for one in accepted),
         allowed=held + bucket.refill(start, end) - bucket.eaten(start, end),
         held=held,
         rejected=sum(1 for one in sent if one.outcome == REJECTED + place),
@@ -307,7 +375,7 @@ def _cool_down(quota: Quota, span: tuple[float, float], broken: int, after: Sequ
         sent=broken,
         sent_after=len(after),
         allowed_after=_allowed(quota.buckets, "requests", end),
-        tokens_after=sum(one.reserved for one in after),
+        tokens_after=math.fsum(one.reserved for one in after),
         tokens_allowed_after=_allowed(quota.buckets, "tokens", end),
     )
 
