@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.virtual import repeatable_order
+from tests.virtual import repeatable_order, without_reality
 
 # A machine that is busy must not fail a property: no deadlines. `--hypothesis-profile=long` digs deeper.
 settings.register_profile(
@@ -31,6 +31,13 @@ BACKENDS = [
 def _repeatable_order(request: pytest.FixtureRequest) -> Iterator[None]:
     """Have Trio run the tasks of each test in an order of its own, and in the same one every time."""
     with repeatable_order(request.node.nodeid):
+        yield
+
+
+@pytest.fixture
+def nothing_real(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep the real world out of a test whose event loop runs on a simulated clock."""
+    with without_reality(request.node.nodeid):
         yield
 
 

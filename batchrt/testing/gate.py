@@ -57,6 +57,7 @@ class Visit:
     __slots__ = (
         "_arrived",
         "_bill",
+        "_digest",
         "_gate",
         "_is_noise",
         "_items",
@@ -87,6 +88,7 @@ class Visit:
         self._bill = arrival.bill
         self._items = arrival.items
         self._arrived = arrival.now
+        self._digest = arrival.digest
         self._is_noise = outcome == NOISE
         self.refusal: Reply | None = refusal
         self.place: Place | None = place
@@ -109,7 +111,8 @@ class Visit:
                 spent = self._quota.settle(self._bill, second, answered=status == 200)  # noqa: PLR2004
                 self._ledger.settle(self._number, spent)
             if wait and not gone:
-                self._ledger.ask(Wait(self._quota.number, second, second + wait, self._is_noise))
+                asked = Wait(self._quota.number, second, second + wait, self._is_noise, self._digest)
+                self._ledger.ask(asked)
             # One that left the queue was never worked on.
             began = self._arrived if self.place is None else min(now, self.place.began)
             began = self._gate.timeline.second(began)

@@ -48,12 +48,13 @@ class Sent(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Hold one wait: who asked when, until when, and whether at random."""
+    """Hold one wait: who asked when, until when, whether at random, and on the request of which row."""
 
     quota: int
     asked: float
     until: float
     noise: bool = False
+    row: int = 0
 
 
 class Ledger:

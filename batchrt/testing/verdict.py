@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from types import MappingProxyType
@@ -134,7 +134,9 @@ class Verdict:
             limits: its buckets, parallel requests, capacity and latencies, and the client's own
             `max_concurrency`. It knows nothing of outages, nor of refusals at random.
         noise_seconds: for how long refusals at random asked to wait, in the span; of waits for one key and
-            model that overlap each second counts once.
+            model that overlap each second counts once. Who sends little at a time is asked more often.
+        noise_row_seconds: for how long they asked at most on behalf of one row: what is left of that if
+            nobody else waits with it.
     """
 
     start: float
@@ -154,6 +156,7 @@ class Verdict:
     seconds: float
     least_seconds: float
     noise_seconds: float
+    noise_row_seconds: float
 
     @property
     def slowness(self) -> float:
@@ -202,6 +205,7 @@ class Verdict:
             "seconds",
             "least_seconds",
             "noise_seconds",
+            "noise_row_seconds",
         )
         derived = (
             "slowness",
@@ -286,7 +290,18 @@ def judge(
             for each in waits.values()
             for asked, until in _merged([wait for wait in each if wait.noise])
         ),
+        noise_row_seconds=_longest_row(
+            wait for each in waits.values() for wait in each if wait.noise and start <= wait.asked <= end
+        ),
     )
+
+
+def _longest_row(waits: Iterable[Wait]) -> float:
+    seconds: dict[tuple[int, int], float] = {}
+    for wait in waits:
+        row = wait.quota, wait.row
+        seconds[row] = seconds.get(row, 0.0) + wait.until - wait.asked
+    return max(seconds.values(), default=0.0)
 
 
 def _lost(sent: Sequence[Sent]) -> int:

@@ -150,6 +150,7 @@ def test_least_seconds_know_nothing_of_noise_but_its_waits() -> None:
     simulate(main)
     verdict = provider.verdict()
     assert (verdict.noise, verdict.noise_seconds, verdict.least_seconds) == (5, 3.0, 0.5)
+    assert verdict.noise_row_seconds == 3.0
     assert verdict.slowness == pytest.approx(4 / 3.5)
     assert verdict.lost == 3
 
