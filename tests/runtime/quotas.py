@@ -23,9 +23,9 @@ T = TypeVar("T")
 BACKENDS: Final = ("asyncio", "trio")
 
 
-def virtually(backend: str, main: Callable[[], Awaitable[T]]) -> T:
-    """Run `main` in virtual time and return what it returns."""
-    return virtual.run(main, backend=backend, longest=10_000)
+def virtually(backend: str, main: Callable[[], Awaitable[T]], *, seed: int = 0) -> T:
+    """Run `main` in virtual time and return what it returns; another `seed` is another order and jitter."""
+    return virtual.run(main, backend=backend, seed=seed, longest=10_000)
 
 
 def usage_of(tokens: int, output: int = 0) -> Usage:
