@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits, Stranger
@@ -63,6 +64,9 @@ def random_case(seed: int) -> Case:
         given["queueing"] = Queueing(
             capacity=_scripted(dice, parallel), max_waiting=_one_of(dice, (0, 8, 64)), full_status=429
         )
+    if kind == "noise":
+        # Nothing else would say how fast it can be.
+        given["queueing"] = Queueing(capacity=50)
     if kind == "noise" or dice.below(4) == 0:
         share, wait = _one_of(dice, (0.001, 0.02, 0.2)), _one_of(dice, (None, 0.5, 2.0))
         given["noise"] = Noise(share=share, wait=wait)
@@ -70,9 +74,25 @@ def random_case(seed: int) -> Case:
     if isinstance(cap, int):
         pace = min(pace, cap / median)
     items = min(1500, max(40, round(pace * _SECONDS)))
-    words = f"{kind}, latency {latency}, cap {cap}, {items} requests: {given}"
+    words = f"{kind}, latency {latency}, cap {cap}, {items} requests: {_words(given)}"
     provider = MockProvider(seed=seed, latency=latency, refusal_latency=0.005, **given)
     return Case(provider, cap, items, words)
+
+
+def _words(given: dict[str, Any]) -> str:
+    """Name what differs from the defaults."""
+    named = []
+    for name, value in given.items():
+        if not is_dataclass(value):
+            named.append(f"{name}={value}")
+            continue
+        parts = [
+            f"{each.name}={getattr(value, each.name)}"
+            for each in fields(value)
+            if getattr(value, each.name) != each.default
+        ]
+        named.append(f"{type(value).__name__}({', '.join(parts)})")
+    return ", ".join(named)
 
 
 def _one_of(dice: Dice, choices: tuple[Any, ...]) -> Any:
