@@ -125,7 +125,9 @@ class Throttling:
     def over(self, quota: Quota, shortage: Shortage, now: float) -> Reply:
         """Refuse a request that is over its quota."""
         name = shortage.bucket.name
-        reply = self.refusal(self._words(quota.model, shortage), shortage.wait, kind=name)
+        # What never fits has no wait, and no wrong one either.
+        wait = shortage.wait if shortage.wait is None else self._named_wait or shortage.wait
+        reply = self.refusal(self._words(quota.model, shortage), wait, kind=name)
         return reply._replace(headers=(*reply.headers, *self.headers(quota, now, reply.status)))
 
     def crowded(self, quota: Quota, second: float) -> Reply:
@@ -152,9 +154,8 @@ class Throttling:
         self, message: str, wait: float | None, *, kind: str = "requests", status: Literal[429, 503] = 429
     ) -> Reply:
         """Make a 429, or a 503, that asks to wait, where this provider says so."""
-        if wait is not None:
-            # Who is told to wait for nothing is told nothing.
-            wait = max(self._named_wait or wait, _LEAST_WAIT)
+        # Who is told to wait for nothing is told nothing.
+        wait = None if wait is None else max(wait, _LEAST_WAIT)
         headers, told = self._told(wait)
         plea = self._plea(wait) if wait is not None and "message" in self._waits else ""
         reply = self._worded(status, message, plea, kind)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrt.testing.buckets import Bucket, Eater
@@ -28,13 +28,17 @@ def slowly(script: float | Steps, taken: list[tuple[float, float]], burst: float
     done = 0
     for count in range(round(until / step)):
         second = count * step
+        size = max(1.0, at(script, second) / 60 * burst)
+        # The moment in which a limit falls belongs to what comes, also for what is taken in it.
+        left = min(left, size)
         while done < len(taken) and taken[done][0] <= second:
             left -= taken[done][1]
             done += 1
-        left = min(left + step * at(script, second) / 60, max(1.0, at(script, second) / 60 * burst))
+        left = min(left + step * at(script, second) / 60, size)
     return left - sum(amount for _, amount in taken[done:])
 
 
+@example(script=[(0.0, 120.0), (15.0, 600.0), (30.0, 60.0)], taken=[(30.0, 16.0)], burst=1.0)
 @given(script=scripts, taken=amounts, burst=st.sampled_from([1.0, 6.0, 60.0]))
 def test_it_refills_continuously(
     script: float | Steps, taken: list[tuple[float, float]], burst: float

@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt.testing import MockProvider, RateLimits, Stranger
+from batchrt.testing import MockProvider, Outage, RateLimits, Stranger
 from batchrt.testing.throttling import duration
 from tests.testing.virtual import Client, Got, simulate
 
@@ -431,3 +431,19 @@ def test_a_stranger_keeps_parallel_requests_busy() -> None:
         return seen
 
     assert simulate(main) == [[200, 200, 200, 429, 429], [429] * 5]
+
+
+def test_a_named_wait_is_none_of_an_outages() -> None:
+    """Nor of what never fits: it is the limits' own."""
+    limits = RateLimits(tokens_per_minute=100, named_wait=7)
+    provider = MockProvider(rate_limits=limits, outages=[Outage(5, 8, 429)])
+
+    async def main() -> list[Got]:
+        client = Client(provider)
+        large = await client.ask("hi", max_tokens=200)
+        await anyio.sleep_until(5)
+        return [large, await client.ask("hi")]
+
+    large, out = simulate(main)
+    assert waits(large) == {}
+    assert waits(out) == {"retry-after": "3", "retry-after-ms": "3000"}
