@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.virtual import repeatable_order, without_reality
 
 # A machine that is busy must not fail a property: no deadlines. `--hypothesis-profile=long` digs deeper.
 settings.register_profile(
@@ -22,6 +25,20 @@ BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _repeatable_order(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have Trio run the tasks of each test in an order of its own, and in the same one every time."""
+    with repeatable_order(request.node.nodeid):
+        yield
+
+
+@pytest.fixture
+def nothing_real(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep the real world out of a test whose event loop runs on a simulated clock."""
+    with without_reality(request.node.nodeid):
+        yield
 
 
 @pytest.fixture(params=BACKENDS)

@@ -90,6 +90,10 @@ _TokensPerMinute = Annotated[
 ]
 _RequestsPerDay = Annotated[str | None, typer.Option(metavar=_SCRIPTED, help="Likewise for a day.")]
 _TokensPerDay = Annotated[str | None, typer.Option(metavar=_SCRIPTED, help="Likewise in tokens.")]
+_MaxParallelRequests = Annotated[
+    str | None,
+    typer.Option(metavar=_SCRIPTED, help="How many requests of each key may be in flight; more get a 429."),
+]
 _BurstSeconds = Annotated[
     float | None,
     typer.Option(help="How many seconds of a minute's limit may come at once. [default: 60]"),
@@ -98,7 +102,8 @@ _LimitStyle = Annotated[
     str | None,
     typer.Option(
         metavar="STYLE",
-        help="How the limits are told: as by openai, azure, litellm or tei. [default: FAMILY's own]",
+        help="How the limits are told: as by openai, azure, litellm, tei, infinity or nginx. "
+        "[default: FAMILY's own]",
     ),
 ]
 _LimitHeaders = Annotated[
@@ -149,6 +154,7 @@ def mock(
     tokens_per_minute: _TokensPerMinute = None,
     requests_per_day: _RequestsPerDay = None,
     tokens_per_day: _TokensPerDay = None,
+    max_parallel_requests: _MaxParallelRequests = None,
     burst_seconds: _BurstSeconds = None,
     limit_style: _LimitStyle = None,
     limit_headers: _LimitHeaders = None,
@@ -171,6 +177,7 @@ def mock(
         "tokens_per_minute": tokens_per_minute,
         "requests_per_day": requests_per_day,
         "tokens_per_day": tokens_per_day,
+        "max_parallel_requests": max_parallel_requests,
     }
     try:
         provider = MockProvider(

@@ -24,6 +24,10 @@ def _system_random() -> Callable[[], float]:
     return random.Random().random  # noqa: S311  jitter, not secrets
 
 
+def _system_time() -> float:
+    return time.time()  # noqa: TID251  here it may be named
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Tell the time and draw random numbers.
@@ -34,7 +38,7 @@ class Clock:
     """
 
     random: Callable[[], float] = field(default_factory=_system_random)
-    wall: Callable[[], float] = time.time  # noqa: TID251  here it may be named
+    wall: Callable[[], float] = _system_time
 
     def now(self) -> float:
         """Seconds on the event loop's monotonic clock."""

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from .families import ServerFamily
     from .faults import Fault, FaultLike, FaultPlan, TunedFault
     from .latency import Latency, LogNormal
-    from .limits import RateLimits
+    from .limits import RateLimits, Stranger
     from .log import Gaps, LogRecord, LogSnapshot, RequestLog
+    from .noise import Noise
     from .outages import Outage
     from .provider import MockProvider
     from .queueing import Queueing
@@ -45,12 +46,14 @@ __all__ = [
     "MockProvider",
     "MockServer",
     "MockTransport",
+    "Noise",
     "Outage",
     "Queueing",
     "RateLimits",
     "RequestLog",
     "Scripted",
     "ServerFamily",
+    "Stranger",
     "TunedFault",
     "UnsupportedSchemaError",
     "Verdict",
@@ -74,12 +77,14 @@ _HOMES = {
     "MockProvider": "provider",
     "MockServer": "server",
     "MockTransport": "transport",
+    "Noise": "noise",
     "Outage": "outages",
     "Queueing": "queueing",
     "RateLimits": "limits",
     "RequestLog": "log",
     "Scripted": "schedules",
     "ServerFamily": "families",
+    "Stranger": "limits",
     "TunedFault": "faults",
     "UnsupportedSchemaError": "schemas",
     "Verdict": "verdict",

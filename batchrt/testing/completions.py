@@ -20,6 +20,7 @@ from .bodies import (
     refuse_stream,
     token_limit,
 )
+from .draws import names_of
 from .families import Family
 from .replies import Bill, RejectedError, Reply, bytes_reply
 from .vectors import Embeddable
@@ -79,6 +80,7 @@ class Completions:
             "system_fingerprint": FINGERPRINT,
         }
         bill = _bill(body["model"], _usage(prompts, spent), (limit or 0) * len(choices))
+        bill = bill._replace(rows=names_of(prompts))
         return bytes_reply(
             200, to_json(document), items=len(prompts), listed=listed, entries="choices", bill=bill
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from hashlib import blake2b
 
-__all__ = ["Dice", "digest_of", "draw"]
+__all__ = ["Dice", "digest_of", "draw", "names_of"]
 
 _FULL = 1 << 64
 
@@ -12,6 +14,13 @@ _FULL = 1 << 64
 def digest_of(data: bytes) -> int:
     """Name `data` by 64 bits of its hash."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
+
+
+def names_of(inputs: Sequence[str | Sequence[int]]) -> array[int]:
+    """Name each of several texts, or lists of tokens, by 64 bits of its hash."""
+    return array(
+        "Q", (digest_of((text if isinstance(text, str) else repr(text)).encode()) for text in inputs)
+    )
 
 
 def draw(*purpose: object) -> float:

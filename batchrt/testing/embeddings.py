@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import to_json
 
 from .answers import count_text
 from .bodies import Reject, as_inputs, check_inputs, check_model, is_count, parsed, wrong_type
+from .draws import names_of
 from .families import Family
 from .replies import Bill, RejectedError, Reply, bytes_reply
 from .vectors import Embeddable, Vectors, VectorSpace
@@ -21,8 +22,7 @@ _FORMATS = (None, "float", "base64")
 class Embeddings:
     """Answer embedding requests as `family` does.
 
-    `models`, `dimensions` and `reject` are those of MockProvider; `in_flight` tells how much is
-    worked on already, in what the family counts.
+    `models`, `dimensions` and `reject` are those of MockProvider.
     """
 
     def __init__(
@@ -33,7 +33,6 @@ class Embeddings:
         *,
         dimensions: int,
         reject: Reject | None,
-        in_flight: Callable[[], int],
     ) -> None:
         if dimensions < 1:
             raise ValueError(f"dimensions must be at least 1, not {dimensions}")
@@ -42,7 +41,6 @@ class Embeddings:
         self._models = models
         self._width = dimensions
         self._reject = reject
-        self._in_flight = in_flight
 
     def reply(self, raw: bytes, name: str) -> Reply:  # noqa: ARG002  these answers have no id
         """Answer the request `raw`; RejectedError if it is wrong, or too much."""
@@ -60,7 +58,7 @@ class Embeddings:
         billed = self._billed(inputs)
         written = b"".join(_document(space, inputs, wants_base64=wants_base64, model=model, billed=billed))
         listed = not isinstance(body["input"], str)
-        bill = Bill(model, billed, billed)
+        bill = Bill(model, billed, billed, rows=names_of(inputs))
         return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data", bill=bill)
 
     def vector(self, value: Embeddable, model: str, dimensions: int | None) -> list[float]:
@@ -99,10 +97,6 @@ class Embeddings:
         family = self._family
         if family.max_inputs is not None and len(inputs) > family.max_inputs:
             raise family.too_many(inputs, family.max_inputs)
-        if family.max_in_flight is not None:
-            more = len(inputs) if family.counts_inputs else 1
-            if self._in_flight() + more > family.max_in_flight:
-                raise family.too_busy()
 
     def _check_each(self, inputs: Sequence[Embeddable]) -> None:
         family = self._family

@@ -177,6 +177,10 @@ class _Infinity(Family):
     bills = "characters"
     takes_empty = True
 
+    def too_busy(self) -> RejectedError:
+        error = {"message": "model overloaded", "type": None, "param": None, "code": 429}
+        return _saying(429, {"error": error})
+
     def too_many(self, inputs: Sequence[Embeddable], most: int) -> RejectedError:
         return self._invalid(
             inputs,

@@ -44,10 +44,10 @@ def check_latency(latency: Latency) -> Latency:
     return latency
 
 
-def check_seconds(seconds: float) -> float:
-    """Give `seconds` back, or raise ValueError for what cannot be waited for each input."""
+def check_seconds(seconds: float, name: str = "latency_per_input") -> float:
+    """Give `seconds` back, or raise ValueError, which begins with `name`, for what cannot be waited."""
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"latency_per_input must be seconds >= 0, not {seconds!r}")
+        raise ValueError(f"{name} must be seconds >= 0, not {seconds!r}")
     return seconds
 
 

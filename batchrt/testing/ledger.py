@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["ACCEPTED", "FULL", "OUTAGE", "REJECTED", "Ledger", "Sent", "Wait"]
+__all__ = ["ACCEPTED", "CROWDED", "FULL", "NOISE", "OUTAGE", "REJECTED", "Ledger", "Sent", "Wait"]
 
 ACCEPTED: Final = 0
 FULL: Final = 1
 OUTAGE: Final = 2
-REJECTED: Final = 3
-"""By the first bucket of its quota; 4 by the second, and so on."""
+NOISE: Final = 3
+CROWDED: Final = 4
+"""By the limit of parallel requests of its quota."""
+REJECTED: Final = 5
+"""By the first bucket of its quota; 6 by the second, and so on."""
 
 
 # Each may change its buckets twice, and those remember a million changes.
@@ -20,7 +24,15 @@ _KEPT = 250_000
 
 
 class Sent(NamedTuple):
-    """Hold one request: when it came to which quota, its outcome, attempt, and tokens."""
+    """Hold one request: when it came to which quota, its outcome, attempt, tokens, and how it went on.
+
+    Attributes:
+        began: when it was worked on, after the queue; infinity if it was not yet.
+        ended: when it was over; infinity if it is not.
+        size: how many places it takes where inputs do.
+        answered: whether it got what was asked for.
+        rows: what it asks for, by name.
+    """
 
     second: float
     quota: int
@@ -28,27 +40,40 @@ class Sent(NamedTuple):
     attempt: int
     reserved: float
     spent: float
+    began: float
+    ended: float
+    size: int
+    answered: bool
+    rows: Sequence[int]
 
 
 class Wait(NamedTuple):
-    """Hold one wait: who asked when, and until when."""
+    """Hold one wait: who asked when, until when, whether at random, and on the request of which row."""
 
     quota: int
     asked: float
     until: float
+    noise: bool = False
+    row: int = 0
 
 
 class Ledger:
-    """Remember the newest `keep` requests at least, twice as many at most; some 40 bytes each."""
+    """Remember the newest `keep` requests at least, twice as many at most; some 70 bytes each."""
 
     __slots__ = (
+        "_answered",
         "_attempts",
+        "_began",
         "_dropped",
+        "_ended",
+        "_inputs",
         "_keep",
         "_outcomes",
         "_quotas",
         "_reserved",
+        "_rows",
         "_seconds",
+        "_sizes",
         "_spent",
         "_waits",
     )
@@ -61,13 +86,33 @@ class Ledger:
         self._attempts = array("L")
         self._reserved = array("d")
         self._spent = array("d")
+        self._began = array("d")
+        self._ended = array("d")
+        self._sizes = array("L")
+        self._answered = array("B")
+        self._rows = array("Q")
+        # Of those that are asked for several things, or for one that may come in a list as well.
+        self._inputs: dict[int, Sequence[int]] = {}
         self._dropped = 0
         self._waits: list[Wait] = []
 
     def note(
-        self, second: float, quota: int, outcome: int, attempt: int, *, reserved: float, spent: float
+        self,
+        second: float,
+        quota: int,
+        outcome: int,
+        attempt: int,
+        *,
+        reserved: float,
+        spent: float,
+        size: int = 1,
+        row: int = 0,
+        rows: Sequence[int] = (),
     ) -> int:
-        """Add a request, as `Sent` has it; give its number."""
+        """Add a request, as `Sent` has it; give its number.
+
+        `row` is what it asks for if there are no `rows`.
+        """
         seconds = self._seconds
         if len(seconds) >= 2 * self._keep:
             self._drop()
@@ -77,20 +122,34 @@ class Ledger:
         self._attempts.append(attempt)
         self._reserved.append(reserved)
         self._spent.append(spent)
+        self._began.append(math.inf)
+        self._ended.append(math.inf)
+        self._sizes.append(size)
+        self._answered.append(0)
+        self._rows.append(row)
+        if rows:
+            self._inputs[self._dropped + len(seconds) - 1] = rows
         return self._dropped + len(seconds) - 1
 
-    def _drop(self) -> None:
-        columns = (
+    def _columns(self) -> tuple[array[float] | array[int], ...]:
+        return (
             self._seconds,
             self._quotas,
             self._outcomes,
             self._attempts,
             self._reserved,
             self._spent,
+            self._began,
+            self._ended,
+            self._sizes,
+            self._answered,
         )
-        for column in columns:
+
+    def _drop(self) -> None:
+        for column in (*self._columns(), self._rows):
             del column[: self._keep]
         self._dropped += self._keep
+        self._inputs = {number: rows for number, rows in self._inputs.items() if number >= self._dropped}
         self._waits = [wait for wait in self._waits if wait.until >= self._seconds[0]]
 
     def settle(self, number: int, spent: float) -> None:
@@ -98,22 +157,23 @@ class Ledger:
         if number >= self._dropped:
             self._spent[number - self._dropped] = spent
 
+    def end(self, number: int, second: float, *, began: float, answered: bool) -> None:
+        """Note that a request is over."""
+        if number >= self._dropped:
+            self._began[number - self._dropped] = began
+            self._ended[number - self._dropped] = second
+            self._answered[number - self._dropped] = answered
+
     def ask(self, wait: Wait) -> None:
         """Add a wait."""
         self._waits.append(wait)
 
     def sent(self) -> Iterator[Sent]:
         """Give the requests in the order of their arrival."""
-        columns = zip(
-            self._seconds,
-            self._quotas,
-            self._outcomes,
-            self._attempts,
-            self._reserved,
-            self._spent,
-            strict=True,
+        rows = (
+            self._inputs.get(number, (row,)) for number, row in enumerate(self._rows, start=self._dropped)
         )
-        return map(Sent._make, columns)
+        return map(Sent._make, zip(*self._columns(), rows, strict=True))
 
     def waits(self) -> list[Wait]:
         """Give the waits in the order in which they were asked for."""

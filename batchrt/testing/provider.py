@@ -6,7 +6,6 @@ import hmac
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qs
 
@@ -20,14 +19,15 @@ from .completions import Completions
 from .draws import digest_of
 from .embeddings import Embeddings
 from .exchange import Exchange
-from .families import Family, ServerFamily, family_of
+from .families import ServerFamily, family_of
 from .faults import FaultPlan, TunedFault
-from .gate import Gate, Visit
+from .gate import Arrival, Gate, Visit
 from .history import History
 from .latency import Latency, check_latency, check_seconds, seconds_of
 from .limits import RateLimits
 from .log import RequestLog
 from .mishaps import spoil
+from .noise import Noise
 from .outages import Outage
 from .queueing import Queueing
 from .replies import RejectedError, Reply, json_reply
@@ -43,6 +43,7 @@ __all__ = ["MockProvider"]
 _Endpoint: TypeAlias = Callable[[bytes, str], Reply]
 _NO_FAULTS = FaultPlan()
 _MODELS = "GET /v1/models"
+_EMBEDDINGS = "POST /v1/embeddings"
 
 
 class MockProvider:
@@ -51,13 +52,13 @@ class MockProvider:
     An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
     `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also
     `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]`,
-    `GET /_mock/verdict[?since=S&until=S&grace=S]` and `POST /_mock/reset`. Use it in process
-    through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are a quarter
-    of its characters, rounded up. All times are the event loop's, so that on a clock that is
+    `GET /_mock/verdict[?since=S&until=S&grace=S&max_concurrency=N]` and `POST /_mock/reset`. Use it
+    in process through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are
+    a quarter of its characters, rounded up. All times are the event loop's, so that on a clock that is
     simulated hours pass at once.
 
-    A valid request for a model is met by an outage, else refused if the queue is full, else if it is
-    over its quota, else by a fault, and else answered.
+    A valid request for a model is met by an outage, else refused at random, else if the queue is full,
+    else if it is over its quota, else met by a fault, and else answered.
 
     Args:
         seed: another number, other answers and latencies.
@@ -85,6 +86,8 @@ class MockProvider:
         rate_limits: what each API key may ask of each model, and how it is told; None for no limits.
         queueing: how many requests are worked on at a time; None for all.
         outages: when nothing works; the first that is on counts.
+        noise: which share is refused at random; None for none.
+        refusal_latency: the seconds until a refusal that is not an outage's; with 0 it comes at once.
     """
 
     def __init__(
@@ -108,6 +111,8 @@ class MockProvider:
         rate_limits: RateLimits | None = None,
         queueing: Queueing | None = None,
         outages: Sequence[Outage] = (),
+        noise: Noise | None = None,
+        refusal_latency: float = 0.0,
     ) -> None:
         self.seed = seed
         self.latency: Latency = check_latency(latency)
@@ -124,7 +129,16 @@ class MockProvider:
             max_request_tokens=max_request_tokens,
             max_in_flight=max_in_flight,
         )
-        self._gate = Gate(server, family, limits=rate_limits, queueing=queueing, outages=outages)
+        self._gate = Gate(
+            server,
+            family,
+            limits=rate_limits,
+            queueing=queueing,
+            outages=outages,
+            noise=noise,
+            seed=seed,
+            refusal_latency=check_seconds(refusal_latency, "refusal_latency"),
+        )
         self._chat = Chat(seed, self._models, answer, reject)
         self._completions = Completions(seed, family, self._models, answer=answer, reject=reject)
         self._embeddings = Embeddings(
@@ -133,7 +147,6 @@ class MockProvider:
             self._models,
             dimensions=dimensions,
             reject=reject,
-            in_flight=partial(_in_flight, self.log, family),
         )
         self._history = History()
         self._valid = itertools.count()
@@ -141,7 +154,7 @@ class MockProvider:
         self._endpoints: dict[str, _Endpoint] = {
             "POST /v1/chat/completions": self._chat.reply,
             "POST /v1/completions": self._completions.reply,
-            "POST /v1/embeddings": self._embeddings.reply,
+            _EMBEDDINGS: self._embeddings.reply,
         }
         if family.has_chat_batch:
             self._endpoints["POST /v1/chat/completions/batch"] = self._chat.reply_batch
@@ -218,9 +231,14 @@ class MockProvider:
         return MockServer(self, host, port)
 
     def verdict(
-        self, *, since: float | None = None, until: float | None = None, grace: float = 0.0
+        self,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        grace: float = 0.0,
+        max_concurrency: int | None = None,
     ) -> Verdict:
-        """Judge from what came how well the quota was used and the waits were kept.
+        """Judge from what came how well the quota was used, the waits were kept, and all was answered.
 
         Args:
             since: where the span begins that is judged, in seconds since the first request; None:
@@ -228,9 +246,17 @@ class MockProvider:
             until: where it ends; None: with the last.
             grace: the seconds that it takes a refusal to reach the client: what comes within them
                 was sent before. On a socket more than 0; in process nothing is on its way.
+            max_concurrency: how many requests the client has in flight at most, so that it is compared with
+                one that has as many; None for no bound.
         """
         peak = self.log.snapshot().peak_in_flight
-        return self._gate.verdict(since=since, until=until, grace=grace, peak_in_flight=peak)
+        return self._gate.verdict(
+            since=since,
+            until=until,
+            grace=grace,
+            peak_in_flight=peak,
+            max_concurrency=max_concurrency,
+        )
 
     def reset(self) -> None:
         """Forget every request: the log, the quotas, the attempts, and how far each script has come.
@@ -266,7 +292,17 @@ class MockProvider:
             self._check_key(path, authorization)
             good = reply = self._reply(route, body, name)
             if good.bill is not None:
-                visit = self._gate.enter(now, good.bill, authorization, attempt)
+                visit = self._gate.enter(
+                    Arrival(
+                        now,
+                        good.bill,
+                        authorization,
+                        digest,
+                        attempt,
+                        good.items,
+                        is_embedding=route == _EMBEDDINGS,
+                    )
+                )
                 if visit.refusal is not None:
                     reply = visit.refusal
                 else:
@@ -344,18 +380,22 @@ class MockProvider:
 
     def _told_verdict(self, query: bytes) -> Reply:
         asked = parse_qs(query.decode("latin-1"))
+        cap = asked.get("max_concurrency", ["0"])[0]
         try:
             given = {name: float(asked[name][0]) for name in ("since", "until", "grace") if name in asked}
         except ValueError:
             given = {"since": math.nan}
         if not all(map(math.isfinite, given.values())):
             return RejectedError(400, "since, until and grace must be seconds.").reply
-        return json_reply(200, self.verdict(**given).to_dict())
-
-
-def _in_flight(log: RequestLog, family: Family) -> int:
-    seen = log.snapshot()
-    return seen.items_in_flight if family.counts_inputs else seen.in_flight
+        if not cap.isdecimal():
+            return RejectedError(400, "max_concurrency must be a whole number.").reply
+        verdict = self.verdict(
+            since=given.get("since"),
+            until=given.get("until"),
+            grace=given.get("grace", 0.0),
+            max_concurrency=int(cap) or None,
+        )
+        return json_reply(200, verdict.to_dict())
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import anyio
 
+from .limits import LimitStyle, check_style
 from .schedules import Schedule, Scripted, check_scripted
 from .timeline import Timeline
 from .wakeups import Wakeup
@@ -35,9 +36,14 @@ class Queueing:
             so that the server rejects what it cannot work on at once.
         seconds_per_token: what each token of an answer adds to the latency.
         full_status: what who is refused gets; None for what the server's family says when it is
-            too busy: 429 at "tei", 503 at the others.
+            too busy: 429 at "tei" and "infinity", 503 at the others.
         retry_after: the seconds that a refusal asks to wait in `retry-after`, rounded up; None
             for none.
+        style: whose words a refusal has: "nginx" is a page of HTML, of its `limit_conn` with `capacity=n,
+            max_waiting=0`. None for those of the server's family.
+        counts: what takes a place: a request, or each of its inputs, as Infinity's queue has it (64 texts
+            with `max_waiting=64`). A request of many is let in while there is room for one, and worked on
+            when all of them have a place, or alone.
     """
 
     capacity: Scripted
@@ -45,6 +51,8 @@ class Queueing:
     seconds_per_token: float = 0.0
     full_status: Literal[429, 503] | None = None
     retry_after: float | None = None
+    style: LimitStyle | None = None
+    counts: Literal["requests", "inputs"] = "requests"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "capacity", check_scripted("capacity", self.capacity, whole=True))
@@ -56,16 +64,21 @@ class Queueing:
             raise ValueError(f"full_status must be 429, 503 or None, not {self.full_status!r}")
         if self.retry_after is not None and not 0 < self.retry_after < math.inf:
             raise ValueError(f"retry_after must be seconds > 0, not {self.retry_after!r}")
+        check_style(self.style)
+        if self.counts not in ("requests", "inputs"):
+            raise ValueError(f"counts must be requests or inputs, not {self.counts!r}")
 
 
 class Place:
-    """Hold one request's place; `started` once its turn has come."""
+    """Hold one request's place; `started`, at `began`, once its turn has come."""
 
-    __slots__ = ("_queue", "started", "wakeup")
+    __slots__ = ("_queue", "began", "size", "started", "wakeup")
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, size: int) -> None:
         self._queue = queue
+        self.size: int = size
         self.started: bool = False
+        self.began: float = math.inf
         self.wakeup: Wakeup | None = None
 
     async def turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
@@ -93,7 +106,9 @@ class Queue:
         self._max_waiting = queueing.max_waiting
         self._timeline = timeline
         self._lock = lock
+        self._counts_inputs = queueing.counts == "inputs"
         self._served = 0
+        self._queued = 0
         # Not a dict, in which each look for the first passes all that were taken out before.
         self._waiting: OrderedDict[Place, None] = OrderedDict()
 
@@ -101,14 +116,15 @@ class Queue:
         """Say whether who comes now must go."""
         with self._lock:
             self.look(now)
-            waiting = len(self._waiting)
-            return self._max_waiting is not None and waiting >= self._max_waiting and not self._is_free(now)
+            full = self._max_waiting is not None and self._queued >= self._max_waiting
+            return full and not self._is_free(1, now)
 
-    def join(self, now: float) -> Place:
-        """Give a place to a request that arrives."""
+    def join(self, now: float, items: int = 1) -> Place:
+        """Give a place to a request of so many `items` that arrives."""
         with self._lock:
-            place = Place(self)
+            place = Place(self, max(1, items) if self._counts_inputs else 1)
             self._waiting[place] = None
+            self._queued += place.size
             self.look(now)
             return place
 
@@ -116,18 +132,20 @@ class Queue:
         """Take back the place of a request that is over, whether or not its turn had come."""
         with self._lock:
             if place.started:
-                self._served -= 1
+                self._served -= place.size
             else:
                 del self._waiting[place]
+                self._queued -= place.size
             self.look(now)
 
     def look(self, now: float) -> None:
         """Start what can start."""
         with self._lock:
-            while self._waiting and self._is_free(now):
+            while self._waiting and self._is_free(next(iter(self._waiting)).size, now):
                 place, _ = self._waiting.popitem(last=False)
-                self._served += 1
-                place.started = True
+                self._queued -= place.size
+                self._served += place.size
+                place.started, place.began = True, now
                 if place.wakeup is not None:
                     place.wakeup()
 
@@ -143,5 +161,7 @@ class Queue:
         # A little later: who looks just before it would wait for it for ever on a clock that stands.
         return self._timeline.moment(self._capacity.change_after(second) + _AFTER)
 
-    def _is_free(self, now: float) -> bool:
-        return self._served < self._capacity.at(self._timeline.second(now))
+    def _is_free(self, size: int, now: float) -> bool:
+        if not self._served:
+            return True
+        return self._served + size <= self._capacity.at(self._timeline.second(now))

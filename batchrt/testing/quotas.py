@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .buckets import Bucket, LimitName, Period, Standing
+from .buckets import Bucket, Eater, LimitName, Period, Standing
 from .limits import RateLimits
 from .replies import Bill
-from .schedules import Scripted
+from .schedules import Schedule, Scripted
 
 __all__ = ["Quota", "Shortage"]
 
@@ -38,16 +38,35 @@ class Quota:
         model: the model's name.
         number: which of the provider's quotas this is.
         buckets: one for each limit.
+        in_flight: how many requests are.
     """
 
-    __slots__ = ("_settles", "buckets", "key", "model", "number")
+    __slots__ = ("_others", "_parallel", "_settles", "buckets", "in_flight", "key", "model", "number")
 
     def __init__(self, key: int, model: str, number: int, limits: RateLimits | None) -> None:
         self.key: int = key
         self.model: str = model
         self.number: int = number
         self.buckets: tuple[Bucket, ...] = () if limits is None else _buckets(limits)
+        self.in_flight: int = 0
+        parallel = None if limits is None else limits.max_parallel_requests
+        self._parallel = None if parallel is None else Schedule(parallel)
+        stranger = None if limits is None else limits.stranger
+        self._others = Schedule(0 if stranger is None else stranger.in_flight)
         self._settles = limits is not None and limits.settle
+
+    def parallel(self, second: float) -> int | None:
+        """Say how many requests may be in flight; None without such a limit."""
+        return None if self._parallel is None else int(self._parallel.at(second))
+
+    def free_parallel(self) -> Schedule | None:
+        """Give how many requests may be in flight besides a stranger's; None without such a limit."""
+        return None if self._parallel is None else self._parallel.less(self._others)
+
+    def parallel_left(self, second: float) -> int | None:
+        """Say how many more requests may be in flight, those of a stranger counted; None without a limit."""
+        most = self.parallel(second)
+        return None if most is None else max(0, most - self.in_flight - int(self._others.at(second)))
 
     def shortage(self, bill: Bill, now: float) -> Shortage | None:
         """Say what a request lacks; None if it may pass."""
@@ -62,9 +81,14 @@ class Quota:
         return worst
 
     def take(self, bill: Bill, now: float) -> None:
-        """Charge a request that passes."""
+        """Charge a request that passes; `free` when it is over."""
+        self.in_flight += 1
         for bucket in self.buckets:
             bucket.take(_amount(bucket, bill.reserved), now)
+
+    def free(self) -> None:
+        """Note that a request is over."""
+        self.in_flight -= 1
 
     def settle(self, bill: Bill, now: float, *, answered: bool) -> float:
         """Correct the charge of tokens now that the outcome is known; give what was charged in the end."""
@@ -97,6 +121,18 @@ def _buckets(limits: RateLimits) -> tuple[Bucket, ...]:
         ("requests", "day", limits.requests_per_day),
         ("tokens", "day", limits.tokens_per_day),
     )
+    stranger = limits.stranger
+    amounts: dict[LimitName, float] = {"requests": 1.0, "tokens": stranger.tokens if stranger else 0.0}
     return tuple(
-        Bucket(name, per, limit, limits.burst_seconds) for name, per, limit in given if limit is not None
+        Bucket(
+            name,
+            per,
+            limit,
+            limits.burst_seconds,
+            eater=Eater(Schedule(stranger.requests_per_minute), amounts[name])
+            if stranger and amounts[name]
+            else None,
+        )
+        for name, per, limit in given
+        if limit is not None
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Self, TypeAlias
 
@@ -44,12 +44,14 @@ class Bill(NamedTuple):
         reserved: what it may cost, as it is known on its arrival: input and `max_tokens`.
         spent: what usage says.
         answered: how much of that is the answer.
+        rows: a name for each input that is to be answered; () if it is the request as a whole.
     """
 
     model: str
     reserved: int
     spent: int
     answered: int = 0
+    rows: Sequence[int] = ()
 
 
 class Reply(NamedTuple):

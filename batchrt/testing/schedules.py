@@ -15,31 +15,37 @@ Scripted: TypeAlias = float | Sequence[tuple[float, float]]
 minute. Seconds count from the provider's first request."""
 
 
-def check_scripted(name: str, given: Scripted, *, whole: bool = False) -> Scripted:
+def check_scripted(
+    name: str, given: Scripted, *, whole: bool = False, zero: bool = False, most: float = math.inf
+) -> Scripted:
     """Give `given` in a form that cannot change; ValueError, which begins with `name`, if it makes no sense.
 
-    Numbers are finite and above 0, and integers if they must be `whole`; seconds rise.
+    Numbers are finite, above 0 or with `zero` not below it, `most` at most, and integers if they must be
+    `whole`; seconds rise.
     """
     try:
         made = given if isinstance(given, int | float) else tuple((at, number) for at, number in given)
-        sane = _are_sane(_steps(made), whole=whole)
+        sane = _are_sane(_steps(made), whole=whole, zero=zero, most=most)
     except (TypeError, ValueError):
         sane = False
     if not sane:
         kind = "a whole number" if whole else "a number"
+        span = f"from {'0' if zero else 'above 0'} to {most:g}" if most < math.inf else ""
+        span = span or ("not below 0" if zero else "above 0")
         raise ValueError(
-            f"{name} must be {kind} above 0, or steps (second, number) of which the first is at 0; "
+            f"{name} must be {kind} {span}, or steps (second, number) of which the first is at 0; "
             f"not {given!r}"
         )
     return made
 
 
-def _are_sane(steps: Sequence[tuple[float, float]], *, whole: bool) -> bool:
+def _are_sane(steps: Sequence[tuple[float, float]], *, whole: bool, zero: bool, most: float) -> bool:
     return (
         bool(steps)
         and steps[0][0] == 0
         and all(at < later < math.inf for (at, _), (later, _) in pairwise(steps))
-        and all(0 < number < math.inf and not (whole and number % 1) for _, number in steps)
+        and all(0 <= number < math.inf and number <= most for _, number in steps)
+        and all((zero or number) and not (whole and number % 1) for _, number in steps)
     )
 
 
@@ -77,7 +83,24 @@ class Schedule:
 
     def area(self, since: float, until: float) -> float:
         """Give number times seconds, summed up between the two."""
-        return sum(seconds * number for seconds, number in self.pieces(since, until))
+        # `sum` rounds in one way up to Python 3.11 and in another after it.
+        return math.fsum(seconds * number for seconds, number in self.pieces(since, until))
+
+    def less(self, other: Schedule) -> Schedule:
+        """Give what `other` leaves of this, at each second; 0 where it is more."""
+        seconds = sorted({*self._times, *other._times})
+        return Schedule([(second, max(0.0, self.at(second) - other.at(second))) for second in seconds])
+
+    def second_of(self, area: float, since: float = 0.0) -> float:
+        """Give the second at which the area from `since` on comes to `area`; infinity if it never does."""
+        for index in range(self._index(since), len(self._times)):
+            following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
+            number, begin = self._numbers[index], max(since, self._times[index])
+            if number and begin + area / number <= following:
+                return begin + area / number
+            if following < math.inf:
+                area -= number * (following - begin)
+        return math.inf
 
     def _index(self, second: float) -> int:
         return max(0, bisect_right(self._times, second) - 1)

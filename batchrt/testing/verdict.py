@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from .buckets import Bucket, LimitName, Period
-from .ledger import ACCEPTED, FULL, OUTAGE, REJECTED, Ledger, Sent, Wait
+from .ledger import ACCEPTED, CROWDED, FULL, NOISE, OUTAGE, REJECTED, Ledger, Sent, Wait
+from .oracle import least_seconds
 from .quotas import Quota
+from .schedules import Schedule
 
 __all__ = ["CoolDown", "LimitUse", "Verdict", "judge"]
 
@@ -29,17 +32,18 @@ class LimitUse:
         key: 64 bits of the hash of the authorization, in hexadecimal; empty if there was none.
         model: the model's name.
         name: what is limited.
-        per: in which time.
+        per: in which time; "moment" for parallel requests, whose unit is one in flight for a second.
         spent: requests that were let through, or what they cost in tokens, as it was settled.
-        allowed: what the bucket held at the start of the span, and what the limit added until its end.
+        allowed: what the bucket held at the start of the span, and what the limit added until its end,
+            without what a stranger took.
         held: how much of `allowed` the bucket held at the start.
         rejected: requests that this limit refused.
     """
 
     key: str
     model: str
-    name: LimitName
-    per: Period
+    name: LimitName | Literal["parallel_requests"]
+    per: Period | Literal["moment"]
     spent: float
     allowed: float
     held: float
@@ -111,9 +115,10 @@ class Verdict:
         end: when it ends.
         sent: requests that arrived in it.
         accepted: those that were let through.
-        rejected: those over the quota.
+        rejected: those over the quota, the limit of parallel requests included.
         refused: those for which the queue was too long.
         failed: those that met an outage.
+        noise: those that were refused at random.
         by_attempt: how many of them were the first of their body, the second, and so on. Equal bodies
             that are not retries of each other count as if they were.
         peak_in_flight: the most requests at once, of any kind and at any time since the log began.
@@ -121,6 +126,17 @@ class Verdict:
             their model, and later than it was asked for.
         limits: how much of each limit was used.
         cool_downs: the waits, in the order in which they began.
+        lost: how many rows were asked for and never answered with status 200, those in flight left out. A
+            row is an input of an embedding or a prompt of a completion, in whichever lists it came, and
+            otherwise a request's body; equal ones are one.
+        seconds: from the start until the last of the sent was over.
+        least_seconds: what all that was accepted takes at least, for a client that knows the server's
+            limits: its buckets, parallel requests, capacity and latencies, and the client's own
+            `max_concurrency`. It knows nothing of outages, nor of refusals at random.
+        noise_seconds: for how long refusals at random asked to wait, in the span; of waits for one key and
+            model that overlap each second counts once. Who sends little at a time is asked more often.
+        noise_row_seconds: for how long they asked at most on behalf of one row: what is left of that if
+            nobody else waits with it.
     """
 
     start: float
@@ -130,16 +146,33 @@ class Verdict:
     rejected: int
     refused: int
     failed: int
+    noise: int
     by_attempt: Mapping[int, int]
     peak_in_flight: int
     sent_in_waits: int
     limits: tuple[LimitUse, ...]
     cool_downs: tuple[CoolDown, ...]
+    lost: int
+    seconds: float
+    least_seconds: float
+    noise_seconds: float
+    noise_row_seconds: float
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long it took as it takes at least, waits of refusals at random included."""
+        least = self.least_seconds + self.noise_seconds
+        return self.seconds / least if least > 0 else 1.0
 
     @property
     def used(self) -> float | None:
         """The share of the limit that was used most, which is the one that bound; None without limits."""
         return max((limit.used for limit in self.limits), default=None)
+
+    @property
+    def refused_share(self) -> float:
+        """The share of the sent that was over the quota or found the queue full."""
+        return (self.rejected + self.refused) / self.sent if self.sent else 0.0
 
     @property
     def rejected_share(self) -> float:
@@ -158,8 +191,31 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the verdict as JSON can hold it: keys are strings, and the shares are there too."""
-        plain = ("start", "end", "sent", "accepted", "rejected", "refused", "failed", "peak_in_flight")
-        derived = ("sent_in_waits", "used", "rejected_share", "retries", "retries_per_request")
+        plain = (
+            "start",
+            "end",
+            "sent",
+            "accepted",
+            "rejected",
+            "refused",
+            "failed",
+            "noise",
+            "peak_in_flight",
+            "lost",
+            "seconds",
+            "least_seconds",
+            "noise_seconds",
+            "noise_row_seconds",
+        )
+        derived = (
+            "slowness",
+            "sent_in_waits",
+            "used",
+            "rejected_share",
+            "refused_share",
+            "retries",
+            "retries_per_request",
+        )
         return {
             **{name: getattr(self, name) for name in (*plain, *derived)},
             "by_attempt": {str(attempt): count for attempt, count in self.by_attempt.items()},
@@ -176,10 +232,13 @@ def judge(
     until: float | None,
     grace: float,
     peak_in_flight: int,
+    capacity: Schedule | None = None,
+    max_concurrency: int | None = None,
 ) -> Verdict:
     """Judge what arrived from `since` to `until`, by default all.
 
-    A request that comes within `grace` seconds after a wait was asked for counts as in flight then.
+    A request that comes within `grace` seconds after a wait was asked for counts as in flight then. A queue
+    works on `capacity` at a time, and the client has `max_concurrency` in flight at most.
     """
     everything = list(ledger.sent())
     start = (everything[0].second if everything else 0.0) if since is None else since
@@ -203,9 +262,10 @@ def judge(
         end=end,
         sent=len(sent),
         accepted=outcomes[ACCEPTED],
-        rejected=sum(count for outcome, count in outcomes.items() if outcome >= REJECTED),
+        rejected=sum(count for outcome, count in outcomes.items() if outcome >= CROWDED),
         refused=outcomes[FULL],
         failed=outcomes[OUTAGE],
+        noise=outcomes[NOISE],
         by_attempt=MappingProxyType(dict(sorted(Counter(one.attempt for one in sent).items()))),
         peak_in_flight=peak_in_flight,
         sent_in_waits=sum(cool_down.sent for cool_down in cool_downs),
@@ -213,8 +273,57 @@ def judge(
             _use(quota, place, by_quota[quota.number], start, end)
             for quota in quotas
             for place in range(len(quota.buckets))
+        )
+        + tuple(
+            _parallel_use(quota, places, by_quota[quota.number], start, end)
+            for quota in quotas
+            if (places := quota.free_parallel()) is not None
         ),
         cool_downs=tuple(sorted(cool_downs, key=lambda cool_down: cool_down.start)),
+        lost=_lost(sent),
+        seconds=max((one.ended for one in sent if one.ended < math.inf), default=start) - start,
+        least_seconds=least_seconds(
+            sent, quotas, start=start, capacity=capacity, max_concurrency=max_concurrency
+        ),
+        noise_seconds=math.fsum(
+            max(0.0, min(until, end) - max(asked, start))
+            for each in waits.values()
+            for asked, until in _merged([wait for wait in each if wait.noise])
+        ),
+        noise_row_seconds=_longest_row(
+            wait for each in waits.values() for wait in each if wait.noise and start <= wait.asked <= end
+        ),
+    )
+
+
+def _longest_row(waits: Iterable[Wait]) -> float:
+    seconds: dict[tuple[int, int], float] = {}
+    for wait in waits:
+        row = wait.quota, wait.row
+        seconds[row] = seconds.get(row, 0.0) + wait.until - wait.asked
+    return max(seconds.values(), default=0.0)
+
+
+def _lost(sent: Sequence[Sent]) -> int:
+    asked: set[tuple[int, int]] = set()
+    answered: set[tuple[int, int]] = set()
+    for one in sent:
+        rows = answered if one.answered or one.ended == math.inf else asked
+        rows.update((one.quota, row) for row in one.rows)
+    return len(asked - answered)
+
+
+def _parallel_use(quota: Quota, places: Schedule, sent: Sequence[Sent], start: float, end: float) -> LimitUse:
+    accepted = [one for one in sent if one.outcome == ACCEPTED]
+    return LimitUse(
+        key=_name(quota),
+        model=quota.model,
+        name="parallel_requests",
+        per="moment",
+        spent=math.fsum(max(0.0, min(one.ended, end) - one.second) for one in accepted),
+        allowed=places.area(start, end),
+        held=0.0,
+        rejected=sum(1 for one in sent if one.outcome == CROWDED),
     )
 
 
@@ -227,8 +336,8 @@ def _use(quota: Quota, place: int, sent: Sequence[Sent], start: float, end: floa
         model=quota.model,
         name=bucket.name,
         per=bucket.per,
-        spent=float(len(accepted)) if bucket.name == "requests" else sum(one.spent for one in accepted),
-        allowed=held + bucket.refill(start, end),
+        spent=float(len(accepted)) if bucket.name == "requests" else math.fsum(one.spent for one in accepted),
+        allowed=held + bucket.refill(start, end) - bucket.eaten(start, end),
         held=held,
         rejected=sum(1 for one in sent if one.outcome == REJECTED + place),
     )
@@ -281,7 +390,7 @@ def _cool_down(quota: Quota, span: tuple[float, float], broken: int, after: Sequ
         sent=broken,
         sent_after=len(after),
         allowed_after=_allowed(quota.buckets, "requests", end),
-        tokens_after=sum(one.reserved for one in after),
+        tokens_after=math.fsum(one.reserved for one in after),
         tokens_allowed_after=_allowed(quota.buckets, "tokens", end),
     )
 

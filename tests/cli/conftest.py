@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,12 +11,11 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import pytest
-import trio
-import trio.testing
 
 from batchrt.cli import execution, writer
 from batchrt.cli.main import main
 from batchrt.testing.pytest_plugin import mock_provider, mock_server
+from tests import virtual
 
 __all__ = ["Command", "Result", "command", "mock_provider", "mock_server"]
 
@@ -69,7 +69,7 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have jobs run on a clock that jumps to where something happens: minutes pass at once."""
 
     def run(main: Callable[[], Awaitable[Any]], **_options: object) -> None:
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        virtual.run(main, longest=math.inf)
 
     async def at_once(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)

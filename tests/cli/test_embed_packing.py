@@ -1,13 +1,12 @@
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import anyio
-import trio
-import trio.testing
 
 from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed
@@ -15,6 +14,7 @@ from batchrt.cli.packing import Lists, PipeLists
 from batchrt.cli.texts import text_reader
 from batchrt.jobs import Row
 from batchrt.runtime.lists import Limits, ListCall
+from tests import virtual
 
 READ = text_reader("in.csv", "t", None)
 
@@ -64,7 +64,7 @@ def pipe_lists(slow: Any, **limits: Any) -> PipeLists:
 
 
 def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
-    return trio.run(function, clock=trio.testing.MockClock(autojump_threshold=0))
+    return virtual.run(function, longest=math.inf)
 
 
 def test_lists_are_as_long_as_the_limits_allow() -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import trio
-import trio.testing
 from trio import sleep
 
 from batchrt.cli.incidents import Incidents
@@ -17,6 +15,7 @@ from batchrt.runtime.events import (
     Retried,
     Sent,
 )
+from tests import virtual
 
 Story = list[QuotaEvent | float]
 """What happens, and the seconds in between."""
@@ -41,7 +40,7 @@ def told(story: Story, patience: float = 600) -> tuple[list[str], list[str]]:
                 incidents(step)
         incidents.end()
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    virtual.run(main)
     return said, incidents.words()
 
 

@@ -85,6 +85,7 @@ def test_limits_a_queue_and_outages(command: Command, served: list[tuple[MockPro
     """What is refused when, and how it is told."""
     limits = ["--requests-per-minute", "600,60@120", "--tokens-per-minute", "90000", "--burst-seconds", "0.1"]
     told = ["--requests-per-day", "1000", "--tokens-per-day", "1e6", "--limit-style", "litellm"]
+    told += ["--max-parallel-requests", "8,4@30"]
     queue = ["--capacity", "4,2@60", "--max-waiting", "0", "--seconds-per-token", "0.5"]
     outages = ["--outage", "5-6=429", "--outage", "0.5-2=refused", "--outage", "7-8"]
     headers = ["--limit-headers", "success"]
@@ -96,6 +97,7 @@ def test_limits_a_queue_and_outages(command: Command, served: list[tuple[MockPro
         tokens_per_minute=90_000,
         requests_per_day=1000,
         tokens_per_day=1e6,
+        max_parallel_requests=[(0, 8), (30, 4)],
         burst_seconds=0.1,
         style="litellm",
         headers="success",
@@ -137,6 +139,7 @@ def body_of(exchange: Exchange) -> bytes:
         (["--requests-per-minute", "5", "--limit-style", "x"], "--limit-style must be one of openai, azure"),
         (["--requests-per-minute", "5", "--limit-headers", "x"], "--limit-headers must be one of all, "),
         (["--limit-style", "tei"], "--limit-style needs a limit"),
+        (["--max-parallel-requests", "2.5"], "--max-parallel-requests must be a whole number above 0"),
         (["--capacity", "0.5"], "--capacity must be a whole number above 0"),
         (["--max-waiting", "5"], "--max-waiting needs --capacity"),
         (["--outage", "5"], "--outage 5: write it as START-END or START-END=KIND"),

@@ -1,23 +1,23 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
-import trio
-import trio.testing
 from rich.console import Console
 
 from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
 from batchrt.cli.tally import Kind, Tally
 from batchrt.runtime.quota import QuotaStatistics
+from tests import virtual
 
 
 def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
-    return trio.run(function, clock=trio.testing.MockClock(autojump_threshold=0))
+    return virtual.run(function, longest=math.inf)
 
 
 def new_progress(tally: Tally, **options: Any) -> Progress:

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import trio
-import trio.testing
 
 from batchrt.providers.completions import OpenAI
 from batchrt.testing import MockProvider
+from tests import virtual
 
 # A busy machine must not break a list up: only the end of arrivals sends one that is not full.
 PATIENT = {"linger": 60.0, "max_linger": 60.0}
@@ -55,4 +55,4 @@ def on_mock_clock(function: Callable[[], Any]) -> tuple[Any, float]:
         start = trio.current_time()
         return await function(), trio.current_time() - start
 
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return virtual.run(main)

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import httpx
 import trio
-import trio.testing
 
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.testing import MockProvider
+from tests import virtual
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def on_mock_clock(function: Callable[[], Awaitable[T]]) -> tuple[T, float]:
         began = trio.current_time()
         return await function(), trio.current_time() - began
 
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return virtual.run(main)
 
 
 def behind(answers: Callable[[dict[str, Any]], httpx.Response], **options: Any) -> OpenAIEmbeddings:

@@ -77,9 +77,13 @@ def simulate(
     runs: int = 1,
     quota: Quota | None = None,
     config: Mapping[str, Any] | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Simulated:
-    """Ask for `items` answers, in `runs` that go on at the same time, and see that nothing stays behind."""
+    """Ask for `items` answers, in `runs` that go on at the same time, and see that nothing stays behind.
+
+    Another `seed` is another order of tasks and another jitter; what the provider draws has its own.
+    """
     results: list[BatchResult[Any]] = []
     ended: list[float] = []
 
@@ -100,5 +104,5 @@ def simulate(
         assert is_idle(used)
         return used.statistics()
 
-    statistics = virtually(backend, main)
+    statistics = virtually(backend, main, seed=seed)
     return Simulated(provider.verdict(), max(ended), results, ended, statistics)

@@ -15,7 +15,6 @@ import anyio
 import httpx
 import pytest
 import respx
-import trio.testing
 
 import batchrt
 from batchrt.errors import (
@@ -38,6 +37,7 @@ from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.runtime.run import Step
 from batchrt.testing import Fault, FaultPlan, MockProvider
+from tests import virtual
 
 from .raw import Connection, HangUp, raw_server
 from .replies import chat_body
@@ -76,10 +76,10 @@ def on_mock_clock(function: Callable[[], Any]) -> tuple[Any, float]:
     """Run an async function on virtual time; return its result and the seconds it took."""
 
     async def main() -> tuple[Any, float]:
-        start = trio.current_time()
-        return await function(), trio.current_time() - start
+        start = anyio.current_time()
+        return await function(), anyio.current_time() - start
 
-    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return virtual.run(main)
 
 
 async def test_an_answer_is_a_message() -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
 from batchrt.errors import (
     BadRequestError,
@@ -28,6 +27,7 @@ from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.providers.matrix import EmbeddingBlock
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.testing import Fault, FaultPlan, MockProvider
+from tests import virtual
 
 from .embedding import WIDTH, mock, model, on_mock_clock, vectors, words
 
@@ -407,4 +407,4 @@ def test_the_deadline_counts_while_the_texts_are_pulled() -> None:
             await embeddings.aembed_array(source(), {"deadline": 5})
         assert anyio.current_time() - started == pytest.approx(5)
 
-    anyio.run(main, backend="trio", backend_options={"clock": MockClock(autojump_threshold=0)})
+    virtual.run(main)

@@ -38,6 +38,7 @@ from batchrt import (
     ServerError,
 )
 from batchrt.messages import AIMessage
+from batchrt.runtime.clock import Clock
 from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, RateLimits
 from tests.runtime.quotas import BACKENDS, is_idle, virtually
@@ -188,7 +189,7 @@ def test_a_wait_that_is_too_long_fails_and_says_until_when(backend: str) -> None
         model, other = respond(server), None
         await model.ainvoke("hi")
         other = respond(server, quota=model.quota)
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(Clock().wall(), UTC)
         first = error_of(await outcome_of(model))
         assert isinstance(first, RateLimitError)
         assert (first.attempts, first.retry_after) == (1, 500)

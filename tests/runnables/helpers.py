@@ -15,7 +15,8 @@ from batchrt import RunConfig, Runnable
 def virtual_time(test: Any) -> Any:
     """Run an async test on Trio's mock clock, where sleeping takes no time."""
     backend = ("trio", {"clock": MockClock(autojump_threshold=0)})
-    return pytest.mark.parametrize("anyio_backend", [pytest.param(backend, id="virtual")])(test)
+    marked = pytest.mark.parametrize("anyio_backend", [pytest.param(backend, id="virtual")])(test)
+    return pytest.mark.usefixtures("nothing_real")(marked)
 
 
 class Flaky:

@@ -15,10 +15,10 @@ from typing import Any, Self, TypeVar
 import anyio
 import anyio.lowlevel
 import pytest
-from trio.testing import MockClock
 
 from batchrt import RunnableLambda
 from batchrt.runtime.slots import Slots
+from tests import virtual
 
 T = TypeVar("T")
 
@@ -79,8 +79,7 @@ async def check_over(watch: Watch, tasks_before: int) -> None:
 
 def on_trio(main: Callable[[], Awaitable[T]]) -> T:
     """Run `main` on Trio with a clock that jumps to the next timeout when all are waiting."""
-    clock = MockClock(autojump_threshold=0)
-    return anyio.run(main, backend="trio", backend_options={"clock": clock})
+    return virtual.run(main, longest=math.inf)
 
 
 def in_thread(function: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from batchrt.runtime.passage import Passage
 from batchrt.runtime.quota import Quota
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
-from tests.runnables.virtual import run_in_virtual_time
+from tests import virtual
 
 __all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "usage_of", "virtually"]
 
@@ -23,15 +23,9 @@ T = TypeVar("T")
 BACKENDS: Final = ("asyncio", "trio")
 
 
-def virtually(backend: str, main: Callable[[], Awaitable[T]]) -> T:
-    """Run `main` in virtual time and return what it returns."""
-    results: list[T] = []
-
-    async def keep() -> None:
-        results.append(await main())
-
-    run_in_virtual_time(backend, keep)
-    return results[0]
+def virtually(backend: str, main: Callable[[], Awaitable[T]], *, seed: int = 0) -> T:
+    """Run `main` in virtual time and return what it returns; another `seed` is another order and jitter."""
+    return virtual.run(main, backend=backend, seed=seed, longest=10_000)
 
 
 def usage_of(tokens: int, output: int = 0) -> Usage:

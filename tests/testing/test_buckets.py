@@ -3,10 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrt.testing.buckets import Bucket
+from batchrt.testing.buckets import Bucket, Eater
+from batchrt.testing.schedules import Schedule
 
 Steps = list[tuple[float, float]]
 
@@ -27,13 +28,17 @@ def slowly(script: float | Steps, taken: list[tuple[float, float]], burst: float
     done = 0
     for count in range(round(until / step)):
         second = count * step
+        size = max(1.0, at(script, second) / 60 * burst)
+        # The moment in which a limit falls belongs to what comes, also for what is taken in it.
+        left = min(left, size)
         while done < len(taken) and taken[done][0] <= second:
             left -= taken[done][1]
             done += 1
-        left = min(left + step * at(script, second) / 60, max(1.0, at(script, second) / 60 * burst))
+        left = min(left + step * at(script, second) / 60, size)
     return left - sum(amount for _, amount in taken[done:])
 
 
+@example(script=[(0.0, 120.0), (15.0, 600.0), (30.0, 60.0)], taken=[(30.0, 16.0)], burst=1.0)
 @given(script=scripts, taken=amounts, burst=st.sampled_from([1.0, 6.0, 60.0]))
 def test_it_refills_continuously(
     script: float | Steps, taken: list[tuple[float, float]], burst: float
@@ -124,3 +129,40 @@ def test_what_is_remembered_is_bounded() -> None:
         assert len(bucket._times) <= 20
     assert [bucket.left_before(float(second)) for second in range(91, 100)] == levels[91:]
     assert not math.isclose(levels[0], levels[99])
+
+
+@given(
+    rates=st.lists(st.sampled_from([0.0, 60.0, 300.0, 1200.0]), min_size=1, max_size=4),
+    taken=amounts,
+    looks=st.lists(st.floats(0, 45), max_size=10),
+)
+def test_an_eater_takes_the_same_however_often_one_looks(
+    rates: list[float], taken: list[tuple[float, float]], looks: list[float]
+) -> None:
+    """At its own moments; and what it took can be told afterwards."""
+    eater = Eater(Schedule([(10.0 * place, rate) for place, rate in enumerate(rates)]), 1.0)
+    buckets = [Bucket("requests", "minute", 600, 6.0, eater=eater) for _ in range(2)]
+    moments = [(second, amount, False) for second, amount in taken] + [
+        (second, 0.0, True) for second in looks
+    ]
+    for second, amount, only_looks in sorted(moments):
+        if not only_looks:
+            for bucket in buckets:
+                bucket.take(amount, second)
+        else:
+            buckets[0].standing(second)
+    once, twice = (bucket.eaten(0.0, 45.0) for bucket in buckets)
+    assert once == twice
+    parts = buckets[0].eaten(0.0, 20.0) + buckets[0].eaten(20.0, 45.0)
+    assert parts == once
+    assert buckets[0].left_before(45.0) == pytest.approx(buckets[1].left_before(45.0), abs=1e-6)
+
+
+def test_an_eater_takes_evenly_and_goes_without() -> None:
+    """Two a second of the ten that come; of an empty bucket none."""
+    bucket = Bucket("requests", "minute", 600, 1.0, eater=Eater(Schedule(120), 1.0))
+    assert bucket.standing(0.45).left == pytest.approx(10)
+    assert bucket.standing(0.5).left == pytest.approx(9, abs=1e-5)
+    bucket.take(30, 0.5)
+    assert bucket.eaten(0.5, 2.5) == 0
+    assert bucket.eaten(0.0, 10.0) == 1 + 15

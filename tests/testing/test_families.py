@@ -6,10 +6,9 @@ from typing import Any, get_args
 import anyio
 import httpx
 import pytest
-import trio
-import trio.testing
 
 from batchrt.testing import MockProvider, ServerFamily
+from tests import virtual
 from tests.testing.asking import Answer, ask, embed, floats
 
 pytestmark = pytest.mark.anyio
@@ -221,7 +220,7 @@ async def while_busy(provider: MockProvider, held: int, then: int) -> httpx.Resp
 
 
 def run(*arguments: Any) -> httpx.Response:
-    response: httpx.Response = trio.run(*arguments, clock=trio.testing.MockClock(autojump_threshold=0))
+    response: httpx.Response = virtual.run(*arguments)
     return response
 
 

@@ -339,6 +339,8 @@ async def test_news_for_a_loop_that_has_ended_are_no_trouble() -> None:
         ({"capacity": 1, "seconds_per_token": -1}, "seconds_per_token must be seconds >= 0"),
         ({"capacity": 1, "full_status": 500}, "full_status must be 429, 503 or None"),
         ({"capacity": 1, "retry_after": 0}, "retry_after must be seconds > 0"),
+        ({"capacity": 1, "style": "abacus"}, "style must be one of"),
+        ({"capacity": 1, "counts": "bytes"}, "counts must be requests or inputs"),
     ],
 )
 def test_a_queue_without_a_meaning_is_refused(options: dict[str, Any], words: str) -> None:
@@ -366,3 +368,87 @@ def test_a_stall_holds_its_place() -> None:
         return second.time
 
     assert simulate(main) == 62
+
+
+def embed_lists(provider: MockProvider, *sizes: int) -> list[tuple[int, float]]:
+    """Send lists of so many texts at once, in this order; give status and time of each."""
+
+    async def main() -> list[tuple[int, float]]:
+        client, got = Client(provider), [(0, 0.0)] * len(sizes)
+
+        async def one(place: int) -> None:
+            body = {"model": "m", "input": [f"{place}-{text}" for text in range(sizes[place])]}
+            answer = await client.post("/v1/embeddings", body)
+            got[place] = answer.status, answer.time
+
+        async with anyio.create_task_group() as group:
+            for place in range(len(sizes)):
+                group.start_soon(one, place)
+                await anyio.wait_all_tasks_blocked()
+        return got
+
+    return simulate(main)
+
+
+def test_a_queue_may_count_inputs() -> None:
+    """Infinity's: who comes while there is room is let in whole; 8 at a time are worked on, in turn."""
+    queueing = Queueing(capacity=8, max_waiting=10, counts="inputs")
+    provider = MockProvider(server="infinity", latency=1.0, queueing=queueing, dimensions=2)
+    # 8 are worked on; 9, and then 8 more, may wait; the queue of 17 is full.
+    assert embed_lists(provider, 8, 9, 8, 1) == [(200, 1), (200, 2), (200, 3), (429, 0)]
+    # Two lists share the places, and one that is larger than all of them is worked on alone.
+    assert [time - 3 for _, time in embed_lists(provider, 4, 4, 20)] == [-2, -2, -1]
+    verdict = provider.verdict()
+    assert (verdict.refused, verdict.refused_share) == (1, 1 / 7)
+
+
+def test_a_request_that_leaves_the_queue_of_inputs_frees_all_its_places() -> None:
+    """Waiting or worked on."""
+    queueing = Queueing(capacity=4, max_waiting=4, counts="inputs")
+    provider = MockProvider(latency=10.0, queueing=queueing, dimensions=2)
+
+    async def main() -> list[int]:
+        client = Client(provider)
+
+        async def one(second: float, size: int, patience: float) -> int:
+            await anyio.sleep_until(second)
+            body = {"model": "m", "input": [f"{second}"] * size}
+            with anyio.move_on_after(patience):
+                return (await client.post("/v1/embeddings", body)).status
+            return 0
+
+        seen: list[int] = []
+        async with anyio.create_task_group() as group:
+
+            async def note(*arguments: float) -> None:
+                seen.append(await one(arguments[0], int(arguments[1]), arguments[2]))
+
+            for arguments in ((0, 4, 5), (1, 4, 2), (2, 1, 99), (4, 4, 99), (5.5, 4, 99)):
+                group.start_soon(note, *arguments)
+        return seen
+
+    # The third finds the queue full; the second has left before the fourth comes, the first before the fifth.
+    assert simulate(main) == [503, 0, 0, 200, 200]
+
+
+@pytest.mark.parametrize(("status", "reason"), [(429, "Too Many Requests"), (503, "Service Temporarily")])
+def test_a_full_server_may_stand_behind_nginx(status: Any, reason: str) -> None:
+    """`limit_conn`: a page, and no wait."""
+    queueing = Queueing(capacity=1, max_waiting=0, full_status=status, style="nginx")
+    provider = MockProvider(latency=1.0, queueing=queueing, refusal_latency=0.25)
+
+    async def main() -> Any:
+        client, seen = Client(provider), []
+
+        async def one(number: int) -> None:
+            seen.append(await client.ask(f"{number}"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, 1)
+            group.start_soon(one, 2)
+        return seen[0]
+
+    refused = simulate(main)
+    assert (refused.status, refused.time) == (status, 0.25)
+    assert f"<title>{status} {reason}".encode() in refused.raw
+    assert "retry-after" not in refused.headers

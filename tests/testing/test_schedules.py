@@ -66,3 +66,29 @@ def test_a_count_must_be_whole() -> None:
     assert check_scripted("capacity", 3.0, whole=True) == 3
     with pytest.raises(ValueError, match="capacity must be a whole number"):
         check_scripted("capacity", [(0, 2), (5, 1.5)], whole=True)
+
+
+@given(
+    numbers=st.lists(st.integers(0, 50), min_size=1, max_size=5),
+    since=st.floats(0, 60),
+    area=st.floats(0, 900),
+)
+def test_the_second_of_an_area_is_where_it_ends(numbers: list[int], since: float, area: float) -> None:
+    """The inverse of `area`, over steps of nothing too; never, where too little is to come."""
+    schedule = Schedule([(10.0 * place, number) for place, number in enumerate(numbers)])
+    second = schedule.second_of(area, since)
+    if second < math.inf:
+        assert second >= since
+        assert schedule.area(since, second) == pytest.approx(area, abs=1e-6)
+    else:
+        assert schedule.area(since, 1e6) <= area + 1e-6
+        assert numbers[-1] == 0
+
+
+def test_a_number_may_be_nothing_or_bounded() -> None:
+    """Where that is said; and the complaint says it."""
+    assert check_scripted("share", [(0, 0), (5, 1)], zero=True, most=1) == ((0, 0), (5, 1))
+    with pytest.raises(ValueError, match="share must be a number from 0 to 1, or steps"):
+        check_scripted("share", 1.5, zero=True, most=1)
+    with pytest.raises(ValueError, match="rate must be a number not below 0, or steps"):
+        check_scripted("rate", -1, zero=True)

@@ -10,9 +10,9 @@ import anyio
 import httpx
 import pytest
 import trio
-import trio.testing
 
 from batchrt.testing import Fault, FaultLike, FaultPlan, LogNormal, MockProvider
+from tests import virtual
 
 pytestmark = pytest.mark.anyio
 
@@ -331,7 +331,7 @@ def test_hours_of_latency_pass_at_once_on_a_virtual_clock() -> None:
             await client.post("/chat/completions", json=body_of("2"))
             return trio.current_time() - start
 
-    took = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    took = virtual.run(main)
     assert took == 3600
     gaps = provider.log.snapshot().gaps
     assert gaps is not None
@@ -352,7 +352,7 @@ def test_drawn_latency_is_the_same_in_every_run() -> None:
         return took
 
     def run(order: list[int]) -> dict[int, float]:
-        return trio.run(main, order, clock=trio.testing.MockClock(autojump_threshold=0))
+        return virtual.run(main, order)
 
     first = run(list(range(20)))
     assert first == run(list(range(20))[::-1])
@@ -371,4 +371,4 @@ def test_waiting_for_the_log_does_not_hold_up_a_virtual_clock() -> None:
                 await client.post("/chat/completions", json=body_of())
         return trio.current_time() - start
 
-    assert trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)) == 60
+    assert virtual.run(main) == 60

@@ -273,7 +273,9 @@ def test_everything_can_be_json_and_nothing_changes() -> None:
         assert (await client.get("/_mock/verdict")).document == provider.verdict().to_dict()
         narrow = await client.get("/_mock/verdict?since=2&until=6.5&grace=0.25")
         assert narrow.document == provider.verdict(since=2, until=6.5, grace=0.25).to_dict()
-        for query in ("since=soon", "grace=nan", "until=inf"):
+        capped = await client.get("/_mock/verdict?max_concurrency=1")
+        assert capped.document == provider.verdict(max_concurrency=1).to_dict()
+        for query in ("since=soon", "grace=nan", "until=inf", "max_concurrency=-1"):
             assert (await client.get(f"/_mock/verdict?{query}")).status == 400
 
     simulate(main)
@@ -327,3 +329,86 @@ def test_without_limits_there_is_still_a_verdict() -> None:
     """Of retries, waits and what was in flight."""
     verdict = judged([1.0, 2.0])
     assert (verdict.sent, verdict.accepted, verdict.used, verdict.peak_in_flight) == (2, 2, None, 1)
+
+
+def test_what_is_never_answered_is_lost() -> None:
+    """Bare 429s, and a client with two retries: as many rows as gave up, and all that were refused."""
+    limits = RateLimits(requests_per_minute=3000, burst_seconds=0.2, style="nginx")
+    provider = MockProvider(latency=0.1, rate_limits=limits)
+    failed = []
+
+    async def main() -> None:
+        client, limiter = Client(provider), anyio.CapacityLimiter(32)
+
+        async def one(number: int) -> None:
+            async with limiter:
+                for attempt in range(3):
+                    if (await client.ask(f"{number}")).status == 200:
+                        return
+                    await anyio.sleep(0.1 * 2**attempt)
+                failed.append(number)
+
+        async with anyio.create_task_group() as group:
+            for number in range(300):
+                group.start_soon(one, number)
+
+    simulate(main)
+    verdict = provider.verdict()
+    assert verdict.lost == len(failed) > 0
+    assert verdict.refused_share == verdict.rejected / verdict.sent > 0.1
+    assert (verdict.cool_downs, verdict.to_dict()["lost"]) == ((), len(failed))
+
+
+def test_a_text_is_not_lost_that_is_answered_in_another_list() -> None:
+    """Lists are sent again in parts; neither a failure is an answer nor a client that left."""
+    provider = MockProvider(
+        latency=1.0, dimensions=2, faults=FaultPlan(script=[Fault.SERVER_ERROR, None, None, Fault.CONFLICT])
+    )
+
+    async def main() -> None:
+        client = Client(provider)
+
+        async def embed(*texts: str) -> None:
+            await client.post("/v1/embeddings", {"model": "m", "input": texts})
+
+        await embed("a", "b", "c", "d")
+        assert provider.verdict().lost == 4
+        await embed("a", "b")
+        await embed("c")
+        assert provider.verdict().lost == 1
+        await embed("e")
+        with anyio.move_on_after(0.5):
+            await embed("f", "d")
+        assert provider.verdict().lost == 3
+        async with anyio.create_task_group() as group:
+            group.start_soon(embed, "d")
+            await anyio.sleep(0.5)
+            assert provider.verdict().lost == 2, "what is in flight is not lost yet"
+        await client.post("/v1/completions", {"model": "m", "prompt": ["e", "f"]})
+        assert provider.verdict().lost == 0
+
+    simulate(main)
+
+
+@pytest.mark.parametrize(
+    ("server", "most", "status"), [("tei", 40, 429), ("ollama", 2, 503), ("infinity", 2, 429)]
+)
+def test_what_a_family_refuses_is_judged(server: Any, most: int, status: int) -> None:
+    """Its own limit of what is in flight is a limit like others."""
+    provider = MockProvider(server=server, latency=1.0, max_in_flight=most, dimensions=2)
+
+    async def main() -> list[int]:
+        client, seen = Client(provider), []
+
+        async def one(number: int) -> None:
+            body = {"model": "m", "input": [f"{number}"] * 20}
+            seen.append((await client.post("/v1/embeddings", body)).status)
+
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(one, number)
+        return seen
+
+    assert simulate(main) == [status, 200, 200]
+    verdict = provider.verdict()
+    assert (verdict.sent, verdict.accepted, verdict.refused, verdict.lost) == (3, 2, 1, 1)

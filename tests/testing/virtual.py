@@ -8,10 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import anyio
 import httpx
-import trio
-import trio.testing
 
 from batchrt.testing import MockProvider
+from tests import virtual
 
 __all__ = ["Client", "Got", "simulate"]
 
@@ -25,6 +24,7 @@ class Got(NamedTuple):
     headers: httpx.Headers
     document: Any
     time: float
+    raw: bytes
 
     @property
     def message(self) -> str:
@@ -60,11 +60,11 @@ class Client:
     async def _send(self, request: httpx.Request) -> Got:
         response = await self._transport.handle_async_request(request)
         raw = await response.aread()
-        return Got(response.status_code, response.headers, json.loads(raw), anyio.current_time())
+        is_json = response.headers.get("content-type") == "application/json"
+        document = json.loads(raw) if is_json else None
+        return Got(response.status_code, response.headers, document, anyio.current_time(), raw)
 
 
 def simulate(main: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     """Run `main` on a clock that jumps to the next thing to do."""
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    result: T = trio.run(main, *arguments, clock=clock)
-    return result
+    return virtual.run(main, *arguments)

@@ -1,0 +1,78 @@
+"""How long it takes somebody who knows all of a server's limits: what a client's time is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .buckets import Bucket
+from .ledger import ACCEPTED, Sent
+from .quotas import Quota
+from .schedules import Schedule
+
+__all__ = ["least_seconds"]
+
+_ROUNDS = 100
+
+
+def least_seconds(
+    sent: Sequence[Sent],
+    quotas: Sequence[Quota],
+    *,
+    start: float,
+    capacity: Schedule | None,
+    max_concurrency: int | None,
+) -> float:
+    """Give a lower bound of the seconds from `start` until all that was accepted of `sent` is answered.
+
+    Each limit is a bound by itself, and the largest holds: no bucket gives out more than it held and got;
+    a limit of parallel requests, a queue's `capacity` and a client's `max_concurrency` allow no more than
+    so many at a time, each of which took as long as it did. The last request that a bucket lets in still
+    has to be answered, as fast as the fastest was.
+    """
+    worked = [one for one in sent if one.outcome == ACCEPTED and one.ended < math.inf]
+    if not worked:
+        return 0.0
+    bounds = [max(one.ended - one.began for one in worked)]
+    for quota in quotas:
+        own = [one for one in worked if one.quota == quota.number]
+        if own:
+            bounds += _bounds(quota, own, start)
+    if capacity is not None:
+        bounds.append(_seconds(capacity, _work(worked, sized=True), start))
+    if max_concurrency is not None:
+        bounds.append(_work(worked) / max_concurrency)
+    return max(bounds)
+
+
+def _bounds(quota: Quota, own: Sequence[Sent], start: float) -> list[float]:
+    fastest = min(one.ended - one.began for one in own)
+    bounds = []
+    for bucket in quota.buckets:
+        spent = float(len(own)) if bucket.name == "requests" else math.fsum(one.spent for one in own)
+        bounds.append(_refilled(bucket, spent, start) + fastest)
+    parallel = quota.free_parallel()
+    if parallel is not None:
+        bounds.append(_seconds(parallel, _work(own), start))
+    return bounds
+
+
+def _work(worked: Sequence[Sent], *, sized: bool = False) -> float:
+    return math.fsum((one.ended - one.began) * (one.size if sized else 1) for one in worked)
+
+
+def _seconds(places: Schedule, work: float, start: float) -> float:
+    return places.second_of(work, start) - start
+
+
+def _refilled(bucket: Bucket, spent: float, start: float) -> float:
+    """Give the seconds until a bucket has given out `spent`, besides what somebody else took meanwhile."""
+    held = bucket.left_before(start)
+    seconds = 0.0
+    for _ in range(_ROUNDS):
+        lacks = spent + bucket.eaten(start, start + seconds) - held
+        needed = bucket.refill_time(lacks, start) if lacks > 0 else 0.0
+        if needed <= seconds:
+            break
+        seconds = needed
+    return seconds
