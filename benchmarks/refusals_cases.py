@@ -6,11 +6,11 @@ import heapq
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
 
-from benchmarks import refusals_nginx
+from benchmarks import refusals_nginx, refusals_packaged
 from benchmarks.refusals_server import Counts, chance, latency_of, serving
 
 __all__ = ["Case", "Server", "cases"]
@@ -51,6 +51,10 @@ class Case:
         per_second: requests a second that can be answered at the most.
         lacking: says why it cannot be measured, if so.
         dear: the server takes long to start, and is shared by the runs.
+        per_list: texts in each request for embeddings; 0 if chats are asked for.
+        fits: requests at once that are known never to be refused, where no ideal can be computed: whoever
+            keeps to that is the ideal.
+        at_random: refusals have nothing to do with what is sent.
     """
 
     key: str
@@ -62,9 +66,9 @@ class Case:
     per_second: float
     lacking: Callable[[], str] = _nothing
     dear: bool = False
-    embeds: bool = False
-    model: str = "mock"
-    api_key: str = field(default="benchmark-key", repr=False)
+    per_list: int = 0
+    fits: int = 0
+    at_random: bool = False
 
 
 def _by_rate(texts: Sequence[str], in_flight: int, *, rate: float, at_once: int) -> float:
@@ -93,12 +97,15 @@ def _by_chance(texts: Sequence[str], in_flight: int, *, share: float, wait: floa
 
 
 def _unknown(texts: Sequence[str], in_flight: int) -> float:  # noqa: ARG001
-    """The time is set against that of whoever knows the limit."""
     return 0.0
 
 
 _LITELLM_REFUSAL = {
-    "headers": {"retry-after": "60", "rate_limit_type": "max_parallel_requests"},
+    "headers": {
+        "retry-after": "60",
+        "rate_limit_type": "max_parallel_requests",
+        "reset_at": "2026-11-28 03:34:58 UTC",
+    },
     "told": {
         "x-ratelimit-api_key-limit-max_parallel_requests": "4",
         "x-ratelimit-api_key-remaining-max_parallel_requests": "0",
@@ -107,14 +114,15 @@ _LITELLM_REFUSAL = {
         {
             "error": {
                 "message": "Rate limit exceeded for api_key: 88dc28d0. Limit type: max_parallel_requests. "
-                "Current limit: 4, Remaining: 0.",
-                "type": "None",
-                "param": "None",
+                "Current limit: 4, Remaining: 0. Limit resets at: 2026-11-28 03:34:58 UTC",
+                "type": "throttling_error",
+                "param": None,
                 "code": "429",
             }
         }
     ),
 }
+"""As version 1.108.7 of the proxy has it, word for word but for the key's digest."""
 
 
 def cases() -> tuple[Case, ...]:
@@ -151,6 +159,7 @@ def cases() -> tuple[Case, ...]:
             50,
             partial(_by_chance, share=0.02, wait=1),
             50 / _FIXED[0],
+            at_random=True,
         ),
         Case(
             "random-20",
@@ -160,6 +169,7 @@ def cases() -> tuple[Case, ...]:
             16,
             partial(_by_chance, share=0.2, wait=2),
             16 / _FIXED[0],
+            at_random=True,
         ),
         Case(
             "rate",
@@ -187,5 +197,42 @@ def cases() -> tuple[Case, ...]:
             32,
             number,
             few,
+        ),
+        Case(
+            "litellm",
+            "LiteLLM's proxy, max_parallel_requests 4: 100 chats, 32 at once",
+            partial(refusals_packaged.litellm, most=4, latency=_LATENCY),
+            100,
+            32,
+            number,
+            few,
+            partial(refusals_packaged.lacking, refusals_packaged.LITELLM),
+            dear=True,
+        ),
+        Case(
+            "infinity-texts",
+            "Infinity, a queue of 64: 1,500 texts one by one, 200 at once",
+            partial(refusals_packaged.infinity, queue=64),
+            1_500,
+            200,
+            _unknown,
+            1_000,
+            partial(refusals_packaged.lacking, refusals_packaged.INFINITY),
+            dear=True,
+            per_list=1,
+            fits=64,
+        ),
+        Case(
+            "infinity-lists",
+            "Infinity, a queue of 64: 3,200 texts in lists of 16, 32 at once",
+            partial(refusals_packaged.infinity, queue=64),
+            3_200,
+            32,
+            _unknown,
+            1_000,
+            partial(refusals_packaged.lacking, refusals_packaged.INFINITY),
+            dear=True,
+            per_list=16,
+            fits=4,
         ),
     )

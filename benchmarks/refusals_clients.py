@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-__all__ = ["CONTENDERS", "Ask", "Contender", "Target", "batchrt_at"]
+__all__ = ["CONTENDERS", "Ask", "Contender", "Target", "batchrt_at", "knowing"]
 
 Ask: TypeAlias = Callable[[Sequence[str]], Awaitable[list[Any]]]
 """Takes texts; gives what came of each: an answer, or an exception."""
@@ -23,7 +23,7 @@ class Target:
     """Say where to ask for what.
 
     Attributes:
-        embeds: embeddings are asked for, not chats.
+        per_list: texts in each request for embeddings; 0 if chats are asked for.
         in_flight: requests at once, for those who have no other say in it.
         per_second: requests a second that the server is known to answer, for a limiter that must be told.
     """
@@ -31,7 +31,7 @@ class Target:
     base_url: str
     model: str
     api_key: str
-    embeds: bool
+    per_list: int
     in_flight: int
     per_second: float
 
@@ -59,7 +59,9 @@ async def _batchrt(target: Target, *, cap: str = "") -> AsyncIterator[Ask]:
         given = {}
     elif cap:
         given = {"max_concurrency": cap if cap == "auto" else int(cap)}
-    kind: Any = OpenAIEmbeddings if target.embeds else ChatOpenAI
+    kind: Any = ChatOpenAI
+    if target.per_list:
+        kind = partial(OpenAIEmbeddings, max_batch_size=target.per_list)
     async with kind(target.model, base_url=target.base_url, api_key=target.api_key) as model:
 
         async def ask(inputs: Sequence[str]) -> list[Any]:
@@ -80,22 +82,53 @@ async def _openai(target: Target, *, retries: int) -> AsyncIterator[Ask]:
     async with AsyncOpenAI(
         base_url=target.base_url, api_key=target.api_key, max_retries=retries, timeout=600
     ) as client:
-        semaphore = asyncio.Semaphore(target.in_flight)
 
-        async def one(text: str) -> Any:
-            async with semaphore:
-                if target.embeds:
-                    found = await client.embeddings.create(model=target.model, input=[text])
-                    return found.data[0].embedding
-                completion = await client.chat.completions.create(
-                    model=target.model, messages=[{"role": "user", "content": text}]
-                )
+        async def chat(text: str) -> Any:
+            completion = await client.chat.completions.create(
+                model=target.model, messages=[{"role": "user", "content": text}]
+            )
             return completion.choices[0].message.content
 
-        async def ask(inputs: Sequence[str]) -> list[Any]:
-            return await asyncio.gather(*map(one, inputs), return_exceptions=True)
+        async def embed(texts: Sequence[str]) -> list[Any]:
+            found = await client.embeddings.create(model=target.model, input=list(texts))
+            return [one.embedding for one in found.data]
 
-        yield ask
+        yield _under_semaphore(target, chat, embed)
+
+
+def _under_semaphore(
+    target: Target,
+    chat: Callable[[str], Awaitable[Any]],
+    embed: Callable[[Sequence[str]], Awaitable[list[Any]]],
+) -> Ask:
+    """Return what sends all that is asked for, so many requests at once."""
+    semaphore = asyncio.Semaphore(target.in_flight)
+
+    async def one(send: Callable[[Any], Awaitable[Any]], what: Any) -> Any:
+        async with semaphore:
+            return await send(what)
+
+    async def ask(inputs: Sequence[str]) -> list[Any]:
+        if not target.per_list:
+            return await asyncio.gather(*(one(chat, text) for text in inputs), return_exceptions=True)
+        lists = _lists(inputs, target.per_list)
+        found = await asyncio.gather(*(one(embed, texts) for texts in lists), return_exceptions=True)
+        return _each(lists, found)
+
+    return ask
+
+
+def _lists(texts: Sequence[str], size: int) -> list[list[str]]:
+    return [list(texts[start : start + size]) for start in range(0, len(texts), size)]
+
+
+def _each(lists: Sequence[Sequence[str]], found: Sequence[Any]) -> list[Any]:
+    """Return what came of each text: its vector, or the error of its list."""
+    return [
+        one
+        for texts, vectors in zip(lists, found, strict=True)
+        for one in ([vectors] * len(texts) if isinstance(vectors, BaseException) else vectors)
+    ]
 
 
 @asynccontextmanager
@@ -110,20 +143,22 @@ async def _langchain(target: Target) -> AsyncIterator[Ask]:
     )
     config: Any = {"max_concurrency": target.in_flight}
     key = SecretStr(target.api_key)
-    chain: Any
-    if target.embeds:
-        # Its embeddings take no limiter; else it would download an encoding and send tokens.
-        model = OpenAIEmbeddings(
-            model=target.model, base_url=target.base_url, api_key=key, check_embedding_ctx_length=False
-        )
-        chain = RunnableLambda(model.embed_query, afunc=model.aembed_query)
-    else:
-        chain = ChatOpenAI(
-            model=target.model, base_url=target.base_url, api_key=key, rate_limiter=limiter, timeout=600
-        )
+    # Its embeddings take no limiter, and are no runnable. With the check they would send tokens.
+    embeddings = OpenAIEmbeddings(
+        model=target.model, base_url=target.base_url, api_key=key, check_embedding_ctx_length=False
+    )
+    lists = RunnableLambda(embeddings.embed_documents, afunc=embeddings.aembed_documents)
+    chat = ChatOpenAI(
+        model=target.model, base_url=target.base_url, api_key=key, rate_limiter=limiter, timeout=600
+    )
 
     async def ask(inputs: Sequence[str]) -> list[Any]:
-        return await chain.abatch(list(inputs), config, return_exceptions=True)
+        if not target.per_list:
+            chats: list[Any] = await chat.abatch(list(inputs), config, return_exceptions=True)
+            return chats
+        packed = _lists(inputs, target.per_list)
+        found = await lists.abatch(packed, config, return_exceptions=True)
+        return _each(packed, found)
 
     yield ask
 
@@ -133,35 +168,36 @@ async def _aiohttp(target: Target) -> AsyncIterator[Ask]:
     import aiohttp
     from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-    path = "embeddings" if target.embeds else "chat/completions"
-    url = f"{target.base_url}/{path}"
     headers = {"Authorization": f"Bearer {target.api_key}"}
-    semaphore = asyncio.Semaphore(target.in_flight)
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(aiohttp.ClientError),
+        wait=wait_random_exponential(min=1, max=_LONGEST_WAIT),
+        stop=stop_after_attempt(_ATTEMPTS),
+        reraise=True,
+    )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
 
-        async def once(text: str) -> Any:
-            asked = {"input": [text]} if target.embeds else {"messages": [{"role": "user", "content": text}]}
-            async with session.post(url, json={"model": target.model, **asked}) as response:
+        async def post(path: str, body: dict[str, Any]) -> Any:
+            body["model"] = target.model
+            async with session.post(f"{target.base_url}/{path}", json=body) as response:
                 response.raise_for_status()
-                reply = await response.json()
-            return (
-                reply["data"][0]["embedding"] if target.embeds else reply["choices"][0]["message"]["content"]
-            )
+                return await response.json()
 
-        async def one(text: str) -> Any:
-            retrying = AsyncRetrying(
-                retry=retry_if_exception_type(aiohttp.ClientError),
-                wait=wait_random_exponential(min=1, max=_LONGEST_WAIT),
-                stop=stop_after_attempt(_ATTEMPTS),
-                reraise=True,
-            )
-            async with semaphore:
-                return await retrying(once, text)
+        async def chat(text: str) -> Any:
+            body = {"messages": [{"role": "user", "content": text}]}
+            reply = await retrying.copy()(post, "chat/completions", body)
+            return reply["choices"][0]["message"]["content"]
 
-        async def ask(inputs: Sequence[str]) -> list[Any]:
-            return await asyncio.gather(*map(one, inputs), return_exceptions=True)
+        async def embed(texts: Sequence[str]) -> list[Any]:
+            reply = await retrying.copy()(post, "embeddings", {"input": list(texts)})
+            return [one["embedding"] for one in reply["data"]]
 
-        yield ask
+        yield _under_semaphore(target, chat, embed)
+
+
+def knowing(most: int) -> Contender:
+    """Return the same by somebody who knows how many requests the server takes at once."""
+    return Contender(f"aiohttp, {most} at once", _aiohttp, ("aiohttp", "tenacity"), cap=str(most))
 
 
 CONTENDERS = (

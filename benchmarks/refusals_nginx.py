@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.refusals_server import Counts, serving
 
-__all__ = ["IN_FLIGHT", "RATE", "lacking", "limiting", "version"]
+__all__ = ["IN_FLIGHT", "RATE", "free_port", "lacking", "limiting", "version"]
 
 _START_SECONDS, _STOP_SECONDS = 10, 10
 
@@ -100,7 +100,7 @@ def limiting(limit: tuple[str, str], *, latency: tuple[float, float]) -> Iterato
     with serving(latency=latency) as upstream, tempfile.TemporaryDirectory(prefix="nginx-") as name:
         home = Path(name)
         home.chmod(0o755)  # its worker is another user if it was started by root
-        port = _free_port()
+        port = free_port()
         configuration = home / "nginx.conf"
         zone, rule = limit
         address = urlsplit(upstream.base_url).netloc
@@ -121,7 +121,8 @@ def limiting(limit: tuple[str, str], *, latency: tuple[float, float]) -> Iterato
                     process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody has at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
         return port
