@@ -48,6 +48,7 @@ def measure(
     runs: int = RUNS,
     seconds: float = SECONDS,
     jobs: int = 1,
+    lists: int = 0,
 ) -> Iterator[Table]:
     """Measure one case after the other.
 
@@ -59,12 +60,14 @@ def measure(
         runs: how often each.
         seconds: after which a run is stopped.
         jobs: how many runs at a time. They wait more than they work; but so they are in each other's way.
+        lists: ask for embeddings of so many texts in place of each chat.
     """
     if quick:
         runs, seconds = 1, min(seconds, 30)
     for case in cases():
         if not only or case.key in only:
-            yield _measure_case(case, contenders, tell, runs=runs, seconds=seconds, jobs=jobs)
+            asked = case.in_lists(lists) if lists else case
+            yield _measure_case(asked, contenders, tell, runs=runs, seconds=seconds, jobs=jobs)
 
 
 def _measure_case(
@@ -113,9 +116,9 @@ def _missing(contender: Contender) -> str:
     return f"missing: {', '.join(lacking)}" if lacking else ""
 
 
-def _texts(case: Case, number: int) -> list[str]:
+def _texts(items: int, number: int) -> list[str]:
     """Return a run's texts: the same for everybody, others in each run."""
-    return [f"Name the category of entry {number}.{item}" for item in range(case.items)]
+    return [f"Name the category of entry {number}.{item}" for item in range(items)]
 
 
 def _in_flight(case: Case, contender: Contender) -> int:
@@ -123,13 +126,14 @@ def _in_flight(case: Case, contender: Contender) -> int:
 
 
 def _play(case: Case, contender: Contender, server: Server, number: int, seconds: float) -> dict[str, Any]:
-    texts, in_flight = _texts(case, number), _in_flight(case, contender)
+    texts, in_flight = _texts(case.items, number), _in_flight(case, contender)
     if contender.cap in {"none", "auto"}:
         in_flight = case.items
     settings = {
         "contender": contender.name,
         "cap": contender.cap,
-        "texts": texts,
+        "items": case.items,
+        "run": number,
         "seconds": seconds,
         "target": {
             "base_url": server.base_url,
@@ -153,7 +157,7 @@ def _play(case: Case, contender: Contender, server: Server, number: int, seconds
         result["lost"] = max(0, case.items - answered)
     # Whoever gives some up is done the sooner.
     fair = not result["ended"] or not result["lost"]
-    ideal = case.ideal(texts, in_flight) if fair else 0
+    ideal = case.ideal(case.requests(texts), in_flight) if fair else 0
     return {
         **result,
         "run": number,
@@ -187,7 +191,8 @@ def _row(contender: Contender, results: Sequence[Mapping[str, Any]], seconds: fl
 def work(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Have one of them ask once; see `isolation.run_worker`."""
     contender = _contender(settings["contender"], settings["cap"])
-    return asyncio.run(_ask(contender, Target(**settings["target"]), settings["texts"], settings["seconds"]))
+    texts = _texts(settings["items"], settings["run"])
+    return asyncio.run(_ask(contender, Target(**settings["target"]), texts, settings["seconds"]))
 
 
 def _contender(name: str, cap: str) -> Contender:
@@ -234,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--caps", nargs="*", default=[], metavar="CAP", help="for batchrt: a number, auto, none"
     )
+    parser.add_argument("--lists", type=int, default=0, help="ask for embeddings, so many texts a request")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="after which a run is stopped")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -254,6 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs=options.runs,
         seconds=options.seconds,
         jobs=options.jobs,
+        lists=options.lists,
     ):
         report.show_table(console, "refusals", table)
         tables.append(table)

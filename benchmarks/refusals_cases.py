@@ -6,7 +6,7 @@ import heapq
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -69,6 +69,18 @@ class Case:
     per_list: int = 0
     fits: int = 0
     at_random: bool = False
+
+    def in_lists(self, size: int) -> Case:
+        """Return the same with requests for embeddings of so many texts each, in place of chats."""
+        if self.per_list:
+            return self
+        name = f"{self.name}; each for {size} texts' embeddings instead"
+        return replace(self, name=name, items=self.items * size, per_list=size)
+
+    def requests(self, texts: Sequence[str]) -> list[str]:
+        """Return what the small servers take for the text of each request."""
+        size = max(1, self.per_list)
+        return ["|".join(texts[start : start + size]) for start in range(0, len(texts), size)]
 
 
 def _by_rate(texts: Sequence[str], in_flight: int, *, rate: float, at_once: int) -> float:
@@ -178,6 +190,15 @@ def cases() -> tuple[Case, ...]:
             300,
             32,
             rate,
+            50,
+        ),
+        Case(
+            "waits",
+            "429s by rate with a wait in ms, 50 a second from a bucket of 60: 1,000 chats, 50 at once",
+            partial(serving, latency=_LATENCY, per_second=50, bucket=60, waits=True),
+            1_000,
+            50,
+            partial(_by_rate, rate=50, at_once=60),
             50,
         ),
         Case(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import socket
 import struct
 import subprocess
@@ -67,6 +68,7 @@ class Refuser:
         per_second: requests a second that are let through, from a bucket of `bucket`.
         most: requests in flight at which one more is refused.
         headers: of a refusal.
+        waits: a refusal says in `retry-after-ms` when the bucket will have one again.
         told: headers of an answer.
         body: of a refusal.
         content_type: of a refusal.
@@ -81,12 +83,13 @@ class Refuser:
         bucket: int = 1,
         most: int = 0,
         headers: Mapping[str, str] | None = None,
+        waits: bool = False,
         told: Mapping[str, str] | None = None,
         body: str = '{"error": {"message": "Too many requests", "type": "rate_limit", "code": null}}',
         content_type: str = "application/json",
     ) -> None:
         self._latency = latency
-        self._share, self._most = share, most
+        self._share, self._most, self._waits = share, most, waits
         self._per_second, self._bucket = per_second, bucket
         self._level, self._since = float(bucket), time.monotonic()
         self._refusal = (body.encode(), {"content-type": content_type, **(headers or {})})
@@ -110,7 +113,11 @@ class Refuser:
         self._tries[text] += 1
         if self._refuses(text):
             self._counts["refused"] += 1
-            await _reply(send, 429, *self._refusal)
+            refusal, headers = self._refusal
+            if self._waits:
+                wait = (1 - self._level) / self._per_second
+                headers = {**headers, "retry-after-ms": str(math.ceil(1_000 * wait))}
+            await _reply(send, 429, refusal, headers)
             return
         self._in_flight += 1
         self._counts["peak"] = max(self._counts["peak"], self._in_flight)
