@@ -93,8 +93,12 @@ def _measure_case(
         def play(plan: tuple[Contender, int]) -> None:
             contender, number = plan
             tell(f"{case.name}: {contender.name}, run {number + 1}")
-            with nullcontext(shared) if shared is not None else case.serve() as server:
-                done[contender.name].append(_play(case, contender, server, number, seconds))
+            try:
+                with nullcontext(shared) if shared is not None else case.serve() as server:
+                    result = _play(case, contender, server, number, seconds)
+            except (WorkerError, RuntimeError) as error:  # one that failed is no reason to lose the others
+                result = {"failed": str(error), "run": number}
+            done[contender.name].append(result)
 
         list(pool.map(play, plans))
     if case.fits:
@@ -146,10 +150,7 @@ def _play(case: Case, contender: Contender, server: Server, number: int, seconds
         },
     }
     before = server.counts()
-    try:
-        result = run_worker("refusals", settings, seconds=seconds + _MARGIN, core=None)
-    except WorkerError as error:
-        return {"failed": str(error), "run": number}
+    result = run_worker("refusals", settings, seconds=seconds + _MARGIN, core=None)
     after = server.counts()
     sent, refused = after.sent - before.sent, after.refused - before.refused
     if result["lost"] is None:
