@@ -107,7 +107,10 @@ class Refuser:
             counts = {key: self._counts[key] for key in ("sent", "refused", "answered", "peak")}
             await _reply(send, 200, json.dumps(counts).encode(), {})
             return
-        body = json.loads(await _body(receive))
+        came = await _body(receive)
+        if came is None:
+            return
+        body = json.loads(came)
         self._counts["sent"] += 1
         text = _text(body)
         self._tries[text] += 1
@@ -145,10 +148,13 @@ class Refuser:
         return False
 
 
-async def _body(receive: Any) -> bytes:
+async def _body(receive: Any) -> bytes | None:
+    """Return all of a request's body; `None` if its client has gone."""
     parts = []
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
