@@ -67,7 +67,15 @@ def measure(
     for case in cases():
         if not only or case.key in only:
             asked = case.in_lists(lists) if lists else case
-            yield _measure_case(asked, contenders, tell, runs=runs, seconds=seconds, jobs=jobs)
+            yield _measured(asked, contenders, tell, runs=runs, seconds=seconds, jobs=jobs)
+
+
+def _measured(case: Case, *arguments: Any, **options: Any) -> Table:
+    """Return what was measured, or why nothing was."""
+    try:
+        return _measure_case(case, *arguments, **options)
+    except (RuntimeError, OSError) as error:
+        return Table(case.name, COLUMNS, [Row("all", note=f"failed: {error}")])
 
 
 def _measure_case(

@@ -26,7 +26,7 @@ __all__ = ["INFINITY", "LITELLM", "infinity", "lacking", "litellm"]
 INFINITY, LITELLM = "BATCHRT_BENCHMARK_INFINITY", "BATCHRT_BENCHMARK_LITELLM"
 """Variables with the path of a virtual environment that has `infinity-emb`, and one with `litellm[proxy]`."""
 
-_START_SECONDS, _STOP_SECONDS = 120, 20
+_START_SECONDS, _STOP_SECONDS = 300, 20
 _ACCESS = re.compile(r'"POST [^"]*" (\d{3})')
 
 # Infinity has a model as a folder: this package carries one.
@@ -84,7 +84,7 @@ def infinity(*, queue: int) -> Iterator[_Running]:
         "mock",
     ]
     command += ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--url-prefix", "/v1"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--no-model-warmup", "--host", "127.0.0.1", "--port", str(port)]
     environment = {
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
