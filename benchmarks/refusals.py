@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,6 +97,9 @@ def _measure_case(
     able = [contender for contender in contenders if not _missing(contender)]
     plans = [(one, number) for number in range(runs) for one in rotated(able, number)]
     done: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
+    if threading.current_thread() is threading.main_thread():
+        # Else whoever is told to stop leaves servers behind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack, ThreadPoolExecutor(1 if case.dear else jobs) as pool:
         shared = stack.enter_context(case.serve()) if case.dear else None
 
@@ -108,7 +113,11 @@ def _measure_case(
                 result = {"failed": str(error), "run": number}
             done[contender.name].append(result)
 
-        list(pool.map(play, plans))
+        try:
+            list(pool.map(play, plans))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
     if case.fits:
         _set_against(done[contenders[0].name], done)
     return Table(case.name, COLUMNS, [_row(one, done[one.name], seconds) for one in contenders])
