@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rich.console import Console
 
-from benchmarks import chat, embeddings, lists, overhead, quota, report, startup, streaming
+from benchmarks import chat, embeddings, lists, overhead, quota, refusals, report, startup, streaming
 from benchmarks.criteria import judge
 from benchmarks.machine import describe
 from benchmarks.results import Table
@@ -33,6 +33,7 @@ _SUITES: Mapping[str, _Measure] = {
     "embeddings": embeddings.measure,
     "lists": lists.measure,
     "quota": quota.measure,
+    "refusals": refusals.measure,
 }
 
 

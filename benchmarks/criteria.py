@@ -17,6 +17,7 @@ from benchmarks import (
     quota_outage,
     quota_socket,
     quota_waiters,
+    refusals_cases,
     startup,
     streaming,
 )
@@ -116,6 +117,7 @@ def criteria() -> list[Criterion]:
         _auto,
         _outages,
         _quota_cost,
+        _refusals,
     )
     return [criterion for make in makers for criterion in make()]
 
@@ -304,3 +306,18 @@ def _quota_cost() -> list[Criterion]:
         demand(f"{exact}: rate, at least", exact, who, "share", 97, "%", least=True),
         demand(f"{exact}: rate, at most", exact, who, "share", 101, "%", worst=True),
     ]
+
+
+def _refusals() -> list[Criterion]:
+    found: list[Criterion] = []
+    for case in refusals_cases.cases():
+        for who in ("batchrt", "batchrt, cap auto"):
+            title = f"{case.key}, {who}"
+            demand = partial(Criterion, 10, "refusals", case=case.name, contender=who, worst=True)
+            found += [
+                demand(f"{title}: lost", figure="lost", limit=0, unit="items"),
+                demand(f"{title}: time against the ideal", figure="ideal", limit=1.3, unit="x"),
+            ]
+            if not case.at_random:
+                found.append(demand(f"{title}: refused", figure="refused", limit=10, unit="%"))
+    return found
