@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from batchrt.errors import ProviderError
+from batchrt.errors import BatchError
 from batchrt.runtime.allowance import Charge, Standing
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.loops import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.runtime.spending import Reservation
@@ -29,6 +29,7 @@ class Passage(Charge):
 
     Attributes:
         granted: it counts as sent, and has not ended.
+        loop: the event loop it is sent from.
         told: what the reply says about limits.
         reservation: what was set aside for it of what its run may spend.
     """
@@ -42,6 +43,7 @@ class Passage(Charge):
         "granted",
         "longest_quiet",
         "looks",
+        "loop",
         "patience",
         "reservation",
         "signal",
@@ -73,5 +75,6 @@ class Passage(Charge):
         self.asked_at: float = 0.0
         self.told: Sequence[Standing] = ()
         self.reservation: Reservation | None = None
-        self.error: ProviderError | None = None
+        self.error: BatchError | None = None
+        self.loop: LoopHandle | None = None
         self.signal: Signal | None = None

@@ -25,6 +25,7 @@ from batchrt.errors import (
 from batchrt.messages import Usage
 from batchrt.runtime.adaptive import Adaptive
 from batchrt.runtime.allowance import Allowance
+from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget
 from batchrt.runtime.clock import Clock
@@ -173,6 +174,8 @@ class Quota:
         self._now = 0.0
         self._wall = Clock().wall
         self._in_flight = 0
+        self._under_way: set[Passage] = set()
+        self._blocking: dict[Passage, Blockades] = {}
         self._first_sent: float | None = None
         self._sent = 0
         self._heard = False
@@ -253,6 +256,7 @@ class Quota:
             self._begin_anew()
         await strand.take()
         now = strand.run.now()
+        passage.loop = strand.run.loop
         self._wall = strand.run.clock.wall
         if self._enter(passage, now):
             return
@@ -282,6 +286,8 @@ class Quota:
         self._lock = threading.RLock()
         self._line = Line(self._look)
         self._in_flight = 0
+        self._under_way.clear()
+        self._blocking.clear()
         self._ramp = None
         self.retries.begin_anew()
         self._allowance.forget_outstanding()
@@ -368,6 +374,7 @@ class Quota:
             self._first_sent = now
         self._sent += 1
         self._in_flight += 1
+        self._under_way.add(passage)
         passage.granted = True
         passage.looks = self._waits_for_provider(passage)
         if passage.looks:
@@ -380,13 +387,17 @@ class Quota:
         """Wait in the queue until `passage` is granted; without a slot."""
         passage.signal = signal = Signal()
         passage.granted = passage.withdrawn = False
-        loop = strand.run.loop
+        loop, blockades, rouse = strand.run.loop, strand.run.blockades, self._line.rouse
         assert loop is not None
+        for blockade in blockades:
+            blockade.watch(rouse)
         with self._lock:
             desk = self._line.desk(loop, strand.run.offset)
             first = self._line.join(passage, parked=self._waits_for_provider(passage))
+            if blockades:
+                self._blocking[passage] = blockades
             # Behind others there is nothing to find out, unless nobody on this loop looks.
-            if first or desk.waiting == 1:
+            if first or desk.waiting == 1 or blockades:
                 self._pump(self._tick(now))
         strand.hold()
         try:
@@ -397,8 +408,11 @@ class Quota:
             raise
         finally:
             strand.release()
+            for blockade in blockades:
+                blockade.unwatch(rouse)
             with self._lock:
                 self._line.leave(desk)
+                self._blocking.pop(passage, None)
         if passage.error is not None:
             error, passage.error = passage.error, None
             raise error
@@ -416,6 +430,7 @@ class Quota:
             if passage.granted:
                 passage.granted = False
                 self._in_flight -= 1
+                self._under_way.discard(passage)
                 self._sent -= 1
                 self._allowance.undo(passage)
                 if passage.looks:
@@ -434,7 +449,28 @@ class Quota:
         self._due = due
         if self._downtime.since is not None:
             due = min(due, self._let_look(self._downtime.since, now))
+        if self._blocking and due == math.inf:
+            self._let_blocking_go(now)
         self._line.look_at(due)
+
+    def _let_blocking_go(self, now: float) -> None:
+        """Let those go who wait for requests on event loops that their own sync calls keep from running.
+
+        Who only waits behind others is let in: those who could not go on there have no use for their turn.
+        """
+        for passage, blockades in list(self._blocking.items()):
+            loops = [each.loop for each in self._under_way]
+            waits = not passage.granted and is_blocking(blockades)
+            if not (waits and all_blocked(loops, self._blocking.values())):
+                continue
+            del self._blocking[passage]
+            self._line.take_out(passage)
+            if self._obstacle(passage, now, wanted=False) <= now:
+                self._let_in(passage, now)
+            else:
+                passage.withdrawn, passage.error = True, blocked_error("the provider's quota")
+                if passage.signal is not None:
+                    passage.signal.set()
 
     def _let_in(self, passage: Passage, now: float) -> None:
         self._grant(passage, now)
@@ -450,8 +486,8 @@ class Quota:
         if looker is not None and self._obstacle(looker, now, wanted=True) <= now:
             self._let_in(self._line.pop_looker(), now)
         patience = self._line.least_patience()
-        if patience is None:
-            return math.inf
+        if patience is None or self._downtime.look_at == math.inf:
+            return math.inf  # while one looks nobody is turned away, and its end is heard of
         return min(max(self._downtime.look_at, self._cooling.until), since + patience)
 
     # Out
@@ -532,6 +568,7 @@ class Quota:
         failure: ProviderError | None = None,
     ) -> None:
         self._in_flight -= 1
+        self._under_way.discard(passage)
         passage.granted = False
         self._heard = self._heard or answered or failure is None
         if answered:
@@ -550,6 +587,19 @@ class Quota:
         if self._line:
             self._pump(now)
         self.retries.relieve()
+
+    def check_can_wait(self, blockades: Blockades) -> None:
+        """Raise BlockedEventLoopError if no answer can come while a sync call waits for one.
+
+        Args:
+            blockades: the calls that whoever would wait works for.
+        """
+        if not is_blocking(blockades):
+            return
+        with self._lock:
+            loops = [*(passage.loop for passage in self._under_way), *self._line.loops()]
+        if all_blocked(loops, [blockades]):
+            raise blocked_error("the retry budget")
 
     def _is_idle(self) -> bool:
         with self._lock:
