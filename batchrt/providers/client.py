@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from batchrt.errors import AuthenticationError
 from batchrt.providers.address import Address
 from batchrt.providers.endpoint import Endpoint
-from batchrt.providers.quotas import shared_quota
+from batchrt.providers.quotas import owner_of, shared_quota
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
 from batchrt.runtime.quota import Quota, check_limit
@@ -115,8 +115,7 @@ class Client:
         self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
         self._name = _digest(self.address.canonical, headers)
-        # A transport that is made anew for the same server says so.
-        self._owner: object = getattr(transport, "endpoint", transport) or http_client
+        self._owner: object = owner_of(transport, http_client)
         if given:
             self.quota_of(model).set_limits(**given)
         self._transport = Transport(
