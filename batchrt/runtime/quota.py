@@ -8,13 +8,14 @@ in when its time has come: nobody polls, and nobody who waits has a timer.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from batchrt.errors import (
     ConnectionFailedError,
@@ -52,7 +53,11 @@ from batchrt.runtime.trouble import is_outage, is_overloaded, may_be_billed, rea
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
 
-__all__ = ["LIMITS", "Quota", "QuotaStatistics", "check_limit"]
+__all__ = ["LIMITS", "UNCHANGED", "Quota", "QuotaStatistics", "Unchanged", "check_limit"]
+
+Unchanged: TypeAlias = Literal["unchanged"]
+"""Stands for a limit that is not mentioned; `None` says that there is to be none."""
+UNCHANGED: Final[Unchanged] = "unchanged"
 
 LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
     "requests_per_minute": ("requests", "minute"),
@@ -61,6 +66,8 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
     "tokens_per_day": ("tokens", "day"),
 }
 """The limits that can be given, by their names."""
+
+_log: Final = logging.getLogger("batchrt")
 
 _AT_ONCE: Final = 32
 _DOUBLING: Final = 0.025
@@ -75,7 +82,8 @@ class QuotaStatistics:
     Attributes:
         in_flight: requests under way.
         waiting: requests that wait to be sent.
-        limits: by name, of those that are known: how many are allowed in the limit's period.
+        limits: by name, of those that are known: how many are allowed in the limit's period, and as
+            `max_in_flight` how many at once.
         used: by name, the share of the limit that is used up right now, 0 to 1.
         quiet_for: seconds for which nobody sends, since the provider asked to be left alone.
         max_concurrency: what `"auto"` has found; `None` where nobody asked for that.
@@ -115,7 +123,9 @@ class Quota:
     to several, which then share it. Safe to use from any event loop and thread.
 
     What the provider says in its answers (`x-ratelimit-…`) corrects what is known here, and is enough by
-    itself: limits are given where it does not say, or where less is to be used than it allows.
+    itself: limits are given where it does not say, or where less is to be used than it allows. They belong
+    to the quota, and so to all who share it, for as long as it lives: the latest word counts, whether a
+    model's constructor or `set_limits` says it, and `None` lifts what was given.
 
     Args:
         requests_per_minute: requests that may be sent in a minute.
@@ -183,19 +193,16 @@ class Quota:
         self._due = math.inf
 
     def __repr__(self) -> str:
-        said = self._allowance.limits()
-        if self._max_in_flight is not None:
-            said["max_in_flight"] = self._max_in_flight
-        return f"Quota({', '.join(f'{name}={value:g}' for name, value in said.items())})"
+        return f"Quota({', '.join(f'{name}={value:g}' for name, value in self._limits().items())})"
 
     def set_limits(
         self,
         *,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        requests_per_day: float | None = None,
-        tokens_per_day: float | None = None,
-        max_in_flight: int | None = None,
+        requests_per_minute: float | Unchanged | None = UNCHANGED,
+        tokens_per_minute: float | Unchanged | None = UNCHANGED,
+        requests_per_day: float | Unchanged | None = UNCHANGED,
+        tokens_per_day: float | Unchanged | None = UNCHANGED,
+        max_in_flight: int | Unchanged | None = UNCHANGED,
     ) -> None:
         """Have other limits from now on; what is `None` stays as it is.
 
@@ -203,21 +210,43 @@ class Quota:
             ValueError, TypeError: for a limit that makes no sense.
         """
         given = {
-            "requests_per_minute": requests_per_minute,
-            "tokens_per_minute": tokens_per_minute,
-            "requests_per_day": requests_per_day,
-            "tokens_per_day": tokens_per_day,
+            name: value
+            for name, value in (
+                ("requests_per_minute", requests_per_minute),
+                ("tokens_per_minute", tokens_per_minute),
+                ("requests_per_day", requests_per_day),
+                ("tokens_per_day", tokens_per_day),
+                ("max_in_flight", max_in_flight),
+            )
+            if value != UNCHANGED
         }
         for name, value in given.items():
             check_limit(name, value)
-        check_limit("max_in_flight", max_in_flight)
         with self._lock:
-            found = {LIMITS[name]: value for name, value in given.items() if value is not None}
-            if found:
-                self._allowance.set_limits(found)
-            if max_in_flight is not None:
-                self._max_in_flight = max_in_flight
+            before = self._given_limits()
+            if max_in_flight != UNCHANGED:
+                self._set_max_in_flight(max_in_flight)
+            self._allowance.set_limits({LIMITS[name]: given[name] for name in given if name in LIMITS})
             self._line.rouse()
+        for name, value in given.items():
+            if name in before and value != before[name]:
+                said = f"{before[name]:g}", "none" if value is None else f"{value:g}"
+                _log.info("%s of a quota that others may share was %s, and is %s now", name, *said)
+
+    def _set_max_in_flight(self, most: int | None) -> None:
+        before, self._max_in_flight = self._max_in_flight, most
+        if before != most:
+            reason = "lifted by hand" if most is None else "given by hand"
+            self._tell_limit("max_in_flight", before, most, reason)
+
+    def _given_limits(self) -> dict[str, float]:
+        found = self._allowance.given()
+        return found if self._max_in_flight is None else {**found, "max_in_flight": self._max_in_flight}
+
+    def _limits(self) -> dict[str, float]:
+        """Return the limits that hold, by name."""
+        found = self._allowance.limits()
+        return found if self._max_in_flight is None else {**found, "max_in_flight": self._max_in_flight}
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Have `listener` told of everything that happens here, within the block.
@@ -235,7 +264,7 @@ class Quota:
             return QuotaStatistics(
                 in_flight=self._in_flight,
                 waiting=len(self._line),
-                limits=self._allowance.limits(),
+                limits=self._limits(),
                 used=self._allowance.used(now),
                 quiet_for=self._cooling.left(now),
                 max_concurrency=None if self._adaptive is None else self._adaptive.limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import pickle
 import weakref
@@ -15,7 +16,7 @@ import anyio
 import httpx
 import pytest
 
-from batchrt import ChatOpenAI, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
+from batchrt import ChatOpenAI, LimitChanged, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
 from batchrt.providers import quotas
 from batchrt.providers.model import Model
 from batchrt.runtime.events import QuotaEvent
@@ -124,9 +125,6 @@ def test_transports_to_one_mock_provider_share_what_it_allows() -> None:
 class Plain(httpx.AsyncBaseTransport):
     """What any user may write."""
 
-    class Bare(httpx.AsyncBaseTransport):
-        __slots__ = ()
-        __hash__ = None  # type: ignore[assignment]
 
 class Bare:
     """Not to be referred to weakly, and not hashable."""
@@ -247,6 +245,48 @@ def test_limits_are_options_of_each_model(kind: Callable[..., Model[Any, Any]], 
         kind("m", **{**options, name: 0})
     with pytest.raises(TypeError, match=f"{name} must be"):
         kind("m", **{**options, name: "7"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "max_in_flight"],
+)
+def test_limits_follow_the_latest_word_and_none_lifts_them(
+    kind: Callable[..., Model[Any, Any]], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For all who share the quota; what is not mentioned stays, and the quota shows it."""
+    events: list[QuotaEvent] = []
+
+    def make(**options: Any) -> Quota:
+        return kind("m", base_url="http://host/v1", api_key=KEY, **options).quota
+
+    caplog.set_level(logging.INFO, "batchrt")
+    quota = make()
+    with quota.listening(events.append):
+        for said, holds in [({}, None), ({name: 7}, 7), ({}, 7), ({name: 5}, 5), ({name: 5}, 5)]:
+            assert make(**said) is quota
+            assert quota.statistics().limits == ({} if holds is None else {name: holds})
+        assert make(**{name: "unchanged"}).statistics().limits == {name: 5}
+        assert make(**{name: None}).statistics().limits == {}
+        assert repr(quota) == "Quota()"
+        make(**{name: None})
+    assert events == [
+        LimitChanged(name, None, 7, "given by hand"),
+        LimitChanged(name, 7, 5, "given by hand"),
+        LimitChanged(name, 5, None, "lifted by hand"),
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{name} of a quota that others may share was 7, and is 5 now",
+        f"{name} of a quota that others may share was 5, and is none now",
+    ]
+
+
+def test_limits_of_a_quota_that_is_handed_in_are_its_own() -> None:
+    """A wrapper that passes `None` on says nothing about them."""
+    quota = Quota(max_in_flight=3)
+    assert chat(quota=quota, max_in_flight=None, requests_per_minute=None).quota is quota
+    assert quota.statistics().limits == {"max_in_flight": 3}
 
 
 @pytest.mark.parametrize("kind", KINDS)

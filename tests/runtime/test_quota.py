@@ -270,6 +270,37 @@ def test_room_that_is_made_is_used_at_once(backend: str) -> None:
     virtually(backend, main)
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_in_flight": 1}, {"requests_per_minute": 1}, {"tokens_per_day": 1}, {"requests_per_day": 1}],
+)
+@on_both
+def test_a_limit_that_is_lifted_lets_those_in_who_wait(backend: str, limit: dict[str, Any]) -> None:
+    """At once; those that are not mentioned still hold."""
+
+    async def main() -> None:
+        quota = Quota(**limit)
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(4):
+                counter.start(group, number, seconds=10, tokens=1)
+            await anyio.sleep(1)
+            sent = len(counter.sent)
+            assert sent < 4
+            quota.set_limits()
+            await anyio.sleep(1)
+            assert len(counter.sent) == sent
+            quota.set_limits(**dict.fromkeys(limit, None))
+            await anyio.sleep(1e-3)
+            assert len(counter.sent) == 4
+        assert quota.statistics().limits == {}
+        assert quota.statistics().used == {}
+        quota.set_limits(**limit)
+        assert quota.statistics().limits == limit
+
+    virtually(backend, main)
+
+
 @on_both
 def test_a_provider_that_has_not_answered_yet_is_not_flooded(backend: str) -> None:
     """Some at once, and then ever more; after the first answer there is no such bound."""
@@ -836,7 +867,7 @@ def test_statistics_tell_how_it_stands(backend: str) -> None:
                 await pause()
                 statistics = quota.statistics()
                 assert (statistics.in_flight, statistics.waiting) == (2, 3)
-                assert statistics.limits == {"requests_per_minute": 600}
+                assert statistics.limits == {"requests_per_minute": 600, "max_in_flight": 2}
                 assert statistics.used["requests_per_minute"] == pytest.approx(0.2)
                 assert statistics.retry_tokens is None
                 assert statistics.max_concurrency is None
