@@ -8,7 +8,7 @@ from tenacity import stop_after_attempt
 
 from batchrt.errors import OutageError, ProviderError
 from batchrt.messages import Usage
-from batchrt.providers.failures import error_from
+from batchrt.providers.failures import error_from, say_until
 from batchrt.providers.rate_limits import limited_unit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.passage import Passage
@@ -171,7 +171,7 @@ class Endpoint:
             passage.told = standings(reply.headers)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
-            raise error_from(reply, self._secrets, clock.wall)
+            raise error_from(reply, self._secrets, clock.wall, self._longest)
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
@@ -183,6 +183,8 @@ class Endpoint:
     def _note(self, error: ProviderError, passage: Passage, strand: Strand) -> None:
         """Tell the quota of a failure, unless it is the quota's own."""
         if passage.granted:
+            if error.retry_after is not None and error.retry_after > self._longest:
+                say_until(error, strand.run.clock.wall())
             unit = limited_unit(error) if is_overloaded(error) else None
             self.quota.failed(passage, error, strand.run.now(), unit=unit)
             self._settle(passage, None if may_be_billed(error) else Usage())

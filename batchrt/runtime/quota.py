@@ -30,7 +30,7 @@ from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_b
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget
 from batchrt.runtime.clock import Clock
-from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, Ramp
+from batchrt.runtime.cooldown import CoolDown, Ramp, longest_quiet
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
@@ -565,7 +565,7 @@ class Quota:
 
     def _cool_down(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
         asked = error.retry_after or 0.0
-        wait = min(asked, LONGEST_QUIET)
+        wait = min(asked, longest_quiet(passage.longest_quiet))
         too_many = False
         if self._adaptive is not None and passage.auto:
             too_many = self._adaptive.rejected(passage.sent_at, now, self._in_flight - 1, wait)
@@ -576,7 +576,7 @@ class Quota:
         )
         if self._cooling.is_new(passage.sent_at, now):
             self._ramp = None if paced else Ramp(self._in_flight)
-        if self._cooling.prolong(asked, error, now):
+        if self._cooling.prolong(asked, error, now, passage.longest_quiet):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
             if self.events.listeners:
                 self.events.tell(CooledDown(self._cooling.left(now), reason(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from itertools import pairwise
 from typing import Any
@@ -723,6 +724,25 @@ def test_no_wait_makes_it_hang(backend: str, wait: float | None) -> None:
         await counter.send("met", error=RateLimitError("x", status=429, retry_after=wait))
         await counter.send("next")
         assert counter.times[1] <= 3600.001
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize(("longest", "until"), [(120.0, 3600), (7200.0, 5000), (4000.0, 4000), (1e6, 5000)])
+@on_both
+def test_cooldown_lasts_for_as_long_as_the_policy_would_wait(
+    backend: str, longest: float, until: float
+) -> None:
+    """An hour at the most, or what the policy of the refused request is willing to wait."""
+
+    async def main() -> None:
+        quota = Quota()
+        counter = Counter(quota)
+        error = RateLimitError("slow", status=429, retry_after=5000.0)
+        await counter.send(error=error, longest_quiet=longest)
+        assert quota.statistics().quiet_for == pytest.approx(until)
+        await counter.send(longest_quiet=math.inf)
+        assert counter.times[1] == pytest.approx(until)
 
     virtually(backend, main)
 
