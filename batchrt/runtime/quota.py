@@ -204,10 +204,13 @@ class Quota:
         tokens_per_day: float | Unchanged | None = UNCHANGED,
         max_in_flight: int | Unchanged | None = UNCHANGED,
     ) -> None:
-        """Have other limits from now on; what is `None` stays as it is.
+        """Have other limits from now on, for all who share this; what is not mentioned stays as it is.
+
+        `None` lifts a limit that was given. What the provider tells of its own limits is kept to all the
+        same. Listeners are told (`LimitChanged`), and the log, where there was another limit before.
 
         Raises:
-            ValueError, TypeError: for a limit that makes no sense.
+            ValueError, TypeError: for a limit that makes no sense; then nothing is changed.
         """
         given = {
             name: value
@@ -586,7 +589,7 @@ class Quota:
         with self._lock:
             now = self._tick(now)
             self._allowance.settle(passage, None)
-            self._end(passage, now, answered=False)
+            self._end(passage, now, answered=False, heard=False)
 
     def _end(
         self,
@@ -595,11 +598,13 @@ class Quota:
         *,
         answered: bool,
         failure: ProviderError | None = None,
+        heard: bool = True,
     ) -> None:
         self._in_flight -= 1
         self._under_way.discard(passage)
         passage.granted = False
-        self._heard = self._heard or answered or failure is None
+        # A request that nobody waits for any more says nothing about the provider.
+        self._heard = self._heard or answered or (heard and failure is None)
         if answered:
             if self._ramp is not None and self._ramp.answered():
                 self._ramp = None
@@ -663,7 +668,7 @@ class Quota:
 
     # What listeners are told
 
-    def _tell_limit(self, name: str, before: float | None, after: float, reason: str) -> None:
+    def _tell_limit(self, name: str, before: float | None, after: float | None, reason: str) -> None:
         if self.events.listeners:
             self.events.tell(LimitChanged(name, before, after, reason))
 

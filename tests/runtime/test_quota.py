@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from batchrt import (
+    BadRequestError,
     ConnectionFailedError,
     ProviderError,
     Quota,
@@ -298,6 +299,31 @@ def test_a_limit_that_is_lifted_lets_those_in_who_wait(backend: str, limit: dict
         assert quota.statistics().used == {}
         quota.set_limits(**limit)
         assert quota.statistics().limits == limit
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "no connection", "answered", "refused"])
+@on_both
+def test_slow_start_ends_with_what_the_provider_says(backend: str, end: str) -> None:
+    """An answer or a refusal; a request that is given up says nothing about it."""
+
+    async def main() -> None:
+        counter = Counter(Quota(retry_budget=None))
+        error = {
+            "no connection": ConnectionFailedError("no"),
+            "refused": BadRequestError("no", status=400),
+        }.get(end)
+        with anyio.move_on_after(0.001):
+            await counter.send(seconds=0.01 if end == "cancelled" else 0, error=error)
+        counter.sent.clear()
+        began = counter.now()
+        async with anyio.create_task_group() as group:
+            for number in range(500):
+                counter.start(group, number, seconds=1)
+        slow = end in {"cancelled", "no connection"}
+        assert (counter.times[-1] > began + 0.05) == slow
+        assert (sum(at == began for at in counter.times) < 500) == slow
 
     virtually(backend, main)
 
