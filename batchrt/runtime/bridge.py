@@ -222,7 +222,8 @@ class Crossing:
         self._caller = caller
         self._watched = watched
         self._own = own
-        self._blockade = None if running_loop() is None else Blockade(LoopHandle.current(), loop)
+        blocked = running_loop()
+        self._blockade = None if blocked is None else Blockade(LoopHandle(blocked), loop)
 
     def __call__(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` on the loop and return its result; see `settle`."""

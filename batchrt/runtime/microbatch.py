@@ -19,6 +19,7 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.config import RunConfig
+from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, Part, carry, check_length, share
@@ -401,8 +402,8 @@ def _on_entries(call: ListCall) -> ListCall:
             await strand.take()
             try:
                 sent = await call.call([entry.value for entry in left], strand)
-            except Exception:
-                refused = _refused(payer, left)
+            except Exception as error:
+                refused = _refused(payer, left, error)
                 if not refused:
                     raise
                 results.update(refused)
@@ -413,11 +414,14 @@ def _on_entries(call: ListCall) -> ListCall:
     return replace(call, call=on_entries, cost=None if call.cost is None else lambda entry: entry.cost)
 
 
-def _refused(payer: Payer | None, entries: Sequence[_Entry]) -> dict[_Entry, Exception]:
+def _refused(payer: Payer | None, entries: Sequence[_Entry], failure: Exception) -> dict[_Entry, Exception]:
     """Return the errors of those entries whose runs may not spend more; the others are none of that."""
     if not isinstance(payer, JointSpending):
         return {}
     found = {entry: payer.refuses(entry.spending) for entry in entries}
+    if payer.refusal is None and isinstance(failure, SpendingLimitError):
+        # One had ended before, and what is nested in the list call did not even try.
+        found = {entry: None if entry.spending is None else entry.spending.ended for entry in entries}
     return {entry: error for entry, error in found.items() if error is not None}
 
 

@@ -229,7 +229,7 @@ class _Desk:
         finally:
             strand.close()
         _account(parts, strand.item)
-        if failure is not None and payer is not None and payer.refusal is not None:
+        if failure is not None and payer is not None and payer.is_to_blame(failure):
             for part in parts:
                 part.leave_alone()
             return True

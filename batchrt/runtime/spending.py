@@ -392,6 +392,10 @@ class JointSpending:
         if self._whole is not None:
             self._whole.refused(spending, error)
 
+    def is_to_blame(self, failure: BaseException) -> bool:
+        """Whether a list failed because one of its payers may not spend more."""
+        return self.refusal is not None or isinstance(failure, SpendingLimitError)
+
     def refuses(self, payer: Payer | None) -> Exception | None:
         """Return the error of an item that `payer` pays for, if it is for that that a request is not sent."""
         if self.refusal is None or payer is None:

@@ -323,6 +323,73 @@ def test_work_nested_in_a_list_call_is_paid_by_its_items_too(backend: str, share
     virtually(backend, main)
 
 
+@shared_or_not
+@on_both
+def test_a_run_that_has_ended_does_not_end_those_it_meets(backend: str, share: bool) -> None:
+    """What it had under way comes to the list when its limit has been reached already."""
+    server = Server()
+
+    async def main() -> None:
+        model = server.model(max_batch_size=1)
+
+        class Each(Runnable[str, Any]):
+            share_lists = share
+
+            async def abatch_native(self, inputs: list[str]) -> list[Any]:
+                return await model.abatch(inputs)
+
+        async def come(value: str) -> str:
+            await anyio.sleep(10 * value.startswith("late"))
+            return value
+
+        chain = RunnableLambda(come) | Each()
+
+        async def nested(k: int) -> Any:
+            inputs = [text("early"), text("late-a")] if k else [text("late-b")]
+            limit = config(max_tokens_total=50 if k else None)
+            return await chain.abatch(inputs, limit, return_exceptions=True)
+
+        (free,), limited = await RunnableLambda(nested).abatch([0, 1])
+        assert free == [400.0, 1.0]
+        assert all(isinstance(output, SpendingLimitError) for output in limited)
+        assert (server.sent("late-b"), server.sent("late-a")) == (1, 0)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_a_run_that_begins_when_the_one_around_it_has_ended_says_so(backend: str) -> None:
+    """It does nothing, which is no empty list of outputs."""
+    server = Server()
+
+    async def main() -> None:
+        model = server.model()
+        ways: list[Any] = [
+            lambda: model.abatch([text("a")]),
+            lambda: model.abatch([text("a")], return_exceptions=True),
+            lambda: RunnableLambda(model.ainvoke).abatch(text("a") for _ in range(3)),
+            lambda: model.ainvoke(text("a")),
+            lambda: anext(model.abatch_iter([text("a")])),
+        ]
+
+        async def nested(way: int) -> Any:
+            await anyio.sleep(way)
+            return await ways[way]()
+
+        keys = config(max_tokens_total=50)
+        outputs = await RunnableLambda(nested).abatch(range(len(ways)), keys, return_exceptions=True)
+        unwrapped = [output[0] if isinstance(output, list) else output for output in outputs]
+        assert [type(output) for output in unwrapped] == [SpendingLimitError] * len(ways)
+        assert await RunnableLambda(lambda _: None, same).abatch([], keys) == []
+        assert not server.lists
+
+    virtually(backend, main)
+
+
+async def same(value: Any) -> Any:
+    return value
+
+
 # Whatever runs meet
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -473,6 +474,29 @@ async def test_bridge_turns_a_sync_call_away_beside_other_work_of_its_loop() -> 
     assert len(outputs) == 5
     assert model.invoke("hi").content == "hello"
     assert is_idle(model.quota)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_bridge_turns_a_sync_call_of_a_callback_away() -> None:
+    """A timer's, say: it belongs to no task, and blocks the loop all the same."""
+    gate = Gate()
+    model = gate.chat(max_in_flight=1)
+    results: list[Any] = []
+
+    def callback() -> None:
+        try:
+            results.append(model.invoke("hi"))
+        except BlockedEventLoopError as error:
+            results.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(model.ainvoke, "held")
+        await until(lambda: gate.held)
+        asyncio.get_running_loop().call_soon(callback, context=Context())
+        await until(lambda: results)
+        gate.release()
+    assert isinstance(results[0], BlockedEventLoopError)
 
 
 @pytest.mark.anyio
