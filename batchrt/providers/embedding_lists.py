@@ -153,7 +153,7 @@ class EmbeddingLists:
         vectors = await self._try(texts, strand, store)
         again = [place for place, vector in enumerate(vectors) if _is_passing(vector)]
         if again:
-            payer, strand.spending = strand.spending, part_of(strand.spending, again)
+            payer, strand.spending = strand.spending, part_of(strand.spending, texts, again)
             try:
                 others = await self._try([texts[place] for place in again], strand)
             except (BatchError, RepackError):
@@ -189,12 +189,8 @@ class EmbeddingLists:
 
     async def _send_what_can_be(self, texts: Sequence[str], strand: Strand) -> list[Any]:
         errors = {place: error for place, text in enumerate(texts) if (error := _unspeakable(text))}
-        sound = [place for place in range(len(texts)) if place not in errors]
-        payer, strand.spending = strand.spending, part_of(strand.spending, sound)
-        try:
-            vectors = iter(await self._send([texts[place] for place in sound], strand) if sound else ())
-        finally:
-            strand.spending = payer
+        sent = [text for place, text in enumerate(texts) if place not in errors]
+        vectors = iter(await self._send(sent, strand) if sent else ())
         return [errors[place] if place in errors else next(vectors) for place in range(len(texts))]
 
     async def _ask(self, texts: bytes, count: int, strand: Strand, store: Store | None) -> Vectors:

@@ -354,8 +354,8 @@ class _List:
     async def carry(self, strand: Strand, base: Context) -> None:
         """Carry it through and settle its entries."""
         entries, queue = self._entries, self._queue
-        strand.spending = joint([entry.spending for entry in entries], [entry.cost for entry in entries])
-        if isinstance(strand.spending, JointSpending):
+        strand.spending = entries[0].spending
+        if any(entry.spending is not strand.spending for entry in entries):
             carried = carry(queue.on_entries, entries, strand, self._give)
         else:
             carried = carry(queue.call, [entry.value for entry in entries], strand, self._give)
@@ -397,11 +397,12 @@ def _on_entries(call: ListCall) -> ListCall:
     async def on_entries(entries: Sequence[_Entry], strand: Strand) -> Sequence[Any]:
         results: dict[_Entry, Any] = {}
         while left := [entry for entry in entries if entry not in results]:
-            payer = joint([entry.spending for entry in left], [entry.cost for entry in left])
+            values = [entry.value for entry in left]
+            payer = joint(values, [entry.spending for entry in left], [entry.cost for entry in left])
             strand.spending = payer
             await strand.take()
             try:
-                sent = await call.call([entry.value for entry in left], strand)
+                sent = await call.call(values, strand)
             except Exception as error:
                 refused = _refused(payer, left, error)
                 if not refused:

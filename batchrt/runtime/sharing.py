@@ -214,8 +214,8 @@ class _Desk:
         run = Run(slots)
         run.blockades = tuple({each for part in parts for each in part.strand.run.blockades})
         strand = Strand(run, Item(-1), parts[0].strand.config, slots, has_slot=slots.try_take())
-        payer = strand.spending = _payer_of(parts)
         values = [value for part in parts for value in part.values]
+        payer = strand.spending = _payer_of(parts, values)
         results: Sequence[Any] = ()
         failure: BaseException | None = None
         try:
@@ -246,7 +246,7 @@ class _Desk:
         return check_length(self._call, values, await self._call.call(values, strand))
 
 
-def _payer_of(parts: Sequence[_Part]) -> JointSpending | None:
+def _payer_of(parts: Sequence[_Part], values: Sequence[Any]) -> JointSpending | None:
     """Return who pays for a shared list: each run for its items; `None` if none of them has a limit."""
     if all(part.strand.spending is None for part in parts):
         return None
@@ -255,11 +255,14 @@ def _payer_of(parts: Sequence[_Part]) -> JointSpending | None:
     total = sum(part.cost for part in parts)
     for part in parts:
         payer = part.strand.spending
-        payers += payer.payers if isinstance(payer, JointSpending) else [payer] * len(part.values)
+        if isinstance(payer, JointSpending) and payer.items is part.values:
+            payers += payer.payers
+        else:
+            payers += [payer] * len(part.values)
         costs += part.costs if total > 0 else [1.0] * len(part.values)
     # The runs' slots are not given up here, and so nothing waits here for what they have under way: it may
     # need such a slot.
-    return JointSpending(payers, costs, waits=False)
+    return JointSpending(values, payers, costs, waits=False)
 
 
 def _account(parts: Sequence[_Part], book: Item) -> None:

@@ -339,19 +339,22 @@ class JointSpending:
     """Pay for a list with items of several runs, each run for its own: cost is shared out by the items.
 
     Args:
+        items: the list that is handed on.
         payers: what each item is paid from; `None` for one whose run has no limit.
         costs: what each item adds to the list's cost; all alike if nothing does.
         waits: wait where it does not fit beside requests under way; else raise `SpendingBusyError`.
         whole: the payer of all of the list, if this is of a part of it.
 
     Attributes:
-        payers: as they were given.
+        items: as they were given.
+        payers: likewise.
         costs: of each item.
         refusal: the budget because of which a request was not sent, and the error that says so.
     """
 
     def __init__(
         self,
+        items: Sequence[object],
         payers: Sequence[Payer | None],
         costs: Sequence[float],
         *,
@@ -361,6 +364,7 @@ class JointSpending:
         total = sum(costs)
         if not 0 < total < math.inf:
             costs, total = [1.0] * len(payers), float(len(payers))
+        self.items: Sequence[object] = items
         self.payers: Sequence[Payer | None] = payers
         self.costs: Sequence[float] = costs
         self._whole = whole
@@ -420,20 +424,20 @@ async def _reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> 
     return reservation
 
 
-def part_of(payer: Payer | None, places: Sequence[int]) -> Payer | None:
-    """Return who pays for the items in these places of a list that `payer` pays for."""
-    if not isinstance(payer, JointSpending):
-        return payer
+def part_of(payer: Payer | None, items: Sequence[object], places: Sequence[int]) -> Payer | None:
+    """Return who pays for those of `items` in these places, where `payer` pays for all of them."""
+    if not isinstance(payer, JointSpending) or payer.items is not items:
+        return payer  # of a list that these are nested in, say
     payers, costs = [payer.payers[place] for place in places], [payer.costs[place] for place in places]
-    return JointSpending(payers, costs, waits=payer.waits, whole=payer)
+    return JointSpending([], payers, costs, waits=payer.waits, whole=payer)
 
 
-def joint(payers: Sequence[Payer | None], costs: Sequence[float]) -> Payer | None:
+def joint(items: Sequence[object], payers: Sequence[Payer | None], costs: Sequence[float]) -> Payer | None:
     """Return the payer of a list whose items are paid for by `payers`; see `JointSpending`."""
     first = payers[0]
     if all(payer is first for payer in payers):
         return first
-    return JointSpending(payers, costs)
+    return JointSpending(items, payers, costs)
 
 
 def _exceeds(amount: float, limit: float) -> bool:
