@@ -5,6 +5,7 @@
     ├── OutputParserError         a model's text is not what the parser wants (also a ValueError)
     ├── RecursionLimitError       a function kept returning runnables
     ├── ListLengthError           a native step's list is not as long as the one it was given
+    ├── BlockedEventLoopError     a sync call waits for the event loop that it blocks (also a RuntimeError)
     ├── StrayCancelledError       user code raised a cancellation that nobody asked for
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
@@ -35,6 +36,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BatchError",
+    "BlockedEventLoopError",
     "ConnectionFailedError",
     "ContextLengthError",
     "DeadlineExceededError",
@@ -111,6 +113,14 @@ class ListLengthError(BatchError):
         super().__init__(message)
         self.expected = expected
         self.received = received
+
+
+class BlockedEventLoopError(BatchError, RuntimeError):
+    """Say that a sync call in async code would wait for ever for the event loop that it blocks itself.
+
+    It waits for a limit (of a quota, of spending) that is used up by requests on that loop. Await the async
+    method instead: `ainvoke` for `invoke`, `abatch` for `batch`.
+    """
 
 
 class StrayCancelledError(BatchError):

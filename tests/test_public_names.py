@@ -26,9 +26,9 @@ PUBLIC = {
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
     "errors": """
-        AuthenticationError BadRequestError BatchError ConnectionFailedError ContextLengthError
-        DeadlineExceededError InputError ItemTimeoutError ListLengthError MalformedResponseError
-        MissingFieldError OutageError OutputClosedError OutputError
+        AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
+        ContextLengthError DeadlineExceededError InputError ItemTimeoutError ListLengthError
+        MalformedResponseError MissingFieldError OutageError OutputClosedError OutputError
         OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
         RequestTimeoutError ServerError SpendingLimitError StrayCancelledError
     """,

@@ -41,7 +41,9 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
 
         options |= {"transport": MockProvider().transport(), "base_url": "http://mock/v1", "api_key": ""}
     else:
-        options |= {"base_url": settings.base_url, "max_in_flight": _most_in_flight(settings)}
+        options["base_url"] = settings.base_url
+        if (most := _most_in_flight(settings)) is not None:
+            options["max_in_flight"] = most
     options |= {
         "requests_per_minute": settings.requests_per_minute,
         "tokens_per_minute": settings.tokens_per_minute,

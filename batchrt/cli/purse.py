@@ -10,10 +10,10 @@ from batchrt.cli.settings import JobSettings
 from batchrt.cli.usage import UsageProblem
 from batchrt.config import RunConfig
 from batchrt.prices import Price
+from batchrt.runtime.spending import Spending
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
-    from batchrt.runtime.spending import Spending
 
 __all__ = ["Purse"]
 
@@ -68,7 +68,9 @@ class Purse:
 
     def watch(self, strand: Strand) -> None:
         """Look after the run that `strand` belongs to; there is one."""
-        self._spending = strand.run.spending
+        spending = strand.run.spending
+        assert spending is None or isinstance(spending, Spending)
+        self._spending = spending
 
     @property
     def is_empty(self) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.quota import Quota, Unchanged
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["ChatOpenAI"]
@@ -72,8 +72,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         extra_body: further members of the request's body; they win over the options.
         max_response_bytes: an answer that is larger is an error.
         requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight: limits
-            for everybody in this process who names the same address, key and model; what was said last
-            counts. What the provider tells of its own limits is kept to without any.
+            for everybody in this process who names the same address, key and model: they belong to the
+            quota that all of them share (`model.quota`, whose `statistics()` show them). The latest word
+            counts, `None` lifts a limit, and what is not mentioned stays as it is. What the provider tells
+            of its own limits is kept to without any.
         quota: a `Quota` of one's own that admits the requests, in place of the shared one.
         retry_policy: a `RetryPolicy` for what is tried again, and when; what it leaves out is as
             `max_retries` says.
@@ -120,11 +122,11 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         max_batch_size: int | None = None,
         linger: float | None = None,
         max_linger: float | None = None,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        requests_per_day: float | None = None,
-        tokens_per_day: float | None = None,
-        max_in_flight: int | None = None,
+        requests_per_minute: float | Unchanged | None = "unchanged",
+        tokens_per_minute: float | Unchanged | None = "unchanged",
+        requests_per_day: float | Unchanged | None = "unchanged",
+        tokens_per_day: float | Unchanged | None = "unchanged",
+        max_in_flight: int | Unchanged | None = "unchanged",
         quota: Quota | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from batchrt.errors import AuthenticationError
 from batchrt.providers.address import Address
 from batchrt.providers.endpoint import Endpoint
-from batchrt.providers.quotas import shared_quota
+from batchrt.providers.quotas import owner_of, shared_quota
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
-from batchrt.runtime.quota import Quota, check_limit
+from batchrt.runtime.quota import UNCHANGED, Quota, Unchanged, check_limit
 from batchrt.runtime.retrying import RetryPolicy
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ class Client:
         max_response_bytes: an answer that is larger, as received or unpacked, is an error.
         quota: admits requests; else the one of everybody in this process who names the same address, key
             and model (and, if one is handed in, goes through the same client or transport).
-        limits: for that one, by name; see `Quota.set_limits`.
+        limits: for that one, by name; see `Quota.set_limits`. A `quota` that is handed in has its own, and
+            `None` does not lift them.
         retry_policy: what is tried again and when; else `max_retries` attempts after the first.
         model: which model `limits` are for.
 
@@ -92,7 +93,7 @@ class Client:
         extra_headers: Mapping[str, str] | None = None,
         max_response_bytes: int = 64 * 2**20,
         quota: Quota | None = None,
-        limits: Mapping[str, float | None] | None = None,
+        limits: Mapping[str, float | Unchanged | None] | None = None,
         retry_policy: RetryPolicy | None = None,
         model: str = "",
     ) -> None:
@@ -115,8 +116,7 @@ class Client:
         self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
         self._name = _digest(self.address.canonical, headers)
-        # A transport that is made anew for the same server says so.
-        self._owner: object = getattr(transport, "endpoint", transport) or http_client
+        self._owner: object = owner_of(transport, http_client)
         if given:
             self.quota_of(model).set_limits(**given)
         self._transport = Transport(
@@ -207,13 +207,14 @@ def _check_quota(quota: Quota | None) -> Quota | None:
 
 
 def _check_given(limits: Mapping[str, Any], quota: Quota | None) -> dict[str, Any]:
-    """Return the limits that are given."""
-    given = {name: limit for name, limit in limits.items() if limit is not None}
+    """Return the limits that are given, or lifted."""
+    said = {name: limit for name, limit in limits.items() if limit != UNCHANGED}
+    given = [name for name, limit in said.items() if limit is not None]
     if given and quota is not None:
         raise ValueError(f"give {', '.join(given)} to the quota that you pass, or leave quota out")
-    for name, limit in given.items():
+    for name, limit in said.items():
         check_limit(name, limit)
-    return given
+    return said if quota is None else {}
 
 
 def _check_policy(policy: RetryPolicy | None) -> RetryPolicy:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from batchrt.providers.reply import Reply
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.quota import Quota, Unchanged
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["CompletionOptions", "OpenAI"]
@@ -53,11 +53,11 @@ class CompletionOptions(TypedDict, total=False):
     extra_headers: Mapping[str, str] | None
     extra_body: Mapping[str, Any] | None
     max_response_bytes: int
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    requests_per_day: float | None
-    tokens_per_day: float | None
-    max_in_flight: int | None
+    requests_per_minute: float | Unchanged | None
+    tokens_per_minute: float | Unchanged | None
+    requests_per_day: float | Unchanged | None
+    tokens_per_day: float | Unchanged | None
+    max_in_flight: int | Unchanged | None
     quota: Quota | None
     retry_policy: RetryPolicy | None
 
@@ -139,11 +139,11 @@ class OpenAI(Model[TextInput, Out]):
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         max_response_bytes: int = 64 * 2**20,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        requests_per_day: float | None = None,
-        tokens_per_day: float | None = None,
-        max_in_flight: int | None = None,
+        requests_per_minute: float | Unchanged | None = "unchanged",
+        tokens_per_minute: float | Unchanged | None = "unchanged",
+        requests_per_day: float | Unchanged | None = "unchanged",
+        tokens_per_day: float | Unchanged | None = "unchanged",
+        max_in_flight: int | Unchanged | None = "unchanged",
         quota: Quota | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:

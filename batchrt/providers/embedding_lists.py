@@ -12,6 +12,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import (
     BadRequestError,
+    BatchError,
     ContextLengthError,
     MalformedResponseError,
     ProviderError,
@@ -32,6 +33,7 @@ from batchrt.providers.vectors import (
     read_vectors,
 )
 from batchrt.runtime.lists import ListCall, RepackError
+from batchrt.runtime.spending import part_of
 from batchrt.runtime.trouble import is_overloaded
 
 if TYPE_CHECKING:
@@ -151,10 +153,13 @@ class EmbeddingLists:
         vectors = await self._try(texts, strand, store)
         again = [place for place, vector in enumerate(vectors) if _is_passing(vector)]
         if again:
+            payer, strand.spending = strand.spending, part_of(strand.spending, texts, again)
             try:
                 others = await self._try([texts[place] for place in again], strand)
-            except (ProviderError, RepackError):
-                return vectors  # which say what is wrong with them
+            except (BatchError, RepackError):
+                return vectors  # which say what is wrong with them, and are paid
+            finally:
+                strand.spending = payer
             for place, vector in zip(again, others, strict=True):
                 vectors[place] = vector
         return vectors

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from batchrt.providers.tokens import TokenizerName
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.batch import Job
-    from batchrt.runtime.quota import Quota
+    from batchrt.runtime.quota import Quota, Unchanged
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["OpenAIEmbeddings"]
@@ -112,11 +112,11 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         extra_headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         max_response_bytes: int = _LARGEST_ANSWER,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        requests_per_day: float | None = None,
-        tokens_per_day: float | None = None,
-        max_in_flight: int | None = None,
+        requests_per_minute: float | Unchanged | None = "unchanged",
+        tokens_per_minute: float | Unchanged | None = "unchanged",
+        requests_per_day: float | Unchanged | None = "unchanged",
+        tokens_per_day: float | Unchanged | None = "unchanged",
+        max_in_flight: int | Unchanged | None = "unchanged",
         quota: Quota | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:

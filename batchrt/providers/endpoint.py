@@ -8,7 +8,7 @@ from tenacity import stop_after_attempt
 
 from batchrt.errors import OutageError, ProviderError, RateLimitError
 from batchrt.messages import Usage
-from batchrt.providers.failures import error_from
+from batchrt.providers.failures import error_from, say_until
 from batchrt.providers.rate_limits import limited_unit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.passage import Passage
@@ -119,7 +119,7 @@ class Endpoint:
             ProviderError: the last attempt's; `attempts` says how many there were.
         """
         passage = self._passage(len(body), answers, strand)
-        if strand.run.spending is not None:
+        if strand.spending is not None:
             await self._reserve(passage, strand)
         try:
             await self.quota.admit(passage, strand)
@@ -145,24 +145,23 @@ class Endpoint:
 
     async def _reserve(self, passage: Passage, strand: Strand) -> None:
         """Set aside what it is expected to cost of what the run may spend."""
-        assert strand.run.spending is not None
+        assert strand.spending is not None
 
         def expect() -> tuple[float, float, bool]:
             known = self.quota.expect(passage)
             return passage.input, passage.output, known
 
-        passage.reservation = await strand.run.spending.reserve(self._model, expect, strand)
+        passage.reservation = await strand.spending.reserve(self._model, expect, strand)
 
-    def _settle(self, passage: Passage, strand: Strand, usage: Usage | None) -> None:
+    def _settle(self, passage: Passage, usage: Usage | None) -> None:
         """Note what it was billed; `None` if that is not known."""
         if passage.reservation is not None:
-            assert strand.run.spending is not None
-            strand.run.spending.settle(passage.reservation, usage)
+            passage.reservation.settle(usage)
             passage.reservation = None
 
     def _leave(self, passage: Passage, strand: Strand) -> None:
         """Note that nobody waits for it any more: what was sent may be billed all the same."""
-        self._settle(passage, strand, None if passage.granted else Usage())
+        self._settle(passage, None if passage.granted else Usage())
         if passage.granted:
             self.quota.abandoned(passage, strand.run.now())
 
@@ -171,21 +170,23 @@ class Endpoint:
             passage.told = standings(reply.headers)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
-            raise error_from(reply, self._secrets, clock.wall)
+            raise error_from(reply, self._secrets, clock.wall, self._longest)
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
             strand.item.add_usage(usage)
         self.quota.answered(passage, usage, strand.run.now())
-        self._settle(passage, strand, usage)
+        self._settle(passage, usage)
         return answer
 
     def _note(self, error: ProviderError, passage: Passage, strand: Strand) -> None:
         """Tell the quota of a failure, unless it is the quota's own."""
         if passage.granted:
+            if error.retry_after is not None and error.retry_after > self._longest:
+                say_until(error, strand.run.clock.wall())
             unit = limited_unit(error) if is_overloaded(error) else None
             self.quota.failed(passage, error, strand.run.now(), unit=unit)
-            self._settle(passage, strand, None if may_be_billed(error) else Usage())
+            self._settle(passage, None if may_be_billed(error) else Usage())
 
     # A method of its own: the variables of a closure would burden every first attempt that waits.
     async def _call_again(  # noqa: PLR0917  what `call` was given
@@ -202,7 +203,7 @@ class Endpoint:
             await again.wait()
             passage = self._passage(len(body), answers, strand)
             passage.again = True
-            if strand.run.spending is not None:
+            if strand.spending is not None:
                 await self._reserve(passage, strand)
             try:
                 await self.quota.admit(passage, strand)
@@ -323,6 +324,8 @@ class _Again:
         if self._quota.retries.afford(error):
             return
         patience = self._policy.patience
+        if patience:
+            self._quota.check_can_wait(self._strand.run.blockades)
         if not patience or not await self._quota.retries.wait(patience, self._strand):
             error.message += f"; not tried again: {self._quota.retries.words()}"
             error.args = (error.message, *error.args[1:])

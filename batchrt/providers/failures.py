@@ -64,6 +64,9 @@ _KEY_CODES: Final = frozenset(
 )
 
 
+_ASKS: Final = "; the provider asks to wait"
+
+
 @dataclass(slots=True)
 class _Complaint:
     """What the body of an error says."""
@@ -74,13 +77,16 @@ class _Complaint:
     param: str | None = None
 
 
-def error_from(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> ProviderError:
+def error_from(
+    reply: Reply, secrets: Secrets, wall: Callable[[], float], longest: float = MAX_RETRY_AFTER
+) -> ProviderError:
     """Return the error that `reply` stands for.
 
     Args:
         reply: one with a status other than 2xx, or a 2xx whose body holds an `error`.
         secrets: never shown, even if the server echoes them.
         wall: gives seconds since the epoch, to read dates against.
+        longest: seconds; of a wait that is longer, and so not waited for, the message says until when it is.
     """
     complaint = _read(reply)
     now = wall()
@@ -89,8 +95,8 @@ def error_from(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> Pro
     redirects = 300 <= reply.status < 400  # noqa: PLR2004  and then the body is no help
     message = "" if redirects else _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE)
     message = message or _phrase(reply)
-    if wait is not None and wait > MAX_RETRY_AFTER:
-        message += f"; the provider asks to wait {wait:g} s: until {clock_time(now + wait)}"
+    if wait is not None and wait > longest:
+        message += _until(wait, now)
     error = _class_of(status, complaint)(
         message,
         status=reply.status,
@@ -104,6 +110,23 @@ def error_from(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> Pro
     if said in ("true", "false"):
         advise(error, retry=said == "true")
     return error
+
+
+def say_until(error: ProviderError, now: float) -> None:
+    """Have the message of `error` say until when the provider asks to wait, if it does not yet.
+
+    Args:
+        error: it has a `retry_after`.
+        now: seconds since the epoch.
+    """
+    assert error.retry_after is not None
+    if _ASKS not in error.message:
+        error.message += _until(error.retry_after, now)
+        error.args = (error.message, *error.args[1:])
+
+
+def _until(wait: float, now: float) -> str:
+    return f"{_ASKS} {wait:g} s: until {clock_time(now + wait)}"
 
 
 def scrub(text: str, secrets: Secrets) -> str:

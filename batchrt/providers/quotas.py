@@ -5,21 +5,45 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, TypeAlias
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from weakref import WeakValueDictionary, ref
 
 from batchrt.runtime.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["shared_quota"]
+__all__ = ["owner_of", "shared_quota"]
 
 Key: TypeAlias = "tuple[bytes, str]"
 
 _KEPT: Final = 1024
 """Quotas that are remembered though nobody has a model for them: a service that makes a model for each
-request still shares one."""
+request still shares one. Likewise transports that cannot be referred to weakly."""
+
+
+class _Owner:
+    """The quotas of one transport or client, told from others by nothing but its identity.
+
+    Args:
+        owner: it may be neither hashable nor comparable, and what its attributes are called means nothing.
+        gone: is called when it is collected; never for one that cannot be referred to weakly, which is kept
+            alive instead.
+    """
+
+    def __init__(self, owner: object, gone: Callable[[_Owner], object]) -> None:
+        self.key = id(owner)
+        self.quotas: dict[Key, Quota] = {}
+        self.is_kept = False
+        try:
+            self._get: Callable[[], object] = ref(owner, lambda _: gone(self))
+        except TypeError:
+            self.is_kept, self._get = True, lambda: owner
+
+    def is_of(self, owner: object) -> bool:
+        """Whether these are the quotas of `owner`, and not of one that had its place in memory before."""
+        return self._get() is owner
 
 
 class _Book:
@@ -27,10 +51,12 @@ class _Book:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self._lock = threading.Lock()
+        # One that the same thread may take again: a collection calls `_forget` at any time.
+        self._lock = threading.RLock()
         self._alive: WeakValueDictionary[Key, Quota] = WeakValueDictionary()
         self._recent: OrderedDict[Key, Quota] = OrderedDict()
-        self._by_owner: WeakKeyDictionary[object, dict[Key, Quota]] = WeakKeyDictionary()
+        self._owners: dict[int, _Owner] = {}
+        self._kept: OrderedDict[int, _Owner] = OrderedDict()
 
     def find(self, key: Key, owner: object) -> Quota:
         with self._lock:
@@ -41,11 +67,23 @@ class _Book:
                 if len(self._recent) > _KEPT:
                     self._recent.popitem(last=False)
                 return quota
-            try:
-                quotas = self._by_owner.setdefault(owner, {})
-            except TypeError:  # neither hashable nor weakly referable: whoever has it shares nothing
-                quotas = {}
-            return self._found(quotas, key)
+            return self._found(self._owned_by(owner).quotas, key)
+
+    def _owned_by(self, owner: object) -> _Owner:
+        found = self._owners.get(id(owner))
+        if found is None or not found.is_of(owner):
+            found = self._owners[id(owner)] = _Owner(owner, self._forget)
+        if found.is_kept:
+            self._kept[found.key] = found
+            self._kept.move_to_end(found.key)
+            if len(self._kept) > _KEPT:
+                self._forget(self._kept.popitem(last=False)[1])
+        return found
+
+    def _forget(self, owner: _Owner) -> None:
+        with self._lock:
+            if self._owners.get(owner.key) is owner:
+                del self._owners[owner.key]
 
     def _found(self, quotas: MutableMapping[Key, Quota], key: Key) -> Quota:
         quota = quotas.get(key)
@@ -56,6 +94,17 @@ class _Book:
 
 _books: Final[list[_Book]] = []
 """The process's one; what is shared by all of a process has to be kept somewhere."""
+
+
+def owner_of(transport: object, client: object) -> object:
+    """Return what requests go through: a transport or a client of the user's, or `None` for the network.
+
+    A transport that is made anew for the same server names that, by a method that its class has for it.
+    """
+    if transport is None:
+        return client
+    names: Any = getattr(type(transport), "__batchrt_endpoint__", None)
+    return transport if names is None else names(transport)
 
 
 def shared_quota(account: bytes, model: str, owner: object = None) -> Quota:

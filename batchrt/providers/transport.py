@@ -31,6 +31,7 @@ from batchrt.providers.address import check_headers, origin_of
 from batchrt.providers.decoding import ACCEPT_ENCODING, decode, too_large
 from batchrt.providers.leaving import let_threads_out
 from batchrt.providers.reply import HeaderMap, Reply
+from batchrt.runtime.blocking import LoopBound
 
 if TYPE_CHECKING:
     from typing import Self
@@ -179,9 +180,17 @@ class _HTTPXChannel:
         self._headers = headers
         self._timeout = timeout
         self._limit = limit
+        self._pool: LoopBound | None = None
+
+    def _use(self, transport: object) -> None:
+        """Note that requests go through `transport`; httpx's own keeps connections, of one loop each."""
+        if isinstance(transport, httpx.AsyncHTTPTransport):
+            self._pool = LoopBound()
 
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
         reading = False
+        if self._pool is not None:
+            self._pool.use("a connection of the httpx client or transport")
         try:
             with anyio.fail_after(self._timeout):
                 response = await self._send(url, body)
@@ -227,6 +236,7 @@ class _TransportChannel(_HTTPXChannel):
     ) -> None:
         super().__init__(headers, timeout, limit)
         self._transport = transport
+        self._use(transport)
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
     async def _send(self, url: str, body: bytes) -> httpx.Response:
@@ -249,6 +259,7 @@ class _ClientChannel(_HTTPXChannel):
     ) -> None:
         super().__init__(headers, timeout, limit)
         self._client = client
+        self._use(getattr(client, "_transport", None))
 
     async def _send(self, url: str, body: bytes) -> httpx.Response:
         request = self._client.build_request(

@@ -190,6 +190,10 @@ class Runnable(Generic[In, Out]):
 
         A chain of sync functions alone runs in the calling thread. Anything else runs on a background
         event loop while the calling thread waits.
+
+        Raises:
+            BlockedEventLoopError: in async code, where it would wait for the event loop that it blocks: await
+                `ainvoke` there.
         """
         step, configs = self._prepare(kwargs, config, "invoke")
         config = check_config(cast("RunConfig | None", configs))
@@ -236,7 +240,11 @@ class Runnable(Generic[In, Out]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Out]:
-        """Do `abatch` from sync code, on a background event loop; an iterator runs in this thread."""
+        """Do `abatch` from sync code, on a background event loop; an iterator runs in this thread.
+
+        In async code it blocks the event loop, which async inputs must not need; for what it raises then see
+        `invoke`.
+        """
         caller = Caller()
         job = self._job(caller.pull(inputs), config, kwargs, "batch")
 

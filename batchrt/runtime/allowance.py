@@ -109,7 +109,7 @@ class _Limit:
         return charge.input + charge.output
 
 
-Changed = Callable[[str, "float | None", float, str], object]
+Changed = Callable[[str, "float | None", "float | None", str], object]
 
 
 class Allowance:
@@ -140,14 +140,23 @@ class Allowance:
         self._share = _Mean()
         self._stale = bool(limits)
 
-    def set_limits(self, limits: Mapping[tuple[Unit, Period], float]) -> None:
-        """Have other limits from now on."""
+    def set_limits(self, limits: Mapping[tuple[Unit, Period], float | None]) -> None:
+        """Have other limits from now on; `None` lifts one that was given."""
         for name, limit in limits.items():
             before = self._limits.get(name)
             if before != limit:
-                self._changed(_name(*name), before, limit, "given by hand")
-        self._limits.update(limits)
+                reason = "lifted by hand" if limit is None else "given by hand"
+                self._changed(_name(*name), before, limit, reason)
+            if limit is None:
+                self._limits.pop(name, None)
+                self._given.pop(name, None)
+            else:
+                self._limits[name] = limit
         self._stale = True
+
+    def given(self) -> dict[str, float]:
+        """Return the limits that were given, by name."""
+        return {_name(*key): limit for key, limit in self._limits.items()}
 
     @property
     def paces(self) -> bool:
@@ -156,7 +165,7 @@ class Allowance:
 
     def limits(self) -> dict[str, float]:
         """Return the limits that are known, by name: the lower one of what was given and what was told."""
-        found = {_name(*key): limit for key, limit in self._limits.items()}
+        found = self.given()
         for key, ways in self._told.items():
             name = _name(*key)
             found[name] = min(found.get(name, math.inf), ways[0].bucket.limit)

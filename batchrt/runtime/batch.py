@@ -190,7 +190,7 @@ def inherited(parent: Strand | None) -> RunConfig:
 
 def _run(config: RunConfig, parent: Strand | None) -> Run:
     run = Run(_slots(config, parent), parent=parent.run if parent else None)
-    run.spending = Spending.of(config, run.spending)
+    run.spending = Spending.of(config, parent.spending if parent else None)
     return run
 
 

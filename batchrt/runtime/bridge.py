@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import anyio
 from anyio import CancelScope
 
+from batchrt.runtime.blocking import Blockade
 from batchrt.runtime.loops import LoopHandle, running_loop
 from batchrt.runtime.run import Strand, current_strand, strand_context
 
@@ -221,6 +222,8 @@ class Crossing:
         self._caller = caller
         self._watched = watched
         self._own = own
+        blocked = running_loop()
+        self._blockade = None if blocked is None else Blockade(LoopHandle(blocked), loop)
 
     def __call__(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` on the loop and return its result; see `settle`."""
@@ -237,7 +240,11 @@ class Crossing:
         ticket, context = _Ticket(function, self._caller), copy_context()
         if self._own is not None:
             context = strand_context(self._own, context)
-        if self._watched is None:
+        if self._blockade is not None:
+            self._blockade.enter(context)
+            with self._blockade.blocking():
+                ticket.redeem(self._loop, context)
+        elif self._watched is None:
             ticket.redeem(self._loop, context)
         else:
             with self._watched.watching(ticket.cancel):
@@ -251,7 +258,8 @@ def crossing(caller: Caller) -> Iterator[Crossing]:
 
     From a function that a run called in a thread: that run's loop, as part of it. From anywhere else:
     the background loop. If the calling thread runs an event loop (a notebook, a service), that loop
-    stands still while a call is awaited, as with any blocking call.
+    stands still while a call is awaited, as with any blocking call. What could only wait for that loop then
+    fails with a `BlockedEventLoopError`.
     """
     strand, blocks_a_loop = current_strand(), running_loop() is not None
     if strand is not None and strand.run.loop is not None and not blocks_a_loop:

@@ -9,15 +9,24 @@ from typing import Final
 from batchrt.errors import ProviderError, RateLimitError
 from batchrt.runtime.clock import clock_time
 
-__all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart"]
+__all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart", "longest_quiet"]
 
 _MANY_TIMES: Final = 8
 _DOUBLING: Final = 0.025
 """Seconds."""
 _DOUBLINGS: Final = 16
 LONGEST_QUIET: Final = 3600.0
-"""Seconds for which a provider is left alone at the most, whatever it asks for: then one request looks.
-Azure has been seen to say a day when it meant seconds."""
+"""Seconds for which a provider is left alone at the most, whatever it asks for, unless a policy is willing to
+wait for longer: then one request looks. Azure has been seen to say a day when it meant seconds."""
+
+
+def longest_quiet(longest: float) -> float:
+    """Return for how many seconds a provider is left alone at the most.
+
+    Args:
+        longest: seconds that the request is willing to wait which was refused; infinity if nothing says.
+    """
+    return LONGEST_QUIET if longest == math.inf else max(LONGEST_QUIET, longest)
 
 
 class CoolDown:
@@ -42,10 +51,13 @@ class CoolDown:
         self._since = now
         return True
 
-    def prolong(self, wait: float, cause: ProviderError, now: float) -> bool:
-        """Go on for `wait` seconds from now; return whether that is longer than it was."""
+    def prolong(self, wait: float, cause: ProviderError, now: float, longest: float = math.inf) -> bool:
+        """Go on for `wait` seconds from now; return whether that is longer than it was.
+
+        For `longest` see `longest_quiet`.
+        """
         self._asked_until = max(self._asked_until, now + wait)
-        until = now + min(wait, LONGEST_QUIET)
+        until = now + min(wait, longest_quiet(longest))
         if until <= self.until:
             return False
         self.until, self._cause = until, cause

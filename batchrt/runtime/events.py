@@ -72,8 +72,8 @@ class LimitChanged:
     """A limit is another one from now on.
 
     Attributes:
-        name: `max_concurrency`, `requests_per_minute`, `tokens_per_minute`, `requests_per_day` or
-            `tokens_per_day`.
+        name: `max_concurrency`, `max_in_flight`, `requests_per_minute`, `tokens_per_minute`,
+            `requests_per_day` or `tokens_per_day`.
         before: what it was; `None` for none that was known.
         after: what it is; `None` for none.
         reason: why.

@@ -123,6 +123,12 @@ class Line:
             queue.popleft()
         return bool(queue)
 
+    def take_out(self, passage: Passage) -> None:
+        """Take `passage` out, wherever it is."""
+        for queue in (self._again, self._first, self._parked):
+            if passage in queue:
+                queue.remove(passage)
+
     def tidy(self) -> None:
         """Note that one more does not wait any longer; those behind somebody are taken out in time."""
         self._withdrawn += 1
@@ -185,6 +191,10 @@ class Line:
             desk = self._desks[loop.token] = Desk(loop, offset, self._look)
         desk.waiting += 1
         return desk
+
+    def loops(self) -> list[LoopHandle]:
+        """Return the event loops where somebody waits."""
+        return [desk.loop for desk in self._desks.values()]
 
     def leave(self, desk: Desk) -> None:
         """Note that one less waits at a desk; on its loop's own thread."""

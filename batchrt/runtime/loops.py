@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -266,7 +266,12 @@ def running_loop() -> EventLoopToken | None:
     try:
         return anyio.lowlevel.current_token()
     except anyio.NoEventLoopError:
-        return None
+        if _asyncio_loop() is None:
+            return None
+    # A callback of the loop's, such as a timer's, runs in no task, and sniffio goes by tasks.
+    context, sniffio = copy_context(), sys.modules["sniffio"]
+    context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context.run(anyio.lowlevel.current_token)
 
 
 def cancellation_is_real() -> bool:

@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
+from dataclasses import replace
 from typing import Any, Final, cast
 
 import anyio
@@ -18,11 +19,13 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.config import RunConfig
+from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, Part, carry, share
+from batchrt.runtime.lists import ListCall, Part, carry, check_length, share
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
+from batchrt.runtime.spending import JointSpending, Payer, joint
 
 __all__ = ["list_step"]
 
@@ -73,13 +76,24 @@ def _output(call: ListCall, result: Any) -> Any:
 class _Entry:
     """A value in the queue or under way, and who waits for its result."""
 
-    __slots__ = ("arrived", "config", "cost", "key", "list", "result", "retries", "usage", "value", "waiting")
+    __slots__ = (
+        "arrived",
+        "config",
+        "cost",
+        "key",
+        "list",
+        "result",
+        "retries",
+        "spending",
+        "usage",
+        "value",
+        "waiting",
+    )
 
-    def __init__(
-        self, value: Any, cost: float, key: Hashable | None, arrived: float, config: RunConfig
-    ) -> None:
+    def __init__(self, value: Any, cost: float, key: Hashable | None, arrived: float, strand: Strand) -> None:
         self.value = value
-        self.config = config
+        self.config: RunConfig = strand.config
+        self.spending: Payer | None = strand.spending
         self.cost = cost
         self.key = key
         self.arrived = arrived
@@ -95,8 +109,10 @@ class _Queue:
 
     def __init__(self, call: ListCall, strand: Strand) -> None:
         self.call = call
+        self.on_entries = _on_entries(call)
         # One of its own: the first to come may be part of a nested run, which ends before this does.
         self.run = Run(strand.slots, parent=strand.run)
+        self.run.spending = None  # each item's run pays for its own
         self.slots = strand.slots
         self.beyond = 0
         assert strand.run.traffic.crew is not None
@@ -105,7 +121,7 @@ class _Queue:
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._cost = 0.0
-        self._known: dict[Hashable, _Entry] = {}
+        self._known: dict[tuple[Hashable, Payer | None], _Entry] = {}
         self._memory = _Memory(call.remembered)
         self._last_arrival = 0.0
         self._starved_at = self._hindered_at = -math.inf
@@ -121,10 +137,11 @@ class _Queue:
         key = None if call.key is None else call.key(value)
         if key is not None and (result := self._memory.get(key)) is not None:
             return _output(call, result)
-        entry = self._known.get(key) if key is not None else None
+        # Whoever does not pay together does not share either: a limit that one meets is not the other's.
+        entry = self._known.get((key, strand.spending)) if key is not None else None
         signal = Signal()
         if entry is None:
-            entry = self._add(value, key, strand.config)
+            entry = self._add(value, key, strand)
         entry.waiting.append(signal)
         strand.visit(self)
         strand.give()
@@ -153,15 +170,15 @@ class _Queue:
         """Whether nobody is here and nothing is kept for those who come."""
         return not (self._size or self._tended or self._sending or self._carriers or self._memory)
 
-    def _add(self, value: Any, key: Hashable | None, config: RunConfig) -> _Entry:
+    def _add(self, value: Any, key: Hashable | None, strand: Strand) -> _Entry:
         cost = 0.0 if self.call.cost is None else self.call.cost(value)
         self._last_arrival = anyio.current_time()
-        entry = _Entry(value, cost, key, self._last_arrival, config)
+        entry = _Entry(value, cost, key, self._last_arrival, strand)
         self._entries.append(entry)
         self._size += 1
         self._cost += cost
         if key is not None:
-            self._known[key] = entry
+            self._known[key, entry.spending] = entry
         if self._full():
             self._send()
         if not self._tended:
@@ -186,8 +203,9 @@ class _Queue:
 
     def _forget(self, entry: _Entry) -> None:
         # Nobody is to join a list that is being cancelled.
-        if entry.key is not None and self._known.get(entry.key) is entry:
-            del self._known[entry.key]
+        known = entry.key, entry.spending
+        if entry.key is not None and self._known.get(known) is entry:
+            del self._known[known]
 
     def settle(self, entry: _Entry, result: Any) -> None:
         """Hand a result, or an error, to whoever waits for it."""
@@ -335,10 +353,15 @@ class _List:
 
     async def carry(self, strand: Strand, base: Context) -> None:
         """Carry it through and settle its entries."""
-        values = [entry.value for entry in self._entries]
+        entries, queue = self._entries, self._queue
+        strand.spending = entries[0].spending
+        if any(entry.spending is not strand.spending for entry in entries):
+            carried = carry(queue.on_entries, entries, strand, self._give)
+        else:
+            carried = carry(queue.call, [entry.value for entry in entries], strand, self._give)
         try:
             with self._scope:
-                await drive(strand_context(strand, base), carry(self._queue.call, values, strand, self._give))
+                await drive(strand_context(strand, base), carried)
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001  raised by the strands that wait
@@ -366,6 +389,41 @@ class _List:
             entry.retries += part.book.retries
             self._wanted -= bool(entry.waiting)
             self._queue.settle(entry, result)
+
+
+def _on_entries(call: ListCall) -> ListCall:
+    """Return `call` for lists of entries that several runs pay for, each for its own."""
+
+    async def on_entries(entries: Sequence[_Entry], strand: Strand) -> Sequence[Any]:
+        results: dict[_Entry, Any] = {}
+        while left := [entry for entry in entries if entry not in results]:
+            values = [entry.value for entry in left]
+            payer = joint(values, [entry.spending for entry in left], [entry.cost for entry in left])
+            strand.spending = payer
+            await strand.take()
+            try:
+                sent = await call.call(values, strand)
+            except Exception as error:
+                refused = _refused(payer, left, error)
+                if not refused:
+                    raise
+                results.update(refused)
+            else:
+                results.update(zip(left, check_length(call, left, sent), strict=True))
+        return [results[entry] for entry in entries]
+
+    return replace(call, call=on_entries, cost=None if call.cost is None else lambda entry: entry.cost)
+
+
+def _refused(payer: Payer | None, entries: Sequence[_Entry], failure: Exception) -> dict[_Entry, Exception]:
+    """Return the errors of those entries whose runs may not spend more; the others are none of that."""
+    if not isinstance(payer, JointSpending):
+        return {}
+    found = {entry: payer.refuses(entry.spending) for entry in entries}
+    if payer.refusal is None and isinstance(failure, SpendingLimitError):
+        # One had ended before, and what is nested in the list call did not even try.
+        found = {entry: None if entry.spending is None else entry.spending.ended for entry in entries}
+    return {entry: error for entry, error in found.items() if error is not None}
 
 
 class _Memory:

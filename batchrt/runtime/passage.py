@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from batchrt.errors import ProviderError
+from batchrt.errors import BatchError
 from batchrt.runtime.allowance import Charge, Standing
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.loops import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.runtime.spending import Reservation
@@ -31,6 +31,7 @@ class Passage(Charge):
         granted: it counts as sent, and has not ended.
         beside: requests that were under way when it was sent, less those that turned out to be refused.
         verdict: what became of it, for the evidence of limits (`refusal_log.py`).
+        loop: the event loop it is sent from.
         told: what the reply says about limits.
         reservation: what was set aside for it of what its run may spend.
     """
@@ -45,6 +46,7 @@ class Passage(Charge):
         "granted",
         "longest_quiet",
         "looks",
+        "loop",
         "patience",
         "reservation",
         "signal",
@@ -79,5 +81,6 @@ class Passage(Charge):
         self.asked_at: float = 0.0
         self.told: Sequence[Standing] = ()
         self.reservation: Reservation | None = None
-        self.error: ProviderError | None = None
+        self.error: BatchError | None = None
+        self.loop: LoopHandle | None = None
         self.signal: Signal | None = None

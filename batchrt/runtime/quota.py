@@ -8,13 +8,14 @@ in when its time has come: nobody polls, and nobody who waits has a timer.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import anyio
 
@@ -27,10 +28,11 @@ from batchrt.errors import (
 from batchrt.messages import Usage
 from batchrt.runtime.adaptive import Adaptive
 from batchrt.runtime.allowance import Allowance
+from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.buckets import Period, Unit
 from batchrt.runtime.budget import RetryBudget
 from batchrt.runtime.clock import Clock
-from batchrt.runtime.cooldown import LONGEST_QUIET, CoolDown, HalfOpen, Ramp, SlowStart
+from batchrt.runtime.cooldown import CoolDown, HalfOpen, Ramp, SlowStart, longest_quiet
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
@@ -55,7 +57,11 @@ from batchrt.runtime.trouble import is_outage, is_overloaded, is_parallel, may_b
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
 
-__all__ = ["LIMITS", "Quota", "QuotaStatistics", "check_limit"]
+__all__ = ["LIMITS", "UNCHANGED", "Quota", "QuotaStatistics", "Unchanged", "check_limit"]
+
+Unchanged: TypeAlias = Literal["unchanged"]
+"""Stands for a limit that is not mentioned; `None` says that there is to be none."""
+UNCHANGED: Final[Unchanged] = "unchanged"
 
 LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
     "requests_per_minute": ("requests", "minute"),
@@ -64,6 +70,8 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
     "tokens_per_day": ("tokens", "day"),
 }
 """The limits that can be given, by their names."""
+
+_log: Final = logging.getLogger("batchrt")
 
 _AT_ONCE: Final = 8
 """Requests that are sent at once to a provider about which nothing is known."""
@@ -84,7 +92,8 @@ class QuotaStatistics:
     Attributes:
         in_flight: requests under way.
         waiting: requests that wait to be sent.
-        limits: by name, of those that are known: how many are allowed in the limit's period.
+        limits: by name, of those that are known: how many are allowed in the limit's period, and as
+            `max_in_flight` how many at once.
         used: by name, the share of the limit that is used up right now, 0 to 1.
         quiet_for: seconds for which nobody sends, since the provider asked to be left alone.
         max_concurrency: what `"auto"` has found; `None` where nobody asked for that.
@@ -124,7 +133,9 @@ class Quota:
     to several, which then share it. Safe to use from any event loop and thread.
 
     What the provider says in its answers (`x-ratelimit-…`) corrects what is known here, and is enough by
-    itself: limits are given where it does not say, or where less is to be used than it allows.
+    itself: limits are given where it does not say, or where less is to be used than it allows. They belong
+    to the quota, and so to all who share it, for as long as it lives: the latest word counts, whether a
+    model's constructor or `set_limits` says it, and `None` lifts what was given.
 
     Args:
         requests_per_minute: requests that may be sent in a minute.
@@ -186,6 +197,8 @@ class Quota:
         self._now = 0.0
         self._clock = Clock()
         self._in_flight = 0
+        self._under_way: set[Passage] = set()
+        self._blocking: dict[Passage, Blockades] = {}
         self._began = False
         self._start: SlowStart | None = None
         self._answered_at = -math.inf
@@ -193,41 +206,63 @@ class Quota:
         self._due = math.inf
 
     def __repr__(self) -> str:
-        said = self._allowance.limits()
-        if self._max_in_flight is not None:
-            said["max_in_flight"] = self._max_in_flight
-        return f"Quota({', '.join(f'{name}={value:g}' for name, value in said.items())})"
+        return f"Quota({', '.join(f'{name}={value:g}' for name, value in self._limits().items())})"
 
     def set_limits(
         self,
         *,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        requests_per_day: float | None = None,
-        tokens_per_day: float | None = None,
-        max_in_flight: int | None = None,
+        requests_per_minute: float | Unchanged | None = UNCHANGED,
+        tokens_per_minute: float | Unchanged | None = UNCHANGED,
+        requests_per_day: float | Unchanged | None = UNCHANGED,
+        tokens_per_day: float | Unchanged | None = UNCHANGED,
+        max_in_flight: int | Unchanged | None = UNCHANGED,
     ) -> None:
-        """Have other limits from now on; what is `None` stays as it is.
+        """Have other limits from now on, for all who share this; what is not mentioned stays as it is.
+
+        `None` lifts a limit that was given. What the provider tells of its own limits is kept to all the
+        same. Listeners are told (`LimitChanged`), and the log, where there was another limit before.
 
         Raises:
-            ValueError, TypeError: for a limit that makes no sense.
+            ValueError, TypeError: for a limit that makes no sense; then nothing is changed.
         """
         given = {
-            "requests_per_minute": requests_per_minute,
-            "tokens_per_minute": tokens_per_minute,
-            "requests_per_day": requests_per_day,
-            "tokens_per_day": tokens_per_day,
+            name: value
+            for name, value in (
+                ("requests_per_minute", requests_per_minute),
+                ("tokens_per_minute", tokens_per_minute),
+                ("requests_per_day", requests_per_day),
+                ("tokens_per_day", tokens_per_day),
+                ("max_in_flight", max_in_flight),
+            )
+            if value != UNCHANGED
         }
         for name, value in given.items():
             check_limit(name, value)
-        check_limit("max_in_flight", max_in_flight)
         with self._lock:
-            found = {LIMITS[name]: value for name, value in given.items() if value is not None}
-            if found:
-                self._allowance.set_limits(found)
-            if max_in_flight is not None:
-                self._max_in_flight = max_in_flight
+            before = self._given_limits()
+            if max_in_flight != UNCHANGED:
+                self._set_max_in_flight(max_in_flight)
+            self._allowance.set_limits({LIMITS[name]: given[name] for name in given if name in LIMITS})
             self._line.rouse()
+        for name, value in given.items():
+            if name in before and value != before[name]:
+                said = f"{before[name]:g}", "none" if value is None else f"{value:g}"
+                _log.info("%s of a quota that others may share was %s, and is %s now", name, *said)
+
+    def _set_max_in_flight(self, most: int | None) -> None:
+        before, self._max_in_flight = self._max_in_flight, most
+        if before != most:
+            reason = "lifted by hand" if most is None else "given by hand"
+            self._tell_limit("max_in_flight", before, most, reason)
+
+    def _given_limits(self) -> dict[str, float]:
+        found = self._allowance.given()
+        return found if self._max_in_flight is None else {**found, "max_in_flight": self._max_in_flight}
+
+    def _limits(self) -> dict[str, float]:
+        """Return the limits that hold, by name."""
+        found = self._allowance.limits()
+        return found if self._max_in_flight is None else {**found, "max_in_flight": self._max_in_flight}
 
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Have `listener` told of everything that happens here, within the block.
@@ -245,7 +280,7 @@ class Quota:
             return QuotaStatistics(
                 in_flight=self._in_flight,
                 waiting=len(self._line),
-                limits=self._allowance.limits(),
+                limits=self._limits(),
                 used=self._allowance.used(now),
                 quiet_for=self._cooling.left(now),
                 max_concurrency=None if self._adaptive is None else self._adaptive.limit,
@@ -267,6 +302,7 @@ class Quota:
         await strand.take()
         self._clock = strand.run.clock
         now = strand.run.now()
+        passage.loop = strand.run.loop
         passage.asked_at = now
         waited = False
         while not self._enter(passage, now):
@@ -314,6 +350,8 @@ class Quota:
         self._lock = threading.RLock()
         self._line = Line(self._look)
         self._in_flight = 0
+        self._under_way.clear()
+        self._blocking.clear()
         self._ramp = None
         self.retries.begin_anew()
         self._allowance.forget_outstanding()
@@ -412,6 +450,7 @@ class Quota:
         if self._half_open is not None:
             self._half_open.sent()
         self._in_flight += 1
+        self._under_way.add(passage)
         passage.granted = True
         passage.looks = self._waits_for_provider(passage)
         if passage.looks:
@@ -425,13 +464,17 @@ class Quota:
         """Wait in the queue until `passage` is granted; without a slot."""
         passage.signal = signal = Signal()
         passage.granted = passage.withdrawn = False
-        loop = strand.run.loop
+        loop, blockades, rouse = strand.run.loop, strand.run.blockades, self._line.rouse
         assert loop is not None
+        for blockade in blockades:
+            blockade.watch(rouse)
         with self._lock:
             desk = self._line.desk(loop, strand.run.offset)
             first = self._line.join(passage, parked=self._waits_for_provider(passage))
+            if blockades:
+                self._blocking[passage] = blockades
             # Behind others there is nothing to find out, unless nobody on this loop looks.
-            if first or desk.waiting == 1:
+            if first or desk.waiting == 1 or blockades:
                 self._pump(self._tick(now))
         strand.hold()
         try:
@@ -442,8 +485,11 @@ class Quota:
             raise
         finally:
             strand.release()
+            for blockade in blockades:
+                blockade.unwatch(rouse)
             with self._lock:
                 self._line.leave(desk)
+                self._blocking.pop(passage, None)
         if passage.error is not None:
             error, passage.error = passage.error, None
             raise error
@@ -461,6 +507,7 @@ class Quota:
             if passage.granted:
                 passage.granted = False
                 self._in_flight -= 1
+                self._under_way.discard(passage)
                 self._allowance.undo(passage)
                 self._found.withdrawn()
                 if passage.looks:
@@ -479,7 +526,28 @@ class Quota:
         self._due = due
         if self._downtime.since is not None:
             due = min(due, self._let_look(self._downtime.since, now))
+        if self._blocking and due == math.inf:
+            self._let_blocking_go(now)
         self._line.look_at(due)
+
+    def _let_blocking_go(self, now: float) -> None:
+        """Let those go who wait for requests on event loops that their own sync calls keep from running.
+
+        Who only waits behind others is let in: those who could not go on there have no use for their turn.
+        """
+        for passage, blockades in list(self._blocking.items()):
+            loops = [each.loop for each in self._under_way]
+            waits = not passage.granted and is_blocking(blockades)
+            if not (waits and all_blocked(loops, self._blocking.values())):
+                continue
+            del self._blocking[passage]
+            self._line.take_out(passage)
+            if self._obstacle(passage, now, wanted=False) <= now:
+                self._let_in(passage, now)
+            else:
+                passage.withdrawn, passage.error = True, blocked_error("the provider's quota")
+                if passage.signal is not None:
+                    passage.signal.set()
 
     def _let_in(self, passage: Passage, now: float) -> None:
         self._grant(passage, now)
@@ -495,8 +563,8 @@ class Quota:
         if looker is not None and self._obstacle(looker, now, wanted=True) <= now:
             self._let_in(self._line.pop_looker(), now)
         patience = self._line.least_patience()
-        if patience is None:
-            return math.inf
+        if patience is None or self._downtime.look_at == math.inf:
+            return math.inf  # while one looks nobody is turned away, and its end is heard of
         return min(max(self._downtime.look_at, self._cooling.until), since + patience)
 
     # Out
@@ -556,7 +624,7 @@ class Quota:
         parallel = is_parallel(error)
         # A place is free as soon as another request ends, whatever wait is named.
         asked = 0.0 if parallel else error.retry_after or 0.0
-        wait = min(asked, LONGEST_QUIET)
+        wait = min(asked, longest_quiet(passage.longest_quiet))
         leads = self._cooling.is_new(passage.sent_at, now)
         explained = isinstance(error, RateLimitError) and self._allowance.refuse(
             passage, now, wait, unit, told=bool(passage.told)
@@ -566,7 +634,7 @@ class Quota:
         if leads:
             wait = found.pause(now, wait, self._clock.random)
             self._hold_back(error, asked, now, explained=explained or parallel)
-        if asked > 0 and self._cooling.prolong(max(asked, wait), error, now):
+        if asked > 0 and self._cooling.prolong(max(asked, wait), error, now, passage.longest_quiet):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
             self._tell_pause(self._cooling.left(now), error)
         elif asked <= 0 and leads:
@@ -612,6 +680,7 @@ class Quota:
         failure: ProviderError | None = None,
     ) -> None:
         self._in_flight -= 1
+        self._under_way.discard(passage)
         self._found.ended()
         passage.granted = False
         if self._half_open is not None and self._half_open.ended(passage.sent_at, answered=answered):
@@ -635,6 +704,19 @@ class Quota:
         if self._line:
             self._pump(now)
         self.retries.relieve()
+
+    def check_can_wait(self, blockades: Blockades) -> None:
+        """Raise BlockedEventLoopError if no answer can come while a sync call waits for one.
+
+        Args:
+            blockades: the calls that whoever would wait works for.
+        """
+        if not is_blocking(blockades):
+            return
+        with self._lock:
+            loops = [*(passage.loop for passage in self._under_way), *self._line.loops()]
+        if all_blocked(loops, [blockades]):
+            raise blocked_error("the retry budget")
 
     def _is_idle(self) -> bool:
         with self._lock:

@@ -21,11 +21,12 @@ from anyio import CapacityLimiter
 
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
+from batchrt.runtime.blocking import Blockades, current_blockades
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.loops import LoopHandle
 from batchrt.runtime.slots import Slots
-from batchrt.runtime.spending import Spending
+from batchrt.runtime.spending import Payer
 from batchrt.runtime.traffic import Place, Source, Traffic
 
 __all__ = ["Item", "Run", "Step", "StepCall", "Strand", "current_strand", "strand_context"]
@@ -68,6 +69,7 @@ class Run:
         traffic: who is on the way; shared with the run this is nested in.
         source: what admits its items; `None` for a run of a single one.
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
+        blockades: the sync calls that it works for, which block event loops meanwhile.
         held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
     """
 
@@ -76,6 +78,7 @@ class Run:
         "_offset",
         "_own_slots",
         "_sections",
+        "blockades",
         "clock",
         "crew",
         "direct",
@@ -97,7 +100,8 @@ class Run:
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
         self.source: Source | None = None
-        self.spending: Spending | None = parent.spending if parent else None
+        self.spending: Payer | None = parent.spending if parent else None
+        self.blockades: Blockades = current_blockades()
         self.held: int = 0
         self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None
@@ -152,7 +156,7 @@ def _limiter(slots: Slots, *, direct: bool) -> CapacityLimiter | None:
 
 
 class Strand:
-    """Carry one line of work: the slot it may hold, its configuration, its item."""
+    """Carry one line of work: the slot it may hold, its configuration, its item, and who pays for it."""
 
     __slots__ = (
         "_cancelled",
@@ -168,6 +172,7 @@ class Strand:
         "open",
         "run",
         "slots",
+        "spending",
     )
 
     def __init__(
@@ -178,6 +183,7 @@ class Strand:
         self.config: RunConfig = config
         self.slots: Slots = slots
         self.has_slot: bool = has_slot
+        self.spending: Payer | None = run.spending
         self.in_thread: bool = False
         self.open: bool = True
         self._nested = 0
@@ -273,7 +279,9 @@ class Strand:
 
     def branch(self) -> Strand:
         """Return a strand for one branch of a fork."""
-        return Strand(self.run, self.item, self.config, self.slots)
+        branch = Strand(self.run, self.item, self.config, self.slots)
+        branch.spending = self.spending
+        return branch
 
     @contextmanager
     def standing_in(self) -> Iterator[Strand]:
@@ -284,12 +292,17 @@ class Strand:
         """
         slots = self.slots
         if slots.limit is None:
-            yield Strand(self.run, self.item, self.config, slots)
+            stand_in = self.branch()
+            try:
+                yield stand_in
+            finally:
+                stand_in.close()
             return
         overdrawn = not self.has_slot
         if overdrawn:
             slots.take_now()
         stand_in = Strand(self.run, self.item, self.config, Slots(1))
+        stand_in.spending = self.spending
         # This leaf is at work itself while it does not wait: between the items of a stream, say.
         stand_in.has_slot = stand_in.slots.try_take()
         try:

@@ -160,6 +160,8 @@ class Scheduler:
             self._recruit()
             if self._workers:
                 await self._finished.wait()
+            else:
+                self._is_over()  # the budget of a run around this may have ended before it began
             completed = True
             group.cancel_scope.cancel()
         return completed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,7 @@ from batchrt.runtime.lists import ListCall, check_length, share
 from batchrt.runtime.loops import LoopHandle, Signal, Unbegun, cancellation_is_real
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.spending import JointSpending, Payer
 
 __all__ = ["shared"]
 
@@ -44,7 +45,7 @@ class _Desks:
     async def send(self, values: list[Any], strand: Strand) -> Sequence[Any]:
         """Be a `ListCall.call`."""
         loop = LoopHandle.current()
-        part = _Part(values, self._cost_of(values), strand)
+        part = _Part(values, self._costs_of(values), strand)
         with self._lock:
             desk = self._desks.get(loop.token)
             if desk is None:
@@ -52,33 +53,36 @@ class _Desks:
             desk.users += 1
         try:
             desk.put(part)
-            return await part.wait()
+            results = await part.wait()
         finally:
             desk.users -= 1
             if not desk.users:
                 with self._lock:
                     del self._desks[loop.token]
                 await desk.end()
+        return await self._call.call(values, strand) if results is None else results
 
-    def _cost_of(self, values: list[Any]) -> float:
+    def _costs_of(self, values: list[Any]) -> list[float]:
         cost_of = self._call.cost
-        return 0.0 if cost_of is None else sum(map(cost_of, values))
+        return [0.0] * len(values) if cost_of is None else list(map(cost_of, values))
 
 
 class _Part:
     """One run's list."""
 
-    def __init__(self, values: list[Any], cost: float, strand: Strand) -> None:
+    def __init__(self, values: list[Any], costs: list[float], strand: Strand) -> None:
         self.values = values
-        self.cost = cost
+        self.costs = costs
+        self.cost = sum(costs)
         self.strand = strand
         self.sent: _Sent | None = None
         self.wanted = True
         self._signal = Signal()
-        self._results: Sequence[Any] = ()
+        self._results: Sequence[Any] | None = ()
         self._error: BaseException | None = None
 
-    async def wait(self) -> Sequence[Any]:
+    async def wait(self) -> Sequence[Any] | None:
+        """Return the results; `None` if its run is to send it by itself."""
         try:
             await self._signal.wait()
         except BaseException:
@@ -90,13 +94,13 @@ class _Part:
             raise self._error
         return self._results
 
-    def settle(
-        self, results: Sequence[Any], error: BaseException | None, book: Item, usage: Usage | None
-    ) -> None:
+    def leave_alone(self) -> None:
+        """Have its run send it by itself."""
+        self._results = None
+        self._signal.set()
+
+    def settle(self, results: Sequence[Any], error: BaseException | None) -> None:
         self._results, self._error = results, error
-        self.strand.item.retries += book.retries
-        if usage is not None:
-            self.strand.item.add_usage(usage)
         self._signal.set()
 
 
@@ -207,8 +211,11 @@ class _Desk:
         capped = any(part.strand.slots.limit is not None for part in parts)
         adaptive = any(part.strand.slots.adaptive for part in parts)
         slots = Slots(1 if capped else None, adaptive=adaptive)
-        strand = Strand(Run(slots), Item(-1), parts[0].strand.config, slots, has_slot=slots.try_take())
+        run = Run(slots)
+        run.blockades = tuple({each for part in parts for each in part.strand.run.blockades})
+        strand = Strand(run, Item(-1), parts[0].strand.config, slots, has_slot=slots.try_take())
         values = [value for part in parts for value in part.values]
+        payer = strand.spending = _payer_of(parts, values)
         results: Sequence[Any] = ()
         failure: BaseException | None = None
         try:
@@ -221,22 +228,49 @@ class _Desk:
             failure = error
         finally:
             strand.close()
+        _account(parts, strand.item)
+        if failure is not None and payer is not None and payer.is_to_blame(failure):
+            for part in parts:
+                part.leave_alone()
+            return True
         if failure is not None and len(parts) > 1:
             return False
-        self._settle(parts, results, failure, strand.item)
+        start = 0
+        for part in parts:
+            stop = start + len(part.values)
+            part.settle(results[start:stop], failure)
+            start = stop
         return True
 
     async def _answer(self, values: list[Any], strand: Strand) -> Sequence[Any]:
         return check_length(self._call, values, await self._call.call(values, strand))
 
-    def _settle(
-        self, parts: list[_Part], results: Sequence[Any], failure: BaseException | None, book: Item
-    ) -> None:
-        usages: list[Usage | None] = [None] * len(parts)
-        if book.usage is not None:
-            usages = list(share(book.usage, [part.cost or len(part.values) for part in parts]))
-        start = 0
-        for part, usage in zip(parts, usages, strict=True):
-            stop = start + len(part.values)
-            part.settle(results[start:stop], failure, book, usage)
-            start = stop
+
+def _payer_of(parts: Sequence[_Part], values: Sequence[Any]) -> JointSpending | None:
+    """Return who pays for a shared list: each run for its items; `None` if none of them has a limit."""
+    if all(part.strand.spending is None for part in parts):
+        return None
+    payers: list[Payer | None] = []
+    costs: list[float] = []
+    total = sum(part.cost for part in parts)
+    for part in parts:
+        payer = part.strand.spending
+        if isinstance(payer, JointSpending) and payer.items is part.values:
+            payers += payer.payers
+        else:
+            payers += [payer] * len(part.values)
+        costs += part.costs if total > 0 else [1.0] * len(part.values)
+    # The runs' slots are not given up here, and so nothing waits here for what they have under way: it may
+    # need such a slot.
+    return JointSpending(values, payers, costs, waits=False)
+
+
+def _account(parts: Sequence[_Part], book: Item) -> None:
+    """Add the retries of a list to the books of its parts, and share out its tokens."""
+    usages: Iterable[Usage | None] = [None] * len(parts)
+    if book.usage is not None:
+        usages = share(book.usage, [part.cost or len(part.values) for part in parts])
+    for part, usage in zip(parts, usages, strict=True):
+        part.strand.item.retries += book.retries
+        if usage is not None:
+            part.strand.item.add_usage(usage)

@@ -5,25 +5,45 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from batchrt.errors import SpendingLimitError
+from batchrt.errors import BatchError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.prices import Price, check_prices
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
+from batchrt.runtime.loops import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
 
-__all__ = ["Reservation", "Spending"]
+__all__ = ["JointSpending", "Payer", "Reservation", "Spending", "SpendingBusyError", "joint", "part_of"]
 
 _GUESSED: Final = 4
 """Requests under way while nobody knows what answers cost: the first one says it for the others."""
+_NEARLY: Final = 1e-9
+"""The relative error of sums of shares: a limit that is met exactly is not exceeded."""
+
+_serial: Final = count()
+
+Expect: TypeAlias = Callable[[], tuple[float, float, bool]]
+
+
+class _Run(Protocol):
+    @property
+    def loop(self) -> LoopHandle | None: ...
+
+    @property
+    def blockades(self) -> Blockades: ...
 
 
 class Holder(Protocol):
     """Hold a slot, and be able to wait without it."""
+
+    @property
+    def run(self) -> _Run:
+        """The run it belongs to."""
 
     def hold(self) -> None:
         """Give it up to wait."""
@@ -32,16 +52,77 @@ class Holder(Protocol):
         """Note that the wait is over."""
 
 
+class Payer(Protocol):
+    """Pay for requests: one run, with those that it is nested in, or several that share a list."""
+
+    @property
+    def shares(self) -> Sequence[tuple[Spending, float]]:
+        """The budgets that a request is charged to, and which share of it: nested ones before outer ones."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether a reservation waits for requests under way if it does not fit beside them."""
+
+    @property
+    def ended(self) -> SpendingLimitError | None:
+        """Why nothing more is sent; `None` as long as there is enough in each budget."""
+
+    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
+        """Set aside what a request is expected to cost; see `Spending.reserve`."""
+
+    def refused(self, spending: Spending, error: Exception) -> None:
+        """Be told that a request is not sent because of one of the budgets."""
+
+
+class SpendingBusyError(BatchError):
+    """Say that a request does not fit beside those under way, for a payer that does not wait."""
+
+
 class Reservation:
     """What one request is expected to spend, until it is known."""
 
-    __slots__ = ("above", "cost", "price", "tokens")
+    __slots__ = ("_parts",)
 
-    def __init__(self, tokens: float, cost: float, price: Price | None) -> None:
-        self.tokens: float = tokens
-        self.cost: float = cost
-        self.price: Price | None = price
-        self.above: Reservation | None = None
+    def __init__(self) -> None:
+        self._parts: list[tuple[Spending, _Aside]] = []
+
+    def add(self, spending: Spending, aside: _Aside) -> None:
+        """Record what was set aside of one budget."""
+        self._parts.append((spending, aside))
+
+    def settle(self, usage: Usage | None) -> None:
+        """Charge each budget its share of what the request was billed; `None` if that is not known."""
+        for spending, aside in self._parts:
+            spending._settle(aside, usage)
+        self._parts.clear()
+
+
+class _Aside:
+    """A share of what one request is expected to spend, set aside of one budget.
+
+    Attributes:
+        loop: where the request runs, whose answer settles this.
+    """
+
+    __slots__ = ("cost", "loop", "price", "share", "tokens")
+
+    def __init__(self, share: float, loop: LoopHandle | None) -> None:
+        self.share: float = share
+        self.loop: LoopHandle | None = loop
+        self.tokens: float = 0.0
+        self.cost: float = 0.0
+        self.price: Price | None = None
+
+
+class _Waiter:
+    """A request that does not fit beside those under way."""
+
+    __slots__ = ("blockades", "error", "signal")
+
+    def __init__(self, blockades: Blockades) -> None:
+        self.signal = Signal()
+        self.blockades = blockades
+        self.error: BatchError | None = None
 
 
 class Spending:
@@ -50,6 +131,9 @@ class Spending:
     What requests under way are expected to cost is set aside. Who does not fit beside that waits until it
     is settled, and who does not fit even then ends the run: nothing more is sent, what is under way is
     finished, for it is paid.
+
+    A request is charged to its run's budget and to those of the runs around it. Budgets are reserved in one
+    order, the youngest first, so that no two requests wait for each other.
 
     Args:
         max_tokens: tokens that may be spent; `None` for no limit.
@@ -67,10 +151,16 @@ class Spending:
         max_tokens: int | None,
         max_cost: float | None,
         prices: Price | Mapping[str, Price] | None,
-        above: Spending | None = None,
+        above: Payer | None = None,
     ) -> None:
         self.tokens: float = 0.0
         self.cost: float = 0.0
+        self.serial: int = next(_serial)
+        self.shares: Sequence[tuple[Spending, float]] = (
+            (self, 1.0),
+            *(() if above is None else above.shares),
+        )
+        self.waits: bool = above is None or above.waits
         self._ended: SpendingLimitError | None = None
         self._max_tokens = math.inf if max_tokens is None else max_tokens
         self._max_cost = math.inf if max_cost is None else max_cost
@@ -79,11 +169,11 @@ class Spending:
         self._lock = threading.Lock()
         self._tokens_aside = 0.0
         self._cost_aside = 0.0
-        self._under_way = 0
-        self._waiting: deque[Signal] = deque()
+        self._asides: set[_Aside] = set()
+        self._waiting: deque[_Waiter] = deque()
 
     @classmethod
-    def of(cls, config: RunConfig, above: Spending | None) -> Spending | None:
+    def of(cls, config: RunConfig, above: Payer | None) -> Payer | None:
         """Return what `config` allows, within what is allowed `above`; `None` for no limit."""
         tokens, cost, prices = config.get("max_tokens_total"), config.get("max_cost"), config.get("prices")
         if tokens is None and cost is None:
@@ -98,9 +188,11 @@ class Spending:
             return self._above.ended
         return self._ended
 
-    async def reserve(
-        self, model: str, expect: Callable[[], tuple[float, float, bool]], strand: Holder
-    ) -> Reservation:
+    @property
+    def _under_way(self) -> int:
+        return len(self._asides)
+
+    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
         """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
 
         Args:
@@ -111,40 +203,73 @@ class Spending:
 
         Raises:
             SpendingLimitError: the limit is reached.
+            BlockedEventLoopError: the requests to wait for are on an event loop that waits for this call.
             ValueError: there is a limit in money, and no price for `model`.
         """
-        price = self._price(model)
+        return await _reserve(self, model, expect, strand)
+
+    def refused(self, spending: Spending, error: Exception) -> None:
+        """Pass on that a request is not sent because of one of the budgets."""
+        if self._above is not None:
+            self._above.refused(spending, error)
+
+    async def _reserve(
+        self, share: float, model: str, expect: Expect, strand: Holder, *, wait: bool
+    ) -> _Aside:
+        """Set aside a share of what a request is expected to cost, of this budget alone."""
+        aside = _Aside(share, strand.run.loop)
+        aside.price = self._price(model)
         came_now = True
         while True:
             taken, given, known = expect()
-            reservation = Reservation(taken + given, 0.0 if price is None else price.of(taken, given), price)
+            aside.tokens = share * (taken + given)
+            aside.cost = 0.0 if aside.price is None else share * aside.price.of(taken, given)
             with self._lock:
-                ended = self.ended
-                if ended is not None:
-                    raise ended.again()
+                if self._ended is not None:
+                    raise self._ended.again()
                 turn = not (came_now and self._waiting) and (known or self._under_way < _GUESSED)
-                if turn and self._fits(reservation):
-                    self._put_aside(reservation, 1)
-                    break
+                if turn and self._fits(aside):
+                    self._put_aside(aside)
+                    return aside
                 if not self._under_way:
-                    self._ended = self._limit_reached(reservation)
+                    self._ended = self._limit_reached(aside)
                     self._wake_all()
                     raise self._ended.again()
-                signal = Signal()
-                self._waiting.append(signal)
+                if not wait:
+                    raise SpendingBusyError("what is under way has to be settled first")
+                waiter = _Waiter(strand.run.blockades)
+                self._waiting.append(waiter)
             came_now = False
-            strand.hold()
-            try:
-                await signal.wait()
-            finally:
-                strand.release()
-        if self._above is not None:
-            try:
-                reservation.above = await self._above.reserve(model, expect, strand)
-            except BaseException:
-                self._close(reservation, 0.0, 0.0)
-                raise
-        return reservation
+            await self._wait(waiter, strand)
+
+    async def _wait(self, waiter: _Waiter, strand: Holder) -> None:
+        """Wait until something was settled.
+
+        Raises:
+            BlockedEventLoopError: nothing can be, as long as this waits.
+        """
+        strand.hold()
+        try:
+            for blockade in waiter.blockades:
+                blockade.watch(self._turn_away_blocked)
+            self._turn_away_blocked()
+            await waiter.signal.wait()
+        finally:
+            for blockade in waiter.blockades:
+                blockade.unwatch(self._turn_away_blocked)
+            strand.release()
+        if waiter.error is not None:
+            raise waiter.error
+
+    def _turn_away_blocked(self) -> None:
+        """Let those waiters go whose own call keeps all requests under way from being settled."""
+        with self._lock:
+            for waiter in [each for each in self._waiting if is_blocking(each.blockades)]:
+                loops = [aside.loop for aside in self._asides]
+                if all_blocked(loops, [each.blockades for each in self._waiting]):
+                    waiter.error = blocked_error("the run's spending limit")
+                    self._waiting.remove(waiter)
+                    waiter.signal.set()
 
     def _price(self, model: str) -> Price | None:
         prices = self._prices
@@ -154,26 +279,26 @@ class Spending:
             raise ValueError(f"max_cost needs a price for the model {model!r}; prices has {known or 'none'}")
         return price
 
-    def _fits(self, reservation: Reservation) -> bool:
+    def _fits(self, aside: _Aside) -> bool:
         # What is under way was set aside by what was known then, and is worth what is known now.
-        tokens_aside = max(self._tokens_aside, self._under_way * reservation.tokens)
-        cost_aside = max(self._cost_aside, self._under_way * reservation.cost)
-        tokens = self.tokens + tokens_aside + reservation.tokens
-        cost = self.cost + cost_aside + reservation.cost
-        return tokens <= self._max_tokens and cost <= self._max_cost
+        tokens_aside = max(self._tokens_aside, self._under_way * aside.tokens)
+        cost_aside = max(self._cost_aside, self._under_way * aside.cost)
+        tokens = self.tokens + tokens_aside + aside.tokens
+        cost = self.cost + cost_aside + aside.cost
+        return not (_exceeds(tokens, self._max_tokens) or _exceeds(cost, self._max_cost))
 
-    def _put_aside(self, reservation: Reservation, sign: int) -> None:
-        self._tokens_aside += sign * reservation.tokens
-        self._cost_aside += sign * reservation.cost
-        self._under_way += sign
+    def _put_aside(self, aside: _Aside) -> None:
+        self._tokens_aside += aside.tokens
+        self._cost_aside += aside.cost
+        self._asides.add(aside)
 
-    def _limit_reached(self, reservation: Reservation) -> SpendingLimitError:
-        if self.tokens + reservation.tokens > self._max_tokens:
+    def _limit_reached(self, aside: _Aside) -> SpendingLimitError:
+        if _exceeds(self.tokens + aside.tokens, self._max_tokens):
             limit, most = "max_tokens_total", f"{self._max_tokens:,}"
-            spent = f"{self.tokens:,.0f} were spent, and the next request may take {reservation.tokens:,.0f}"
+            spent = f"{self.tokens:,.0f} were spent, and the next request may take {aside.tokens:,.0f}"
         else:
             limit, most = "max_cost", f"{self._max_cost:g}"
-            spent = f"{self.cost:.4g} was spent, and the next request may cost {reservation.cost:.4g}"
+            spent = f"{self.cost:.4g} was spent, and the next request may cost {aside.cost:.4g}"
         hint = "" if self.tokens else "; if answers are shorter than that, say so with max_tokens"
         return SpendingLimitError(
             f"the run's {limit} of {most} is reached: {spent}; nothing more was sent{hint}",
@@ -184,23 +309,22 @@ class Spending:
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> None:
         """Note what a request was billed; `None` if that is not known."""
-        if usage is None:
-            tokens, cost = reservation.tokens, reservation.cost
-        else:
-            tokens = float(usage.total_tokens)
-            price = reservation.price
-            cost = 0.0 if price is None else price.of(usage.input_tokens, usage.output_tokens)
-        self._close(reservation, tokens, cost)
-        if self._above is not None and reservation.above is not None:
-            self._above.settle(reservation.above, usage)
+        reservation.settle(usage)
 
     def release(self, reservation: Reservation) -> None:
         """Note that a request was not billed."""
-        self.settle(reservation, Usage())
+        reservation.settle(Usage())
 
-    def _close(self, reservation: Reservation, tokens: float, cost: float) -> None:
+    def _settle(self, aside: _Aside, usage: Usage | None) -> None:
+        tokens, cost = aside.tokens, aside.cost
+        if usage is not None:
+            tokens, price = aside.share * usage.total_tokens, aside.price
+            cost = 0.0 if price is None else aside.share * price.of(usage.input_tokens, usage.output_tokens)
         with self._lock:
-            self._put_aside(reservation, -1)
+            self._asides.discard(aside)
+            # Whole again when nothing is under way, whatever was lost in the sums.
+            self._tokens_aside = self._tokens_aside - aside.tokens if self._under_way else 0.0
+            self._cost_aside = self._cost_aside - aside.cost if self._under_way else 0.0
             self.tokens += tokens
             self.cost += cost
             self._wake_all()
@@ -208,4 +332,113 @@ class Spending:
     def _wake_all(self) -> None:
         # All of them: the first may not fit where another does, and they are as many as there are slots.
         while self._waiting:
-            self._waiting.popleft().set()
+            self._waiting.popleft().signal.set()
+
+
+class JointSpending:
+    """Pay for a list with items of several runs, each run for its own: cost is shared out by the items.
+
+    Args:
+        items: the list that is handed on.
+        payers: what each item is paid from; `None` for one whose run has no limit.
+        costs: what each item adds to the list's cost; all alike if nothing does.
+        waits: wait where it does not fit beside requests under way; else raise `SpendingBusyError`.
+        whole: the payer of all of the list, if this is of a part of it.
+
+    Attributes:
+        items: as they were given.
+        payers: likewise.
+        costs: of each item.
+        refusal: the budget because of which a request was not sent, and the error that says so.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[object],
+        payers: Sequence[Payer | None],
+        costs: Sequence[float],
+        *,
+        waits: bool = True,
+        whole: JointSpending | None = None,
+    ) -> None:
+        total = sum(costs)
+        if not 0 < total < math.inf:
+            costs, total = [1.0] * len(payers), float(len(payers))
+        self.items: Sequence[object] = items
+        self.payers: Sequence[Payer | None] = payers
+        self.costs: Sequence[float] = costs
+        self._whole = whole
+        charged: dict[Spending, float] = {}
+        for payer, cost in zip(payers, costs, strict=True):
+            for spending, share in () if payer is None else payer.shares:
+                charged[spending] = charged.get(spending, 0.0) + share * cost
+        budgets = sorted(charged, key=lambda spending: -spending.serial)
+        self.shares: Sequence[tuple[Spending, float]] = [(each, charged[each] / total) for each in budgets]
+        self.waits: bool = waits
+        self.refusal: tuple[Spending, Exception] | None = None
+
+    @property
+    def ended(self) -> SpendingLimitError | None:
+        """Why nothing more is sent with these payers together."""
+        return next((each.ended for each, _ in self.shares if each.ended is not None), None)
+
+    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
+        """Set aside each budget's share; see `Spending.reserve`.
+
+        Raises:
+            SpendingBusyError: one of them would have to wait, and this does not.
+        """
+        return await _reserve(self, model, expect, strand)
+
+    def refused(self, spending: Spending, error: Exception) -> None:
+        """Record because of which budget a request is not sent."""
+        self.refusal = spending, error
+        if self._whole is not None:
+            self._whole.refused(spending, error)
+
+    def is_to_blame(self, failure: BaseException) -> bool:
+        """Whether a list failed because one of its payers may not spend more."""
+        return self.refusal is not None or isinstance(failure, SpendingLimitError)
+
+    def refuses(self, payer: Payer | None) -> Exception | None:
+        """Return the error of an item that `payer` pays for, if it is for that that a request is not sent."""
+        if self.refusal is None or payer is None:
+            return None
+        spending, error = self.refusal
+        return error if any(each is spending for each, _ in payer.shares) else None
+
+
+async def _reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
+    reservation = Reservation()
+    try:
+        for spending, share in payer.shares:
+            try:
+                aside = await spending._reserve(share, model, expect, strand, wait=payer.waits)
+            except Exception as error:
+                payer.refused(spending, error)
+                raise
+            reservation.add(spending, aside)
+    except BaseException:
+        reservation.settle(Usage())
+        raise
+    return reservation
+
+
+def part_of(payer: Payer | None, items: Sequence[object], places: Sequence[int]) -> Payer | None:
+    """Return who pays for those of `items` in these places, where `payer` pays for all of them."""
+    if not isinstance(payer, JointSpending) or payer.items is not items:
+        return payer  # of a list that these are nested in, say
+    payers, costs = [payer.payers[place] for place in places], [payer.costs[place] for place in places]
+    return JointSpending([], payers, costs, waits=payer.waits, whole=payer)
+
+
+def joint(items: Sequence[object], payers: Sequence[Payer | None], costs: Sequence[float]) -> Payer | None:
+    """Return the payer of a list whose items are paid for by `payers`; see `JointSpending`."""
+    first = payers[0]
+    if all(payer is first for payer in payers):
+        return first
+    return JointSpending(items, payers, costs)
+
+
+def _exceeds(amount: float, limit: float) -> bool:
+    return amount > limit and amount - limit > _NEARLY * limit

@@ -11,7 +11,9 @@ from typing import Any, Final, Generic, TypeVar
 import anyio
 from anyio import CancelScope
 
+from batchrt.errors import BlockedEventLoopError
 from batchrt.runtime.batch import Job, lending
+from batchrt.runtime.blocking import all_blocked, blocked_error, current_blockades
 from batchrt.runtime.loops import LoopHandle, Signal
 from batchrt.runtime.run import Item
 from batchrt.runtime.scheduler import Scheduler
@@ -59,6 +61,7 @@ class Stream(AsyncIterator[T], Generic[T]):
 
         Raises:
             RuntimeError: if another task is waiting already.
+            BlockedEventLoopError: if the run is on an event loop that stands still for the caller.
         """
         if self._awaited:
             raise RuntimeError("another task waits for this stream's next outcome; use one task, or a lock")
@@ -79,9 +82,13 @@ class Stream(AsyncIterator[T], Generic[T]):
                 if state.ended.is_set():
                     self._closed = True
                     state.raise_end()
+                if all_blocked([state.loop], [current_blockades()]):
+                    raise blocked_error("a stream's next outcome")
                 # A leaf that consumes a nested stream works between the items and lends while it waits.
                 async with lending(newcomers=True):
                     await state.wait()
+        except BlockedEventLoopError:
+            raise  # nothing can be waited for, not even the end
         except BaseException:
             await self.aclose()
             raise
@@ -97,7 +104,9 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._closed = True
         state = self._state
         if state is not None and not state.ended.is_set():
-            state.scope.cancel()
+            state.loop.call(state.scope.cancel)
+            if all_blocked([state.loop], [current_blockades()]):
+                return  # the run ends when its loop goes on, which waits for the caller
             with CancelScope(shield=True):
                 await state.ended.wait()
 

@@ -36,6 +36,10 @@ class MockTransport(httpx.AsyncBaseTransport):
         self.endpoint: object = provider
         self._provider = provider
 
+    def __batchrt_endpoint__(self) -> object:
+        """Return what quotas are shared by; see `batchrt.providers.quotas`."""
+        return self.endpoint
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer `request`, whatever its host."""
         body = await request.aread()

@@ -250,6 +250,28 @@ def test_a_policy_says_what_is_too_long(backend: str) -> None:
     virtually(backend, main)
 
 
+@pytest.mark.parametrize("longest", [5, 30, 600])
+@pytest.mark.parametrize("status", [429, 503, 200])
+@on_both
+def test_a_wait_says_until_when_if_the_policy_does_not_wait_for_it(
+    backend: str, status: int, longest: float
+) -> None:
+    """Whatever the usual bound is, and also where a success has an error in it."""
+    server = Server(good(), bad(status, retry_after="60"), bad(status, retry_after="60"))
+
+    async def main() -> None:
+        policy = RetryPolicy(max_retry_after=longest, stop=stop_after_attempt(2))
+        model = respond(server, retry_policy=policy)
+        await model.ainvoke("hi")
+        error = error_of(await outcome_of(model))
+        assert error.retry_after == 60
+        assert error.attempts == (1 if longest < 60 else 2)
+        assert str(error).count("the provider asks to wait 60 s: until ") == (longest < 60)
+        assert error.args[0] == error.message
+
+    virtually(backend, main)
+
+
 # Whom a wait holds
 
 

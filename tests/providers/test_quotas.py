@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import pickle
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import anyio
 import httpx
 import pytest
 
-from batchrt import ChatOpenAI, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
+from batchrt import ChatOpenAI, LimitChanged, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
 from batchrt.providers import quotas
 from batchrt.providers.model import Model
 from batchrt.runtime.events import QuotaEvent
@@ -119,14 +122,102 @@ def test_transports_to_one_mock_provider_share_what_it_allows() -> None:
     assert chat(transport=other.transport()).quota is not shared
 
 
-def test_a_transport_that_cannot_be_remembered_has_a_quota_all_the_same() -> None:
-    """One that is not weakly referable, or not hashable."""
+class Plain(httpx.AsyncBaseTransport):
+    """What any user may write."""
 
-    class Bare(httpx.AsyncBaseTransport):
-        __slots__ = ()
-        __hash__ = None  # type: ignore[assignment]
 
-    assert isinstance(chat(transport=Bare()).quota, Quota)
+class Bare:
+    """Not to be referred to weakly, and not hashable."""
+
+    __slots__ = ("handle_async_request",)
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Named(Plain):
+    endpoint = "https://gateway.example"
+
+
+@dataclass
+class Unhashable(Plain):
+    base: str = "x"
+
+
+class Empty(Plain):
+    def __len__(self) -> int:
+        return 0
+
+
+class Alike(Plain):
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alike)
+
+    def __hash__(self) -> int:
+        return 1
+
+
+class Strange(Plain):
+    def __eq__(self, other: object) -> bool:
+        raise NotImplementedError
+
+    def __hash__(self) -> int:
+        raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        raise NotImplementedError
+
+
+class Wrapper(Plain):
+    def __getattr__(self, name: str) -> Any:
+        return Wrapper()
+
+
+TRANSPORTS: list[Callable[[], Any]] = [
+    Bare,
+    Named,
+    Unhashable,
+    Empty,
+    Alike,
+    Strange,
+    Wrapper,
+    Mock,
+    MagicMock,
+]
+
+
+@pytest.mark.parametrize("kind", TRANSPORTS)
+@pytest.mark.parametrize("way", ["transport", "http_client"])
+def test_quota_belongs_to_the_transport_itself_whatever_it_is_like(kind: Callable[[], Any], way: str) -> None:
+    """Its hash, what it equals, its attributes and slots mean nothing; a limit that is given holds."""
+    one, two = kind(), kind()
+    for model in ("m", "n"):
+        quota = chat(model, **{way: one}, requests_per_minute=60).quota
+        assert chat(model, **{way: one}).quota is quota
+        assert chat(model, **{way: one}).quota.statistics().limits == {"requests_per_minute": 60}
+        assert chat(model, **{way: two}).quota is not quota
+        assert chat(model).quota is not quota
+    made = [each("m", base_url="http://host/v1", api_key=KEY, **{way: one}) for each in KINDS]
+    assert len({id(model.quota) for model in made}) == 1
+
+
+@pytest.mark.parametrize("kind", [Plain, Unhashable, Alike])
+def test_quotas_of_a_transport_that_is_gone_are_none_of_another(kind: Callable[[], Any]) -> None:
+    """Which may come to lie where it lay."""
+    for _ in range(6):
+        assert not chat(transport=kind(), requests_per_minute=60).quota.statistics().in_flight
+        assert not chat(transport=kind()).quota.statistics().limits
+        gc.collect()
+    assert len(quotas._books[0]._owners) <= 1
+
+
+def test_transports_that_cannot_be_referred_to_weakly_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest are kept, and with them what they allow."""
+    monkeypatch.setattr(quotas, "_KEPT", 3)
+    kept = Bare()
+    quota = chat(transport=kept).quota
+    for _ in range(10):
+        chat(transport=Bare())
+        assert chat(transport=kept).quota is quota
+    assert len(quotas._books[0]._owners) == len(quotas._books[0]._kept) == 3
 
 
 def test_a_quota_that_is_handed_in_is_the_one() -> None:
@@ -154,6 +245,48 @@ def test_limits_are_options_of_each_model(kind: Callable[..., Model[Any, Any]], 
         kind("m", **{**options, name: 0})
     with pytest.raises(TypeError, match=f"{name} must be"):
         kind("m", **{**options, name: "7"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "name",
+    ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "max_in_flight"],
+)
+def test_limits_follow_the_latest_word_and_none_lifts_them(
+    kind: Callable[..., Model[Any, Any]], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For all who share the quota; what is not mentioned stays, and the quota shows it."""
+    events: list[QuotaEvent] = []
+
+    def make(**options: Any) -> Quota:
+        return kind("m", base_url="http://host/v1", api_key=KEY, **options).quota
+
+    caplog.set_level(logging.INFO, "batchrt")
+    quota = make()
+    with quota.listening(events.append):
+        for said, holds in [({}, None), ({name: 7}, 7), ({}, 7), ({name: 5}, 5), ({name: 5}, 5)]:
+            assert make(**said) is quota
+            assert quota.statistics().limits == ({} if holds is None else {name: holds})
+        assert make(**{name: "unchanged"}).statistics().limits == {name: 5}
+        assert make(**{name: None}).statistics().limits == {}
+        assert repr(quota) == "Quota()"
+        make(**{name: None})
+    assert events == [
+        LimitChanged(name, None, 7, "given by hand"),
+        LimitChanged(name, 7, 5, "given by hand"),
+        LimitChanged(name, 5, None, "lifted by hand"),
+    ]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{name} of a quota that others may share was 7, and is 5 now",
+        f"{name} of a quota that others may share was 5, and is none now",
+    ]
+
+
+def test_limits_of_a_quota_that_is_handed_in_are_its_own() -> None:
+    """A wrapper that passes `None` on says nothing about them."""
+    quota = Quota(max_in_flight=3)
+    assert chat(quota=quota, max_in_flight=None, requests_per_minute=None).quota is quota
+    assert quota.statistics().limits == {"max_in_flight": 3}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import anyio
 import pytest
 
 from batchrt import (
+    BadRequestError,
     ConnectionFailedError,
     ProviderError,
     Quota,
@@ -266,6 +268,62 @@ def test_room_that_is_made_is_used_at_once(backend: str) -> None:
             await anyio.sleep(1)
             quota.set_limits(max_in_flight=4)
         assert counter.times == pytest.approx([0, 1, 1, 1])
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_in_flight": 1}, {"requests_per_minute": 1}, {"tokens_per_day": 1}, {"requests_per_day": 1}],
+)
+@on_both
+def test_a_limit_that_is_lifted_lets_those_in_who_wait(backend: str, limit: dict[str, Any]) -> None:
+    """At once; those that are not mentioned still hold."""
+
+    async def main() -> None:
+        quota = Quota(**limit)
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(4):
+                counter.start(group, number, seconds=10, tokens=1)
+            await anyio.sleep(1)
+            sent = len(counter.sent)
+            assert sent < 4
+            quota.set_limits()
+            await anyio.sleep(1)
+            assert len(counter.sent) == sent
+            quota.set_limits(**dict.fromkeys(limit, None))
+            await anyio.sleep(1e-3)
+            assert len(counter.sent) == 4
+        assert quota.statistics().limits == {}
+        assert quota.statistics().used == {}
+        quota.set_limits(**limit)
+        assert quota.statistics().limits == limit
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "no connection", "answered", "refused"])
+@on_both
+def test_slow_start_ends_with_what_the_provider_says(backend: str, end: str) -> None:
+    """An answer or a refusal; a request that is given up says nothing about it."""
+
+    async def main() -> None:
+        counter = Counter(Quota(retry_budget=None))
+        error = {
+            "no connection": ConnectionFailedError("no"),
+            "refused": BadRequestError("no", status=400),
+        }.get(end)
+        with anyio.move_on_after(0.001):
+            await counter.send(seconds=0.01 if end == "cancelled" else 0, error=error)
+        counter.sent.clear()
+        began = counter.now()
+        async with anyio.create_task_group() as group:
+            for number in range(500):
+                counter.start(group, number, seconds=1)
+        slow = end in {"cancelled", "no connection"}
+        assert (counter.times[-1] > began + 0.05) == slow
+        assert (sum(at == began for at in counter.times) < 500) == slow
 
     virtually(backend, main)
 
@@ -692,6 +750,25 @@ def test_no_wait_makes_it_hang(backend: str, wait: float | None) -> None:
     virtually(backend, main)
 
 
+@pytest.mark.parametrize(("longest", "until"), [(120.0, 3600), (7200.0, 5000), (4000.0, 4000), (1e6, 5000)])
+@on_both
+def test_cooldown_lasts_for_as_long_as_the_policy_would_wait(
+    backend: str, longest: float, until: float
+) -> None:
+    """An hour at the most, or what the policy of the refused request is willing to wait."""
+
+    async def main() -> None:
+        quota = Quota()
+        counter = Counter(quota)
+        error = RateLimitError("slow", status=429, retry_after=5000.0)
+        await counter.send(error=error, longest_quiet=longest)
+        assert quota.statistics().quiet_for == pytest.approx(until)
+        await counter.send(longest_quiet=math.inf)
+        assert counter.times[1] == pytest.approx(until)
+
+    virtually(backend, main)
+
+
 # Several loops
 
 
@@ -832,7 +909,7 @@ def test_statistics_tell_how_it_stands(backend: str) -> None:
                 await pause()
                 statistics = quota.statistics()
                 assert (statistics.in_flight, statistics.waiting) == (2, 3)
-                assert statistics.limits == {"requests_per_minute": 600}
+                assert statistics.limits == {"requests_per_minute": 600, "max_in_flight": 2}
                 assert statistics.used["requests_per_minute"] == pytest.approx(0.2)
                 assert statistics.retry_tokens is None
                 assert statistics.max_concurrency is None
