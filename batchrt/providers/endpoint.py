@@ -9,11 +9,11 @@ from tenacity import stop_after_attempt
 from batchrt.errors import OutageError, ProviderError, RateLimitError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, say_until
-from batchrt.providers.rate_limits import limited_unit, standings
+from batchrt.providers.rate_limits import is_parallel, limited_unit, parallel_limit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
-from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, is_parallel, may_be_billed
+from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,9 +168,16 @@ class Endpoint:
     def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], passage: Passage, strand: Strand) -> T:
         if self.quota.follow_headers:
             passage.told = standings(reply.headers)
+            parallel = parallel_limit(reply.headers)
+            if parallel is not None:
+                self.quota.told_in_flight(parallel)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
-            raise error_from(reply, self._secrets, clock.wall, self._longest)
+            error = error_from(reply, self._secrets, clock.wall, self._longest)
+            if is_parallel(reply.headers):
+                # A place is free as soon as another request ends, whatever wait is named.
+                passage.parallel, error.retry_after = True, None
+            raise error
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
@@ -281,11 +288,11 @@ class _Again:
     def _is_worth_it(self, error: ProviderError) -> bool:
         if isinstance(error, OutageError):
             return False
-        if (error.retry_after or 0.0) > self._longest and not is_parallel(error):
+        if (error.retry_after or 0.0) > self._longest:
             return False
         if self._policy.retry is not None:
             return bool(self._policy.retry(self._state))
-        return should_retry(error, self._longest) or is_parallel(error)
+        return should_retry(error, self._longest)
 
     def _is_served(self, now: float) -> bool:
         """Whether the provider answers others while it refuses this request; starts the count anew if so."""

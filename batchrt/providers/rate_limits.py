@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchrt.providers.reply import HeaderMap
     from batchrt.runtime.buckets import Unit
 
-__all__ = ["limited_unit", "read_duration", "standings"]
+__all__ = ["is_parallel", "limited_unit", "parallel_limit", "read_duration", "standings"]
 
 _Names: TypeAlias = tuple[str, str, str]
 
@@ -50,6 +50,8 @@ _UNITS: Final[dict[str, Unit]] = {
     "call": "requests",
     "r": "requests",
 }
+_PARALLEL: Final = "x-ratelimit-api_key-limit-max_parallel_requests"
+_DIGITS: Final = 9
 _LONGEST: Final = 86_400.0
 """Seconds: what is longer is a moment and no duration, or makes no sense."""
 
@@ -72,6 +74,21 @@ def standings(headers: HeaderMap) -> Sequence[Standing]:
     if of_tokens:
         found.append(min(of_tokens, key=lambda standing: standing.remaining))
     return found
+
+
+def parallel_limit(headers: HeaderMap) -> int | None:
+    """Return how many requests may be in flight, if an answer says: LiteLLM's proxy does, of a key."""
+    told = headers.get(_PARALLEL)
+    return (
+        int(told)
+        if told is not None and told.isdecimal() and 0 < len(told) <= _DIGITS and int(told)
+        else None
+    )
+
+
+def is_parallel(headers: HeaderMap) -> bool:
+    """Whether a refusal says that too many requests are in flight, in LiteLLM's header (seen of 1.108.7)."""
+    return headers.get("rate_limit_type") == "max_parallel_requests"
 
 
 def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[Standing]:

@@ -11,6 +11,7 @@ from batchrt.runtime.clock import clock_time
 
 __all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart", "longest_quiet"]
 
+_MARGIN: Final = 0.001
 _MANY_TIMES: Final = 8
 _DOUBLING: Final = 0.025
 """Seconds."""
@@ -156,16 +157,16 @@ class HalfOpen:
         wait: the seconds that were asked for.
         enough: how many in flight are no reason to hold back.
         began: when the wait is over.
-        by_answers: answers count, not only the time; without, it is one request for each wait at first.
+        at_first: how many requests may be sent until it has passed once more.
     """
 
-    __slots__ = ("_allowed", "_answers", "_began", "_by_answers", "_enough", "_fresh", "_sent", "_wait")
+    __slots__ = ("_allowed", "_answers", "_at_first", "_began", "_enough", "_fresh", "_sent", "_wait")
 
-    def __init__(self, wait: float, enough: int, began: float, *, by_answers: bool) -> None:
+    def __init__(self, wait: float, enough: int, began: float, *, at_first: float) -> None:
         self._wait = wait
-        self._by_answers = by_answers
         self._enough = max(2, enough)
         self._began = began
+        self._at_first = at_first
         self._allowed = 1
         self._answers = 0
         self._fresh = 0
@@ -173,7 +174,10 @@ class HalfOpen:
 
     def due(self, now: float) -> float:
         """Return when one more may be sent."""
-        if self._fresh < self._allowed and (self._by_answers or not self._sent):
+        again = self._began + self._wait * (1 + _MARGIN)
+        if now < again and self._sent >= self._at_first:
+            return again
+        if self._fresh < self._allowed:
             return now
         return max(now, self._began + self._wait * math.log2(self._sent + 1))
 

@@ -32,6 +32,7 @@ class Passage(Charge):
         beside: requests that were under way when it was sent, less those that turned out to be refused.
         verdict: what became of it, for the evidence of limits (`refusal_log.py`).
         loop: the event loop it is sent from.
+        parallel: it was refused since too many were in flight, as the reply says.
         told: what the reply says about limits.
         reservation: what was set aside for it of what its run may spend.
     """
@@ -47,6 +48,7 @@ class Passage(Charge):
         "longest_quiet",
         "looks",
         "loop",
+        "parallel",
         "patience",
         "reservation",
         "signal",
@@ -79,6 +81,7 @@ class Passage(Charge):
         self.verdict: int = 0
         self.withdrawn: bool = False
         self.asked_at: float = 0.0
+        self.parallel: bool = False
         self.told: Sequence[Standing] = ()
         self.reservation: Reservation | None = None
         self.error: BatchError | None = None

@@ -52,7 +52,7 @@ from batchrt.runtime.loops import Signal
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.refusal_log import UNKNOWN
 from batchrt.runtime.retries import Retries
-from batchrt.runtime.trouble import is_outage, is_overloaded, is_parallel, may_be_billed, reason
+from batchrt.runtime.trouble import is_outage, is_overloaded, may_be_billed, reason
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
@@ -407,17 +407,8 @@ class Quota:
 
     def _obstacle(self, passage: Passage, now: float, *, wanted: bool) -> float:  # noqa: PLR0911  a list
         """Return when `passage` may be sent as far as is known: `now` at once, infinity when others end."""
-        if self._max_in_flight is not None and self._in_flight >= self._max_in_flight:
-            return math.inf
-        if self._told_in_flight is not None and self._in_flight >= self._told_in_flight:
-            return math.inf
-        if passage.auto and self._adaptive is not None:
-            limit = self._adaptive.limit
-            if self._in_flight >= limit:
-                self._adaptive.wanted = True
-                return math.inf
-            if self._in_flight == limit - 1 and (due := self._found.apart(limit)) > now:
-                return due
+        if (due := self._crowded_until(passage, now)) > now:
+            return due
         if self._cooling.until > now:
             return self._cooling.until
         if self._waits_for_provider(passage):
@@ -434,6 +425,19 @@ class Quota:
         if wait > 0:
             return now + wait
         return now if self._start is None or self._allowance.paces else self._start_due(self._start, now)
+
+    def _crowded_until(self, passage: Passage, now: float) -> float:
+        """Return when one more may be in flight: `now`, or infinity when another has to end."""
+        for most in (self._max_in_flight, self._told_in_flight):
+            if most is not None and self._in_flight >= most:
+                return math.inf
+        if not passage.auto or self._adaptive is None:
+            return now
+        limit = self._adaptive.limit
+        if self._in_flight >= limit:
+            self._adaptive.wanted = True
+            return math.inf
+        return max(now, self._found.apart(limit)) if self._in_flight == limit - 1 else now
 
     def _start_due(self, start: SlowStart, now: float) -> float:
         """Return when the next request may be sent where no limit is known yet."""
@@ -587,6 +591,14 @@ class Quota:
             self.retries.repay()
             self._end(passage, now, answered=True)
 
+    def told_in_flight(self, limit: int) -> None:
+        """Keep to a number of requests in flight that an answer tells."""
+        with self._lock:
+            before = self._told_in_flight
+            if limit != before:
+                self._told_in_flight = limit
+                self._tell_limit("max_in_flight", before, limit, "told by the provider")
+
     def failed(self, passage: Passage, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
         """Note that `passage` failed with `error`.
 
@@ -621,9 +633,8 @@ class Quota:
             # It may be the outage that it looks like: the budget and the breaker see to it.
             self._crowded(Wave(self._in_flight - 1, 0.0, now, passage.sent_at), passage)
             return
-        parallel = is_parallel(error)
-        # A place is free as soon as another request ends, whatever wait is named.
-        asked = 0.0 if parallel else error.retry_after or 0.0
+        parallel = passage.parallel
+        asked = error.retry_after or 0.0
         wait = min(asked, longest_quiet(passage.longest_quiet))
         leads = self._cooling.is_new(passage.sent_at, now)
         explained = isinstance(error, RateLimitError) and self._allowance.refuse(
@@ -650,9 +661,19 @@ class Quota:
         elif not isinstance(error, RateLimitError):
             self._ramp = Ramp(self._in_flight)
         elif not self._found.is_certain:
-            by_answers = self._found.log.let_in_since(now - wait) >= _SEVERAL
             enough = _BARE_SHARE * self._in_flight
-            self._half_open = HalfOpen(wait, enough, now + wait, by_answers=by_answers)
+            at_first = self._at_first(now, wait)
+            self._half_open = HalfOpen(wait, enough, now + wait, at_first=at_first)
+
+    def _at_first(self, now: float, wait: float) -> float:
+        """Return how many requests may be sent during the first `wait` seconds after a named wait.
+
+        What went through before in such a time shows how many can be right. A bucket that was full at the
+        beginning, and emptied before anything was answered, shows nothing.
+        """
+        if self._found.log.let_in_since(now - wait) < _SEVERAL:
+            return 1
+        return math.inf if self._found.latency else 2
 
     def _crowded(self, wave: Wave, passage: Passage | None = None) -> None:
         """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""

@@ -13,9 +13,8 @@ from batchrt.errors import (
     ServerError,
 )
 
-__all__ = ["is_outage", "is_overloaded", "is_paced", "is_parallel", "may_be_billed", "reason"]
+__all__ = ["is_outage", "is_overloaded", "is_paced", "may_be_billed", "reason"]
 
-_PARALLEL: Final = "max_parallel_requests"
 _OVERLOADED: Final = frozenset(("server_is_overloaded", "slow_down", "overloaded"))
 
 
@@ -28,11 +27,6 @@ def is_overloaded(error: ProviderError) -> bool:
         and error.status == 503  # noqa: PLR2004
         and (error.retry_after is not None or error.code in _OVERLOADED or error.type in _OVERLOADED)
     )
-
-
-def is_parallel(error: ProviderError) -> bool:
-    """Whether `error` says that too many requests are in flight: LiteLLM's `max_parallel_requests`."""
-    return _PARALLEL in (error.type, error.code)
 
 
 def is_outage(error: ProviderError) -> bool:

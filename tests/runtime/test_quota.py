@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -303,27 +302,27 @@ def test_a_limit_that_is_lifted_lets_those_in_who_wait(backend: str, limit: dict
     virtually(backend, main)
 
 
-@pytest.mark.parametrize("end", ["cancelled", "no connection", "answered", "refused"])
+@pytest.mark.parametrize(
+    ("end", "more"), [("cancelled", 0), ("no connection", 0), ("answered", 2), ("bad request", 2)]
+)
 @on_both
-def test_slow_start_ends_with_what_the_provider_says(backend: str, end: str) -> None:
-    """An answer or a refusal; a request that is given up says nothing about it."""
+def test_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, more: int) -> None:
+    """By two requests for each; a request that is given up says nothing about the provider."""
 
     async def main() -> None:
         counter = Counter(Quota(retry_budget=None))
         error = {
             "no connection": ConnectionFailedError("no"),
-            "refused": BadRequestError("no", status=400),
+            "bad request": BadRequestError("no", status=400),
         }.get(end)
-        with anyio.move_on_after(0.001):
+        with anyio.move_on_after(0.0001):
             await counter.send(seconds=0.01 if end == "cancelled" else 0, error=error)
         counter.sent.clear()
-        began = counter.now()
         async with anyio.create_task_group() as group:
             for number in range(500):
                 counter.start(group, number, seconds=1)
-        slow = end in {"cancelled", "no connection"}
-        assert (counter.times[-1] > began + 0.05) == slow
-        assert (sum(at == began for at in counter.times) < 500) == slow
+        assert sum(at <= 0.0001 for at in counter.times) == _AT_ONCE - 1 + more
+        assert counter.times[-1] > 0.05
 
     virtually(backend, main)
 
@@ -523,7 +522,7 @@ def test_whoever_left_was_not_late(backend: str) -> None:
 
 @on_both
 def test_leaving_while_it_waits_for_a_slot_gives_back_what_was_granted(backend: str) -> None:
-    """Its place is given back after a moment, and it waits for the slot without one, until it is cancelled."""
+    """Its place is given back after a moment; it waits for the slot without one, until it is cancelled."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=1, requests_per_minute=60, burst_seconds=2)
@@ -731,7 +730,7 @@ def test_one_refusal_does_not_hold_up_those_who_wait_for_long(backend: str) -> N
         async with anyio.create_task_group() as group:
             for number in range(6):
                 counter.start(group, number, seconds=0.1)
-        assert counter.times == pytest.approx([62.5, 62.6, 62.7, 62.7, 62.8, 62.8])
+        assert counter.times == pytest.approx([62.5, 62.6, 62.7, 62.7, 62.8, 62.8], abs=0.1)
 
     virtually(backend, main)
 
