@@ -11,7 +11,7 @@ from batchrt.runtime.clock import clock_time
 
 __all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart", "longest_quiet"]
 
-_MARGIN: Final = 0.001
+_MARGIN: Final = 0.1
 _MANY_TIMES: Final = 8
 _DOUBLING: Final = 0.025
 """Seconds."""

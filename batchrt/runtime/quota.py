@@ -531,27 +531,34 @@ class Quota:
         if self._downtime.since is not None:
             due = min(due, self._let_look(self._downtime.since, now))
         if self._blocking and due == math.inf:
-            self._let_blocking_go(now)
+            due = self._let_blocking_go(now)
         self._line.look_at(due)
 
-    def _let_blocking_go(self, now: float) -> None:
+    def _let_blocking_go(self, now: float) -> float:
         """Let those go who wait for requests on event loops that their own sync calls keep from running.
 
         Who only waits behind others is let in: those who could not go on there have no use for their turn.
+        Return when to look again, for those who wait for nothing but time.
         """
+        due = math.inf
         for passage, blockades in list(self._blocking.items()):
             loops = [each.loop for each in self._under_way]
             waits = not passage.granted and is_blocking(blockades)
             if not (waits and all_blocked(loops, self._blocking.values())):
                 continue
+            when = self._obstacle(passage, now, wanted=False)
+            if now < when < math.inf:
+                due = min(due, when)
+                continue
             del self._blocking[passage]
             self._line.take_out(passage)
-            if self._obstacle(passage, now, wanted=False) <= now:
+            if when <= now:
                 self._let_in(passage, now)
             else:
                 passage.withdrawn, passage.error = True, blocked_error("the provider's quota")
                 if passage.signal is not None:
                     passage.signal.set()
+        return due
 
     def _let_in(self, passage: Passage, now: float) -> None:
         self._grant(passage, now)
@@ -671,9 +678,8 @@ class Quota:
         What went through before in such a time shows how many can be right. A bucket that was full at the
         beginning, and emptied before anything was answered, shows nothing.
         """
-        if self._found.log.let_in_since(now - wait) < _SEVERAL:
-            return 1
-        return math.inf if self._found.latency else 2
+        several = self._found.log.let_in_since(now - wait) >= _SEVERAL
+        return math.inf if several and self._found.latency else 1
 
     def _crowded(self, wave: Wave, passage: Passage | None = None) -> None:
         """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""

@@ -19,10 +19,6 @@ SERVERS: dict[str, dict[str, Any]] = {
     "infinity": {"server": "infinity", "queueing": Queueing(capacity=4, max_waiting=8)},
     "noise": {"noise": Noise(share=0.02, wait=1.0)},
 }
-# The pace by refusals that name no limit is not inferred yet where the client has a cap of its own.
-UNPACED = pytest.mark.xfail(
-    strict=True, reason="a refusal without a wait costs rows, or one at random the pace"
-)
 
 
 def judge(server: str, cap: Any, *, seed: int = 0) -> None:
@@ -41,8 +37,8 @@ def judge(server: str, cap: Any, *, seed: int = 0) -> None:
     [
         *((server, 1) for server in ("limit_req", "limit_conn", "litellm", "infinity")),
         *((server, "auto") for server in ("limit_req", "limit_conn", "infinity")),
-        *(pytest.param(server, 32, marks=UNPACED) for server in SERVERS),
-        pytest.param("litellm", "auto", marks=UNPACED),
+        *((server, 32) for server in SERVERS),
+        ("litellm", "auto"),
     ],
 )
 def test_bare_refusals_cost_neither_rows_nor_pace(server: str, cap: Any) -> None:
