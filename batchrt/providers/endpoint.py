@@ -174,7 +174,7 @@ class Endpoint:
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
             error = error_from(reply, self._secrets, clock.wall, self._longest)
-            if is_parallel(reply.headers):
+            if is_parallel(reply.headers, error):
                 # A place is free as soon as another request ends, whatever wait is named.
                 passage.parallel, error.retry_after = True, None
             raise error

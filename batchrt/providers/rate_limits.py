@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from batchrt.errors import RateLimitError
 from batchrt.runtime.allowance import Standing
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _UNITS: Final[dict[str, Unit]] = {
     "call": "requests",
     "r": "requests",
 }
+_PARALLEL_TYPE: Final = "max_parallel_requests"
 _PARALLEL: Final = "x-ratelimit-api_key-limit-max_parallel_requests"
 _DIGITS: Final = 9
 _LONGEST: Final = 86_400.0
@@ -86,9 +88,11 @@ def parallel_limit(headers: HeaderMap) -> int | None:
     )
 
 
-def is_parallel(headers: HeaderMap) -> bool:
-    """Whether a refusal says that too many requests are in flight, in LiteLLM's header (seen of 1.108.7)."""
-    return headers.get("rate_limit_type") == "max_parallel_requests"
+def is_parallel(headers: HeaderMap, error: ProviderError) -> bool:
+    """Whether a refusal says that too many requests are in flight, in LiteLLM's header or words (1.108.7)."""
+    if headers.get("rate_limit_type") == _PARALLEL_TYPE or _PARALLEL_TYPE in (error.type, error.code):
+        return True
+    return isinstance(error, RateLimitError) and _PARALLEL_TYPE in error.message[:2_000]
 
 
 def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[Standing]:

@@ -35,8 +35,12 @@ _SEPARABLE: Final = 0.6
 """The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
 _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
+_LEAST_CUT: Final = 0.7
+"""What is left of a rate after a refusal or two, at the least."""
 _SURPRISES: Final = 3
 """Refusals below the rate that is kept to after which it is no explanation."""
+_DISPROOF: Final = 6.0
+"""The weight of refusals without an explanation from which on a rate that was found is given up at once."""
 _SCEPTICAL: Final = 15.0
 _MOST_SCEPTICAL: Final = 120.0
 """Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
@@ -53,6 +57,7 @@ class FoundLimits:
     Args:
         changed: is told of each change: name, before, after, why.
         crowded: is told of refusals that the number in flight may be the reason of.
+        reopen: is called when a rate is given up: what waited for it must not come all at once.
 
     Attributes:
         rate: the rate that is kept to, if one is believed.
@@ -70,6 +75,7 @@ class FoundLimits:
         "_open",
         "_pause_until",
         "_refused_in_a_row",
+        "_reopen",
         "_sceptical_until",
         "_settled_at",
         "_surprises",
@@ -82,7 +88,7 @@ class FoundLimits:
         "unexplained",
     )
 
-    def __init__(self, changed: Changed, crowded: Crowded) -> None:
+    def __init__(self, changed: Changed, crowded: Crowded, reopen: Callable[[], object]) -> None:
         self.log: RefusalLog = RefusalLog()
         self.rate: RateEstimator = RateEstimator()
         self.in_flight: InFlightLimit = InFlightLimit()
@@ -90,6 +96,7 @@ class FoundLimits:
         self.unexplained: int = 0
         self._changed = changed
         self._crowded = crowded
+        self._reopen = reopen
         self._open = 0
         self._pause_until = -math.inf
         self._refused_in_a_row = 0
@@ -215,11 +222,23 @@ class FoundLimits:
             self._crowded(wave)
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
-            self._keep_to_rate(explanation, wave)
-        elif cause == "too little evidence":
-            self._guess(explanation, wave, now)
-        else:
+            if self._lowering_helps(explanation, wave):
+                self._keep_to_rate(explanation, wave)
+            else:
+                self.rate.refused(wave.wait, wave.at)
+        elif cause == "noise" and (self.rate.bucket is None or explanation.refused >= _DISPROOF):
             self._believe_nothing(now)
+        else:
+            self._guess(explanation, wave, now)
+
+    def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
+        """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
+        base = self.rate.base
+        if base is None or explanation.rate >= base or self.rate.probed(wave.at):
+            self._surprises = 0
+            return True
+        self._surprises += 1
+        return self._surprises < _SURPRISES
 
     def _is_credible(self, explanation: Explanation, now: float) -> bool:
         if now >= self._sceptical_until:
@@ -255,7 +274,8 @@ class FoundLimits:
             base = self.rate.base
             assert base is not None
             if rate is not None:
-                self.rate.found(max(min(rate, 1.2 * base), 0.7 * base), 0.0, wave.wait, wave.at)
+                grown = self.rate.rate or base
+                self.rate.found(max(min(rate, grown), _LEAST_CUT * base), grown, wave.wait, wave.at)
             else:
                 self.rate.refused(wave.wait, wave.at)
 
@@ -267,6 +287,7 @@ class FoundLimits:
             self.rate.drop()
             self._doubted_share = max(self.log.weight(now), 1.0)
             self._sceptical_until = now + self._doubt
+            self._reopen()
             self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
             self._changed("requests_per_minute", before, None, "refusals did not end below it")
         if self.in_flight.limit is not None:

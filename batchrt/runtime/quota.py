@@ -188,7 +188,7 @@ class Quota:
         self.set_limits(**given, max_in_flight=max_in_flight)
         self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
         self._costs = Costs()
-        self._found = FoundLimits(self._tell_limit, self._crowded)
+        self._found = FoundLimits(self._tell_limit, self._crowded, self._reopen)
         self._told_in_flight: int | None = None
         self._downtime = Downtime()
         self._adaptive: Adaptive | None = None
@@ -685,6 +685,9 @@ class Quota:
         """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""
         if self._adaptive is not None and (passage is None or passage.auto):
             self._adaptive.rejected(wave.sent_at, wave.at, wave.beside, wave.wait)
+
+    def _reopen(self) -> None:
+        self._ramp = Ramp(_BARE_SHARE * self._in_flight)
 
     def _tell_pause(self, seconds: float, error: ProviderError) -> None:
         if self.events.listeners:

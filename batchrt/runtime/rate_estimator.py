@@ -33,6 +33,9 @@ _SEVERAL: Final = 3.0
 """Requests let in during one wait, from which on the wait is no wait for one request."""
 _UNCERTAIN_WAITS: Final = 5.0
 _MOST_AT_ONCE: Final = 3.0
+_FLOOR: Final = 0.25
+_PEAK_HALF_LIFE: Final = 30.0
+"""The share of the highest rate of late, which halves in so many seconds, that no refusal goes below."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1e-3
@@ -48,7 +51,7 @@ class RateEstimator:
         since: when the rate was found first.
     """
 
-    __slots__ = ("_base", "_grown", "_scale", "_ticked", "_until", "bucket", "since")
+    __slots__ = ("_base", "_grown", "_peak", "_peak_at", "_scale", "_ticked", "_until", "bucket", "since")
 
     def __init__(self) -> None:
         self.bucket: Bucket | None = None
@@ -56,6 +59,8 @@ class RateEstimator:
         self._base = 0.0
         self._scale = _LONGEST
         self._grown = 0.0
+        self._peak = 0.0
+        self._peak_at = 0.0
         self._until = 0.0
         self._ticked = 0.0
 
@@ -74,14 +79,12 @@ class RateEstimator:
 
         `highest` is the highest rate that explains the refusals as well.
         """
-        if wait > 0:
-            # A wait for one request bounds the rate, unless it was rounded up to seconds.
-            rounded = wait == round(wait) and rate * wait > _SEVERAL
-            highest = highest if rounded else min(highest, 1 / wait)
-        uncertain = highest > _UNCERTAIN * rate
-        if uncertain:
+        # The wait for one request bounds the rate, unless it was rounded up to seconds.
+        exact = wait > 0 and wait != round(wait)
+        uncertain = highest > _UNCERTAIN * rate and not exact
+        if uncertain and (wait <= 0 or rate * wait > _SEVERAL):
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
-        self._base = min(max(rate, _LEAST), _MOST)
+        self._base = min(max(rate, self._floor(now), _LEAST), _MOST)
         between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)
         if uncertain:
             # The next refusal tells more than it costs.
@@ -95,6 +98,13 @@ class RateEstimator:
             self.bucket = Bucket("requests", "minute", rate=self._base, capacity=1.0, now=now)
         self.bucket.at, self.bucket.level = now, 1.0
         self._set_rate(self.bucket)
+
+    def _floor(self, now: float) -> float:
+        """Return the lowest rate that is believed: refusals that no pace ends must not end the work."""
+        base = 0.0 if self.bucket is None else self._base
+        self._peak = max(base, self._peak * 0.5 ** ((now - self._peak_at) / _PEAK_HALF_LIFE))
+        self._peak_at = now
+        return self._peak * _FLOOR
 
     def refused(self, wait: float, now: float) -> None:
         """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""

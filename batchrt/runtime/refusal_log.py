@@ -33,7 +33,7 @@ _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
 _FEWEST: Final = 2.0
 """The weight of refusals below which nothing is inferred: two may be chance."""
-_CONVINCING: Final = 0.5
+_CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
 _IN_FLIGHT_PRICE: Final = 0.6
@@ -265,10 +265,10 @@ def _candidates(events: Sequence[_Event], known: float | None) -> Iterable[float
             for end, more in leaders[place + 1 :]
             if end > start and more > count
         ]
-    if not windows:
-        span = events[-1][0] - events[0][0]
-        if span > 0 and let_in:
-            windows = [(let_in, let_in / span)]
+    span = events[-1][0] - events[0][0]
+    if not windows and span > 0:
+        # Nothing was let in since: all that is known is that a token takes longer.
+        windows = [(let_in, max(let_in, 0.5) / span)]
     # The longest window is the most exact.
     rates = [rate for _, rate in sorted(windows, reverse=True)]
     base = rates[0] if rates else known
