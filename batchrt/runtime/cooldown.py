@@ -157,16 +157,28 @@ class HalfOpen:
         wait: the seconds that were asked for.
         enough: how many in flight are no reason to hold back.
         began: when the wait is over.
-        at_first: how many requests may be sent until it has passed once more.
+        at_first: how many requests may be sent in the first `span` seconds.
+        span: the seconds.
     """
 
-    __slots__ = ("_allowed", "_answers", "_at_first", "_began", "_enough", "_fresh", "_sent", "_wait")
+    __slots__ = (
+        "_again",
+        "_allowed",
+        "_answers",
+        "_at_first",
+        "_began",
+        "_enough",
+        "_fresh",
+        "_sent",
+        "_wait",
+    )
 
-    def __init__(self, wait: float, enough: int, began: float, *, at_first: float) -> None:
+    def __init__(self, wait: float, enough: int, began: float, *, at_first: float, span: float) -> None:
         self._wait = wait
         self._enough = max(2, enough)
         self._began = began
         self._at_first = at_first
+        self._again = began + span * (1 + _MARGIN)
         self._allowed = 1
         self._answers = 0
         self._fresh = 0
@@ -174,9 +186,8 @@ class HalfOpen:
 
     def due(self, now: float) -> float:
         """Return when one more may be sent."""
-        again = self._began + self._wait * (1 + _MARGIN)
-        if now < again and self._sent >= self._at_first:
-            return again
+        if now < self._again and self._sent >= self._at_first:
+            return self._again
         if self._fresh < self._allowed:
             return now
         return max(now, self._began + self._wait * math.log2(self._sent + 1))

@@ -77,6 +77,7 @@ _AT_ONCE: Final = 8
 """Requests that are sent at once to a provider about which nothing is known."""
 _BARE_SHARE: Final = 4
 _SEVERAL: Final = 4
+_SECOND: Final = 1.0
 _LATELY: Final = 60.0
 _MOMENT: Final = 0.05
 """Seconds for which a request that may be sent waits for a slot of its run before the next may be sent."""
@@ -668,18 +669,18 @@ class Quota:
         elif not isinstance(error, RateLimitError):
             self._ramp = Ramp(self._in_flight)
         elif not self._found.is_certain:
+            span = max(wait, _SECOND)
             enough = _BARE_SHARE * self._in_flight
-            at_first = self._at_first(now, wait)
-            self._half_open = HalfOpen(wait, enough, now + wait, at_first=at_first)
+            at_first = self._at_first(wait, span, now)
+            self._half_open = HalfOpen(wait, enough, now + wait, at_first=at_first, span=span)
 
-    def _at_first(self, now: float, wait: float) -> float:
-        """Return how many requests may be sent during the first `wait` seconds after a named wait.
-
-        What went through before in such a time shows how many can be right. A bucket that was full at the
-        beginning, and emptied before anything was answered, shows nothing.
-        """
-        several = self._found.log.let_in_since(now - wait) >= _SEVERAL
-        return math.inf if several and self._found.latency else 1
+    def _at_first(self, wait: float, span: float, now: float) -> float:
+        """Return how many requests may be sent in the first `span` seconds after a named wait."""
+        # A bucket that was full at first, and emptied before anything was answered, shows nothing.
+        let_in = self._found.log.let_in_within(span, now) if self._found.latency else 0.0
+        if wait < span:
+            return max(1.0, let_in / 2)
+        return math.inf if let_in >= _SEVERAL else 1.0
 
     def _crowded(self, wave: Wave, passage: Passage | None = None) -> None:
         """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""

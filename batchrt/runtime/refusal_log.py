@@ -137,9 +137,13 @@ class RefusalLog:
         """Seconds after which a request that is not refused was let in: refusals come fast."""
         return _DELAYS * self._delay + _MOMENT
 
-    def let_in_since(self, moment: float) -> int:
-        """Return how many of the requests remembered were sent since then and not refused."""
-        return sum(entry.sent_at >= moment and entry.verdict != REFUSED for entry in self._entries)
+    def let_in_within(self, seconds: float, now: float) -> float:
+        """Return how many requests were let in within the last `seconds`, as far as is remembered."""
+        let_in = sum(entry.sent_at >= now - seconds and entry.verdict != REFUSED for entry in self._entries)
+        oldest = self._entries[0].sent_at if self._entries else now
+        if len(self._entries) == _REMEMBERED and now - seconds < oldest < now:
+            return let_in * seconds / (now - oldest)
+        return let_in
 
     def has_let_in(self, now: float) -> bool:
         """Whether a request is under way for so long that the provider has let it in."""
