@@ -30,6 +30,7 @@ from batchrt.errors import (
 from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
+from batchrt.runtime.feeder import is_iterable
 from batchrt.runtime.loops import LoopHandle, cancellation_is_real
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
@@ -79,7 +80,7 @@ class Job:
             ValueError: a config makes no sense, or there is not one config for each input.
             TypeError: the inputs cannot be iterated over, or a config is no mapping.
         """
-        if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable | AsyncIterable):
+        if isinstance(inputs, str | bytes) or not (is_iterable(inputs) or isinstance(inputs, AsyncIterable)):
             raise TypeError(
                 f"the inputs must be an iterable of inputs, not {type(inputs).__name__}; "
                 "to run a single input, put it in a list or use ainvoke"
@@ -101,7 +102,7 @@ class Job:
         return Scheduler(
             run,
             self.step,
-            iter(self.inputs) if isinstance(self.inputs, Iterable) else aiter(self.inputs),
+            iter(self.inputs) if is_iterable(self.inputs) else aiter(cast("AsyncIterable[Any]", self.inputs)),
             config=self.item_configs,
             deliver=deliver,
             window=self.window,
@@ -132,7 +133,7 @@ class Job:
         return (
             self.step.list_call is not None
             and self.expected is not None
-            and isinstance(self.inputs, Iterable)
+            and is_iterable(self.inputs)
             and self.item_configs is self.config
             and self.config.get("timeout") is None
         )

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import anyio
 from anyio import CancelScope
 
+from batchrt.runtime.feeder import is_iterable
 from batchrt.runtime.loops import LoopHandle, running_loop
 from batchrt.runtime.run import Strand, current_strand, strand_context
 
@@ -86,7 +87,7 @@ class Caller:
 
         A generator or a database cursor belongs to the thread that made it, and may block.
         """
-        if isinstance(inputs, IN_MEMORY) or not isinstance(inputs, Iterable):
+        if isinstance(inputs, IN_MEMORY) or not is_iterable(inputs):
             return inputs
         if isinstance(inputs, Sized) and not hasattr(inputs, "__next__"):
             return _PulledAll(self, inputs)
@@ -110,10 +111,10 @@ class _Pulled(AsyncIterator[T]):
     def _next(self) -> tuple[bool, T | None]:
         if self._iterator is None:
             self._iterator = iter(self._inputs)
-        # StopIteration cannot travel through a future.
-        for value in self._iterator:
-            return True, value
-        return False, None
+        try:
+            return True, next(self._iterator)
+        except StopIteration:  # which cannot travel through a future
+            return False, None
 
 
 class _PulledAll(_Pulled[T]):
@@ -131,8 +132,9 @@ class _BackgroundLoop:
         self._stop: anyio.Event | None = None
         self.blocked = 0
         self.ended = False
+        # In a context of its own: in one of the caller's that says which loop runs, AnyIO would start none.
         self._thread = threading.Thread(
-            target=anyio.run, args=(self._main, started), name="batchrt loop", daemon=True
+            target=Context().run, args=(anyio.run, self._main, started), name="batchrt loop", daemon=True
         )
         self._thread.start()
         self.handle = started.result()

@@ -6,15 +6,22 @@ task that entered them. So one task, and no other, runs the generator.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeGuard
 
 import anyio
 
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.loops import cancellation_is_real
 
-__all__ = ["Feeder"]
+__all__ = ["Feeder", "is_iterable"]
+
+
+def is_iterable(inputs: object) -> TypeGuard[Iterable[Any]]:
+    """Whether `iter(inputs)` works, as for `list`: a sequence need not have more than `__getitem__`."""
+    return isinstance(inputs, Iterable) or (
+        hasattr(type(inputs), "__getitem__") and not hasattr(type(inputs), "__aiter__")
+    )
 
 
 class Feeder:

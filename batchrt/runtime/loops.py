@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -261,12 +261,16 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def running_loop() -> EventLoopToken | None:
-    """Return the token of the loop that runs in this thread, if one does."""
-    try:
-        return anyio.lowlevel.current_token()
-    except anyio.NoEventLoopError:
-        return None
+def running_loop() -> object | None:
+    """Return the loop that runs in this thread, if one does.
+
+    AnyIO is not asked: its answer comes from a context variable, and a copied context (`asyncio.to_thread`
+    under `anyio.run`) carries the variable into threads that run no loop.
+    """
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None and sniffio.thread_local.name == "trio":
+        return cast("object", sys.modules["trio"].lowlevel.current_trio_token())
+    return _asyncio_loop()
 
 
 def cancellation_is_real() -> bool:

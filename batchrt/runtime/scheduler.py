@@ -88,8 +88,10 @@ class Scheduler:
     ) -> None:
         self._run = run
         self._step = step
-        self._iterator = source if isinstance(source, Iterator) else None
-        self._feeder = None if isinstance(source, Iterator) else Feeder(source)
+        # Not by `isinstance`: an iterator need not have `__iter__`.
+        plain = hasattr(type(source), "__next__")
+        self._iterator = cast("Iterator[Any]", source) if plain else None
+        self._feeder = None if plain else Feeder(cast("AsyncIterator[Any]", source))
         self._shared_config = config if isinstance(config, dict) else None
         self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -54,6 +55,30 @@ def test_from_plain_code() -> None:
     assert dict(chain.batch_as_completed(range(9))) == dict(enumerate(EXPECTED))
     assert chain.run(range(9)).outputs == EXPECTED
     assert chain.invoke(0) == 3
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_from_a_thread_that_carries_the_context_of_a_loop(backend: str) -> None:
+    """`asyncio.to_thread` and web frameworks' test clients copy contexts that say which loop runs."""
+
+    async def main() -> None:
+        context = copy_context()
+        await anyio.to_thread.run_sync(in_thread, partial(context.run, test_from_plain_code))
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("how", ["from its item", "from elsewhere"])
+def test_asyncios_own_threads_may_call(how: str) -> None:
+    async def item(value: int) -> int:
+        return await asyncio.to_thread(chain.invoke, value)
+
+    async def main() -> list[int]:
+        if how == "from its item":
+            return await RunnableLambda(item).abatch(range(9), config(max_concurrency=1))
+        return await asyncio.to_thread(batched)
+
+    assert anyio.run(main) == EXPECTED
 
 
 def test_from_many_threads_at_once() -> None:
@@ -180,6 +205,33 @@ def test_a_generator_runs_in_the_calling_thread() -> None:
 
     assert batched(source()) == EXPECTED
     assert list(chain.batch_iter(source())) == EXPECTED
+    assert idents == {threading.get_ident()}
+
+
+def test_an_iterator_or_sequence_without_iter_runs_in_the_calling_thread_too() -> None:
+    """Whatever `list` takes."""
+    idents: set[int] = set()
+
+    class Dataset:
+        def __getitem__(self, index: int) -> int:
+            idents.add(threading.get_ident())
+            return range(9)[index]
+
+    class Next:
+        def __init__(self) -> None:
+            self.left = iter(range(9))
+
+        def __next__(self) -> int:
+            idents.add(threading.get_ident())
+            return next(self.left)
+
+    class Rows:
+        def __iter__(self) -> Any:
+            return Next()
+
+    for rows in (Dataset(), Rows()):
+        assert batched(rows) == EXPECTED
+        assert list(chain.batch_iter(cast("Any", rows))) == EXPECTED
     assert idents == {threading.get_ident()}
 
 

@@ -197,10 +197,40 @@ async def _some_async_generator() -> AsyncIterator[int]:
         yield value
 
 
+class NextAlone:
+    """What `for` and `list` take from `__iter__`, though it is no `collections.abc.Iterator`."""
+
+    def __init__(self) -> None:
+        self._left = iter(range(5))
+
+    def __next__(self) -> int:
+        return next(self._left)
+
+
+class Rows:
+    def __iter__(self) -> Any:
+        return NextAlone()
+
+
+class Dataset:
+    """A sequence of the old kind."""
+
+    def __getitem__(self, index: int) -> int:
+        return range(5)[index]
+
+
+class SizedDataset(Dataset):
+    def __len__(self) -> int:
+        return 5
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: [0, 1, 2, 3, 4],
+        Rows,
+        Dataset,
+        SizedDataset,
         lambda: (0, 1, 2, 3, 4),
         lambda: range(5),
         lambda: {0, 1, 2, 3, 4},
