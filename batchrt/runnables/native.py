@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 from batchrt.config import RunConfig, handed_config
 from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, Limits, ListCall
@@ -30,11 +31,13 @@ def native_step(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mappin
     """
     identity = identity_of(runnable, method, kwargs)
     if runnable.share_lists:
-        # Kept with the runnable: runs have nothing else in common.
-        lists = runnable.__dict__.setdefault("_shared_lists", {})
-        if identity not in lists:
-            lists[identity] = shared(_list_call(runnable, method, kwargs))
-        return list_step(lists[identity], identity)
+        # Kept with the runnable, for runs have nothing else in common, as long as a step uses it: a service
+        # may bind other arguments with each request.
+        lists = runnable.__dict__.setdefault("_shared_lists", WeakValueDictionary())
+        call = lists.get(identity)
+        if call is None:
+            lists[identity] = call = shared(_list_call(runnable, method, kwargs))
+        return list_step(call, identity)
     return list_step(_list_call(runnable, method, kwargs), identity)
 
 

@@ -82,7 +82,7 @@ def _never(_error: Exception) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ListCall:
     """Say how a step takes lists.
 

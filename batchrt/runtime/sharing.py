@@ -17,6 +17,7 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
+from batchrt.errors import StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, check_length, share
@@ -216,12 +217,13 @@ class _Desk:
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
                 raise
-            failure = error
+            failure = StrayCancelledError.of(error)
         except BaseException as error:  # noqa: BLE001  raised in the runs
             failure = error
         finally:
             strand.close()
-        if failure is not None and len(parts) > 1:
+        # An interrupt says nothing about the lists, and is never followed by another attempt.
+        if isinstance(failure, Exception) and len(parts) > 1:
             return False
         self._settle(parts, results, failure, strand.item)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -547,6 +548,51 @@ async def test_shared_lists_that_failed_together_do_not_wait_for_one_another() -
     assert ended["a"] < 2
     assert ended["b"] < 2
     assert ended["slow"] == pytest.approx(10)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_shared_lists_are_sent_once_when_interrupted(kind: type[BaseException]) -> None:
+    """An interrupt ends all that wait for the list and is followed by no other attempt."""
+    calls: list[int] = []
+    ended: list[BaseException] = []
+
+    class Interrupted(Lengths):
+        share_lists = True
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            calls.append(len(inputs))
+            raise kind
+
+    step = Interrupted(linger=0.01)
+
+    async def request() -> None:
+        try:
+            await step.ainvoke("a")
+        except kind as error:
+            ended.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(request)
+    assert calls == [4]
+    assert len(ended) == 4
+
+
+async def test_shared_lists_are_forgotten_when_nothing_uses_them() -> None:
+    """A service binds other arguments with each request."""
+
+    class Echo(Runnable[int, int]):
+        share_lists = True
+        linger = 0.0
+
+        async def abatch_native(self, inputs: list[int], **_: Any) -> list[int]:
+            return list(inputs)
+
+    step = Echo()
+    for number in range(20):
+        assert await step.ainvoke(number, user=f"user {number}", metadata={"number": number}) == number
+    gc.collect()
+    assert not step.__dict__["_shared_lists"]
 
 
 @virtual_time
