@@ -36,11 +36,12 @@ class _Helper:
 class Crew:
     """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched."""
 
-    __slots__ = ("_group", "_idle")
+    __slots__ = ("_dismissed", "_group", "_idle")
 
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
         self._idle: list[_Helper] = []
+        self._dismissed = False
 
     def dispatch(self, task: Task) -> None:
         """Start `task` soon, in an idle helper or a new one."""
@@ -52,7 +53,8 @@ class Crew:
             self._group.start_soon(Unbegun, self._help, task, name="batchrt crew")
 
     def dismiss(self) -> None:
-        """Send the idle helpers home, so that the task group can end."""
+        """Send the helpers home, so that the task group can end."""
+        self._dismissed = True  # for a helper whose task was called off before it began
         while self._idle:
             self._idle.pop().wake.set()
 
@@ -60,6 +62,8 @@ class Crew:
         task: Task | None = first
         while task is not None:
             await task.run()
+            if self._dismissed:
+                return
             helper = _Helper()
             self._idle.append(helper)
             try:

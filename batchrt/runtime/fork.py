@@ -14,7 +14,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Signal, cancellation_is_real
+from batchrt.runtime.loops import Signal, cancellation_is_real, error_of
 from batchrt.runtime.run import Strand, strand_context
 
 __all__ = ["Job", "fork"]
@@ -33,16 +33,19 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
     if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
         await _Fork(strand, jobs, crew).run()
         return
-    async with anyio.create_task_group() as group:
-        crew = Crew(group)
-        failure: BaseException | None = None
-        try:
-            await _Fork(strand, jobs, crew).run()
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
-            failure = error
-        crew.dismiss()
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            crew = Crew(group)
+            try:
+                await _Fork(strand, jobs, crew).run()
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                failure = error
+            crew.dismiss()
+    except BaseExceptionGroup as errors:
+        failure = error_of(errors)
     if failure is not None:
         raise failure
 

@@ -29,7 +29,7 @@ from batchrt.errors import (
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real
+from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real, error_of
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
@@ -109,6 +109,7 @@ class Scheduler:
         self._delivered = 0
         self._drained = expected == 0
         self._cut_short = False
+        self._stopped = False
         self._failure: BaseException | None = None
         self._workers = 0
         self._starting = 0
@@ -141,30 +142,70 @@ class Scheduler:
         finally:
             traffic.sources.remove(self)
             self._run.end()
+            if self._run.calls:
+                await self._run.wait_for_calls()
         if self._failure is not None:
             raise self._failure
-        if not completed:
+        if not completed and not self._stopped:
             raise self._deadline_error()
         spending = self._run.spending
         if self._cut_short and spending is not None and spending.ended is not None:
             raise spending.ended.again(started=False)
 
     async def _run_all(self) -> bool:
-        completed = False
-        async with anyio.create_task_group() as group:
-            if self._deadline is not None:
-                group.cancel_scope.deadline = anyio.current_time() + self._deadline
-            self._group = group
-            self._run.hire(Crew(group))
-            if self._feeder is not None:
+        if self._feeder is None:
+            return await self._run_workers()
+        completed, failure = False, None
+        try:
+            # A group around the workers', which the run's own end cancels: that a source may close in peace.
+            async with anyio.create_task_group() as group:
                 group.start_soon(Unbegun, self._feed, self._feeder, name="batchrt inputs")
-            self._yielded_at = perf_counter()
-            self._recruit()
-            if self._workers:
-                await self._finished.wait()
-            completed = True
-            group.cancel_scope.cancel()
+                try:
+                    completed = await self._run_workers()
+                except anyio.get_cancelled_exc_class():
+                    self._feeder.expose()
+                    raise
+                except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                    failure = error
+                await self._feeder.end()
+        except BaseExceptionGroup as errors:
+            failure = failure or error_of(errors)
+        if failure is not None:
+            raise failure
         return completed
+
+    async def _run_workers(self) -> bool:
+        completed, failure = False, None
+        try:
+            async with anyio.create_task_group() as group:
+                if self._deadline is not None:
+                    group.cancel_scope.deadline = anyio.current_time() + self._deadline
+                self._group = group
+                self._run.hire(Crew(group))
+                self._yielded_at = perf_counter()
+                if self._stopped:
+                    group.cancel_scope.cancel()
+                self._recruit()
+                if self._workers:
+                    await self._finished.wait()
+                completed = True
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            failure = error_of(errors)
+        if failure is not None:
+            raise failure
+        return completed
+
+    def stop(self) -> None:
+        """End the run, for nobody wants its outcomes any more: cancel what is under way."""
+        self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._group is not None:
+            self._group.cancel_scope.cancel()
+        if self._feeder is not None:
+            self._feeder.cut()
 
     async def _feed(self, feeder: Feeder) -> None:
         try:
@@ -420,8 +461,7 @@ class Scheduler:
             self._failure = error
             if note is not None:
                 add_note(error, note)
-            assert self._group is not None
-            self._group.cancel_scope.cancel()
+            self._end()
 
     def _drain(self) -> None:
         """Note that there are no more inputs, and tell those who wait for one."""
