@@ -81,7 +81,11 @@ class Stream(AsyncIterator[T], Generic[T]):
                     state.raise_end()
                 # A leaf that consumes a nested stream works between the items and lends while it waits.
                 async with lending(newcomers=True):
-                    await state.wait()
+                    try:
+                        await state.wait()
+                    except BaseException:
+                        await state.stop()  # before the slot is taken back, which the items may have
+                        raise
         except BaseException:
             await self.aclose()
             raise
@@ -97,9 +101,9 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._closed = True
         state = self._state
         if state is not None and not state.ended.is_set():
-            state.scope.cancel()
-            with CancelScope(shield=True):
-                await state.ended.wait()
+            # What is cancelled may need the slot of the leaf that waits here.
+            async with lending():
+                await state.stop()
 
     async def __aenter__(self) -> Stream[T]:
         return self
@@ -174,6 +178,12 @@ class _State:
         self._more = Signal()
         await self._more.wait()
 
+    async def stop(self) -> None:
+        """End the run and return when nothing of it is running any more."""
+        self.scope.cancel()
+        with CancelScope(shield=True):
+            await self.ended.wait()
+
     def _notify(self) -> None:
         if self._more is not None:
             self._more.set()
@@ -187,6 +197,9 @@ class _State:
                 await self.scheduler.run()
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
+        finally:
+            # The slots that it gave back for its consumer's sake, who may have gone.
+            self.scheduler.offer()
 
     def end(self) -> None:
         """Note that the run's task has ended."""
