@@ -13,6 +13,7 @@ and gets every other method from here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import (
     AsyncIterable,
     Awaitable,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "coerce"]
+__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "awaited", "coerce"]
 
 In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
 Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
@@ -511,11 +512,22 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     async def call(value: Any, strand: Strand) -> Any:
         config = handed_config(strand.config)
         if strand.run.direct:
-            return method(value, config, **kwargs)
+            return awaited(method(value, config, **kwargs))
         await strand.take()
         return await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
 
     return Step(call, direct=True)
+
+
+def awaited(output: Any) -> Any:
+    """Return a sync function's output, in a run without an event loop: awaited on one, if it has to be."""
+    if not inspect.isawaitable(output):
+        return output
+
+    async def wait() -> Any:
+        return await output
+
+    return call_blocking(wait)
 
 
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:

@@ -35,8 +35,8 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
             return Step(lambda values, strand: [step.call(v, strand) for v in values], inline=True)
 
         async def call(given: Iterable[Any], strand: Strand) -> list[Any]:
-            # A copy: the list may be changed meanwhile.
-            values = list(given)
+            # A copy: the list may be changed meanwhile. By `iter`, for `list` asks for a length.
+            values = list(iter(given))
             outputs: list[Any] = [None] * len(values)
             width = min(len(values), max(strand.slots.limit or UNCAPPED_WIDTH, step.lists))
             source = enumerate(values)

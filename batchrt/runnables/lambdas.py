@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast, overload
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
-from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.base import In, Out, Runnable, awaited
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.threads import call_in_thread
 
@@ -125,7 +125,7 @@ class RunnableLambda(Runnable[In, Out]):
         async def call(value: Any, strand: Strand) -> Any:
             bound = partial(function, config=handed_config(strand.config)) if takes_config else function
             if strand.run.direct:
-                output = bound(value)
+                output = awaited(bound(value))
             else:
                 await strand.take()
                 output = await call_in_thread(bound, value, strand)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakValueDictionary
 
 from batchrt.config import RunConfig, handed_config
@@ -59,16 +59,39 @@ def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping
 
 def identity_of(runnable: Runnable[Any, Any], method: str, kwargs: Mapping[str, Any]) -> Hashable:
     """Say which steps may share their lists: those of one runnable with the same bound to it."""
-    bound = frozenset((name, type(value), _key_of(value)) for name, value in kwargs.items())
+    bound = frozenset((name, _key_of(value)) for name, value in kwargs.items())
     return (id(runnable), method, bound)
 
 
+class _Same:
+    """Stand for one object, however it compares with others."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value  # kept, or its id would be given to another
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
 def _key_of(value: object) -> Hashable:
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)  # which whoever makes the call keeps alive
-    return value
+    """Return what is equal for values that nothing can tell apart.
+
+    Equality is the values' own affair, and no promise: two moments in different time zones are equal, and so
+    are records that differ in a field which is not compared.
+    """
+    kind = type(value)
+    if kind in (str, int, bool, bytes, type(None)):
+        return (kind, value)
+    if kind is float:
+        return (kind, cast("float", value).hex())  # 0.0 and -0.0 are equal
+    if kind is tuple:
+        return (kind, tuple(map(_key_of, cast("tuple[object, ...]", value))))
+    return _Same(value)
 
 
 def _native_call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
@@ -99,10 +122,7 @@ def _on_values(
         if is_async:
             return await bound(pairs)(values)
         function = bound(pairs)
-        # A wrapper that is not async itself may return what its async function does. In a tuple, because
-        # Trio takes a function that returns a coroutine for a mistake.
-        (results,) = await call_in_thread(lambda values: (function(values),), values, strand)
-        return await results if inspect.isawaitable(results) else results
+        return await call_in_thread(function, values, strand)
 
     return call
 

@@ -15,6 +15,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
@@ -121,8 +122,11 @@ class Job:
 
     @property
     def has_spending_limit(self) -> bool:
-        """Whether the run may come to an end of what it may spend."""
-        return self.config.get("max_tokens_total") is not None or self.config.get("max_cost") is not None
+        """Whether the run, or one that it is nested in, may come to an end of what it may spend."""
+        if self.config.get("max_tokens_total") is not None or self.config.get("max_cost") is not None:
+            return True
+        parent = current_strand()
+        return parent is not None and parent.run.spending is not None
 
     @property
     def by_lists(self) -> bool:
@@ -191,6 +195,7 @@ def inherited(parent: Strand | None) -> RunConfig:
 
 def _run(config: RunConfig, parent: Strand | None) -> Run:
     run = Run(_slots(config, parent), parent=parent.run if parent else None)
+    run.above = parent
     run.spending = Spending.of(config, run.spending)
     return run
 
@@ -219,10 +224,12 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
     async with lending():
         try:
             if step.meets and run.traffic.crew is None:
-                return await _with_crew(run, lambda: _bounded(step, value, strand))
+                return await _with_crew(run, partial(_bounded_and_given, step, value, strand))
             return await _bounded(step, value, strand)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
+                # For the leaf that this is nested in, which may go on.
+                strand.give(newcomers=parent is None)
                 raise
             raise StrayCancelledError.of(error) from error
         finally:
@@ -255,6 +262,13 @@ async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:
     return result[0]
 
 
+async def _bounded_and_given(step: Step, value: Any, strand: Strand) -> Any:
+    try:
+        return await _bounded(step, value, strand)
+    finally:
+        strand.give()  # nobody holds a slot while waiting for others to end, who may need it
+
+
 async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
     config = strand.config
     timeout, deadline = config.get("timeout"), config.get("deadline")
@@ -265,6 +279,7 @@ async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
         return await drive(context, step.call(value, strand))
     seconds = min(bound for bound in (timeout, deadline) if bound is not None)
     with anyio.move_on_after(seconds) as scope:
+        strand.scopes = (scope,)
         return await drive(context, step.call(value, strand))
     assert scope.cancelled_caught
     if seconds == timeout:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import anyio
@@ -16,6 +17,7 @@ from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.runtime.lists import ListCall, Part, carry, pack, share
+from batchrt.runtime.loops import OwnTask
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Step, Strand
 
@@ -99,11 +101,12 @@ class Bulk:
 
     async def _carry(self, entries: list[_Entry], strand: Strand) -> None:
         started = anyio.current_time()
-        await carry(self._on_entries, entries, strand, lambda part: self._give(entries, part, started))
+        give = partial(self._give, entries, started)
+        await carry(self._on_entries, entries, strand, give, OwnTask())
 
-    def _give(self, entries: Sequence[_Entry], part: Part, started: float) -> None:
+    def _give(self, entries: Sequence[_Entry], started: float, part: Part) -> None:
         given = entries[part.start : part.stop]
-        results: Sequence[Any] = [part.error] * len(given) if part.error else part.results
+        results: Sequence[Any] = part.results if part.error is None else [part.error] * len(given)
         for entry, result, usage in zip(given, results, self._shares(given, part), strict=True):
             for place in entry.places:
                 item = Item(place, self._parent)
@@ -121,7 +124,7 @@ class Bulk:
         output, error = result, None
         try:
             if isinstance(result, BaseException):
-                raise result.with_traceback(None)
+                raise BaseException.with_traceback(result, None)
             if self._call.finish is not None:
                 output = self._call.finish(result)
         except Exception as failure:  # noqa: BLE001  this item's outcome

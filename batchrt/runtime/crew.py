@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import anyio
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from batchrt.runtime.loops import Signal, Unbegun
+from batchrt.runtime.loops import OwnTask, Signal, Unbegun
 
 __all__ = ["Crew", "Task"]
 
@@ -34,11 +36,16 @@ class _Helper:
 
 
 class Crew:
-    """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched."""
+    """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched.
 
-    __slots__ = ("_dismissed", "_group", "_idle")
+    Attributes:
+        scope: the group's.
+    """
+
+    __slots__ = ("_dismissed", "_group", "_idle", "scope")
 
     def __init__(self, group: TaskGroup) -> None:
+        self.scope: CancelScope = group.cancel_scope
         self._group = group
         self._idle: list[_Helper] = []
         self._dismissed = False
@@ -59,9 +66,10 @@ class Crew:
             self._idle.pop().wake.set()
 
     async def _help(self, first: Task) -> None:
+        own = OwnTask()
         task: Task | None = first
         while task is not None:
-            await task.run()
+            await self._do(task, own)
             if self._dismissed:
                 return
             helper = _Helper()
@@ -69,9 +77,23 @@ class Crew:
             try:
                 await helper.wake.wait()
             except BaseException as error:
-                # The task group is cancelled, and with it every idle helper: none may be given a task.
-                self._idle.clear()
-                if helper.task is not None:
-                    helper.task.abandon(error)
-                raise
+                if own.is_cancelled():
+                    # The task group is cancelled, and with it every idle helper: none may be given a task.
+                    self._idle.clear()
+                    if helper.task is not None:
+                        helper.task.abandon(error)
+                    raise
+                # Somebody cancelled every task there is, say. The others of the group go on.
+                await own.put_right()
+                if helper in self._idle:
+                    self._idle.remove(helper)
             task = helper.task
+
+    async def _do(self, task: Task, own: OwnTask) -> None:
+        try:
+            await task.run()
+        except anyio.get_cancelled_exc_class():
+            if own.is_cancelled():
+                raise
+        if own.is_disturbed():
+            await own.put_right()

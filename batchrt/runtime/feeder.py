@@ -7,16 +7,16 @@ task that entered them. So one task, and no other, runs the generator.
 from __future__ import annotations
 
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable
-from typing import Any, TypeGuard
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sized
+from typing import Any, TypeGuard, cast
 
 import anyio
 from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.loops import OwnTask
 
-__all__ = ["Feeder", "is_iterable"]
+__all__ = ["Feeder", "is_iterable", "length_of"]
 
 
 def is_iterable(inputs: object) -> TypeGuard[Iterable[Any]]:
@@ -24,6 +24,17 @@ def is_iterable(inputs: object) -> TypeGuard[Iterable[Any]]:
     return isinstance(inputs, Iterable) or (
         hasattr(type(inputs), "__getitem__") and not hasattr(type(inputs), "__aiter__")
     )
+
+
+def length_of(inputs: object) -> int | None:
+    """Return how long `inputs` say they are: a hint; `None` if they cannot say.
+
+    Whatever an object raises when it is asked concerns nobody: `list` and `for` do not need its length.
+    """
+    try:
+        return len(cast("Sized", inputs))
+    except Exception:  # noqa: BLE001  it is the user's
+        return None
 
 
 class Feeder:
@@ -88,14 +99,16 @@ class Feeder:
         self._cleanup.shield = False
 
     async def _serve(self) -> None:
+        own = OwnTask()
         while self._error is None and not self._cut:
             await self._asked.wait()
             self._asked = anyio.Event()
             try:
                 self._value = await anext(self._source)
             except anyio.get_cancelled_exc_class() as error:
-                if cancellation_is_real():
+                if self._cut or own.is_cancelled():
                     raise
+                await own.put_right()
                 self._error = StrayCancelledError.of(error)
             except BaseException as error:  # noqa: BLE001  raised by `get`
                 self._error = error

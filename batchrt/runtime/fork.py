@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
@@ -14,7 +15,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Signal, cancellation_is_real, error_of
+from batchrt.runtime.loops import Signal, error_of
 from batchrt.runtime.run import Strand, strand_context
 
 __all__ = ["Job", "fork"]
@@ -34,6 +35,7 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
         await _Fork(strand, jobs, crew).run()
         return
     failure: BaseException | None = None
+    ended = False
     try:
         async with anyio.create_task_group() as group:
             crew = Crew(group)
@@ -43,11 +45,15 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
                 raise
             except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
                 failure = error
+            ended = True
             crew.dismiss()
     except BaseExceptionGroup as errors:
         failure = error_of(errors)
     if failure is not None:
         raise failure
+    if not ended:
+        # A helper was cancelled before its first step, and with it the group, which says nothing of it.
+        raise StrayCancelledError.of(None)
 
 
 class _Fork:
@@ -126,7 +132,7 @@ class _Fork:
 
     async def _own_branch(self, job: Job) -> None:
         scope = self.scope()
-        own, strand = self.strand, self.strand.branch()
+        own, strand = self.strand, self.strand.branch(scope)
         own.has_slot, strand.has_slot = False, own.has_slot
         try:
             context = strand_context(strand, self._base)
@@ -194,13 +200,14 @@ class _Branch:
     async def run(self) -> None:
         if not self._fork.begin(self):
             return
-        strand = self._fork.strand.branch()
+        scope = self._fork.scope()
+        strand = self._fork.strand.branch(scope)
         self._fork.settle()
         try:
-            with self._fork.scope():
+            with scope:
                 await self._fork.drive(self._job, strand)
         except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
+            if anyio.current_effective_deadline() == -math.inf:  # and not only by the branch itself
                 self._fork.cut_off(error)
                 raise
             self._fork.fail(StrayCancelledError.of(error))

@@ -325,12 +325,46 @@ def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def cancellation_is_real() -> bool:
     """Whether somebody cancelled the current task, or user code merely raised the exception for it.
 
-    On asyncio anybody can raise `CancelledError`, and awaiting somebody else's cancelled task does;
-    Trio lets only a cancel scope do so.
+    On asyncio anybody can raise `CancelledError`, and awaiting somebody else's cancelled task does; on Trio
+    it takes more malice. Of a task of the runtime's own, see `OwnTask.is_cancelled`.
     """
-    if _asyncio_loop() is None:
-        return True
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        return True
+    if _asyncio_loop() is not None:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            return True
     return anyio.current_effective_deadline() == -math.inf
+
+
+class OwnTask:
+    """The current task, which is the runtime's own, and which user code runs in.
+
+    Only the cancel scopes around it end such a task. User code can do so too (on asyncio, by `cancel` of the
+    current task, or of every task there is): that concerns what the task does just then, and neither what it
+    does next nor the group that it belongs to.
+    """
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = (
+            None if _asyncio_loop() is None else cast("asyncio.Task[Any]", asyncio.current_task())
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether a cancel scope around the task is."""
+        return anyio.current_effective_deadline() == -math.inf
+
+    def is_disturbed(self) -> bool:
+        """Whether user code has asked for its cancellation, and not taken that back."""
+        return self._task is not None and self._task.cancelling() > 0
+
+    async def put_right(self) -> None:
+        """Take back what user code asked for."""
+        task = self._task
+        if task is None or self.is_cancelled():
+            return  # what is counted may be the scope's
+        while task.uncancel():
+            pass
+        # What was asked for and has not come yet comes at the next wait, whatever the count says.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)

@@ -147,7 +147,7 @@ class Scheduler:
         if self._failure is not None:
             raise self._failure
         if not completed and not self._stopped:
-            raise self._deadline_error()
+            raise self._deadline_error() if self._is_past_deadline() else StrayCancelledError.of(None)
         spending = self._run.spending
         if self._cut_short and spending is not None and spending.ended is not None:
             raise spending.ended.again(started=False)
@@ -188,6 +188,8 @@ class Scheduler:
                 self._recruit()
                 if self._workers:
                     await self._finished.wait()
+                else:
+                    self._is_over()  # there is nothing to do, or nothing left to be spent
                 completed = True
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
@@ -215,6 +217,9 @@ class Scheduler:
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, "raised by the inputs as they were closed")
 
+    def _is_past_deadline(self) -> bool:
+        return self._group is not None and anyio.current_time() >= self._group.cancel_scope.deadline
+
     def _deadline_error(self) -> DeadlineExceededError:
         seconds = self._deadline or 0.0
         return DeadlineExceededError(
@@ -222,6 +227,11 @@ class Scheduler:
             "what had not finished was cancelled",
             seconds=seconds,
         )
+
+    def offer(self) -> None:
+        """Let new items of surrounding runs have the slots that this run gave back as it was cancelled."""
+        if self._parent is not None:
+            self._run.slots.offer()
 
     def delivered(self, count: int = 1) -> None:
         """Note that the consumer took `count` outcomes that `deliver` had kept for it."""
@@ -392,7 +402,7 @@ class Scheduler:
             await anyio.lowlevel.checkpoint()
         except BaseException:
             if holding:
-                self._run.slots.give()
+                self._run.slots.give(newcomers=self._parent is None)
             raise
         self._yielded_at = perf_counter()
 
@@ -410,19 +420,25 @@ class Scheduler:
                 output = await self._call(strand, value)
             else:
                 with CancelScope(deadline=anyio.current_time() + timeout) as scope:
+                    strand.scopes = (scope,)
                     output = await self._call(strand, value)
                 if scope.cancelled_caught:
                     failure = _timed_out(timeout)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
+                # A nested run's slots are for the leaf that waits for it, which may go on.
+                strand.give(newcomers=self._parent is None)
                 strand.close()
                 raise
             failure = StrayCancelledError.of(error)
         except BaseException as error:  # noqa: BLE001  this item's outcome, or raised by `run`
             failure = error
-        self._settle(strand.item, output, failure)
-        holding, strand.has_slot = strand.has_slot, False
-        strand.close()
+        holding = False
+        try:
+            self._settle(strand.item, output, failure)
+            holding, strand.has_slot = strand.has_slot, False
+        finally:
+            strand.close()
         if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
             await self._let_others_run(holding=holding)
         return holding
@@ -459,9 +475,9 @@ class Scheduler:
     def _fail(self, error: BaseException, note: str | None) -> None:
         if self._failure is None:
             self._failure = error
+            self._end()
             if note is not None:
                 add_note(error, note)
-            self._end()
 
     def _drain(self) -> None:
         """Note that there are no more inputs, and tell those who wait for one."""

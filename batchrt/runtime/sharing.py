@@ -7,7 +7,6 @@ under way at the same time on one event loop are put together before they are se
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import replace
@@ -21,7 +20,7 @@ from batchrt.errors import StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, check_length, share
-from batchrt.runtime.loops import LoopHandle, Signal, Unbegun, cancellation_is_real
+from batchrt.runtime.loops import LoopHandle, OwnTask, Signal, Unbegun
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
 
@@ -39,26 +38,25 @@ class _Desks:
 
     def __init__(self, call: ListCall) -> None:
         self._call = call
-        self._lock = threading.Lock()
         self._desks: dict[object, _Desk] = {}
 
     async def send(self, values: list[Any], strand: Strand) -> Sequence[Any]:
         """Be a `ListCall.call`."""
         loop = LoopHandle.current()
         part = _Part(values, self._cost_of(values), strand)
-        with self._lock:
-            desk = self._desks.get(loop.token)
-            if desk is None:
-                desk = self._desks[loop.token] = _Desk(self._call)
-            desk.users += 1
+        # No other thread has to do with this loop's desk, and no lock is needed for it.
+        desk = self._desks.get(loop.token)
+        if desk is None:
+            desk = self._desks[loop.token] = _Desk(self._call)
+        desk.users += 1
+        desk.open(loop)  # when it has a user: an eager task begins at once
         try:
             desk.put(part)
             return await part.wait()
         finally:
             desk.users -= 1
             if not desk.users:
-                with self._lock:
-                    del self._desks[loop.token]
+                del self._desks[loop.token]
                 await desk.end()
 
     def _cost_of(self, values: list[Any]) -> float:
@@ -136,10 +134,14 @@ class _Desk:
         self._first = self._last = 0.0
         self._changed = Signal()
         self._ended = anyio.Event()
-        # Nobody's context: what it does is done for several requests.
-        self._task = LoopHandle.current().start(
-            self._serve, Context(), "batchrt shared lists", self._ended.set
-        )
+        self._task: object = None
+
+    def open(self, loop: LoopHandle) -> None:
+        """Start its task, unless it has one."""
+        if self._task is None:
+            self._task = self  # until there is one: an eager task begins at once
+            # Nobody's context: what it does is done for several requests.
+            self._task = loop.start(self._serve, Context(), "batchrt shared lists", self._ended.set)
 
     async def end(self) -> None:
         """Return when its task has ended, of which nobody wants anything any more."""
@@ -212,11 +214,13 @@ class _Desk:
         values = [value for part in parts for value in part.values]
         results: Sequence[Any] = ()
         failure: BaseException | None = None
+        own = OwnTask()
         try:
             results = await drive(strand_context(strand, Context()), self._answer(values, strand))
         except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
+            if own.is_cancelled():
                 raise
+            await own.put_right()  # or the lists of others would end with this task
             failure = StrayCancelledError.of(error)
         except BaseException as error:  # noqa: BLE001  raised in the runs
             failure = error

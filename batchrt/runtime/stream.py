@@ -81,7 +81,11 @@ class Stream(AsyncIterator[T], Generic[T]):
                     state.raise_end()
                 # A leaf that consumes a nested stream works between the items and lends while it waits.
                 async with lending(newcomers=True):
-                    await state.wait()
+                    try:
+                        await state.wait()
+                    except BaseException:
+                        await state.stop()  # before the slot is taken back, which the items may have
+                        raise
         except BaseException:
             await self.aclose()
             raise
@@ -96,16 +100,10 @@ class Stream(AsyncIterator[T], Generic[T]):
         """End the run and return when nothing of it is running any more."""
         self._closed = True
         state = self._state
-        if state is None or state.ended.is_set():
-            return
-        state.stop()
-        try:
-            await state.ended.wait()  # the inputs may have to be cleaned up
-        except BaseException:
-            state.scope.cancel()
-            with CancelScope(shield=True):
-                await state.ended.wait()
-            raise
+        if state is not None and not state.ended.is_set():
+            # What is cancelled may need the slot of the leaf that waits here.
+            async with lending():
+                await state.stop()
 
     def drop(self, run: Run | None = None) -> None:
         """End the run without waiting for its end; on its loop's thread, if for `run`, which waits then."""
@@ -114,11 +112,11 @@ class Stream(AsyncIterator[T], Generic[T]):
         if state is None or state.ended.is_set():
             return
         if run is None:
-            state.loop.soon(state.stop)
+            state.loop.soon(state.cancel)
             return
         run.begin_call()
         state.ended_for.append(run.end_call)
-        state.stop()
+        state.cancel()
 
     async def __aenter__(self) -> Stream[T]:
         return self
@@ -192,6 +190,24 @@ class _State:
         self._more = Signal()
         await self._more.wait()
 
+    async def stop(self) -> None:
+        """End the run and return when nothing of it is running any more."""
+        if self.ended.is_set():
+            return
+        self.cancel()
+        try:
+            await self.ended.wait()  # the inputs may have to be cleaned up
+        except BaseException:
+            self.scope.cancel()
+            with CancelScope(shield=True):
+                await self.ended.wait()
+            raise
+
+    def cancel(self) -> None:
+        """End the run soon."""
+        assert self.scheduler is not None
+        self.scheduler.stop()
+
     def _notify(self) -> None:
         if self._more is not None:
             self._more.set()
@@ -205,11 +221,9 @@ class _State:
                 await self.scheduler.run()
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
-
-    def stop(self) -> None:
-        """End the run; the inputs are closed before it has ended."""
-        assert self.scheduler is not None
-        self.scheduler.stop()
+        finally:
+            # The slots that it gave back for its consumer's sake, who may have gone.
+            self.scheduler.offer()
 
     def end(self) -> None:
         """Note that the run's task has ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -121,6 +122,48 @@ async def test_a_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_offer
         await got.wait()
 
 
+async def test_offer_lets_as_many_newcomers_in_as_there_are_slots() -> None:
+    slots = Slots(3)
+    assert all(slots.try_take() for _ in range(3))
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(partial(slots.take, newcomer=True))
+        await pause()
+        for _ in range(3):
+            slots.give(newcomers=False)
+        assert slots.free == 3
+        slots.offer()
+    assert slots.free == 0
+
+
+async def test_slots_are_never_waited_for_by_code_that_interrupts_them() -> None:
+    """A finalizer or a signal handler may run inside of any method, in its thread: nothing is lost."""
+    slots, order = Slots(1, Slots(1)), []
+    assert slots.try_take()
+
+    async def wait() -> None:
+        assert await slots.take()
+        order.append("waiter")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await pause()
+        with slots._lock:
+            # As from the frame of a method that was interrupted here.
+            assert not slots.try_take()
+            slots.take_now()
+            slots.give()
+            slots.give()
+            slots.offer()
+            assert slots.wanted()
+            assert slots._free == 0
+        slots.offer()
+    assert order == ["waiter"]
+    assert slots.free == 0
+    slots.give()
+    assert slots.free == 1
+
+
 async def test_nobody_overtakes_who_waits() -> None:
     slots = Slots(1)
     assert slots.try_take()
@@ -177,6 +220,19 @@ async def test_a_waiter_withdrawn_before_it_waits_gets_nothing() -> None:
     assert waiter.withdraw()
     assert not await slots.take(waiter)
     assert slots.free == 1
+
+
+async def test_waiter_that_is_withdrawn_and_cancelled_at_once_gives_nothing_back() -> None:
+    """Nor twice, if it is withdrawn twice: it never had a slot."""
+    slots, waiter = Slots(1), Waiter()
+    assert slots.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(slots.take, waiter)
+        await pause()
+        assert waiter.withdraw()
+        assert waiter.withdraw()
+        group.cancel_scope.cancel()
+    assert slots.free == 0
 
 
 async def test_a_granted_slot_cannot_be_withdrawn() -> None:
