@@ -13,7 +13,6 @@ and gets every other method from here.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import (
     AsyncIterable,
     Awaitable,
@@ -25,7 +24,8 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.config import RunConfig, cap_of, check_config, handed_config
@@ -36,7 +36,7 @@ from batchrt.runtime.outcome import BatchResult
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.stream import Stream
-from batchrt.runtime.threads import call_in_thread
+from batchrt.runtime.threads import call_in_thread, is_awaitable
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
@@ -102,7 +102,9 @@ class Runnable(Generic[In, Out]):
         for entry in _ENTRIES:
             if entry in cls.__dict__:
                 cls._entry = entry
-                return
+                break
+        if cls._entry == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
+            cls.invoke = _awaiting(own)  # type: ignore[method-assign]
 
     # How it runs
 
@@ -125,7 +127,9 @@ class Runnable(Generic[In, Out]):
             case "ainvoke":
                 return _async_method_step(self.ainvoke, kwargs)
             case "invoke":
-                return _sync_method_step(self.invoke, kwargs)
+                method = getattr(self.invoke, "_unawaited", None)
+                # A run awaits on its own loop, and not in the thread.
+                return _sync_method_step(partial(method, self) if method else self.invoke, kwargs)
         name = type(self).__name__
         raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -519,9 +523,23 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     return Step(call, direct=True)
 
 
+def _awaiting(invoke: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a class's `invoke` such that an awaitable that it returns is awaited.
+
+    It may be a plain wrapper of something async: its caller wants what comes of that.
+    """
+
+    @wraps(invoke)
+    def awaiting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return awaited(invoke(self, *args, **kwargs))
+
+    awaiting._unawaited = invoke  # type: ignore[attr-defined]
+    return awaiting
+
+
 def awaited(output: Any) -> Any:
     """Return a sync function's output, in a run without an event loop: awaited on one, if it has to be."""
-    if not inspect.isawaitable(output):
+    if not is_awaitable(output):
         return output
 
     async def wait() -> Any:

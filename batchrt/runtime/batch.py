@@ -9,9 +9,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Sequence,
-    Sized,
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ from batchrt.errors import (
 from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.feeder import is_iterable
+from batchrt.runtime.feeder import is_iterable, length_of
 from batchrt.runtime.loops import LoopHandle, cancellation_is_real, error_of
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
@@ -66,12 +64,14 @@ class Job:
         inputs: any iterable or async iterable; pulled lazily.
         config: the run's configuration.
         item_configs: one configuration for all items, or one for each.
+        expected: how many inputs there are said to be; `None` if they cannot say.
     """
 
     step: Step
     inputs: Inputs
     config: RunConfig
     item_configs: RunConfig | Sequence[RunConfig]
+    expected: int | None = None
 
     @classmethod
     def of(cls, step: Step, inputs: Inputs, configs: Configs) -> Job:
@@ -87,14 +87,15 @@ class Job:
                 "to run a single input, put it in a list or use ainvoke"
             )
         above = inherited(current_strand())
+        expected = None if hasattr(type(inputs), "__next__") else length_of(inputs)
         if configs is None or not isinstance(configs, Sequence):
             config = merge_configs(above, check_config(configs))
-            return cls(step, inputs, config, config)
+            return cls(step, inputs, config, config, expected)
         each = [merge_configs(above, check_config(config)) for config in configs]
-        if not isinstance(inputs, Sized) or len(each) != len(inputs):
-            count = len(inputs) if isinstance(inputs, Sized) else "an unknown number of"
+        if len(each) != expected:
+            count = "an unknown number of" if expected is None else expected
             raise ValueError(f"there must be one config for each input: {len(each)} for {count} inputs")
-        return cls(step, inputs, each[0] if each else above, each)
+        return cls(step, inputs, each[0] if each else above, each, expected)
 
     def open(self, deliver: Deliver, **options: Any) -> Scheduler:
         """Return a scheduler for a run of this on the running loop, nested in the current strand."""
@@ -112,13 +113,6 @@ class Job:
             expected=self.expected,
             **options,
         )
-
-    @property
-    def expected(self) -> int | None:
-        """How many inputs there are, if that is known."""
-        if isinstance(self.inputs, Sized) and not isinstance(self.inputs, Iterator):
-            return len(self.inputs)
-        return None
 
     @property
     def has_spending_limit(self) -> bool:
@@ -295,10 +289,15 @@ _PENDING: Final = _Pending()
 
 
 class _Results:
-    """Put outcomes in their places as they come."""
+    """Put outcomes in their places as they come.
+
+    Attributes:
+        total: how many places there are, once that is known.
+    """
 
     def __init__(self, make: Any) -> None:
         self.list: list[Any] = []
+        self.total: int | None = None
         self._make = make
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
@@ -308,9 +307,9 @@ class _Results:
         results[index] = self._make(item, output, error)
         return True
 
-    def fill(self, count: int, error: Exception) -> None:
-        """Give every one of `count` places that has nothing yet this error."""
-        for index in range(count):
+    def fill(self, error: Exception) -> None:
+        """Give every place that has nothing yet this error."""
+        for index in range(len(self.list) if self.total is None else self.total):
             if index >= len(self.list) or self.list[index] is _PENDING:
                 self.put(Item(index), None, error)
 
@@ -341,8 +340,9 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
 
 
 async def _collect_within_limits(job: Job, *, return_exceptions: bool) -> list[Any]:
-    result = await _collect_outcomes(job, fail_fast=not return_exceptions)
-    if result.ended is not None and not (return_exceptions and job.expected is not None):
+    results = _Results(_outcome)
+    result = await _collect_outcomes(results, job, fail_fast=not return_exceptions)
+    if result.ended is not None and not (return_exceptions and results.total is not None):
         result.ended.result = result  # nothing that was paid is lost
         raise result.ended
     return [outcome.output if outcome.error is None else outcome.error for outcome in result]
@@ -354,12 +354,11 @@ async def collect_outcomes(job: Job) -> BatchResult[Any]:
     Raises:
         DeadlineExceededError: only if the number of inputs is not known beforehand.
     """
-    return await _collect_outcomes(job, fail_fast=False)
+    return await _collect_outcomes(_Results(_outcome), job, fail_fast=False)
 
 
-async def _collect_outcomes(job: Job, *, fail_fast: bool) -> BatchResult[Any]:
+async def _collect_outcomes(results: _Results, job: Job, *, fail_fast: bool) -> BatchResult[Any]:
     started = anyio.current_time()
-    results = _Results(_outcome)
     ended: SpendingLimitError | None = None
     try:
         await _run_into(results, job, return_exceptions=not fail_fast, timed=True)
@@ -367,7 +366,7 @@ async def _collect_outcomes(job: Job, *, fail_fast: bool) -> BatchResult[Any]:
         if error.started:  # one item's own, which a limit inside of it ended
             raise
         ended = error
-        results.fill(job.expected or len(results.list), error)
+        results.fill(error)
     return BatchResult(tuple(results.list), anyio.current_time() - started, ended)
 
 
@@ -377,12 +376,16 @@ async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, tim
             if job.by_lists:
                 await _run_lists_into(results, job, fail_fast=not return_exceptions)
             else:
-                await job.open(results.put, fail_fast=not return_exceptions, timed=timed).run()
+                scheduler = job.open(results.put, fail_fast=not return_exceptions, timed=timed)
+                try:
+                    await scheduler.run()
+                finally:
+                    results.total = scheduler.total
         except DeadlineExceededError as error:
             # An item may raise one of its own: only the run's has no outcome yet to stand in.
-            if not return_exceptions or job.expected is None:
+            if not return_exceptions or results.total is None:
                 raise
-            results.fill(job.expected, error)
+            results.fill(error)
 
 
 async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> None:
@@ -394,7 +397,7 @@ async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> No
         fail_fast=fail_fast,
         parent=parent.item if parent else None,
     )
-    await bulk.look_at(cast("Iterable[Any]", job.inputs))
+    results.total = await bulk.look_at(cast("Iterable[Any]", job.inputs))
     lists = Job(bulk.step, bulk.lists(), job.config, job.config)
     await lists.open(lambda *_: True, unit="list").run()
     if bulk.ended is not None:

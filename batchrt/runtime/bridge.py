@@ -114,7 +114,7 @@ class Caller:
         """
         if isinstance(inputs, IN_MEMORY) or not is_iterable(inputs):
             return inputs
-        if isinstance(inputs, Sized) and not hasattr(inputs, "__next__"):
+        if isinstance(inputs, Sized) and not hasattr(type(inputs), "__next__"):
             return _PulledAll(self, inputs)
         return _Pulled(self, inputs)
 

@@ -63,13 +63,14 @@ class Bulk:
         self._entries: list[_Entry] = []
         self.ended: SpendingLimitError | None = None
 
-    async def look_at(self, inputs: Iterable[Any]) -> None:
-        """Take the inputs in; those of equal keys are sent once.
+    async def look_at(self, inputs: Iterable[Any]) -> int:
+        """Take the inputs in, and return how many there are; those of equal keys are sent once.
 
         Raises:
             Exception: what is wrong with the first input that is wrong by itself, if `fail_fast`.
         """
         known: dict[Hashable, _Entry] = {}
+        place = -1
         for place, value in enumerate(inputs):
             if place % _STRIDE == 0:
                 await anyio.lowlevel.checkpoint()
@@ -77,6 +78,7 @@ class Bulk:
                 self._add(place, value, known)
             except Exception as error:  # noqa: BLE001  this item's outcome
                 self._fail(place, error)
+        return place + 1
 
     def _add(self, place: int, value: Any, known: dict[Hashable, _Entry]) -> None:
         call = self._call

@@ -46,6 +46,7 @@ class Feeder:
         self._answered = anyio.Event()
         self._closed = anyio.Event()
         self._value: Any = None
+        self._pulling = False
         self._error: BaseException | None = None
         self._cut = self._closing = self._exposed = False
         self._serving = CancelScope()
@@ -121,13 +122,24 @@ class Feeder:
             StopAsyncIteration: at the end of the source.
             Exception: what the source raised.
         """
-        self._answered = anyio.Event()
-        self._asked.set()
+        value = await self.peek()
+        self.take()
+        return value
+
+    async def peek(self) -> Any:
+        """Do `get`, but keep the value until `take`; whoever is cancelled first loses nothing."""
+        if not self._pulling:
+            self._pulling = True
+            self._answered = anyio.Event()
+            self._asked.set()
         await self._answered.wait()
         if self._error is not None:
             raise self._error
-        value, self._value = self._value, None
-        return value
+        return self._value
+
+    def take(self) -> None:
+        """Have the next value pulled when it is asked for."""
+        self._pulling, self._value = False, None
 
     def stop(self) -> None:
         """Have the source end for whoever asks, also for one who waits."""

@@ -358,6 +358,15 @@ class OwnTask:
         """Whether user code has asked for its cancellation, and not taken that back."""
         return self._task is not None and self._task.cancelling() > 0
 
+    async def goes_on(self) -> bool:
+        """Take back a cancellation that user code asked for; `False` if a cancel scope around the task asked.
+
+        Also if one does within a round of the loop: whoever ends a loop cancels every task there is, and with
+        that of a group's host the scope of the group.
+        """
+        await self.put_right()
+        return not self.is_cancelled()
+
     async def put_right(self) -> None:
         """Take back what user code asked for."""
         task = self._task

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 import anyio
@@ -13,7 +13,12 @@ from anyio import CancelScope
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.run import Strand
 
-__all__ = ["call_in_thread"]
+__all__ = ["call_in_thread", "is_awaitable"]
+
+
+def is_awaitable(output: object) -> bool:
+    """Whether `output` is to be awaited; only its type is asked, for a proxy may do anything."""
+    return hasattr(type(output), "__await__")
 
 
 class _Call:
@@ -64,10 +69,10 @@ class _Call:
         if error is None:
             return self._result
         try:
-            if issubclass(type(error), StopIteration):
-                # It cannot travel through a coroutine, where it would mean the end.
-                raise RuntimeError("the function raised StopIteration") from error
             raise error
+        except StopIteration:
+            # It cannot travel through a coroutine, where it would mean the end.
+            raise RuntimeError("the function raised StopIteration") from error
         finally:
             del error
 
@@ -79,7 +84,7 @@ class _Call:
             if not self._ended:  # it looks for `_on_end` once it has said so
                 with CancelScope(shield=True):
                     await signal.wait()
-        if inspect.iscoroutine(self._result):
+        if isinstance(self._result, CoroutineType):
             self._result.close()  # nobody will await it
 
 
@@ -102,4 +107,4 @@ async def call_in_thread(function: Callable[[Any], Any], value: Any, strand: Str
     finally:
         strand.leave_thread()
     result = call.result()
-    return await result if inspect.isawaitable(result) else result
+    return await result if is_awaitable(result) else result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,12 @@ async def test_an_interrupt_in_a_leaf_ends_the_run_whatever_is_tolerated(kind: t
         await RunnableLambda(leaf).abatch(range(5), return_exceptions=True)
     assert caught.value is error
     await check_over(watch, before)
+
+
+async def _several(count: int) -> AsyncIterator[int]:
+    for value in range(count):
+        await pause(2)
+        yield value
 
 
 async def _endless() -> AsyncIterator[int]:
@@ -289,25 +296,59 @@ def test_a_stray_cancellation_from_the_inputs_is_raised_as_one() -> None:
     asyncio.run(main())
 
 
-def test_a_leaf_that_cancels_the_task_it_runs_in_ends_the_run_with_an_error() -> None:
+@pytest.mark.parametrize("how", ["waits", "returns", "swallows", "later"])
+@pytest.mark.parametrize("cap", [1, 3])
+@pytest.mark.parametrize("kind", [range, _several])
+def test_an_item_that_cancels_its_own_task_harms_no_other(how: str, cap: int, kind: Any) -> None:
+    """A worker's task is put right between items, and while it waits for the next."""
     watch = Watch()
 
     async def leaf(value: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
         with watch:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await asyncio.sleep(0)
+            if value == 1 and how == "later":
+                asyncio.get_running_loop().call_later(0.002, task.cancel)
+            elif value == 1:
+                task.cancel()
+            if value == 1 and how == "swallows":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+            elif how != "returns" or value != 1:
+                await pause(3)
         return value
 
     async def main() -> None:
         before = tasks()
-        for inputs in (range(3), range(1)):
-            with pytest.raises(StrayCancelledError):
-                await RunnableLambda(leaf).abatch(inputs, return_exceptions=True)
-            await check_over(watch, before)
+        with all_slots_come_back():
+            outputs: list[Any] = await RunnableLambda(leaf).abatch(
+                kind(6), config(max_concurrency=cap), return_exceptions=True
+            )
+        wrong = [value for value, output in enumerate(outputs) if output != value]
+        if how != "later":  # then it meets whatever the task is at
+            assert wrong == ([1] if how == "waits" else [])
+        assert len(wrong) <= 1
+        assert all(isinstance(outputs[value], StrayCancelledError) for value in wrong)
+        await check_over(watch, before)
 
     asyncio.run(main())
+
+
+def test_a_loop_that_is_torn_down_starts_no_more_items() -> None:
+    """Then every task is cancelled, workers as well: that is no item's doing."""
+    started: list[int] = []
+
+    async def leaf(value: int) -> None:
+        started.append(value)
+        await asyncio.sleep(1e6)
+
+    async def main() -> None:
+        run = asyncio.create_task(RunnableLambda(leaf).abatch(range(9), config(max_concurrency=2)))
+        await until(lambda: len(started) == 2)
+        del run
+
+    asyncio.run(main())
+    assert started == [0, 1]
 
 
 # Time
