@@ -23,6 +23,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import suppress
 from functools import partial, wraps
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
@@ -568,13 +569,15 @@ def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool
     with crossing(caller) as call:
         try:
             while True:
-                try:
-                    chunk = call(partial(stream.next_chunk, _CHUNK))
-                except StopAsyncIteration:
-                    return
-                yield from chunk
+                ticket = call.settle(partial(stream.next_chunk, _CHUNK))
+                if ticket.failed:
+                    break
+                yield from ticket.result()
         finally:
             # Whatever input was asked for meanwhile is not wanted any more, and might be long in coming.
             caller.retire()
             if not stream.over:
                 call(stream.aclose)
+    # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
+    with suppress(StopAsyncIteration):
+        ticket.result()

@@ -489,8 +489,10 @@ class Scheduler:
 
         Then what is under way is finished, for it is paid.
         """
-        if not isinstance(failure, SpendingLimitError):
+        # By its type: an instance may answer anything when it is asked for its class.
+        if not issubclass(type(failure), SpendingLimitError):
             return False
+        failure = cast("SpendingLimitError", failure)
         failure.started = True  # whatever it was of: this item was under way
         ends = self._is_broke()
         self._cut_short = self._cut_short or ends
