@@ -566,18 +566,12 @@ _CHUNK = 64
 
 def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool) -> Iterator[Any]:
     stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
-    with crossing(caller) as call:
-        try:
-            while True:
-                ticket = call.settle(partial(stream.next_chunk, _CHUNK))
-                if ticket.failed:
-                    break
-                yield from ticket.result()
-        finally:
-            # Whatever input was asked for meanwhile is not wanted any more, and might be long in coming.
-            caller.retire()
-            if not stream.over:
-                call(stream.aclose)
+    with crossing(caller) as call, call.closing(stream):
+        while True:
+            ticket = call.settle(partial(stream.next_chunk, _CHUNK))
+            if ticket.failed:
+                break
+            yield from ticket.result()
     # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
     with suppress(StopAsyncIteration):
         ticket.result()

@@ -10,17 +10,19 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.runtime.feeder import is_iterable
-from batchrt.runtime.loops import LoopHandle, running_loop
-from batchrt.runtime.run import Strand, current_strand, strand_context
+from batchrt.runtime.loops import LoopHandle, check_waiting_task, running_loop
+from batchrt.runtime.run import Run, Strand, current_strand, strand_context
+from batchrt.runtime.stream import Stream
 
 __all__ = ["Caller", "Crossing", "call_blocking", "crossing"]
 
@@ -28,6 +30,10 @@ T = TypeVar("T")
 
 STOP_SECONDS: Final = 5.0
 """How long the interpreter's exit waits for a loop to end; cancelling what is left takes far less."""
+
+POLL_SECONDS: Final = 0.05
+"""How often a thread that a user's function started, with AnyIO or Trio, asks whether the function was
+cancelled: neither library tells it."""
 
 IN_MEMORY: Final[tuple[type[Any], ...]] = (
     str,
@@ -46,6 +52,10 @@ IN_MEMORY: Final[tuple[type[Any], ...]] = (
 """What any thread may iterate over: there is no code of the caller's behind it."""
 
 
+class LoopEndedError(RuntimeError):
+    """Say that an event loop has ended, and what belonged to it with it."""
+
+
 class Caller:
     """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
 
@@ -56,8 +66,23 @@ class Caller:
     def wait(self, token: object) -> None:
         """Serve until `release(token)`."""
         while (request := self._mail.get()) is not token:
-            if callable(request) and not self._retired:
-                request()
+            self._serve(request)
+
+    def poll(self, token: object) -> None:
+        """Do `wait`, but raise the cancellation of the task that waits for this thread."""
+        while True:
+            try:
+                request = self._mail.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                check_waiting_task()
+                continue
+            if request is token:
+                return
+            self._serve(request)
+
+    def _serve(self, request: object) -> None:
+        if callable(request) and not self._retired:
+            request()
 
     def release(self, token: object) -> None:
         """Let `wait(token)` return."""
@@ -275,15 +300,46 @@ class Crossing:
         """
         if self._loop.here():
             raise RuntimeError("this was begun in another thread, and cannot go on in its event loop's own")
-        ticket, context = _Ticket(function, self._caller), copy_context()
-        if self._own is not None:
-            context = strand_context(self._own, context)
-        if self._watched is None:
-            ticket.redeem(self._loop, context)
+        strand = self._watched
+        ticket = _Ticket(function, self._caller, strand)
+        if strand is None:
+            ticket.redeem(self._loop, self._context())
         else:
-            with self._watched.watching(ticket.cancel):
-                ticket.redeem(self._loop, context)
+            # In a thread of the runtime's own, the strand is told.
+            polls = not strand.in_thread and check_waiting_task()
+            with strand.watching(ticket.cancel):
+                ticket.redeem(self._loop, self._context(), polls=polls)
         return ticket
+
+    def _context(self) -> Context:
+        return copy_context() if self._own is None else strand_context(self._own)
+
+    @contextmanager
+    def closing(self, stream: Stream[Any]) -> Iterator[None]:
+        """End `stream` at exit, and as soon as the strand ends.
+
+        There is no wait for its end where that is impossible: where the loop's own thread collects a
+        generator as garbage, or the loop has ended.
+        """
+        try:
+            if self._watched is None:
+                yield
+            else:
+                with self._watched.watching(partial(self._drop, stream, self._watched.run)):
+                    yield
+        finally:
+            # Whatever input was asked for meanwhile is not wanted any more, and might be long in coming.
+            self._caller.retire()
+            if self._loop.here():
+                stream.drop()
+            elif not stream.over:
+                # Neither watched nor polled for: a cancellation is no reason to leave it open.
+                ticket = _Ticket(stream.aclose, self._caller, self._watched)
+                with suppress(LoopEndedError):
+                    ticket.redeem(self._loop, self._context())
+
+    def _drop(self, stream: Stream[Any], run: Run) -> None:
+        self._loop.call(partial(stream.drop, run))
 
 
 @contextmanager
@@ -319,9 +375,12 @@ def call_blocking(function: Callable[[], Awaitable[T]], caller: Caller | None = 
 class _Ticket(Generic[T]):
     """One call handed to a loop, cancellable from any thread."""
 
-    def __init__(self, function: Callable[[], Awaitable[T]], caller: Caller) -> None:
+    def __init__(
+        self, function: Callable[[], Awaitable[T]], caller: Caller, strand: Strand | None = None
+    ) -> None:
         self._function = function
         self._caller = caller
+        self._run = None if strand is None else strand.run
         self._loop: LoopHandle | None = None
         self._scope: CancelScope | None = None
         self._cancelled = False
@@ -330,24 +389,22 @@ class _Ticket(Generic[T]):
         self._error: BaseException | None = concurrent.futures.CancelledError("the event loop ended")
         self._ended = False
 
-    def redeem(self, loop: LoopHandle, context: Context) -> None:
-        """Start on `loop` and wait for the end."""
+    def redeem(self, loop: LoopHandle, context: Context, *, polls: bool = False) -> None:
+        """Start on `loop` and wait for the end; with `polls` as in `Caller.poll`."""
         self._loop = loop
         if not loop.call(partial(self._start, loop, context)):
-            raise RuntimeError("the event loop that this belongs to has ended")
+            raise LoopEndedError("the event loop that this belongs to has ended")
         try:
-            self._caller.wait(self)
+            if polls:
+                self._caller.poll(self)
+            else:
+                self._caller.wait(self)
         except BaseException:
             self._caller.retire()
             self.cancel()
             if not self._ended:  # else the interrupt came when all was over
                 self._caller.wait(self)
             raise
-
-    @property
-    def failed(self) -> bool:
-        """Whether `result` raises."""
-        return self._error is not None
 
     def result(self) -> T:
         """Return what came of it, or raise it."""
@@ -357,6 +414,11 @@ class _Ticket(Generic[T]):
             finally:
                 self._error = None
         return cast("T", self._result)
+
+    @property
+    def failed(self) -> bool:
+        """Whether `result` will raise."""
+        return self._error is not None
 
     def cancel(self) -> None:
         """End the call early; it raises when its work has ended."""
@@ -369,6 +431,8 @@ class _Ticket(Generic[T]):
             self._scope.cancel()
 
     def _start(self, loop: LoopHandle, context: Context) -> None:
+        if self._run is not None:
+            self._run.begin_call()
         self._task = loop.start(self._main, context, "batchrt call", self._end)
 
     async def _main(self) -> None:
@@ -376,6 +440,7 @@ class _Ticket(Generic[T]):
             with CancelScope() as self._scope:
                 if self._cancelled:
                     self._scope.cancel()
+                    await anyio.lowlevel.checkpoint()  # before any code of the user's
                 self._result = await self._function()
                 self._error = None
                 return
@@ -387,4 +452,6 @@ class _Ticket(Generic[T]):
 
     def _end(self) -> None:
         self._ended = True
+        if self._run is not None:
+            self._run.end_call()
         self._caller.release(self)

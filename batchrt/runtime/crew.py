@@ -60,8 +60,8 @@ class Crew:
             self._group.start_soon(Unbegun, self._help, task, name="batchrt crew")
 
     def dismiss(self) -> None:
-        """Send the idle helpers home, so that the task group can end."""
-        self._dismissed = True
+        """Send the helpers home, so that the task group can end."""
+        self._dismissed = True  # for a helper whose task was called off before it began
         while self._idle:
             self._idle.pop().wake.set()
 

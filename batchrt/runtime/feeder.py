@@ -6,10 +6,12 @@ task that entered them. So one task, and no other, runs the generator.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sized
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Sized
 from typing import Any, TypeGuard, cast
 
 import anyio
+from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.loops import OwnTask
@@ -42,31 +44,69 @@ class Feeder:
         self._source = source
         self._asked = anyio.Event()
         self._answered = anyio.Event()
+        self._closed = anyio.Event()
         self._value: Any = None
         self._error: BaseException | None = None
+        self._cut = self._closing = self._exposed = False
+        self._serving = CancelScope()
+        self._cleanup = CancelScope()
 
     async def run(self) -> None:
-        """Serve `get` until the source ends; to be started in a task of its own.
+        """Serve `get` until the source ends or `cut`; to be started in a task of its own.
 
         A source that can be closed is closed here, however this ends: a generator that stands between
         two yields with a task group open can be closed in no other task.
         """
         try:
+            # Around the closing too: a generator may have scopes of its own open, which are inside of these.
+            with self._serving, self._cleanup:
+                await _cancelled_once(self._serve_and_close(), self._spare)
+        finally:
+            self._closed.set()
+
+    async def _serve_and_close(self) -> None:
+        try:
             await self._serve()
         finally:
+            self._closing = True
+            self._spare()
             # Generators can be closed, and so can the package's own streams.
             if hasattr(self._source, "aclose"):
                 await _close(self._source)
 
+    def cut(self) -> None:
+        """End before the source does; what the source does to clean up is not cut short."""
+        self._cut = True
+        if not self._closing:
+            self._serving.cancel()
+
+    def _spare(self) -> None:
+        # The source was told, by one cancellation.
+        self._cleanup.shield = self._cut and not self._exposed
+
+    async def end(self) -> None:
+        """`cut`, and return when the source is closed, or the caller is cancelled."""
+        self.cut()
+        try:
+            await self._closed.wait()
+        except BaseException:
+            self.expose()
+            raise
+
+    def expose(self) -> None:
+        """Let a cancellation from outside through to what cleans up."""
+        self._exposed = True
+        self._cleanup.shield = False
+
     async def _serve(self) -> None:
         own = OwnTask()
-        while self._error is None:
+        while self._error is None and not self._cut:
             await self._asked.wait()
             self._asked = anyio.Event()
             try:
                 self._value = await anext(self._source)
             except anyio.get_cancelled_exc_class() as error:
-                if own.is_cancelled():
+                if self._cut or own.is_cancelled():
                     raise
                 await own.put_right()
                 self._error = StrayCancelledError.of(error)
@@ -94,6 +134,35 @@ class Feeder:
         if self._error is None:
             self._error = StopAsyncIteration()
         self._answered.set()
+
+
+@types.coroutine
+def _cancelled_once(
+    coroutine: Coroutine[Any, Any, None], cancelled: Callable[[], None]
+) -> Generator[Any, None, None]:
+    """Await `coroutine`, and call `cancelled` before a cancellation gets there.
+
+    AnyIO's and Trio's cancellations come again at every later await, of a cleanup too.
+    """
+    try:
+        trap = coroutine.send(None)
+        while True:
+            try:
+                value = yield trap
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  handed on to the coroutine
+                if isinstance(error, anyio.get_cancelled_exc_class()):
+                    cancelled()
+                trap = coroutine.throw(error)
+            else:
+                # Trio does not throw but send, in an `outcome.Error`.
+                if isinstance(getattr(value, "error", None), anyio.get_cancelled_exc_class()):
+                    cancelled()
+                trap = coroutine.send(value)
+    except StopIteration:
+        return
 
 
 async def _close(source: Any) -> None:

@@ -15,7 +15,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.loops import Signal, error_of
 from batchrt.runtime.run import Strand, strand_context
 
 __all__ = ["Job", "fork"]
@@ -36,16 +36,19 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
         return
     failure: BaseException | None = None
     ended = False
-    async with anyio.create_task_group() as group:
-        crew = Crew(group)
-        try:
-            await _Fork(strand, jobs, crew).run()
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
-            failure = error
-        ended = True
-        crew.dismiss()
+    try:
+        async with anyio.create_task_group() as group:
+            crew = Crew(group)
+            try:
+                await _Fork(strand, jobs, crew).run()
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                failure = error
+            ended = True
+            crew.dismiss()
+    except BaseExceptionGroup as errors:
+        failure = error_of(errors)
     if failure is not None:
         raise failure
     if not ended:

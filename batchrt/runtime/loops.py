@@ -17,10 +17,20 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-__all__ = ["Alarm", "LoopHandle", "Signal", "Unbegun", "cancellation_is_real", "running_loop"]
+__all__ = [
+    "Alarm",
+    "LoopHandle",
+    "Signal",
+    "Unbegun",
+    "cancellation_is_real",
+    "check_waiting_task",
+    "error_of",
+    "running_loop",
+]
 
 T = TypeVar("T")
 
@@ -63,6 +73,13 @@ class LoopHandle:
         if threading.get_ident() == self._thread:
             function()
             return True
+        return self.soon(function)
+
+    def soon(self, function: Callable[[], object]) -> bool:
+        """Call `function` on the loop soon, also from its own thread; `False` once the loop has ended.
+
+        What the garbage collector calls must not run at once: it may stand in the midst of anything.
+        """
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
             try:
@@ -271,6 +288,38 @@ def running_loop() -> object | None:
     if sniffio is not None and sniffio.thread_local.name == "trio":
         return cast("object", sys.modules["trio"].lowlevel.current_trio_token())
     return _asyncio_loop()
+
+
+def check_waiting_task() -> bool:
+    """Raise the cancellation of the task that waits for this worker thread, if it was cancelled.
+
+    Threads of AnyIO's and Trio's can ask, whose tasks wait for the thread behind a shield; `False` in others.
+
+    Raises:
+        BaseException: the library's cancellation; an interrupt, if Trio has one for that task.
+    """
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        with contextlib.suppress(RuntimeError):  # not a thread of Trio's
+            trio.from_thread.check_cancelled()
+            return True
+    try:
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    return True
+
+
+def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error to raise for those that ended a task group of the runtime's own.
+
+    What user code raises is caught inside of the tasks, so that a group holds what came from outside: an
+    interrupt first of all, which Trio raises in whatever task the main one is.
+    """
+    cancelled = anyio.get_cancelled_exc_class()
+    errors = [error for error in group.exceptions if not isinstance(error, cancelled)]
+    interrupts = [error for error in errors if not isinstance(error, Exception)]
+    return (interrupts or errors or group.exceptions)[0]
 
 
 def cancellation_is_real() -> bool:

@@ -25,7 +25,7 @@ from batchrt.config import RunConfig
 from batchrt.messages import Usage
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.loops import LoopHandle, Signal
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
 from batchrt.runtime.traffic import Place, Source, Traffic
@@ -72,6 +72,7 @@ class Run:
         source: what admits its items; `None` for a run of a single one.
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
+        calls: how many calls from its strands' threads are under way on its loop.
     """
 
     __slots__ = (
@@ -79,7 +80,9 @@ class Run:
         "_offset",
         "_own_slots",
         "_sections",
+        "_vacated",
         "above",
+        "calls",
         "clock",
         "crew",
         "direct",
@@ -104,6 +107,8 @@ class Run:
         self.source: Source | None = None
         self.spending: Spending | None = parent.spending if parent else None
         self.held: int = 0
+        self.calls: int = 0
+        self._vacated: Signal | None = None
         self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None
         # A limiter belongs to its loop, and so do the tasks of a crew.
@@ -141,6 +146,23 @@ class Run:
             if self._own_slots:
                 own.add(self.slots)
             self.traffic.forget(own)
+
+    def begin_call(self) -> None:
+        """Count a call from a strand's thread; on the run's loop."""
+        self.calls += 1
+
+    def end_call(self) -> None:
+        """Count one call less."""
+        self.calls -= 1
+        if not self.calls and self._vacated is not None:
+            self._vacated.set()
+
+    async def wait_for_calls(self) -> None:
+        """Return when no call is under way any more; ended strands have cancelled theirs."""
+        with CancelScope(shield=True):
+            while self.calls:
+                self._vacated = Signal()
+                await self._vacated.wait()
 
     def section(self, key: object, total: int | None, outer: Slots, *, adaptive: bool = False) -> Slots:
         """Return the slots of a part of the chain that has a cap of its own, one for all items."""
@@ -251,8 +273,13 @@ class Strand:
             self.slots.give()
 
     def close(self) -> None:
-        """End: give the slot up. User code that goes on in this context is no longer part of the item."""
+        """End: give the slot up. User code that goes on in this context is no longer part of the item.
+
+        What a thread of the user's still waits for on the strand's behalf is cancelled.
+        """
         self.open = False
+        if self._watched:
+            self.cancel_nested()
         self.give()
         self.halt()
 
@@ -354,7 +381,7 @@ class Strand:
         """Have `cancel` called if this strand is cancelled while it waits in a thread."""
         watched = self._watched = self._watched or []
         watched.append(cancel)
-        if self._cancelled:
+        if self._cancelled or not self.open:
             cancel()
         try:
             yield

@@ -30,7 +30,7 @@ from batchrt.errors import (
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real
+from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real, error_of
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
@@ -116,6 +116,7 @@ class Scheduler:
         self._seems_over = False
         self._drained = self._ended = False
         self._cut_short = False
+        self._stopped = False
         self._failure: BaseException | None = None
         self._workers = 0
         self._starting = 0
@@ -155,34 +156,74 @@ class Scheduler:
         finally:
             traffic.sources.remove(self)
             self._run.end()
+            if self._run.calls:
+                await self._run.wait_for_calls()
         if self._failure is not None:
             raise self._failure
-        if not completed:
+        if not completed and not self._stopped:
             raise self._deadline_error() if self._is_past_deadline() else StrayCancelledError.of(None)
         spending = self._run.spending
         if self._cut_short and spending is not None and spending.ended is not None:
             raise spending.ended.again(started=False)
 
     async def _run_all(self) -> bool:
-        completed = False
-        async with anyio.create_task_group() as group:
-            if self._deadline is not None:
-                group.cancel_scope.deadline = anyio.current_time() + self._deadline
-            self._group = group
-            self._run.hire(Crew(group))
-            if self._feeder is not None:
+        if self._feeder is None:
+            return await self._run_workers()
+        completed, failure = False, None
+        try:
+            # A group around the workers', which the run's own end cancels: that a source may close in peace.
+            async with anyio.create_task_group() as group:
                 group.start_soon(Unbegun, self._feed, self._feeder, name="batchrt inputs")
-            self._yielded_at = perf_counter()
-            if self._expected == 0:
-                self._look_at_nothing()
-            self._recruit()
-            if self._workers:
-                await self._finished.wait()
-            else:
-                self._is_over()  # there is nothing to do, or nothing left to be spent
-            completed = True
-            group.cancel_scope.cancel()
+                try:
+                    completed = await self._run_workers()
+                except anyio.get_cancelled_exc_class():
+                    self._feeder.expose()
+                    raise
+                except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                    failure = error
+                await self._feeder.end()
+        except BaseExceptionGroup as errors:
+            failure = failure or error_of(errors)
+        if failure is not None:
+            raise failure
         return completed
+
+    async def _run_workers(self) -> bool:
+        completed, failure = False, None
+        try:
+            async with anyio.create_task_group() as group:
+                if self._deadline is not None:
+                    group.cancel_scope.deadline = anyio.current_time() + self._deadline
+                self._group = group
+                self._run.hire(Crew(group))
+                self._yielded_at = perf_counter()
+                if self._stopped:
+                    group.cancel_scope.cancel()
+                if self._expected == 0:
+                    self._look_at_nothing()
+                self._recruit()
+                if self._workers:
+                    await self._finished.wait()
+                else:
+                    self._is_over()  # there is nothing to do, or nothing left to be spent
+                completed = True
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            failure = error_of(errors)
+        if failure is not None:
+            raise failure
+        return completed
+
+    def stop(self) -> None:
+        """End the run, for nobody wants its outcomes any more: cancel what is under way."""
+        self._stopped = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._group is not None:
+            self._group.cancel_scope.cancel()
+        if self._feeder is not None:
+            self._feeder.cut()
 
     async def _feed(self, feeder: Feeder) -> None:
         try:
@@ -344,7 +385,7 @@ class Scheduler:
         try:
             value = next(self._iterator)
         except StopIteration:
-            self._end()
+            self._run_out()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
         else:
@@ -395,7 +436,7 @@ class Scheduler:
             if not await self._run.slots.take(self._leader, newcomer=self._parent is None):
                 return False
         except StopAsyncIteration:
-            self._end()
+            self._run_out()
             return False
         except anyio.get_cancelled_exc_class():
             raise
@@ -501,12 +542,11 @@ class Scheduler:
     def _fail(self, error: BaseException, note: str | None) -> None:
         if self._failure is None:
             self._failure = error
-            assert self._group is not None
-            self._group.cancel_scope.cancel()
+            self._end()
             if note is not None:
                 add_note(error, note)
 
-    def _end(self) -> None:
+    def _run_out(self) -> None:
         """Note that the source has ended."""
         self._ended = True
         self._drain()

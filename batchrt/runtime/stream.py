@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -13,7 +13,7 @@ from anyio import CancelScope
 
 from batchrt.runtime.batch import Job, lending
 from batchrt.runtime.loops import LoopHandle, Signal
-from batchrt.runtime.run import Item
+from batchrt.runtime.run import Item, Run
 from batchrt.runtime.scheduler import Scheduler
 
 __all__ = ["Stream"]
@@ -105,6 +105,19 @@ class Stream(AsyncIterator[T], Generic[T]):
             async with lending():
                 await state.stop()
 
+    def drop(self, run: Run | None = None) -> None:
+        """End the run without waiting for its end; on its loop's thread, if for `run`, which waits then."""
+        self._closed = True
+        state = self._state
+        if state is None or state.ended.is_set():
+            return
+        if run is None:
+            state.loop.soon(state.cancel)
+            return
+        run.begin_call()
+        state.ended_for.append(run.end_call)
+        state.cancel()
+
     async def __aenter__(self) -> Stream[T]:
         return self
 
@@ -114,9 +127,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         await self.aclose()
 
     def __del__(self) -> None:
-        state = self._state
-        if state is not None and not state.ended.is_set():
-            state.loop.call(state.scope.cancel)
+        self.drop()
 
     def _start(self) -> _State:
         state = _State(ordered=self._ordered, lead=self._job.lead, errors=self._return_exceptions)
@@ -134,6 +145,7 @@ class _State:
     def __init__(self, *, ordered: bool, lead: int, errors: bool) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
+        self.ended_for: list[Callable[[], object]] = []
         self.loop = LoopHandle.current()
         self.scheduler: Scheduler | None = None
         self.task: object = None
@@ -180,9 +192,21 @@ class _State:
 
     async def stop(self) -> None:
         """End the run and return when nothing of it is running any more."""
-        self.scope.cancel()
-        with CancelScope(shield=True):
-            await self.ended.wait()
+        if self.ended.is_set():
+            return
+        self.cancel()
+        try:
+            await self.ended.wait()  # the inputs may have to be cleaned up
+        except BaseException:
+            self.scope.cancel()
+            with CancelScope(shield=True):
+                await self.ended.wait()
+            raise
+
+    def cancel(self) -> None:
+        """End the run soon."""
+        assert self.scheduler is not None
+        self.scheduler.stop()
 
     def _notify(self) -> None:
         if self._more is not None:
@@ -204,6 +228,8 @@ class _State:
     def end(self) -> None:
         """Note that the run's task has ended."""
         self.ended.set()
+        for ended in self.ended_for:
+            ended()
         self._notify()
 
     def raise_end(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 
 from batchrt import (
     DeadlineExceededError,
     ItemTimeoutError,
+    Runnable,
     RunnableLambda,
+    RunnableParallel,
     StrayCancelledError,
 )
 
@@ -117,6 +121,52 @@ async def test_an_interrupt_in_a_leaf_ends_the_run_whatever_is_tolerated(kind: t
         await RunnableLambda(leaf).abatch(range(5), return_exceptions=True)
     assert caught.value is error
     await check_over(watch, before)
+
+
+async def _endless() -> AsyncIterator[int]:
+    while True:
+        yield 1
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("how", ["abatch", "async inputs", "ainvoke", "fork", "lists", "stream"])
+def test_ctrl_c_on_trio_comes_as_itself(how: str) -> None:
+    """Trio raises it in the main task, inside of the run's nursery."""
+
+    class Lists(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int]) -> list[int]:
+            await anyio.sleep_forever()
+            return inputs
+
+    leaf: Runnable[float, Any] = RunnableLambda(anyio.sleep)
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGINT)  # raised at the next checkpoint
+        if how == "abatch":
+            await leaf.abatch([1e6] * 3)
+        elif how == "async inputs":
+            await leaf.abatch(_endless())
+        elif how == "stream":
+            await anext(leaf.abatch_iter([1e6] * 3))
+        else:
+            chains = {
+                "ainvoke": leaf,
+                "fork": RunnableParallel(a=leaf, b=leaf),
+                "lists": RunnableParallel(a=Lists(), b=Lists()),
+            }
+            await chains[how].ainvoke(1e6)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trio.run(_unprotected, main)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _unprotected(main: Any) -> None:
+    await main()
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
