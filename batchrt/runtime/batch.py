@@ -5,15 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import (
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
@@ -164,19 +164,38 @@ def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
         return nullcontext()
     loop = parent.run.loop
     if loop is not None and not loop.here():
-        return _lending_from_afar(parent, newcomers=newcomers)
+        return _LendingFromAfar(parent, newcomers=newcomers)
     return parent.lending(newcomers=newcomers)
 
 
-@asynccontextmanager
-async def _lending_from_afar(parent: Strand, *, newcomers: bool) -> AsyncIterator[None]:
+class _LendingFromAfar(AbstractAsyncContextManager[None]):
     """Lend from a loop of its own, which a sync function started in its thread, and end with its run."""
-    loop = LoopHandle.current()
-    with CancelScope() as scope, parent.watching(lambda: loop.call(scope.cancel)):
-        async with parent.lending(newcomers=newcomers):
-            yield
-    if scope.cancelled_caught:
-        raise concurrent.futures.CancelledError("the run was cancelled")
+
+    def __init__(self, parent: Strand, *, newcomers: bool) -> None:
+        self._parent = parent
+        self._lending = parent.lending(newcomers=newcomers)
+        self._scope = CancelScope()
+        self._watching: AbstractContextManager[None] = nullcontext()
+
+    async def __aenter__(self) -> None:
+        loop, scope = LoopHandle.current(), self._scope
+        scope.__enter__()
+        self._watching = self._parent.watching(lambda: loop.call(scope.cancel))
+        self._watching.__enter__()
+        await self._lending.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._lending.__aexit__(kind, error, trace)
+        except BaseException as other:  # noqa: BLE001  the scope's, or raised below
+            error = other
+        self._watching.__exit__(None, None, None)
+        if self._scope.__exit__(type(error) if error is not None else None, error, trace):
+            raise concurrent.futures.CancelledError("the run was cancelled")
+        if error is not None:
+            raise error
 
 
 def inherited(parent: Strand | None) -> RunConfig:

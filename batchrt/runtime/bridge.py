@@ -6,6 +6,7 @@ import atexit
 import concurrent.futures
 import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
@@ -150,23 +151,54 @@ class _PulledAll(_Pulled[T]):
 
 
 class _BackgroundLoop:
-    """An event loop in a thread of its own."""
+    """An event loop in a thread of its own, which `open` starts."""
 
     def __init__(self) -> None:
-        started: concurrent.futures.Future[LoopHandle] = concurrent.futures.Future()
+        self._started: concurrent.futures.Future[LoopHandle] = concurrent.futures.Future()
         self._stop: anyio.Event | None = None
+        self._thread: threading.Thread | None = None
         self.blocked = 0
         self.ended = False
-        # In a context of its own: in one of the caller's that says which loop runs, AnyIO would start none.
-        self._thread = threading.Thread(
-            target=Context().run, args=(anyio.run, self._main, started), name="batchrt loop", daemon=True
-        )
-        self._thread.start()
-        self.handle = started.result()
 
-    async def _main(self, started: concurrent.futures.Future[LoopHandle]) -> None:
+    def open(self) -> bool:
+        """Start it, or wait for the thread that does, and return when it runs.
+
+        `False` if that thread is this one, further down its stack: a finalizer or a signal handler runs
+        there, and whoever waits for the frame that it interrupts waits for ever.
+        """
+        me = (object(), threading.get_ident())
+        # In one step: of all that ask at once, one starts it.
+        opener = self.__dict__.setdefault("opener", me)
+        if opener is me:
+            self._start()
+        elif opener[1] == me[1] and not self._started.done():
+            return False
+        self._started.result()
+        return True
+
+    def _start(self) -> None:
+        try:
+            # In a context of its own: in one that says which loop runs, AnyIO would start none.
+            self._thread = threading.Thread(
+                target=Context().run, args=(anyio.run, self._main), name="batchrt loop", daemon=True
+            )
+            self._thread.start()
+        except BaseException as error:
+            self.ended = True
+            interrupted = RuntimeError("the start of the background event loop was interrupted")
+            self._started.set_exception(error if isinstance(error, Exception) else interrupted)
+            raise
+
+    @property
+    def handle(self) -> LoopHandle:
+        """The way to the loop, once it is open."""
+        return self._started.result()
+
+    async def _main(self) -> None:
+        if self.ended:  # as it was started
+            return
         self._stop = anyio.Event()
-        started.set_result(LoopHandle.current())
+        self._started.set_result(LoopHandle.current())
         try:
             await self._stop.wait()
         finally:
@@ -175,9 +207,9 @@ class _BackgroundLoop:
 
     def stop(self) -> None:
         """End the loop and what is left on it."""
-        assert self._stop is not None
-        self.handle.call(self._stop.set)
-        self._thread.join(STOP_SECONDS)
+        if self._thread is not None and self._stop is not None:
+            self.handle.call(self._stop.set)
+            self._thread.join(STOP_SECONDS)
 
 
 class _Background:
@@ -188,46 +220,53 @@ class _Background:
     at exit, left behind by a fork.
 
     Its exit handler is registered on import, and so called after those that users of the package
-    register: from Python 3.12 on, no other loop could be started for them.
+    register: from Python 3.12 on, no other loop could be started for them. There is no lock; see
+    `_BackgroundLoop.open`.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: _BackgroundLoop | None = None
+        self._loop = _BackgroundLoop()
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self._stop)
 
     @contextmanager
     def loop(self) -> Iterator[LoopHandle]:
-        """Return the loop, or one of its own for a caller that blocks it or would wait for one who does."""
-        loop = self._get()
-        blocks = loop.handle.here()
-        if not (blocks or loop.blocked):
+        """Return the loop, or one of its own for a caller that blocks it or would wait for one who does.
+
+        Raises:
+            RuntimeError: if the interpreter is exiting, and no other thread runs any more.
+        """
+        if sys.is_finalizing():
+            raise RuntimeError("the interpreter is exiting: nothing can be run on an event loop any more")
+        loop = self._current()
+        opened = loop.open()
+        blocks = opened and loop.handle.here()
+        if opened and not (blocks or loop.blocked):
             yield loop.handle
             return
         loop.blocked += blocks
         spare = _BackgroundLoop()
+        spare.open()
         try:
             yield spare.handle
         finally:
             spare.stop()
             loop.blocked -= blocks
 
-    def _get(self) -> _BackgroundLoop:
-        with self._lock:
-            if self._loop is None or self._loop.ended:
-                self._loop = _BackgroundLoop()
-            return self._loop
+    def _current(self) -> _BackgroundLoop:
+        loop = self._loop
+        while loop.ended:
+            # In one step: of all that find it ended, one says which is the next.
+            loop = self._loop = loop.__dict__.setdefault("successor", _BackgroundLoop())
+        return loop
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._loop = None
+        self._loop = _BackgroundLoop()
 
     def _stop(self) -> None:
-        with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.stop()
+        loop = self._loop
+        self._loop = _BackgroundLoop()
+        loop.stop()
 
 
 _background: Final = _Background()

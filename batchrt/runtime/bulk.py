@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -137,9 +137,10 @@ class Bulk:
             self._fail(item.index, error, item)
 
     def _fail(self, place: int, error: Exception, item: Item | None = None) -> None:
-        if isinstance(error, SpendingLimitError):
-            self.ended = error  # an end, and not a failure: what is under way is finished
-            error.started = True
+        if issubclass(type(error), SpendingLimitError):
+            # An end, and not a failure: what is under way is finished.
+            self.ended = cast("SpendingLimitError", error)
+            self.ended.started = True
         elif self._fail_fast:
             add_note(error, f"batchrt: item {place} failed; the rest was cancelled")
             raise error

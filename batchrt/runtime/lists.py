@@ -223,7 +223,12 @@ async def _carry_parts(
             await own.put_right()
         failures += 1
         hopeless = failures > patience and call.outage(failure)
-        if stop - start == 1 or hopeless or isinstance(failure, ListLengthError) or not call.splits(failure):
+        if (
+            stop - start == 1
+            or hopeless
+            or issubclass(type(failure), ListLengthError)
+            or not _splits(call, failure)
+        ):
             give(Part(start, stop, (), failure, book))
         else:
             middle = (start + stop + 1) // 2
@@ -242,6 +247,13 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
         inputs, outputs, both = (round(count * reached / total) for count in whole)
         yield Usage(inputs - done[0], outputs - done[1], both - done[2])
         done = (inputs, outputs, both)
+
+
+def _splits(call: ListCall, failure: Exception) -> bool:
+    try:
+        return call.splits(failure)
+    except Exception:  # noqa: BLE001  an instance may raise when it is looked at
+        return True
 
 
 async def _carry_apart(

@@ -384,7 +384,7 @@ class Scheduler:
         try:
             value = next(self._iterator)
         except StopIteration:
-            self._end()
+            self._run_out()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
         else:
@@ -435,7 +435,7 @@ class Scheduler:
             if not await self._run.slots.take(self._leader, newcomer=self._parent is None):
                 return False
         except StopAsyncIteration:
-            self._end()
+            self._run_out()
             return False
         except anyio.get_cancelled_exc_class():
             raise
@@ -528,8 +528,10 @@ class Scheduler:
 
         Then what is under way is finished, for it is paid.
         """
-        if not isinstance(failure, SpendingLimitError):
+        # By its type: an instance may answer anything when it is asked for its class.
+        if not issubclass(type(failure), SpendingLimitError):
             return False
+        failure = cast("SpendingLimitError", failure)
         failure.started = True  # whatever it was of: this item was under way
         ends = self._is_broke()
         self._cut_short = self._cut_short or ends
@@ -542,7 +544,7 @@ class Scheduler:
             if note is not None:
                 add_note(error, note)
 
-    def _end(self) -> None:
+    def _run_out(self) -> None:
         """Note that the source has ended."""
         self._ended = True
         self._drain()
