@@ -23,16 +23,18 @@ __all__ = ["Job", "fork"]
 Job: TypeAlias = "Callable[[Strand], Coroutine[Any, Any, None]]"
 
 
-async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
+async def fork(
+    strand: Strand, jobs: Sequence[Job], share: Callable[[Callable[[Job], None]], None] | None = None
+) -> None:
     """Run `jobs` at the same time, each on a strand of its own, and return when all have ended.
 
     Jobs run in the calling task, on its slot, until one waits; the rest then goes to the run's crew, or,
     for a run without one, to tasks made for this fork. The first error cancels the other jobs and is
-    raised as itself once they have ended.
+    raised as itself once they have ended. `share` is handed a function with which a job may add others.
     """
     crew = strand.run.crew
     if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
-        await _Fork(strand, jobs, crew).run()
+        await _Fork(strand, jobs, crew, share).run()
         return
     failure: BaseException | None = None
     ended = False
@@ -40,7 +42,7 @@ async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
         async with anyio.create_task_group() as group:
             crew = Crew(group)
             try:
-                await _Fork(strand, jobs, crew).run()
+                await _Fork(strand, jobs, crew, share).run()
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
@@ -72,7 +74,13 @@ class _Fork:
         "strand",
     )
 
-    def __init__(self, strand: Strand, jobs: Sequence[Job], crew: Crew | None) -> None:
+    def __init__(
+        self,
+        strand: Strand,
+        jobs: Sequence[Job],
+        crew: Crew | None,
+        share: Callable[[Callable[[Job], None]], None] | None,
+    ) -> None:
         self.strand = strand
         self._jobs = deque(jobs)
         self._crew = crew
@@ -83,6 +91,8 @@ class _Fork:
         self._scopes: list[CancelScope] = []
         self._error: BaseException | None = None
         self._cut_off: BaseException | None = None
+        if share is not None:
+            share(self.add)
 
     async def run(self) -> None:
         """Run the jobs here, one after the other, until one waits: the rest then goes to the crew.
@@ -106,11 +116,19 @@ class _Fork:
     def _spread(self) -> None:
         """Give what has not begun to the crew."""
         while self._jobs and self._crew is not None:
-            branch = _Branch(self, self._jobs.popleft())
-            self._left += 1
-            self._unbegun.add(branch)
-            self._crew.dispatch(branch)
+            self._dispatch(self._crew, self._jobs.popleft())
         self.settle()
+
+    def _dispatch(self, crew: Crew, job: Job) -> None:
+        branch = _Branch(self, job)
+        self._left += 1
+        self._unbegun.add(branch)
+        crew.dispatch(branch)
+
+    def add(self, job: Job) -> None:
+        """Run one job more; to be called by a job."""
+        if self._error is None and self._crew is not None:
+            self._dispatch(self._crew, job)
 
     def settle(self) -> None:
         """Have the strand wait for its branches once all of them are on their own way."""

@@ -493,6 +493,9 @@ class Scheduler:
                 strand.close()
                 raise
             failure = StrayCancelledError.of(error)
+        except GeneratorExit:  # the loop was closed with this in it
+            strand.close()
+            raise
         except BaseException as error:  # noqa: BLE001  this item's outcome, or raised by `run`
             failure = error
         holding = False

@@ -70,9 +70,10 @@ class _Call:
             return self._result
         try:
             raise error
-        except StopIteration:
-            # It cannot travel through a coroutine, where it would mean the end.
-            raise RuntimeError("the function raised StopIteration") from error
+        except (StopIteration, GeneratorExit):
+            # Neither can travel through a coroutine, where it would mean the end.
+            name = "StopIteration" if isinstance(error, StopIteration) else "GeneratorExit"
+            raise RuntimeError(f"the function raised {name}") from error
         finally:
             del error
 
