@@ -30,7 +30,7 @@ from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import is_iterable, length_of
-from batchrt.runtime.loops import LoopHandle, cancellation_is_real, error_of
+from batchrt.runtime.loops import LoopHandle, cancellation_is_real, error_of, unswallowed
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
@@ -256,22 +256,28 @@ async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:
     """Await `function()` while the run has helper tasks."""
     result: list[T] = []
     failure: BaseException | None = None
+    cut: BaseException | None = None
+    ended = False
     try:
         async with anyio.create_task_group() as group:
             run.hire(Crew(group))
             try:
                 result.append(await function())
             except anyio.get_cancelled_exc_class() as error:
+                cut = error
                 if cancellation_is_real():
                     raise
                 failure = error
             except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
                 failure = error
+            ended = True
             group.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         failure = error_of(errors)
     if failure is not None:
         raise failure
+    if not ended:
+        raise unswallowed(cut)
     return result[0]
 
 

@@ -15,7 +15,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Signal, error_of
+from batchrt.runtime.loops import Signal, error_of, unswallowed
 from batchrt.runtime.run import Strand, strand_context
 
 __all__ = ["Job", "fork"]
@@ -37,13 +37,15 @@ async def fork(
         await _Fork(strand, jobs, crew, share).run()
         return
     failure: BaseException | None = None
+    cut: BaseException | None = None
     ended = False
     try:
         async with anyio.create_task_group() as group:
             crew = Crew(group)
             try:
                 await _Fork(strand, jobs, crew, share).run()
-            except anyio.get_cancelled_exc_class():
+            except anyio.get_cancelled_exc_class() as error:
+                cut = error
                 raise
             except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
                 failure = error
@@ -54,8 +56,7 @@ async def fork(
     if failure is not None:
         raise failure
     if not ended:
-        # A helper was cancelled before its first step, and with it the group, which says nothing of it.
-        raise StrayCancelledError.of(None)
+        raise unswallowed(cut)
 
 
 class _Fork:

@@ -21,6 +21,8 @@ import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
+from batchrt.errors import StrayCancelledError
+
 __all__ = [
     "Alarm",
     "LoopHandle",
@@ -30,6 +32,7 @@ __all__ = [
     "check_waiting_task",
     "error_of",
     "running_loop",
+    "unswallowed",
 ]
 
 T = TypeVar("T")
@@ -333,6 +336,17 @@ def cancellation_is_real() -> bool:
         if task is None or task.cancelling():
             return True
     return anyio.current_effective_deadline() == -math.inf
+
+
+def unswallowed(cancelled: BaseException | None) -> BaseException:
+    """Return what to raise where a task group swallowed the cancellation with which its host left it.
+
+    A group does so if its own scope was cancelled, as by a helper that somebody cancelled before its first
+    step. AnyIO (4.16) does it too to one from outside, such as `asyncio.timeout`'s: on exit, the scopes
+    of child tasks add their requests to those of the group's scope, which then takes back more than it made.
+    """
+    by_scope = any(isinstance(arg, str) and "cancel scope" in arg for arg in getattr(cancelled, "args", ()))
+    return StrayCancelledError.of(cancelled) if cancelled is None or by_scope else cancelled
 
 
 class OwnTask:

@@ -29,7 +29,7 @@ from batchrt.errors import (
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import OwnTask, Signal, Unbegun, error_of
+from batchrt.runtime.loops import OwnTask, Signal, Unbegun, error_of, unswallowed
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
@@ -117,6 +117,7 @@ class Scheduler:
         self._cut_short = False
         self._stopped = False
         self._failure: BaseException | None = None
+        self._cut: BaseException | None = None
         self._workers = 0
         self._starting = 0
         self._leader: Waiter | None = None
@@ -160,7 +161,7 @@ class Scheduler:
         if self._failure is not None:
             raise self._failure
         if not completed and not self._stopped:
-            raise self._deadline_error() if self._is_past_deadline() else StrayCancelledError.of(None)
+            raise self._deadline_error() if self._is_past_deadline() else unswallowed(self._cut)
         spending = self._run.spending
         if self._cut_short and spending is not None and spending.ended is not None:
             raise spending.ended.again(started=False)
@@ -201,10 +202,14 @@ class Scheduler:
                 if self._expected == 0:
                     self._look_at_nothing()
                 self._recruit()
-                if self._workers:
-                    await self._finished.wait()
-                else:
+                if not self._workers:
                     self._is_over()  # there is nothing to do, or nothing left to be spent
+                else:
+                    try:
+                        await self._finished.wait()
+                    except BaseException as error:
+                        self._cut = error
+                        raise
                 completed = True
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
