@@ -77,13 +77,6 @@ class DelegatingBoom(Boom):
         raise KeyError(name)
 
 
-class UntouchableBoom(Boom):
-    """No attribute can be read, not even its class."""
-
-    def __getattribute__(self, name: str) -> Any:
-        raise KeyError(name)
-
-
 class UnequalBoom(Boom):
     __notes__: Any = None
     __hash__: Any = None
@@ -101,7 +94,6 @@ BOOMS: list[type[Boom]] = [
     FalsyBoom,
     EmptyBoom,
     DelegatingBoom,
-    UntouchableBoom,
     UnequalBoom,
 ]
 
@@ -432,7 +424,7 @@ def branch_of(even: Node, odd: Node) -> Node:
 
 
 def fallback_of(first: Node, second: Node) -> Node:
-    if "disturbing" in first.text:
+    if "disturbing" in first.text + second.text:
         # A cancellation is no error until it leaves the item: fallbacks are not for it.
         return sequence_of(first, second)
 
@@ -651,7 +643,8 @@ def all_slots_come_back() -> Iterator[None]:
 
 def check(outcome: Any, expected: Expected) -> None:
     if isinstance(expected, int):
-        assert isinstance(outcome, Value), outcome
+        failed = None if type(outcome) is Value else name_of(outcome)
+        assert failed is None
         assert outcome.number == expected
     else:
         assert name_of(outcome) in expected
