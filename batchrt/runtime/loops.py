@@ -410,6 +410,15 @@ class Host(OwnTask):
             return True
         return self._task is not None and self._task.cancelling() > 0
 
+    async def error_left(self) -> RuntimeError | None:
+        """Put the task right; return the error of a function that left something open."""
+        if not await self.put_right():
+            return None
+        return RuntimeError(
+            "the function left a cancel scope or a task group open; what opens one, such as an async "
+            "generator, must be closed in the function that uses it"
+        )
+
     async def put_right(self) -> bool:
         """Take back what user code asked for, and cancel and close what it left open."""
         left_open = bool(self._nurseries)

@@ -493,11 +493,9 @@ class Scheduler:
             raise
         except BaseException as error:  # noqa: BLE001  this item's outcome, or raised by `run`
             failure = error
-        if own.is_disturbed() and await own.put_right():
-            failure = failure or RuntimeError(
-                "the function left a cancel scope or a task group open; what opens one, such as an async "
-                "generator, must be closed in the function that uses it"
-            )
+        if own.is_disturbed():
+            left = await own.error_left()
+            failure = failure or left
         holding = False
         try:
             self._settle(strand.item, output, failure)
