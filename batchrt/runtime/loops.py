@@ -62,6 +62,11 @@ class LoopHandle:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
 
+    def closed(self) -> bool:
+        """Whether the loop has been closed, with whatever tasks were in it."""
+        native = self._native
+        return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
+
     def same(self, other: LoopHandle) -> bool:
         """Whether both are handles on one loop."""
         return self._native is other._native
@@ -248,19 +253,21 @@ class Signal:
         elif self._event is not None:
             await self._event.wait()
 
-    def set(self) -> None:
-        """Let the waiter go on."""
+    def set(self) -> bool:
+        """Let the waiter go on; `False` if its loop has ended, and it never will."""
         future = self._future
         if future is None:
             assert self._event is not None
             assert isinstance(self._loop, LoopHandle)
-            self._loop.call(self._event.set)
-        elif threading.get_ident() == self._loop:
-            if not future.done():
-                future.set_result(None)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            return self._loop.call(self._event.set)
+        try:
+            if threading.get_ident() != self._loop:
                 future.get_loop().call_soon_threadsafe(self._set_here)
+            elif not future.done():
+                future.set_result(None)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
     def _set_here(self) -> None:
         assert self._future is not None
