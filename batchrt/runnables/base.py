@@ -24,6 +24,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial, wraps
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
@@ -516,7 +517,7 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     async def call(value: Any, strand: Strand) -> Any:
         config = handed_config(strand.config)
         if strand.run.direct:
-            return awaited(method(value, config, **kwargs))
+            return awaited(copy_context().run(method, value, config, **kwargs))  # as in a thread
         await strand.take()
         return await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
 

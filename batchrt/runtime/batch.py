@@ -219,6 +219,8 @@ def _slots(config: RunConfig, parent: Strand | None) -> Slots:
         return Slots(None, None if parent is None else parent.slots, adaptive=True)
     if parent is None:
         return Slots(cap)
+    if parent.run.loop is not None and not parent.run.loop.here():
+        return parent.lend_afar(LoopHandle.current(), cap)
     return parent.slots if cap is None else Slots(cap, parent.slots)
 
 

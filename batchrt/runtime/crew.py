@@ -12,7 +12,7 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from batchrt.runtime.loops import OwnTask, Signal, Unbegun
+from batchrt.runtime.loops import Host, Signal, Unbegun
 
 __all__ = ["Crew", "Task"]
 
@@ -66,7 +66,7 @@ class Crew:
             self._idle.pop().wake.set()
 
     async def _help(self, first: Task) -> None:
-        own = OwnTask()
+        own = Host()
         task: Task | None = first
         while task is not None:
             await self._do(task, own)
@@ -89,11 +89,11 @@ class Crew:
                     self._idle.remove(helper)
             task = helper.task
 
-    async def _do(self, task: Task, own: OwnTask) -> None:
+    async def _do(self, task: Task, own: Host) -> None:
         try:
             await task.run()
         except anyio.get_cancelled_exc_class():
-            if own.is_cancelled():
+            if not await own.goes_on():
                 raise
         if own.is_disturbed():
             await own.put_right()

@@ -11,7 +11,7 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -25,6 +25,7 @@ from batchrt.errors import StrayCancelledError
 
 __all__ = [
     "Alarm",
+    "Host",
     "LoopHandle",
     "Signal",
     "Unbegun",
@@ -63,6 +64,11 @@ class LoopHandle:
     def here(self) -> bool:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
+
+    def closed(self) -> bool:
+        """Whether the loop has been closed, with whatever tasks were in it."""
+        native = self._native
+        return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
 
     def same(self, other: LoopHandle) -> bool:
         """Whether both are handles on one loop."""
@@ -250,19 +256,21 @@ class Signal:
         elif self._event is not None:
             await self._event.wait()
 
-    def set(self) -> None:
-        """Let the waiter go on."""
+    def set(self) -> bool:
+        """Let the waiter go on; `False` if its loop has ended, and it never will."""
         future = self._future
         if future is None:
             assert self._event is not None
             assert isinstance(self._loop, LoopHandle)
-            self._loop.call(self._event.set)
-        elif threading.get_ident() == self._loop:
-            if not future.done():
-                future.set_result(None)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            return self._loop.call(self._event.set)
+        try:
+            if threading.get_ident() != self._loop:
                 future.get_loop().call_soon_threadsafe(self._set_here)
+            elif not future.done():
+                future.set_result(None)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
     def _set_here(self) -> None:
         assert self._future is not None
@@ -381,13 +389,88 @@ class OwnTask:
         await self.put_right()
         return not self.is_cancelled()
 
-    async def put_right(self) -> None:
-        """Take back what user code asked for."""
+    async def put_right(self) -> bool:
+        """Take back what user code asked for; return whether it left a cancel scope open (see `Host`)."""
         task = self._task
         if task is None or self.is_cancelled():
-            return  # what is counted may be the scope's
+            return False  # what is counted may be the scope's
         while task.uncancel():
             pass
         # What was asked for and has not come yet comes at the next wait, whatever the count says.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
+        return False
+
+
+class Host(OwnTask):
+    """A task of the runtime's own that does one thing after another, and is found by each as by the first.
+
+    A function that leaves a cancel scope or a task group open (an async generator that it did not close, say)
+    leaves the task under it: what comes next would be cancelled with it, and the task could not end. Neither
+    AnyIO nor Trio has a public name for the innermost scope of a task; where the private one is not what is
+    known here, nothing is looked for.
+    """
+
+    __slots__ = ("_base", "_holder", "_name", "_nurseries")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._holder: Any
+        if self._task is not None:
+            self._holder, self._name = _anyio_state(self._task), "cancel_scope"
+        else:
+            self._holder, self._name = sys.modules["trio"].lowlevel.current_task(), "_cancel_status"
+        self._base: Any = getattr(self._holder, self._name, None)
+        self._nurseries: Sequence[Any] = getattr(self._holder, "_child_nurseries", ())
+
+    def is_disturbed(self) -> bool:
+        """Whether user code has asked for its cancellation, or left a scope open."""
+        if (
+            self._base is not None and getattr(self._holder, self._name) is not self._base
+        ) or self._nurseries:
+            return True
+        return self._task is not None and self._task.cancelling() > 0
+
+    async def error_left(self) -> RuntimeError | None:
+        """Put the task right; return the error of a function that left something open."""
+        if not await self.put_right():
+            return None
+        return RuntimeError(
+            "the function left a cancel scope or a task group open; what opens one, such as an async "
+            "generator, must be closed in the function that uses it"
+        )
+
+    async def put_right(self) -> bool:
+        """Take back what user code asked for, and cancel and close what it left open."""
+        left_open = bool(self._nurseries)
+        while self._nurseries:
+            nursery = self._nurseries[-1]
+            nursery.cancel_scope.cancel()
+            await nursery._nested_child_finished(None)
+        while self._base is not None and (innermost := getattr(self._holder, self._name)) is not self._base:
+            left_open = True
+            if self._task is not None:
+                await self._close_anyio_scope(innermost)
+            else:
+                innermost._scope.cancel()
+                innermost._scope.__exit__(None, None, None)
+        await super().put_right()
+        return left_open
+
+    async def _close_anyio_scope(self, scope: Any) -> None:
+        scope.cancel()
+        try:
+            scope.__exit__(None, None, None)
+        except RuntimeError:  # it was entered elsewhere, or is not whole
+            self._holder.cancel_scope = self._base
+            return
+        # The tasks of a group. They are cancelled at every step until they end.
+        with contextlib.suppress(asyncio.CancelledError):
+            while scope._tasks:  # noqa: ASYNC110  there is no event for it
+                await asyncio.sleep(0)
+
+
+def _anyio_state(task: asyncio.Task[Any]) -> Any:
+    from anyio._backends import _asyncio
+
+    return getattr(_asyncio, "_task_states", {}).get(task)

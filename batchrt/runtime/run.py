@@ -17,6 +17,7 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio import CancelScope, CapacityLimiter
@@ -26,7 +27,7 @@ from batchrt.messages import Usage
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.loops import LoopHandle, Signal
-from batchrt.runtime.slots import Slots
+from batchrt.runtime.slots import LentSlots, Slots
 from batchrt.runtime.spending import Spending
 from batchrt.runtime.traffic import Place, Source, Traffic
 
@@ -215,6 +216,7 @@ class Strand:
     """
 
     __slots__ = (
+        "_afar",
         "_cancelled",
         "_in_debt",
         "_nested",
@@ -245,6 +247,7 @@ class Strand:
         self._nested = 0
         self._in_debt = False
         self._watched: list[Callable[[], object]] | None = None
+        self._afar: WeakKeyDictionary[LentSlots, LoopHandle] | None = None
         self._cancelled = False
         self._passed: list[Place] | None = None
         self.moving: bool = True
@@ -280,6 +283,10 @@ class Strand:
         self.open = False
         if self._watched:
             self.cancel_nested()
+        if self._afar:
+            for slots, loop in list(self._afar.items()):
+                if loop.closed():
+                    slots.take_back()
         self.give()
         self.halt()
 
@@ -407,6 +414,14 @@ class Strand:
         until it has ended.
         """
         return _Lending(self, newcomers=newcomers)
+
+    def lend_afar(self, loop: LoopHandle, cap: int | None) -> LentSlots:
+        """Return the slots for nested work on a loop of a function's own."""
+        slots = LentSlots(self.slots.limit if cap is None else cap, self.slots)
+        if self._afar is None:
+            self._afar = WeakKeyDictionary()
+        self._afar[slots] = loop
+        return slots
 
     def _lends(self, *, newcomers: bool) -> bool:
         """Give the slot up to nested work; `False` if there is none to give."""

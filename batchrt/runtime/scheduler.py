@@ -29,7 +29,7 @@ from batchrt.errors import (
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import OwnTask, Signal, Unbegun, error_of, unswallowed
+from batchrt.runtime.loops import Host, Signal, Unbegun, error_of, unswallowed
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
@@ -319,7 +319,7 @@ class Scheduler:
 
     async def _work(self) -> None:
         self._starting -= 1
-        slots, own = self._run.slots, OwnTask()
+        slots, own = self._run.slots, Host()
         holding = returned = False
         try:
             while not self._is_done_with(returned=returned):
@@ -331,18 +331,19 @@ class Scheduler:
                     if not ready:
                         await self._rest()
                     elif self._feeder is not None:
-                        holding = await self._admit_from_feeder(self._feeder)
+                        holding = await self._admit_from_feeder(self._feeder, own)
                         returned = True
                     elif holding or slots.try_take():
                         holding = False  # the slot goes with the item, and comes back with it
-                        holding = await self._admit_from_iterator()
+                        holding = await self._admit_from_iterator(own)
                         returned = True
                     elif self._leading:
                         await self._rest()
                     else:
                         holding = await self._lead()
-                    if own.is_disturbed() or perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
-                        await self._let_others_run(own)
+                    if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
+                        await anyio.lowlevel.checkpoint()
+                        self._yielded_at = perf_counter()
                 except anyio.get_cancelled_exc_class():
                     if not await own.goes_on():
                         raise
@@ -379,9 +380,9 @@ class Scheduler:
             self._leader = None
             self._leading = False
 
-    def _admit_from_iterator(self) -> Awaitable[bool]:
+    def _admit_from_iterator(self, own: Host) -> Awaitable[bool]:
         value = self._pull()
-        return _slot_is_left() if value is _NOTHING else self._carry(value)
+        return _slot_is_left() if value is _NOTHING else self._carry(value, own)
 
     def _pull(self) -> Any:
         """Return the next input, or `_NOTHING`."""
@@ -423,7 +424,7 @@ class Scheduler:
         self._fail(ValueError(f"there must be one config for each input: {count} for more inputs"), None)
         return False
 
-    async def _admit_from_feeder(self, feeder: Feeder) -> bool:
+    async def _admit_from_feeder(self, feeder: Feeder, own: Host) -> bool:
         # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
         if self._leading:
             await self._rest()
@@ -451,7 +452,7 @@ class Scheduler:
             self._leader = None
             self._leading = False
         feeder.take()
-        return await self._carry(value)
+        return await self._carry(value, own)
 
     def _admit(self) -> Strand:
         """Return a strand for the next item; it has the worker's slot."""
@@ -467,15 +468,9 @@ class Scheduler:
             config = self._configs[item.index]
         return Strand(self._run, item, config, self._run.slots, has_slot=True)
 
-    async def _let_others_run(self, own: OwnTask) -> None:
-        if own.is_disturbed():
-            await own.put_right()
-        await anyio.lowlevel.checkpoint()
-        self._yielded_at = perf_counter()
-
     # What waits with an item is what the garbage collector walks through, ten thousand times over: its
     # worker, this, what drives the step, and no coroutine more.
-    async def _carry(self, value: Any) -> bool:
+    async def _carry(self, value: Any, own: Host) -> bool:
         """Carry `value` through; return whether its slot is left."""
         strand, output = self._admit(), None
         failure: BaseException | None = None
@@ -492,7 +487,7 @@ class Scheduler:
                 if scope.cancelled_caught:
                     failure = _timed_out(timeout)
         except anyio.get_cancelled_exc_class() as error:
-            if not await OwnTask().goes_on():
+            if not await own.goes_on():
                 # A nested run's slots are for the leaf that waits for it, which may go on.
                 strand.give(newcomers=self._parent is None)
                 strand.close()
@@ -503,6 +498,9 @@ class Scheduler:
             raise
         except BaseException as error:  # noqa: BLE001  this item's outcome, or raised by `run`
             failure = error
+        if own.is_disturbed():
+            left = await own.error_left()
+            failure = failure or left
         holding = False
         try:
             self._settle(strand.item, output, failure)

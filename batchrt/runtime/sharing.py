@@ -20,7 +20,7 @@ from batchrt.errors import StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, check_length, share
-from batchrt.runtime.loops import LoopHandle, OwnTask, Signal, Unbegun
+from batchrt.runtime.loops import Host, LoopHandle, Signal, Unbegun
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
 
@@ -214,18 +214,20 @@ class _Desk:
         values = [value for part in parts for value in part.values]
         results: Sequence[Any] = ()
         failure: BaseException | None = None
-        own = OwnTask()
+        own = Host()
         try:
             results = await drive(strand_context(strand, Context()), self._answer(values, strand))
         except anyio.get_cancelled_exc_class() as error:
-            if own.is_cancelled():
+            if not await own.goes_on():  # or the lists of others would end with this task
                 raise
-            await own.put_right()  # or the lists of others would end with this task
             failure = StrayCancelledError.of(error)
         except BaseException as error:  # noqa: BLE001  raised in the runs
             failure = error
         finally:
             strand.close()
+        if own.is_disturbed():
+            left = await own.error_left()
+            failure = failure or left
         # An interrupt says nothing about the lists, and is never followed by another attempt.
         if isinstance(failure, Exception) and len(parts) > 1:
             return False

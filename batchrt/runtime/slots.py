@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from batchrt.runtime.loops import Signal
 
-__all__ = ["Slots", "Waiter"]
+__all__ = ["LentSlots", "Slots", "Waiter"]
 
 
 class Waiter:
@@ -48,10 +48,13 @@ class Waiter:
         self.granted = True
         return True
 
-    def wake(self) -> None:
-        """Let the task that waits go on."""
+    def wake(self) -> bool:
+        """Let the task that waits go on; `False` if its loop has ended, and the slot is for another."""
         assert self.signal is not None
-        self.signal.set()
+        if self.signal.set():
+            return True
+        self.granted, self.withdrawn = False, True
+        return False
 
     def withdraw(self) -> bool:
         """Stop waiting, wherever it is; `False` if it has its slot already."""
@@ -205,7 +208,8 @@ class Slots:
         if self._late:
             self._catch_up()
         for waiter in granted:
-            waiter.wake()
+            if not waiter.wake():
+                self._change(1, newcomers=True)
 
     def _catch_up(self) -> None:
         """Make the changes that came while the lock was taken, unless somebody else is about to.
@@ -222,7 +226,8 @@ class Slots:
             finally:
                 self._lock.release()
             for waiter in granted:
-                waiter.wake()
+                if not waiter.wake():
+                    self._change(1, newcomers=True)
 
     def _grant(self, *, newcomers: bool) -> Sequence[Waiter]:
         granted: Sequence[Waiter] = ()
@@ -232,3 +237,49 @@ class Slots:
                 self._free -= 1
                 granted = (*granted, waiter)
         return granted
+
+
+class LentSlots(Slots):
+    """Count the slots of `parent` that nested work on another event loop has.
+
+    Such a loop belongs to the function that started it, which may close it with tasks in it. They will never
+    give back what they have.
+    """
+
+    __slots__ = ("__weakref__", "_held", "_lost", "_outer")
+
+    def __init__(self, total: int | None, parent: Slots) -> None:
+        super().__init__(total, parent)
+        self._outer = parent
+        self._held = self._lost = 0
+
+    def try_take(self) -> bool:
+        """Do as `Slots.try_take`."""
+        taken = super().try_take()
+        self._held += taken
+        return taken
+
+    def take_now(self) -> None:
+        """Do as `Slots.take_now`."""
+        super().take_now()
+        self._held += 1
+
+    async def take(self, waiter: Waiter | None = None, *, newcomer: bool = False) -> bool:
+        """Do as `Slots.take`."""
+        taken = await super().take(waiter, newcomer=newcomer)
+        self._held += taken
+        return taken
+
+    def give(self, *, newcomers: bool = True) -> None:
+        """Do as `Slots.give`, but for what was taken back already."""
+        if self._lost:
+            self._lost -= 1
+            return
+        self._held -= 1
+        super().give(newcomers=newcomers)
+
+    def take_back(self) -> None:
+        """Give back what tasks of a closed loop have."""
+        self._lost, self._held = self._held, 0
+        for _ in range(self._lost):
+            self._outer.give()

@@ -35,7 +35,7 @@ class _Call:
         self._value = value
         self._unclaimed: list[None] = [None]
         self._ended = False
-        self._on_end: Callable[[], None] | None = None
+        self._on_end: Callable[[], object] | None = None
         self._result: Any = None
         self._error: BaseException | None = None
 

@@ -634,6 +634,52 @@ async def test_a_cost_that_fails_is_that_items_error() -> None:
         assert isinstance(second, TypeError)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("cost", ["much", None, -1, float("nan")])
+async def test_a_cost_that_is_no_number_is_that_items_error(cost: Any, shared: bool) -> None:
+    class Costs(Lengths):
+        max_batch_cost = 100
+        share_lists = shared
+
+        def cost(self, text: str) -> Any:
+            return cost if text == "bad" else 1
+
+    chain: Any
+    for chain in (Costs(linger=0.01), RunnableLambda(same) | Costs(linger=0.01)):
+        outputs = await chain.abatch(["a", "bad", "ccc"], return_exceptions=True)
+        assert outputs[::2] == [1, 3]
+        assert isinstance(outputs[1], TypeError | ValueError)
+        assert "cost() of Costs" in str(outputs[1])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("what", ["raises", "no number"])
+async def test_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, what: str) -> None:
+    """And neither the run's nor a reason to hang."""
+
+    class Fails(Runnable[str, int]):
+        share_lists = shared
+        linger = 0.01
+        asked = 0
+
+        @property
+        def max_batch_size(self) -> Any:  # type: ignore[override]
+            self.asked += 1
+            if self.asked == 1:
+                return 2
+            if what == "raises":
+                raise KeyError("size")
+            return "ten"
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            return [len(text) for text in inputs]
+
+    chain: Any
+    for chain in (Fails(), RunnableLambda(same) | Fails()):
+        outputs = await chain.abatch(["a"] * 5, return_exceptions=True)
+        assert all(isinstance(output, KeyError | ValueError) for output in outputs)
+
+
 async def test_nested_runs_leave_no_queues_behind() -> None:
     """Those with a cap of their own have queues of their own, which end with them."""
     lengths = Lengths()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 import trio
 
@@ -20,6 +22,7 @@ from batchrt import (
     Runnable,
     RunnableLambda,
     RunnableParallel,
+    RunnablePassthrough,
     StrayCancelledError,
 )
 
@@ -332,6 +335,73 @@ def test_an_item_that_cancels_its_own_task_harms_no_other(how: str, cap: int, ki
         await check_over(watch, before)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["scope", "cancelled scope", "deadline", "group"])
+@pytest.mark.parametrize("how", ["plain", "timeout", "fork", "map"])
+async def test_an_item_that_leaves_a_scope_open_harms_no_other(what: str, how: str) -> None:
+    """A worker's task goes on with the next item as if nothing had been, and a group's tasks have ended."""
+    before = tasks()
+
+    async def leaf(value: int) -> int:
+        if value == 1:
+            if what == "group":
+                group = anyio.create_task_group()
+                await group.__aenter__()
+                group.start_soon(anyio.sleep_forever)
+            else:
+                soon = anyio.current_time() + 0.001
+                scope = anyio.CancelScope(deadline=soon if what == "deadline" else math.inf)
+                scope.__enter__()
+                if what == "cancelled scope":
+                    scope.cancel()
+        await anyio.sleep(0.005)
+        return value
+
+    async def other(_: int) -> None:
+        await pause(2)
+
+    chain: Any = RunnableLambda(leaf)
+    inputs: list[Any] = list(range(4))
+    timeout = config(timeout=100) if how == "timeout" else config()
+    if how == "fork":
+        chain = RunnableParallel(a=chain, b=other)
+    if how == "map":
+        chain, inputs = chain.map(), [[value] for value in inputs]
+    for cap in (1, 2):
+        with all_slots_come_back():
+            outputs = await chain.abatch(
+                inputs, config(max_concurrency=cap, **timeout), return_exceptions=True
+            )
+        assert [isinstance(output, Exception) for output in outputs] == [False, True, False, False]
+        assert isinstance(outputs[1], RuntimeError | StrayCancelledError)
+    assert tasks() == before
+
+
+async def _raises_at_once(value: int) -> int:
+    if value == 1:
+        raise GeneratorExit
+    return value
+
+
+def _raises_in_a_thread(value: int) -> int:
+    if value == 1:
+        raise GeneratorExit
+    return value
+
+
+@pytest.mark.parametrize("leaf", [_raises_at_once, _raises_in_a_thread])
+async def test_generator_exit_is_its_items_error(leaf: Any) -> None:
+    """It says that a coroutine is closed, and none is."""
+    chain: Any = RunnableLambda(leaf)
+    made: Any
+    for made in (chain, chain | RunnablePassthrough(), RunnableParallel(a=chain, b=_raises_at_once)):
+        outputs = await made.abatch(range(3), return_exceptions=True)
+        assert [isinstance(output, RuntimeError) for output in outputs] == [False, True, False]
+        with pytest.raises(RuntimeError, match="GeneratorExit"):
+            await made.ainvoke(1)
+    with pytest.raises(RuntimeError, match="GeneratorExit"):
+        await anyio.to_thread.run_sync(chain.invoke, 1)
 
 
 def test_a_loop_that_is_torn_down_starts_no_more_items() -> None:

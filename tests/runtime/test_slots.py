@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
+from batchrt import RunnableLambda
 from batchrt.runtime.slots import Slots, Waiter
 
-from .harness import in_thread, pause
+from .harness import config, in_thread, pause
 
 pytestmark = pytest.mark.anyio
 
@@ -282,3 +285,33 @@ def test_threads_and_loops_that_fight_for_slots_never_hold_too_many() -> None:
     in_thread(run_all)
     assert max(peaks) <= 2
     assert slots.free == 2
+
+
+@pytest.mark.parametrize("how", ["abatch", "ainvoke"])
+@pytest.mark.parametrize("cap", [1, 2])
+def test_slots_of_a_loop_that_was_closed_with_tasks_in_it_come_back(how: str, cap: int) -> None:
+    """A function may start a loop of its own for nested work, and not wait for its end."""
+
+    async def inner(value: int) -> int:
+        await anyio.sleep_forever()
+        return value
+
+    nested: RunnableLambda[Any, Any] = RunnableLambda(inner)
+
+    def leaf(value: int) -> int:
+        async def main() -> None:
+            for _ in range(3):
+                work = nested.abatch(range(3)) if how == "abatch" else nested.ainvoke(1)
+                left.append(asyncio.get_running_loop().create_task(work))
+            await pause()
+
+        left: list[asyncio.Task[Any]] = []
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        for task in left:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return value
+
+    chain = RunnableLambda(leaf)
+    assert in_thread(partial(chain.batch, range(6), config(max_concurrency=cap))) == list(range(6))
