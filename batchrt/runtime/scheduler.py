@@ -183,7 +183,7 @@ class Scheduler:
                     failure = error
                 await self._feeder.end()
         except BaseExceptionGroup as errors:
-            failure = failure or error_of(errors)
+            failure = error_of(errors) if failure is None else failure
         if failure is not None:
             raise failure
         return completed
@@ -260,28 +260,31 @@ class Scheduler:
 
     def may_admit(self) -> bool:
         """Whether another item may be admitted as things stand."""
-        if self._drained or self._seems_over or self._failure is not None or self._is_broke():
+        if self._drained or self._seems_over or self._failure is not None:
             return False
         if self._admitted - self._delivered >= self._window:
             return False
-        if self._run.held and self._run.held >= (self._run.slots.limit or UNCAPPED_HELD):
+        run = self._run
+        if run.spending is not None and run.spending.ended is not None:
+            return False
+        if run.held and run.held >= (run.slots.limit or UNCAPPED_HELD):
             return False
         return self._room is None or self._room()
 
     def _is_over(self) -> bool:
         """Whether no more is to be begun; what is under way is finished."""
-        if not (self._drained or self._seems_over) and self._is_broke():
+        if self._run.spending is not None and self._is_broke() and not (self._drained or self._seems_over):
             self._cut_short = True
             self._drain()
         return self._drained or self._failure is not None
 
     def _is_done_with(self, *, returned: bool) -> bool:
-        """Whether a worker is to end, which may have `returned` from an item.
+        """Whether a worker is to end where the source seems to be over; it may have `returned` from an item.
 
-        Where the source should end by its length, one that comes back from an item looks whether it does, as
-        a `for` would, or the last one; what an item has appended to the inputs is not lost.
+        One that comes back from an item looks whether it is, as a `for` would, or the last one does; what an
+        item has appended to the inputs is not lost.
         """
-        if self._seems_over and (returned or self._workers == 1) and self._feeder is None:
+        if (returned or self._workers == 1) and self._feeder is None:
             self._look_further()
         return self._is_over() or (self._seems_over and not returned and self._workers > 1)
 
@@ -322,7 +325,7 @@ class Scheduler:
         slots, own = self._run.slots, Host()
         holding = returned = False
         try:
-            while not self._is_done_with(returned=returned):
+            while not (self._is_done_with(returned=returned) if self._seems_over else self._is_over()):
                 try:
                     ready = self._seems_over or self.may_admit()
                     if holding and (self._feeder is not None or not ready):
@@ -500,7 +503,7 @@ class Scheduler:
             failure = error
         if own.is_disturbed():
             left = await own.error_left()
-            failure = failure or left
+            failure = left if failure is None else failure
         holding = False
         try:
             self._settle(strand.item, output, failure)

@@ -227,7 +227,7 @@ class _Desk:
             strand.close()
         if own.is_disturbed():
             left = await own.error_left()
-            failure = failure or left
+            failure = left if failure is None else failure
         # An interrupt says nothing about the lists, and is never followed by another attempt.
         if isinstance(failure, Exception) and len(parts) > 1:
             return False

@@ -200,9 +200,11 @@ class Slots:
             self._late.append((more, newcomers))
             self._catch_up()
             return
+        granted: Sequence[Waiter] = ()
         try:
             self._free += more
-            granted = self._grant(newcomers=newcomers)
+            if self._waiters or (newcomers and self._newcomers):
+                granted = self._grant(newcomers=newcomers)
         finally:
             self._lock.release()
         if self._late:
@@ -217,15 +219,15 @@ class Slots:
         Whoever holds it looks here once more after it has let go of it.
         """
         while self._late and self._lock.acquire(blocking=False):
-            granted: list[Waiter] = []
+            all_granted: list[Waiter] = []
             try:
                 while self._late:
                     more, newcomers = self._late.popleft()
                     self._free += more
-                    granted += self._grant(newcomers=newcomers)
+                    all_granted += self._grant(newcomers=newcomers)
             finally:
                 self._lock.release()
-            for waiter in granted:
+            for waiter in all_granted:
                 if not waiter.wake():
                     self._change(1, newcomers=True)
 

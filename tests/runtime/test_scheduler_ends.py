@@ -504,3 +504,124 @@ def test_a_deadline_inside_an_item_is_the_items_error() -> None:
         assert type(outputs[1]) is DeadlineExceededError
 
     on_trio(main)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenBoom(Boom):
+    name: str = "frozen"
+
+
+class FalsyBoom(Boom):
+    def __bool__(self) -> bool:
+        return False
+
+
+class EmptyBoom(Boom):
+    def __len__(self) -> int:
+        return 0
+
+
+class DelegatingBoom(Boom):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class NotedBoom(Boom):
+    __notes__: Any = None
+
+    def add_note(self, note: str) -> None:
+        raise OSError
+
+    def with_traceback(self, trace: Any) -> Any:
+        raise OSError
+
+
+class UnequalBoom(Boom):
+    __hash__: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        raise OSError
+
+
+class UntouchableBoom(Boom):
+    def __getattribute__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@pytest.mark.parametrize(
+    "boom",
+    [FrozenBoom, FalsyBoom, EmptyBoom, DelegatingBoom, NotedBoom, UnequalBoom, UntouchableBoom],
+)
+async def test_an_error_is_raised_and_returned_as_itself_whatever_it_is(boom: type[Boom]) -> None:
+    """An exception may be frozen, false, or raise when it is looked at: no slot is lost."""
+
+    async def fail(value: int) -> int:
+        await pause(1)
+        raise boom
+
+    def fail_in_thread(value: int) -> int:
+        raise boom
+
+    class Lists(Runnable[int, int]):
+        async def abatch_native(self, values: list[int]) -> list[Any]:
+            if len(values) % 2:
+                raise boom
+            return [boom() for _ in values]
+
+    async def nested(value: int) -> Any:
+        return await failing.abatch([value, value])
+
+    failing = RunnableLambda(fail)
+    chains: list[Any] = [
+        failing,
+        RunnableLambda(fail_in_thread),
+        Lists(),
+        RunnableLambda(nested),
+        RunnableLambda(lambda value: failing.batch([value])),
+        RunnableLambda(lambda value: list(failing.batch_iter([value]))),
+        RunnableLambda(failing.invoke),
+        RunnableParallel(a=failing, b=RunnableLambda(fail_in_thread)),
+        failing.with_retry(stop_after_attempt=2, wait_exponential_jitter=False),
+        failing.with_fallbacks([RunnableLambda(fail_in_thread)]),
+        failing.with_config(timeout=10, max_concurrency=1),
+    ]
+    for chain in chains:
+        with all_slots_come_back():
+            outcomes = await chain.abatch([1, 2, 3], config(max_concurrency=1), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [boom] * 3
+            result = await chain.arun([1, 2])
+            assert [outcome.status for outcome in result] == ["failed", "failed"]
+            for call in (chain.abatch([1, 2, 3], config(max_concurrency=1)), chain.ainvoke(1)):
+                kind = None
+                try:
+                    await call
+                except Boom as error:
+                    kind = type(error)
+                assert kind is boom
+
+
+def test_a_native_timeout_around_nested_work_is_a_timeout() -> None:
+    """Also if scopes in the nested work are on their way out, which AnyIO counts as the group's."""
+
+    async def slow(value: int) -> None:
+        await asyncio.sleep(10)
+
+    async def scoped(value: int) -> None:
+        with anyio.move_on_after(0.001):
+            await RunnableLambda(slow).abatch([value, value])
+        await asyncio.sleep(10)
+
+    async def leaf(value: int) -> str:
+        try:
+            async with asyncio.timeout(0.004):
+                await RunnableLambda(scoped).abatch([value, value])
+        except TimeoutError:
+            return "timeout"
+        return "nothing"
+
+    async def main() -> None:
+        for _ in range(5):
+            outcomes = await RunnableLambda(leaf).abatch(range(7), config(max_concurrency=3))
+            assert outcomes == ["timeout"] * 7
+
+    asyncio.run(main())
