@@ -81,14 +81,14 @@ class _Elements:
 
     async def carry(self, strand: Strand) -> None:
         """Carry elements, one after the other."""
-        base = copy_context()
+        base, step, outputs = copy_context(), self._step, self._outputs
         for index, value in self._source:
             self._unbegun -= 1
             if not self._unbegun and self._leader is not None:
                 self._leader.withdraw()
             # A context of its own: what an element sets is not seen by the next.
             strand.start_over()
-            self._outputs[index] = await drive(base.copy(), self._step(value, strand))
+            outputs[index] = await drive(base.copy(), step(value, strand))
 
     async def carry_on_a_free_slot(self, strand: Strand) -> None:
         """Lead."""

@@ -151,7 +151,7 @@ class Feeder:
 @types.coroutine
 def _cancelled_once(
     coroutine: Coroutine[Any, Any, None], cancelled: Callable[[], None]
-) -> Generator[Any, None, None]:
+) -> Generator[Any, Any, None]:
     """Await `coroutine`, and call `cancelled` before a cancellation gets there.
 
     AnyIO's and Trio's cancellations come again at every later await, of a cleanup too.
@@ -160,7 +160,7 @@ def _cancelled_once(
         trap = coroutine.send(None)
         while True:
             try:
-                value = yield trap
+                value: Any = yield trap
             except GeneratorExit:
                 coroutine.close()
                 raise
@@ -170,7 +170,9 @@ def _cancelled_once(
                 trap = coroutine.throw(error)
             else:
                 # Trio does not throw but send, in an `outcome.Error`.
-                if isinstance(getattr(value, "error", None), anyio.get_cancelled_exc_class()):
+                if value is not None and isinstance(
+                    getattr(value, "error", None), anyio.get_cancelled_exc_class()
+                ):
                     cancelled()
                 trap = coroutine.send(value)
     except StopIteration:

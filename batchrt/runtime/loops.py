@@ -11,10 +11,10 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 import anyio.from_thread
@@ -407,29 +407,15 @@ class Host(OwnTask):
 
     A function that leaves a cancel scope or a task group open (an async generator that it did not close, say)
     leaves the task under it: what comes next would be cancelled with it, and the task could not end. Neither
-    AnyIO nor Trio has a public name for the innermost scope of a task; where the private one is not what is
-    known here, nothing is looked for.
+    AnyIO nor Trio has a public name for the innermost scope of a task.
     """
 
-    __slots__ = ("_base", "_holder", "_name", "_nurseries")
+    __slots__ = ("_base", "_state")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._holder: Any
-        if self._task is not None:
-            self._holder, self._name = _anyio_state(self._task), "cancel_scope"
-        else:
-            self._holder, self._name = sys.modules["trio"].lowlevel.current_task(), "_cancel_status"
-        self._base: Any = getattr(self._holder, self._name, None)
-        self._nurseries: Sequence[Any] = getattr(self._holder, "_child_nurseries", ())
-
-    def is_disturbed(self) -> bool:
-        """Whether user code has asked for its cancellation, or left a scope open."""
-        if (
-            self._base is not None and getattr(self._holder, self._name) is not self._base
-        ) or self._nurseries:
-            return True
-        return self._task is not None and self._task.cancelling() > 0
+    def __new__(cls) -> Self:
+        """Return one for the library that runs the loop."""
+        kind: Any = _TrioHost if _asyncio_loop() is None else _AsyncioHost
+        return cast("Self", object.__new__(kind))
 
     async def error_left(self) -> RuntimeError | None:
         """Put the task right; return the error of a function that left something open."""
@@ -440,29 +426,33 @@ class Host(OwnTask):
             "generator, must be closed in the function that uses it"
         )
 
+
+class _AsyncioHost(Host):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._task: Any = asyncio.current_task()
+        # Of another AnyIO, this would be another name: then no scope is looked for.
+        self._state: Any = getattr(_anyio_asyncio(), "_task_states", {}).get(self._task) or _NoScopes
+        self._base: Any = self._state.cancel_scope
+
+    def is_disturbed(self) -> bool:
+        return self._state.cancel_scope is not self._base or self._task.cancelling() > 0
+
     async def put_right(self) -> bool:
-        """Take back what user code asked for, and cancel and close what it left open."""
-        left_open = bool(self._nurseries)
-        while self._nurseries:
-            nursery = self._nurseries[-1]
-            nursery.cancel_scope.cancel()
-            await nursery._nested_child_finished(None)
-        while self._base is not None and (innermost := getattr(self._holder, self._name)) is not self._base:
+        left_open = False
+        while (scope := self._state.cancel_scope) is not self._base:
             left_open = True
-            if self._task is not None:
-                await self._close_anyio_scope(innermost)
-            else:
-                innermost._scope.cancel()
-                innermost._scope.__exit__(None, None, None)
+            await self._close(scope)
         await super().put_right()
         return left_open
 
-    async def _close_anyio_scope(self, scope: Any) -> None:
+    async def _close(self, scope: Any) -> None:
         scope.cancel()
         try:
             scope.__exit__(None, None, None)
         except RuntimeError:  # it was entered elsewhere, or is not whole
-            self._holder.cancel_scope = self._base
+            self._state.cancel_scope = self._base
             return
         # The tasks of a group. They are cancelled at every step until they end.
         with contextlib.suppress(asyncio.CancelledError):
@@ -470,7 +460,38 @@ class Host(OwnTask):
                 await asyncio.sleep(0)
 
 
-def _anyio_state(task: asyncio.Task[Any]) -> Any:
+class _NoScopes:
+    """Stand for a task's scopes where they are not known."""
+
+    cancel_scope = None
+
+
+class _TrioHost(Host):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._task = None
+        self._state: Any = sys.modules["trio"].lowlevel.current_task()
+        self._base: Any = self._state._cancel_status
+
+    def is_disturbed(self) -> bool:
+        return self._state._cancel_status is not self._base or bool(self._state._child_nurseries)
+
+    async def put_right(self) -> bool:
+        left_open = False
+        while nurseries := self._state.child_nurseries:
+            left_open = True
+            nurseries[-1].cancel_scope.cancel()
+            await nurseries[-1]._nested_child_finished(None)
+        while (status := self._state._cancel_status) is not self._base:
+            left_open = True
+            status._scope.cancel()
+            status._scope.__exit__(None, None, None)
+        return left_open
+
+
+def _anyio_asyncio() -> Any:
+    """Return what AnyIO runs asyncio with."""
     from anyio._backends import _asyncio
 
-    return getattr(_asyncio, "_task_states", {}).get(task)
+    return _asyncio

@@ -340,13 +340,13 @@ class Scheduler:
                         holding = False  # the slot goes with the item, and comes back with it
                         holding = await self._admit_from_iterator(own)
                         returned = True
+                        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
+                            await anyio.lowlevel.checkpoint()
+                            self._yielded_at = perf_counter()
                     elif self._leading:
                         await self._rest()
                     else:
                         holding = await self._lead()
-                    if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
-                        await anyio.lowlevel.checkpoint()
-                        self._yielded_at = perf_counter()
                 except anyio.get_cancelled_exc_class():
                     if not await own.goes_on():
                         raise
