@@ -13,16 +13,20 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import httpx
 import pytest
 import trio
 
 from batchrt import (
+    ChatOpenAI,
     DeadlineExceededError,
     ItemTimeoutError,
+    Quota,
     Runnable,
     RunnableLambda,
     RunnableParallel,
     RunnablePassthrough,
+    SpendingLimitError,
     StrayCancelledError,
 )
 
@@ -625,3 +629,42 @@ def test_a_native_timeout_around_nested_work_is_a_timeout() -> None:
             assert outcomes == ["timeout"] * 7
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["abatch", "iter", "as_completed", "batch", "tolerant", "empty"])
+def test_nested_runs_begun_after_the_spending_limit_say_so(how: str) -> None:
+    """An empty list of outputs would be a wrong result, just where money runs out."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        message = {"role": "assistant", "content": "hi"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return httpx.Response(200, json={"choices": [choice], "usage": usage})
+
+    model = ChatOpenAI("m", api_key="k", transport=httpx.MockTransport(answer), quota=Quota())
+    seen: list[Any] = []
+
+    async def leaf(value: int) -> None:
+        with pytest.raises(SpendingLimitError):
+            await model.abatch(["a"] * 10)
+        inputs = ["a"] * 3
+        if how == "empty":
+            seen.append(await model.abatch([]))
+        elif how == "tolerant":
+            seen.extend(type(output) for output in await model.abatch(inputs, return_exceptions=True))
+        else:
+            with pytest.raises(SpendingLimitError):
+                if how == "abatch":
+                    await model.abatch(inputs)
+                elif how == "iter":
+                    seen.extend([output async for output in model.abatch_iter(inputs)])
+                elif how == "as_completed":
+                    seen.extend([pair async for pair in model.abatch_as_completed(iter(inputs))])
+                else:
+                    await anyio.to_thread.run_sync(model.batch, inputs)
+
+    async def main() -> None:
+        await RunnableLambda(leaf).arun([1], config(max_tokens_total=20))
+
+    anyio.run(main)
+    assert seen == {"empty": [[]], "tolerant": [SpendingLimitError] * 3}.get(how, [])
