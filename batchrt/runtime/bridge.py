@@ -316,11 +316,12 @@ class Crossing:
 
     def _redeem(self, ticket: _Ticket[Any], *, polls: bool = False) -> None:
         context = copy_context() if self._own is None else strand_context(self._own)
-        if self._blockade is None:
-            ticket.redeem(self._loop, context, polls=polls)
-            return
-        self._blockade.enter(context)
-        with self._blockade.blocking():
+        if self._blockade is not None:
+            self._blockade.enter(context)
+        if self._blockade is not None and self._blockade.loop.here():
+            with self._blockade.blocking():
+                ticket.redeem(self._loop, context, polls=polls)
+        else:  # also an iterator that was handed to another thread, which blocks no loop
             ticket.redeem(self._loop, context, polls=polls)
 
     @contextmanager
