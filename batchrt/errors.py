@@ -126,15 +126,16 @@ class BlockedEventLoopError(BatchError, RuntimeError):
 class StrayCancelledError(BatchError):
     """Stand for a cancellation that user code raised though nobody cancelled the item.
 
-    Awaiting a task or future that somebody else cancelled does this. The original is `__cause__`.
+    Awaiting a task or future that somebody else cancelled does this, and so does the cancellation of the
+    current task, as a timeout made by hand does it. The original is `__cause__`.
     """
 
     @classmethod
-    def of(cls, cancelled: BaseException) -> StrayCancelledError:
+    def of(cls, cancelled: BaseException | None) -> StrayCancelledError:
         """Return one that stands for `cancelled`."""
         error = cls(
-            "the function was cancelled from within (it awaited something that somebody else cancelled); "
-            "neither the item nor the run was"
+            "the function was cancelled from within (it awaited something that somebody else cancelled, or "
+            "cancelled the task that it runs in); neither the item nor the run was"
         )
         error.__cause__ = cancelled
         return error

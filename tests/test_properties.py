@@ -1,15 +1,20 @@
 """The promises, over random trees of runnables, on every event loop.
 
 The cap is never exceeded, nothing deadlocks, every item gets exactly its own outcome, and however the call
-ends, nothing of it is running afterwards.
+ends, nothing of it is running afterwards. The trees hold what is odd and valid too: leaves with cancel scopes
+of their own, leaves that cancel their task, sync functions that return awaitables, exceptions that raise when
+they are looked at, lengths that are wrong, finalizers that batch.
 """
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +30,7 @@ from batchrt import (
     RunnableLambda,
     RunnableParallel,
     RunnablePassthrough,
+    StrayCancelledError,
 )
 from batchrt.runtime.slots import Slots
 
@@ -32,6 +38,12 @@ LOOPS = [
     pytest.param("asyncio", {}, id="asyncio"),
     pytest.param("asyncio", {"use_uvloop": True}, id="uvloop"),
     pytest.param("trio", {}, id="trio"),
+    pytest.param(
+        "asyncio",
+        {"loop_factory": lambda: _eager_loop()},  # noqa: PLW0108  it is defined below
+        id="eager",
+        marks=pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12"),
+    ),
 ]
 HANG_SECONDS = 20
 """Real time after which a run counts as deadlocked; none takes a hundredth of it."""
@@ -39,6 +51,60 @@ HANG_SECONDS = 20
 
 class Boom(Exception):
     """What a failing leaf raises."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenBoom(Boom):
+    """Nothing can be set on it, not even by `contextlib`."""
+
+    name: str
+
+
+class FalsyBoom(Boom):
+    def __bool__(self) -> bool:
+        return False
+
+
+class EmptyBoom(Boom):
+    def __len__(self) -> int:
+        return 0
+
+
+class DelegatingBoom(Boom):
+    """Attributes are looked up in its data."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class UnequalBoom(Boom):
+    __notes__: Any = None
+    __hash__: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    def with_traceback(self, trace: Any) -> Any:
+        raise RuntimeError
+
+
+BOOMS: list[type[Boom]] = [
+    Boom,
+    FrozenBoom,
+    FalsyBoom,
+    EmptyBoom,
+    DelegatingBoom,
+    UnequalBoom,
+]
+
+STRAY = "stray"
+"""Stands, among the errors that may come, for the one of a leaf that was cancelled from within."""
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+    return loop
 
 
 @dataclass(eq=False)
@@ -81,6 +147,8 @@ Errors = frozenset[str]
 Expected = int | Errors
 """A number, or the errors of which one must come."""
 
+booms: st.SearchStrategy[type[Boom]] = st.sampled_from([Boom, Boom, *BOOMS])
+
 
 @dataclass
 class Node:
@@ -102,38 +170,110 @@ async def pause(rounds: int) -> None:
         await anyio.lowlevel.checkpoint()
 
 
+LENGTHS = ["right", "right", "right", "short", "long", "zero", "none", "raises"]
+
+
+class Sized:
+    """Values that are said to be more or fewer than they are."""
+
+    def __init__(self, values: list[Any], length: str) -> None:
+        self._values = values
+        self._length = length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+    def __len__(self) -> Any:
+        if self._length == "raises":
+            raise RuntimeError("no length")
+        true = len(self._values)
+        return {"short": true // 2, "long": true + 3, "zero": 0, "none": None}[self._length]
+
+
+def sized(values: list[Any], length: str) -> Any:
+    return values if length == "right" else Sized(values, length)
+
+
 @st.composite
 def async_leaves(draw: st.DrawFn) -> Node:
     name, rounds = next(_names), draw(st.integers(0, 6))
-    fails_on = draw(st.sampled_from([0, 0, 0, 2, 3, 5]))
+    fails_on, boom = draw(st.sampled_from([0, 0, 0, 2, 3, 5])), draw(booms)
+    plain = draw(st.sampled_from([False, False, True]))
 
     def build(watch: Watch) -> Runnable[Any, Any]:
         async def leaf(value: Value) -> Value:
             with watch:
                 await pause(rounds)
                 if fails_on and value.number % fails_on == 0:
-                    raise Boom(name)
+                    raise boom(name)
+                return Value(value.number + 1)
+
+        # A plain function that returns an awaitable is one more way to say it.
+        return RunnableLambda((lambda value: leaf(value)) if plain else leaf)  # noqa: PLW0108
+
+    text = f"async({rounds}, fails_on={fails_on}, {boom.__name__}, plain={plain})"
+    return Node(build, _leaf_expects(name, fails_on), text)
+
+
+@st.composite
+def disturbing_leaves(draw: st.DrawFn) -> Node:
+    """Make a leaf that cancels the task it runs in, or raises a cancellation; Trio has no way to do it."""
+    name, fails_on = next(_names), draw(st.sampled_from([1, 2, 3]))
+    way = draw(st.sampled_from(["cancel", "swallow", "raise", "later"]))
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        async def leaf(value: Value) -> Value:
+            with watch:
+                await pause(1)
+                if value.number % fails_on == 0:
+                    await disturb(way)
                 return Value(value.number + 1)
 
         return RunnableLambda(leaf)
 
-    return Node(build, _leaf_expects(name, fails_on), f"async({rounds}, fails_on={fails_on})")
+    fails = 0 if way == "swallow" else fails_on
+    return Node(build, _leaf_expects(STRAY, fails), f"disturbing({name}, {way}, {fails_on})")
+
+
+async def disturb(way: str) -> None:
+    try:
+        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        if way != "swallow":
+            raise StrayCancelledError from None
+        return
+    if way == "raise":
+        raise asyncio.CancelledError
+    assert task is not None
+    if way == "later":
+        loop.call_soon(task.cancel)
+    else:
+        task.cancel()
+    try:
+        await pause(3)
+    except asyncio.CancelledError:
+        if way != "swallow":
+            raise
 
 
 @st.composite
 def sync_leaves(draw: st.DrawFn) -> Node:
-    name, fails_on = next(_names), draw(st.sampled_from([0, 0, 3]))
+    name, fails_on, boom = next(_names), draw(st.sampled_from([0, 0, 3])), draw(booms)
 
     def build(watch: Watch) -> Runnable[Any, Any]:
         def leaf(value: Value) -> Value:
             with watch:
                 if fails_on and value.number % fails_on == 0:
-                    raise Boom(name)
+                    raise boom(name)
                 return Value(value.number + 1)
 
         return RunnableLambda(leaf)
 
-    return Node(build, _leaf_expects(name, fails_on), f"sync(fails_on={fails_on})")
+    return Node(build, _leaf_expects(name, fails_on), f"sync(fails_on={fails_on}, {boom.__name__})")
 
 
 @st.composite
@@ -143,14 +283,15 @@ def list_leaves(draw: st.DrawFn) -> Node:
     fails_on = draw(st.sampled_from([0, 0, 0, 2, 3, 5]))
     size = draw(st.sampled_from([1, 2, 3, 7, None]))
     way = draw(st.sampled_from(["native", "native", "native in a thread", "abatch", "batch"]))
-    shared = draw(st.booleans())
+    shared, boom = draw(st.booleans()), draw(booms)
+    length = draw(st.sampled_from(LENGTHS))
 
     def build(watch: Watch) -> Runnable[Any, Any]:
-        def answer(values: list[Value]) -> list[Value]:
+        def answer(values: list[Value]) -> Any:
             assert 1 <= len(values) <= (size or math.inf)
             if any(fails_on and value.number % fails_on == 0 for value in values):
-                raise Boom(name)
-            return [Value(value.number + 1) for value in values]
+                raise boom(name)
+            return sized([Value(value.number + 1) for value in values], length)
 
         class Lists(Runnable[Value, Value]):
             max_batch_size = size
@@ -159,13 +300,13 @@ def list_leaves(draw: st.DrawFn) -> Node:
             share_lists = shared
 
         class Native(Lists):
-            async def abatch_native(self, values: list[Value]) -> list[Value]:
+            async def abatch_native(self, values: list[Value]) -> Any:
                 with watch:
                     await pause(rounds)
                     return answer(values)
 
         class NativeInAThread(Lists):
-            def abatch_native(self, values: list[Value]) -> list[Value]:
+            def abatch_native(self, values: list[Value]) -> Any:
                 with watch:
                     return answer(values)
 
@@ -189,7 +330,7 @@ def list_leaves(draw: st.DrawFn) -> Node:
         # Not alone: the outermost call would be the override itself, which is the class's own affair.
         return kinds[way]() | RunnablePassthrough()
 
-    text = f"lists({way}, {size}, {rounds}, fails_on={fails_on}, shared={shared})"
+    text = f"lists({way}, {size}, {rounds}, fails_on={fails_on}, shared={shared}, {boom.__name__}, {length})"
     return Node(build, _leaf_expects(name, fails_on), text)
 
 
@@ -283,6 +424,10 @@ def branch_of(even: Node, odd: Node) -> Node:
 
 
 def fallback_of(first: Node, second: Node) -> Node:
+    if "disturbing" in first.text + second.text:
+        # A cancellation is no error until it leaves the item: fallbacks are not for it.
+        return sequence_of(first, second)
+
     def expect(number: int) -> Expected:
         outcome = first.expect(number)
         if isinstance(outcome, int):
@@ -295,6 +440,45 @@ def fallback_of(first: Node, second: Node) -> Node:
         expect,
         f"{first}.fallback({second})",
     )
+
+
+def scoped_of(node: Node, count: int, cap: int | None, rounds: int, way: str) -> Node:
+    """Make a function that cancels its nested batch by a scope of its own and goes on, or need not."""
+
+    def build(watch: Watch) -> Runnable[Any, Any]:
+        inner = node.build(watch)
+        config: Any = {} if cap is None else {"max_concurrency": cap}
+
+        async def work(value: Value) -> None:
+            inputs = [Value(value.number + place) for place in range(count)]
+            if way == "iter":
+                async for _ in inner.abatch_iter(inputs, config, return_exceptions=True):
+                    with watch:
+                        await pause(1)
+            else:
+                await inner.abatch(inputs, config, return_exceptions=True)
+
+        async def cancel(scope: anyio.CancelScope) -> None:
+            await pause(rounds)
+            scope.cancel()
+
+        async def scoped(value: Value) -> Value:
+            with watch:
+                await pause(1)
+            async with anyio.create_task_group() as group:
+                with anyio.CancelScope() as scope:
+                    group.start_soon(cancel, scope)
+                    await work(value)
+                group.cancel_scope.cancel()
+            with watch:
+                await pause(1)
+            await inner.abatch([], config)
+            return Value(value.number + 1)
+
+        return RunnableLambda(scoped)
+
+    text = f"scoped({node}, {count}, cap={cap}, rounds={rounds}, {way})"
+    return Node(build, lambda number: number + 1, text)
 
 
 def nested_of(node: Node, count: int, cap: int | None, *, sync: bool) -> Node:
@@ -341,7 +525,15 @@ def passed_by(node: Node) -> Node:
     return Node(lambda watch: RunnablePassthrough() | node.build(watch), node.expect, f"pass({node})")
 
 
-leaves = st.one_of(async_leaves(), async_leaves(), retries(), sync_leaves(), list_leaves(), list_leaves())
+leaves = st.one_of(
+    async_leaves(),
+    async_leaves(),
+    disturbing_leaves(),
+    retries(),
+    sync_leaves(),
+    list_leaves(),
+    list_leaves(),
+)
 
 
 def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -360,6 +552,14 @@ def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
             st.sampled_from([None, 1, 2]),
             sync=st.sampled_from([False, False, True]),
         ),
+        st.builds(
+            scoped_of,
+            nodes,
+            counts,
+            st.sampled_from([None, 1, 2]),
+            st.integers(0, 12),
+            st.sampled_from(["abatch", "iter"]),
+        ),
         st.builds(capped, nodes, st.integers(1, 3)),
         st.builds(passed_by, nodes),
     )
@@ -368,15 +568,60 @@ def _extend(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
 trees = st.recursive(leaves, _extend, max_leaves=7)
 caps = st.one_of(st.integers(1, 4), st.integers(5, 20), st.none())
 numbers = st.lists(st.integers(0, 50), max_size=9)
+lengths = st.sampled_from(LENGTHS)
+finalized = st.sampled_from([False] * 9 + [True])
+"""Whether there is garbage about, and the collector runs at every moment; slow, so that it is seldom so."""
 
 
-def run(backend: str, options: dict[str, Any], main: Callable[[], Awaitable[None]]) -> None:
+def run(
+    backend: str, options: dict[str, Any], main: Callable[[], Awaitable[None]], *, garbage: bool = False
+) -> None:
     async def bounded() -> None:
-        with anyio.fail_after(HANG_SECONDS):
+        with anyio.fail_after(HANG_SECONDS), garbage_everywhere() if garbage else nullcontext():
             await main()
 
     with all_slots_come_back():
         anyio.run(bounded, backend=backend, backend_options=options)
+
+
+class Garbage:
+    """An object whose finalizer batches, as a client's that sends what it has left."""
+
+    left = 0
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        if Garbage.left:
+            Garbage.left -= 1
+            Garbage()
+            assert flush.batch([1, 2], {"max_concurrency": 1}) == [1, 2]
+
+
+async def _flush(value: int) -> int:
+    await anyio.lowlevel.checkpoint()
+    return value
+
+
+flush = RunnableLambda(_flush)
+
+
+@contextmanager
+def garbage_everywhere() -> Iterator[None]:
+    """Have the collector run at every allocation, and find an object with a finalizer some times."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()  # what there is so far need not be looked at each time
+    Garbage.left = 5
+    Garbage()
+    gc.set_threshold(1, 10, 10)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        Garbage.left = 0
+        gc.unfreeze()
 
 
 @contextmanager
@@ -398,11 +643,19 @@ def all_slots_come_back() -> Iterator[None]:
 
 def check(outcome: Any, expected: Expected) -> None:
     if isinstance(expected, int):
-        assert isinstance(outcome, Value), outcome
+        failed = None if type(outcome) is Value else name_of(outcome)
+        assert failed is None
         assert outcome.number == expected
     else:
-        assert isinstance(outcome, Boom), outcome
-        assert str(outcome) in expected
+        assert name_of(outcome) in expected
+
+
+def name_of(error: Any) -> str:
+    """Return which leaf an error is of, without asking the error."""
+    if issubclass(type(error), StrayCancelledError):
+        return STRAY
+    assert issubclass(type(error), Boom), type(error)
+    return str(vars(BaseException)["args"].__get__(error)[0])
 
 
 async def check_over(watch: Watch, tasks_before: int) -> None:
@@ -420,9 +673,15 @@ def check_cap(watch: Watch, cap: int | None) -> None:
 
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
-@given(tree=trees, cap=caps, inputs=numbers)
+@given(tree=trees, cap=caps, inputs=numbers, length=lengths, garbage=finalized)
 def test_every_item_gets_its_own_outcome(
-    backend: str, options: dict[str, Any], tree: Node, cap: int | None, inputs: list[int]
+    backend: str,
+    options: dict[str, Any],
+    tree: Node,
+    cap: int | None,
+    inputs: list[int],
+    length: str,
+    garbage: bool,
 ) -> None:
     """Under the cap, each position holds its item's output or its item's error."""
     watch = Watch()
@@ -430,15 +689,14 @@ def test_every_item_gets_its_own_outcome(
 
     async def main() -> None:
         before = len(anyio.get_running_tasks())
-        outcomes = await chain.abatch(
-            [Value(number) for number in inputs], {"max_concurrency": cap}, return_exceptions=True
-        )
+        values = sized([Value(number) for number in inputs], length)
+        outcomes = await chain.abatch(values, {"max_concurrency": cap}, return_exceptions=True)
         await check_over(watch, before)
         assert len(outcomes) == len(inputs)
         for outcome, number in zip(outcomes, inputs, strict=True):
             check(outcome, tree.expect(number))
 
-    run(backend, options, main)
+    run(backend, options, main, garbage=garbage)
     check_cap(watch, cap)
 
 
@@ -456,10 +714,10 @@ def test_fail_fast_raises_one_items_error_as_itself(
         before = len(anyio.get_running_tasks())
         try:
             outputs = await chain.abatch([Value(number) for number in inputs], {"max_concurrency": cap})
-        except Boom as error:
+        except (Boom, StrayCancelledError) as error:
             await check_over(watch, before)
             failing = [errors for errors in expected if not isinstance(errors, int)]
-            assert str(error) in Errors().union(*failing)
+            assert name_of(error) in Errors().union(*failing)
         else:
             await check_over(watch, before)
             assert [output.number for output in outputs] == expected
@@ -555,8 +813,8 @@ def test_cancelling_ends_all(
             for value in values:
                 try:
                     await chain.ainvoke(value, config)
-                except Boom as error:
-                    note(str(error))
+                except (Boom, StrayCancelledError) as error:
+                    note(name_of(error))
 
     async def main() -> None:
         before = len(anyio.get_running_tasks())
@@ -570,12 +828,14 @@ def test_cancelling_ends_all(
     check_cap(watch, cap)
 
 
-@given(tree=trees, cap=caps, inputs=numbers)
-def test_sync_batch_gives_what_abatch_gives(tree: Node, cap: int | None, inputs: list[int]) -> None:
+@given(tree=trees, cap=caps, inputs=numbers, length=lengths)
+def test_sync_batch_gives_what_abatch_gives(
+    tree: Node, cap: int | None, inputs: list[int], length: str
+) -> None:
     """From plain code: the same outcomes, under the same cap."""
     watch = Watch()
     chain = tree.build(watch)
-    values = [Value(number) for number in inputs]
+    values = sized([Value(number) for number in inputs], length)
     with all_slots_come_back():
         outcomes = chain.batch(values, {"max_concurrency": cap}, return_exceptions=True)
     assert watch.active == 0

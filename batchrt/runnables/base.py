@@ -23,7 +23,10 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from functools import partial
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial, wraps
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.config import RunConfig, cap_of, check_config, handed_config
@@ -34,7 +37,7 @@ from batchrt.runtime.outcome import BatchResult
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.stream import Stream
-from batchrt.runtime.threads import call_in_thread
+from batchrt.runtime.threads import call_in_thread, is_awaitable
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "coerce"]
+__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "awaited", "coerce"]
 
 In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
 Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
@@ -100,7 +103,9 @@ class Runnable(Generic[In, Out]):
         for entry in _ENTRIES:
             if entry in cls.__dict__:
                 cls._entry = entry
-                return
+                break
+        if cls._entry == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
+            cls.invoke = _awaiting(own)  # type: ignore[method-assign]
 
     # How it runs
 
@@ -123,7 +128,9 @@ class Runnable(Generic[In, Out]):
             case "ainvoke":
                 return _async_method_step(self.ainvoke, kwargs)
             case "invoke":
-                return _sync_method_step(self.invoke, kwargs)
+                method = getattr(self.invoke, "_unawaited", None)
+                # A run awaits on its own loop, and not in the thread.
+                return _sync_method_step(partial(method, self) if method else self.invoke, kwargs)
         name = type(self).__name__
         raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -518,11 +525,36 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     async def call(value: Any, strand: Strand) -> Any:
         config = handed_config(strand.config)
         if strand.run.direct:
-            return method(value, config, **kwargs)
+            return awaited(copy_context().run(method, value, config, **kwargs))  # as in a thread
         await strand.take()
         return await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
 
     return Step(call, direct=True)
+
+
+def _awaiting(invoke: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a class's `invoke` such that an awaitable that it returns is awaited.
+
+    It may be a plain wrapper of something async: its caller wants what comes of that.
+    """
+
+    @wraps(invoke)
+    def awaiting(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return awaited(invoke(self, *args, **kwargs))
+
+    awaiting._unawaited = invoke  # type: ignore[attr-defined]
+    return awaiting
+
+
+def awaited(output: Any) -> Any:
+    """Return a sync function's output, in a run without an event loop: awaited on one, if it has to be."""
+    if not is_awaitable(output):
+        return output
+
+    async def wait() -> Any:
+        return await output
+
+    return call_blocking(wait)
 
 
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
@@ -543,16 +575,12 @@ _CHUNK = 64
 
 def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool) -> Iterator[Any]:
     stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
-    with crossing(caller) as call:
-        try:
-            while True:
-                try:
-                    chunk = call(partial(stream.next_chunk, _CHUNK))
-                except StopAsyncIteration:
-                    return
-                yield from chunk
-        finally:
-            # Whatever input was asked for meanwhile is not wanted any more, and might be long in coming.
-            caller.retire()
-            if not stream.over:
-                call(stream.aclose)
+    with crossing(caller) as call, call.closing(stream):
+        while True:
+            ticket = call.settle(partial(stream.next_chunk, _CHUNK))
+            if ticket.failed:
+                break
+            yield from ticket.result()
+    # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
+    with suppress(StopAsyncIteration):
+        ticket.result()

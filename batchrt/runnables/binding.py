@@ -114,8 +114,13 @@ def _configured(binding: RunnableBinding[Any, Any], call: StepCall) -> StepCall:
 
 def _timed(call: StepCall, seconds: float, name: str) -> StepCall:
     async def timed(value: Any, strand: Strand) -> Any:
-        with anyio.move_on_after(seconds):
-            return await call(value, strand)
+        outer = strand.scopes
+        with anyio.move_on_after(seconds) as scope:
+            strand.scopes = (*outer, scope)
+            try:
+                return await call(value, strand)
+            finally:
+                strand.scopes = outer
         raise ItemTimeoutError(f"{name} took longer than its timeout of {seconds:g} s", seconds=seconds)
 
     return timed

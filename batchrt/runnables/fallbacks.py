@@ -47,7 +47,7 @@ class RunnableWithFallbacks(Runnable[In, Out]):
                 except handled as error:
                     if not isinstance(error, Exception):
                         raise  # a cancellation or an interrupt is nobody's to handle
-                    first = first or error
+                    first = error if first is None else first
                     last = error
             assert first is not None
             raise first

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
-from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.base import In, Out, Runnable, awaited
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.threads import call_in_thread
 
@@ -25,6 +26,10 @@ class RunnableLambda(Runnable[In, Out]):
 
     The function takes the input, and the run's configuration too if it has a parameter named `config`.
     If it returns a runnable, that is run on the same input, with `recursion_limit` one lower.
+
+    It sees the caller's context variables, and what async functions before it have set for this input. What
+    an async function sets, later steps see; what a sync one sets ends with it, as in any thread, also where
+    `invoke` runs it in the caller's.
 
     Args:
         func: sync or async.
@@ -125,7 +130,7 @@ class RunnableLambda(Runnable[In, Out]):
         async def call(value: Any, strand: Strand) -> Any:
             bound = partial(function, config=handed_config(strand.config)) if takes_config else function
             if strand.run.direct:
-                output = bound(value)
+                output = awaited(copy_context().run(bound, value))  # as in a thread
             else:
                 await strand.take()
                 output = await call_in_thread(bound, value, strand)

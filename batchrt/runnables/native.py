@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+from weakref import WeakValueDictionary
 
 from batchrt.config import RunConfig, handed_config
 from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, Limits, ListCall
@@ -30,11 +31,13 @@ def native_step(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mappin
     """
     identity = identity_of(runnable, method, kwargs)
     if runnable.share_lists:
-        # Kept with the runnable: runs have nothing else in common.
-        lists = runnable.__dict__.setdefault("_shared_lists", {})
-        if identity not in lists:
-            lists[identity] = shared(_list_call(runnable, method, kwargs))
-        return list_step(lists[identity], identity)
+        # Kept with the runnable, for runs have nothing else in common, as long as a step uses it: a service
+        # may bind other arguments with each request.
+        lists = runnable.__dict__.setdefault("_shared_lists", WeakValueDictionary())
+        call = lists.get(identity)
+        if call is None:
+            lists[identity] = call = shared(_list_call(runnable, method, kwargs))
+        return list_step(call, identity)
     return list_step(_list_call(runnable, method, kwargs), identity)
 
 
@@ -43,11 +46,12 @@ def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping
     call = _native_call if method == "abatch_native" else _override_call
     cost = getattr(runnable, "cost", None)
     sharing = runnable.share_lists
+    bounds = _Bounds(runnable)
     return ListCall(
         name=f"{runnable.get_name()}.{method}",
-        call=call(function, kwargs),
-        limits=_limits_of(runnable),
-        cost=None if cost is None else lambda pair: cost(pair[0]),
+        call=bounds.checked(call(function, kwargs)),
+        limits=bounds,
+        cost=None if cost is None else _checked_cost(cost, runnable.get_name()),
         configured=True,
         linger=_seconds(runnable, "linger", SHARED_LINGER if sharing else LINGER),
         max_linger=_seconds(runnable, "max_linger", SHARED_MAX_LINGER if sharing else MAX_LINGER),
@@ -56,16 +60,39 @@ def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping
 
 def identity_of(runnable: Runnable[Any, Any], method: str, kwargs: Mapping[str, Any]) -> Hashable:
     """Say which steps may share their lists: those of one runnable with the same bound to it."""
-    bound = frozenset((name, type(value), _key_of(value)) for name, value in kwargs.items())
+    bound = frozenset((name, _key_of(value)) for name, value in kwargs.items())
     return (id(runnable), method, bound)
 
 
+class _Same:
+    """Stand for one object, however it compares with others."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: object) -> None:
+        self._value = value  # kept, or its id would be given to another
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
 def _key_of(value: object) -> Hashable:
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)  # which whoever makes the call keeps alive
-    return value
+    """Return what is equal for values that nothing can tell apart.
+
+    Equality is the values' own affair, and no promise: two moments in different time zones are equal, and so
+    are records that differ in a field which is not compared.
+    """
+    kind = type(value)
+    if kind in (str, int, bool, bytes, type(None)):
+        return (kind, value)
+    if kind is float:
+        return (kind, cast("float", value).hex())  # 0.0 and -0.0 are equal
+    if kind is tuple:
+        return (kind, tuple(map(_key_of, cast("tuple[object, ...]", value))))
+    return _Same(value)
 
 
 def _native_call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
@@ -96,10 +123,7 @@ def _on_values(
         if is_async:
             return await bound(pairs)(values)
         function = bound(pairs)
-        # A wrapper that is not async itself may return what its async function does. In a tuple, because
-        # Trio takes a function that returns a coroutine for a mistake.
-        (results,) = await call_in_thread(lambda values: (function(values),), values, strand)
-        return await results if inspect.isawaitable(results) else results
+        return await call_in_thread(function, values, strand)
 
     return call
 
@@ -120,19 +144,68 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     return any(parameter.name == name or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def _limits_of(runnable: Runnable[Any, Any]) -> Callable[[], Limits]:
-    def limits() -> Limits:
-        # Asked anew each time: a runnable may learn what its server takes.
-        return Limits(runnable.max_batch_size, runnable.max_batch_cost)
+class _Bounds:
+    """Say how long a runnable's lists may be; asked anew each time, for it may learn what its server takes.
 
-    size, cost = limits()
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ValueError(f"max_batch_size of {runnable.get_name()} must be at least 1, or None, not {size!r}")
-    if cost is not None and not cost > 0:
-        raise ValueError(
-            f"max_batch_cost of {runnable.get_name()} must be more than 0, or None, not {cost!r}"
-        )
-    return limits
+    It is asked in places where an error would be that of every item there is. So the last answer that made
+    sense holds on, and the error is raised by the list call: it is that of the items in the list.
+
+    Raises:
+        Exception: from the start, what is wrong with the bounds.
+    """
+
+    __slots__ = ("_error", "_last", "_runnable")
+
+    def __init__(self, runnable: Runnable[Any, Any]) -> None:
+        self._runnable = runnable
+        self._error: Exception | None = None
+        self._last = self._ask()
+
+    def __call__(self) -> Limits:
+        try:
+            self._last = self._ask()
+        except Exception as error:  # noqa: BLE001  raised by the list call
+            self._error = error
+        else:
+            self._error = None
+        return self._last
+
+    def checked(self, call: Any) -> Any:
+        """Return `call` such that it raises what was wrong with the bounds of its list."""
+
+        async def checked(values: list[Any], strand: Strand) -> Any:
+            if self._error is not None:
+                raise self._error
+            return await call(values, strand)
+
+        return checked
+
+    def _ask(self) -> Limits:
+        runnable = self._runnable
+        size: Any = runnable.max_batch_size
+        cost: Any = runnable.max_batch_cost
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ValueError(
+                f"max_batch_size of {runnable.get_name()} must be at least 1, or None, not {size!r}"
+            )
+        if cost is not None and not (hasattr(type(cost), "__float__") and cost > 0):
+            raise ValueError(
+                f"max_batch_cost of {runnable.get_name()} must be more than 0, or None, not {cost!r}"
+            )
+        return Limits(size, cost)
+
+
+def _checked_cost(cost: Callable[[Any], Any], name: str) -> Callable[[Any], float]:
+    def checked(pair: tuple[Any, RunConfig]) -> float:
+        given = cost(pair[0])
+        if type(given) is not float and not hasattr(type(given), "__float__"):
+            raise TypeError(f"cost() of {name} must give a number, not {given!r}")
+        value = float(given)
+        if not value >= 0:
+            raise ValueError(f"cost() of {name} must be 0 or more, not {given!r}")
+        return value
+
+    return checked
 
 
 def _seconds(runnable: Runnable[Any, Any], name: str, default: float) -> float:

@@ -65,7 +65,8 @@ class RunnableRetry(Runnable[In, Out]):
 
         wanted = self.retry_if_exception_type
         if isinstance(wanted, type | tuple):
-            return tenacity.retry_if_exception_type(wanted)
+            # By its type: an instance may answer anything when it is asked for its class.
+            return tenacity.retry_if_exception(lambda error: issubclass(type(error), wanted))
         return tenacity.retry_if_exception(wanted)
 
     def _parts(self, strand: Strand) -> dict[str, Any]:

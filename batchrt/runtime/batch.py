@@ -5,16 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import (
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
-    Iterator,
     Sequence,
-    Sized,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
@@ -30,7 +29,8 @@ from batchrt.errors import (
 from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import LoopHandle, cancellation_is_real
+from batchrt.runtime.feeder import is_iterable, length_of
+from batchrt.runtime.loops import LoopHandle, cancellation_is_real, error_of, unswallowed
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
@@ -64,12 +64,14 @@ class Job:
         inputs: any iterable or async iterable; pulled lazily.
         config: the run's configuration.
         item_configs: one configuration for all items, or one for each.
+        expected: how many inputs there are said to be; `None` if they cannot say.
     """
 
     step: Step
     inputs: Inputs
     config: RunConfig
     item_configs: RunConfig | Sequence[RunConfig]
+    expected: int | None = None
 
     @classmethod
     def of(cls, step: Step, inputs: Inputs, configs: Configs) -> Job:
@@ -79,20 +81,21 @@ class Job:
             ValueError: a config makes no sense, or there is not one config for each input.
             TypeError: the inputs cannot be iterated over, or a config is no mapping.
         """
-        if isinstance(inputs, str | bytes) or not isinstance(inputs, Iterable | AsyncIterable):
+        if isinstance(inputs, str | bytes) or not (is_iterable(inputs) or isinstance(inputs, AsyncIterable)):
             raise TypeError(
                 f"the inputs must be an iterable of inputs, not {type(inputs).__name__}; "
                 "to run a single input, put it in a list or use ainvoke"
             )
         above = inherited(current_strand())
+        expected = None if hasattr(type(inputs), "__next__") else length_of(inputs)
         if configs is None or not isinstance(configs, Sequence):
             config = merge_configs(above, check_config(configs))
-            return cls(step, inputs, config, config)
+            return cls(step, inputs, config, config, expected)
         each = [merge_configs(above, check_config(config)) for config in configs]
-        if not isinstance(inputs, Sized) or len(each) != len(inputs):
-            count = len(inputs) if isinstance(inputs, Sized) else "an unknown number of"
+        if len(each) != expected:
+            count = "an unknown number of" if expected is None else expected
             raise ValueError(f"there must be one config for each input: {len(each)} for {count} inputs")
-        return cls(step, inputs, each[0] if each else above, each)
+        return cls(step, inputs, each[0] if each else above, each, expected)
 
     def open(self, deliver: Deliver, **options: Any) -> Scheduler:
         """Return a scheduler for a run of this on the running loop, nested in the current strand."""
@@ -101,7 +104,7 @@ class Job:
         return Scheduler(
             run,
             self.step,
-            iter(self.inputs) if isinstance(self.inputs, Iterable) else aiter(self.inputs),
+            iter(self.inputs) if is_iterable(self.inputs) else aiter(cast("AsyncIterable[Any]", self.inputs)),
             config=self.item_configs,
             deliver=deliver,
             window=self.window,
@@ -112,16 +115,12 @@ class Job:
         )
 
     @property
-    def expected(self) -> int | None:
-        """How many inputs there are, if that is known."""
-        if isinstance(self.inputs, Sized) and not isinstance(self.inputs, Iterator):
-            return len(self.inputs)
-        return None
-
-    @property
     def has_spending_limit(self) -> bool:
-        """Whether the run may come to an end of what it may spend."""
-        return self.config.get("max_tokens_total") is not None or self.config.get("max_cost") is not None
+        """Whether the run, or one that it is nested in, may come to an end of what it may spend."""
+        if self.config.get("max_tokens_total") is not None or self.config.get("max_cost") is not None:
+            return True
+        parent = current_strand()
+        return parent is not None and parent.spending is not None
 
     @property
     def by_lists(self) -> bool:
@@ -132,7 +131,7 @@ class Job:
         return (
             self.step.list_call is not None
             and self.expected is not None
-            and isinstance(self.inputs, Iterable)
+            and is_iterable(self.inputs)
             and self.item_configs is self.config
             and self.config.get("timeout") is None
         )
@@ -165,19 +164,38 @@ def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
         return nullcontext()
     loop = parent.run.loop
     if loop is not None and not loop.here():
-        return _lending_from_afar(parent, newcomers=newcomers)
+        return _LendingFromAfar(parent, newcomers=newcomers)
     return parent.lending(newcomers=newcomers)
 
 
-@asynccontextmanager
-async def _lending_from_afar(parent: Strand, *, newcomers: bool) -> AsyncIterator[None]:
+class _LendingFromAfar(AbstractAsyncContextManager[None]):
     """Lend from a loop of its own, which a sync function started in its thread, and end with its run."""
-    loop = LoopHandle.current()
-    with CancelScope() as scope, parent.watching(lambda: loop.call(scope.cancel)):
-        async with parent.lending(newcomers=newcomers):
-            yield
-    if scope.cancelled_caught:
-        raise concurrent.futures.CancelledError("the run was cancelled")
+
+    def __init__(self, parent: Strand, *, newcomers: bool) -> None:
+        self._parent = parent
+        self._lending = parent.lending(newcomers=newcomers)
+        self._scope = CancelScope()
+        self._watching: AbstractContextManager[None] = nullcontext()
+
+    async def __aenter__(self) -> None:
+        loop, scope = LoopHandle.current(), self._scope
+        scope.__enter__()
+        self._watching = self._parent.watching(lambda: loop.call(scope.cancel))
+        self._watching.__enter__()
+        await self._lending.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._lending.__aexit__(kind, error, trace)
+        except BaseException as other:  # noqa: BLE001  the scope's, or raised below
+            error = other
+        self._watching.__exit__(None, None, None)
+        if self._scope.__exit__(type(error) if error is not None else None, error, trace):
+            raise concurrent.futures.CancelledError("the run was cancelled")
+        if error is not None:
+            raise error
 
 
 def inherited(parent: Strand | None) -> RunConfig:
@@ -190,6 +208,7 @@ def inherited(parent: Strand | None) -> RunConfig:
 
 def _run(config: RunConfig, parent: Strand | None) -> Run:
     run = Run(_slots(config, parent), parent=parent.run if parent else None)
+    run.above = parent
     run.spending = Spending.of(config, parent.spending if parent else None)
     return run
 
@@ -200,6 +219,8 @@ def _slots(config: RunConfig, parent: Strand | None) -> Slots:
         return Slots(None, None if parent is None else parent.slots, adaptive=True)
     if parent is None:
         return Slots(cap)
+    if parent.run.loop is not None and not parent.run.loop.here():
+        return parent.lend_afar(LoopHandle.current(), cap)
     return parent.slots if cap is None else Slots(cap, parent.slots)
 
 
@@ -218,35 +239,55 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
     async with lending():
         try:
             if step.meets and run.traffic.crew is None:
-                return await _with_crew(run, lambda: _bounded(step, value, strand))
+                return await _with_crew(run, partial(_bounded_and_given, step, value, strand))
             return await _bounded(step, value, strand)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
+                # For the leaf that this is nested in, which may go on.
+                strand.give(newcomers=parent is None)
                 raise
             raise StrayCancelledError.of(error) from error
         finally:
             strand.close()
             run.end()
+            if run.calls:
+                await run.wait_for_calls()
 
 
 async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:
     """Await `function()` while the run has helper tasks."""
     result: list[T] = []
     failure: BaseException | None = None
-    async with anyio.create_task_group() as group:
-        run.hire(Crew(group))
-        try:
-            result.append(await function())
-        except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
-                raise
-            failure = error
-        except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
-            failure = error
-        group.cancel_scope.cancel()
+    cut: BaseException | None = None
+    ended = False
+    try:
+        async with anyio.create_task_group() as group:
+            run.hire(Crew(group))
+            try:
+                result.append(await function())
+            except anyio.get_cancelled_exc_class() as error:
+                cut = error
+                if cancellation_is_real():
+                    raise
+                failure = error
+            except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                failure = error
+            ended = True
+            group.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        failure = error_of(errors)
     if failure is not None:
         raise failure
+    if not ended:
+        raise unswallowed(cut)
     return result[0]
+
+
+async def _bounded_and_given(step: Step, value: Any, strand: Strand) -> Any:
+    try:
+        return await _bounded(step, value, strand)
+    finally:
+        strand.give()  # nobody holds a slot while waiting for others to end, who may need it
 
 
 async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
@@ -259,6 +300,7 @@ async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
         return await drive(context, step.call(value, strand))
     seconds = min(bound for bound in (timeout, deadline) if bound is not None)
     with anyio.move_on_after(seconds) as scope:
+        strand.scopes = (scope,)
         return await drive(context, step.call(value, strand))
     assert scope.cancelled_caught
     if seconds == timeout:
@@ -274,10 +316,15 @@ _PENDING: Final = _Pending()
 
 
 class _Results:
-    """Put outcomes in their places as they come."""
+    """Put outcomes in their places as they come.
+
+    Attributes:
+        total: how many places there are, once that is known.
+    """
 
     def __init__(self, make: Any) -> None:
         self.list: list[Any] = []
+        self.total: int | None = None
         self._make = make
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
@@ -287,9 +334,9 @@ class _Results:
         results[index] = self._make(item, output, error)
         return True
 
-    def fill(self, count: int, error: Exception) -> None:
-        """Give every one of `count` places that has nothing yet this error."""
-        for index in range(count):
+    def fill(self, error: Exception) -> None:
+        """Give every place that has nothing yet this error."""
+        for index in range(len(self.list) if self.total is None else self.total):
             if index >= len(self.list) or self.list[index] is _PENDING:
                 self.put(Item(index), None, error)
 
@@ -320,8 +367,9 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
 
 
 async def _collect_within_limits(job: Job, *, return_exceptions: bool) -> list[Any]:
-    result = await _collect_outcomes(job, fail_fast=not return_exceptions)
-    if result.ended is not None and not (return_exceptions and job.expected is not None):
+    results = _Results(_outcome)
+    result = await _collect_outcomes(results, job, fail_fast=not return_exceptions)
+    if result.ended is not None and not (return_exceptions and results.total is not None):
         result.ended.result = result  # nothing that was paid is lost
         raise result.ended
     return [outcome.output if outcome.error is None else outcome.error for outcome in result]
@@ -333,12 +381,11 @@ async def collect_outcomes(job: Job) -> BatchResult[Any]:
     Raises:
         DeadlineExceededError: only if the number of inputs is not known beforehand.
     """
-    return await _collect_outcomes(job, fail_fast=False)
+    return await _collect_outcomes(_Results(_outcome), job, fail_fast=False)
 
 
-async def _collect_outcomes(job: Job, *, fail_fast: bool) -> BatchResult[Any]:
+async def _collect_outcomes(results: _Results, job: Job, *, fail_fast: bool) -> BatchResult[Any]:
     started = anyio.current_time()
-    results = _Results(_outcome)
     ended: SpendingLimitError | None = None
     try:
         await _run_into(results, job, return_exceptions=not fail_fast, timed=True)
@@ -346,7 +393,7 @@ async def _collect_outcomes(job: Job, *, fail_fast: bool) -> BatchResult[Any]:
         if error.started:  # one item's own, which a limit inside of it ended
             raise
         ended = error
-        results.fill(job.expected or len(results.list), error)
+        results.fill(error)
     return BatchResult(tuple(results.list), anyio.current_time() - started, ended)
 
 
@@ -356,12 +403,16 @@ async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, tim
             if job.by_lists:
                 await _run_lists_into(results, job, fail_fast=not return_exceptions)
             else:
-                await job.open(results.put, fail_fast=not return_exceptions, timed=timed).run()
+                scheduler = job.open(results.put, fail_fast=not return_exceptions, timed=timed)
+                try:
+                    await scheduler.run()
+                finally:
+                    results.total = scheduler.total
         except DeadlineExceededError as error:
             # An item may raise one of its own: only the run's has no outcome yet to stand in.
-            if not return_exceptions or job.expected is None:
+            if not return_exceptions or results.total is None:
                 raise
-            results.fill(job.expected, error)
+            results.fill(error)
 
 
 async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> None:
@@ -373,7 +424,7 @@ async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> No
         fail_fast=fail_fast,
         parent=parent.item if parent else None,
     )
-    await bulk.look_at(cast("Iterable[Any]", job.inputs))
+    results.total = await bulk.look_at(cast("Iterable[Any]", job.inputs))
     lists = Job(bulk.step, bulk.lists(), job.config, job.config)
     await lists.open(lambda *_: True, unit="list").run()
     if bulk.ended is not None:

@@ -103,7 +103,7 @@ def all_blocked(loops: Iterable[LoopHandle | None], waiting: Iterable[Blockades]
     blocked = {each.loop.token for blockades in waiting for each in blockades if each.active}
     if not blocked:
         return False
-    others = [blockade for blockade in tuple(_active) if blockade.loop.token not in blocked]
+    others = [blockade for blockade in _active.copy() if blockade.loop.token not in blocked]
     # A loop that waits for work on a blocked one is blocked as well.
     while more := [each for each in others if each.worker.token in blocked]:
         blocked.update(each.loop.token for each in more)

@@ -6,20 +6,24 @@ import atexit
 import concurrent.futures
 import os
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.runtime.blocking import Blockade
-from batchrt.runtime.loops import LoopHandle, running_loop
-from batchrt.runtime.run import Strand, current_strand, strand_context
+from batchrt.runtime.feeder import is_iterable
+from batchrt.runtime.loops import LoopHandle, check_waiting_task, running_loop
+from batchrt.runtime.run import Run, Strand, current_strand, strand_context
+from batchrt.runtime.stream import Stream
 
 __all__ = ["Caller", "Crossing", "call_blocking", "crossing"]
 
@@ -27,6 +31,10 @@ T = TypeVar("T")
 
 STOP_SECONDS: Final = 5.0
 """How long the interpreter's exit waits for a loop to end; cancelling what is left takes far less."""
+
+POLL_SECONDS: Final = 0.05
+"""How often a thread that a user's function started, with AnyIO or Trio, asks whether the function was
+cancelled: neither library tells it."""
 
 IN_MEMORY: Final[tuple[type[Any], ...]] = (
     str,
@@ -45,6 +53,10 @@ IN_MEMORY: Final[tuple[type[Any], ...]] = (
 """What any thread may iterate over: there is no code of the caller's behind it."""
 
 
+class LoopEndedError(RuntimeError):
+    """Say that an event loop has ended, and what belonged to it with it."""
+
+
 class Caller:
     """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
 
@@ -55,8 +67,23 @@ class Caller:
     def wait(self, token: object) -> None:
         """Serve until `release(token)`."""
         while (request := self._mail.get()) is not token:
-            if callable(request) and not self._retired:
-                request()
+            self._serve(request)
+
+    def poll(self, token: object) -> None:
+        """Do `wait`, but raise the cancellation of the task that waits for this thread."""
+        while True:
+            try:
+                request = self._mail.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                check_waiting_task()
+                continue
+            if request is token:
+                return
+            self._serve(request)
+
+    def _serve(self, request: object) -> None:
+        if callable(request) and not self._retired:
+            request()
 
     def release(self, token: object) -> None:
         """Let `wait(token)` return."""
@@ -87,9 +114,9 @@ class Caller:
 
         A generator or a database cursor belongs to the thread that made it, and may block.
         """
-        if isinstance(inputs, IN_MEMORY) or not isinstance(inputs, Iterable):
+        if isinstance(inputs, IN_MEMORY) or not is_iterable(inputs):
             return inputs
-        if isinstance(inputs, Sized) and not hasattr(inputs, "__next__"):
+        if isinstance(inputs, Sized) and not hasattr(type(inputs), "__next__"):
             return _PulledAll(self, inputs)
         return _Pulled(self, inputs)
 
@@ -111,10 +138,10 @@ class _Pulled(AsyncIterator[T]):
     def _next(self) -> tuple[bool, T | None]:
         if self._iterator is None:
             self._iterator = iter(self._inputs)
-        # StopIteration cannot travel through a future.
-        for value in self._iterator:
-            return True, value
-        return False, None
+        try:
+            return True, next(self._iterator)
+        except StopIteration:  # which cannot travel through a future
+            return False, None
 
 
 class _PulledAll(_Pulled[T]):
@@ -125,22 +152,54 @@ class _PulledAll(_Pulled[T]):
 
 
 class _BackgroundLoop:
-    """An event loop in a thread of its own."""
+    """An event loop in a thread of its own, which `open` starts."""
 
     def __init__(self) -> None:
-        started: concurrent.futures.Future[LoopHandle] = concurrent.futures.Future()
+        self._started: concurrent.futures.Future[LoopHandle] = concurrent.futures.Future()
         self._stop: anyio.Event | None = None
+        self._thread: threading.Thread | None = None
         self.blocked = 0
         self.ended = False
-        self._thread = threading.Thread(
-            target=anyio.run, args=(self._main, started), name="batchrt loop", daemon=True
-        )
-        self._thread.start()
-        self.handle = started.result()
 
-    async def _main(self, started: concurrent.futures.Future[LoopHandle]) -> None:
+    def open(self) -> bool:
+        """Start it, or wait for the thread that does, and return when it runs.
+
+        `False` if that thread is this one, further down its stack: a finalizer or a signal handler runs
+        there, and whoever waits for the frame that it interrupts waits for ever.
+        """
+        me = (object(), threading.get_ident())
+        # In one step: of all that ask at once, one starts it.
+        opener = self.__dict__.setdefault("opener", me)
+        if opener is me:
+            self._start()
+        elif opener[1] == me[1] and not self._started.done():
+            return False
+        self._started.result()
+        return True
+
+    def _start(self) -> None:
+        try:
+            # In a context of its own: in one that says which loop runs, AnyIO would start none.
+            self._thread = threading.Thread(
+                target=Context().run, args=(anyio.run, self._main), name="batchrt loop", daemon=True
+            )
+            self._thread.start()
+        except BaseException as error:
+            self.ended = True
+            interrupted = RuntimeError("the start of the background event loop was interrupted")
+            self._started.set_exception(error if isinstance(error, Exception) else interrupted)
+            raise
+
+    @property
+    def handle(self) -> LoopHandle:
+        """The way to the loop, once it is open."""
+        return self._started.result()
+
+    async def _main(self) -> None:
+        if self.ended:  # as it was started
+            return
         self._stop = anyio.Event()
-        started.set_result(LoopHandle.current())
+        self._started.set_result(LoopHandle.current())
         try:
             await self._stop.wait()
         finally:
@@ -149,9 +208,9 @@ class _BackgroundLoop:
 
     def stop(self) -> None:
         """End the loop and what is left on it."""
-        assert self._stop is not None
-        self.handle.call(self._stop.set)
-        self._thread.join(STOP_SECONDS)
+        if self._thread is not None and self._stop is not None:
+            self.handle.call(self._stop.set)
+            self._thread.join(STOP_SECONDS)
 
 
 class _Background:
@@ -162,46 +221,53 @@ class _Background:
     at exit, left behind by a fork.
 
     Its exit handler is registered on import, and so called after those that users of the package
-    register: from Python 3.12 on, no other loop could be started for them.
+    register: from Python 3.12 on, no other loop could be started for them. There is no lock; see
+    `_BackgroundLoop.open`.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: _BackgroundLoop | None = None
+        self._loop = _BackgroundLoop()
         os.register_at_fork(after_in_child=self._forget)
         atexit.register(self._stop)
 
     @contextmanager
     def loop(self) -> Iterator[LoopHandle]:
-        """Return the loop, or one of its own for a caller that blocks it or would wait for one who does."""
-        loop = self._get()
-        blocks = loop.handle.here()
-        if not (blocks or loop.blocked):
+        """Return the loop, or one of its own for a caller that blocks it or would wait for one who does.
+
+        Raises:
+            RuntimeError: if the interpreter is exiting, and no other thread runs any more.
+        """
+        if sys.is_finalizing():
+            raise RuntimeError("the interpreter is exiting: nothing can be run on an event loop any more")
+        loop = self._current()
+        opened = loop.open()
+        blocks = opened and loop.handle.here()
+        if opened and not (blocks or loop.blocked):
             yield loop.handle
             return
         loop.blocked += blocks
         spare = _BackgroundLoop()
+        spare.open()
         try:
             yield spare.handle
         finally:
             spare.stop()
             loop.blocked -= blocks
 
-    def _get(self) -> _BackgroundLoop:
-        with self._lock:
-            if self._loop is None or self._loop.ended:
-                self._loop = _BackgroundLoop()
-            return self._loop
+    def _current(self) -> _BackgroundLoop:
+        loop = self._loop
+        while loop.ended:
+            # In one step: of all that find it ended, one says which is the next.
+            loop = self._loop = loop.__dict__.setdefault("successor", _BackgroundLoop())
+        return loop
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._loop = None
+        self._loop = _BackgroundLoop()
 
     def _stop(self) -> None:
-        with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.stop()
+        loop = self._loop
+        self._loop = _BackgroundLoop()
+        loop.stop()
 
 
 _background: Final = _Background()
@@ -222,8 +288,8 @@ class Crossing:
         self._caller = caller
         self._watched = watched
         self._own = own
-        blocked = running_loop()
-        self._blockade = None if blocked is None else Blockade(LoopHandle(blocked), loop)
+        blocked = LoopHandle.running()
+        self._blockade = None if blocked is None else Blockade(blocked, loop)
 
     def __call__(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` on the loop and return its result; see `settle`."""
@@ -237,19 +303,53 @@ class Crossing:
         """
         if self._loop.here():
             raise RuntimeError("this was begun in another thread, and cannot go on in its event loop's own")
-        ticket, context = _Ticket(function, self._caller), copy_context()
-        if self._own is not None:
-            context = strand_context(self._own, context)
+        strand = self._watched
+        ticket = _Ticket(function, self._caller, strand)
+        if strand is None:
+            self._redeem(ticket)
+        else:
+            # In a thread of the runtime's own, the strand is told.
+            polls = not strand.in_thread and check_waiting_task()
+            with strand.watching(ticket.cancel):
+                self._redeem(ticket, polls=polls)
+        return ticket
+
+    def _redeem(self, ticket: _Ticket[Any], *, polls: bool = False) -> None:
+        context = copy_context() if self._own is None else strand_context(self._own)
         if self._blockade is not None:
             self._blockade.enter(context)
+        if self._blockade is not None and self._blockade.loop.here():
             with self._blockade.blocking():
-                ticket.redeem(self._loop, context)
-        elif self._watched is None:
-            ticket.redeem(self._loop, context)
-        else:
-            with self._watched.watching(ticket.cancel):
-                ticket.redeem(self._loop, context)
-        return ticket
+                ticket.redeem(self._loop, context, polls=polls)
+        else:  # also an iterator that was handed to another thread, which blocks no loop
+            ticket.redeem(self._loop, context, polls=polls)
+
+    @contextmanager
+    def closing(self, stream: Stream[Any]) -> Iterator[None]:
+        """End `stream` at exit, and as soon as the strand ends.
+
+        There is no wait for its end where that is impossible: where the loop's own thread collects a
+        generator as garbage, or the loop has ended.
+        """
+        try:
+            if self._watched is None:
+                yield
+            else:
+                with self._watched.watching(partial(self._drop, stream, self._watched.run)):
+                    yield
+        finally:
+            # Whatever input was asked for meanwhile is not wanted any more, and might be long in coming.
+            self._caller.retire()
+            if self._loop.here():
+                stream.drop()
+            elif not stream.over:
+                # Neither watched nor polled for: a cancellation is no reason to leave it open.
+                ticket = _Ticket(stream.aclose, self._caller, self._watched)
+                with suppress(LoopEndedError):
+                    self._redeem(ticket)
+
+    def _drop(self, stream: Stream[Any], run: Run) -> None:
+        self._loop.call(partial(stream.drop, run))
 
 
 @contextmanager
@@ -286,9 +386,12 @@ def call_blocking(function: Callable[[], Awaitable[T]], caller: Caller | None = 
 class _Ticket(Generic[T]):
     """One call handed to a loop, cancellable from any thread."""
 
-    def __init__(self, function: Callable[[], Awaitable[T]], caller: Caller) -> None:
+    def __init__(
+        self, function: Callable[[], Awaitable[T]], caller: Caller, strand: Strand | None = None
+    ) -> None:
         self._function = function
         self._caller = caller
+        self._run = None if strand is None else strand.run
         self._loop: LoopHandle | None = None
         self._scope: CancelScope | None = None
         self._cancelled = False
@@ -297,13 +400,16 @@ class _Ticket(Generic[T]):
         self._error: BaseException | None = concurrent.futures.CancelledError("the event loop ended")
         self._ended = False
 
-    def redeem(self, loop: LoopHandle, context: Context) -> None:
-        """Start on `loop` and wait for the end."""
+    def redeem(self, loop: LoopHandle, context: Context, *, polls: bool = False) -> None:
+        """Start on `loop` and wait for the end; with `polls` as in `Caller.poll`."""
         self._loop = loop
         if not loop.call(partial(self._start, loop, context)):
-            raise RuntimeError("the event loop that this belongs to has ended")
+            raise LoopEndedError("the event loop that this belongs to has ended")
         try:
-            self._caller.wait(self)
+            if polls:
+                self._caller.poll(self)
+            else:
+                self._caller.wait(self)
         except BaseException:
             self._caller.retire()
             self.cancel()
@@ -320,6 +426,11 @@ class _Ticket(Generic[T]):
                 self._error = None
         return cast("T", self._result)
 
+    @property
+    def failed(self) -> bool:
+        """Whether `result` will raise."""
+        return self._error is not None
+
     def cancel(self) -> None:
         """End the call early; it raises when its work has ended."""
         self._cancelled = True
@@ -331,6 +442,8 @@ class _Ticket(Generic[T]):
             self._scope.cancel()
 
     def _start(self, loop: LoopHandle, context: Context) -> None:
+        if self._run is not None:
+            self._run.begin_call()
         self._task = loop.start(self._main, context, "batchrt call", self._end)
 
     async def _main(self) -> None:
@@ -338,6 +451,7 @@ class _Ticket(Generic[T]):
             with CancelScope() as self._scope:
                 if self._cancelled:
                     self._scope.cancel()
+                    await anyio.lowlevel.checkpoint()  # before any code of the user's
                 self._result = await self._function()
                 self._error = None
                 return
@@ -349,4 +463,6 @@ class _Ticket(Generic[T]):
 
     def _end(self) -> None:
         self._ended = True
+        if self._run is not None:
+            self._run.end_call()
         self._caller.release(self)

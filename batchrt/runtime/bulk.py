@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, TypeAlias
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -16,6 +17,7 @@ from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.runtime.lists import ListCall, Part, carry, pack, share
+from batchrt.runtime.loops import OwnTask
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Step, Strand
 
@@ -61,13 +63,14 @@ class Bulk:
         self._entries: list[_Entry] = []
         self.ended: SpendingLimitError | None = None
 
-    async def look_at(self, inputs: Iterable[Any]) -> None:
-        """Take the inputs in; those of equal keys are sent once.
+    async def look_at(self, inputs: Iterable[Any]) -> int:
+        """Take the inputs in, and return how many there are; those of equal keys are sent once.
 
         Raises:
             Exception: what is wrong with the first input that is wrong by itself, if `fail_fast`.
         """
         known: dict[Hashable, _Entry] = {}
+        place = -1
         for place, value in enumerate(inputs):
             if place % _STRIDE == 0:
                 await anyio.lowlevel.checkpoint()
@@ -75,6 +78,7 @@ class Bulk:
                 self._add(place, value, known)
             except Exception as error:  # noqa: BLE001  this item's outcome
                 self._fail(place, error)
+        return place + 1
 
     def _add(self, place: int, value: Any, known: dict[Hashable, _Entry]) -> None:
         call = self._call
@@ -99,11 +103,12 @@ class Bulk:
 
     async def _carry(self, entries: list[_Entry], strand: Strand) -> None:
         started = anyio.current_time()
-        await carry(self._on_entries, entries, strand, lambda part: self._give(entries, part, started))
+        give = partial(self._give, entries, started)
+        await carry(self._on_entries, entries, strand, give, OwnTask())
 
-    def _give(self, entries: Sequence[_Entry], part: Part, started: float) -> None:
+    def _give(self, entries: Sequence[_Entry], started: float, part: Part) -> None:
         given = entries[part.start : part.stop]
-        results: Sequence[Any] = [part.error] * len(given) if part.error else part.results
+        results: Sequence[Any] = part.results if part.error is None else [part.error] * len(given)
         for entry, result, usage in zip(given, results, self._shares(given, part), strict=True):
             for place in entry.places:
                 item = Item(place, self._parent)
@@ -121,7 +126,7 @@ class Bulk:
         output, error = result, None
         try:
             if isinstance(result, BaseException):
-                raise result.with_traceback(None)
+                raise BaseException.with_traceback(result, None)
             if self._call.finish is not None:
                 output = self._call.finish(result)
         except Exception as failure:  # noqa: BLE001  this item's outcome
@@ -132,9 +137,10 @@ class Bulk:
             self._fail(item.index, error, item)
 
     def _fail(self, place: int, error: Exception, item: Item | None = None) -> None:
-        if isinstance(error, SpendingLimitError):
-            self.ended = error  # an end, and not a failure: what is under way is finished
-            error.started = True
+        if issubclass(type(error), SpendingLimitError):
+            # An end, and not a failure: what is under way is finished.
+            self.ended = cast("SpendingLimitError", error)
+            self.ended.started = True
         elif self._fail_fast:
             add_note(error, f"batchrt: item {place} failed; the rest was cancelled")
             raise error

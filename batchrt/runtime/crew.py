@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import anyio
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from batchrt.runtime.loops import Signal, Unbegun
+from batchrt.runtime.loops import Host, Signal, Unbegun
 
 __all__ = ["Crew", "Task"]
 
@@ -34,13 +36,19 @@ class _Helper:
 
 
 class Crew:
-    """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched."""
+    """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched.
 
-    __slots__ = ("_group", "_idle")
+    Attributes:
+        scope: the group's.
+    """
+
+    __slots__ = ("_dismissed", "_group", "_idle", "scope")
 
     def __init__(self, group: TaskGroup) -> None:
+        self.scope: CancelScope = group.cancel_scope
         self._group = group
         self._idle: list[_Helper] = []
+        self._dismissed = False
 
     def dispatch(self, task: Task) -> None:
         """Start `task` soon, in an idle helper or a new one."""
@@ -52,22 +60,40 @@ class Crew:
             self._group.start_soon(Unbegun, self._help, task, name="batchrt crew")
 
     def dismiss(self) -> None:
-        """Send the idle helpers home, so that the task group can end."""
+        """Send the helpers home, so that the task group can end."""
+        self._dismissed = True  # for a helper whose task was called off before it began
         while self._idle:
             self._idle.pop().wake.set()
 
     async def _help(self, first: Task) -> None:
+        own = Host()
         task: Task | None = first
         while task is not None:
-            await task.run()
+            await self._do(task, own)
+            if self._dismissed:
+                return
             helper = _Helper()
             self._idle.append(helper)
             try:
                 await helper.wake.wait()
             except BaseException as error:
-                # The task group is cancelled, and with it every idle helper: none may be given a task.
-                self._idle.clear()
-                if helper.task is not None:
-                    helper.task.abandon(error)
-                raise
+                if own.is_cancelled():
+                    # The task group is cancelled, and with it every idle helper: none may be given a task.
+                    self._idle.clear()
+                    if helper.task is not None:
+                        helper.task.abandon(error)
+                    raise
+                # Somebody cancelled every task there is, say. The others of the group go on.
+                await own.put_right()
+                if helper in self._idle:
+                    self._idle.remove(helper)
             task = helper.task
+
+    async def _do(self, task: Task, own: Host) -> None:
+        try:
+            await task.run()
+        except anyio.get_cancelled_exc_class():
+            if not await own.goes_on():
+                raise
+        if own.is_disturbed():
+            await own.put_right()

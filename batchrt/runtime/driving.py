@@ -26,7 +26,11 @@ def drive(
     """Await `coroutine` with every one of its steps run inside `context`.
 
     `before_wait` is called once, when it is about to wait for the first time, if it ever does.
+
+    Raises:
+        RuntimeError: for a `GeneratorExit` that `coroutine` raised by itself.
     """
+    closed = False
     # Bound methods would be two objects more that wait with every item.
     try:
         trap = context.run(coroutine.send, None)
@@ -36,6 +40,7 @@ def drive(
             try:
                 value = yield trap
             except GeneratorExit:
+                closed = True
                 context.run(coroutine.close)
                 raise
             except BaseException as error:  # noqa: BLE001  handed on to the coroutine
@@ -44,17 +49,24 @@ def drive(
                 trap = context.run(coroutine.send, value)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except GeneratorExit as error:
+        if closed:
+            raise
+        # To whatever awaits this it would say that its own coroutine is being closed.
+        raise RuntimeError("a function raised GeneratorExit") from error
 
 
 def drive_to_end(context: Context, coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never waits, without an event loop.
 
     Raises:
-        RuntimeError: if it waited after all.
+        RuntimeError: if it waited after all, or raised `GeneratorExit`.
     """
     try:
         context.run(coroutine.send, None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except GeneratorExit as error:
+        raise RuntimeError("a function raised GeneratorExit") from error
     context.run(coroutine.close)
     raise RuntimeError("a step that was to run without an event loop tried to wait")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
@@ -14,7 +15,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Signal, cancellation_is_real
+from batchrt.runtime.loops import Signal, error_of, unswallowed
 from batchrt.runtime.run import Strand, strand_context
 
 __all__ = ["Job", "fork"]
@@ -22,29 +23,40 @@ __all__ = ["Job", "fork"]
 Job: TypeAlias = "Callable[[Strand], Coroutine[Any, Any, None]]"
 
 
-async def fork(strand: Strand, jobs: Sequence[Job]) -> None:
+async def fork(
+    strand: Strand, jobs: Sequence[Job], share: Callable[[Callable[[Job], None]], None] | None = None
+) -> None:
     """Run `jobs` at the same time, each on a strand of its own, and return when all have ended.
 
     Jobs run in the calling task, on its slot, until one waits; the rest then goes to the run's crew, or,
     for a run without one, to tasks made for this fork. The first error cancels the other jobs and is
-    raised as itself once they have ended.
+    raised as itself once they have ended. `share` is handed a function with which a job may add others.
     """
     crew = strand.run.crew
     if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
-        await _Fork(strand, jobs, crew).run()
+        await _Fork(strand, jobs, crew, share).run()
         return
-    async with anyio.create_task_group() as group:
-        crew = Crew(group)
-        failure: BaseException | None = None
-        try:
-            await _Fork(strand, jobs, crew).run()
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
-            failure = error
-        crew.dismiss()
+    failure: BaseException | None = None
+    cut: BaseException | None = None
+    ended = False
+    try:
+        async with anyio.create_task_group() as group:
+            crew = Crew(group)
+            try:
+                await _Fork(strand, jobs, crew, share).run()
+            except anyio.get_cancelled_exc_class() as error:
+                cut = error
+                raise
+            except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                failure = error
+            ended = True
+            crew.dismiss()
+    except BaseExceptionGroup as errors:
+        failure = error_of(errors)
     if failure is not None:
         raise failure
+    if not ended:
+        raise unswallowed(cut)
 
 
 class _Fork:
@@ -63,7 +75,13 @@ class _Fork:
         "strand",
     )
 
-    def __init__(self, strand: Strand, jobs: Sequence[Job], crew: Crew | None) -> None:
+    def __init__(
+        self,
+        strand: Strand,
+        jobs: Sequence[Job],
+        crew: Crew | None,
+        share: Callable[[Callable[[Job], None]], None] | None,
+    ) -> None:
         self.strand = strand
         self._jobs = deque(jobs)
         self._crew = crew
@@ -74,6 +92,8 @@ class _Fork:
         self._scopes: list[CancelScope] = []
         self._error: BaseException | None = None
         self._cut_off: BaseException | None = None
+        if share is not None:
+            share(self.add)
 
     async def run(self) -> None:
         """Run the jobs here, one after the other, until one waits: the rest then goes to the crew.
@@ -97,11 +117,19 @@ class _Fork:
     def _spread(self) -> None:
         """Give what has not begun to the crew."""
         while self._jobs and self._crew is not None:
-            branch = _Branch(self, self._jobs.popleft())
-            self._left += 1
-            self._unbegun.add(branch)
-            self._crew.dispatch(branch)
+            self._dispatch(self._crew, self._jobs.popleft())
         self.settle()
+
+    def _dispatch(self, crew: Crew, job: Job) -> None:
+        branch = _Branch(self, job)
+        self._left += 1
+        self._unbegun.add(branch)
+        crew.dispatch(branch)
+
+    def add(self, job: Job) -> None:
+        """Run one job more; to be called by a job."""
+        if self._error is None and self._crew is not None:
+            self._dispatch(self._crew, job)
 
     def settle(self) -> None:
         """Have the strand wait for its branches once all of them are on their own way."""
@@ -123,7 +151,7 @@ class _Fork:
 
     async def _own_branch(self, job: Job) -> None:
         scope = self.scope()
-        own, strand = self.strand, self.strand.branch()
+        own, strand = self.strand, self.strand.branch(scope)
         own.has_slot, strand.has_slot = False, own.has_slot
         try:
             context = strand_context(strand, self._base)
@@ -191,13 +219,14 @@ class _Branch:
     async def run(self) -> None:
         if not self._fork.begin(self):
             return
-        strand = self._fork.strand.branch()
+        scope = self._fork.scope()
+        strand = self._fork.strand.branch(scope)
         self._fork.settle()
         try:
-            with self._fork.scope():
+            with scope:
                 await self._fork.drive(self._job, strand)
         except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
+            if anyio.current_effective_deadline() == -math.inf:  # and not only by the branch itself
                 self._fork.cut_off(error)
                 raise
             self._fork.fail(StrayCancelledError.of(error))

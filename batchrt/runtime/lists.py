@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import anyio
@@ -14,8 +14,9 @@ import anyio
 from batchrt.config import RunConfig
 from batchrt.errors import ListLengthError, StrayCancelledError
 from batchrt.messages import Usage
+from batchrt.runtime.feeder import length_of
 from batchrt.runtime.fork import fork
-from batchrt.runtime.loops import cancellation_is_real
+from batchrt.runtime.loops import OwnTask, cancellation_is_real
 from batchrt.runtime.run import Item, Strand
 
 __all__ = [
@@ -82,7 +83,7 @@ def _never(_error: Exception) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ListCall:
     """Say how a step takes lists.
 
@@ -169,23 +170,28 @@ def pack(values: Iterable[T], call: ListCall) -> Iterator[list[T]]:
         yield packed
 
 
-async def carry(call: ListCall, values: Sequence[Any], strand: Strand, give: Give) -> None:
+async def carry(
+    call: ListCall, values: Sequence[Any], strand: Strand, give: Give, own: OwnTask | None = None
+) -> None:
     """Carry `values` through, as the one list they were packed as, and `give` each part once.
 
     A list that fails for good is split until the guilty item stands alone, one part after the other on the
     one slot. A list that is refused as too large is packed again, and its parts run at the same time.
+    `own` is the current task if it is the runtime's and no code of the user's is around this.
 
     Raises:
         BaseException: nothing but a cancellation, what `give` raises, and what is no `Exception`.
     """
     item = strand.item
     try:
-        await _carry_parts(call, values, strand, give)
+        await _carry_parts(call, values, strand, give, own)
     finally:
         strand.item = item
 
 
-async def _carry_parts(call: ListCall, values: Sequence[Any], strand: Strand, give: Give) -> None:
+async def _carry_parts(
+    call: ListCall, values: Sequence[Any], strand: Strand, give: Give, own: OwnTask | None
+) -> None:
     parts = [(0, len(values))]
     failures, patience = 0, 2 * math.ceil(math.log2(max(2, len(values)))) + _FAILURES_BEYOND_DEPTH
     while parts:
@@ -202,18 +208,27 @@ async def _carry_parts(call: ListCall, values: Sequence[Any], strand: Strand, gi
                 continue
             failure: Exception = _cause_of(error)
         except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
+            if own.is_cancelled() if own else cancellation_is_real():
                 raise
             failure = StrayCancelledError.of(error)
         except Exception as error:  # noqa: BLE001  the items' outcome
             failure = error
         else:
             failures = 0
+            if own and own.is_disturbed():
+                await own.put_right()
             give(Part(start, stop, results, None, book))
             continue
+        if own and own.is_disturbed():
+            await own.put_right()
         failures += 1
         hopeless = failures > patience and call.outage(failure)
-        if stop - start == 1 or hopeless or isinstance(failure, ListLengthError) or not call.splits(failure):
+        if (
+            stop - start == 1
+            or hopeless
+            or issubclass(type(failure), ListLengthError)
+            or not _splits(call, failure)
+        ):
             give(Part(start, stop, (), failure, book))
         else:
             middle = (start + stop + 1) // 2
@@ -232,6 +247,13 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
         inputs, outputs, both = (round(count * reached / total) for count in whole)
         yield Usage(inputs - done[0], outputs - done[1], both - done[2])
         done = (inputs, outputs, both)
+
+
+def _splits(call: ListCall, failure: Exception) -> bool:
+    try:
+        return call.splits(failure)
+    except Exception:  # noqa: BLE001  an instance may raise when it is looked at
+        return True
 
 
 async def _carry_apart(
@@ -259,23 +281,27 @@ def _cause_of(error: RepackError) -> Exception:
 
 
 def check_length(call: ListCall, part: Sequence[Any], results: Any) -> Sequence[Any]:
-    """Return `results` if they are a list that is as long as `part`.
+    """Return `results` as a list if they are one that is as long as `part`.
+
+    They are counted, and not asked: a length may be wrong.
 
     Raises:
         ListLengthError: if not.
     """
-    if isinstance(results, str | bytes | dict) or not hasattr(results, "__getitem__"):
+    if isinstance(results, str | bytes | Mapping) or not hasattr(type(results), "__getitem__"):
         raise ListLengthError(
             f"{call.name} was given a list of {len(part)} and gave a {type(results).__name__}; "
             "it must give a list with one output for each input, in their order",
             expected=len(part),
             received=None,
         )
-    if len(results) != len(part):
-        raise ListLengthError(
-            f"{call.name} was given a list of {len(part)} and gave {len(results)}; it must give one "
-            "output for each input, in their order, and none of them can be trusted",
-            expected=len(part),
-            received=len(results),
-        )
-    return results  # type: ignore[no-any-return]
+    outputs = results if type(results) is list else list(islice(iter(results), len(part) + 1))
+    if len(outputs) == len(part):
+        return outputs
+    received = max(len(outputs), length_of(results) or 0) if len(outputs) > len(part) else len(outputs)
+    raise ListLengthError(
+        f"{call.name} was given a list of {len(part)} and gave {received}; it must give one "
+        "output for each input, in their order, and none of them can be trusted",
+        expected=len(part),
+        received=received,
+    )

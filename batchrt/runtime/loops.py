@@ -14,13 +14,27 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-__all__ = ["Alarm", "LoopHandle", "Signal", "Unbegun", "cancellation_is_real", "running_loop"]
+from batchrt.errors import StrayCancelledError
+
+__all__ = [
+    "Alarm",
+    "Host",
+    "LoopHandle",
+    "Signal",
+    "Unbegun",
+    "cancellation_is_real",
+    "check_waiting_task",
+    "error_of",
+    "running_loop",
+    "unswallowed",
+]
 
 T = TypeVar("T")
 
@@ -40,6 +54,20 @@ class LoopHandle:
         """Return a handle on the running loop."""
         return cls(anyio.lowlevel.current_token())
 
+    @classmethod
+    def running(cls) -> LoopHandle | None:
+        """Return a handle on the loop that runs in this thread, also in a callback of the loop's."""
+        if running_loop() is None:
+            return None
+        sniffio: Any = sys.modules.get("sniffio")
+        if sniffio is None:
+            return cls.current()
+        # The context may come from another loop, and in a callback, which is no task, it names no library.
+        context = copy_context()
+        name = "trio" if _asyncio_loop() is None else "asyncio"
+        context.run(sniffio.current_async_library_cvar.set, name)
+        return context.run(cls.current)
+
     def time(self) -> float:
         """Return the seconds on the loop's clock; to be called on its own thread."""
         native = self._native
@@ -50,6 +78,11 @@ class LoopHandle:
     def here(self) -> bool:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
+
+    def closed(self) -> bool:
+        """Whether the loop has been closed, with whatever tasks were in it."""
+        native = self._native
+        return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
 
     def same(self, other: LoopHandle) -> bool:
         """Whether both are handles on one loop."""
@@ -63,6 +96,13 @@ class LoopHandle:
         if threading.get_ident() == self._thread:
             function()
             return True
+        return self.soon(function)
+
+    def soon(self, function: Callable[[], object]) -> bool:
+        """Call `function` on the loop soon, also from its own thread; `False` once the loop has ended.
+
+        What the garbage collector calls must not run at once: it may stand in the midst of anything.
+        """
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
             try:
@@ -230,19 +270,21 @@ class Signal:
         elif self._event is not None:
             await self._event.wait()
 
-    def set(self) -> None:
-        """Let the waiter go on."""
+    def set(self) -> bool:
+        """Let the waiter go on; `False` if its loop has ended, and it never will."""
         future = self._future
         if future is None:
             assert self._event is not None
             assert isinstance(self._loop, LoopHandle)
-            self._loop.call(self._event.set)
-        elif threading.get_ident() == self._loop:
-            if not future.done():
-                future.set_result(None)
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            return self._loop.call(self._event.set)
+        try:
+            if threading.get_ident() != self._loop:
                 future.get_loop().call_soon_threadsafe(self._set_here)
+            elif not future.done():
+                future.set_result(None)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
     def _set_here(self) -> None:
         assert self._future is not None
@@ -261,28 +303,209 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def running_loop() -> EventLoopToken | None:
-    """Return the token of the loop that runs in this thread, if one does."""
+def running_loop() -> object | None:
+    """Return the loop that runs in this thread, if one does.
+
+    AnyIO is not asked: its answer comes from a context variable, and a copied context (`asyncio.to_thread`
+    under `anyio.run`) carries the variable into threads that run no loop.
+    """
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None and sniffio.thread_local.name == "trio":
+        return cast("object", sys.modules["trio"].lowlevel.current_trio_token())
+    return _asyncio_loop()
+
+
+def check_waiting_task() -> bool:
+    """Raise the cancellation of the task that waits for this worker thread, if it was cancelled.
+
+    Threads of AnyIO's and Trio's can ask, whose tasks wait for the thread behind a shield; `False` in others.
+
+    Raises:
+        BaseException: the library's cancellation; an interrupt, if Trio has one for that task.
+    """
+    trio: Any = sys.modules.get("trio")
+    if trio is not None:
+        with contextlib.suppress(RuntimeError):  # not a thread of Trio's
+            trio.from_thread.check_cancelled()
+            return True
     try:
-        return anyio.lowlevel.current_token()
-    except anyio.NoEventLoopError:
-        if _asyncio_loop() is None:
-            return None
-    # A callback of the loop's, such as a timer's, runs in no task, and sniffio goes by tasks.
-    context, sniffio = copy_context(), sys.modules["sniffio"]
-    context.run(sniffio.current_async_library_cvar.set, "asyncio")
-    return context.run(anyio.lowlevel.current_token)
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    return True
+
+
+def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error to raise for those that ended a task group of the runtime's own.
+
+    What user code raises is caught inside of the tasks, so that a group holds what came from outside: an
+    interrupt first of all, which Trio raises in whatever task the main one is.
+    """
+    cancelled = anyio.get_cancelled_exc_class()
+    errors = [error for error in group.exceptions if not isinstance(error, cancelled)]
+    interrupts = [error for error in errors if not isinstance(error, Exception)]
+    return (interrupts or errors or group.exceptions)[0]
 
 
 def cancellation_is_real() -> bool:
     """Whether somebody cancelled the current task, or user code merely raised the exception for it.
 
-    On asyncio anybody can raise `CancelledError`, and awaiting somebody else's cancelled task does;
-    Trio lets only a cancel scope do so.
+    On asyncio anybody can raise `CancelledError`, and awaiting somebody else's cancelled task does; on Trio
+    it takes more malice. Of a task of the runtime's own, see `OwnTask.is_cancelled`.
     """
-    if _asyncio_loop() is None:
-        return True
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        return True
+    if _asyncio_loop() is not None:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            return True
     return anyio.current_effective_deadline() == -math.inf
+
+
+def unswallowed(cancelled: BaseException | None) -> BaseException:
+    """Return what to raise where a task group swallowed the cancellation with which its host left it.
+
+    A group does so if its own scope was cancelled, as by a helper that somebody cancelled before its first
+    step. AnyIO (4.16) does it too to one from outside, such as `asyncio.timeout`'s: on exit, the scopes
+    of child tasks add their requests to those of the group's scope, which then takes back more than it made.
+    """
+    by_scope = any(isinstance(arg, str) and "cancel scope" in arg for arg in getattr(cancelled, "args", ()))
+    return StrayCancelledError.of(cancelled) if cancelled is None or by_scope else cancelled
+
+
+class OwnTask:
+    """The current task, which is the runtime's own, and which user code runs in.
+
+    Only the cancel scopes around it end such a task. User code can do so too (on asyncio, by `cancel` of the
+    current task, or of every task there is): that concerns what the task does just then, and neither what it
+    does next nor the group that it belongs to.
+    """
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = (
+            None if _asyncio_loop() is None else cast("asyncio.Task[Any]", asyncio.current_task())
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether a cancel scope around the task is."""
+        return anyio.current_effective_deadline() == -math.inf
+
+    def is_disturbed(self) -> bool:
+        """Whether user code has asked for its cancellation, and not taken that back."""
+        return self._task is not None and self._task.cancelling() > 0
+
+    async def goes_on(self) -> bool:
+        """Take back a cancellation that user code asked for; `False` if a cancel scope around the task asked.
+
+        Also if one does within a round of the loop: whoever ends a loop cancels every task there is, and with
+        that of a group's host the scope of the group.
+        """
+        await self.put_right()
+        return not self.is_cancelled()
+
+    async def put_right(self) -> bool:
+        """Take back what user code asked for; return whether it left a cancel scope open (see `Host`)."""
+        task = self._task
+        if task is None or self.is_cancelled():
+            return False  # what is counted may be the scope's
+        while task.uncancel():
+            pass
+        # What was asked for and has not come yet comes at the next wait, whatever the count says.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return False
+
+
+class Host(OwnTask):
+    """A task of the runtime's own that does one thing after another, and is found by each as by the first.
+
+    A function that leaves a cancel scope or a task group open (an async generator that it did not close, say)
+    leaves the task under it: what comes next would be cancelled with it, and the task could not end. Neither
+    AnyIO nor Trio has a public name for the innermost scope of a task.
+    """
+
+    __slots__ = ("_base", "_state")
+
+    def __new__(cls) -> Self:
+        """Return one for the library that runs the loop."""
+        kind: Any = _TrioHost if _asyncio_loop() is None else _AsyncioHost
+        return cast("Self", object.__new__(kind))
+
+    async def error_left(self) -> RuntimeError | None:
+        """Put the task right; return the error of a function that left something open."""
+        if not await self.put_right():
+            return None
+        return RuntimeError(
+            "the function left a cancel scope or a task group open; what opens one, such as an async "
+            "generator, must be closed in the function that uses it"
+        )
+
+
+class _AsyncioHost(Host):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._task: Any = asyncio.current_task()
+        # Of another AnyIO, this would be another name: then no scope is looked for.
+        self._state: Any = getattr(_anyio_asyncio(), "_task_states", {}).get(self._task) or _NoScopes
+        self._base: Any = self._state.cancel_scope
+
+    def is_disturbed(self) -> bool:
+        return self._state.cancel_scope is not self._base or self._task.cancelling() > 0
+
+    async def put_right(self) -> bool:
+        left_open = False
+        while (scope := self._state.cancel_scope) is not self._base:
+            left_open = True
+            await self._close(scope)
+        await super().put_right()
+        return left_open
+
+    async def _close(self, scope: Any) -> None:
+        scope.cancel()
+        try:
+            scope.__exit__(None, None, None)
+        except RuntimeError:  # it was entered elsewhere, or is not whole
+            self._state.cancel_scope = self._base
+            return
+        # The tasks of a group. They are cancelled at every step until they end.
+        with contextlib.suppress(asyncio.CancelledError):
+            while scope._tasks:  # noqa: ASYNC110  there is no event for it
+                await asyncio.sleep(0)
+
+
+class _NoScopes:
+    """Stand for a task's scopes where they are not known."""
+
+    cancel_scope = None
+
+
+class _TrioHost(Host):
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._task = None
+        self._state: Any = sys.modules["trio"].lowlevel.current_task()
+        self._base: Any = self._state._cancel_status
+
+    def is_disturbed(self) -> bool:
+        return self._state._cancel_status is not self._base or bool(self._state._child_nurseries)
+
+    async def put_right(self) -> bool:
+        left_open = False
+        while nurseries := self._state.child_nurseries:
+            left_open = True
+            nurseries[-1].cancel_scope.cancel()
+            await nurseries[-1]._nested_child_finished(None)
+        while (status := self._state._cancel_status) is not self._base:
+            left_open = True
+            status._scope.cancel()
+            status._scope.__exit__(None, None, None)
+        return left_open
+
+
+def _anyio_asyncio() -> Any:
+    """Return what AnyIO runs asyncio with."""
+    from anyio._backends import _asyncio
+
+    return _asyncio

@@ -19,11 +19,11 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.config import RunConfig
-from batchrt.errors import SpendingLimitError
+from batchrt.errors import SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, Part, carry, check_length, share
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.loops import OwnTask, Signal
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 from batchrt.runtime.spending import JointSpending, Payer, joint
 
@@ -63,13 +63,13 @@ async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
     strand.item.retries += part.book.retries
     if part.book.usage is not None:
         strand.item.add_usage(part.book.usage)
-    return _output(call, part.error or part.results[0])
+    return _output(call, part.results[0] if part.error is None else part.error)
 
 
 def _output(call: ListCall, result: Any) -> Any:
     if isinstance(result, BaseException):
         # Several items may have the same error: each raises it with its own way down.
-        raise result.with_traceback(None)
+        raise BaseException.with_traceback(result, None)
     return result if call.finish is None else call.finish(result)
 
 
@@ -245,6 +245,7 @@ class _Queue:
 
     async def _tend(self) -> None:
         """See that what is in the queue is sent in time."""
+        self._tended = True
         try:
             while self._size:
                 if not self._sending and await self._due():
@@ -292,6 +293,7 @@ class _Queue:
         self._sending = False
 
     async def _send_list(self) -> None:
+        self._sending = True
         strand = Strand(self.run, Item(-1), {}, self.slots)
         strand.visit(self)
         try:
@@ -354,21 +356,29 @@ class _List:
     async def carry(self, strand: Strand, base: Context) -> None:
         """Carry it through and settle its entries."""
         entries, queue = self._entries, self._queue
+        own = OwnTask()
+        strand.scopes = (self._scope,)
         strand.spending = entries[0].spending
+        call: ListCall = queue.call
+        values: Sequence[Any] = [entry.value for entry in entries]
         if any(entry.spending is not strand.spending for entry in entries):
-            carried = carry(queue.on_entries, entries, strand, self._give)
-        else:
-            carried = carry(queue.call, [entry.value for entry in entries], strand, self._give)
+            call, values = queue.on_entries, entries
         try:
             with self._scope:
-                await drive(strand_context(strand, base), carried)
-        except anyio.get_cancelled_exc_class():
-            raise
+                sent = carry(call, values, strand, self._give, own)
+                await drive(strand_context(strand, base), sent)
+        except anyio.get_cancelled_exc_class() as error:
+            if own.is_cancelled():
+                raise
+            self._settle_all(StrayCancelledError.of(error))
         except BaseException as error:  # noqa: BLE001  raised by the strands that wait
-            for entry in self._entries:
-                self._queue.settle(entry, error)
+            self._settle_all(error)
         finally:
             self._ended.set()
+
+    def _settle_all(self, error: BaseException) -> None:
+        for entry in self._entries:
+            self._queue.settle(entry, error)
 
     async def leave(self) -> None:
         """Take one entry out; the last one ends the call and waits for its end."""
@@ -384,7 +394,7 @@ class _List:
             shares = share(part.book.usage, [entry.cost for entry in entries])
             for entry, usage in zip(entries, shares, strict=True):
                 entry.usage = usage
-        results: Sequence[Any] = [part.error] * len(entries) if part.error else part.results
+        results: Sequence[Any] = part.results if part.error is None else [part.error] * len(entries)
         for entry, result in zip(entries, results, strict=True):
             entry.retries += part.book.retries
             self._wanted -= bool(entry.waiting)
@@ -420,7 +430,7 @@ def _refused(payer: Payer | None, entries: Sequence[_Entry], failure: Exception)
     if not isinstance(payer, JointSpending):
         return {}
     found = {entry: payer.refuses(entry.spending) for entry in entries}
-    if payer.refusal is None and isinstance(failure, SpendingLimitError):
+    if payer.refusal is None and issubclass(type(failure), SpendingLimitError):
         # One had ended before, and what is nested in the list call did not even try.
         found = {entry: None if entry.spending is None else entry.spending.ended for entry in entries}
     return {entry: error for entry, error in found.items() if error is not None}
@@ -461,7 +471,16 @@ class _Task:
         self._abandoned = abandoned
 
     async def run(self) -> None:
-        await self._function()
+        own = OwnTask()
+        while True:
+            try:
+                await self._function()
+            except anyio.get_cancelled_exc_class():
+                if own.is_cancelled():
+                    raise
+                await own.put_right()  # and again: others wait for what it does
+            else:
+                return
 
     def abandon(self, error: BaseException) -> None:  # noqa: ARG002  a crew's word
         self._abandoned()

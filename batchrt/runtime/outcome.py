@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
@@ -53,9 +53,11 @@ class Outcome(Generic[Out]):
         """
         if self.error is None:
             return "done"
-        if isinstance(self.error, SpendingLimitError):
-            return "cancelled" if self.error.started else "not started"
-        return "cancelled" if isinstance(self.error, DeadlineExceededError) else "failed"
+        # By its type: an instance may answer anything when it is asked for its class.
+        kind = type(self.error)
+        if issubclass(kind, SpendingLimitError):
+            return "cancelled" if cast("SpendingLimitError", self.error).started else "not started"
+        return "cancelled" if issubclass(kind, DeadlineExceededError) else "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,5 +150,5 @@ def first_failure(error: BaseException, strand: Strand) -> RetryCallState:
 
 def note_failure(state: RetryCallState, error: BaseException, strand: Strand) -> None:
     """Note in `state` that its attempt raised `error`."""
-    state.set_exception((type(error), error, error.__traceback__))
+    state.set_exception((type(error), error, None))  # it is asked for the second alone
     state.outcome_timestamp = strand.run.clock.now()

@@ -11,21 +11,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
-from anyio import CapacityLimiter
+import anyio
+from anyio import CancelScope, CapacityLimiter
 
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
 from batchrt.runtime.blocking import Blockades, current_blockades
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
-from batchrt.runtime.loops import LoopHandle
-from batchrt.runtime.slots import Slots
+from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.slots import LentSlots, Slots
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.traffic import Place, Source, Traffic
 
@@ -62,6 +65,7 @@ class Run:
     Attributes:
         slots: the run's right to run leaves.
         crew: helper tasks for forks; `None` for a run of a single item, which makes its own.
+        above: the strand whose leaf the run is nested in, if any.
         direct: the run is driven without an event loop, in its caller's thread.
         loop: the event loop it runs on; `None` if direct.
         process: the one it runs in; a fork of it is no part of the run.
@@ -71,6 +75,7 @@ class Run:
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         blockades: the sync calls that it works for, which block event loops meanwhile.
         held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
+        calls: how many calls from its strands' threads are under way on its loop.
     """
 
     __slots__ = (
@@ -78,7 +83,10 @@ class Run:
         "_offset",
         "_own_slots",
         "_sections",
+        "_vacated",
+        "above",
         "blockades",
+        "calls",
         "clock",
         "crew",
         "direct",
@@ -95,6 +103,7 @@ class Run:
     def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
         self.slots: Slots = slots
         self.direct: bool = direct
+        self.above: Strand | None = None
         self.process: int = os.getpid()
         self.crew: Crew | None = None
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
@@ -103,12 +112,14 @@ class Run:
         self.spending: Payer | None = parent.spending if parent else None
         self.blockades: Blockades = current_blockades()
         self.held: int = 0
+        self.calls: int = 0
+        self._vacated: Signal | None = None
         self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None
         # A limiter belongs to its loop, and so do the tasks of a crew.
         self.threads: CapacityLimiter | None = near.threads if near else _limiter(slots, direct=direct)
         self.traffic: Traffic = near.traffic if near and near.traffic.crew else Traffic()
-        self._sections: dict[tuple[object, Slots], Slots] = {}
+        self._sections: dict[tuple[int, Slots], tuple[object, Slots]] = {}
         self._nested_in = parent
         self._own_slots = parent is not None and slots is not parent.slots
 
@@ -136,17 +147,36 @@ class Run:
     def end(self) -> None:
         """Leave nothing of this run with the one it was nested in."""
         if self._nested_in is not None and self.traffic is self._nested_in.traffic and self.traffic.places:
-            own = set(self._sections.values())
+            own = {slots for _, slots in self._sections.values()}
             if self._own_slots:
                 own.add(self.slots)
             self.traffic.forget(own)
 
+    def begin_call(self) -> None:
+        """Count a call from a strand's thread; on the run's loop."""
+        self.calls += 1
+
+    def end_call(self) -> None:
+        """Count one call less."""
+        self.calls -= 1
+        if not self.calls and self._vacated is not None:
+            self._vacated.set()
+
+    async def wait_for_calls(self) -> None:
+        """Return when no call is under way any more; ended strands have cancelled theirs."""
+        with CancelScope(shield=True):
+            while self.calls:
+                self._vacated = Signal()
+                await self._vacated.wait()
+
     def section(self, key: object, total: int | None, outer: Slots, *, adaptive: bool = False) -> Slots:
         """Return the slots of a part of the chain that has a cap of its own, one for all items."""
-        slots = self._sections.get((key, outer))
-        if slots is None:
-            slots = self._sections[key, outer] = Slots(total, outer, adaptive=adaptive or None)
-        return slots
+        known = self._sections.get((id(key), outer))
+        if known is None:
+            slots = Slots(total, outer, adaptive=adaptive or None)
+            # With the key, whose id may be nobody else's meanwhile.
+            known = self._sections[id(key), outer] = (key, slots)
+        return known[1]
 
 
 def _limiter(slots: Slots, *, direct: bool) -> CapacityLimiter | None:
@@ -155,10 +185,43 @@ def _limiter(slots: Slots, *, direct: bool) -> CapacityLimiter | None:
     return CapacityLimiter(UNCAPPED_THREADS if slots.limit is None else math.inf)
 
 
+class _Lending(AbstractAsyncContextManager[None]):
+    """What `Strand.lending` returns. One of contextlib's would fail on an exception that is frozen."""
+
+    __slots__ = ("_lent", "_newcomers", "_strand")
+
+    def __init__(self, strand: Strand, *, newcomers: bool) -> None:
+        self._strand = strand
+        self._newcomers = newcomers
+        self._lent = False
+
+    async def __aenter__(self) -> None:
+        self._lent = self._strand._lends(newcomers=self._newcomers)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._lent:
+            return
+        if kind is None or issubclass(kind, Exception):
+            # The leaf may handle an error and go on: not without a slot.
+            await self._strand._take_back()
+        elif issubclass(kind, anyio.get_cancelled_exc_class()):
+            await self._strand._take_back_cancelled()
+        else:
+            self._strand._end_lending()
+
+
 class Strand:
-    """Carry one line of work: the slot it may hold, its configuration, its item, and who pays for it."""
+    """Carry one line of work: the slot it may hold, its configuration, its item, and who pays for it.
+
+    Attributes:
+        scopes: the cancel scopes that the runtime has put around it, within its run's.
+        spending: who pays for its requests; `None` for no limit.
+    """
 
     __slots__ = (
+        "_afar",
         "_cancelled",
         "_in_debt",
         "_nested",
@@ -171,6 +234,7 @@ class Strand:
         "moving",
         "open",
         "run",
+        "scopes",
         "slots",
         "spending",
     )
@@ -186,9 +250,11 @@ class Strand:
         self.spending: Payer | None = run.spending
         self.in_thread: bool = False
         self.open: bool = True
+        self.scopes: tuple[CancelScope, ...] = ()
         self._nested = 0
         self._in_debt = False
         self._watched: list[Callable[[], object]] | None = None
+        self._afar: WeakKeyDictionary[LentSlots, LoopHandle] | None = None
         self._cancelled = False
         self._passed: list[Place] | None = None
         self.moving: bool = True
@@ -217,8 +283,17 @@ class Strand:
             self.slots.give()
 
     def close(self) -> None:
-        """End: give the slot up. User code that goes on in this context is no longer part of the item."""
+        """End: give the slot up. User code that goes on in this context is no longer part of the item.
+
+        What a thread of the user's still waits for on the strand's behalf is cancelled.
+        """
         self.open = False
+        if self._watched:
+            self.cancel_nested()
+        if self._afar:
+            for slots, loop in list(self._afar.items()):
+                if loop.closed():
+                    slots.take_back()
         self.give()
         self.halt()
 
@@ -277,10 +352,11 @@ class Strand:
         if run.source is not None:
             run.source.resume()
 
-    def branch(self) -> Strand:
-        """Return a strand for one branch of a fork."""
+    def branch(self, *scopes: CancelScope) -> Strand:
+        """Return a strand for one branch of a fork, which runs in `scopes`."""
         branch = Strand(self.run, self.item, self.config, self.slots)
         branch.spending = self.spending
+        branch.scopes = (*self.scopes, *scopes)
         return branch
 
     @contextmanager
@@ -312,21 +388,20 @@ class Strand:
             if overdrawn:
                 slots.give()
 
-    @contextmanager
-    def visiting_thread(self) -> Iterator[None]:
+    def enter_thread(self) -> None:
         """Note that this strand is in a worker thread; what an earlier visit met is forgotten."""
         self.in_thread, self._cancelled = True, False
-        try:
-            yield
-        finally:
-            self.in_thread = False
+
+    def leave_thread(self) -> None:
+        """Note that it is back."""
+        self.in_thread = False
 
     @contextmanager
     def watching(self, cancel: Callable[[], object]) -> Iterator[None]:
         """Have `cancel` called if this strand is cancelled while it waits in a thread."""
         watched = self._watched = self._watched or []
         watched.append(cancel)
-        if self._cancelled:
+        if self._cancelled or not self.open:
             cancel()
         try:
             yield
@@ -339,56 +414,85 @@ class Strand:
         for cancel in list(self._watched or ()):
             cancel()
 
-    @asynccontextmanager
-    async def lending(self, *, newcomers: bool) -> AsyncIterator[None]:
+    def lending(self, *, newcomers: bool) -> AbstractAsyncContextManager[None]:
         """Give the slot up for as long as work nested inside this strand's leaf runs.
 
         Without `newcomers` it is for the nested work, which is about to start, and no new item of the
         surrounding run may have it first: what was begun is finished before more is begun.
 
         A leaf may wait for several nested calls at once: the first to start gives the slot up, the last
-        to end takes it back. A leaf that is cancelled meanwhile unwinds at once, on a slot that is
-        overdrawn: no new leaf starts until it has ended.
+        to end takes it back, however it ended: a leaf that put a cancel scope of its own around nested work
+        goes on when that is cancelled. Only what the runtime itself has cancelled, as by an item's timeout,
+        does not wait: it unwinds at once, if need be on a slot that is overdrawn, and no new leaf starts
+        until it has ended.
         """
-        if not (self.has_slot or self._nested):
-            yield
-            return
-        self._lend(newcomers=newcomers)
-        try:
-            yield
-        except Exception:
-            # The leaf may handle it and go on: not without a slot.
-            await self._take_back()
-            raise
-        except BaseException:
-            self._end_lending()
-            raise
-        else:
-            await self._take_back()
+        return _Lending(self, newcomers=newcomers)
 
-    def _lend(self, *, newcomers: bool) -> None:
+    def lend_afar(self, loop: LoopHandle, cap: int | None) -> LentSlots:
+        """Return the slots for nested work on a loop of a function's own."""
+        slots = LentSlots(self.slots.limit if cap is None else cap, self.slots)
+        if self._afar is None:
+            self._afar = WeakKeyDictionary()
+        self._afar[slots] = loop
+        return slots
+
+    def _lends(self, *, newcomers: bool) -> bool:
+        """Give the slot up to nested work; `False` if there is none to give."""
+        if not (self.has_slot or self._in_debt or self._nested):
+            return False
         self._nested += 1
         self.give(newcomers=newcomers)
         if self._nested == 1:
             self._allow_threads(1)
             self._move(self.halt)
+        return True
 
     async def _take_back(self) -> None:
+        cancelled = False
         try:
             if self._nested == 1 and self.open:
                 self._move(self.go)
                 await self.take()
+        except anyio.get_cancelled_exc_class():
+            cancelled = True
+            await self._take_before_going_on()
+            raise
         finally:
-            self._end_lending()
+            self._end_lending(offer=cancelled)
 
-    def _move(self, change: Callable[[], None]) -> None:
-        # Nested work may be on another loop, which has no say in the run's traffic: there the strand
-        # counts as moving, and lists wait for it in vain, which `linger` bounds.
-        loop = self.run.loop
-        if loop is not None and loop.here():
-            change()
+    async def _take_back_cancelled(self) -> None:
+        try:
+            await self._take_before_going_on()
+        finally:
+            self._end_lending(offer=True)
 
-    def _end_lending(self) -> None:
+    async def _take_before_going_on(self) -> None:
+        """Take the slot back in a leaf that was cancelled, and may go on for all that is known.
+
+        Its own scope, inside of which it stands, must not end the wait; the runtime's do.
+        """
+        if self._nested == 1 and self.open and not self._is_doomed():
+            self._move(self.go)
+            with CancelScope(shield=True, deadline=self._deadline()):
+                await self.take()
+
+    def _is_doomed(self) -> bool:
+        """Whether the runtime has cancelled the item, or a part of it that this leaf belongs to."""
+        return any(scope.cancel_called for scope in self._scopes_around())
+
+    def _deadline(self) -> float:
+        return min((scope.deadline for scope in self._scopes_around()), default=math.inf)
+
+    def _scopes_around(self) -> Iterator[CancelScope]:
+        """Yield the scopes that the runtime has put around this leaf, on this event loop."""
+        strand: Strand | None = self
+        while strand is not None and strand.run.loop is not None and strand.run.loop.here():
+            yield from strand.scopes
+            if strand.run.crew is not None:
+                yield strand.run.crew.scope
+            strand = strand.run.above
+
+    def _end_lending(self, *, offer: bool = False) -> None:
         self._nested -= 1
         if self._nested:
             # Another nested call began while this one waited to take the slot back: it may need it.
@@ -399,7 +503,17 @@ class Strand:
         if self.open and not self.has_slot:
             self.slots.take_now()
             self._in_debt = True
+        if offer or not self.open:
+            # Cancelled nested work gave back what it had for this leaf alone, which needs one of them.
+            self.slots.offer()
         self._allow_threads(-1)
+
+    def _move(self, change: Callable[[], None]) -> None:
+        # Nested work may be on another loop, which has no say in the run's traffic: there the strand
+        # counts as moving, and lists wait for it in vain, which `linger` bounds.
+        loop = self.run.loop
+        if loop is not None and loop.here():
+            change()
 
     def _allow_threads(self, more: int) -> None:
         # The thread that this strand is in waits, so another may start. The nested work may be on a

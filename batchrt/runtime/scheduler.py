@@ -9,9 +9,9 @@ retry sleeps) others get to work.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import copy_context
+from itertools import chain
 from time import perf_counter
 from typing import Any, Final, TypeAlias, cast
 
@@ -29,7 +29,7 @@ from batchrt.errors import (
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import Signal, Unbegun, cancellation_is_real
+from batchrt.runtime.loops import Host, Signal, Unbegun, error_of, unswallowed
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
@@ -43,6 +43,9 @@ Deliver: TypeAlias = "Callable[[Item, Any, Exception | None], bool]"
 UNCAPPED_HELD: Final = 100
 """Strands that may be held up, by a provider's quota, before no more items are admitted, where no cap says
 how many: as with a cap, enough to fill the quota, and not so many that they wait all of their `timeout`."""
+
+_NOTHING: Final = object()
+"""Stands for an input that there is not."""
 
 MAX_HOG_SECONDS: Final = 0.005
 """How long workers may go on without a checkpoint when no item waits for anything: a service's other
@@ -67,6 +70,7 @@ class Scheduler:
         unit: what an item is called in messages; errors of anything but an `item` are noted by whoever
             knows where they belong.
         room: says whether the consumer wants more; see also `delivered`.
+        expected: how many inputs there are said to be. A hint: what counts is where the source ends.
     """
 
     def __init__(
@@ -88,8 +92,10 @@ class Scheduler:
     ) -> None:
         self._run = run
         self._step = step
-        self._iterator = source if isinstance(source, Iterator) else None
-        self._feeder = None if isinstance(source, Iterator) else Feeder(source)
+        # Not by `isinstance`: an iterator need not have `__iter__`.
+        plain = hasattr(type(source), "__next__")
+        self._iterator = cast("Iterator[Any]", source) if plain else None
+        self._feeder = None if plain else Feeder(cast("AsyncIterator[Any]", source))
         self._shared_config = config if isinstance(config, dict) else None
         self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver
@@ -101,13 +107,17 @@ class Scheduler:
         self._unit = unit
         self._room = room
         self._expected = expected
+        self._sized = expected is not None
         self._base = copy_context()
 
         self._admitted = 0
         self._delivered = 0
-        self._drained = expected == 0
+        self._seems_over = False
+        self._drained = self._ended = False
         self._cut_short = False
+        self._stopped = False
         self._failure: BaseException | None = None
+        self._cut: BaseException | None = None
         self._workers = 0
         self._starting = 0
         self._leader: Waiter | None = None
@@ -116,6 +126,13 @@ class Scheduler:
         self._finished = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
         self._yielded_at = 0.0
+
+    @property
+    def total(self) -> int | None:
+        """How many inputs there are, of those that have a length; `None` where that is not known."""
+        if self._ended and self._sized:
+            return self._admitted
+        return self._expected if self._expected is not None and self._admitted <= self._expected else None
 
     @property
     def admitted(self) -> int:
@@ -139,32 +156,78 @@ class Scheduler:
         finally:
             traffic.sources.remove(self)
             self._run.end()
+            if self._run.calls:
+                await self._run.wait_for_calls()
         if self._failure is not None:
             raise self._failure
-        if not completed:
-            raise self._deadline_error()
+        if not completed and not self._stopped:
+            raise self._deadline_error() if self._is_past_deadline() else unswallowed(self._cut)
         spending = self._run.spending
         if self._cut_short and spending is not None and spending.ended is not None:
             raise spending.ended.again(started=False)
 
     async def _run_all(self) -> bool:
-        completed = False
-        async with anyio.create_task_group() as group:
-            if self._deadline is not None:
-                group.cancel_scope.deadline = anyio.current_time() + self._deadline
-            self._group = group
-            self._run.hire(Crew(group))
-            if self._feeder is not None:
+        if self._feeder is None:
+            return await self._run_workers()
+        completed, failure = False, None
+        try:
+            # A group around the workers', which the run's own end cancels: that a source may close in peace.
+            async with anyio.create_task_group() as group:
                 group.start_soon(Unbegun, self._feed, self._feeder, name="batchrt inputs")
-            self._yielded_at = perf_counter()
-            self._recruit()
-            if self._workers:
-                await self._finished.wait()
-            else:
-                self._is_over()  # the budget of a run around this may have ended before it began
-            completed = True
-            group.cancel_scope.cancel()
+                try:
+                    completed = await self._run_workers()
+                except anyio.get_cancelled_exc_class():
+                    self._feeder.expose()
+                    raise
+                except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
+                    failure = error
+                await self._feeder.end()
+        except BaseExceptionGroup as errors:
+            failure = error_of(errors) if failure is None else failure
+        if failure is not None:
+            raise failure
         return completed
+
+    async def _run_workers(self) -> bool:
+        completed, failure = False, None
+        try:
+            async with anyio.create_task_group() as group:
+                if self._deadline is not None:
+                    group.cancel_scope.deadline = anyio.current_time() + self._deadline
+                self._group = group
+                self._run.hire(Crew(group))
+                self._yielded_at = perf_counter()
+                if self._stopped:
+                    group.cancel_scope.cancel()
+                if self._expected == 0:
+                    self._look_at_nothing()
+                self._recruit()
+                if not self._workers:
+                    self._is_over()  # there is nothing to do, or nothing left to be spent
+                else:
+                    try:
+                        await self._finished.wait()
+                    except BaseException as error:
+                        self._cut = error
+                        raise
+                completed = True
+                group.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            failure = error_of(errors)
+        if failure is not None:
+            raise failure
+        return completed
+
+    def stop(self) -> None:
+        """End the run, for nobody wants its outcomes any more: cancel what is under way."""
+        self._stopped = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._group is not None:
+            self._group.cancel_scope.cancel()
+        if self._feeder is not None:
+            self._feeder.cut()
 
     async def _feed(self, feeder: Feeder) -> None:
         try:
@@ -174,6 +237,9 @@ class Scheduler:
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, "raised by the inputs as they were closed")
 
+    def _is_past_deadline(self) -> bool:
+        return self._group is not None and anyio.current_time() >= self._group.cancel_scope.deadline
+
     def _deadline_error(self) -> DeadlineExceededError:
         seconds = self._deadline or 0.0
         return DeadlineExceededError(
@@ -182,6 +248,11 @@ class Scheduler:
             seconds=seconds,
         )
 
+    def offer(self) -> None:
+        """Let new items of surrounding runs have the slots that this run gave back as it was cancelled."""
+        if self._parent is not None:
+            self._run.slots.offer()
+
     def delivered(self, count: int = 1) -> None:
         """Note that the consumer took `count` outcomes that `deliver` had kept for it."""
         self._delivered += count
@@ -189,20 +260,33 @@ class Scheduler:
 
     def may_admit(self) -> bool:
         """Whether another item may be admitted as things stand."""
-        if self._drained or self._failure is not None or self._is_broke():
+        if self._drained or self._seems_over or self._failure is not None:
             return False
         if self._admitted - self._delivered >= self._window:
             return False
-        if self._run.held and self._run.held >= (self._run.slots.limit or UNCAPPED_HELD):
+        run = self._run
+        if run.spending is not None and run.spending.ended is not None:
+            return False
+        if run.held and run.held >= (run.slots.limit or UNCAPPED_HELD):
             return False
         return self._room is None or self._room()
 
     def _is_over(self) -> bool:
         """Whether no more is to be begun; what is under way is finished."""
-        if not self._drained and self._is_broke():
+        if self._run.spending is not None and self._is_broke() and not (self._drained or self._seems_over):
             self._cut_short = True
             self._drain()
         return self._drained or self._failure is not None
+
+    def _is_done_with(self, *, returned: bool) -> bool:
+        """Whether a worker is to end where the source seems to be over; it may have `returned` from an item.
+
+        One that comes back from an item looks whether it is, as a `for` would, or the last one does; what an
+        item has appended to the inputs is not lost.
+        """
+        if (returned or self._workers == 1) and self._feeder is None:
+            self._look_further()
+        return self._is_over() or (self._seems_over and not returned and self._workers > 1)
 
     def _is_broke(self) -> bool:
         spending = self._run.spending
@@ -238,43 +322,39 @@ class Scheduler:
 
     async def _work(self) -> None:
         self._starting -= 1
-        slots = self._run.slots
-        holding = False
+        slots, own = self._run.slots, Host()
+        holding = returned = False
         try:
-            while not self._is_over():
-                if not self.may_admit():
-                    if holding:
+            while not (self._is_done_with(returned=returned) if self._seems_over else self._is_over()):
+                try:
+                    ready = self._seems_over or self.may_admit()
+                    if holding and (self._feeder is not None or not ready):
                         slots.give()
                         holding = False
-                    await self._rest()
-                elif self._feeder is not None:
-                    if holding:
-                        slots.give()
-                        holding = False
-                    holding = await self._admit_from_feeder(self._feeder)
-                elif holding or slots.try_take():
-                    holding = False  # the slot goes with the item, and comes back with it
-                    holding = await self._admit_from_iterator()
-                    if holding and slots.wanted():
-                        slots.give()
-                        holding = False
-                elif self._leading:
-                    await self._rest()
-                else:
-                    holding = await self._lead()
-        except anyio.get_cancelled_exc_class() as error:
-            self._fail_unless_cancelled(error)
-            raise
+                    if not ready:
+                        await self._rest()
+                    elif self._feeder is not None:
+                        holding = await self._admit_from_feeder(self._feeder, own)
+                        returned = True
+                    elif holding or slots.try_take():
+                        holding = False  # the slot goes with the item, and comes back with it
+                        holding = await self._admit_from_iterator(own)
+                        returned = True
+                        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
+                            await anyio.lowlevel.checkpoint()
+                            self._yielded_at = perf_counter()
+                    elif self._leading:
+                        await self._rest()
+                    else:
+                        holding = await self._lead()
+                except anyio.get_cancelled_exc_class():
+                    if not await own.goes_on():
+                        raise
         finally:
             if holding:
                 # The last slot of a nested run goes back to the leaf that lent it.
                 slots.give(newcomers=self._parent is None or self._workers > 1)
             self._leave()
-
-    def _fail_unless_cancelled(self, error: BaseException) -> None:
-        """Fail if not the run was cancelled but one worker: a function did that to its own task."""
-        if anyio.current_effective_deadline() > -math.inf:
-            self._fail(StrayCancelledError.of(error), None)
 
     def _leave(self) -> None:
         self._workers -= 1
@@ -284,7 +364,14 @@ class Scheduler:
     async def _rest(self) -> None:
         signal = Signal()
         self._resting.append(signal)
-        await signal.wait()
+        try:
+            await signal.wait()
+        except BaseException:
+            if signal in self._resting:
+                self._resting.remove(signal)
+            else:
+                self._recruit()  # it was called to work
+            raise
 
     async def _lead(self) -> bool:
         """Wait for a slot on behalf of all; `False` if there is nothing to wait for any more."""
@@ -296,19 +383,51 @@ class Scheduler:
             self._leader = None
             self._leading = False
 
-    def _admit_from_iterator(self) -> Awaitable[bool]:
+    def _admit_from_iterator(self, own: Host) -> Awaitable[bool]:
+        value = self._pull()
+        return _slot_is_left() if value is _NOTHING else self._carry(value, own)
+
+    def _pull(self) -> Any:
+        """Return the next input, or `_NOTHING`."""
         assert self._iterator is not None
         try:
             value = next(self._iterator)
         except StopIteration:
-            self._drain()
+            self._run_out()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
         else:
-            return self._carry(value)
-        return _slot_is_left()
+            if self._has_config():
+                return value
+        return _NOTHING
 
-    async def _admit_from_feeder(self, feeder: Feeder) -> bool:
+    def _look_further(self) -> None:
+        """See whether the source ends where its length says."""
+        value = self._pull()
+        if value is not _NOTHING:
+            assert self._iterator is not None
+            self._iterator = chain((value,), self._iterator)
+            self._go_on_pulling()
+
+    def _look_at_nothing(self) -> None:
+        # An empty list needs no worker to be found so.
+        if self._feeder is None:
+            self._look_further()
+        else:
+            self._expected = None
+
+    def _go_on_pulling(self) -> None:
+        # Who was wrong once is not asked again.
+        self._seems_over, self._expected = False, None
+
+    def _has_config(self) -> bool:
+        if self._shared_config is not None or self._admitted < len(self._configs):
+            return True
+        count = len(self._configs)
+        self._fail(ValueError(f"there must be one config for each input: {count} for more inputs"), None)
+        return False
+
+    async def _admit_from_feeder(self, feeder: Feeder, own: Host) -> bool:
         # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
         if self._leading:
             await self._rest()
@@ -316,12 +435,16 @@ class Scheduler:
         self._leading = True
         self._run.slots.offer()
         try:
-            value = await feeder.get()
+            value = await feeder.peek()
+            if self._seems_over:
+                self._go_on_pulling()
+            if not self._has_config():
+                return False
             self._leader = Waiter()
             if not await self._run.slots.take(self._leader, newcomer=self._parent is None):
                 return False
         except StopAsyncIteration:
-            self._drain()
+            self._run_out()
             return False
         except anyio.get_cancelled_exc_class():
             raise
@@ -331,14 +454,16 @@ class Scheduler:
         finally:
             self._leader = None
             self._leading = False
-        return await self._carry(value)
+        feeder.take()
+        return await self._carry(value, own)
 
     def _admit(self) -> Strand:
         """Return a strand for the next item; it has the worker's slot."""
         item = Item(self._admitted, self._parent)
         self._admitted += 1
         if self._admitted == self._expected:
-            self._drain()
+            self._seems_over = True
+            self._dismiss()
         elif not self._leading:
             self._recruit()
         config = self._shared_config
@@ -346,18 +471,9 @@ class Scheduler:
             config = self._configs[item.index]
         return Strand(self._run, item, config, self._run.slots, has_slot=True)
 
-    async def _let_others_run(self, *, holding: bool) -> None:
-        try:
-            await anyio.lowlevel.checkpoint()
-        except BaseException:
-            if holding:
-                self._run.slots.give()
-            raise
-        self._yielded_at = perf_counter()
-
     # What waits with an item is what the garbage collector walks through, ten thousand times over: its
     # worker, this, what drives the step, and no coroutine more.
-    async def _carry(self, value: Any) -> bool:
+    async def _carry(self, value: Any, own: Host) -> bool:
         """Carry `value` through; return whether its slot is left."""
         strand, output = self._admit(), None
         failure: BaseException | None = None
@@ -369,21 +485,34 @@ class Scheduler:
                 output = await self._call(strand, value)
             else:
                 with CancelScope(deadline=anyio.current_time() + timeout) as scope:
+                    strand.scopes = (scope,)
                     output = await self._call(strand, value)
                 if scope.cancelled_caught:
                     failure = _timed_out(timeout)
         except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
+            if not await own.goes_on():
+                # A nested run's slots are for the leaf that waits for it, which may go on.
+                strand.give(newcomers=self._parent is None)
                 strand.close()
                 raise
             failure = StrayCancelledError.of(error)
+        except GeneratorExit:  # the loop was closed with this in it
+            strand.close()
+            raise
         except BaseException as error:  # noqa: BLE001  this item's outcome, or raised by `run`
             failure = error
-        self._settle(strand.item, output, failure)
-        holding, strand.has_slot = strand.has_slot, False
-        strand.close()
-        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
-            await self._let_others_run(holding=holding)
+        if own.is_disturbed():
+            left = await own.error_left()
+            failure = left if failure is None else failure
+        holding = False
+        try:
+            self._settle(strand.item, output, failure)
+            holding, strand.has_slot = strand.has_slot, False
+        finally:
+            strand.close()
+        if holding and self._run.slots.wanted():
+            self._run.slots.give()
+            return False
         return holding
 
     def _call(self, strand: Strand, value: Any) -> Awaitable[Any]:
@@ -408,8 +537,10 @@ class Scheduler:
 
         Then what is under way is finished, for it is paid.
         """
-        if not isinstance(failure, SpendingLimitError):
+        # By its type: an instance may answer anything when it is asked for its class.
+        if not issubclass(type(failure), SpendingLimitError):
             return False
+        failure = cast("SpendingLimitError", failure)
         failure.started = True  # whatever it was of: this item was under way
         ends = self._is_broke()
         self._cut_short = self._cut_short or ends
@@ -418,19 +549,27 @@ class Scheduler:
     def _fail(self, error: BaseException, note: str | None) -> None:
         if self._failure is None:
             self._failure = error
+            self._cancel()
             if note is not None:
                 add_note(error, note)
-            assert self._group is not None
-            self._group.cancel_scope.cancel()
+
+    def _run_out(self) -> None:
+        """Note that the source has ended."""
+        self._ended = True
+        self._drain()
 
     def _drain(self) -> None:
-        """Note that there are no more inputs, and tell those who wait for one."""
+        """Note that there are no more inputs, or none that are wanted."""
         self._drained = True
+        if self._feeder is not None:
+            self._feeder.stop()
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Tell those who wait for an input that there is none to be expected."""
         self._run.traffic.slowed()
         if self._leader is not None:
             self._leader.withdraw()
-        if self._feeder is not None:
-            self._feeder.stop()
         while self._resting:
             self._resting.pop().set()
 

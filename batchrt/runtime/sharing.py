@@ -7,7 +7,6 @@ under way at the same time on one event loop are put together before they are se
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Sequence
 from contextvars import Context
 from dataclasses import replace
@@ -17,10 +16,11 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
+from batchrt.errors import StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, check_length, share
-from batchrt.runtime.loops import LoopHandle, Signal, Unbegun, cancellation_is_real
+from batchrt.runtime.loops import Host, LoopHandle, Signal, Unbegun
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import JointSpending, Payer
@@ -39,26 +39,25 @@ class _Desks:
 
     def __init__(self, call: ListCall) -> None:
         self._call = call
-        self._lock = threading.Lock()
         self._desks: dict[object, _Desk] = {}
 
     async def send(self, values: list[Any], strand: Strand) -> Sequence[Any]:
         """Be a `ListCall.call`."""
         loop = LoopHandle.current()
         part = _Part(values, self._costs_of(values), strand)
-        with self._lock:
-            desk = self._desks.get(loop.token)
-            if desk is None:
-                desk = self._desks[loop.token] = _Desk(self._call)
-            desk.users += 1
+        # No other thread has to do with this loop's desk, and no lock is needed for it.
+        desk = self._desks.get(loop.token)
+        if desk is None:
+            desk = self._desks[loop.token] = _Desk(self._call)
+        desk.users += 1
+        desk.open(loop)  # when it has a user: an eager task begins at once
         try:
             desk.put(part)
             results = await part.wait()
         finally:
             desk.users -= 1
             if not desk.users:
-                with self._lock:
-                    del self._desks[loop.token]
+                del self._desks[loop.token]
                 await desk.end()
         return await self._call.call(values, strand) if results is None else results
 
@@ -139,10 +138,14 @@ class _Desk:
         self._first = self._last = 0.0
         self._changed = Signal()
         self._ended = anyio.Event()
-        # Nobody's context: what it does is done for several requests.
-        self._task = LoopHandle.current().start(
-            self._serve, Context(), "batchrt shared lists", self._ended.set
-        )
+        self._task: object = None
+
+    def open(self, loop: LoopHandle) -> None:
+        """Start its task, unless it has one."""
+        if self._task is None:
+            self._task = self  # until there is one: an eager task begins at once
+            # Nobody's context: what it does is done for several requests.
+            self._task = loop.start(self._serve, Context(), "batchrt shared lists", self._ended.set)
 
     async def end(self) -> None:
         """Return when its task has ended, of which nobody wants anything any more."""
@@ -218,23 +221,29 @@ class _Desk:
         payer = strand.spending = _payer_of(parts, values)
         results: Sequence[Any] = ()
         failure: BaseException | None = None
+        own = Host()
         try:
             results = await drive(strand_context(strand, Context()), self._answer(values, strand))
         except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
+            if not await own.goes_on():  # or the lists of others would end with this task
                 raise
-            failure = error
+            failure = StrayCancelledError.of(error)
         except BaseException as error:  # noqa: BLE001  raised in the runs
             failure = error
         finally:
             strand.close()
+        if own.is_disturbed():
+            left = await own.error_left()
+            failure = left if failure is None else failure
         _account(parts, strand.item)
-        if failure is not None and payer is not None and payer.is_to_blame(failure):
-            for part in parts:
-                part.leave_alone()
-            return True
-        if failure is not None and len(parts) > 1:
-            return False
+        # An interrupt says nothing about the lists, and is never followed by another attempt.
+        if isinstance(failure, Exception):
+            if payer is not None and payer.is_to_blame(failure):
+                for part in parts:
+                    part.leave_alone()
+                return True
+            if len(parts) > 1:
+                return False
         start = 0
         for part in parts:
             stop = start + len(part.values)

@@ -3,6 +3,11 @@
 A slot is held by a strand (see `run.py`) while it does work of its own, and by nobody who waits: not by
 a retry that sleeps, not by a leaf that waits for work nested inside it. Nobody ever waits for a slot
 while holding one of the same `Slots`, so there is nothing to deadlock on, at any nesting and at cap 1.
+
+Nobody ever waits for the lock either. Python may run code of the user's between any two steps of a
+critical section (a finalizer that the garbage collector calls, a signal handler), and that code may batch
+in turn: it would wait for the frame that it interrupts. So a thread that finds the lock taken leaves its
+change in a queue, and whoever holds the lock makes it before it goes on (flat combining).
 """
 
 from __future__ import annotations
@@ -10,29 +15,59 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from batchrt.runtime.loops import Signal
 
-__all__ = ["Slots", "Waiter"]
+__all__ = ["LentSlots", "Slots", "Waiter"]
 
 
 class Waiter:
     """Wait for one slot; made on the event loop that waits, granted from any thread."""
 
-    __slots__ = ("at", "granted", "signal", "withdrawn")
+    __slots__ = ("_undecided", "granted", "signal", "withdrawn")
 
     def __init__(self) -> None:
-        self.signal: Signal = Signal()
+        self.signal: Signal | None = None
         self.granted: bool = False
         self.withdrawn: bool = False
-        self.at: Slots | None = None
+        self._undecided: list[None] = []
+
+    def begin(self) -> None:
+        """Wait, at one level of slots."""
+        self.granted = False
+        self.signal = Signal()
+        self._undecided.append(None)
+
+    def grant(self) -> bool:
+        """Have the slot, to be told by `wake`; `False` if it was withdrawn before."""
+        try:
+            self._undecided.pop()  # of all that ask for it at once, one gets it
+        except IndexError:
+            return False
+        self.granted = True
+        return True
+
+    def wake(self) -> bool:
+        """Let the task that waits go on; `False` if its loop has ended, and the slot is for another."""
+        assert self.signal is not None
+        if self.signal.set():
+            return True
+        self.granted, self.withdrawn = False, True
+        return False
 
     def withdraw(self) -> bool:
         """Stop waiting, wherever it is; `False` if it has its slot already."""
-        if self.at is None:
+        if self.withdrawn or self.signal is None:
             self.withdrawn = True
             return True
-        return self.at.withdraw(self)
+        try:
+            self._undecided.pop()
+        except IndexError:
+            return False
+        self.withdrawn = True
+        self.signal.set()
+        return True
 
 
 class Slots:
@@ -44,7 +79,7 @@ class Slots:
     from any thread: leaves run in threads, and a function may start an event loop of its own.
     """
 
-    __slots__ = ("_free", "_lock", "_newcomers", "_parent", "_waiters", "adaptive", "total")
+    __slots__ = ("_free", "_late", "_lock", "_newcomers", "_parent", "_waiters", "adaptive", "total")
 
     def __init__(
         self, total: int | None, parent: Slots | None = None, *, adaptive: bool | None = None
@@ -55,6 +90,7 @@ class Slots:
         self._free: float = math.inf if total is None else total
         self._parent = parent
         self._lock = threading.Lock()
+        self._late: deque[tuple[int, bool]] = deque()
         self._waiters: deque[Waiter] = deque()
         self._newcomers: deque[Waiter] = deque()
 
@@ -78,23 +114,31 @@ class Slots:
         return self._parent is not None and self._parent.wanted()
 
     def try_take(self) -> bool:
-        """Take a slot if one is free and nobody was here before."""
-        with self._lock:
-            if self._free <= 0 or self._waiters:
-                return False
-            self._free -= 1
-        if self._parent is not None and not self._parent.try_take():
-            self._give_own()
+        """Take a slot if one is free and nobody was here before.
+
+        `False` also where another thread is at it in this very moment, or this one further down its stack.
+        """
+        if not self._lock.acquire(blocking=False):
             return False
-        return True
+        try:
+            taken = self._free > 0 and not self._waiters
+            if taken:
+                self._free -= 1
+        finally:
+            self._lock.release()
+        if self._late:
+            self._catch_up()
+        if taken and self._parent is not None and not self._parent.try_take():
+            self._change(1, newcomers=True)
+            return False
+        return taken
 
     def take_now(self) -> None:
         """Take a slot even if there is none: no new leaf starts until the debt is paid.
 
-        For a leaf that was cancelled while its nested work ran: it has to unwind, now.
+        For a leaf that was cancelled while its nested work ran, and has to unwind, now.
         """
-        with self._lock:
-            self._free -= 1
+        self._change(-1, newcomers=False)
         if self._parent is not None:
             self._parent.take_now()
 
@@ -110,36 +154,29 @@ class Slots:
             granted = await self._parent.take(waiter)
         finally:
             if not granted:
-                self._give_own()
+                self._change(1, newcomers=True)
         return granted
 
     async def _take_own(self, waiter: Waiter, *, newcomer: bool) -> bool:
-        with self._lock:
-            if waiter.withdrawn:
-                return False
-            waiter.at = self
-            waiter.granted = self._free > 0 and not self._waiters
-            if waiter.granted:
-                self._free -= 1
-                return True
-            waiter.signal = Signal()
-            (self._newcomers if newcomer else self._waiters).append(waiter)
+        if waiter.withdrawn:
+            return False
+        waiter.begin()
+        assert waiter.signal is not None
+        if newcomer:
+            self._newcomers.append(waiter)
+        else:
+            self._waiters.append(waiter)
+        # What is free belongs to whoever asks for it first; newcomers that were not offered it do not ask.
+        self._change(0, newcomers=newcomer)
+        if waiter.granted:
+            return True
         try:
             await waiter.signal.wait()
         except BaseException:
-            if not self.withdraw(waiter):
-                self._give_own()
+            if not waiter.withdraw():
+                self._change(1, newcomers=True)
             raise
         return waiter.granted
-
-    def withdraw(self, waiter: Waiter) -> bool:
-        """Take `waiter` out of the queue and wake it; `False` if it had its slot already."""
-        with self._lock:
-            if waiter.granted:
-                return False
-            waiter.withdrawn = True
-        waiter.signal.set()
-        return True
 
     def give(self, *, newcomers: bool = True) -> None:
         """Give a slot back, to whoever waits longest; without `newcomers`, not to one of those.
@@ -149,32 +186,102 @@ class Slots:
         # The outer slot first: whoever is woken here goes on to ask for one there.
         if self._parent is not None:
             self._parent.give(newcomers=newcomers)
-        self._give_own(newcomers=newcomers)
+        self._change(1, newcomers=newcomers)
 
     def offer(self) -> None:
         """Let newcomers have what is free."""
-        with self._lock:
-            waiter = self._grant_next(self._newcomers)
-        if waiter is not None:
-            waiter.signal.set()
+        self._change(0, newcomers=True)
         if self._parent is not None:
             self._parent.offer()
 
-    def _give_own(self, *, newcomers: bool = True) -> None:
-        with self._lock:
-            self._free += 1
-            waiter = self._grant_next(self._waiters)
-            if waiter is None and newcomers:
-                waiter = self._grant_next(self._newcomers)
-        if waiter is not None:
-            waiter.signal.set()
+    def _change(self, more: int, *, newcomers: bool) -> None:
+        """Have so many slots more, and grant what is free; without `newcomers`, not to one of those."""
+        if not self._lock.acquire(blocking=False):
+            self._late.append((more, newcomers))
+            self._catch_up()
+            return
+        granted: Sequence[Waiter] = ()
+        try:
+            self._free += more
+            if self._waiters or (newcomers and self._newcomers):
+                granted = self._grant(newcomers=newcomers)
+        finally:
+            self._lock.release()
+        if self._late:
+            self._catch_up()
+        for waiter in granted:
+            if not waiter.wake():
+                self._change(1, newcomers=True)
 
-    def _grant_next(self, *queues: deque[Waiter]) -> Waiter | None:
-        for queue in queues:
-            while queue and self._free > 0:
-                waiter = queue.popleft()
-                if not waiter.withdrawn:
-                    waiter.granted = True
-                    self._free -= 1
-                    return waiter
-        return None
+    def _catch_up(self) -> None:
+        """Make the changes that came while the lock was taken, unless somebody else is about to.
+
+        Whoever holds it looks here once more after it has let go of it.
+        """
+        while self._late and self._lock.acquire(blocking=False):
+            all_granted: list[Waiter] = []
+            try:
+                while self._late:
+                    more, newcomers = self._late.popleft()
+                    self._free += more
+                    all_granted += self._grant(newcomers=newcomers)
+            finally:
+                self._lock.release()
+            for waiter in all_granted:
+                if not waiter.wake():
+                    self._change(1, newcomers=True)
+
+    def _grant(self, *, newcomers: bool) -> Sequence[Waiter]:
+        granted: Sequence[Waiter] = ()
+        while self._free > 0 and (queue := self._waiters or (newcomers and self._newcomers)):
+            waiter = queue.popleft()
+            if waiter.grant():
+                self._free -= 1
+                granted = (*granted, waiter)
+        return granted
+
+
+class LentSlots(Slots):
+    """Count the slots of `parent` that nested work on another event loop has.
+
+    Such a loop belongs to the function that started it, which may close it with tasks in it. They will never
+    give back what they have.
+    """
+
+    __slots__ = ("__weakref__", "_held", "_lost", "_outer")
+
+    def __init__(self, total: int | None, parent: Slots) -> None:
+        super().__init__(total, parent)
+        self._outer = parent
+        self._held = self._lost = 0
+
+    def try_take(self) -> bool:
+        """Do as `Slots.try_take`."""
+        taken = super().try_take()
+        self._held += taken
+        return taken
+
+    def take_now(self) -> None:
+        """Do as `Slots.take_now`."""
+        super().take_now()
+        self._held += 1
+
+    async def take(self, waiter: Waiter | None = None, *, newcomer: bool = False) -> bool:
+        """Do as `Slots.take`."""
+        taken = await super().take(waiter, newcomer=newcomer)
+        self._held += taken
+        return taken
+
+    def give(self, *, newcomers: bool = True) -> None:
+        """Do as `Slots.give`, but for what was taken back already."""
+        if self._lost:
+            self._lost -= 1
+            return
+        self._held -= 1
+        super().give(newcomers=newcomers)
+
+    def take_back(self) -> None:
+        """Give back what tasks of a closed loop have."""
+        self._lost, self._held = self._held, 0
+        for _ in range(self._lost):
+            self._outer.give()

@@ -398,7 +398,7 @@ class JointSpending:
 
     def is_to_blame(self, failure: BaseException) -> bool:
         """Whether a list failed because one of its payers may not spend more."""
-        return self.refusal is not None or isinstance(failure, SpendingLimitError)
+        return self.refusal is not None or issubclass(type(failure), SpendingLimitError)
 
     def refuses(self, payer: Payer | None) -> Exception | None:
         """Return the error of an item that `payer` pays for, if it is for that that a request is not sent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -15,7 +15,7 @@ from batchrt.errors import BlockedEventLoopError
 from batchrt.runtime.batch import Job, lending
 from batchrt.runtime.blocking import all_blocked, blocked_error, current_blockades
 from batchrt.runtime.loops import LoopHandle, Signal
-from batchrt.runtime.run import Item
+from batchrt.runtime.run import Item, Run
 from batchrt.runtime.scheduler import Scheduler
 
 __all__ = ["Stream"]
@@ -86,7 +86,11 @@ class Stream(AsyncIterator[T], Generic[T]):
                     raise blocked_error("a stream's next outcome")
                 # A leaf that consumes a nested stream works between the items and lends while it waits.
                 async with lending(newcomers=True):
-                    await state.wait()
+                    try:
+                        await state.wait()
+                    except BaseException:
+                        await state.stop()  # before the slot is taken back, which the items may have
+                        raise
         except BlockedEventLoopError:
             raise  # nothing can be waited for, not even the end
         except BaseException:
@@ -104,11 +108,25 @@ class Stream(AsyncIterator[T], Generic[T]):
         self._closed = True
         state = self._state
         if state is not None and not state.ended.is_set():
-            state.loop.call(state.scope.cancel)
             if all_blocked([state.loop], [current_blockades()]):
+                state.loop.call(state.cancel)
                 return  # the run ends when its loop goes on, which waits for the caller
-            with CancelScope(shield=True):
-                await state.ended.wait()
+            # What is cancelled may need the slot of the leaf that waits here.
+            async with lending():
+                await state.stop()
+
+    def drop(self, run: Run | None = None) -> None:
+        """End the run without waiting for its end; on its loop's thread, if for `run`, which waits then."""
+        self._closed = True
+        state = self._state
+        if state is None or state.ended.is_set():
+            return
+        if run is None:
+            state.loop.soon(state.cancel)
+            return
+        run.begin_call()
+        state.ended_for.append(run.end_call)
+        state.cancel()
 
     async def __aenter__(self) -> Stream[T]:
         return self
@@ -119,9 +137,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         await self.aclose()
 
     def __del__(self) -> None:
-        state = self._state
-        if state is not None and not state.ended.is_set():
-            state.loop.call(state.scope.cancel)
+        self.drop()
 
     def _start(self) -> _State:
         state = _State(ordered=self._ordered, lead=self._job.lead, errors=self._return_exceptions)
@@ -139,6 +155,7 @@ class _State:
     def __init__(self, *, ordered: bool, lead: int, errors: bool) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
+        self.ended_for: list[Callable[[], object]] = []
         self.loop = LoopHandle.current()
         self.scheduler: Scheduler | None = None
         self.task: object = None
@@ -183,6 +200,24 @@ class _State:
         self._more = Signal()
         await self._more.wait()
 
+    async def stop(self) -> None:
+        """End the run and return when nothing of it is running any more."""
+        if self.ended.is_set():
+            return
+        self.loop.call(self.cancel)
+        try:
+            await self.ended.wait()  # the inputs may have to be cleaned up
+        except BaseException:
+            self.loop.call(self.scope.cancel)
+            with CancelScope(shield=True):
+                await self.ended.wait()
+            raise
+
+    def cancel(self) -> None:
+        """End the run soon; on its loop's thread."""
+        assert self.scheduler is not None
+        self.scheduler.stop()
+
     def _notify(self) -> None:
         if self._more is not None:
             self._more.set()
@@ -196,10 +231,15 @@ class _State:
                 await self.scheduler.run()
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
+        finally:
+            # The slots that it gave back for its consumer's sake, who may have gone.
+            self.scheduler.offer()
 
     def end(self) -> None:
         """Note that the run's task has ended."""
         self.ended.set()
+        for ended in self.ended_for:
+            ended()
         self._notify()
 
     def raise_end(self) -> None:

@@ -4,12 +4,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from batchrt import Runnable, RunnableLambda, RunnablePassthrough
+from batchrt import Runnable, RunnableLambda, RunnableParallel, RunnablePassthrough
 from batchrt.runnables.each import RunnableEach
 
-from .helpers import add_one, add_two, everyway, fail, raises_everyway
+from .helpers import add_one, add_two, everyway, fail, raises_everyway, virtual_time
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +87,89 @@ async def test_keyword_arguments_go_to_every_element() -> None:
     """Given with the call or bound."""
     assert await everyway(RunnableLambda(add_one).map(), [1, 2], extra=5) == [7, 8]
     assert await everyway(RunnableLambda(add_one).map().bind(extra=5), [1, 2]) == [7, 8]
+
+
+def _plain(step: Any) -> Any:
+    return step.map(), list(range(20))
+
+
+def _nested(step: Any) -> Any:
+    return step.map().map(), [[value] for value in range(20)]
+
+
+def _forked(step: Any) -> Any:
+    return RunnableParallel(a=step, b=RunnableLambda(add_two)).map(), list(range(20))
+
+
+@virtual_time
+@pytest.mark.parametrize("make", [_plain, _nested, _forked])
+@pytest.mark.parametrize("how", ["alone", "of a batch"])
+@pytest.mark.parametrize("cap", [1, 2, 3])
+async def test_map_goes_on_while_elements_wait_for_another_attempt(make: Any, how: str, cap: int) -> None:
+    """A retry's sleep holds up no other element, and the cap holds."""
+    tries: dict[int, int] = {}
+    done: dict[int, float] = {}
+    active = peak = 0
+
+    async def flaky(value: int) -> int:
+        nonlocal active, peak
+        active += 1
+        peak = max(peak, active)
+        tries[value] = tries.get(value, 0) + 1
+        await anyio.sleep(0.01)
+        active -= 1
+        if value < 3 and tries[value] == 1:
+            raise ValueError
+        done[value] = anyio.current_time() - started
+        return value
+
+    step = RunnableLambda(flaky).with_retry(exponential_jitter_params={"initial": 100, "jitter": 0})
+    chain, values = make(step)
+    started = anyio.current_time()
+    if how == "alone":
+        outputs = await chain.ainvoke(values, {"max_concurrency": cap})
+    else:
+        (outputs,) = await chain.abatch([values], {"max_concurrency": cap})
+    assert len(outputs) == 20
+    assert peak == cap
+    assert max(seconds for value, seconds in done.items() if value >= 3) < 1
+    assert anyio.current_time() - started < 110
+
+
+@virtual_time
+async def test_map_begins_no_more_elements_while_nested_work_has_their_slots() -> None:
+    """What was begun is finished first."""
+    begun = most = 0
+
+    async def inner(value: int) -> int:
+        await anyio.sleep(1)
+        return value
+
+    async def outer(value: int) -> list[int]:
+        nonlocal begun, most
+        begun += 1
+        most = max(most, begun)
+        outputs = await RunnableLambda(inner).abatch([value] * 3)
+        begun -= 1
+        return outputs
+
+    outputs = await RunnableLambda(outer).map().ainvoke(list(range(12)), {"max_concurrency": 2})
+    assert outputs == [[value] * 3 for value in range(12)]
+    assert most <= 4  # as many as of a batch's items
+
+
+async def test_map_that_fails_while_an_element_waits_to_begin_ends() -> None:
+    """Whatever waits for a slot then is called off."""
+
+    async def first_fails(value: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        if value == 0:
+            raise ValueError
+        return value
+
+    for how in ("ainvoke", "abatch"):
+        chain: Any = RunnableLambda(first_fails).map()
+        with pytest.raises(ValueError):
+            await getattr(chain, how)(
+                [list(range(9))] if how == "abatch" else range(9), {"max_concurrency": 2}
+            )

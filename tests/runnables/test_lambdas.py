@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -248,3 +249,24 @@ async def test_a_subclass_may_wrap_ainvoke() -> None:
     assert await runnable.ainvoke(1) == 11
     assert await runnable.abatch([1, 2]) == [11, 21]
     assert await (runnable | add_one).abatch([1]) == [12]
+
+
+@pytest.mark.parametrize("kind", ["function", "subclass"])
+async def test_what_a_sync_function_sets_ends_with_it_however_it_is_run(kind: str) -> None:
+    """`invoke` runs it in the caller's thread, the other methods in a worker's."""
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+    def sets(value: int) -> int:
+        variable.set("set")
+        return value
+
+    def looks(_: int) -> str:
+        return variable.get()
+
+    class Sets(Runnable[int, int]):
+        def invoke(self, input: int, config: Any = None, **kwargs: Any) -> int:  # noqa: A002
+            return sets(input)
+
+    first: Any = Sets() if kind == "subclass" else RunnableLambda(sets)
+    assert await everyway(first | looks, 1) == "unset"
+    assert variable.get() == "unset"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -19,6 +23,7 @@ from batchrt import (
     RunnableBranch,
     RunnableLambda,
     RunnableParallel,
+    StrayCancelledError,
     Usage,
 )
 from batchrt.runtime.run import current_strand
@@ -549,6 +554,51 @@ async def test_shared_lists_that_failed_together_do_not_wait_for_one_another() -
     assert ended["slow"] == pytest.approx(10)
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_shared_lists_are_sent_once_when_interrupted(kind: type[BaseException]) -> None:
+    """An interrupt ends all that wait for the list and is followed by no other attempt."""
+    calls: list[int] = []
+    ended: list[BaseException] = []
+
+    class Interrupted(Lengths):
+        share_lists = True
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            calls.append(len(inputs))
+            raise kind
+
+    step = Interrupted(linger=0.01)
+
+    async def request() -> None:
+        try:
+            await step.ainvoke("a")
+        except kind as error:
+            ended.append(error)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(request)
+    assert calls == [4]
+    assert len(ended) == 4
+
+
+async def test_shared_lists_are_forgotten_when_nothing_uses_them() -> None:
+    """A service binds other arguments with each request."""
+
+    class Echo(Runnable[int, int]):
+        share_lists = True
+        linger = 0.0
+
+        async def abatch_native(self, inputs: list[int], **_: Any) -> list[int]:
+            return list(inputs)
+
+    step = Echo()
+    for number in range(20):
+        assert await step.ainvoke(number, user=f"user {number}", metadata={"number": number}) == number
+    gc.collect()
+    assert not step.__dict__["_shared_lists"]
+
+
 @virtual_time
 async def test_work_nested_in_a_shared_list_stays_under_the_cap() -> None:
     """The run gave one slot for the list, and what the list calls gets no more."""
@@ -586,6 +636,52 @@ async def test_a_cost_that_fails_is_that_items_error() -> None:
         first, second = await chain.abatch(["a", None], return_exceptions=True)
         assert first == 1
         assert isinstance(second, TypeError)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("cost", ["much", None, -1, float("nan")])
+async def test_a_cost_that_is_no_number_is_that_items_error(cost: Any, shared: bool) -> None:
+    class Costs(Lengths):
+        max_batch_cost = 100
+        share_lists = shared
+
+        def cost(self, text: str) -> Any:
+            return cost if text == "bad" else 1
+
+    chain: Any
+    for chain in (Costs(linger=0.01), RunnableLambda(same) | Costs(linger=0.01)):
+        outputs = await chain.abatch(["a", "bad", "ccc"], return_exceptions=True)
+        assert outputs[::2] == [1, 3]
+        assert isinstance(outputs[1], TypeError | ValueError)
+        assert "cost() of Costs" in str(outputs[1])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("what", ["raises", "no number"])
+async def test_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, what: str) -> None:
+    """And neither the run's nor a reason to hang."""
+
+    class Fails(Runnable[str, int]):
+        share_lists = shared
+        linger = 0.01
+        asked = 0
+
+        @property
+        def max_batch_size(self) -> Any:  # type: ignore[override]
+            self.asked += 1
+            if self.asked == 1:
+                return 2
+            if what == "raises":
+                raise KeyError("size")
+            return "ten"
+
+        async def abatch_native(self, inputs: list[str]) -> list[int]:
+            return [len(text) for text in inputs]
+
+    chain: Any
+    for chain in (Fails(), RunnableLambda(same) | Fails()):
+        outputs = await chain.abatch(["a"] * 5, return_exceptions=True)
+        assert all(isinstance(output, KeyError | ValueError) for output in outputs)
 
 
 async def test_nested_runs_leave_no_queues_behind() -> None:
@@ -695,3 +791,127 @@ def test_a_step_behind_that_wants_the_slots_does_not_break_lists_up() -> None:
 
     run_in_virtual_time("asyncio", main)
     assert lengths.sizes == [256] * 20
+
+
+@dataclass(frozen=True)
+class Tenant:
+    name: str
+    token: str = field(compare=False)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (Tenant("x", "a"), Tenant("x", "b")),
+        (1, True),
+        (1, 1.0),
+        (0.0, -0.0),
+        ((1,), (True,)),
+        ((1, (0.0,)), (1, (-0.0,))),
+        (Decimal("1.0"), Decimal("1.00")),
+        (datetime(2024, 1, 1, 12, tzinfo=UTC), datetime(2024, 1, 1, 13, tzinfo=timezone(timedelta(hours=1)))),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("shared", [False, True])
+async def test_arguments_that_are_equal_but_not_the_same_tell_lists_apart(
+    shared: bool, pair: tuple[Any, Any]
+) -> None:
+    """Equality is the values' own affair: one tenant's argument must not serve another's item."""
+
+    class Tells(Runnable[int, Any]):
+        share_lists = shared
+
+        async def abatch_native(self, inputs: list[int], argument: Any = None) -> list[Any]:
+            return [repr(argument)] * len(inputs)
+
+    tells = Tells()
+    bound = [tells.bind(argument=argument) for argument in pair]
+    chain: RunnableParallel[Any] = RunnableParallel(a=bound[0], b=bound[1])
+    assert await chain.ainvoke(1) == {"a": repr(pair[0]), "b": repr(pair[1])}
+
+
+async def test_arguments_that_nothing_can_tell_apart_share_lists() -> None:
+    """Plain values, tuples of them, and what is one object."""
+    sizes: list[int] = []
+
+    class Counts(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int], **_: Any) -> list[int]:
+            sizes.append(len(inputs))
+            return inputs
+
+    counts, thing = Counts(), object()
+    bound = [counts.bind(a=f"x{len('y')}", b=(1, None, 2.5), c=thing) for _ in range(3)]
+    chain: RunnableParallel[Any] = RunnableParallel(a=bound[0], b=bound[1], c=bound[2])
+    await chain.ainvoke(1)
+    assert sizes == [3]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("way", ["parallel", "bulk", "alone"])
+def test_a_list_call_that_cancels_its_task_fails_for_its_items_alone(way: str, shared: bool) -> None:
+    """Not for the run, which other lists are part of; and the guilty item is found."""
+
+    class Disturbs(Runnable[int, int]):
+        share_lists = shared
+
+        async def abatch_native(self, inputs: list[int]) -> list[int]:
+            task = asyncio.current_task()
+            assert task is not None
+            if 3 in inputs:
+                task.cancel()
+            await asyncio.sleep(0)
+            return inputs
+
+    async def main() -> None:
+        step = Disturbs()
+        chains: dict[str, Any] = {
+            "parallel": RunnableLambda(same) | step,
+            "bulk": step,
+            "alone": RunnableLambda(step.ainvoke),
+        }
+        outcomes = await chains[way].abatch(range(6), {"max_concurrency": 2}, return_exceptions=True)
+        assert [value for value in outcomes if isinstance(value, int)] == [0, 1, 2, 4, 5]
+        assert isinstance(outcomes[3], StrayCancelledError)
+
+    asyncio.run(main())
+
+
+class Lying(list[int]):
+    """A list of outputs that says it is another length."""
+
+    def __init__(self, values: list[int], length: Any) -> None:
+        super().__init__(values)
+        self.length = length
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise ZeroDivisionError
+        return int(self.length)
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, None])
+@pytest.mark.parametrize("surplus", [-1, 0, 1])
+async def test_lists_of_outputs_are_counted_and_not_asked(length: int | None, surplus: int) -> None:
+    class Lies(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int]) -> list[int]:
+            return Lying([*inputs, 7][: len(inputs) + surplus], length)
+
+    outcomes: list[Any] = await Lies().abatch([1, 2, 3], return_exceptions=True)
+    if surplus:
+        assert all(isinstance(outcome, ListLengthError) for outcome in outcomes)
+    else:
+        assert outcomes == [1, 2, 3]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_shared_lists_work_with_eager_tasks() -> None:
+    async def main() -> None:
+        factory: Any = getattr(asyncio, "eager_task_factory", None)
+        asyncio.get_running_loop().set_task_factory(factory)
+        lengths = Lengths(linger=0.001)
+        lengths.share_lists = True
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*(lengths.ainvoke(text) for text in ("a", "bc"))) == [1, 2]
+
+    asyncio.run(main())

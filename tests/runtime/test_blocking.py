@@ -641,6 +641,43 @@ async def test_bridge_turns_a_sync_call_away_whose_inputs_come_from_its_loop() -
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("here", [True, False])
+async def test_bridge_turns_away_what_the_end_of_an_iterator_waits_for(here: bool) -> None:
+    """A cleanup that needs a request, say; not where the iterator is closed in a thread without a loop."""
+    gate = Gate()
+    model = gate.chat(max_in_flight=1)
+    outputs: list[Any] = []
+
+    async def step(value: int) -> int:
+        try:
+            if value:
+                await anyio.sleep_forever()
+        finally:
+            if value:
+                with anyio.CancelScope(shield=True):
+                    try:
+                        outputs.append((await model.ainvoke("hi")).content)
+                    except BlockedEventLoopError:
+                        outputs.append("turned away")
+        return value
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(model.ainvoke, "held")
+        await until(lambda: gate.held)
+        results: Any = RunnableLambda(step).batch_as_completed(range(2))
+        assert next(results) == (0, 0)
+        if here:
+            results.close()
+            gate.release()
+        else:
+            group.start_soon(anyio.to_thread.run_sync, results.close)
+            await until(lambda: model.quota.statistics().waiting)
+            gate.release()
+    assert outputs == ["turned away" if here else "hello"]
+    assert is_idle(model.quota)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("through", ["client", "transport"])
 async def test_bridge_turns_a_sync_call_away_whose_connections_are_bound_to_its_loop(through: str) -> None:
     """Httpx's own belong to the loop that they were made on; what keeps none serves all loops."""

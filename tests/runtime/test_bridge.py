@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from batchrt import RunnableLambda
+from batchrt import ItemTimeoutError, RunnableLambda
 
 from .harness import (
     GUARD_SECONDS,
@@ -21,6 +24,7 @@ from .harness import (
     all_slots_come_back,
     config,
     in_thread,
+    output_of,
     pause,
 )
 
@@ -54,6 +58,30 @@ def test_from_plain_code() -> None:
     assert dict(chain.batch_as_completed(range(9))) == dict(enumerate(EXPECTED))
     assert chain.run(range(9)).outputs == EXPECTED
     assert chain.invoke(0) == 3
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_from_a_thread_that_carries_the_context_of_a_loop(backend: str) -> None:
+    """`asyncio.to_thread` and web frameworks' test clients copy contexts that say which loop runs."""
+
+    async def main() -> None:
+        context = copy_context()
+        await anyio.to_thread.run_sync(in_thread, partial(context.run, test_from_plain_code))
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("how", ["from its item", "from elsewhere"])
+def test_asyncios_own_threads_may_call(how: str) -> None:
+    async def item(value: int) -> int:
+        return await asyncio.to_thread(chain.invoke, value)
+
+    async def main() -> list[int]:
+        if how == "from its item":
+            return await RunnableLambda(item).abatch(range(9), config(max_concurrency=1))
+        return await asyncio.to_thread(batched)
+
+    assert anyio.run(main) == EXPECTED
 
 
 def test_from_many_threads_at_once() -> None:
@@ -183,6 +211,33 @@ def test_a_generator_runs_in_the_calling_thread() -> None:
     assert idents == {threading.get_ident()}
 
 
+def test_an_iterator_or_sequence_without_iter_runs_in_the_calling_thread_too() -> None:
+    """Whatever `list` takes."""
+    idents: set[int] = set()
+
+    class Dataset:
+        def __getitem__(self, index: int) -> int:
+            idents.add(threading.get_ident())
+            return range(9)[index]
+
+    class Next:
+        def __init__(self) -> None:
+            self.left = iter(range(9))
+
+        def __next__(self) -> int:
+            idents.add(threading.get_ident())
+            return next(self.left)
+
+    class Rows:
+        def __iter__(self) -> Any:
+            return Next()
+
+    for rows in (Dataset(), Rows()):
+        assert batched(rows) == EXPECTED
+        assert list(chain.batch_iter(cast("Any", rows))) == EXPECTED
+    assert idents == {threading.get_ident()}
+
+
 @pytest.mark.parametrize("sized", [False, True])
 def test_so_does_any_code_behind_the_inputs(sized: bool) -> None:
     """A query, a data set: iterable, no iterator."""
@@ -295,3 +350,132 @@ async def test_an_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:
             RunnableLambda(step).batch([iterator])
 
     await anyio.to_thread.run_sync(in_thread, main)
+
+
+@pytest.mark.parametrize("threads", ["asyncio", "anyio"])
+@pytest.mark.parametrize("how", ["timeout", "error", "cancel"])
+@pytest.mark.parametrize("method", ["batch", "batch_iter"])
+def test_nested_sync_calls_end_with_their_item(threads: str, how: str, method: str) -> None:
+    """Also those from threads of the user's own, of which one library's wait behind a shield."""
+    watch, began = Watch(), threading.Event()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            if value:
+                began.set()
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await pause(20)
+        return value
+
+    inner = RunnableLambda(leaf)
+
+    def nested() -> Any:
+        if method == "batch":
+            return inner.batch(range(3), config(max_concurrency=1))
+        return list(inner.batch_iter(range(3), config(max_concurrency=1)))
+
+    async def item(value: int) -> Any:
+        if value:
+            await anyio.to_thread.run_sync(began.wait)
+            if how == "error":
+                raise Boom
+            if how == "cancel":
+                scope.cancel()
+            await anyio.sleep_forever()
+        if threads == "asyncio":
+            return await asyncio.to_thread(nested)
+        return await anyio.to_thread.run_sync(nested)
+
+    scope: Any = None
+
+    async def main() -> None:
+        nonlocal scope
+        scope = anyio.CancelScope()
+        timeout = config(timeout=0.05) if how == "timeout" else config()
+        with scope:
+            with suppress(Boom, ItemTimeoutError):
+                await RunnableLambda(item).abatch(range(2), timeout)
+        assert watch.active == 0
+        entered = watch.entered
+        await pause(20)
+        assert watch.entered == entered == 2
+
+    anyio.run(main)
+
+
+def test_an_iterator_between_two_items_ends_with_the_item_that_its_thread_belongs_to() -> None:
+    """Nothing of it runs on, whatever the thread is at."""
+    watch, go_on = Watch(), threading.Event()
+
+    async def leaf(value: int) -> int:
+        with watch:
+            if value:
+                await anyio.sleep_forever()
+        return value
+
+    def nested() -> None:
+        for _ in RunnableLambda(leaf).batch_iter(range(3), config(max_concurrency=2)):
+            assert go_on.wait(GUARD_SECONDS)
+
+    async def item(_: int) -> None:
+        await asyncio.to_thread(nested)
+
+    async def main() -> None:
+        with pytest.raises(ItemTimeoutError):
+            await RunnableLambda(item).abatch(range(1), config(timeout=0.1))
+        assert watch.active == 0
+        go_on.set()
+
+    anyio.run(main)
+
+
+def test_an_iterator_that_its_loops_own_thread_collects_ends_without_a_word() -> None:
+    """The garbage collector runs in whatever thread it likes."""
+    source = """
+        import gc, threading
+        import anyio
+        from batchrt import ItemTimeoutError, RunnableLambda
+
+        ended = threading.Event()
+
+        async def leaf(value):
+            try:
+                await anyio.sleep(100 if value else 0)
+            finally:
+                if value:
+                    ended.set()
+            return value
+
+        async def collect(_):
+            gc.collect()
+
+        class Node:
+            pass
+
+        gc.disable()
+        node = Node()
+        node.iterator = RunnableLambda(leaf).batch_iter(range(2))
+        node.node = node
+        print(next(node.iterator))
+        del node
+        RunnableLambda(collect).batch([1])
+        print(ended.wait(30))
+    """
+    assert output_of(source).split() == ["0", "True"]
+
+
+def test_an_iterator_raises_a_frozen_exception_as_itself() -> None:
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    async def leaf(value: int) -> int:
+        if value:
+            raise Frozen(value)
+        return value
+
+    with pytest.raises(Frozen):
+        list(RunnableLambda(leaf).batch_iter(range(3), config(max_concurrency=1)))

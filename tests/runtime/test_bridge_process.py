@@ -268,3 +268,107 @@ def test_a_forked_child_has_a_loop_of_its_own(where: str) -> None:
         )
         == "[8]\n[0]"
     )
+
+
+def test_background_loop_is_made_once_more_for_a_finalizer_that_needs_it_meanwhile() -> None:
+    """In the frame that makes it nobody may wait for it: a finalizer or a signal handler runs there."""
+    assert (
+        output_of(
+            """
+        import threading
+        from batchrt import RunnableLambda
+        from batchrt.runtime.bridge import _BackgroundLoop
+
+        async def same(value):
+            return value
+
+        chain, start, inner = RunnableLambda(same), _BackgroundLoop._start, []
+
+        def interrupted(self):
+            if not inner:
+                inner.append(None)
+                inner.append(chain.batch([1, 2]))
+            start(self)
+
+        _BackgroundLoop._start = interrupted
+        print(chain.batch([3]), inner[1], chain.batch([4]))
+        """
+        )
+        == "[3] [1, 2] [4]"
+    )
+
+
+def test_finalizers_may_batch_at_every_moment_of_a_batch() -> None:
+    """Whatever lock is held then: the collector may run wherever something is allocated."""
+    assert (
+        output_of(
+            """
+        import asyncio, gc
+        from batchrt import Runnable, RunnableLambda, RunnableParallel
+
+        class Lists(Runnable):
+            share_lists = True
+
+            async def abatch_native(self, values):
+                return values
+
+        async def same(value):
+            await asyncio.sleep(0)
+            return value
+
+        async def nested(value):
+            return await plain.ainvoke(value)
+
+        plain = RunnableLambda(same)
+        chain = RunnableLambda(nested) | RunnableParallel(a=same, b=Lists(), c=lambda value: value)
+        left = 300
+
+        class Client:
+            def __init__(self):
+                self.me = self
+
+            def __del__(self):
+                global left
+                if left:
+                    left -= 1
+                    Client()
+                    assert plain.batch([1]) == [1]
+
+        Client()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(1, 1, 1)
+        outputs = asyncio.run(chain.abatch(range(5), {"max_concurrency": 2}))
+        assert chain.batch(range(5), {"max_concurrency": 2}) == outputs
+        left = 0
+        gc.set_threshold(700, 10, 10)
+        print(len(outputs))
+        """
+        )
+        == "5"
+    )
+
+
+def test_finalizers_that_batch_at_exit_do_not_hang() -> None:
+    """Of a module's globals, when no other thread runs any more: an error, which Python writes somewhere."""
+    assert (
+        output_of(
+            """
+        from batchrt import RunnableLambda
+
+        async def same(value):
+            return value
+
+        class Client:
+            def __del__(self, chain=RunnableLambda(same)):
+                try:
+                    chain.batch([1])
+                except RuntimeError:
+                    pass
+
+        client = Client()
+        print(RunnableLambda(same).batch([1]))
+        """
+        )
+        == "[1]"
+    )

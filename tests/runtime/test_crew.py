@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -76,3 +77,51 @@ async def test_a_job_given_to_a_helper_that_is_cancelled_first_is_abandoned_or_r
         group.cancel_scope.cancel()
         crew.dispatch(job)
     assert (job.ran_in is None) != (job.abandoned is None)
+
+
+def test_crew_an_idle_helper_that_is_cancelled_ends_alone() -> None:
+    """The group and what others do in it go on."""
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            crew, jobs = Crew(group), [Job(), Job()]
+            crew.dispatch(jobs[0])
+            await pause()
+            for task in asyncio.all_tasks():
+                if task.get_name() == "batchrt crew":
+                    task.cancel()
+            await pause()
+            crew.dispatch(jobs[1])
+            await pause()
+            crew.dismiss()
+        assert all(job.ran_in for job in jobs)
+        assert not group.cancel_scope.cancel_called
+
+    anyio.run(main)
+
+
+def test_crew_a_job_that_cancels_its_helper_leaves_nothing_to_the_next() -> None:
+    counts: list[int] = []
+
+    async def disturb() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async def count() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        counts.append(task.cancelling())
+        await pause()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            crew = Crew(group)
+            for job in (Job(disturb), Job(count)):
+                crew.dispatch(job)
+                await pause()
+            await pause(10)
+            crew.dismiss()
+
+    anyio.run(main)
+    assert counts == [0]

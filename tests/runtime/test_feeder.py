@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from batchrt import DeadlineExceededError, RunnableLambda
 from batchrt.runtime.feeder import Feeder
 
-from .harness import Boom, config, on_trio, pause, tasks
+from .harness import Boom, config, on_trio, pause, tasks, until
 
 pytestmark = pytest.mark.anyio
 
@@ -152,3 +153,93 @@ async def test_a_stream_that_feeds_another_ends_with_it() -> None:
         assert await anext(outer) == 0
     await pause()
     assert tasks() == before
+
+
+@pytest.mark.parametrize("pulling", [False, True])
+@pytest.mark.parametrize("how", ["close", "drop", "error", "deadline"])
+async def test_the_cleanup_of_a_source_is_not_cut_short_by_the_runs_own_end(how: str, pulling: bool) -> None:
+    """A connection is given back, whether the source stood at a yield or was waiting for its next row."""
+    log: list[str] = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            for value in range(3 if pulling else 1000):
+                yield value
+            await anyio.sleep_forever()
+        finally:
+            await pause(20)
+            log.append("released")
+
+    async def leaf(value: int) -> int:
+        await pause(2)
+        if value == 2 and how == "error":
+            raise Boom
+        if value == 2 and how == "deadline":
+            await anyio.sleep_forever()
+        return value
+
+    chain = RunnableLambda(leaf)
+    if how == "close":
+        async with chain.abatch_iter(source(), config(max_concurrency=2)) as stream:
+            assert await anext(stream) == 0
+    elif how == "drop":
+        dropped = chain.abatch_iter(source(), config(max_concurrency=2))
+        assert await anext(dropped) == 0
+        del dropped
+        gc.collect()
+        await until(lambda: log)
+    else:
+        with pytest.raises((Boom, DeadlineExceededError)):
+            await chain.abatch(source(), config(max_concurrency=2, deadline=0.05))
+    assert log == ["released"]
+
+
+@pytest.mark.parametrize("pulling", [False, True])
+@pytest.mark.parametrize("how", ["during the run", "during the cleanup"])
+async def test_a_cancellation_from_outside_reaches_the_cleanup_of_a_source(how: str, pulling: bool) -> None:
+    """A cleanup that hangs holds up no caller that is cancelled."""
+    cleaning, before = anyio.Event(), tasks()
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            for value in range(3 if pulling else 1000):
+                yield value
+            await anyio.sleep_forever()
+        finally:
+            cleaning.set()
+            await anyio.sleep_forever()
+
+    async def leaf(value: int) -> int:
+        if value == 2:
+            if how == "during the run":
+                scope.cancel()
+            else:
+                raise Boom
+        return value
+
+    async def cancel() -> None:
+        await cleaning.wait()
+        scope.cancel()
+
+    scope = anyio.CancelScope()
+    async with anyio.create_task_group() as group:
+        group.start_soon(cancel)
+        with scope:
+            await RunnableLambda(leaf).abatch(source(), config(max_concurrency=2))
+        assert scope.cancelled_caught
+    assert tasks() == before
+
+
+async def test_a_source_that_swallows_its_end_and_goes_on_is_ended() -> None:
+    async def source() -> AsyncIterator[int]:
+        while True:
+            try:
+                yield 1
+                await anyio.sleep_forever()
+            except BaseException:
+                yield 2
+                raise
+
+    async with RunnableLambda(same).abatch_iter(source(), config(max_concurrency=2)) as stream:
+        assert await anext(stream) == 1
+        await pause()

@@ -273,3 +273,50 @@ async def test_an_interrupt_in_a_single_call_is_raised_as_itself(first: bool) ->
     with pytest.raises(Interrupt):
         await chain.ainvoke(1)
     assert tasks() == before
+
+
+@pytest.mark.parametrize("uvloop", [False, True])
+@pytest.mark.parametrize("way", ["cancel", "later", "all"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_fork_a_branch_that_cancels_its_task_gives_no_output_and_ends_nobody_else(
+    way: str, batch: bool, uvloop: bool
+) -> None:
+    """Neither `None` in its place, nor the end of the group that the branches are in."""
+
+    async def disturbing(value: int) -> int:
+        await pause(1)
+        task = asyncio.current_task()
+        assert task is not None
+        if way == "later":
+            asyncio.get_running_loop().call_soon(task.cancel)
+        elif way == "cancel":
+            task.cancel()
+        else:
+            for helper in asyncio.all_tasks():
+                if helper.get_name() == "batchrt crew":
+                    helper.cancel()
+        await pause(3)
+        return value
+
+    async def fine(value: int) -> int:
+        await pause(6)
+        return value
+
+    async def main() -> None:
+        before = tasks()
+        forked: Runnable[int, Any] = RunnableParallel(b=fine, a=disturbing)
+        each = RunnableLambda(lambda value: disturbing(value) if value == 2 else fine(value)).map()
+        if batch:
+            chain = RunnableLambda(fine) | forked
+            outcomes: list[Any] = await chain.abatch([1, 2, 3], return_exceptions=True)
+            assert all(isinstance(outcome, StrayCancelledError) for outcome in outcomes)
+            assert await RunnableLambda(fine).abatch([1, 2]) == [1, 2]
+        else:
+            with pytest.raises(StrayCancelledError):
+                await forked.ainvoke(1)
+            with pytest.raises(StrayCancelledError):
+                await each.ainvoke([1, 2, 3])
+        await pause()
+        assert tasks() == before
+
+    anyio.run(main, backend="asyncio", backend_options={"use_uvloop": uvloop})

@@ -128,17 +128,85 @@ async def test_a_leaf_that_handles_an_error_of_nested_work_goes_on_with_a_slot()
 
 
 async def test_a_cancelled_leaf_unwinds_on_a_slot_that_is_overdrawn() -> None:
-    """No new leaf starts until it has ended, and then the books are even."""
+    """If it is the runtime that cancels it: then it does not go on."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
     with anyio.CancelScope() as scope:
+        strand.scopes = (scope,)
         async with strand.lending(newcomers=False):
-            assert slots.try_take()  # the nested work
+            assert slots.try_take()  # the nested work has it, and somebody waits
             scope.cancel()
             await pause()
-    assert slots.free == -1
+    assert slots._free == -1
     slots.give()
     assert not slots.try_take()
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_a_leaf_that_cancels_its_nested_work_waits_for_its_slot() -> None:
+    """It may go on, and so must not without one; also if another error or no error came of the work."""
+    slots, order = Slots(1), []
+    strand = strand_on(slots, has_slot=True)
+    assert slots.free == 0
+
+    async def leaf() -> None:
+        with anyio.CancelScope() as scope:
+            async with strand.lending(newcomers=False):
+                assert slots.try_take()
+                scope.cancel()
+                await pause()
+        order.append("leaf")
+        assert strand.has_slot
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(leaf)
+        await pause(10)
+        order.append("other")
+        slots.give()
+    assert order == ["other", "leaf"]
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_a_leaf_that_is_cancelled_while_it_takes_its_slot_back_waits_for_it_too() -> None:
+    slots, order = Slots(1), []
+    strand = strand_on(slots, has_slot=True)
+
+    async def leaf() -> None:
+        with anyio.CancelScope() as scope:
+            group.start_soon(cancel, scope)
+            async with strand.lending(newcomers=False):
+                assert slots.try_take()
+        order.append("leaf")
+        assert strand.has_slot
+
+    async def cancel(scope: anyio.CancelScope) -> None:
+        await pause()
+        scope.cancel()
+        await pause()
+        order.append("other")
+        slots.give()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(leaf)
+    assert order == ["other", "leaf"]
+    strand.close()
+    assert slots.free == 1
+
+
+async def test_a_leaf_in_debt_lends_what_it_owes() -> None:
+    """At cap 1: nested work that it begins on an overdrawn slot would wait for it for ever."""
+    slots = Slots(1)
+    strand = strand_on(slots, has_slot=True)
+    with anyio.CancelScope() as scope:
+        strand.scopes = (scope,)
+        async with strand.lending(newcomers=False):
+            scope.cancel()
+            await pause()
+    assert slots.free == 0
+    async with strand.lending(newcomers=False):
+        assert slots.free == 1
     strand.close()
     assert slots.free == 1
 
@@ -225,10 +293,12 @@ async def test_standing_in_lends_the_strands_own_slot() -> None:
 
 async def test_what_a_thread_waits_for_is_cancelled_now_and_from_now_on() -> None:
     strand, cancelled = strand_on(Slots(1)), []
-    with strand.visiting_thread():
-        with strand.watching(lambda: cancelled.append("first")):
-            strand.cancel_nested()
-        with strand.watching(lambda: cancelled.append("second")):
-            assert cancelled == ["first", "second"]
-    with strand.visiting_thread(), strand.watching(lambda: cancelled.append("third")):
+    strand.enter_thread()
+    with strand.watching(lambda: cancelled.append("first")):
+        strand.cancel_nested()
+    with strand.watching(lambda: cancelled.append("second")):
+        assert cancelled == ["first", "second"]
+    strand.leave_thread()
+    strand.enter_thread()
+    with strand.watching(lambda: cancelled.append("third")):
         assert cancelled == ["first", "second"]

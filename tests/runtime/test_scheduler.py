@@ -197,10 +197,40 @@ async def _some_async_generator() -> AsyncIterator[int]:
         yield value
 
 
+class NextAlone:
+    """What `for` and `list` take from `__iter__`, though it is no `collections.abc.Iterator`."""
+
+    def __init__(self) -> None:
+        self._left = iter(range(5))
+
+    def __next__(self) -> int:
+        return next(self._left)
+
+
+class Rows:
+    def __iter__(self) -> Any:
+        return NextAlone()
+
+
+class Dataset:
+    """A sequence of the old kind."""
+
+    def __getitem__(self, index: int) -> int:
+        return range(5)[index]
+
+
+class SizedDataset(Dataset):
+    def __len__(self) -> int:
+        return 5
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: [0, 1, 2, 3, 4],
+        Rows,
+        Dataset,
+        SizedDataset,
         lambda: (0, 1, 2, 3, 4),
         lambda: range(5),
         lambda: {0, 1, 2, 3, 4},
@@ -339,3 +369,119 @@ async def test_a_run_that_never_waits_lets_others_run() -> None:
         seen = rounds[0]
         group.cancel_scope.cancel()
     assert seen > 5
+
+
+class Said:
+    """Inputs that say they are `length`, if they say anything."""
+
+    def __init__(self, values: Any, length: Any) -> None:
+        self._values = values
+        self._length = length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+    def __len__(self) -> Any:
+        if isinstance(self._length, Exception):
+            raise self._length
+        return self._length
+
+
+@pytest.mark.parametrize("how", ["abatch", "iter", "batch", "batch_iter"])
+@pytest.mark.parametrize(
+    "length", [0, 2, 3, 4, 10**9, -1, None, 2.5, TypeError("no len()"), ZeroDivisionError()], ids=repr
+)
+async def test_scheduler_takes_a_length_for_a_hint(length: Any, how: str) -> None:
+    """What counts is where the inputs end; whatever asking for the length raises concerns nobody."""
+
+    async def leaf(value: int) -> int:
+        await pause(1)
+        return value
+
+    chain, inputs = RunnableLambda(leaf), Said([1, 2, 3], length)
+    for cap in (1, 2, None):
+        capped = config(max_concurrency=cap)
+        if how == "abatch":
+            assert await chain.abatch(inputs, capped) == [1, 2, 3]
+        elif how == "iter":
+            assert [output async for output in chain.abatch_iter(inputs, capped)] == [1, 2, 3]
+        elif how == "batch":
+            assert chain.batch(inputs, capped) == [1, 2, 3]
+        else:
+            assert list(chain.batch_iter(inputs, capped)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("cap", "seen"), [(1, [3, 2, 1, 0]), (3, [3, 2])])
+async def test_scheduler_sees_what_items_append_to_the_inputs(cap: int, seen: list[int]) -> None:
+    """As a `for` would: what is appended before the end is looked for, also by the last one."""
+    inputs = [3]
+
+    async def leaf(value: int) -> int:
+        await pause(1)
+        if value:
+            inputs.append(value - 1)
+        return value
+
+    outputs = await RunnableLambda(leaf).abatch(inputs, config(max_concurrency=cap))
+    assert outputs[: len(seen)] == seen  # with others under way, the end may be looked for early
+
+
+async def test_scheduler_wants_one_config_for_each_input_whatever_their_length_says() -> None:
+    configs: Any = [{}, {}]
+    with all_slots_come_back(), pytest.raises(ValueError, match="one config for each input: 2 for more"):
+        await RunnableLambda(pause).abatch(Said([1, 1, 1], 2), configs)
+
+
+async def test_map_and_lists_do_not_ask_for_lengths() -> None:
+    values: Any = Said([1, 1], 10**18)
+    assert await RunnableLambda(pause).map().ainvoke(values) == [None, None]
+
+
+@pytest.mark.parametrize("way", ["scope", "iter", "ainvoke", "swallowed"])
+@pytest.mark.parametrize("cap", [1, 4])
+async def test_scheduler_a_leaf_that_cancels_nested_work_goes_on_under_the_cap(cap: int, way: str) -> None:
+    """By a scope of its own; and so do those whose nested work held no slot, for it slept."""
+    watch = Watch()
+
+    async def failing(value: int) -> None:
+        with watch:
+            await pause(1)
+        raise Boom
+
+    inner = RunnableLambda(failing).with_retry(stop_after_attempt=10**6, wait_exponential_jitter=False)
+
+    async def work(value: int) -> None:
+        if way == "iter":
+            async for _ in inner.abatch_iter([value, value]):
+                pass
+        elif way == "ainvoke":
+            await inner.ainvoke(value)
+        else:
+            await inner.abatch([value, value])
+
+    async def leaf(value: int) -> int:
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                with anyio.CancelScope() as scope:
+                    group.start_soon(_cancel_later, scope)
+                    try:
+                        await work(value)
+                    except anyio.get_cancelled_exc_class():
+                        if way == "swallowed":
+                            with watch:
+                                pass
+                        raise
+                group.cancel_scope.cancel()
+            with watch:
+                await pause(2)
+        return value
+
+    with all_slots_come_back():
+        outputs = await RunnableLambda(leaf).abatch(range(3 * cap), config(max_concurrency=cap))
+    assert outputs == list(range(3 * cap))
+    assert watch.peak <= cap
+
+
+async def _cancel_later(scope: anyio.CancelScope) -> None:
+    await pause(20)
+    scope.cancel()

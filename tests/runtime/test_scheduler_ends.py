@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import signal
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.to_thread
+import httpx
 import pytest
+import trio
 
 from batchrt import (
+    ChatOpenAI,
     DeadlineExceededError,
     ItemTimeoutError,
+    Quota,
+    Runnable,
     RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    SpendingLimitError,
     StrayCancelledError,
 )
 
@@ -117,6 +129,58 @@ async def test_an_interrupt_in_a_leaf_ends_the_run_whatever_is_tolerated(kind: t
         await RunnableLambda(leaf).abatch(range(5), return_exceptions=True)
     assert caught.value is error
     await check_over(watch, before)
+
+
+async def _several(count: int) -> AsyncIterator[int]:
+    for value in range(count):
+        await pause(2)
+        yield value
+
+
+async def _endless() -> AsyncIterator[int]:
+    while True:
+        yield 1
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("how", ["abatch", "async inputs", "ainvoke", "fork", "lists", "stream"])
+def test_ctrl_c_on_trio_comes_as_itself(how: str) -> None:
+    """Trio raises it in the main task, inside of the run's nursery."""
+
+    class Lists(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int]) -> list[int]:
+            await anyio.sleep_forever()
+            return inputs
+
+    leaf: Runnable[float, Any] = RunnableLambda(anyio.sleep)
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGINT)  # raised at the next checkpoint
+        if how == "abatch":
+            await leaf.abatch([1e6] * 3)
+        elif how == "async inputs":
+            await leaf.abatch(_endless())
+        elif how == "stream":
+            await anext(leaf.abatch_iter([1e6] * 3))
+        else:
+            chains = {
+                "ainvoke": leaf,
+                "fork": RunnableParallel(a=leaf, b=leaf),
+                "lists": RunnableParallel(a=Lists(), b=Lists()),
+            }
+            await chains[how].ainvoke(1e6)
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trio.run(_unprotected, main)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _unprotected(main: Any) -> None:
+    await main()
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
@@ -239,25 +303,126 @@ def test_a_stray_cancellation_from_the_inputs_is_raised_as_one() -> None:
     asyncio.run(main())
 
 
-def test_a_leaf_that_cancels_the_task_it_runs_in_ends_the_run_with_an_error() -> None:
+@pytest.mark.parametrize("how", ["waits", "returns", "swallows", "later"])
+@pytest.mark.parametrize("cap", [1, 3])
+@pytest.mark.parametrize("kind", [range, _several])
+def test_an_item_that_cancels_its_own_task_harms_no_other(how: str, cap: int, kind: Any) -> None:
+    """A worker's task is put right between items, and while it waits for the next."""
     watch = Watch()
 
     async def leaf(value: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
         with watch:
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
-            await asyncio.sleep(0)
+            if value == 1 and how == "later":
+                asyncio.get_running_loop().call_later(0.002, task.cancel)
+            elif value == 1:
+                task.cancel()
+            if value == 1 and how == "swallows":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+            elif how != "returns" or value != 1:
+                await pause(3)
         return value
 
     async def main() -> None:
         before = tasks()
-        for inputs in (range(3), range(1)):
-            with pytest.raises(StrayCancelledError):
-                await RunnableLambda(leaf).abatch(inputs, return_exceptions=True)
-            await check_over(watch, before)
+        with all_slots_come_back():
+            outputs: list[Any] = await RunnableLambda(leaf).abatch(
+                kind(6), config(max_concurrency=cap), return_exceptions=True
+            )
+        wrong = [value for value, output in enumerate(outputs) if output != value]
+        if how != "later":  # then it meets whatever the task is at
+            assert wrong == ([1] if how == "waits" else [])
+        assert len(wrong) <= 1
+        assert all(isinstance(outputs[value], StrayCancelledError) for value in wrong)
+        await check_over(watch, before)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("what", ["scope", "cancelled scope", "deadline", "group"])
+@pytest.mark.parametrize("how", ["plain", "timeout", "fork", "map"])
+async def test_an_item_that_leaves_a_scope_open_harms_no_other(what: str, how: str) -> None:
+    """A worker's task goes on with the next item as if nothing had been, and a group's tasks have ended."""
+    before = tasks()
+
+    async def leaf(value: int) -> int:
+        if value == 1:
+            if what == "group":
+                group = anyio.create_task_group()
+                await group.__aenter__()
+                group.start_soon(anyio.sleep_forever)
+            else:
+                soon = anyio.current_time() + 0.001
+                scope = anyio.CancelScope(deadline=soon if what == "deadline" else math.inf)
+                scope.__enter__()
+                if what == "cancelled scope":
+                    scope.cancel()
+        await anyio.sleep(0.005)
+        return value
+
+    async def other(_: int) -> None:
+        await pause(2)
+
+    chain: Any = RunnableLambda(leaf)
+    inputs: list[Any] = list(range(4))
+    timeout = config(timeout=100) if how == "timeout" else config()
+    if how == "fork":
+        chain = RunnableParallel(a=chain, b=other)
+    if how == "map":
+        chain, inputs = chain.map(), [[value] for value in inputs]
+    for cap in (1, 2):
+        with all_slots_come_back():
+            outputs = await chain.abatch(
+                inputs, config(max_concurrency=cap, **timeout), return_exceptions=True
+            )
+        assert [isinstance(output, Exception) for output in outputs] == [False, True, False, False]
+        assert isinstance(outputs[1], RuntimeError | StrayCancelledError)
+    assert tasks() == before
+
+
+async def _raises_at_once(value: int) -> int:
+    if value == 1:
+        raise GeneratorExit
+    return value
+
+
+def _raises_in_a_thread(value: int) -> int:
+    if value == 1:
+        raise GeneratorExit
+    return value
+
+
+@pytest.mark.parametrize("leaf", [_raises_at_once, _raises_in_a_thread])
+async def test_generator_exit_is_its_items_error(leaf: Any) -> None:
+    """It says that a coroutine is closed, and none is."""
+    chain: Any = RunnableLambda(leaf)
+    made: Any
+    for made in (chain, chain | RunnablePassthrough(), RunnableParallel(a=chain, b=_raises_at_once)):
+        outputs = await made.abatch(range(3), return_exceptions=True)
+        assert [isinstance(output, RuntimeError) for output in outputs] == [False, True, False]
+        with pytest.raises(RuntimeError, match="GeneratorExit"):
+            await made.ainvoke(1)
+    with pytest.raises(RuntimeError, match="GeneratorExit"):
+        await anyio.to_thread.run_sync(chain.invoke, 1)
+
+
+def test_a_loop_that_is_torn_down_starts_no_more_items() -> None:
+    """Then every task is cancelled, workers as well: that is no item's doing."""
+    started: list[int] = []
+
+    async def leaf(value: int) -> None:
+        started.append(value)
+        await asyncio.sleep(1e6)
+
+    async def main() -> None:
+        run = asyncio.create_task(RunnableLambda(leaf).abatch(range(9), config(max_concurrency=2)))
+        await until(lambda: len(started) == 2)
+        del run
+
+    asyncio.run(main())
+    assert started == [0, 1]
 
 
 # Time
@@ -343,3 +508,163 @@ def test_a_deadline_inside_an_item_is_the_items_error() -> None:
         assert type(outputs[1]) is DeadlineExceededError
 
     on_trio(main)
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenBoom(Boom):
+    name: str = "frozen"
+
+
+class FalsyBoom(Boom):
+    def __bool__(self) -> bool:
+        return False
+
+
+class EmptyBoom(Boom):
+    def __len__(self) -> int:
+        return 0
+
+
+class DelegatingBoom(Boom):
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class NotedBoom(Boom):
+    __notes__: Any = None
+
+    def add_note(self, note: str) -> None:
+        raise OSError
+
+    def with_traceback(self, trace: Any) -> Any:
+        raise OSError
+
+
+class UnequalBoom(Boom):
+    __hash__: Any = None
+
+    def __eq__(self, other: object) -> bool:
+        raise OSError
+
+
+class UntouchableBoom(Boom):
+    def __getattribute__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+@pytest.mark.parametrize(
+    "boom",
+    [FrozenBoom, FalsyBoom, EmptyBoom, DelegatingBoom, NotedBoom, UnequalBoom, UntouchableBoom],
+)
+async def test_an_error_is_raised_and_returned_as_itself_whatever_it_is(boom: type[Boom]) -> None:
+    """An exception may be frozen, false, or raise when it is looked at: no slot is lost."""
+
+    async def fail(value: int) -> int:
+        await pause(1)
+        raise boom
+
+    def fail_in_thread(value: int) -> int:
+        raise boom
+
+    class Lists(Runnable[int, int]):
+        async def abatch_native(self, values: list[int]) -> list[Any]:
+            if len(values) % 2:
+                raise boom
+            return [boom() for _ in values]
+
+    async def nested(value: int) -> Any:
+        return await failing.abatch([value, value])
+
+    failing = RunnableLambda(fail)
+    chains: list[Any] = [
+        failing,
+        RunnableLambda(fail_in_thread),
+        Lists(),
+        RunnableLambda(nested),
+        RunnableLambda(lambda value: failing.batch([value])),
+        RunnableLambda(lambda value: list(failing.batch_iter([value]))),
+        RunnableLambda(failing.invoke),
+        RunnableParallel(a=failing, b=RunnableLambda(fail_in_thread)),
+        failing.with_retry(stop_after_attempt=2, wait_exponential_jitter=False),
+        failing.with_fallbacks([RunnableLambda(fail_in_thread)]),
+        failing.with_config(timeout=10, max_concurrency=1),
+    ]
+    for chain in chains:
+        with all_slots_come_back():
+            outcomes = await chain.abatch([1, 2, 3], config(max_concurrency=1), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [boom] * 3
+            result = await chain.arun([1, 2])
+            assert [outcome.status for outcome in result] == ["failed", "failed"]
+            for call in (chain.abatch([1, 2, 3], config(max_concurrency=1)), chain.ainvoke(1)):
+                kind = None
+                try:
+                    await call
+                except Boom as error:
+                    kind = type(error)
+                assert kind is boom
+
+
+def test_a_native_timeout_around_nested_work_is_a_timeout() -> None:
+    """Also if scopes in the nested work are on their way out, which AnyIO counts as the group's."""
+
+    async def slow(value: int) -> None:
+        await asyncio.sleep(10)
+
+    async def scoped(value: int) -> None:
+        with anyio.move_on_after(0.001):
+            await RunnableLambda(slow).abatch([value, value])
+        await asyncio.sleep(10)
+
+    async def leaf(value: int) -> str:
+        try:
+            async with asyncio.timeout(0.004):
+                await RunnableLambda(scoped).abatch([value, value])
+        except TimeoutError:
+            return "timeout"
+        return "nothing"
+
+    async def main() -> None:
+        for _ in range(5):
+            outcomes = await RunnableLambda(leaf).abatch(range(7), config(max_concurrency=3))
+            assert outcomes == ["timeout"] * 7
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["abatch", "iter", "as_completed", "batch", "tolerant", "empty"])
+def test_nested_runs_begun_after_the_spending_limit_say_so(how: str) -> None:
+    """An empty list of outputs would be a wrong result, just where money runs out."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        message = {"role": "assistant", "content": "hi"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return httpx.Response(200, json={"choices": [choice], "usage": usage})
+
+    model = ChatOpenAI("m", api_key="k", transport=httpx.MockTransport(answer), quota=Quota())
+    seen: list[Any] = []
+
+    async def leaf(value: int) -> None:
+        with pytest.raises(SpendingLimitError):
+            await model.abatch(["a"] * 10)
+        inputs = ["a"] * 3
+        if how == "empty":
+            seen.append(await model.abatch([]))
+        elif how == "tolerant":
+            seen.extend(type(output) for output in await model.abatch(inputs, return_exceptions=True))
+        else:
+            with pytest.raises(SpendingLimitError):
+                if how == "abatch":
+                    await model.abatch(inputs)
+                elif how == "iter":
+                    seen.extend([output async for output in model.abatch_iter(inputs)])
+                elif how == "as_completed":
+                    seen.extend([pair async for pair in model.abatch_as_completed(iter(inputs))])
+                else:
+                    await anyio.to_thread.run_sync(model.batch, inputs)
+
+    async def main() -> None:
+        await RunnableLambda(leaf).arun([1], config(max_tokens_total=20))
+
+    anyio.run(main)
+    assert seen == {"empty": [[]], "tolerant": [SpendingLimitError] * 3}.get(how, [])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
+from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
+from batchrt import RunnableLambda
 from batchrt.runtime.slots import Slots, Waiter
 
-from .harness import in_thread, pause
+from .harness import config, in_thread, pause
 
 pytestmark = pytest.mark.anyio
 
@@ -121,6 +125,48 @@ async def test_a_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_offer
         await got.wait()
 
 
+async def test_offer_lets_as_many_newcomers_in_as_there_are_slots() -> None:
+    slots = Slots(3)
+    assert all(slots.try_take() for _ in range(3))
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(partial(slots.take, newcomer=True))
+        await pause()
+        for _ in range(3):
+            slots.give(newcomers=False)
+        assert slots.free == 3
+        slots.offer()
+    assert slots.free == 0
+
+
+async def test_slots_are_never_waited_for_by_code_that_interrupts_them() -> None:
+    """A finalizer or a signal handler may run inside of any method, in its thread: nothing is lost."""
+    slots, order = Slots(1, Slots(1)), []
+    assert slots.try_take()
+
+    async def wait() -> None:
+        assert await slots.take()
+        order.append("waiter")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await pause()
+        with slots._lock:
+            # As from the frame of a method that was interrupted here.
+            assert not slots.try_take()
+            slots.take_now()
+            slots.give()
+            slots.give()
+            slots.offer()
+            assert slots.wanted()
+            assert slots._free == 0
+        slots.offer()
+    assert order == ["waiter"]
+    assert slots.free == 0
+    slots.give()
+    assert slots.free == 1
+
+
 async def test_nobody_overtakes_who_waits() -> None:
     slots = Slots(1)
     assert slots.try_take()
@@ -179,6 +225,19 @@ async def test_a_waiter_withdrawn_before_it_waits_gets_nothing() -> None:
     assert slots.free == 1
 
 
+async def test_waiter_that_is_withdrawn_and_cancelled_at_once_gives_nothing_back() -> None:
+    """Nor twice, if it is withdrawn twice: it never had a slot."""
+    slots, waiter = Slots(1), Waiter()
+    assert slots.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(slots.take, waiter)
+        await pause()
+        assert waiter.withdraw()
+        assert waiter.withdraw()
+        group.cancel_scope.cancel()
+    assert slots.free == 0
+
+
 async def test_a_granted_slot_cannot_be_withdrawn() -> None:
     slots, waiter = Slots(1), Waiter()
     assert await slots.take(waiter)
@@ -226,3 +285,33 @@ def test_threads_and_loops_that_fight_for_slots_never_hold_too_many() -> None:
     in_thread(run_all)
     assert max(peaks) <= 2
     assert slots.free == 2
+
+
+@pytest.mark.parametrize("how", ["abatch", "ainvoke"])
+@pytest.mark.parametrize("cap", [1, 2])
+def test_slots_of_a_loop_that_was_closed_with_tasks_in_it_come_back(how: str, cap: int) -> None:
+    """A function may start a loop of its own for nested work, and not wait for its end."""
+
+    async def inner(value: int) -> int:
+        await anyio.sleep_forever()
+        return value
+
+    nested: RunnableLambda[Any, Any] = RunnableLambda(inner)
+
+    def leaf(value: int) -> int:
+        async def main() -> None:
+            for _ in range(3):
+                work = nested.abatch(range(3)) if how == "abatch" else nested.ainvoke(1)
+                left.append(asyncio.get_running_loop().create_task(work))
+            await pause()
+
+        left: list[asyncio.Task[Any]] = []
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+        for task in left:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        return value
+
+    chain = RunnableLambda(leaf)
+    assert in_thread(partial(chain.batch, range(6), config(max_concurrency=cap))) == list(range(6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from contextvars import ContextVar
@@ -12,9 +13,10 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from batchrt import ItemTimeoutError, RunnableLambda
+from batchrt import ItemTimeoutError, Runnable, RunnableLambda
+from batchrt.runtime.loops import LoopHandle
 
-from .harness import Boom, Watch, all_slots_come_back, check_over, config, in_thread, tasks, until
+from .harness import Boom, Watch, all_slots_come_back, check_over, config, in_thread, pause, tasks, until
 
 pytestmark = pytest.mark.anyio
 
@@ -309,3 +311,60 @@ def test_invoke_sets_nothing_in_the_callers_context() -> None:
         assert variable.get() == "caller"
 
     in_thread(main)
+
+
+async def test_call_in_thread_awaits_what_the_function_returns_on_the_loop() -> None:
+    """A plain wrapper of an async function is one more way to be async."""
+    threads: list[int] = []
+
+    async def work(value: int) -> int:
+        threads.append(threading.get_ident())
+        await pause(1)
+        return value + 1
+
+    class Step(Runnable[int, int]):
+        def invoke(self, input: int, config: Any = None, **_: Any) -> Any:  # noqa: A002
+            return work(input)
+
+    class Awaitable:
+        def __await__(self) -> Any:
+            return work(1).__await__()
+
+    steps: list[Any] = [
+        RunnableLambda(lambda value: work(value)),  # noqa: PLW0108
+        RunnableLambda(lambda _value: Awaitable()),
+        Step(),
+        Step() | RunnableLambda(lambda value: value),
+    ]
+    for step in steps:
+        assert await step.abatch([1, 1]) == [2, 2]
+        assert await step.ainvoke(1) == 2
+        assert set(threads) == {threading.get_ident()}
+        assert await anyio.to_thread.run_sync(step.invoke, 1) == 2
+        assert step.batch([1]) == [2]
+        assert RunnableLambda(lambda value, step=step: step.invoke(value)).batch([1]) == [2]
+        threads.clear()
+
+
+async def test_call_in_thread_that_is_cancelled_leaves_no_coroutine_behind(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """That nobody will await."""
+    begun, go = anyio.Event(), threading.Event()
+    loop = LoopHandle.current()
+
+    async def work() -> None:
+        raise AssertionError
+
+    def function(value: int) -> Any:
+        loop.call(begun.set)
+        go.wait(10)
+        return work()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(RunnableLambda(function).ainvoke, 1)
+        await begun.wait()
+        group.cancel_scope.cancel()
+        go.set()
+    gc.collect()
+    assert not [str(warning.message) for warning in recwarn if "never awaited" in str(warning.message)]
