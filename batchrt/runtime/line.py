@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Final, TypeAlias
 
 from batchrt.errors import ProviderError
 from batchrt.runtime.loops import Alarm, LoopHandle
 from batchrt.runtime.passage import Passage
 
-__all__ = ["Desk", "Line"]
+__all__ = ["Desk", "Line", "Turns"]
 
 _TOO_EARLY: Final = 0.0005
 """Seconds: event loops are no more exact than a millisecond."""
@@ -59,8 +60,78 @@ class Desk:
                 self.loop.call(self.ring)
 
 
+class Turns:
+    """Queue passages: of each run the first first, and one of each run after the other.
+
+    As long as a single run waits this is a deque.
+    """
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[object, deque[Passage]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def __iter__(self) -> Iterator[Passage]:
+        return chain.from_iterable(self._queues.values())
+
+    def __getitem__(self, index: int) -> Passage:
+        """Return the next, for 0."""
+        assert index == 0
+        return next(iter(self._queues.values()))[0]
+
+    def append(self, passage: Passage) -> None:
+        """Add `passage` behind those of its run."""
+        queue = self._queues.get(passage.run)
+        if queue is None:
+            queue = self._queues[passage.run] = deque()
+        queue.append(passage)
+
+    def appendleft(self, passage: Passage) -> None:
+        """Add `passage` before those of its run, whose turn it is then."""
+        queue = self._queues.get(passage.run)
+        if queue is None:
+            queue = self._queues[passage.run] = deque()
+        queue.appendleft(passage)
+        self._queues.move_to_end(passage.run, last=False)
+
+    def popleft(self) -> Passage:
+        """Take the next out; its run's next turn comes after those of the others."""
+        run, queue = next(iter(self._queues.items()))
+        passage = queue.popleft()
+        if not queue:
+            del self._queues[run]
+        elif len(self._queues) > 1:
+            self._queues.move_to_end(run)
+        return passage
+
+    def remove(self, passage: Passage) -> None:
+        """Take `passage` out."""
+        queue = self._queues[passage.run]
+        queue.remove(passage)
+        if not queue:
+            del self._queues[passage.run]
+
+    def clear(self) -> None:
+        """Take all out."""
+        self._queues.clear()
+
+    def extend(self, passages: Iterable[Passage]) -> None:
+        """Add all of `passages`."""
+        for passage in passages:
+            self.append(passage)
+
+
+Queue: TypeAlias = "deque[Passage] | Turns"
+
+
 class Line:
     """Keep who waits, first come first served; not safe by itself to use from several threads.
+
+    Runs take turns, so that a single request does not wait for all of a batch that came before it.
 
     Who was sent before goes first. Who has the patience to wait for a provider that is down is parked.
 
@@ -70,7 +141,7 @@ class Line:
 
     def __init__(self, look: Look) -> None:
         self._look = look
-        self._first: deque[Passage] = deque()
+        self._first = Turns()
         self._again: deque[Passage] = deque()
         self._parked: deque[Passage] = deque()
         self._desks: dict[object, Desk] = {}
@@ -87,7 +158,7 @@ class Line:
 
     def join(self, passage: Passage, *, parked: bool) -> bool:
         """Add `passage`; return whether it is the first in its row."""
-        queue = self._parked if parked else self._again if passage.again else self._first
+        queue: Queue = self._parked if parked else self._again if passage.again else self._first
         if parked:
             self._least_patience = min(self._least_patience, passage.patience)
         queue.append(passage)
@@ -101,14 +172,12 @@ class Line:
 
     def head(self) -> Passage | None:
         """Return who is to be let in next, if the provider is there."""
-        for queue in (self._again, self._first):
-            if self._alive(queue):
-                return queue[0]
-        return None
+        queues: tuple[Queue, ...] = (self._again, self._first)
+        return next((queue[0] for queue in queues if self._alive(queue)), None)
 
     def pop(self) -> Passage:
         """Take `head()` out."""
-        return (self._again or self._first).popleft()
+        return self._again.popleft() if self._again else self._first.popleft()
 
     def looker(self) -> Passage | None:
         """Return who is to look next whether the provider is back."""
@@ -118,21 +187,33 @@ class Line:
         """Take `looker()` out."""
         return self._parked.popleft()
 
-    def _alive(self, queue: deque[Passage]) -> bool:
+    def _queues(self) -> tuple[Queue, ...]:
+        return self._again, self._first, self._parked
+
+    def drop_closed(self) -> None:
+        """Take out what waits on event loops that have ended: nothing will wait there any more."""
+        for token, desk in list(self._desks.items()):
+            if not desk.loop.is_open():
+                del self._desks[token]
+        for queue in self._queues():
+            for passage in queue:
+                passage.withdrawn = passage.withdrawn or not (passage.loop is None or passage.loop.is_open())
+
+    def _alive(self, queue: Queue) -> bool:
         while queue and queue[0].withdrawn:
             queue.popleft()
         return bool(queue)
 
     def take_out(self, passage: Passage) -> None:
         """Take `passage` out, wherever it is."""
-        for queue in (self._again, self._first, self._parked):
+        for queue in self._queues():
             if passage in queue:
                 queue.remove(passage)
 
     def tidy(self) -> None:
         """Note that one more does not wait any longer; those behind somebody are taken out in time."""
         self._withdrawn += 1
-        rows = (self._again, self._first, self._parked)
+        rows = self._queues()
         if self._withdrawn > _FEW and 2 * self._withdrawn > sum(map(len, rows)):
             self._withdrawn = 0
             for row in rows:
@@ -142,7 +223,8 @@ class Line:
 
     def park(self) -> None:
         """Have those who have the patience wait until the provider is back."""
-        for queue in (self._again, self._first):
+        queues: tuple[Queue, ...] = (self._again, self._first)
+        for queue in queues:
             waiting = list(queue)
             queue.clear()
             for passage in waiting:
@@ -156,18 +238,19 @@ class Line:
         """Have them in the line again: the provider is back."""
         while self._parked:
             passage = self._parked.pop()
-            (self._again if passage.again else self._first).appendleft(passage)
+            queue: Queue = self._again if passage.again else self._first
+            queue.appendleft(passage)
 
     def turn_away(self, why: Callable[[Passage], ProviderError | None]) -> None:
         """Let those go for whom `why` gives a reason."""
-        for queue in (self._again, self._first, self._parked):
+        for queue in self._queues():
             self._turn_away(queue, why)
 
     def turn_away_parked(self, why: Callable[[Passage], ProviderError | None]) -> None:
         """Let those of the parked go for whom `why` gives a reason."""
         self._turn_away(self._parked, why)
 
-    def _turn_away(self, queue: deque[Passage], why: Callable[[Passage], ProviderError | None]) -> None:
+    def _turn_away(self, queue: Queue, why: Callable[[Passage], ProviderError | None]) -> None:
         for passage in queue:
             error = None if passage.withdrawn else why(passage)
             if error is not None:

@@ -84,6 +84,17 @@ class LoopHandle:
         native = self._native
         return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
 
+    def is_open(self) -> bool:
+        """Whether the loop has not ended yet."""
+        native = self._native
+        if isinstance(native, asyncio.AbstractEventLoop):
+            return not native.is_closed()
+        try:
+            native.run_sync_soon(_nothing)
+        except sys.modules["trio"].RunFinishedError:
+            return False
+        return True
+
     def same(self, other: LoopHandle) -> bool:
         """Whether both are handles on one loop."""
         return self._native is other._native
@@ -147,6 +158,10 @@ class LoopHandle:
 
         trio: Any = sys.modules["trio"]
         return trio.lowlevel.spawn_system_task(main, context=context, name=name)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Alarm:

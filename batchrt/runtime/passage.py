@@ -32,6 +32,7 @@ class Passage(Charge):
         beside: requests that were under way when it was sent, less those that turned out to be refused.
         verdict: what became of it, for the evidence of limits (`refusal_log.py`).
         loop: the event loop it is sent from.
+        run: the outermost run that it belongs to.
         parallel: it was refused since too many were in flight, as the reply says.
         told: what the reply says about limits.
         reservation: what was set aside for it of what its run may spend.
@@ -51,6 +52,7 @@ class Passage(Charge):
         "parallel",
         "patience",
         "reservation",
+        "run",
         "signal",
         "size",
         "told",
@@ -83,6 +85,7 @@ class Passage(Charge):
         self.asked_at: float = 0.0
         self.parallel: bool = False
         self.told: Sequence[Standing] = ()
+        self.run: object = None
         self.reservation: Reservation | None = None
         self.error: BatchError | None = None
         self.loop: LoopHandle | None = None

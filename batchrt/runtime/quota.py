@@ -48,7 +48,7 @@ from batchrt.runtime.events import (
 )
 from batchrt.runtime.found_limits import FoundLimits, Wave
 from batchrt.runtime.line import Line
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.loops import LoopHandle, Signal
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.refusal_log import UNKNOWN
 from batchrt.runtime.retries import Retries
@@ -73,7 +73,7 @@ LIMITS: Final[dict[str, tuple[Unit, Period]]] = {
 
 _log: Final = logging.getLogger("batchrt")
 
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 16
 """Requests that are sent at once to a provider about which nothing is known."""
 _BARE_SHARE: Final = 4
 _SEVERAL: Final = 4
@@ -199,6 +199,7 @@ class Quota:
         self._clock = Clock()
         self._in_flight = 0
         self._under_way: set[Passage] = set()
+        self._loops: dict[object, LoopHandle] = {}
         self._blocking: dict[Passage, Blockades] = {}
         self._began = False
         self._start: SlowStart | None = None
@@ -303,7 +304,11 @@ class Quota:
         await strand.take()
         self._clock = strand.run.clock
         now = strand.run.now()
-        passage.loop = strand.run.loop
+        loop = strand.run.loop
+        assert loop is not None
+        passage.loop, passage.run = loop, strand.run.outermost
+        if loop.token not in self._loops:
+            self._meet(loop, strand.run.now())
         passage.asked_at = now
         waited = False
         while not self._enter(passage, now):
@@ -322,6 +327,16 @@ class Quota:
             if waited:
                 self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
             self.events.tell(Sent(self._in_flight, passage.tokens))
+
+    def _meet(self, loop: LoopHandle, now: float) -> None:
+        """Remember an event loop, and forget what those that have ended left under way or waiting."""
+        with self._lock:
+            self._loops = {token: other for token, other in self._loops.items() if other.is_open()}
+            self._loops[loop.token] = loop
+            self._line.drop_closed()
+            for passage in list(self._under_way):
+                if passage.loop is not None and not passage.loop.is_open():
+                    self.abandoned(passage, now)
 
     async def _take_soon(self, passage: Passage, strand: Strand) -> bool:
         """Return whether a slot is there within a moment; meanwhile the place of `passage` is kept."""

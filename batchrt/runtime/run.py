@@ -127,6 +127,14 @@ class Run:
         return self.loop is not None and other.loop is not None and self.loop.same(other.loop)
 
     @property
+    def outermost(self) -> Run:
+        """The run that this one is nested in, however deep; itself if it is in none."""
+        run = self
+        while run._nested_in is not None:
+            run = run._nested_in
+        return run
+
+    @property
     def offset(self) -> float:
         """What to add to its loop's time for the time that all loops have in common."""
         if self._offset is None:

@@ -920,3 +920,75 @@ def test_statistics_tell_how_it_stands(backend: str) -> None:
         assert all(1 <= event.in_flight <= 2 for event in sent)
 
     virtually(backend, main)
+
+
+# Runs beside one another, and loops that end
+
+
+@on_both
+def test_line_gives_runs_turns(backend: str) -> None:
+    """A single request that comes behind a batch is sent next, not last."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        batch, single = Counter(quota), Counter(quota)
+        async with anyio.create_task_group() as group:
+            for number in range(50):
+                batch.start(group, number, seconds=1)
+            await pause()
+            single.start(group, "single", seconds=1)
+        assert single.times == pytest.approx([2])
+        assert batch.times == pytest.approx([0, 1, *range(3, 51)])
+
+    virtually(backend, main)
+
+
+def test_line_forgets_what_waits_on_a_loop_that_has_ended() -> None:
+    """And so do the requests that were under way there: neither holds anybody up."""
+    quota = Quota(max_in_flight=1)
+
+    async def leave_behind() -> None:
+        counter = Counter(quota)
+        loop = asyncio.get_running_loop()
+        for name in ("under way", "waiting"):
+            left.append(loop.create_task(counter.send(name, seconds=1000)))
+        await anyio.sleep(0.01)
+        assert counter.names == ["under way"]
+
+    left: list[Any] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_behind())
+    loop.close()
+
+    async def main() -> None:
+        counter = Counter(quota)
+        with anyio.fail_after(5):
+            await counter.send("next")
+        assert counter.names == ["next"]
+        assert is_idle(quota)
+
+    asyncio.run(main())
+    for task in left:
+        task._log_destroy_pending = False
+        task.get_coro().close()
+
+
+def test_slot_of_a_run_is_waited_for_without_a_place_at_the_quota() -> None:
+    """Another run is not held up by one whose slots are busy with something else."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        slow, other = Counter(quota, slots=1), Counter(quota)
+        async with anyio.create_task_group() as group:
+            other.start(group, "first", seconds=1)
+            await pause()
+            slow.start(group, "slotless")
+            await pause()
+            group.start_soon(_occupy, slow.run.slots, 100)
+            await pause()
+            other.start(group, "second", seconds=1)
+        assert other.times == pytest.approx([0, 1], abs=0.1)
+        assert slow.times == pytest.approx([100], abs=0.1)
+        assert is_idle(quota)
+
+    virtually("trio", main)
