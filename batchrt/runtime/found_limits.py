@@ -37,6 +37,10 @@ _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
 _LEAST_CUT: Final = 0.7
 """What is left of a rate after a refusal or two, at the least."""
+_AS_EXPECTED: Final = 0.9
+"""The share of a rate that was let in between two refusals, from which on the rate explains them."""
+_CLEAR: Final = 0.15
+"""The share of the refusals that a rate leaves unexplained where there is no doubt about it."""
 _SURPRISES: Final = 3
 """Refusals below the rate that is kept to after which it is no explanation."""
 _DISPROOF: Final = 6.0
@@ -234,14 +238,16 @@ class FoundLimits:
     def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
         base = self.rate.base
-        if base is None or explanation.rate >= base or self.rate.probed(wave.at):
+        clear = explanation.unexplained <= _CLEAR * explanation.refused
+        if base is None or clear or explanation.rate >= base or self.rate.probed(wave.at):
             self._surprises = 0
             return True
         self._surprises += 1
         return self._surprises < _SURPRISES
 
     def _is_credible(self, explanation: Explanation, now: float) -> bool:
-        if now >= self._sceptical_until:
+        clear = explanation.refused >= _DISPROOF and explanation.unexplained <= _CLEAR * explanation.refused
+        if clear or now >= self._sceptical_until:
             return True
         return explanation.refused > _MANY * self._doubted_share
 
@@ -263,21 +269,20 @@ class FoundLimits:
             self.in_flight.drop()
 
     def _surprise(self, wave: Wave, now: float) -> None:
-        if self.rate.probed(wave.at):
+        """Lower a rate that is believed by what was let in since; give it up where that did not help."""
+        rate, base = self.log.rate_between_refusals(now), self.rate.base
+        assert base is not None
+        if self.rate.probed(wave.at) or (rate is not None and rate >= _AS_EXPECTED * base):
             self._surprises = 0
         else:
             self._surprises += 1
         if self._surprises >= _SURPRISES:
             self._believe_nothing(now)
+        elif rate is None:
+            self.rate.refused(wave.wait, wave.at)
         else:
-            rate = self.log.rate_between_refusals(now)
-            base = self.rate.base
-            assert base is not None
-            if rate is not None:
-                grown = self.rate.rate or base
-                self.rate.found(max(min(rate, grown), _LEAST_CUT * base), grown, wave.wait, wave.at)
-            else:
-                self.rate.refused(wave.wait, wave.at)
+            grown = self.rate.rate or base
+            self.rate.found(max(min(rate, grown), _LEAST_CUT * base), grown, wave.wait, wave.at)
 
     def _believe_nothing(self, now: float) -> None:
         self.unexplained = max(self.unexplained + 1, _CERTAIN)

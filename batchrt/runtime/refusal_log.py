@@ -47,6 +47,7 @@ _BURSTS: Final = (1.0, 2.0, 4.0, 10.0, 30.0, 100.0, math.inf)
 """Bucket sizes that are tried: what comes into a full bucket is lost, and only its size tells how much."""
 _FACTORS: Final = (0.5, 0.7, 0.85, 0.93, 1.0, 1.08, 1.2, 1.5, 2.0, 3.0, 5.0)
 _LEADERS: Final = 6
+_FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
@@ -185,13 +186,18 @@ class RefusalLog:
         return sum(weight for _, _, refused, weight in self._events(now) if refused)
 
     def rate_between_refusals(self, now: float) -> float | None:
-        """Return what was let in since the refusal before the last, a second; `None` for too few."""
+        """Return how much was let in a second between the last refusal and one before; `None` for too little.
+
+        Each end is off by up to a token, so that the refusal before is one that is far enough away.
+        """
         events = self._events(now)
         places = [place for place, event in enumerate(events) if event[2]]
-        if len(places) < 2:  # noqa: PLR2004
+        if not places:
             return None
         last = places[-1]
-        first = next((place for place in reversed(places[:-1]) if last - place > _FEW_BETWEEN), None)
+        far = [place for place in places[:-1] if last - place > _FAR_ENOUGH]
+        near = [place for place in places[:-1] if last - place > _FEW_BETWEEN]
+        first = far[-1] if far else near[0] if near else None
         if first is None or events[last][0] <= events[first][0]:
             return None
         let_in = sum(not refused for _, _, refused, _ in events[first:last])
