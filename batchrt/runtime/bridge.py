@@ -52,11 +52,6 @@ IN_MEMORY: Final[tuple[type[Any], ...]] = (
 """What any thread may iterate over: there is no code of the caller's behind it."""
 
 
-SIGNAL_SECONDS: Final = 1.0
-"""How long a waiting thread may sleep on. A signal that arrives between Python's last look for one and the
-system call that waits does not end that call: without a bound, the first Ctrl-C could be lost."""
-
-
 class LoopEndedError(RuntimeError):
     """Say that an event loop has ended, and what belonged to it with it."""
 
@@ -70,13 +65,7 @@ class Caller:
 
     def wait(self, token: object) -> None:
         """Serve until `release(token)`."""
-        while True:
-            try:
-                request = self._mail.get(timeout=SIGNAL_SECONDS)
-            except queue.Empty:
-                continue  # and Python handles a signal that came as the wait began
-            if request is token:
-                return
+        while (request := self._mail.get()) is not token:
             self._serve(request)
 
     def poll(self, token: object) -> None:
