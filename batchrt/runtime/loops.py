@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self, TypeVar, cast
 
 import anyio
@@ -462,7 +462,7 @@ class _AsyncioHost(Host):
     def __init__(self) -> None:
         self._task: Any = asyncio.current_task()
         # Of another AnyIO, this would be another name: then no scope is looked for.
-        self._state: Any = getattr(_anyio_asyncio(), "_task_states", {}).get(self._task) or _NoScopes
+        self._state: Any = _anyio_task_states().get(self._task) or _NoScopes
         self._base: Any = self._state.cancel_scope
 
     def is_disturbed(self) -> bool:
@@ -519,8 +519,9 @@ class _TrioHost(Host):
         return left_open
 
 
-def _anyio_asyncio() -> Any:
-    """Return what AnyIO runs asyncio with."""
+@cache
+def _anyio_task_states() -> Any:
+    """Return what AnyIO knows of asyncio's tasks: their innermost scopes."""
     from anyio._backends import _asyncio
 
-    return _asyncio
+    return getattr(_asyncio, "_task_states", {})

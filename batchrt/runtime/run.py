@@ -302,7 +302,8 @@ class Strand:
             for slots, loop in list(self._afar.items()):
                 if loop.closed():
                     slots.take_back()
-        self.give()
+        if self.has_slot or self._in_debt:
+            self.give()
         self.halt()
 
     def halt(self) -> None:

@@ -44,9 +44,6 @@ UNCAPPED_HELD: Final = 100
 """Strands that may be held up, by a provider's quota, before no more items are admitted, where no cap says
 how many: as with a cap, enough to fill the quota, and not so many that they wait all of their `timeout`."""
 
-_NOTHING: Final = object()
-"""Stands for an input that there is not."""
-
 MAX_HOG_SECONDS: Final = 0.005
 """How long workers may go on without a checkpoint when no item waits for anything: a service's other
 tasks share the loop. Node's and Tokio's guides ask for a yield every 10-100 ms; this is well below."""
@@ -384,11 +381,6 @@ class Scheduler:
             self._leading = False
 
     def _admit_from_iterator(self, own: Host) -> Awaitable[bool]:
-        value = self._pull()
-        return _slot_is_left() if value is _NOTHING else self._carry(value, own)
-
-    def _pull(self) -> Any:
-        """Return the next input, or `_NOTHING`."""
         assert self._iterator is not None
         try:
             value = next(self._iterator)
@@ -397,15 +389,20 @@ class Scheduler:
         except BaseException as error:  # noqa: BLE001  raised by `run`
             self._fail(error, f"raised by the inputs after {self._admitted} of them")
         else:
-            if self._has_config():
-                return value
-        return _NOTHING
+            if self._shared_config is not None or self._has_config():
+                return self._carry(value, own)
+        return _slot_is_left()
 
     def _look_further(self) -> None:
         """See whether the source ends where its length says."""
-        value = self._pull()
-        if value is not _NOTHING:
-            assert self._iterator is not None
+        assert self._iterator is not None
+        try:
+            value = next(self._iterator)
+        except StopIteration:
+            self._run_out()
+        except BaseException as error:  # noqa: BLE001  raised by `run`
+            self._fail(error, f"raised by the inputs after {self._admitted} of them")
+        else:
             self._iterator = chain((value,), self._iterator)
             self._go_on_pulling()
 
@@ -563,6 +560,8 @@ class Scheduler:
         self._drained = True
         if self._feeder is not None:
             self._feeder.stop()
+        elif self._seems_over:
+            return  # all have been told
         self._dismiss()
 
     def _dismiss(self) -> None:
