@@ -89,8 +89,10 @@ class LoopHandle:
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
             return not native.is_closed()
+        run_sync_soon = getattr(native, "run_sync_soon", None)
         try:
-            native.run_sync_soon(_nothing)
+            if run_sync_soon is not None:
+                run_sync_soon(_nothing)
         except sys.modules["trio"].RunFinishedError:
             return False
         return True
