@@ -17,7 +17,7 @@
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
         │   └── ContextLengthError    the input does not fit the model
         ├── RateLimitError        429: too many requests or tokens for now
-        ├── QuotaExhaustedError   429 that waiting does not mend: no credit, or a spending limit
+        ├── QuotaExhaustedError   402, 429 … that waiting does not mend: no credit, or a spending limit
         ├── ServerError           5xx and 408, 409: the provider's fault, worth another attempt
         ├── ConnectionFailedError no answer: refused, reset, DNS, TLS
         ├── RequestTimeoutError   no answer in time (also a TimeoutError)
@@ -275,7 +275,7 @@ class RateLimitError(ProviderError):
 
 
 class QuotaExhaustedError(ProviderError):
-    """429 that waiting does not mend: add credit or raise the spending limit."""
+    """A refusal that waiting does not mend: add credit or raise the spending limit."""
 
 
 class ServerError(ProviderError):
@@ -299,4 +299,11 @@ class OutageError(ProviderError):
 
 
 class MalformedResponseError(ProviderError):
-    """An answer that is not JSON, not whole, or not of the API's shape."""
+    """An answer that is not JSON, not whole, or not of the API's shape.
+
+    Attributes:
+        defect: what is wrong with it, without the beginning of the answer that the message has; empty
+            where the message says all.
+    """
+
+    defect: str = ""

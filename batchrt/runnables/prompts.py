@@ -7,7 +7,14 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias, cast
 
 from batchrt.errors import MissingFieldError
-from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, SystemMessage
+from batchrt.messages import (
+    AIMessage,
+    HumanMessage,
+    Message,
+    MessageLike,
+    SystemMessage,
+    text_of_content,
+)
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
 from batchrt.runtime.run import Step, Strand
@@ -78,9 +85,7 @@ def _line(message: MessageLike) -> str:
     else:
         role, content = message
     role = _ROLES.get(role, role)
-    if not isinstance(content, str):
-        content = "".join(str(part.get("text", "")) for part in content or ())
-    return f"{_SPEAKERS.get(role, role)}: {content}"
+    return f"{_SPEAKERS.get(role, role)}: {text_of_content(content)}"
 
 
 class _Prompt(Runnable[Any, Out]):
