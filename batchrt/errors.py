@@ -299,11 +299,4 @@ class OutageError(ProviderError):
 
 
 class MalformedResponseError(ProviderError):
-    """An answer that is not JSON, not whole, or not of the API's shape.
-
-    Attributes:
-        defect: what is wrong with it, without the beginning of the answer that the message has; empty
-            where the message says all.
-    """
-
-    defect: str = ""
+    """An answer that is not JSON, not whole, or not of the API's shape."""

@@ -73,8 +73,9 @@ def read_answer(
         raise error_from(reply, secrets, wall, reported.said) from None
     except ShapeError as shape:
         failure = malformed(str(shape), reply, secrets)
-        if shape.lasting:
-            advise(failure, retry=False)
+        usage = read_usage(data.get("usage"))
+        if shape.lasting or (usage is not None and usage.output_tokens):
+            advise(failure, retry=False)  # it would be paid for again, and come like this again
         raise failure from None
 
 
@@ -111,13 +112,11 @@ def is_reported(error: object) -> bool:
 def malformed(what: str, reply: Reply, secrets: Secrets) -> MalformedResponseError:
     """Return the error that says `what` is wrong with an answer, and how it begins."""
     shown = excerpt(reply.body, secrets)
-    error = MalformedResponseError(
+    return MalformedResponseError(
         f"the answer {what}; it begins: {shown}" if shown else f"the answer {what}: it is empty",
         status=reply.status,
         request_id=reply.request_id,
     )
-    error.defect = what
-    return error
 
 
 def whole_number(value: object) -> int | None:
@@ -212,8 +211,11 @@ def _json(body: bytes) -> Any:
     try:
         return from_json(body)
     except ValueError:
-        # Models cut a character in two, which servers send as a lone \ud83d: the standard library
-        # takes that, and nobody wants to pay for the answer again.
-        if b"\\ud" not in body.lower():
-            raise
-        return json.loads(body)
+        # Models cut a character in two, which servers send as a lone \ud83d or as the bytes that there are
+        # of it, and servers that write JSON by hand leave line breaks in strings as they are: nobody wants
+        # to pay for the answer again.
+        try:
+            return json.loads(body.decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            pass
+        raise

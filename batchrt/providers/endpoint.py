@@ -10,7 +10,7 @@ from batchrt.errors import OutageError, ProviderError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from
 from batchrt.providers.rate_limits import limited_unit, standings
-from batchrt.providers.retry_after import advise, is_repeated, should_retry, wait_before_retry
+from batchrt.providers.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
 from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
@@ -238,8 +238,6 @@ class _Again:
         if isinstance(error, OutageError) or not error.attempts:
             error.__cause__ = self._error
         error.attempts = self.attempts
-        if is_repeated(error, self._error):
-            advise(error, retry=False)
         self._error = error
         note_failure(self._state, error, self._strand)
 

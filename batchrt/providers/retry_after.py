@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_RETRY_AFTER",
     "advise",
-    "is_repeated",
     "retry_after",
     "should_retry",
     "wait_before_retry",
@@ -294,13 +293,6 @@ def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) 
         return False
     advice = error.retry_advised
     return isinstance(error, _PASSING) if advice is None else advice
-
-
-def is_repeated(error: ProviderError, before: ProviderError) -> bool:
-    """Whether an answer came back with the very defect that it had `before`: a third would have it too."""
-    if not (isinstance(error, MalformedResponseError) and isinstance(before, MalformedResponseError)):
-        return False
-    return (error.defect or error.message) == (before.defect or before.message)
 
 
 def wait_before_retry(error: BaseException | None, attempts: int, random: Callable[[], float]) -> float:

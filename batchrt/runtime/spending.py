@@ -35,12 +35,13 @@ class Holder(Protocol):
 class Reservation:
     """What one request is expected to spend, until it is known."""
 
-    __slots__ = ("above", "cost", "price", "tokens")
+    __slots__ = ("above", "cost", "model", "price", "tokens")
 
-    def __init__(self, tokens: float, cost: float, price: Price | None) -> None:
+    def __init__(self, tokens: float, cost: float, price: Price | None, model: str) -> None:
         self.tokens: float = tokens
         self.cost: float = cost
         self.price: Price | None = price
+        self.model: str = model
         self.above: Reservation | None = None
 
 
@@ -81,6 +82,9 @@ class Spending:
         self._cost_aside = 0.0
         self._under_way = 0
         self._waiting: deque[Signal] = deque()
+        # By model: what answers would have cost at the full price, and what they did cost. Caches and tiers
+        # make the difference, and nobody knows it beforehand.
+        self._billed: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def of(cls, config: RunConfig, above: Spending | None) -> Spending | None:
@@ -117,7 +121,8 @@ class Spending:
         came_now = True
         while True:
             taken, given, known = expect()
-            reservation = Reservation(taken + given, 0.0 if price is None else price.of(taken, given), price)
+            cost = 0.0 if price is None else price.of(taken, given) * self._share(model)
+            reservation = Reservation(taken + given, cost, price, model)
             with self._lock:
                 ended = self.ended
                 if ended is not None:
@@ -145,6 +150,11 @@ class Spending:
                 self._close(reservation, 0.0, 0.0)
                 raise
         return reservation
+
+    def _share(self, model: str) -> float:
+        """Return what part of the full price answers of `model` cost so far."""
+        full, cost = self._billed.get(model, (0.0, 0.0))
+        return cost / full if full else 1.0
 
     def _price(self, model: str) -> Price | None:
         prices = self._prices
@@ -188,11 +198,23 @@ class Spending:
             tokens, cost = reservation.tokens, reservation.cost
         else:
             tokens = float(usage.total_tokens)
-            price = reservation.price
-            cost = 0.0 if price is None else price.of(usage.input_tokens, usage.output_tokens)
+            cost = self._cost_of(usage, reservation)
         self._close(reservation, tokens, cost)
         if self._above is not None and reservation.above is not None:
             self._above.settle(reservation.above, usage)
+
+    def _cost_of(self, usage: Usage, reservation: Reservation) -> float:
+        price = reservation.price
+        if price is None:
+            return 0.0
+        cost = price.of(
+            usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.service_tier
+        )
+        full = price.of(usage.input_tokens, usage.output_tokens)
+        with self._lock:
+            before = self._billed.get(reservation.model, (0.0, 0.0))
+            self._billed[reservation.model] = (before[0] + full, before[1] + cost)
+        return cost
 
     def release(self, reservation: Reservation) -> None:
         """Note that a request was not billed."""

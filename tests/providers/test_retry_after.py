@@ -26,7 +26,6 @@ from batchrt.errors import (
 from batchrt.providers.retry_after import (
     MAX_RETRY_AFTER,
     advise,
-    is_repeated,
     retry_after,
     should_retry,
     wait_before_retry,
@@ -186,21 +185,6 @@ def test_an_errors_object_says_how_long(details: Any, seconds: float | None) -> 
     """Google's RetryInfo, members of an own name, an upstream's headers; a header of the reply wins."""
     assert retry_after(_Plain({}), now=NOW, details=details) == seconds
     assert retry_after(_Plain({"retry-after": "3"}), now=NOW, details=details) == 3.0
-
-
-def test_a_defect_that_comes_back_is_known() -> None:
-    """By what is wrong, and not by how the answer begins, which has an id."""
-
-    def broken(message: str, defect: str = "") -> MalformedResponseError:
-        error = MalformedResponseError(message, status=200)
-        error.defect = defect
-        return error
-
-    assert is_repeated(broken("no choices; it begins: 1", "no choices"), broken("x", "no choices"))
-    assert is_repeated(broken("too large"), broken("too large"))
-    assert not is_repeated(broken("x", "no choices"), broken("x", "is not JSON"))
-    assert not is_repeated(broken("x"), ServerError("x"))
-    assert not is_repeated(ServerError("x"), ServerError("x"))
 
 
 @given(st.text(), st.text(), st.text(), st.text(max_size=200))
