@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
-from batchrt.messages import AIMessage, Message, MessageLike, Usage
+from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
 from batchrt.providers.answers import ReportedError, ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
 from batchrt.providers.choices import any_message, placed_choices, read_message
@@ -22,6 +22,7 @@ __all__ = [
     "ChatRequest",
     "Messages",
     "PromptLike",
+    "conversation",
     "encode_conversation",
     "read_chat",
     "read_chats",
@@ -108,6 +109,15 @@ def _messages(value: object) -> bytes:
         return to_json(messages)
     except (PydanticSerializationError, UnicodeError):
         raise _unspeakable(messages) from None
+
+
+def conversation(value: ChatInput) -> Sequence[Any]:
+    """Return one input as the messages that it stands for.
+
+    Raises:
+        BadRequestError: it is none.
+    """
+    return [HumanMessage(value)] if isinstance(value, str) else _conversation(value)
 
 
 def _conversation(value: object) -> Sequence[Any]:
