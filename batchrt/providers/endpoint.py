@@ -11,6 +11,7 @@ from batchrt.messages import Usage
 from batchrt.providers.failures import error_from
 from batchrt.providers.rate_limits import limited_unit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.runtime.asynchronous import checked_sync
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
 from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
@@ -251,7 +252,7 @@ class _Again:
         if not self._is_worth_it(error):
             raise error
         now = self._strand.run.now()
-        stop = (self._stop_refused if is_paced(error) else self._stop)(state)
+        stop = checked_sync("stop", (self._stop_refused if is_paced(error) else self._stop)(state))
         if self._waits_for_provider(error, stop=stop):
             # It is the provider that failed, and not the request: this attempt does not count.
             quota.report_down(error, now)
@@ -273,7 +274,7 @@ class _Again:
         if isinstance(error, OutageError) or (error.retry_after or 0.0) > self._longest:
             return False
         if self._policy.retry is not None:
-            return bool(self._policy.retry(self._state))
+            return bool(checked_sync("retry", self._policy.retry(self._state)))
         return should_retry(error, self._longest)
 
     def _waits_for_provider(self, error: ProviderError, *, stop: bool) -> bool:

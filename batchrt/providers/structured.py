@@ -80,6 +80,12 @@ class StructuredChat(Runnable[ChatInput, Out]):
         name = schema.__name__ if isinstance(schema, type) else "dict"
         return f"{self._model!r}.with_structured_output({name})"
 
+    def _takes(self, keyword: str) -> bool:
+        return self._model._takes(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return self._model._keyword_hint(keyword)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._asking(kwargs)
         finish = self._finished if self._include_raw else _parsed_or_raised

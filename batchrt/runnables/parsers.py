@@ -53,7 +53,10 @@ def text_of(output: ModelOutput) -> str:
 class _Parser(Runnable[ModelOutput, Out]):
     """Read an output inline: parsing waits for nothing."""
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  nothing to hand them to
+    def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
+        return False
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         parse: Callable[[Any], Any] = self.parse_output
         return Step(lambda value, _strand: parse(value), inline=True)
 
