@@ -96,9 +96,8 @@ def _on_values(
         if is_async:
             return await _without_awaitables(await bound(pairs)(values))
         function = bound(pairs)
-        # A wrapper that is not async itself may return what its async function does. In a tuple, because
-        # Trio takes a function that returns a coroutine for a mistake.
-        (results,) = await call_in_thread(lambda values: (function(values),), values, strand)
+        # A wrapper that is not async itself may return what its async function does.
+        results = await call_in_thread(function, values, strand)
         return await _without_awaitables(await results if inspect.isawaitable(results) else results)
 
     return call

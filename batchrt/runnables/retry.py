@@ -7,7 +7,7 @@ from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
-from batchrt.runtime.asynchronous import check_sync
+from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Step, Strand
 
 __all__ = ["RunnableRetry"]
@@ -75,7 +75,7 @@ class RunnableRetry(Runnable[In, Out]):
         wanted = self.retry_if_exception_type
         if isinstance(wanted, type | tuple):
             return tenacity.retry_if_exception_type(wanted)
-        return tenacity.retry_if_exception(wanted)
+        return tenacity.retry_if_exception(lambda error: checked_sync("retry_if_exception_type", wanted(error)))
 
     def _parts(self, strand: Strand) -> dict[str, Any]:
         import tenacity

@@ -17,6 +17,8 @@ def is_async(function: object) -> bool:
     """Whether calling `function` gives something to be awaited, as far as that can be seen from outside."""
     while isinstance(function, partial):
         function = function.func
+    if isinstance(function, type):
+        return False
     call = getattr(function, "__call__", None)  # noqa: B004  the method itself, to look at
     return any(
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in (function, call)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 from anyio import CancelScope
 
 from batchrt.runtime.loops import LoopHandle, running_loop
@@ -44,6 +45,23 @@ IN_MEMORY: Final[tuple[type[Any], ...]] = (
 """What any thread may iterate over: there is no code of the caller's behind it."""
 
 
+LOOK_SECONDS: Final = 0.1
+"""How often a worker thread of AnyIO's looks whether its scope was cancelled: nothing would wake it."""
+
+
+def _scope_of_worker() -> Callable[[], None] | None:
+    """Return what raises once the scope is cancelled that this worker thread of AnyIO's was started from.
+
+    A thread cannot be interrupted, so `to_thread.run_sync(chain.batch, rows)` has to look for itself. `None`
+    in other threads.
+    """
+    try:
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:  # this is no worker thread (AnyIO's NoEventLoopError is one)
+        return None
+    return anyio.from_thread.check_cancelled
+
+
 class Caller:
     """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
 
@@ -51,9 +69,22 @@ class Caller:
         self._mail: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._retired = False
 
-    def wait(self, token: object) -> None:
-        """Serve until `release(token)`."""
-        while (request := self._mail.get()) is not token:
+    def wait(self, token: object, *, look: Callable[[], None] | None = None) -> None:
+        """Serve until `release(token)`.
+
+        Args:
+            token: what is waited for.
+            look: called now and then meanwhile, to raise what ends the wait.
+        """
+        while True:
+            try:
+                request = self._mail.get(timeout=None if look is None else LOOK_SECONDS)
+            except queue.Empty:
+                assert look is not None
+                look()
+                continue
+            if request is token:
+                return
             if callable(request) and not self._retired:
                 request()
 
@@ -238,7 +269,7 @@ class Crossing:
         if self._own is not None:
             context = strand_context(self._own, context)
         if self._watched is None:
-            ticket.redeem(self._loop, context)
+            ticket.redeem(self._loop, context, _scope_of_worker())
         else:
             with self._watched.watching(ticket.cancel):
                 ticket.redeem(self._loop, context)
@@ -289,13 +320,13 @@ class _Ticket(Generic[T]):
         self._error: BaseException | None = concurrent.futures.CancelledError("the event loop ended")
         self._ended = False
 
-    def redeem(self, loop: LoopHandle, context: Context) -> None:
-        """Start on `loop` and wait for the end."""
+    def redeem(self, loop: LoopHandle, context: Context, look: Callable[[], None] | None = None) -> None:
+        """Start on `loop` and wait for the end; for `look` see `Caller.wait`."""
         self._loop = loop
         if not loop.call(partial(self._start, loop, context)):
             raise RuntimeError("the event loop that this belongs to has ended")
         try:
-            self._caller.wait(self)
+            self._caller.wait(self, look=look)
         except BaseException:
             self._caller.retire()
             self.cancel()
