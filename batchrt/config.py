@@ -126,8 +126,8 @@ def _check_seconds(config: Mapping[str, Any], key: str) -> None:
 def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
     """Return `outer` with `inner` laid over it: tags add up, metadata and configurable merge.
 
-    As in LCEL an explicit `None` does not lift a cap that was bound, nor a bound of time. It does lift a limit
-    of spending, which LCEL does not have.
+    As in LCEL an explicit `None` does not lift a cap that was bound, nor a bound of time. It does lift a
+    limit of spending, which LCEL does not have.
     """
     if not inner:
         return outer

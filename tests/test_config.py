@@ -129,7 +129,8 @@ def test_limits_of_spending_are_checked_with_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "bound"), [("max_concurrency", 3), ("max_concurrency", "auto"), ("timeout", 1.5), ("deadline", 2.0)]
+    ("key", "bound"),
+    [("max_concurrency", 3), ("max_concurrency", "auto"), ("timeout", 1.5), ("deadline", 2.0)],
 )
 def test_none_does_not_lift_what_is_bound(key: str, bound: Any) -> None:
     """As in LCEL; a number does change it, and where nothing is bound None is what it is."""

@@ -29,7 +29,15 @@ def test_cached_input_costs_less() -> None:
 
 @pytest.mark.parametrize(
     ("tier", "cost"),
-    [(None, 4.0), ("default", 4.0), ("flex", 2.0), ("batch", 2.0), ("priority", 7.0), ("scale", 3.5), ("x", 4.0)],
+    [
+        (None, 4.0),
+        ("default", 4.0),
+        ("flex", 2.0),
+        ("batch", 2.0),
+        ("priority", 7.0),
+        ("scale", 3.5),
+        ("x", 4.0),
+    ],
 )
 def test_tiers_have_prices_of_their_own(tier: str | None, cost: float) -> None:
     """Flex and batch half, unless something else is said; others as said."""
@@ -75,7 +83,7 @@ def test_a_price_is_a_number(name: str, value: Any) -> None:
 def test_a_price_is_not_negative_and_finite(name: str, value: float) -> None:
     """Nobody is paid for tokens."""
     with pytest.raises(ValueError, match=f"a price's {name} must be 0 or more, and finite"):
-        Price(**{"input": 1, name: value})
+        Price(**{"input": 1, name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -90,16 +90,17 @@ def _reported(data: dict[str, Any]) -> object:
     status = data.get("base_resp")  # MiniMax, whose status_code is 0 where all is well
     if isinstance(status, dict) and whole_number(status.get("status_code")):
         return {"message": status.get("status_msg"), "code": status.get("status_code")}
-    if any(data.get(member) for member in _ANSWERED):
-        return None
+    return None if any(data.get(member) for member in _ANSWERED) else _reported_alone(data)
+
+
+def _reported_alone(data: dict[str, Any]) -> object:
+    """Return the error that an object reports which has no answer; `None` for none."""
     errors = data.get("errors")  # Cloudflare
     if isinstance(errors, list) and errors:
         return {"error": errors[0]}
-    if data.get("object") == "error" or data.get("type") == "error":  # vLLM before 0.10, Anthropic
-        return data
-    if data.get("detail") or ("code" in data and isinstance(data.get("message"), str)):
-        return data
-    return None
+    is_error = data.get("object") == "error" or data.get("type") == "error"  # vLLM before 0.10, Anthropic
+    flat = "code" in data and isinstance(data.get("message"), str)
+    return data if is_error or flat or data.get("detail") else None
 
 
 def is_reported(error: object) -> bool:

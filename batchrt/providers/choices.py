@@ -94,20 +94,18 @@ def placed(indexes: Sequence[object]) -> Sequence[int] | None:
     missing = [place for place, index in enumerate(known) if index is None]
     if any(indexes[place] is not None for place in missing):
         return None  # something that is no number
-    if len(missing) == count:
-        return range(count)
     given = {index for index in known if index is not None}
     if len(given) != count - len(missing):
+        return None  # one twice
+    first = 1 if given and max(given) == count and 0 not in given else 0
+    if given and (min(given) < first or max(given) >= first + count):
         return None
-    first = 1 if max(given) == count and 0 not in given else 0
-    if min(given) < first or max(given) >= first + count:
-        return None
-    if len(missing) <= 1:
+    if len(missing) == 1:
         free = (count - 1) * count // 2 - sum(given) + first * len(given)
         return [free if index is None else index - first for index in known]
     if all(index in {None, first + place} for place, index in enumerate(known)):
         return range(count)
-    return None
+    return None if missing else [index - first for index in known if index is not None]
 
 
 def check_failure(choice: Mapping[str, Any]) -> None:
@@ -273,7 +271,9 @@ def _reasoning(message: Mapping[str, Any], content: object) -> str | None:
             return text
     details = message.get("reasoning_details")  # OpenRouter
     if isinstance(details, list):
-        texts = [detail.get("text") or detail.get("summary") for detail in details if isinstance(detail, dict)]
+        texts = [
+            detail.get("text") or detail.get("summary") for detail in details if isinstance(detail, dict)
+        ]
         found = "".join(text for text in texts if isinstance(text, str))
         if found:
             return found

@@ -150,12 +150,16 @@ def _phrase(reply: Reply) -> str:
         return f"the server answered with status {reply.status}"
 
 
+def _lacks_credit(status: int, complaint: _Complaint, wait: float | None) -> bool:
+    if status == 402 or {complaint.code, complaint.type} & NO_CREDIT_CODES:  # noqa: PLR2004  Payment Required
+        return True
+    # Google says "check your plan and billing details" of limits by the minute too, and when to come back.
+    return wait is None and status in _MAY_LACK_CREDIT and says_no_credit(complaint.message)
+
+
 def _class_of(status: int, complaint: _Complaint, wait: float | None) -> type[ProviderError]:
     names = {complaint.code, complaint.type}
-    if status == 402 or names & NO_CREDIT_CODES:  # noqa: PLR2004  Payment Required
-        return QuotaExhaustedError
-    # Google says "check your plan and billing details" of limits by the minute too, and when to come back.
-    if wait is None and status in _MAY_LACK_CREDIT and says_no_credit(complaint.message):
+    if _lacks_credit(status, complaint, wait):
         return QuotaExhaustedError
     if status in (401, 403):
         return AuthenticationError
@@ -207,16 +211,13 @@ def _read_json(data: object) -> _Complaint | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = data.get("error")
+    error = data.get("error") or data.get("errors")  # Cloudflare has several
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, dict):
         return _from_object(error)
     if isinstance(error, str) and error:
         return _Complaint(error, _text(data.get("code")), _text(data.get("error_type")), details=data)
-    errors = data.get("errors")
-    if isinstance(errors, list) and errors and isinstance(errors[0], dict):  # Cloudflare
-        return _from_object(errors[0])
     if data.get("detail"):
         return _from_detail(data["detail"])
     if isinstance(data.get("message"), str):

@@ -66,7 +66,11 @@ _RESETS: Final = tuple(
 )
 """When there is something again of what is limited, and how much there is now: no wait while that is more
 than nothing."""
-_UNTIL_FULL: Final = ("x-ratelimit-reset-requests", "x-ratelimit-reset-tokens", "x-ratelimit-reset-project-tokens")
+_UNTIL_FULL: Final = (
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+    "x-ratelimit-reset-project-tokens",
+)
 """Resets that are the time until all of the limit is there again, so that something of it is there before."""
 _LONGEST_UNTIL_FULL: Final = 60.0
 """Seconds: of a longer one nobody can say what part of it is to be waited for."""

@@ -12,20 +12,23 @@ from typing import Any, Final
 
 __all__ = ["strict_schema"]
 
-_STRUCTURE: Final = frozenset(
-    ("$defs", "$ref", "additionalProperties", "anyOf", "const", "definitions", "enum", "items", "properties")
-    + ("required", "type")
+_STRUCTURE: Final = (
+    "$defs $ref additionalProperties anyOf const definitions enum items properties required type"
 )
-_CONSTRAINTS: Final = frozenset(
-    ("format", "pattern")  # of strings
-    + ("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf")  # of numbers
-    + ("maxItems", "minItems")  # of arrays
+_CONSTRAINTS: Final = (
+    "format pattern "  # of strings
+    "exclusiveMaximum exclusiveMinimum maximum minimum multipleOf "  # of numbers
+    "maxItems minItems"  # of arrays
 )
-_DESCRIPTIONS: Final = frozenset(("description", "title"))
-_IGNORED: Final = frozenset(
-    ("$anchor", "$comment", "$id", "$schema", "contentEncoding", "contentMediaType", "default", "deprecated")
-    + ("discriminator", "example", "examples", "readOnly", "writeOnly")
-)
+_DESCRIPTIONS: Final = "description title"
+_REWRITTEN: Final = "allOf oneOf patternProperties prefixItems"
+"""Known here, and refused by name where they cannot be rewritten."""
+_KNOWN: Final = frozenset(f"{_STRUCTURE} {_CONSTRAINTS} {_DESCRIPTIONS} {_REWRITTEN}".split())
+_NO_CONSTRAINTS: Final = """
+    $anchor $comment $id $schema contentEncoding contentMediaType default deprecated discriminator example
+    examples readOnly writeOnly
+"""
+_IGNORED: Final = frozenset(_NO_CONSTRAINTS.split())
 """Keywords that constrain nothing: what is left out of the schema, and not refused."""
 _FORMATS: Final = frozenset(
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid")
@@ -64,10 +67,6 @@ def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return rewritten
 
 
-_KNOWN: Final = frozenset(
-    (*_STRUCTURE, *_CONSTRAINTS, *_DESCRIPTIONS)
-    + ("allOf", "oneOf", "patternProperties", "prefixItems")  # rewritten below, or refused by name
-)
 _LOOKS: Final = ("(?=", "(?!", "(?<=", "(?<!")
 _MOST_NODES: Final = 20_000
 """Four for each property that there may be."""
@@ -101,7 +100,9 @@ class _Rewriter:
         # References that are put in place may multiply without end: small schemas can stand for huge ones.
         self._nodes += 1
         if self._nodes > _MOST_NODES:
-            raise ValueError(f"the schema is too large for strict mode, with its references in place ({place})")
+            raise ValueError(
+                f"the schema is too large for strict mode, with its references in place ({place})"
+            )
         found = {name: value for name, value in schema.items() if name not in _IGNORED}
         self._check_keywords(found, place)
         if "$ref" in found:
@@ -117,7 +118,9 @@ class _Rewriter:
             self._object(found, place)
             self._depth += 1
             if self._depth > _DEEPEST:
-                raise ValueError(f"{place} is the {self._depth}th object in one another; strict mode takes 10")
+                raise ValueError(
+                    f"{place} is the {self._depth}th object in one another; strict mode takes 10"
+                )
             try:
                 return self._with_children(found, place)
             finally:

@@ -103,7 +103,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         return Step(call)
 
     def _asking(self, kwargs: Mapping[str, Any]) -> StepCall:
-        """Return what asks the model, and without strict mode once the server has refused the schema in it."""
+        """Return what asks the model: without strict mode once the server has refused the schema in it."""
         ask = self._model._step({**kwargs, "response_format": self._format}).call
         if self._loose is None:
             return ask
@@ -155,9 +155,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         misfit.add_note(f"not asked again: {quota.retries.words()}")
         return False
 
-    def _finished(
-        self, message: AIMessage, parsed: Any, misfit: OutputParserError | None
-    ) -> RawAndParsed:
+    def _finished(self, message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> RawAndParsed:
         return {"raw": message, "parsed": parsed, "parsing_error": misfit}
 
     def _parse(self, message: AIMessage) -> Any:

@@ -39,24 +39,27 @@ _UNITS: Final[dict[str, float]] = {
     for name in names.split()
 }
 
-_ASKS: Final = frozenset(
-    "retry retrying retried retries again wait waiting reset resets resetting available backoff back cooldown"
-    " delay retryafter retrydelay throttled pause sleep".split()
-)
+_ASKING: Final = """
+    again available back backoff cooldown delay pause reset resets resetting retried retries retry retryafter
+    retrydelay retrying sleep throttled wait waiting
+"""
+_ASKS: Final = frozenset(_ASKING.split())
 """Words after which a span is one to wait for, where only words of `_BETWEEN` come before it."""
-_BETWEEN: Final = frozenset(
-    "a about after again an and another approx approximately around at available be by call calls capacity"
-    " cooldown delay each expected for from full in interval is it later least limit may minimum more must"
-    " next no of off once one or out period please quota rate request requests roughly seconds sending should"
-    " sooner than the then this time to until up wait waiting will window within you your trying retrying"
-    " retry reset resets milliseconds ms sec s back our retrieve now".split()
-)
+_FILLERS: Final = """
+    a about after again an and another approx approximately around at available back be by call calls capacity
+    cooldown delay each expected for from full in interval is it later least limit may minimum more ms
+    milliseconds must next no now of off once one or our out period please quota rate request requests reset
+    resets retrieve retry retrying roughly s sec seconds sending should sooner than the then this time to
+    trying until up wait waiting will window within you your
+"""
+_BETWEEN: Final = frozenset(_FILLERS.split())
 _MARKS: Final = frozenset(":=\"'`_-~≈(<>*[{")
 _BEHIND: Final = frozenset(("before", "until", "till"))
-"""Words that make a span one to wait for, where a word of `_NEXT` follows: "allow 30 seconds before retrying"."""
-_NEXT: Final = frozenset(
-    "retry retrying try trying again next sending making reset resets another submitting requesting".split()
+"""Words that make a span before them one to wait for, if a word of `_NEXT` follows: "5 s before retrying"."""
+_FOLLOWING: Final = (
+    "again another making next requesting reset resets retry retrying sending submitting try trying"
 )
+_NEXT: Final = frozenset(_FOLLOWING.split())
 _FAR: Final = 12
 """Tokens between such a word and the span."""
 _NEAR: Final = 4
@@ -110,27 +113,31 @@ def _asked(tokens: Sequence[str], place: int, now: float) -> float | None:
     unit = 1.0
     for at in range(place, min(place + _FAR, len(tokens))):
         token = tokens[at]
-        if not token[0].isdecimal():
-            if token not in _BETWEEN and token not in _MARKS:
-                return None
-            unit = 1e-3 if token in {"ms", "milliseconds"} else unit
-            continue
-        moment = read_rfc3339(token)
-        if moment is not None:
-            return max(0.0, moment - now) if now < math.inf else None
-        clock = _clock(tokens, at)
-        if clock is not None:
-            return clock
-        seconds, stop, named = _span(tokens, at)
-        if named:
-            return seconds
-        # A number alone: seconds, unless it counts what comes next, or is an hour.
-        if stop == at or tokens[at - 1] == "at":
+        if token[0].isdecimal():
+            moment = read_rfc3339(token)
+            if moment is not None:
+                return max(0.0, moment - now) if now < math.inf else None
+            return _read(tokens, at, unit)
+        if token not in _BETWEEN and token not in _MARKS:
             return None
-        following = tokens[stop : stop + 1]
-        is_hour = following == [":"] and tokens[stop + 1 : stop + 2] != [] and tokens[stop + 1][0].isdecimal()
-        return None if is_hour or (following and following[0][0].isalpha()) else seconds * unit
+        unit = 1e-3 if token in {"ms", "milliseconds"} else unit
     return None
+
+
+def _read(tokens: Sequence[str], place: int, unit: float) -> float | None:
+    """Return the span at `place`, in `unit` seconds where it does not name one; `None` for no span."""
+    clock = _clock(tokens, place)
+    if clock is not None:
+        return clock
+    seconds, stop, named = _span(tokens, place)
+    if named:
+        return seconds
+    # A number alone: seconds, unless it counts what comes next, or is an hour.
+    if stop == place or tokens[place - 1] == "at":
+        return None
+    behind = [*tokens[stop : stop + 2], "", ""]
+    is_hour = behind[0] == ":" and behind[1][:1].isdecimal()
+    return None if is_hour or behind[0][:1].isalpha() else seconds * unit
 
 
 def _until_next(tokens: Sequence[str], place: int) -> float | None:

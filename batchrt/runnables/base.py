@@ -116,7 +116,8 @@ class Runnable(Generic[In, Out]):
     def _takes(self, keyword: str) -> bool:
         """Whether calls of this take a keyword argument of this name."""
         return function_takes(
-            (getattr(self, entry) for entry in _ENTRIES if entry != "_build" and self._overrides(entry)), keyword
+            (getattr(self, entry) for entry in _ENTRIES if entry != "_build" and self._overrides(entry)),
+            keyword,
         )
 
     def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002  subclasses know more
@@ -389,9 +390,9 @@ class Runnable(Generic[In, Out]):
     def with_config(self, config: RunConfig | None = None, **keys: Any) -> RunnableBinding[In, Out]:
         """Return this with `config` (or its keys) laid under what a call says.
 
-        `max_concurrency` and `timeout` hold inside a chain too: for this part of it. A call's explicit `None`
-        does not lift them, as in LCEL (of limits of spending it does); `with_config` of the result does, key by
-        key.
+        `max_concurrency` and `timeout` hold inside a chain too: for this part of it. A call's explicit
+        `None` does not lift them, as in LCEL (of limits of spending it does); `with_config` of the result
+        does, key by key.
         """
         from batchrt.runnables.binding import RunnableBinding
 
@@ -539,7 +540,7 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
 
 
 async def no_awaitable(output: Any) -> Any:
-    """Return what `output` gives, as long as that is something to be awaited: it is never an item's output."""
+    """Return what `output` gives, as long as that is to be awaited, which is never an item's output."""
     while hasattr(type(output), "__await__"):
         output = await output
     return output

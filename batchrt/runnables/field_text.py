@@ -63,18 +63,22 @@ _TIMES: Final = frozenset(("datetime64", "timedelta64"))
 
 def _plain(value: object, depth: int) -> Any:
     """Return `value` as str, number, bool, None, list and dict, all of it finite."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
+    if isinstance(value, bool | str):
+        return value if isinstance(value, bool) else str.__str__(value)
     if is_missing(value):
         return None
+    if isinstance(value, int | float):
+        return _number(value)
+    return str(value) if depth > _DEEPEST else _inner(value, depth)
+
+
+def _number(value: float) -> float | str | None:
     if isinstance(value, int):
         return int(value) if value.bit_length() < _LONGEST else hex(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if depth > _DEEPEST:
-        return str(value)
+    return float(value) if math.isfinite(value) else None
+
+
+def _inner(value: object, depth: int) -> Any:
     if isinstance(value, Mapping):
         return {field_text(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | AbstractSet):
@@ -95,4 +99,6 @@ def _foreign(value: object, depth: int) -> Any:
     return _plain(plain, depth + 1)
 
 
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=lambda value: _plain(value, 0))
+_ENCODER: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, default=lambda value: _plain(value, 0)
+)

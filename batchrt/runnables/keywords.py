@@ -15,7 +15,15 @@ __all__ = ["check_keywords", "function_takes", "is_config_key", "keywords_of"]
 
 _CONFIG: Final = frozenset(RunConfig.__annotations__)
 _CONFIG_ALONE: Final = frozenset(
-    ("configurable", "deadline", "max_concurrency", "max_cost", "max_tokens_total", "recursion_limit", "run_name")
+    (
+        "configurable",
+        "deadline",
+        "max_concurrency",
+        "max_cost",
+        "max_tokens_total",
+        "recursion_limit",
+        "run_name",
+    )
 )
 """Keys of a config that nothing else is called: not even `**kwargs` are meant to take them."""
 _ELSEWHERE: Final = {
@@ -68,5 +76,6 @@ def _place_of(runnable: Runnable[Any, Any], name: str) -> str:
         return _ELSEWHERE[name]
     for step in getattr(runnable, "steps", ())[1:]:
         if step._takes(name):
-            return f"keyword arguments of a call go to the first step; bind it to its own, as step.bind({name}=…)"
+            own = f"bind it to its own, as step.bind({name}=…)"
+            return f"keyword arguments of a call go to the first step; {own}"
     return runnable._keyword_hint(name)

@@ -87,7 +87,9 @@ class RunnableLambda(Runnable[In, Out]):
         return self.get_name()
 
     def _takes(self, keyword: str) -> bool:
-        return function_takes((function for function in (self.func, self.afunc) if function is not None), keyword)
+        return function_takes(
+            (function for function in (self.func, self.afunc) if function is not None), keyword
+        )
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:
@@ -140,7 +142,9 @@ class RunnableLambda(Runnable[In, Out]):
                 output = await call_in_thread(bound, value, strand)
             # What an async function returns behind a decorator or a lambda that is not async itself.
             if hasattr(type(output), "__await__"):
-                output = call_blocking(partial(no_awaitable, output)) if direct else await no_awaitable(output)
+                output = (
+                    call_blocking(partial(no_awaitable, output)) if direct else await no_awaitable(output)
+                )
             if isinstance(output, Runnable):
                 return await self._go_on(output, value, strand)
             return output

@@ -105,7 +105,9 @@ def _on_values(
 
 async def _without_awaitables(results: Any) -> Any:
     """Return a list's results with what is to be awaited among them awaited, one after the other."""
-    if not isinstance(results, list | tuple) or not any(hasattr(kind, "__await__") for kind in set(map(type, results))):
+    if not isinstance(results, list | tuple) or not any(
+        hasattr(kind, "__await__") for kind in set(map(type, results))
+    ):
         return results
     outputs: list[Any] = []
     for result in results:

@@ -120,7 +120,9 @@ class JsonOutputParser(_Parser[Any]):
         try:
             return first_fitting(text, json_value)
         except NotJSONError as error:
-            raise OutputParserError(f"the output is not JSON ({error}): {_excerpt(text)}", text=text) from None
+            raise OutputParserError(
+                f"the output is not JSON ({error}): {_excerpt(text)}", text=text
+            ) from None
 
 
 class PydanticOutputParser(_Parser[ModelT]):
@@ -151,7 +153,9 @@ class PydanticOutputParser(_Parser[ModelT]):
         try:
             return first_fitting(text, read)
         except NotJSONError as error:
-            raise OutputParserError(f"the output is not JSON ({error}): {_excerpt(text)}", text=text) from None
+            raise OutputParserError(
+                f"the output is not JSON ({error}): {_excerpt(text)}", text=text
+            ) from None
         except ValidationError as error:
             name = self.pydantic_object.__name__
             raise OutputParserError(f"the output is no {name}: {_reasons(error)}", text=text) from error

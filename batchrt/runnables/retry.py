@@ -75,7 +75,9 @@ class RunnableRetry(Runnable[In, Out]):
         wanted = self.retry_if_exception_type
         if isinstance(wanted, type | tuple):
             return tenacity.retry_if_exception_type(wanted)
-        return tenacity.retry_if_exception(lambda error: checked_sync("retry_if_exception_type", wanted(error)))
+        return tenacity.retry_if_exception(
+            lambda error: checked_sync("retry_if_exception_type", wanted(error))
+        )
 
     def _parts(self, strand: Strand) -> dict[str, Any]:
         import tenacity

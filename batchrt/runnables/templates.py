@@ -31,10 +31,12 @@ class _Piece(NamedTuple):
 class Template:
     """Hold a text with `{name}` fields; `{{` and `}}` are braces.
 
-    What a field is filled with is written as `field_text` has it: `None` and NaN as nothing, dicts and lists
-    as JSON. A name is all that stands before a conversion (`!r`) or a format specification (`:.2f`). There is no
+    A name is all that stands before a conversion (`!r`) or a format specification (`:.2f`). There is no
     attribute or index access: a template cannot reach into what it is given, and a column may be called
     `user.name`.
+
+    What a field is filled with is written as `field_text` has it: `None` and NaN as nothing, dicts and
+    lists as JSON.
 
     Raises:
         ValueError: for a text that is no template; says what to write instead.
@@ -93,7 +95,7 @@ def _plain_fill(pieces: list[_Piece]) -> Callable[[Fields], str]:
     lookup = itemgetter(*names)
 
     def fill(fields: Fields) -> str:
-        values = lookup(fields)
+        values: tuple[Any, ...] = lookup(fields)
         for value in values:
             if type(value) is not str:
                 return pattern % tuple(map(field_text, values))

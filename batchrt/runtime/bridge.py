@@ -63,19 +63,20 @@ def _scope_of_worker() -> Callable[[], None] | None:
 
 
 class Caller:
-    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
+    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run.
+
+    Attributes:
+        look: called now and then while it waits, to raise what ends the wait; `None` for nothing.
+    """
 
     def __init__(self) -> None:
+        self.look: Callable[[], None] | None = None
         self._mail: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._retired = False
 
-    def wait(self, token: object, *, look: Callable[[], None] | None = None) -> None:
-        """Serve until `release(token)`.
-
-        Args:
-            token: what is waited for.
-            look: called now and then meanwhile, to raise what ends the wait.
-        """
+    def wait(self, token: object) -> None:
+        """Serve until `release(token)`."""
+        look = self.look
         while True:
             try:
                 request = self._mail.get(timeout=None if look is None else LOOK_SECONDS)
@@ -269,7 +270,8 @@ class Crossing:
         if self._own is not None:
             context = strand_context(self._own, context)
         if self._watched is None:
-            ticket.redeem(self._loop, context, _scope_of_worker())
+            self._caller.look = _scope_of_worker()
+            ticket.redeem(self._loop, context)
         else:
             with self._watched.watching(ticket.cancel):
                 ticket.redeem(self._loop, context)
@@ -320,14 +322,15 @@ class _Ticket(Generic[T]):
         self._error: BaseException | None = concurrent.futures.CancelledError("the event loop ended")
         self._ended = False
 
-    def redeem(self, loop: LoopHandle, context: Context, look: Callable[[], None] | None = None) -> None:
-        """Start on `loop` and wait for the end; for `look` see `Caller.wait`."""
+    def redeem(self, loop: LoopHandle, context: Context) -> None:
+        """Start on `loop` and wait for the end."""
         self._loop = loop
         if not loop.call(partial(self._start, loop, context)):
             raise RuntimeError("the event loop that this belongs to has ended")
         try:
-            self._caller.wait(self, look=look)
+            self._caller.wait(self)
         except BaseException:
+            self._caller.look = None
             self._caller.retire()
             self.cancel()
             if not self._ended:  # else the interrupt came when all was over

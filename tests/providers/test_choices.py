@@ -66,7 +66,9 @@ def test_a_message_may_have_any_details(name: str, odd: Any) -> None:
 
 
 @pytest.mark.parametrize("odd", [None, "", 5, True, [], {}, "x", ["x"]], ids=repr)
-@pytest.mark.parametrize("name", ["id", "object", "created", "model", "usage", "system_fingerprint", "service_tier"])
+@pytest.mark.parametrize(
+    "name", ["id", "object", "created", "model", "usage", "system_fingerprint", "service_tier"]
+)
 def test_an_answer_may_have_any_details(name: str, odd: Any) -> None:
     """Its words were paid for."""
     message = read({**chat_body("words"), name: odd})
@@ -103,12 +105,19 @@ def test_a_choice_that_is_broken_gives_way_to_one_that_is_not() -> None:
 @pytest.mark.parametrize(
     ("content", "text", "reasoning"),
     [
-        ([{"type": "text", "text": "a"}, {"type": "text", "text": None}, {"type": "text", "text": "b"}], "ab", None),
+        (
+            [{"type": "text", "text": "a"}, {"type": "text", "text": None}, {"type": "text", "text": "b"}],
+            "ab",
+            None,
+        ),
         (["a", None, {"type": "text", "text": "b"}], "ab", None),
         ({"type": "text", "text": "a"}, "a", None),
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}], "a", "hm"),
         (
-            [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}],
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                {"type": "text", "text": "a"},
+            ],
             "a",
             "hm",
         ),
@@ -158,7 +167,8 @@ def test_logprobs_are_kept_as_they_came() -> None:
     """Where there are any."""
     logprobs = {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}
     assert read(choice(logprobs=logprobs)).logprobs == logprobs
-    for odd in (None, ..., [], {}, "x"):
+    odds: list[Any] = [None, ..., [], {}, "x"]
+    for odd in odds:
         assert read(choice(logprobs=odd)).logprobs is None
 
 
@@ -171,11 +181,20 @@ def test_logprobs_are_kept_as_they_came() -> None:
         ({"prompt_tokens": 9.0, "completion_tokens": 3}, Usage(9, 3, 12)),
         ({"input_tokens": 9, "output_tokens": 3}, Usage(9, 3, 12)),
         ({"total_tokens": 12}, Usage(12, 0, 12)),
-        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}}, Usage(9, 0, 9, cached_input_tokens=8)),
-        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 80}}, Usage(9, 0, 9, cached_input_tokens=9)),
+        (
+            {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 8}},
+            Usage(9, 0, 9, cached_input_tokens=8),
+        ),
+        (
+            {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 80}},
+            Usage(9, 0, 9, cached_input_tokens=9),
+        ),
         ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 8}, Usage(9, 0, 9, cached_input_tokens=8)),
         ({"prompt_tokens": 9, "cached_tokens": 8}, Usage(9, 0, 9, cached_input_tokens=8)),
-        ({"input_tokens": 9, "input_tokens_details": {"cached_tokens": 8}}, Usage(9, 0, 9, cached_input_tokens=8)),
+        (
+            {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 8}},
+            Usage(9, 0, 9, cached_input_tokens=8),
+        ),
         (
             {
                 "prompt_tokens": 9,
@@ -185,7 +204,10 @@ def test_logprobs_are_kept_as_they_came() -> None:
             },
             Usage(9, 7, 16, reasoning_tokens=5, input_audio_tokens=2, output_audio_tokens=1),
         ),
-        ({"prompt_tokens": 9, "prompt_tokens_details": "x", "completion_tokens_details": None}, Usage(9, 0, 9)),
+        (
+            {"prompt_tokens": 9, "prompt_tokens_details": "x", "completion_tokens_details": None},
+            Usage(9, 0, 9),
+        ),
     ],
     ids=repr,
 )
@@ -222,7 +244,10 @@ BROKEN: list[tuple[dict[str, Any], type[ProviderError]]] = [
     ({"object": "error", "message": "busy", "type": "x", "code": 503}, ServerError),
     ({"type": "error", "error": {"type": "rate_limit_error", "message": "x"}}, RateLimitError),
     ({"detail": "busy", "choices": None}, ServerError),
-    ({"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, QuotaExhaustedError),
+    (
+        {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        QuotaExhaustedError,
+    ),
     ({"choices": None, "base_resp": {"status_code": 1000, "status_msg": "unknown"}}, ServerError),
     ({"success": False, "errors": [{"code": 429, "message": "slow"}], "result": None}, RateLimitError),
 ]
@@ -246,7 +271,9 @@ def test_an_answer_that_broke_off_is_no_answer(reason: str) -> None:
     assert should_retry(caught.value)
 
 
-@pytest.mark.parametrize("nothing", [None, False, "", {}, [], {"code": None, "message": None}, {"message": ""}])
+@pytest.mark.parametrize(
+    "nothing", [None, False, "", {}, [], {"code": None, "message": None}, {"message": ""}]
+)
 def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
     """Some servers fill it in."""
     assert read({**chat_body("words"), "error": nothing}).text == "words"
@@ -313,10 +340,14 @@ def test_a_defect_is_not_paid_for_twice(body: Any) -> None:
 # Places
 
 
-@given(st.permutations(range(5)), st.sampled_from([0, 1]), st.sampled_from([int, float, str]), st.integers(-1, 4))
+@given(
+    st.permutations(range(5)), st.sampled_from([0, 1]), st.sampled_from([int, float, str]), st.integers(-1, 4)
+)
 def test_places_are_told_from_indexes(order: list[int], first: int, kind: type[Any], missing: int) -> None:
     """From 0 or 1, as numbers or texts, with one missing: always the right place, or none."""
-    indexes: list[Any] = [kind(place + first) if kind is not float else float(place + first) for place in order]
+    indexes: list[Any] = [
+        kind(place + first) if kind is not float else float(place + first) for place in order
+    ]
     if missing >= 0:
         indexes[missing] = None
     told = placed([int(float(i)) if isinstance(i, str) and "." in i else i for i in indexes])

@@ -28,8 +28,7 @@ def of(status: int, message: str, **fields: Any) -> ProviderError:
 SAID = [
     (
         400,
-        "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing to upgrade "
-        "or purchase credits.",
+        "Your credit balance is too low to access the Anthropic API. Go to Plans & Billing to upgrade.",
     ),
     (400, "You have reached your specified API usage limits. You will regain access on 2026-12-01."),
     (400, "Insufficient Balance"),
@@ -38,7 +37,7 @@ SAID = [
     (400, "Access denied, please make sure your account is in good standing."),
     (429, "Your account org-1 is suspended due to insufficient balance, please recharge your account"),
     (403, "Your team has either used all available credits or reached its monthly spending limit."),
-    (403, "Your newly created team doesn’t have any credits yet."),
+    (403, "Your newly created team doesn\N{RIGHT SINGLE QUOTATION MARK}t have any credits yet."),
     (403, "You have exceeded your monthly included credits for Inference Providers."),
     (429, "Your account is not active, please check your billing details on our website."),
     (400, "Budget has been exceeded! Current cost: 1.2, Max budget: 1.0"),
@@ -59,7 +58,9 @@ def test_credit_that_is_used_up_is_told_in_words(status: int, message: str) -> N
         assert isinstance(of(200, said), QuotaExhaustedError)
 
 
-@pytest.mark.parametrize("code", ["insufficient_quota", "Arrearage", "billing_not_active", "budget_exceeded", 1113])
+@pytest.mark.parametrize(
+    "code", ["insufficient_quota", "Arrearage", "billing_not_active", "budget_exceeded", 1113]
+)
 @pytest.mark.parametrize("member", ["code", "type"])
 def test_credit_that_is_used_up_is_told_as_a_code(code: Any, member: str) -> None:
     """Whatever the words."""
@@ -76,7 +77,7 @@ def test_credit_that_is_used_up_is_told_as_a_code(code: Any, member: str) -> Non
         (429, "Rate limit reached for requests per min", RateLimitError),
         (
             429,
-            "You exceeded your current quota, please check your plan and billing details. Please retry in 4.9s.",
+            "You exceeded your current quota, please check your plan and billing details. Retry in 4.9s.",
             RateLimitError,
         ),
         (422, "input.0: 'my credit balance is too low' is too long", BadRequestError),

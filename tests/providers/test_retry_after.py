@@ -149,7 +149,7 @@ def test_messages_say_how_long(message: str, seconds: float | None) -> None:
     ],
 )
 def test_resets_of_what_is_used_up_are_waits(headers: dict[str, str], seconds: float | None) -> None:
-    """Of a refusal. OpenAI's are the time until a bucket is full, and no wait while there is something in it."""
+    """Of a refusal. OpenAI's are the time until a bucket is full: no wait while there is something in it."""
     assert retry_after(httpx.Headers(headers), now=NOW) == seconds
     explicit = {"7": 7.0, "0": 0.0}.get(headers.get("retry-after", ""))
     assert retry_after(httpx.Headers(headers), now=NOW, limited=False) == explicit
@@ -169,7 +169,10 @@ def test_resets_of_what_is_used_up_are_waits(headers: dict[str, str], seconds: f
         ({"retry_after_ms": 1500}, 1.5),
         ({"retry_after_seconds": 12}, 12.0),
         ({"metadata": {"retry_after": 6}}, 6.0),
-        ({"metadata": {"headers": {"X-RateLimit-Reset": "784111800500", "X-RateLimit-Remaining": "0"}}}, 23.5),
+        (
+            {"metadata": {"headers": {"X-RateLimit-Reset": "784111800500", "X-RateLimit-Remaining": "0"}}},
+            23.5,
+        ),
         ({"metadata": {"headers": {"Retry-After": 9}}}, 9.0),
         ({"retry_after": True}, None),
         ({"retry_after": None, "details": "none", "metadata": []}, None),

@@ -38,7 +38,12 @@ class Model:
     """A chat model that says one thing after the other, the last for ever, and what it was asked."""
 
     def __init__(
-        self, content: Any = GOOD, finish_reason: str = "stop", then: Any = (), quota: Any = None, **message: Any
+        self,
+        content: Any = GOOD,
+        finish_reason: str = "stop",
+        then: Any = (),
+        quota: Any = None,
+        **message: Any,
     ) -> None:
         self._bodies = [chat_body(each, **message) for each in (content, *then)]
         for body in self._bodies:
@@ -186,7 +191,7 @@ def test_an_unknown_method_is_refused() -> None:
     [
         f"<think>\nIt is about money.\n</think>\n\n{GOOD}",
         f"It is about money.\n</think>\n{GOOD}",
-        f"<think>Perhaps {{\"name\": \"Ulm\"}}?</think>```json\n{GOOD}\n```",
+        f'<think>Perhaps {{"name": "Ulm"}}?</think>```json\n{GOOD}\n```',
         f"<thinking>a</thinking>{GOOD}",
         f"[THINK]a[/THINK]{GOOD}",
         f"◁think▷a◁/think▷{GOOD}",
@@ -300,12 +305,13 @@ async def test_what_is_asked_again_is_paid_for_by_the_retry_budget() -> None:
 
 async def test_a_failure_of_what_is_asked_again_loses_no_answer() -> None:
     """The first one's error is told, with its text."""
-    model = Model(BAD)
-    model._handle = lambda request: httpx.Response(400) if model.asked else Model._handle(model, request)  # type: ignore[method-assign]
-    transport = httpx.MockTransport(lambda request: model._handle(request))
-    chat = ChatOpenAI("m", base_url="http://mock", api_key="", transport=transport)
+
+    class Failing(Model):
+        def _handle(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(400) if self.asked else super()._handle(request)
+
     with pytest.raises(OutputParserError, match="greater") as caught:
-        await chat.with_structured_output(Place).ainvoke("?")
+        await Failing(BAD).chat.with_structured_output(Place).ainvoke("?")
     assert caught.value.text == BAD
 
 
@@ -318,7 +324,9 @@ async def test_any_input_is_asked_again(value: Any) -> None:
     assert model.asked[1]["messages"][:-2] == model.asked[0]["messages"]
 
 
-@pytest.mark.parametrize(("value", "kind"), [(-1, ValueError), ("1", TypeError), (True, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "kind"), [(-1, ValueError), ("1", TypeError), (True, TypeError), (None, TypeError)]
+)
 def test_max_reasks_is_a_whole_number(value: Any, kind: type[Exception]) -> None:
     """From 0."""
     with pytest.raises(kind, match="max_reasks must be"):

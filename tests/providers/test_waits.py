@@ -1,4 +1,4 @@
-"""Spans, moments and waits in words: the usual wordings in the usual units, and no number of something else."""
+"""Spans, moments and waits in words: in the usual wordings and units, and no number of something else."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ NOW = 784_111_777.0  # 1994-11-06T08:49:37Z
 SENTENCES = [
     "Please retry after {}.",
     "Please try again in {}. Visit https://example.com/account/rate-limits to learn more.",
-    "Rate limit reached for m in organization org-1 on tokens per min (TPM): Limit 30000, Used 29000, "
-    "Requested 2000. Please try again in {}.",
+    "Rate limit reached on tokens per min (TPM): Limit 30000, Used 29000, Requested 2000. Try again in {}.",
     "Requests to the Chat API have exceeded call rate limit. Please retry after {}. Please go to …",
     "You exceeded your current quota.\nPlease retry in {}.",
     "Too many requests, please wait {} before trying again",
@@ -137,7 +136,9 @@ def test_words_never_fail(message: str) -> None:
         assert found is None or (math.isfinite(found) and found >= 0)
 
 
-@pytest.mark.parametrize("piece", ["retry ", "wait in ", "1", "1h", "1 ", "2024-01-01T", "1:", "a", "(", "retry 1,"])
+@pytest.mark.parametrize(
+    "piece", ["retry ", "wait in ", "1", "1h", "1 ", "2024-01-01T", "1:", "a", "(", "retry 1,"]
+)
 def test_words_are_scanned_in_linear_steps(piece: str) -> None:
     """Every token is looked at a bounded number of times, whatever stands in a message."""
     looks: list[int] = []

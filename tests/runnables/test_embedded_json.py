@@ -33,7 +33,9 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from(THOUGHTS), st.sampled_from(FRAMES), st.text(max_size=20))
-def test_the_json_behind_thoughts_and_in_frames_is_found(value: Any, thought: str, frame: str, words: str) -> None:
+def test_the_json_behind_thoughts_and_in_frames_is_found(
+    value: Any, thought: str, frame: str, words: str
+) -> None:
     """For every way to mark thoughts, every frame and every value."""
     words = words.replace("<", "").replace("[", "").replace("◁", "")
     text = thought.replace("{}", words) + frame.replace("{}", json.dumps(value))
@@ -87,7 +89,9 @@ def test_the_first_candidate_that_fits_is_taken() -> None:
 
     assert first_fitting(text, read) == {"a": 1}
     with pytest.raises(ValueError, match="no a"):
-        first_fitting('```\n{"b": 1}\n```', lambda candidate: read(candidate) if "`" not in candidate else nothing())
+        first_fitting(
+            '```\n{"b": 1}\n```', lambda candidate: read(candidate) if "`" not in candidate else nothing()
+        )
 
 
 def nothing() -> Any:
@@ -160,7 +164,7 @@ PIECES = [
 @pytest.mark.parametrize("start", ["", "```json\n", '```json\n{"a":', "<think>", "{", "["])
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_text_is_scanned_in_steps_that_grow_as_it_does(piece: str, start: str) -> None:
-    """Twice the text, twice the steps, whatever it says; and what is tried to be read is no more than that."""
+    """Twice the text, twice the steps, whatever it says; and what is tried to be read is no more."""
     steps = []
     for size in (4_000, 8_000):
         count = [0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import enum
 import math
@@ -96,11 +96,11 @@ SAME = [
     Point(1),
     Colour.RED,
     [Colour.RED],
-    datetime.date(2026, 1, 2),
-    datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC),
+    dt.date(2026, 1, 2),
+    dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC),
     decimal.Decimal("1.10"),
     Path("a/b"),
-    {"key": datetime.date(2026, 1, 2)},
+    {"key": dt.date(2026, 1, 2)},
     {1: "a"},
     object,
 ]
@@ -111,7 +111,10 @@ def test_the_rule_is_the_files_rule(value: Any) -> None:
     """In the plain form, as a conversion, beside another field."""
     assert field_text(value) == cell(value)
     assert PromptTemplate.from_template("{a}").invoke({"a": value}).to_string() == cell(value)
-    assert PromptTemplate.from_template("{b}{a}").invoke({"a": value, "b": 1}).to_string() == "1" + cell(value)[:]
+    assert (
+        PromptTemplate.from_template("{b}{a}").invoke({"a": value, "b": 1}).to_string()
+        == "1" + cell(value)[:]
+    )
 
 
 @given(

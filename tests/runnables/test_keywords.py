@@ -69,7 +69,7 @@ STEPS: dict[str, Callable[[], Runnable[Any, Any]]] = {
     "a completion": lambda: model(OpenAI),
     "embeddings": lambda: model(OpenAIEmbeddings),
     "a prompt": lambda: prompt,
-    "a parser": lambda: JsonOutputParser(),
+    "a parser": JsonOutputParser,
     "a function": lambda: RunnableLambda(add),
     "an async function": lambda: RunnableLambda(add_async),
     "a builtin": lambda: RunnableLambda(str.upper),
@@ -80,10 +80,10 @@ STEPS: dict[str, Callable[[], Runnable[Any, Any]]] = {
     "a map": lambda: RunnableLambda(add).map(),
     "a binding": lambda: RunnableLambda(add).with_config(tags=["x"]),
     "a pick": lambda: RunnablePick("x"),
-    "a passthrough": lambda: RunnablePassthrough(),
+    "a passthrough": RunnablePassthrough,
     "a passthrough first": lambda: RunnablePassthrough() | add,
     "structured output": lambda: model().with_structured_output({"type": "object"}),
-    "a subclass": lambda: Own(),
+    "a subclass": Own,
 }
 CALLS: dict[str, Callable[..., Any]] = {
     "batch": lambda step, **kw: step.batch(["a"], **kw),
@@ -127,7 +127,9 @@ def test_a_keyword_that_no_step_takes_is_a_type_error(name: str) -> None:
 def test_a_keyword_is_told_whose_it_is() -> None:
     """A later step's, a field's, a server's, a batch method's."""
     chain = PromptTemplate.from_template("{x}") | model() | StrOutputParser()
-    with pytest.raises(TypeError, match=r"go to the first step; bind it to its own, as step.bind\(temperature="):
+    with pytest.raises(
+        TypeError, match=r"go to the first step; bind it to its own, as step.bind\(temperature="
+    ):
         chain.batch(["a"], temperature=0)
     with pytest.raises(TypeError, match="its fields are x"):
         prompt.batch(["a"], y=1)
@@ -139,7 +141,9 @@ def test_a_keyword_is_told_whose_it_is() -> None:
 
 def test_keywords_go_to_those_who_take_them() -> None:
     """Of several steps side by side one is enough."""
-    both = RunnableParallel(a=RunnableLambda(add), b=RunnableLambda(lambda value: value))
+    both: RunnableParallel[int] = RunnableParallel(
+        a=RunnableLambda(add), b=RunnableLambda(lambda value: value)
+    )
     assert both.batch([1], extra=5) == [{"a": 6, "b": 1}]
     assert RunnableBranch((lambda v: v > 1, add), lambda v: v).batch([1, 2], extra=5) == [1, 7]
     failing = RunnableLambda(lambda value: 1 // 0).with_fallbacks([RunnableLambda(add)])
@@ -153,7 +157,12 @@ def test_keywords_go_to_those_who_take_them() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"logprobs": True, "top_logprobs": 2}, {"metadata": {"a": "b"}}, {"top_k": 5}, {"extra_body": {"mine": 1}}],
+    [
+        {"logprobs": True, "top_logprobs": 2},
+        {"metadata": {"a": "b"}},
+        {"top_k": 5},
+        {"extra_body": {"mine": 1}},
+    ],
 )
 def test_options_of_the_api_are_sent(options: dict[str, Any]) -> None:
     """Those of other servers too, and what stands in `extra_body`."""

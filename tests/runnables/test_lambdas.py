@@ -323,7 +323,7 @@ class Listed(Runnable[int, int]):
 AWAITABLES: dict[str, Any] = {
     "a decorator": lambda: RunnableLambda(plainly(double)),
     "a decorator twice": lambda: RunnableLambda(plainly(plainly(double))),
-    "a lambda": lambda: RunnableLambda(lambda value: double(value)),
+    "a lambda": lambda: RunnableLambda(lambda value: double(value + 0)),
     "a partial of a decorator": lambda: RunnableLambda(functools.partial(plainly(double))),
     "an object": lambda: RunnableLambda(Caller()),
     "an awaitable": lambda: RunnableLambda(Awaitable),

@@ -41,6 +41,9 @@ class Generous(tenacity.retry_base):
         return False
 
 
+if_exception: Any = tenacity.retry_if_exception
+"""Its type says that the predicate is sync."""
+
 ASYNC: list[Any] = [
     never,
     partial(never),
@@ -48,11 +51,11 @@ ASYNC: list[Any] = [
     partial(Predicate()),
     tenacity.asyncio.retry_if_exception(never),
     tenacity.asyncio.retry_if_result(never),
-    tenacity.retry_if_exception(never),
-    tenacity.retry_if_exception(Predicate()),
-    tenacity.retry_any(tenacity.retry_if_exception_type(OSError), tenacity.retry_if_exception(never)),
-    tenacity.retry_all(tenacity.retry_if_exception(no), tenacity.retry_if_exception(partial(never))),
-    tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_exception(never),
+    if_exception(never),
+    if_exception(Predicate()),
+    tenacity.retry_any(tenacity.retry_if_exception_type(OSError), if_exception(never)),
+    tenacity.retry_all(if_exception(no), if_exception(partial(never))),
+    tenacity.retry_if_exception_type(OSError) | if_exception(never),
     tenacity.asyncio.retry_if_exception(never) | tenacity.retry_if_exception_type(OSError),
 ]
 
@@ -60,7 +63,7 @@ ASYNC: list[Any] = [
 @pytest.mark.parametrize("part", ASYNC, ids=lambda part: type(part).__name__)
 def test_a_retry_that_is_async_is_refused(part: Any) -> None:
     """However deep it is in others."""
-    with pytest.raises(TypeError, match="retry must be sync, and .* is async"):
+    with pytest.raises(TypeError, match=r"retry must be sync, and \w+ is async"):
         RetryPolicy(retry=part)
 
 
@@ -88,7 +91,7 @@ def test_a_stop_or_a_wait_that_is_async_is_refused(name: str, part: Any) -> None
         tenacity.retry_always,
         tenacity.retry_if_exception(no),
         tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_exception(no),
-        tenacity.retry_any(no, Generous()),  # type: ignore[arg-type]
+        tenacity.retry_any(no, Generous()),
         partial(no),
     ],
     ids=lambda part: type(part).__name__,
@@ -124,8 +127,11 @@ def test_an_answer_that_is_to_be_awaited_is_an_error(name: str) -> None:
         sent.append(request)
         return httpx.Response(500)
 
-    policy = RetryPolicy(**{name: lambda state: never(state)})
-    model = ChatOpenAI("m", base_url="http://h/v1", api_key="", transport=httpx.MockTransport(handle), retry_policy=policy)
+    parts: dict[str, Any] = {name: lambda state: never([state])}
+    policy = RetryPolicy(**parts)
+    model = ChatOpenAI(
+        "m", base_url="http://h/v1", api_key="", transport=httpx.MockTransport(handle), retry_policy=policy
+    )
     with pytest.raises(TypeError, match=f"{name} must be sync, and gave something to be awaited"):
         model.invoke("x")
     assert len(sent) == 1
@@ -141,7 +147,7 @@ def test_a_retry_of_a_step_that_is_async_is_refused() -> None:
         raise OSError
 
     step = RunnableLambda(fail).with_retry(
-        retry_if_exception_type=lambda error: never(error),  # type: ignore[arg-type, return-value]
+        retry_if_exception_type=lambda error: never([error]),  # type: ignore[arg-type, return-value]
         wait_exponential_jitter=False,
     )
     with pytest.raises(TypeError, match="must be sync"):
@@ -156,7 +162,7 @@ def test_a_partial_variable_that_is_async_is_refused() -> None:
 
     with pytest.raises(TypeError, match="the partial variable 'day' must be sync, and today is async"):
         PromptTemplate.from_template("{day}", partial_variables={"day": today})
-    prompt = PromptTemplate.from_template("{day}", partial_variables={"day": lambda: today()})
+    prompt = PromptTemplate.from_template("{day}", partial_variables={"day": lambda: today(*())})
     with pytest.raises(TypeError, match="the partial variable 'day' must be sync, and gave"):
         prompt.invoke({})
 
