@@ -79,18 +79,16 @@ def read_answer(
         raise failure from None
 
 
-_ANSWERED: Final = ("choices", "data")
-"""Members of which one is in every answer; where there is none, more is taken for an error's words."""
-
-
 def _reported(data: dict[str, Any]) -> object:
     """Return the error that a successful answer reports, as `error_from` takes it; `None` for none."""
-    if is_reported(data.get("error")):
+    error = data.get("error")
+    if error is not None and is_reported(error):
         return data
     status = data.get("base_resp")  # MiniMax, whose status_code is 0 where all is well
     if isinstance(status, dict) and whole_number(status.get("status_code")):
         return {"message": status.get("status_msg"), "code": status.get("status_code")}
-    return None if any(data.get(member) for member in _ANSWERED) else _reported_alone(data)
+    # One of the two is in every answer; where there is none, more is taken for an error's words.
+    return None if data.get("choices") or data.get("data") else _reported_alone(data)
 
 
 def _reported_alone(data: dict[str, Any]) -> object:
@@ -105,8 +103,8 @@ def _reported_alone(data: dict[str, Any]) -> object:
 
 def is_reported(error: object) -> bool:
     """Whether a member `error` says that there was one: some servers fill it in with nothing."""
-    if isinstance(error, Mapping):
-        return any(value for value in error.values())
+    if isinstance(error, dict):
+        return any(error.values())
     return bool(error)
 
 
@@ -150,6 +148,24 @@ def read_usage(usage: object, tier: object = None) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
+    counts = _counts(usage)
+    if counts is None:
+        return None
+    details = {} if usage.keys() <= _PLAIN else _read_details(usage, counts[0])
+    if tier is not None and isinstance(tier, str):
+        details["service_tier"] = tier or None
+    return Usage(*counts, **details)
+
+
+_PLAIN: Final = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"))
+
+
+def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return the tokens of the prompt, of the answer, and of both; `None` for what makes no sense."""
+    get = usage.get
+    counts = entered, made, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+    if type(entered) is type(made) is type(total) is int and min(counts) >= 0:
+        return counts
     try:
         entered, made, total = _count(usage, _INPUT), _count(usage, _OUTPUT), _count(usage, ("total_tokens",))
     except ValueError:
@@ -160,24 +176,25 @@ def read_usage(usage: object, tier: object = None) -> Usage | None:
         entered = max(0, total - (made or 0))
     if made is None:
         made = 0 if total is None else max(0, total - entered)
-    details = usage.keys() - _PLAIN
-    if not details and tier is None:
-        return Usage(entered, made, entered + made if total is None else total)
+    return entered, made, entered + made if total is None else total
+
+
+def _read_details(usage: Mapping[str, Any], entered: int) -> dict[str, Any]:
+    """Return what is known of the tokens, as members of `Usage`; what is 0 is left out."""
     into, out = _details(usage, "prompt", "input"), _details(usage, "completion", "output")
-    cached = _detail(into, "cached_tokens") or next(filter(None, (_detail(usage, n) for n in _CACHED)), 0)
-    return Usage(
-        entered,
-        made,
-        entered + made if total is None else total,
-        cached_input_tokens=min(cached, entered),
-        reasoning_tokens=_detail(out, "reasoning_tokens") or _detail(usage, "reasoning_tokens"),
-        input_audio_tokens=_detail(into, "audio_tokens"),
-        output_audio_tokens=_detail(out, "audio_tokens"),
-        service_tier=tier if isinstance(tier, str) and tier else None,
-    )
-
-
-_PLAIN: Final = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"))
+    found: dict[str, Any] = {}
+    cached = _detail(into, "cached_tokens")
+    for name in _CACHED:
+        cached = cached or _detail(usage, name)
+    if cached:
+        found["cached_input_tokens"] = min(cached, entered)
+    if reasoning := _detail(out, "reasoning_tokens") or _detail(usage, "reasoning_tokens"):
+        found["reasoning_tokens"] = reasoning
+    if audio := _detail(into, "audio_tokens"):
+        found["input_audio_tokens"] = audio
+    if audio := _detail(out, "audio_tokens"):
+        found["output_audio_tokens"] = audio
+    return found
 
 
 def _count(usage: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
@@ -205,7 +222,8 @@ def _details(usage: Mapping[str, Any], *kinds: str) -> Mapping[str, Any]:
 
 
 def _detail(details: Mapping[str, Any], name: str) -> int:
-    return max(0, whole_number(details.get(name)) or 0)
+    value = details.get(name)
+    return max(0, whole_number(value) or 0) if value else 0
 
 
 def _json(body: bytes) -> Any:

@@ -114,11 +114,12 @@ def check_failure(choice: Mapping[str, Any]) -> None:
     OpenRouter has sent 200 by the time its upstream breaks off: `error` beside what there was until then,
     and `finish_reason: "error"`.
     """
-    if is_reported(choice.get("error")):
-        raise ReportedError({"error": choice["error"]})
     message = choice.get("message")
-    if isinstance(message, dict) and is_reported(message.get("error")):
-        raise ReportedError({"error": message["error"]})
+    for holder in (choice, message):
+        if isinstance(holder, dict) and "error" in holder and is_reported(holder["error"]):
+            raise ReportedError({"error": holder["error"]})
+    if choice.get("finish_reason") == "stop":
+        return
     reason = finish_reason_of(choice)
     if reason is not None and reason.lower() in FAILED:
         raise ReportedError({"error": {"message": f"the answer broke off (finish_reason {reason})"}})
@@ -263,8 +264,13 @@ _REASONING: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_te
 """DeepSeek, vLLM and SGLang; OpenRouter, Groq and vLLM since 0.12; Ollama; GitHub Copilot."""
 
 
+_THOUGHTS: Final = frozenset((*_REASONING, "reasoning_details"))
+
+
 def _reasoning(message: Mapping[str, Any], content: object) -> str | None:
     """Return what the model thought, in whichever of the usual places it stands."""
+    if isinstance(content, str) and message.keys().isdisjoint(_THOUGHTS):
+        return None
     for name in _REASONING:
         text = message.get(name)
         if isinstance(text, str) and text:

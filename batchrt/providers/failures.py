@@ -211,7 +211,9 @@ def _read_json(data: object) -> _Complaint | None:
         data = data[0]
     if not isinstance(data, dict):
         return None
-    error = data.get("error") or data.get("errors")  # Cloudflare has several
+    error = data.get("error")
+    if error is None:
+        error = data.get("errors")  # Cloudflare has several
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, dict):

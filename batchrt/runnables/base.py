@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "coerce", "no_awaitable"]
+__all__ = ["PLAIN", "Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "coerce", "no_awaitable"]
 
 In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
 Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
@@ -519,7 +519,9 @@ def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: 
     async def call(value: Any, strand: Strand) -> Any:
         await strand.take()
         output = await method(value, handed_config(strand.config), **kwargs)
-        return await no_awaitable(output) if hasattr(type(output), "__await__") else output
+        if type(output) in PLAIN or not hasattr(type(output), "__await__"):
+            return output
+        return await no_awaitable(output)
 
     return Step(call)
 
@@ -537,6 +539,10 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
         return output
 
     return Step(call, direct=True)
+
+
+PLAIN: Final = frozenset((str, int, float, bool, dict, list, tuple, type(None)))
+"""Types of outputs that are neither to be awaited nor to be run: a look-up for the most of them."""
 
 
 async def no_awaitable(output: Any) -> Any:

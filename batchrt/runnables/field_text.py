@@ -27,6 +27,10 @@ def field_text(value: object) -> str:
     """
     if isinstance(value, str):
         return str.__str__(value)
+    if type(value) is int and value.bit_length() < _LONGEST:
+        return str(value)
+    if type(value) is float and math.isfinite(value):
+        return repr(value)
     if is_missing(value) or (isinstance(value, float) and math.isinf(value)):
         return ""
     if isinstance(value, Message):

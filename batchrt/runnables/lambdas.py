@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast, overload
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
-from batchrt.runnables.base import In, Out, Runnable, no_awaitable
+from batchrt.runnables.base import PLAIN, In, Out, Runnable, no_awaitable
 from batchrt.runnables.keywords import function_takes
 from batchrt.runtime.bridge import call_blocking
 from batchrt.runtime.run import Step, Strand
@@ -120,6 +120,8 @@ class RunnableLambda(Runnable[In, Out]):
                 output = await function(value, config=handed_config(strand.config), **kwargs)
             else:
                 output = await function(value, **kwargs)
+            if type(output) in PLAIN:
+                return output
             if hasattr(type(output), "__await__"):
                 output = await no_awaitable(output)
             if isinstance(output, Runnable):
