@@ -117,8 +117,7 @@ def holder_of(value: Any, path: Path) -> Any:
 @st.composite
 def answers(draw: st.DrawFn) -> Any:
     """Draw an answer and change it in up to six places."""
-    body = whole(draw(st.sampled_from(CONTENTS)))
-    body = copy.deepcopy(body)
+    body = copy.deepcopy(whole(draw(st.sampled_from(CONTENTS))))
     for _ in range(draw(st.integers(0, 6))):
         ways = places(body)
         if not ways:
@@ -131,13 +130,13 @@ def answers(draw: st.DrawFn) -> Any:
             case "null":
                 holder[key] = None
             case "retype":
-                holder[key] = draw(st.sampled_from(ODD))
+                holder[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
             case "reorder":
                 _reorder(draw, holder)
             case "double" if isinstance(holder, list):
                 holder.insert(draw(st.integers(0, len(holder))), copy.deepcopy(holder[key]))
             case "error":
-                error = draw(st.sampled_from(ERRORS))
+                error = copy.deepcopy(draw(st.sampled_from(ERRORS)))
                 target = draw(st.sampled_from([body, *dicts(body.get("choices"))]))
                 target["error"] = error
             case "reason":
