@@ -131,7 +131,10 @@ def text_of_content(content: Content) -> str:
 def _text_of_part(part: object) -> str:
     if isinstance(part, str):
         return part
-    if not isinstance(part, Mapping) or part.get("type") in _THOUGHTS or part.get("thought") is True:
+    if not isinstance(part, Mapping):
+        return ""
+    kind = part.get("type")
+    if (isinstance(kind, str) and kind in _THOUGHTS) or part.get("thought") is True:
         return ""
     text = part.get("text")
     if isinstance(text, Mapping):  # as in the Assistants API: {"value": ..., "annotations": [...]}

@@ -237,15 +237,15 @@ def _wait(value: str, now: float, date: str | None) -> float | None:
 
 
 def _since(number: float, now: float) -> float:
-    """Return seconds from `now`; numbers far too large for a wait are moments since the epoch."""
-    moment = number / 1000 if number >= 1000 * _MOMENT else number  # in milliseconds
-    return max(0.0, moment - now) if _MOMENT <= moment < _LAST_MOMENT else float(number)
+    """Return seconds from `now`; what is near `now` itself is a moment, in seconds or milliseconds."""
+    for moment in (number, number / 1000):
+        if abs(moment - now) < _YEAR < moment:
+            return max(0.0, moment - now)
+    return float(number)
 
 
-_MOMENT: Final = 315_360_000.0
-"""Seconds: ten years are no wait."""
-_LAST_MOMENT: Final = 1e10
-"""Seconds since the epoch: the year 2286."""
+_YEAR: Final = 31_536_000.0
+"""Seconds: limits are there again before that, and nobody is asked to wait for so long."""
 _LARGEST: Final = 1e15
 _LONGEST_VALUE: Final = 100
 

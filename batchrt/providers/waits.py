@@ -114,6 +114,8 @@ def _asked(tokens: Sequence[str], place: int, now: float) -> float | None:
     for at in range(place, min(place + _FAR, len(tokens))):
         token = tokens[at]
         if token[0].isdecimal():
+            if tokens[at - 1] == "-":  # less than nothing
+                return None
             moment = read_rfc3339(token)
             if moment is not None:
                 return max(0.0, moment - now) if now < math.inf else None

@@ -165,13 +165,16 @@ def said(content: Any) -> str | None:
     """Return the words in a content that is as the API has it; `None` if it is not."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+    parts = [content] if isinstance(content, dict) and isinstance(content.get("text"), str) else content
+    if not isinstance(parts, list) or not all(part is None or isinstance(part, str | dict) for part in parts):
         return None
-    return "".join(
-        part["text"]
-        for part in content
-        if part.get("type") in {None, "text"} and isinstance(part.get("text"), str)
-    )
+    return "".join(part if isinstance(part, str) else _words(part or {}) for part in parts)
+
+
+def _words(part: dict[str, Any]) -> str:
+    text = part.get("text")
+    is_thought = any(part.get("type") == kind for kind in ("thinking", "reasoning"))
+    return text if isinstance(text, str) and not is_thought else ""
 
 
 def reports(thing: dict[str, Any]) -> bool:

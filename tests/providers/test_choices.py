@@ -125,6 +125,7 @@ def test_a_choice_that_is_broken_gives_way_to_one_that_is_not() -> None:
         ([{"type": "redacted_thinking", "data": "x", "text": "x"}, {"type": "text", "text": "a"}], "a", None),
         ([{"type": "text", "text": {"value": "a", "annotations": []}}], "a", None),
         ([{"type": "text", "text": 5}, {"type": "image_url"}, {"text": "a"}], "a", None),
+        ([{"type": [], "text": "a"}, {"type": {}, "text": "b"}, {"type": 5}], "ab", None),
         ([], "", None),
     ],
     ids=repr,

@@ -327,7 +327,8 @@ async def test_a_server_whose_order_cannot_be_told_is_asked_one_by_one(index: An
     def handle(body: dict[str, Any]) -> httpx.Response:
         paid.append(len(body["input"]))
         data = [
-            {"index": index(i), "embedding": [len(text), 1.0]} for i, text in enumerate(body["input"], start=1)
+            {"index": index(i), "embedding": [len(text), 1.0]}
+            for i, text in enumerate(body["input"], start=1)
         ]
         return httpx.Response(200, json={"data": data})
 
@@ -347,7 +348,9 @@ async def test_a_disorder_among_lists_that_are_in_order_is_an_accident() -> None
     def handle(body: dict[str, Any]) -> httpx.Response:
         sent.append(len(body["input"]))
         wrong = len(sent) in {2, 5}
-        data = [{"index": 0 if wrong and i == 2 else i, "embedding": [1.0]} for i in range(len(body["input"]))]
+        data = [
+            {"index": 0 if wrong and i == 2 else i, "embedding": [1.0]} for i in range(len(body["input"]))
+        ]
         return httpx.Response(200, json={"data": data})
 
     embeddings = behind(handle, max_batch_size=8)
