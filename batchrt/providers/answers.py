@@ -163,9 +163,9 @@ _PLAIN: Final = frozenset(("prompt_tokens", "completion_tokens", "total_tokens")
 def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Return the tokens of the prompt, of the answer, and of both; `None` for what makes no sense."""
     get = usage.get
-    counts = entered, made, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
-    if type(entered) is type(made) is type(total) is int and min(counts) >= 0:
-        return counts
+    prompt, answer, both = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+    if type(prompt) is int and type(answer) is int and type(both) is int and min(prompt, answer, both) >= 0:
+        return prompt, answer, both
     try:
         entered, made, total = _count(usage, _INPUT), _count(usage, _OUTPUT), _count(usage, ("total_tokens",))
     except ValueError:

@@ -29,12 +29,12 @@ def field_text(value: object) -> str:
         return str.__str__(value)
     if type(value) is int and value.bit_length() < _LONGEST:
         return str(value)
-    if type(value) is float and math.isfinite(value):
-        return repr(value)
     if is_missing(value) or (isinstance(value, float) and math.isinf(value)):
         return ""
-    if isinstance(value, Message):
-        return text_of_content(value.content)
+    return text_of_content(value.content) if isinstance(value, Message) else _json_text(value)
+
+
+def _json_text(value: object) -> str:
     if not isinstance(value, bool | int | float | Mapping | list | tuple):
         value = _plain(value, 0)
         if isinstance(value, str):
