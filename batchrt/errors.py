@@ -18,7 +18,7 @@
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
         │   └── ContextLengthError    the input does not fit the model
         ├── RateLimitError        429: too many requests or tokens for now
-        ├── QuotaExhaustedError   429 that waiting does not mend: no credit, or a spending limit
+        ├── QuotaExhaustedError   402, 429 … that waiting does not mend: no credit, or a spending limit
         ├── ServerError           5xx and 408, 409: the provider's fault, worth another attempt
         ├── ConnectionFailedError no answer: refused, reset, DNS, TLS
         ├── RequestTimeoutError   no answer in time (also a TimeoutError)
@@ -285,7 +285,7 @@ class RateLimitError(ProviderError):
 
 
 class QuotaExhaustedError(ProviderError):
-    """429 that waiting does not mend: add credit or raise the spending limit."""
+    """A refusal that waiting does not mend: add credit or raise the spending limit."""
 
 
 class ServerError(ProviderError):

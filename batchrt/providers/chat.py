@@ -244,6 +244,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: Literal[False] = False,
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, M]: ...
     @overload
     def with_structured_output(
@@ -253,6 +254,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: Literal[False] = False,
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, dict[str, Any]]: ...
     @overload
     def with_structured_output(
@@ -262,6 +264,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: Literal[True],
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, RawAndParsed]: ...
     def with_structured_output(
         self,
@@ -270,6 +273,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: bool = False,
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, Any]:
         """Return this with answers as objects of `schema`.
 
@@ -281,7 +285,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}` and do not raise
                 for an answer that does not fit.
             strict: have the schema enforced, for which it is rewritten as OpenAI demands (all
-                properties required, no others); `None` does so where the schema allows it.
+                properties required, no others); `None` does so where the schema allows it, and not any
+                more once the server has refused it like that.
+            max_reasks: how often to ask again, with the reason, for an answer that is whole and does not
+                fit. Each costs a request and counts as a retry, also against the retry budget.
 
         Raises:
             OutputParserError: (each item) the answer does not fit, is cut off or is a refusal.
@@ -289,7 +296,9 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         """
         from batchrt.providers.structured import StructuredChat
 
-        return StructuredChat(self, schema, method=method, strict=strict, include_raw=include_raw)
+        return StructuredChat(
+            self, schema, method=method, strict=strict, include_raw=include_raw, max_reasks=max_reasks
+        )
 
 
 def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:

@@ -24,6 +24,7 @@ from batchrt.providers.refusals import named_limits
 from batchrt.providers.tokens import MOST_PER_CHARACTER
 from batchrt.providers.vectors import (
     FLOAT_BYTES,
+    DisorderError,
     OneByOneError,
     Store,
     Vector,
@@ -166,10 +167,14 @@ class EmbeddingLists:
 
     async def _try(self, texts: Sequence[str], strand: Strand, store: Store | None = None) -> list[Any]:
         try:
-            return self._of_one_width(await self._send(self._fitting(texts), strand, store))
-        except OneByOneError as error:
-            self._capacity.size = 1
-            raise RepackError from error
+            vectors = await self._send(self._fitting(texts), strand, store)
+        except DisorderError as error:
+            if self._capacity.learn_disorder(len(texts), proof=isinstance(error, OneByOneError)):
+                raise RepackError from error
+            raise
+        if len(texts) > 1:
+            self._capacity.ordered = True
+        return self._of_one_width(vectors)
 
     async def _send(self, texts: Sequence[str], strand: Strand, store: Store | None = None) -> list[Any]:
         while True:

@@ -11,6 +11,7 @@ from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, say_until
 from batchrt.providers.rate_limits import is_parallel, limited_unit, parallel_limit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.runtime.asynchronous import checked_sync
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
 from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
@@ -173,7 +174,7 @@ class Endpoint:
                 self.quota.told_in_flight(parallel)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
-            error = error_from(reply, self._secrets, clock.wall, self._longest)
+            error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
             if is_parallel(reply.headers):
                 # A place is free as soon as another request ends, whatever wait is named.
                 passage.parallel, error.retry_after = True, None
@@ -266,7 +267,10 @@ class _Again:
         now = self._strand.run.now()
         refused = _is_refused(error)
         served = refused and self._is_served(now)
-        stop = self._stops_refused(error, now, served=served) if refused else bool(self._stop(state))
+        if refused:
+            stop = self._stops_refused(error, now, served=served)
+        else:
+            stop = bool(checked_sync("stop", self._stop(state)))
         if self._waits_for_provider(error, stop=stop):
             # It is the provider that failed, and not the request: this attempt does not count.
             quota.report_down(error, now)
@@ -291,7 +295,7 @@ class _Again:
         if (error.retry_after or 0.0) > self._longest:
             return False
         if self._policy.retry is not None:
-            return bool(self._policy.retry(self._state))
+            return bool(checked_sync("retry", self._policy.retry(self._state)))
         return should_retry(error, self._longest)
 
     def _is_served(self, now: float) -> bool:
@@ -312,7 +316,7 @@ class _Again:
         patience of the policy counts in any case.
         """
         if self._policy.stop is not None:
-            return bool(self._policy.stop(self._state))
+            return bool(checked_sync("stop", self._policy.stop(self._state)))
         if self._max_attempts == 1:
             return True
         if served:

@@ -19,11 +19,13 @@ from pydantic_core import CoreConfig, SchemaValidator, ValidationError, core_sch
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.answers import ShapeError, malformed, read_answer, read_usage
+from batchrt.providers.choices import placed
 from batchrt.providers.reply import Reply
 from batchrt.providers.secrets import Secrets
 
 __all__ = [
     "FLOAT_BYTES",
+    "DisorderError",
     "OneByOneError",
     "Store",
     "Stored",
@@ -70,7 +72,11 @@ _FEW_FOR_PROOF: Final = 2
 _BASE64: Final = SchemaValidator(core_schema.bytes_schema(), CoreConfig(val_json_bytes="base64"))
 
 
-class OneByOneError(MalformedResponseError):
+class DisorderError(MalformedResponseError):
+    """Say that nobody can tell which vector belongs to which text."""
+
+
+class OneByOneError(DisorderError):
     """Say that a server answers a list as if it were one text."""
 
 
@@ -245,7 +251,7 @@ def _items_and_usage(data: dict[str, Any]) -> tuple[list[dict[str, Any]], Usage 
 def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Secrets) -> list[dict[str, Any]]:
     """Return the items in the order of the texts.
 
-    Where none has an `index` they are in order. The one vector of one text is its own whatever it says.
+    For their indexes see `placed`. The one vector of one text is its own whatever it says.
     """
     if len(items) != count:
         number = f"{len(items)} vector{'' if len(items) == 1 else 's'}"
@@ -255,27 +261,25 @@ def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Sec
         raise _disorder(what, bare, secrets, lists=len(items) == 1 and count > _FEW_FOR_PROOF)
     if count == 1:
         return items
-    indexes = [_index(item.get("index")) for item in items]
-    if indexes == [*range(count)] or all(index is None for index in indexes):
+    indexes = [item.get("index") for item in items]
+    if indexes == [*range(count)]:
         return items
-    places = {index: item for index, item in zip(indexes, items, strict=True) if index is not None}
-    if len(places) == count and all(0 <= index < count for index in places):
-        return [places[index] for index in range(count)]
-    what = f"has vectors whose indexes are not 0 to {count - 1}, each once"
-    raise _disorder(what, bare, secrets, lists=len(places) == 1 and count > _FEW_FOR_PROOF)
-
-
-def _index(index: object) -> int | None:
-    if isinstance(index, str) and index.isdecimal() and index.isascii():
-        return int(index)
-    return index if type(index) is int else None
+    places = placed(indexes)
+    if places is None:
+        what = f"has vectors whose indexes are not 0 to {count - 1}, each once"
+        same = len(set(map(repr, indexes))) == 1
+        raise _disorder(what, bare, secrets, lists=same and count > _FEW_FOR_PROOF)
+    ordered = [items[0]] * count
+    for place, item in zip(places, items, strict=True):
+        ordered[place] = item
+    return ordered
 
 
 def _disorder(what: str, bare: Reply, secrets: Secrets, *, lists: bool) -> MalformedResponseError:
     """Return the error for an answer that does not fit the list; `lists`: the server does not know them."""
     error = malformed(what, bare, secrets)
-    if lists:
-        error = OneByOneError(error.message, status=error.status, request_id=error.request_id)
+    kind = OneByOneError if lists else DisorderError
+    error = kind(error.message, status=error.status, request_id=error.request_id)
     error.retry_advised = False  # parts of the list are asked for instead
     return error
 

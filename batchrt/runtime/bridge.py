@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 from anyio import CancelScope
 
 from batchrt.runtime.blocking import Blockade
@@ -45,16 +46,47 @@ IN_MEMORY: Final[tuple[type[Any], ...]] = (
 """What any thread may iterate over: there is no code of the caller's behind it."""
 
 
+LOOK_SECONDS: Final = 0.1
+"""How often a worker thread of AnyIO's looks whether its scope was cancelled: nothing would wake it."""
+
+
+def _scope_of_worker() -> Callable[[], None] | None:
+    """Return what raises once the scope is cancelled that this worker thread of AnyIO's was started from.
+
+    A thread cannot be interrupted, so `to_thread.run_sync(chain.batch, rows)` has to look for itself. `None`
+    in other threads.
+    """
+    try:
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:  # this is no worker thread (AnyIO's NoEventLoopError is one)
+        return None
+    return anyio.from_thread.check_cancelled
+
+
 class Caller:
-    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
+    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run.
+
+    Attributes:
+        look: called now and then while it waits, to raise what ends the wait; `None` for nothing.
+    """
 
     def __init__(self) -> None:
+        self.look: Callable[[], None] | None = None
         self._mail: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._retired = False
 
     def wait(self, token: object) -> None:
         """Serve until `release(token)`."""
-        while (request := self._mail.get()) is not token:
+        look = self.look
+        while True:
+            try:
+                request = self._mail.get(timeout=None if look is None else LOOK_SECONDS)
+            except queue.Empty:
+                assert look is not None
+                look()
+                continue
+            if request is token:
+                return
             if callable(request) and not self._retired:
                 request()
 
@@ -240,6 +272,8 @@ class Crossing:
         ticket, context = _Ticket(function, self._caller), copy_context()
         if self._own is not None:
             context = strand_context(self._own, context)
+        if self._watched is None:
+            self._caller.look = _scope_of_worker()
         if self._blockade is not None:
             self._blockade.enter(context)
             with self._blockade.blocking():
@@ -305,6 +339,7 @@ class _Ticket(Generic[T]):
         try:
             self._caller.wait(self)
         except BaseException:
+            self._caller.look = None
             self._caller.retire()
             self.cancel()
             if not self._ended:  # else the interrupt came when all was over

@@ -220,18 +220,26 @@ async def _carry_parts(call: ListCall, values: Sequence[Any], strand: Strand, gi
             parts += [(middle, stop), (start, middle)]
 
 
+_DETAILS: Final = ("cached_input_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens")
+_COUNTED: Final = ("input_tokens", "output_tokens", "total_tokens", *_DETAILS)
+
+
 def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
     """Yield the shares of what a list was billed, by its values' costs, exact to the last token."""
     total = sum(costs)
     if not total > 0:
         costs, total = [1.0] * len(costs), float(len(costs))
-    whole = (usage.input_tokens, usage.output_tokens, usage.total_tokens)
-    reached, done = 0.0, (0, 0, 0)
+    # Most lists are billed no more than these three, and a list has thousands of values.
+    counted = _COUNTED if any(getattr(usage, name) for name in _DETAILS) else _COUNTED[:3]
+    whole = [getattr(usage, name) for name in counted]
+    reached, done = 0.0, [0] * len(whole)
     for cost in costs:
         reached += cost
-        inputs, outputs, both = (round(count * reached / total) for count in whole)
-        yield Usage(inputs - done[0], outputs - done[1], both - done[2])
-        done = (inputs, outputs, both)
+        now = [round(count * reached / total) for count in whole]
+        inputs, outputs, both, *details = [count - before for count, before in zip(now, done, strict=True)]
+        named = dict(zip(_DETAILS, details, strict=False)) if details else {}
+        yield Usage(inputs, outputs, both, service_tier=usage.service_tier, **named)
+        done = now
 
 
 async def _carry_apart(

@@ -115,6 +115,8 @@ class Scheduler:
         self._resting: list[Signal] = []
         self._finished = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
+        self._ends_at = math.inf
+        self._too_late = False
         self._yielded_at = 0.0
 
     @property
@@ -151,7 +153,7 @@ class Scheduler:
         completed = False
         async with anyio.create_task_group() as group:
             if self._deadline is not None:
-                group.cancel_scope.deadline = anyio.current_time() + self._deadline
+                self._ends_at = group.cancel_scope.deadline = anyio.current_time() + self._deadline
             self._group = group
             self._run.hire(Crew(group))
             if self._feeder is not None:
@@ -162,7 +164,7 @@ class Scheduler:
                 await self._finished.wait()
             else:
                 self._is_over()  # the budget of a run around this may have ended before it began
-            completed = True
+            completed = not self._too_late
             group.cancel_scope.cancel()
         return completed
 
@@ -199,10 +201,19 @@ class Scheduler:
 
     def _is_over(self) -> bool:
         """Whether no more is to be begun; what is under way is finished."""
+        if self._deadline is not None and not self._drained and anyio.current_time() >= self._ends_at:
+            self._end_in_time()
         if not self._drained and self._is_broke():
             self._cut_short = True
             self._drain()
         return self._drained or self._failure is not None
+
+    def _end_in_time(self) -> None:
+        """End the run at its deadline, which the event loop cannot see while functions never await."""
+        self._too_late = True
+        self._drain()
+        assert self._group is not None
+        self._group.cancel_scope.cancel()
 
     def _is_broke(self) -> bool:
         spending = self._run.spending

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -31,14 +31,17 @@ class _Call:
         self._ended = False
         self._on_end: Callable[[], None] | None = None
 
-    def run(self) -> Any:
-        """Be called in the thread."""
+    def run(self) -> tuple[Any]:
+        """Be called in the thread; the output is in a tuple.
+
+        Trio takes a function that returns a coroutine for a mistake.
+        """
         with self._lock:
             if self._ended:  # cancelled before it began
-                return None
+                return (None,)
             self._started = True
         try:
-            return self._function(self._value)
+            return (self._function(self._value),)
         except StopIteration as error:
             # It cannot travel through a coroutine, where it would mean the end.
             raise RuntimeError("the function raised StopIteration") from error
@@ -70,10 +73,11 @@ async def call_in_thread(function: Callable[[Any], T], value: Any, strand: Stran
     with strand.visiting_thread():
         try:
             # `abandon_on_cancel` lets a cancellation through; nothing is abandoned, see below.
-            return await anyio.to_thread.run_sync(
+            (output,) = await anyio.to_thread.run_sync(
                 call.run, abandon_on_cancel=True, limiter=strand.run.threads
             )
         except anyio.get_cancelled_exc_class():
             strand.cancel_nested()
             await call.wait_for_end()
             raise
+    return cast("T", output)

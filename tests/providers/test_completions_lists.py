@@ -65,13 +65,30 @@ REFUSALS: dict[str, Callable[[list[str]], httpx.Response]] = {
     "an error in a 200": lambda _: error(200, "Unexpected endpoint or method."),
     "merged": lambda prompts: completion([" ".join(prompts)]),
     "the first alone": lambda prompts: completion(prompts[:1]),
-    "no indexes": lambda prompts: httpx.Response(200, json={"choices": [{"text": p} for p in prompts]}),
+    "indexes of something else": lambda prompts: httpx.Response(
+        200, json={"choices": [{"text": p, "index": i + 7} for i, p in enumerate(prompts)]}
+    ),
     "the same index": lambda prompts: httpx.Response(
         200, json={"choices": [{"text": p, "index": 0} for p in prompts]}
     ),
     "too many": lambda prompts: completion([*prompts, "x"]),
     "html": lambda _: httpx.Response(200, text="<html>"),
 }
+
+
+def test_a_list_without_indexes_is_in_order() -> None:
+    """As many texts as prompts, and nothing that says otherwise: they were paid for."""
+
+    def answer(prompts: list[str]) -> httpx.Response:
+        return httpx.Response(200, json={"choices": [{"text": f"<{prompt}>"} for prompt in prompts]})
+
+    server = Server(answer)
+
+    async def main() -> None:
+        assert await server.model().abatch(PROMPTS) == TEXTS
+        assert not server.singles
+
+    on_mock_clock(main)
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())

@@ -313,3 +313,47 @@ def test_a_server_that_is_full_is_asked_again(server: Any) -> None:
     assert got == vectors(provider, words(3))
     assert seconds > 1
     assert provider.log.snapshot().requests == 3
+
+
+@pytest.mark.parametrize(
+    "index",
+    [lambda i: i // 2, lambda i: i + 7, lambda i: -i, lambda i: 2 * i, lambda i: f"text-{i}", lambda i: [i]],
+    ids=["each twice", "from 7", "negative", "every second", "texts", "lists"],
+)
+async def test_a_server_whose_order_cannot_be_told_is_asked_one_by_one(index: Any) -> None:
+    """From the second list on; else every text would be paid for at every length down to one."""
+    paid: list[int] = []
+
+    def handle(body: dict[str, Any]) -> httpx.Response:
+        paid.append(len(body["input"]))
+        data = [
+            {"index": index(i), "embedding": [len(text), 1.0]}
+            for i, text in enumerate(body["input"], start=1)
+        ]
+        return httpx.Response(200, json={"data": data})
+
+    embeddings = behind(handle)
+    assert await embeddings.abatch(words(100)) == [[float(len(text)), 1.0] for text in words(100)]
+    assert paid[:2] == [100, 50]
+    assert sum(paid) == 100 + 50 + 100
+    paid.clear()
+    await embeddings.abatch(words(10))
+    assert paid == [1] * 10
+
+
+async def test_a_disorder_among_lists_that_are_in_order_is_an_accident() -> None:
+    """Lists go on; the one is halved."""
+    sent: list[int] = []
+
+    def handle(body: dict[str, Any]) -> httpx.Response:
+        sent.append(len(body["input"]))
+        wrong = len(sent) in {2, 5}
+        data = [
+            {"index": 0 if wrong and i == 2 else i, "embedding": [1.0]} for i in range(len(body["input"]))
+        ]
+        return httpx.Response(200, json={"data": data})
+
+    embeddings = behind(handle, max_batch_size=8)
+    assert await embeddings.abatch(words(40), {"max_concurrency": 1}) == [[1.0]] * 40
+    assert sum(sent) == 40 + 2 * 8
+    assert sent.count(1) == 0

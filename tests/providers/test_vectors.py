@@ -108,6 +108,30 @@ def test_without_an_index_the_order_counts(indexes: list[Any]) -> None:
     assert read({"data": data}).vectors == [raw(numbers) for numbers in NUMBERS]
 
 
+@pytest.mark.parametrize(
+    ("indexes", "places"),
+    [
+        ([None, 1, 2], [0, 1, 2]),
+        ([2, None, 1], [2, 0, 1]),
+        ([0, 1, None], [0, 1, 2]),
+        ([1, 2, 3], [0, 1, 2]),
+        (["3", "1", "2"], [2, 0, 1]),
+        ([3, None, 1], [2, 1, 0]),
+        ([0.0, 2.0, 1.0], [0, 2, 1]),
+        ([None, 1, None], [0, 1, 2]),
+        ([None, None, 3], [0, 1, 2]),
+    ],
+    ids=str,
+)
+def test_indexes_that_leave_no_doubt_are_understood(indexes: list[Any], places: list[int]) -> None:
+    """One that is missing has the free place, some count from 1, and what is in order may lack some."""
+    data = [
+        item(base64(NUMBERS[place]), **({} if i is None else {"index": i}))
+        for i, place in zip(indexes, places, strict=True)
+    ]
+    assert read({"data": data}).vectors == [raw(numbers) for numbers in NUMBERS]
+
+
 def test_vectors_are_placed_by_their_index() -> None:
     """Whatever order they come in."""
     data = [item(base64(NUMBERS[index]), index=index) for index in (2, 0, 1)]
@@ -120,7 +144,7 @@ def test_one_vector_of_one_text_may_say_any_index() -> None:
 
 
 @pytest.mark.parametrize(
-    "indexes", [[0, 0, 1], [0, 1, 3], [0, 1, -1], [0, 1, None], [0, 1, True], [0, 1, 1.5]]
+    "indexes", [[0, 0, 1], [0, 1, 3], [0, 1, -1], [None, None, 0], [None, 3, 4], [0, 1, True], [0, 1, 1.5]]
 )
 def test_indexes_that_are_no_order_are_an_error(indexes: list[Any]) -> None:
     """None of the vectors can be trusted; the list is asked for in parts rather than again."""
