@@ -29,13 +29,14 @@ A user function's own error is raised as itself and never wrapped.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BatchError",
     "ConnectionFailedError",
+    "ConnectionFault",
     "ContextLengthError",
     "DeadlineExceededError",
     "InputError",
@@ -282,8 +283,20 @@ class ServerError(ProviderError):
     """The provider failed; another attempt may do."""
 
 
+ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
+
+
 class ConnectionFailedError(ProviderError):
-    """No connection, or it broke before the answer was whole."""
+    """No connection, or it broke before the answer was whole.
+
+    Attributes:
+        fault: what is wrong with the address, if that is it: `host` (the name is unknown), `certificate` (it
+            is refused), `protocol` (https is asked of a port that does not speak TLS, or HTTP of one that
+            does not speak that), `refused` (nothing listens there); of the proxy's address if there is one.
+            Before the first answer such an error is not waited out. `None` for a connection that broke.
+    """
+
+    fault: ConnectionFault | None = None
 
 
 class RequestTimeoutError(ProviderError, TimeoutError):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from tenacity import stop_after_attempt
 
-from batchrt.errors import OutageError, ProviderError
+from batchrt.errors import ConnectionFailedError, OutageError, ProviderError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from
 from batchrt.providers.rate_limits import limited_unit, standings
@@ -31,6 +31,11 @@ __all__ = ["Endpoint"]
 
 _REFUSALS: Final = 10
 """Attempts of a request that is refused for now and told when to come back, where a policy says nothing."""
+
+
+_LASTING_FAULTS: Final = frozenset(("certificate", "protocol"))
+"""What is wrong with an address and will be at the next attempt: names may be looked up in vain for a moment,
+and a server may be about to start."""
 
 
 class Billed(Protocol):
@@ -274,17 +279,20 @@ class _Again:
             return False
         if self._policy.retry is not None:
             return bool(self._policy.retry(self._state))
+        if isinstance(error, ConnectionFailedError) and error.fault in _LASTING_FAULTS:
+            # Later on it may be the network between, such as a portal that wants to be logged in to.
+            return not self._quota.has_wrong_address(error)
         return should_retry(error, self._longest)
 
     def _waits_for_provider(self, error: ProviderError, *, stop: bool) -> bool:
-        if not self._policy.patience or not is_outage(error):
+        if not self._policy.patience or not is_outage(error) or self._quota.has_wrong_address(error):
             return False
         return self._quota.is_down() or (stop and self._quota.silent_since(self._began))
 
     async def _pay(self, error: ProviderError) -> None:
         if self._quota.retries.afford(error):
             return
-        patience = self._policy.patience
+        patience = 0.0 if self._quota.has_wrong_address(error) else self._policy.patience
         if not patience or not await self._quota.retries.wait(patience, self._strand):
             error.message += f"; not tried again: {self._quota.retries.words()}"
             error.args = (error.message, *error.args[1:])

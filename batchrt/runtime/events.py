@@ -95,10 +95,17 @@ class BudgetEmpty:
 
 @dataclass(frozen=True, slots=True)
 class ProviderDown:
-    """So many requests in a row had no answer; who has the patience waits, and one at a time looks."""
+    """So many requests in a row had no answer; who has the patience waits, and one at a time looks.
+
+    Attributes:
+        failures: how many.
+        reason: the last error's class and status.
+        message: what the last error says.
+    """
 
     failures: int
     reason: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from batchrt.runtime.line import Line
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retries import Retries
-from batchrt.runtime.trouble import is_outage, is_overloaded, may_be_billed, reason
+from batchrt.runtime.trouble import blames_address, is_outage, is_overloaded, may_be_billed, reason, shorten
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
@@ -176,6 +176,8 @@ class Quota:
         self._first_sent: float | None = None
         self._sent = 0
         self._heard = False
+        self._reached = False
+        self._last_failure: ProviderError | None = None
         self._cooling = CoolDown()
         self._due = math.inf
 
@@ -331,7 +333,8 @@ class Quota:
         if down is not None and late and self._downtime.is_known(now) and self._downtime.look_at < math.inf:
             return OutageError(
                 f"the provider has been down for {now - down:.0f} s ({self._downtime.failures} requests in a "
-                "row without an answer), and nothing was sent any more; try again when it is back",
+                f"row without an answer{self._last_words()}), and nothing was sent any more; try again when "
+                "it is back",
                 seconds=now - down,
             )
         return None
@@ -460,6 +463,7 @@ class Quota:
         """Note an answer, and what it cost."""
         with self._lock:
             now = self._tick(now)
+            self._reached = True
             tokens = None if usage is None else float(usage.total_tokens)
             self._allowance.settle(passage, tokens)
             produced = passage.output if usage is None else float(usage.output_tokens)
@@ -484,6 +488,7 @@ class Quota:
         """
         with self._lock:
             now = self._tick(now)
+            self._reached = self._reached or error.status is not None
             unheard = isinstance(error, ConnectionFailedError)
             cost = None if may_be_billed(error) else 0.0
             self._allowance.settle(passage, cost, request=not unheard)
@@ -495,8 +500,11 @@ class Quota:
                 self._cool_down(passage, error, now, unit)
             elif self._adaptive is not None and passage.auto and is_outage(error):
                 self._adaptive.failed()
-            answered = not overloaded and not is_outage(error)
-            self._end(passage, now, answered=answered, failure=error if is_outage(error) else None)
+            outage = is_outage(error)
+            answered = not overloaded and not outage
+            # A wrong address is no outage, which waiting would mend.
+            down = outage and not self.has_wrong_address(error)
+            self._end(passage, now, answered=answered, failure=error if down else None)
 
     def _cool_down(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
         asked = error.retry_after or 0.0
@@ -561,6 +569,10 @@ class Quota:
         """Whether the provider gives no answers."""
         return self._downtime.since is not None
 
+    def has_wrong_address(self, error: ProviderError) -> bool:
+        """Whether `error` blames the address, and nobody has ever answered there: no waiting mends that."""
+        return not self._reached and blames_address(error)
+
     def silent_since(self, moment: float) -> bool:
         """Whether it has not answered anybody since then."""
         return self._downtime.answered_at < moment
@@ -572,9 +584,13 @@ class Quota:
                 self._went_down(error)
 
     def _went_down(self, error: ProviderError) -> None:
+        self._last_failure = error
         self._line.park()
         if self.events.listeners:
-            self.events.tell(ProviderDown(self._downtime.failures, reason(error)))
+            self.events.tell(ProviderDown(self._downtime.failures, reason(error), shorten(str(error))))
+
+    def _last_words(self) -> str:
+        return "" if self._last_failure is None else f", the last: {shorten(str(self._last_failure))}"
 
     def tell_retry(self, error: ProviderError, wait: float, attempt: int) -> None:
         """Tell those who listen that there will be another attempt."""
