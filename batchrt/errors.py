@@ -36,7 +36,6 @@ __all__ = [
     "BadRequestError",
     "BatchError",
     "ConnectionFailedError",
-    "ConnectionFault",
     "ContextLengthError",
     "DeadlineExceededError",
     "InputError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -109,6 +110,8 @@ class Gatekeeper:
 
     Args:
         max_wait: seconds for which the provider may ask to be left alone.
+        patience: seconds for which a provider that is down is waited for. Without any, a job is not stopped
+            for a wrong address either: all of its rows fail fast.
 
     Attributes:
         halt: called when that is so.
@@ -116,11 +119,12 @@ class Gatekeeper:
         is_shut: whether it was so.
     """
 
-    def __init__(self, *, max_wait: float) -> None:
+    def __init__(self, *, max_wait: float, patience: float = math.inf) -> None:
         self.halt: Callable[[], None] = lambda: None
         self.refusal: Exception | None = None
         self.is_shut: bool = False
         self._max_wait = max_wait
+        self._waits = patience > 0
         self._in_a_row = 0
         self._reached = False
 
@@ -161,7 +165,7 @@ class Gatekeeper:
 
     def _has_wrong_address(self, error: Exception | None) -> bool:
         """Whether the address is wrong, as far as is known: nobody was reached there before."""
-        return not self._reached and blames_address(error)
+        return self._waits and not self._reached and blames_address(error)
 
     def _asks_too_much(self, error: Exception | None) -> bool:
         """Whether the provider asks, for all that is sent, to wait for longer than that."""
