@@ -42,7 +42,7 @@ _UNREADABLE: Final = re.compile(
     r"|illegal header line|[Cc]ontent-[Ll]ength|too long"  # h11
 )
 _MOST_LINKS: Final = 20
-_HANDSHAKE: Final = 5.0
+_HANDSHAKE: Final = 2.0
 """Seconds for a server to show whether TLS is spoken."""
 _HINTS: Final[dict[ConnectionFault, str]] = {
     "host": "the name of the host is unknown ({reason}); check base_url",

@@ -207,6 +207,8 @@ class _DirectChannel:
         except ValueError as error:  # an address that the Python side took for one
             raise connection_failed(origin_of(url), _reason(error), "host") from error
         else:
+            if self._other_scheme is None:
+                self._other_scheme = False
             return await self._read_all(response, url, sink)
         return await self._post_otherwise(url, body, sink, failure)
 
@@ -226,7 +228,11 @@ class _DirectChannel:
         if fault == "host" and not self._by_system_dns:
             return await self._post_by_system_dns(url, body, sink)
         if fault == "certificate" and _names_certificates():
-            unpooled = self._unpooled_channel()
+            try:
+                unpooled = self._unpooled_channel()
+            except OSError as unreadable:  # OpenSSL's errors too
+                translated.message += f"; what that names now cannot be read: {_reason(unreadable)}"
+                raise translated from unreadable
             reply = await unpooled.post(url, body, sink)
             self._unpooled = unpooled
             return reply
@@ -240,7 +246,8 @@ class _DirectChannel:
     async def _look_for_scheme(self, url: str, error: ConnectionFailedError) -> ConnectionFailedError:
         """Return the error for the wrong scheme, if the server speaks the other one, else `error`.
 
-        It closes the connection or says nothing, which may mean anything; so it is asked, once.
+        It closes the connection or says nothing, which may mean anything; so it is asked, once, unless it
+        has answered before.
         """
         if self._other_scheme is None and self._proxy is None:
             self._other_scheme = False

@@ -15,7 +15,7 @@ import pytest
 
 from .raw import ANSWER
 
-__all__ = ["certificate", "tls_server"]
+__all__ = ["certificate", "hashed", "tls_server"]
 
 
 def certificate(folder: Path) -> Path:
@@ -35,6 +35,14 @@ def certificate(folder: Path) -> Path:
     return folder / "cert.pem"
 
 
+def hashed(cert: Path) -> Path:
+    """Put `cert` where OpenSSL looks for it in its folder, under the hash of its subject."""
+    command = ["openssl", "x509", "-subject_hash", "-noout", "-in", cert]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    shutil.copy(cert, cert.with_name(f"{name}.0"))
+    return cert
+
+
 @contextmanager
 def tls_server(cert: Path) -> Iterator[str]:
     """Answer every request by TLS with `cert`; gives the base URL."""
@@ -45,7 +53,12 @@ def tls_server(cert: Path) -> Iterator[str]:
     def handle(raw: socket.socket) -> None:
         try:
             with raw, context.wrap_socket(raw, server_side=True) as connection:
-                connection.recv(65536)
+                received = b""
+                while not received.endswith(b"\r\n\r\n{}"):  # what is left unread would reset it
+                    part = connection.recv(65536)
+                    if not part:
+                        return
+                    received += part
                 connection.sendall(head + ANSWER)
         except OSError:
             pass
