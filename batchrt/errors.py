@@ -9,6 +9,7 @@
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
     ├── SpendingLimitError        the run reached `max_tokens_total` or `max_cost`
+    ├── TokenizerError            the tokenizer that was asked for cannot be loaded
     ├── InputError                a file or a row that cannot be read (also a ValueError)
     ├── OutputError               a file that cannot be written to any more
     │   └── OutputClosedError     its reader has gone, as `head` does (also a BrokenPipeError)
@@ -55,6 +56,7 @@ __all__ = [
     "ServerError",
     "SpendingLimitError",
     "StrayCancelledError",
+    "TokenizerError",
 ]
 
 
@@ -171,6 +173,10 @@ class SpendingLimitError(BatchError):
         return SpendingLimitError(
             str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
         )
+
+
+class TokenizerError(BatchError):
+    """Say why a tokenizer cannot be loaded, and what to do: nothing was sent."""
 
 
 class InputError(BatchError, ValueError):

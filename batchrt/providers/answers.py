@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
-
-from pydantic_core import from_json
+from typing import Any, Final, TypeVar
 
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, excerpt
+from batchrt.providers.json_text import load_json
 from batchrt.providers.reply import Reply
 from batchrt.providers.retry_after import advise
 from batchrt.providers.secrets import Secrets
@@ -26,6 +25,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_EVENT: Final = re.compile(rb"\s{0,64}(?:data|event|id|retry|) ?:")
+"""The beginning of a stream of events, in the server-sent events of the HTML standard (9.2.6)."""
 
 
 class ShapeError(Exception):
@@ -49,8 +51,13 @@ def read_answer(
         ProviderError: if the body holds an error instead, as some proxies have it.
     """
     try:
-        data = _json(reply.body)
+        data = load_json(reply.body)
     except ValueError as error:
+        if _EVENT.match(reply.body):
+            streamed = malformed("is a stream of events, which was not asked for", reply, secrets)
+            streamed.message += '; say extra_body={"stream": False}, and the server may answer whole'
+            advise(streamed, retry=False)
+            raise streamed from None
         raise malformed(f"is not JSON: {error}", reply, secrets) from None
     if not isinstance(data, dict):
         raise malformed("is no JSON object", reply, secrets)
@@ -146,14 +153,3 @@ def read_usage(usage: object) -> Usage | None:
     if entered is None or made is None:
         return None
     return Usage(entered, made, entered + made if total is None else total)
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError:
-        # Models cut a character in two, which servers send as a lone \ud83d: the standard library
-        # takes that, and nobody wants to pay for the answer again.
-        if b"\\ud" not in body.lower():
-            raise
-        return json.loads(body)

@@ -26,7 +26,7 @@ def certificate(folder: Path) -> Path:
     subprocess.run(
         [
             *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-days", "2"),
+            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"), "-days", "2"),
             *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
         ],
         check=True,
@@ -37,7 +37,7 @@ def certificate(folder: Path) -> Path:
 
 def hashed(cert: Path) -> Path:
     """Put `cert` where OpenSSL looks for it in its folder, under the hash of its subject."""
-    command = ["openssl", "x509", "-subject_hash", "-noout", "-in", cert]
+    command = ["openssl", "x509", "-subject_hash", "-noout", "-in", str(cert)]
     name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     shutil.copy(cert, cert.with_name(f"{name}.0"))
     return cert
