@@ -47,6 +47,7 @@ _OF_THE_CLIENT: Final = frozenset(
         "requests_per_day",
         "requests_per_minute",
         "retry_policy",
+        "share_lists",
         "timeout",
         "tokens_per_day",
         "tokens_per_minute",

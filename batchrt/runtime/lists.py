@@ -29,6 +29,7 @@ __all__ = [
     "RepackError",
     "carry",
     "check_length",
+    "lingering",
     "pack",
     "share",
 ]
@@ -43,6 +44,13 @@ MAX_LINGER: Final = 1.0
 SHARED_LINGER: Final = 0.005
 SHARED_MAX_LINGER: Final = 0.05
 """The same for lists that requests share: somebody waits for each of them."""
+
+
+def lingering(linger: float | None, max_linger: float | None, *, shared: bool) -> tuple[float, float]:
+    """Return for how long lists wait after the last and the first arrival, where nothing else is said."""
+    usual, longest = (SHARED_LINGER, SHARED_MAX_LINGER) if shared else (LINGER, MAX_LINGER)
+    return usual if linger is None else linger, longest if max_linger is None else max_linger
+
 
 _FAILURES_BEYOND_DEPTH: Final = 4
 """Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
