@@ -181,8 +181,10 @@ class Endpoint:
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
-            strand.item.add_usage(usage)
-        self.quota.answered(passage, usage, strand.run.now())
+            strand.item.add_usage(usage, self._model)
+        now = strand.run.now()
+        strand.item.add_request(now - passage.sent_at)
+        self.quota.answered(passage, usage, now)
         self._settle(passage, strand, usage)
         return answer
 

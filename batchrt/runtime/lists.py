@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -32,6 +32,7 @@ __all__ = [
     "lingering",
     "pack",
     "share",
+    "share_bills",
 ]
 
 T = TypeVar("T")
@@ -226,6 +227,16 @@ async def _carry_parts(call: ListCall, values: Sequence[Any], strand: Strand, gi
         else:
             middle = (start + stop + 1) // 2
             parts += [(middle, stop), (start, middle)]
+
+
+def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:
+    """Yield the shares of what a list was billed by model, by its values' costs; `None` if nobody said."""
+    if book.bills is None:
+        yield from (None for _ in costs)
+        return
+    shares = [share(usage, costs) for usage in book.bills.values()]
+    for usages in zip(*shares, strict=True):
+        yield dict(zip(book.bills, usages, strict=True))
 
 
 def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from typing import Any, Final, cast
 
@@ -20,7 +20,7 @@ from anyio import CancelScope
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, Part, carry, share
+from batchrt.runtime.lists import ListCall, Part, carry, share_bills
 from batchrt.runtime.loops import Signal
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 
@@ -58,8 +58,8 @@ async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
     await carry(call, [value], strand, parts.append)
     (part,) = parts
     strand.item.retries += part.book.retries
-    if part.book.usage is not None:
-        strand.item.add_usage(part.book.usage)
+    strand.item.add_bills(part.book.bills)
+    strand.item.add_request(part.book.request_seconds)
     return _output(call, part.error or part.results[0])
 
 
@@ -73,7 +73,19 @@ def _output(call: ListCall, result: Any) -> Any:
 class _Entry:
     """A value in the queue or under way, and who waits for its result."""
 
-    __slots__ = ("arrived", "config", "cost", "key", "list", "result", "retries", "usage", "value", "waiting")
+    __slots__ = (
+        "arrived",
+        "bills",
+        "config",
+        "cost",
+        "key",
+        "list",
+        "request_seconds",
+        "result",
+        "retries",
+        "value",
+        "waiting",
+    )
 
     def __init__(
         self, value: Any, cost: float, key: Hashable | None, arrived: float, config: RunConfig
@@ -86,7 +98,8 @@ class _Entry:
         self.waiting: list[Signal] = []
         self.list: _List | None = None
         self.result: Any = None
-        self.usage: Usage | None = None
+        self.bills: Mapping[str, Usage] | None = None
+        self.request_seconds: float | None = None
         self.retries = 0
 
 
@@ -137,10 +150,11 @@ class _Queue:
         finally:
             strand.go()
         strand.item.retries += entry.retries
-        if entry.usage is not None:
+        strand.item.add_request(entry.request_seconds)
+        if entry.bills is not None:
             # Billed once, whoever else waits for it.
-            usage, entry.usage = entry.usage, None
-            strand.item.add_usage(usage)
+            bills, entry.bills = entry.bills, None
+            strand.item.add_bills(bills)
         return _output(call, entry.result)
 
     def stir(self) -> None:
@@ -357,13 +371,14 @@ class _List:
 
     def _give(self, part: Part) -> None:
         entries = self._entries[part.start : part.stop]
-        if part.book.usage is not None:
-            shares = share(part.book.usage, [entry.cost for entry in entries])
-            for entry, usage in zip(entries, shares, strict=True):
-                entry.usage = usage
+        if part.book.bills is not None:
+            shares = share_bills(part.book, [entry.cost for entry in entries])
+            for entry, bills in zip(entries, shares, strict=True):
+                entry.bills = bills
         results: Sequence[Any] = [part.error] * len(entries) if part.error else part.results
         for entry, result in zip(entries, results, strict=True):
             entry.retries += part.book.retries
+            entry.request_seconds = part.book.request_seconds
             self._wanted -= bool(entry.waiting)
             self._queue.settle(entry, result)
 

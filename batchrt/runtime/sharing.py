@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, check_length, share
+from batchrt.runtime.lists import ListCall, check_length, share_bills
 from batchrt.runtime.loops import LoopHandle, Signal, Unbegun, cancellation_is_real
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
@@ -91,12 +91,17 @@ class _Part:
         return self._results
 
     def settle(
-        self, results: Sequence[Any], error: BaseException | None, book: Item, usage: Usage | None
+        self,
+        results: Sequence[Any],
+        error: BaseException | None,
+        book: Item,
+        bills: Mapping[str, Usage] | None,
     ) -> None:
         self._results, self._error = results, error
-        self.strand.item.retries += book.retries
-        if usage is not None:
-            self.strand.item.add_usage(usage)
+        item = self.strand.item
+        item.retries += book.retries
+        item.add_bills(bills)
+        item.add_request(book.request_seconds)
         self._signal.set()
 
 
@@ -232,11 +237,9 @@ class _Desk:
     def _settle(
         self, parts: list[_Part], results: Sequence[Any], failure: BaseException | None, book: Item
     ) -> None:
-        usages: list[Usage | None] = [None] * len(parts)
-        if book.usage is not None:
-            usages = list(share(book.usage, [part.cost or len(part.values) for part in parts]))
+        shares = share_bills(book, [part.cost or len(part.values) for part in parts])
         start = 0
-        for part, usage in zip(parts, usages, strict=True):
+        for part, bills in zip(parts, shares, strict=True):
             stop = start + len(part.values)
-            part.settle(results[start:stop], failure, book, usage)
+            part.settle(results[start:stop], failure, book, bills)
             start = stop
