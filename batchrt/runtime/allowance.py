@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from batchrt.runtime.buckets import SECONDS, Bucket, Period, Unit
+from batchrt.runtime.events import BY_HAND
 from batchrt.runtime.inference import Inferred, Refusal
 
 __all__ = ["Allowance", "Charge", "Standing"]
@@ -146,7 +147,7 @@ class Allowance:
         for name, limit in limits.items():
             before = self._limits.get(name)
             if before != limit:
-                self._changed(_name(*name), before, limit, "given by hand")
+                self._changed(_name(*name), before, limit, BY_HAND)
         self._limits.update(limits)
         self._stale = True
 
@@ -463,8 +464,12 @@ class Allowance:
             tightest = min(found, key=lambda limit: limit.bucket.level / limit.bucket.capacity)
             tightest.bucket.exhausted(tightest.amount(charge), wait)
         if not again and infer and self._inferred is not None and (not known or self._contradicted(now)):
+            known_before = self._inferred.bucket is not None
             self._inferred.keep(now)
             self._collect()
+            if not known_before and self._inferred.bucket is not None:
+                rate = self._inferred.bucket.rate * SECONDS["minute"]
+                self._changed(_name("requests", "minute"), None, rate, "found out from refusals")
         return self.paces
 
     def _contradicted(self, now: float) -> bool:

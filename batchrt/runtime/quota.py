@@ -80,6 +80,12 @@ class QuotaStatistics:
         max_concurrency: what `"auto"` has found; `None` where nobody asked for that.
         down_for: seconds for which there was no answer; `None` if there are answers.
         retry_tokens: what is left of the retry budget; `None` without one.
+        requests: requests that were sent, since the quota was made; this and what follows are counters,
+            for a monitoring system to scrape.
+        answers: those that were answered with a success.
+        tokens: tokens that answers said they were billed.
+        refusals: those that were refused because there was too much for now.
+        retries: those that were sent, or will be, in place of one that failed.
     """
 
     in_flight: int
@@ -90,6 +96,11 @@ class QuotaStatistics:
     max_concurrency: int | None
     down_for: float | None
     retry_tokens: float | None
+    requests: int = 0
+    answers: int = 0
+    tokens: int = 0
+    refusals: int = 0
+    retries: int = 0
 
 
 def check_limit(name: str, value: float | None) -> None:
@@ -163,6 +174,7 @@ class Quota:
         self._line = Line(self._look)
         self._process = os.getpid()
         self._max_in_flight: int | None = None
+        self._now = 0.0
         self._allowance = Allowance({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
         self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
@@ -170,13 +182,13 @@ class Quota:
         self._downtime = Downtime()
         self._adaptive: Adaptive | None = None
         self._ramp: Ramp | None = None
-        self._now = 0.0
         self._wall = Clock().wall
         self._in_flight = 0
         self._first_sent: float | None = None
         self._sent = 0
         self._heard = False
         self._reached = False
+        self._answers = self._tokens = self._refusals = self._retried = 0
         self._last_failure: ProviderError | None = None
         self._cooling = CoolDown()
         self._due = math.inf
@@ -240,6 +252,11 @@ class Quota:
                 max_concurrency=None if self._adaptive is None else self._adaptive.limit,
                 down_for=None if down is None else now - down,
                 retry_tokens=self.retries.left,
+                requests=self._sent,
+                answers=self._answers,
+                tokens=self._tokens,
+                refusals=self._refusals,
+                retries=self._retried,
             )
 
     # In
@@ -464,6 +481,8 @@ class Quota:
         with self._lock:
             now = self._tick(now)
             self._reached = True
+            self._answers += 1
+            self._tokens += 0 if usage is None else usage.total_tokens
             tokens = None if usage is None else float(usage.total_tokens)
             self._allowance.settle(passage, tokens)
             produced = passage.output if usage is None else float(usage.output_tokens)
@@ -497,6 +516,7 @@ class Quota:
                 self._allowance.learn(passage.told, passage, now, refused=refused)
             overloaded = is_overloaded(error)
             if overloaded:
+                self._refusals += 1
                 self._cool_down(passage, error, now, unit)
             elif self._adaptive is not None and passage.auto and is_outage(error):
                 self._adaptive.failed()
@@ -521,8 +541,7 @@ class Quota:
             self._ramp = None if paced else Ramp(self._in_flight)
         if self._cooling.prolong(asked, error, now):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
-            if self.events.listeners:
-                self.events.tell(CooledDown(self._cooling.left(now), reason(error)))
+            self.events.announce(CooledDown(self._cooling.left(now), reason(error)), now)
 
     def abandoned(self, passage: Passage, now: float) -> None:
         """Note that nobody waits for the answer any more: the request may be billed all the same."""
@@ -586,14 +605,16 @@ class Quota:
     def _went_down(self, error: ProviderError) -> None:
         self._last_failure = error
         self._line.park()
-        if self.events.listeners:
-            self.events.tell(ProviderDown(self._downtime.failures, reason(error), shorten(str(error))))
+        down = ProviderDown(self._downtime.failures, reason(error), shorten(str(error)))
+        self.events.announce(down, self._now)
 
     def _last_words(self) -> str:
         return "" if self._last_failure is None else f", the last: {shorten(str(self._last_failure))}"
 
     def tell_retry(self, error: ProviderError, wait: float, attempt: int) -> None:
-        """Tell those who listen that there will be another attempt."""
+        """Count another attempt that there will be, and tell those who listen."""
+        with self._lock:
+            self._retried += 1
         if self.events.listeners:
             left = self._cooling.left(self._now)
             self.events.tell(Retried(reason(error), max(wait, left), attempt))
@@ -601,8 +622,7 @@ class Quota:
     # What listeners are told
 
     def _tell_limit(self, name: str, before: float | None, after: float, reason: str) -> None:
-        if self.events.listeners:
-            self.events.tell(LimitChanged(name, before, after, reason))
+        self.events.announce(LimitChanged(name, before, after, reason), self._now)
 
     def _tell_concurrency(self, before: float, after: float, reason: str) -> None:
         self._tell_limit("max_concurrency", before, after, reason)

@@ -800,3 +800,67 @@ def test_address_faults_among_others_are_an_outage(backend: str) -> None:
         return await wire.model(retry_policy=PATIENT).abatch(["x"] * 3, return_exceptions=True)
 
     assert all(isinstance(outcome, AIMessage) for outcome in virtually(backend, main))
+
+
+# What is logged, and what is counted
+
+
+@on_both
+def test_log_of_a_run_has_nothing_for_each_item(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit, its cool-downs and an outage are told once each, however many requests meet them."""
+    provider = MockProvider(
+        latency=LATENCY,
+        rate_limits=RateLimits(requests_per_minute=60, burst_seconds=20),
+        outages=[Outage(40, 70)],
+    )
+
+    async def main() -> Any:
+        model = chat(provider, retry_policy=PATIENT, quota=Quota())
+        return await model.abatch([str(number) for number in range(100)]), model.quota.statistics()
+
+    outcomes, statistics = virtually(backend, main)
+    assert len(outcomes) == 100
+    lines = [record.getMessage() for record in caplog.records if record.name == "batchrt"]
+    assert 1 <= len(lines) <= 12
+    assert sum("the provider is down" in line for line in lines) == 1
+    assert statistics.answers == 100
+
+
+@on_both
+def test_statistics_count_what_happened(backend: str) -> None:
+    """Since the quota was made: requests, answers, tokens, refusals and retries."""
+
+    async def main() -> Any:
+        usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+
+        def full() -> httpx.Response:
+            return httpx.Response(200, json=chat_body() | {"usage": usage})
+
+        server = Server(full(), bad(429, retry_after="1"), full(), bad(500), full(), bad(400), full())
+        model = respond(server, quota=Quota())
+        before = model.quota.statistics()
+        for number in range(5):
+            await outcome_of(model, str(number))
+        return before, model.quota.statistics()
+
+    before, after = virtually(backend, main)
+    counts = ("requests", "answers", "tokens", "refusals", "retries")
+    assert [getattr(before, name) for name in counts] == [0, 0, 0, 0, 0]
+    assert [getattr(after, name) for name in counts] == [7, 4, 48, 1, 2]
+
+
+@on_both
+def test_statistics_do_not_count_what_was_not_sent(backend: str) -> None:
+    """Requests that wait and are given up."""
+
+    async def main() -> Any:
+        quota = Quota(max_in_flight=1)
+        model = chat(MockProvider(latency=1.0), quota=quota)
+        with anyio.move_on_after(2.5):
+            await model.abatch(["x"] * 50)
+        return quota.statistics()
+
+    statistics = virtually(backend, main)
+    assert statistics.requests <= 3
+    assert statistics.answers <= 2
+    assert statistics.in_flight == statistics.waiting == 0
