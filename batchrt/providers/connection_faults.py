@@ -89,7 +89,7 @@ def is_unreadable(error: BaseException) -> bool:
 
 
 async def speaks_tls(url: str) -> bool:
-    """Whether the server that `url` names shakes hands by TLS, whatever its certificate."""
+    """Whether the server that `url` names answers a handshake by TLS, whatever its certificate."""
     parts = urlsplit(url)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -100,8 +100,11 @@ async def speaks_tls(url: str) -> bool:
                 await TLSStream.wrap(
                     stream, hostname=parts.hostname, ssl_context=context, standard_compatible=False
                 )
-    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError):
-        return False
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
+        # An alert is an answer too.
+        return any(
+            isinstance(link, ssl.SSLError) and "ALERT" in (link.reason or "") for link in _links(error)
+        )
     return True
 
 

@@ -250,7 +250,7 @@ class _DirectChannel:
         has answered before.
         """
         if self._other_scheme is None and self._proxy is None:
-            self._other_scheme = False
+            # All that fail until that is known ask: none of them is to be taken for an outage.
             self._other_scheme = await (speaks_http if self._tls else speaks_tls)(url)
         if not self._other_scheme:
             return error
