@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
-
-from pydantic_core import from_json
 
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, excerpt
+from batchrt.providers.json_text import load_json
 from batchrt.providers.reply import Reply
 from batchrt.providers.retry_after import advise
 from batchrt.providers.secrets import Secrets
@@ -26,6 +25,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_EVENT: Final = re.compile(rb"\s{0,64}(?:data|event|id|retry|) ?:")
+"""The beginning of a stream of events, in the server-sent events of the HTML standard (9.2.6)."""
 
 
 class ShapeError(Exception):
@@ -57,8 +59,13 @@ def read_answer(
         ProviderError: if the body holds an error instead, or beside what it had when the error came.
     """
     try:
-        data = _json(reply.body)
+        data = load_json(reply.body)
     except ValueError as error:
+        if _EVENT.match(reply.body):
+            streamed = malformed("is a stream of events, which was not asked for", reply, secrets)
+            streamed.message += '; say extra_body={"stream": False}, and the server may answer whole'
+            advise(streamed, retry=False)
+            raise streamed from None
         raise malformed(f"is not JSON: {error}", reply, secrets) from None
     if isinstance(data, list) and len(data) == 1:  # Google's endpoint wraps its errors like this
         data = data[0]
@@ -224,17 +231,3 @@ def _details(usage: Mapping[str, Any], *kinds: str) -> Mapping[str, Any]:
 def _detail(details: Mapping[str, Any], name: str) -> int:
     value = details.get(name)
     return max(0, whole_number(value) or 0) if value else 0
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return from_json(body)
-    except ValueError:
-        # Models cut a character in two, which servers send as a lone \ud83d or as the bytes that there are
-        # of it, and servers that write JSON by hand leave line breaks in strings as they are: nobody wants
-        # to pay for the answer again.
-        try:
-            return json.loads(body.decode("utf-8", "replace"), strict=False)
-        except (ValueError, RecursionError):
-            pass
-        raise

@@ -48,7 +48,7 @@ class Capacity:
         tokens: the most tokens in a request; `None` for no limit.
         text_tokens: the most tokens in a text; `None` for no known limit.
         takes_empty: there is a vector for the empty text.
-        encoding: how vectors are asked for from now on.
+        encoding: how vectors are asked for from now on; `None` to leave it to the server.
         factor: how many tokens there are to one that was counted.
         ordered: there was an answer to a list from which the vector of each text could be told.
     """
@@ -66,7 +66,7 @@ class Capacity:
         self.tokens: int | None = family.tokens if tokens is None else tokens
         self.text_tokens: int | None = family.text_tokens
         self.takes_empty: bool = family.takes_empty
-        self.encoding: Encoding = encoding
+        self.encoding: Encoding | None = encoding
         self.factor: float = 1.0 if tokenizer.exact else _FIRST_FACTOR
         self.tokenizer: Tokenizer = tokenizer
         self.ordered: bool = False

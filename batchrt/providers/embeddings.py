@@ -11,7 +11,7 @@ from batchrt.providers.embedding_options import OF_THE_MODEL, check_list_options
 from batchrt.providers.model import Model
 from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.bridge import Caller, call_blocking
-from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, ListCall
+from batchrt.runtime.lists import ListCall, lingering
 from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, current_strand
 from batchrt.runtime.sharing import shared
@@ -200,12 +200,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         sharing = self.share_lists
         lists = self._lists(kwargs, one_run=not sharing)
-        linger, max_linger = (SHARED_LINGER, SHARED_MAX_LINGER) if sharing else (LINGER, MAX_LINGER)
-        call = replace(
-            lists.list_call(self.get_name()),
-            linger=linger if self.linger is None else self.linger,
-            max_linger=max_linger if self.max_linger is None else self.max_linger,
-        )
+        linger, max_linger = lingering(self.linger, self.max_linger, shared=sharing)
+        call = replace(lists.list_call(self.get_name()), linger=linger, max_linger=max_linger)
         if sharing:
             # Kept here: runs have nothing else in common.
             call = self._shared.setdefault(lists.start, shared(call))

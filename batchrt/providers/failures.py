@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic_core import from_json
-
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
@@ -19,6 +17,7 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.credit import NO_CREDIT_CODES, says_no_credit
+from batchrt.providers.json_text import load_json
 from batchrt.providers.retry_after import MAX_RETRY_AFTER, advise, retry_after
 from batchrt.providers.secrets import NO_SECRETS, Secrets
 from batchrt.runtime.clock import clock_time
@@ -50,6 +49,9 @@ _CONTEXT_WORDS: Final = re.compile(
     r"|exceeds? the (?:available )?context (?:size|length|window)"  # llama-server
     r"|exceeds? (?:the )?(?:model's )?context (?:size|length|window)"  # llama-cpp-python, Ollama
     r"|input (?:\(\d+ tokens\) )?is too large to process"  # llama-server, embeddings
+    r"|ContextWindowExceeded"  # LiteLLM, for all that are behind it
+    r"|input token count \(\d+\) exceeds the maximum"  # Google
+    r"|maximum prompt length is"  # xAI
     r"|`?inputs`? must have less than \d+ tokens"  # TEI, TGI
     r"|(?:prompt|input) is too long"
     r"|reduce the length of the (?:messages|input|prompt)",
@@ -216,7 +218,7 @@ def _read(reply: Reply) -> _Complaint:
     body = reply.body
     if len(body) <= _LARGEST_BODY:
         try:
-            return _read_json(from_json(body)) or _Complaint(excerpt(body))
+            return _read_json(load_json(body)) or _Complaint(excerpt(body))
         except ValueError:
             pass
     page = body[:_LOOKED_AT]
@@ -257,9 +259,9 @@ def _from_object(error: Mapping[str, Any]) -> _Complaint:
     raw = _text(metadata.get("raw")) if isinstance(metadata, dict) else None
     return _Complaint(
         _text(error.get("message")) or _text(error.get("msg")) or raw or "",
-        _text(error.get("code")),
-        _text(error.get("type")) or _text(error.get("status")),
-        _text(error.get("param")),
+        _word(error.get("code")),
+        _word(error.get("type")) or _word(error.get("status")),
+        _word(error.get("param")),
         more=raw or "",  # OpenRouter: what its upstream said, where the message is that it said something
         details=error,
     )
@@ -281,6 +283,12 @@ def _place(part: Mapping[str, Any]) -> str:
     loc = part.get("loc")
     steps = [str(step) for step in loc] if isinstance(loc, list) else []
     return ".".join(steps[1:] if steps[:1] == ["body"] else steps)
+
+
+def _word(value: object) -> str | None:
+    """Return a code, a type or a parameter's name; LiteLLM writes none as Python does."""
+    text = _text(value)
+    return None if text is None or text.strip() in {"", "None", "null"} else text
 
 
 def _text(value: object) -> str | None:

@@ -19,12 +19,12 @@ _WORDS: Final = ("model", "reasoning_effort", "suffix")
 _NOT_OFFERED: Final = {
     "ChatOpenAI": {
         "messages": "the messages are the input",
-        "stream": "answers come whole",
+        "stream": "answers come whole; only False can be sent",
         "n": "an input has one output; give the input several times",
     },
     "OpenAI": {
         "prompt": "the prompts are the input",
-        "stream": "answers come whole",
+        "stream": "answers come whole; only False can be sent",
         "n": "whether a prompt has one text or a list of them is for the whole model: give it to OpenAI",
     },
 }
@@ -47,6 +47,7 @@ _OF_THE_CLIENT: Final = frozenset(
         "requests_per_day",
         "requests_per_minute",
         "retry_policy",
+        "share_lists",
         "timeout",
         "tokens_per_day",
         "tokens_per_minute",
@@ -110,8 +111,8 @@ def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict
 def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI") -> dict[str, Any]:
     """Return `extra` unless it changes what a request is about."""
     extra = dict(extra or {})
-    for name in extra:
-        _check_offered(name, owner)
+    for name, value in extra.items():
+        _check_offered(name, value, owner)
     return extra
 
 
@@ -128,13 +129,15 @@ def check_count(n: int | None) -> int | None:
     return None if n is None else _whole("n", n, 1)
 
 
-def _check_offered(name: str, owner: str) -> None:
+def _check_offered(name: str, value: object, owner: str) -> None:
+    if name == "stream" and value is False:
+        return  # there are servers that stream unless they are told not to
     if name in _NOT_OFFERED[owner]:
         raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[owner][name]}")
 
 
 def _check(name: str, value: Any, owner: str) -> Any:
-    _check_offered(name, owner)
+    _check_offered(name, value, owner)
     if name in _OF_THE_CLIENT:
         raise ValueError(f"{name} belongs to the model as a whole: give it to {owner}")
     if name == "extra_body":

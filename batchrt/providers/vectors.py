@@ -7,6 +7,7 @@ theirs and, of those in base64, no Python number is ever made.
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 import sys
@@ -57,6 +58,8 @@ _TO_VALUE: Final = re.compile(rb"\s{0,64}:\s{0,64}")
 _TO_FIRST: Final = re.compile(rb"\[\s{0,64}")
 _LONGEST_WAY: Final = 200
 """Bytes after a member's name that are waited for until there is a value."""
+_BETWEEN: Final = re.compile(rb"\\[rnt]|\\u00(?:0[9aAdD]|20)|[ \t\r\n]")
+"""Blanks and ends of lines in a JSON string, as they are or escaped."""
 _QUOTE: Final = ord('"')
 _BRACKET: Final = ord("[")
 _SLICE: Final = 2**18
@@ -305,10 +308,18 @@ def _decode(text: bytearray) -> bytes:
     try:
         raw: bytes = _BASE64.validate_json(text)
     except ValidationError:
-        raise ShapeError("is not base64") from None
+        raw = _from_loose_base64(text)
     if not raw or len(raw) % FLOAT_BYTES:
         raise ShapeError(f"is {len(raw)} bytes of base64, which is no number of float32")
     return _finite(raw)
+
+
+def _from_loose_base64(text: bytearray) -> bytes:
+    """Decode base64 in lines (RFC 2045, 6.8), or whose slashes are escaped, as Python's `base64` does."""
+    try:
+        return base64.b64decode(_BETWEEN.sub(b"", text[1:-1]).replace(b"\\/", b"/"), validate=True)
+    except ValueError:
+        raise ShapeError("is not base64") from None
 
 
 def _numbers(text: bytearray) -> Any:
@@ -319,6 +330,8 @@ def _numbers(text: bytearray) -> Any:
 
 
 def _from_parsed(value: object) -> bytes:
+    if isinstance(value, str) and not value.startswith(_MARK):  # of a body that is not in UTF-8, say
+        return _decode(bytearray(f'"{value}"'.encode("utf-8", "replace")))
     if isinstance(value, list) and value and isinstance(value[0], list):
         if len(value) > 1:
             raise ShapeError(

@@ -300,7 +300,7 @@ class Runnable(Generic[In, Out]):
         """Iterate over the outputs in input order, with bounded memory; see `Stream` for closing it.
 
         Outputs that are early wait for their turn, `window` items at most; a consumer that is slow
-        slows the run down.
+        slows the run down. A `deadline` means the same as for `abatch`.
         """
         job = self._job(inputs, config, kwargs)
         return Stream(job, ordered=True, return_exceptions=return_exceptions)
@@ -326,7 +326,10 @@ class Runnable(Generic[In, Out]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> Stream[tuple[int, Out]]:
-        """Iterate over `(index, output)` as items finish; they start in input order."""
+        """Iterate over `(index, output)` as items finish; they start in input order.
+
+        A `deadline` means the same as for `abatch`; what it kept from being finished comes last.
+        """
         job = self._job(inputs, config, kwargs)
         return Stream(job, ordered=False, return_exceptions=return_exceptions)
 

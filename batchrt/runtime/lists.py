@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -29,8 +29,10 @@ __all__ = [
     "RepackError",
     "carry",
     "check_length",
+    "lingering",
     "pack",
     "share",
+    "share_bills",
 ]
 
 T = TypeVar("T")
@@ -43,6 +45,13 @@ MAX_LINGER: Final = 1.0
 SHARED_LINGER: Final = 0.005
 SHARED_MAX_LINGER: Final = 0.05
 """The same for lists that requests share: somebody waits for each of them."""
+
+
+def lingering(linger: float | None, max_linger: float | None, *, shared: bool) -> tuple[float, float]:
+    """Return for how long lists wait after the last and the first arrival, where nothing else is said."""
+    usual, longest = (SHARED_LINGER, SHARED_MAX_LINGER) if shared else (LINGER, MAX_LINGER)
+    return usual if linger is None else linger, longest if max_linger is None else max_linger
+
 
 _FAILURES_BEYOND_DEPTH: Final = 4
 """Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
@@ -218,6 +227,16 @@ async def _carry_parts(call: ListCall, values: Sequence[Any], strand: Strand, gi
         else:
             middle = (start + stop + 1) // 2
             parts += [(middle, stop), (start, middle)]
+
+
+def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:
+    """Yield the shares of what a list was billed by model, by its values' costs; `None` if nobody said."""
+    if book.bills is None:
+        yield from (None for _ in costs)
+        return
+    shares = [share(usage, costs) for usage in book.bills.values()]
+    for usages in zip(*shares, strict=True):
+        yield dict(zip(book.bills, usages, strict=True))
 
 
 _DETAILS: Final = ("cached_input_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens")

@@ -42,6 +42,11 @@ def answer(*values: Any, **more: Any) -> dict[str, Any]:
     return {"object": "list", "data": data, "model": "m", **more}
 
 
+def read_text(text: str) -> Vectors:
+    """Return what is read of an answer with `text`, escapes and all, where the one vector belongs."""
+    return read(b'{"data":[{"index":0,"embedding":"%b"}]}' % text.encode(), 1)
+
+
 def read(body: Any, count: int | None = None, secrets: Secrets = NO_SECRETS) -> Vectors:
     if count is None:
         count = len(body["data"])
@@ -49,6 +54,31 @@ def read(body: Any, count: int | None = None, secrets: Secrets = NO_SECRETS) -> 
     reader = VectorReader()
     reader.feed_all(whole.body)
     return read_vectors(Reply(whole.status, whole.headers, reader.end()), reader, count, secrets, wall)
+
+
+@pytest.mark.parametrize("between", ["\\n", "\\r\\n", " ", "\\t", "\\u000a", "\\u000D\\u000A", "\\u0020"])
+@pytest.mark.parametrize("width", [1, 7, 76])
+def test_base64_in_lines_is_decoded(between: str, width: int) -> None:
+    """As MIME writes it, and Python's base64 reads it."""
+    numbers = [number / 7 for number in range(60)]
+    text = b64encode(raw(numbers)).decode()
+    lines = between.join(text[i : i + width] for i in range(0, len(text), width)) + between
+    assert read_text(lines).vectors == [raw(numbers)]
+
+
+def test_base64_with_escaped_slashes_is_decoded() -> None:
+    """As PHP writes JSON."""
+    numbers = [-1.9999998807907104, 255.99998474121094] * 8
+    text = b64encode(raw(numbers)).decode()
+    assert "/" in text
+    assert read_text(text.replace("/", "\\/")).vectors == [raw(numbers)]
+
+
+@pytest.mark.parametrize("text", ["A\\nB", "AAAA\\\\", "AA-_\\n", "====", "AAA\\n=A"])
+def test_base64_that_is_none_has_an_error_of_ours(text: str) -> None:
+    """In its place."""
+    (error,) = read_text(text).vectors
+    assert isinstance(error, MalformedResponseError)
 
 
 def test_base64_is_decoded_to_the_bytes_that_it_stands_for() -> None:
