@@ -37,6 +37,7 @@ from batchrt.errors import (
     ServerError,
     SpendingLimitError,
     StrayCancelledError,
+    TokenizerError,
 )
 from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
 from batchrt.prices import Price
@@ -157,6 +158,7 @@ __all__ = [
     "Stream",
     "StringPromptValue",
     "SystemMessage",
+    "TokenizerError",
     "Usage",
     "chain",
 ]

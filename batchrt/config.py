@@ -65,6 +65,11 @@ RunnableConfig: TypeAlias = RunConfig
 """LCEL's name for it."""
 
 _KEYS: Final = frozenset(RunConfig.__annotations__)
+_KEPT: Final[tuple[Literal["max_concurrency", "timeout", "deadline"], ...]] = (
+    "max_concurrency",
+    "timeout",
+    "deadline",
+)
 _SPENDING: Final = frozenset({"max_tokens_total", "max_cost", "prices"})
 _LANGCHAIN: Final = frozenset({"callbacks", "run_id"})
 
@@ -119,12 +124,19 @@ def _check_seconds(config: Mapping[str, Any], key: str) -> None:
 
 
 def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
-    """Return `outer` with `inner` laid over it: tags add up, metadata and configurable merge."""
+    """Return `outer` with `inner` laid over it: tags add up, metadata and configurable merge.
+
+    As in LCEL an explicit `None` does not lift a cap that was bound, nor a bound of time. It does lift a
+    limit of spending, which LCEL does not have.
+    """
     if not inner:
         return outer
     if not outer:
         return inner
     merged = cast("RunConfig", {**outer, **inner})
+    for key in _KEPT:
+        if key in inner and inner[key] is None and key in outer:
+            merged[key] = outer[key]
     if "tags" in outer and "tags" in inner:
         merged["tags"] = _union(outer["tags"], inner["tags"])
     if "metadata" in outer and "metadata" in inner:

@@ -10,6 +10,7 @@
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
     ├── SpendingLimitError        the run reached `max_tokens_total` or `max_cost`
+    ├── TokenizerError            the tokenizer that was asked for cannot be loaded
     ├── InputError                a file or a row that cannot be read (also a ValueError)
     ├── OutputError               a file that cannot be written to any more
     │   └── OutputClosedError     its reader has gone, as `head` does (also a BrokenPipeError)
@@ -18,7 +19,7 @@
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
         │   └── ContextLengthError    the input does not fit the model
         ├── RateLimitError        429: too many requests or tokens for now
-        ├── QuotaExhaustedError   429 that waiting does not mend: no credit, or a spending limit
+        ├── QuotaExhaustedError   402, 429 … that waiting does not mend: no credit, or a spending limit
         ├── ServerError           5xx and 408, 409: the provider's fault, worth another attempt
         ├── ConnectionFailedError no answer: refused, reset, DNS, TLS
         ├── RequestTimeoutError   no answer in time (also a TimeoutError)
@@ -30,7 +31,7 @@ A user function's own error is raised as itself and never wrapped.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 __all__ = [
     "AuthenticationError",
@@ -57,6 +58,7 @@ __all__ = [
     "ServerError",
     "SpendingLimitError",
     "StrayCancelledError",
+    "TokenizerError",
 ]
 
 
@@ -184,6 +186,10 @@ class SpendingLimitError(BatchError):
         )
 
 
+class TokenizerError(BatchError):
+    """Say why a tokenizer cannot be loaded, and what to do: nothing was sent."""
+
+
 class InputError(BatchError, ValueError):
     """Say which file, row (counted from 1, the header not counted) and column cannot be read."""
 
@@ -286,15 +292,27 @@ class RateLimitError(ProviderError):
 
 
 class QuotaExhaustedError(ProviderError):
-    """429 that waiting does not mend: add credit or raise the spending limit."""
+    """A refusal that waiting does not mend: add credit or raise the spending limit."""
 
 
 class ServerError(ProviderError):
     """The provider failed; another attempt may do."""
 
 
+ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
+
+
 class ConnectionFailedError(ProviderError):
-    """No connection, or it broke before the answer was whole."""
+    """No connection, or it broke before the answer was whole.
+
+    Attributes:
+        fault: what is wrong with the address, if that is it: `host` (the name is unknown), `certificate` (it
+            is refused), `protocol` (https is asked of a port that does not speak TLS, or HTTP of one that
+            does not speak that), `refused` (nothing listens there); of the proxy's address if there is one.
+            Before the first answer such an error is not waited out. `None` for a connection that broke.
+    """
+
+    fault: ConnectionFault | None = None
 
 
 class RequestTimeoutError(ProviderError, TimeoutError):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from batchrt.messages import Usage
 
 __all__ = ["Price", "check_prices", "check_spending"]
 
 _MILLION: Final = 1_000_000
+_CACHED: Final = 0.1
+"""Of the price of other input."""
+_TIERS: Final = {"flex": 0.5, "batch": 0.5}
+"""Of the usual price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,22 +26,64 @@ class Price:
     Args:
         input: for a million tokens of prompts, or of texts that are embedded.
         output: for a million tokens of answers.
+        cached_input: for a million tokens of prompts that the provider had in its cache; a tenth of `input`
+            if it is left out, as for OpenAI's GPT-5 family, Anthropic and Google's Gemini 2.5 and later.
+            Older models are dearer (GPT-4.1 a quarter, GPT-4o half): say so, or `max_cost` is exceeded.
+        tiers: for service tiers, by the names that answers give them (`service_tier`) and `batch`: either
+            their own prices or factors on these. `flex` and `batch` cost half if nothing is said, as at
+            OpenAI; other tiers what is said here.
+
+    Sources of the tenth and the half: https://openai.com/api/pricing, https://claude.com/pricing and
+    https://ai.google.dev/gemini-api/docs/pricing, November 2026.
     """
 
     input: float
     output: float = 0.0
+    cached_input: float | None = None
+    tiers: Mapping[str, Price | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("input", "output"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"a price's {name} must be a number, not {value!r}")
-            if not 0 <= value < math.inf:
-                raise ValueError(f"a price's {name} must be 0 or more, and finite, not {value}")
+        _check_amount("input", self.input)
+        _check_amount("output", self.output)
+        if self.cached_input is not None:
+            _check_amount("cached_input", self.cached_input)
+        if not isinstance(self.tiers, Mapping):
+            raise TypeError(f"a price's tiers must be a dict of Prices or factors, not {self.tiers!r}")
+        for name, price in self.tiers.items():
+            if not isinstance(price, Price):
+                _check_amount(f"tiers[{name!r}]", price)
 
-    def of(self, input_tokens: float, output_tokens: float) -> float:
-        """Return what so many tokens cost."""
-        return (self.input * input_tokens + self.output * output_tokens) / _MILLION
+    def __hash__(self) -> int:
+        return hash((self.input, self.output, self.cached_input))
+
+    def of(
+        self,
+        input_tokens: float,
+        output_tokens: float,
+        cached_input_tokens: float = 0.0,
+        service_tier: str | None = None,
+    ) -> float:
+        """Return what so many tokens cost; the cached ones are among the input."""
+        factor = 1.0
+        if service_tier is not None:
+            tier = self.tiers.get(service_tier, _TIERS.get(service_tier, 1.0))
+            if isinstance(tier, Price):
+                return tier.of(input_tokens, output_tokens, cached_input_tokens)
+            factor = tier
+        cached = _CACHED * self.input if self.cached_input is None else self.cached_input
+        dear = self.input * (input_tokens - cached_input_tokens) + self.output * output_tokens
+        return factor * (dear + cached * cached_input_tokens) / _MILLION
+
+    def of_usage(self, usage: Usage) -> float:
+        """Return what was billed for `usage`, its cached input and its tier considered."""
+        return self.of(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.service_tier)
+
+
+def _check_amount(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"a price's {name} must be a number, not {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"a price's {name} must be 0 or more, and finite, not {value}")
 
 
 def check_spending(config: Mapping[str, Any]) -> None:

@@ -126,3 +126,17 @@ def test_limits_of_spending_are_checked_with_the_rest() -> None:
     assert check_config({"max_cost": 5}) == {"max_cost": 5}  # the prices may be bound
     with pytest.raises(TypeError, match="prices"):
         check_config({"prices": 5})
+
+
+@pytest.mark.parametrize(
+    ("key", "bound"),
+    [("max_concurrency", 3), ("max_concurrency", "auto"), ("timeout", 1.5), ("deadline", 2.0)],
+)
+def test_none_does_not_lift_what_is_bound(key: str, bound: Any) -> None:
+    """As in LCEL; a number does change it, and where nothing is bound None is what it is."""
+    outer, none = check_config({key: bound}), check_config({key: None})
+    assert merge_configs(outer, none) == {key: bound}
+    assert merge_configs(outer, check_config({key: 7, "tags": []})) == {key: 7, "tags": []}
+    assert merge_configs(check_config({}), none) == {key: None}
+    assert merge_configs(none, none) == {key: None}
+    assert merge_configs(none, outer) == {key: bound}

@@ -19,6 +19,43 @@ def test_a_price_is_of_a_million_tokens() -> None:
     assert Price(2).of(0, 500_000) == 0.0
 
 
+def test_cached_input_costs_less() -> None:
+    """A tenth if nothing is said; it is among the input."""
+    assert Price(1.0).of(1_000_000, 0, 900_000) == pytest.approx(0.1 + 0.09)
+    assert Price(1.0, cached_input=0.5).of(1_000_000, 0, 900_000) == pytest.approx(0.1 + 0.45)
+    assert Price(1.0, cached_input=0).of(1_000_000, 0, 1_000_000) == 0.0
+    assert Price(2.0, 8.0).of(1_000_000, 1_000_000, 0) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("tier", "cost"),
+    [
+        (None, 4.0),
+        ("default", 4.0),
+        ("flex", 2.0),
+        ("batch", 2.0),
+        ("priority", 7.0),
+        ("scale", 3.5),
+        ("x", 4.0),
+    ],
+)
+def test_tiers_have_prices_of_their_own(tier: str | None, cost: float) -> None:
+    """Flex and batch half, unless something else is said; others as said."""
+    price = Price(2.0, 2.0, tiers={"priority": 1.75, "scale": Price(1.5, 2.0)})
+    assert price.of(1_000_000, 1_000_000, 0, tier) == cost
+    assert Price(2.0, tiers={"flex": 1.0}).of(1_000_000, 0, 0, "flex") == 2.0
+
+
+def test_tiers_are_checked() -> None:
+    """Prices or factors."""
+    with pytest.raises(TypeError, match="tiers must be a dict"):
+        Price(1, tiers=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"tiers\['flex'\] must be 0 or more"):
+        Price(1, tiers={"flex": -1})
+    with pytest.raises(TypeError, match="cached_input must be a number"):
+        Price(1, cached_input="1")  # type: ignore[arg-type]
+
+
 def test_nothing_may_be_free() -> None:
     """As a model of one's own is."""
     assert Price(0, 0).of(10**9, 10**9) == 0.0
@@ -46,7 +83,7 @@ def test_a_price_is_a_number(name: str, value: Any) -> None:
 def test_a_price_is_not_negative_and_finite(name: str, value: float) -> None:
     """Nobody is paid for tokens."""
     with pytest.raises(ValueError, match=f"a price's {name} must be 0 or more, and finite"):
-        Price(**{"input": 1, name: value})
+        Price(**{"input": 1, name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

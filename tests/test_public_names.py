@@ -30,7 +30,7 @@ PUBLIC = {
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError ListLengthError
         MalformedResponseError MissingFieldError OutageError OutputClosedError OutputError
         OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
-        RequestTimeoutError ServerError SpendingLimitError StrayCancelledError
+        RequestTimeoutError ServerError SpendingLimitError StrayCancelledError TokenizerError
     """,
 }
 HEAVY = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
@@ -24,7 +25,7 @@ from batchrt.jobs.rows import bad_row
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.run import Step, Strand
-from batchrt.runtime.trouble import is_overloaded
+from batchrt.runtime.trouble import blames_address, is_overloaded
 
 __all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
 
@@ -109,6 +110,8 @@ class Gatekeeper:
 
     Args:
         max_wait: seconds for which the provider may ask to be left alone.
+        patience: seconds for which a provider that is down is waited for. Without any, a job is not stopped
+            for a wrong address either: all of its rows fail fast.
 
     Attributes:
         halt: called when that is so.
@@ -116,15 +119,18 @@ class Gatekeeper:
         is_shut: whether it was so.
     """
 
-    def __init__(self, *, max_wait: float) -> None:
+    def __init__(self, *, max_wait: float, patience: float = math.inf) -> None:
         self.halt: Callable[[], None] = lambda: None
         self.refusal: Exception | None = None
         self.is_shut: bool = False
         self._max_wait = max_wait
+        self._waits = patience > 0
         self._in_a_row = 0
+        self._reached = False
 
     def passed(self) -> None:
         """Note a row that the provider did not turn away."""
+        self._reached = True
         if not self.is_shut:
             self.refusal = None
             self._in_a_row = 0
@@ -133,7 +139,7 @@ class Gatekeeper:
         """Note a row that failed; return whether it did by itself, and not along with the whole job."""
         most = self._most_in_a_row(error)
         if most is None:
-            if not isinstance(error, InputError):  # for which nothing was sent
+            if not isinstance(error, InputError) and not blames_address(error):  # nothing was sent
                 self.passed()
             return True
         if self.is_shut:
@@ -150,16 +156,27 @@ class Gatekeeper:
         status = error.status if isinstance(error, ProviderError) else None
         if self._asks_too_much(error):
             return 1  # nobody sends until then, so that there would not be another one
+        if self._has_wrong_address(error):
+            return 1
         if isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError):
             return MOST_FORBIDDEN if status == _FORBIDDEN else MOST_REFUSED
         # 404 is a model or a path that does not exist.
         return MOST_REFUSED if status == _NOT_FOUND else None
+
+    def _has_wrong_address(self, error: Exception | None) -> bool:
+        """Whether the address is wrong, as far as is known: nobody was reached there before."""
+        return self._waits and not self._reached and blames_address(error)
 
     def _asks_too_much(self, error: Exception | None) -> bool:
         """Whether the provider asks, for all that is sent, to wait for longer than that."""
         if not isinstance(error, ProviderError) or not is_overloaded(error):
             return False
         return (error.retry_after or 0.0) > self._max_wait
+
+    @property
+    def is_wrong_address(self) -> bool:
+        """Whether nobody was ever reached, and nobody can be: what is in flight is not worth waiting for."""
+        return self._has_wrong_address(self.refusal)
 
     def reason(self) -> str:
         """Return why nobody is let through, in terms of the command."""
@@ -169,6 +186,8 @@ class Gatekeeper:
         if isinstance(error, ProviderError) and self._asks_too_much(error):
             assert error.retry_after is not None
             return f"the provider asks to wait {_until(error.retry_after)}, which is more than --max-wait"
+        if self.is_wrong_address:
+            return "nobody can be reached at the provider's address"
         return "the provider lets no request through"
 
 

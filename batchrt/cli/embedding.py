@@ -41,7 +41,11 @@ def embed_job(settings: EmbedSettings) -> int:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
         sink = stack.enter_context(_open_sink(settings, source))
-        tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
+        tally, gate, brake = (
+            Tally(),
+            Gatekeeper(max_wait=settings.max_wait, patience=settings.patience),
+            Brake(),
+        )
         return Job(
             _cargo(settings, model, source, tally=tally, gate=gate, brake=brake, purse=purse),
             model,

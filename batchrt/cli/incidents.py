@@ -76,20 +76,16 @@ class Incidents:
         self._quiet_seconds += longer
         self._quiet_until = now + event.wait
         if longer > _LONG:
-            self._note(
-                event,
-                f"nothing is sent for {duration(event.wait)}: the provider asked for it, with a "
-                f"{event.reason}",
-            )
+            why = "the provider asked for it, with" if event.named else "the provider refuses, with"
+            self._note(event, f"nothing is sent for {duration(event.wait)}: {why} a {event.reason}")
 
     def _went_down(self, event: ProviderDown) -> None:
         self.outages += 1
         self._down_since = anyio.current_time()
         then = "; one at a time looks whether it is back" if self._waits else ""
-        text = (
-            f"the provider is down: {count(event.failures, 'request')} in a row without an answer, the last "
-        )
-        self._said_down = self._note(event, f"{text}a {event.reason}{then}")
+        text = f"the provider is down: {count(event.failures, 'request')} in a row without an answer"
+        last = f"the last a {event.reason}{f' ({event.message})' if event.message else ''}"
+        self._said_down = self._note(event, f"{text}, {last}{then}")
 
     def _came_back(self, event: ProviderUp) -> None:
         self._down_since = None

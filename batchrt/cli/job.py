@@ -145,7 +145,7 @@ class Job:
         self._scope.cancel()
 
     def _halt(self) -> None:
-        if isinstance(self._gate.refusal, OutageError):
+        if isinstance(self._gate.refusal, OutageError) or self._gate.is_wrong_address:
             self._end()  # nobody has an answer, and what is in flight would be waited for in vain
         else:
             self._wind_down("Ctrl-C cancels at once")

@@ -44,7 +44,11 @@ def run_job(settings: Settings) -> int:
         sink = stack.enter_context(_open_sink(settings, source))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        tally, gate, brake = Tally(), Gatekeeper(max_wait=settings.max_wait), Brake()
+        tally, gate, brake = (
+            Tally(),
+            Gatekeeper(max_wait=settings.max_wait, patience=settings.patience),
+            Brake(),
+        )
         chain = _chain(settings, prompt, model, schema, tally)
         fields = fields_of(source, prompt.input_variables)
         booked = Booked(chain, fields, tally=tally, gate=gate, brake=brake, purse=purse)

@@ -13,10 +13,11 @@ What a code says:
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 
@@ -28,6 +29,8 @@ from batchrt.cli.speech import complain
 from batchrt.cli.usage import UsageProblem
 
 __all__ = ["app", "main"]
+
+_LOG: Final = logging.getLogger("batchrt")
 
 # Typer brings a copy of click along in some versions and not in others; this class it always names.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -70,6 +73,9 @@ def _program(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (the process's own if `None`) and exit."""
+    # What the library logs is told here as it happens; without a handler Python would print it too.
+    if not _LOG.handlers:
+        _LOG.addHandler(logging.NullHandler())
     leave(_exit_code(sys.argv[1:] if arguments is None else list(arguments)))
 
 

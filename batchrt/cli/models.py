@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 from batchrt.cli.process import allow_connections
 from batchrt.cli.settings import JobSettings
 from batchrt.cli.usage import UsageProblem
-from batchrt.errors import AuthenticationError
+from batchrt.errors import AuthenticationError, TokenizerError
 from batchrt.runtime.adaptive import MOST_AT_ONCE
 from batchrt.runtime.retrying import RetryPolicy
 
@@ -56,8 +56,8 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
         raise UsageProblem(
             "there is no API key; set OPENAI_API_KEY, or name another provider with --base-url"
         ) from error
-    except ImportError as error:
-        raise UsageProblem(str(error)) from error
+    except (ImportError, TokenizerError) as error:
+        raise UsageProblem(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
     except ValueError as error:
         raise UsageProblem(_in_options(str(error), options)) from error
 

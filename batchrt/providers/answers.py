@@ -1,31 +1,33 @@
-"""The body of an answer: opened, its choices in their places, its tokens; no I/O."""
+"""The body of an answer: opened, the errors in it found, its tokens counted; no I/O."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
-
-from pydantic_core import from_json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, excerpt
+from batchrt.providers.json_text import load_json
 from batchrt.providers.reply import Reply
 from batchrt.providers.retry_after import advise
 from batchrt.providers.secrets import Secrets
 
 __all__ = [
+    "ReportedError",
     "ShapeError",
-    "choices_of",
+    "is_reported",
     "malformed",
-    "member",
-    "placed_choices",
     "read_answer",
     "read_usage",
+    "whole_number",
 ]
 
 T = TypeVar("T")
+
+_EVENT: Final = re.compile(rb"\s{0,64}(?:data|event|id|retry|) ?:")
+"""The beginning of a stream of events, in the server-sent events of the HTML standard (9.2.6)."""
 
 
 class ShapeError(Exception):
@@ -39,6 +41,14 @@ class ShapeError(Exception):
         self.lasting = lasting
 
 
+class ReportedError(Exception):
+    """Say that a part of an answer reports an error; `said` is what it says, as the body of an error."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__("the answer reports an error")
+        self.said = said
+
+
 def read_answer(
     reply: Reply, secrets: Secrets, wall: Callable[[], float], read: Callable[[dict[str, Any]], T]
 ) -> T:
@@ -46,23 +56,63 @@ def read_answer(
 
     Raises:
         MalformedResponseError: if it is not JSON or `read` raises a ShapeError; says what is missing.
-        ProviderError: if the body holds an error instead, as some proxies have it.
+        ProviderError: if the body holds an error instead, or beside what it had when the error came.
     """
     try:
-        data = _json(reply.body)
+        data = load_json(reply.body)
     except ValueError as error:
+        if _EVENT.match(reply.body):
+            streamed = malformed("is a stream of events, which was not asked for", reply, secrets)
+            streamed.message += '; say extra_body={"stream": False}, and the server may answer whole'
+            advise(streamed, retry=False)
+            raise streamed from None
         raise malformed(f"is not JSON: {error}", reply, secrets) from None
+    if isinstance(data, list) and len(data) == 1:  # Google's endpoint wraps its errors like this
+        data = data[0]
     if not isinstance(data, dict):
         raise malformed("is no JSON object", reply, secrets)
-    if data.get("error"):
-        raise error_from(reply, secrets, wall)
     try:
+        said = _reported(data)
+        if said is not None:
+            raise ReportedError(said)
         return read(data)
+    except ReportedError as reported:
+        raise error_from(reply, secrets, wall, reported.said) from None
     except ShapeError as shape:
         failure = malformed(str(shape), reply, secrets)
-        if shape.lasting:
-            advise(failure, retry=False)
+        usage = read_usage(data.get("usage"))
+        if shape.lasting or (usage is not None and usage.output_tokens):
+            advise(failure, retry=False)  # it would be paid for again, and come like this again
         raise failure from None
+
+
+def _reported(data: dict[str, Any]) -> object:
+    """Return the error that a successful answer reports, as `error_from` takes it; `None` for none."""
+    error = data.get("error")
+    if error is not None and is_reported(error):
+        return data
+    status = data.get("base_resp")  # MiniMax, whose status_code is 0 where all is well
+    if isinstance(status, dict) and whole_number(status.get("status_code")):
+        return {"message": status.get("status_msg"), "code": status.get("status_code")}
+    # One of the two is in every answer; where there is none, more is taken for an error's words.
+    return None if data.get("choices") or data.get("data") else _reported_alone(data)
+
+
+def _reported_alone(data: dict[str, Any]) -> object:
+    """Return the error that an object reports which has no answer; `None` for none."""
+    errors = data.get("errors")  # Cloudflare
+    if isinstance(errors, list) and errors:
+        return {"error": errors[0]}
+    is_error = data.get("object") == "error" or data.get("type") == "error"  # vLLM before 0.10, Anthropic
+    flat = "code" in data and isinstance(data.get("message"), str)
+    return data if is_error or flat or data.get("detail") else None
+
+
+def is_reported(error: object) -> bool:
+    """Whether a member `error` says that there was one: some servers fill it in with nothing."""
+    if isinstance(error, dict):
+        return any(error.values())
+    return bool(error)
 
 
 def malformed(what: str, reply: Reply, secrets: Secrets) -> MalformedResponseError:
@@ -75,85 +125,109 @@ def malformed(what: str, reply: Reply, secrets: Secrets) -> MalformedResponseErr
     )
 
 
-def choices_of(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield an answer's choices, at least one.
-
-    Raises:
-        ShapeError: if there is none, or when it comes to one that is no object.
-    """
-    choices = data.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise ShapeError("has no choices" if not choices else "has choices that are no list")
-    for choice in choices:
-        if not isinstance(choice, dict):
-            raise ShapeError("has a choice that is no object")
-        yield choice
-
-
-def placed_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[str, Any]]:
-    """Return an answer's choices in the order of their `index`: i · each + j is the j-th of prompt i.
-
-    The choices for one prompt alone are alike: their indexes are not looked at.
-
-    Raises:
-        ShapeError: if there are more or fewer than `prompts · each`, as from a server that makes one
-            prompt of a list, or not each index once. Then none of them can be trusted.
-    """
-    choices = list(choices_of(data))
-    wanted = prompts * each
-    if len(choices) != wanted:
-        raise ShapeError(f"has {_number(len(choices))} where {wanted} were asked for", lasting=True)
-    if prompts == 1:
-        return choices
-    places: dict[int, dict[str, Any]] = {}
-    for choice in choices:
-        index = choice.get("index")
-        if isinstance(index, str) and index.isdecimal():  # there are servers
-            index = int(index)
-        if type(index) is int:
-            places[index] = choice
-    if places.keys() != set(range(wanted)):
-        raise ShapeError(f"has choices whose indexes are not 0 to {wanted - 1}, each once", lasting=True)
-    return [places[index] for index in range(wanted)]
-
-
-def _number(choices: int) -> str:
-    return "1 choice" if choices == 1 else f"{choices} choices"
-
-
-def member(holder: dict[str, Any], path: str, kind: type[T]) -> T | None:
-    """Return the member of `holder` that the last part of `path` names, if there is one.
-
-    Raises:
-        ShapeError: if it is not of `kind`; names the whole path.
-    """
-    value = holder.get(path.rpartition(".")[2])
-    if value is None or isinstance(value, kind):
+def whole_number(value: object) -> int | None:
+    """Return a whole number that may have been sent as `3`, `3.0` or `"3"`; `None` for anything else."""
+    if type(value) is int:
         return value
-    raise ShapeError(f"has a {path} that is no {kind.__name__}")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= _LONGEST_NUMBER:
+        return int(value)
+    return None
 
 
-def read_usage(usage: object) -> Usage | None:
+_LONGEST_NUMBER: Final = 15
+_INPUT: Final = ("prompt_tokens", "input_tokens")
+_OUTPUT: Final = ("completion_tokens", "output_tokens")
+"""OpenAI's names, and those of Anthropic and of OpenAI's Responses API, which gateways leave as they are."""
+_CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
+"""Beside the details: DeepSeek, Moonshot, Anthropic."""
+
+
+def read_usage(usage: object, tier: object = None) -> Usage | None:
     """Return an answer's `usage`; `None` for what makes no sense.
 
     Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one.
+
+    Args:
+        usage: the member as it came.
+        tier: the answer's `service_tier`.
     """
     if not isinstance(usage, dict):
         return None
-    get = usage.get
-    counts = (get("prompt_tokens"), get("completion_tokens", 0), get("total_tokens"))
-    entered, made, total = (n if type(n) is int and n >= 0 else None for n in counts)
-    if entered is None or made is None:
+    counts = _counts(usage)
+    if counts is None:
         return None
-    return Usage(entered, made, entered + made if total is None else total)
+    details = {} if usage.keys() <= _PLAIN else _read_details(usage, counts[0])
+    if tier is not None and isinstance(tier, str):
+        details["service_tier"] = tier or None
+    return Usage(*counts, **details)
 
 
-def _json(body: bytes) -> Any:
+_PLAIN: Final = frozenset(("prompt_tokens", "completion_tokens", "total_tokens"))
+
+
+def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return the tokens of the prompt, of the answer, and of both; `None` for what makes no sense."""
+    get = usage.get
+    prompt, answer, both = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+    if type(prompt) is int and type(answer) is int and type(both) is int and min(prompt, answer, both) >= 0:
+        return prompt, answer, both
     try:
-        return from_json(body)
+        entered, made, total = _count(usage, _INPUT), _count(usage, _OUTPUT), _count(usage, ("total_tokens",))
     except ValueError:
-        # Models cut a character in two, which servers send as a lone \ud83d: the standard library
-        # takes that, and nobody wants to pay for the answer again.
-        if b"\\ud" not in body.lower():
-            raise
-        return json.loads(body)
+        return None
+    if entered is None:
+        if total is None:
+            return None
+        entered = max(0, total - (made or 0))
+    if made is None:
+        made = 0 if total is None else max(0, total - entered)
+    return entered, made, entered + made if total is None else total
+
+
+def _read_details(usage: Mapping[str, Any], entered: int) -> dict[str, Any]:
+    """Return what is known of the tokens, as members of `Usage`; what is 0 is left out."""
+    into, out = _details(usage, "prompt", "input"), _details(usage, "completion", "output")
+    found: dict[str, Any] = {}
+    cached = _detail(into, "cached_tokens")
+    for name in _CACHED:
+        cached = cached or _detail(usage, name)
+    if cached:
+        found["cached_input_tokens"] = min(cached, entered)
+    if reasoning := _detail(out, "reasoning_tokens") or _detail(usage, "reasoning_tokens"):
+        found["reasoning_tokens"] = reasoning
+    if audio := _detail(into, "audio_tokens"):
+        found["input_audio_tokens"] = audio
+    if audio := _detail(out, "audio_tokens"):
+        found["output_audio_tokens"] = audio
+    return found
+
+
+def _count(usage: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """Return the count of the first of these names that has one.
+
+    Raises:
+        ValueError: it is no count.
+    """
+    for name in names:
+        value = usage.get(name)
+        if value is not None:
+            count = None if isinstance(value, str) else whole_number(value)
+            if count is None or count < 0:
+                raise ValueError(f"{name} is no count")
+            return count
+    return None
+
+
+def _details(usage: Mapping[str, Any], *kinds: str) -> Mapping[str, Any]:
+    for kind in kinds:
+        details = usage.get(f"{kind}_tokens_details")
+        if isinstance(details, dict):
+            return details
+    return {}
+
+
+def _detail(details: Mapping[str, Any], name: str) -> int:
+    value = details.get(name)
+    return max(0, whole_number(value) or 0) if value else 0

@@ -27,6 +27,8 @@ _TELLING: Final = 2_000
 """Estimated tokens from which on a list says something about the next one."""
 _CREDIBLE: Final = (0.2, 4.5)
 """Tokens to one that was estimated: with a token for each byte, nothing has more than four."""
+_DISORDERS: Final = 2
+"""Lists: one may be an accident."""
 _UNEXPLAINED: Final = 0.75
 """What to try next of a list that was refused though it should have fit."""
 
@@ -46,8 +48,9 @@ class Capacity:
         tokens: the most tokens in a request; `None` for no limit.
         text_tokens: the most tokens in a text; `None` for no known limit.
         takes_empty: there is a vector for the empty text.
-        encoding: how vectors are asked for from now on.
+        encoding: how vectors are asked for from now on; `None` to leave it to the server.
         factor: how many tokens there are to one that was counted.
+        ordered: there was an answer to a list from which the vector of each text could be told.
     """
 
     def __init__(
@@ -63,9 +66,11 @@ class Capacity:
         self.tokens: int | None = family.tokens if tokens is None else tokens
         self.text_tokens: int | None = family.text_tokens
         self.takes_empty: bool = family.takes_empty
-        self.encoding: Encoding = encoding
+        self.encoding: Encoding | None = encoding
         self.factor: float = 1.0 if tokenizer.exact else _FIRST_FACTOR
         self.tokenizer: Tokenizer = tokenizer
+        self.ordered: bool = False
+        self._disorders = 0
         self._exact = tokenizer.exact
         self._cost = tokenizer.cost
 
@@ -97,6 +102,20 @@ class Capacity:
             return
         speed = 1.0 if seen > self.factor else _FALL
         self.factor += (seen - self.factor) * speed * min(1.0, counted / _TELLING)
+
+    def learn_disorder(self, count: int, *, proof: bool) -> bool:
+        """Note that it could not be told which vector is for which of so many texts.
+
+        Return whether texts go one by one from now on: with `proof` that the server takes no lists, or
+        when that happened to two lists and to none that it did not happen to. Otherwise every list would
+        be halved down to single texts, and all of them be paid for at each length.
+        """
+        if count < 2:  # noqa: PLR2004  no list
+            return False
+        self._disorders += 1
+        if proof or (self._disorders >= _DISORDERS and not self.ordered):
+            self.size = 1
+        return self.size == 1
 
     def learn_refusal(self, error: ProviderError, texts: Sequence[str]) -> bool:
         """Lower the limits as a refusal of `texts` says; return whether they are too many by now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.messages import AIMessage
@@ -11,7 +11,7 @@ from batchrt.providers.listed import BATCH_SIZE, Lists, Send, listed
 from batchrt.providers.model import Model
 from batchrt.providers.options import check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.lists import LINGER, MAX_LINGER
+from batchrt.runtime.lists import ListCall, lingering
 from batchrt.runtime.run import Step, Strand
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             connections, timeouts, malformed answers; up to nine where a rate limit names the time. The
             provider's `retry-after` is waited for, by all who share the quota; one of more than 120 s is
             an error at once, which says until when.
-        http_client: send through this `httpx.AsyncClient`, which is bound to its event loop and
-            stays yours to close.
-        transport: send through this httpx transport (`httpx.MockTransport`,
+        http_client: send through this `httpx.AsyncClient`, or httpx2's, which is bound to its event loop
+            and stays yours to close.
+        transport: send through this async transport of httpx's or httpx2's (`httpx.MockTransport`,
             `httpx.ASGITransport` …).
         organization: else `OPENAI_ORG_ID`.
         project: else `OPENAI_PROJECT_ID`.
@@ -84,8 +84,11 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         max_batch_size: with `native_batch`, the most conversations in a request; 20 unless it is said.
             A list is answered when its longest answer is.
         linger: with `native_batch`, seconds after the last arrival for which a list waits to be filled
-            while inputs may still come; 0.01 unless it is said.
-        max_linger: seconds after the first one; 0.1 unless it is said.
+            while inputs may still come; `None` for 0.05, or 0.005 with `share_lists`.
+        max_linger: seconds after the first one; `None` for 1, or 0.05 with `share_lists`.
+        share_lists: with `native_batch`, put conversations of concurrent runs together too, as a service
+            wants it whose requests call `ainvoke` each for itself. A call then waits `linger` seconds for
+            others.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
@@ -122,6 +125,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         max_batch_size: int | None = None,
         linger: float | None = None,
         max_linger: float | None = None,
+        share_lists: bool = False,
         requests_per_minute: float | Unchanged | None = "unchanged",
         tokens_per_minute: float | Unchanged | None = "unchanged",
         requests_per_day: float | Unchanged | None = "unchanged",
@@ -150,7 +154,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             }
         )
         self._extra_body = check_extra_body(extra_body)
-        self._lists = _lists(max_batch_size, linger, max_linger, wanted=native_batch)
+        self._lists = _lists(max_batch_size, linger, max_linger, share_lists=share_lists, wanted=native_batch)
+        self.share_lists = share_lists
+        # Kept here: runs have nothing else in common.
+        self._shared: dict[Hashable, ListCall] | None = {} if share_lists else None
         self._memory = ListMemory()
         self._client = Client(
             base_url=base_url,
@@ -212,6 +219,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             name=self.get_name(),
             identity=(self, request.start),
             prepare=encode_conversation,
+            shared_calls=self._shared,
         )
 
     def _sender(self, request: ChatRequest, endpoint: Endpoint) -> Send:
@@ -244,6 +252,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: Literal[False] = False,
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, M]: ...
     @overload
     def with_structured_output(
@@ -253,6 +262,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: Literal[False] = False,
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, dict[str, Any]]: ...
     @overload
     def with_structured_output(
@@ -262,6 +272,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: Literal[True],
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, RawAndParsed]: ...
     def with_structured_output(
         self,
@@ -270,6 +281,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         method: Method = "json_schema",
         include_raw: bool = False,
         strict: bool | None = None,
+        max_reasks: int = 1,
     ) -> Runnable[ChatInput, Any]:
         """Return this with answers as objects of `schema`.
 
@@ -281,7 +293,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}` and do not raise
                 for an answer that does not fit.
             strict: have the schema enforced, for which it is rewritten as OpenAI demands (all
-                properties required, no others); `None` does so where the schema allows it.
+                properties required, no others); `None` does so where the schema allows it, and not any
+                more once the server has refused it like that.
+            max_reasks: how often to ask again, with the reason, for an answer that is whole and does not
+                fit. Each costs a request and counts as a retry, also against the retry budget.
 
         Raises:
             OutputParserError: (each item) the answer does not fit, is cut off or is a refusal.
@@ -289,7 +304,9 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         """
         from batchrt.providers.structured import StructuredChat
 
-        return StructuredChat(self, schema, method=method, strict=strict, include_raw=include_raw)
+        return StructuredChat(
+            self, schema, method=method, strict=strict, include_raw=include_raw, max_reasks=max_reasks
+        )
 
 
 def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:
@@ -298,7 +315,12 @@ def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:
 
 
 def _lists(
-    max_batch_size: int | None, linger: float | None, max_linger: float | None, *, wanted: bool
+    max_batch_size: int | None,
+    linger: float | None,
+    max_linger: float | None,
+    *,
+    share_lists: bool,
+    wanted: bool,
 ) -> Lists | None:
     """Return how lists are made, if they are.
 
@@ -306,11 +328,10 @@ def _lists(
         ValueError: something is said about lists that are not made, or makes no sense.
     """
     if not wanted:
-        if any(option is not None for option in (max_batch_size, linger, max_linger)):
-            raise ValueError("max_batch_size, linger and max_linger are for native_batch=True")
+        if share_lists or any(option is not None for option in (max_batch_size, linger, max_linger)):
+            raise ValueError("max_batch_size, linger, max_linger and share_lists are for native_batch=True")
         return None
     size = BATCH_SIZE if max_batch_size is None else max_batch_size
-    short = LINGER if linger is None else linger
-    long = MAX_LINGER if max_linger is None else max_linger
+    short, long = lingering(linger, max_linger, shared=share_lists)
     check_lists(size, short, long)
     return Lists(max_batch_size=size, linger=short, max_linger=long, own_path=True)

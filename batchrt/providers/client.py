@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,6 +27,32 @@ _OPENAI: Final = "https://api.openai.com/v1"
 _FEWEST_SECRET_CHARACTERS: Final = 6
 """Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are no secrets, and
 masking them would eat words."""
+
+
+_CREDENTIALS: Final = frozenset(
+    (
+        *("auth", "authentication", "bearer", "cookie", "credential", "credentials", "jwt", "key", "passwd"),
+        *("password", "secret", "signature", "token"),
+    )
+)
+"""The last word of a header that carries a credential, such as `x-api-key` and `cf-access-client-secret`."""
+_CREDENTIAL_ENDS: Final = ("token", "secret", "apikey", "authkey", "accesskey", "secretkey", "password")
+"""The same in one word: `x-authtoken`; `x-portkey-…` and `x-monkey` are none."""
+_NO_CREDENTIALS: Final = frozenset(
+    (
+        *("affinity", "cache", "dedup", "deduplication", "group", "idempotency", "ordering", "partition"),
+        *("request", "routing", "shard", "sharding", "sort", "trace"),
+    )
+)
+"""What a key is of that opens nothing, and may be another one for each request."""
+_PLACEHOLDERS: Final = frozenset(
+    (
+        *("anything", "dummy", "dummy-key", "lm-studio", "lmstudio", "local", "localai", "no-key", "no_key"),
+        *("no-key-required", "not-needed", "not-required", "ollama", "openai", "placeholder", "unused"),
+        *("sk-no-key-required", "sk-xxx", "vllm"),
+    )
+)
+"""Keys that the guides of local servers have one write: they are no secrets either."""
 
 
 class Secret(Protocol):
@@ -122,6 +149,7 @@ class Client:
         self._transport = Transport(
             headers,
             tls=self.address.tls,
+            url=self.address.origin,
             timeout=timeout,
             max_response_bytes=max_response_bytes,
             http_client=http_client,
@@ -179,11 +207,19 @@ def _secrets(key: str, headers: Mapping[str, str]) -> Secrets:
     for name, value in headers.items():
         if _is_credential(name):
             found |= {value, value.rpartition(" ")[2]}
-    return Secrets(secret for secret in found if len(secret) >= _FEWEST_SECRET_CHARACTERS)
+    return Secrets(secret for secret in found if _is_secret(secret))
+
+
+def _is_secret(text: str) -> bool:
+    return len(text) >= _FEWEST_SECRET_CHARACTERS and text.lower() not in _PLACEHOLDERS
 
 
 def _is_credential(header: str) -> bool:
-    return any(word in header for word in ("auth", "key", "token", "secret", "cookie"))
+    """Whether a header's name says that its value is a credential: by its words, not by their letters."""
+    words = [word for word in re.split(r"[^a-z]+", header) if word]
+    if not words or (words[-1] == "key" and not _NO_CREDENTIALS.isdisjoint(words)):
+        return False
+    return "authorization" in words or words[-1] in _CREDENTIALS or words[-1].endswith(_CREDENTIAL_ENDS)
 
 
 def _is_account(header: str) -> bool:

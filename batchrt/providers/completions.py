@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 from batchrt.providers.list_support import ListMemory
@@ -11,7 +11,7 @@ from batchrt.providers.model import Model
 from batchrt.providers.options import check_count, check_extra_body, check_lists, check_options
 from batchrt.providers.texts import TextInput, TextRequest, Texts, encode_prompt, read_texts
 from batchrt.runnables.base import Out
-from batchrt.runtime.lists import LINGER, MAX_LINGER
+from batchrt.runtime.lists import ListCall, lingering
 from batchrt.runtime.run import Step, Strand
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class CompletionOptions(TypedDict, total=False):
     best_of: int | None
     suffix: str | None
     max_batch_size: int
-    linger: float
-    max_linger: float
+    linger: float | None
+    max_linger: float | None
+    share_lists: bool
     timeout: float | None
     max_retries: int
     http_client: HTTPClient | None
@@ -88,8 +89,10 @@ class OpenAI(Model[TextInput, Out]):
         max_batch_size: the most prompts in a request; 1 sends each by itself. A list is answered when
             its longest text is.
         linger: seconds after the last arrival for which a list waits to be filled, while prompts may
-            still come.
-        max_linger: seconds after the first one.
+            still come; `None` for 0.05, or 0.005 with `share_lists`.
+        max_linger: seconds after the first one; `None` for 1, or 0.05 with `share_lists`.
+        share_lists: put prompts of concurrent runs together too, as a service wants it whose requests call
+            `ainvoke` each for itself. A call then waits `linger` seconds for others.
         timeout, max_retries, http_client, transport, organization, project, extra_headers, extra_body,
         max_response_bytes: as for `ChatOpenAI`. All but the second, the third and the fourth hold for a
             list as a whole.
@@ -128,8 +131,9 @@ class OpenAI(Model[TextInput, Out]):
         best_of: int | None = None,
         suffix: str | None = None,
         max_batch_size: int = BATCH_SIZE,
-        linger: float = LINGER,
-        max_linger: float = MAX_LINGER,
+        linger: float | None = None,
+        max_linger: float | None = None,
+        share_lists: bool = False,
         timeout: float | None = 600.0,
         max_retries: int = 2,
         http_client: HTTPClient | None = None,
@@ -168,8 +172,12 @@ class OpenAI(Model[TextInput, Out]):
         )
         self._n = check_count(n)
         self._extra_body = check_extra_body(extra_body, "OpenAI")
-        check_lists(max_batch_size, linger, max_linger)
-        self._lists = Lists(max_batch_size=max_batch_size, linger=linger, max_linger=max_linger)
+        short, long = lingering(linger, max_linger, shared=share_lists)
+        check_lists(max_batch_size, short, long)
+        self._lists = Lists(max_batch_size=max_batch_size, linger=short, max_linger=long)
+        self.share_lists = share_lists
+        # Kept here: runs have nothing else in common.
+        self._shared: dict[Hashable, ListCall] | None = {} if share_lists else None
         self._client = Client(
             base_url=base_url,
             api_key=api_key,
@@ -217,6 +225,7 @@ class OpenAI(Model[TextInput, Out]):
             name=self.get_name(),
             identity=(self, request.start),
             prepare=encode_prompt,
+            shared_calls=self._shared,
         )
 
     def _sender(self, request: TextRequest) -> Send:

@@ -24,6 +24,7 @@ from batchrt.providers.refusals import named_limits
 from batchrt.providers.tokens import MOST_PER_CHARACTER
 from batchrt.providers.vectors import (
     FLOAT_BYTES,
+    DisorderError,
     OneByOneError,
     Store,
     Vector,
@@ -166,10 +167,14 @@ class EmbeddingLists:
 
     async def _try(self, texts: Sequence[str], strand: Strand, store: Store | None = None) -> list[Any]:
         try:
-            return self._of_one_width(await self._send(self._fitting(texts), strand, store))
-        except OneByOneError as error:
-            self._capacity.size = 1
-            raise RepackError from error
+            vectors = await self._send(self._fitting(texts), strand, store)
+        except DisorderError as error:
+            if self._capacity.learn_disorder(len(texts), proof=isinstance(error, OneByOneError)):
+                raise RepackError from error
+            raise
+        if len(texts) > 1:
+            self._capacity.ordered = True
+        return self._of_one_width(vectors)
 
     async def _send(self, texts: Sequence[str], strand: Strand, store: Store | None = None) -> list[Any]:
         while True:
@@ -196,20 +201,23 @@ class EmbeddingLists:
     async def _ask(self, texts: bytes, count: int, strand: Strand, store: Store | None) -> Vectors:
         encoding = self._capacity.encoding
         request = partial(self._request, texts, count, strand, store)
-        try:
-            answer = await request(encoding)
-        except BadRequestError as error:
-            if encoding != "base64" or not _blames_base64(error):
-                raise
-            self._capacity.encoding = "float"
-            return await request("float")
+        while True:
+            try:
+                answer = await request(encoding)
+                break
+            except BadRequestError as error:
+                if encoding is None or not _blames_encoding(error):
+                    raise
+                # Some servers know no base64, and some not even the option.
+                encoding = "float" if encoding == "base64" else None
+                self._capacity.encoding = encoding
         usable = not all(isinstance(vector, Exception) for vector in answer.vectors)
         if encoding == "base64" and usable and not answer.in_base64:
             self._capacity.encoding = "float"
         return answer
 
     async def _request(
-        self, texts: bytes, count: int, strand: Strand, store: Store | None, encoding: Encoding
+        self, texts: bytes, count: int, strand: Strand, store: Store | None, encoding: Encoding | None
     ) -> Vectors:
         secrets = self._client.secrets
 
@@ -224,7 +232,8 @@ class EmbeddingLists:
             return read_vectors(bare, reader, count, secrets, clock.wall)
 
         # Without `encoding_format` proxies send null, which is an error to some servers.
-        body = b'%b"encoding_format":"%b","input":%b}' % (self.start, encoding.encode(), texts)
+        asked = b"" if encoding is None else b'"encoding_format":"%b",' % encoding.encode()
+        body = b'%b%b"input":%b}' % (self.start, asked, texts)
         return await self._endpoint.call(body, read, strand, sink, answers=0)
 
     def _of_one_width(self, vectors: list[Any]) -> list[Any]:
@@ -338,7 +347,7 @@ def _is_too_long(error: BadRequestError, texts: int) -> bool:
     return isinstance(error, ContextLengthError) or (texts == 1 and error.status == _TOO_LARGE)
 
 
-def _blames_base64(error: BadRequestError) -> bool:
+def _blames_encoding(error: BadRequestError) -> bool:
     return "encoding_format" in f"{error.param} {error.message}" or "base64" in error.message
 
 

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 from batchrt.providers.options import check_lists
 
-__all__ = ["check_list_options", "request_fields"]
+__all__ = ["OF_THE_MODEL", "check_list_options", "request_fields"]
 
 _NOT_OFFERED: Final = {
     "input": "the texts are the input",
     "encoding_format": "it is for the model as a whole: give it to OpenAIEmbeddings",
 }
 _ENCODINGS: Final = ("base64", "float")
-_OF_THE_MODEL: Final = frozenset(
+OF_THE_MODEL: Final = frozenset(
     (
         "api_key",
         "base_url",
@@ -74,7 +74,7 @@ def _offered(name: str, value: Any) -> Any:
 
 
 def _checked(name: str, value: Any) -> Any:
-    if name in _OF_THE_MODEL:
+    if name in OF_THE_MODEL:
         raise ValueError(f"{name} belongs to the model as a whole: give it to OpenAIEmbeddings")
     return _count(name, value) if name == "dimensions" else _offered(name, value)
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 
-from batchrt.providers.embedding_options import check_list_options, request_fields
+from batchrt.providers.embedding_options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.model import Model
+from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.bridge import Caller, call_blocking
-from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, ListCall
+from batchrt.runtime.lists import ListCall, lingering
 from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, current_strand
 from batchrt.runtime.sharing import shared
@@ -181,7 +182,11 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         self._shared: dict[bytes, ListCall] = {}
         self._lists({})  # whatever is wrong with the options is said here
 
+    def _takes(self, keyword: str) -> bool:
+        return keyword in OF_THE_MODEL or super()._takes(keyword)
+
     def _lists(self, kwargs: Mapping[str, Any], *, one_run: bool = True) -> EmbeddingLists:
+        check_keywords(self, kwargs)
         fields = request_fields(self._options, kwargs)
         capacity = self._capacity_of(str(fields["model"]))
         return self._new_lists(self._client, fields, capacity, truncate=self._truncate, one_run=one_run)
@@ -195,12 +200,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         sharing = self.share_lists
         lists = self._lists(kwargs, one_run=not sharing)
-        linger, max_linger = (SHARED_LINGER, SHARED_MAX_LINGER) if sharing else (LINGER, MAX_LINGER)
-        call = replace(
-            lists.list_call(self.get_name()),
-            linger=linger if self.linger is None else self.linger,
-            max_linger=max_linger if self.max_linger is None else self.max_linger,
-        )
+        linger, max_linger = lingering(self.linger, self.max_linger, shared=sharing)
+        call = replace(lists.list_call(self.get_name()), linger=linger, max_linger=max_linger)
         if sharing:
             # Kept here: runs have nothing else in common.
             call = self._shared.setdefault(lists.start, shared(call))

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from tenacity import stop_after_attempt
 
-from batchrt.errors import OutageError, ProviderError, RateLimitError
+from batchrt.errors import ConnectionFailedError, OutageError, ProviderError, RateLimitError
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, say_until
 from batchrt.providers.rate_limits import is_parallel, limited_unit, parallel_limit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.runtime.asynchronous import checked_sync
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
 from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
@@ -32,6 +33,11 @@ __all__ = ["Endpoint"]
 _SILENCE: Final = 20.0
 _REFUSALS: Final = 10
 """Attempts of a request that is refused for now and told when to come back, where a policy says nothing."""
+
+
+_LASTING_FAULTS: Final = frozenset(("certificate", "protocol"))
+"""What is wrong with an address and will be at the next attempt: names may be looked up in vain for a moment,
+and a server may be about to start."""
 
 
 class Billed(Protocol):
@@ -173,7 +179,7 @@ class Endpoint:
                 self.quota.told_in_flight(parallel)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
-            error = error_from(reply, self._secrets, clock.wall, self._longest)
+            error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
             if is_parallel(reply.headers, error):
                 # A place is free as soon as another request ends, whatever wait is named.
                 passage.parallel, error.retry_after = True, None
@@ -181,8 +187,10 @@ class Endpoint:
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
-            strand.item.add_usage(usage)
-        self.quota.answered(passage, usage, strand.run.now())
+            strand.item.add_usage(usage, self._model)
+        now = strand.run.now()
+        strand.item.add_request(now - passage.sent_at)
+        self.quota.answered(passage, usage, now)
         self._settle(passage, usage)
         return answer
 
@@ -266,7 +274,10 @@ class _Again:
         now = self._strand.run.now()
         refused = _is_refused(error)
         served = refused and self._is_served(now)
-        stop = self._stops_refused(error, now, served=served) if refused else bool(self._stop(state))
+        if refused:
+            stop = self._stops_refused(error, now, served=served)
+        else:
+            stop = bool(checked_sync("stop", self._stop(state)))
         if self._waits_for_provider(error, stop=stop):
             # It is the provider that failed, and not the request: this attempt does not count.
             quota.report_down(error, now)
@@ -291,7 +302,10 @@ class _Again:
         if (error.retry_after or 0.0) > self._longest:
             return False
         if self._policy.retry is not None:
-            return bool(self._policy.retry(self._state))
+            return bool(checked_sync("retry", self._policy.retry(self._state)))
+        if isinstance(error, ConnectionFailedError) and error.fault in _LASTING_FAULTS:
+            # Later on it may be the network between, such as a portal that wants to be logged in to.
+            return not self._quota.has_wrong_address(error)
         return should_retry(error, self._longest)
 
     def _is_served(self, now: float) -> bool:
@@ -312,7 +326,7 @@ class _Again:
         patience of the policy counts in any case.
         """
         if self._policy.stop is not None:
-            return bool(self._policy.stop(self._state))
+            return bool(checked_sync("stop", self._policy.stop(self._state)))
         if self._max_attempts == 1:
             return True
         if served:
@@ -323,14 +337,14 @@ class _Again:
         return self._silent >= most and now - self._began >= seconds
 
     def _waits_for_provider(self, error: ProviderError, *, stop: bool) -> bool:
-        if not self._policy.patience or not is_outage(error):
+        if not self._policy.patience or not is_outage(error) or self._quota.has_wrong_address(error):
             return False
         return self._quota.is_down() or (stop and self._quota.silent_since(self._began))
 
     async def _pay(self, error: ProviderError) -> None:
         if self._quota.retries.afford(error):
             return
-        patience = self._policy.patience
+        patience = 0.0 if self._quota.has_wrong_address(error) else self._policy.patience
         if patience:
             self._quota.check_can_wait(self._strand.run.blockades)
         if not patience or not await self._quota.retries.wait(patience, self._strand):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic_core import from_json
-
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
@@ -18,6 +16,8 @@ from batchrt.errors import (
     RateLimitError,
     ServerError,
 )
+from batchrt.providers.credit import NO_CREDIT_CODES, says_no_credit
+from batchrt.providers.json_text import load_json
 from batchrt.providers.retry_after import MAX_RETRY_AFTER, advise, retry_after
 from batchrt.providers.secrets import NO_SECRETS, Secrets
 from batchrt.runtime.clock import clock_time
@@ -34,15 +34,13 @@ _LONGEST_MESSAGE: Final = 500
 _LARGEST_BODY: Final = 2**20
 """Bytes of an error's body that are worth parsing: some servers echo the whole input."""
 
-_QUOTA_CODES: Final = frozenset(
-    (
-        "insufficient_quota",
-        "credit_balance_exhausted",
-        "organization_spend_limit_exceeded",
-        "project_spend_limit_exceeded",
-        "organization_usage_limit_exceeded",
-    )
-)
+_MAY_LACK_CREDIT: Final = frozenset((400, 401, 403, 429, 500))
+"""Statuses with which servers say in words that there is no credit; 500 is that of an error within a
+success. A 422 may echo the input, whose words are not the server's."""
+_MAY_BE_LIMITED: Final = frozenset((429, 503))
+_LOOKED_AT: Final = 10_000
+"""Bytes of a body that is no JSON which are looked at."""
+_LONGEST_TITLE: Final = 410
 _CONTEXT_CODES: Final = frozenset(("context_length_exceeded", "exceed_context_size_error"))
 _CONTEXT_WORDS: Final = re.compile(
     r"maximum context length"  # OpenAI, vLLM
@@ -51,6 +49,9 @@ _CONTEXT_WORDS: Final = re.compile(
     r"|exceeds? the (?:available )?context (?:size|length|window)"  # llama-server
     r"|exceeds? (?:the )?(?:model's )?context (?:size|length|window)"  # llama-cpp-python, Ollama
     r"|input (?:\(\d+ tokens\) )?is too large to process"  # llama-server, embeddings
+    r"|ContextWindowExceeded"  # LiteLLM, for all that are behind it
+    r"|input token count \(\d+\) exceeds the maximum"  # Google
+    r"|maximum prompt length is"  # xAI
     r"|`?inputs`? must have less than \d+ tokens"  # TEI, TGI
     r"|(?:prompt|input) is too long"
     r"|reduce the length of the (?:messages|input|prompt)",
@@ -69,16 +70,25 @@ _ASKS: Final = "; the provider asks to wait"
 
 @dataclass(slots=True)
 class _Complaint:
-    """What the body of an error says."""
+    """What the body of an error says.
+
+    `more` is further words that may name a wait, `details` the object that may hold one.
+    """
 
     message: str = ""
     code: str | None = None
     type: str | None = None
     param: str | None = None
+    more: str = ""
+    details: object = None
 
 
 def error_from(
-    reply: Reply, secrets: Secrets, wall: Callable[[], float], longest: float = MAX_RETRY_AFTER
+    reply: Reply,
+    secrets: Secrets,
+    wall: Callable[[], float],
+    said: object = None,
+    longest: float = MAX_RETRY_AFTER,
 ) -> ProviderError:
     """Return the error that `reply` stands for.
 
@@ -86,18 +96,22 @@ def error_from(
         reply: one with a status other than 2xx, or a 2xx whose body holds an `error`.
         secrets: never shown, even if the server echoes them.
         wall: gives seconds since the epoch, to read dates against.
+        said: what reports the error, as the body of one; `None` for the reply's own body.
         longest: seconds; of a wait that is longer, and so not waited for, the message says until when it is.
     """
-    complaint = _read(reply)
+    complaint = _read(reply) if said is None else _read_json(said) or _Complaint(excerpt(reply.body))
     now = wall()
-    wait = retry_after(reply.headers, complaint.message, now=now)
     status = _effective_status(reply, complaint)
+    words = "\n".join(filter(None, (complaint.message, complaint.more)))
+    wait = retry_after(
+        reply.headers, words, now=now, details=complaint.details, limited=status in _MAY_BE_LIMITED
+    )
     redirects = 300 <= reply.status < 400  # noqa: PLR2004  and then the body is no help
     message = "" if redirects else _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE)
     message = message or _phrase(reply)
     if wait is not None and wait > longest:
         message += _until(wait, now)
-    error = _class_of(status, complaint)(
+    error = _class_of(status, complaint, wait)(
         message,
         status=reply.status,
         code=_clean(complaint.code, secrets),
@@ -163,9 +177,16 @@ def _phrase(reply: Reply) -> str:
         return f"the server answered with status {reply.status}"
 
 
-def _class_of(status: int, complaint: _Complaint) -> type[ProviderError]:
+def _lacks_credit(status: int, complaint: _Complaint, wait: float | None) -> bool:
+    if status == 402 or {complaint.code, complaint.type} & NO_CREDIT_CODES:  # noqa: PLR2004  Payment Required
+        return True
+    # Google says "check your plan and billing details" of limits by the minute too, and when to come back.
+    return wait is None and status in _MAY_LACK_CREDIT and says_no_credit(complaint.message)
+
+
+def _class_of(status: int, complaint: _Complaint, wait: float | None) -> type[ProviderError]:
     names = {complaint.code, complaint.type}
-    if names & _QUOTA_CODES or status == 402:  # noqa: PLR2004  Payment Required
+    if _lacks_credit(status, complaint, wait):
         return QuotaExhaustedError
     if status in (401, 403):
         return AuthenticationError
@@ -183,7 +204,7 @@ def _effective_status(reply: Reply, complaint: _Complaint) -> int:
     if reply.status >= 300:  # noqa: PLR2004
         return reply.status
     code = complaint.code or ""
-    if re.fullmatch(r"[45]\d\d", code):
+    if len(code) == 3 and code.isdecimal() and code[0] in "45":  # noqa: PLR2004  a status of HTTP's
         return int(code)
     names = {complaint.code, complaint.type}
     if names & _RATE_CODES:
@@ -197,11 +218,19 @@ def _read(reply: Reply) -> _Complaint:
     body = reply.body
     if len(body) <= _LARGEST_BODY:
         try:
-            return _read_json(from_json(body)) or _Complaint(excerpt(body))
+            return _read_json(load_json(body)) or _Complaint(excerpt(body))
         except ValueError:
             pass
-    page = re.search(rb"<title[^>]*>(.{1,400}?)</title", body[:10_000], re.IGNORECASE | re.DOTALL)
-    return _Complaint(excerpt(page[1] if page else body))
+    page = body[:_LOOKED_AT]
+    return _Complaint(excerpt(_title(page) or body), more=page.decode("utf-8", "replace"))
+
+
+def _title(page: bytes) -> bytes:
+    """Return the title of a page of HTML; empty if there is none."""
+    lower = page.lower()
+    start = lower.find(b">", max(0, lower.find(b"<title"))) + 1 if b"<title" in lower else 0
+    stop = lower.find(b"</title", start, start + _LONGEST_TITLE) if start else -1
+    return page[start:stop] if stop > 0 else b""
 
 
 def _read_json(data: object) -> _Complaint | None:
@@ -210,10 +239,14 @@ def _read_json(data: object) -> _Complaint | None:
     if not isinstance(data, dict):
         return None
     error = data.get("error")
+    if error is None:
+        error = data.get("errors")  # Cloudflare has several
+    if isinstance(error, list) and error:
+        error = error[0]
     if isinstance(error, dict):
         return _from_object(error)
     if isinstance(error, str) and error:
-        return _Complaint(error, type=_text(data.get("error_type")))
+        return _Complaint(error, _text(data.get("code")), _text(data.get("error_type")), details=data)
     if data.get("detail"):
         return _from_detail(data["detail"])
     if isinstance(data.get("message"), str):
@@ -222,11 +255,15 @@ def _read_json(data: object) -> _Complaint | None:
 
 
 def _from_object(error: Mapping[str, Any]) -> _Complaint:
+    metadata = error.get("metadata")
+    raw = _text(metadata.get("raw")) if isinstance(metadata, dict) else None
     return _Complaint(
-        _text(error.get("message")) or "",
-        _text(error.get("code")),
-        _text(error.get("type")),
-        _text(error.get("param")),
+        _text(error.get("message")) or _text(error.get("msg")) or raw or "",
+        _word(error.get("code")),
+        _word(error.get("type")) or _word(error.get("status")),
+        _word(error.get("param")),
+        more=raw or "",  # OpenRouter: what its upstream said, where the message is that it said something
+        details=error,
     )
 
 
@@ -248,8 +285,16 @@ def _place(part: Mapping[str, Any]) -> str:
     return ".".join(steps[1:] if steps[:1] == ["body"] else steps)
 
 
+def _word(value: object) -> str | None:
+    """Return a code, a type or a parameter's name; LiteLLM writes none as Python does."""
+    text = _text(value)
+    return None if text is None or text.strip() in {"", "None", "null"} else text
+
+
 def _text(value: object) -> str | None:
     """Return a code, a type or a message as text, whatever it was sent as."""
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -17,6 +17,7 @@ from batchrt.providers.list_support import AloneError, ListSupport
 from batchrt.runtime.lists import Limits, ListCall
 from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.sharing import shared
 
 __all__ = ["BATCH_SIZE", "Lists", "Send", "listed"]
 
@@ -57,6 +58,7 @@ def listed(
     name: str,
     identity: Hashable,
     prepare: Callable[[Any], Any],
+    shared_calls: MutableMapping[Hashable, ListCall] | None = None,
 ) -> Step:
     """Return a step that sends items in lists as long as the server takes them.
 
@@ -72,6 +74,8 @@ def listed(
         name: what errors call the step.
         identity: steps of the same share their lists.
         prepare: what to send for an input.
+        shared_calls: where calls are kept whose lists concurrent runs share, by `identity`; `None` if
+            each run has lists of its own.
     """
     if lists.max_batch_size == 1 or support.hopeless:
         return alone
@@ -90,6 +94,8 @@ def listed(
         linger=lists.linger,
         max_linger=lists.max_linger,
     )
+    if shared_calls is not None:
+        call = shared_calls.setdefault(identity, shared(call))
     together = list_step(call, identity)
     return Step.of(_together_or_alone(together.call, alone.call, support), [together])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from batchrt.providers.options import is_option
 from batchrt.runnables.base import In, Out, Runnable
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ class Model(Runnable[In, Out]):
 
     _options: dict[str, Any]
     _client: Client
+
+    def _takes(self, keyword: str) -> bool:
+        return is_option(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return (
+            f"no option of the API has that name; what only this server knows goes into "
+            f"extra_body={{{keyword!r}: …}}"
+        )
 
     def __repr__(self) -> str:
         if "_client" not in self.__dict__:  # a debugger looks at a constructor that failed

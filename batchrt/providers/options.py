@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["check_extra_body", "check_options"]
+__all__ = ["check_extra_body", "check_options", "is_option"]
 
 _RANGES: Final = {
     "temperature": (0.0, 2.0),
@@ -19,12 +19,12 @@ _WORDS: Final = ("model", "reasoning_effort", "suffix")
 _NOT_OFFERED: Final = {
     "ChatOpenAI": {
         "messages": "the messages are the input",
-        "stream": "answers come whole",
+        "stream": "answers come whole; only False can be sent",
         "n": "an input has one output; give the input several times",
     },
     "OpenAI": {
         "prompt": "the prompts are the input",
-        "stream": "answers come whole",
+        "stream": "answers come whole; only False can be sent",
         "n": "whether a prompt has one text or a list of them is for the whole model: give it to OpenAI",
     },
 }
@@ -47,6 +47,7 @@ _OF_THE_CLIENT: Final = frozenset(
         "requests_per_day",
         "requests_per_minute",
         "retry_policy",
+        "share_lists",
         "timeout",
         "tokens_per_day",
         "tokens_per_minute",
@@ -55,10 +56,46 @@ _OF_THE_CLIENT: Final = frozenset(
 )
 
 
+# https://platform.openai.com/docs/api-reference/chat/create, completions/create, embeddings/create
+_OF_THE_API: Final = """
+    audio best_of dimensions echo encoding_format extra_body frequency_penalty function_call functions input
+    logit_bias logprobs max_completion_tokens max_tokens messages metadata modalities model moderation n
+    parallel_tool_calls prediction presence_penalty prompt prompt_cache_key prompt_cache_options
+    prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier stop store
+    stream stream_options suffix temperature tool_choice tools top_logprobs top_p user verbosity
+    web_search_options
+"""
+# Under their documented names; a server ignores what it does not know.
+_OF_SERVERS: Final = """
+    vLLM, SGLang, llama-server:
+    add_generation_prompt bad_words cache_prompt chat_template chat_template_kwargs continue_final_message
+    documents dry_multiplier enable_thinking grammar guided_choice guided_decoding_backend guided_grammar
+    guided_json guided_regex ignore_eos include_stop_str_in_output input_type json_schema length_penalty
+    min_p min_tokens mirostat mirostat_eta mirostat_tau normalize priority prompt_logprobs repeat_penalty
+    repetition_penalty return_token_ids separate_reasoning skip_special_tokens
+    spaces_between_special_tokens stop_token_ids structured_outputs task thinking_budget top_a top_k
+    truncate_prompt_tokens typical_p use_beam_search
+    Ollama, OpenRouter, Mistral, DeepSeek, Anthropic, Google, Groq, Perplexity, xAI, Cohere, Voyage:
+    cache_control cached_content deferred disable_search include_reasoning keep_alive models options
+    output_dimension output_dtype plugins prompt_mode provider random_seed reasoning reasoning_format route
+    safe_prompt safety_settings search_domain_filter search_mode search_parameters search_recency_filter
+    session_id think thinking trace transforms truncation usage
+"""
+_KNOWN: Final = frozenset((_OF_THE_API + _OF_SERVERS).split())
+
+
+def is_option(name: str) -> bool:
+    """Whether `name` is an option of a request, here or at one of the servers that speak the same language.
+
+    Those of a client are too: they are refused by a name that says where they belong.
+    """
+    return name in _KNOWN or name in _OF_THE_CLIENT
+
+
 def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict[str, Any]:
     """Return `options` as they go into a request's body; `None` stands for "not sent".
 
-    Options that are not known here are passed on as they are: the API has more than this list.
+    Options that are not checked here are passed on as they are.
 
     Args:
         options: by name.
@@ -74,8 +111,8 @@ def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict
 def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI") -> dict[str, Any]:
     """Return `extra` unless it changes what a request is about."""
     extra = dict(extra or {})
-    for name in extra:
-        _check_offered(name, owner)
+    for name, value in extra.items():
+        _check_offered(name, value, owner)
     return extra
 
 
@@ -92,13 +129,15 @@ def check_count(n: int | None) -> int | None:
     return None if n is None else _whole("n", n, 1)
 
 
-def _check_offered(name: str, owner: str) -> None:
+def _check_offered(name: str, value: object, owner: str) -> None:
+    if name == "stream" and value is False:
+        return  # there are servers that stream unless they are told not to
     if name in _NOT_OFFERED[owner]:
         raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[owner][name]}")
 
 
 def _check(name: str, value: Any, owner: str) -> Any:
-    _check_offered(name, owner)
+    _check_offered(name, value, owner)
     if name in _OF_THE_CLIENT:
         raise ValueError(f"{name} belongs to the model as a whole: give it to {owner}")
     if name == "extra_body":

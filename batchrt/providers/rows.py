@@ -225,8 +225,8 @@ async def fill(rows: Rows, distinct: Distinct, lists: Lists, strand: Strand, spa
     def give(part: Part) -> None:
         given = places[span.start + part.start : span.start + part.stop]
         item.retries += part.book.retries
-        if part.book.usage is not None:
-            item.add_usage(part.book.usage)
+        item.add_bills(part.book.bills)
+        item.add_request(part.book.request_seconds)
         results: Sequence[Any] = [part.error] * len(given) if part.error else part.results
         rows.put(given, results)
         for row, result in zip(given, results, strict=True):

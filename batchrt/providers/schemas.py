@@ -1,15 +1,50 @@
 """JSON schemas the way OpenAI's strict mode wants them.
 
-The rules are those of https://platform.openai.com/docs/guides/structured-outputs: every object
-lists its properties, requires all of them and allows no others; no defaults; no `oneOf` or `allOf`.
+The rules are those of https://platform.openai.com/docs/guides/structured-outputs ("Supported schemas"), as
+of November 2026: every object lists its properties, requires all of them and allows no others; no defaults;
+no `oneOf` or `allOf`; of the keywords that constrain a value, those of `_CONSTRAINTS` and no others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["strict_schema"]
+
+_STRUCTURE: Final = (
+    "$defs $ref additionalProperties anyOf const definitions enum items properties required type"
+)
+_CONSTRAINTS: Final = (
+    "format pattern "  # of strings
+    "exclusiveMaximum exclusiveMinimum maximum minimum multipleOf "  # of numbers
+    "maxItems minItems"  # of arrays
+)
+_DESCRIPTIONS: Final = "description title"
+_REWRITTEN: Final = "allOf oneOf patternProperties prefixItems"
+"""Known here, and refused by name where they cannot be rewritten."""
+_KNOWN: Final = frozenset(f"{_STRUCTURE} {_CONSTRAINTS} {_DESCRIPTIONS} {_REWRITTEN}".split())
+_NO_CONSTRAINTS: Final = """
+    $anchor $comment $id $schema contentEncoding contentMediaType default deprecated discriminator example
+    examples readOnly writeOnly
+"""
+_IGNORED: Final = frozenset(_NO_CONSTRAINTS.split())
+"""Keywords that constrain nothing: what is left out of the schema, and not refused."""
+_FORMATS: Final = frozenset(
+    ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid")
+)
+_NUMBER_FORMATS: Final = frozenset(("double", "float", "int32", "int64"))
+"""OpenAPI's: no constraint beyond the type's own."""
+
+_MOST_PROPERTIES: Final = 5_000
+_DEEPEST: Final = 10
+"""Levels of objects in one another."""
+_MOST_ENUM_VALUES: Final = 1_000
+_LONG_ENUM: Final = 250
+_LONGEST_ENUM: Final = 15_000
+"""Characters of the values of one enumeration with more than `_LONG_ENUM` of them."""
+_MOST_CHARACTERS: Final = 120_000
+"""Of the names of properties and definitions and the values of enumerations and constants together."""
 
 
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,12 +53,23 @@ def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     Optional properties become required: the model writes them all, and a default is never used.
 
     Raises:
-        ValueError: for what strict mode cannot say (an object of free keys, a value of any type);
-            it names the place.
+        ValueError: for what strict mode cannot say (an object of free keys, a value of any type, a keyword
+            that it does not know) or that is beyond its limits; it names the place.
     """
     if schema.get("type") != "object" and "$ref" not in schema:
         raise ValueError("strict mode wants an object at the top of the schema")
-    return _Rewriter(schema).node(schema, "the schema")
+    rewriter = _Rewriter(schema)
+    try:
+        rewritten = rewriter.node(schema, "the schema")
+    except (AttributeError, IndexError, RecursionError, TypeError) as error:
+        raise ValueError(f"the schema is no JSON schema, or nested too deeply: {error}") from error
+    rewriter.check_size()
+    return rewritten
+
+
+_LOOKS: Final = ("(?=", "(?!", "(?<=", "(?<!")
+_MOST_NODES: Final = 20_000
+"""Four for each property that there may be."""
 
 
 class _Rewriter:
@@ -32,23 +78,81 @@ class _Rewriter:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self._inlining: list[str] = []
+        self._nodes = 0
+        self._depth = 0
+        self._properties = 0
+        self._enum_values = 0
+        self._characters = 0
+
+    def check_size(self) -> None:
+        """Raise ValueError for a schema that is too large for strict mode."""
+        for number, most, what in (
+            (self._properties, _MOST_PROPERTIES, "properties"),
+            (self._enum_values, _MOST_ENUM_VALUES, "values of enumerations"),
+            (self._characters, _MOST_CHARACTERS, "characters of names and values"),
+        ):
+            if number > most:
+                raise ValueError(f"the schema has {number:,} {what}, and strict mode takes {most:,}")
 
     def node(self, schema: Any, place: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
             raise ValueError(f"{place} allows anything, which strict mode cannot")  # noqa: TRY004
-        found = {name: value for name, value in schema.items() if name != "default"}
+        # References that are put in place may multiply without end: small schemas can stand for huge ones.
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise ValueError(
+                f"the schema is too large for strict mode, with its references in place ({place})"
+            )
+        found = {name: value for name, value in schema.items() if name not in _IGNORED}
+        self._check_keywords(found, place)
         if "$ref" in found:
             return self._reference(found, place)
         if "allOf" in found:
             return self._all_of(found, place)
         if "oneOf" in found:
             found["anyOf"] = found.pop("oneOf")
-            found.pop("discriminator", None)
         if not found.keys() & {"type", "anyOf", "enum", "const"}:
             raise ValueError(f"{place} allows anything, which strict mode cannot")
+        self._count_values(found, place)
         if found.get("type") == "object" or "properties" in found:
             self._object(found, place)
+            self._depth += 1
+            if self._depth > _DEEPEST:
+                raise ValueError(
+                    f"{place} is the {self._depth}th object in one another; strict mode takes 10"
+                )
+            try:
+                return self._with_children(found, place)
+            finally:
+                self._depth -= 1
         return self._with_children(found, place)
+
+    def _check_keywords(self, found: dict[str, Any], place: str) -> None:
+        """Raise ValueError for a keyword that strict mode does not know, or a value of one."""
+        for name in found:
+            if name not in _KNOWN:
+                raise ValueError(f"{place} has {name}, which strict mode does not know")
+        if not isinstance(found.get("format", ""), str) or found.get("format") in _NUMBER_FORMATS:
+            del found["format"]
+        elif found.get("format", "date") not in _FORMATS:
+            raise ValueError(f"{place} has the format {found['format']!r}, which strict mode does not know")
+        pattern = found.get("pattern")
+        if isinstance(pattern, str) and any(look in pattern for look in _LOOKS):
+            raise ValueError(f"{place} has a pattern that looks around, which strict mode cannot")
+
+    def _count_values(self, found: dict[str, Any], place: str) -> None:
+        values = found.get("enum")
+        if isinstance(values, list):
+            length = sum(len(value) for value in values if isinstance(value, str))
+            self._enum_values += len(values)
+            self._characters += length
+            if len(values) > _LONG_ENUM and length > _LONGEST_ENUM:
+                raise ValueError(
+                    f"{place} has {len(values)} values of {length:,} characters, and strict mode takes "
+                    f"{_LONGEST_ENUM:,} of more than {_LONG_ENUM}"
+                )
+        if isinstance(found.get("const"), str):
+            self._characters += len(found["const"])
 
     def _reference(self, found: dict[str, Any], place: str) -> dict[str, Any]:
         reference = found.pop("$ref")
@@ -83,6 +187,8 @@ class _Rewriter:
         if others is not False or "patternProperties" in found:
             raise ValueError(f"{place} has keys of any name, which strict mode cannot")
         properties = found.get("properties", {})
+        self._properties += len(properties)
+        self._characters += sum(map(len, properties))
         found["properties"] = properties
         found["required"] = list(properties)
         found["additionalProperties"] = False
@@ -90,6 +196,7 @@ class _Rewriter:
     def _with_children(self, found: dict[str, Any], place: str) -> dict[str, Any]:
         for group in ("properties", "$defs", "definitions"):
             if group in found:
+                self._characters += sum(map(len, found[group])) if group != "properties" else 0
                 found[group] = {
                     name: self.node(child, f"{place}.{name}") for name, child in found[group].items()
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypedDict
@@ -9,23 +10,29 @@ from typing import Any, Final, Literal, TypedDict
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from batchrt.errors import OutputParserError
-from batchrt.messages import AIMessage
+from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
+from batchrt.messages import AIMessage, HumanMessage, Message
 from batchrt.providers.schemas import strict_schema
-from batchrt.providers.wire import ChatInput
+from batchrt.providers.wire import ChatInput, conversation
 from batchrt.runnables.base import Out, Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runnables.embedded_json import NotJSONError, first_fitting
+from batchrt.runnables.parsers import json_value
+from batchrt.runtime.run import Step, StepCall, Strand
 
 __all__ = ["Method", "RawAndParsed", "StructuredChat", "response_format"]
 
 Method = Literal["json_schema", "json_mode"]
 
 _LONGEST_NAME: Final = 64
-_FENCE: Final = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+_SHOWN: Final = 8_000
+"""Characters of an answer that does not fit which its model is shown when it is asked again."""
 _UNFINISHED: Final = {
     "length": "the answer was cut off at the token limit; raise max_completion_tokens",
+    "max_tokens": "the answer was cut off at the token limit; raise max_completion_tokens",
     "content_filter": "the answer was cut off by the provider's content filter",
+    "safety": "the answer was cut off by the provider's content filter",
 }
+"""Reasons to end in lower case. Nothing is asked again for them: it would be cut off again."""
 
 
 class RawAndParsed(TypedDict):
@@ -37,7 +44,11 @@ class RawAndParsed(TypedDict):
 
 
 class StructuredChat(Runnable[ChatInput, Out]):
-    """Run `model` with a `response_format` and give what `schema` makes of its answers."""
+    """Run `model` with a `response_format` and give what `schema` makes of its answers.
+
+    An answer that does not fit is asked for again with the reason, `max_reasks` times, as far as the retry
+    budget of the model's quota goes.
+    """
 
     def __init__(
         self,
@@ -47,53 +58,176 @@ class StructuredChat(Runnable[ChatInput, Out]):
         method: Method,
         strict: bool | None,
         include_raw: bool,
+        max_reasks: int = 1,
     ) -> None:
+        if isinstance(max_reasks, bool) or not isinstance(max_reasks, int):
+            raise TypeError(f"max_reasks must be a whole number, not {max_reasks!r}")
+        if max_reasks < 0:
+            raise ValueError(f"max_reasks must be 0 or more, not {max_reasks}")
         self._model = model
         self._schema = schema
         self._format = response_format(schema, method=method, strict=strict)
+        # A server may refuse more in strict mode than is known here.
+        enforced = self._format.get("json_schema", {}).get("strict") is True
+        self._loose = (
+            response_format(schema, method=method, strict=False) if enforced and strict is None else None
+        )
         self._include_raw = include_raw
+        self._max_reasks = max_reasks
 
     def __repr__(self) -> str:
         schema = self._schema
         name = schema.__name__ if isinstance(schema, type) else "dict"
         return f"{self._model!r}.with_structured_output({name})"
 
+    def _takes(self, keyword: str) -> bool:
+        return self._model._takes(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return self._model._keyword_hint(keyword)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        ask = self._model._step({**kwargs, "response_format": self._format}).call
-        finish = self._both if self._include_raw else self._parse
+        ask = self._asking(kwargs)
+        finish = self._finished if self._include_raw else _parsed_or_raised
 
         async def call(value: Any, strand: Strand) -> Any:
-            return finish(await ask(value, strand))
+            message = await ask(value, strand)
+            try:
+                return finish(message, self._parse(message), None)
+            except OutputParserError as error:
+                misfit = error
+            if self._max_reasks and _may_be_mended(message):
+                return finish(*await self._asked_again(ask, value, strand, message, misfit))
+            return finish(message, None, misfit)
 
         return Step(call)
 
-    def _both(self, message: AIMessage) -> RawAndParsed:
-        try:
-            parsed = self._parse(message)
-        except OutputParserError as error:
-            return {"raw": message, "parsed": None, "parsing_error": error}
-        return {"raw": message, "parsed": parsed, "parsing_error": None}
+    def _asking(self, kwargs: Mapping[str, Any]) -> StepCall:
+        """Return what asks the model: without strict mode once the server has refused the schema in it."""
+        ask = self._model._step({**kwargs, "response_format": self._format}).call
+        if self._loose is None:
+            return ask
+        ask_loosely = self._model._step({**kwargs, "response_format": self._loose}).call
+
+        async def either(value: Any, strand: Strand) -> Any:
+            if self._format is self._loose:
+                return await ask_loosely(value, strand)
+            try:
+                return await ask(value, strand)
+            except BadRequestError as error:
+                if not _blames_schema(error):
+                    raise
+            message = await ask_loosely(value, strand)
+            if self._loose is not None:
+                self._format = self._loose  # what was refused is not sent again
+            return message
+
+        return either
+
+    async def _asked_again(
+        self, ask: StepCall, value: Any, strand: Strand, message: AIMessage, misfit: OutputParserError
+    ) -> tuple[AIMessage, Any, OutputParserError | None]:
+        """Return the last answer, what it was parsed to, and why it could not be."""
+        for _ in range(self._max_reasks):
+            if not self._affords(misfit):
+                break
+            strand.item.retries += 1
+            again = [*conversation(value), *_correction(message, misfit)]
+            try:
+                message = await ask(again, strand)
+            except BatchError as error:
+                misfit.add_note(f"asked again, the model gave no answer: {error}")
+                break
+            try:
+                return message, self._parse(message), None
+            except OutputParserError as error:
+                misfit = error
+            if not _may_be_mended(message):
+                break
+        return message, None, misfit
+
+    def _affords(self, misfit: OutputParserError) -> bool:
+        quota = getattr(self._model, "quota", None)
+        if quota is None:
+            return True
+        if quota.retries.afford(MalformedResponseError(str(misfit))):
+            return True
+        misfit.add_note(f"not asked again: {quota.retries.words()}")
+        return False
+
+    def _finished(self, message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> RawAndParsed:
+        return {"raw": message, "parsed": parsed, "parsing_error": misfit}
 
     def _parse(self, message: AIMessage) -> Any:
         text = message.text
-        if message.refusal:
-            raise OutputParserError(f"the model refused: {message.refusal}", text=text)
-        fenced = _FENCE.fullmatch(text)
         try:
-            return self._validate(fenced[1] if fenced else text)
+            return first_fitting(text, self._validate)
         except ValueError as error:
-            unfinished = _UNFINISHED.get(message.finish_reason or "")
+            if message.refusal:
+                raise OutputParserError(f"the model refused: {message.refusal}", text=text) from error
+            unfinished = _UNFINISHED.get((message.finish_reason or "").lower())
             reason = unfinished or f"the answer does not fit the schema: {_reasons(error)}"
             raise OutputParserError(reason, text=text) from error
 
     def _validate(self, text: str) -> Any:
         schema = self._schema
         if isinstance(schema, type):
-            return schema.model_validate_json(text)
-        value = from_json(text)
+            return _validate_model(schema, text)
+        try:
+            value = from_json(text)
+        except ValueError as error:
+            value = _leniently(text, error)
         if not isinstance(value, dict):
             raise ValueError(f"it is no JSON object but a {type(value).__name__}")  # noqa: TRY004
         return value
+
+
+def _parsed_or_raised(_message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> Any:
+    if misfit is not None:
+        raise misfit
+    return parsed
+
+
+def _validate_model(schema: type[BaseModel], text: str) -> BaseModel:
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False, include_context=False, include_input=False)
+        if first["type"] != "json_invalid":
+            raise
+        value = _leniently(text, error)
+    return schema.model_validate_json(json.dumps(value))
+
+
+def _leniently(text: str, error: ValueError) -> Any:
+    """Return the value that `text` is if line breaks may stand in strings as they are.
+
+    Raises:
+        NotJSONError: it is none; says what was wrong in the first place.
+    """
+    try:
+        return json_value(text)
+    except NotJSONError:
+        raise NotJSONError(_reasons(error)) from error
+
+
+def _may_be_mended(message: AIMessage) -> bool:
+    """Whether another answer may fit where this one does not: it is whole, and no refusal."""
+    return not message.refusal and (message.finish_reason or "").lower() not in _UNFINISHED
+
+
+def _correction(message: AIMessage, misfit: OutputParserError) -> list[Message]:
+    """Return the messages that ask for another answer."""
+    words = f"{misfit}. Answer again: with the whole JSON, corrected, and nothing else."
+    asking = HumanMessage(words[:1].upper() + words[1:])
+    text = message.text
+    return [AIMessage(text[:_SHOWN]), asking] if text.strip() else [asking]
+
+
+def _blames_schema(error: BadRequestError) -> bool:
+    """Whether a request was refused for its schema."""
+    said = f"{error.param} {error.message[:2_000]}".lower()
+    return "response_format" in said or "schema" in said
 
 
 def _reasons(error: ValueError) -> str:

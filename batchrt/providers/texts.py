@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from batchrt.errors import MalformedResponseError
+from batchrt.errors import ProviderError
 from batchrt.messages import Message, MessageLike, Usage
-from batchrt.providers.answers import ShapeError, malformed, placed_choices, read_answer, read_usage
+from batchrt.providers.answers import ReportedError, ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.choices import check_failure, explains_nothing, placed_choices
+from batchrt.providers.failures import error_from
 from batchrt.providers.reply import Reply
 from batchrt.providers.secrets import Secrets
 from batchrt.runnables.prompts import ChatPromptValue
@@ -102,11 +104,11 @@ def _is_message(value: object) -> bool:
 class Texts(NamedTuple):
     """Hold the texts for a list of prompts, `n` for each, and the tokens of all of them.
 
-    In place of the texts of a prompt that has one which is not as the API promises stands the error,
-    unless it is the only prompt.
+    In place of the texts of a prompt that has one which is not as the API promises, or which failed,
+    stands the error, unless it is the only prompt.
     """
 
-    texts: list[list[str] | MalformedResponseError]
+    texts: list[list[str] | ProviderError]
     usage: Usage | None
 
 
@@ -124,7 +126,7 @@ def read_texts(reply: Reply, prompts: int, each: int, secrets: Secrets, wall: Ca
 
     def read(data: dict[str, Any]) -> Texts:
         choices = placed_choices(data, prompts, each)
-        texts: list[list[str] | MalformedResponseError] = []
+        texts: list[list[str] | ProviderError] = []
         for start in range(0, len(choices), each):
             try:
                 texts.append([_text(choices[i], i) for i in range(start, start + each)])
@@ -132,7 +134,11 @@ def read_texts(reply: Reply, prompts: int, each: int, secrets: Secrets, wall: Ca
                 if prompts == 1:
                     raise
                 texts.append(malformed(str(error), reply, secrets))
-        usage = read_usage(data.get("usage"))
+            except ReportedError as error:
+                if prompts == 1:
+                    raise
+                texts.append(error_from(reply, secrets, wall, error.said))
+        usage = read_usage(data.get("usage"), data.get("service_tier"))
         said = sum(bool(choice.get("text")) for choice in choices)
         return Texts(texts, usage if usage is None or _covers(usage, said, data.get("timings")) else None)
 
@@ -140,10 +146,16 @@ def read_texts(reply: Reply, prompts: int, each: int, secrets: Secrets, wall: Ca
 
 
 def _text(choice: dict[str, Any], place: int) -> str:
+    check_failure(choice)
     text = choice.get("text")
     if isinstance(text, str):
         return text
-    raise ShapeError(f"has no choices[{place}].text")
+    message = choice.get("message")
+    if text is None and isinstance(message, dict) and isinstance(message.get("content"), str):
+        return str(message["content"])  # a chat's answer
+    if text is None and explains_nothing(choice):
+        return ""  # cut off before the first word, by a filter or a limit
+    raise ShapeError(f"has no choices[{place}].text", lasting=True)
 
 
 def _covers(usage: Usage, texts: int, timings: object) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
+from batchrt.errors import TokenizerError
+from batchrt.runtime.trouble import shorten
+
 if TYPE_CHECKING:
     import tiktoken
 
@@ -89,6 +92,7 @@ class Tiktoken:
 
     Raises:
         ImportError: tiktoken is not installed.
+        TokenizerError: its encoding is not there, and cannot be downloaded.
     """
 
     exact: Final = True
@@ -102,9 +106,18 @@ class Tiktoken:
                 "for an estimate"
             ) from error
         try:
-            encoding = tiktoken.encoding_for_model(model)
-        except KeyError:
-            encoding = tiktoken.get_encoding("cl100k_base")
+            try:
+                encoding = tiktoken.encoding_for_model(model)
+            except KeyError:
+                encoding = tiktoken.get_encoding("cl100k_base")
+        except Exception as error:
+            # Whatever its HTTP library raises, or what it says of a file that is broken.
+            raise TokenizerError(
+                "tiktoken could not load its encoding, which it downloads when it is first used "
+                f"({type(error).__name__}: {shorten(str(error), 200)}): have it loaded where there is a "
+                "network and let TIKTOKEN_CACHE_DIR name the folder, or leave "
+                'tokenizer="tiktoken" out for an estimate, which needs no download'
+            ) from error
         self._encoding: tiktoken.Encoding = encoding
 
     def cost(self, text: str) -> float:
@@ -132,6 +145,7 @@ def tokenizer_of(name: TokenizerName, model: str) -> Tokenizer:
     Raises:
         ValueError: for a name that is none.
         ImportError: it is not installed.
+        TokenizerError: it cannot be loaded.
     """
     if name == "estimate":
         return Estimate()

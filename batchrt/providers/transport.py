@@ -13,9 +13,10 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, Protocol
 
 import anyio
 import certifi
@@ -28,9 +29,18 @@ from batchrt.errors import (
     RequestTimeoutError,
 )
 from batchrt.providers.address import check_headers, origin_of
+from batchrt.providers.connection_faults import (
+    connection_failed,
+    fault_of,
+    is_unreadable,
+    speaks_http,
+    speaks_tls,
+)
 from batchrt.providers.decoding import ACCEPT_ENCODING, decode, too_large
 from batchrt.providers.leaving import let_threads_out
+from batchrt.providers.proxies import Proxy, proxy_for
 from batchrt.providers.reply import HeaderMap, Reply
+from batchrt.providers.retry_after import advise
 from batchrt.runtime.blocking import LoopBound
 
 if TYPE_CHECKING:
@@ -40,10 +50,32 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPClient", "HTTPTransport", "PyqwestTransport", "Transport"]
 
-HTTPClient: TypeAlias = httpx.AsyncClient
-HTTPTransport: TypeAlias = httpx.AsyncBaseTransport
+_LIBRARIES: Final = ("httpx", "httpx2")
+"""Whose clients and transports are taken: httpx2 is what openai and LangChain use by now."""
+
+
+class HTTPClient(Protocol):
+    """An `httpx.AsyncClient`, or httpx2's; others are refused when a model is made."""
+
+    def build_request(self, method: str, url: str, /) -> Any:
+        """Return a request."""
+
+    async def send(self, request: Any, /) -> Any:
+        """Send it."""
+
+
+class HTTPTransport(Protocol):
+    """A transport of httpx's for async clients, or httpx2's; others are refused when a model is made."""
+
+    async def handle_async_request(self, request: Any, /) -> Any:
+        """Send a request."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+
 
 _CONNECT_TIMEOUT: Final = 30.0
+_NO_PROXY: Final = "http://no-proxy.invalid"
 _IDLE_CONNECTIONS: Final = 2**31
 """Idle connections kept for a host; pyqwest's default of 2 closes all others after each burst."""
 
@@ -64,13 +96,16 @@ class Transport:
     Args:
         headers: sent with every request.
         tls: the URLs are `https`.
+        url: what the URLs begin with, to find out about proxies for; without one, the environment's hold
+            as pyqwest understands them.
         timeout: seconds for a whole exchange, from connecting to the last byte; `None` for no end.
         max_response_bytes: bounds an answer as it is received and as it unpacks.
-        http_client: send through this client; it stays the caller's to close.
-        transport: send through this httpx transport, which is closed with this object.
+        http_client: send through this client of httpx's or httpx2's; it stays the caller's to close.
+        transport: send through this transport of httpx's or httpx2's, which is closed with this object.
 
     Raises:
         ValueError: for a header that HTTP cannot carry.
+        TypeError: for what is no client or no transport, or a synchronous one.
     """
 
     def __init__(
@@ -80,19 +115,22 @@ class Transport:
         tls: bool,
         timeout: float | None,
         max_response_bytes: int,
-        http_client: httpx.AsyncClient | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        url: str = "",
+        http_client: HTTPClient | None = None,
+        transport: HTTPTransport | None = None,
     ) -> None:
         if http_client is not None and transport is not None:
             raise ValueError("give either http_client or transport, not both")
         sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
         if http_client is not None:
-            self._channel = _ClientChannel(sent, timeout, max_response_bytes, http_client)
+            library = _library_of_client(http_client)
+            self._channel = _ClientChannel(sent, timeout, max_response_bytes, http_client, library)
         elif transport is not None:
-            self._channel = _TransportChannel(sent, timeout, max_response_bytes, transport)
+            library = _library_of_transport(transport)
+            self._channel = _TransportChannel(sent, timeout, max_response_bytes, transport, library)
         else:
-            self._channel = _DirectChannel(sent, timeout, max_response_bytes, tls=tls)
+            self._channel = _DirectChannel(sent, timeout, max_response_bytes, tls=tls, url=url)
 
     def post(self, url: str, body: bytes, sink: Sink | None = None) -> Coroutine[Any, Any, Reply]:
         """Send `body` and return the answer, whatever its status; redirects are not followed.
@@ -119,15 +157,28 @@ class _Channel(Protocol):
 
 
 class _DirectChannel:
-    """Speak to pyqwest without httpx's types in between."""
+    """Speak to pyqwest without httpx's types in between.
 
-    def __init__(self, headers: Mapping[str, str], timeout: float | None, limit: int, *, tls: bool) -> None:
+    Where pyqwest knows no way and httpx does, it is changed for that: a name that only the system's
+    resolver knows (one with an underscore, for instance), a certificate that `SSL_CERT_FILE` names and that
+    signs itself, an answer of more than a hundred headers.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, *, tls: bool, url: str
+    ) -> None:
         import pyqwest
 
-        self._http = PyqwestTransport(timeout=timeout, tls=tls)
+        self._proxy = proxy_for(url) if url else None
+        self._direct = bool(url) and self._proxy is None
+        self._tls = tls
+        self._timeout = timeout
+        self._limit = limit
+        self._http = self._native()
         self._execute: Callable[[pyqwest.Request], Awaitable[pyqwest.Response]]
         self._execute = self._http.native.execute
         self._request = pyqwest.Request
+        self._plain_headers = headers
         self._headers = pyqwest.Headers(list(headers.items()))
         self._failures = (
             OSError,  # ConnectionError and TimeoutError are its kinds
@@ -135,29 +186,98 @@ class _DirectChannel:
             pyqwest.WriteError,
             pyqwest.RemoteProtocolError,
         )
-        self._timeout = timeout
-        self._limit = limit
+        self._by_system_dns = False
+        self._system: PyqwestTransport | None = None
+        self._other_scheme: bool | None = None
+        self._unpooled: _UnpooledChannel | None = None
+
+    def _native(self, *, system_dns: bool = False) -> PyqwestTransport:
+        proxy = None if self._proxy is None else self._proxy.url
+        return PyqwestTransport(
+            timeout=self._timeout, tls=self._tls, proxy=proxy, direct=self._direct, system_dns=system_dns
+        )
 
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
+        if self._unpooled is not None:
+            return await self._unpooled.post(url, body, sink)
         self._http.check_process()
         try:
             response = await self._execute(self._request("POST", url, self._headers, body))
         except self._failures as error:
-            raise _translate(error, url, self._timeout) from error
+            failure = error
+        except ValueError as error:  # an address that the Python side took for one
+            raise connection_failed(origin_of(url), _reason(error), "host") from error
+        else:
+            if self._other_scheme is None:
+                self._other_scheme = False
+            return await self._read_all(response, url, sink)
+        return await self._post_otherwise(url, body, sink, failure)
+
+    async def _read_all(self, response: pyqwest.Response, url: str, sink: Sink | None) -> Reply:
         try:
             return await self._read(response, sink)
         except BaseException as error:
             await _release(response)
             if isinstance(error, self._failures):
-                raise _translate(error, url, self._timeout, reading=True) from error
+                raise _translate(error, url, self._timeout, httpx, reading=True) from error
             raise
+
+    async def _post_otherwise(self, url: str, body: bytes, sink: Sink | None, error: Exception) -> Reply:
+        """Send by the way that is there for what failed with `error`; keep to it if that does."""
+        translated = _translate(error, url, self._timeout, httpx, proxy=self._proxy)
+        fault = fault_of(error)
+        if fault == "host" and not self._by_system_dns:
+            return await self._post_by_system_dns(url, body, sink)
+        if fault == "certificate" and _names_certificates():
+            try:
+                unpooled = self._unpooled_channel()
+            except OSError as unreadable:  # OpenSSL's errors too
+                translated.message += f"; what that names now cannot be read: {_reason(unreadable)}"
+                raise translated from unreadable
+            reply = await unpooled.post(url, body, sink)
+            self._unpooled = unpooled
+            return reply
+        if isinstance(translated, MalformedResponseError) and "too large" in str(error):
+            self._unpooled = self._unpooled_channel()
+            translated.retry_advised = None
+        elif fault is None and isinstance(translated, ConnectionFailedError):
+            translated = await self._look_for_scheme(url, translated)
+        raise translated from error
+
+    async def _look_for_scheme(self, url: str, error: ConnectionFailedError) -> ConnectionFailedError:
+        """Return the error for the wrong scheme, if the server speaks the other one, else `error`.
+
+        It closes the connection or says nothing, which may mean anything; so it is asked, once, unless it
+        has answered before.
+        """
+        if self._other_scheme is None and self._proxy is None:
+            # All that fail until that is known ask: none of them is to be taken for an outage.
+            self._other_scheme = await (speaks_http if self._tls else speaks_tls)(url)
+        if not self._other_scheme:
+            return error
+        reason = "it answers without TLS: try http://" if self._tls else "it speaks TLS: try https://"
+        return connection_failed(origin_of(url), reason, "protocol")
+
+    async def _post_by_system_dns(self, url: str, body: bytes, sink: Sink | None) -> Reply:
+        if self._system is None:
+            self._system = self._native(system_dns=True)
+        http = self._system
+        try:
+            response = await http.native.execute(self._request("POST", url, self._headers, body))
+        except self._failures as error:
+            raise _translate(error, url, self._timeout, httpx, proxy=self._proxy) from error
+        self._http, self._execute, self._by_system_dns = http, http.native.execute, True
+        return await self._read_all(response, url, sink)
+
+    def _unpooled_channel(self) -> _UnpooledChannel:
+        return _UnpooledChannel(self._plain_headers, self._timeout, self._limit, self._proxy)
 
     async def _read(self, response: pyqwest.Response, sink: Sink | None) -> Reply:
         headers: HeaderMap = response.headers
         # Every chunk is a round trip through pyqwest's threads, and so is the end of the body:
         # where the length is known there is no need to ask for the end.
         length = headers.get("content-length")
-        expected = None if length is None else int(length)
+        expected = None if length is None else _length(length)
         if expected == 0:
             return Reply(response.status, headers, b"")
         if expected is not None and expected > self._limit:
@@ -174,17 +294,27 @@ class _DirectChannel:
 
 
 class _HTTPXChannel:
-    """Send an `httpx.Request` and read the raw stream of the answer."""
+    """Send a request of httpx's, or of httpx2's, and read the raw stream of the answer."""
 
-    def __init__(self, headers: Mapping[str, str], timeout: float | None, limit: int) -> None:
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        timeout: float | None,
+        limit: int,
+        library: Any = httpx,
+        proxy: Proxy | None = None,
+    ) -> None:
         self._headers = headers
         self._timeout = timeout
         self._limit = limit
+        self._library = library
+        self._proxy = proxy
+        self._failures = (library.TransportError, library.DecodingError, OSError)
         self._pool: LoopBound | None = None
 
     def _use(self, transport: object) -> None:
-        """Note that requests go through `transport`; httpx's own keeps connections, of one loop each."""
-        if isinstance(transport, httpx.AsyncHTTPTransport):
+        """Note that requests go through `transport`; a library's own keeps connections, of one loop each."""
+        if isinstance(transport, self._library.AsyncHTTPTransport):
             self._pool = LoopBound()
 
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
@@ -200,8 +330,10 @@ class _HTTPXChannel:
                 finally:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
-        except (httpx.TransportError, httpx.DecodingError, OSError) as error:
-            raise _translate(error, url, self._timeout, reading=reading) from error
+        except self._failures as error:
+            raise _translate(
+                error, url, self._timeout, self._library, reading=reading, proxy=self._proxy
+            ) from error
 
     async def _read(self, response: httpx.Response, sink: Sink | None) -> Reply:
         if response.is_stream_consumed:  # made of bytes by a mock, or read by a hook of the client
@@ -232,15 +364,18 @@ class _TransportChannel(_HTTPXChannel):
         headers: Mapping[str, str],
         timeout: float | None,
         limit: int,
-        transport: httpx.AsyncBaseTransport,
+        transport: HTTPTransport,
+        library: Any,
     ) -> None:
-        super().__init__(headers, timeout, limit)
+        super().__init__(headers, timeout, limit, library)
         self._transport = transport
         self._use(transport)
-        self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
+        self._extensions = {"timeout": library.Timeout(timeout).as_dict()}
 
-    async def _send(self, url: str, body: bytes) -> httpx.Response:
-        request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=self._extensions)
+    async def _send(self, url: str, body: bytes) -> Any:
+        request = self._library.Request(
+            "POST", url, headers=self._headers, content=body, extensions=self._extensions
+        )
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -255,13 +390,14 @@ class _ClientChannel(_HTTPXChannel):
         headers: Mapping[str, str],
         timeout: float | None,
         limit: int,
-        client: httpx.AsyncClient,
+        client: Any,
+        library: Any,
     ) -> None:
-        super().__init__(headers, timeout, limit)
+        super().__init__(headers, timeout, limit, library)
         self._client = client
         self._use(getattr(client, "_transport", None))
 
-    async def _send(self, url: str, body: bytes) -> httpx.Response:
+    async def _send(self, url: str, body: bytes) -> Any:
         request = self._client.build_request(
             "POST", url, headers=self._headers, content=body, timeout=self._timeout
         )
@@ -269,6 +405,30 @@ class _ClientChannel(_HTTPXChannel):
 
     async def aclose(self) -> None:
         """Do nothing: the client is the caller's to close."""
+
+
+class _UnpooledChannel(_HTTPXChannel):
+    """Go through httpx's own transport with a connection for each request.
+
+    Its pool belongs to one event loop, and takes time that grows with the square of what is in flight.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, proxy: Proxy | None
+    ) -> None:
+        super().__init__(headers, timeout, limit, proxy=proxy)
+        self._extensions = {"timeout": httpx.Timeout(timeout, connect=_CONNECT_TIMEOUT).as_dict()}
+        self._limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._verify = httpx.create_ssl_context()
+
+    async def _send(self, url: str, body: bytes) -> httpx.Response:
+        proxy = None if self._proxy is None else self._proxy.url
+        transport = httpx.AsyncHTTPTransport(verify=self._verify, limits=self._limits, proxy=proxy)
+        request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=self._extensions)
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Do nothing: connections end with their requests."""
 
 
 class PyqwestTransport(httpx.AsyncBaseTransport):
@@ -283,18 +443,34 @@ class PyqwestTransport(httpx.AsyncBaseTransport):
         timeout: seconds for a whole exchange. Besides, httpx's own read timeout bounds the wait
             for the head and for each part of the body; httpx's other timeouts are not looked at.
         tls: load certificates; without them `https` URLs fail.
+        proxy: the URL of the proxy for all requests; `None` for the environment's.
+        direct: take none for URLs of the scheme that `tls` says, whatever the environment says.
+        system_dns: have the operating system resolve names, in threads, and not pyqwest, which does it with
+            less work and knows fewer.
     """
 
     _home: ClassVar[int | None] = None
     """The process that the first request was sent from."""
 
-    def __init__(self, *, timeout: float | None = None, tls: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        timeout: float | None = None,
+        tls: bool = True,
+        proxy: str | None = None,
+        direct: bool = False,
+        system_dns: bool = False,
+    ) -> None:
         import pyqwest
 
+        # Where a proxy is given, the environment's are left out, and this one is for the other scheme.
+        none = pyqwest.Proxy(_NO_PROXY, scheme="http" if tls else "https") if direct else None
         self.native: pyqwest.HTTPTransport = pyqwest.HTTPTransport(
             tls_include_system_certs=tls,
             tls_ca_cert=Path(certifi.where()).read_bytes() if tls else None,
             http_version=pyqwest.HTTPVersion.HTTP1,
+            proxy=none if proxy is None else proxy,
+            use_system_dns=system_dns,
             timeout=timeout,
             connect_timeout=_CONNECT_TIMEOUT,
             pool_max_idle_per_host=_IDLE_CONNECTIONS,
@@ -453,19 +629,104 @@ def _refuse(_request: object) -> NoReturn:
 
 
 def _translate(
-    error: BaseException, url: str, timeout: float | None, *, reading: bool = False
+    error: BaseException,
+    url: str,
+    timeout: float | None,
+    library: Any,
+    *,
+    reading: bool = False,
+    proxy: Proxy | None = None,
 ) -> ProviderError:
-    """Return what `error` means to a caller; `reading`: the head of the answer had come."""
+    """Return what `error` means to a caller.
+
+    Args:
+        error: one of pyqwest's, of `library` or of the operating system.
+        url: where the request went.
+        timeout: seconds that it had.
+        library: httpx or httpx2.
+        reading: the head of the answer had come.
+        proxy: what the request went through.
+    """
     _hide_url(error)
     origin = origin_of(url)
-    if isinstance(error, ConnectionError | httpx.ConnectError | httpx.ConnectTimeout):
-        return ConnectionFailedError(f"cannot connect to {origin}: {_reason(error)}")
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    unconnected = (ConnectionError, library.ConnectError, library.ConnectTimeout, library.ProxyError)
+    if isinstance(error, unconnected):
+        return connection_failed(origin, _reason(error), fault_of(error), proxy)
+    if isinstance(error, TimeoutError | library.TimeoutException):
         within = "in time" if timeout is None else f"within {timeout:g} s"
         return RequestTimeoutError(f"no whole answer from {origin} {within}")
-    if reading and type(error).__name__ in ("RemoteProtocolError", "StreamError", "DecodingError"):
+    kind = type(error).__name__
+    if reading and kind in ("RemoteProtocolError", "StreamError", "DecodingError"):
         return MalformedResponseError(f"the answer from {origin} is broken: {_reason(error)}")
+    if kind == "RemoteProtocolError":
+        if is_unreadable(error):
+            unreadable = MalformedResponseError(
+                f"the head of the answer from {origin} cannot be read: {_reason(error)}"
+            )
+            advise(unreadable, retry=False)  # it would come like that again
+            return unreadable
+        fault = fault_of(error)
+        if fault is not None:
+            return connection_failed(origin, _reason(error), fault, proxy)
     return ConnectionFailedError(f"the connection to {origin} failed: {_reason(error)}")
+
+
+def _length(field: str) -> int:
+    """Return the number in a `content-length` field, which may stand there several times (RFC 9110, 8.6).
+
+    Raises:
+        MalformedResponseError: it is no number, or there are several.
+    """
+    numbers = {number.strip() for number in field.split(",")}
+    number = numbers.pop()
+    if numbers or not (number.isascii() and number.isdecimal()):
+        unreadable = MalformedResponseError(f"the answer's content-length is no number: {field[:40]!r}")
+        advise(unreadable, retry=False)
+        raise unreadable
+    return int(number)
+
+
+def _names_certificates() -> bool:
+    return any(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+
+
+def _library_of_client(client: object) -> Any:
+    """Return the library that `client` is an async client of."""
+    library = _library_of(client, "AsyncClient")
+    if library is not None:
+        return library
+    kind = f"{type(client).__module__.partition('.')[0]}.{type(client).__name__}"
+    hint = "httpx.AsyncClient(...)"
+    if _library_of(client, "Client") is not None:
+        hint = f"{type(client).__module__.partition('.')[0]}.AsyncClient(...): this one is synchronous"
+    elif hasattr(client, "handle_async_request"):
+        hint = "it as transport="
+    raise TypeError(f"http_client must be an httpx.AsyncClient, or httpx2's, not {kind}; pass {hint}")
+
+
+def _library_of_transport(transport: object) -> Any:
+    """Return the library that `transport` is an async transport of; httpx for one that looks like its."""
+    library = _library_of(transport, "AsyncBaseTransport")
+    if library is not None:
+        return library
+    kind = f"{type(transport).__module__.partition('.')[0]}.{type(transport).__name__}"
+    if _library_of(transport, "AsyncClient") is not None:
+        raise TypeError(f"transport must be an async transport, not {kind}; pass it as http_client=")
+    if not callable(getattr(transport, "handle_async_request", None)):
+        raise TypeError(
+            f"transport must be an async transport of httpx's, or httpx2's, not {kind}; it has no "
+            "handle_async_request"
+        )
+    return httpx
+
+
+def _library_of(thing: object, name: str) -> Any:
+    """Return the library whose class called `name` `thing` is an instance of, without importing any."""
+    for library in _LIBRARIES:
+        module = sys.modules.get(library)
+        if module is not None and isinstance(thing, getattr(module, name)):
+            return module
+    return None
 
 
 _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
@@ -476,8 +737,17 @@ def _hide_url(error: BaseException) -> None:
     error.args = tuple(_URL_IN_MESSAGE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args)
 
 
+_LAYERS: Final = re.compile(
+    r"(?:Request failed: )?(?:error sending request(?: for url)?: )?(?:client error \(\w+\): )?"
+    r"(?:tunnel error: (?:failed to create underlying connection: )?)?(?:dns error: error resolving DNS: )?"
+    r"(?:failed to lookup address information: |tcp connect error: )?"
+)
+"""What pyqwest, reqwest and hyper say before they come to the point."""
+
+
 def _reason(error: BaseException) -> str:
-    return str(error).removeprefix("Request failed: ") or type(error).__name__
+    text = str(error)
+    return text[_LAYERS.match(text).end() :] or type(error).__name__  # type: ignore[union-attr]
 
 
 def _to_httpx(error: Exception, request: httpx.Request) -> Exception:

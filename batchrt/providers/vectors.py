@@ -7,6 +7,7 @@ theirs and, of those in base64, no Python number is ever made.
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 import sys
@@ -19,11 +20,13 @@ from pydantic_core import CoreConfig, SchemaValidator, ValidationError, core_sch
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.answers import ShapeError, malformed, read_answer, read_usage
+from batchrt.providers.choices import placed
 from batchrt.providers.reply import Reply
 from batchrt.providers.secrets import Secrets
 
 __all__ = [
     "FLOAT_BYTES",
+    "DisorderError",
     "OneByOneError",
     "Store",
     "Stored",
@@ -55,6 +58,8 @@ _TO_VALUE: Final = re.compile(rb"\s{0,64}:\s{0,64}")
 _TO_FIRST: Final = re.compile(rb"\[\s{0,64}")
 _LONGEST_WAY: Final = 200
 """Bytes after a member's name that are waited for until there is a value."""
+_BETWEEN: Final = re.compile(rb"\\[rnt]|\\u00(?:0[9aAdD]|20)|[ \t\r\n]")
+"""Blanks and ends of lines in a JSON string, as they are or escaped."""
 _QUOTE: Final = ord('"')
 _BRACKET: Final = ord("[")
 _SLICE: Final = 2**18
@@ -70,7 +75,11 @@ _FEW_FOR_PROOF: Final = 2
 _BASE64: Final = SchemaValidator(core_schema.bytes_schema(), CoreConfig(val_json_bytes="base64"))
 
 
-class OneByOneError(MalformedResponseError):
+class DisorderError(MalformedResponseError):
+    """Say that nobody can tell which vector belongs to which text."""
+
+
+class OneByOneError(DisorderError):
     """Say that a server answers a list as if it were one text."""
 
 
@@ -245,7 +254,7 @@ def _items_and_usage(data: dict[str, Any]) -> tuple[list[dict[str, Any]], Usage 
 def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Secrets) -> list[dict[str, Any]]:
     """Return the items in the order of the texts.
 
-    Where none has an `index` they are in order. The one vector of one text is its own whatever it says.
+    For their indexes see `placed`. The one vector of one text is its own whatever it says.
     """
     if len(items) != count:
         number = f"{len(items)} vector{'' if len(items) == 1 else 's'}"
@@ -255,27 +264,25 @@ def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Sec
         raise _disorder(what, bare, secrets, lists=len(items) == 1 and count > _FEW_FOR_PROOF)
     if count == 1:
         return items
-    indexes = [_index(item.get("index")) for item in items]
-    if indexes == [*range(count)] or all(index is None for index in indexes):
+    indexes = [item.get("index") for item in items]
+    if indexes == [*range(count)]:
         return items
-    places = {index: item for index, item in zip(indexes, items, strict=True) if index is not None}
-    if len(places) == count and all(0 <= index < count for index in places):
-        return [places[index] for index in range(count)]
-    what = f"has vectors whose indexes are not 0 to {count - 1}, each once"
-    raise _disorder(what, bare, secrets, lists=len(places) == 1 and count > _FEW_FOR_PROOF)
-
-
-def _index(index: object) -> int | None:
-    if isinstance(index, str) and index.isdecimal() and index.isascii():
-        return int(index)
-    return index if type(index) is int else None
+    places = placed(indexes)
+    if places is None:
+        what = f"has vectors whose indexes are not 0 to {count - 1}, each once"
+        same = len(set(map(repr, indexes))) == 1
+        raise _disorder(what, bare, secrets, lists=same and count > _FEW_FOR_PROOF)
+    ordered = [items[0]] * count
+    for place, item in zip(places, items, strict=True):
+        ordered[place] = item
+    return ordered
 
 
 def _disorder(what: str, bare: Reply, secrets: Secrets, *, lists: bool) -> MalformedResponseError:
     """Return the error for an answer that does not fit the list; `lists`: the server does not know them."""
     error = malformed(what, bare, secrets)
-    if lists:
-        error = OneByOneError(error.message, status=error.status, request_id=error.request_id)
+    kind = OneByOneError if lists else DisorderError
+    error = kind(error.message, status=error.status, request_id=error.request_id)
     error.retry_advised = False  # parts of the list are asked for instead
     return error
 
@@ -301,10 +308,18 @@ def _decode(text: bytearray) -> bytes:
     try:
         raw: bytes = _BASE64.validate_json(text)
     except ValidationError:
-        raise ShapeError("is not base64") from None
+        raw = _from_loose_base64(text)
     if not raw or len(raw) % FLOAT_BYTES:
         raise ShapeError(f"is {len(raw)} bytes of base64, which is no number of float32")
     return _finite(raw)
+
+
+def _from_loose_base64(text: bytearray) -> bytes:
+    """Decode base64 in lines (RFC 2045, 6.8), or whose slashes are escaped, as Python's `base64` does."""
+    try:
+        return base64.b64decode(_BETWEEN.sub(b"", text[1:-1]).replace(b"\\/", b"/"), validate=True)
+    except ValueError:
+        raise ShapeError("is not base64") from None
 
 
 def _numbers(text: bytearray) -> Any:
@@ -315,6 +330,8 @@ def _numbers(text: bytearray) -> Any:
 
 
 def _from_parsed(value: object) -> bytes:
+    if isinstance(value, str) and not value.startswith(_MARK):  # of a body that is not in UTF-8, say
+        return _decode(bytearray(f'"{value}"'.encode("utf-8", "replace")))
     if isinstance(value, list) and value and isinstance(value[0], list):
         if len(value) > 1:
             raise ShapeError(

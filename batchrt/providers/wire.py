@@ -8,18 +8,12 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from batchrt.errors import BadRequestError, MalformedResponseError
-from batchrt.messages import AIMessage, Message, MessageLike, Usage
-from batchrt.providers.answers import (
-    ShapeError,
-    choices_of,
-    malformed,
-    member,
-    placed_choices,
-    read_answer,
-    read_usage,
-)
+from batchrt.errors import BadRequestError, ProviderError
+from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
+from batchrt.providers.answers import ReportedError, ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.choices import any_message, placed_choices, read_message
+from batchrt.providers.failures import error_from
 from batchrt.providers.reply import Reply
 from batchrt.providers.secrets import Secrets
 
@@ -28,6 +22,7 @@ __all__ = [
     "ChatRequest",
     "Messages",
     "PromptLike",
+    "conversation",
     "encode_conversation",
     "read_chat",
     "read_chats",
@@ -116,6 +111,15 @@ def _messages(value: object) -> bytes:
         raise _unspeakable(messages) from None
 
 
+def conversation(value: ChatInput) -> Sequence[Any]:
+    """Return one input as the messages that it stands for.
+
+    Raises:
+        BadRequestError: it is none.
+    """
+    return [HumanMessage(value)] if isinstance(value, str) else _conversation(value)
+
+
 def _conversation(value: object) -> Sequence[Any]:
     if isinstance(value, list | tuple):
         return value
@@ -188,7 +192,7 @@ def read_chat(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> AIMe
     """
 
     def read(data: dict[str, Any]) -> AIMessage:
-        return _read_message(_first_choice(data), data, reply, read_usage(data.get("usage")))
+        return any_message(data, reply, read_usage(data.get("usage"), data.get("service_tier")))
 
     return read_answer(reply, secrets, wall, read)
 
@@ -196,10 +200,10 @@ def read_chat(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> AIMe
 class Messages(NamedTuple):
     """Hold the messages for a list of conversations, and the tokens of all of them.
 
-    In place of a message that is not as the API promises stands its error.
+    In place of a message that is not as the API promises, or that failed, stands its error.
     """
 
-    messages: list[AIMessage | MalformedResponseError]
+    messages: list[AIMessage | ProviderError]
     usage: Usage | None
 
 
@@ -213,50 +217,14 @@ def read_chats(reply: Reply, count: int, secrets: Secrets, wall: Callable[[], fl
     """
 
     def read(data: dict[str, Any]) -> Messages:
-        messages: list[AIMessage | MalformedResponseError] = []
+        messages: list[AIMessage | ProviderError] = []
         for i, choice in enumerate(placed_choices(data, count, 1)):
             try:
-                messages.append(_read_message(choice, data, reply, None, i))
+                messages.append(read_message(choice, data, reply, None, i))
             except ShapeError as error:
                 messages.append(malformed(str(error), reply, secrets))
-        return Messages(messages, read_usage(data.get("usage")))
+            except ReportedError as error:
+                messages.append(error_from(reply, secrets, wall, error.said))
+        return Messages(messages, read_usage(data.get("usage"), data.get("service_tier")))
 
     return read_answer(reply, secrets, wall, read)
-
-
-def _first_choice(data: dict[str, Any]) -> dict[str, Any]:
-    for choice in choices_of(data):
-        if choice.get("index", 0) == 0:
-            return choice
-    raise ShapeError("has no choice of index 0")
-
-
-def _read_message(
-    choice: dict[str, Any], data: dict[str, Any], reply: Reply, usage: Usage | None, index: int = 0
-) -> AIMessage:
-    place = f"choices[{index}]"
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise ShapeError(f"has no object {place}.message")
-    content = message.get("content")
-    tool_calls = member(message, f"{place}.message.tool_calls", list) or ()
-    refusal = member(message, f"{place}.message.refusal", str)
-    if content is None:
-        if "content" not in message and not tool_calls and refusal is None:
-            raise ShapeError(f"has no {place}.message.content")
-    elif not isinstance(content, str) and not _is_parts(content):
-        raise ShapeError(f"has a {place}.message.content that is neither text nor null")
-    model = data.get("model")
-    return AIMessage(
-        content,
-        refusal=refusal,
-        finish_reason=member(choice, f"{place}.finish_reason", str),
-        usage=usage,
-        model=model if isinstance(model, str) else None,
-        request_id=reply.request_id,
-        tool_calls=tool_calls,
-    )
-
-
-def _is_parts(content: object) -> bool:
-    return isinstance(content, list) and all(isinstance(part, dict) for part in content)

@@ -30,6 +30,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.config import RunConfig, cap_of, check_config, handed_config
+from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.bridge import Caller, call_blocking, crossing
 from batchrt.runtime.driving import drive_to_end
@@ -47,7 +48,17 @@ if TYPE_CHECKING:
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = ["Configs", "Entry", "RetryIf", "Runnable", "RunnableLike", "awaited", "coerce"]
+__all__ = [
+    "PLAIN",
+    "Configs",
+    "Entry",
+    "RetryIf",
+    "Runnable",
+    "RunnableLike",
+    "awaited",
+    "coerce",
+    "no_awaitable",
+]
 
 In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
 Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
@@ -117,7 +128,20 @@ class Runnable(Generic[In, Out]):
         """Return the step that stands for this runnable in a chain."""
         return self._step_of(self._entry, kwargs or {})
 
+    def _takes(self, keyword: str) -> bool:
+        """Whether calls of this take a keyword argument of this name."""
+        return function_takes(
+            (getattr(self, entry) for entry in _ENTRIES if entry != "_build" and self._overrides(entry)),
+            keyword,
+        )
+
+    def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002  subclasses know more
+        """Return where a keyword argument belongs that this does not take."""
+        return "no step takes it"
+
     def _step_of(self, entry: Entry | None, kwargs: Mapping[str, Any]) -> Step:
+        if kwargs:
+            check_keywords(self, kwargs)
         match entry:
             case "_build":
                 return self._build(kwargs)
@@ -230,6 +254,7 @@ class Runnable(Generic[In, Out]):
             kwargs: go to each call, as with `bind`.
 
         Raises:
+            TypeError: for keyword arguments that no step takes; it says where they belong.
             Exception: without `return_exceptions`, the first error, as itself, after everything else
                 was cancelled and has ended.
             DeadlineExceededError: when `deadline` passed; with `return_exceptions` and inputs of known
@@ -292,7 +317,7 @@ class Runnable(Generic[In, Out]):
         """Iterate over the outputs in input order, with bounded memory; see `Stream` for closing it.
 
         Outputs that are early wait for their turn, `window` items at most; a consumer that is slow
-        slows the run down.
+        slows the run down. A `deadline` means the same as for `abatch`.
         """
         job = self._job(inputs, config, kwargs)
         return Stream(job, ordered=True, return_exceptions=return_exceptions)
@@ -318,7 +343,10 @@ class Runnable(Generic[In, Out]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> Stream[tuple[int, Out]]:
-        """Iterate over `(index, output)` as items finish; they start in input order."""
+        """Iterate over `(index, output)` as items finish; they start in input order.
+
+        A `deadline` means the same as for `abatch`; what it kept from being finished comes last.
+        """
         job = self._job(inputs, config, kwargs)
         return Stream(job, ordered=False, return_exceptions=return_exceptions)
 
@@ -390,7 +418,9 @@ class Runnable(Generic[In, Out]):
     def with_config(self, config: RunConfig | None = None, **keys: Any) -> RunnableBinding[In, Out]:
         """Return this with `config` (or its keys) laid under what a call says.
 
-        `max_concurrency` and `timeout` hold inside a chain too: for this part of it.
+        `max_concurrency` and `timeout` hold inside a chain too: for this part of it. A call's explicit
+        `None` does not lift them, as in LCEL (of limits of spending it does); `with_config` of the result
+        does, key by key.
         """
         from batchrt.runnables.binding import RunnableBinding
 
@@ -516,7 +546,10 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
 def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
         await strand.take()
-        return await method(value, handed_config(strand.config), **kwargs)
+        output = await method(value, handed_config(strand.config), **kwargs)
+        if type(output) in PLAIN or not hasattr(type(output), "__await__"):
+            return output
+        return await no_awaitable(output)
 
     return Step(call)
 
@@ -525,9 +558,13 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     async def call(value: Any, strand: Strand) -> Any:
         config = handed_config(strand.config)
         if strand.run.direct:
-            return awaited(copy_context().run(method, value, config, **kwargs))  # as in a thread
-        await strand.take()
-        return await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
+            output = copy_context().run(method, value, config, **kwargs)  # as in a thread
+        else:
+            await strand.take()
+            output = await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
+        if hasattr(type(output), "__await__"):
+            return await (_on_another_loop if strand.run.direct else no_awaitable)(output)
+        return output
 
     return Step(call, direct=True)
 
@@ -555,6 +592,22 @@ def awaited(output: Any) -> Any:
         return await output
 
     return call_blocking(wait)
+
+
+PLAIN: Final = frozenset((str, int, float, bool, dict, list, tuple, type(None)))
+"""Types of outputs that are neither to be awaited nor to be run: a look-up for the most of them."""
+
+
+async def no_awaitable(output: Any) -> Any:
+    """Return what `output` gives, as long as that is to be awaited, which is never an item's output."""
+    while hasattr(type(output), "__await__"):
+        output = await output
+    return output
+
+
+async def _on_another_loop(output: Any) -> Any:
+    """Return what `output` gives, for a run that has no event loop of its own."""
+    return call_blocking(partial(no_awaitable, output))
 
 
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:

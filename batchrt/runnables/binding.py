@@ -74,6 +74,12 @@ class RunnableBinding(Runnable[In, Out]):
             return merge_configs(self.config, check_config(cast("RunConfig | None", configs)))
         return [merge_configs(self.config, check_config(config)) for config in configs]
 
+    def _takes(self, keyword: str) -> bool:
+        return self.bound._takes(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return self.bound._keyword_hint(keyword)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         spending = [key for key in ("max_tokens_total", "max_cost") if self.config.get(key) is not None]
         if spending:

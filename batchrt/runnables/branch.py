@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.run import Step, Strand
 
 __all__ = ["RunnableBranch"]
@@ -15,7 +16,7 @@ class RunnableBranch(Runnable[In, Out]):
     """Run the first runnable whose condition is true for the input, else the default.
 
     `RunnableBranch((is_question, answer), (is_order, book), refuse)`; keyword arguments of a call go to
-    the runnable, not to the conditions.
+    the runnables that take them, not to the conditions.
     """
 
     def __init__(
@@ -29,9 +30,12 @@ class RunnableBranch(Runnable[In, Out]):
         self.branches: list[tuple[Runnable[In, Any], Runnable[In, Out]]] = [_pair(pair) for pair in pairs]
         self.default: Runnable[In, Out] = coerce(default)
 
+    def _takes(self, keyword: str) -> bool:
+        return any(then._takes(keyword) for then in (*(then for _, then in self.branches), self.default))
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        pairs = [(when._step(), then._step(kwargs)) for when, then in self.branches]
-        default = self.default._step(kwargs)
+        pairs = [(when._step(), then._step(keywords_of(then, kwargs))) for when, then in self.branches]
+        default = self.default._step(keywords_of(self.default, kwargs))
         steps = [step for pair in pairs for step in pair] + [default]
         if all(step.inline for step in steps):
             return _inline_branch(pairs, default)

@@ -32,6 +32,12 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
     def __repr__(self) -> str:
         return f"{self.bound!r}.map()"
 
+    def _takes(self, keyword: str) -> bool:
+        return self.bound._takes(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return self.bound._keyword_hint(keyword)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.bound._step(kwargs)
         if step.inline:

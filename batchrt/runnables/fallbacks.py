@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.run import Step, Strand
 
 __all__ = ["RunnableWithFallbacks"]
@@ -30,8 +31,12 @@ class RunnableWithFallbacks(Runnable[In, Out]):
     def __repr__(self) -> str:
         return f"{self.runnable!r}.with_fallbacks({self.fallbacks!r})"
 
+    def _takes(self, keyword: str) -> bool:
+        return any(runnable._takes(keyword) for runnable in (self.runnable, *self.fallbacks))
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        steps = [runnable._step(kwargs) for runnable in (self.runnable, *self.fallbacks)]
+        every = (self.runnable, *self.fallbacks)
+        steps = [runnable._step(keywords_of(runnable, kwargs)) for runnable in every]
         handled = self.exceptions_to_handle
 
         async def call(value: Any, strand: Strand) -> Any:

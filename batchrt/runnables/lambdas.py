@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast, overload
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
-from batchrt.runnables.base import In, Out, Runnable, awaited
+from batchrt.runnables.base import PLAIN, In, Out, Runnable, no_awaitable
+from batchrt.runnables.keywords import function_takes
+from batchrt.runtime.bridge import call_blocking
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.threads import call_in_thread
 
@@ -25,7 +27,8 @@ class RunnableLambda(Runnable[In, Out]):
     """Run a function: an async one on the event loop, a sync one in a worker thread.
 
     The function takes the input, and the run's configuration too if it has a parameter named `config`.
-    If it returns a runnable, that is run on the same input, with `recursion_limit` one lower.
+    If it returns a runnable, that is run on the same input, with `recursion_limit` one lower; if it
+    returns an awaitable, as an async function behind a plain decorator does, that is awaited.
 
     It sees the caller's context variables, and what async functions before it have set for this input. What
     an async function sets, later steps see; what a sync one sets ends with it, as in any thread, also where
@@ -88,6 +91,11 @@ class RunnableLambda(Runnable[In, Out]):
     def __repr__(self) -> str:
         return self.get_name()
 
+    def _takes(self, keyword: str) -> bool:
+        return function_takes(
+            (function for function in (self.func, self.afunc) if function is not None), keyword
+        )
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:
             # A lookup, and LCEL's idiom for a field: not worth a thread.
@@ -117,6 +125,10 @@ class RunnableLambda(Runnable[In, Out]):
                 output = await function(value, config=handed_config(strand.config), **kwargs)
             else:
                 output = await function(value, **kwargs)
+            if type(output) in PLAIN:
+                return output
+            if hasattr(type(output), "__await__"):
+                output = await no_awaitable(output)
             if isinstance(output, Runnable):
                 return await self._go_on(output, value, strand)
             return output
@@ -129,11 +141,17 @@ class RunnableLambda(Runnable[In, Out]):
 
         async def call(value: Any, strand: Strand) -> Any:
             bound = partial(function, config=handed_config(strand.config)) if takes_config else function
-            if strand.run.direct:
-                output = awaited(copy_context().run(bound, value))  # as in a thread
+            direct = strand.run.direct
+            if direct:
+                output = copy_context().run(bound, value)  # as in a thread
             else:
                 await strand.take()
                 output = await call_in_thread(bound, value, strand)
+            # What an async function returns behind a decorator or a lambda that is not async itself.
+            if hasattr(type(output), "__await__"):
+                output = (
+                    call_blocking(partial(no_awaitable, output)) if direct else await no_awaitable(output)
+                )
             if isinstance(output, Runnable):
                 return await self._go_on(output, value, strand)
             return output

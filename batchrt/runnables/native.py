@@ -121,11 +121,26 @@ def _on_values(
     async def call(pairs: list[tuple[Any, RunConfig]], strand: Strand) -> Any:
         values = [value for value, _ in pairs]
         if is_async:
-            return await bound(pairs)(values)
+            return await _without_awaitables(await bound(pairs)(values))
         function = bound(pairs)
-        return await call_in_thread(function, values, strand)
+        return await _without_awaitables(await call_in_thread(function, values, strand))
 
     return call
+
+
+async def _without_awaitables(results: Any) -> Any:
+    """Return a list's results with what is to be awaited among them awaited, one after the other."""
+    if not isinstance(results, list | tuple) or not any(
+        hasattr(kind, "__await__") for kind in set(map(type, results))
+    ):
+        return results
+    outputs: list[Any] = []
+    for result in results:
+        try:
+            outputs.append(await result if hasattr(type(result), "__await__") else result)
+        except Exception as error:  # noqa: BLE001  this item's own
+            outputs.append(error)
+    return outputs
 
 
 def _configs(pairs: Sequence[tuple[Any, RunConfig]]) -> RunConfig | list[RunConfig]:

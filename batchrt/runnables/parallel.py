@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
+from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.fork import fork
 from batchrt.runtime.run import Step, StepCall, Strand
 
@@ -16,7 +17,7 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
     """Run named steps on the same input at the same time; the output is a dict under the same names.
 
     The first step that fails cancels the others. Steps that never wait run one after another. Keyword
-    arguments of a call go to every step.
+    arguments of a call go to every step that takes them.
     """
 
     def __init__(
@@ -32,8 +33,11 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
         inner = ", ".join(f"{key}: {step!r}" for key, step in self.steps__.items())
         return f"{{{inner}}}"
 
+    def _takes(self, keyword: str) -> bool:
+        return any(step._takes(keyword) for step in self.steps__.values())
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        steps = {key: step._step(kwargs) for key, step in self.steps__.items()}
+        steps = {key: step._step(keywords_of(step, kwargs)) for key, step in self.steps__.items()}
         inline = [(key, step.call) for key, step in steps.items() if step.inline]
         waiting = [(key, step.call) for key, step in steps.items() if not step.inline]
         template = dict.fromkeys(steps)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runtime.run import Step
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["JsonOutputParser", "ModelOutput", "PydanticOutputParser", "StrOutputParser", "text_of"]
+__all__ = [
+    "JsonOutputParser",
+    "ModelOutput",
+    "PydanticOutputParser",
+    "StrOutputParser",
+    "json_value",
+    "text_of",
+]
 
 ModelOutput: TypeAlias = "str | Message"
 """What a model step gives: its message, or its text."""
@@ -46,7 +53,10 @@ def text_of(output: ModelOutput) -> str:
 class _Parser(Runnable[ModelOutput, Out]):
     """Read an output inline: parsing waits for nothing."""
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  nothing to hand them to
+    def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
+        return False
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         parse: Callable[[Any], Any] = self.parse_output
         return Step(lambda value, _strand: parse(value), inline=True)
 
@@ -66,8 +76,23 @@ class StrOutputParser(_Parser[str]):
         return text
 
 
+def json_value(text: str) -> Any:
+    """Return the value that `text` is, as JSON.
+
+    Raises:
+        NotJSONError: it is none.
+    """
+    try:
+        # Models put line breaks and tabs into strings as they are: not strict.
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise NotJSONError(str(error)) from None
+
+
 class JsonOutputParser(_Parser[Any]):
-    """Give the JSON value in a model's answer, with or without a Markdown fence around it.
+    """Give the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
+
+    What the model thought before it (`<think>…</think>` and the like) is passed over.
 
     Args:
         pydantic_object: the class whose schema `get_format_instructions` shows to the model; nothing is
@@ -92,13 +117,12 @@ class JsonOutputParser(_Parser[Any]):
 
     def parse(self, text: str) -> Any:
         """Return the value in `text`."""
-        for candidate in _candidates(text):
-            try:
-                # Models put line breaks and tabs into strings as they are: not strict.
-                return json.loads(candidate, strict=False)
-            except (ValueError, RecursionError) as error:
-                failure = error
-        raise OutputParserError(f"the output is not JSON ({failure}): {_excerpt(text)}", text=text)
+        try:
+            return first_fitting(text, json_value)
+        except NotJSONError as error:
+            raise OutputParserError(
+                f"the output is not JSON ({error}): {_excerpt(text)}", text=text
+            ) from None
 
 
 class PydanticOutputParser(_Parser[ModelT]):
@@ -123,9 +147,15 @@ class PydanticOutputParser(_Parser[ModelT]):
         """Return the model for `text`."""
         from pydantic import ValidationError
 
-        value = JsonOutputParser().parse(text)
+        def read(candidate: str) -> ModelT:
+            return self.pydantic_object.model_validate(json_value(candidate))
+
         try:
-            return self.pydantic_object.model_validate(value)
+            return first_fitting(text, read)
+        except NotJSONError as error:
+            raise OutputParserError(
+                f"the output is not JSON ({error}): {_excerpt(text)}", text=text
+            ) from None
         except ValidationError as error:
             name = self.pydantic_object.__name__
             raise OutputParserError(f"the output is no {name}: {_reasons(error)}", text=text) from error
@@ -138,19 +168,6 @@ class PydanticOutputParser(_Parser[ModelT]):
 def _instructions(model: type[BaseModel]) -> str:
     schema = json.dumps(model.model_json_schema(), ensure_ascii=False)
     return f"Answer with one JSON object that fits this JSON schema, and nothing else:\n{schema}"
-
-
-_FENCE: Final = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)```", re.DOTALL)
-
-
-def _candidates(text: str) -> list[str]:
-    """Return what may be the JSON in `text`, likeliest first."""
-    found = [text, *_FENCE.findall(text)]
-    starts = [place for place in (text.find("{"), text.find("[")) if place >= 0]
-    end = max(text.rfind("}"), text.rfind("]"))
-    if starts and end > min(starts):
-        found.append(text[min(starts) : end + 1])
-    return found
 
 
 def _reasons(error: Any) -> str:

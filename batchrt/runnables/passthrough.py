@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from batchrt.runnables.base import Runnable, RunnableLike, coerce
+from batchrt.runnables.base import Configs, Entry, Runnable, RunnableLike, coerce
+from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
 from batchrt.runtime.run import Step, Strand
@@ -35,6 +36,16 @@ class RunnablePassthrough(Runnable[T, T]):
         """Return a runnable that adds `fields`, computed from it, to an input dict."""
         return RunnableAssign(fields)
 
+    def _takes(self, keyword: str) -> bool:
+        return self.func is not None and self.func._takes(keyword)
+
+    def _prepare(
+        self, kwargs: Mapping[str, Any], configs: Configs, method: Entry | None = None
+    ) -> tuple[Step, Configs]:
+        if self.func is None:  # by itself it ignores what it is given, as LCEL's does
+            kwargs = {name: value for name, value in kwargs.items() if is_config_key(name)}
+        return super()._prepare(kwargs, configs, method)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if self.func is None:
             return Step(lambda value, _strand: value, inline=True)
@@ -61,6 +72,9 @@ class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
     def __repr__(self) -> str:
         return f"RunnableAssign({self.mapper!r})"
 
+    def _takes(self, keyword: str) -> bool:
+        return self.mapper._takes(keyword)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.mapper._step(kwargs)
         if step.inline:
@@ -81,7 +95,10 @@ class RunnablePick(Runnable[Mapping[str, Any], Any]):
     def __repr__(self) -> str:
         return f"RunnablePick({self.keys!r})"
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  nothing to hand them to
+    def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
+        return False
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         keys = self.keys
         if isinstance(keys, str):
             return Step(lambda value, _strand: _fields(value).get(keys), inline=True)

@@ -7,9 +7,17 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias, cast
 
 from batchrt.errors import MissingFieldError
-from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, SystemMessage
+from batchrt.messages import (
+    AIMessage,
+    HumanMessage,
+    Message,
+    MessageLike,
+    SystemMessage,
+    text_of_content,
+)
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
+from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Step, Strand
 
 __all__ = [
@@ -78,9 +86,7 @@ def _line(message: MessageLike) -> str:
     else:
         role, content = message
     role = _ROLES.get(role, role)
-    if not isinstance(content, str):
-        content = "".join(str(part.get("text", "")) for part in content or ())
-    return f"{_SPEAKERS.get(role, role)}: {content}"
+    return f"{_SPEAKERS.get(role, role)}: {text_of_content(content)}"
 
 
 class _Prompt(Runnable[Any, Out]):
@@ -95,12 +101,21 @@ class _Prompt(Runnable[Any, Out]):
     ) -> None:
         self.name: str | None = name
         self.partial_variables: dict[str, Any] = dict(partial_variables or {})
+        for field, value in self.partial_variables.items():
+            if callable(value):
+                check_sync(f"the partial variable {field!r}", value)
         self.input_variables: tuple[str, ...] = tuple(sorted({*fields} - self.partial_variables.keys()))
         if input_variables is not None and set(input_variables) != set(self.input_variables):
             raise ValueError(
                 f"the input_variables are {', '.join(self.input_variables) or 'none'}, by the template, "
                 f"and not {', '.join(input_variables) or 'none'}; they may be left out"
             )
+
+    def _takes(self, keyword: str) -> bool:
+        return keyword in self.input_variables or keyword in self.partial_variables
+
+    def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002
+        return f"its fields are {', '.join(self.input_variables) or '(none)'}"
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         fill, given = self._fill, self._given(kwargs)
@@ -127,7 +142,12 @@ class _Prompt(Runnable[Any, Out]):
             return None
         if not asked:
             return lambda: given
-        return lambda: {**given, **{key: function() for key, function in asked.items()}, **kwargs}
+
+        def ask() -> dict[str, Any]:
+            said = {key: checked_sync(f"the partial variable {key!r}", ask()) for key, ask in asked.items()}
+            return {**given, **said, **kwargs}
+
+        return ask
 
     def _fill(self, fields: Fields) -> Any:
         raise NotImplementedError
@@ -274,6 +294,7 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         self.messages: tuple[Any, ...] = tuple(messages)
         parts = [_part(message) for message in self.messages]
         self._parts = [part for part, _ in parts]
+        self._optional = {field for message in self.messages if (field := _optional_field(message))}
         fields = [field for _, fields in parts for field in fields]
         super().__init__(fields, partial_variables, input_variables, name)
 
@@ -301,6 +322,9 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         """Return this with `fields` already given; a function is called for each item."""
         given = {**self.partial_variables, **fields}
         return ChatPromptTemplate(self.messages, partial_variables=given, name=self.name)
+
+    def _takes(self, keyword: str) -> bool:
+        return super()._takes(keyword) or keyword in self._optional
 
     def format_messages(self, **fields: Any) -> list[MessageLike]:
         """Return the filled messages."""
@@ -368,6 +392,15 @@ def _placeholder_of(field: Any) -> MessagesPlaceholder:
     if not (isinstance(name, str) and name.startswith("{") and name.endswith("}")):
         raise ValueError(f"a placeholder is a field's name in braces, such as '{{history}}', not {name!r}")
     return MessagesPlaceholder(name[1:-1], optional=bool(optional))
+
+
+def _optional_field(message: Any) -> str | None:
+    match message:
+        case ["placeholder", field]:
+            return _placeholder_of(field).variable_name
+        case MessagesPlaceholder():
+            return message.variable_name
+    return None
 
 
 def _placeholder(placeholder: MessagesPlaceholder) -> tuple[_Part, tuple[str, ...]]:

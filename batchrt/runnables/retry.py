@@ -7,6 +7,7 @@ from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
+from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Step, Strand
 
 __all__ = ["RunnableRetry"]
@@ -29,6 +30,8 @@ class RunnableRetry(Runnable[In, Out]):
         unknown = set(exponential_jitter_params or ()) - {"initial", "max", "exp_base", "jitter"}
         if unknown:
             raise ValueError(f"exponential_jitter_params has no {', '.join(sorted(unknown))}")
+        if not isinstance(retry_if_exception_type, type | tuple):
+            check_sync("retry_if_exception_type", retry_if_exception_type)
         self.bound: Runnable[In, Out] = coerce(bound)
         self.retry_if_exception_type: RetryIf = retry_if_exception_type
         self.wait_exponential_jitter: bool = wait_exponential_jitter
@@ -37,6 +40,12 @@ class RunnableRetry(Runnable[In, Out]):
 
     def __repr__(self) -> str:
         return f"{self.bound!r}.with_retry()"
+
+    def _takes(self, keyword: str) -> bool:
+        return self.bound._takes(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return self.bound._keyword_hint(keyword)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.bound._step(kwargs)
@@ -67,7 +76,9 @@ class RunnableRetry(Runnable[In, Out]):
         if isinstance(wanted, type | tuple):
             # By its type: an instance may answer anything when it is asked for its class.
             return tenacity.retry_if_exception(lambda error: issubclass(type(error), wanted))
-        return tenacity.retry_if_exception(wanted)
+        return tenacity.retry_if_exception(
+            lambda error: checked_sync("retry_if_exception_type", wanted(error))
+        )
 
     def _parts(self, strand: Strand) -> dict[str, Any]:
         import tenacity

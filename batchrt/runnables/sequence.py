@@ -46,6 +46,12 @@ class RunnableSequence(Runnable[In, Out]):
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.steps))
 
+    def _takes(self, keyword: str) -> bool:
+        return self.first._takes(keyword)
+
+    def _keyword_hint(self, keyword: str) -> str:
+        return self.first._keyword_hint(keyword)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         first, *rest = self.steps
         steps = [first._step(kwargs), *(step._step() for step in rest)]

@@ -7,6 +7,8 @@ from operator import itemgetter
 from string import Formatter
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from batchrt.runnables.field_text import field_text, is_missing
+
 __all__ = ["Fields", "Fill", "Template", "compile_content"]
 
 Fields: TypeAlias = Mapping[str, Any]
@@ -16,7 +18,7 @@ Fill: TypeAlias = Callable[[Fields], Any]
 """Makes something of a row. Raises `KeyError` for a field that it lacks."""
 
 _EXCERPT: Final = 60
-_CONVERSIONS: Final[Mapping[str, Callable[[Any], str]]] = {"r": repr, "s": str, "a": ascii}
+_CONVERSIONS: Final[Mapping[str, Callable[[Any], str]]] = {"r": repr, "s": field_text, "a": ascii}
 
 
 class _Piece(NamedTuple):
@@ -32,6 +34,9 @@ class Template:
     A name is all that stands before a conversion (`!r`) or a format specification (`:.2f`). There is no
     attribute or index access: a template cannot reach into what it is given, and a column may be called
     `user.name`.
+
+    What a field is filled with is written as `field_text` has it: `None` and NaN as nothing, dicts and
+    lists as JSON.
 
     Raises:
         ValueError: for a text that is no template; says what to write instead.
@@ -81,9 +86,22 @@ def _plain_fill(pieces: list[_Piece]) -> Callable[[Fields], str]:
         return lambda _fields: text
     if len(names) == 1:
         name = names[0]
-        return lambda fields: pattern % (fields[name],)
+
+        def fill_one(fields: Fields) -> str:
+            value = fields[name]
+            return pattern % (value if type(value) is str else field_text(value),)
+
+        return fill_one
     lookup = itemgetter(*names)
-    return lambda fields: pattern % lookup(fields)
+
+    def fill(fields: Fields) -> str:
+        values: tuple[Any, ...] = lookup(fields)
+        for value in values:
+            if type(value) is not str:
+                return pattern % tuple(map(field_text, values))
+        return pattern % values
+
+    return fill
 
 
 def _formatting_fill(pieces: list[_Piece]) -> Callable[[Fields], str]:
@@ -97,6 +115,8 @@ def _filled(piece: _Piece, fields: Fields) -> str:
     if piece.name is None:
         return ""
     value = fields[piece.name]
+    if piece.convert is None and (not piece.spec or is_missing(value)):
+        return field_text(value)
     return format(value if piece.convert is None else piece.convert(value), piece.spec)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from batchrt.runtime.buckets import SECONDS, Bucket, Period, Unit
+from batchrt.runtime.events import BY_HAND
 
 __all__ = ["Allowance", "Charge", "Standing"]
 
@@ -145,7 +146,7 @@ class Allowance:
         for name, limit in limits.items():
             before = self._limits.get(name)
             if before != limit:
-                reason = "lifted by hand" if limit is None else "given by hand"
+                reason = "lifted by hand" if limit is None else BY_HAND
                 self._changed(_name(*name), before, limit, reason)
             if limit is None:
                 self._limits.pop(name, None)

@@ -347,7 +347,16 @@ def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
 
 def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
     seconds = max(0.0, item.finished - item.started)
-    return Outcome(item.index, output, error, item.retries + 1, seconds, item.usage)
+    return Outcome(
+        item.index,
+        output,
+        error,
+        item.retries + 1,
+        seconds,
+        item.usage,
+        item.request_seconds,
+        item.bills,
+    )
 
 
 async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
@@ -394,7 +403,8 @@ async def _collect_outcomes(results: _Results, job: Job, *, fail_fast: bool) -> 
             raise
         ended = error
         results.fill(error)
-    return BatchResult(tuple(results.list), anyio.current_time() - started, ended)
+    seconds = anyio.current_time() - started
+    return BatchResult(tuple(results.list), seconds, ended, job.config.get("prices"))
 
 
 async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, timed: bool = False) -> None:

@@ -58,9 +58,14 @@ class LoopEndedError(RuntimeError):
 
 
 class Caller:
-    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run."""
+    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run.
+
+    Attributes:
+        look: called now and then while it waits, to raise what ends the wait; `None` for nothing.
+    """
 
     def __init__(self) -> None:
+        self.look: Callable[[], None] | None = None
         self._mail: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._retired = False
 
@@ -306,7 +311,7 @@ class Crossing:
         strand = self._watched
         ticket = _Ticket(function, self._caller, strand)
         if strand is None:
-            self._redeem(ticket)
+            self._redeem(ticket, polls=check_waiting_task())
         else:
             # In a thread of the runtime's own, the strand is told.
             polls = not strand.in_thread and check_waiting_task()
@@ -411,6 +416,7 @@ class _Ticket(Generic[T]):
             else:
                 self._caller.wait(self)
         except BaseException:
+            self._caller.look = None
             self._caller.retire()
             self.cancel()
             if not self._ended:  # else the interrupt came when all was over

@@ -15,8 +15,7 @@ import anyio.lowlevel
 
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError
-from batchrt.messages import Usage
-from batchrt.runtime.lists import ListCall, Part, carry, pack, share
+from batchrt.runtime.lists import ListCall, Part, carry, pack, share_bills
 from batchrt.runtime.loops import OwnTask
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Step, Strand
@@ -109,18 +108,15 @@ class Bulk:
     def _give(self, entries: Sequence[_Entry], started: float, part: Part) -> None:
         given = entries[part.start : part.stop]
         results: Sequence[Any] = part.results if part.error is None else [part.error] * len(given)
-        for entry, result, usage in zip(given, results, self._shares(given, part), strict=True):
+        shares = share_bills(part.book, [entry.cost for entry in given])
+        for entry, result, bills in zip(given, results, shares, strict=True):
             for place in entry.places:
                 item = Item(place, self._parent)
                 item.retries, item.started, item.finished = part.book.retries, started, anyio.current_time()
-                if usage is not None and place == entry.places[0]:
-                    item.add_usage(usage)
+                item.request_seconds = part.book.request_seconds
+                if place == entry.places[0]:
+                    item.add_bills(bills)
                 self._put_result(item, result)
-
-    def _shares(self, given: Sequence[_Entry], part: Part) -> Iterable[Usage | None]:
-        if part.book.usage is None:
-            return [None] * len(given)
-        return share(part.book.usage, [entry.cost for entry in given])
 
     def _put_result(self, item: Item, result: Any) -> None:
         output, error = result, None

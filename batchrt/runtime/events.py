@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 __all__ = [
+    "BY_HAND",
     "Admitted",
     "BudgetEmpty",
     "CooledDown",
@@ -61,10 +63,17 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class CooledDown:
-    """The provider asked to be left alone for `wait` seconds; nobody sends until then."""
+    """The provider asked to be left alone for `wait` seconds; nobody sends until then.
+
+    Attributes:
+        wait: seconds.
+        reason: the refusal's class and status.
+        named: the provider named a wait; else an answer to what is under way ends it before.
+    """
 
     wait: float
     reason: str
+    named: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +104,17 @@ class BudgetEmpty:
 
 @dataclass(frozen=True, slots=True)
 class ProviderDown:
-    """So many requests in a row had no answer; who has the patience waits, and one at a time looks."""
+    """So many requests in a row had no answer; who has the patience waits, and one at a time looks.
+
+    Attributes:
+        failures: how many.
+        reason: the last error's class and status.
+        message: what the last error says.
+    """
 
     failures: int
     reason: str
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,12 @@ QuotaEvent: TypeAlias = (
     Admitted | Sent | Retried | CooledDown | LimitChanged | BudgetEmpty | ProviderDown | ProviderUp
 )
 
+_LOG: Final = logging.getLogger("batchrt")
+BY_HAND: Final = "given by hand"
+"""The reason for a limit that is no finding."""
+_WORTH_LOGGING: Final = 1.0
+"""Seconds of a cool-down above which it is logged."""
+
 Listener: TypeAlias = Callable[[QuotaEvent], object]
 
 
@@ -122,10 +144,12 @@ class Events:
         listeners: falsy if nobody listens.
     """
 
-    __slots__ = ("listeners",)
+    __slots__ = ("_logged_until", "_names", "listeners")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
+        self._logged_until = -math.inf
+        self._names: set[str] = set()
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
@@ -138,10 +162,41 @@ class Events:
             left.remove(listener)
             self.listeners = tuple(left)
 
+    def announce(self, event: CooledDown | LimitChanged | ProviderDown, now: float) -> None:
+        """Tell all of what is seldom, and log what somebody who runs a service would want to know.
+
+        One WARNING of the logger `batchrt` for a cool-down of more than a second, for an outage, and for a
+        limit when it is found; nothing for a change of one that is known, or a cool-down that is prolonged.
+        """
+        warning = self._warning(event, now)
+        if warning:
+            _LOG.warning(warning)
+        if self.listeners:
+            self.tell(event)
+
+    def _warning(self, event: CooledDown | LimitChanged | ProviderDown, now: float) -> str:
+        if isinstance(event, CooledDown):
+            if event.wait <= _WORTH_LOGGING or now < self._logged_until:
+                return ""
+            self._logged_until = now + event.wait
+            why = "the provider asked for it, with" if event.named else "the provider refuses, with"
+            return f"nothing is sent for {event.wait:.3g} s: {why} a {event.reason}"
+        if isinstance(event, ProviderDown):
+            return (
+                f"the provider is down: {event.failures} requests in a row without an answer, the last a "
+                f"{event.reason}: {event.message}"
+            )
+        if event.after is None or event.reason == BY_HAND or event.name in self._names:
+            return ""
+        if event.name == "max_concurrency" and (event.before is None or event.after >= event.before):
+            return ""  # it goes up for as long as none was found
+        self._names.add(event.name)
+        return f"a limit was found: {event.name} is {event.after:g} ({event.reason})"
+
     def tell(self, event: QuotaEvent) -> None:
         """Tell all; what a listener raises is logged, for the work is not to suffer from it."""
         for listener in self.listeners:
             try:
                 listener(event)
-            except Exception:
-                logging.getLogger("batchrt").exception("a listener failed at %r", event)
+            except Exception:  # noqa: BLE001  it is logged
+                _LOG.exception("a listener failed at %r", event)

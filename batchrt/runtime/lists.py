@@ -30,8 +30,10 @@ __all__ = [
     "RepackError",
     "carry",
     "check_length",
+    "lingering",
     "pack",
     "share",
+    "share_bills",
 ]
 
 T = TypeVar("T")
@@ -44,6 +46,13 @@ MAX_LINGER: Final = 1.0
 SHARED_LINGER: Final = 0.005
 SHARED_MAX_LINGER: Final = 0.05
 """The same for lists that requests share: somebody waits for each of them."""
+
+
+def lingering(linger: float | None, max_linger: float | None, *, shared: bool) -> tuple[float, float]:
+    """Return for how long lists wait after the last and the first arrival, where nothing else is said."""
+    usual, longest = (SHARED_LINGER, SHARED_MAX_LINGER) if shared else (LINGER, MAX_LINGER)
+    return usual if linger is None else linger, longest if max_linger is None else max_linger
+
 
 _FAILURES_BEYOND_DEPTH: Final = 4
 """Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
@@ -235,18 +244,36 @@ async def _carry_parts(
             parts += [(middle, stop), (start, middle)]
 
 
+def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:
+    """Yield the shares of what a list was billed by model, by its values' costs; `None` if nobody said."""
+    if book.bills is None:
+        yield from (None for _ in costs)
+        return
+    shares = [share(usage, costs) for usage in book.bills.values()]
+    for usages in zip(*shares, strict=True):
+        yield dict(zip(book.bills, usages, strict=True))
+
+
+_DETAILS: Final = ("cached_input_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens")
+_COUNTED: Final = ("input_tokens", "output_tokens", "total_tokens", *_DETAILS)
+
+
 def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
     """Yield the shares of what a list was billed, by its values' costs, exact to the last token."""
     total = sum(costs)
     if not total > 0:
         costs, total = [1.0] * len(costs), float(len(costs))
-    whole = (usage.input_tokens, usage.output_tokens, usage.total_tokens)
-    reached, done = 0.0, (0, 0, 0)
+    # Most lists are billed no more than these three, and a list has thousands of values.
+    counted = _COUNTED if any(getattr(usage, name) for name in _DETAILS) else _COUNTED[:3]
+    whole = [getattr(usage, name) for name in counted]
+    reached, done = 0.0, [0] * len(whole)
     for cost in costs:
         reached += cost
-        inputs, outputs, both = (round(count * reached / total) for count in whole)
-        yield Usage(inputs - done[0], outputs - done[1], both - done[2])
-        done = (inputs, outputs, both)
+        now = [round(count * reached / total) for count in whole]
+        inputs, outputs, both, *details = [count - before for count, before in zip(now, done, strict=True)]
+        named = dict(zip(_DETAILS, details, strict=False)) if details else {}
+        yield Usage(inputs, outputs, both, service_tier=usage.service_tier, **named)
+        done = now
 
 
 def _splits(call: ListCall, failure: Exception) -> bool:

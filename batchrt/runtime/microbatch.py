@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -22,7 +22,7 @@ from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, Part, carry, check_length, share
+from batchrt.runtime.lists import ListCall, Part, carry, check_length, share_bills
 from batchrt.runtime.loops import OwnTask, Signal
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 from batchrt.runtime.spending import JointSpending, Payer, joint
@@ -61,8 +61,8 @@ async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
     await carry(call, [value], strand, parts.append)
     (part,) = parts
     strand.item.retries += part.book.retries
-    if part.book.usage is not None:
-        strand.item.add_usage(part.book.usage)
+    strand.item.add_bills(part.book.bills)
+    strand.item.add_request(part.book.request_seconds)
     return _output(call, part.results[0] if part.error is None else part.error)
 
 
@@ -78,14 +78,15 @@ class _Entry:
 
     __slots__ = (
         "arrived",
+        "bills",
         "config",
         "cost",
         "key",
         "list",
+        "request_seconds",
         "result",
         "retries",
         "spending",
-        "usage",
         "value",
         "waiting",
     )
@@ -100,7 +101,8 @@ class _Entry:
         self.waiting: list[Signal] = []
         self.list: _List | None = None
         self.result: Any = None
-        self.usage: Usage | None = None
+        self.bills: Mapping[str, Usage] | None = None
+        self.request_seconds: float | None = None
         self.retries = 0
 
 
@@ -154,10 +156,11 @@ class _Queue:
         finally:
             strand.go()
         strand.item.retries += entry.retries
-        if entry.usage is not None:
+        strand.item.add_request(entry.request_seconds)
+        if entry.bills is not None:
             # Billed once, whoever else waits for it.
-            usage, entry.usage = entry.usage, None
-            strand.item.add_usage(usage)
+            bills, entry.bills = entry.bills, None
+            strand.item.add_bills(bills)
         return _output(call, entry.result)
 
     def stir(self) -> None:
@@ -390,13 +393,14 @@ class _List:
 
     def _give(self, part: Part) -> None:
         entries = self._entries[part.start : part.stop]
-        if part.book.usage is not None:
-            shares = share(part.book.usage, [entry.cost for entry in entries])
-            for entry, usage in zip(entries, shares, strict=True):
-                entry.usage = usage
+        if part.book.bills is not None:
+            shares = share_bills(part.book, [entry.cost for entry in entries])
+            for entry, bills in zip(entries, shares, strict=True):
+                entry.bills = bills
         results: Sequence[Any] = part.results if part.error is None else [part.error] * len(entries)
         for entry, result in zip(entries, results, strict=True):
             entry.retries += part.book.retries
+            entry.request_seconds = part.book.request_seconds
             self._wanted -= bool(entry.waiting)
             self._queue.settle(entry, result)
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
+from batchrt.prices import Price
 
-__all__ = ["BatchResult", "Outcome"]
+__all__ = ["BatchResult", "Outcome", "total"]
 
 Out = TypeVar("Out")
 
 Status: TypeAlias = Literal["done", "failed", "cancelled", "not started"]
 
 _STATUSES: Final[tuple[Status, ...]] = ("done", "failed", "cancelled", "not started")
+
+
+def total(bills: Mapping[str, Usage]) -> Usage:
+    """Return the tokens of all models together."""
+    return sum(bills.values(), Usage()) if len(bills) != 1 else next(iter(bills.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,10 @@ class Outcome(Generic[Out]):
         attempts: 1 and one more for each retry of any of its steps.
         seconds: from its admission to its end.
         usage: the tokens it was billed, all its calls together; `None` if no server said.
+        request_seconds: how long its requests took that were answered, from sending each to the end of its
+            answer: without waits for a slot or a quota, without attempts that failed. Those of all its calls
+            together, as for `usage`, and of a list the list's; `None` if it made none.
+        usage_by_model: `usage` by the name of the model that was asked.
     """
 
     index: int
@@ -38,6 +48,8 @@ class Outcome(Generic[Out]):
     attempts: int
     seconds: float
     usage: Usage | None
+    request_seconds: float | None = None
+    usage_by_model: Mapping[str, Usage] | None = None
 
     @property
     def ok(self) -> bool:
@@ -60,7 +72,7 @@ class Outcome(Generic[Out]):
         return "cancelled" if issubclass(kind, DeadlineExceededError) else "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BatchResult(Sequence[Outcome[Out]]):
     """Hold a run's outcomes, in input order.
 
@@ -68,11 +80,19 @@ class BatchResult(Sequence[Outcome[Out]]):
         outcomes: one for each input.
         seconds: the whole run, wall clock.
         ended: why it ended before all inputs were done, if it had spent what it may; else `None`.
+        prices: the run's, by which `cost` is counted.
     """
 
     outcomes: tuple[Outcome[Out], ...]
     seconds: float
     ended: SpendingLimitError | None = None
+    prices: Price | Mapping[str, Price] | None = None
+
+    def __repr__(self) -> str:
+        counts = Counter(item.status for item in self.outcomes)
+        told = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])
+        number = f"{len(self.outcomes)} item{'' if len(self.outcomes) == 1 else 's'}"
+        return f"<BatchResult of {number} in {self.seconds:.2f} s: {told or 'nothing to do'}>"
 
     @overload
     def __getitem__(self, index: int) -> Outcome[Out]: ...
@@ -102,6 +122,31 @@ class BatchResult(Sequence[Outcome[Out]]):
         """The tokens billed for all items together."""
         return sum((item.usage for item in self.outcomes if item.usage), Usage())
 
+    @property
+    def usage_by_model(self) -> dict[str, Usage]:
+        """The tokens billed for all items together, by the name of the model that was asked."""
+        totals: dict[str, Usage] = {}
+        for item in self.outcomes:
+            for model, usage in (item.usage_by_model or {}).items():
+                known = totals.get(model)
+                totals[model] = usage if known is None else known + usage
+        return totals
+
+    @property
+    def cost(self) -> float | None:
+        """What that costs by the run's `prices`; `None` if it had none, or has none for one of the models."""
+        prices = self.prices
+        if prices is None:
+            return None
+        cost = 0.0
+        for item in self.outcomes:  # each for itself: their tiers may differ
+            for model, usage in (item.usage_by_model or {}).items():
+                price = prices.get(model) if isinstance(prices, Mapping) else prices
+                if price is None:
+                    return None
+                cost += price.of_usage(usage)
+        return cost
+
     def summary(self) -> str:
         """Return one line: how many, how fast, how many tokens, and the commonest errors."""
         total, failed = len(self.outcomes), len(self.errors)
@@ -113,6 +158,9 @@ class BatchResult(Sequence[Outcome[Out]]):
         usage = self.usage
         if usage.total_tokens:
             parts.append(f"{usage.input_tokens} tokens in, {usage.output_tokens} out")
+        cost = self.cost
+        if cost:
+            parts.append(f"cost {cost:.4g}")
         if self.ended is not None:
             counts = Counter(item.status for item in self.outcomes)
             told = ", ".join(f"{counts[status]} {status}" for status in _STATUSES if counts[status])

@@ -36,6 +36,7 @@ from batchrt.runtime.cooldown import CoolDown, HalfOpen, Ramp, SlowStart, longes
 from batchrt.runtime.costs import Costs
 from batchrt.runtime.downtime import Downtime
 from batchrt.runtime.events import (
+    BY_HAND,
     Admitted,
     CooledDown,
     Events,
@@ -52,7 +53,7 @@ from batchrt.runtime.loops import LoopHandle, Signal
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.refusal_log import UNKNOWN
 from batchrt.runtime.retries import Retries
-from batchrt.runtime.trouble import is_outage, is_overloaded, may_be_billed, reason
+from batchrt.runtime.trouble import blames_address, is_outage, is_overloaded, may_be_billed, reason, shorten
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
@@ -100,6 +101,12 @@ class QuotaStatistics:
         max_concurrency: what `"auto"` has found; `None` where nobody asked for that.
         down_for: seconds for which there was no answer; `None` if there are answers.
         retry_tokens: what is left of the retry budget; `None` without one.
+        requests: requests that were sent, since the quota was made; this and what follows are counters,
+            for a monitoring system to scrape.
+        answers: those that were answered with a success.
+        tokens: tokens that answers said they were billed.
+        refusals: those that were refused because there was too much for now.
+        retries: those that were sent, or will be, in place of one that failed.
     """
 
     in_flight: int
@@ -110,6 +117,11 @@ class QuotaStatistics:
     max_concurrency: int | None
     down_for: float | None
     retry_tokens: float | None
+    requests: int = 0
+    answers: int = 0
+    tokens: int = 0
+    refusals: int = 0
+    retries: int = 0
 
 
 def check_limit(name: str, value: float | None) -> None:
@@ -185,6 +197,7 @@ class Quota:
         self._line = Line(self._look)
         self._process = os.getpid()
         self._max_in_flight: int | None = None
+        self._now = 0.0
         self._allowance = Allowance({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
         self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
@@ -195,7 +208,6 @@ class Quota:
         self._adaptive: Adaptive | None = None
         self._ramp: Ramp | None = None
         self._half_open: HalfOpen | None = None
-        self._now = 0.0
         self._clock = Clock()
         self._in_flight = 0
         self._under_way: set[Passage] = set()
@@ -204,6 +216,9 @@ class Quota:
         self._began = False
         self._start: SlowStart | None = None
         self._answered_at = -math.inf
+        self._reached = False
+        self._requests = self._answers = self._tokens = self._refusals = self._retried = 0
+        self._last_failure = ""
         self._cooling = CoolDown()
         self._due = math.inf
 
@@ -254,7 +269,7 @@ class Quota:
     def _set_max_in_flight(self, most: int | None) -> None:
         before, self._max_in_flight = self._max_in_flight, most
         if before != most:
-            reason = "lifted by hand" if most is None else "given by hand"
+            reason = "lifted by hand" if most is None else BY_HAND
             self._tell_limit("max_in_flight", before, most, reason)
 
     def _given_limits(self) -> dict[str, float]:
@@ -288,6 +303,11 @@ class Quota:
                 max_concurrency=None if self._adaptive is None else self._adaptive.limit,
                 down_for=None if down is None else now - down,
                 retry_tokens=self.retries.left,
+                requests=self._requests,
+                answers=self._answers,
+                tokens=self._tokens,
+                refusals=self._refusals,
+                retries=self._retried,
             )
 
     # In
@@ -357,6 +377,7 @@ class Quota:
             if self._cooling.until > self._tick(now):
                 return False
             passage.sent_at = self._now
+            self._requests += 1
             self._found.sent(passage)
             return True
 
@@ -393,6 +414,7 @@ class Quota:
                     raise error
                 return False
             self._grant(passage, now)
+            self._requests += 1
             self._found.sent(passage)
         return True
 
@@ -416,7 +438,8 @@ class Quota:
         if down is not None and late and self._downtime.is_known(now) and self._downtime.look_at < math.inf:
             return OutageError(
                 f"the provider has been down for {now - down:.0f} s ({self._downtime.failures} requests in a "
-                "row without an answer), and nothing was sent any more; try again when it is back",
+                f"row without an answer{self._last_words()}), and nothing was sent any more; try again when "
+                "it is back",
                 seconds=now - down,
             )
         return None
@@ -600,6 +623,9 @@ class Quota:
         """Note an answer, and what it cost."""
         with self._lock:
             now = self._tick(now)
+            self._reached = True
+            self._answers += 1
+            self._tokens += 0 if usage is None else usage.total_tokens
             tokens = None if usage is None else float(usage.total_tokens)
             self._allowance.settle(passage, tokens)
             produced = passage.output if usage is None else float(usage.output_tokens)
@@ -633,6 +659,7 @@ class Quota:
         """
         with self._lock:
             now = self._tick(now)
+            self._reached = self._reached or error.status is not None
             unheard = isinstance(error, ConnectionFailedError)
             cost = None if may_be_billed(error) else 0.0
             self._allowance.settle(passage, cost, request=not unheard)
@@ -642,11 +669,15 @@ class Quota:
             overloaded = is_overloaded(error)
             passage.verdict = UNKNOWN
             if overloaded:
+                self._refusals += 1
                 self._refused(passage, error, now, unit)
             elif self._adaptive is not None and passage.auto and is_outage(error):
                 self._adaptive.failed()
-            answered = not overloaded and not is_outage(error)
-            self._end(passage, now, answered=answered, failure=error if is_outage(error) else None)
+            outage = is_outage(error)
+            answered = not overloaded and not outage
+            # A wrong address is no outage, which waiting would mend.
+            down = outage and not self.has_wrong_address(error)
+            self._end(passage, now, answered=answered, failure=error if down else None)
 
     def _refused(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
         """Draw the conclusions from a 429, or a 503 that says overloaded."""
@@ -670,9 +701,9 @@ class Quota:
             self._hold_back(error, asked, now, explained=explained or parallel)
         if asked > 0 and self._cooling.prolong(max(asked, wait), error, now, passage.longest_quiet):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
-            self._tell_pause(self._cooling.left(now), error)
+            self._tell_pause(self._cooling.left(now), error, named=True)
         elif asked <= 0 and leads:
-            self._tell_pause(wait, error)
+            self._tell_pause(wait, error, named=False)
 
     def _hold_back(self, error: ProviderError, wait: float, now: float, *, explained: bool) -> None:
         """Begin anew with few requests after a refusal, unless it is known why it came."""
@@ -705,9 +736,8 @@ class Quota:
     def _reopen(self) -> None:
         self._ramp = Ramp(_BARE_SHARE * self._in_flight)
 
-    def _tell_pause(self, seconds: float, error: ProviderError) -> None:
-        if self.events.listeners:
-            self.events.tell(CooledDown(seconds, reason(error)))
+    def _tell_pause(self, seconds: float, error: ProviderError, *, named: bool) -> None:
+        self.events.announce(CooledDown(seconds, reason(error), named), self._now)
 
     def abandoned(self, passage: Passage, now: float) -> None:
         """Note that nobody waits for the answer any more: the request may be billed all the same."""
@@ -782,6 +812,10 @@ class Quota:
         """Whether the provider gives no answers."""
         return self._downtime.since is not None
 
+    def has_wrong_address(self, error: ProviderError) -> bool:
+        """Whether `error` blames the address, and nobody has ever answered there: no waiting mends that."""
+        return not self._reached and blames_address(error)
+
     def silent_since(self, moment: float) -> bool:
         """Whether it has not answered anybody since then."""
         return self._downtime.answered_at < moment
@@ -793,12 +827,18 @@ class Quota:
                 self._went_down(error)
 
     def _went_down(self, error: ProviderError) -> None:
+        self._last_failure = shorten(str(error))
         self._line.park()
-        if self.events.listeners:
-            self.events.tell(ProviderDown(self._downtime.failures, reason(error)))
+        down = ProviderDown(self._downtime.failures, reason(error), self._last_failure)
+        self.events.announce(down, self._now)
+
+    def _last_words(self) -> str:
+        return f", the last: {self._last_failure}" if self._last_failure else ""
 
     def tell_retry(self, error: ProviderError, wait: float, attempt: int) -> None:
-        """Tell those who listen that there will be another attempt."""
+        """Count another attempt that there will be, and tell those who listen."""
+        with self._lock:
+            self._retried += 1
         if self.events.listeners:
             left = self._cooling.left(self._now)
             self.events.tell(Retried(reason(error), max(wait, left), attempt))
@@ -806,8 +846,7 @@ class Quota:
     # What listeners are told
 
     def _tell_limit(self, name: str, before: float | None, after: float | None, reason: str) -> None:
-        if self.events.listeners:
-            self.events.tell(LimitChanged(name, before, after, reason))
+        self.events.announce(LimitChanged(name, before, after, reason), self._now)
 
     def _tell_concurrency(self, before: float, after: float, reason: str) -> None:
         self._tell_limit("max_concurrency", before, after, reason)

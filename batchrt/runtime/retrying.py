@@ -15,6 +15,7 @@ import tenacity
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
+from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Strand
 
 __all__ = [
@@ -60,7 +61,8 @@ class RetryPolicy:
             do not count.
 
     Raises:
-        TypeError, ValueError: for a part that cannot be called, or seconds that make no sense.
+        TypeError, ValueError: for a part that cannot be called or is async (as those of `tenacity.asyncio`
+            are, or `retry_if_exception` of an async predicate), or seconds that make no sense.
     """
 
     retry: Part | None = None
@@ -76,6 +78,7 @@ class RetryPolicy:
                 raise TypeError(
                     f"{name} must be one of tenacity's parts, or a function like one, not {part!r}"
                 )
+            check_sync(name, part)
         for name in ("max_retry_after", "patience"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -124,7 +127,7 @@ async def retry_after_failure(
     """
     state = first_failure(error, strand)
     while True:
-        if not retry(state) or stop(state):
+        if not checked_sync("retry", retry(state)) or checked_sync("stop", stop(state)):
             raise error
         seconds = wait(state)
         strand.give()

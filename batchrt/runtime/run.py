@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -28,6 +28,7 @@ from batchrt.runtime.blocking import Blockades, current_blockades
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.outcome import total
 from batchrt.runtime.slots import LentSlots, Slots
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.traffic import Place, Source, Traffic
@@ -40,23 +41,53 @@ thousand threads; whoever wants them says so with a number."""
 
 
 class Item:
-    """Keep the books of one input: its place, its retries, its tokens, its seconds."""
+    """Keep the books of one input: its place, its retries, its tokens, its seconds.
 
-    __slots__ = ("finished", "index", "parent", "retries", "started", "usage")
+    Attributes:
+        bills: the tokens that were billed, by model; `None` if no server said.
+        request_seconds: those of the requests that were answered, from sending them to the end of the
+            answer; `None` if there were none.
+    """
+
+    __slots__ = ("bills", "finished", "index", "parent", "request_seconds", "retries", "started")
 
     def __init__(self, index: int, parent: Item | None = None) -> None:
         self.index: int = index
         self.parent: Item | None = parent
         self.retries: int = 0
-        self.usage: Usage | None = None
+        self.bills: dict[str, Usage] | None = None
+        self.request_seconds: float | None = None
         self.started: float = 0.0
         self.finished: float = 0.0
 
-    def add_usage(self, usage: Usage) -> None:
-        """Add what a call was billed, to this item and to the one it is nested in."""
-        self.usage = usage if self.usage is None else self.usage + usage
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens that were billed, of all models together; `None` if no server said."""
+        return None if self.bills is None else total(self.bills)
+
+    def add_usage(self, usage: Usage, model: str = "") -> None:
+        """Add what a call to `model` was billed, to this item and to the one it is nested in."""
+        bills = self.bills
+        if bills is None:
+            self.bills = {model: usage}
+        else:
+            known = bills.get(model)
+            bills[model] = usage if known is None else known + usage
         if self.parent is not None:
-            self.parent.add_usage(usage)
+            self.parent.add_usage(usage, model)
+
+    def add_bills(self, bills: Mapping[str, Usage] | None) -> None:
+        """Add a share of what a list was billed."""
+        for model, usage in (bills or {}).items():
+            self.add_usage(usage, model)
+
+    def add_request(self, seconds: float | None) -> None:
+        """Add the seconds of requests that were answered, to this item and to the one it is nested in."""
+        if seconds is None:
+            return
+        self.request_seconds = seconds + (self.request_seconds or 0.0)
+        if self.parent is not None:
+            self.parent.add_request(seconds)
 
 
 class Run:

@@ -9,6 +9,7 @@ retry sleeps) others get to work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import copy_context
 from itertools import chain
@@ -122,6 +123,8 @@ class Scheduler:
         self._resting: list[Signal] = []
         self._finished = anyio.Event()
         self._group: anyio.abc.TaskGroup | None = None
+        self._ends_at = math.inf
+        self._too_late = False
         self._yielded_at = 0.0
 
     @property
@@ -190,7 +193,7 @@ class Scheduler:
         try:
             async with anyio.create_task_group() as group:
                 if self._deadline is not None:
-                    group.cancel_scope.deadline = anyio.current_time() + self._deadline
+                    self._ends_at = group.cancel_scope.deadline = anyio.current_time() + self._deadline
                 self._group = group
                 self._run.hire(Crew(group))
                 self._yielded_at = perf_counter()
@@ -207,7 +210,7 @@ class Scheduler:
                     except BaseException as error:
                         self._cut = error
                         raise
-                completed = True
+                completed = not self._too_late
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
             failure = error_of(errors)
@@ -270,6 +273,8 @@ class Scheduler:
 
     def _is_over(self) -> bool:
         """Whether no more is to be begun; what is under way is finished."""
+        if self._deadline is not None and not self._drained and anyio.current_time() >= self._ends_at:
+            self._end_in_time()
         if self._run.spending is not None and self._is_broke() and not (self._drained or self._seems_over):
             self._cut_short = True
             self._drain()
@@ -284,6 +289,13 @@ class Scheduler:
         if (returned or self._workers == 1) and self._feeder is None:
             self._look_further()
         return self._is_over() or (self._seems_over and not returned and self._workers > 1)
+
+    def _end_in_time(self) -> None:
+        """End the run at its deadline, which the event loop cannot see while functions never await."""
+        self._too_late = True
+        self._drain()
+        assert self._group is not None
+        self._group.cancel_scope.cancel()
 
     def _is_broke(self) -> bool:
         spending = self._run.spending

@@ -7,7 +7,7 @@ under way at the same time on one event loop are put together before they are se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import replace
 from typing import Any
@@ -17,9 +17,8 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from batchrt.errors import StrayCancelledError
-from batchrt.messages import Usage
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, check_length, share
+from batchrt.runtime.lists import ListCall, check_length, share_bills
 from batchrt.runtime.loops import Host, LoopHandle, Signal, Unbegun
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
@@ -275,11 +274,10 @@ def _payer_of(parts: Sequence[_Part], values: Sequence[Any]) -> JointSpending | 
 
 
 def _account(parts: Sequence[_Part], book: Item) -> None:
-    """Add the retries of a list to the books of its parts, and share out its tokens."""
-    usages: Iterable[Usage | None] = [None] * len(parts)
-    if book.usage is not None:
-        usages = share(book.usage, [part.cost or len(part.values) for part in parts])
-    for part, usage in zip(parts, usages, strict=True):
-        part.strand.item.retries += book.retries
-        if usage is not None:
-            part.strand.item.add_usage(usage)
+    """Add the retries and seconds of a list to the books of its parts, and share out its tokens."""
+    shares = share_bills(book, [part.cost or len(part.values) for part in parts])
+    for part, bills in zip(parts, shares, strict=True):
+        item = part.strand.item
+        item.retries += book.retries
+        item.add_bills(bills)
+        item.add_request(book.request_seconds)

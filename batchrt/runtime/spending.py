@@ -104,10 +104,11 @@ class _Aside:
         loop: where the request runs, whose answer settles this.
     """
 
-    __slots__ = ("cost", "loop", "price", "share", "tokens")
+    __slots__ = ("cost", "loop", "model", "price", "share", "tokens")
 
-    def __init__(self, share: float, loop: LoopHandle | None) -> None:
+    def __init__(self, share: float, loop: LoopHandle | None, model: str) -> None:
         self.share: float = share
+        self.model: str = model
         self.loop: LoopHandle | None = loop
         self.tokens: float = 0.0
         self.cost: float = 0.0
@@ -171,6 +172,9 @@ class Spending:
         self._cost_aside = 0.0
         self._asides: set[_Aside] = set()
         self._waiting: deque[_Waiter] = deque()
+        # By model: what answers would have cost at the full price, and what they did cost. Caches and tiers
+        # make the difference, and nobody knows it beforehand.
+        self._billed: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def of(cls, config: RunConfig, above: Payer | None) -> Payer | None:
@@ -217,13 +221,14 @@ class Spending:
         self, share: float, model: str, expect: Expect, strand: Holder, *, wait: bool
     ) -> _Aside:
         """Set aside a share of what a request is expected to cost, of this budget alone."""
-        aside = _Aside(share, strand.run.loop)
+        aside = _Aside(share, strand.run.loop, model)
         aside.price = self._price(model)
         came_now = True
         while True:
             taken, given, known = expect()
             aside.tokens = share * (taken + given)
-            aside.cost = 0.0 if aside.price is None else share * aside.price.of(taken, given)
+            if aside.price is not None:
+                aside.cost = share * aside.price.of(taken, given) * self._share(model)
             with self._lock:
                 if self._ended is not None:
                     raise self._ended.again()
@@ -270,6 +275,11 @@ class Spending:
                     waiter.error = blocked_error("the run's spending limit")
                     self._waiting.remove(waiter)
                     waiter.signal.set()
+
+    def _share(self, model: str) -> float:
+        """Return what part of the full price answers of `model` cost so far."""
+        full, cost = self._billed.get(model, (0.0, 0.0))
+        return cost / full if full else 1.0
 
     def _price(self, model: str) -> Price | None:
         prices = self._prices
@@ -318,10 +328,14 @@ class Spending:
     def _settle(self, aside: _Aside, usage: Usage | None) -> None:
         tokens, cost = aside.tokens, aside.cost
         if usage is not None:
-            tokens, price = aside.share * usage.total_tokens, aside.price
-            cost = 0.0 if price is None else aside.share * price.of(usage.input_tokens, usage.output_tokens)
+            tokens = aside.share * usage.total_tokens
+            cost = 0.0 if aside.price is None else aside.share * aside.price.of_usage(usage)
         with self._lock:
             self._asides.discard(aside)
+            if usage is not None and aside.price is not None:
+                full = aside.share * aside.price.of(usage.input_tokens, usage.output_tokens)
+                before = self._billed.get(aside.model, (0.0, 0.0))
+                self._billed[aside.model] = (before[0] + full, before[1] + cost)
             # Whole again when nothing is under way, whatever was lost in the sums.
             self._tokens_aside = self._tokens_aside - aside.tokens if self._under_way else 0.0
             self._cost_aside = self._cost_aside - aside.cost if self._under_way else 0.0

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
 from anyio import CancelScope
 
-from batchrt.errors import BlockedEventLoopError
+from batchrt.errors import BlockedEventLoopError, DeadlineExceededError
 from batchrt.runtime.batch import Job, lending
 from batchrt.runtime.blocking import all_blocked, blocked_error, current_blockades
 from batchrt.runtime.loops import LoopHandle, Signal
@@ -52,7 +53,9 @@ class Stream(AsyncIterator[T], Generic[T]):
 
         Raises:
             StopAsyncIteration: when there are no more.
-            Exception: the run's error, once what was finished before it has been handed out.
+            Exception: the run's error, once what was finished before it has been handed out. With
+                `return_exceptions` and inputs of known number, items that the run's deadline kept from
+                being finished have that error in their places instead, as in a list.
         """
         return (await self.next_chunk(1))[0]
 
@@ -80,6 +83,8 @@ class Stream(AsyncIterator[T], Generic[T]):
         try:
             while not state.ready:
                 if state.ended.is_set():
+                    if state.fill(most):
+                        break
                     self._closed = True
                     state.raise_end()
                 if all_blocked([state.loop], [current_blockades()]):
@@ -140,7 +145,11 @@ class Stream(AsyncIterator[T], Generic[T]):
         self.drop()
 
     def _start(self) -> _State:
-        state = _State(ordered=self._ordered, lead=self._job.lead, errors=self._return_exceptions)
+        job, errors = self._job, self._return_exceptions
+        bounded = errors and job.config.get("deadline") is not None
+        state = _State(
+            ordered=self._ordered, lead=job.lead, errors=errors, expected=job.expected if bounded else None
+        )
         state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
@@ -152,7 +161,7 @@ class _State:
     The run's task knows this and not the `Stream`, so that a stream nobody holds is collected.
     """
 
-    def __init__(self, *, ordered: bool, lead: int, errors: bool) -> None:
+    def __init__(self, *, ordered: bool, lead: int, errors: bool, expected: int | None) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
         self.ended_for: list[Callable[[], object]] = []
@@ -163,8 +172,11 @@ class _State:
         self._ordered = ordered
         self._lead = lead
         self._errors = errors
+        # How many outcomes there will be, whatever happens; `None` where the run may end before.
+        self._expected = expected
         self._next = 0
         self._ahead: dict[int, Any] = {}
+        self._missing: Iterator[int] = iter(())
         self._failure: BaseException | None = None
         self._more: Signal | None = None
 
@@ -179,6 +191,8 @@ class _State:
         if not self._ordered:
             if not nothing:
                 self.ready.append((item.index, value))
+                if self._expected is not None:
+                    self._pass(item.index)
         else:
             self._ahead[item.index] = _NOTHING if nothing else value
             while self._next in self._ahead:
@@ -189,11 +203,27 @@ class _State:
         self._notify()
         return nothing
 
+    def _pass(self, index: int) -> None:
+        """Note that the outcome of `index` is there; those before `_next` all are."""
+        self._ahead[index] = None
+        while self._next in self._ahead:
+            del self._ahead[self._next]
+            self._next += 1
+
+    def fill(self, most: int) -> bool:
+        """Make up to `most` outcomes of items that the deadline kept from being finished ready, if any."""
+        error = self._failure
+        for index in islice(self._missing, most):
+            value = self._ahead.pop(index, error) if self._ordered else error
+            self.ready.append(value if self._ordered else (index, value))
+        return bool(self.ready)
+
     def take(self, most: int) -> list[Any]:
         ready = self.ready
         chunk = [ready.popleft() for _ in range(min(most, len(ready)))]
         assert self.scheduler is not None
-        self.scheduler.delivered(len(chunk))
+        if not self.ended.is_set():
+            self.scheduler.delivered(len(chunk))
         return chunk
 
     async def wait(self) -> None:
@@ -237,13 +267,18 @@ class _State:
 
     def end(self) -> None:
         """Note that the run's task has ended."""
+        if issubclass(type(self._failure), DeadlineExceededError) and self._expected is not None:
+            places = range(self._next, self._expected)
+            ahead = () if self._ordered else frozenset(self._ahead)
+            self._missing = (index for index in places if index not in ahead)
         self.ended.set()
         for ended in self.ended_for:
             ended()
         self._notify()
 
     def raise_end(self) -> None:
-        """Raise what ended the run."""
-        if self._failure is not None:
+        """Raise what ended the run, unless the items have it."""
+        filled = issubclass(type(self._failure), DeadlineExceededError) and self._expected is not None
+        if self._failure is not None and not filled:
             raise self._failure
         raise StopAsyncIteration

@@ -13,7 +13,7 @@ from batchrt.errors import (
     ServerError,
 )
 
-__all__ = ["is_outage", "is_overloaded", "is_paced", "may_be_billed", "reason"]
+__all__ = ["blames_address", "is_outage", "is_overloaded", "is_paced", "may_be_billed", "reason", "shorten"]
 
 _OVERLOADED: Final = frozenset(("server_is_overloaded", "slow_down", "overloaded"))
 
@@ -36,6 +36,11 @@ def is_outage(error: ProviderError) -> bool:
     return isinstance(error, ServerError) and error.status is not None and error.status >= 500  # noqa: PLR2004
 
 
+def blames_address(error: Exception | None) -> bool:
+    """Whether `error` says that the address may be wrong: no such host, no such certificate, nobody there."""
+    return isinstance(error, ConnectionFailedError) and error.fault is not None
+
+
 def may_be_billed(error: ProviderError) -> bool:
     """Whether what ended like this may be billed: given up, it may go on; or the answer is broken."""
     return isinstance(error, RequestTimeoutError | MalformedResponseError)
@@ -50,3 +55,9 @@ def reason(error: ProviderError) -> str:
     """Return what kind of error it is, for those who listen."""
     name = type(error).__name__
     return name if error.status is None else f"{name} (status {error.status})"
+
+
+def shorten(text: str, longest: int = 300) -> str:
+    """Return `text` on one line of at most `longest` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -6,20 +6,28 @@ conftest; the second serves whatever the first gives:
     @pytest.fixture
     def mock_provider() -> MockProvider:
         return MockProvider(latency=0.05, faults=FaultPlan.everything(0.1))
+
+An async test that uses one of them runs on asyncio where no other plugin runs it (AnyIO's with its marker,
+pytest-asyncio, pytest-trio): pytest by itself fails all of those.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
+import anyio
 import pytest
 
 if TYPE_CHECKING:
     from .provider import MockProvider
     from .server import MockServer
 
-__all__ = ["mock_provider", "mock_server"]
+__all__ = ["mock_provider", "mock_server", "pytest_pyfunc_call"]
+
+_FIXTURES: Final = frozenset(("mock_provider", "mock_server"))
 
 # Every pytest run in an environment with batchrt imports this module, so what costs time is
 # imported by the fixtures.
@@ -38,3 +46,12 @@ def mock_server(mock_provider: MockProvider) -> Iterator[MockServer]:
     """Serve `mock_provider` on a free port for the length of the test."""
     with mock_provider.serve() as server:
         yield server
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test that uses the fixtures; AnyIO's plugin comes before, and pytest itself after it."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj) or _FIXTURES.isdisjoint(pyfuncitem.fixturenames):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    anyio.run(partial(pyfuncitem.obj, **arguments))
+    return True

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -244,3 +247,62 @@ def test_the_key_in_the_environment_is_used(
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         result = command("run", numbers, "-p", "{n}", "-n", 3)
     assert result.code == 0
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize("command_of", ["run", "embed"])
+@pytest.mark.parametrize("address", ["http://no-such.invalid/v1", "http://127.0.0.1:9/v1", "https", "http"])
+def test_wrong_address_ends_a_job_at_once_with_its_reason(
+    command: Command, numbers: Path, tmp_path: Path, address: str, command_of: str, quiet: bool
+) -> None:
+    """In the row, and on stderr; --patience is for what waiting may mend. Exit code 2: no answer."""
+    out = tmp_path / "out.jsonl"
+    given = ["-p", "{n}"] if command_of == "run" else ["--column", "n"]
+    with speaking("tls" if address == "http" else "plain") as port:
+        url = f"{address}://127.0.0.1:{port}/v1" if "//" not in address else address
+        arguments = [*given, "--base-url", url, "--patience", 600, "-o", out, *["-q"] * quiet]
+        result = command(command_of, numbers, *arguments)
+    assert result.code == 2
+    origin = url.removesuffix("/v1")
+    assert result.err.splitlines()[-1].startswith(
+        f"batchrt: stopped, for nobody can be reached at the provider's address: ConnectionFailedError: "
+        f"cannot connect to {origin}: "
+    )
+    errors = [error for line in out.read_text().splitlines() if (error := json.loads(line)["error"])]
+    assert errors
+    assert all(error.startswith(f"ConnectionFailedError: cannot connect to {origin}: ") for error in errors)
+    assert "provider is down" not in result.err
+
+
+@contextmanager
+def speaking(protocol: str) -> Iterator[int]:
+    """Listen on a port; close whatever comes after an alert of TLS's, or an answer of HTTP's."""
+    context = None
+    if protocol == "tls":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("@SECLEVEL=0:aNULL")  # which need no certificate
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def handle(connection: socket.socket) -> None:
+        connection.settimeout(10)
+        if context is None:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        else:
+            context.wrap_socket(connection, server_side=True).close()
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                handle(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()

@@ -154,3 +154,18 @@ def test_what_a_text_will_be_counted() -> None:
     known = capacity()
     known.factor = 2.0
     assert known.expected("abcd" * 10) == 2 * estimate("abcd" * 10)
+
+
+def test_disorder_is_remembered() -> None:
+    """With proof at once, else at the second list, unless lists were in order before."""
+    known = capacity()
+    assert not known.learn_disorder(1, proof=True)
+    assert not known.learn_disorder(50, proof=False)
+    assert known.learn_disorder(25, proof=False)
+    assert known.size == 1
+    known = capacity()
+    assert known.learn_disorder(50, proof=True)
+    known = capacity()
+    known.ordered = True
+    assert not any(known.learn_disorder(50, proof=False) for _ in range(9))
+    assert known.size != 1

@@ -386,3 +386,27 @@ def test_everything_at_once() -> None:
     for output, text in zip(outputs, SAID * 10, strict=True):
         assert isinstance(output, BatchError) or output.text == text
     assert sum(isinstance(output, AIMessage) for output in outputs) > 200
+
+
+async def test_lists_are_shared_by_runs_if_asked() -> None:
+    """As in a service, whose requests call `ainvoke` each for itself."""
+    provider = provider_of()
+    model = chat_of(provider, share_lists=True, linger=None, max_linger=None)
+    got: dict[str, str] = {}
+
+    async def one(text: str) -> None:
+        got[text] = (await model.ainvoke(text)).text
+
+    async with anyio.create_task_group() as group:
+        for number in range(15):
+            group.start_soon(one, f"text {number}")
+    assert len(got) == 15
+    assert provider.log.snapshot().requests < 15
+
+
+def test_lists_that_are_not_made_cannot_be_shared() -> None:
+    """It is for `native_batch`."""
+    with pytest.raises(ValueError, match="share_lists are for native_batch=True"):
+        ChatOpenAI("m", base_url="http://h/v1", share_lists=True)
+    with pytest.raises(ValueError, match="share_lists belongs to the model as a whole"):
+        ChatOpenAI("m", base_url="http://h/v1", native_batch=True).bind(share_lists=True).invoke("x")

@@ -109,6 +109,66 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
         ChatOpenAI("m", **{"base_url": "http://localhost", **options})
 
 
+CREDENTIALS = [
+    *("authorization", "proxy-authorization", "x-api-key", "api-key", "apikey", "x-apikey", "x-goog-api-key"),
+    *(
+        "ocp-apim-subscription-key",
+        "x-portkey-api-key",
+        "x-portkey-virtual-key",
+        "x-auth-token",
+        "x-authtoken",
+    ),
+    *("x-amz-security-token", "cf-access-client-secret", "cookie", "x-auth", "x-session-token", "x_api_key"),
+    *("helicone-auth", "x-password", "x-jwt", "x-access-key", "x-api-key-2"),
+]
+NO_CREDENTIALS = [
+    *(
+        "x-portkey-trace-id",
+        "x-portkey-provider",
+        "x-portkey-metadata",
+        "idempotency-key",
+        "x-idempotency-key",
+    ),
+    *("x-monkey", "x-keyword", "x-author", "x-tokenizer", "x-max-tokens", "x-cookie-policy", "x-secretary"),
+    *(
+        "x-cache-key",
+        "x-partition-key",
+        "x-trace-key",
+        "x-auth-type",
+        "x-token-count",
+        "x-turkey",
+        "x-trace-id",
+    ),
+]
+
+
+def quota_of(header: str, value: str) -> object:
+    """Return the quota of a client that sends `header`."""
+    return Client(base_url="http://host", api_key=KEY, extra_headers={header: value}).quota_of("m")
+
+
+@pytest.mark.parametrize("header", CREDENTIALS)
+def test_credential_is_known_by_the_words_of_its_name(header: str) -> None:
+    """Its value is masked, and another value is another account."""
+    client = Client(base_url="http://host", extra_headers={header: "a-long-value"})
+    assert "a-long-value" in list(client.secrets)
+    assert quota_of(header, "a-long-value") is not quota_of(header, "another-value")
+
+
+@pytest.mark.parametrize("header", NO_CREDENTIALS)
+def test_credential_is_no_header_whose_name_merely_has_the_letters(header: str) -> None:
+    """A trace for each request makes no quota for each; words of messages are not masked."""
+    client = Client(base_url="http://host", api_key=KEY, extra_headers={header: "openai-europe"})
+    assert list(client.secrets) == [KEY]
+    assert quota_of(header, "openai") is quota_of(header, "anthropic")
+
+
+@pytest.mark.parametrize("key", ["ollama", "lm-studio", "Not-Needed", "openai", "sk-no-key-required"])
+def test_placeholder_for_a_key_is_no_secret(key: str) -> None:
+    """Guides of local servers have one write them, and they are words of messages too."""
+    assert not list(Client(base_url="http://host", api_key=key).secrets)
+
+
 def test_a_key_does_not_show() -> None:
     """Not in the model's repr, nor in that of anything it holds."""
     model = ChatOpenAI("m", base_url=f"http://user:{KEY}@host/v1", api_key=KEY)

@@ -65,13 +65,30 @@ REFUSALS: dict[str, Callable[[list[str]], httpx.Response]] = {
     "an error in a 200": lambda _: error(200, "Unexpected endpoint or method."),
     "merged": lambda prompts: completion([" ".join(prompts)]),
     "the first alone": lambda prompts: completion(prompts[:1]),
-    "no indexes": lambda prompts: httpx.Response(200, json={"choices": [{"text": p} for p in prompts]}),
+    "indexes of something else": lambda prompts: httpx.Response(
+        200, json={"choices": [{"text": p, "index": i + 7} for i, p in enumerate(prompts)]}
+    ),
     "the same index": lambda prompts: httpx.Response(
         200, json={"choices": [{"text": p, "index": 0} for p in prompts]}
     ),
     "too many": lambda prompts: completion([*prompts, "x"]),
     "html": lambda _: httpx.Response(200, text="<html>"),
 }
+
+
+def test_a_list_without_indexes_is_in_order() -> None:
+    """As many texts as prompts, and nothing that says otherwise: they were paid for."""
+
+    def answer(prompts: list[str]) -> httpx.Response:
+        return httpx.Response(200, json={"choices": [{"text": f"<{prompt}>"} for prompt in prompts]})
+
+    server = Server(answer)
+
+    async def main() -> None:
+        assert await server.model().abatch(PROMPTS) == TEXTS
+        assert not server.singles
+
+    on_mock_clock(main)
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
@@ -355,3 +372,68 @@ async def test_a_mixture_on_every_loop(guilty: tuple[str, ...]) -> None:
             outputs = await model.abatch(PROMPTS, return_exceptions=True)
             for prompt, output in zip(PROMPTS, outputs, strict=True):
                 assert isinstance(output, BadRequestError) if prompt in guilty else output == f"<{prompt}>"
+
+
+def together(ask: Callable[[str], Any], prompts: list[str]) -> dict[str, Any]:
+    """Ask for each prompt in a run of its own, at the same time, as a service's requests do."""
+    got: dict[str, Any] = {}
+
+    async def main() -> None:
+        async def one(prompt: str) -> None:
+            try:
+                got[prompt] = await ask(prompt)
+            except BatchError as failure:
+                got[prompt] = failure
+
+        async with anyio.create_task_group() as group:
+            for prompt in prompts:
+                group.start_soon(one, prompt)
+
+    on_mock_clock(main)
+    return got
+
+
+LINGERS = {"linger": 0.005, "max_linger": 0.05}
+
+
+def test_lists_are_shared_by_runs_if_asked() -> None:
+    """Without the option each goes alone."""
+    server = Server(lambda prompts: completion([f"<{prompt}>" for prompt in prompts]))
+    model = server.model(share_lists=True, **LINGERS)
+    assert together(model.ainvoke, PROMPTS) == dict(zip(PROMPTS, TEXTS, strict=True))
+    assert [len(prompts) for prompts in server.lists] == [20, 10]
+    assert together(server.model(**LINGERS).ainvoke, PROMPTS) == dict(zip(PROMPTS, TEXTS, strict=True))
+    assert len(server.singles) == 30
+
+
+@pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
+def test_lists_that_runs_share_are_given_up_where_they_are_not_taken(
+    answer: Callable[[list[str]], httpx.Response],
+) -> None:
+    """Each run has its text all the same."""
+    server = Server(answer)
+    model = server.model(share_lists=True, max_retries=0, **LINGERS)
+    assert together(model.ainvoke, PROMPTS) == dict(zip(PROMPTS, TEXTS, strict=True))
+    assert together(model.ainvoke, PROMPTS) == dict(zip(PROMPTS, TEXTS, strict=True))
+
+
+def test_lists_that_runs_share_leave_others_alone() -> None:
+    """A prompt that is refused fails its own run; options of another kind have lists of their own."""
+
+    def refuse(prompts: list[str]) -> httpx.Response:
+        if "p7" in prompts:
+            return error(400, "p7 is not allowed")
+        return completion([f"<{prompt}>" for prompt in prompts])
+
+    server = Server(refuse)
+    server.single = lambda prompt: refuse([prompt])  # type: ignore[method-assign]
+    got = together(server.model(share_lists=True, **LINGERS).ainvoke, PROMPTS)
+    assert isinstance(got.pop("p7"), BadRequestError)
+    assert got == {prompt: f"<{prompt}>" for prompt in PROMPTS if prompt != "p7"}
+    model = server.model(share_lists=True, **LINGERS)
+    server.lists.clear()
+    hot, cold = model.bind(temperature=1), model.bind(temperature=0)
+    assert together(lambda p: (hot if p < "p2" else cold).ainvoke(p), ["p0", "p1", "p2", "p3"]) == {
+        f"p{i}": f"<p{i}>" for i in range(4)
+    }
+    assert server.lists == [["p0", "p1"], ["p2", "p3"]]

@@ -266,6 +266,36 @@ async def test_a_server_without_base64_is_asked_for_floats(fault: Fault) -> None
     assert formats == ["base64", "float"] + ["float"] * (fault is Fault.REJECTED_BASE64)
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "Unrecognized request argument supplied: encoding_format"}),
+        (422, {"message": "Extra inputs are not permitted", "param": "encoding_format"}),
+        (400, {"message": "encoding_format is not supported", "param": "None", "code": "400"}),
+        (422, [{"type": "extra_forbidden", "loc": ["body", "encoding_format"], "msg": "Extra inputs"}]),
+        (400, {"message": "unknown field `encoding_format`, expected one of `model`, `input`"}),
+    ],
+)
+@pytest.mark.parametrize("texts", [1, 3])
+async def test_servers_that_refuse_the_encoding_format_are_served(
+    status: int, error: Any, texts: int
+) -> None:
+    """It is left out, which is remembered; what refuses it is asked twice more at the most."""
+    seen: list[Any] = []
+
+    def handle(body: dict[str, Any]) -> httpx.Response:
+        seen.append(body.get("encoding_format"))
+        if "encoding_format" in body:
+            return httpx.Response(status, json={"detail" if isinstance(error, list) else "error": error})
+        given = body["input"]
+        return answer([given] if isinstance(given, str) else given)
+
+    embeddings = behind(handle)
+    for _ in range(2):
+        assert len(await embeddings.abatch([f"text {i}" for i in range(texts)])) == texts
+    assert seen == ["base64", "float", None, None]
+
+
 async def test_floats_can_be_asked_for() -> None:
     """From the start."""
     seen: list[str] = []
@@ -313,3 +343,63 @@ def test_a_server_that_is_full_is_asked_again(server: Any) -> None:
     assert got == vectors(provider, words(3))
     assert seconds > 1
     assert provider.log.snapshot().requests == 3
+
+
+@pytest.mark.parametrize(
+    "index",
+    [lambda i: i // 2, lambda i: i + 7, lambda i: -i, lambda i: 2 * i, lambda i: f"text-{i}", lambda i: [i]],
+    ids=["each twice", "from 7", "negative", "every second", "texts", "lists"],
+)
+async def test_a_server_whose_order_cannot_be_told_is_asked_one_by_one(index: Any) -> None:
+    """From the second list on; else every text would be paid for at every length down to one."""
+    paid: list[int] = []
+
+    def handle(body: dict[str, Any]) -> httpx.Response:
+        paid.append(len(body["input"]))
+        data = [
+            {"index": index(i), "embedding": [len(text), 1.0]}
+            for i, text in enumerate(body["input"], start=1)
+        ]
+        return httpx.Response(200, json={"data": data})
+
+    embeddings = behind(handle)
+    assert await embeddings.abatch(words(100)) == [[float(len(text)), 1.0] for text in words(100)]
+    assert paid[:2] == [100, 50]
+    assert sum(paid) == 100 + 50 + 100
+    paid.clear()
+    await embeddings.abatch(words(10))
+    assert paid == [1] * 10
+
+
+async def test_a_disorder_among_lists_that_are_in_order_is_an_accident() -> None:
+    """Lists go on; the one is halved."""
+    sent: list[int] = []
+
+    def handle(body: dict[str, Any]) -> httpx.Response:
+        sent.append(len(body["input"]))
+        wrong = len(sent) in {2, 5}
+        data = [
+            {"index": 0 if wrong and i == 2 else i, "embedding": [1.0]} for i in range(len(body["input"]))
+        ]
+        return httpx.Response(200, json={"data": data})
+
+    embeddings = behind(handle, max_batch_size=8)
+    assert await embeddings.abatch(words(40), {"max_concurrency": 1}) == [[1.0]] * 40
+    assert sum(sent) == 40 + 2 * 8
+    assert sent.count(1) == 0
+
+
+async def test_lists_that_litellm_calls_too_long_are_halved() -> None:
+    """Its `"param": "None"` blames nothing."""
+    lengths: list[int] = []
+
+    def handle(body: dict[str, Any]) -> httpx.Response:
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        lengths.append(len(texts))
+        if len(texts) > 2:
+            message = "litellm.ContextWindowExceededError: litellm.BadRequestError: too much"
+            return refusal(message, type="None", param="None", code="400")
+        return answer(texts)
+
+    assert len(await behind(handle).abatch([f"text {i}" for i in range(8)])) == 8
+    assert lengths == [8, 4, 2, 2, 4, 2, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from batchrt import (
     ConnectionFailedError,
     OpenAIEmbeddings,
     OutageError,
+    Price,
     ProviderDown,
     ProviderError,
     ProviderUp,
@@ -35,16 +37,19 @@ from batchrt import (
     Retried,
     RetryBudget,
     RetryPolicy,
+    RunnableLambda,
     ServerError,
+    Usage,
 )
 from batchrt.messages import AIMessage
+from batchrt.providers.reply import Reply
 from batchrt.runtime.clock import Clock
 from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, RateLimits
 from tests.runtime.quotas import BACKENDS, is_idle, virtually
 
 from .mocked import LATENCY, chat, respond, simulate
-from .replies import chat_body
+from .replies import chat_body, reply
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -649,3 +654,236 @@ def test_a_timeout_of_the_request_is_an_error_of_its_own() -> None:
         return error
 
     assert virtually("trio", main).attempts == 3
+
+
+# What the books tell of requests
+
+
+async def text_of(value: Any) -> str:
+    """Give a text; a function that is not async would run in a thread, which virtual time does not see."""
+    return str(getattr(value, "text", value))
+
+
+@on_both
+def test_outcome_tells_the_seconds_of_the_requests_that_were_answered(backend: str) -> None:
+    """Without the wait for a slot and for the limit, and without the attempt that failed."""
+
+    async def main() -> Any:
+        attempts = iter((500, 200, 200))
+
+        async def handle(_: httpx.Request) -> httpx.Response:
+            await anyio.sleep(2)
+            return good() if next(attempts) == 200 else bad()
+
+        model = ChatOpenAI("m", base_url="http://h/v1", transport=httpx.MockTransport(handle))
+        return await model.arun(["a", "b"], {"max_concurrency": 1})
+
+    result = virtually(backend, main)
+    assert [outcome.request_seconds for outcome in result] == pytest.approx([2, 2])
+    assert result[0].seconds > 4
+    assert sorted(outcome.attempts for outcome in result) == [1, 2]
+
+
+@on_both
+def test_outcome_adds_up_the_requests_of_its_calls(backend: str) -> None:
+    """As it does their tokens, by the model that was asked."""
+
+    def asking(name: str, seconds: float) -> ChatOpenAI:
+        async def handle(_: httpx.Request) -> httpx.Response:
+            await anyio.sleep(seconds)
+            usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+            return httpx.Response(200, json=chat_body() | {"usage": usage})
+
+        return ChatOpenAI(name, base_url="http://h/v1", transport=httpx.MockTransport(handle))
+
+    async def main() -> Any:
+        first, second = asking("small", 1), asking("large", 3)
+        chain = first | RunnableLambda(text_of) | {"a": second, "b": second}
+        return await chain.arun(["x"], {"prices": {"small": Price(1.0, 1.0), "large": Price(2.0)}})
+
+    result = virtually(backend, main)
+    assert result[0].request_seconds == pytest.approx(1 + 3 + 3)
+    assert result.usage_by_model == {"small": Usage(10, 2, 12), "large": Usage(20, 4, 24)}
+    assert result.usage == Usage(30, 6, 36)
+    assert result.cost == pytest.approx((12 + 2 * 20) / 1e6)
+
+
+@on_both
+def test_outcome_of_a_list_has_the_seconds_of_the_list(backend: str) -> None:
+    """And its share of the tokens; an item that asked nothing has neither."""
+
+    async def main() -> list[Any]:
+        provider = MockProvider(latency=2.0)
+        embeddings = OpenAIEmbeddings("e", base_url="http://mock/v1", transport=provider.transport())
+        plain = await RunnableLambda(text_of).arun(["a"])
+        return [
+            plain,
+            await embeddings.arun(["a", "b"]),
+            await (RunnableLambda(text_of) | embeddings).arun(["c", "d"]),
+            await embeddings.with_config(tags=["x"]).arun(["a"]),
+        ]
+
+    plain, *results = virtually(backend, main)
+    assert (plain[0].request_seconds, plain[0].usage_by_model, plain.usage_by_model) == (None, None, {})
+    for result in results:
+        assert all(outcome.request_seconds == pytest.approx(2) for outcome in result)
+        assert [*result.usage_by_model] == ["e"]
+        assert result.usage_by_model["e"] == result.usage
+
+
+# A wrong address
+
+
+def unreachable(fault: Any) -> ConnectionFailedError:
+    error = ConnectionFailedError("cannot connect")
+    error.fault = fault
+    return error
+
+
+class Wire:
+    """Fail with the next of some errors, else answer; in place of a transport."""
+
+    def __init__(self, *errors: ProviderError | None, last: ProviderError | None = None) -> None:
+        self.asked = 0
+        self._errors = iter(errors)
+        self._last = last
+
+    async def post(self, _url: str, _body: bytes, _sink: object) -> Reply:
+        self.asked += 1
+        await anyio.sleep(0.1)
+        error = next(self._errors, self._last)
+        if error is None:
+            return reply(chat_body())
+        raise copy.copy(error)
+
+    def model(self, **options: Any) -> ChatOpenAI:
+        """Return a model that asks through this."""
+        model = ChatOpenAI("m", base_url="http://h/v1", quota=Quota(), **options)
+        model._client._transport = self  # type: ignore[assignment]
+        model._endpoint._transport = self  # type: ignore[assignment]
+        return model
+
+
+FAULTS = ["host", "refused", "certificate", "protocol"]
+PATIENT = RetryPolicy(patience=300.0)
+
+
+@on_both
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("items", [1, 30, 400])
+def test_address_that_is_wrong_is_not_waited_out(backend: str, fault: str, items: int) -> None:
+    """However patient the policy: each item says what is wrong, and the provider does not count as down."""
+    told: list[QuotaEvent] = []
+
+    async def main() -> tuple[Any, float, Wire]:
+        wire = Wire(last=unreachable(fault))
+        model, began = wire.model(retry_policy=PATIENT), anyio.current_time()
+        with model.quota.listening(told.append):
+            outcomes = await model.abatch(["x"] * items, return_exceptions=True)
+        assert is_idle(model.quota)
+        return outcomes, anyio.current_time() - began, wire
+
+    outcomes, seconds, wire = virtually(backend, main)
+    assert {type(outcome) for outcome in outcomes} == {ConnectionFailedError}
+    assert {outcome.fault for outcome in outcomes} == {fault}
+    assert seconds < 15
+    assert not [event for event in told if isinstance(event, ProviderDown)]
+    if fault in {"certificate", "protocol"}:
+        assert wire.asked == items  # another attempt cannot mend it
+
+
+@on_both
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("first", ["answer", "status 500", "status 429"])
+def test_address_that_was_right_before_is_waited_for(backend: str, fault: str, first: str) -> None:
+    """Then it is the network that is down, or the server that is started anew."""
+
+    async def main() -> tuple[Any, float]:
+        status = int(first.removeprefix("status ")) if first.startswith("status") else None
+        begin: ProviderError | None = None if status is None else ServerError("no", status=status)
+        if status == 429:
+            begin = RateLimitError("slow", status=429, retry_after=1.0)
+        wire = Wire(begin, *[unreachable(fault)] * 25)
+        model = wire.model(retry_policy=PATIENT)
+        await outcome_of(model)
+        began = anyio.current_time()
+        return await model.abatch(["x"] * 3, return_exceptions=True), anyio.current_time() - began
+
+    outcomes, seconds = virtually(backend, main)
+    assert all(isinstance(outcome, AIMessage) for outcome in outcomes)
+    assert first != "answer" or seconds > 15
+
+
+@on_both
+def test_address_faults_among_others_are_an_outage(backend: str) -> None:
+    """A connection that breaks says that somebody is there: that is waited for, as ever."""
+
+    async def main() -> Any:
+        wire = Wire(*[ConnectionFailedError("it broke")] * 12)
+        return await wire.model(retry_policy=PATIENT).abatch(["x"] * 3, return_exceptions=True)
+
+    assert all(isinstance(outcome, AIMessage) for outcome in virtually(backend, main))
+
+
+# What is logged, and what is counted
+
+
+@on_both
+def test_log_of_a_run_has_nothing_for_each_item(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit, its cool-downs and an outage are told once each, however many requests meet them."""
+    provider = MockProvider(
+        latency=LATENCY,
+        rate_limits=RateLimits(requests_per_minute=60, burst_seconds=20),
+        outages=[Outage(40, 70)],
+    )
+
+    async def main() -> Any:
+        model = chat(provider, retry_policy=PATIENT, quota=Quota())
+        return await model.abatch([str(number) for number in range(100)]), model.quota.statistics()
+
+    outcomes, statistics = virtually(backend, main)
+    assert len(outcomes) == 100
+    lines = [record.getMessage() for record in caplog.records if record.name == "batchrt"]
+    assert 1 <= len(lines) <= 12
+    assert sum("the provider is down" in line for line in lines) == 1
+    assert statistics.answers == 100
+
+
+@on_both
+def test_statistics_count_what_happened(backend: str) -> None:
+    """Since the quota was made: requests, answers, tokens, refusals and retries."""
+
+    async def main() -> Any:
+        usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+
+        def full() -> httpx.Response:
+            return httpx.Response(200, json=chat_body() | {"usage": usage})
+
+        server = Server(full(), bad(429, retry_after="1"), full(), bad(500), full(), bad(400), full())
+        model = respond(server, quota=Quota())
+        before = model.quota.statistics()
+        for number in range(5):
+            await outcome_of(model, str(number))
+        return before, model.quota.statistics()
+
+    before, after = virtually(backend, main)
+    counts = ("requests", "answers", "tokens", "refusals", "retries")
+    assert [getattr(before, name) for name in counts] == [0, 0, 0, 0, 0]
+    assert [getattr(after, name) for name in counts] == [7, 4, 48, 1, 2]
+
+
+@on_both
+def test_statistics_do_not_count_what_was_not_sent(backend: str) -> None:
+    """Requests that wait and are given up."""
+
+    async def main() -> Any:
+        quota = Quota(max_in_flight=1)
+        model = chat(MockProvider(latency=1.0), quota=quota)
+        with anyio.move_on_after(2.5):
+            await model.abatch(["x"] * 50)
+        return quota.statistics()
+
+    statistics = virtually(backend, main)
+    assert statistics.requests <= 3
+    assert statistics.answers <= 2
+    assert statistics.in_flight == statistics.waiting == 0

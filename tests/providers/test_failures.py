@@ -38,6 +38,7 @@ def openai(message: str = "no", kind: str | None = None, code: Any = None, param
 
 
 LONG = "x" * 100_000
+LITELLM = "litellm.ContextWindowExceededError: litellm.BadRequestError: ContextWindowExceededError: "
 CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
     (
         "a wrong key",
@@ -53,6 +54,37 @@ CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
         openai("Unsupported value", "invalid_request_error", None, "temperature"),
         BadRequestError,
         {"param": "temperature", "code": None, "type": "invalid_request_error"},
+    ),
+    *(
+        (
+            f"LiteLLM's too long input, {name}",
+            400,
+            {"error": {"message": message, "type": "None", "param": "None", "code": "400"}},
+            ContextLengthError,
+            {"param": None, "type": None, "code": "400"},
+        )
+        for name, message in {
+            "OpenAI": LITELLM + "OpenAIException - too long",
+            "Anthropic": LITELLM + "AnthropicException - prompt has 300000 tokens",
+            "Bedrock": "litellm.ContextWindowExceededError: BedrockException: Context Window Error",
+            "Vertex": LITELLM + "VertexAIException",
+            "the class alone": "ContextWindowExceededError",
+            "its own check": "litellm.exceptions.ContextWindowExceededError: max_tokens=4096",
+        }.items()
+    ),
+    (
+        "Google's too long input",
+        400,
+        openai("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)."),
+        ContextLengthError,
+        {},
+    ),
+    (
+        "xAI's too long input",
+        400,
+        openai("This model's maximum prompt length is 131072 but the request contains 200000 tokens."),
+        ContextLengthError,
+        {},
     ),
     (
         "no such model",

@@ -47,6 +47,16 @@ def test_bad_options_are_named(name: str, value: Any, kind: type[Exception], say
         check_options({name: value})
 
 
+@pytest.mark.parametrize("owner", ["ChatOpenAI", "OpenAI"])
+def test_stream_can_be_switched_off(owner: str) -> None:
+    """There are servers that stream unless they are told not to; nothing else can be said about it."""
+    assert check_options({"stream": False}, owner) == {"stream": False}
+    assert check_extra_body({"stream": False}, owner) == {"stream": False}
+    for value in (True, None, 0, "false", 1):
+        with pytest.raises(ValueError, match="stream cannot be set"):
+            check_options({"stream": value}, owner)
+
+
 def test_extra_body_may_not_change_what_a_request_is_about() -> None:
     """An answer that streams could not be read."""
     assert check_extra_body(None) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from email.utils import formatdate
+from typing import Any
 
 import httpx
 import pytest
@@ -69,7 +70,19 @@ def asked(message: str = "", **headers: str) -> float | None:
         ({"retry-after": "1e9"}, None),
         ({"retry-after": "1_0"}, None),
         ({"retry-after": ""}, None),
-        ({"retry-after": "2 minutes"}, None),
+        ({"retry-after": "2 minutes"}, 120.0),
+        ({"retry-after": "2s"}, 2.0),
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after": "250 ms"}, 0.25),
+        ({"retry-after": "1.5 sec"}, 1.5),
+        ({"retry-after": "2 parsecs"}, None),
+        ({"retry-after": "2s or so"}, None),
+        ({"retry-after": "1994-11-06T08:50:00Z"}, 23.0),
+        ({"retry-after": "1994-11-06T09:50:00.5+01:00"}, 23.5),
+        ({"retry-after": "784111800"}, 23.0),
+        ({"retry-after": "784111800500"}, 23.5),
+        ({"retry-after": "784111700"}, 0.0),
+        ({"x-ms-retry-after-ms": "150"}, 0.15),
         ({"retry-after": "Sun, 99 Nov 1994 08:49:37 GMT"}, None),
         ({"retry-after": "9" * 400}, None),
         ({"x-ratelimit-reset-requests": "6m0s"}, None),
@@ -97,6 +110,84 @@ def test_messages_say_how_long(message: str, seconds: float | None) -> None:
     """Azure's way; a header wins over it."""
     assert asked(message) == seconds
     assert asked(message, retry_after="3") == 3.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-reset-requests": "8.64s", "x-ratelimit-remaining-requests": "5"}, None),
+        ({"x-ratelimit-reset-tokens": "6m0s", "x-ratelimit-remaining-tokens": "149,984"}, None),
+        ({"x-ratelimit-reset-requests": "8.64s", "x-ratelimit-remaining-requests": "0"}, 8.64),
+        ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "0"}, None),
+        ({"x-ratelimit-reset": "784111800"}, 23.0),
+        ({"x-ratelimit-reset": "784111800500", "x-ratelimit-remaining": "0"}, 23.5),
+        ({"x-ratelimit-reset": "784111800", "x-ratelimit-remaining": "3"}, None),
+        ({"x-ratelimit-reset": "30"}, 30.0),
+        ({"x-rate-limit-reset": "784111800"}, 23.0),
+        ({"ratelimit-reset": "50", "ratelimit-remaining": "0"}, 50.0),
+        ({"ratelimit-reset": "50", "ratelimit-remaining": "1"}, None),
+        ({"ratelimit": "limit=100, remaining=0, reset=50"}, 50.0),
+        ({"ratelimit": "limit=100, remaining=9, reset=50"}, None),
+        ({"ratelimit": '"default";r=0;t=50'}, 50.0),
+        ({"ratelimit": '"minute";r=0;t=12, "day";r=9;t=80000'}, 12.0),
+        ({"ratelimit": "soon"}, None),
+        (
+            {
+                "anthropic-ratelimit-requests-reset": "1994-11-06T08:49:40Z",
+                "anthropic-ratelimit-requests-remaining": "7",
+                "anthropic-ratelimit-input-tokens-reset": "1994-11-06T08:50:00Z",
+                "anthropic-ratelimit-input-tokens-remaining": "0",
+            },
+            23.0,
+        ),
+        ({"anthropic-ratelimit-tokens-reset": "1994-11-06T08:50:00Z"}, 23.0),
+        ({"x-ratelimit-reset-tokens-minute": "33.4", "x-ratelimit-remaining-tokens-minute": "0"}, 33.4),
+        ({"x-ratelimit-reset-requests-day": "3301.2", "x-ratelimit-remaining-requests-day": "0"}, 3301.2),
+        ({"x-ratelimit-reset": "never"}, None),
+        ({"x-ratelimit-reset": "30", "retry-after": "7"}, 7.0),
+        ({"x-ratelimit-reset": "30", "retry-after": "0"}, 30.0),
+    ],
+)
+def test_resets_of_what_is_used_up_are_waits(headers: dict[str, str], seconds: float | None) -> None:
+    """Of a refusal. OpenAI's are the time until a bucket is full: no wait while there is something in it."""
+    assert retry_after(httpx.Headers(headers), now=NOW) == seconds
+    explicit = {"7": 7.0, "0": 0.0}.get(headers.get("retry-after", ""))
+    assert retry_after(httpx.Headers(headers), now=NOW, limited=False) == explicit
+
+
+@pytest.mark.parametrize(
+    ("details", "seconds"),
+    [
+        ({"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "5.9s"}]}, 5.9),
+        ({"details": [{"@type": "x"}, {"retryDelay": {"seconds": 5, "nanos": 900_000_000}}]}, 5.9),
+        ({"details": [{"retryDelay": {"seconds": "5"}}]}, 5.0),
+        ({"details": [{"metadata": {"quotaResetDelay": "1h2m3.5s"}}]}, 3723.5),
+        ({"retry_after": 3}, 3.0),
+        ({"retry_after": 2.5}, 2.5),
+        ({"retry_after": "4"}, 4.0),
+        ({"retryAfter": "4s"}, 4.0),
+        ({"retry_after_ms": 1500}, 1.5),
+        ({"retry_after_seconds": 12}, 12.0),
+        ({"metadata": {"retry_after": 6}}, 6.0),
+        (
+            {"metadata": {"headers": {"X-RateLimit-Reset": "784111800500", "X-RateLimit-Remaining": "0"}}},
+            23.5,
+        ),
+        ({"metadata": {"headers": {"Retry-After": 9}}}, 9.0),
+        ({"retry_after": True}, None),
+        ({"retry_after": None, "details": "none", "metadata": []}, None),
+        ({"retry_after": -3}, None),
+        ({"retry_after": float("nan")}, None),
+        ({"retry_after": []}, None),
+        ({"details": [{"retryDelay": {}}, None, "x"]}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_an_errors_object_says_how_long(details: Any, seconds: float | None) -> None:
+    """Google's RetryInfo, members of an own name, an upstream's headers; a header of the reply wins."""
+    assert retry_after(_Plain({}), now=NOW, details=details) == seconds
+    assert retry_after(_Plain({"retry-after": "3"}), now=NOW, details=details) == 3.0
 
 
 @given(st.text(), st.text(), st.text(), st.text(max_size=200))

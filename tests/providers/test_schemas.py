@@ -125,3 +125,93 @@ def test_what_strict_mode_cannot_say_is_named(schema: dict[str, Any], says: str)
     """With its place."""
     with pytest.raises(ValueError, match=says):
         strict_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "string", "format": "uri"}, "the format 'uri'"),
+        ({"type": "string", "format": "binary"}, "the format 'binary'"),
+        ({"type": "string", "minLength": 1}, "minLength"),
+        ({"type": "string", "pattern": r"^(?!0)\d+$"}, "looks around"),
+        ({"type": "string", "pattern": r"(?<=a)b"}, "looks around"),
+        ({"type": "array", "items": {"type": "string"}, "uniqueItems": True}, "uniqueItems"),
+        ({"type": "array", "items": {"type": "string"}, "contains": {"const": "a"}}, "contains"),
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "string", "if": {"const": "a"}, "then": {}}, "if"),
+        ({"type": "object", "properties": {}, "minProperties": 1}, "minProperties"),
+        ({"type": "object", "properties": {}, "dependentRequired": {}}, "dependentRequired"),
+        ({"type": "object", "properties": {}, "propertyNames": {}}, "propertyNames"),
+        ({"type": "string", "x-mine": 1}, "x-mine"),
+        ({"enum": [f"{i:0100}" for i in range(251)]}, "251 values"),
+    ],
+    ids=repr,
+)
+def test_a_keyword_that_strict_mode_does_not_know_is_named(schema: dict[str, Any], says: str) -> None:
+    """At the top of a property, in a list and behind a reference."""
+    for place in (schema, {"type": "array", "items": schema}, {"anyOf": [schema, {"type": "null"}]}):
+        with pytest.raises(ValueError, match=f"(?s)schema.a.*{says}"):
+            strict_schema(wrap(place))
+    with pytest.raises(ValueError, match=says):
+        strict_schema({**wrap({"$ref": "#/$defs/D"}), "$defs": {"D": schema}})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "format": "date-time", "pattern": "^[0-9]", "description": "d", "title": "t"},
+        {"type": "integer", "minimum": 1, "maximum": 9, "multipleOf": 2},
+        {"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 9},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3},
+        {"enum": ["a", "b"]},
+        {"const": "a"},
+        {"type": ["string", "null"]},
+    ],
+    ids=repr,
+)
+def test_a_keyword_that_strict_mode_knows_is_kept(schema: dict[str, Any]) -> None:
+    """And what constrains nothing is left out."""
+    beside = {"default": None, "examples": ["a"], "deprecated": True, "$comment": "c", "readOnly": True}
+    assert strict_schema(wrap({**schema, **beside}))["properties"]["a"] == schema
+    number = {"type": "number", "format": "double"}
+    assert strict_schema(wrap(number))["properties"]["a"] == {"type": "number"}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return wrap(nested(depth - 1) if depth > 1 else {"type": "string"})
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        (nested(11), "11th object in one another"),
+        (
+            {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(5001)}},
+            "5,001 properties, and strict mode takes 5,000",
+        ),
+        (wrap({"enum": list(range(1001))}), "1,001 values of enumerations"),
+        (wrap({"const": "x" * 120_001}), "characters of names and values"),
+    ],
+)
+def test_a_schema_too_large_for_strict_mode_is_named(schema: dict[str, Any], says: str) -> None:
+    """By the limit that it is beyond."""
+    with pytest.raises(ValueError, match=says):
+        strict_schema(schema)
+    assert strict_schema(nested(10))
+
+
+@pytest.mark.parametrize("odd", [{"properties": 5}, {"anyOf": 5}, {"allOf": []}, {"allOf": [1]}, {"$ref": 5}])
+def test_a_schema_of_an_odd_shape_is_refused(odd: dict[str, Any]) -> None:
+    """As what cannot be made strict."""
+    with pytest.raises(ValueError, match="schema"):
+        strict_schema(wrap({"description": "d", **odd}))
+
+
+def test_references_that_multiply_are_refused_in_time() -> None:
+    """Thirty definitions, each of the next one twice, described, would be a thousand million."""
+    definitions: dict[str, Any] = {"d30": {"type": "string"}}
+    for i in range(30):
+        described = {"$ref": f"#/$defs/d{i + 1}", "description": "d"}
+        definitions[f"d{i}"] = {"anyOf": [described, described]}
+    with pytest.raises(ValueError, match="too large"):
+        strict_schema({**wrap({"$ref": "#/$defs/d0", "description": "d"}), "$defs": definitions})

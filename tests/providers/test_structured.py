@@ -10,8 +10,9 @@ import httpx
 import pytest
 from pydantic import BaseModel, Field
 
-from batchrt.errors import OutputParserError
-from batchrt.messages import AIMessage
+from batchrt import Quota, RetryBudget
+from batchrt.errors import BadRequestError, OutputParserError
+from batchrt.messages import AIMessage, HumanMessage
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.structured import response_format
 from batchrt.runnables.base import Runnable
@@ -34,19 +35,27 @@ BONN = Place(name="Bonn", people=330_000)
 
 
 class Model:
-    """A chat model that always says the same, and what it was asked."""
+    """A chat model that says one thing after the other, the last for ever, and what it was asked."""
 
-    def __init__(self, content: Any = GOOD, finish_reason: str = "stop", **message: Any) -> None:
-        body = chat_body(content, **message)
-        body["choices"][0]["finish_reason"] = finish_reason
-        self._body = body
+    def __init__(
+        self,
+        content: Any = GOOD,
+        finish_reason: str = "stop",
+        then: Any = (),
+        quota: Any = None,
+        **message: Any,
+    ) -> None:
+        self._bodies = [chat_body(each, **message) for each in (content, *then)]
+        for body in self._bodies:
+            body["choices"][0]["finish_reason"] = finish_reason
+        self._body = self._bodies[0]
         self.asked: list[dict[str, Any]] = []
         transport = httpx.MockTransport(self._handle)
-        self.chat = ChatOpenAI("m", base_url="http://mock", api_key="", transport=transport)
+        self.chat = ChatOpenAI("m", base_url="http://mock", api_key="", transport=transport, quota=quota)
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(json.loads(request.content))
-        return httpx.Response(200, json=self._body)
+        return httpx.Response(200, json=self._bodies[min(len(self.asked), len(self._bodies)) - 1])
 
 
 async def test_a_model_comes_out_validated() -> None:
@@ -172,3 +181,179 @@ def test_an_unknown_method_is_refused() -> None:
     method: Any = "tools"
     with pytest.raises(ValueError, match="not 'tools'"):
         Model().chat.with_structured_output(Place, method=method)
+
+
+# What stands around the JSON
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>\nIt is about money.\n</think>\n\n{GOOD}",
+        f"It is about money.\n</think>\n{GOOD}",
+        f'<think>Perhaps {{"name": "Ulm"}}?</think>```json\n{GOOD}\n```',
+        f"<thinking>a</thinking>{GOOD}",
+        f"[THINK]a[/THINK]{GOOD}",
+        f"◁think▷a◁/think▷{GOOD}",
+        f"<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}<|return|>",
+        f"Here it is:\n```json\n{GOOD}\n```\nAnything else?",
+        f"Here it is [as you asked]: {GOOD}",
+        f"\ufeff{GOOD}",
+        '{"name": "Bonn", "people": 330000, "notes": "none"}\n',
+    ],
+)
+@pytest.mark.parametrize("schema", [Place, Place.model_json_schema()], ids=["model", "dict"])
+async def test_what_stands_around_the_json_is_passed_over(text: str, schema: Any) -> None:
+    """Thoughts, fences, words: as the parsers do it."""
+    place = await Model(text).chat.with_structured_output(schema, max_reasks=0).ainvoke("?")
+    assert Place.model_validate(place) == BONN
+
+
+async def test_line_breaks_in_strings_are_taken_as_they_are() -> None:
+    """As the parsers do it."""
+    model = Model('{"name": "Bonn", "people": 1, "notes": "two\nlines"}')
+    place = await model.chat.with_structured_output(Place).ainvoke("?")
+    assert place.notes == "two\nlines"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'<think>Perhaps {GOOD}</think>{{"name": "Bo',
+        f"<think>Perhaps {GOOD}, or",
+        f"Perhaps {GOOD}?</think>",
+    ],
+)
+async def test_a_draft_among_the_thoughts_is_no_answer(text: str) -> None:
+    """Where the answer itself was cut off."""
+    with pytest.raises(OutputParserError):
+        await Model(text).chat.with_structured_output(Place, max_reasks=0).ainvoke("?")
+
+
+async def test_a_refusal_beside_an_answer_that_fits_is_none() -> None:
+    """The answer was paid for."""
+    assert await Model(GOOD, refusal="but").chat.with_structured_output(Place).ainvoke("?") == BONN
+
+
+# Asked again
+
+
+BAD = '{"name": "Bonn", "people": -1}'
+
+
+async def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
+    """Once if nothing is said, with the answer and what is wrong with it; it counts as a retry."""
+    model = Model(BAD, then=[GOOD])
+    result = await model.chat.with_structured_output(Place).arun(["where?"])
+    assert result.outputs == [BONN]
+    assert result.outcomes[0].attempts == 2
+    assert result.usage.total_tokens == 24
+    first, again = model.asked
+    assert first["response_format"] == again["response_format"]
+    *before, answer, asking = again["messages"]
+    assert before == first["messages"]
+    assert answer == {"role": "assistant", "content": BAD}
+    assert asking["role"] == "user"
+    assert "people: Input should be greater than or equal to 0" in asking["content"]
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+async def test_an_answer_is_asked_for_again_so_often(most: int) -> None:
+    """`max_reasks` times at the most; then the last answer's error is told."""
+    model = Model(BAD, then=["{}", "[]"])
+    with pytest.raises(OutputParserError) as caught:
+        await model.chat.with_structured_output(Place, max_reasks=most).ainvoke("?")
+    assert len(model.asked) == 1 + most
+    assert caught.value.text == [BAD, "{}", "[]", "[]"][most]
+
+
+async def test_the_raw_message_is_the_last_one() -> None:
+    """And the error is about it."""
+    chat = Model(BAD, then=["{}"]).chat
+    both = await chat.with_structured_output(Place, include_raw=True).ainvoke("?")
+    assert (both["raw"].content, both["parsed"]) == ("{}", None)
+    assert "name: Field required" in str(both["parsing_error"])
+    good = await Model(BAD, then=[GOOD]).chat.with_structured_output(Place, include_raw=True).ainvoke("?")
+    assert (good["raw"].content, good["parsed"], good["parsing_error"]) == (GOOD, BONN, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "message"),
+    [
+        ('{"name": "B', "length", {}),
+        ("", "content_filter", {}),
+        (None, "stop", {"refusal": "I cannot"}),
+        ('{"name": "B', "MAX_TOKENS", {}),
+    ],
+)
+async def test_what_would_be_cut_off_again_is_not_asked_for(content: Any, reason: str, message: Any) -> None:
+    """Nor what was refused."""
+    model = Model(content, reason, **message)
+    with pytest.raises(OutputParserError):
+        await model.chat.with_structured_output(Place).ainvoke("?")
+    assert len(model.asked) == 1
+
+
+async def test_what_is_asked_again_is_paid_for_by_the_retry_budget() -> None:
+    """An empty one asks nothing again, and the error says so."""
+    quota = Quota(retry_budget=RetryBudget(capacity=10.0, cost=5.0, repayment=0.0))
+    model = Model(BAD, quota=quota)
+    errors = await model.chat.with_structured_output(Place).abatch(["?"] * 5, return_exceptions=True)
+    assert len(model.asked) == 5 + 2
+    assert sum("the retry budget is empty" in "".join(getattr(e, "__notes__", ())) for e in errors) == 3
+
+
+async def test_a_failure_of_what_is_asked_again_loses_no_answer() -> None:
+    """The first one's error is told, with its text."""
+
+    class Failing(Model):
+        def _handle(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(400) if self.asked else super()._handle(request)
+
+    with pytest.raises(OutputParserError, match="greater") as caught:
+        await Failing(BAD).chat.with_structured_output(Place).ainvoke("?")
+    assert caught.value.text == BAD
+
+
+@pytest.mark.parametrize("value", ["?", ("user", "?"), [("system", "s"), ("user", "?")], HumanMessage("?")])
+async def test_any_input_is_asked_again(value: Any) -> None:
+    """A text, a message, a conversation, a prompt's value."""
+    value = [value] if isinstance(value, tuple) else value
+    model = Model(BAD, then=[GOOD])
+    assert await model.chat.with_structured_output(Place).ainvoke(value) == BONN
+    assert model.asked[1]["messages"][:-2] == model.asked[0]["messages"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(-1, ValueError), ("1", TypeError), (True, TypeError), (None, TypeError)]
+)
+def test_max_reasks_is_a_whole_number(value: Any, kind: type[Exception]) -> None:
+    """From 0."""
+    with pytest.raises(kind, match="max_reasks must be"):
+        Model().chat.with_structured_output(Place, max_reasks=value)
+
+
+# Refused in strict mode
+
+
+class Lenient(Model):
+    """A model whose server refuses a schema in strict mode."""
+
+    def _handle(self, request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        if body["response_format"].get("json_schema", {}).get("strict"):
+            self.asked.append(body)
+            error = {"message": "Invalid schema for response_format 'Place'", "param": "response_format"}
+            return httpx.Response(400, json={"error": error})
+        return super()._handle(request)
+
+
+async def test_a_schema_that_is_refused_in_strict_mode_is_sent_without() -> None:
+    """And not in strict mode again."""
+    model = Lenient()
+    structured = model.chat.with_structured_output(Place)
+    assert await structured.abatch(["a", "b", "c"], {"max_concurrency": 1}) == [BONN] * 3
+    strict = [body["response_format"]["json_schema"]["strict"] for body in model.asked]
+    assert strict == [True, False, False, False]
+    with pytest.raises(BadRequestError):
+        await Lenient().chat.with_structured_output(Place, strict=True).ainvoke("?")

@@ -122,7 +122,7 @@ WRONG: list[tuple[Any, int, str]] = [
     (choices(5), 1, r"has no choices\[0\].text"),
     (choices("a", "b"), 1, "has 2 choices where 1 were asked for"),
     (choices("a b"), 2, "has 1 choice where 2 were asked for"),
-    ({"choices": [{"text": "a"}, {"text": "b"}]}, 2, "indexes are not 0 to 1, each once"),
+    ({"choices": [{"text": "a", "index": 5}, {"text": "b"}]}, 2, "indexes are not 0 to 1, each once"),
     ({"choices": [{"index": True, "text": "a"}, {"index": 0, "text": "b"}]}, 2, "indexes are not"),
     ([], 1, "is no JSON object"),
     (b"<html>", 1, "is not JSON"),

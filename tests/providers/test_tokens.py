@@ -10,6 +10,8 @@ import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrt.errors import TokenizerError
+from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.providers.tokens import Estimate, Tiktoken, estimate, tokenizer_of
 
 # cl100k_base's counts.
@@ -113,6 +115,32 @@ def test_without_tiktoken_the_error_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(ImportError, match=r"batchrt\[tiktoken\]"):
         tokenizer_of("tiktoken", "m")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ConnectionError("Max retries exceeded with url: /encodings/cl100k_base.tiktoken"),
+        ValueError("Hash mismatch for data downloaded"),
+        TimeoutError("timed out"),
+        PermissionError(13, "Permission denied", "/tmp/data-gym-cache"),
+        RuntimeError("proxy"),
+    ],
+)
+@pytest.mark.parametrize("model", ["text-embedding-3-small", "strange"])
+def test_tiktoken_without_its_encoding_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, model: str
+) -> None:
+    """Without a network, say: when the model is made, before anything is sent."""
+
+    def fail(name: str) -> tiktoken.Encoding:
+        raise KeyError(name) if name == "strange" else failure
+
+    monkeypatch.setattr(tiktoken, "encoding_for_model", fail)
+    monkeypatch.setattr(tiktoken, "get_encoding", fail)
+    with pytest.raises(TokenizerError, match=r"TIKTOKEN_CACHE_DIR.*an estimate") as caught:
+        OpenAIEmbeddings(model, base_url="http://h/v1", tokenizer="tiktoken")
+    assert caught.value.__cause__ is failure
 
 
 def test_another_tokenizer_is_an_error() -> None:

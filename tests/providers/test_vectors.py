@@ -42,6 +42,11 @@ def answer(*values: Any, **more: Any) -> dict[str, Any]:
     return {"object": "list", "data": data, "model": "m", **more}
 
 
+def read_text(text: str) -> Vectors:
+    """Return what is read of an answer with `text`, escapes and all, where the one vector belongs."""
+    return read(b'{"data":[{"index":0,"embedding":"%b"}]}' % text.encode(), 1)
+
+
 def read(body: Any, count: int | None = None, secrets: Secrets = NO_SECRETS) -> Vectors:
     if count is None:
         count = len(body["data"])
@@ -49,6 +54,31 @@ def read(body: Any, count: int | None = None, secrets: Secrets = NO_SECRETS) -> 
     reader = VectorReader()
     reader.feed_all(whole.body)
     return read_vectors(Reply(whole.status, whole.headers, reader.end()), reader, count, secrets, wall)
+
+
+@pytest.mark.parametrize("between", ["\\n", "\\r\\n", " ", "\\t", "\\u000a", "\\u000D\\u000A", "\\u0020"])
+@pytest.mark.parametrize("width", [1, 7, 76])
+def test_base64_in_lines_is_decoded(between: str, width: int) -> None:
+    """As MIME writes it, and Python's base64 reads it."""
+    numbers = [number / 7 for number in range(60)]
+    text = b64encode(raw(numbers)).decode()
+    lines = between.join(text[i : i + width] for i in range(0, len(text), width)) + between
+    assert read_text(lines).vectors == [raw(numbers)]
+
+
+def test_base64_with_escaped_slashes_is_decoded() -> None:
+    """As PHP writes JSON."""
+    numbers = [-1.9999998807907104, 255.99998474121094] * 8
+    text = b64encode(raw(numbers)).decode()
+    assert "/" in text
+    assert read_text(text.replace("/", "\\/")).vectors == [raw(numbers)]
+
+
+@pytest.mark.parametrize("text", ["A\\nB", "AAAA\\\\", "AA-_\\n", "====", "AAA\\n=A"])
+def test_base64_that_is_none_has_an_error_of_ours(text: str) -> None:
+    """In its place."""
+    (error,) = read_text(text).vectors
+    assert isinstance(error, MalformedResponseError)
 
 
 def test_base64_is_decoded_to_the_bytes_that_it_stands_for() -> None:
@@ -108,6 +138,30 @@ def test_without_an_index_the_order_counts(indexes: list[Any]) -> None:
     assert read({"data": data}).vectors == [raw(numbers) for numbers in NUMBERS]
 
 
+@pytest.mark.parametrize(
+    ("indexes", "places"),
+    [
+        ([None, 1, 2], [0, 1, 2]),
+        ([2, None, 1], [2, 0, 1]),
+        ([0, 1, None], [0, 1, 2]),
+        ([1, 2, 3], [0, 1, 2]),
+        (["3", "1", "2"], [2, 0, 1]),
+        ([3, None, 1], [2, 1, 0]),
+        ([0.0, 2.0, 1.0], [0, 2, 1]),
+        ([None, 1, None], [0, 1, 2]),
+        ([None, None, 3], [0, 1, 2]),
+    ],
+    ids=str,
+)
+def test_indexes_that_leave_no_doubt_are_understood(indexes: list[Any], places: list[int]) -> None:
+    """One that is missing has the free place, some count from 1, and what is in order may lack some."""
+    data = [
+        item(base64(NUMBERS[place]), **({} if i is None else {"index": i}))
+        for i, place in zip(indexes, places, strict=True)
+    ]
+    assert read({"data": data}).vectors == [raw(numbers) for numbers in NUMBERS]
+
+
 def test_vectors_are_placed_by_their_index() -> None:
     """Whatever order they come in."""
     data = [item(base64(NUMBERS[index]), index=index) for index in (2, 0, 1)]
@@ -120,7 +174,7 @@ def test_one_vector_of_one_text_may_say_any_index() -> None:
 
 
 @pytest.mark.parametrize(
-    "indexes", [[0, 0, 1], [0, 1, 3], [0, 1, -1], [0, 1, None], [0, 1, True], [0, 1, 1.5]]
+    "indexes", [[0, 0, 1], [0, 1, 3], [0, 1, -1], [None, None, 0], [None, 3, 4], [0, 1, True], [0, 1, 1.5]]
 )
 def test_indexes_that_are_no_order_are_an_error(indexes: list[Any]) -> None:
     """None of the vectors can be trusted; the list is asked for in parts rather than again."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from batchrt import ItemTimeoutError, RunConfig, RunnableBinding, RunnableLambda, RunnablePassthrough
@@ -138,3 +139,30 @@ async def test_types_change_nothing_at_run_time() -> None:
     """They are for the type checker."""
     typed = RunnableLambda(add_one).bind(extra=1).with_types(input_type=int, output_type=str)
     assert await everyway(typed, 1) == 3
+
+
+@pytest.mark.parametrize("where", ["the call", "each item", "inside", "with_config"])
+async def test_a_cap_is_not_lifted_by_none(where: str) -> None:
+    """Wherever it is said, but in another `with_config`, which is about what it stands around."""
+    now = peak = 0
+
+    async def leaf(value: int) -> int:
+        nonlocal now, peak
+        now += 1
+        peak = max(peak, now)
+        for _ in range(5):
+            await anyio.lowlevel.checkpoint()
+        now -= 1
+        return value
+
+    capped = RunnableLambda(leaf).with_config(max_concurrency=3)
+    inputs = list(range(30))
+    if where == "the call":
+        await capped.abatch(inputs, {"max_concurrency": None})
+    elif where == "each item":
+        await capped.abatch(inputs, [{"max_concurrency": None}] * 30)
+    elif where == "inside":
+        await (capped | RunnablePassthrough()).abatch(inputs, {"max_concurrency": None})
+    else:
+        await capped.with_config(max_concurrency=None).abatch(inputs)
+    assert (peak > 3) is (where == "with_config")

@@ -8,10 +8,20 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from batchrt import RecursionLimitError, RunConfig, Runnable, RunnableLambda, RunnablePassthrough, chain
+from batchrt import (
+    RecursionLimitError,
+    RunConfig,
+    Runnable,
+    RunnableBranch,
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    chain,
+)
 
 from .helpers import add_one, add_two, everyway
 
@@ -270,3 +280,112 @@ async def test_what_a_sync_function_sets_ends_with_it_however_it_is_run(kind: st
     first: Any = Sets() if kind == "subclass" else RunnableLambda(sets)
     assert await everyway(first | looks, 1) == "unset"
     assert variable.get() == "unset"
+
+
+# Awaitables
+
+
+def plainly(function: Any) -> Any:
+    """Wrap a function as a decorator does that knows nothing of async ones."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+async def double(value: int) -> int:
+    await anyio.lowlevel.checkpoint()
+    return value * 2
+
+
+class Awaitable:
+    """Something to be awaited that is no coroutine."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __await__(self) -> Any:
+        return double(self.value).__await__()
+
+
+class Caller:
+    """An object whose method gives a coroutine."""
+
+    def __call__(self, value: int) -> Any:
+        return double(value)
+
+
+async def twice_removed(value: int) -> Any:
+    return double(value)
+
+
+class Sub(Runnable[int, int]):
+    """A subclass whose sync method gives a coroutine."""
+
+    def invoke(self, input: int, config: Any = None, **_: Any) -> Any:  # noqa: A002
+        return double(input)
+
+
+class AsyncSub(Runnable[int, int]):
+    """A subclass whose async method gives another coroutine."""
+
+    async def ainvoke(self, input: int, config: Any = None, **_: Any) -> Any:  # noqa: A002
+        return double(input)
+
+
+class Listed(Runnable[int, int]):
+    """A native step that gives a list of coroutines."""
+
+    async def abatch_native(self, inputs: list[int]) -> list[Any]:
+        return [double(value) for value in inputs]
+
+
+AWAITABLES: dict[str, Any] = {
+    "a decorator": lambda: RunnableLambda(plainly(double)),
+    "a decorator twice": lambda: RunnableLambda(plainly(plainly(double))),
+    "a lambda": lambda: RunnableLambda(lambda value: double(value + 0)),
+    "a partial of a decorator": lambda: RunnableLambda(functools.partial(plainly(double))),
+    "an object": lambda: RunnableLambda(Caller()),
+    "an awaitable": lambda: RunnableLambda(Awaitable),
+    "an async function that gives one": lambda: RunnableLambda(twice_removed),
+    "an afunc": lambda: RunnableLambda(lambda value: value * 2, plainly(double)),
+    "in a parallel": lambda: RunnableParallel(a=plainly(double)) | (lambda row: row["a"]),
+    "in a map": lambda: RunnableLambda(lambda value: [value]) | RunnableLambda(plainly(double)).map() | sum,
+    "a condition": lambda: RunnableBranch((plainly(is_odd), lambda _: None), lambda value: value * 2),
+    "a subclass": Sub,
+    "an async subclass": AsyncSub,
+    "a list": Listed,
+}
+
+
+async def is_odd(value: int) -> bool:
+    return value % 2 == 1
+
+
+@pytest.mark.parametrize("step", AWAITABLES.values(), ids=AWAITABLES.keys())
+async def test_an_awaitable_is_awaited_and_no_output(step: Any) -> None:
+    """Whatever it is, and whatever gives it."""
+    if not isinstance(step(), Sub | AsyncSub):  # whoever calls an own method gets what that gives
+        assert await everyway(step(), 2) == 4
+    assert await (step() | RunnablePassthrough()).ainvoke(2) == 4
+    assert await step().abatch([2, 4]) == [4, 8]
+
+
+async def test_an_awaitable_s_error_is_its_item_s() -> None:
+    """In a list too."""
+
+    async def fail(value: int) -> int:
+        if value == 2:
+            raise ZeroDivisionError
+        return value
+
+    class Failing(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int]) -> list[Any]:
+            return [fail(value) for value in inputs]
+
+    for step in (RunnableLambda(plainly(fail)), Failing()):
+        first, second = await step.abatch([1, 2], return_exceptions=True)
+        assert first == 1
+        assert isinstance(second, ZeroDivisionError)

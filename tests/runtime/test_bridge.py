@@ -26,6 +26,7 @@ from .harness import (
     in_thread,
     output_of,
     pause,
+    until,
 )
 
 pytestmark = pytest.mark.anyio
@@ -479,3 +480,33 @@ def test_an_iterator_raises_a_frozen_exception_as_itself() -> None:
 
     with pytest.raises(Frozen):
         list(RunnableLambda(leaf).batch_iter(range(3), config(max_concurrency=1)))
+
+
+@pytest.mark.parametrize("way", ["batch", "invoke", "batch_iter", "run"])
+async def test_a_worker_thread_whose_scope_is_cancelled_ends_its_call(way: str) -> None:
+    """A thread cannot be interrupted, so the call looks; what it had begun is cancelled."""
+    watch = Watch()
+
+    async def leaf(_: int) -> None:
+        with watch:
+            await anyio.sleep_forever()
+
+    step = RunnableLambda(leaf)
+    calls: dict[str, Any] = {
+        "batch": lambda: step.batch(range(9)),
+        "invoke": lambda: step.invoke(1),
+        "batch_iter": lambda: list(step.batch_iter(range(9))),
+        "run": lambda: step.run(range(9)),
+    }
+    with all_slots_come_back(), anyio.fail_after(GUARD_SECONDS), anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, calls[way])
+            await until(lambda: watch.active)
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert watch.active == 0
+
+
+async def test_a_worker_thread_that_is_not_cancelled_gets_its_outputs() -> None:
+    """However long it takes."""
+    assert await anyio.to_thread.run_sync(batched) == EXPECTED

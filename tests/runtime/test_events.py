@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from batchrt.runtime.events import CooledDown, Events, LimitChanged, QuotaEvent, Sent
+from batchrt.runtime.events import BY_HAND, CooledDown, Events, LimitChanged, ProviderDown, QuotaEvent, Sent
 
 
 def test_who_listens_is_told_and_nobody_else() -> None:
@@ -82,3 +82,77 @@ def test_events_are_values() -> None:
     assert event == LimitChanged("max_concurrency", 8, 9, "why")
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.after = 10  # type: ignore[misc]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged as a warning, and check that nothing else was."""
+    assert {record.levelname for record in caplog.records} <= {"WARNING"}
+    assert {record.name for record in caplog.records} <= {"batchrt"}
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("waits", "logged"),
+    [
+        ([(0.0, 30.0)], 1),
+        ([(0.0, 1.001)], 1),
+        ([(0.0, 1.0)], 0),
+        ([(0.0, 0.2), (1.0, 0.2), (2.0, 0.2)], 0),
+        ([(0.0, 30.0), (0.1, 30.0), (0.2, 31.0)], 1),
+        ([(0.0, 30.0), (31.0, 30.0)], 2),
+        ([(0.0, 0.5), (0.1, 30.0), (0.2, 30.0)], 1),
+    ],
+)
+def test_log_has_one_warning_for_a_cool_down_of_more_than_a_second(
+    caplog: pytest.LogCaptureFixture, waits: list[tuple[float, float]], logged: int
+) -> None:
+    """Those who were refused with the first prolong it, and are not worth a line."""
+    events = Events()
+    heard: list[QuotaEvent] = []
+    with events.listening(heard.append):
+        for now, wait in waits:
+            events.announce(CooledDown(wait, "RateLimitError (status 429)"), now)
+    assert len(heard) == len(waits)
+    assert len(warnings(caplog)) == logged
+    assert all("the provider asked for it, with a RateLimitError" in line for line in warnings(caplog))
+
+
+def test_log_does_not_say_that_a_wait_was_asked_for_that_was_not(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal may name none."""
+    Events().announce(CooledDown(4.0, "RateLimitError (status 429)", named=False), 0.0)
+    assert warnings(caplog) == [
+        "nothing is sent for 4 s: the provider refuses, with a RateLimitError (status 429)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "logged"),
+    [
+        ([LimitChanged("requests_per_minute", None, 600, "told by the provider")], 1),
+        ([LimitChanged("requests_per_minute", None, 600, BY_HAND)], 0),
+        (
+            [LimitChanged(f"{unit}_per_minute", None, 600, "a") for unit in ("tokens", "requests")],
+            2,
+        ),
+        ([LimitChanged("tokens_per_day", None, 5, "a"), LimitChanged("tokens_per_day", 5, 6, "b")], 1),
+        ([LimitChanged("max_concurrency", 8 * 2**n, 16 * 2**n, "doubling") for n in range(9)], 0),
+        ([LimitChanged("max_concurrency", n + 1, n, "too many") for n in range(90, 1, -1)], 1),
+        ([LimitChanged("tokens_per_minute", 5, None, "gone")], 0),
+    ],
+)
+def test_log_has_one_warning_for_a_limit_that_was_found(
+    caplog: pytest.LogCaptureFixture, changes: list[LimitChanged], logged: int
+) -> None:
+    """By its name, and not for what is given by hand, nor for the changes of one that is known."""
+    events = Events()
+    for change in changes:
+        events.announce(change, 0.0)
+    assert len(warnings(caplog)) == logged
+
+
+def test_log_has_a_warning_for_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """With the reason."""
+    Events().announce(ProviderDown(10, "ServerError (status 503)", "no capacity"), 0.0)
+    (line,) = warnings(caplog)
+    assert "10 requests in a row" in line
+    assert "ServerError (status 503): no capacity" in line

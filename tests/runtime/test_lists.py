@@ -150,3 +150,21 @@ def test_shares_add_up(costs: list[float], tokens: int) -> None:
     assert sum(each.input_tokens for each in shares) == tokens
     assert sum(each.total_tokens for each in shares) == 3 * tokens
     assert all(each.input_tokens >= 0 for each in shares)
+
+
+def test_shares_have_the_details_too() -> None:
+    """Exact to the last token, whatever is counted; the tier is that of the list."""
+    whole = Usage(
+        10,
+        7,
+        17,
+        cached_input_tokens=5,
+        reasoning_tokens=3,
+        input_audio_tokens=2,
+        output_audio_tokens=1,
+        service_tier="flex",
+    )
+    shares = list(share(whole, [1.0, 2.0, 4.0]))
+    assert sum(shares[1:], shares[0]) == whole
+    assert [each.cached_input_tokens for each in shares] == [1, 1, 3]
+    assert [each.service_tier for each in share(Usage(3, 0, 3), [1.0] * 3)] == [None] * 3

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 
-from batchrt import BatchResult, DeadlineExceededError, Outcome, SpendingLimitError, Usage
+from batchrt import BatchResult, DeadlineExceededError, Outcome, Price, SpendingLimitError, Usage
 
 from .harness import Boom
 
@@ -107,3 +108,80 @@ def test_the_summary_of_a_run_that_ended_early_counts_every_status() -> None:
     assert BatchResult(outcomes, 2.0, ENDED).summary().endswith(f"5 tokens in, 2 out; {end}")
     some = BatchResult((outcomes[0], outcomes[3]), 2.0, ENDED).summary()
     assert some.endswith("ended early (the limit is reached): 1 done, 1 not started")
+
+
+def test_result_is_shown_on_one_line() -> None:
+    """However many items there are: how many, and what became of them."""
+    limit = SpendingLimitError("enough", limit="max_cost", tokens=1, cost=1.0)
+    late = DeadlineExceededError("late", seconds=1)
+    books = result(
+        outcome(0, "a\nb"), outcome(1, error=BOOM), outcome(2, error=late), outcome(3, error=limit)
+    )
+    shown = repr(books)
+    assert shown == "<BatchResult of 4 items in 2.00 s: 1 done, 1 failed, 1 cancelled, 1 not started>"
+    assert repr(result(*(outcome(i, i) for i in range(10_000)))).count("\n") == 0
+    assert repr(result(outcome(0, 1))) == "<BatchResult of 1 item in 2.00 s: 1 done>"
+    assert repr(result()) == "<BatchResult of 0 items in 2.00 s: nothing to do>"
+
+
+MINI, LARGE = Price(input=1.0, output=2.0), Price(input=10.0, output=20.0)
+BILLS = (
+    {"mini": Usage(1_000_000, 0, 1_000_000)},
+    {"mini": Usage(0, 500_000, 500_000), "large": Usage(100_000, 100_000, 200_000)},
+    None,
+)
+
+
+def priced(prices: Price | dict[str, Price] | None) -> BatchResult[Any]:
+    """Return a result of three items that were billed `BILLS`."""
+    items = (Outcome(i, i, None, 1, 0.5, None, None, bills) for i, bills in enumerate(BILLS))
+    return BatchResult(tuple(items), 2.0, None, prices)
+
+
+def test_result_tells_usage_by_model() -> None:
+    """Of all items together."""
+    assert priced(None).usage_by_model == {
+        "mini": Usage(1_000_000, 500_000, 1_500_000),
+        "large": Usage(100_000, 100_000, 200_000),
+    }
+    assert result().usage_by_model == {}
+
+
+@pytest.mark.parametrize(
+    ("prices", "cost"),
+    [
+        (None, None),
+        ({"mini": MINI, "large": LARGE}, 1.0 + 1.0 + 1.0 + 2.0),
+        ({"mini": MINI, "large": LARGE, "other": LARGE}, 5.0),
+        ({"mini": MINI}, None),
+        ({}, None),
+        (MINI, 1.1 + 2 * 0.6),
+        (Price(input=0.0), 0.0),
+    ],
+)
+def test_result_tells_the_cost_if_all_prices_are_known(prices: Any, cost: float | None) -> None:
+    """A part of it would be taken for the whole."""
+    assert priced(prices).cost == (None if cost is None else pytest.approx(cost))
+    assert ("cost" in priced(prices).summary()) is bool(cost)
+
+
+def test_result_costs_what_a_spending_limit_counts() -> None:
+    """Each item by what the cache held of it, and by its tier."""
+    bills = [
+        {"m": Usage(1_000_000, 0, 1_000_000, cached_input_tokens=1_000_000)},
+        {"m": Usage(1_000_000, 0, 1_000_000, service_tier="flex")},
+        {"m": Usage(1_000_000, 0, 1_000_000, service_tier="default")},
+    ]
+    items = tuple(Outcome(i, i, None, 1, 0.5, None, None, each) for i, each in enumerate(bills))
+    assert BatchResult(items, 1.0, None, MINI).cost == pytest.approx(0.1 + 0.5 + 1.0)
+
+
+def test_result_without_any_usage_costs_nothing() -> None:
+    """If there are prices."""
+    assert BatchResult((outcome(0, 1),), 1.0, None, MINI).cost == 0.0
+
+
+def test_result_survives_pickling() -> None:
+    """It travels between processes."""
+    books = priced({"mini": MINI, "large": LARGE})
+    assert pickle.loads(pickle.dumps(books)).cost == books.cost

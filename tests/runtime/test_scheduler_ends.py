@@ -16,6 +16,7 @@ import anyio.to_thread
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from batchrt import (
     ChatOpenAI,
@@ -668,3 +669,50 @@ def test_nested_runs_begun_after_the_spending_limit_say_so(how: str) -> None:
 
     anyio.run(main)
     assert seen == {"empty": [[]], "tolerant": [SpendingLimitError] * 3}.get(how, [])
+
+
+@pytest.mark.parametrize("cap", [None, 1, 5, "auto"])
+@pytest.mark.parametrize("given", [list, iter], ids=["a list", "an iterator"])
+def test_a_deadline_is_looked_at_between_items_that_never_await(cap: Any, given: Any) -> None:
+    """The event loop cannot see it pass: each function takes half of it, and the third is not begun."""
+    begun = 0
+
+    def run(**options: Any) -> Any:
+        nonlocal begun
+        begun = 0
+        clock = MockClock()
+
+        async def busy(value: int) -> int:
+            nonlocal begun
+            begun += 1
+            clock.jump(0.5)
+            return value
+
+        async def main() -> Any:
+            settings = config(max_concurrency=cap, deadline=1.0)
+            return await RunnableLambda(busy).abatch(given(range(40)), settings, **options)
+
+        return anyio.run(main, backend="trio", backend_options={"clock": clock})
+
+    with pytest.raises(DeadlineExceededError, match="deadline of 1 s passed with 2 items started"):
+        run()
+    assert begun == 2
+    if given is list:
+        results = run(return_exceptions=True)
+        assert results[:2] == [0, 1]
+        assert all(isinstance(result, DeadlineExceededError) for result in results[2:])
+        assert len(results) == 40
+
+
+def test_a_deadline_that_passes_in_the_last_item_is_no_error() -> None:
+    """Nothing is left that could have been cancelled."""
+    clock = MockClock()
+
+    async def busy(value: int) -> int:
+        clock.jump(0.6)
+        return value
+
+    async def main() -> Any:
+        return await RunnableLambda(busy).abatch([0, 1], config(max_concurrency=1, deadline=1.0))
+
+    assert anyio.run(main, backend="trio", backend_options={"clock": clock}) == [0, 1]

@@ -88,6 +88,32 @@ def test_money_is_counted_by_the_prices_of_the_model() -> None:
     virtually("trio", main)
 
 
+def test_what_a_cache_or_a_tier_saves_is_counted_and_expected() -> None:
+    """A request is expected to cost the part of the full price that those before it did."""
+
+    async def main() -> None:
+        spending = Spending(None, 100.0, Price(1_000_000, 1_000_000), None)
+
+        async def spend(usage: Usage) -> float:
+            reservation = await spending.reserve("m", lambda: (10, 0, True), new_strand())
+            ((_, aside),) = reservation._parts
+            spending.settle(reservation, usage)
+            return aside.cost
+
+        assert await spend(Usage(10, 0, 10, cached_input_tokens=10)) == 10.0
+        assert spending.cost == pytest.approx(1.0)
+        assert await spend(Usage(10, 0, 10, service_tier="flex")) == pytest.approx(1.0)
+        assert spending.cost == pytest.approx(6.0)
+        assert await spend(Usage(10, 0, 10)) == pytest.approx(3.0)  # 6 of 20
+        assert spending.cost == pytest.approx(16.0)
+        other = await spending.reserve("n", lambda: (10, 0, True), new_strand())
+        assert other._parts[0][1].cost == 10.0  # of another model nothing is known
+        spending.release(other)
+        assert nothing_aside(spending)
+
+    virtually("trio", main)
+
+
 @pytest.mark.parametrize(
     ("prices", "known"), [({"a": Price(1), "b": Price(2)}, "'a', 'b'"), (None, "none"), ({}, "none")]
 )

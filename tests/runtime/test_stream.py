@@ -252,19 +252,122 @@ async def test_an_error_of_the_inputs_comes_after_the_outcomes_that_were_ready(
         await anext(stream)
 
 
-def test_a_deadline_ends_the_stream_with_its_error() -> None:
-    async def leaf(value: int) -> int:
-        if value:
-            await anyio.sleep_forever()
-        return value
+async def zero_alone(value: int) -> int:
+    """Give 0 at once, 3 and 7 after a second, and nothing else."""
+    if value not in {0, 3, 7}:
+        await anyio.sleep_forever()
+    await anyio.sleep(bool(value))
+    return value
+
+
+async def endless(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+
+
+@pytest.mark.parametrize("errors", [True, False])
+@pytest.mark.parametrize("inputs", [lambda: range(3), lambda: iter(range(3)), lambda: endless(3)])
+def test_deadline_ends_the_stream_with_its_error(errors: bool, inputs: Any) -> None:
+    """Where errors have no places to stand in: the number of inputs is not known, or none is wanted."""
 
     async def main() -> None:
         before = tasks()
-        stream = RunnableLambda(leaf).abatch_iter(range(3), config(deadline=10), return_exceptions=True)
+        given = inputs()
+        if errors and isinstance(given, range):
+            return
+        stream = RunnableLambda(zero_alone).abatch_iter(given, config(deadline=10), return_exceptions=errors)
         assert await anext(stream) == 0
         with pytest.raises(DeadlineExceededError):
             await anext(stream)
         assert tasks() == before
+
+    on_trio(main)
+
+
+@pytest.mark.parametrize("cap", [1, 2, 5, None])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_deadline_of_an_iterator_is_that_of_a_list(cap: int | None, chunk: int) -> None:
+    """Each position holds the same, whichever way the outcomes are asked for."""
+
+    def told(outcome: Any) -> Any:
+        return type(outcome).__name__ if isinstance(outcome, Exception) else outcome
+
+    async def main() -> None:
+        chain, how = RunnableLambda(zero_alone), config(deadline=10, max_concurrency=cap, window=8)
+        expected = [told(outcome) for outcome in await chain.abatch(range(9), how, return_exceptions=True)]
+        assert "DeadlineExceededError" in expected
+        for ordered in (True, False):
+            make = chain.abatch_iter if ordered else chain.abatch_as_completed
+            stream: Any = make(range(9), how, return_exceptions=True)
+            seen: list[Any] = []
+            try:
+                while True:
+                    seen += await stream.next_chunk(chunk)
+            except StopAsyncIteration:
+                pass
+            if not ordered:
+                assert len(seen) == 9
+                seen = [outcome for _, outcome in sorted(seen, key=lambda pair: pair[0])]
+            assert [told(outcome) for outcome in seen] == expected
+            assert stream.over
+
+    on_trio(main)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_deadline_of_a_sync_iterator_is_that_of_a_list(ordered: bool) -> None:
+    """In a thread of plain code; the time is real, and passed before anything can be done."""
+
+    async def never(value: int) -> int:
+        await anyio.sleep_forever()
+        return value
+
+    chain, how = RunnableLambda(never), config(deadline=0.01)
+    if ordered:
+        outcomes: list[Any] = list(chain.batch_iter(range(5), how, return_exceptions=True))
+    else:
+        pairs: list[Any] = list(chain.batch_as_completed(range(5), how, return_exceptions=True))
+        assert sorted(index for index, _ in pairs) == [0, 1, 2, 3, 4]
+        outcomes = [outcome for _, outcome in pairs]
+    assert len(outcomes) == 5
+    assert all(isinstance(outcome, DeadlineExceededError) for outcome in outcomes)
+
+
+def test_deadline_that_an_item_raises_is_the_items_own() -> None:
+    """It ends nothing."""
+
+    async def main() -> None:
+        async def leaf(value: int) -> int:
+            if value == 1:
+                raise DeadlineExceededError("its own", seconds=1)
+            return value
+
+        stream = RunnableLambda(leaf).abatch_iter(range(3), config(deadline=10), return_exceptions=True)
+        seen = [outcome async for outcome in stream]
+        assert [seen[0], str(seen[1]), seen[2]] == [0, "its own", 2]
+
+    on_trio(main)
+
+
+def test_deadline_with_outcomes_that_wait_for_a_slow_consumer() -> None:
+    """What was ready when it passed is handed out first; nothing is begun any more."""
+
+    async def main() -> None:
+        started: list[int] = []
+
+        async def leaf(value: int) -> int:
+            started.append(value)
+            return value
+
+        how = config(deadline=5, window=4, max_concurrency=1)
+        stream = RunnableLambda(leaf).abatch_iter(range(50), how, return_exceptions=True)
+        assert await anext(stream) == 0
+        await anyio.sleep(10)
+        begun = len(started)
+        rest = [outcome async for outcome in stream]
+        assert len(rest) == 49
+        assert [outcome for outcome in rest if isinstance(outcome, int)] == [*range(1, begun)]
+        assert len(started) == begun
 
     on_trio(main)
 

@@ -69,3 +69,70 @@ def test_the_plugin_costs_those_nothing_who_do_not_use_it() -> None:
     # AnyIO is a pytest plugin itself, so it is there in any case.
     heavy = {"httpx", "httpcore", "pyqwest", "uvicorn", "pydantic", "pydantic_core", "trio"}
     assert not heavy & set(run.stdout.split())
+
+
+ASYNC_TESTS = """
+    import asyncio
+    import pytest
+    from batchrt import ChatOpenAI, StrOutputParser
+
+    def build_chain(model):
+        return model | StrOutputParser()
+
+    async def test_my_chain(mock_provider):
+        chain = build_chain(ChatOpenAI("any", base_url="http://mock/v1", transport=mock_provider.transport()))
+        assert len(await chain.abatch(["a", "b"])) == 2
+        assert mock_provider.log.snapshot().peak_in_flight <= 2
+
+    async def test_on_a_port(mock_server):
+        chain = build_chain(ChatOpenAI("any", base_url=mock_server.base_url))
+        assert len(await chain.abatch(["a", "b"])) == 2
+
+    class TestMethods:
+        @pytest.mark.parametrize("text", ["a", "b"])
+        async def test_it(self, text, mock_provider):
+            asyncio.get_running_loop()
+            model = ChatOpenAI("any", base_url="http://mock/v1", transport=mock_provider.transport())
+            await model.ainvoke(text)
+
+    def test_sync(mock_provider):
+        model = ChatOpenAI("any", base_url="http://mock/v1", transport=mock_provider.transport())
+        assert len(model.batch(["a", "b"])) == 2
+
+    @pytest.mark.xfail(strict=True, raises=LookupError)
+    async def test_that_fails(mock_provider):
+        raise LookupError
+"""
+
+
+def test_async_tests_that_use_the_fixtures_run_without_another_plugin(tmp_path: Path) -> None:
+    """As the README shows it, under plain pytest."""
+    (tmp_path / "test_async.py").write_text(textwrap.dedent(ASYNC_TESTS))
+    run = python("-m", "pytest", "-q", "-p", "batchrt.testing.pytest_plugin", cwd=tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "5 passed, 1 xfailed" in run.stdout
+
+
+def test_async_tests_are_left_to_the_plugin_that_runs_them(tmp_path: Path) -> None:
+    """AnyIO's runs what has its marker, and what has no fixture of ours is pytest's own business."""
+    (tmp_path / "test_async.py").write_text(
+        textwrap.dedent("""
+            import pytest
+
+            @pytest.fixture
+            def anyio_backend():
+                return "trio"
+
+            @pytest.mark.anyio
+            async def test_marked(mock_provider):
+                import trio
+                assert trio.lowlevel.in_trio_run()
+
+            async def test_of_nobody():
+                pass
+        """)
+    )
+    plugins = ("-p", "anyio", "-p", "batchrt.testing.pytest_plugin")
+    run = python("-m", "pytest", "-q", *plugins, cwd=tmp_path)
+    assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
+    assert "async def functions are not natively supported" in run.stdout

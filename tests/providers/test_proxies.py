@@ -1,0 +1,126 @@
+"""Proxies of the environment: the same as httpx takes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+import pytest
+
+from batchrt.providers.proxies import Proxy, proxy_for
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's own proxies out."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+def httpx_goes_direct(url: str) -> bool:
+    """Whether httpx asks `url` without a proxy."""
+    client: Any = httpx.Client(verify=False)  # for the rules alone: it asks nobody
+    with client:
+        return client._transport_for_url(httpx.URL(url)) is client._transport
+
+
+NO_PROXY = [
+    "*",
+    "other,*",
+    "127.0.0.1",
+    "127.0.0.1:8000",
+    "127.0.0.1:9999",
+    "127.0.0.2",
+    "localhost",
+    " localhost , 127.0.0.1",
+    "localhost:8000",
+    "example.com",
+    "EXAMPLE.com",
+    ".example.com",
+    "api.example.com",
+    "api.example.com:8000",
+    "ample.com",
+    "com",
+    "http://example.com",
+    "https://example.com",
+    "all://example.com",
+    "::1",
+    "",
+    ",",
+]
+URLS = [
+    "http://127.0.0.1:8000/v1",
+    "http://localhost:8000/v1",
+    "http://[::1]:8000/v1",
+    "http://example.com:8000/v1",
+    "https://api.example.com:8000/v1",
+    "https://notexample.com/v1",
+]
+
+
+@pytest.mark.parametrize("exceptions", NO_PROXY)
+def test_proxy_exceptions_are_those_of_httpx(monkeypatch: pytest.MonkeyPatch, exceptions: str) -> None:
+    """Whatever `NO_PROXY` holds, a key goes to a proxy if and only if httpx would send it there."""
+    monkeypatch.setenv("ALL_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", exceptions)
+    for url in URLS:
+        assert (proxy_for(url) is None) == httpx_goes_direct(url), url
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "url", "direct"),
+    [
+        ("[::1]", "http://[::1]:8000", True),
+        ("[::1]:8000", "http://[::1]:8000", True),
+        ("[::1]:9999", "http://[::1]:8000", False),
+        ("10.0.0.0/8", "http://10.1.2.3", True),
+        ("10.0.0.0/8", "http://11.1.2.3", False),
+        ("10.0.0.0/8", "http://ten.example", False),
+        ("fd00::/8", "http://[fd12::1]", True),
+        ("*.example.com", "http://api.example.com", True),
+        ("*.example.com", "http://example.com", False),
+        ("example.com:443", "https://example.com", True),
+        ("example.com:80", "https://example.com", False),
+        ("http://my_llm:8000", "http://my_llm:8000/v1", True),
+        ("my_llm", "http://my_llm:8000/v1", True),
+    ],
+)
+def test_proxy_exceptions_that_httpx_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, exceptions: str, url: str, direct: bool
+) -> None:
+    """Networks, brackets, patterns of subdomains and default ports, as curl and Go have them."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", exceptions)
+    assert (proxy_for(url) is None) is direct
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "proxy"),
+    [
+        ({}, "http://a", None),
+        ({"HTTP_PROXY": "http://p:1"}, "http://a", Proxy("http://p:1", "HTTP_PROXY")),
+        ({"HTTP_PROXY": "http://p:1"}, "https://a", None),
+        ({"https_proxy": "p:1"}, "https://a", Proxy("http://p:1", "HTTPS_PROXY")),
+        ({"ALL_PROXY": "socks5://p:1"}, "https://a", Proxy("socks5://p:1", "ALL_PROXY")),
+        ({"ALL_PROXY": "http://q", "HTTP_PROXY": "http://p"}, "http://a", Proxy("http://p", "HTTP_PROXY")),
+        ({"HTTP_PROXY": "http://p", "http_proxy": ""}, "http://a", None),
+        ({"HTTP_PROXY": "http://p", "REQUEST_METHOD": "GET"}, "http://a", None),
+    ],
+)
+def test_proxy_is_that_of_the_scheme_or_of_all(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], url: str, proxy: Proxy | None
+) -> None:
+    """Lower case wins, a scheme may be missing, and in a CGI script `HTTP_PROXY` may be an attacker's."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for(url) == proxy
+
+
+def test_proxy_does_not_show_its_password() -> None:
+    """Neither in the repr nor in its origin."""
+    proxy = Proxy("http://user:hunter2@proxy:3128", "HTTP_PROXY")
+    assert "hunter2" not in repr(proxy)
+    assert proxy.origin == "http://proxy:3128"
