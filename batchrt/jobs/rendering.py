@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-__all__ = ["cell", "error_line", "json_text"]
+__all__ = ["cell", "error_line", "json_text", "listed", "shorten"]
 
 
 def json_text(value: object) -> str:
@@ -47,6 +47,28 @@ def error_line(error: BaseException | str) -> str:
     message = " ".join(str(error).split())
     name = type(error).__name__
     return f"{name}: {message}" if message else name
+
+
+def shorten(text: str, most: int = 80) -> str:
+    """Give `text` if it has at most `most` characters, else its beginning and its end around `…`."""
+    if len(text) <= most:
+        return text
+    tail = most // 4
+    return f"{text[: most - tail - 1]}…{text[-tail:]}" if tail else f"{text[: most - 1]}…"
+
+
+def listed(names: Iterable[str], most: int = 400) -> str:
+    """Give `names` with commas between them, in about `most` characters; `none` if there are none."""
+    parts: list[str] = []
+    size = 0
+    rest = iter(names)
+    for name in rest:
+        if size > most:
+            parts.append(f"… {1 + sum(1 for _ in rest):,} more")
+            break
+        parts.append(shorten(name))
+        size += len(parts[-1]) + 2
+    return ", ".join(parts) or "none"
 
 
 # Far deeper than any schema, and less than what the interpreter's stack bears.
