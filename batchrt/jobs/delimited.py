@@ -151,7 +151,7 @@ class DelimitedReader:
         return line, best
 
     def _peek(self) -> list[str]:
-        """Return the lines of the next record, which stay to be read; a few if its quotes are never closed."""
+        """Return the lines of the next record, which stay to be read; some if its quotes stay open."""
         lines: list[str] = []
         for line in self._text:
             self._again.append(line)

@@ -31,7 +31,11 @@ def find_encoding(name: str) -> Recode | None:
     """
     try:
         codec = codecs.lookup(name)
-        if codec.name in ("utf-8", "utf-8-sig", "ascii"):  # ASCII is UTF-8, and what is not is told by its row
+        if codec.name in (
+            "utf-8",
+            "utf-8-sig",
+            "ascii",
+        ):  # ASCII is UTF-8, and what is not is told by its row
             return None
         "a".encode(codec.name)  # there are codecs from bytes to bytes
     except (LookupError, ValueError):

@@ -111,7 +111,9 @@ def _faulty(
     path: str, number: int, line: int, raw: bytes, error: ValueError | RecursionError
 ) -> Row | BadRow:
     if isinstance(error, UnicodeDecodeError):
-        problem = f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or add --encoding"
+        problem = (
+            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or add --encoding"
+        )
         return bad_row(path, number, line, problem)
     if isinstance(error, json.JSONDecodeError):
         problem = f"not valid JSON at character {error.colno}: {error.msg.lower()}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-__all__ = ["cell", "error_line", "json_text", "listed", "shorten"]
+__all__ = ["cell", "error_line", "json_text", "listed", "shorten", "whole_text"]
 
 
 def json_text(value: object) -> str:
@@ -38,6 +38,19 @@ def cell(value: object) -> str:
         if isinstance(value, str):
             return value
     return json_text(value)
+
+
+def whole_text(text: str) -> str:
+    """Give `text` as UTF-8 can hold it.
+
+    Two surrogates that make one character are joined, and a lone one, as of an emoji that was cut in two or
+    a file name that is not UTF-8, becomes U+FFFD.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def error_line(error: BaseException | str) -> str:
