@@ -46,8 +46,8 @@ class Outlet:
         self._encode = encode
         self._stream = stream
         self._owned = owned
-        # Where rows that were begun can be taken back: in a file of our own.
-        self._is_file = owned and _is_regular(stream)
+        # Half a row can be taken off a file of our own, which stdout, appended to perhaps, is not.
+        self._is_file = owned and getattr(stream, "closefd", False) and _is_regular(stream)
         self._start = 0
         self._zip = zlib.compressobj(wbits=_GZIP_WBITS) if compress else None
         self._threshold = 0 if stream.isatty() else _CHUNK
