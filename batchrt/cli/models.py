@@ -42,6 +42,8 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
         options |= {"transport": MockProvider().transport(), "base_url": "http://mock/v1", "api_key": ""}
     else:
         options |= {"base_url": settings.base_url, "max_in_flight": _most_in_flight(settings)}
+    if settings.headers:
+        options["extra_headers"] = settings.headers
     options |= {
         "requests_per_minute": settings.requests_per_minute,
         "tokens_per_minute": settings.tokens_per_minute,
@@ -56,7 +58,7 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
         ) from error
     except ImportError as error:
         raise UsageProblem(str(error)) from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UsageProblem(_in_options(str(error), options)) from error
 
 

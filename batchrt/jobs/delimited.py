@@ -101,7 +101,7 @@ class DelimitedReader:
             number += 1
             joined = "".join(fields)
             if len(fields) == width and "\0" not in joined and _is_text(joined):
-                yield Row(number, line, dict(zip(columns, fields, strict=True)))
+                yield Row(number, line, dict(zip(columns, fields, strict=True)), None, len(joined))
             else:
                 yield self._fault(number, line, fields)
 
@@ -238,7 +238,8 @@ class DelimitedReader:
         elif len(fields) > len(columns):
             hint = "quote the fields that hold a separator"
             problem = f"{_count(fields)}, the header has {len(columns)}; {hint}"
-        return bad_row(self._path, number, line, problem, column=column, values=values)
+        size = sum(map(len, clean))
+        return bad_row(self._path, number, line, problem, column=column, values=values, size=size)
 
 
 def _fields(lines: list[str], delimiter: str) -> list[str]:

@@ -67,7 +67,7 @@ def _parse(lines: Iterator[bytes], path: str) -> Iterator[Row | BadRow]:
             yield _faulty(path, number, line, raw, error)
             continue
         if type(values) is dict:
-            yield Row(number, line, values)
+            yield Row(number, line, values, None, len(raw))
         else:
             yield bad_row(path, number, line, _not_an_object(values))
 
@@ -137,7 +137,7 @@ def _partly_usable(path: str, number: int, line: int, raw: bytes, error: _NonFin
         for column, value in values.items()
         if not _is_finite(value)
     }
-    return Row(number, line, values, faults)
+    return Row(number, line, values, faults, len(raw))
 
 
 def _not_an_object(value: object) -> str:

@@ -45,7 +45,7 @@ _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 _ROWS_AHEAD: Final = 1000
 _SIZE_AHEAD: Final = 16 << 20
-"""Rows, and characters in them, that may be read for a key before it is no key at all."""
+"""Rows, and bytes of them, that may be read for a key before it is no key at all."""
 _ROWS_SURVEYED: Final = 20_000
 _BYTES_SURVEYED: Final = 64 << 20
 """Rows and bytes of a file that are read twice: a second at most."""
@@ -200,7 +200,7 @@ class Source:
                 break
             ahead.append(row)
             found |= sought & row.values.keys()
-            size += sum(len(value) for value in row.values.values() if isinstance(value, str))
+            size += row.size
         self._rows = chain(ahead, self._rows)
         return found
 
