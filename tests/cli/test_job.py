@@ -40,7 +40,9 @@ def answered(out: str) -> list[int]:
     return [row["n"] for row in rows]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_first_signal_lets_what_is_in_flight_finish(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
