@@ -172,7 +172,7 @@ def test_without_patience_a_server_that_is_down_fails_every_row(
     where = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "--patience", 0]
     arguments = [*where, "-n", 8, "-o", out]
     result = command("embed", numbers, "--column", "n", *arguments, "--dimensions", 3)
-    assert result.code == 1
+    assert result.code == 2
     if kind == "npy":
         assert np.isnan(np.load(out)).all()
         assert np.load(out).shape == (8, 3)
