@@ -61,7 +61,9 @@ def test_delimiters_are_one_character(tmp_path: Path, delimiter: str) -> None:
         open_source(write(tmp_path, "a.jsonl", "{}\n"), delimiter=";")
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8", "UTF8", "utf-8-sig"])
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8", "UTF8", "utf-8-sig"]
+)
 def test_encodings_are_read(tmp_path: Path, encoding: str) -> None:
     """By their names in Python."""
     content = TABLE.format(",").encode(encoding)
@@ -101,7 +103,10 @@ def test_byte_order_marks_come_out_as_they_went_in(
 ) -> None:
     """Spreadsheets know UTF-8 by it; JSON must not have one."""
     path, out = write(tmp_path, "in.csv", source), tmp_path / name
-    with open_source(path) as rows, open_sink(out, columns=rows.columns, source=rows, encoding=encoding) as sink:
+    with (
+        open_source(path) as rows,
+        open_sink(out, columns=rows.columns, source=rows, encoding=encoding) as sink,
+    ):
         sink.write({"id": "1"}, "é")
     content = out.read_bytes()
     assert content.startswith(codecs.BOM_UTF8) == (marked and name != "out.jsonl")
