@@ -30,7 +30,7 @@ def test_options_may_be_huge_numbers(text: str) -> None:
     assert read_whole(text) == read_concurrency(text) == sys.maxsize
 
 
-@pytest.mark.parametrize("text", ["0", "000", "", "-1", "1.5", "١", "1e3", "+1", " 1"])
+@pytest.mark.parametrize("text", ["0", "000", "", "-1", "1.5", "²", "1e3", "+1", " 1"])
 def test_options_that_are_no_whole_number(text: str) -> None:
     """Are none."""
     assert read_whole(text) is None
