@@ -238,7 +238,7 @@ def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
         f"import os, sys\nfor number in map(int, {closed!r}.split()): os.close(number)\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'batchrt', *sys.argv[1:]])"
     )
-    arguments = ["run", tmp_path / "in.csv", "-p", "{text}", "-m", "mock", "-o", tmp_path / "out.csv"]
+    arguments = ["run", f"{tmp_path}/in.csv", "-p", "{text}", "-m", "mock", "-o", f"{tmp_path}/out.csv"]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
     assert done.returncode == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 2

@@ -31,7 +31,7 @@ def test_columns_that_are_known_may_have_any_name(text: str, expected: str) -> N
     assert template.fill(row) == expected
     assert set(template.fields) <= set(COLUMNS)
     chat = ChatPromptTemplate.from_messages([("system", [text]), ("human", text)], columns=COLUMNS)
-    assert chat.partial(unused=1).invoke(row).to_messages()[1].content == expected
+    assert chat.partial(unused=1).invoke(row).to_string().endswith(f"Human: {expected}")
     single = PromptTemplate(text, columns=COLUMNS).partial(unused=1)
     assert single.invoke(row).to_string() == expected
 
