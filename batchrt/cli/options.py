@@ -164,7 +164,9 @@ Retries = Annotated[int, typer.Option(min=0, help="Attempts after the first, whe
 Limit = Annotated[
     int | None, typer.Option("--limit", "-n", min=1, help="Only the first N rows.", show_default="all")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no summary; what is lost is told anyway.")
+]
 
 
 def check_text(arguments: Iterable[str]) -> None:
