@@ -29,6 +29,7 @@ class Tally:
     Attributes:
         started: rows that were begun.
         done, failed: rows that ended.
+        answered: rows that a model answered, whatever the answer was like.
         left_out: rows that were begun and given up before they were sent, or all of them could be.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
@@ -41,6 +42,7 @@ class Tally:
     started: int = 0
     done: int = 0
     failed: int = 0
+    answered: int = 0
     left_out: int = 0
     retries: int = 0
     lists: int = 0

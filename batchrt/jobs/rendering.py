@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-__all__ = ["cell", "error_line", "json_text"]
+__all__ = ["cell", "error_line", "json_text", "listed", "shorten", "whole_text"]
 
 
 def json_text(value: object) -> str:
@@ -40,6 +40,19 @@ def cell(value: object) -> str:
     return json_text(value)
 
 
+def whole_text(text: str) -> str:
+    """Give `text` as UTF-8 can hold it.
+
+    Two surrogates that make one character are joined, and a lone one, as of an emoji that was cut in two or
+    a file name that is not UTF-8, becomes U+FFFD.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def error_line(error: BaseException | str) -> str:
     """Give the error's class and message on one line."""
     if isinstance(error, str):
@@ -47,6 +60,28 @@ def error_line(error: BaseException | str) -> str:
     message = " ".join(str(error).split())
     name = type(error).__name__
     return f"{name}: {message}" if message else name
+
+
+def shorten(text: str, most: int = 80) -> str:
+    """Give `text` if it has at most `most` characters, else its beginning and its end around `…`."""
+    if len(text) <= most:
+        return text
+    tail = most // 4
+    return f"{text[: most - tail - 1]}…{text[-tail:]}" if tail else f"{text[: most - 1]}…"
+
+
+def listed(names: Iterable[str], most: int = 400) -> str:
+    """Give `names` with commas between them, in about `most` characters; `none` if there are none."""
+    parts: list[str] = []
+    size = 0
+    rest = iter(names)
+    for name in rest:
+        if size > most:
+            parts.append(f"… {1 + sum(1 for _ in rest):,} more")
+            break
+        parts.append(shorten(name))
+        size += len(parts[-1]) + 2
+    return ", ".join(parts) or "none"
 
 
 # Far deeper than any schema, and less than what the interpreter's stack bears.
