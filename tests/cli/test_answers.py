@@ -20,7 +20,7 @@ ENDS: dict[str, str | None] = {
     "c": "content_filter",
     "d": None,
     "e": "max_tokens",
-    "f": "abort",
+    "f": "recitation",
     "g": "end_turn",
     "h": "eos_token",
 }
@@ -60,7 +60,7 @@ def test_answers_tell_why_they_ended(command: Command, source: Path, tmp_path: P
         "batchrt: 1 answer cut off at the token limit",
         "batchrt: 1 answer cut off at the token limit",
         "batchrt: 1 answer cut off by the provider's content filter",
-        "batchrt: 1 answer ended for the reason 'abort'",
+        "batchrt: 1 answer ended for the reason 'recitation'",
     ]
 
 

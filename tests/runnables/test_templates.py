@@ -50,7 +50,7 @@ def test_columns_that_are_not_known_are_no_exception(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("{a:.2f}", "x"), ("{a:d}", 1.5), ("{a:.2f}", None), ("{a:>5}", [1]), ("{a!s:d}", 1), ("{a:xyz}", 1)],
+    [("{a:.2f}", "x"), ("{a:d}", 1.5), ("{a:.2f}", {}), ("{a:>5}", [1]), ("{a!s:d}", 1), ("{a:xyz}", 1)],
 )
 def test_formats_that_fail_name_the_field(text: str, value: object) -> None:
     """And how it was to be written."""
