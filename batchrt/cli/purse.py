@@ -103,7 +103,9 @@ class Purse:
         """Return what the tokens cost, in words; nothing if there is no price."""
         if self._price is None:
             return ""
-        cost = self._price.of(tally.input_tokens + tally.estimated_tokens, tally.output_tokens)
+        cost = sum(
+            map(self._price.of_usage, tally.billed.values()), self._price.of(tally.estimated_tokens, 0)
+        )
         about = "about " if tally.estimated_tokens else ""
         rest = f" (without what {' and '.join(self._lacking)} would tell)" if self._lacking else ""
         return f"cost: {about}{money(cost)}{rest}"

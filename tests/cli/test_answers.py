@@ -12,7 +12,7 @@ import pytest
 
 from batchrt.cli.answers import cut_off_reason
 from tests.cli.conftest import Command
-from tests.cli.provider import put_in_place
+from tests.cli.provider import answer, put_in_place
 
 ENDS: dict[str, str | None] = {
     "a": "stop",
@@ -86,3 +86,24 @@ def test_answers_of_unknown_reasons_are_quoted_briefly() -> None:
     """Servers make words of their own."""
     assert cut_off_reason("LENGTH") == "cut off at the token limit"
     assert len(cut_off_reason("x" * 1000)) < 80
+
+
+def test_answers_that_do_not_fit_a_schema_are_asked_for_again(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and what both cost is counted."""
+    asked: list[str] = []
+
+    async def handle(text: str) -> httpx.Response:
+        asked.append(text)
+        return answer('{"said": "a"}' if len(asked) > 1 else "I say a.")
+
+    put_in_place(monkeypatch, handle)
+    (tmp_path / "in.csv").write_text("text\na\n")
+    (tmp_path / "s.json").write_text('{"type": "object", "properties": {"said": {"type": "string"}}}')
+    result = command("run", tmp_path / "in.csv", "-p", "{text}", "--schema", tmp_path / "s.json")
+    assert [row["output"] for row in rows_of(result.out)] == [{"said": "a"}]
+    assert asked[0] == "a"
+    assert "does not fit the schema" in asked[1]
+    assert "tokens: 4 in, 2 out" in result.err
+    assert "repeated requests: 1" in result.err

@@ -18,8 +18,11 @@ from batchrt.cli.options import (
     read_options,
     read_whole,
 )
+from batchrt.cli.purse import Purse
 from batchrt.cli.tally import Kind, Tally
 from batchrt.cli.usage import UsageProblem
+from batchrt.messages import Usage
+from batchrt.prices import Price
 from batchrt.testing import MockProvider
 from tests.cli.conftest import Command
 
@@ -167,3 +170,14 @@ def test_prices_without_a_limit_show_the_cost(command: Command, tmp_path: Path) 
     embedded = command("embed", path, "--column", "text", "-m", "mock", "--price-input", 1e6)
     assert "\ncost: " in embedded.err
     assert json.loads(embedded.out.splitlines()[0])["error"] is None
+
+
+def test_prices_without_a_limit_show_the_cost_as_a_limit_counts_it() -> None:
+    """With a tenth for cached input, and half for the flex tier."""
+    purse, tally = Purse(price=Price(1.0, 2.0)), Tally()
+    tally.add_usage(Usage(1_000_000, 0, 1_000_000, cached_input_tokens=1_000_000))
+    tally.add_usage(Usage(1_000_000, 0, 1_000_000, service_tier="flex"))
+    tally.add_usage(Usage(0, 1_000_000, 1_000_000, service_tier="flex"))
+    assert purse.cost_of(tally) == "cost: 1.60"
+    tally.estimated_tokens = 1_000_000
+    assert purse.cost_of(tally) == "cost: about 2.60"
