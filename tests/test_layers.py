@@ -19,6 +19,7 @@ LAYERS = [
     {"runnables"},
     {"providers", "jobs", "testing"},
     {"cli"},
+    {"__main__"},
 ]
 """From the bottom up; what stands side by side does not import each other."""
 

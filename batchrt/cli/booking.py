@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
+from batchrt.cli.answers import Answer
 from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
+from batchrt.cli.load import Load
 from batchrt.cli.purse import Purse
 from batchrt.cli.tally import Tally
 from batchrt.errors import (
@@ -20,14 +22,13 @@ from batchrt.errors import (
     SpendingLimitError,
 )
 from batchrt.jobs import BadRow, Row, Source
-from batchrt.jobs.rendering import cell
+from batchrt.jobs.rendering import cell, listed
 from batchrt.jobs.rows import bad_row
-from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.trouble import blames_address, is_overloaded
 
-__all__ = ["Booked", "CutOffs", "Gatekeeper", "fields_of"]
+__all__ = ["Booked", "Gatekeeper", "fields_of"]
 
 Fields: TypeAlias = "Mapping[str, Any]"
 
@@ -40,19 +41,19 @@ MOST_FORBIDDEN: Final = 50
 
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
-_WHOLE: Final = (None, "stop", "tool_calls", "function_call")
 
 
 class Booked(Runnable[Entry, Entry]):
     """Run `chain` on each entry's row; give the entry back with what became of it, never an error.
 
     Args:
-        chain: from a row's fields to its answer.
+        chain: from a row's fields to its `Answer`.
         fields: makes the fields of a row, or raises the row's error.
         tally: where rows are counted.
         gate: is told of each row's end.
         brake: gives rows up that wait when the job is stopped.
         purse: what may be spent.
+        load: what rows weigh that are not written yet.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Booked(Runnable[Entry, Entry]):
         gate: Gatekeeper,
         brake: Brake,
         purse: Purse,
+        load: Load,
     ) -> None:
+        self._load = load
         self._chain = chain
         self._fields = fields
         self._tally = tally
@@ -75,6 +78,7 @@ class Booked(Runnable[Entry, Entry]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._chain._step(kwargs).call
         fields, tally, gate, brake = self._fields, self._tally, self._gate, self._brake
+        load = self._load
         purse = self._purse
 
         async def call(entry: Entry, strand: Strand) -> Entry:
@@ -83,12 +87,16 @@ class Booked(Runnable[Entry, Entry]):
             ended = True
             try:
                 with brake.over(strand):
-                    entry.output = await ask(fields(entry.row), strand)
+                    answer: Answer = await ask(fields(entry.row), strand)
+                entry.output, entry.finish_reason, entry.error = answer
+                tally.answered += 1
+                if entry.error is not None:
+                    raise entry.error
             except (LeftOutError, SpendingLimitError):
                 ended = False
             except Exception as error:  # noqa: BLE001  this row's outcome
-                entry.error = error
                 ended = gate.refused(error)
+                entry.fail(error)
                 if ended:
                     tally.add_failure(entry, error)
             else:
@@ -100,6 +108,8 @@ class Booked(Runnable[Entry, Entry]):
             tally.retries += item.retries
             if item.usage is not None:
                 tally.add_usage(item.usage)
+            if load.is_heavy:
+                await load.lessened(strand)
             return entry
 
         return Step(call)
@@ -199,23 +209,6 @@ def _until(seconds: float) -> str:
     return f"until {moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-class CutOffs(Runnable[AIMessage, AIMessage]):
-    """Count the answers that were cut off, and pass all on."""
-
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there is nothing to tell it
-        tally = self._tally
-
-        def call(message: AIMessage, _strand: Strand) -> AIMessage:
-            if message.finish_reason not in _WHOLE:
-                tally.add_cut_off(str(message.finish_reason))
-            return message
-
-        return Step(call, inline=True)
-
-
 def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow], Fields]:
     """Return what makes a prompt's fields `names` of a row of `source`."""
     if source.format != "jsonl":
@@ -223,11 +216,14 @@ def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow]
 
     def fields(row: Row | BadRow) -> Fields:
         values = _table_fields(row)
+        if isinstance(row, Row) and row.faults is not None:
+            for name in names:
+                if name in row.faults:
+                    raise row.faults[name]
         changed: dict[str, Any] = {}
         for name in names:
             if name not in values:
-                there = ", ".join(values) or "none"
-                problem = f"the row does not have it (it has: {there})"
+                problem = f"the row does not have it (it has: {listed(values)})"
                 raise bad_row(source.path, row.number, row.line, problem, column=name).error
             value = values[name]
             if value is None or isinstance(value, bool | list | dict):

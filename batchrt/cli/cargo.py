@@ -80,9 +80,9 @@ class RowCargo:
 
     def _end(self, outcome: Entry | Exception) -> Entry:
         entry = self._feed.entries.popleft()
+        self._feed.load.remove(entry.row.size)
         if isinstance(outcome, Exception):  # what even the books could not hold, such as a stray cancellation
-            entry.error = outcome
-            entry.ended = True
+            entry.fail(outcome)
             self._tally.add_failure(entry, outcome)
         return entry
 

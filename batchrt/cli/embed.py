@@ -9,6 +9,9 @@ import typer
 from batchrt.cli.options import (
     BaseUrl,
     Concurrency,
+    Delimiter,
+    Encoding,
+    Headers,
     Input,
     InputFormat,
     Limit,
@@ -16,6 +19,7 @@ from batchrt.cli.options import (
     MaxTokensTotal,
     MaxWait,
     Model,
+    Options,
     Overwrite,
     Patience,
     PriceInput,
@@ -24,6 +28,9 @@ from batchrt.cli.options import (
     Retries,
     TokensPerMinute,
     read_concurrency,
+    read_delimiter,
+    read_headers,
+    read_options,
 )
 from batchrt.cli.settings import EmbedSettings
 from batchrt.providers.servers import ServerFamily
@@ -93,12 +100,16 @@ def embed(
     format: InputFormat = None,  # noqa: A002
     output_format: _OutputFormat = None,
     overwrite: Overwrite = False,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     dimensions: _Dimensions = None,
     server: _Server = None,
     max_batch_size: _MaxBatchSize = None,
     max_batch_tokens: _MaxBatchTokens = None,
     tokenizer: _Tokenizer = "estimate",
     truncate: _Truncate = None,
+    option: Options = None,
+    header: Headers = None,
     timeout: _Timeout = None,
     max_retries: Retries = 2,
     patience: Patience = 600,
@@ -114,14 +125,16 @@ def embed(
     Texts are sent in lists, as long as the server takes. OUT decides how vectors are written, each with
     its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
     (.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A row that fails says why in its
-    error; in a matrix it is a row of NaN.
+    error; in a matrix it is a row of NaN. A .parquet file can be read once it is finished: a process that is
+    killed (SIGKILL) loses it, where the other formats keep what was written.
 
     The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
     for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
     flight is finished, and nothing more is sent. What is done is written.
 
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 130
-    interrupted, 143 terminated.
+    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 4
+    stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
+    not be read), 129 hung up, 130 interrupted, 143 terminated.
     """
     # What runs a job takes its time to import; --help and mistakes do without.
     from batchrt.cli.embedding import embed_job
@@ -139,6 +152,10 @@ def embed(
         format=format,
         output_format=output_format,
         overwrite=overwrite,
+        delimiter=read_delimiter(delimiter),
+        encoding=encoding,
+        options=read_options(option),
+        headers=read_headers(header),
         dimensions=dimensions,
         server=server,
         max_batch_size=max_batch_size,

@@ -12,6 +12,7 @@ from batchrt.cli.feed import Feed, feed_of
 from batchrt.cli.job import Job
 from batchrt.cli.listing import Embedded, ListCargo
 from batchrt.cli.models import new_model
+from batchrt.cli.options import read_whole
 from batchrt.cli.packing import Lists, PipeLists
 from batchrt.cli.purse import Purse
 from batchrt.cli.settings import EmbedSettings
@@ -72,15 +73,17 @@ def embedding_model(settings: EmbedSettings) -> OpenAIEmbeddings:
         max_batch_tokens=settings.max_batch_tokens,
         tokenizer=settings.tokenizer,
         truncate=_truncate(settings.truncate),
+        extra_body=settings.options,
     )
 
 
 def _truncate(option: str | None) -> bool | int:
     if option is None or option == "auto":
         return option is not None
-    if option.isascii() and option.isdecimal() and int(option) > 0:
-        return int(option)
-    raise UsageProblem(f"--truncate must be auto or a number of tokens, not {option!r}")
+    tokens = read_whole(option)
+    if tokens is not None:
+        return tokens
+    raise UsageProblem(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
 
 
 def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:

@@ -18,14 +18,19 @@ from batchrt.cli.speech import complain
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
 from batchrt.jobs import OutputClosedError, OutputError, Source, open_source
+from batchrt.jobs.formats import choose_format
 
-__all__ = ["check_limits", "execute"]
+__all__ = ["check_limits", "execute", "output_format"]
 
 _BY_SIGNAL: Final = 128
 """What a shell adds to the number of the signal that ended a program."""
 _SIGPIPE: Final = 13
+_SOME_FAILED: Final = 1
+_NOTHING_ANSWERED: Final = 2
 _BROKE: Final = 3
 """A limit of spending was reached, whatever became of the rows until then."""
+_STOPPED: Final = 4
+"""Something ended the job before its input ended, whatever became of the rows until then."""
 
 
 def check_limits(settings: JobSettings) -> None:
@@ -56,6 +61,28 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def output_format(settings: JobSettings) -> str | None:
+    """Return the format of the output, `None` if neither an option nor a suffix tells it."""
+    if settings.output_format is not None or settings.output == "-":
+        return settings.output_format
+    try:
+        return choose_format(settings.output)
+    except InputError:  # what opens it says so
+        return None
+
+
+def _open_source(settings: JobSettings) -> Source:
+    """Open the input; a delimiter is for CSV, and for an output that is one."""
+    delimiter = settings.delimiter
+    if delimiter is not None and choose_format(settings.source, settings.format) != "csv":
+        if output_format(settings) != "csv":
+            raise UsageProblem("--delimiter is for CSV, and neither the input nor the output is one")
+        delimiter = None
+    return open_source(
+        settings.source, format=settings.format, delimiter=delimiter, encoding=settings.encoding
+    )
+
+
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:
     """Run a job over the input of `settings` and return the exit code.
 
@@ -67,7 +94,7 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         UsageProblem: something has to be put right first; nothing was sent and nothing written.
     """
     try:
-        with open_source(settings.source, format=settings.format) as source:
+        with _open_source(settings) as source:
             with ExitStack() as stack:
                 job = new_job(source, stack)
                 with collecting_less():
@@ -78,7 +105,7 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         return _BY_SIGNAL + _SIGPIPE
     except OutputError as error:
         complain(str(error))
-        return 1
+        return _STOPPED
     except InputError as error:
         raise UsageProblem(str(error)) from error
 
@@ -87,8 +114,11 @@ def _conclude(job: Job) -> int:
     job.conclude()
     if job.signal is not None:
         return _BY_SIGNAL + job.signal
-    if job.refusal is not None:
-        return 1 if job.tally.done else 2
     if job.purse.is_empty:
         return _BROKE
-    return 1 if job.tally.failed else 0
+    tally = job.tally
+    if (tally.failed or job.refusal is not None) and not tally.answered:
+        return _NOTHING_ANSWERED
+    if job.is_stopped:
+        return _STOPPED
+    return _SOME_FAILED if tally.failed else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 
 from batchrt.cli.conveyor import Conveyor
 from batchrt.cli.entries import Entry
+from batchrt.cli.load import Load
 from batchrt.jobs import BadRow, Row, Source
 
 __all__ = ["Feed", "PipeFeed", "feed_of"]
@@ -21,17 +23,21 @@ class Feed(Iterator[Entry]):
 
     Attributes:
         entries: what was given and has not been taken back, in the order of the rows.
+        load: what these weigh.
     """
 
     def __init__(self, rows: Iterator[Row | BadRow]) -> None:
         self.entries: deque[Entry] = deque()
+        self.load: Load = Load()
         self._stopped = False
         self._rows = rows
 
     def __next__(self) -> Entry:
         if self._stopped:
             raise StopIteration
-        entry = Entry(next(self._rows))
+        row = next(self._rows)
+        entry = Entry(row)
+        self.load.add(row.size)
         self.entries.append(entry)
         return entry
 
@@ -45,11 +51,13 @@ class PipeFeed(AsyncIterator[Entry]):
 
     def __init__(self, rows: Iterator[Row | BadRow]) -> None:
         self.entries: deque[Entry] = deque()
+        self.load: Load = Load()
         self._rows = Conveyor(rows)
 
     async def __anext__(self) -> Entry:
         row = await anext(self._rows)
         entry = Entry(row)
+        self.load.add(row.size)
         self.entries.append(entry)
         return entry
 
@@ -60,6 +68,6 @@ class PipeFeed(AsyncIterator[Entry]):
 
 def feed_of(source: Source, limit: int | None) -> Feed | PipeFeed:
     """Return what gives the first `limit` rows of `source`, or all."""
-    rows = islice(source, limit)
+    rows = islice(source, None if limit is None else min(limit, sys.maxsize))
     # Only a pipe has no share that was read.
     return PipeFeed(rows) if source.fraction_read is None else Feed(rows)

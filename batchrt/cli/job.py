@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from itertools import islice
 from typing import Any, Final
 
 import anyio
@@ -13,6 +12,7 @@ from anyio import CancelScope
 from batchrt.cli.booking import Gatekeeper
 from batchrt.cli.brake import Brake
 from batchrt.cli.cargo import Cargo
+from batchrt.cli.hints import url_hint
 from batchrt.cli.incidents import Incidents
 from batchrt.cli.interrupts import watch_interrupts
 from batchrt.cli.numbers import count
@@ -20,11 +20,11 @@ from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.purse import Purse
 from batchrt.cli.settings import JobSettings
 from batchrt.cli.speech import complain, say
-from batchrt.cli.summary import summary
+from batchrt.cli.summary import losses, summary
 from batchrt.cli.tally import Tally
 from batchrt.cli.writer import Writer
 from batchrt.errors import OutageError, SpendingLimitError
-from batchrt.jobs import OutputError, Sink, Source, VectorSink, open_source
+from batchrt.jobs import OutputError, Sink, Source, VectorSink
 from batchrt.jobs.rendering import error_line
 from batchrt.providers.model import Model
 
@@ -91,6 +91,11 @@ class Job:
     def refusal(self) -> Exception | None:
         """Why the provider lets nobody through, if that is so."""
         return self._gate.refusal if self._gate.is_shut or not self.tally.done else None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether something other than a signal or a limit ended it before its input ended."""
+        return self._gate.is_shut or self._source.is_broken
 
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
@@ -167,7 +172,9 @@ class Job:
         self._end()
 
     def _progress(self) -> Progress:
-        source, self._rows = self._source, self._total()
+        source = self._source
+        if not self._settings.quiet:
+            self._rows = self._total()
         return Progress(
             self.tally,
             total=self._rows,
@@ -179,13 +186,11 @@ class Job:
 
     def _total(self) -> int | None:
         """Count the rows of a small file; of a large one the share of its bytes says as much."""
-        if self._settings.quiet or self._settings.source == "-" or self._source.fraction_read is None:
-            return None
-        most = min(self._settings.limit or _MOST_COUNTED, _MOST_COUNTED)
-        with open_source(self._settings.source, format=self._settings.format) as again:
-            rows = sum(1 for _ in islice(again, most + 1))
-        if rows > most:
-            return most if self._settings.limit == most else None
+        limit = self._settings.limit
+        most = min(limit or _MOST_COUNTED, _MOST_COUNTED)
+        rows = self._source.count(most)
+        if rows is not None and rows > most:
+            return most if limit == most else None
         return rows
 
     def conclude(self) -> None:
@@ -196,12 +201,30 @@ class Job:
         """
         if self._broken is not None:
             raise self._broken
+        stopped = self._stopped()
+        not_started = self._not_started()
         if not self._settings.quiet:
-            say(summary(self.tally, self._incidents, self._sink, self._seconds, stopped=self._stopped()))
-        elif self.purse.is_empty:
-            complain(self._stopped())
+            say(
+                summary(
+                    self.tally,
+                    self._incidents,
+                    self._sink,
+                    self._seconds,
+                    stopped=stopped,
+                    not_started="" if stopped else not_started,
+                    cost=self.purse.cost_of(self.tally),
+                )
+            )
+        else:
+            for line in (stopped, *losses(self.tally, self._sink)):
+                if line:
+                    complain(line)
         if self.refusal is not None and self.signal is None:
-            complain(f"stopped, for {self._gate.reason()}: {error_line(self.refusal)}")
+            rest = f"; {not_started}" if not_started and self._settings.quiet else ""
+            complain(f"stopped, for {self._gate.reason()}: {error_line(self.refusal)}{rest}")
+        hint = url_hint(self._settings.base_url, self.tally)
+        if hint:
+            complain(hint)
 
     def _stopped(self) -> str:
         """Return where it was stopped by what it may spend, and with what; nothing if it was not."""
@@ -209,8 +232,20 @@ class Job:
             return ""
         tally = self.tally
         failed = f", {tally.failed:,} failed" if tally.failed else ""
-        rest = "" if self._rows == tally.started else ", not started: the rest of the input"
+        not_started = self._not_started()
+        rest = f", {not_started}" if not_started else ""
         return (
             f"stopped at {self.purse.verdict()}; "
             f"{tally.done:,} done{failed}, {tally.left_out:,} cancelled{rest}"
         )
+
+    def _not_started(self) -> str:
+        """Return how many rows a job that was stopped never began; nothing if it began them all."""
+        if not (self.is_stopped or self.signal is not None or self.purse.is_empty):
+            return ""
+        if self._rows is None:
+            self._rows = self._total()
+        if self._rows is None:
+            return "not started: the rest of the input"
+        left = self._rows - self.tally.started
+        return f"not started: {count(left, 'row')}" if left > 0 else ""

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from batchrt.cli.booking import Booked, CutOffs, Gatekeeper, fields_of
+from batchrt.cli.answers import Answer, Answers
+from batchrt.cli.booking import Booked, Gatekeeper, fields_of
 from batchrt.cli.brake import Brake
 from batchrt.cli.cargo import RowCargo
-from batchrt.cli.execution import check_limits, execute
+from batchrt.cli.execution import check_limits, execute, output_format
 from batchrt.cli.feed import feed_of
 from batchrt.cli.job import Job
 from batchrt.cli.purse import Purse
-from batchrt.cli.question import chat_model, prompt_template, read_schema
+from batchrt.cli.question import chat_model, prompt_of, read_prompt, read_schema
 from batchrt.cli.settings import Settings
 from batchrt.cli.speech import complain
 from batchrt.cli.tally import Tally
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
-from batchrt.jobs import Sink, Source, open_sink, required_columns
+from batchrt.jobs import Sink, Source, open_sink
+from batchrt.jobs.rendering import error_line
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.runnables.base import Runnable
-from batchrt.runnables.parsers import StrOutputParser
-from batchrt.runnables.prompts import ChatPromptTemplate
 
 __all__ = ["run_job"]
 
@@ -33,26 +34,28 @@ def run_job(settings: Settings) -> int:
     Raises:
         UsageProblem: something has to be put right first; nothing was sent and nothing written.
     """
-    prompt = prompt_template(settings)
+    messages = read_prompt(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
     check_limits(settings)
     purse = Purse.of(settings, answers=True)
     model = chat_model(settings)
+    tally = Tally()
+    answers = _answers(settings, model, schema, tally)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
-        required_columns(source, prompt.input_variables)
-        sink = stack.enter_context(_open_sink(settings, source))
+        columns = source.survey(settings.limit)
+        prompt = prompt_of(messages, source, columns)
+        sink = stack.enter_context(_open_sink(settings, source, columns))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        tally, gate, brake = (
-            Tally(),
-            Gatekeeper(max_wait=settings.max_wait, patience=settings.patience),
-            Brake(),
-        )
-        chain = _chain(settings, prompt, model, schema, tally)
+        gate, brake = Gatekeeper(max_wait=settings.max_wait, patience=settings.patience), Brake()
+        chain: Runnable[Any, Answer] = prompt | answers
+        if settings.timeout is not None:
+            chain = chain.with_config(timeout=settings.timeout, run_name="the row")
         fields = fields_of(source, prompt.input_variables)
-        booked = Booked(chain, fields, tally=tally, gate=gate, brake=brake, purse=purse)
-        cargo = RowCargo(booked, feed_of(source, settings.limit), settings.max_concurrency, tally, purse)
+        feed = feed_of(source, settings.limit)
+        booked = Booked(chain, fields, tally=tally, gate=gate, brake=brake, purse=purse, load=feed.load)
+        cargo = RowCargo(booked, feed, settings.max_concurrency, tally, purse)
         return Job(
             cargo,
             model,
@@ -68,34 +71,39 @@ def run_job(settings: Settings) -> int:
     return execute(settings, new_job)
 
 
-def _open_sink(settings: Settings, source: Source) -> Sink:
+def _open_sink(settings: Settings, source: Source, columns: Sequence[str]) -> Sink:
+    kind = output_format(settings)
     try:
         return open_sink(
             settings.output,
-            columns=source.columns,
+            columns=columns,
             output_column=settings.output_column,
             format=settings.output_format,
             overwrite=settings.overwrite,
             source=source,
+            finish_reasons=True,
+            delimiter=settings.delimiter if kind == "csv" else None,
+            encoding=settings.output_encoding,
         )
     except InputError as error:
         # The library calls the option by the name it has for the input.
         raise UsageProblem(str(error).replace("--format", "--output-format")) from error
 
 
-def _chain(
-    settings: Settings,
-    prompt: ChatPromptTemplate,
-    model: ChatOpenAI,
-    schema: dict[str, Any] | None,
-    tally: Tally,
-) -> Runnable[Any, Any]:
-    answer: Runnable[Any, Any]
+def _answers(
+    settings: Settings, model: ChatOpenAI, schema: dict[str, Any] | None, tally: Tally
+) -> Runnable[Any, Answer]:
+    """Return the part of the chain behind the prompt.
+
+    Raises:
+        UsageProblem: the schema cannot be sent.
+    """
+    answers = Answers(tally, structured=schema is not None, fail_cut_off=settings.fail_cut_off)
     if schema is None:
-        answer = model | CutOffs(tally) | StrOutputParser()
-    else:
-        answer = model.with_structured_output(schema)
-    chain = prompt | answer
-    if settings.timeout is None:
-        return chain
-    return chain.with_config(timeout=settings.timeout, run_name="the row")
+        return model | answers
+    try:
+        structured = model.with_structured_output(schema, include_raw=True)
+    except Exception as error:
+        reason = error_line(error)
+        raise UsageProblem(f"--schema: {settings.schema} cannot be used: {reason}") from error
+    return structured | answers

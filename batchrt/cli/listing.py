@@ -160,12 +160,12 @@ class Embedded(Runnable[list[Text], None]):
             entry.output = result
             entry.ended = True
             self._tally.done += 1
+            self._tally.answered += 1
 
     def _fail(self, entry: Entry, error: Exception) -> None:
         if isinstance(error, ContextLengthError):  # the library says what to do in its own terms
             error.message = error.message.replace("truncate=True", "--truncate auto")
-        entry.error = error
-        entry.ended = True
+        entry.fail(error)
         self._tally.add_failure(entry, error)
 
 
@@ -214,8 +214,7 @@ class ListCargo:
         if isinstance(outcome, Exception):  # such as a stray cancellation; parts of the list may be done
             for entry in entries:
                 if not entry.ended:
-                    entry.error = outcome
-                    entry.ended = True
+                    entry.fail(outcome)
                     self._tally.add_failure(entry, outcome)
         return [entry for entry in entries if entry.ended]  # the others were left out
 

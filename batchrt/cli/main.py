@@ -3,9 +3,12 @@
 What a code says:
 
     0    all fine
-    1    some rows failed, or the output could not be written
+    1    some rows failed
     2    nothing was answered: the command, a file or the key has to be put right first
     3    stopped at a limit of spending: --max-tokens-total or --max-cost
+    4    stopped in the middle: the provider lets nothing through any more, the output could not be written,
+         or the input could not be read to its end
+    129  the terminal has gone (SIGHUP)
     130  interrupted (Ctrl-C)
     141  whoever read the output has gone
     143  terminated (SIGTERM)
@@ -23,7 +26,8 @@ import typer
 
 from batchrt.cli.embed import embed
 from batchrt.cli.mock import mock
-from batchrt.cli.process import leave
+from batchrt.cli.options import check_text
+from batchrt.cli.process import leave, open_standard_streams
 from batchrt.cli.run import run
 from batchrt.cli.speech import complain
 from batchrt.cli.usage import UsageProblem
@@ -73,6 +77,7 @@ def _program(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (the process's own if `None`) and exit."""
+    open_standard_streams()
     # What the library logs is told here as it happens; without a handler Python would print it too.
     if not _LOG.handlers:
         _LOG.addHandler(logging.NullHandler())
@@ -81,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _exit_code(arguments: list[str]) -> int:
     try:
+        check_text(arguments)
         code = app(arguments, prog_name="batchrt", standalone_mode=False)
     except UsageProblem as problem:
         complain(str(problem))

@@ -44,6 +44,8 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
         options["base_url"] = settings.base_url
         if (most := _most_in_flight(settings)) is not None:
             options["max_in_flight"] = most
+    if settings.headers:
+        options["extra_headers"] = settings.headers
     options |= {
         "requests_per_minute": settings.requests_per_minute,
         "tokens_per_minute": settings.tokens_per_minute,
@@ -58,7 +60,7 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
         ) from error
     except (ImportError, TokenizerError) as error:
         raise UsageProblem(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UsageProblem(_in_options(str(error), options)) from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+import json
+import sys
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias
 
 import typer
 
@@ -11,7 +14,10 @@ from batchrt.cli.usage import UsageProblem
 __all__ = [
     "BaseUrl",
     "Concurrency",
+    "Delimiter",
+    "Encoding",
     "Format",
+    "Headers",
     "Input",
     "InputFormat",
     "Limit",
@@ -19,6 +25,7 @@ __all__ = [
     "MaxTokensTotal",
     "MaxWait",
     "Model",
+    "Options",
     "Overwrite",
     "Patience",
     "PriceInput",
@@ -27,10 +34,20 @@ __all__ = [
     "RequestsPerMinute",
     "Retries",
     "TokensPerMinute",
+    "check_text",
     "read_concurrency",
+    "read_delimiter",
+    "read_headers",
+    "read_options",
+    "read_whole",
 ]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+
+_MOST_DIGITS: Final = 20
+_NOT_TEXT: Final = frozenset(("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off"))
+"""Options with a file's name, which may be of any bytes, and those after which there may be one."""
+_DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}
 
 Input = Annotated[
     str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also gzipped; - for stdin.")
@@ -105,21 +122,83 @@ MaxCost = Annotated[
 ]
 PriceInput = Annotated[
     float | None,
-    typer.Option(metavar="X", help="What a million tokens that are sent cost, for --max-cost."),
+    typer.Option(
+        metavar="X", help="What a million tokens that are sent cost; the summary has the cost then."
+    ),
 ]
 PriceOutput = Annotated[
     float | None,
-    typer.Option(metavar="X", help="What a million tokens of answers cost, for --max-cost."),
+    typer.Option(metavar="X", help="What a million tokens of answers cost."),
 ]
 InputFormat = Annotated[
     Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHAR",
+        help="What stands between a CSV's fields, as ';' or tab.",
+        show_default="found out from the header",
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The input's, as cp1252 or utf-16.", show_default="utf-8"),
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header", metavar="NAME:VALUE", help="A header to send with each request; may be repeated."
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="KEY=VALUE",
+        help="Any option of the API's, as top_p=0.9 or seed=1, in JSON or as a text; may be repeated.",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 Retries = Annotated[int, typer.Option(min=0, help="Attempts after the first, where another may help.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", "-n", min=1, help="Only the first N rows.", show_default="all")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress and no summary; what is lost is told anyway.")
+]
+
+
+def check_text(arguments: Iterable[str]) -> None:
+    """Check that `arguments` are text in the system's encoding, those apart that may name a file.
+
+    Raises:
+        UsageProblem: one is not; names its option.
+    """
+    before = ""
+    for argument in arguments:
+        name, value = before, argument
+        if argument.startswith("--"):
+            name, _, value = argument.partition("=")
+        elif argument.startswith("-") and len(argument) > 1:
+            name, value = argument[:2], argument[2:]
+        before = argument if argument.startswith("-") else ""
+        if _is_text(value) and _is_text(name):
+            continue
+        if not _is_text(name) or (name.startswith("-") and name not in _NOT_TEXT and value[:1] != "@"):
+            shown = name.encode("utf-8", "replace").decode()[:40]
+            raise UsageProblem(
+                f"{shown} is not in this system's encoding ({sys.getfilesystemencoding()}); "
+                "write it in that, or in a file where one can be named"
+            )
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:  # bytes that Python could not decode
+        return False
+    return True
 
 
 def read_concurrency(option: str) -> int | Literal["auto"]:
@@ -130,6 +209,63 @@ def read_concurrency(option: str) -> int | Literal["auto"]:
     """
     if option == "auto":
         return "auto"
-    if option.isascii() and option.isdecimal() and int(option) > 0:
-        return int(option)
-    raise UsageProblem(f"--max-concurrency must be a positive whole number or auto, not {option!r}")
+    number = read_whole(option)
+    if number is not None:
+        return number
+    raise UsageProblem(f"--max-concurrency must be a positive whole number or auto, not {option[:40]!r}")
+
+
+def read_whole(option: str) -> int | None:
+    """Return a positive whole number, `None` for what is none; one that no machine counts to is as good."""
+    if not (option.isascii() and option.isdecimal()):
+        return None
+    digits = option.lstrip("0")
+    number = sys.maxsize if len(digits) > _MOST_DIGITS else min(int(digits or "0"), sys.maxsize)
+    return number or None
+
+
+def read_delimiter(option: str | None) -> str | None:
+    """Return the character that `--delimiter` names."""
+    return None if option is None else _DELIMITER_NAMES.get(option.lower(), option)
+
+
+def read_headers(given: Iterable[str] | None) -> dict[str, str]:
+    """Return what `--header` says. A value, which may be a key, is in no message.
+
+    Raises:
+        UsageProblem: there is no name.
+    """
+    headers: dict[str, str] = {}
+    for header in given or ():
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            raise UsageProblem("--header must be NAME:VALUE, as 'X-Team: search'")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def read_options(given: Iterable[str] | None) -> dict[str, Any]:
+    """Return what `--option` says: JSON, or what is none as a text.
+
+    Raises:
+        UsageProblem: there is no name, or a number that JSON has not.
+    """
+    options: dict[str, Any] = {}
+    for option in given or ():
+        name, equals, text = option.partition("=")
+        if not equals or not name.strip():
+            raise UsageProblem(f"--option must be KEY=VALUE, as top_p=0.9, not {option[:40]!r}")
+        options[name.strip()] = _value(text, name.strip())
+    return options
+
+
+def _value(text: str, name: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise UsageProblem(f"--option {name[:40]}: {constant} is no number that JSON can carry")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return text
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
@@ -151,20 +152,22 @@ class LiveLine:
         """Update the line eight times a second."""
         from rich.live import Live
 
-        with Live(
+        live = Live(
             console=self._console,
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
-        ) as live:
+        )
+        with suppress(OSError), live:  # a terminal may go
             while True:
                 live.update(_line(progress), refresh=True)
                 await anyio.sleep(_LIVE_SECONDS)
 
     def note(self, text: str) -> None:
         """Say it above the line."""
-        self._console.print(f"batchrt: {text}", markup=False, highlight=False)
+        with suppress(OSError):
+            self._console.print(f"batchrt: {text}", markup=False, highlight=False)
 
 
 def _line(progress: Progress) -> RenderableType:

@@ -13,6 +13,9 @@ from batchrt.prices import Price
 from batchrt.runtime.spending import Spending
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchrt.cli.tally import Tally
     from batchrt.runtime.run import Strand
 
 __all__ = ["Purse"]
@@ -25,14 +28,21 @@ class Purse:
         max_tokens: tokens that may be spent; `None` for no limit.
         max_cost: what may be spent, in the price's currency; `None` for no limit.
         price: the model's; needed for `max_cost`.
+        lacking: the options that would say the rest of it.
     """
 
     def __init__(
-        self, max_tokens: int | None = None, max_cost: float | None = None, price: Price | None = None
+        self,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+        price: Price | None = None,
+        *,
+        lacking: Sequence[str] = (),
     ) -> None:
         self._max_tokens = max_tokens
         self._max_cost = max_cost
         self._price = price
+        self._lacking = lacking
         self._spending: Spending | None = None
 
     @classmethod
@@ -40,7 +50,7 @@ class Purse:
         """Return what `settings` allow; `answers` says that there are tokens of answers to pay for.
 
         Raises:
-            UsageProblem: a limit or a price makes no sense, or one is there without the other.
+            UsageProblem: a limit or a price makes no sense, or there is no price for a limit.
         """
         cost = settings.max_cost
         prices = {"--price-input": settings.price_input}
@@ -51,12 +61,13 @@ class Purse:
         for option, value in prices.items():
             if value is not None and not 0 <= value < math.inf:
                 raise UsageProblem(f"{option} must be a number, 0 or more, not {value:g}")
-            if value is not None and cost is None:
-                raise UsageProblem(f"{option} is for --max-cost, which is not given")
         if cost is not None and None in prices.values():
             raise UsageProblem(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
+        if not any(value is not None for value in prices.values()):
+            return cls(settings.max_tokens_total, cost)
         price = Price(settings.price_input or 0.0, settings.price_output or 0.0)
-        return cls(settings.max_tokens_total, cost, None if cost is None else price)
+        lacking = [option for option, value in prices.items() if value is None]
+        return cls(settings.max_tokens_total, cost, price, lacking=lacking)
 
     def limit(self, config: RunConfig) -> RunConfig:
         """Return `config` with the limits."""
@@ -87,6 +98,17 @@ class Purse:
         if self._max_tokens is not None:
             words.append(f"{short(round(tokens))} of {short(self._max_tokens)} tokens spent")
         return words
+
+    def cost_of(self, tally: Tally) -> str:
+        """Return what the tokens cost, in words; nothing if there is no price."""
+        if self._price is None:
+            return ""
+        cost = sum(
+            map(self._price.of_usage, tally.billed.values()), self._price.of(tally.estimated_tokens, 0)
+        )
+        about = "about " if tally.estimated_tokens else ""
+        rest = f" (without what {' and '.join(self._lacking)} would tell)" if self._lacking else ""
+        return f"cost: {about}{money(cost)}{rest}"
 
     def verdict(self) -> str:
         """Return which limit was reached, and what was spent; only for one that is empty."""

@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from batchrt.cli.models import new_model
+from batchrt.cli.schema_file import SchemaProblem, load_schema
 from batchrt.cli.settings import Settings
 from batchrt.cli.usage import UsageProblem
+from batchrt.errors import InputError
+from batchrt.jobs import Source, required_columns
 from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.options import check_options
 from batchrt.runnables.prompts import ChatPromptTemplate
 
-__all__ = ["chat_model", "prompt_template", "read_schema"]
+__all__ = ["Messages", "chat_model", "prompt_of", "read_prompt", "read_schema"]
 
+_JSON_LIKE: Final = re.compile(r"[\s\"'{}\[\]]")
+"""What stands in braces that are meant as braces: a quoted key, mostly."""
 _NEWER_NAME: Final = (".openai.com", ".openai.azure.com")
 
 
-def prompt_template(settings: Settings) -> ChatPromptTemplate:
-    """Return the prompt of `--system` and `--prompt`.
+Messages: TypeAlias = list[tuple[str, str]]
+
+
+def read_prompt(settings: Settings) -> Messages:
+    """Return the templates of `--system` and `--prompt`, with their roles.
 
     Raises:
-        UsageProblem: a file cannot be read, or a template is not one.
+        UsageProblem: a file cannot be read, or a template is empty.
     """
     messages = []
     for role, option in (("system", settings.system), ("user", settings.prompt)):
         if option is not None:
             messages.append((role, _text(option, f"--{'prompt' if role == 'user' else role}")))
+    return messages
+
+
+def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> ChatPromptTemplate:
+    """Return the prompt of `messages` for the rows of `source`, which have `columns`.
+
+    Raises:
+        UsageProblem: a template is not one, names a column that is not there, or has a format that the
+            values of a table, which are texts, cannot have.
+        InputError: as `required_columns` has it.
+    """
     try:
-        return ChatPromptTemplate.from_messages(messages)
+        prompt = ChatPromptTemplate.from_messages(messages, columns=columns)
     except ValueError as error:
         raise UsageProblem(str(error)) from error
+    try:
+        required_columns(source, prompt.input_variables)
+    except InputError as error:
+        if error.column is None or not _JSON_LIKE.search(error.column):
+            raise
+        hint = "braces that are no field, as those of JSON, are written {{ and }}"
+        raise UsageProblem(f"{error}; {hint}") from error
+    if source.format != "jsonl":
+        try:
+            prompt.invoke(dict.fromkeys(prompt.input_variables, ""))
+        except (TypeError, ValueError) as error:
+            kind = source.format.upper()
+            raise UsageProblem(f"{error}; the values of a {kind} are text: leave the format out") from None
+    return prompt
 
 
 def _text(option: str, name: str) -> str:
@@ -61,21 +96,22 @@ def read_schema(path: str) -> dict[str, Any]:
     """Return the JSON schema in `path`.
 
     Raises:
-        UsageProblem: there is none, or it is not one of an object.
+        UsageProblem: there is none, or it is not one of an object, or no schema at all.
     """
     try:
-        schema = json.loads(_read(path, "--schema"))
-    except ValueError as error:
-        raise UsageProblem(f"--schema: {path} is not JSON: {error}") from None
-    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        raise UsageProblem(f'--schema: {path} must be a JSON schema of an object, with "type": "object"')
-    return schema
+        return load_schema(_read(path, "--schema"))
+    except SchemaProblem as problem:
+        raise UsageProblem(f"--schema: {path} {problem}") from None
 
 
 def chat_model(settings: Settings) -> ChatOpenAI:
     """Return the model of `--model`; raises as `new_model` does."""
     most = {_name_of_max_tokens(settings.base_url): settings.max_tokens}
-    return new_model(ChatOpenAI, settings, temperature=settings.temperature, **most)
+    try:
+        extra = check_options(settings.options)
+    except (TypeError, ValueError) as error:
+        raise UsageProblem(f"--option {error}") from error
+    return new_model(ChatOpenAI, settings, temperature=settings.temperature, extra_body=extra, **most)
 
 
 def _name_of_max_tokens(base_url: str | None) -> str:

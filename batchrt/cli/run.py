@@ -9,7 +9,10 @@ import typer
 from batchrt.cli.options import (
     BaseUrl,
     Concurrency,
+    Delimiter,
+    Encoding,
     Format,
+    Headers,
     Input,
     InputFormat,
     Limit,
@@ -17,6 +20,7 @@ from batchrt.cli.options import (
     MaxTokensTotal,
     MaxWait,
     Model,
+    Options,
     Overwrite,
     Patience,
     PriceInput,
@@ -26,8 +30,12 @@ from batchrt.cli.options import (
     Retries,
     TokensPerMinute,
     read_concurrency,
+    read_delimiter,
+    read_headers,
+    read_options,
 )
 from batchrt.cli.settings import Settings
+from batchrt.jobs.encodings import OutputEncoding
 
 __all__ = ["run"]
 
@@ -50,7 +58,23 @@ _OutputFormat = Annotated[
     Format | None, typer.Option(help="The output's; by its suffix, else as JSONL on stdout.")
 ]
 _OutputColumn = Annotated[
-    str, typer.Option(help="The answer's column; the error's is 'error', or this with '_error'.")
+    str,
+    typer.Option(
+        help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'."
+    ),
+]
+_OutputEncoding = Annotated[
+    OutputEncoding | None,
+    typer.Option(
+        help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
+        show_default="utf-8, with a mark if the input has one",
+    ),
+]
+_FailCutOff = Annotated[
+    bool,
+    typer.Option(
+        "--fail-cut-off", help="Count a row as failed whose answer was cut off or filtered; it is kept."
+    ),
 ]
 _Timeout = Annotated[
     float | None,
@@ -78,6 +102,10 @@ def run(
     output_format: _OutputFormat = None,
     overwrite: Overwrite = False,
     output_column: _OutputColumn = "output",
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    output_encoding: _OutputEncoding = None,
+    fail_cut_off: _FailCutOff = False,
     timeout: _Timeout = None,
     max_retries: Retries = 2,
     patience: Patience = 600,
@@ -88,18 +116,22 @@ def run(
     price_output: PriceOutput = None,
     temperature: _Temperature = None,
     max_tokens: _MaxTokens = None,
+    option: Options = None,
+    header: Headers = None,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
     """Ask a model about each row of INPUT; write the rows with the answers, in the same order.
 
     The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
-    error column. Ctrl-C finishes what is in flight, leaves out rows that wait for the provider, and stops;
-    twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight is finished, and
-    nothing more is sent.
+    error column. The column finish_reason has the provider's word for why an answer ended: stop, or length or
+    content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
+    the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
+    is finished, and nothing more is sent.
 
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 130
-    interrupted, 143 terminated.
+    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 4
+    stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
+    not be read), 129 hung up, 130 interrupted, 143 terminated.
     """
     # What runs a job takes its time to import; --help and mistakes do without.
     from batchrt.cli.launch import run_job
@@ -119,6 +151,10 @@ def run(
         output_format=output_format,
         overwrite=overwrite,
         output_column=output_column,
+        delimiter=read_delimiter(delimiter),
+        encoding=encoding,
+        output_encoding=output_encoding,
+        fail_cut_off=fail_cut_off,
         timeout=timeout,
         max_retries=max_retries,
         patience=patience,
@@ -129,6 +165,8 @@ def run(
         price_output=price_output,
         temperature=temperature,
         max_tokens=max_tokens,
+        options=read_options(option),
+        headers=read_headers(header),
         limit=limit,
         quiet=quiet,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 __all__ = ["EmbedSettings", "JobSettings", "Settings"]
 
@@ -22,8 +23,12 @@ class JobSettings:
     max_cost: float | None = None
     price_input: float | None = None
     price_output: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
     output: str = "-"
     format: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     output_format: str | None = None
     overwrite: bool = False
     timeout: float | None = None
@@ -42,6 +47,8 @@ class Settings(JobSettings):
     system: str | None = None
     schema: str | None = None
     output_column: str = "output"
+    output_encoding: str | None = None
+    fail_cut_off: bool = False
     temperature: float | None = None
     max_tokens: int | None = None
 

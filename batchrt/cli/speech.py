@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Final
 
 import typer
 
+from batchrt.jobs.rendering import shorten
+
 __all__ = ["complain", "say"]
+
+_LONGEST: Final = 1200
+"""Characters: less than a terminal of 80 times 24 shows at once."""
 
 
 def say(text: str) -> None:
@@ -16,5 +22,5 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write one line to stderr about what is wrong."""
-    say(f"batchrt: {' '.join(text.split())}")
+    """Write one line to stderr about what is wrong; of a very long one its beginning and its end."""
+    say(f"batchrt: {shorten(' '.join(text.split()), _LONGEST)}")

@@ -29,10 +29,12 @@ class Tally:
     Attributes:
         started: rows that were begun.
         done, failed: rows that ended.
+        answered: rows that a model answered, whatever the answer was like.
         left_out: rows that were begun and given up before they were sent, or all of them could be.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: what was billed.
+        billed: the same by service tier, with what caches saved of it.
         estimated_tokens: of answers that do not tell what was billed.
         cut_off: answers that are not whole, by the provider's reason.
         kinds: errors by the name of their class.
@@ -41,12 +43,14 @@ class Tally:
     started: int = 0
     done: int = 0
     failed: int = 0
+    answered: int = 0
     left_out: int = 0
     retries: int = 0
     lists: int = 0
     sent: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    billed: dict[str | None, Usage] = field(default_factory=dict)
     estimated_tokens: int = 0
     cut_off: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
@@ -65,6 +69,8 @@ class Tally:
         """Count the tokens of an answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
+        known = self.billed.get(usage.service_tier)
+        self.billed[usage.service_tier] = usage if known is None else known + usage
 
     def add_cut_off(self, reason: str) -> None:
         """Count an answer that is not whole."""

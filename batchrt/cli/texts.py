@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from batchrt.cli.entries import Entry
+from batchrt.cli.entries import Entry, without_traces
 from batchrt.errors import InputError
 from batchrt.jobs import BadRow, Row
-from batchrt.jobs.rendering import cell
+from batchrt.jobs.rendering import cell, listed
 from batchrt.jobs.rows import bad_row
 
 __all__ = ["ID", "Text", "text_reader"]
@@ -47,7 +47,7 @@ def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entr
         try:
             text = _text(path, row, column)
         except InputError as error:
-            entry.error = error
+            entry.error = without_traces(error)
         kept = row.number if id_column is None else row.values.get(id_column)
         entry.row = Row(row.number, row.line, {ID: kept})
         return Text(entry, text)
@@ -63,11 +63,13 @@ def _text(path: str, row: Row | BadRow, column: str) -> str:
     """
     if isinstance(row, BadRow):
         raise row.error
+    if row.faults is not None and column in row.faults:
+        raise row.faults[column]
     value: Any = row.values.get(column)
     if value is not None and value != "":
         return value if isinstance(value, str) else cell(value)
     if column not in row.values:
-        problem = f"the row does not have it (it has: {', '.join(row.values) or 'none'})"
+        problem = f"the row does not have it (it has: {listed(row.values)})"
     else:
         problem = f"there is no text ({'null' if value is None else 'an empty string'}); leave the row out"
     raise bad_row(path, row.number, row.line, problem, column=column).error

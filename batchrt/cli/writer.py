@@ -16,6 +16,7 @@ __all__ = ["Writer"]
 _SECONDS: Final = 0.1
 """The longest that a row waits for others before it is written, so that `tail -f` shows it."""
 _MOST: Final = 512
+_MOST_BYTES: Final = 1 << 24
 
 
 class Writer:
@@ -27,6 +28,7 @@ class Writer:
     def __init__(self, sink: Sink | VectorSink) -> None:
         self._sink = sink
         self._entries: list[Entry] = []
+        self._bytes = 0
         self._turn = anyio.Lock()
 
     async def put(self, entries: Sequence[Entry]) -> None:
@@ -36,13 +38,14 @@ class Writer:
             OutputError: as `Sink.write` does.
         """
         self._entries.extend(entries)
-        if len(self._entries) >= _MOST:
+        self._bytes += sum(entry.row.size for entry in entries)
+        if len(self._entries) >= _MOST or self._bytes >= _MOST_BYTES:
             await self.drain()
 
     async def drain(self) -> None:
         """Write all there is and hand it to the operating system; raises as `put` does."""
         async with self._turn:
-            entries, self._entries = self._entries, []
+            entries, self._entries, self._bytes = self._entries, [], 0
             if entries:
                 # What was taken off the list is written: a cancellation comes before or after.
                 with anyio.CancelScope(shield=True):
@@ -55,7 +58,11 @@ class Writer:
             await self.drain()
 
     def _write(self, entries: Sequence[Entry]) -> None:
-        write = self._sink.write
-        for entry in entries:
-            write(entry.row.values, entry.output, entry.error)
-        self._sink.flush()
+        sink = self._sink
+        if isinstance(sink, Sink):
+            for entry in entries:
+                sink.write(entry.row.values, entry.output, entry.error, entry.finish_reason)
+        else:
+            for entry in entries:
+                sink.write(entry.row.values, entry.output, entry.error)
+        sink.flush()

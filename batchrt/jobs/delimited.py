@@ -3,50 +3,83 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
 from batchrt.errors import InputError
+from batchrt.jobs.lines import MAX_RECORD, skip_line
+from batchrt.jobs.rendering import shorten
 from batchrt.jobs.rows import BadRow, Row, bad_row
 
-__all__ = ["MAX_RECORD", "DelimitedReader"]
-
-MAX_RECORD: Final = 64 * 1024 * 1024
-"""Characters in one row. More is a quote that was never closed: no model reads that much."""
+__all__ = ["DelimitedReader"]
 
 # The csv module's own limit is one number for the whole process and 131,072 by default. This is
 # the most a C long holds on every platform; rows are bounded by MAX_RECORD instead.
 _FIELD_LIMIT: Final = 2**31 - 1
 
+_LINE_COST: Final = 64
+"""Bytes that a line costs besides its characters while the end of its record is looked for: a str object and
+its place in a list (CPython on 64 bits)."""
+_LINE_ENDS: Final = ("\n", "\r")
+
+_CUT: Final = "(a line that is too long)"
+"""Stands for one, by its identity."""
+
+_COMMA: Final = ","
+_OTHER_DELIMITERS: Final = (";", "\t", "|")
+"""What stands between the fields of a CSV where the comma is a decimal mark, and in exports of databases."""
+_MOST_PEEKED: Final = 100
+_SEPARATOR_LINE: Final = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)
+"""A spreadsheet's own first line about the separator, as Excel reads and writes it."""
+
 _UNCLOSED: Final = "a quoted field is never closed; close it, or write a quote inside a field as two quotes"
 _AFTER_QUOTE: Final = "text follows a closing quote; write a quote inside a quoted field as two quotes"
+_TOO_LONG: Final = f"the line has more than {MAX_RECORD:,} characters; is this a file of rows?"
 
 
 class DelimitedReader:
     """Read records from `text`, the first of which names the columns.
 
-    `text` gives lines with their ends, decoded with `surrogateescape`. The dialect is RFC 4180's
-    with any of the three line ends. Lines that hold nothing, or nothing but blanks where there is
-    more than one column, are skipped. A record the dialect does not allow becomes a `BadRow`, and
-    reading goes on with the line after its *first* line, so that a stray quote does not swallow
-    the rest of the file.
+    `text` gives lines with their ends, decoded with `surrogateescape`, as `bounded_lines` does. The
+    dialect is RFC 4180's with any of the three line ends. Lines that hold nothing, or nothing but blanks
+    where there is more than one column, are skipped. A record the dialect does not allow becomes a
+    `BadRow`, and reading goes on with the line after its *first* line, so that a stray quote does not
+    swallow the rest of the file.
+
+    No line is parsed more often than three times, whatever is wrong. Invariant: when a record fails that
+    was still inside quotes at the ends of lines i to j-1 and failed in line j, then a record that starts in
+    one of these lines and is inside quotes at its end fails there as well, for the parser's state is the
+    same from then on. Such a record is failed at once, without looking for its end again.
+
+    Args:
+        text: the lines.
+        path: for the errors.
+        delimiter: what stands between fields; `None` for a comma, or a semicolon, tab or bar where the
+            header has no comma and the first row agrees.
+
+    Attributes:
+        columns: the header's names.
+        delimiter: as given, or found out.
 
     Raises:
         InputError: there is no header, or it cannot be read, or it names a column twice.
     """
 
-    def __init__(self, text: Iterator[str], path: str, delimiter: str) -> None:
+    def __init__(self, text: Iterator[str], path: str, delimiter: str | None) -> None:
         if csv.field_size_limit() < _FIELD_LIMIT:
             csv.field_size_limit(_FIELD_LIMIT)
         self._text = text
         self._path = path
-        self._delimiter = delimiter
         self._again: deque[str] = deque()
+        self._doomed = 0
+        self._fate = csv.Error()
         self._record: list[str] = []
-        self._records = self._parse()
         self._line = 0
-        self.columns: tuple[str, ...] = self._header()
+        self.delimiter: str = _COMMA if delimiter is None else delimiter
+        self._records = self._parse()
+        self.columns: tuple[str, ...] = self._header(is_guess=delimiter is None)
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Yield the rows after the header; to be called once."""
@@ -68,11 +101,26 @@ class DelimitedReader:
             number += 1
             joined = "".join(fields)
             if len(fields) == width and "\0" not in joined and _is_text(joined):
-                yield Row(number, line, dict(zip(columns, fields, strict=True)))
+                yield Row(number, line, dict(zip(columns, fields, strict=True)), None, len(joined))
             else:
                 yield self._fault(number, line, fields)
 
-    def _header(self) -> tuple[str, ...]:
+    def _header(self, *, is_guess: bool) -> tuple[str, ...]:
+        line, names = self._first_record()
+        if names is not None and is_guess:
+            line, names = self._choose_delimiter(line, names)
+        if names is None:
+            raise InputError(f"{self._path}: the file is empty; expected a header", path=self._path)
+        if "\0" in "".join(names):
+            raise self._header_error(line, "it holds NUL bytes; save the file as UTF-8 text")
+        if not _is_text("".join(names)):
+            raise self._header_error(line, "it is not UTF-8; save the file as UTF-8, or add --encoding")
+        # Tools that each add a byte order mark leave more than the one the decoder takes off.
+        names[0] = names[0].lstrip("\ufeff")
+        return self._unique(line, names)
+
+    def _first_record(self) -> tuple[int, list[str] | None]:
+        """Return the first record that is not blank, and its line."""
         names: list[str] | None = []
         line = 0
         while names is not None and _is_blank(names):
@@ -81,15 +129,37 @@ class DelimitedReader:
                 names = self._next()
             except csv.Error as error:
                 raise self._header_error(line, _explain(error)) from None
-        if names is None:
-            raise InputError(f"{self._path}: the file is empty; expected a header", path=self._path)
-        if "\0" in "".join(names):
-            raise self._header_error(line, "it holds NUL bytes; save the file as UTF-8 text")
-        if not _is_text("".join(names)):
-            raise self._header_error(line, "it is not UTF-8; save the file as UTF-8")
-        # Tools that each add a byte order mark leave more than the one the decoder takes off.
-        names[0] = names[0].lstrip("\ufeff")
-        return self._unique(line, names)
+        return line, names
+
+    def _choose_delimiter(self, line: int, names: list[str]) -> tuple[int, list[str] | None]:
+        """Return the header anew if its separator turns out to be another one than the comma."""
+        told = _SEPARATOR_LINE.fullmatch("".join(self._record).lstrip("\ufeff"))
+        if told is not None:
+            self.delimiter = told[1]
+            self._records = self._parse()
+            return self._first_record()
+        if len(names) != 1:
+            return line, names
+        header, row = list(self._record), self._peek()
+        best = names
+        for delimiter in _OTHER_DELIMITERS:
+            found, width = _fields(header, delimiter), len(_fields(row, delimiter))
+            if len(found) > len(best) and (not row or width == len(found)):
+                self.delimiter, best = delimiter, found
+        if best is not names:
+            self._records = self._parse()
+        return line, best
+
+    def _peek(self) -> list[str]:
+        """Return the lines of the next record, which stay to be read; some if its quotes stay open."""
+        lines: list[str] = []
+        for line in self._text:
+            self._again.append(line)
+            if line.strip() or lines:
+                lines.append(line)
+            if lines and (len(lines) == _MOST_PEEKED or "".join(lines).count('"') % 2 == 0):
+                break
+        return lines
 
     def _unique(self, line: int, names: list[str]) -> tuple[str, ...]:
         # pandas writes its index under no name, spreadsheets end lines with spare separators:
@@ -98,7 +168,7 @@ class DelimitedReader:
         seen: dict[str, int] = {}
         for place, name in enumerate(named, 1):
             if name in seen:
-                twice = f"columns {seen[name]} and {place} are both called {name!r}"
+                twice = f"columns {seen[name]} and {place} are both called {shorten(name)!r}"
                 raise self._header_error(line, f"{twice}; rename one", column=name)
             seen[name] = place
         return tuple(named)
@@ -113,9 +183,12 @@ class DelimitedReader:
         record.clear()
         try:
             fields = next(self._records, None)
-        except csv.Error:
+        except csv.Error as error:
             self._line += 1
-            self._again.extendleft(reversed(record[1:]))
+            if len(record) > 1:
+                self._again.extendleft(reversed(record[1:]))
+                self._doomed, self._fate = len(record) - 1, error
+                del record[1:]
             self._records = self._parse()
             raise
         self._line += len(record)
@@ -123,20 +196,36 @@ class DelimitedReader:
 
     def _parse(self) -> Iterator[list[str]]:
         # Strict, or the parser would take what follows a stray quote for one long field.
-        return csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
+        return csv.reader(self._feed(), delimiter=self.delimiter, strict=True)
 
     def _feed(self) -> Iterator[str]:
         record, again = self._record, self._again
         size = 0
         while True:
-            line = again.popleft() if again else next(self._text, None)
+            if again:
+                if self._doomed:
+                    if record:
+                        raise csv.Error(*self._fate.args)
+                    self._doomed -= 1
+                line: str | None = again.popleft()
+            else:
+                line = next(self._text, None)
             if line is None:
                 return
-            size = size + len(line) if record else len(line)
+            cost = MAX_RECORD + 1 if line is _CUT else len(line) + _LINE_COST
+            size = size + cost if record else cost
             record.append(line)
             if size > MAX_RECORD:
-                raise csv.Error("unexpected end of data")
+                if len(line) > MAX_RECORD:
+                    self._cut(record)
+                raise csv.Error(_TOO_LONG if len(record) == 1 else "unexpected end of data")
             yield line
+
+    def _cut(self, record: list[str]) -> None:
+        """Let go of the last line of `record`, which is too long to be kept, and of its rest."""
+        if not record[-1].endswith(_LINE_ENDS):
+            skip_line(self._text, _LINE_ENDS)
+        record[-1] = _CUT
 
     def _fault(self, number: int, line: int, fields: list[str]) -> BadRow:
         columns = self.columns
@@ -144,12 +233,21 @@ class DelimitedReader:
         values = dict(zip(columns, clean, strict=False))
         problem, column = _field_fault(columns, fields)
         if len(fields) < len(columns):
-            lacking = ", ".join(map(repr, columns[len(fields) :][:5]))
+            lacking = ", ".join(repr(shorten(name)) for name in columns[len(fields) :][:5])
             problem = f"{_count(fields)}, the header has {len(columns)}; {lacking} missing"
         elif len(fields) > len(columns):
             hint = "quote the fields that hold a separator"
             problem = f"{_count(fields)}, the header has {len(columns)}; {hint}"
-        return bad_row(self._path, number, line, problem, column=column, values=values)
+        size = sum(map(len, clean))
+        return bad_row(self._path, number, line, problem, column=column, values=values, size=size)
+
+
+def _fields(lines: list[str], delimiter: str) -> list[str]:
+    """Return what a record would be with this delimiter, nothing if it were none."""
+    try:
+        return next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return []
 
 
 def _field_fault(columns: tuple[str, ...], fields: list[str]) -> tuple[str, str | None]:
@@ -157,7 +255,7 @@ def _field_fault(columns: tuple[str, ...], fields: list[str]) -> tuple[str, str 
         if "\0" in field:
             return "the field holds a NUL byte; remove it", column
         if not _is_text(field):
-            return "the field is not UTF-8; save the file as UTF-8", column
+            return "the field is not UTF-8; save the file as UTF-8, or add --encoding", column
     return "", None
 
 
@@ -185,4 +283,7 @@ def _readable(field: str) -> str:
 
 
 def _explain(error: csv.Error) -> str:
-    return _UNCLOSED if "unexpected end" in str(error) else _AFTER_QUOTE
+    text = str(error)
+    if text == _TOO_LONG:
+        return text
+    return _UNCLOSED if "unexpected end" in text else _AFTER_QUOTE

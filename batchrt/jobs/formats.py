@@ -7,7 +7,15 @@ from typing import Final, Literal, TypeAlias
 
 from batchrt.errors import InputError
 
-__all__ = ["DELIMITERS", "FORMATS", "STANDARD_STREAM", "Format", "choose_format", "os_problem"]
+__all__ = [
+    "DELIMITERS",
+    "FORMATS",
+    "STANDARD_STREAM",
+    "Format",
+    "check_delimiter",
+    "choose_format",
+    "os_problem",
+]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
 
@@ -16,6 +24,7 @@ DELIMITERS: Final[dict[Format, str]] = {"csv": ",", "tsv": "\t"}
 STANDARD_STREAM: Final = "-"
 """The path that means stdin, or stdout."""
 
+_NO_DELIMITERS: Final = '"\n\r\0\ufeff'
 _SUFFIXES: Final[dict[str, Format]] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -46,6 +55,16 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
         raise InputError(f"{path}: {problem}; if so, add --format jsonl", path=path)
     named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
     raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+
+
+def check_delimiter(delimiter: str | None, kind: Format) -> None:
+    """Raise InputError for what cannot stand between the fields of a file of this format."""
+    if delimiter is None:
+        return
+    if kind == "jsonl":
+        raise InputError("a delimiter is for CSV; JSONL has none")
+    if len(delimiter) != 1 or delimiter in _NO_DELIMITERS:
+        raise InputError(f"a delimiter must be one character such as ';', not {delimiter[:40]!r}")
 
 
 def os_problem(error: OSError) -> str:

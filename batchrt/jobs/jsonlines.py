@@ -9,6 +9,8 @@ from itertools import chain, islice
 from typing import Any, Final, NoReturn
 
 from batchrt.errors import InputError
+from batchrt.jobs.lines import MAX_RECORD, skip_line
+from batchrt.jobs.rendering import shorten
 from batchrt.jobs.rows import BadRow, Row, bad_row
 
 __all__ = ["read_jsonlines"]
@@ -17,17 +19,21 @@ __all__ = ["read_jsonlines"]
 # starts with more is not JSONL at all, and saying so beats a row of errors for each of its lines.
 _LOOK_AHEAD: Final = 100
 
+_LINE_ENDS: Final = (b"\n",)
+_LIST_HINT: Final = "jq -c '.[]' makes JSONL of a list"
+
 
 def read_jsonlines(lines: Iterable[bytes], path: str) -> tuple[tuple[str, ...], Iterator[Row | BadRow]]:
     """Give the keys of the first good row, and all rows.
 
-    Blank lines are skipped and not counted. Where an object has a key twice, the last one counts.
+    `lines` is as `bounded_lines` has it. Blank lines are skipped and not counted. Where an object has a
+    key twice, the last one counts.
 
     Raises:
         InputError: there is no row, or no good one among the first hundred, or the first line is
             but the beginning of an object or a list.
     """
-    rows = _parse(lines, path)
+    rows = _parse(iter(lines), path)
     head: list[Row | BadRow] = []
     for row in islice(rows, _LOOK_AHEAD):
         head.append(row)
@@ -39,7 +45,7 @@ def read_jsonlines(lines: Iterable[bytes], path: str) -> tuple[tuple[str, ...], 
     raise InputError(f"{path}: the file is empty; expected one JSON object a line", path=path)
 
 
-def _parse(lines: Iterable[bytes], path: str) -> Iterator[Row | BadRow]:
+def _parse(lines: Iterator[bytes], path: str) -> Iterator[Row | BadRow]:
     decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite).decode
     number = 0
     for line, given in enumerate(lines, 1):
@@ -47,18 +53,43 @@ def _parse(lines: Iterable[bytes], path: str) -> Iterator[Row | BadRow]:
         if raw.isspace() or not raw:
             continue
         number += 1
-        if number == 1 and raw.strip() in {b"[", b"{"}:
-            problem = "this is JSON over several lines; put one whole object on each line (jq -c)"
-            raise InputError(f"{path}: {problem}", path=path)
+        if number == 1:
+            _check_first(raw, path)
+        if _begins_list(raw) or len(raw) > MAX_RECORD:
+            # Neither is an object, and what it would become takes fifteen times the memory.
+            if len(raw) > MAX_RECORD and not raw.endswith(_LINE_ENDS):
+                skip_line(lines, _LINE_ENDS)
+            yield bad_row(path, number, line, _unparsed(raw))
+            continue
         try:
             values = decode(raw.decode())
         except (ValueError, RecursionError) as error:
-            yield _fault(path, number, line, raw, error)
+            yield _faulty(path, number, line, raw, error)
             continue
         if type(values) is dict:
-            yield Row(number, line, values)
+            yield Row(number, line, values, None, len(raw))
         else:
-            yield bad_row(path, number, line, _not_an_object(values, raw))
+            yield bad_row(path, number, line, _not_an_object(values))
+
+
+def _check_first(raw: bytes, path: str) -> None:
+    """Raise InputError for a first line with which there is no JSONL."""
+    if raw.strip() in {b"[", b"{"}:
+        problem = "this is JSON over several lines; put one whole object on each line (jq -c)"
+        raise InputError(f"{path}: {problem}", path=path)
+    if len(raw) > MAX_RECORD:
+        raise InputError(f"{path}: {_unparsed(raw)}", path=path)
+
+
+def _begins_list(raw: bytes) -> bool:
+    first = raw[:1]
+    return first == b"[" or (first.isspace() and raw.lstrip()[:1] == b"[")
+
+
+def _unparsed(raw: bytes) -> str:
+    if _begins_list(raw):
+        return f'expected an object such as {{"text": "…"}}, found a list ({_LIST_HINT})'
+    return f"the line has more than {MAX_RECORD:,} bytes; put one object on each line"
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -76,28 +107,43 @@ class _NonFiniteError(ValueError):
     """A number that JSON cannot carry, or a float cannot."""
 
 
-def _fault(path: str, number: int, line: int, raw: bytes, error: ValueError | RecursionError) -> BadRow:
+def _faulty(
+    path: str, number: int, line: int, raw: bytes, error: ValueError | RecursionError
+) -> Row | BadRow:
     if isinstance(error, UnicodeDecodeError):
-        problem = f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8"
+        problem = (
+            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or add --encoding"
+        )
         return bad_row(path, number, line, problem)
     if isinstance(error, json.JSONDecodeError):
         problem = f"not valid JSON at character {error.colno}: {error.msg.lower()}"
         return bad_row(path, number, line, problem)
     if isinstance(error, _NonFiniteError):
-        problem = f"{str(error)[:40]} is not a number JSON can carry; write null or a string"
-        values = _lenient(raw)
-        column = next((key for key, value in values.items() if not _is_finite(value)), None)
-        return bad_row(path, number, line, problem, column=column, values=values)
+        return _partly_usable(path, number, line, raw, error)
     if isinstance(error, RecursionError):
         return bad_row(path, number, line, "the JSON is nested too deeply; flatten it")
     # The interpreter's limit on the digits of an integer (CVE-2020-10735).
     return bad_row(path, number, line, "an integer has too many digits; write it as a string")
 
 
-def _not_an_object(value: object, raw: bytes) -> str:
+def _partly_usable(path: str, number: int, line: int, raw: bytes, error: _NonFiniteError) -> Row | BadRow:
+    """Return the row of a line with numbers that JSON has not, each the fault of its column."""
+    problem = f"{shorten(str(error), 40)} is not a number JSON can carry; write null or a string"
+    values = _lenient(raw)
+    if not values:
+        return bad_row(path, number, line, problem)
+    faults = {
+        column: bad_row(path, number, line, problem, column=column).error
+        for column, value in values.items()
+        if not _is_finite(value)
+    }
+    return Row(number, line, values, faults, len(raw))
+
+
+def _not_an_object(value: object) -> str:
     kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     found = kinds.get(type(value), "a number")
-    hint = " (jq -c '.[]' makes JSONL of a list)" if raw.lstrip().startswith(b"[") else ""
+    hint = f" ({_LIST_HINT})" if isinstance(value, list) else ""
     return f'expected an object such as {{"text": "…"}}, found {found}{hint}'
 
 
@@ -112,6 +158,6 @@ def _lenient(raw: bytes) -> dict[str, Any]:
 def _is_finite(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

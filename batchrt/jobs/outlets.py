@@ -8,6 +8,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
@@ -45,6 +46,9 @@ class Outlet:
         self._encode = encode
         self._stream = stream
         self._owned = owned
+        # Half a row can be taken off a file of our own, which stdout, appended to perhaps, is not.
+        self._is_file = owned and getattr(stream, "closefd", False) and _is_regular(stream)
+        self._start = 0
         self._zip = zlib.compressobj(wbits=_GZIP_WBITS) if compress else None
         self._threshold = 0 if stream.isatty() else _CHUNK
         self._pending: list[str] = []
@@ -89,10 +93,29 @@ class Outlet:
     def _drain(self) -> None:
         if not self._pending:
             return
-        data = self._encode("".join(self._pending))
-        self._pending.clear()
+        pending, self._pending = self._pending, []
         self._size = 0
-        self._write(data if self._zip is None else self._zip.compress(data))
+        data = self._encode("".join(pending))
+        if self._is_file:
+            self._start = os.lseek(self._stream.fileno(), 0, os.SEEK_CUR)
+        try:
+            self._write(data if self._zip is None else self._zip.compress(data))
+        except OutputError:
+            self._cut_back(pending)
+            raise
+
+    def _cut_back(self, pending: list[str]) -> None:
+        """Take the part of a row off the end of a file, as a full disk leaves it; only for what is text."""
+        if self._zip is not None or not self._is_file:
+            return
+        with suppress(OSError):
+            end = self._start
+            for text in pending:
+                length = len(self._encode(text))
+                if end + length > os.fstat(self._stream.fileno()).st_size:
+                    break
+                end += length
+            os.ftruncate(self._stream.fileno(), end)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -110,6 +133,13 @@ class Outlet:
         except OSError as error:  # a network file system may report a lost write only now
             if self._failure is None:
                 raise refused(self.path, error) from error
+
+
+def _is_regular(stream: BinaryIO | io.FileIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # a stream in memory
+        return False
 
 
 def write_all(stream: BinaryIO | io.FileIO, data: bytes) -> None:

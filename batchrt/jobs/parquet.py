@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 import sys
 import tempfile
 from array import array
@@ -11,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from batchrt.errors import OutputError
+from batchrt.errors import OutputClosedError, OutputError
 from batchrt.jobs.outlets import refused
-from batchrt.jobs.rendering import cell, error_line, json_text
+from batchrt.jobs.rendering import cell, error_line, json_text, shorten, whole_text
 from batchrt.jobs.vectors import Kind, VectorFormat, VectorSink
 
 __all__ = ["ParquetSink", "pyarrow"]
@@ -22,6 +24,16 @@ _GROUP_BYTES: Final = 32 << 20
 """Of a row group's vectors. Readers want groups large, and this is what has to be kept in memory."""
 _GROUP_ROWS: Final = 1 << 16
 _IN_MEMORY: Final = 1 << 20
+_GROUP_OVERHEAD: Final = 4096
+"""Bytes a column of a row group takes besides its values, in the group and in the table of contents; it is
+some hundred."""
+_LEVELS: Final = 8
+"""Parquet's definition and repetition levels take three bits of a number's 32 where they are not run-length
+encoded."""
+_CONTENTS: Final = 1 << 16
+"""Bytes of the table of contents without any group: mostly the schema."""
+_ZEROS: Final = 1 << 20
+_INT_BITS: Final = 63
 
 
 def pyarrow() -> Any:
@@ -46,6 +58,10 @@ class ParquetSink(VectorSink):
     `embedding` is a list of float32 of fixed size; without any vector, of any size. Parquet has its
     table of contents at the end of the file: it can be read once it is closed, and not before.
 
+    Invariant: whenever a row group is about to be written, the room for it and for the table of contents
+    is there already. Where there is none, as on a disk that is full, the group is made smaller until it
+    fits, and the file is closed behind it: what it holds then can be read.
+
     Args:
         stream: an empty file, to be closed with the sink.
         path: its name.
@@ -58,7 +74,13 @@ class ParquetSink(VectorSink):
     def __init__(self, stream: io.FileIO, path: str, columns: Mapping[str, Kind], width: int | None) -> None:
         super().__init__((path,), width)
         self._pa: Any = pyarrow()
+        self._raw = stream
         self._stream = io.BufferedWriter(stream)
+        # What is no file, a pipe say, has no room to be had beforehand.
+        self._reserves = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+        self._groups = 0
+        self._written = 0
+        self._is_lost = False
         self._columns = dict(columns)
         self._early = _Early()
         self._writer: Any = None
@@ -68,6 +90,7 @@ class ParquetSink(VectorSink):
     def _clear(self) -> None:
         self._kept: dict[str, list[Any]] = {name: [] for name in self._columns}
         self._vectors = bytearray()
+        self._text_size = 0
         self._errors: list[str | None] = []
         self._valid: list[bool] = []
 
@@ -82,20 +105,28 @@ class ParquetSink(VectorSink):
             if self._failure is None:
                 self._replay()
                 self._write_group()
-                with self._guarded():
-                    self._writer.close()
-                    self._stream.flush()
+            self._end()
         finally:
             self._early.close()
             with suppress(OSError):  # what could not be written has been said
                 self._stream.close()
+
+    def _end(self) -> None:
+        """Write the table of contents, unless the file is lost anyway."""
+        if self._writer is None or self._is_lost:
+            return
+        with self._guarded():
+            self._writer.close()
+            self._stream.flush()
+            if self._reserves:
+                self._raw.truncate(self._stream.tell())
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
     ) -> None:
         if self._failure is not None:
             raise self._failure
-        line = None if error is None else error_line(error)
+        line = None if error is None else whole_text(error_line(error))
         row = [_of_kind(kind, values.get(name)) for name, kind in self._columns.items()]
         if self.width is None:
             self._early.put(row, line)
@@ -111,10 +142,12 @@ class ParquetSink(VectorSink):
     def _add(self, row: list[Any], vector: bytes | None, line: str | None) -> None:
         for kept, value in zip(self._kept.values(), row, strict=True):
             kept.append(value)
+            self._text_size += len(value) if isinstance(value, str) else 0
         self._errors.append(line)
+        self._text_size += len(line or "")
         self._valid.append(vector is not None)
         self._vectors += bytes(self._size or 0) if vector is None else vector
-        if len(self._vectors) >= _GROUP_BYTES or len(self._valid) >= _GROUP_ROWS:
+        if len(self._vectors) + self._text_size >= _GROUP_BYTES or len(self._valid) >= _GROUP_ROWS:
             self._write_group()
 
     def _write_group(self) -> None:
@@ -122,7 +155,49 @@ class ParquetSink(VectorSink):
             table = self._table()
             self._clear()
             with self._guarded():
-                self._open_writer(table.schema).write_table(table)
+                self._write_table(table)
+
+    def _write_table(self, table: Any) -> None:
+        """Write `table`, or as much of its beginning as there is room for.
+
+        Raises:
+            OSError: it was not all of it, or none.
+        """
+        refusal, part = self._reserve(table), table
+        if refusal is not None:
+            part = table.slice(0, table.num_rows // 2)
+            while part.num_rows and self._reserve(part) is not None:
+                part = part.slice(0, part.num_rows // 2)
+        if part.num_rows or self._writer is None:
+            self._put_table(part)
+        if refusal is not None:
+            raise refusal
+
+    def _put_table(self, table: Any) -> None:
+        self._is_lost = True  # until the group is whole
+        self._open_writer(table.schema).write_table(table)
+        self._stream.flush()
+        self._is_lost = False
+        self._groups += 1
+        self._written += table.num_rows
+
+    def _reserve(self, table: Any) -> OSError | None:
+        """Get hold of the room for `table` as a row group and what follows it; return why there is none."""
+        if not self._reserves:
+            return None
+        columns = len(table.schema.names)
+        room = table.nbytes + table.nbytes // _LEVELS + _GROUP_OVERHEAD * columns
+        contents = _CONTENTS + _GROUP_OVERHEAD * columns * (self._groups + 1)
+        start = self._stream.tell()
+        try:
+            _allocate(self._raw, start, room + contents)
+        except OSError as error:
+            # The room for the contents was got hold of with the group before.
+            before = _CONTENTS + _GROUP_OVERHEAD * columns * self._groups
+            with suppress(OSError):
+                self._raw.truncate(start + (before if self._groups else 0))
+            return error
+        return None
 
     def _table(self) -> Any:
         pa = self._pa
@@ -146,8 +221,12 @@ class ParquetSink(VectorSink):
 
     def _open_writer(self, schema: Any) -> Any:
         if self._writer is None:
-            # Numbers repeat too seldom for a dictionary of them to be anything but work.
-            self._writer = self._pa.parquet.ParquetWriter(self._stream, schema, use_dictionary=["error"])
+            # Numbers repeat too seldom for a dictionary of them to be anything but work, nor is their
+            # minimum of use. Statistics of texts may be as long as the texts.
+            numbers = [name for name, kind in self._columns.items() if kind is int]
+            self._writer = self._pa.parquet.ParquetWriter(
+                self._stream, schema, use_dictionary=["error"], write_statistics=numbers or False
+            )
         return self._writer
 
     @contextmanager
@@ -155,10 +234,17 @@ class ParquetSink(VectorSink):
         try:
             yield
         except OSError as error:
-            self._failure = refused(self.paths[0], error)
-            if self._writer is not None:
+            self._failure = self._refused(error)
+            if self._writer is not None and self._is_lost:
                 self._writer.is_open = False  # or it would try again when it is collected
             raise self._failure from error
+
+    def _refused(self, error: OSError) -> OutputError:
+        failure = refused(self.paths[0], error)
+        if isinstance(failure, OutputClosedError) or not self._reserves:
+            return failure
+        kept = "the file is lost" if self._is_lost else f"the file has the first {self._written:,} rows"
+        return OutputError(f"{failure}; {kept}", path=self.paths[0])
 
 
 class _Early:
@@ -187,5 +273,30 @@ class _Early:
             self._file.close()
 
 
+def _allocate(stream: io.FileIO, start: int, size: int) -> None:
+    """Have the file system set `size` bytes aside from `start` on, where nothing is.
+
+    Raises:
+        OSError: there is not so much room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), start, size)
+        return
+    place = stream.tell()  # elsewhere only writing gets it
+    try:
+        stream.seek(start)
+        zeros = bytes(min(size, _ZEROS))
+        while size > 0:
+            size -= stream.write(zeros[:size]) or 0
+    finally:
+        stream.seek(place)
+
+
 def _of_kind(kind: Kind, value: Any) -> Any:
-    return cell(value) if kind is str and value is not None else value
+    if value is None:
+        return None
+    if kind is str:
+        return whole_text(cell(value))
+    if not isinstance(value, int) or value.bit_length() > _INT_BITS:
+        raise ValueError(f"a column of integers of 64 bits cannot hold {shorten(repr(value), 60)}")
+    return value

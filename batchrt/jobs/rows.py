@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from batchrt.errors import InputError
+from batchrt.jobs.rendering import shorten
 
 __all__ = ["BadRow", "Row", "bad_row"]
 
@@ -18,11 +20,16 @@ class Row:
         number: counted from 1; the header and blank lines are not counted.
         line: the line of the file on which the row starts, counted from 1.
         values: strings for CSV and TSV, JSON's own types for JSONL.
+        faults: for values that are no JSON, such as NaN: the error of each, by column. The rest of the
+            row can be used.
+        size: about how many bytes it has in the file.
     """
 
     number: int
     line: int
     values: dict[str, Any]
+    faults: Mapping[str, InputError] | None = None
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -33,12 +40,14 @@ class BadRow:
         number, line: as for `Row`.
         error: what is wrong, naming file, row and column.
         values: what could be read of the row, so that the output still tells which row it was.
+        size: as for `Row`, of the values.
     """
 
     number: int
     line: int
     error: InputError
     values: dict[str, Any] = field(default_factory=dict)
+    size: int = field(default=0, compare=False)
 
 
 def bad_row(
@@ -49,10 +58,11 @@ def bad_row(
     *,
     column: str | None = None,
     values: dict[str, Any] | None = None,
+    size: int = 0,
 ) -> BadRow:
     """Make a `BadRow` whose error says where and what in one line."""
     where = f"{path}, row {number} (line {line})"
     if column is not None:
-        where += f", column {column!r}"
+        where += f", column {shorten(column)!r}"
     error = InputError(f"{where}: {problem}", path=path, row=number, column=column)
-    return BadRow(number, line, error, values or {})
+    return BadRow(number, line, error, values or {}, size)

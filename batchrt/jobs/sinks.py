@@ -10,14 +10,16 @@ from typing import Any, Final
 
 from batchrt.errors import InputError
 from batchrt.jobs.closing import Closing
-from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, choose_format
+from batchrt.jobs.encodings import OUTPUT_ENCODINGS
+from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, check_delimiter, choose_format
 from batchrt.jobs.outlets import Outlet, encode_json, open_outlet
-from batchrt.jobs.rendering import cell, error_line, json_text
+from batchrt.jobs.rendering import cell, error_line, json_text, whole_text
 from batchrt.jobs.sources import Source
 
 __all__ = ["Sink", "open_sink"]
 
 _MOST_NAMES: Final = 20
+_ALWAYS_ADDED: Final = 2
 
 
 def open_sink(
@@ -29,6 +31,9 @@ def open_sink(
     format: str | None = None,  # noqa: A002
     overwrite: bool = False,
     source: Source | None = None,
+    finish_reasons: bool = False,
+    delimiter: str | None = None,
+    encoding: str | None = None,
 ) -> Sink:
     """Open `path` for rows of `columns` followed by an output and an error.
 
@@ -37,19 +42,57 @@ def open_sink(
     output column of another name: so a file that was written once can be read and written again.
     With `source` given, its own file is refused even when `overwrite` is allowed.
 
+    Args:
+        path: where to.
+        columns: the input's.
+        output_column: the answer's.
+        error_column: the error's.
+        format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
+        overwrite: replace what is there.
+        source: where the rows come from. A CSV is written like a CSV that is read: with its delimiter,
+            and with a byte order mark if it has one.
+        finish_reasons: have a third column, `finish_reason`, or `{output_column}_finish_reason`.
+        delimiter: the character between the fields of a CSV; else `source`'s, else a comma.
+        encoding: `utf-8`, or `utf-8-sig` for a byte order mark, by which spreadsheets know UTF-8.
+
     Raises:
         InputError: a name is taken, the format is not known, or the file is there already, is the
             input, or cannot be made. Nothing is written then.
     """
     name = os.fspath(path)
+    prefix = "" if output_column == "output" else f"{output_column}_"
     if error_column is None:
-        error_column = "error" if output_column == "output" else f"{output_column}_error"
+        error_column = f"{prefix}error"
+    added = (output_column, error_column, *([f"{prefix}finish_reason"] if finish_reasons else []))
     kind = "jsonl" if name == STANDARD_STREAM and format is None else choose_format(name, format)
-    _check_names(columns, output_column, error_column)
+    check_delimiter(delimiter, kind)
+    _check_names(columns, added)
+    mark = _is_marked(kind, encoding, source)
     encode = encode_json if kind == "jsonl" else _encode_table
     outlet = open_outlet(name, encode, overwrite=overwrite, source=source)
-    sink = _JsonSink if kind == "jsonl" else _TableSink
-    return sink(outlet, kind, columns, output_column, error_column)
+    if mark:
+        outlet.put("\ufeff")
+    if kind == "jsonl":
+        return _JsonSink(outlet, kind, columns, added)
+    return _TableSink(outlet, kind, columns, added, delimiter or _delimiter_like(kind, source))
+
+
+def _is_marked(kind: Format, encoding: str | None, source: Source | None) -> bool:
+    """Return whether the output begins with a byte order mark, which JSON must not have (RFC 8259, 8.1)."""
+    if encoding is not None and encoding not in OUTPUT_ENCODINGS:
+        names = " or ".join(OUTPUT_ENCODINGS)
+        raise InputError(f"an output is written as {names}, not {encoding[:40]!r}")
+    if kind == "jsonl":
+        return False
+    if encoding is None:
+        return source is not None and source.format != "jsonl" and source.is_marked
+    return encoding == "utf-8-sig"
+
+
+def _delimiter_like(kind: Format, source: Source | None) -> str:
+    if kind == "csv" and source is not None and source.format == "csv" and source.delimiter is not None:
+        return source.delimiter
+    return DELIMITERS[kind]
 
 
 class Sink(Closing):
@@ -58,45 +101,45 @@ class Sink(Closing):
     Attributes:
         path: the file's name as it was given, `stdout` for `"-"`.
         format: `csv`, `tsv` or `jsonl`.
-        columns: the input's columns, then the output's and the error's.
+        columns: the input's columns, then the output's, the error's and the finish reason's, if there is
+            one.
         left_out: names of values that found no place: in CSV and TSV those that are not among
-            `columns`, in JSONL those that a row has under the output's or the error's name. At
-            most twenty names are kept.
+            `columns`, in JSONL those that a row has under the name of what is added. At most twenty
+            names are kept.
+        rows_short: how many rows that is about.
     """
 
-    def __init__(
-        self,
-        outlet: Outlet,
-        kind: Format,
-        columns: Sequence[str],
-        output_column: str,
-        error_column: str,
-    ) -> None:
+    def __init__(self, outlet: Outlet, kind: Format, columns: Sequence[str], added: tuple[str, ...]) -> None:
         self.path: str = outlet.path
         self.format = kind
-        self.columns: tuple[str, ...] = (*columns, output_column, error_column)
+        self.columns: tuple[str, ...] = (*columns, *added)
         self.left_out: set[str] = set()
+        self.rows_short: int = 0
         self._outlet = outlet
         self._inputs = tuple(columns)
-        self._output = output_column
-        self._error = error_column
+        self._added = added
+        self._has_reasons = len(added) > _ALWAYS_ADDED
 
     def write(
         self,
         values: Mapping[str, Any],
         output: object = None,
         error: BaseException | str | None = None,
+        finish_reason: str | None = None,
     ) -> None:
         """Write one row: the input's `values`, and what became of it.
 
         Strings are written as they are. Everything else is JSON: nested in JSONL, as the text of a
-        field in CSV and TSV, where `None` is an empty field.
+        field in CSV and TSV, where `None` is an empty field. `finish_reason` is only written where there
+        is a column for it.
 
         Raises:
             OutputClosedError: the reader of the output has gone.
             OutputError: the output cannot be written to.
         """
-        self._outlet.put(self._line(values, output, error))
+        line = None if error is None else error_line(error)
+        last = (output, line, finish_reason) if self._has_reasons else (output, line)
+        self._outlet.put(self._line(values, last))
 
     def flush(self) -> None:
         """Hand all rows written so far to the operating system; raises as `write` does."""
@@ -107,10 +150,11 @@ class Sink(Closing):
         self._outlet.close()
 
     @abstractmethod
-    def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
-        """Give one row's text, its line end included."""
+    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
+        """Give one row's text, its line end included; `last` is for the columns that are added."""
 
     def _leave_out(self, names: set[str]) -> None:
+        self.rows_short += 1
         room = _MOST_NAMES - len(self.left_out)
         self.left_out.update(sorted(names - self.left_out)[: max(0, room)])
 
@@ -118,12 +162,13 @@ class Sink(Closing):
 class _JsonSink(Sink):
     """Write one JSON object a line."""
 
-    def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
+    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
         row = dict(values)
-        if self._output in row or self._error in row:
-            self._leave_out(row.keys() & {self._output, self._error})
-        row[self._output] = output
-        row[self._error] = None if error is None else error_line(error)
+        if not row.keys().isdisjoint(self._added):
+            self._leave_out(row.keys() & set(self._added))
+            for name in self._added:  # they come last, in every row
+                row.pop(name, None)
+        row.update(zip(self._added, last, strict=True))
         return json_text(row) + "\n"
 
 
@@ -131,29 +176,23 @@ class _TableSink(Sink):
     """Write CSV or TSV: a header, then one record a row."""
 
     def __init__(
-        self,
-        outlet: Outlet,
-        kind: Format,
-        columns: Sequence[str],
-        output_column: str,
-        error_column: str,
+        self, outlet: Outlet, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
     ) -> None:
-        super().__init__(outlet, kind, columns, output_column, error_column)
+        super().__init__(outlet, kind, columns, added)
         self._known = frozenset(columns)
         self._record = _Record()
         # The module quotes a lone \r only where it is part of the line end: so the end is \r\n
         # for it, and \n for the file.
-        self._writer = csv.writer(self._record, delimiter=DELIMITERS[kind], lineterminator="\r\n")
+        self._writer = csv.writer(self._record, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow(self.columns)
         outlet.put(self._record.text[:-2] + "\n")
 
-    def _line(self, values: Mapping[str, Any], output: object, error: BaseException | str | None) -> str:
+    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
         if not values.keys() <= self._known:
             self._leave_out(set(values.keys() - self._known))
         get = values.get
         fields = [cell(get(column)) for column in self._inputs]
-        fields.append(cell(output))
-        fields.append("" if error is None else error_line(error))
+        fields += map(cell, last)
         self._writer.writerow(fields)
         return self._record.text[:-2] + "\n"
 
@@ -167,21 +206,16 @@ class _Record:
         self.text = text
 
 
-def _check_names(columns: Sequence[str], output_column: str, error_column: str) -> None:
-    if output_column == error_column:
-        message = f"output and error cannot both be called {output_column!r}; rename one"
-        raise InputError(message, column=output_column)
-    for name in (output_column, error_column):
+def _check_names(columns: Sequence[str], added: tuple[str, ...]) -> None:
+    if len(set(added)) < len(added):
+        message = f"output and error cannot both be called {added[0]!r}; rename one"
+        raise InputError(message, column=added[0])
+    for name in added:
         if name in columns:
             message = f"the input has a column {name!r} already; choose another with"
             raise InputError(f"{message} --output-column", column=name)
 
 
 def _encode_table(text: str) -> bytes:
-    # What a text file cannot hold becomes U+FFFD, and two surrogates that make one character are
-    # joined. `open_source` would refuse a row with a NUL.
-    whole = text.replace("\0", "\ufffd")
-    try:
-        return whole.encode()
-    except UnicodeEncodeError:
-        return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    # What a text file cannot hold becomes U+FFFD. `open_source` would refuse a row with a NUL.
+    return whole_text(text.replace("\0", "\ufffd")).encode()

@@ -9,15 +9,26 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Final, Self
 
 from batchrt.errors import InputError
 from batchrt.jobs.delimited import DelimitedReader
-from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, choose_format, os_problem
+from batchrt.jobs.encodings import MARK, Recode, Recoded, find_encoding
+from batchrt.jobs.formats import (
+    DELIMITERS,
+    STANDARD_STREAM,
+    Format,
+    check_delimiter,
+    choose_format,
+    os_problem,
+)
 from batchrt.jobs.jsonlines import read_jsonlines
+from batchrt.jobs.lines import bounded_lines
+from batchrt.jobs.rendering import listed, shorten
 from batchrt.jobs.rows import BadRow, Row, bad_row
 
 __all__ = ["Source", "open_source", "required_columns"]
@@ -27,16 +38,39 @@ _GZIP: Final = b"\x1f\x8b"
 _FOREIGN: Final = {
     b"PK\x03\x04": "this is a zip archive or a spreadsheet; export it as CSV (UTF-8)",
     b"PAR1": "this is a Parquet file; convert it to JSONL or CSV",
-    b"\xff\xfe": "this is UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "this is UTF-16 text; save it as UTF-8",
+    b"\xff\xfe": "this is UTF-16 text; save it as UTF-8, or add --encoding utf-16",
+    b"\xfe\xff": "this is UTF-16 text; save it as UTF-8, or add --encoding utf-16",
 }
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+
+_ROWS_AHEAD: Final = 1000
+_SIZE_AHEAD: Final = 16 << 20
+"""Rows, and bytes of them, that may be read for a key before it is no key at all."""
+_ROWS_SURVEYED: Final = 20_000
+_BYTES_SURVEYED: Final = 64 << 20
+"""Rows and bytes of a file that are read twice: a second at most."""
+_LONGEST_NAME: Final = 60
+_MOST_NAMES: Final = 1000
 
 
-def open_source(path: str | os.PathLike[str], *, format: str | None = None) -> Source:  # noqa: A002
+def open_source(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,  # noqa: A002
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Source:
     """Open `path` for reading, with its columns known and no row read further than needed.
 
     `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`,
     `.ndjson`). Gzip is recognised by its first bytes, whatever the name.
+
+    Args:
+        path: the file.
+        format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
+        delimiter: the character between the fields of a CSV. Found out if it is not given: a comma, or a
+            semicolon, tab or bar where the header has no comma.
+        encoding: the text's, by its name in Python; UTF-8 if it is not given.
 
     Raises:
         InputError: the file cannot be opened, its format is not known, it is empty, or its header
@@ -45,12 +79,16 @@ def open_source(path: str | os.PathLike[str], *, format: str | None = None) -> S
     name = os.fspath(path)
     kind = choose_format(name, format)
     label = "stdin" if name == STANDARD_STREAM else name
+    check_delimiter(delimiter, kind)
+    recode = None if encoding is None else find_encoding(encoding)
     with ExitStack() as stack:
         try:
             stream = _open_bytes(name, stack)
-            return Source(label, kind, stream, stack)
+            return Source(label, kind, stream, stack, delimiter=delimiter, recode=recode)
         except OSError as error:
             raise InputError(f"{label}: {os_problem(error)}", path=label) from error
+        except UnicodeError as error:
+            raise InputError(f"{label}: it is not {encoding}: {error}", path=label) from error
         except (EOFError, zlib.error) as error:
             raise InputError(f"{label}: the gzip data is broken; {error}", path=label) from error
     raise AssertionError  # pragma: no cover  the stack swallows nothing
@@ -67,24 +105,43 @@ class Source:
         format: `csv`, `tsv` or `jsonl`.
         columns: the header's names; for JSONL the keys of the first good row, and other rows may
             have others. A column without a name is called `column_3`, after its place.
+        delimiter: between the fields of a CSV or TSV; `None` for JSONL.
+        is_marked: whether a byte order mark comes first.
+        is_broken: whether reading broke half way.
     """
 
-    def __init__(self, path: str, kind: Format, stream: io.BufferedReader, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        path: str,
+        kind: Format,
+        stream: io.BufferedReader,
+        stack: ExitStack,
+        *,
+        delimiter: str | None = None,
+        recode: Recode | None = None,
+    ) -> None:
         self.path = path
         self.format = kind
         self.columns: tuple[str, ...]
+        self.delimiter: str | None = None
+        self.is_broken: bool = False
         self._file = stream
         self._status = _regular_status(stream)
         self._last: Row | BadRow | None = None
-        plain = _plain_bytes(stream, path, stack)
+        self._asked = (kind, delimiter, recode)
+        plain = _plain_bytes(stream, path, stack, recode)
+        self.is_marked: bool = plain.peek(len(MARK)).startswith(MARK)
+        self._rows: Iterator[Row | BadRow]
         if kind == "jsonl":
-            self.columns, self._rows = read_jsonlines(plain, path)
+            self.columns, self._rows = read_jsonlines(bounded_lines(plain, b""), path)
         else:
             # Bytes that are not UTF-8 are smuggled through, to be reported with their row.
             text = io.TextIOWrapper(plain, "utf-8-sig", errors="surrogateescape", newline="")
             stack.callback(text.detach)
-            reader = DelimitedReader(text, path, DELIMITERS[kind])
+            wanted = DELIMITERS[kind] if delimiter is None and kind != "csv" else delimiter
+            reader = DelimitedReader(bounded_lines(text, ""), path, wanted)
             self.columns, self._rows = reader.columns, reader.rows()
+            self.delimiter = reader.delimiter
         self._stack = stack.pop_all()
 
     def __iter__(self) -> Self:
@@ -93,7 +150,7 @@ class Source:
     def __next__(self) -> Row | BadRow:
         try:
             row = self._last = next(self._rows)
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, EOFError, zlib.error, UnicodeError) as error:
             return self._broken(error)
         return row
 
@@ -126,7 +183,69 @@ class Source:
         """Say whether `other` is this very file, by whatever name or link it was reached."""
         return self._status is not None and os.path.samestat(self._status, other)
 
+    def look_ahead(self, names: Iterable[str]) -> set[str]:
+        """Return which of `names` are columns, also of rows further on where rows differ (JSONL).
+
+        Reads on, for as long as one was not found, a thousand rows at most; they stay to be given.
+        """
+        sought = set(names)
+        found = sought & set(self.columns)
+        if self.format != "jsonl":
+            return found
+        ahead: list[Row | BadRow] = []
+        size = 0
+        while found != sought and len(ahead) < _ROWS_AHEAD and size < _SIZE_AHEAD:
+            row = next(self, None)
+            if row is None:
+                break
+            ahead.append(row)
+            found |= sought & row.values.keys()
+            size += row.size
+        self._rows = chain(ahead, self._rows)
+        return found
+
+    def survey(self, limit: int | None = None) -> tuple[str, ...]:
+        """Return the columns of all rows, as far as that can be known beforehand.
+
+        For JSONL these are the keys of the first 20,000 rows, of which a file is opened once more; a
+        pipe is not, so that it is the first row's.
+
+        Args:
+            limit: look at no more rows.
+        """
+        if self.format != "jsonl" or self._status is None:
+            return self.columns
+        most = min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)
+        kind, delimiter, recode = self._asked
+        names = dict.fromkeys(self.columns)
+        with ExitStack() as stack, suppress(OSError, InputError):  # what is wrong with it comes up anyway
+            stream = _open_bytes(self.path, stack)
+            if not self.is_same_file(os.fstat(stream.fileno())):
+                return self.columns
+            with Source(self.path, kind, stream, stack, delimiter=delimiter, recode=recode) as again:
+                for row in islice(again, most):
+                    names.update(dict.fromkeys(row.values))
+                    if stream.raw.tell() > _BYTES_SURVEYED:
+                        break
+        return tuple(names)
+
+    def count(self, most: int) -> int | None:
+        """Return how many rows there are, if a look at the file tells: it is small, and no pipe.
+
+        Args:
+            most: so many are enough; the count is one more if there are more.
+        """
+        if self._status is None or self._status.st_size > _BYTES_SURVEYED:
+            return None
+        kind, delimiter, recode = self._asked
+        with ExitStack() as stack, suppress(OSError, InputError):
+            stream = _open_bytes(self.path, stack)
+            with Source(self.path, kind, stream, stack, delimiter=delimiter, recode=recode) as again:
+                return sum(1 for _ in islice(again, most + 1))
+        return None
+
     def _broken(self, error: Exception) -> BadRow:
+        self.is_broken = True
         # The generator that raised is finished: this row is the last.
         number, line = (self._last.number, self._last.line) if self._last else (0, 0)
         reason = os_problem(error) if isinstance(error, OSError) else str(error).lower()
@@ -137,23 +256,32 @@ class Source:
 def required_columns(source: Source, fields: Iterable[str]) -> None:
     """Check that `source` has a column for each of `fields`.
 
+    A key that only some rows of a JSONL file have is a column, if one of the first thousand has it.
+
     Raises:
         InputError: at least one is missing; names it, the file, and the columns there are.
     """
-    missing = [name for name in dict.fromkeys(fields) if name not in source.columns]
+    wanted = tuple(dict.fromkeys(fields))
+    there = source.look_ahead(wanted)
+    missing = [name for name in wanted if name not in there]
     if not missing:
         return
     column = missing[0]
-    there = ", ".join(source.columns) or "none"
     noun = "column" if len(missing) == 1 else "columns"
-    message = f"{source.path}: no {noun} {', '.join(map(repr, missing))}"
-    close = difflib.get_close_matches(column, source.columns, n=1)
-    if close:
-        message += f", did you mean {close[0]!r}?"
-    message += f" (it has: {there})"
-    if len(source.columns) == 1 and (";" in there or "\t" in there):
-        message += "; its separator seems to be another one than the format's"
+    message = f"{source.path}: no {noun} {listed(map(repr, map(shorten, missing)))}"
+    close = _close_match(column, source.columns)
+    if close is not None:
+        message += f", did you mean {close!r}?"
+    message += f" (it has: {listed(source.columns)})"
     raise InputError(message, path=source.path, column=column)
+
+
+def _close_match(name: str, columns: Iterable[str]) -> str | None:
+    # The search takes quadratic time in a name's length, and nobody mistypes a long one.
+    if len(name) > _LONGEST_NAME:
+        return None
+    short = [column for column in islice(columns, _MOST_NAMES) if len(column) <= _LONGEST_NAME]
+    return next(iter(difflib.get_close_matches(name, short, n=1)), None)
 
 
 def _open_bytes(name: str, stack: ExitStack) -> io.BufferedReader:
@@ -174,16 +302,18 @@ def _buffered(raw: Any) -> io.BufferedReader:
     return io.BufferedReader(raw, _BUFFER)
 
 
-def _plain_bytes(stream: io.BufferedReader, path: str, stack: ExitStack) -> io.BufferedReader:
-    """Unpack gzip, and refuse what is plainly not text."""
+def _plain_bytes(
+    stream: io.BufferedReader, path: str, stack: ExitStack, recode: Recode | None
+) -> io.BufferedReader:
+    """Unpack gzip, refuse what is plainly not text, and have the rest as UTF-8."""
     if stream.peek(2).startswith(_GZIP):
         # GzipFile is itself readable; the buffer around it gives lines at C speed.
         stream = stack.enter_context(_buffered(gzip.GzipFile(fileobj=stream)))
     head = stream.peek(4)
     for magic, problem in _FOREIGN.items():
-        if head.startswith(magic):
+        if head.startswith(magic) and not (recode is not None and magic in _UTF_16):
             raise InputError(f"{path}: {problem}", path=path)
-    return stream
+    return stream if recode is None else stack.enter_context(_buffered(Recoded(stream, recode)))
 
 
 def _regular_status(stream: io.BufferedReader) -> os.stat_result | None:

@@ -50,7 +50,9 @@ _MOST_CHARACTERS: Final = 120_000
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return `schema` rewritten for strict mode.
 
-    Optional properties become required: the model writes them all, and a default is never used.
+    Optional properties become required: the model writes them all, and a default is never used. What is
+    referred to with a description beside the reference is put in its place, unless that multiplies: then the
+    definition is written once, and the description left out.
 
     Raises:
         ValueError: for what strict mode cannot say (an object of free keys, a value of any type, a keyword
@@ -58,7 +60,17 @@ def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     if schema.get("type") != "object" and "$ref" not in schema:
         raise ValueError("strict mode wants an object at the top of the schema")
-    rewriter = _Rewriter(schema)
+    try:
+        return _rewritten(schema, described=True)
+    except ValueError as error:
+        try:
+            return _rewritten(schema, described=False)
+        except ValueError:
+            raise error from None
+
+
+def _rewritten(schema: Mapping[str, Any], *, described: bool) -> dict[str, Any]:
+    rewriter = _Rewriter(schema, described=described)
     try:
         rewritten = rewriter.node(schema, "the schema")
     except (AttributeError, IndexError, RecursionError, TypeError) as error:
@@ -73,10 +85,14 @@ _MOST_NODES: Final = 20_000
 
 
 class _Rewriter:
-    """Walk one schema; `root` is where its references point."""
+    """Walk one schema; `root` is where its references point.
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    `described` keeps descriptions beside references, for which the target is put in the reference's place.
+    """
+
+    def __init__(self, root: Mapping[str, Any], *, described: bool) -> None:
         self._root = root
+        self._described = described
         self._inlining: list[str] = []
         self._nodes = 0
         self._depth = 0
@@ -157,6 +173,9 @@ class _Rewriter:
     def _reference(self, found: dict[str, Any], place: str) -> dict[str, Any]:
         reference = found.pop("$ref")
         found.pop("title", None)
+        if not self._described:
+            found.pop("description", None)
+            self._target(reference, place)
         if not found or reference in self._inlining:
             return {"$ref": reference}
         # What stands beside a reference is refused, so the target is put in its place.

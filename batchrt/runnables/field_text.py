@@ -1,4 +1,4 @@
-"""How a value looks in a prompt: the rule that the command line's files have too (`jobs.rendering.cell`)."""
+"""How a value looks in a prompt, and in the field of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from batchrt.messages import Message, text_of_content
 
-__all__ = ["field_text", "is_missing"]
+__all__ = ["field_text", "is_missing", "json_text"]
 
 _DEEPEST: Final = 100
 """Levels of lists and dicts in one another: far more than data has, and less than the stack bears."""
@@ -20,7 +20,7 @@ _LONGEST: Final = 14_000
 
 
 def field_text(value: object) -> str:
-    """Return `value` as the words of a prompt: strings as they are, what is missing empty, else JSON.
+    """Return `value` as words, for a prompt or a file: strings as they are, what is missing empty, else JSON.
 
     Missing are `None`, NaN and pandas' `NaT` and `NA`; of a message it is the text; what is a string in
     JSON, such as a date, is written without JSON's quotes; what has no JSON form is `str()` of it.
@@ -31,14 +31,22 @@ def field_text(value: object) -> str:
         return str(value)
     if is_missing(value) or (isinstance(value, float) and math.isinf(value)):
         return ""
-    return text_of_content(value.content) if isinstance(value, Message) else _json_text(value)
-
-
-def _json_text(value: object) -> str:
+    if isinstance(value, Message):
+        return text_of_content(value.content)
     if not isinstance(value, bool | int | float | Mapping | list | tuple):
         value = _plain(value, 0)
         if isinstance(value, str):
             return value
+    return json_text(value)
+
+
+def json_text(value: object) -> str:
+    """Return `value` as JSON on one line, whatever it is.
+
+    pydantic models, dataclasses, dates and the like are written as pydantic would; NaN and the
+    infinities, which JSON lacks, as `null`; what has no JSON form at all as `str()` of it. A
+    result has been paid for by the time it is written: it is never refused.
+    """
     try:
         return _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError):

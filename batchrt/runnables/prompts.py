@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -198,6 +198,8 @@ class PromptTemplate(_Prompt[StringPromptValue]):
         partial_variables: fields given beforehand, which a row may override. A function is called for
             each item.
         name: for messages.
+        columns: names that rows are known to have, which may then stand in braces whatever their
+            characters: `{Q1: How?}`.
 
     Raises:
         ValueError: the template is none, or has other fields than `input_variables`.
@@ -211,8 +213,10 @@ class PromptTemplate(_Prompt[StringPromptValue]):
         input_variables: Sequence[str] | None = None,
         partial_variables: Mapping[str, Any] | None = None,
         name: str | None = None,
+        columns: Collection[str] = (),
     ) -> None:
-        self._template = Template(template)
+        self._columns = columns
+        self._template = Template(template, columns)
         self.template: str = template
         super().__init__(self._template.fields, partial_variables, input_variables, name)
 
@@ -226,7 +230,7 @@ class PromptTemplate(_Prompt[StringPromptValue]):
     def partial(self, **fields: Any) -> PromptTemplate:
         """Return this with `fields` already given; a function is called for each item."""
         given = {**self.partial_variables, **fields}
-        return PromptTemplate(self.template, partial_variables=given, name=self.name)
+        return PromptTemplate(self.template, partial_variables=given, name=self.name, columns=self._columns)
 
     def _fill(self, fields: Fields) -> StringPromptValue:
         return StringPromptValue(self._template.fill(fields))
@@ -290,16 +294,18 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         input_variables: Sequence[str] | None = None,
         partial_variables: Mapping[str, Any] | None = None,
         name: str | None = None,
+        columns: Collection[str] = (),
     ) -> None:
         self.messages: tuple[Any, ...] = tuple(messages)
-        parts = [_part(message) for message in self.messages]
+        self._columns = columns
+        parts = [_part(message, columns) for message in self.messages]
         self._parts = [part for part, _ in parts]
         self._optional = {field for message in self.messages if (field := _optional_field(message))}
         fields = [field for _, fields in parts for field in fields]
         super().__init__(fields, partial_variables, input_variables, name)
 
     @classmethod
-    def from_messages(cls, messages: Iterable[Any]) -> ChatPromptTemplate:
+    def from_messages(cls, messages: Iterable[Any], *, columns: Collection[str] = ()) -> ChatPromptTemplate:
         """Return a prompt for messages.
 
         Args:
@@ -308,8 +314,10 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
                 template is a text or a list of content parts. A string, which is the human's. Message
                 objects, which are taken as they are. `MessagesPlaceholder`s, or `("placeholder",
                 "{field}")` for an optional one.
+            columns: names that rows are known to have, which may then stand in braces whatever their
+                characters: `{Q1: How?}`.
         """
-        return cls(messages)
+        return cls(messages, columns=columns)
 
     @classmethod
     def from_template(
@@ -321,7 +329,9 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
     def partial(self, **fields: Any) -> ChatPromptTemplate:
         """Return this with `fields` already given; a function is called for each item."""
         given = {**self.partial_variables, **fields}
-        return ChatPromptTemplate(self.messages, partial_variables=given, name=self.name)
+        return ChatPromptTemplate(
+            self.messages, partial_variables=given, name=self.name, columns=self._columns
+        )
 
     def _takes(self, keyword: str) -> bool:
         return super()._takes(keyword) or keyword in self._optional
@@ -337,7 +347,7 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         return ChatPromptValue(messages)
 
 
-def _part(message: Any) -> tuple[_Part, tuple[str, ...]]:
+def _part(message: Any, columns: Collection[str] = ()) -> tuple[_Part, tuple[str, ...]]:
     """Return what adds this message to a list, and the fields it needs."""
     match message:
         case MessagesPlaceholder():
@@ -345,26 +355,26 @@ def _part(message: Any) -> tuple[_Part, tuple[str, ...]]:
         case Message():
             return (lambda _fields, messages: messages.append(message)), ()
         case str():
-            return _templated("human", message)
+            return _templated("human", message, columns)
         case {"role": role, "content": content} if len(message) == 2:  # noqa: PLR2004
-            return _templated(role, content)
+            return _templated(role, content, columns)
         case ["placeholder", field]:
             return _placeholder(_placeholder_of(field))
         case [role, template]:
-            return _templated(role, template)
+            return _templated(role, template, columns)
     raise TypeError(
         "a message must be a (role, template) pair, a dict of role and content, a message or a string, "
         f"not {message!r}"
     )
 
 
-def _templated(role: Any, content: Any) -> tuple[_Part, tuple[str, ...]]:
+def _templated(role: Any, content: Any, columns: Collection[str]) -> tuple[_Part, tuple[str, ...]]:
     make = _maker(role)
     if isinstance(content, list | tuple):
         content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
     elif not isinstance(content, str):
         raise TypeError(f"a message's template must be a text or a list of parts, not {content!r}")
-    fill, names = compile_content(content)
+    fill, names = compile_content(content, columns)
     if not names and isinstance(content, str):
         message = make(fill({}))
         return (lambda _fields, messages: messages.append(message)), ()

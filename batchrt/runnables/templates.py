@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from operator import itemgetter
 from string import Formatter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -18,6 +19,8 @@ Fill: TypeAlias = Callable[[Fields], Any]
 """Makes something of a row. Raises `KeyError` for a field that it lacks."""
 
 _EXCERPT: Final = 60
+_ODD: Final = re.compile(r"[:!{}\[\]]")
+"""What ends a name in a format string, or begins an access."""
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], str]]] = {"r": repr, "s": field_text, "a": ascii}
 
 
@@ -33,7 +36,12 @@ class Template:
 
     A name is all that stands before a conversion (`!r`) or a format specification (`:.2f`). There is no
     attribute or index access: a template cannot reach into what it is given, and a column may be called
-    `user.name`.
+    `user.name`. Where the whole of `{…}` is one of `columns`, it is that one, whatever its characters:
+    `{2019}`, `{Q1: How?}`, `{Wow!}`.
+
+    Args:
+        text: the template.
+        columns: names that rows are known to have.
 
     What a field is filled with is written as `field_text` has it: `None` and NaN as nothing, dicts and
     lists as JSON.
@@ -44,10 +52,10 @@ class Template:
 
     __slots__ = ("fields", "fill", "text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, columns: Collection[str] = ()) -> None:
         if not isinstance(text, str):
             raise TypeError(f"a prompt template must be a string, not {type(text).__name__}")
-        pieces = _pieces(text)
+        pieces = _pieces(text, columns)
         plain = all(piece.convert is None and not piece.spec for piece in pieces)
         self.text: str = text
         self.fields: tuple[str, ...] = tuple(
@@ -56,13 +64,35 @@ class Template:
         self.fill: Callable[[Fields], str] = (_plain_fill if plain else _formatting_fill)(pieces)
 
 
-def _pieces(text: str) -> list[_Piece]:
+def _pieces(text: str, columns: Collection[str]) -> list[_Piece]:
     try:
-        return [_piece(*parsed) for parsed in Formatter().parse(text)]
+        return [piece for part, name in _split(text, columns) for piece in _parsed(part, name)]
     except ValueError as error:
         raise ValueError(
             f"the prompt template is not valid ({error}): {_excerpt(text)!r}; write {{{{ and }}}} for braces"
         ) from None
+
+
+def _split(text: str, columns: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the parts of `text` that end with a column that a format string cannot name, and its name."""
+    odd = [name for name in columns if _ODD.search(name) or name.isdigit()]
+    start = 0
+    if odd:
+        longest_first = sorted(odd, key=len, reverse=True)
+        # Braces that are doubled come first: {{2019}} is no field.
+        pattern = re.compile(r"\{\{|\}\}|\{(" + "|".join(map(re.escape, longest_first)) + r")\}")
+        for found in pattern.finditer(text):
+            if found[1] is not None:
+                yield text[start : found.start()], found[1]
+                start = found.end()
+    yield text[start:], None
+
+
+def _parsed(part: str, name: str | None) -> Iterator[_Piece]:
+    for parsed in Formatter().parse(part):
+        yield _piece(*parsed)
+    if name is not None:
+        yield _Piece("", name, None, "")
 
 
 def _piece(literal: str, name: str | None, spec: str | None, conversion: str | None) -> _Piece:
@@ -117,34 +147,38 @@ def _filled(piece: _Piece, fields: Fields) -> str:
     value = fields[piece.name]
     if piece.convert is None and (not piece.spec or is_missing(value)):
         return field_text(value)
-    return format(value if piece.convert is None else piece.convert(value), piece.spec)
+    try:
+        return format(value if piece.convert is None else piece.convert(value), piece.spec)
+    except (TypeError, ValueError) as error:
+        message = f"the field {piece.name!r} cannot be written as {{{piece.name}:{piece.spec}}}: {error}"
+        raise type(error)(message) from None
 
 
 def _excerpt(text: str) -> str:
     return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
 
 
-def compile_content(content: Any) -> tuple[Fill, tuple[str, ...]]:
+def compile_content(content: Any, columns: Collection[str] = ()) -> tuple[Fill, tuple[str, ...]]:
     """Return what fills a message's content, and the fields it needs.
 
     Every string in it is a template, however deep in content parts: `{"type": "text", "text": "{a}"}`.
     """
     match content:
         case str():
-            template = Template(content)
+            template = Template(content, columns)
             return template.fill, template.fields
         case Mapping():
-            fills, names = _compile_all(content.values())
+            fills, names = _compile_all(content.values(), columns)
             keys = tuple(content)
             return (lambda fields: dict(zip(keys, [fill(fields) for fill in fills], strict=True))), names
         case list() | tuple():
-            fills, names = _compile_all(content)
+            fills, names = _compile_all(content, columns)
             return (lambda fields: [fill(fields) for fill in fills]), names
         case _:
             return (lambda _fields: content), ()
 
 
-def _compile_all(contents: Iterable[Any]) -> tuple[list[Fill], tuple[str, ...]]:
-    compiled = [compile_content(content) for content in contents]
+def _compile_all(contents: Iterable[Any], columns: Collection[str]) -> tuple[list[Fill], tuple[str, ...]]:
+    compiled = [compile_content(content, columns) for content in contents]
     names = dict.fromkeys(name for _, names in compiled for name in names)
     return [fill for fill, _ in compiled], tuple(names)

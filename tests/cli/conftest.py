@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
-from batchrt.cli import execution, writer
+from batchrt.cli import execution, interrupts, writer
 from batchrt.cli.main import main
 from batchrt.testing.pytest_plugin import mock_provider, mock_server
 from tests import virtual
@@ -42,7 +42,9 @@ class Command(Protocol):
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # In tests signals come at once, and each is meant.
+    monkeypatch.setattr(interrupts, "_ONE_SIGNAL", -1)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

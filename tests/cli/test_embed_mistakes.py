@@ -163,5 +163,5 @@ def test_a_full_disk_is_one_line(command: Command, table: Path, kind: str) -> No
     """And no traceback."""
     arguments = ["--model", "mock", "-o", "/dev/full", "--output-format", kind]
     result = command("embed", table, "--column", "text", *arguments)
-    assert result.code == 1
+    assert result.code == 4
     assert result.complaint.startswith("/dev/full: cannot write: no space left on device")

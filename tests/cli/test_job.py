@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,11 +19,13 @@ import anyio
 import httpx
 import pytest
 
+from batchrt.cli import interrupts
 from batchrt.cli.feed import Feed
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 
+ONE_SIGNAL = interrupts._ONE_SIGNAL
 SECRET = "sk-a-key-that-nobody-may-see"
 
 
@@ -40,7 +43,9 @@ def answered(out: str) -> list[int]:
     return [row["n"] for row in rows]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_the_first_signal_lets_what_is_in_flight_finish(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
@@ -134,6 +139,7 @@ def test_rows_are_seen_while_others_are_in_flight_and_ctrl_c_twice_ends_it(numbe
         lines = [json.loads(running.stdout.readline()) for _ in range(2)]
         running.send_signal(signal.SIGINT)
         assert running.stderr.readline().startswith(b"batchrt: stopping, with 1 row in flight")
+        time.sleep(ONE_SIGNAL + 0.1)  # or it would be the same one
         running.send_signal(signal.SIGINT)
         assert running.wait() == 130
         assert running.stdout.read() == b""
@@ -184,7 +190,7 @@ def test_a_provider_that_lets_nobody_through_is_left_alone(
 def test_credit_that_runs_out_stops_a_job_half_way(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered before is kept; exit code 1, for something was done."""
+    """What was answered before is kept; exit code 4, and how many rows were never begun."""
 
     async def handle(text: str) -> httpx.Response:
         if int(text) < 10:
@@ -193,7 +199,8 @@ def test_credit_that_runs_out_stops_a_job_half_way(
 
     put_in_place(monkeypatch, handle)
     result = command("run", numbers, "--prompt", "{n}", "-c", "1")
-    assert result.code == 1
+    assert result.code == 4
+    assert "not started: 85 rows" in result.err
     assert answered("".join(result.out.splitlines(keepends=True)[:10])) == list(range(10))
     assert "10 done, 5 failed" in result.err
 
@@ -216,10 +223,10 @@ def test_a_single_refusal_is_the_rows_own(
 
 
 def test_without_patience_a_server_that_is_down_fails_every_row(command: Command, numbers: Path) -> None:
-    """Nothing is stopped; each row says what happened."""
+    """Nothing is stopped; each row says what happened, and the exit code that none was answered."""
     where = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "--patience", 0]
     result = command("run", numbers, "-p", "{n}", *where, "-n", 8)
-    assert result.code == 1
+    assert result.code == 2
     errors = [json.loads(line)["error"] for line in result.out.splitlines()]
     assert len(errors) == 8
     assert all(error.startswith("ConnectionFailedError: ") for error in errors)

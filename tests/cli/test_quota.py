@@ -146,7 +146,7 @@ def test_an_outage_that_is_longer_than_patience_ends_the_job(
     """What was answered is kept, a handful of rows says why, the others are left out; exit code 1."""
     put_in_place(monkeypatch, latency=1.0, outages=[Outage(3, math.inf)])
     result = command(*job, "--patience", 60)
-    assert result.code == 1
+    assert result.code == 4
     done, failed = answered(result.out), errors(result.out)
     assert done
     assert len(failed) == 5
@@ -191,7 +191,7 @@ def test_a_pause_that_is_longer_than_allowed_ends_the_job(
     """At once, with when to come back; what was in flight is not lost."""
     put_in_place(monkeypatch, latency=1.0, outages=[Outage(3, asked, 429)])
     result = command(*job, *options)
-    assert result.code == 1
+    assert result.code == 4
     done = answered(result.out)
     assert done
     assert len(errors(result.out)) == 1

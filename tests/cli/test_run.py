@@ -42,7 +42,8 @@ def test_every_row_gets_its_own_answer_in_order(command: Command, table: Path, t
     assert result.code == 0
     answer_to = MockProvider().answer_to
     assert written(out.read_text()) == [
-        {**row, "output": answer_to(f"Say {row['text']}!"), "error": None} for row in ROWS
+        {**row, "output": answer_to(f"Say {row['text']}!"), "error": None, "finish_reason": "stop"}
+        for row in ROWS
     ]
     assert result.out == ""
     assert re.search(r"^20 rows in .* 20 done, 0 failed$", result.err, re.MULTILINE)
@@ -331,5 +332,5 @@ def test_a_full_disk_is_one_line(command: Command, table: Path) -> None:
     """And no traceback."""
     arguments = ["--model", "mock", "-o", "/dev/full", "--output-format", "csv"]
     result = command("run", table, "--prompt", "{text}", *arguments)
-    assert result.code == 1
+    assert result.code == 4
     assert result.complaint.startswith("/dev/full: cannot write: no space left on device")

@@ -195,11 +195,11 @@ def test_required_columns(tmp_path: Path) -> None:
     assert "(it has: id, lemma, gloss)" in message
 
 
-def test_required_columns_suspects_the_separator(tmp_path: Path) -> None:
-    """A header that is one long name with semicolons in it says what is probably wrong."""
-    source = open_source(write(tmp_path, "a.csv", "id;text\n1;a\n"))
-    with source, pytest.raises(InputError, match="separator"):
+def test_required_columns_finds_other_separators(tmp_path: Path) -> None:
+    """A header that would be one long name with semicolons in it is a header of a CSV with semicolons."""
+    with open_source(write(tmp_path, "a.csv", "id;text\n1;a\n")) as source:
         required_columns(source, ["text"])
+        assert values(list(source)) == [{"id": "1", "text": "a"}]
 
 
 @settings(deadline=None)

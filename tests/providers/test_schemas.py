@@ -207,11 +207,43 @@ def test_a_schema_of_an_odd_shape_is_refused(odd: dict[str, Any]) -> None:
         strict_schema(wrap({"description": "d", **odd}))
 
 
-def test_references_that_multiply_are_refused_in_time() -> None:
-    """Thirty definitions, each of the next one twice, described, would be a thousand million."""
+def doubling(beside: dict[str, Any]) -> dict[str, Any]:
+    """Return thirty definitions, each of the next one twice: put in place, a thousand million."""
     definitions: dict[str, Any] = {"d30": {"type": "string"}}
     for i in range(30):
-        described = {"$ref": f"#/$defs/d{i + 1}", "description": "d"}
-        definitions[f"d{i}"] = {"anyOf": [described, described]}
+        reference = {"$ref": f"#/$defs/d{i + 1}", **beside}
+        definitions[f"d{i}"] = {"anyOf": [reference, reference]}
+    return {**wrap({"$ref": "#/$defs/d0", **beside}), "$defs": definitions}
+
+
+def test_references_that_multiply_are_refused_in_time() -> None:
+    """Where they must be put in place, for what stands beside them is more than a description."""
     with pytest.raises(ValueError, match="too large"):
-        strict_schema({**wrap({"$ref": "#/$defs/d0", "description": "d"}), "$defs": definitions})
+        strict_schema(doubling({"pattern": "a"}))
+
+
+def test_references_that_multiply_are_written_once_without_their_descriptions() -> None:
+    """As definitions."""
+    schema = strict_schema(doubling({"description": "d", "title": "t", "default": None}))
+    reference = {"$ref": "#/$defs/d1"}
+    assert schema["properties"]["a"] == {"$ref": "#/$defs/d0"}
+    assert schema["$defs"]["d0"] == {"anyOf": [reference, reference]}
+    assert len(schema["$defs"]) == 31
+
+
+def test_references_of_entities_to_each_other_are_strict_at_once() -> None:
+    """Each of ten refers to all others: put in place, there would be millions."""
+    names = [f"E{i}" for i in range(10)]
+    definitions = {
+        name: {
+            "type": "object",
+            "properties": {
+                other: {"$ref": f"#/$defs/{other}", "description": f"of {name}"}
+                for other in names
+                if other != name
+            },
+        }
+        for name in names
+    }
+    schema = strict_schema({**wrap({"$ref": "#/$defs/E0"}), "$defs": definitions})
+    assert schema["$defs"]["E0"]["properties"]["E9"] == {"$ref": "#/$defs/E9"}

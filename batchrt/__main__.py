@@ -1,0 +1,8 @@
+"""What `python -m batchrt` runs: the command line."""
+
+from __future__ import annotations
+
+from batchrt.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Bytes of another encoding as UTF-8, and what a file is written in."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+from batchrt.errors import InputError
+
+__all__ = ["MARK", "OUTPUT_ENCODINGS", "OutputEncoding", "Recode", "Recoded", "find_encoding"]
+
+MARK: Final = codecs.BOM_UTF8
+"""UTF-8's byte order mark, by which spreadsheets tell it from the system's own encoding."""
+
+OutputEncoding: TypeAlias = Literal["utf-8", "utf-8-sig"]
+OUTPUT_ENCODINGS: Final[tuple[OutputEncoding, ...]] = ("utf-8", "utf-8-sig")
+"""What a file is written in: nothing else holds every answer. The second has a byte order mark."""
+
+Recode: TypeAlias = Callable[[], codecs.IncrementalDecoder]
+
+_CHUNK: Final = 1 << 16
+
+
+def find_encoding(name: str) -> Recode | None:
+    """Return what makes decoders of the encoding `name`; `None` for UTF-8, which needs none.
+
+    Raises:
+        InputError: there is no such encoding of text.
+    """
+    try:
+        codec = codecs.lookup(name)
+        if codec.name in (
+            "utf-8",
+            "utf-8-sig",
+            "ascii",
+        ):  # ASCII is UTF-8, and what is not is told by its row
+            return None
+        "a".encode(codec.name)  # there are codecs from bytes to bytes
+    except (LookupError, ValueError):
+        message = f"there is no encoding {name[:40]!r}; name one such as utf-8, cp1252 or utf-16"
+        raise InputError(message) from None
+    make = codec.incrementaldecoder
+    if make is None:
+        raise InputError(f"the encoding {name[:40]!r} cannot be read piece by piece; save the file as UTF-8")
+    return lambda: make("surrogateescape")
+
+
+class Recoded(io.RawIOBase):
+    """Read `stream` as UTF-8. Bytes that its encoding has not stay as they are.
+
+    Raises:
+        UnicodeError: when read, for what cannot be told apart from other characters then.
+    """
+
+    def __init__(self, stream: io.BufferedReader, recode: Recode) -> None:
+        super().__init__()
+        self._stream = stream
+        self._decoder = recode()
+        self._ready = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        """Fill `buffer` with some bytes; return how many, 0 at the end."""
+        while not self._ready and not self._ended:
+            data = self._stream.read1(_CHUNK)
+            self._ended = not data
+            text = self._decoder.decode(data, final=self._ended)
+            self._ready = memoryview(text.encode("utf-8", "surrogateescape"))
+        taken = self._ready[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._ready = self._ready[len(taken) :]
+        return len(taken)

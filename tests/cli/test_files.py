@@ -1,0 +1,244 @@
+"""What files and arguments of all shapes come to, from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from batchrt.cli.schema_file import SchemaProblem, load_schema
+from batchrt.errors import InputError
+from batchrt.jobs.delimited import DelimitedReader
+from tests.cli.conftest import Command
+from tests.cli.provider import answer, put_in_place
+
+
+def rows_of(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "column", ["2019", "Q1: How?", "dc:title", "Wow!", "name!r", "price:.2f", "a[0]", "a{b}", "x.y", " "]
+)
+def test_columns_of_any_name_can_be_asked_about(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """In a CSV as in JSONL; doubled braces stay braces."""
+    asked: list[str] = []
+
+    async def handle(text: str) -> httpx.Response:
+        asked.append(text)
+        return answer("ok")
+
+    put_in_place(monkeypatch, handle)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"id": "1", column: "value"}) + "\n")
+    (tmp_path / "in.csv").write_text(f'id,"{column}"\n1,value\n')
+    for name in ("in.jsonl", "in.csv"):
+        assert command("run", tmp_path / name, "-p", f"{{{{ {{id}} {{{column}}}").code == 0
+    assert asked == ["{ 1 value"] * 2
+
+
+def test_columns_that_the_first_row_lacks_are_columns(command: Command, tmp_path: Path) -> None:
+    """Optional keys are optional in every row; each row without one says so for itself."""
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id": 1}\n{"id": 2, "text": "x"}\n{"id": 3}\n')
+    result = command("run", path, "-p", "{text}", "-m", "mock")
+    assert result.code == 1
+    errors = [row["error"] for row in rows_of(result.out)]
+    assert [error is None for error in errors] == [False, True, False]
+    assert "row 1 (line 1), column 'text': the row does not have it" in errors[0]
+    assert command("run", path, "-p", "{txet}", "-m", "mock").code == 2
+
+
+def test_columns_of_later_rows_are_kept_in_a_table(command: Command, tmp_path: Path) -> None:
+    """From a file. From a pipe they are named, also with --quiet."""
+    lines = '{"id":1}\n{"id":2,"notes":"precious"}\n{"id":3,"a,b":[1]}\n'
+    path = tmp_path / "in.jsonl"
+    path.write_text(lines)
+    arguments = ["-p", "{id}", "-m", "mock", "--quiet", "--output-format", "csv"]
+    result = command("run", path, *arguments)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[0] == 'id,notes,"a,b",output,error,finish_reason'
+    assert "precious" in result.out
+    piped = command("run", "-", "--format", "jsonl", *arguments, stdin=lines.encode())
+    assert piped.err == "batchrt: left out of 2 rows, for there is no column for them: a,b, notes\n"
+
+
+@pytest.mark.parametrize("name", ["output", "error", "finish_reason"])
+def test_columns_called_like_what_is_added_are_refused_in_any_row(
+    command: Command, tmp_path: Path, name: str
+) -> None:
+    """Before anything is asked, and with the way out."""
+    path = tmp_path / "in.jsonl"
+    path.write_text(f'{{"id":1}}\n{{"id":2,"{name}":"mine"}}\n')
+    refused = command("run", path, "-p", "{id}", "-m", "mock")
+    assert refused.code == 2
+    assert f"the input has a column {name!r} already" in refused.complaint
+    result = command("run", path, "-p", "{id}", "-m", "mock", "--output-column", "new", "-q")
+    assert (result.code, result.err) == (0, "")
+    assert rows_of(result.out)[1][name] == "mine"
+    assert list(rows_of(result.out)[0])[-3:] == ["new", "new_error", "new_finish_reason"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[1, NaN]", '{"a": Infinity}'])
+def test_numbers_that_are_none_matter_where_they_are_asked_about(
+    command: Command, tmp_path: Path, number: str
+) -> None:
+    """Elsewhere they are null, or hold one."""
+    path = tmp_path / "in.jsonl"
+    path.write_text(f'{{"id": 1, "score": 1}}\n{{"id": 2, "score": {number}}}\n')
+    result = command("run", path, "-p", "{id}", "-m", "mock", "-q")
+    assert result.code == 0
+    assert "NaN" not in result.out
+    assert "Infinity" not in result.out
+    asked = command("run", path, "-p", "{score}", "-m", "mock", "-q")
+    assert asked.code == 1
+    error = rows_of(asked.out)[1]["error"]
+    assert "row 2 (line 2), column 'score': " in error
+    assert "write null or a string" in error
+    embedded = command("embed", path, "--column", "score", "-m", "mock", "-q")
+    assert "column 'score'" in rows_of(embedded.out)[1]["error"]
+
+
+@pytest.mark.parametrize(
+    "field", ["{price:.2f}", "{price:d}", "{price:,}", "{price:%}", "{price!r:.2f}", "{id}{price:e}"]
+)
+def test_formats_are_checked_before_the_first_row(command: Command, tmp_path: Path, field: str) -> None:
+    """The values of a table are text; in JSONL each value is what it is."""
+    path = tmp_path / "in.csv"
+    path.write_text("id,price\n1,9.5\n")
+    result = command("run", path, "-p", field, "-m", "mock", "-o", tmp_path / "out.csv")
+    assert result.code == 2
+    assert "the field 'price' cannot be written as" in result.complaint
+    assert "the values of a CSV are text" in result.complaint
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_formats_that_do_not_fit_a_value_name_the_field(command: Command, tmp_path: Path) -> None:
+    """In that row."""
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"price": 1.5}\n{"price": "much"}\n{"price": null}\n')
+    result = command("run", path, "-p", "{price:.2f}", "-m", "mock", "-q")
+    assert result.code == 1
+    first, *others = [row["error"] for row in rows_of(result.out)]
+    assert first is None
+    assert all("the field 'price' cannot be written as {price:.2f}" in error for error in others)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"properties": null}', "the schema: properties must be an object, not null"),
+        ('{"properties": ["a"]}', "properties must be an object, not a list"),
+        ('{"properties": {"a": {"maximum": Infinity}}}', "Infinity, which is no number"),
+        ('{"properties": {"a": {"maximum": 1e999}}}', "1e999, which is no number"),
+        ('{"allOf": {"a": 1}}', "allOf must be a list"),
+        ('{"anyOf": []}', "anyOf must be a list"),
+        ('{"$defs": []}', "$defs must be an object"),
+        ('{"required": "a"}', "required must be a list of names, not a string"),
+        ('{"required": [1]}', "required must be a list of names"),
+        ('{"properties": {"a": null}}', "the schema.a must be a schema, not null"),
+        ('{"properties": {"a": {"type": "strnig"}}}', "the schema.a: type must be one of"),
+        ('{"properties": {"a": {"type": []}}}', "type must be one of"),
+        ('{"properties": {"a": {"enum": "x"}}}', "enum must be a list"),
+        ('{"properties": {"a": {"items": 1}}}', "the schema.a.items must be a schema, not a number"),
+        ('{"properties": {"a": {"$ref": 1}}}', "$ref must be a string"),
+        ("3", "must be a JSON schema of an object"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_schemas_of_odd_shapes_are_one_line(
+    command: Command, tmp_path: Path, schema: str, words: str
+) -> None:
+    """And what was there before is still there."""
+    (tmp_path / "in.csv").write_text("id,text\n1,a\n")
+    (tmp_path / "schema.json").write_text(schema)
+    out = tmp_path / "out.csv"
+    out.write_text("precious")
+    options = ["--schema", tmp_path / "schema.json", "-o", out, "--overwrite"]
+    result = command("run", tmp_path / "in.csv", "-p", "{text}", "-m", "mock", *options)
+    assert result.code == 2
+    assert result.complaint.startswith(f"--schema: {tmp_path / 'schema.json'} ")
+    assert words in result.complaint
+    assert out.read_text() == "precious"
+
+
+def test_schemas_that_are_right_are_taken() -> None:
+    """With what other drafts have, and what is not known here."""
+    schema = {
+        "type": ["object", "null"],
+        "properties": {"a": True, "b": {"type": ["string", "null"]}, "c": {"items": [{}, False]}},
+        "additionalProperties": False,
+        "x-mine": None,
+        "dependentRequired": {"a": ["b"]},
+    }
+    del schema["type"]
+    assert load_schema(json.dumps(schema)) == schema
+    deep: dict[str, Any] = {}
+    for _ in range(70):
+        deep = {"properties": {"a": deep}}
+    with pytest.raises(SchemaProblem, match="nested too deeply"):
+        load_schema(json.dumps(deep))
+
+
+def test_messages_are_no_longer_than_a_screen(command: Command, tmp_path: Path) -> None:
+    """However long what they quote."""
+    path = tmp_path / "in.csv"
+    long = "x" * 100_000
+    path.write_text(",".join(f"{long}{number}" for number in range(50)) + "\n")
+    many = tmp_path / "many.csv"
+    many.write_text(",".join(f"column {number}" for number in range(10_000)) + "\n")
+    twice = tmp_path / "twice.csv"
+    twice.write_text(f"{long},{long}\n")
+    for source in (path, many, twice):
+        for prompt in ("{tex}", "{" + long + "y}", "{" + long):
+            result = command("run", source, "-p", prompt, "-m", "mock")
+            assert result.code == 2
+            assert len(result.complaint) < 1500
+    with pytest.raises(InputError) as caught:
+        DelimitedReader(iter([f"{long},{long}\n"]), "x.csv", ",")
+    assert len(str(caught.value)) < 300
+
+
+def process(*arguments: bytes | str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "batchrt", *arguments]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120, **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="arguments of any bytes")
+def test_arguments_in_another_encoding_are_one_line(tmp_path: Path) -> None:
+    """But a file may have any name."""
+    source = os.fsencode(tmp_path) + b"/caf\xe9.csv"
+    with open(source, "w") as file:
+        file.write("text\na\n")
+    done = process("run", source, "-p", "{text}", "-m", "mock", "-q", "-o", source + b".jsonl")
+    assert (done.returncode, done.stderr) == (0, b"")
+    for option in (b"--prompt=caf\xe9 {text}", b"-pcaf\xe9", b"--model=\xff", b"--output-column=\xff"):
+        given: list[bytes | str] = ["run", source, option]
+        given += [] if b"-p" in option[:3] else ["-p", "{text}"]
+        done = process(*given)
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"batchrt: -")
+        assert b"is not in this system's encoding" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are POSIX's")
+@pytest.mark.parametrize("closed", ["0 1 2", "2", "0"])
+def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
+    """As some daemons start programs; nothing of the output's takes their place."""
+    (tmp_path / "in.csv").write_text("text\na\n")
+    program = (
+        f"import os, sys\nfor number in map(int, {closed!r}.split()): os.close(number)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'batchrt', *sys.argv[1:]])"
+    )
+    arguments = ["run", f"{tmp_path}/in.csv", "-p", "{text}", "-m", "mock", "-o", f"{tmp_path}/out.csv"]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 2

@@ -1,0 +1,128 @@
+"""What spreadsheets write, and what they want to read."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+import pytest
+
+from batchrt.errors import InputError
+from batchrt.jobs import BadRow, open_sink, open_source
+
+from .files import read, refuse, values, write
+
+ROWS = [{"id": "1", "text": "café, €"}, {"id": "2", "text": "naïve"}]
+TABLE = 'id{0}text\r\n1{0}"café, €"\r\n2{0}naïve\r\n'
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("told", [True, False])
+def test_delimiters_are_found_or_told(tmp_path: Path, delimiter: str, told: bool) -> None:
+    """By the header, where the first row agrees."""
+    path = write(tmp_path, "a.csv", TABLE.format(delimiter))
+    with open_source(path, delimiter=delimiter if told else None) as source:
+        assert source.delimiter == delimiter
+        assert values(list(source)) == ROWS
+
+
+@pytest.mark.parametrize("delimiter", [";", ",", "|", "\t"])
+def test_delimiters_are_taken_from_a_spreadsheets_first_line(tmp_path: Path, delimiter: str) -> None:
+    """`sep=;` is no header."""
+    assert values(read(write(tmp_path, "a.csv", f"sep={delimiter}\r\n" + TABLE.format(delimiter)))) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("notes; or not\nplain\n", ("notes; or not",)),
+        ("a|b\n1|2|3\n", ("a|b",)),
+        ('"a;b"\n"1;2"\n', ("a;b",)),
+        ("text\na;b\n", ("text",)),
+        ("a;b,c\n1;2,3\n", ("a;b", "c")),
+        ("a;b\n", ("a", "b")),
+        ('a;b\n1;"x\ny"\n', ("a", "b")),
+        ("a;b\n\n1;2\n", ("a", "b")),
+    ],
+)
+def test_delimiters_are_not_made_up(tmp_path: Path, content: str, columns: tuple[str, ...]) -> None:
+    """A column may have a semicolon in its name; no row is lost by the look at the first."""
+    with open_source(write(tmp_path, "a.csv", content)) as source:
+        assert source.columns == columns
+        assert not any(isinstance(row, BadRow) for row in source) or content.startswith("a|b")
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "\r", "\0"])
+def test_delimiters_are_one_character(tmp_path: Path, delimiter: str) -> None:
+    """And none that means something else."""
+    with pytest.raises(InputError, match="one character"):
+        open_source(write(tmp_path, "a.csv", "a\n"), delimiter=delimiter)
+    with pytest.raises(InputError, match="JSONL has none"):
+        open_source(write(tmp_path, "a.jsonl", "{}\n"), delimiter=";")
+
+
+@pytest.mark.parametrize(
+    "encoding", ["cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8", "UTF8", "utf-8-sig"]
+)
+def test_encodings_are_read(tmp_path: Path, encoding: str) -> None:
+    """By their names in Python."""
+    content = TABLE.format(",").encode(encoding)
+    assert values(read(write(tmp_path, "a.csv", content), encoding=encoding)) == ROWS
+    lines = '{"text": "café €"}\n{"text": "é"}\n'.encode(encoding)
+    found = values(read(write(tmp_path, "a.jsonl", lines), encoding=encoding))
+    assert found == [{"text": "café €"}, {"text": "é"}]
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "rot13", "", "zlib", "idna\0"])
+def test_encodings_that_are_none_are_refused(tmp_path: Path, encoding: str) -> None:
+    """Also codecs that are no text's."""
+    with pytest.raises(InputError, match=r"no encoding|cannot be read"):
+        open_source(write(tmp_path, "a.csv", "a\n"), encoding=encoding)
+
+
+def test_encodings_that_are_not_the_files_cost_rows_only(tmp_path: Path) -> None:
+    """A byte that cp1252 has not is told with its row; UTF-16 without a mark says what to add."""
+    first, second = read(write(tmp_path, "a.csv", b"id\na\x81\nb\n"), encoding="cp1252")
+    assert isinstance(first, BadRow)
+    assert second.values == {"id": "b"}
+    assert "--encoding" in str(refuse(write(tmp_path, "b.csv", codecs.BOM_UTF16_LE + b"i\0d\0")))
+
+
+@pytest.mark.parametrize(
+    ("source", "encoding", "marked"),
+    [
+        ("\ufeffid\n1\n", None, True),
+        ("id\n1\n", None, False),
+        ("id\n1\n", "utf-8-sig", True),
+        ("\ufeffid\n1\n", "utf-8", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl"])
+def test_byte_order_marks_come_out_as_they_went_in(
+    tmp_path: Path, source: str, encoding: str | None, marked: bool, name: str
+) -> None:
+    """Spreadsheets know UTF-8 by it; JSON must not have one."""
+    path, out = write(tmp_path, "in.csv", source), tmp_path / name
+    with (
+        open_source(path) as rows,
+        open_sink(out, columns=rows.columns, source=rows, encoding=encoding) as sink,
+    ):
+        sink.write({"id": "1"}, "é")
+    content = out.read_bytes()
+    assert content.startswith(codecs.BOM_UTF8) == (marked and name != "out.jsonl")
+    assert values(read(out))[0]["output"] == "é"
+
+
+def test_delimiters_come_out_as_they_went_in(tmp_path: Path) -> None:
+    """In a CSV, unless it is told otherwise."""
+    path = write(tmp_path, "in.csv", "id;text\n1;a\n")
+    for told, expected in ((None, "id;text;output;error"), ("|", "id|text|output|error")):
+        out = tmp_path / f"{expected[2]}.csv"
+        with (
+            open_source(path) as rows,
+            open_sink(out, columns=rows.columns, source=rows, delimiter=told) as sink,
+        ):
+            sink.write({"id": "1", "text": "a;b"}, "c|d")
+        assert out.read_text().splitlines()[0] == expected
+    with pytest.raises(InputError, match="utf-8 or utf-8-sig"):
+        open_sink(tmp_path / "x.csv", columns=[], encoding="cp1252")

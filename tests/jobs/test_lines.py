@@ -1,0 +1,125 @@
+"""Lines of any length, in bounded memory and linear time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrt.errors import InputError
+from batchrt.jobs import BadRow, Row, delimited, jsonlines, lines, open_source
+
+from .files import read, values, write
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have rows of a thousand characters be the longest."""
+    for module in (lines, delimited, jsonlines):
+        monkeypatch.setattr(module, "MAX_RECORD", 1000)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "id,text\n1,a\n2,{}\n3,b\n"),
+        ("a.csv", 'id,text\n1,a\n2,"{}"\n3,b\n'),
+        ("a.csv", "id,text\r\n1,a\r\n2,{}\r\n3,b"),
+        ("a.tsv", "id\ttext\n1\ta\n2\t{}\n3\tb\n"),
+        ("a.jsonl", '{{"id": "1", "text": "a"}}\n{{"id": "2", "text": "{}"}}\n{{"id": "3", "text": "b"}}\n'),
+        ("a.jsonl", '{{"id": "1", "text": "a"}}\n[{}\n{{"id": "3", "text": "b"}}\n'),
+    ],
+)
+def test_lines_too_long_cost_themselves_only(tmp_path: Path, name: str, content: str) -> None:
+    """However long; what is in them is not kept, and the row after them is the next."""
+    rows = read(write(tmp_path, name, content.format("x" * 5000)))
+    assert [type(row) for row in rows] == [Row, BadRow, Row]
+    assert values(rows)[0::2] == [{"id": "1", "text": "a"}, {"id": "3", "text": "b"}]
+    assert [row.line for row in rows] == ([1, 2, 3] if "jsonl" in name else [2, 3, 4])
+    [bad] = [row for row in rows if isinstance(row, BadRow)]
+    assert len(str(bad.error)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.usefixtures("short")
+def test_lines_too_long_inside_an_open_quote_are_a_row_of_their_own(tmp_path: Path) -> None:
+    """The quote costs the row it is in, the line another."""
+    rows = read(write(tmp_path, "a.csv", 'id,text\n1,"open\n2,b\n3,' + "x" * 5000 + "\n4,c\n"))
+    assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
+    assert [row.line for row in rows] == [2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("short")
+def test_lines_of_no_jsonl_are_told_at_once(tmp_path: Path) -> None:
+    """A file without line ends is not read to its end."""
+    for content in ("[" + '{"id": 1},' * 1000, '{"id": "' + "x" * 5000):
+        with pytest.raises(InputError, match=r"found a list|more than 1,000 bytes"):
+            open_source(write(tmp_path, "a.jsonl", content))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'x","y\n',  # opens in the open state, and in the other
+        'a"b","c","d\n',
+        ',"\n,",\n',
+        '"a""","b\n',
+        'x"";"",","y\n',
+        'é","\n',
+        '","\n',
+    ],
+)
+@pytest.mark.parametrize("last", ["", '"x\n', "1,2\n"])
+def test_quotes_that_stay_open_take_linear_time(
+    monkeypatch: pytest.MonkeyPatch, line: str, last: str
+) -> None:
+    """No line is parsed more than three times, however quotes stand in it."""
+    parsed = 0
+    feed = delimited.DelimitedReader._feed
+
+    def counting(reader: delimited.DelimitedReader) -> Iterator[str]:
+        nonlocal parsed
+        for each in feed(reader):
+            parsed += 1
+            yield each
+
+    monkeypatch.setattr(delimited.DelimitedReader, "_feed", counting)
+    count = 2000
+    text = [*("id,text\n", *line.splitlines(keepends=True) * count), last]
+    rows = list(delimited.DelimitedReader(iter(filter(None, text)), "x.csv", ",").rows())
+    assert parsed <= 3 * len(text)
+    assert len(rows) >= 1
+
+
+class Unhurried(delimited.DelimitedReader):
+    """Look for the end of each open quote anew."""
+
+    def _next(self) -> list[str] | None:
+        self._doomed = 0
+        try:
+            return super()._next()
+        finally:
+            self._doomed = 0
+
+
+@given(st.lists(st.text('",ab', max_size=5), max_size=12))
+def test_quotes_mean_the_same_however_fast_they_are_read(text: list[str]) -> None:
+    """The short cut changes no row."""
+    given_lines = ["id,text\n", *(f"{line}\n" for line in text)]
+
+    def rows(kind: type[delimited.DelimitedReader]) -> list[object]:
+        found = kind(iter(given_lines), "x.csv", ",").rows()
+        return [(row.number, row.line, row.values, str(getattr(row, "error", ""))) for row in found]
+
+    assert rows(delimited.DelimitedReader) == rows(Unhurried)
+
+
+def test_what_one_look_found_out_holds_for_the_lines_it_saw(tmp_path: Path) -> None:
+    """Good rows among those that are not are read as ever."""
+    content = 'id,text\n1,"open\n2,b\nx","y\n3,c\nx","y\n4,"d"\n5,e\n'
+    rows = read(write(tmp_path, "a.csv", content))
+    assert [row.values.get("id") for row in rows if isinstance(row, Row)] == ["2", "3", "4", "5"]
+    assert [row.line for row in rows if isinstance(row, BadRow)] == [2, 4, 6]
