@@ -80,7 +80,7 @@ if TYPE_CHECKING:
         Retried,
         Sent,
     )
-    from batchrt.runtime.quota import Quota, QuotaStatistics
+    from batchrt.runtime.quota import LimitStatus, Quota, QuotaStatistics
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = [
@@ -105,6 +105,7 @@ __all__ = [
     "ItemTimeoutError",
     "JsonOutputParser",
     "LimitChanged",
+    "LimitStatus",
     "ListLengthError",
     "MalformedResponseError",
     "Message",
@@ -171,6 +172,7 @@ _HOMES = {
     "OpenAI": "batchrt.providers.completions",
     "OpenAIEmbeddings": "batchrt.providers.embeddings",
     "Quota": "batchrt.runtime.quota",
+    "LimitStatus": "batchrt.runtime.quota",
     "QuotaStatistics": "batchrt.runtime.quota",
     "RetryBudget": "batchrt.runtime.budget",
     "RetryPolicy": "batchrt.runtime.retrying",

@@ -20,7 +20,7 @@ PUBLIC = {
     """,
     "running": "BatchResult Outcome RunConfig Stream",
     "quotas": """
-        Admitted BudgetEmpty CooledDown LimitChanged ProviderDown ProviderUp Quota QuotaEvent QuotaStatistics
+        Admitted BudgetEmpty CooledDown LimitChanged LimitStatus ProviderDown ProviderUp Quota QuotaEvent QuotaStatistics
         Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",

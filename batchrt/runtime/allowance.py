@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from batchrt.runtime.buckets import SECONDS, Bucket, Period, Unit
@@ -167,10 +168,13 @@ class Allowance:
     def limits(self) -> dict[str, float]:
         """Return the limits that are known, by name: the lower one of what was given and what was told."""
         found = self.given()
-        for key, ways in self._told.items():
-            name = _name(*key)
-            found[name] = min(found.get(name, math.inf), ways[0].bucket.limit)
+        for name, limit in self.told().items():
+            found[name] = min(found.get(name, math.inf), limit)
         return found
+
+    def told(self) -> dict[str, float]:
+        """Return the limits that answers tell, by name."""
+        return {_name(*key): ways[0].bucket.limit for key, ways in self._told.items()}
 
     def used(self, now: float) -> dict[str, float]:
         """Return the share of each limit that is used up, by name."""
@@ -228,6 +232,12 @@ class Allowance:
             wait = limit.bucket.wait_for(limit.amount(charge))
             longest = max(longest, wait)
         return longest
+
+    def tightest(self, charge: Charge) -> str | None:
+        """Return the name of the limit that a request waits for longest; `None` if it fits into all."""
+        waits = [(limit.bucket.wait_for(limit.amount(charge)), limit.bucket) for limit in self.limited]
+        seconds, bucket = max(waits, key=itemgetter(0), default=(0.0, None))
+        return None if bucket is None or seconds <= 0 else _name(bucket.unit, bucket.period)
 
     def charge(self, charge: Charge, now: float) -> None:
         """Charge a request that is sent."""

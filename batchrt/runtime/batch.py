@@ -356,6 +356,7 @@ def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
         item.usage,
         item.request_seconds,
         item.bills,
+        item.waits,
     )
 
 

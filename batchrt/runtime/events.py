@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ __all__ = [
     "QuotaEvent",
     "Retried",
     "Sent",
+    "TellingLock",
 ]
 
 
@@ -142,12 +145,15 @@ class Events:
 
     Attributes:
         listeners: falsy if nobody listens.
+        waiting: events that happened under a lock, to be delivered once it is released.
     """
 
-    __slots__ = ("_logged_until", "_names", "listeners")
+    __slots__ = ("_held", "_logged_until", "_names", "listeners", "waiting")
 
     def __init__(self) -> None:
         self.listeners: tuple[Listener, ...] = ()
+        self.waiting: deque[QuotaEvent] = deque()
+        self._held = False
         self._logged_until = -math.inf
         self._names: set[str] = set()
 
@@ -195,8 +201,51 @@ class Events:
 
     def tell(self, event: QuotaEvent) -> None:
         """Tell all; what a listener raises is logged, for the work is not to suffer from it."""
-        for listener in self.listeners:
-            try:
-                listener(event)
-            except Exception:  # noqa: BLE001  it is logged
-                _LOG.exception("a listener failed at %r", event)
+        self.waiting.append(event)
+        if not self._held:
+            self.deliver()
+
+    def hold(self) -> None:
+        """Keep what happens until `deliver`: a lock is taken, and listeners are code of somebody else."""
+        self._held = True
+
+    def deliver(self) -> None:
+        """Tell what was kept."""
+        self._held = False
+        while self.waiting:
+            event = self.waiting.popleft()
+            for listener in self.listeners:
+                try:
+                    listener(event)
+                except Exception:  # noqa: BLE001  it is logged
+                    _LOG.exception("a listener failed at %r", event)
+
+
+class TellingLock:
+    """Hold a lock, and deliver events when it is released: no listener is called under it.
+
+    A thread that holds it may take it again.
+
+    Args:
+        events: to be delivered.
+    """
+
+    __slots__ = ("_depth", "_events", "_lock")
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        if self._depth == 1 and self._events.listeners:
+            self._events.hold()
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        outermost = not self._depth
+        self._lock.release()
+        if outermost and self._events.listeners:
+            self._events.deliver()

@@ -167,6 +167,13 @@ class FoundLimits:
         self.rate.advance(now, wanted=wanted)
         return now + self.rate.wait_for(now)
 
+    def holds(self, in_flight: int) -> str | None:
+        """Return the name of the limit that was found and holds requests back beside so many."""
+        if self.rate.bucket is not None:
+            return "requests_per_minute"
+        limit = self.in_flight.limit
+        return "max_in_flight" if limit is not None and in_flight >= limit else None
+
     def apart(self, limit: int) -> float:
         """Return when the last of `limit` requests in flight may be sent, where some were refused before.
 
@@ -205,7 +212,9 @@ class FoundLimits:
         self.log.was_refused(passage, now)
         if parallel:
             self._crowded(Wave(passage.beside, 0.0, now, passage.sent_at))
-            self._keep_to_limit(max(1, passage.beside), 0.0, now, "the provider says: too many at once")
+            self._keep_to_limit(
+                max(1, passage.beside), 0.0, now, "the provider says that too many are in flight"
+            )
         if parallel or explained:
             return
         if leads or not self._unsettled:

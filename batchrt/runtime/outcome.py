@@ -40,6 +40,9 @@ class Outcome(Generic[Out]):
             answer: without waits for a slot or a quota, without attempts that failed. Those of all its calls
             together, as for `usage`, and of a list the list's; `None` if it made none.
         usage_by_model: `usage` by the name of the model that was asked.
+        waits: seconds in which its requests waited for a quota, by what they waited for: the name of a limit
+            (`requests_per_minute`, `max_in_flight` …), `cool-down`, `outage` or `slow start`. `None` for no
+            waits.
     """
 
     index: int
@@ -50,6 +53,7 @@ class Outcome(Generic[Out]):
     usage: Usage | None
     request_seconds: float | None = None
     usage_by_model: Mapping[str, Usage] | None = None
+    waits: Mapping[str, float] | None = None
 
     @property
     def ok(self) -> bool:

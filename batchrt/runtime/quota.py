@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
@@ -46,6 +45,7 @@ from batchrt.runtime.events import (
     ProviderUp,
     Retried,
     Sent,
+    TellingLock,
 )
 from batchrt.runtime.found_limits import FoundLimits, Wave
 from batchrt.runtime.line import Line
@@ -58,9 +58,10 @@ from batchrt.runtime.trouble import blames_address, is_outage, is_overloaded, ma
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand
 
-__all__ = ["LIMITS", "UNCHANGED", "Quota", "QuotaStatistics", "Unchanged", "check_limit"]
+__all__ = ["LIMITS", "UNCHANGED", "LimitStatus", "Quota", "QuotaStatistics", "Unchanged", "check_limit"]
 
 Unchanged: TypeAlias = Literal["unchanged"]
+Source: TypeAlias = Literal["given", "told", "found"]
 """Stands for a limit that is not mentioned; `None` says that there is to be none."""
 UNCHANGED: Final[Unchanged] = "unchanged"
 
@@ -88,6 +89,25 @@ doubles: who has a limit says so within a round trip, and need not be flooded to
 
 
 @dataclass(frozen=True, slots=True)
+class LimitStatus:
+    """Tell which limit holds, and why.
+
+    Attributes:
+        name: as in `QuotaStatistics.limits`.
+        limit: how much is allowed in the limit's period; of `max_in_flight`, at once.
+        source: `given` by hand, `told` by the provider's answers, or `found` from its refusals.
+        since: seconds since it changed last; `None` if it never did.
+        reason: why it changed.
+    """
+
+    name: str
+    limit: float
+    source: Source
+    since: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaStatistics:
     """Tell how a quota stands.
 
@@ -107,6 +127,7 @@ class QuotaStatistics:
         tokens: tokens that answers said they were billed.
         refusals: those that were refused because there was too much for now.
         retries: those that were sent, or will be, in place of one that failed.
+        sources: where each limit comes from, since when, and why; those that were found as well.
     """
 
     in_flight: int
@@ -122,6 +143,7 @@ class QuotaStatistics:
     tokens: int = 0
     refusals: int = 0
     retries: int = 0
+    sources: tuple[LimitStatus, ...] = ()
 
 
 def check_limit(name: str, value: float | None) -> None:
@@ -192,12 +214,13 @@ class Quota:
         }
         check_limit("burst_seconds", burst_seconds)
         self.events: Events = Events()
+        self._changes: dict[tuple[Source, str], tuple[float, str]] = {}
+        self._now = 0.0
         self.follow_headers = follow_headers
-        self._lock = threading.RLock()
+        self._lock = TellingLock(self.events)
         self._line = Line(self._look)
         self._process = os.getpid()
         self._max_in_flight: int | None = None
-        self._now = 0.0
         self._allowance = Allowance({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
         self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
@@ -284,8 +307,7 @@ class Quota:
     def listening(self, listener: Listener) -> AbstractContextManager[None]:
         """Have `listener` told of everything that happens here, within the block.
 
-        It is called at once, on whatever thread it happens, and should be quick. The quota is locked
-        meanwhile: do not wait in it for a lock that is held elsewhere while the quota is asked something.
+        It is called soon, on whatever thread it happens, and should be quick; no lock is held meanwhile.
         """
         return self.events.listening(listener)
 
@@ -308,7 +330,30 @@ class Quota:
                 tokens=self._tokens,
                 refusals=self._refusals,
                 retries=self._retried,
+                sources=tuple(self._sources(now)),
             )
+
+    def _sources(self, now: float) -> Iterator[LimitStatus]:
+        found = self._found
+        given, told = self._allowance.given(), self._allowance.told()
+        if self._max_in_flight is not None:
+            given["max_in_flight"] = self._max_in_flight
+        if self._told_in_flight is not None:
+            told["max_in_flight"] = self._told_in_flight
+        inferred: dict[str, float] = {}
+        if found.rate.base is not None:
+            inferred["requests_per_minute"] = 60 * found.rate.base
+        if found.in_flight.limit is not None:
+            inferred["max_in_flight"] = found.in_flight.limit
+        sources: tuple[tuple[Source, dict[str, float]], ...] = (
+            ("given", given),
+            ("told", told),
+            ("found", inferred),
+        )
+        for source, limits in sources:
+            for name, limit in limits.items():
+                at, why = self._changes.get((source, name), (None, ""))
+                yield LimitStatus(name, limit, source, None if at is None else now - at, why)
 
     # In
 
@@ -333,7 +378,11 @@ class Quota:
         waited = False
         while not self._enter(passage, now):
             waited = True
-            await self._wait(passage, strand, now)
+            reason = self._reason(passage, now)
+            try:
+                await self._wait(passage, strand, now)
+            finally:
+                strand.item.add_wait(reason, strand.run.now() - now)
             taken = await self._take_soon(passage, strand)
             now = strand.run.now()
             if taken and self._begin(passage, now):
@@ -347,6 +396,17 @@ class Quota:
             if waited:
                 self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
             self.events.tell(Sent(self._in_flight, passage.tokens))
+
+    def _reason(self, passage: Passage, now: float) -> str:
+        """Return what `passage` waits for, as far as is known when it begins to wait."""
+        with self._lock:
+            if self._cooling.until > now:
+                return "cool-down"
+            if self._waits_for_provider(passage):
+                return "outage"
+            if self._crowded_until(passage, now) > now:
+                return "max_in_flight" if not passage.auto else "max_concurrency"
+            return self._allowance.tightest(passage) or self._found.holds(self._in_flight) or "slow start"
 
     def _meet(self, loop: LoopHandle, now: float) -> None:
         """Remember an event loop, and forget what those that have ended left under way or waiting."""
@@ -384,7 +444,7 @@ class Quota:
     def _begin_anew(self) -> None:
         """Forget what is under way in the process that this one was forked from: it does not end here."""
         self._process = os.getpid()
-        self._lock = threading.RLock()
+        self._lock = TellingLock(self.events)
         self._line = Line(self._look)
         self._in_flight = 0
         self._under_way.clear()
@@ -846,6 +906,10 @@ class Quota:
     # What listeners are told
 
     def _tell_limit(self, name: str, before: float | None, after: float | None, reason: str) -> None:
+        source: Source = "given" if reason.endswith("by hand") else "found"
+        if reason.endswith("by the provider"):
+            source = "told"
+        self._changes[source, name] = self._now, reason
         self.events.announce(LimitChanged(name, before, after, reason), self._now)
 
     def _tell_concurrency(self, before: float, after: float, reason: str) -> None:

@@ -47,9 +47,10 @@ class Item:
         bills: the tokens that were billed, by model; `None` if no server said.
         request_seconds: those of the requests that were answered, from sending them to the end of the
             answer; `None` if there were none.
+        waits: seconds of waiting for a quota, by what was waited for; `None` if there were none.
     """
 
-    __slots__ = ("bills", "finished", "index", "parent", "request_seconds", "retries", "started")
+    __slots__ = ("bills", "finished", "index", "parent", "request_seconds", "retries", "started", "waits")
 
     def __init__(self, index: int, parent: Item | None = None) -> None:
         self.index: int = index
@@ -57,6 +58,7 @@ class Item:
         self.retries: int = 0
         self.bills: dict[str, Usage] | None = None
         self.request_seconds: float | None = None
+        self.waits: dict[str, float] | None = None
         self.started: float = 0.0
         self.finished: float = 0.0
 
@@ -80,6 +82,14 @@ class Item:
         """Add a share of what a list was billed."""
         for model, usage in (bills or {}).items():
             self.add_usage(usage, model)
+
+    def add_wait(self, reason: str, seconds: float) -> None:
+        """Add seconds of waiting for a quota, to this item and to the one it is nested in."""
+        if self.waits is None:
+            self.waits = {}
+        self.waits[reason] = self.waits.get(reason, 0.0) + seconds
+        if self.parent is not None:
+            self.parent.add_wait(reason, seconds)
 
     def add_request(self, seconds: float | None) -> None:
         """Add the seconds of requests that were answered, to this item and to the one it is nested in."""

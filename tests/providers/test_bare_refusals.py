@@ -44,3 +44,17 @@ def judge(server: str, cap: Any, *, seed: int = 0) -> None:
 def test_bare_refusals_cost_neither_rows_nor_pace(server: str, cap: Any) -> None:
     """By rate, by number in flight, by a full queue, in LiteLLM's words, at random."""
     judge(server, cap)
+
+
+def test_outcomes_tell_what_was_waited_for() -> None:
+    """By its name, and for how long; the limit that was found is among the statistics, with its reason."""
+    provider = MockProvider(
+        latency=0.1, refusal_latency=0.005, rate_limits=RateLimits(max_parallel_requests=4, style="nginx")
+    )
+    simulated = simulate(provider, 100, cap=32)
+    waits = [outcome.waits for outcome in simulated.results[0] if outcome.waits]
+    assert len(waits) > 80
+    assert all("max_in_flight" in one for one in waits[-20:])
+    [found] = [status for status in simulated.statistics.sources if status.source == "found"]
+    assert (found.name, found.limit) == ("max_in_flight", 4)
+    assert "refused beside as many" in found.reason

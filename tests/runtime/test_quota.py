@@ -992,3 +992,56 @@ def test_slot_of_a_run_is_waited_for_without_a_place_at_the_quota() -> None:
         assert is_idle(quota)
 
     virtually("trio", main)
+
+
+# What is told
+
+
+@on_both
+def test_listeners_are_called_without_the_lock(backend: str) -> None:
+    """One that waits for a thread that asks the quota something does not wait for ever."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        counter = Counter(quota)
+        seen: list[Any] = []
+
+        def listen(event: QuotaEvent) -> None:
+            asking = threading.Thread(target=lambda: seen.append((event, quota.statistics())))
+            asking.start()
+            asking.join(10)
+            assert not asking.is_alive()
+
+        with quota.listening(listen):
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    counter.start(group, number, seconds=1)
+            await counter.send("met", error=RateLimitError("slow", status=429, retry_after=1.5))
+        kinds = [type(event).__name__ for event, _ in seen]
+        assert kinds.count("Sent") == 4
+        assert kinds.count("CooledDown") == 1
+
+    virtually(backend, main)
+
+
+@on_both
+def test_statistics_tell_where_a_limit_comes_from(backend: str) -> None:
+    """Given by hand, told or found; since when, and why."""
+
+    async def main() -> None:
+        quota = Quota(requests_per_minute=6000, max_in_flight=50)
+        counter = Counter(quota)
+        sources = {status.name: status for status in quota.statistics().sources}
+        assert {name: (one.limit, one.source) for name, one in sources.items()} == {
+            "requests_per_minute": (6000, "given"),
+            "max_in_flight": (50, "given"),
+        }
+        await counter.send("first", seconds=0.5)
+        quota.told_in_flight(7)
+        await anyio.sleep(2)
+        await counter.send("second")
+        told = next(one for one in quota.statistics().sources if one.source == "told")
+        assert (told.name, told.limit, told.reason) == ("max_in_flight", 7, "told by the provider")
+        assert told.since == pytest.approx(2.0, abs=0.1)
+
+    virtually(backend, main)
