@@ -52,7 +52,7 @@ NOTHING = [
     decimal.Decimal("sNaN"),
     np.float32("nan"),
     np.float64("nan"),
-    np.datetime64("NaT"),
+    np.datetime64("NaT", "s"),
     NaTType(),
 ]
 
