@@ -55,7 +55,7 @@ _LIBRARIES: Final = ("httpx", "httpx2")
 
 
 class HTTPClient(Protocol):
-    """An `httpx.AsyncClient`, or httpx2's; others are refused when a model is made."""
+    """An `httpx.AsyncClient`, httpx2's, or what looks like one; others are refused when a model is made."""
 
     def build_request(self, method: str, url: str, /) -> Any:
         """Return a request."""
@@ -65,7 +65,7 @@ class HTTPClient(Protocol):
 
 
 class HTTPTransport(Protocol):
-    """A transport of httpx's for async clients, or httpx2's; others are refused when a model is made."""
+    """A transport of httpx's for async clients, or of httpx2's, or what looks like one."""
 
     async def handle_async_request(self, request: Any, /) -> Any:
         """Send a request."""
@@ -691,10 +691,13 @@ def _names_certificates() -> bool:
 
 
 def _library_of_client(client: object) -> Any:
-    """Return the library that `client` is an async client of."""
+    """Return the library that `client` is an async client of; httpx for one that looks like its."""
     library = _library_of(client, "AsyncClient")
     if library is not None:
         return library
+    looks_like_one = all(callable(getattr(client, name, None)) for name in ("build_request", "send"))
+    if looks_like_one and not isinstance(client, type) and _library_of(client, "Client") is None:
+        return httpx
     kind = f"{type(client).__module__.partition('.')[0]}.{type(client).__name__}"
     hint = "httpx.AsyncClient(...)"
     if _library_of(client, "Client") is not None:

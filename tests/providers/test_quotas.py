@@ -123,14 +123,18 @@ def test_transports_to_one_mock_provider_share_what_it_allows() -> None:
 
 
 class Plain(httpx.AsyncBaseTransport):
-    """What any user may write."""
+    """What any user may write, to be a transport or a client."""
+
+    build_request = send = httpx.AsyncBaseTransport.handle_async_request
 
 
 class Bare:
     """Not to be referred to weakly, and not hashable."""
 
-    __slots__ = ("handle_async_request",)
+    __slots__ = ("_anything",)
     __hash__ = None  # type: ignore[assignment]
+
+    handle_async_request = build_request = send = httpx.AsyncBaseTransport.handle_async_request
 
 
 class Named(Plain):
