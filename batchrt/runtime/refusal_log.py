@@ -106,7 +106,7 @@ class RefusalLog:
         self._entries: deque[Entry] = deque(maxlen=_REMEMBERED)
         self._delay = 0.0
         self._since = -math.inf
-        self.refused = 0
+        self.refused: int = 0
 
     def sent(self, entry: Entry, beside: int) -> None:
         """Record that `entry` was sent beside so many others."""
