@@ -174,9 +174,8 @@ class Endpoint:
     def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], passage: Passage, strand: Strand) -> T:
         if self.quota.follow_headers:
             passage.told = standings(reply.headers)
-            parallel = parallel_limit(reply.headers)
-            if parallel is not None:
-                self.quota.told_in_flight(parallel)
+            if self.quota.may_be_parallel and (limit := parallel_limit(reply.headers)) is not None:
+                self.quota.told_in_flight(limit)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
             error = error_from(reply, self._secrets, clock.wall, longest=self._longest)

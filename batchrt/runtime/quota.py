@@ -80,6 +80,7 @@ _AT_ONCE: Final = 16
 _BARE_SHARE: Final = 4
 _SEVERAL: Final = 4
 _SECOND: Final = 1.0
+_FIRST_ANSWERS: Final = 16
 _LATELY: Final = 60.0
 _MOMENT: Final = 0.05
 """Seconds for which a request that may be sent waits for a slot of its run before the next may be sent."""
@@ -699,6 +700,11 @@ class Quota:
                 self._adaptive.answered(passage.sent_at, now, produced)
             self.retries.repay()
             self._end(passage, now, answered=True)
+
+    @property
+    def may_be_parallel(self) -> bool:
+        """Whether answers may tell how many requests may be in flight: the first ones do, if any does."""
+        return self._answers < _FIRST_ANSWERS or self._told_in_flight is not None or self._refusals > 0
 
     def told_in_flight(self, limit: int) -> None:
         """Keep to a number of requests in flight that an answer tells."""
