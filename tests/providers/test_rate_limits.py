@@ -10,7 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrt.errors import RateLimitError
-from batchrt.providers.rate_limits import limited_unit, read_duration, standings
+from batchrt.providers.rate_limits import (
+    is_parallel,
+    limited_unit,
+    parallel_limit,
+    read_duration,
+    standings,
+)
 from batchrt.runtime.allowance import Standing
 
 
@@ -182,3 +188,22 @@ class _Plain:
 
     def get(self, key: str, default: str | None = None, /) -> str | None:
         return self._headers.get(key, default)
+
+
+@pytest.mark.parametrize(
+    ("told", "limit"), [("4", 4), ("0", None), ("", None), ("-1", None), ("many", None), ("9" * 30, None)]
+)
+def test_parallel_limit_is_read_from_the_headers_of_answers(told: str, limit: int | None) -> None:
+    """As LiteLLM's proxy has them for a key."""
+    headers = httpx.Headers({"x-ratelimit-api_key-limit-max_parallel_requests": told})
+    assert parallel_limit(headers) == limit
+    assert parallel_limit(httpx.Headers()) is None
+
+
+def test_parallel_refusal_is_told_by_a_header_a_type_or_words() -> None:
+    """And by nothing else."""
+    refused = RateLimitError("Rate limit exceeded. Limit type: max_parallel_requests. Current limit: 4")
+    assert is_parallel(httpx.Headers(), refused)
+    assert is_parallel(httpx.Headers(), RateLimitError("slow", type="max_parallel_requests"))
+    assert is_parallel(httpx.Headers({"rate_limit_type": "max_parallel_requests"}), RateLimitError("slow"))
+    assert not is_parallel(httpx.Headers({"rate_limit_type": "requests"}), RateLimitError("slow"))

@@ -1,0 +1,57 @@
+"""How sending begins, and begins again after a wait."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from batchrt.runtime.cooldown import HalfOpen, SlowStart
+
+
+def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
+    """Every 25 ms; by two requests for each answer."""
+    start = SlowStart(4, 10.0)
+    for _ in range(4):
+        assert start.due(10.0) == 10.0
+        start.sent()
+    assert start.due(10.0) == pytest.approx(10.0 + 0.025 * math.log2(5 / 4))
+    assert start.due(10.1) == 10.1
+    start.answered()
+    start.answered()
+    assert start.due(10.0) == 10.0
+    assert not start.is_over(10.3)
+    assert start.is_over(10.5)
+
+
+def test_half_open_lets_one_through_and_more_as_those_are_answered() -> None:
+    """What was sent before the wait does not count."""
+    recovery = HalfOpen(2.0, 4, 10.0, at_first=math.inf, span=2.0)
+    assert recovery.due(10.0) == 10.0
+    recovery.sent()
+    assert recovery.due(10.5) == pytest.approx(12.0), "twice as many after a further wait"
+    assert not recovery.ended(9.0, answered=True)
+    assert recovery.due(10.5) > 10.5
+    assert not recovery.ended(10.0, answered=True)
+    assert recovery.due(10.6) == 10.6
+    recovery.sent()
+    assert not recovery.ended(10.6, answered=True)
+    recovery.sent()
+    recovery.sent()
+    assert recovery.due(10.7) > 10.7, "two at once"
+    assert not recovery.ended(10.6, answered=True)
+    assert recovery.ended(10.6, answered=True), "as many as are no reason to hold back"
+
+
+def test_half_open_sends_no_more_at_first_than_it_is_told() -> None:
+    """Within the span, however fast answers come."""
+    recovery = HalfOpen(0.1, 40, 10.0, at_first=3, span=1.0)
+    at, sent = 10.0, 0
+    while at < 11.0:
+        if recovery.due(at) <= at:
+            recovery.sent()
+            recovery.ended(at, answered=True)
+            sent += 1
+        at += 0.01
+    assert sent == 3
+    assert recovery.due(11.2) == 11.2

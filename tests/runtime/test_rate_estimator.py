@@ -1,0 +1,107 @@
+"""A rate that was found: kept to, and probed from below."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchrt.runtime.rate_estimator import RateEstimator
+
+
+def found(rate: float, *, highest: float = 0.0, wait: float = 0.0, now: float = 10.0) -> RateEstimator:
+    estimator = RateEstimator()
+    estimator.found(rate, highest or rate, wait, now)
+    return estimator
+
+
+def drain(estimator: RateEstimator, now: float, until: float) -> list[float]:
+    """Send whenever it may be, as somebody does who always waits."""
+    sent = []
+    assert estimator.bucket is not None
+    while now < until:
+        wait = estimator.wait_for(now)
+        assert 0 <= wait < math.inf
+        now += wait
+        estimator.advance(now, wanted=True)
+        assert estimator.wait_for(now) < 1e-5, "the wait that it names is enough"
+        estimator.bucket.charge(1)
+        sent.append(now)
+    return sent
+
+
+def test_rate_estimator_sends_nothing_until_the_wait_is_over_and_one_then() -> None:
+    """Not what came in meanwhile."""
+    estimator = found(10, wait=5.0)
+    sent = drain(estimator, 10, 17)
+    assert sent[0] == pytest.approx(15)
+    assert len(sent) == pytest.approx(21, abs=1)
+
+
+def test_rate_estimator_grows_hardly_at_first_and_to_twice_in_a_while() -> None:
+    """About a twentieth in the time of 150 requests, and far more in three times of that."""
+    estimator = found(50)
+    sent = drain(estimator, 10, 22)
+    early = sum(10 < at <= 13 for at in sent) / 3
+    late = sum(19 < at <= 22 for at in sent) / 3
+    assert 50 <= early <= 53
+    assert 85 <= late <= 160
+
+
+def test_rate_estimator_grows_only_while_requests_wait() -> None:
+    """A rate that nobody uses up is not tested."""
+    estimator = found(10)
+    for second in range(1, 100):
+        estimator.advance(10.0 + second, wanted=False)
+    assert estimator.rate == pytest.approx(10)
+
+
+def test_rate_estimator_tries_the_mean_of_what_is_as_likely() -> None:
+    """And grows fast, for the next refusal tells more than it costs; a wait for one request is a bound."""
+    assert found(10, highest=40).base == pytest.approx(20)
+    assert found(10, highest=40, wait=0.1).base == pytest.approx(10)
+    assert found(10, highest=40, wait=1.0).base == pytest.approx(20), "rounded up to seconds"
+    assert found(1, highest=4, wait=1.0).base == pytest.approx(1)
+
+
+def test_rate_estimator_never_falls_below_a_share_of_what_it_was_of_late() -> None:
+    """Refusals that no pace ends must not end the work; what was long ago does not count."""
+    estimator = found(100)
+    for second in range(20):
+        estimator.found(0.1, 0.1, 0.0, 11.0 + second)
+    assert estimator.base is not None
+    assert estimator.base >= 10
+    for second in range(5):
+        estimator.found(0.1, 0.1, 0.0, 1000.0 + 100.0 * second)
+    assert estimator.base < 1
+
+
+def test_rate_estimator_knows_whether_growing_explains_a_refusal() -> None:
+    """Not right after the last one."""
+    estimator = found(50)
+    assert not estimator.probed(10.1)
+    drain(estimator, 10, 15)
+    assert estimator.probed(15.0)
+    estimator.drop()
+    assert (estimator.rate, estimator.base, estimator.wait_for(20)) == (None, None, 0.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 3600), st.floats(0, 100), st.booleans()),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_rate_estimator_keeps_to_numbers(events: list[tuple[float, float, float, float, bool]]) -> None:
+    """Whatever was found, a request may go in finite time."""
+    estimator, now = RateEstimator(), 0.0
+    for rate, highest, wait, later, wanted in events:
+        estimator.found(rate, highest, wait, now)
+        now += later
+        estimator.advance(now, wanted=wanted)
+        assert estimator.rate is not None
+        assert 0 < estimator.rate < math.inf
+        assert 0 <= estimator.wait_for(now) < math.inf
