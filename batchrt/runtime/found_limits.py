@@ -39,6 +39,9 @@ _LEAST_CUT: Final = 0.7
 """What is left of a rate after a refusal or two, at the least."""
 _AS_EXPECTED: Final = 0.9
 """The share of a rate that was let in between two refusals, from which on the rate explains them."""
+_SPARED: Final = 0.6
+"""The share of requests let in below which no more is sent than a little above what is let in."""
+_SPARING: Final = 1.25
 _CLEAR: Final = 0.15
 """The share of the refusals that a rate leaves unexplained where there is no doubt about it."""
 _SURPRISES: Final = 3
@@ -243,6 +246,20 @@ class FoundLimits:
             self._believe_nothing(now)
         else:
             self._guess(explanation, wave, now)
+        if self.rate.bucket is None and self.in_flight.limit is None:
+            self._spare(wave, now)
+
+    def _spare(self, wave: Wave, now: float) -> None:
+        """Send hardly more than is let in where most is refused, whatever the reason: hammer no provider."""
+        share, rate = self.log.let_in(now)
+        if share < _SPARED and rate > 0:
+            self._ramp_rate(_SPARING * rate, wave)
+
+    def _ramp_rate(self, rate: float, wave: Wave) -> None:
+        self.rate.found(rate, rate, wave.wait, wave.at)
+        self.rate.hurry()
+        assert self.rate.base is not None
+        self._changed("requests_per_minute", None, 60 * self.rate.base, "found: most is refused")
 
     def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
@@ -326,7 +343,8 @@ class FoundLimits:
         if self.in_flight.limit is not None:
             self._changed("max_in_flight", self.in_flight.limit, None, reason)
             self.in_flight.drop()
-        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at)
+        clear = explanation.refused >= _DISPROOF and explanation.unexplained <= _CLEAR * explanation.refused
+        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at, clear=clear)
         assert self.rate.base is not None
         rate = None if before is None else 60 * before.rate
         self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)

@@ -74,11 +74,14 @@ class RateEstimator:
         """The rate that the last refusal told."""
         return None if self.bucket is None else self._base
 
-    def found(self, rate: float, highest: float, wait: float, now: float) -> None:
+    def found(self, rate: float, highest: float, wait: float, now: float, *, clear: bool = False) -> None:
         """Keep to `rate` from the end of the `wait` that a refusal at `now` asked for.
 
-        `highest` is the highest rate that explains the refusals as well.
+        `highest` is the highest rate that explains the refusals as well. Where the evidence is `clear`, the
+        rate may be as low as it likes, whatever was believed before.
         """
+        if clear:
+            self._base = self._peak = 0.0
         # The wait for one request bounds the rate, unless it was rounded up to seconds.
         exact = wait > 0 and wait != round(wait)
         uncertain = highest > _UNCERTAIN * rate and not exact
@@ -111,6 +114,10 @@ class RateEstimator:
         self._until = max(self._until, now + max(wait, _CUSHION / self._base))
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
+
+    def hurry(self) -> None:
+        """Grow as fast as may be: the rate is a guess."""
+        self._scale = _SHORTEST
 
     def probed(self, now: float) -> bool:
         """Whether growing has used up the cushion: a refusal is no surprise then."""

@@ -47,6 +47,7 @@ _BURSTS: Final = (1.0, 2.0, 4.0, 10.0, 30.0, 100.0, math.inf)
 """Bucket sizes that are tried: what comes into a full bucket is lost, and only its size tells how much."""
 _FACTORS: Final = (0.5, 0.7, 0.85, 0.93, 1.0, 1.08, 1.2, 1.5, 2.0, 3.0, 5.0)
 _LEADERS: Final = 6
+_ENOUGH: Final = 30
 _FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
@@ -184,6 +185,14 @@ class RefusalLog:
     def weight(self, now: float) -> float:
         """Return the weight of the refusals among the newest requests."""
         return sum(weight for _, _, refused, weight in self._events(now) if refused)
+
+    def let_in(self, now: float) -> tuple[float, float]:
+        """Return the share of the newest requests that were let in, and how many that were a second."""
+        events = self._events(now)
+        if len(events) < _ENOUGH or events[-1][0] <= events[0][0]:
+            return 1.0, 0.0
+        let_in = sum(not refused for _, _, refused, _ in events)
+        return let_in / len(events), let_in / (events[-1][0] - events[0][0])
 
     def rate_between_refusals(self, now: float) -> float | None:
         """Return how much was let in a second between the last refusal and one before; `None` for too little.
