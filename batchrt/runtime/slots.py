@@ -25,18 +25,23 @@ __all__ = ["LentSlots", "Slots", "Waiter"]
 class Waiter:
     """Wait for one slot; made on the event loop that waits, granted from any thread."""
 
-    __slots__ = ("_undecided", "granted", "signal", "withdrawn")
+    __slots__ = ("_undecided", "_unwanted", "at", "granted", "passed", "signal", "withdrawn")
 
     def __init__(self) -> None:
         self.signal: Signal | None = None
         self.granted: bool = False
         self.withdrawn: bool = False
+        self.at: Slots | None = None
+        self.passed: list[Slots] = []
         self._undecided: list[None] = []
+        self._unwanted: list[None] = []
 
-    def begin(self) -> None:
+    def begin(self, at: Slots) -> None:
         """Wait, at one level of slots."""
         self.granted = False
         self.signal = Signal()
+        self.at = at
+        self._unwanted = [None]
         self._undecided.append(None)
 
     def grant(self) -> bool:
@@ -54,7 +59,24 @@ class Waiter:
         if self.signal.set():
             return True
         self.granted, self.withdrawn = False, True
-        return False
+        return not self._is_given_back()
+
+    def _is_given_back(self) -> bool:
+        """Whether the slot that the task will never know of is the caller's to give back: once."""
+        try:
+            self._unwanted.pop()
+        except IndexError:
+            return False
+        return True
+
+    def abandon(self) -> Sequence[Slots]:
+        """Stop waiting for a task that will never go on; return where it has slots to be given back."""
+        levels, self.passed = self.passed, []
+        # Granted, but the loop was closed before the task went on.
+        if not self.withdraw() and self._is_given_back() and self.at is not None:
+            levels = [*levels, self.at]
+        self.withdrawn = True
+        return levels
 
     def withdraw(self) -> bool:
         """Stop waiting, wherever it is; `False` if it has its slot already."""
@@ -150,17 +172,20 @@ class Slots:
         if self._parent is None:
             return True
         granted = False
+        waiter.passed.append(self)
         try:
             granted = await self._parent.take(waiter)
         finally:
-            if not granted:
-                self._change(1, newcomers=True)
+            if self in waiter.passed:
+                waiter.passed.remove(self)
+                if not granted:
+                    self._change(1, newcomers=True)
         return granted
 
     async def _take_own(self, waiter: Waiter, *, newcomer: bool) -> bool:
         if waiter.withdrawn:
             return False
-        waiter.begin()
+        waiter.begin(self)
         assert waiter.signal is not None
         if newcomer:
             self._newcomers.append(waiter)
@@ -248,11 +273,12 @@ class LentSlots(Slots):
     give back what they have.
     """
 
-    __slots__ = ("__weakref__", "_held", "_lost", "_outer")
+    __slots__ = ("__weakref__", "_asking", "_held", "_lost", "_outer")
 
     def __init__(self, total: int | None, parent: Slots) -> None:
         super().__init__(total, parent)
         self._outer = parent
+        self._asking: set[Waiter] = set()
         self._held = self._lost = 0
 
     def try_take(self) -> bool:
@@ -268,7 +294,12 @@ class LentSlots(Slots):
 
     async def take(self, waiter: Waiter | None = None, *, newcomer: bool = False) -> bool:
         """Do as `Slots.take`."""
-        taken = await super().take(waiter, newcomer=newcomer)
+        waiter = waiter or Waiter()
+        self._asking.add(waiter)
+        try:
+            taken = await super().take(waiter, newcomer=newcomer)
+        finally:
+            self._asking.discard(waiter)
         self._held += taken
         return taken
 
@@ -281,7 +312,11 @@ class LentSlots(Slots):
         super().give(newcomers=newcomers)
 
     def take_back(self) -> None:
-        """Give back what tasks of a closed loop have."""
+        """Give back what tasks of a closed loop have, and what they were granted too late to know."""
+        for waiter in tuple(self._asking):
+            for level in waiter.abandon():
+                if level is not self:
+                    level._change(1, newcomers=True)
         self._lost, self._held = self._held, 0
         for _ in range(self._lost):
             self._outer.give()

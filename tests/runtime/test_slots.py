@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from batchrt import RunnableLambda
-from batchrt.runtime.slots import Slots, Waiter
+from batchrt.runtime.slots import LentSlots, Slots, Waiter
 
 from .harness import config, in_thread, pause
 
@@ -315,3 +315,32 @@ def test_slots_of_a_loop_that_was_closed_with_tasks_in_it_come_back(how: str, ca
 
     chain = RunnableLambda(leaf)
     assert in_thread(partial(chain.batch, range(6), config(max_concurrency=cap))) == list(range(6))
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_slots_granted_to_a_loop_that_closes_first_come_back_once(*, granted: bool) -> None:
+    """The task is told of its slot, but never goes on; or it waits for one that it will never be told of."""
+    outer = Slots(1)
+    lent = LentSlots(None, outer)
+    assert outer.try_take()
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> asyncio.Task[bool]:
+        task = loop.create_task(lent.take())
+        await asyncio.sleep(0)
+        return task
+
+    task = loop.run_until_complete(begin())
+    if granted:
+        outer.give()
+        assert outer.free == 0, "it is granted, and the loop does not run any more"
+    loop.close()
+    lent.take_back()
+    if not granted:
+        outer.give()
+    assert outer.free == 1
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task.get_coro().close()
+    assert outer.free == 1
+    assert outer.try_take()
+    assert not outer.try_take()
