@@ -26,13 +26,12 @@ from batchrt.errors import (
     SpendingLimitError,
     StrayCancelledError,
 )
-from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.crew import Crew
 from batchrt.runtime.driving import drive
 from batchrt.runtime.feeder import is_iterable, length_of
 from batchrt.runtime.loops import LoopHandle, cancellation_is_real, error_of, unswallowed
 from batchrt.runtime.outcome import BatchResult, Outcome
-from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.run import Item, NewListRun, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
@@ -129,7 +128,7 @@ class Job:
         if parent is not None and parent.run.traffic.crew is not None:
             return False  # others may come to the same lists
         return (
-            self.step.list_call is not None
+            self.step.bulk is not None
             and self.expected is not None
             and is_iterable(self.inputs)
             and self.item_configs is self.config
@@ -412,7 +411,9 @@ async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, tim
     async with lending():
         try:
             if job.by_lists:
-                await _run_lists_into(results, job, fail_fast=not return_exceptions)
+                await _run_lists_into(
+                    results, job, cast("NewListRun", job.step.bulk), fail_fast=not return_exceptions
+                )
             else:
                 scheduler = job.open(results.put, fail_fast=not return_exceptions, timed=timed)
                 try:
@@ -426,15 +427,9 @@ async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, tim
             results.fill(error)
 
 
-async def _run_lists_into(results: _Results, job: Job, *, fail_fast: bool) -> None:
+async def _run_lists_into(results: _Results, job: Job, new_run: NewListRun, *, fail_fast: bool) -> None:
     parent = current_strand()
-    bulk = Bulk(
-        job.step.list_call,
-        job.config,
-        results.put,
-        fail_fast=fail_fast,
-        parent=parent.item if parent else None,
-    )
+    bulk = new_run(job.config, results.put, fail_fast=fail_fast, parent=parent.item if parent else None)
     results.total = await bulk.look_at(cast("Iterable[Any]", job.inputs))
     lists = Job(bulk.step, bulk.lists(), job.config, job.config)
     await lists.open(lambda *_: True, unit="list").run()

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, cast
 
 import anyio
@@ -21,6 +22,7 @@ from anyio import CancelScope
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
+from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.driving import drive
 from batchrt.runtime.lists import ListCall, Part, carry, check_length, share_bills
 from batchrt.runtime.loops import OwnTask, Signal
@@ -52,7 +54,7 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
             traffic.open(key, queue)
         return await cast("_Queue", queue).meet(value, strand)
 
-    return Step(step, lists=call.limits().size or UNBOUNDED_LIST, list_call=call)
+    return Step(step, lists=call.limits().size or UNBOUNDED_LIST, bulk=partial(Bulk, call))
 
 
 async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:

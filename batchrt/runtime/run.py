@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -33,7 +33,20 @@ from batchrt.runtime.slots import LentSlots, Slots
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.traffic import Place, Source, Traffic
 
-__all__ = ["Item", "Run", "Step", "StepCall", "Strand", "current_strand", "strand_context"]
+if TYPE_CHECKING:
+    from batchrt.errors import SpendingLimitError
+
+__all__ = [
+    "Item",
+    "ListRun",
+    "NewListRun",
+    "Run",
+    "Step",
+    "StepCall",
+    "Strand",
+    "current_strand",
+    "strand_context",
+]
 
 UNCAPPED_THREADS: Final = 64
 """Threads for sync functions when `max_concurrency` is `None`. No cap on leaves is no wish for a
@@ -581,6 +594,42 @@ StepCall: TypeAlias = Callable[[Any, Strand], Any]
 """Carries a value through: gives the output if the step is inline, else an awaitable of it."""
 
 
+class ListRun(Protocol):
+    """A run whose items are lists of its inputs; see `Step.bulk`.
+
+    Attributes:
+        ended: the error of the spending limit that ended the run before all lists were sent.
+    """
+
+    ended: SpendingLimitError | None
+
+    async def look_at(self, inputs: Iterable[Any]) -> int:
+        """Take the inputs in and return their number."""
+        ...
+
+    def lists(self) -> Iterator[list[Any]]:
+        """Yield the lists to send."""
+        ...
+
+    @property
+    def step(self) -> Step:
+        """The step that sends one of them."""
+        ...
+
+
+class NewListRun(Protocol):
+    """Make the `ListRun` of inputs that are all known; each input's outcome is given to `put`."""
+
+    def __call__(
+        self,
+        config: RunConfig,
+        put: Callable[[Item, Any, Exception | None], object],
+        *,
+        fail_fast: bool,
+        parent: Item | None,
+    ) -> ListRun: ...
+
+
 class Step(NamedTuple):
     """A runnable as the runtime sees it.
 
@@ -591,7 +640,7 @@ class Step(NamedTuple):
         lists: how long the longest list is that items may be sent in, of all steps in it; 0 if none
             takes lists.
         meets: parts of a single item may come to such a step at the same time.
-        list_call: what the step does with lists, if it is nothing but such a step.
+        bulk: makes a run of lists, if the step does nothing but take lists.
     """
 
     call: StepCall
@@ -599,7 +648,7 @@ class Step(NamedTuple):
     direct: bool = False
     lists: int = 0
     meets: bool = False
-    list_call: Any = None
+    bulk: NewListRun | None = None
 
     @classmethod
     def of(cls, call: StepCall, parts: Iterable[Step], *, direct: bool = False, forks: bool = False) -> Step:
