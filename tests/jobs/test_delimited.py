@@ -18,8 +18,7 @@ from batchrt.jobs import (
 )
 from batchrt.jobs import delimited as delimited_module
 from batchrt.jobs.delimited import DelimitedReader
-
-from .files import AWKWARD, only_bad, read, refuse, values, write
+from tests.jobs.files import AWKWARD, only_bad, read, refuse, values, write
 
 
 def test_reads_csv_with_row_and_line_numbers(tmp_path: Path) -> None:

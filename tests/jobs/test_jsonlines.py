@@ -14,8 +14,7 @@ from batchrt.jobs import (
     open_source,
 )
 from batchrt.jobs.jsonlines import read_jsonlines
-
-from .files import only_bad, read, refuse, write
+from tests.jobs.files import only_bad, read, refuse, write
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz"])

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from batchrt.errors import InputError
 from batchrt.jobs import BadRow, Row, delimited, jsonlines, lines, open_source
-
-from .files import read, values, write
+from tests.jobs.files import read, values, write
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from batchrt.jobs import (
     open_sink,
     open_source,
 )
-
-from .files import TEXT, json_rows, json_values, table_rows, write_one
+from tests.jobs.files import TEXT, json_rows, json_values, table_rows, write_one
 
 INF = float("inf")
 

@@ -16,8 +16,7 @@ from batchrt.jobs import (
     open_sink,
     open_source,
 )
-
-from .files import AWKWARD, TEXT, json_rows, json_values, table_rows, write_one
+from tests.jobs.files import AWKWARD, TEXT, json_rows, json_values, table_rows, write_one
 
 
 def test_jsonl(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from batchrt.jobs import (
     open_source,
     required_columns,
 )
-
-from .files import only_bad, read, refuse, values, write
+from tests.jobs.files import only_bad, read, refuse, values, write
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

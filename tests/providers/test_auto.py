@@ -10,10 +10,9 @@ import pytest
 from batchrt import LimitChanged, Quota, RunnableLambda
 from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, Queueing
+from tests.providers.mocked import LATENCY, Simulated, chat, simulate
 from tests.runtime.harness import Watch
 from tests.runtime.quotas import is_idle, virtually
-
-from .mocked import LATENCY, Simulated, chat, simulate
 
 AUTO: Any = {"max_concurrency": "auto"}
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from batchrt.testing import MockProvider, Noise, Queueing, RateLimits
-
-from .mocked import simulate
+from tests.providers.mocked import simulate
 
 SERVERS: dict[str, dict[str, Any]] = {
     "limit_req": {

@@ -26,8 +26,7 @@ from batchrt.providers.choices import FAILED, placed
 from batchrt.providers.retry_after import should_retry
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.wire import read_chat, read_chats
-
-from .replies import chat_body, reply, wall
+from tests.providers.replies import chat_body, reply, wall
 
 
 def read(body: Any) -> AIMessage:

@@ -11,8 +11,7 @@ from pydantic import SecretStr
 from batchrt.errors import AuthenticationError
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.client import Client
-
-from .replies import chat_body
+from tests.providers.replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

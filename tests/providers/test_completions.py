@@ -25,8 +25,7 @@ from batchrt.providers.completions import CompletionOptions, OpenAI
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.prompts import PromptTemplate
 from batchrt.testing import Fault, FaultPlan, MockProvider
-
-from .completing import Answer, answered_by, completion, echo, model_of, on_mock_clock, sizes
+from tests.providers.completing import Answer, answered_by, completion, echo, model_of, on_mock_clock, sizes
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,7 @@ import pytest
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, ServerError
 from batchrt.providers.completions import OpenAI
 from batchrt.testing import Fault, FaultPlan
-
-from .completing import PATIENT, completion, echo, model_of, on_mock_clock
+from tests.providers.completing import PATIENT, completion, echo, model_of, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 

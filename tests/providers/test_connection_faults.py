@@ -18,8 +18,7 @@ from batchrt.errors import ConnectionFailedError, ConnectionFault
 from batchrt.providers.connection_faults import connection_failed, fault_of
 from batchrt.providers.proxies import Proxy
 from batchrt.providers.transport import Transport
-
-from .tls import certificate, tls_server
+from tests.providers.tls import certificate, tls_server
 
 pytestmark = pytest.mark.anyio
 

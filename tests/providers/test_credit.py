@@ -17,8 +17,7 @@ from batchrt.errors import (
 from batchrt.providers.credit import says_no_credit
 from batchrt.providers.failures import error_from
 from batchrt.providers.secrets import Secrets
-
-from .replies import reply, wall
+from tests.providers.replies import reply, wall
 
 
 def of(status: int, message: str, **fields: Any) -> ProviderError:

@@ -28,8 +28,7 @@ from batchrt.providers.matrix import EmbeddingBlock
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests import virtual
-
-from .embedding import WIDTH, mock, model, on_mock_clock, vectors, words
+from tests.providers.embedding import WIDTH, mock, model, on_mock_clock, vectors, words
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,17 @@ from batchrt.errors import (
 )
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.testing import Fault, FaultPlan
-
-from .embedding import WIDTH, answer, behind, mock, model, on_mock_clock, refusal, vectors, words
+from tests.providers.embedding import (
+    WIDTH,
+    answer,
+    behind,
+    mock,
+    model,
+    on_mock_clock,
+    refusal,
+    vectors,
+    words,
+)
 
 pytestmark = pytest.mark.anyio
 

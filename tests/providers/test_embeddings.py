@@ -17,8 +17,17 @@ from batchrt.errors import (
 from batchrt.messages import Usage
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.runnables.lambdas import RunnableLambda
-
-from .embedding import WIDTH, answer, behind, mock, model, on_mock_clock, refusal, vectors, words
+from tests.providers.embedding import (
+    WIDTH,
+    answer,
+    behind,
+    mock,
+    model,
+    on_mock_clock,
+    refusal,
+    vectors,
+    words,
+)
 
 pytestmark = pytest.mark.anyio
 

@@ -46,10 +46,9 @@ from batchrt.providers.reply import Reply
 from batchrt.runtime.clock import Clock
 from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, RateLimits
+from tests.providers.mocked import LATENCY, chat, respond, simulate
+from tests.providers.replies import chat_body, reply
 from tests.runtime.quotas import BACKENDS, is_idle, virtually
-
-from .mocked import LATENCY, chat, respond, simulate
-from .replies import chat_body, reply
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

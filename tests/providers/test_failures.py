@@ -23,8 +23,7 @@ from batchrt.errors import (
 from batchrt.providers.failures import error_from, excerpt
 from batchrt.providers.retry_after import should_retry
 from batchrt.providers.secrets import Secrets
-
-from .replies import NOW, reply, wall
+from tests.providers.replies import NOW, reply, wall
 
 KEY = "sk-proj-0123456789"
 

@@ -13,8 +13,7 @@ from batchrt.errors import BadRequestError, MalformedResponseError
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.providers.json_text import load_json
-
-from .replies import chat_body
+from tests.providers.replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from batchrt.testing import MockProvider, RateLimits
-
-from .mocked import LATENCY, Simulated, lengths, simulate
+from tests.providers.mocked import LATENCY, Simulated, lengths, simulate
 
 by = pytest.mark.parametrize("given", [True, False], ids=["given", "learnt"])
 

@@ -21,8 +21,7 @@ from batchrt.providers import quotas
 from batchrt.providers.model import Model
 from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider
-
-from .replies import chat_body
+from tests.providers.replies import chat_body
 
 KEY = "sk-a-very-secret-key-0123456789"
 KINDS: list[Callable[..., Model[Any, Any]]] = [ChatOpenAI, OpenAI, OpenAIEmbeddings]

@@ -9,9 +9,8 @@ import pytest
 
 from batchrt.testing import MockProvider
 from tests import virtual
+from tests.providers.servers import Case, random_case
 from tests.testing.virtual import Client
-
-from .servers import Case, random_case
 
 
 def patiently(case: Case) -> None:

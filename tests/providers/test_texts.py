@@ -15,8 +15,7 @@ from batchrt.providers.retry_after import should_retry
 from batchrt.providers.secrets import NO_SECRETS
 from batchrt.providers.texts import TextRequest, Texts, encode_prompt, read_texts
 from batchrt.runnables.prompts import ChatPromptTemplate, PromptTemplate
-
-from .replies import reply, wall
+from tests.providers.replies import reply, wall
 
 
 class Text:

@@ -31,9 +31,8 @@ from batchrt.errors import (
 from batchrt.providers import connection_faults
 from batchrt.providers.reply import Reply
 from batchrt.providers.transport import PyqwestTransport, Transport
-
-from .raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
-from .tls import certificate, hashed, tls_server
+from tests.providers.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
+from tests.providers.tls import certificate, hashed, tls_server
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,7 @@ from batchrt.errors import BadRequestError, MalformedResponseError, ProviderErro
 from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
 from batchrt.providers.secrets import NO_SECRETS, Secrets
 from batchrt.providers.wire import ChatRequest, read_chat
-
-from .replies import chat_body, reply, wall
+from tests.providers.replies import chat_body, reply, wall
 
 REQUEST = ChatRequest({"model": "m", "temperature": 0.5, "stop": ["é"]})
 

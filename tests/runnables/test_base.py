@@ -9,8 +9,7 @@ import pytest
 
 from batchrt import RunConfig, Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
 from batchrt.runnables.base import coerce
-
-from .helpers import add_one, add_two, everyway, fail
+from tests.runnables.helpers import add_one, add_two, everyway, fail
 
 pytestmark = pytest.mark.anyio
 

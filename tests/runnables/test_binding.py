@@ -7,8 +7,7 @@ import anyio.lowlevel
 import pytest
 
 from batchrt import ItemTimeoutError, RunConfig, RunnableBinding, RunnableLambda, RunnablePassthrough
-
-from .helpers import add_one, add_two, everyway, virtual_time
+from tests.runnables.helpers import add_one, add_two, everyway, virtual_time
 
 pytestmark = pytest.mark.anyio
 

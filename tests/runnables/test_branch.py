@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from batchrt import RunnableBranch, RunnableLambda, RunnablePassthrough
-
-from .helpers import add_one, add_two, everyway, fail, raises_everyway
+from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

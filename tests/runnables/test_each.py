@@ -9,8 +9,7 @@ import pytest
 
 from batchrt import Runnable, RunnableLambda, RunnableParallel, RunnablePassthrough
 from batchrt.runnables.each import RunnableEach
-
-from .helpers import add_one, add_two, everyway, fail, raises_everyway, virtual_time
+from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway, virtual_time
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,7 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda, RunnablePassthrough
-
-from .helpers import add_one, add_two, everyway, fail, raises_everyway
+from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,7 @@ from batchrt import (
     RunnablePassthrough,
     chain,
 )
-
-from .helpers import add_one, add_two, everyway
+from tests.runnables.helpers import add_one, add_two, everyway
 
 pytestmark = pytest.mark.anyio
 

@@ -28,9 +28,8 @@ from batchrt import (
 )
 from batchrt.runtime.run import current_strand
 from batchrt.runtime.traffic import Traffic
-
-from .helpers import everyway, raises_everyway, virtual_time
-from .virtual import run_in_virtual_time
+from tests.runnables.helpers import everyway, raises_everyway, virtual_time
+from tests.runnables.virtual import run_in_virtual_time
 
 pytestmark = pytest.mark.anyio
 

@@ -15,8 +15,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from batchrt import ItemTimeoutError, Runnable, RunnableLambda
-
-from .virtual import run_in_virtual_time
+from tests.runnables.virtual import run_in_virtual_time
 
 BACKENDS = ["asyncio", "trio"]
 

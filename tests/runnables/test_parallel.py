@@ -4,8 +4,7 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda, RunnableMap, RunnableParallel, RunnablePassthrough
-
-from .helpers import add_one, add_two, everyway, fail, raises_everyway
+from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

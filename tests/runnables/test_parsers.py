@@ -16,8 +16,7 @@ from batchrt import (
     PydanticOutputParser,
     StrOutputParser,
 )
-
-from .helpers import everyway, raises_everyway
+from tests.runnables.helpers import everyway, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,7 @@ from batchrt import (
     RunnablePassthrough,
     RunnablePick,
 )
-
-from .helpers import everyway, fail, raises_everyway
+from tests.runnables.helpers import everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

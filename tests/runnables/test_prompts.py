@@ -17,8 +17,7 @@ from batchrt import (
     RunnablePassthrough,
     SystemMessage,
 )
-
-from .helpers import everyway, raises_everyway
+from tests.runnables.helpers import everyway, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

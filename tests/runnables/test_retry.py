@@ -6,8 +6,7 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda, RunnablePassthrough, RunnableRetry
-
-from .helpers import Flaky, add_two, virtual_time
+from tests.runnables.helpers import Flaky, add_two, virtual_time
 
 pytestmark = pytest.mark.anyio
 

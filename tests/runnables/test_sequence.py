@@ -10,8 +10,7 @@ import pytest
 
 from batchrt import Runnable, RunnableLambda, RunnableSequence
 from batchrt.runtime.run import Step
-
-from .helpers import add_one, add_two, everyway, fail, raises_everyway
+from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,7 @@ import pytest
 from batchrt import ItemTimeoutError, RunnableLambda, Usage
 from batchrt.runtime.batch import MIN_WINDOW, Job, lending
 from batchrt.runtime.run import Step, current_strand
-
-from .harness import Boom, config, on_trio, pause
+from tests.runtime.harness import Boom, config, on_trio, pause
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,7 @@ import anyio.to_thread
 import pytest
 
 from batchrt import ItemTimeoutError, RunnableLambda
-
-from .harness import (
+from tests.runtime.harness import (
     GUARD_SECONDS,
     Boom,
     Watch,

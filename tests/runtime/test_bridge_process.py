@@ -11,8 +11,7 @@ import anyio.to_thread
 import pytest
 
 from batchrt.runtime.bridge import Caller, call_blocking
-
-from .harness import (
+from tests.runtime.harness import (
     GUARD_SECONDS,
     Watch,
     in_thread,

@@ -9,8 +9,7 @@ import anyio
 import pytest
 
 from batchrt.runtime.crew import Crew
-
-from .harness import pause, tasks
+from tests.runtime.harness import pause, tasks
 
 pytestmark = pytest.mark.anyio
 

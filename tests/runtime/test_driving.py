@@ -9,8 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from batchrt.runtime.driving import drive, drive_to_end
-
-from .harness import Boom, pause
+from tests.runtime.harness import Boom, pause
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,7 @@ import pytest
 
 from batchrt import DeadlineExceededError, RunnableLambda
 from batchrt.runtime.feeder import Feeder
-
-from .harness import Boom, config, on_trio, pause, tasks, until
+from tests.runtime.harness import Boom, config, on_trio, pause, tasks, until
 
 pytestmark = pytest.mark.anyio
 

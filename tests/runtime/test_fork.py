@@ -10,8 +10,7 @@ import anyio
 import pytest
 
 from batchrt import Runnable, RunnableLambda, RunnableParallel, StrayCancelledError
-
-from .harness import (
+from tests.runtime.harness import (
     Boom,
     Watch,
     all_slots_come_back,

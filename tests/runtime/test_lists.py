@@ -12,8 +12,7 @@ from batchrt import Usage
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.lists import Limits, ListCall, Part, RepackError, carry, pack, share
 from batchrt.runtime.run import Step, Strand
-
-from .harness import config, on_trio
+from tests.runtime.harness import config, on_trio
 
 pytestmark = pytest.mark.anyio
 

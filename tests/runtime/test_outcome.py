@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from batchrt import BatchResult, DeadlineExceededError, Outcome, Price, SpendingLimitError, Usage
-
-from .harness import Boom
+from tests.runtime.harness import Boom
 
 
 def outcome(index: int, output: Any = None, error: Exception | None = None, **books: Any) -> Outcome[Any]:

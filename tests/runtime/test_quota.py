@@ -24,9 +24,8 @@ from batchrt.runtime.events import Admitted, CooledDown, LimitChanged, QuotaEven
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.quota import _AT_ONCE, _DOUBLING
 from batchrt.runtime.run import Item, Strand
-
-from .harness import in_thread, pause
-from .quotas import BACKENDS, Counter, is_idle, usage_of, virtually
+from tests.runtime.harness import in_thread, pause
+from tests.runtime.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

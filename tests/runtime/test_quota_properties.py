@@ -22,9 +22,8 @@ from batchrt import (
 from batchrt.runtime.allowance import Standing
 from batchrt.runtime.passage import Passage
 from batchrt.runtime.run import Item, Strand
-
-from .harness import tasks
-from .quotas import BACKENDS, Counter, is_idle, usage_of, virtually
+from tests.runtime.harness import tasks
+from tests.runtime.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 
 
 class Plan(NamedTuple):

@@ -10,8 +10,7 @@ import tenacity
 
 from batchrt import RunnableLambda
 from batchrt.runtime.retrying import wait_exponential_jitter
-
-from .harness import Boom, Watch, all_slots_come_back, config, on_trio
+from tests.runtime.harness import Boom, Watch, all_slots_come_back, config, on_trio
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,7 @@ import pytest
 from batchrt import RunnableLambda, Usage
 from batchrt.runtime.run import UNCAPPED_THREADS, Item, Run, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
-
-from .harness import Watch, all_slots_come_back, config, pause
+from tests.runtime.harness import Watch, all_slots_come_back, config, pause
 
 pytestmark = pytest.mark.anyio
 

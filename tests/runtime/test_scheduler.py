@@ -14,8 +14,7 @@ import pytest
 from batchrt import (
     RunnableLambda,
 )
-
-from .harness import (
+from tests.runtime.harness import (
     Boom,
     Watch,
     all_slots_come_back,

@@ -30,8 +30,7 @@ from batchrt import (
     SpendingLimitError,
     StrayCancelledError,
 )
-
-from .harness import (
+from tests.runtime.harness import (
     Boom,
     Watch,
     all_slots_come_back,

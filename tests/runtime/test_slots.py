@@ -14,8 +14,7 @@ import pytest
 
 from batchrt import RunnableLambda
 from batchrt.runtime.slots import LentSlots, Slots, Waiter
-
-from .harness import config, in_thread, pause
+from tests.runtime.harness import config, in_thread, pause
 
 pytestmark = pytest.mark.anyio
 

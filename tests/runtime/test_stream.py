@@ -12,8 +12,7 @@ import anyio
 import pytest
 
 from batchrt import DeadlineExceededError, RunnableLambda
-
-from .harness import (
+from tests.runtime.harness import (
     Boom,
     Watch,
     all_slots_come_back,

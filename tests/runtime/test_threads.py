@@ -15,8 +15,17 @@ import pytest
 
 from batchrt import ItemTimeoutError, Runnable, RunnableLambda
 from batchrt.runtime.loops import LoopHandle
-
-from .harness import Boom, Watch, all_slots_come_back, check_over, config, in_thread, pause, tasks, until
+from tests.runtime.harness import (
+    Boom,
+    Watch,
+    all_slots_come_back,
+    check_over,
+    config,
+    in_thread,
+    pause,
+    tasks,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
