@@ -64,12 +64,7 @@ from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from batchrt.providers.chat import ChatOpenAI
-    from batchrt.providers.completions import OpenAI
-    from batchrt.providers.embeddings import OpenAIEmbeddings
-    from batchrt.providers.matrix import EmbeddingBlock
-    from batchrt.runtime.budget import RetryBudget
-    from batchrt.runtime.events import (
+    from batchrt.limits.events import (
         Admitted,
         BudgetEmpty,
         CooledDown,
@@ -80,7 +75,12 @@ if TYPE_CHECKING:
         Retried,
         Sent,
     )
-    from batchrt.runtime.quota import LimitStatus, Quota, QuotaStatistics
+    from batchrt.limits.quota import LimitStatus, Quota, QuotaStatistics
+    from batchrt.limits.retry_budget import RetryBudget
+    from batchrt.providers.chat import ChatOpenAI
+    from batchrt.providers.completions import OpenAI
+    from batchrt.providers.embeddings import OpenAIEmbeddings
+    from batchrt.providers.matrix import EmbeddingBlock
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = [
@@ -171,10 +171,10 @@ _HOMES = {
     "EmbeddingBlock": "batchrt.providers.matrix",
     "OpenAI": "batchrt.providers.completions",
     "OpenAIEmbeddings": "batchrt.providers.embeddings",
-    "Quota": "batchrt.runtime.quota",
-    "LimitStatus": "batchrt.runtime.quota",
-    "QuotaStatistics": "batchrt.runtime.quota",
-    "RetryBudget": "batchrt.runtime.budget",
+    "Quota": "batchrt.limits.quota",
+    "LimitStatus": "batchrt.limits.quota",
+    "QuotaStatistics": "batchrt.limits.quota",
+    "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retrying",
 }
 _HOMES |= dict.fromkeys(
@@ -189,7 +189,7 @@ _HOMES |= dict.fromkeys(
         "Retried",
         "Sent",
     ),
-    "batchrt.runtime.events",
+    "batchrt.limits.events",
 )
 
 

@@ -59,7 +59,7 @@ def _bucket(moments: Sequence[float]) -> float:
 
 def _batchrt() -> Enter:
     from batchrt import Quota, Usage
-    from batchrt.runtime.passage import Passage
+    from batchrt.limits.permit import Passage
     from batchrt.runtime.run import Item, Run, Strand
     from batchrt.runtime.slots import Slots
 

@@ -15,7 +15,7 @@ from benchmarks.quota_runs import series_of
 from benchmarks.results import Column, Row, Table
 
 if TYPE_CHECKING:
-    from batchrt.runtime.quota import Quota
+    from batchrt.limits.quota import Quota
     from batchrt.runtime.run import Run, Strand
 
 __all__ = ["BATCHRT", "BUSY", "EXACT", "PACED", "WAITING", "measure", "work"]
@@ -141,7 +141,7 @@ async def _with_semaphore(semaphore: asyncio.Semaphore, strand: Strand) -> None:
 
 async def _with_quota(quota: Quota, strand: Strand) -> None:
     from batchrt import Usage
-    from batchrt.runtime.passage import Passage
+    from batchrt.limits.permit import Passage
 
     passage = Passage(100)
     await quota.admit(passage, strand)
@@ -199,7 +199,7 @@ class _Watch:
 
 async def _passing(rounds: int) -> dict[str, list[float]]:
     from batchrt import Quota
-    from batchrt.runtime.allowance import Standing
+    from batchrt.limits.rate_limits import Standing
     from batchrt.runtime.run import Run
     from batchrt.runtime.slots import Slots
 
@@ -230,7 +230,7 @@ async def _passing(rounds: int) -> dict[str, list[float]]:
 
 async def _pass(quota: Quota, standings: Any, strand: Strand, requests: int) -> None:
     from batchrt import Usage
-    from batchrt.runtime.passage import Passage
+    from batchrt.limits.permit import Passage
 
     usage = Usage(25, 25, 50)
     for _ in range(requests):

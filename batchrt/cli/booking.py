@@ -24,9 +24,9 @@ from batchrt.errors import (
 from batchrt.jobs import BadRow, Row, Source
 from batchrt.jobs.rendering import cell, listed
 from batchrt.jobs.rows import bad_row
+from batchrt.limits.error_kinds import blames_address, is_overloaded
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.run import Step, Strand
-from batchrt.runtime.trouble import blames_address, is_overloaded
 
 __all__ = ["Booked", "Gatekeeper", "fields_of"]
 

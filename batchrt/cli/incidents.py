@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 
 from batchrt.cli.numbers import count, duration
-from batchrt.runtime.events import (
+from batchrt.limits.events import (
     BudgetEmpty,
     CooledDown,
     LimitChanged,

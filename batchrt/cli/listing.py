@@ -18,8 +18,8 @@ from batchrt.cli.tally import Tally
 from batchrt.cli.texts import Text
 from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, ItemTimeoutError, SpendingLimitError
+from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.adaptive import FIRST_LIMIT
 from batchrt.runtime.lists import ListCall, Part, RepackError, carry
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.stream import Stream

@@ -9,7 +9,7 @@ from batchrt.cli.process import allow_connections
 from batchrt.cli.settings import JobSettings
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import AuthenticationError, TokenizerError
-from batchrt.runtime.adaptive import MOST_AT_ONCE
+from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
 from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["is_built_in", "new_model"]

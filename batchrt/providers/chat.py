@@ -17,6 +17,7 @@ from batchrt.runtime.run import Step, Strand
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from batchrt.limits.quota import Quota, Unchanged
     from batchrt.providers.client import Secret
     from batchrt.providers.endpoint import Endpoint
     from batchrt.providers.reply import Reply
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.quota import Quota, Unchanged
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["ChatOpenAI"]

@@ -8,12 +8,12 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from batchrt.errors import AuthenticationError
+from batchrt.limits.quota import UNCHANGED, Quota, Unchanged, check_limit
+from batchrt.limits.registry import owner_of, shared_quota
 from batchrt.providers.address import Address
 from batchrt.providers.endpoint import Endpoint
-from batchrt.providers.quotas import owner_of, shared_quota
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
-from batchrt.runtime.quota import UNCHANGED, Quota, Unchanged, check_limit
 from batchrt.runtime.retrying import RetryPolicy
 
 if TYPE_CHECKING:

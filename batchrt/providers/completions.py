@@ -17,11 +17,11 @@ from batchrt.runtime.run import Step, Strand
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from batchrt.limits.quota import Quota, Unchanged
     from batchrt.providers.client import Secret
     from batchrt.providers.reply import Reply
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.quota import Quota, Unchanged
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["CompletionOptions", "OpenAI"]

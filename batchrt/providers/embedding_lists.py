@@ -18,6 +18,7 @@ from batchrt.errors import (
     ProviderError,
     ServerError,
 )
+from batchrt.limits.error_kinds import is_overloaded
 from batchrt.providers.bodies import bad_input, encode_members, half_character
 from batchrt.providers.capacity import Capacity, Encoding
 from batchrt.providers.refusals import named_limits
@@ -35,7 +36,6 @@ from batchrt.providers.vectors import (
 )
 from batchrt.runtime.lists import ListCall, RepackError
 from batchrt.runtime.spending import part_of
-from batchrt.runtime.trouble import is_overloaded
 
 if TYPE_CHECKING:
     from batchrt.providers.client import Client

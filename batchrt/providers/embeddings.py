@@ -19,6 +19,7 @@ from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
+    from batchrt.limits.quota import Quota, Unchanged
     from batchrt.providers.capacity import Capacity, Encoding
     from batchrt.providers.client import Secret
     from batchrt.providers.embedding_lists import EmbeddingLists
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from batchrt.providers.tokens import TokenizerName
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.batch import Job
-    from batchrt.runtime.quota import Quota, Unchanged
     from batchrt.runtime.retrying import RetryPolicy
 
 __all__ = ["OpenAIEmbeddings"]

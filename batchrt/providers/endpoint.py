@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from tenacity import stop_after_attempt
 
 from batchrt.errors import ConnectionFailedError, OutageError, ProviderError, RateLimitError
+from batchrt.limits.error_kinds import is_outage, is_overloaded, is_paced, may_be_billed
+from batchrt.limits.permit import Passage
 from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, say_until
 from batchrt.providers.rate_limits import is_parallel, limited_unit, parallel_limit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.asynchronous import checked_sync
-from batchrt.runtime.passage import Passage
 from batchrt.runtime.retrying import first_failure, note_failure
-from batchrt.runtime.trouble import is_outage, is_overloaded, is_paced, may_be_billed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchrt.limits.quota import Quota
     from batchrt.providers.reply import Reply
     from batchrt.providers.secrets import Secrets
     from batchrt.providers.transport import Sink, Transport
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.quota import Quota
     from batchrt.runtime.retrying import RetryPolicy
     from batchrt.runtime.run import Strand
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from batchrt.limits.quota import Quota
     from batchrt.providers.client import Client
-    from batchrt.runtime.quota import Quota
 
 __all__ = ["Model"]
 

@@ -10,14 +10,14 @@ import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrt.errors import RateLimitError
-from batchrt.runtime.allowance import Standing
+from batchrt.limits.rate_limits import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchrt.errors import ProviderError
+    from batchrt.limits.token_bucket import Unit
     from batchrt.providers.reply import HeaderMap
-    from batchrt.runtime.buckets import Unit
 
 __all__ = ["is_parallel", "limited_unit", "parallel_limit", "read_duration", "standings"]
 

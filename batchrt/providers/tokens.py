@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from batchrt.errors import TokenizerError
-from batchrt.runtime.trouble import shorten
+from batchrt.limits.error_kinds import shorten
 
 if TYPE_CHECKING:
     import tiktoken

@@ -37,7 +37,7 @@ class MockTransport(httpx.AsyncBaseTransport):
         self._provider = provider
 
     def __batchrt_endpoint__(self) -> object:
-        """Return what quotas are shared by; see `batchrt.providers.quotas`."""
+        """Return what quotas are shared by; see `batchrt.limits.registry`."""
         return self.endpoint
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

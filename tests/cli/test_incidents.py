@@ -4,7 +4,7 @@ import pytest
 from trio import sleep
 
 from batchrt.cli.incidents import Incidents
-from batchrt.runtime.events import (
+from batchrt.limits.events import (
     Admitted,
     BudgetEmpty,
     CooledDown,

@@ -12,8 +12,8 @@ import pytest
 
 from batchrt.cli.incidents import Incidents
 from batchrt.cli.job import Job
-from batchrt.runtime.events import CooledDown, ProviderDown, QuotaEvent
-from batchrt.runtime.quota import Quota
+from batchrt.limits.events import CooledDown, ProviderDown, QuotaEvent
+from batchrt.limits.quota import Quota
 from batchrt.testing import MockProvider, Outage, RateLimits
 from tests.cli.conftest import Command
 

@@ -10,10 +10,10 @@ import anyio
 import httpx
 
 from batchrt import BatchResult, ChatOpenAI, Quota
-from batchrt.runtime.quota import QuotaStatistics
+from batchrt.limits.quota import QuotaStatistics
 from batchrt.testing import LogNormal, MockProvider
 from batchrt.testing.verdict import Verdict
-from tests.runtime.quotas import is_idle, virtually
+from tests.limits.quotas import is_idle, virtually
 
 __all__ = ["LATENCY", "Simulated", "chat", "lengths", "respond", "simulate"]
 

@@ -24,8 +24,8 @@ from batchrt.providers.choices import FAILED
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.texts import read_texts
 from batchrt.providers.wire import read_chat, read_chats
+from tests.limits.quotas import virtually
 from tests.providers.replies import reply, wall
-from tests.runtime.quotas import virtually
 
 WORDS = "The refund is due."
 THOUGHT = "THOUGHT"

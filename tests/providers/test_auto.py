@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from batchrt import LimitChanged, Quota, RunnableLambda
-from batchrt.runtime.events import QuotaEvent
+from batchrt.limits.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, Queueing
+from tests.limits.quotas import is_idle, virtually
 from tests.providers.mocked import LATENCY, Simulated, chat, simulate
 from tests.runtime.harness import Watch
-from tests.runtime.quotas import is_idle, virtually
 
 AUTO: Any = {"max_concurrency": "auto"}
 

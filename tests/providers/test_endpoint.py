@@ -41,14 +41,14 @@ from batchrt import (
     ServerError,
     Usage,
 )
+from batchrt.limits.events import QuotaEvent
 from batchrt.messages import AIMessage
 from batchrt.providers.reply import Reply
 from batchrt.runtime.clock import Clock
-from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, RateLimits
+from tests.limits.quotas import BACKENDS, is_idle, virtually
 from tests.providers.mocked import LATENCY, chat, respond, simulate
 from tests.providers.replies import chat_body, reply
-from tests.runtime.quotas import BACKENDS, is_idle, virtually
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -28,8 +28,8 @@ from batchrt import (
 from batchrt.config import RunConfig
 from batchrt.runtime.run import current_strand
 from batchrt.runtime.spending import Payer, Spending
+from tests.limits.quotas import BACKENDS, virtually
 from tests.providers.replies import chat_body
-from tests.runtime.quotas import BACKENDS, virtually
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 shared_or_not = pytest.mark.parametrize("share", [False, True])

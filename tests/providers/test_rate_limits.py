@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrt.errors import RateLimitError
+from batchrt.limits.rate_limits import Standing
 from batchrt.providers.rate_limits import (
     is_parallel,
     limited_unit,
@@ -17,7 +18,6 @@ from batchrt.providers.rate_limits import (
     read_duration,
     standings,
 )
-from batchrt.runtime.allowance import Standing
 
 
 def told(**headers: str) -> list[Standing]:

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from batchrt.runtime.clock import Clock, common_offset
+from tests.limits.quotas import BACKENDS, virtually
 from tests.runtime.harness import in_thread, on_trio
-from tests.runtime.quotas import BACKENDS, virtually
 
 
 def test_sleeping_moves_with_the_loops_clock() -> None:

@@ -12,8 +12,8 @@ import anyio.to_thread
 import pytest
 
 from batchrt.runtime.loops import Alarm, LoopHandle, Signal, cancellation_is_real, running_loop
+from tests.limits.quotas import BACKENDS, virtually
 from tests.runtime.harness import in_thread, output_of, pause
-from tests.runtime.quotas import BACKENDS, virtually
 
 pytestmark = pytest.mark.anyio
 

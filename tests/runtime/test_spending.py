@@ -15,7 +15,7 @@ from batchrt import Price, SpendingLimitError, Usage
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Reservation, Spending
-from tests.runtime.quotas import BACKENDS, usage_of, virtually
+from tests.limits.quotas import BACKENDS, usage_of, virtually
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.runtime.adaptive import FIRST_LIMIT, MOST_AT_ONCE, Adaptive
+from batchrt.limits.adaptive_concurrency import FIRST_LIMIT, MOST_AT_ONCE, Adaptive
 
 Change = tuple[float, float, str]
 

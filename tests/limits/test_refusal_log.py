@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from batchrt.runtime.refusal_log import ACCEPTED, UNKNOWN, RefusalLog
+from batchrt.limits.refusal_log import ACCEPTED, UNKNOWN, RefusalLog
 
 RESULT = 0.01
 """Seconds until a refusal is known."""

@@ -19,11 +19,11 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
-from batchrt.runtime.allowance import Standing
-from batchrt.runtime.passage import Passage
+from batchrt.limits.permit import Passage
+from batchrt.limits.rate_limits import Standing
 from batchrt.runtime.run import Item, Strand
+from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import tasks
-from tests.runtime.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 
 
 class Plan(NamedTuple):

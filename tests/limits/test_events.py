@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from batchrt.runtime.events import BY_HAND, CooledDown, Events, LimitChanged, ProviderDown, QuotaEvent, Sent
+from batchrt.limits.events import BY_HAND, CooledDown, Events, LimitChanged, ProviderDown, QuotaEvent, Sent
 
 
 def test_who_listens_is_told_and_nobody_else() -> None:

@@ -10,10 +10,10 @@ from typing import Protocol
 import anyio
 
 from batchrt.errors import ProviderError, RequestTimeoutError
-from batchrt.runtime.budget import RetryBudget, RetryTokens
-from batchrt.runtime.events import BudgetEmpty, Events
+from batchrt.limits.error_kinds import is_paced
+from batchrt.limits.events import BudgetEmpty, Events
+from batchrt.limits.retry_budget import RetryBudget, RetryTokens
 from batchrt.runtime.loops import Signal
-from batchrt.runtime.trouble import is_paced
 
 __all__ = ["Retries"]
 

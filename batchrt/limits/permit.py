@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchrt.errors import BatchError
-from batchrt.runtime.allowance import Charge, Standing
+from batchrt.limits.rate_limits import Charge, Standing
 from batchrt.runtime.loops import LoopHandle, Signal
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from batchrt.runtime.downtime import Downtime
+from batchrt.limits.circuit_breaker import Downtime
 
 
 def test_ten_failures_in_a_row_are_an_outage() -> None:

@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from batchrt.runtime.in_flight_limit import InFlightLimit
-from batchrt.runtime.rate_estimator import RateEstimator
-from batchrt.runtime.refusal_log import ACCEPTED, Explanation, RefusalLog
+from batchrt.limits.in_flight_limit import InFlightLimit
+from batchrt.limits.rate_estimator import RateEstimator
+from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
 
 if TYPE_CHECKING:
-    from batchrt.runtime.passage import Passage
+    from batchrt.limits.permit import Passage
 
 __all__ = ["FoundLimits", "Wave"]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrt.limits.token_estimator import Costs
 from batchrt.messages import Usage
-from batchrt.runtime.costs import Costs
 
 
 def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:

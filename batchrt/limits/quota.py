@@ -24,17 +24,18 @@ from batchrt.errors import (
     ProviderError,
     RateLimitError,
 )
-from batchrt.messages import Usage
-from batchrt.runtime.adaptive import Adaptive
-from batchrt.runtime.allowance import Allowance
-from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
-from batchrt.runtime.buckets import Period, Unit
-from batchrt.runtime.budget import RetryBudget
-from batchrt.runtime.clock import Clock
-from batchrt.runtime.cooldown import CoolDown, HalfOpen, Ramp, SlowStart, longest_quiet
-from batchrt.runtime.costs import Costs
-from batchrt.runtime.downtime import Downtime
-from batchrt.runtime.events import (
+from batchrt.limits.adaptive_concurrency import Adaptive
+from batchrt.limits.circuit_breaker import Downtime
+from batchrt.limits.cooldown import CoolDown, HalfOpen, Ramp, SlowStart, longest_quiet
+from batchrt.limits.error_kinds import (
+    blames_address,
+    is_outage,
+    is_overloaded,
+    may_be_billed,
+    reason,
+    shorten,
+)
+from batchrt.limits.events import (
     BY_HAND,
     Admitted,
     CooledDown,
@@ -47,13 +48,19 @@ from batchrt.runtime.events import (
     Sent,
     TellingLock,
 )
-from batchrt.runtime.found_limits import FoundLimits, Wave
-from batchrt.runtime.line import Line
+from batchrt.limits.found_limits import FoundLimits, Wave
+from batchrt.limits.permit import Passage
+from batchrt.limits.rate_limits import Allowance
+from batchrt.limits.refusal_log import UNKNOWN
+from batchrt.limits.retry_budget import RetryBudget
+from batchrt.limits.retry_queue import Retries
+from batchrt.limits.token_bucket import Period, Unit
+from batchrt.limits.token_estimator import Costs
+from batchrt.limits.wait_queue import Line
+from batchrt.messages import Usage
+from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
+from batchrt.runtime.clock import Clock
 from batchrt.runtime.loops import LoopHandle, Signal
-from batchrt.runtime.passage import Passage
-from batchrt.runtime.refusal_log import UNKNOWN
-from batchrt.runtime.retries import Retries
-from batchrt.runtime.trouble import blames_address, is_outage, is_overloaded, may_be_billed, reason, shorten
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand

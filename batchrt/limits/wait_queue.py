@@ -9,8 +9,8 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 from batchrt.errors import ProviderError
+from batchrt.limits.permit import Passage
 from batchrt.runtime.loops import Alarm, LoopHandle
-from batchrt.runtime.passage import Passage
 
 __all__ = ["Desk", "Line", "Turns"]
 

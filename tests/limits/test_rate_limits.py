@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.runtime.allowance import Allowance, Charge, Standing
-from batchrt.runtime.buckets import Period, Unit
+from batchrt.limits.rate_limits import Allowance, Charge, Standing
+from batchrt.limits.token_bucket import Period, Unit
 
 Change = tuple[str, float | None, float, str]
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchrt.runtime.cooldown import HalfOpen, SlowStart
+from batchrt.limits.cooldown import HalfOpen, SlowStart
 
 
 def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:

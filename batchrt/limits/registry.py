@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakValueDictionary, ref
 
-from batchrt.runtime.quota import Quota
+from batchrt.limits.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

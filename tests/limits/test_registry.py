@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from batchrt import ChatOpenAI, LimitChanged, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
-from batchrt.providers import quotas
+from batchrt.limits import registry as quotas
+from batchrt.limits.events import QuotaEvent
 from batchrt.providers.model import Model
-from batchrt.runtime.events import QuotaEvent
 from batchrt.testing import MockProvider
 from tests.providers.replies import chat_body
 

@@ -20,12 +20,12 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
-from batchrt.runtime.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
-from batchrt.runtime.passage import Passage
-from batchrt.runtime.quota import _AT_ONCE, _DOUBLING
+from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
+from batchrt.limits.permit import Passage
+from batchrt.limits.quota import _AT_ONCE, _DOUBLING
 from batchrt.runtime.run import Item, Strand
+from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import in_thread, pause
-from tests.runtime.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

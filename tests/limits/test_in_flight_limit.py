@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchrt.runtime.in_flight_limit import InFlightLimit
+from batchrt.limits.in_flight_limit import InFlightLimit
 
 
 def test_in_flight_limit_is_kept_to_until_the_hold_is_over() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from batchrt.runtime.buckets import Bucket
+from batchrt.limits.token_bucket import Bucket
 
 __all__ = ["RateEstimator"]
 

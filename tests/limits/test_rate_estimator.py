@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.runtime.rate_estimator import RateEstimator
+from batchrt.limits.rate_estimator import RateEstimator
 
 
 def found(rate: float, *, highest: float = 0.0, wait: float = 0.0, now: float = 10.0) -> RateEstimator:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from batchrt.runtime.buckets import SECONDS, Bucket, Period, Unit
-from batchrt.runtime.events import BY_HAND
+from batchrt.limits.events import BY_HAND
+from batchrt.limits.token_bucket import SECONDS, Bucket, Period, Unit
 
 __all__ = ["Allowance", "Charge", "Standing"]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt import RetryBudget
-from batchrt.runtime.budget import RetryTokens
+from batchrt.limits.retry_budget import RetryTokens
 
 
 def test_a_hundred_retries_at_once_and_then_one_for_five_answers() -> None:

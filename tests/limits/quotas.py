@@ -9,9 +9,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from batchrt.errors import ProviderError
+from batchrt.limits.permit import Passage
+from batchrt.limits.quota import Quota
 from batchrt.messages import Usage
-from batchrt.runtime.passage import Passage
-from batchrt.runtime.quota import Quota
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 from tests import virtual

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.runtime.buckets import Bucket
+from batchrt.limits.token_bucket import Bucket
 
 
 def bucket(rate: float = 1.0, capacity: float = 10.0, **options: float) -> Bucket:
