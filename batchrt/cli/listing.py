@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 
+from batchrt.batching.list_call import ListCall, Part, RepackError, carry
 from batchrt.cli.booking import Gatekeeper
 from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
@@ -20,7 +21,6 @@ from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, ItemTimeoutError, SpendingLimitError
 from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.lists import ListCall, Part, RepackError, carry
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.stream import Stream
 

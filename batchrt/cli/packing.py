@@ -9,10 +9,10 @@ from typing import Final, TypeAlias
 
 import anyio
 
+from batchrt.batching.list_call import ListCall, pack
 from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed, PipeFeed
 from batchrt.cli.texts import Text
-from batchrt.runtime.lists import ListCall, pack
 
 __all__ = ["Lists", "PipeLists"]
 

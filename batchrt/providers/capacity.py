@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
+from batchrt.batching.list_call import Limits
 from batchrt.errors import ContextLengthError, ProviderError
 from batchrt.providers.refusals import Named, named_limits
 from batchrt.providers.servers import Family
 from batchrt.providers.tokens import Tokenizer
-from batchrt.runtime.lists import Limits
 
 __all__ = ["Capacity", "Encoding"]
 

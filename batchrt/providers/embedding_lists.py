@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from batchrt.batching.list_call import ListCall, RepackError
 from batchrt.errors import (
     BadRequestError,
     BatchError,
@@ -34,7 +35,6 @@ from batchrt.providers.vectors import (
     floats,
     read_vectors,
 )
-from batchrt.runtime.lists import ListCall, RepackError
 from batchrt.runtime.spending import part_of
 
 if TYPE_CHECKING:

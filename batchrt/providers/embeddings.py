@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 
+from batchrt.batching.list_call import ListCall, lingering
+from batchrt.batching.microbatch import list_step
+from batchrt.batching.shared import shared
 from batchrt.providers.embedding_options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.model import Model
 from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.bridge import Caller, call_blocking
-from batchrt.runtime.lists import ListCall, lingering
-from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, current_strand
-from batchrt.runtime.sharing import shared
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:

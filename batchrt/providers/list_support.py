@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final
 
+from batchrt.batching.list_call import RepackError
 from batchrt.errors import (
     BadRequestError,
     ContextLengthError,
@@ -21,7 +22,6 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.refusals import named_limits
-from batchrt.runtime.lists import RepackError
 
 __all__ = ["AloneError", "Doubt", "ListMemory", "ListSupport"]
 

@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Seque
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from batchrt.batching.list_call import Limits, ListCall
+from batchrt.batching.microbatch import list_step
+from batchrt.batching.shared import shared
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
@@ -14,10 +17,7 @@ from batchrt.errors import (
     RateLimitError,
 )
 from batchrt.providers.list_support import AloneError, ListSupport
-from batchrt.runtime.lists import Limits, ListCall
-from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, StepCall, Strand
-from batchrt.runtime.sharing import shared
 
 __all__ = ["BATCH_SIZE", "Lists", "Send", "listed"]
 

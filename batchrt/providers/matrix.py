@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import anyio
 import anyio.lowlevel
 
+from batchrt.batching.list_call import ListCall, pack
 from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.providers.rows import Distinct, Lists, Rows, fill, numpy
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.bridge import Caller, crossing
-from batchrt.runtime.lists import ListCall, pack
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.stream import Stream

@@ -9,8 +9,8 @@ from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
+from batchrt.batching.list_call import ListCall, Part, carry
 from batchrt.providers.vectors import FLOAT_BYTES, Store, Stored
-from batchrt.runtime.lists import ListCall, Part, carry
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Strand
 

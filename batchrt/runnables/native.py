@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakValueDictionary
 
+from batchrt.batching.list_call import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, Limits, ListCall
+from batchrt.batching.microbatch import list_step
+from batchrt.batching.shared import shared
 from batchrt.config import RunConfig, handed_config
-from batchrt.runtime.lists import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, Limits, ListCall
-from batchrt.runtime.microbatch import list_step
 from batchrt.runtime.run import Step, Strand
-from batchrt.runtime.sharing import shared
 from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:

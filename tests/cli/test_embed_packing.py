@@ -8,12 +8,12 @@ from typing import Any
 
 import anyio
 
+from batchrt.batching.list_call import Limits, ListCall
 from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed
 from batchrt.cli.packing import Lists, PipeLists
 from batchrt.cli.texts import text_reader
 from batchrt.jobs import Row
-from batchrt.runtime.lists import Limits, ListCall
 from tests import virtual
 
 READ = text_reader("in.csv", "t", None)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchrt.batching.list_call import Limits
 from batchrt.errors import BadRequestError, ContextLengthError
 from batchrt.providers.capacity import Capacity
 from batchrt.providers.servers import Family, family_of
 from batchrt.providers.tokens import Estimate, estimate
-from batchrt.runtime.lists import Limits
 
 TEXTS = ["some text of a usual length, as they come along"] * 1000
 

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import anyio
 import anyio.lowlevel
 
+from batchrt.batching.list_call import ListCall, Part, carry, pack, share_bills
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError
-from batchrt.runtime.lists import ListCall, Part, carry, pack, share_bills
 from batchrt.runtime.loops import OwnTask
 from batchrt.runtime.notes import add_note
 from batchrt.runtime.run import Item, Step, Strand

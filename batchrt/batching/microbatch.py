@@ -19,12 +19,12 @@ import anyio
 import anyio.lowlevel
 from anyio import CancelScope
 
+from batchrt.batching.bulk import Bulk
+from batchrt.batching.list_call import ListCall, Part, carry, check_length, share_bills
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
-from batchrt.runtime.bulk import Bulk
 from batchrt.runtime.driving import drive
-from batchrt.runtime.lists import ListCall, Part, carry, check_length, share_bills
 from batchrt.runtime.loops import OwnTask, Signal
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 from batchrt.runtime.spending import JointSpending, Payer, joint

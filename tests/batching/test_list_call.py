@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from batchrt import Usage
+from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, carry, pack, share
 from batchrt.runtime.batch import Job, collect
-from batchrt.runtime.lists import Limits, ListCall, Part, RepackError, carry, pack, share
 from batchrt.runtime.run import Step, Strand
 from tests.runtime.harness import config, on_trio
 

@@ -1,0 +1,1 @@
+"""Items that become a list: lists packed, sent, split, and shared."""
