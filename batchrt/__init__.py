@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from batchrt.providers.completions import OpenAI
     from batchrt.providers.embeddings import OpenAIEmbeddings
     from batchrt.providers.matrix import EmbeddingBlock
-    from batchrt.runtime.retrying import RetryPolicy
+    from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
     "AIMessage",
@@ -175,7 +175,7 @@ _HOMES = {
     "LimitStatus": "batchrt.limits.quota",
     "QuotaStatistics": "batchrt.limits.quota",
     "RetryBudget": "batchrt.limits.retry_budget",
-    "RetryPolicy": "batchrt.runtime.retrying",
+    "RetryPolicy": "batchrt.runtime.retry",
 }
 _HOMES |= dict.fromkeys(
     (

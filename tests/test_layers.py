@@ -24,14 +24,14 @@ LAYERS = [
 """From the bottom up; what stands side by side does not import each other."""
 
 ROOMS = {
-    "asyncio": {"runtime/loops.py"},
+    "asyncio": {"runtime/event_loop.py"},
     "httpx": {"providers/transport.py", "testing/transport.py"},
     "pyqwest": {"providers/transport.py"},
     "uvicorn": {"testing/uvicorn_server.py"},
     "numpy": {"providers/rows.py"},
     "pyarrow": {"jobs/parquet.py"},
     "tiktoken": {"providers/tokens.py"},
-    "tenacity": {"runtime/retrying.py", "runnables/retry.py", "providers/endpoint.py"},
+    "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/endpoint.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -16,8 +16,8 @@ import anyio.lowlevel
 from batchrt.batching.list_call import ListCall, Part, carry, pack, share_bills
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError
-from batchrt.runtime.loops import OwnTask
-from batchrt.runtime.notes import add_note
+from batchrt.runtime.event_loop import OwnTask
+from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.run import Item, Step, Strand
 
 __all__ = ["Bulk"]

@@ -14,9 +14,9 @@ import anyio
 from batchrt.config import RunConfig
 from batchrt.errors import ListLengthError, StrayCancelledError
 from batchrt.messages import Usage
-from batchrt.runtime.feeder import length_of
+from batchrt.runtime.async_input import length_of
+from batchrt.runtime.event_loop import OwnTask, cancellation_is_real
 from batchrt.runtime.fork import fork
-from batchrt.runtime.loops import OwnTask, cancellation_is_real
 from batchrt.runtime.run import Item, Strand
 
 __all__ = [

@@ -24,8 +24,8 @@ from batchrt.batching.list_call import ListCall, Part, carry, check_length, shar
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
-from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import OwnTask, Signal
+from batchrt.runtime.context import drive
+from batchrt.runtime.event_loop import OwnTask, Signal
 from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
 from batchrt.runtime.spending import JointSpending, Payer, joint
 

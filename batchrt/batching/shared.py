@@ -18,8 +18,8 @@ from anyio.abc import TaskGroup
 
 from batchrt.batching.list_call import ListCall, check_length, share_bills
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Host, LoopHandle, Signal, Unbegun
+from batchrt.runtime.context import drive
+from batchrt.runtime.event_loop import Host, LoopHandle, Signal, Unbegun
 from batchrt.runtime.run import Item, Run, Strand, strand_context
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import JointSpending, Payer

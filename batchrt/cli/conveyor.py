@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final, TypeVar
 
 from batchrt.cli.process import INPUT_THREAD
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.event_loop import Signal
 
 __all__ = ["Conveyor"]
 

@@ -10,7 +10,7 @@ from batchrt.cli.settings import JobSettings
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import AuthenticationError, TokenizerError
 from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
-from batchrt.runtime.retrying import RetryPolicy
+from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["is_built_in", "new_model"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchrt.errors import BatchError
 from batchrt.limits.rate_limits import Charge, Standing
-from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.runtime.spending import Reservation

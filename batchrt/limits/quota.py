@@ -58,9 +58,9 @@ from batchrt.limits.token_bucket import Period, Unit
 from batchrt.limits.token_estimator import Costs
 from batchrt.limits.wait_queue import Line
 from batchrt.messages import Usage
-from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
+from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.clock import Clock
-from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.runtime.run import Strand

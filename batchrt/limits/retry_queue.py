@@ -13,7 +13,7 @@ from batchrt.errors import ProviderError, RequestTimeoutError
 from batchrt.limits.error_kinds import is_paced
 from batchrt.limits.events import BudgetEmpty, Events
 from batchrt.limits.retry_budget import RetryBudget, RetryTokens
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.event_loop import Signal
 
 __all__ = ["Retries"]
 

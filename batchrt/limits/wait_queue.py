@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from batchrt.errors import ProviderError
 from batchrt.limits.permit import Passage
-from batchrt.runtime.loops import Alarm, LoopHandle
+from batchrt.runtime.event_loop import Alarm, LoopHandle
 
 __all__ = ["Desk", "Line", "Turns"]
 

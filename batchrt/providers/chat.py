@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.retrying import RetryPolicy
+    from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["ChatOpenAI"]
 

@@ -14,7 +14,7 @@ from batchrt.providers.address import Address
 from batchrt.providers.endpoint import Endpoint
 from batchrt.providers.secrets import Secrets
 from batchrt.providers.transport import Transport
-from batchrt.runtime.retrying import RetryPolicy
+from batchrt.runtime.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from batchrt.providers.reply import Reply
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.retrying import RetryPolicy
+    from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["CompletionOptions", "OpenAI"]
 

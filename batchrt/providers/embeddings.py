@@ -13,7 +13,7 @@ from batchrt.batching.shared import shared
 from batchrt.providers.embedding_options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.model import Model
 from batchrt.runnables.keywords import check_keywords
-from batchrt.runtime.bridge import Caller, call_blocking
+from batchrt.runtime.portal import Caller, call_blocking
 from batchrt.runtime.run import Step, current_strand
 from batchrt.runtime.stream import Stream
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from batchrt.providers.tokens import TokenizerName
     from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.batch import Job
-    from batchrt.runtime.retrying import RetryPolicy
+    from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["OpenAIEmbeddings"]
 

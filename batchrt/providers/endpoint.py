@@ -13,8 +13,8 @@ from batchrt.messages import Usage
 from batchrt.providers.failures import error_from, say_until
 from batchrt.providers.rate_limits import is_parallel, limited_unit, parallel_limit, standings
 from batchrt.providers.retry_after import should_retry, wait_before_retry
-from batchrt.runtime.asynchronous import checked_sync
-from batchrt.runtime.retrying import first_failure, note_failure
+from batchrt.runtime.retry import first_failure, note_failure
+from batchrt.runtime.sync_callbacks import checked_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchrt.providers.secrets import Secrets
     from batchrt.providers.transport import Sink, Transport
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.retrying import RetryPolicy
+    from batchrt.runtime.retry import RetryPolicy
     from batchrt.runtime.run import Strand
 
 __all__ = ["Endpoint"]

@@ -29,7 +29,7 @@ from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.providers.rows import Distinct, Lists, Rows, fill, numpy
 from batchrt.runtime.batch import Job, collect
-from batchrt.runtime.bridge import Caller, crossing
+from batchrt.runtime.portal import Caller, crossing
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.stream import Stream

@@ -18,7 +18,7 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.waits import read_rfc3339, read_span, wait_in_words
-from batchrt.runtime.retrying import MAX_RETRY_AFTER
+from batchrt.runtime.retry import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

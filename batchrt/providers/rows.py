@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from batchrt.batching.list_call import ListCall, Part, carry
 from batchrt.providers.vectors import FLOAT_BYTES, Store, Stored
-from batchrt.runtime.notes import add_note
+from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.run import Strand
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from batchrt.providers.leaving import let_threads_out
 from batchrt.providers.proxies import Proxy, proxy_for
 from batchrt.providers.reply import HeaderMap, Reply
 from batchrt.providers.retry_after import advise
-from batchrt.runtime.blocking import LoopBound
+from batchrt.runtime.blocked_loops import LoopBound
 
 if TYPE_CHECKING:
     from typing import Self

@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeV
 from batchrt.config import RunConfig, cap_of, check_config, handed_config
 from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
-from batchrt.runtime.bridge import Caller, call_blocking, crossing
-from batchrt.runtime.driving import drive_to_end
+from batchrt.runtime.context import drive_to_end
 from batchrt.runtime.outcome import BatchResult
+from batchrt.runtime.portal import Caller, call_blocking, crossing
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.stream import Stream

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
-from batchrt.runtime.driving import drive
+from batchrt.runtime.context import drive
 from batchrt.runtime.fork import Job, fork
 from batchrt.runtime.run import Step, StepCall, Strand
 from batchrt.runtime.slots import Waiter

@@ -13,7 +13,7 @@ from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
 from batchrt.runnables.base import PLAIN, In, Out, Runnable, no_awaitable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.bridge import call_blocking
+from batchrt.runtime.portal import call_blocking
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.threads import call_in_thread
 

@@ -17,8 +17,8 @@ from batchrt.messages import (
 )
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
-from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = [
     "ChatPromptTemplate",

@@ -7,8 +7,8 @@ from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
-from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = ["RunnableRetry"]
 
@@ -61,7 +61,7 @@ class RunnableRetry(Runnable[In, Out]):
             except Exception as error:  # noqa: BLE001  judged by the policy
                 failure = error
             # Imported at the first failure: a run without one does not pay for tenacity.
-            from batchrt.runtime.retrying import retry_after_failure
+            from batchrt.runtime.retry import retry_after_failure
 
             return await retry_after_failure(
                 lambda: attempt(value, strand), failure, strand=strand, **self._parts(strand)
@@ -83,7 +83,7 @@ class RunnableRetry(Runnable[In, Out]):
     def _parts(self, strand: Strand) -> dict[str, Any]:
         import tenacity
 
-        from batchrt.runtime.retrying import wait_exponential_jitter
+        from batchrt.runtime.retry import wait_exponential_jitter
 
         random = strand.run.clock.random
         wait = wait_exponential_jitter(random, **self.exponential_jitter_params)

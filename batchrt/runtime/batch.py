@@ -26,15 +26,15 @@ from batchrt.errors import (
     SpendingLimitError,
     StrayCancelledError,
 )
-from batchrt.runtime.crew import Crew
-from batchrt.runtime.driving import drive
-from batchrt.runtime.feeder import is_iterable, length_of
-from batchrt.runtime.loops import LoopHandle, cancellation_is_real, error_of, unswallowed
+from batchrt.runtime.async_input import is_iterable, length_of
+from batchrt.runtime.context import drive
+from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real, error_of, unswallowed
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.run import Item, NewListRun, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
+from batchrt.runtime.task_pool import Crew
 
 __all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
 

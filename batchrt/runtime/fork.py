@@ -13,10 +13,10 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.crew import Crew
-from batchrt.runtime.driving import drive
-from batchrt.runtime.loops import Signal, error_of, unswallowed
+from batchrt.runtime.context import drive
+from batchrt.runtime.event_loop import Signal, error_of, unswallowed
 from batchrt.runtime.run import Strand, strand_context
+from batchrt.runtime.task_pool import Crew
 
 __all__ = ["Job", "fork"]
 

@@ -24,14 +24,14 @@ from anyio import CancelScope, CapacityLimiter
 
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
-from batchrt.runtime.blocking import Blockades, current_blockades
+from batchrt.runtime.arrivals import Place, Source, Traffic
+from batchrt.runtime.blocked_loops import Blockades, current_blockades
 from batchrt.runtime.clock import Clock, common_offset
-from batchrt.runtime.crew import Crew
-from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.event_loop import LoopHandle, Signal
 from batchrt.runtime.outcome import total
 from batchrt.runtime.slots import LentSlots, Slots
 from batchrt.runtime.spending import Payer
-from batchrt.runtime.traffic import Place, Source, Traffic
+from batchrt.runtime.task_pool import Crew
 
 if TYPE_CHECKING:
     from batchrt.errors import SpendingLimitError

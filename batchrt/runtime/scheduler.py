@@ -27,13 +27,13 @@ from batchrt.errors import (
     SpendingLimitError,
     StrayCancelledError,
 )
-from batchrt.runtime.crew import Crew
-from batchrt.runtime.driving import drive
-from batchrt.runtime.feeder import Feeder
-from batchrt.runtime.loops import Host, Signal, Unbegun, error_of, unswallowed
-from batchrt.runtime.notes import add_note
+from batchrt.runtime.async_input import Feeder
+from batchrt.runtime.context import drive
+from batchrt.runtime.event_loop import Host, Signal, Unbegun, error_of, unswallowed
+from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
+from batchrt.runtime.task_pool import Crew
 
 __all__ = ["Deliver", "Scheduler"]
 

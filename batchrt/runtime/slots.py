@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.event_loop import Signal
 
 __all__ = ["LentSlots", "Slots", "Waiter"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 from batchrt.errors import BatchError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.prices import Price, check_prices
-from batchrt.runtime.blocking import Blockades, all_blocked, blocked_error, is_blocking
-from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
+from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig

@@ -14,8 +14,8 @@ from anyio import CancelScope
 
 from batchrt.errors import BlockedEventLoopError, DeadlineExceededError
 from batchrt.runtime.batch import Job, lending
-from batchrt.runtime.blocking import all_blocked, blocked_error, current_blockades
-from batchrt.runtime.loops import LoopHandle, Signal
+from batchrt.runtime.blocked_loops import all_blocked, blocked_error, current_blockades
+from batchrt.runtime.event_loop import LoopHandle, Signal
 from batchrt.runtime.run import Item, Run
 from batchrt.runtime.scheduler import Scheduler
 

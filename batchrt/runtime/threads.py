@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from anyio import CancelScope
 
-from batchrt.runtime.loops import Signal
+from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.run import Strand
 
 __all__ = ["call_in_thread", "is_awaitable"]

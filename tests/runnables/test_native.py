@@ -26,8 +26,8 @@ from batchrt import (
     StrayCancelledError,
     Usage,
 )
+from batchrt.runtime.arrivals import Traffic
 from batchrt.runtime.run import current_strand
-from batchrt.runtime.traffic import Traffic
 from tests.runnables.helpers import everyway, raises_everyway, virtual_time
 from tests.runnables.virtual import run_in_virtual_time
 

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 
 from batchrt import ItemTimeoutError, Runnable, RunnableLambda
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.event_loop import LoopHandle
 from tests.runtime.harness import (
     Boom,
     Watch,

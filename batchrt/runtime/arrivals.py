@@ -9,8 +9,8 @@ from collections.abc import Collection, Hashable
 from contextvars import Context, copy_context
 from typing import Final, Protocol
 
-from batchrt.runtime.crew import Crew
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.task_pool import Crew
 
 __all__ = ["Place", "Source", "Traffic"]
 

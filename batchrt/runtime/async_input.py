@@ -14,7 +14,7 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.loops import OwnTask
+from batchrt.runtime.event_loop import OwnTask
 
 __all__ = ["Feeder", "is_iterable", "length_of"]
 

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from batchrt.runtime.driving import drive, drive_to_end
+from batchrt.runtime.context import drive, drive_to_end
 from tests.runtime.harness import Boom, pause
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from batchrt.runtime.loops import Alarm, LoopHandle, Signal, cancellation_is_real, running_loop
+from batchrt.runtime.event_loop import Alarm, LoopHandle, Signal, cancellation_is_real, running_loop
 from tests.limits.quotas import BACKENDS, virtually
 from tests.runtime.harness import in_thread, output_of, pause
 

@@ -15,7 +15,7 @@ from contextvars import Context, ContextVar
 from typing import Final, TypeAlias
 
 from batchrt.errors import BlockedEventLoopError
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime.event_loop import LoopHandle
 
 __all__ = [
     "Blockade",

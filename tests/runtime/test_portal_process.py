@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from batchrt.runtime.bridge import Caller, call_blocking
+from batchrt.runtime.portal import Caller, call_blocking
 from tests.runtime.harness import (
     GUARD_SECONDS,
     Watch,
@@ -276,7 +276,7 @@ def test_background_loop_is_made_once_more_for_a_finalizer_that_needs_it_meanwhi
             """
         import threading
         from batchrt import RunnableLambda
-        from batchrt.runtime.bridge import _BackgroundLoop
+        from batchrt.runtime.portal import _BackgroundLoop
 
         async def same(value):
             return value

@@ -15,8 +15,8 @@ import tenacity
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
-from batchrt.runtime.asynchronous import check_sync, checked_sync
 from batchrt.runtime.run import Strand
+from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = [
     "MAX_RETRY_AFTER",

@@ -19,9 +19,9 @@ import anyio
 import anyio.lowlevel
 from anyio import CancelScope
 
-from batchrt.runtime.blocking import Blockade
-from batchrt.runtime.feeder import is_iterable
-from batchrt.runtime.loops import LoopHandle, check_waiting_task, running_loop
+from batchrt.runtime.async_input import is_iterable
+from batchrt.runtime.blocked_loops import Blockade
+from batchrt.runtime.event_loop import LoopHandle, check_waiting_task, running_loop
 from batchrt.runtime.run import Run, Strand, current_strand, strand_context
 from batchrt.runtime.stream import Stream
 

@@ -26,9 +26,9 @@ from batchrt import (
     RunnableLambda,
     ServerError,
 )
-from batchrt.runtime import blocking
-from batchrt.runtime.blocking import Blockade, all_blocked, current_blockades, is_blocking
-from batchrt.runtime.loops import LoopHandle
+from batchrt.runtime import blocked_loops as blocking
+from batchrt.runtime.blocked_loops import Blockade, all_blocked, current_blockades, is_blocking
+from batchrt.runtime.event_loop import LoopHandle
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending

@@ -9,7 +9,7 @@ import pytest
 import tenacity
 
 from batchrt import RunnableLambda
-from batchrt.runtime.retrying import wait_exponential_jitter
+from batchrt.runtime.retry import wait_exponential_jitter
 from tests.runtime.harness import Boom, Watch, all_slots_come_back, config, on_trio
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from batchrt.runtime.crew import Crew
+from batchrt.runtime.task_pool import Crew
 from tests.runtime.harness import pause, tasks
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from batchrt.runtime.loops import Host, Signal, Unbegun
+from batchrt.runtime.event_loop import Host, Signal, Unbegun
 
 __all__ = ["Crew", "Task"]
 

@@ -12,7 +12,7 @@ import tenacity
 import tenacity.asyncio
 
 from batchrt import ChatOpenAI, PromptTemplate, RetryPolicy, RunnableLambda
-from batchrt.runtime.asynchronous import check_sync, checked_sync, is_async
+from batchrt.runtime.sync_callbacks import check_sync, checked_sync, is_async
 
 
 async def never(_: Any) -> bool:

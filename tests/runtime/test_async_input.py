@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from batchrt import DeadlineExceededError, RunnableLambda
-from batchrt.runtime.feeder import Feeder
+from batchrt.runtime.async_input import Feeder
 from tests.runtime.harness import Boom, config, on_trio, pause, tasks, until
 
 pytestmark = pytest.mark.anyio
