@@ -25,13 +25,13 @@ LAYERS = [
 
 ROOMS = {
     "asyncio": {"runtime/event_loop.py"},
-    "httpx": {"providers/transport.py", "testing/transport.py"},
-    "pyqwest": {"providers/transport.py"},
+    "httpx": {"providers/http/transport.py", "testing/transport.py"},
+    "pyqwest": {"providers/http/transport.py"},
     "uvicorn": {"testing/uvicorn_server.py"},
     "numpy": {"providers/rows.py"},
     "pyarrow": {"jobs/parquet.py"},
     "tiktoken": {"providers/tokens.py"},
-    "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/endpoint.py"},
+    "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

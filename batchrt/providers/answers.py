@@ -8,11 +8,11 @@ from typing import Any, Final, TypeVar
 
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
-from batchrt.providers.failures import error_from, excerpt
-from batchrt.providers.json_text import load_json
-from batchrt.providers.reply import Reply
-from batchrt.providers.retry_after import advise
-from batchrt.providers.secrets import Secrets
+from batchrt.providers.http.error_mapping import error_from, excerpt
+from batchrt.providers.http.json_text import load_json
+from batchrt.providers.http.response import Reply
+from batchrt.providers.http.retry_after import advise
+from batchrt.providers.http.secrets import Secrets
 
 __all__ = [
     "ReportedError",

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from batchrt.limits.quota import Quota, Unchanged
-    from batchrt.providers.client import Secret
-    from batchrt.providers.endpoint import Endpoint
-    from batchrt.providers.reply import Reply
+    from batchrt.providers.http.client import Secret
+    from batchrt.providers.http.endpoint import Endpoint
+    from batchrt.providers.http.response import Reply
+    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
     from batchrt.providers.structured import Method, RawAndParsed
-    from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
@@ -135,7 +135,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
-        from batchrt.providers.client import Client, Hidden
+        from batchrt.providers.http.client import Client, Hidden
         from batchrt.providers.wire import ChatRequest, read_chat
 
         api_key = Hidden(api_key)

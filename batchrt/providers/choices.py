@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from batchrt.messages import AIMessage, Usage, text_of_content
 from batchrt.providers.answers import ReportedError, ShapeError, is_reported, whole_number
-from batchrt.providers.reply import Reply
+from batchrt.providers.http.response import Reply
 
 __all__ = [
     "any_message",

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from batchrt.limits.quota import Quota, Unchanged
-    from batchrt.providers.client import Secret
-    from batchrt.providers.reply import Reply
-    from batchrt.providers.transport import HTTPClient, HTTPTransport
+    from batchrt.providers.http.client import Secret
+    from batchrt.providers.http.response import Reply
+    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
 
@@ -152,7 +152,7 @@ class OpenAI(Model[TextInput, Out]):
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
-        from batchrt.providers.client import Client, Hidden
+        from batchrt.providers.http.client import Client, Hidden
 
         api_key = Hidden(api_key)
         self._options = check_options(

@@ -38,8 +38,8 @@ from batchrt.providers.vectors import (
 from batchrt.runtime.spending import part_of
 
 if TYPE_CHECKING:
-    from batchrt.providers.client import Client
-    from batchrt.providers.reply import Reply
+    from batchrt.providers.http.client import Client
+    from batchrt.providers.http.response import Reply
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.run import Strand
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from batchrt.config import RunConfig
     from batchrt.limits.quota import Quota, Unchanged
     from batchrt.providers.capacity import Capacity, Encoding
-    from batchrt.providers.client import Secret
     from batchrt.providers.embedding_lists import EmbeddingLists
+    from batchrt.providers.http.client import Secret
+    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
     from batchrt.providers.matrix import EmbeddingBlock
     from batchrt.providers.rows import Lists, Matrix
     from batchrt.providers.servers import ServerFamily
     from batchrt.providers.tokens import TokenizerName
-    from batchrt.providers.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.batch import Job
     from batchrt.runtime.retry import RetryPolicy
 
@@ -123,8 +123,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
         from batchrt.providers.capacity import Capacity
-        from batchrt.providers.client import Client, Hidden
         from batchrt.providers.embedding_lists import EmbeddingLists
+        from batchrt.providers.http.client import Client, Hidden
         from batchrt.providers.servers import family_of
         from batchrt.providers.tokens import tokenizer_of
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from batchrt.limits.quota import Quota
-    from batchrt.providers.client import Client
+    from batchrt.providers.http.client import Client
 
 __all__ = ["Model"]
 

@@ -21,8 +21,8 @@ from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.answers import ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.choices import placed
-from batchrt.providers.reply import Reply
-from batchrt.providers.secrets import Secrets
+from batchrt.providers.http.response import Reply
+from batchrt.providers.http.secrets import Secrets
 
 __all__ = [
     "FLOAT_BYTES",

@@ -13,9 +13,9 @@ from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usag
 from batchrt.providers.answers import ReportedError, ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
 from batchrt.providers.choices import any_message, placed_choices, read_message
-from batchrt.providers.failures import error_from
-from batchrt.providers.reply import Reply
-from batchrt.providers.secrets import Secrets
+from batchrt.providers.http.error_mapping import error_from
+from batchrt.providers.http.response import Reply
+from batchrt.providers.http.secrets import Secrets
 
 __all__ = [
     "ChatInput",

@@ -21,7 +21,7 @@ from batchrt.limits import registry as quotas
 from batchrt.limits.events import QuotaEvent
 from batchrt.providers.model import Model
 from batchrt.testing import MockProvider
-from tests.providers.replies import chat_body
+from tests.providers.http.replies import chat_body
 
 KEY = "sk-a-very-secret-key-0123456789"
 KINDS: list[Callable[..., Model[Any, Any]]] = [ChatOpenAI, OpenAI, OpenAIEmbeddings]

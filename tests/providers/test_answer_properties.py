@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from batchrt import ChatOpenAI, OpenAIEmbeddings, RetryPolicy
 from batchrt.errors import MalformedResponseError, ProviderError
 from batchrt.providers.choices import FAILED
-from batchrt.providers.secrets import Secrets
+from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.texts import read_texts
 from batchrt.providers.wire import read_chat, read_chats
 from tests.limits.quotas import virtually
-from tests.providers.replies import reply, wall
+from tests.providers.http.replies import reply, wall
 
 WORDS = "The refund is due."
 THOUGHT = "THOUGHT"

@@ -38,8 +38,8 @@ from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.runtime.run import Step
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests import virtual
-from tests.providers.raw import Connection, HangUp, raw_server
-from tests.providers.replies import chat_body
+from tests.providers.http.raw import Connection, HangUp, raw_server
+from tests.providers.http.replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

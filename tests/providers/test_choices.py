@@ -23,10 +23,10 @@ from batchrt.errors import (
 )
 from batchrt.providers.answers import read_usage
 from batchrt.providers.choices import FAILED, placed
-from batchrt.providers.retry_after import should_retry
-from batchrt.providers.secrets import Secrets
+from batchrt.providers.http.retry_after import should_retry
+from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.wire import read_chat, read_chats
-from tests.providers.replies import chat_body, reply, wall
+from tests.providers.http.replies import chat_body, reply, wall
 
 
 def read(body: Any) -> AIMessage:

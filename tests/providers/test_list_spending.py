@@ -29,7 +29,7 @@ from batchrt.config import RunConfig
 from batchrt.runtime.run import current_strand
 from batchrt.runtime.spending import Payer, Spending
 from tests.limits.quotas import BACKENDS, virtually
-from tests.providers.replies import chat_body
+from tests.providers.http.replies import chat_body
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 shared_or_not = pytest.mark.parametrize("share", [False, True])

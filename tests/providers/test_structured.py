@@ -16,7 +16,7 @@ from batchrt.messages import AIMessage, HumanMessage
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.structured import response_format
 from batchrt.runnables.base import Runnable
-from tests.providers.replies import chat_body
+from tests.providers.http.replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from batchrt.errors import BadRequestError, MalformedResponseError, ProviderError, RateLimitError
 from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
-from batchrt.providers.secrets import NO_SECRETS, Secrets
+from batchrt.providers.http.secrets import NO_SECRETS, Secrets
 from batchrt.providers.wire import ChatRequest, read_chat
-from tests.providers.replies import chat_body, reply, wall
+from tests.providers.http.replies import chat_body, reply, wall
 
 REQUEST = ChatRequest({"model": "m", "temperature": 0.5, "stop": ["é"]})
 

@@ -33,7 +33,7 @@ from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
-from tests.providers.replies import chat_body
+from tests.providers.http.replies import chat_body
 from tests.runtime.harness import in_thread, pause, until
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)

@@ -15,7 +15,7 @@ from batchrt.errors import ProviderError
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.completions import OpenAI
 from batchrt.providers.embeddings import OpenAIEmbeddings
-from batchrt.providers.secrets import Secrets
+from batchrt.providers.http.secrets import Secrets
 
 KEY = "sk-hidden-from-view"
 

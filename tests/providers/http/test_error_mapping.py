@@ -20,10 +20,10 @@ from batchrt.errors import (
     RateLimitError,
     ServerError,
 )
-from batchrt.providers.failures import error_from, excerpt
-from batchrt.providers.retry_after import should_retry
-from batchrt.providers.secrets import Secrets
-from tests.providers.replies import NOW, reply, wall
+from batchrt.providers.http.error_mapping import error_from, excerpt
+from batchrt.providers.http.retry_after import should_retry
+from batchrt.providers.http.secrets import Secrets
+from tests.providers.http.replies import NOW, reply, wall
 
 KEY = "sk-proj-0123456789"
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from batchrt import ItemTimeoutError, ProviderError, Quota, RateLimitError, RunnableLambda
 from batchrt.messages import AIMessage
-from batchrt.providers.retry_after import retry_after
+from batchrt.providers.http.retry_after import retry_after
 from tests.limits.quotas import BACKENDS, is_idle, virtually
+from tests.providers.http.replies import chat_body
 from tests.providers.mocked import respond
-from tests.providers.replies import chat_body
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

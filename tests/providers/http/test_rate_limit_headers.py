@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batchrt.errors import RateLimitError
 from batchrt.limits.rate_limits import Standing
-from batchrt.providers.rate_limits import (
+from batchrt.providers.http.rate_limit_headers import (
     is_parallel,
     limited_unit,
     parallel_limit,

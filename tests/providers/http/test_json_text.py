@@ -12,8 +12,8 @@ import pytest
 from batchrt.errors import BadRequestError, MalformedResponseError
 from batchrt.providers.chat import ChatOpenAI
 from batchrt.providers.embeddings import OpenAIEmbeddings
-from batchrt.providers.json_text import load_json
-from tests.providers.replies import chat_body
+from batchrt.providers.http.json_text import load_json
+from tests.providers.http.replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 from batchrt.errors import MalformedResponseError
-from batchrt.providers.retry_after import advise
+from batchrt.providers.http.retry_after import advise
 
 __all__ = ["ACCEPT_ENCODING", "decode", "too_large"]
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from batchrt.errors import ConnectionFailedError, ConnectionFault
-from batchrt.providers.connection_faults import connection_failed, fault_of
-from batchrt.providers.proxies import Proxy
-from batchrt.providers.transport import Transport
-from tests.providers.tls import certificate, tls_server
+from batchrt.providers.http.connection import connection_failed, fault_of
+from batchrt.providers.http.proxies import Proxy
+from batchrt.providers.http.transport import Transport
+from tests.providers.http.tls import certificate, tls_server
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import anyio
 from anyio.streams.tls import TLSStream
 
 from batchrt.errors import ConnectionFailedError, ConnectionFault
-from batchrt.providers.proxies import Proxy
+from batchrt.providers.http.proxies import Proxy
 
 __all__ = ["connection_failed", "fault_of", "is_unreadable", "speaks_http", "speaks_tls"]
 

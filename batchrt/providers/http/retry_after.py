@@ -17,13 +17,13 @@ from batchrt.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from batchrt.providers.waits import read_rfc3339, read_span, wait_in_words
+from batchrt.providers.http.durations import read_rfc3339, read_span, wait_in_words
 from batchrt.runtime.retry import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchrt.providers.reply import HeaderMap
+    from batchrt.providers.http.response import HeaderMap
 
 __all__ = [
     "MAX_RETRY_AFTER",

@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from batchrt.errors import AuthenticationError
 from batchrt.providers.chat import ChatOpenAI
-from batchrt.providers.client import Client
-from tests.providers.replies import chat_body
+from batchrt.providers.http.client import Client
+from tests.providers.http.replies import chat_body
 
 pytestmark = pytest.mark.anyio
 

@@ -28,11 +28,11 @@ from batchrt.errors import (
     ProviderError,
     RequestTimeoutError,
 )
-from batchrt.providers import connection_faults
-from batchrt.providers.reply import Reply
-from batchrt.providers.transport import PyqwestTransport, Transport
-from tests.providers.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
-from tests.providers.tls import certificate, hashed, tls_server
+from batchrt.providers.http import connection as connection_faults
+from batchrt.providers.http.response import Reply
+from batchrt.providers.http.transport import PyqwestTransport, Transport
+from tests.providers.http.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
+from tests.providers.http.tls import certificate, hashed, tls_server
 
 pytestmark = pytest.mark.anyio
 
@@ -819,7 +819,7 @@ def test_one_client_serves_several_loops_at_once() -> None:
 
 PRELUDE = """
 import os, sys, anyio
-from batchrt.providers.transport import Transport
+from batchrt.providers.http.transport import Transport
 transport = Transport({}, tls=False, timeout=20, max_response_bytes=1000)
 def ask():
     return anyio.run(transport.post, sys.argv[1], b"{}").status

@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from batchrt.providers.address import Address, check_headers, origin_of
+from batchrt.providers.http.address import Address, check_headers, origin_of
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from batchrt.errors import ProviderError
     from batchrt.limits.token_bucket import Unit
-    from batchrt.providers.reply import HeaderMap
+    from batchrt.providers.http.response import HeaderMap
 
 __all__ = ["is_parallel", "limited_unit", "parallel_limit", "read_duration", "standings"]
 

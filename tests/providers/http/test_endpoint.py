@@ -43,12 +43,12 @@ from batchrt import (
 )
 from batchrt.limits.events import QuotaEvent
 from batchrt.messages import AIMessage
-from batchrt.providers.reply import Reply
+from batchrt.providers.http.response import Reply
 from batchrt.runtime.clock import Clock
 from batchrt.testing import MockProvider, Outage, RateLimits
 from tests.limits.quotas import BACKENDS, is_idle, virtually
+from tests.providers.http.replies import chat_body, reply
 from tests.providers.mocked import LATENCY, chat, respond, simulate
-from tests.providers.replies import chat_body, reply
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)
 

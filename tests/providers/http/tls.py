@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.providers.raw import ANSWER
+from tests.providers.http.raw import ANSWER
 
 __all__ = ["certificate", "hashed", "tls_server"]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import MalformedResponseError
-from batchrt.providers.decoding import decode
+from batchrt.providers.http.content_encoding import decode
 
 
 def raw_deflate(body: bytes) -> bytes:

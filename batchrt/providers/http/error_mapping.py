@@ -16,16 +16,16 @@ from batchrt.errors import (
     RateLimitError,
     ServerError,
 )
-from batchrt.providers.credit import NO_CREDIT_CODES, says_no_credit
-from batchrt.providers.json_text import load_json
-from batchrt.providers.retry_after import MAX_RETRY_AFTER, advise, retry_after
-from batchrt.providers.secrets import NO_SECRETS, Secrets
+from batchrt.providers.http.credit_errors import NO_CREDIT_CODES, says_no_credit
+from batchrt.providers.http.json_text import load_json
+from batchrt.providers.http.retry_after import MAX_RETRY_AFTER, advise, retry_after
+from batchrt.providers.http.secrets import NO_SECRETS, Secrets
 from batchrt.runtime.clock import clock_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from batchrt.providers.reply import Reply
+    from batchrt.providers.http.response import Reply
 
 __all__ = ["error_from", "excerpt", "scrub"]
 

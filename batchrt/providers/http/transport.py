@@ -28,19 +28,19 @@ from batchrt.errors import (
     ProviderError,
     RequestTimeoutError,
 )
-from batchrt.providers.address import check_headers, origin_of
-from batchrt.providers.connection_faults import (
+from batchrt.providers.http.address import check_headers, origin_of
+from batchrt.providers.http.connection import (
     connection_failed,
     fault_of,
     is_unreadable,
     speaks_http,
     speaks_tls,
 )
-from batchrt.providers.decoding import ACCEPT_ENCODING, decode, too_large
-from batchrt.providers.leaving import let_threads_out
-from batchrt.providers.proxies import Proxy, proxy_for
-from batchrt.providers.reply import HeaderMap, Reply
-from batchrt.providers.retry_after import advise
+from batchrt.providers.http.content_encoding import ACCEPT_ENCODING, decode, too_large
+from batchrt.providers.http.native_threads import let_threads_out
+from batchrt.providers.http.proxies import Proxy, proxy_for
+from batchrt.providers.http.response import HeaderMap, Reply
+from batchrt.providers.http.retry_after import advise
 from batchrt.runtime.blocked_loops import LoopBound
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from batchrt.errors import AuthenticationError
 from batchrt.limits.quota import UNCHANGED, Quota, Unchanged, check_limit
 from batchrt.limits.registry import owner_of, shared_quota
-from batchrt.providers.address import Address
-from batchrt.providers.endpoint import Endpoint
-from batchrt.providers.secrets import Secrets
-from batchrt.providers.transport import Transport
+from batchrt.providers.http.address import Address
+from batchrt.providers.http.endpoint import Endpoint
+from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.http.transport import Transport
 from batchrt.runtime.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from batchrt.providers.transport import HTTPClient, HTTPTransport
+    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
 
 __all__ = ["Client", "Hidden", "Secret"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from batchrt.providers.reply import Reply
+from batchrt.providers.http.response import Reply
 
 NOW = 1_700_000_000.0
 

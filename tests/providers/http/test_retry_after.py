@@ -23,7 +23,7 @@ from batchrt.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from batchrt.providers.retry_after import (
+from batchrt.providers.http.retry_after import (
     MAX_RETRY_AFTER,
     advise,
     retry_after,

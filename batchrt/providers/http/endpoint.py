@@ -10,9 +10,9 @@ from batchrt.errors import ConnectionFailedError, OutageError, ProviderError, Ra
 from batchrt.limits.error_kinds import is_outage, is_overloaded, is_paced, may_be_billed
 from batchrt.limits.permit import Passage
 from batchrt.messages import Usage
-from batchrt.providers.failures import error_from, say_until
-from batchrt.providers.rate_limits import is_parallel, limited_unit, parallel_limit, standings
-from batchrt.providers.retry_after import should_retry, wait_before_retry
+from batchrt.providers.http.error_mapping import error_from, say_until
+from batchrt.providers.http.rate_limit_headers import is_parallel, limited_unit, parallel_limit, standings
+from batchrt.providers.http.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.retry import first_failure, note_failure
 from batchrt.runtime.sync_callbacks import checked_sync
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrt.limits.quota import Quota
-    from batchrt.providers.reply import Reply
-    from batchrt.providers.secrets import Secrets
-    from batchrt.providers.transport import Sink, Transport
+    from batchrt.providers.http.response import Reply
+    from batchrt.providers.http.secrets import Secrets
+    from batchrt.providers.http.transport import Sink, Transport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
     from batchrt.runtime.run import Strand

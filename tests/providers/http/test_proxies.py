@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.providers.proxies import Proxy, proxy_for
+from batchrt.providers.http.proxies import Proxy, proxy_for
 
 
 @pytest.fixture(autouse=True)

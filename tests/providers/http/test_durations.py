@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrt.providers.waits import _TOKEN, read_rfc3339, read_span, wait_in_words
+from batchrt.providers.http.durations import _TOKEN, read_rfc3339, read_span, wait_in_words
 
 NOW = 784_111_777.0  # 1994-11-06T08:49:37Z
 
@@ -160,7 +160,7 @@ def test_words_are_scanned_in_linear_steps(piece: str) -> None:
                 count += 1
                 return str.__getitem__(self, key)  # type: ignore[index]
 
-        import batchrt.providers.waits as module
+        import batchrt.providers.http.durations as module
 
         class Pattern:
             """Find tokens that count."""

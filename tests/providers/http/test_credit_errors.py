@@ -14,10 +14,10 @@ from batchrt.errors import (
     RateLimitError,
     ServerError,
 )
-from batchrt.providers.credit import says_no_credit
-from batchrt.providers.failures import error_from
-from batchrt.providers.secrets import Secrets
-from tests.providers.replies import reply, wall
+from batchrt.providers.http.credit_errors import says_no_credit
+from batchrt.providers.http.error_mapping import error_from
+from batchrt.providers.http.secrets import Secrets
+from tests.providers.http.replies import reply, wall
 
 
 def of(status: int, message: str, **fields: Any) -> ProviderError:
@@ -91,7 +91,7 @@ def test_credit_is_no_other_failure(status: int, message: str, kind: type[Provid
 
 def test_credit_phrases_are_lower_case() -> None:
     """They are compared with what was made lower case."""
-    from batchrt.providers.credit import _WORDS
+    from batchrt.providers.http.credit_errors import _WORDS
 
     for phrase, source in _WORDS:
         assert phrase == " ".join(phrase.lower().split())

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchrt.providers import leaving
+from batchrt.providers.http import native_threads as leaving
 
 
 def test_it_does_not_wait_forever(monkeypatch: pytest.MonkeyPatch) -> None:
