@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     )
     from batchrt.limits.quota import LimitStatus, Quota, QuotaStatistics
     from batchrt.limits.retry_budget import RetryBudget
-    from batchrt.providers.chat import ChatOpenAI
+    from batchrt.providers.chat.model import ChatOpenAI
     from batchrt.providers.completions import OpenAI
     from batchrt.providers.embeddings import OpenAIEmbeddings
     from batchrt.providers.matrix import EmbeddingBlock
@@ -167,7 +167,7 @@ __all__ = [
 
 # Clients bring an HTTP library along; who only composes does not pay for it.
 _HOMES = {
-    "ChatOpenAI": "batchrt.providers.chat",
+    "ChatOpenAI": "batchrt.providers.chat.model",
     "EmbeddingBlock": "batchrt.providers.matrix",
     "OpenAI": "batchrt.providers.completions",
     "OpenAIEmbeddings": "batchrt.providers.embeddings",

@@ -22,7 +22,7 @@ from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
 from batchrt.jobs import Sink, Source, open_sink
 from batchrt.jobs.rendering import error_line
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.base import Runnable
 
 __all__ = ["run_job"]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from batchrt.cli import launch
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 
 Handler = Callable[[str], Awaitable[httpx.Response]]
 """Takes what the user's message says."""

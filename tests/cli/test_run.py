@@ -15,7 +15,7 @@ import pytest
 from batchrt.cli import launch
 from batchrt.cli.question import chat_model
 from batchrt.cli.settings import Settings
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.testing import Fault, FaultPlan, MockProvider, MockServer
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place

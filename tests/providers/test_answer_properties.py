@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from batchrt import ChatOpenAI, OpenAIEmbeddings, RetryPolicy
 from batchrt.errors import MalformedResponseError, ProviderError
+from batchrt.providers.chat.messages_json import read_chat, read_chats
 from batchrt.providers.choices import FAILED
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.texts import read_texts
-from batchrt.providers.wire import read_chat, read_chats
 from tests.limits.quotas import virtually
 from tests.providers.http.replies import reply, wall
 

@@ -22,10 +22,10 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.answers import read_usage
+from batchrt.providers.chat.messages_json import read_chat, read_chats
 from batchrt.providers.choices import FAILED, placed
 from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import Secrets
-from batchrt.providers.wire import read_chat, read_chats
 from tests.providers.http.replies import chat_body, reply, wall
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from batchrt.errors import AuthenticationError
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.http.client import Client
 from tests.providers.http.replies import chat_body
 

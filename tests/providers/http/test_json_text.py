@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from batchrt.errors import BadRequestError, MalformedResponseError
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.providers.http.json_text import load_json
 from tests.providers.http.replies import chat_body

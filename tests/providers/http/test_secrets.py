@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from batchrt.errors import ProviderError
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.completions import OpenAI
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.providers.http.secrets import Secrets

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from batchrt.providers.schemas import strict_schema
+from batchrt.providers.chat.strict_schema import strict_schema
 
 
 class Leaf(BaseModel):

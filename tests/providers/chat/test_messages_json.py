@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from batchrt.errors import BadRequestError, MalformedResponseError, ProviderError, RateLimitError
 from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.providers.chat.messages_json import ChatRequest, read_chat
 from batchrt.providers.http.secrets import NO_SECRETS, Secrets
-from batchrt.providers.wire import ChatRequest, read_chat
 from tests.providers.http.replies import chat_body, reply, wall
 
 REQUEST = ChatRequest({"model": "m", "temperature": 0.5, "stop": ["é"]})

@@ -12,8 +12,8 @@ from pydantic_core import from_json
 
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
 from batchrt.messages import AIMessage, HumanMessage, Message
-from batchrt.providers.schemas import strict_schema
-from batchrt.providers.wire import ChatInput, conversation
+from batchrt.providers.chat.messages_json import ChatInput, conversation
+from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.parsers import json_value

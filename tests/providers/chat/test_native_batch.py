@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
 from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.testing import Fault, FaultPlan, MockProvider

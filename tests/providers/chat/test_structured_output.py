@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from batchrt import Quota, RetryBudget
 from batchrt.errors import BadRequestError, OutputParserError
 from batchrt.messages import AIMessage, HumanMessage
-from batchrt.providers.chat import ChatOpenAI
-from batchrt.providers.structured import response_format
+from batchrt.providers.chat.model import ChatOpenAI
+from batchrt.providers.chat.structured_output import response_format
 from batchrt.runnables.base import Runnable
 from tests.providers.http.replies import chat_body
 

@@ -31,7 +31,7 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
-from batchrt.providers.chat import ChatOpenAI
+from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from batchrt.limits.quota import Quota, Unchanged
+    from batchrt.providers.chat.messages_json import ChatInput, ChatRequest, Messages
+    from batchrt.providers.chat.structured_output import Method, RawAndParsed
     from batchrt.providers.http.client import Secret
     from batchrt.providers.http.endpoint import Endpoint
     from batchrt.providers.http.response import Reply
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
-    from batchrt.providers.structured import Method, RawAndParsed
-    from batchrt.providers.wire import ChatInput, ChatRequest, Messages
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
 
@@ -135,8 +135,8 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
+        from batchrt.providers.chat.messages_json import ChatRequest, read_chat
         from batchrt.providers.http.client import Client, Hidden
-        from batchrt.providers.wire import ChatRequest, read_chat
 
         api_key = Hidden(api_key)
         self._options = check_options(
@@ -209,7 +209,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
 
     def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: Lists) -> Step:
-        from batchrt.providers.wire import encode_conversation
+        from batchrt.providers.chat.messages_json import encode_conversation
 
         return listed(
             alone,
@@ -223,7 +223,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         )
 
     def _sender(self, request: ChatRequest, endpoint: Endpoint) -> Send:
-        from batchrt.providers.wire import read_chats
+        from batchrt.providers.chat.messages_json import read_chats
 
         client, alone = self._client, endpoint
         together = client.endpoint(f"{_PATH}/batch", *_model_and_most(request))
@@ -302,7 +302,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             OutputParserError: (each item) the answer does not fit, is cut off or is a refusal.
             ValueError: `strict` was asked for, and the schema cannot be.
         """
-        from batchrt.providers.structured import StructuredChat
+        from batchrt.providers.chat.structured_output import StructuredChat
 
         return StructuredChat(
             self, schema, method=method, strict=strict, include_raw=include_raw, max_reasks=max_reasks
