@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from batchrt.limits.quota import LimitStatus, Quota, QuotaStatistics
     from batchrt.limits.retry_budget import RetryBudget
     from batchrt.providers.chat.model import ChatOpenAI
-    from batchrt.providers.completions import OpenAI
+    from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings import OpenAIEmbeddings
     from batchrt.providers.matrix import EmbeddingBlock
     from batchrt.runtime.retry import RetryPolicy
@@ -169,7 +169,7 @@ __all__ = [
 _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
     "EmbeddingBlock": "batchrt.providers.matrix",
-    "OpenAI": "batchrt.providers.completions",
+    "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota",

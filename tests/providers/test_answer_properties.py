@@ -22,8 +22,8 @@ from batchrt import ChatOpenAI, OpenAIEmbeddings, RetryPolicy
 from batchrt.errors import MalformedResponseError, ProviderError
 from batchrt.providers.chat.messages_json import read_chat, read_chats
 from batchrt.providers.choices import FAILED
+from batchrt.providers.completions.request_json import read_texts
 from batchrt.providers.http.secrets import Secrets
-from batchrt.providers.texts import read_texts
 from tests.limits.quotas import virtually
 from tests.providers.http.replies import reply, wall
 

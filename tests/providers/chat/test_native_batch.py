@@ -17,7 +17,7 @@ from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.testing import Fault, FaultPlan, MockProvider
-from tests.providers.completing import PATIENT, on_mock_clock
+from tests.providers.completions.completing import PATIENT, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 

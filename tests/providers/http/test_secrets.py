@@ -13,7 +13,7 @@ import pytest
 
 from batchrt.errors import ProviderError
 from batchrt.providers.chat.model import ChatOpenAI
-from batchrt.providers.completions import OpenAI
+from batchrt.providers.completions.model import OpenAI
 from batchrt.providers.embeddings import OpenAIEmbeddings
 from batchrt.providers.http.secrets import Secrets
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import trio
 
-from batchrt.providers.completions import OpenAI
+from batchrt.providers.completions.model import OpenAI
 from batchrt.testing import MockProvider
 from tests import virtual
 

@@ -21,11 +21,19 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.messages import Usage
-from batchrt.providers.completions import CompletionOptions, OpenAI
+from batchrt.providers.completions.model import CompletionOptions, OpenAI
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.prompts import PromptTemplate
 from batchrt.testing import Fault, FaultPlan, MockProvider
-from tests.providers.completing import Answer, answered_by, completion, echo, model_of, on_mock_clock, sizes
+from tests.providers.completions.completing import (
+    Answer,
+    answered_by,
+    completion,
+    echo,
+    model_of,
+    on_mock_clock,
+    sizes,
+)
 
 pytestmark = pytest.mark.anyio
 

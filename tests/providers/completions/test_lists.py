@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, ServerError
-from batchrt.providers.completions import OpenAI
+from batchrt.providers.completions.model import OpenAI
 from batchrt.testing import Fault, FaultPlan
-from tests.providers.completing import PATIENT, completion, echo, model_of, on_mock_clock
+from tests.providers.completions.completing import PATIENT, completion, echo, model_of, on_mock_clock
 
 pytestmark = pytest.mark.anyio
 
