@@ -79,8 +79,8 @@ if TYPE_CHECKING:
     from batchrt.limits.retry_budget import RetryBudget
     from batchrt.providers.chat.model import ChatOpenAI
     from batchrt.providers.completions.model import OpenAI
-    from batchrt.providers.embeddings import OpenAIEmbeddings
-    from batchrt.providers.matrix import EmbeddingBlock
+    from batchrt.providers.embeddings.arrays import EmbeddingBlock
+    from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -168,9 +168,9 @@ __all__ = [
 # Clients bring an HTTP library along; who only composes does not pay for it.
 _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
-    "EmbeddingBlock": "batchrt.providers.matrix",
+    "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
-    "OpenAIEmbeddings": "batchrt.providers.embeddings",
+    "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota",
     "QuotaStatistics": "batchrt.limits.quota",

@@ -33,7 +33,7 @@ from batchrt.cli.options import (
     read_options,
 )
 from batchrt.cli.settings import EmbedSettings
-from batchrt.providers.servers import ServerFamily
+from batchrt.providers.embeddings.server_families import ServerFamily
 
 __all__ = ["embed"]
 

@@ -21,7 +21,7 @@ from batchrt.cli.texts import ID, text_reader
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
 from batchrt.jobs import Source, VectorSink, open_vector_sink, required_columns
-from batchrt.providers.embeddings import OpenAIEmbeddings
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 
 __all__ = ["embed_job"]
 

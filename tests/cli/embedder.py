@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from batchrt.cli import embedding
-from batchrt.providers.embeddings import OpenAIEmbeddings
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.testing import MockProvider
 
 ROWS = [{"key": f"k{number}", "text": f"text {number}"} for number in range(20)]

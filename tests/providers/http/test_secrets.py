@@ -14,7 +14,7 @@ import pytest
 from batchrt.errors import ProviderError
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.completions.model import OpenAI
-from batchrt.providers.embeddings import OpenAIEmbeddings
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.providers.http.secrets import Secrets
 
 KEY = "sk-hidden-from-view"

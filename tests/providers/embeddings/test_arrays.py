@@ -23,12 +23,12 @@ from batchrt.errors import (
     MalformedResponseError,
 )
 from batchrt.messages import Usage
-from batchrt.providers.embeddings import OpenAIEmbeddings
-from batchrt.providers.matrix import EmbeddingBlock
+from batchrt.providers.embeddings.arrays import EmbeddingBlock
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests import virtual
-from tests.providers.embedding import WIDTH, mock, model, on_mock_clock, vectors, words
+from tests.providers.embeddings.embedding import WIDTH, mock, model, on_mock_clock, vectors, words
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import TokenizerError
-from batchrt.providers.embeddings import OpenAIEmbeddings
-from batchrt.providers.tokens import Estimate, Tiktoken, estimate, tokenizer_of
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
+from batchrt.providers.embeddings.tokenizer import Estimate, Tiktoken, estimate, tokenizer_of
 
 # cl100k_base's counts.
 COUNTED = {

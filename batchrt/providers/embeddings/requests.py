@@ -21,10 +21,8 @@ from batchrt.errors import (
 )
 from batchrt.limits.error_kinds import is_overloaded
 from batchrt.providers.bodies import bad_input, encode_members, half_character
-from batchrt.providers.capacity import Capacity, Encoding
-from batchrt.providers.refusals import named_limits
-from batchrt.providers.tokens import MOST_PER_CHARACTER
-from batchrt.providers.vectors import (
+from batchrt.providers.embeddings.request_limits import Capacity, Encoding
+from batchrt.providers.embeddings.response_json import (
     FLOAT_BYTES,
     DisorderError,
     OneByOneError,
@@ -35,6 +33,8 @@ from batchrt.providers.vectors import (
     floats,
     read_vectors,
 )
+from batchrt.providers.embeddings.tokenizer import MOST_PER_CHARACTER
+from batchrt.providers.refusals import named_limits
 from batchrt.runtime.spending import part_of
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from batchrt.errors import (
     RateLimitError,
     ServerError,
 )
-from batchrt.providers.embeddings import OpenAIEmbeddings
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.testing import Fault, FaultPlan
-from tests.providers.embedding import (
+from tests.providers.embeddings.embedding import (
     WIDTH,
     answer,
     behind,

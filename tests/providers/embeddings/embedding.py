@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 import trio
 
-from batchrt.providers.embeddings import OpenAIEmbeddings
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.testing import MockProvider
 from tests import virtual
 

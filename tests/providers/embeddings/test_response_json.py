@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 
 from batchrt.errors import MalformedResponseError, ServerError
 from batchrt.messages import Usage
+from batchrt.providers.embeddings.response_json import (
+    OneByOneError,
+    VectorReader,
+    Vectors,
+    floats,
+    read_vectors,
+)
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import NO_SECRETS, Secrets
-from batchrt.providers.vectors import OneByOneError, VectorReader, Vectors, floats, read_vectors
 from tests.providers.http.replies import reply, wall
 
 NUMBERS = [[0.5, -1.0, 2.0], [1.5, 0.25, -0.125], [3.0, 4.0, 5.0]]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from batchrt.batching.list_call import Limits
 from batchrt.errors import BadRequestError, ContextLengthError
-from batchrt.providers.capacity import Capacity
-from batchrt.providers.servers import Family, family_of
-from batchrt.providers.tokens import Estimate, estimate
+from batchrt.providers.embeddings.request_limits import Capacity
+from batchrt.providers.embeddings.server_families import Family, family_of
+from batchrt.providers.embeddings.tokenizer import Estimate, estimate
 
 TEXTS = ["some text of a usual length, as they come along"] * 1000
 

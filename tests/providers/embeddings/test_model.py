@@ -15,9 +15,9 @@ from batchrt.errors import (
     ContextLengthError,
 )
 from batchrt.messages import Usage
-from batchrt.providers.embeddings import OpenAIEmbeddings
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.runnables.lambdas import RunnableLambda
-from tests.providers.embedding import (
+from tests.providers.embeddings.embedding import (
     WIDTH,
     answer,
     behind,

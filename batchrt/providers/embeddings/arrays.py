@@ -27,7 +27,7 @@ from batchrt.batching.list_call import ListCall, pack
 from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
-from batchrt.providers.rows import Distinct, Lists, Rows, fill, numpy
+from batchrt.providers.embeddings.array_buffer import Distinct, Lists, Rows, fill, numpy
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.portal import Caller, crossing
 from batchrt.runtime.run import Step, Strand
@@ -35,7 +35,7 @@ from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from batchrt.providers.rows import Matrix
+    from batchrt.providers.embeddings.array_buffer import Matrix
 
 __all__ = ["EmbeddingBlock", "block_job", "iterate_blocks", "matrix_of"]
 

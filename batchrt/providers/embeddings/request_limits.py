@@ -8,9 +8,9 @@ from typing import Final, Literal, TypeAlias
 
 from batchrt.batching.list_call import Limits
 from batchrt.errors import ContextLengthError, ProviderError
+from batchrt.providers.embeddings.server_families import Family
+from batchrt.providers.embeddings.tokenizer import Tokenizer
 from batchrt.providers.refusals import Named, named_limits
-from batchrt.providers.servers import Family
-from batchrt.providers.tokens import Tokenizer
 
 __all__ = ["Capacity", "Encoding"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 from batchrt.batching.list_call import ListCall, lingering
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
-from batchrt.providers.embedding_options import OF_THE_MODEL, check_list_options, request_fields
+from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.model import Model
 from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.portal import Caller, call_blocking
@@ -20,14 +20,14 @@ from batchrt.runtime.stream import Stream
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
     from batchrt.limits.quota import Quota, Unchanged
-    from batchrt.providers.capacity import Capacity, Encoding
-    from batchrt.providers.embedding_lists import EmbeddingLists
+    from batchrt.providers.embeddings.array_buffer import Lists, Matrix
+    from batchrt.providers.embeddings.arrays import EmbeddingBlock
+    from batchrt.providers.embeddings.request_limits import Capacity, Encoding
+    from batchrt.providers.embeddings.requests import EmbeddingLists
+    from batchrt.providers.embeddings.server_families import ServerFamily
+    from batchrt.providers.embeddings.tokenizer import TokenizerName
     from batchrt.providers.http.client import Secret
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
-    from batchrt.providers.matrix import EmbeddingBlock
-    from batchrt.providers.rows import Lists, Matrix
-    from batchrt.providers.servers import ServerFamily
-    from batchrt.providers.tokens import TokenizerName
     from batchrt.runtime.batch import Job
     from batchrt.runtime.retry import RetryPolicy
 
@@ -122,11 +122,11 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
-        from batchrt.providers.capacity import Capacity
-        from batchrt.providers.embedding_lists import EmbeddingLists
+        from batchrt.providers.embeddings.request_limits import Capacity
+        from batchrt.providers.embeddings.requests import EmbeddingLists
+        from batchrt.providers.embeddings.server_families import family_of
+        from batchrt.providers.embeddings.tokenizer import tokenizer_of
         from batchrt.providers.http.client import Client, Hidden
-        from batchrt.providers.servers import family_of
-        from batchrt.providers.tokens import tokenizer_of
 
         api_key = Hidden(api_key)
         self._options = {"model": model, "dimensions": dimensions, "extra_body": extra_body}
@@ -208,7 +208,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         return list_step(call, (self, lists.start))
 
     def _matrix_lists(self, kwargs: Mapping[str, Any]) -> tuple[Lists, EmbeddingLists]:
-        from batchrt.providers.rows import Lists
+        from batchrt.providers.embeddings.array_buffer import Lists
 
         lists = self._lists(kwargs)
         return Lists(lists.list_call(self.get_name()), lists.call), lists
@@ -281,7 +281,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
                 for what is missing.
             Exception: without `return_exceptions`, the first error, as itself.
         """
-        from batchrt.providers.matrix import matrix_of
+        from batchrt.providers.embeddings.arrays import matrix_of
 
         _check_texts(texts)
         to_matrix, lists = self._matrix_lists(kwargs)
@@ -358,7 +358,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         **kwargs: Any,
     ) -> Iterator[EmbeddingBlock]:
         """Do `aembed_blocks` from sync code; an iterator runs in this thread, closing ends the run."""
-        from batchrt.providers.matrix import iterate_blocks
+        from batchrt.providers.embeddings.arrays import iterate_blocks
 
         caller = Caller()
         job = self._block_job(texts, config, kwargs, return_exceptions=return_exceptions, caller=caller)
@@ -373,7 +373,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         return_exceptions: bool,
         caller: Caller | None = None,
     ) -> Job:
-        from batchrt.providers.matrix import block_job
+        from batchrt.providers.embeddings.arrays import block_job
 
         _check_texts(texts)
         to_matrix, lists = self._matrix_lists(kwargs)
