@@ -26,7 +26,7 @@ from batchrt.cli.writer import Writer
 from batchrt.errors import OutageError, SpendingLimitError
 from batchrt.jobs import OutputError, Sink, Source, VectorSink
 from batchrt.jobs.rendering import error_line
-from batchrt.providers.model import Model
+from batchrt.providers.base import Model
 
 __all__ = ["Job"]
 

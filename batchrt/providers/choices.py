@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from batchrt.messages import AIMessage, Usage, text_of_content
-from batchrt.providers.answers import ReportedError, ShapeError, is_reported, whole_number
 from batchrt.providers.http.response import Reply
+from batchrt.providers.response_body import ReportedError, ShapeError, is_reported, whole_number
 
 __all__ = [
     "any_message",

@@ -21,7 +21,7 @@ from batchrt.errors import (
     ProviderError,
     ServerError,
 )
-from batchrt.providers.refusals import named_limits
+from batchrt.providers.limit_messages import named_limits
 
 __all__ = ["AloneError", "Doubt", "ListMemory", "ListSupport"]
 

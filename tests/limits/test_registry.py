@@ -19,7 +19,7 @@ import pytest
 from batchrt import ChatOpenAI, LimitChanged, OpenAI, OpenAIEmbeddings, Quota, RateLimitError
 from batchrt.limits import registry as quotas
 from batchrt.limits.events import QuotaEvent
-from batchrt.providers.model import Model
+from batchrt.providers.base import Model
 from batchrt.testing import MockProvider
 from tests.providers.http.replies import chat_body
 

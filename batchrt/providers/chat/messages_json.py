@@ -10,12 +10,12 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
 from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
-from batchrt.providers.answers import ReportedError, ShapeError, malformed, read_answer, read_usage
-from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
 from batchrt.providers.choices import any_message, placed_choices, read_message
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.request_body import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
 
 __all__ = [
     "ChatInput",

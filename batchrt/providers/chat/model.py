@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.batching.list_call import ListCall, lingering
 from batchrt.messages import AIMessage
+from batchrt.providers.base import Model
+from batchrt.providers.list_requests import BATCH_SIZE, Lists, Send, listed
 from batchrt.providers.list_support import ListMemory
-from batchrt.providers.listed import BATCH_SIZE, Lists, Send, listed
-from batchrt.providers.model import Model
 from batchrt.providers.options import check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.run import Step, Strand

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 from batchrt.batching.list_call import ListCall, lingering
+from batchrt.providers.base import Model
 from batchrt.providers.completions.request_json import (
     TextInput,
     TextRequest,
@@ -13,9 +14,8 @@ from batchrt.providers.completions.request_json import (
     encode_prompt,
     read_texts,
 )
+from batchrt.providers.list_requests import BATCH_SIZE, Lists, Send, listed
 from batchrt.providers.list_support import ListMemory
-from batchrt.providers.listed import BATCH_SIZE, Lists, Send, listed
-from batchrt.providers.model import Model
 from batchrt.providers.options import check_count, check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Out
 from batchrt.runtime.run import Step, Strand

@@ -9,12 +9,12 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import ProviderError
 from batchrt.messages import Message, MessageLike, Usage
-from batchrt.providers.answers import ReportedError, ShapeError, malformed, read_answer, read_usage
-from batchrt.providers.bodies import bad_input, encode_members, half_character, most_tokens
 from batchrt.providers.choices import check_failure, explains_nothing, placed_choices
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.request_body import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
 from batchrt.runnables.prompts import ChatPromptValue
 
 __all__ = ["TextInput", "TextLike", "TextRequest", "Texts", "encode_prompt", "read_texts"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 from batchrt.batching.list_call import ListCall, lingering
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
+from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
-from batchrt.providers.model import Model
 from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.portal import Caller, call_blocking
 from batchrt.runtime.run import Step, current_strand

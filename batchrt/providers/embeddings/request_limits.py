@@ -10,7 +10,7 @@ from batchrt.batching.list_call import Limits
 from batchrt.errors import ContextLengthError, ProviderError
 from batchrt.providers.embeddings.server_families import Family
 from batchrt.providers.embeddings.tokenizer import Tokenizer
-from batchrt.providers.refusals import Named, named_limits
+from batchrt.providers.limit_messages import Named, named_limits
 
 __all__ = ["Capacity", "Encoding"]
 

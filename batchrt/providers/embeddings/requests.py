@@ -20,7 +20,6 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.limits.error_kinds import is_overloaded
-from batchrt.providers.bodies import bad_input, encode_members, half_character
 from batchrt.providers.embeddings.request_limits import Capacity, Encoding
 from batchrt.providers.embeddings.response_json import (
     FLOAT_BYTES,
@@ -34,7 +33,8 @@ from batchrt.providers.embeddings.response_json import (
     read_vectors,
 )
 from batchrt.providers.embeddings.tokenizer import MOST_PER_CHARACTER
-from batchrt.providers.refusals import named_limits
+from batchrt.providers.limit_messages import named_limits
+from batchrt.providers.request_body import bad_input, encode_members, half_character
 from batchrt.runtime.spending import part_of
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from pydantic_core import CoreConfig, SchemaValidator, ValidationError, core_sch
 
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
-from batchrt.providers.answers import ShapeError, malformed, read_answer, read_usage
 from batchrt.providers.choices import placed
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.response_body import ShapeError, malformed, read_answer, read_usage
 
 __all__ = [
     "FLOAT_BYTES",

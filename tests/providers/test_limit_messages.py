@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from batchrt.providers.refusals import Named, named_limits
+from batchrt.providers.limit_messages import Named, named_limits
 
 SAID = [
     ("batch size 66 > maximum allowed batch size 32", ("texts", 32)),
