@@ -29,7 +29,7 @@ ROOMS = {
     "pyqwest": {"providers/http/transport.py"},
     "uvicorn": {"testing/uvicorn_server.py"},
     "numpy": {"providers/embeddings/array_buffer.py"},
-    "pyarrow": {"jobs/parquet.py"},
+    "pyarrow": {"files/vectors/parquet.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "typer": {"cli/"},

@@ -21,9 +21,9 @@ from batchrt.errors import (
     QuotaExhaustedError,
     SpendingLimitError,
 )
-from batchrt.jobs import BadRow, Row, Source
-from batchrt.jobs.rendering import cell, listed
-from batchrt.jobs.rows import bad_row
+from batchrt.files import BadRow, Row, Source
+from batchrt.files.cells import cell, listed
+from batchrt.files.rows import bad_row
 from batchrt.limits.error_kinds import blames_address, is_overloaded
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.run import Step, Strand

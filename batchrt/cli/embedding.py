@@ -20,7 +20,7 @@ from batchrt.cli.tally import Tally
 from batchrt.cli.texts import ID, text_reader
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
-from batchrt.jobs import Source, VectorSink, open_vector_sink, required_columns
+from batchrt.files import Source, VectorSink, open_vector_sink, required_columns
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
 
 __all__ = ["embed_job"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchrt.jobs import BadRow, Row
+from batchrt.files import BadRow, Row
 
 __all__ = ["Entry", "without_traces"]
 

@@ -17,8 +17,8 @@ from batchrt.cli.settings import JobSettings
 from batchrt.cli.speech import complain
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
-from batchrt.jobs import OutputClosedError, OutputError, Source, open_source
-from batchrt.jobs.formats import choose_format
+from batchrt.files import OutputClosedError, OutputError, Source, open_source
+from batchrt.files.formats import choose_format
 
 __all__ = ["check_limits", "execute", "output_format"]
 

@@ -10,7 +10,7 @@ from itertools import islice
 from batchrt.cli.conveyor import Conveyor
 from batchrt.cli.entries import Entry
 from batchrt.cli.load import Load
-from batchrt.jobs import BadRow, Row, Source
+from batchrt.files import BadRow, Row, Source
 
 __all__ = ["Feed", "PipeFeed", "feed_of"]
 

@@ -24,8 +24,8 @@ from batchrt.cli.summary import losses, summary
 from batchrt.cli.tally import Tally
 from batchrt.cli.writer import Writer
 from batchrt.errors import OutageError, SpendingLimitError
-from batchrt.jobs import OutputError, Sink, Source, VectorSink
-from batchrt.jobs.rendering import error_line
+from batchrt.files import OutputError, Sink, Source, VectorSink
+from batchrt.files.cells import error_line
 from batchrt.providers.base import Model
 
 __all__ = ["Job"]

@@ -20,8 +20,8 @@ from batchrt.cli.speech import complain
 from batchrt.cli.tally import Tally
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
-from batchrt.jobs import Sink, Source, open_sink
-from batchrt.jobs.rendering import error_line
+from batchrt.files import Sink, Source, open_sink
+from batchrt.files.cells import error_line
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.base import Runnable
 

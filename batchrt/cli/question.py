@@ -14,7 +14,7 @@ from batchrt.cli.schema_file import SchemaProblem, load_schema
 from batchrt.cli.settings import Settings
 from batchrt.cli.usage import UsageProblem
 from batchrt.errors import InputError
-from batchrt.jobs import Source, required_columns
+from batchrt.files import Source, required_columns
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.options import check_options
 from batchrt.runnables.prompts import ChatPromptTemplate

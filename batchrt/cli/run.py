@@ -35,7 +35,7 @@ from batchrt.cli.options import (
     read_options,
 )
 from batchrt.cli.settings import Settings
-from batchrt.jobs.encodings import OutputEncoding
+from batchrt.files.encodings import OutputEncoding
 
 __all__ = ["run"]
 

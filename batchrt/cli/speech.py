@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from batchrt.jobs.rendering import shorten
+from batchrt.files.cells import shorten
 
 __all__ = ["complain", "say"]
 

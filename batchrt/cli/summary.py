@@ -8,8 +8,8 @@ from batchrt.cli.answers import cut_off_reason
 from batchrt.cli.incidents import Incidents
 from batchrt.cli.numbers import count, rate
 from batchrt.cli.tally import Tally
-from batchrt.jobs import Sink, VectorSink
-from batchrt.jobs.rendering import listed
+from batchrt.files import Sink, VectorSink
+from batchrt.files.cells import listed
 
 __all__ = ["losses", "summary"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrt.cli.entries import Entry
-from batchrt.jobs.rendering import error_line
+from batchrt.files.cells import error_line
 from batchrt.messages import Usage
 
 __all__ = ["Kind", "Tally"]

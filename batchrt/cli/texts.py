@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from batchrt.cli.entries import Entry, without_traces
 from batchrt.errors import InputError
-from batchrt.jobs import BadRow, Row
-from batchrt.jobs.rendering import cell, listed
-from batchrt.jobs.rows import bad_row
+from batchrt.files import BadRow, Row
+from batchrt.files.cells import cell, listed
+from batchrt.files.rows import bad_row
 
 __all__ = ["ID", "Text", "text_reader"]
 

@@ -9,7 +9,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from batchrt.cli.entries import Entry
-from batchrt.jobs import Sink, VectorSink
+from batchrt.files import Sink, VectorSink
 
 __all__ = ["Writer"]
 

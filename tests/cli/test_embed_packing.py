@@ -13,7 +13,7 @@ from batchrt.cli.entries import Entry
 from batchrt.cli.feed import Feed
 from batchrt.cli.packing import Lists, PipeLists
 from batchrt.cli.texts import text_reader
-from batchrt.jobs import Row
+from batchrt.files import Row
 from tests import virtual
 
 READ = text_reader("in.csv", "t", None)

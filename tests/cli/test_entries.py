@@ -12,7 +12,7 @@ import pytest
 from batchrt.cli import load as load_module
 from batchrt.cli.entries import Entry, without_traces
 from batchrt.cli.load import Load
-from batchrt.jobs import Row
+from batchrt.files import Row
 from batchrt.runtime.run import Strand
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from batchrt.cli.schema_file import SchemaProblem, load_schema
 from batchrt.errors import InputError
-from batchrt.jobs.delimited import DelimitedReader
+from batchrt.files.csv_reader import DelimitedReader
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 

@@ -12,7 +12,7 @@ import trio.testing
 
 from batchrt.cli.entries import Entry
 from batchrt.cli.writer import Writer
-from batchrt.jobs import OutputError, Row, Sink, open_sink
+from batchrt.files import OutputError, Row, Sink, open_sink
 
 
 def entries(*numbers: int) -> list[Entry]:

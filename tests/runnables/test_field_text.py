@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from batchrt import AIMessage, ChatPromptTemplate, HumanMessage, PromptTemplate
-from batchrt.jobs.rendering import cell
+from batchrt.files.cells import cell
 from batchrt.runnables.field_text import field_text, is_missing
 
 

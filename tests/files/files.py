@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from batchrt.errors import InputError
-from batchrt.jobs import BadRow, Row, open_sink, open_source
+from batchrt.files import BadRow, Row, open_sink, open_source
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:

@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from batchrt.errors import InputError
-from batchrt.jobs.delimited import DelimitedReader
-from batchrt.jobs.encodings import MARK, Recode, Recoded, find_encoding
-from batchrt.jobs.formats import (
+from batchrt.files.cells import listed, shorten
+from batchrt.files.csv_reader import DelimitedReader
+from batchrt.files.encodings import MARK, Recode, Recoded, find_encoding
+from batchrt.files.formats import (
     DELIMITERS,
     STANDARD_STREAM,
     Format,
@@ -26,10 +27,9 @@ from batchrt.jobs.formats import (
     choose_format,
     os_problem,
 )
-from batchrt.jobs.jsonlines import read_jsonlines
-from batchrt.jobs.lines import bounded_lines
-from batchrt.jobs.rendering import listed, shorten
-from batchrt.jobs.rows import BadRow, Row, bad_row
+from batchrt.files.jsonl_reader import read_jsonlines
+from batchrt.files.lines import bounded_lines
+from batchrt.files.rows import BadRow, Row, bad_row
 
 __all__ = ["Source", "open_source", "required_columns"]
 

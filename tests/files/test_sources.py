@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrt.errors import InputError
-from batchrt.jobs import (
+from batchrt.files import (
     Row,
     Source,
     open_source,
     required_columns,
 )
-from tests.jobs.files import only_bad, read, refuse, values, write
+from tests.files.files import only_bad, read, refuse, values, write
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchrt.errors import InputError
-from batchrt.jobs.rendering import shorten
+from batchrt.files.cells import shorten
 
 __all__ = ["BadRow", "Row", "bad_row"]
 

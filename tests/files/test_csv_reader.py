@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchrt.jobs import (
+from batchrt.files import (
     BadRow,
     Row,
     open_source,
 )
-from batchrt.jobs import delimited as delimited_module
-from batchrt.jobs.delimited import DelimitedReader
-from tests.jobs.files import AWKWARD, only_bad, read, refuse, values, write
+from batchrt.files import csv_reader as delimited_module
+from batchrt.files.csv_reader import DelimitedReader
+from tests.files.files import AWKWARD, only_bad, read, refuse, values, write
 
 
 def test_reads_csv_with_row_and_line_numbers(tmp_path: Path) -> None:

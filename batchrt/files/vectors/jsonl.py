@@ -6,9 +6,9 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batchrt.jobs.outlets import Outlet
-from batchrt.jobs.rendering import error_line, json_text
-from batchrt.jobs.vectors import VectorFormat, VectorSink
+from batchrt.files.cells import error_line, json_text
+from batchrt.files.output_file import Outlet
+from batchrt.files.vectors.sink import VectorFormat, VectorSink
 
 __all__ = ["LineSink"]
 

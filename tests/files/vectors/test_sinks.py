@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import InputError
-from batchrt.jobs import OutputError, VectorSink, open_source, open_vector_sink
-from batchrt.jobs.rendering import error_line
+from batchrt.files import OutputError, VectorSink, open_source, open_vector_sink
+from batchrt.files.cells import error_line
 
 FORMATS = ["npy", "parquet", "jsonl"]
 
@@ -266,7 +266,7 @@ def test_what_is_not_installed_is_not_needed(tmp_path: Path, missing: str) -> No
     program = f"""
 import sys
 sys.modules[{missing!r}] = None
-from batchrt.jobs import open_vector_sink
+from batchrt.files import open_vector_sink
 for name in ("a.npy", "a.jsonl"):
     with open_vector_sink(name, columns={{}}) as sink:
         sink.write({{}}, bytes(8))

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from batchrt.errors import OutputError
-from batchrt.jobs.outlets import Outlet, refused, write_all
-from batchrt.jobs.rendering import error_line, json_text
-from batchrt.jobs.vectors import VectorFormat, VectorSink
+from batchrt.files.cells import error_line, json_text
+from batchrt.files.output_file import Outlet, refused, write_all
+from batchrt.files.vectors.sink import VectorFormat, VectorSink
 
 __all__ = ["NpySink"]
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-from batchrt.jobs.closing import Closing
+from batchrt.files.closing import Closing
 
 __all__ = ["FLOAT_BYTES", "Kind", "VectorFormat", "VectorSink"]
 

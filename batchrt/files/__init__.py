@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
-from batchrt.jobs.formats import Format
-from batchrt.jobs.rows import BadRow, Row
-from batchrt.jobs.sinks import Sink, open_sink
-from batchrt.jobs.sources import Source, open_source, required_columns
-from batchrt.jobs.vector_sinks import open_vector_sink
-from batchrt.jobs.vectors import VectorFormat, VectorSink
+from batchrt.files.formats import Format
+from batchrt.files.rows import BadRow, Row
+from batchrt.files.sinks import Sink, open_sink
+from batchrt.files.sources import Source, open_source, required_columns
+from batchrt.files.vectors.sink import VectorFormat, VectorSink
+from batchrt.files.vectors.sinks import open_vector_sink
 
 __all__ = [
     "BadRow",

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from pydantic import BaseModel
 
 from batchrt.errors import BatchError
-from batchrt.jobs import (
+from batchrt.files import (
     open_sink,
     open_source,
 )
-from tests.jobs.files import TEXT, json_rows, json_values, table_rows, write_one
+from tests.files.files import TEXT, json_rows, json_values, table_rows, write_one
 
 INF = float("inf")
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from batchrt.jobs import OutputError, open_sink, open_source, open_vector_sink, outlets, parquet
+from batchrt.files import OutputError, open_sink, open_source, open_vector_sink
+from batchrt.files import output_file as outlets
+from batchrt.files.vectors import parquet
 
 WIDTH = 64
 

@@ -9,9 +9,9 @@ from itertools import chain, islice
 from typing import Any, Final, NoReturn
 
 from batchrt.errors import InputError
-from batchrt.jobs.lines import MAX_RECORD, skip_line
-from batchrt.jobs.rendering import shorten
-from batchrt.jobs.rows import BadRow, Row, bad_row
+from batchrt.files.cells import shorten
+from batchrt.files.lines import MAX_RECORD, skip_line
+from batchrt.files.rows import BadRow, Row, bad_row
 
 __all__ = ["read_jsonlines"]
 

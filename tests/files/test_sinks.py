@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchrt.errors import InputError
-from batchrt.jobs import (
+from batchrt.files import (
     BadRow,
     Row,
     open_sink,
     open_source,
 )
-from tests.jobs.files import AWKWARD, TEXT, json_rows, json_values, table_rows, write_one
+from tests.files.files import AWKWARD, TEXT, json_rows, json_values, table_rows, write_one
 
 
 def test_jsonl(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
 from batchrt.errors import InputError, OutputClosedError, OutputError
-from batchrt.jobs.formats import STANDARD_STREAM, os_problem
-from batchrt.jobs.sources import Source
+from batchrt.files.formats import STANDARD_STREAM, os_problem
+from batchrt.files.sources import Source
 
 __all__ = ["Encode", "Outlet", "encode_json", "open_file", "open_outlet", "refused", "write_all"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from batchrt.errors import InputError
-from batchrt.jobs import (
+from batchrt.files import (
     OutputClosedError,
     OutputError,
     open_sink,
@@ -292,7 +292,7 @@ def test_a_reader_gone_before_the_first_row(monkeypatch: pytest.MonkeyPatch) -> 
 
 PROGRAM = """
 import sys
-from batchrt.jobs import OutputClosedError, open_sink
+from batchrt.files import OutputClosedError, open_sink
 sys.stdin.readline()
 try:
     with open_sink("-", columns=[]) as sink:

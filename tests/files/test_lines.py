@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import InputError
-from batchrt.jobs import BadRow, Row, delimited, jsonlines, lines, open_source
-from tests.jobs.files import read, values, write
+from batchrt.files import BadRow, Row, lines, open_source
+from batchrt.files import csv_reader as delimited
+from batchrt.files import jsonl_reader as jsonlines
+from tests.files.files import read, values, write
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from batchrt.errors import InputError
-from batchrt.jobs.closing import Closing
-from batchrt.jobs.encodings import OUTPUT_ENCODINGS
-from batchrt.jobs.formats import DELIMITERS, STANDARD_STREAM, Format, check_delimiter, choose_format
-from batchrt.jobs.outlets import Outlet, encode_json, open_outlet
-from batchrt.jobs.rendering import cell, error_line, json_text, whole_text
-from batchrt.jobs.sources import Source
+from batchrt.files.cells import cell, error_line, json_text, whole_text
+from batchrt.files.closing import Closing
+from batchrt.files.encodings import OUTPUT_ENCODINGS
+from batchrt.files.formats import DELIMITERS, STANDARD_STREAM, Format, check_delimiter, choose_format
+from batchrt.files.output_file import Outlet, encode_json, open_outlet
+from batchrt.files.sources import Source
 
 __all__ = ["Sink", "open_sink"]
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final, get_args
 
 from batchrt.errors import InputError
-from batchrt.jobs.formats import STANDARD_STREAM
-from batchrt.jobs.npy import NpySink
-from batchrt.jobs.outlets import Outlet, encode_json, open_file, open_outlet
-from batchrt.jobs.parquet import ParquetSink, pyarrow
-from batchrt.jobs.sources import Source
-from batchrt.jobs.vector_lines import LineSink
-from batchrt.jobs.vectors import Kind, VectorFormat, VectorSink
+from batchrt.files.formats import STANDARD_STREAM
+from batchrt.files.output_file import Outlet, encode_json, open_file, open_outlet
+from batchrt.files.sources import Source
+from batchrt.files.vectors.jsonl import LineSink
+from batchrt.files.vectors.npy import NpySink
+from batchrt.files.vectors.parquet import ParquetSink, pyarrow
+from batchrt.files.vectors.sink import Kind, VectorFormat, VectorSink
 
 __all__ = ["open_vector_sink"]
 

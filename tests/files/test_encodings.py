@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from batchrt.errors import InputError
-from batchrt.jobs import BadRow, open_sink, open_source
-from tests.jobs.files import read, refuse, values, write
+from batchrt.files import BadRow, open_sink, open_source
+from tests.files.files import read, refuse, values, write
 
 ROWS = [{"id": "1", "text": "café, €"}, {"id": "2", "text": "naïve"}]
 TABLE = 'id{0}text\r\n1{0}"café, €"\r\n2{0}naïve\r\n'

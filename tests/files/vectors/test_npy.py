@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batchrt.jobs import OutputError, open_vector_sink
+from batchrt.files import OutputError, open_vector_sink
 
 
 def vector(number: float) -> bytes:
@@ -78,7 +78,7 @@ def test_it_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 PROGRAM = """
 import resource, sys
-from batchrt.jobs import OutputError, open_vector_sink
+from batchrt.files import OutputError, open_vector_sink
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     with open_vector_sink("a.npy", columns={}) as sink:
@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_leaves_what_fits(tmp_path: Path) -> None:
 
 def test_what_failed_once_is_not_written_to_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a vector in the middle would shift all that come after it."""
-    import batchrt.jobs.npy
+    import batchrt.files.vectors.npy
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -120,7 +120,7 @@ def test_what_failed_once_is_not_written_to_again(tmp_path: Path, monkeypatch: p
     sink.write({}, vector(1))
     sink.flush()
     with monkeypatch.context() as patch:
-        patch.setattr(batchrt.jobs.npy, "write_all", fail)
+        patch.setattr(batchrt.files.vectors.npy, "write_all", fail)
         sink.write({}, vector(2))
         with pytest.raises(OutputError, match="no space left on device"):
             sink.flush()

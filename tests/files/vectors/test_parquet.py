@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from batchrt.jobs import OutputError, open_vector_sink, parquet
+from batchrt.files import OutputError, open_vector_sink
+from batchrt.files.vectors import parquet
 
 pq = pytest.importorskip("pyarrow.parquet")
 pa = pytest.importorskip("pyarrow")

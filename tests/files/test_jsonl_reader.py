@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from batchrt.jobs import (
+from batchrt.files import (
     BadRow,
     Row,
     open_source,
 )
-from batchrt.jobs.jsonlines import read_jsonlines
-from tests.jobs.files import only_bad, read, refuse, write
+from batchrt.files.jsonl_reader import read_jsonlines
+from tests.files.files import only_bad, read, refuse, write
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz"])

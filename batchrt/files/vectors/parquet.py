@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from batchrt.errors import OutputClosedError, OutputError
-from batchrt.jobs.outlets import refused
-from batchrt.jobs.rendering import cell, error_line, json_text, shorten, whole_text
-from batchrt.jobs.vectors import Kind, VectorFormat, VectorSink
+from batchrt.files.cells import cell, error_line, json_text, shorten, whole_text
+from batchrt.files.output_file import refused
+from batchrt.files.vectors.sink import Kind, VectorFormat, VectorSink
 
 __all__ = ["ParquetSink", "pyarrow"]
 

@@ -1,0 +1,1 @@
+"""Vectors in files: .npy, Parquet and JSONL."""
