@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,16 @@ LAYERS = [
     {"errors", "messages", "prices"},
     {"config"},
     {"runtime"},
+    {"limits", "batching"},
     {"runnables"},
-    {"providers", "jobs", "testing"},
+    {"providers", "files", "testing"},
     {"cli"},
     {"__main__"},
 ]
 """From the bottom up; what stands side by side does not import each other."""
+
+PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
+"""The same inside of `providers/`; "" are the modules that all models share."""
 
 ROOMS = {
     "asyncio": {"runtime/event_loop.py"},
@@ -36,6 +40,9 @@ ROOMS = {
     "rich": {"cli/"},
 }
 """Which files may import a library."""
+
+SHARED_NAMES = {"_make", "_step"}
+"""A named tuple's own; and how a runnable makes its `Step`, which every kind of runnable overrides."""
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
@@ -73,6 +80,62 @@ def test_imports_go_down(path: Path) -> None:
             continue
         other = ([*module.split("."), "__init__"])[1]
         assert other == own or layer_of(other) < layer_of(own) or other == "errors", f"{path}: {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "providers"], ids=str)
+def test_imports_of_providers_go_down(path: Path) -> None:
+    """HTTP knows no model, and no kind of model knows another."""
+
+    def room(parts: Sequence[str]) -> str:
+        return parts[1] if len(parts) > 1 and (PACKAGE / "providers" / parts[1]).is_dir() else ""
+
+    def level(name: str) -> int:
+        return next(place for place, names in enumerate(PROVIDERS) if name in names)
+
+    own = room(path.parts)
+    for module in imports(path):
+        if module.startswith("batchrt.providers"):
+            other = room(module.split(".")[1:])
+            assert other == own or level(other) < level(own), f"{path}: {module}"
+
+
+def private_names(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """Give the private names that a module defines, and the private attributes that it uses."""
+    defined, used = set(), set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                defined.add(name)
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Constant(value=str(name)):
+                defined.add(name)  # a constant may be one of `__slots__`
+            case ast.Attribute(attr=name):
+                used.add(name)
+            case ast.ImportFrom(module=module) if (module or "").startswith("batchrt"):
+                used.update(alias.name for alias in node.names)
+            case _:
+                pass
+    return defined, {name for name in used if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_names_stay_in_their_package() -> None:
+    """A private name is used by the package that defines it, and by no other of ours."""
+    defined: dict[str, set[str]] = {}
+    used: dict[tuple[str, Path], set[str]] = {}
+    for path in FILES:
+        own = path.parts[0].removesuffix(".py")
+        names, uses = private_names(ast.parse((PACKAGE / path).read_text(encoding="utf-8")))
+        defined.setdefault(own, set()).update(names)
+        used[own, path] = uses
+    everything = set().union(*defined.values())
+    strays = {
+        f"{path}: {name}"
+        for (own, path), names in used.items()
+        for name in (names - defined[own]) & everything
+        if name not in SHARED_NAMES
+    }
+    assert not strays
 
 
 @pytest.mark.parametrize("library", ROOMS)

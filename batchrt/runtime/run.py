@@ -627,7 +627,9 @@ class NewListRun(Protocol):
         *,
         fail_fast: bool,
         parent: Item | None,
-    ) -> ListRun: ...
+    ) -> ListRun:
+        """Return the run; no input has been looked at yet."""
+        ...
 
 
 class Step(NamedTuple):
