@@ -59,7 +59,7 @@ def _bucket(moments: Sequence[float]) -> float:
 
 def _batchrt() -> Enter:
     from batchrt import Quota, Usage
-    from batchrt.limits.permit import Passage
+    from batchrt.limits.permit import Permit
     from batchrt.runtime.run import Item, Run, Strand
     from batchrt.runtime.slots import Slots
 
@@ -67,9 +67,9 @@ def _batchrt() -> Enter:
     run = Run(Slots(None))
 
     async def enter() -> None:
-        strand, passage = Strand(run, Item(0), {}, run.slots), Passage(100)
-        await quota.admit(passage, strand)
-        quota.answered(passage, Usage(25, 25, 50), run.now())
+        strand, permit = Strand(run, Item(0), {}, run.slots), Permit(100)
+        await quota.admit(permit, strand)
+        quota.answered(permit, Usage(25, 25, 50), run.now())
         strand.close()
 
     return enter

@@ -141,12 +141,12 @@ async def _with_semaphore(semaphore: asyncio.Semaphore, strand: Strand) -> None:
 
 async def _with_quota(quota: Quota, strand: Strand) -> None:
     from batchrt import Usage
-    from batchrt.limits.permit import Passage
+    from batchrt.limits.permit import Permit
 
-    passage = Passage(100)
-    await quota.admit(passage, strand)
+    permit = Permit(100)
+    await quota.admit(permit, strand)
     await asyncio.sleep(0)
-    quota.answered(passage, Usage(25, 25, 50), strand.run.now())
+    quota.answered(permit, Usage(25, 25, 50), strand.run.now())
 
 
 async def _crowd(one: One, quota: Quota | None) -> dict[str, float]:
@@ -199,7 +199,7 @@ class _Watch:
 
 async def _passing(rounds: int) -> dict[str, list[float]]:
     from batchrt import Quota
-    from batchrt.limits.rate_limits import Standing
+    from batchrt.limits.rate_limits import RateLimitStatus
     from batchrt.runtime.run import Run
     from batchrt.runtime.slots import Slots
 
@@ -209,32 +209,35 @@ async def _passing(rounds: int) -> dict[str, list[float]]:
         "requests_per_day": 1e12,
         "tokens_per_day": 1e15,
     }
-    told = (Standing("requests", 1e9, 1e9 - 1, 0.001), Standing("tokens", 1e12, 1e12 - 100, 0.001))
+    told = (
+        RateLimitStatus("requests", 1e9, 1e9 - 1, 0.001),
+        RateLimitStatus("tokens", 1e12, 1e12 - 100, 0.001),
+    )
     strand = _strand(Run(Slots(None)))
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        for name, given, standings in (
+        for name, given, limits_told in (
             ("no limits", {}, ()),
             ("four limits given", limits, ()),
             ("two limits learnt from headers", {}, told),
             ("four limits given, and headers", limits, told),
         ):
             quota = Quota(**given)
-            await _pass(quota, standings, strand, 100)
+            await _pass(quota, limits_told, strand, 100)
             settle()
             with stopwatch() as sample:
-                await _pass(quota, standings, strand, 20_000)
+                await _pass(quota, limits_told, strand, 20_000)
             found.setdefault(name, []).append(sample.cpu / 20_000 * 1e6)
     return found
 
 
-async def _pass(quota: Quota, standings: Any, strand: Strand, requests: int) -> None:
+async def _pass(quota: Quota, limits_told: Any, strand: Strand, requests: int) -> None:
     from batchrt import Usage
-    from batchrt.limits.permit import Passage
+    from batchrt.limits.permit import Permit
 
     usage = Usage(25, 25, 50)
     for _ in range(requests):
-        passage = Passage(100)
-        await quota.admit(passage, strand)
-        passage.told = standings
-        quota.answered(passage, usage, strand.run.now())
+        permit = Permit(100)
+        await quota.admit(permit, strand)
+        permit.told = limits_told
+        quota.answered(permit, usage, strand.run.now())

@@ -44,14 +44,14 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
 
     async def step(value: Any, strand: Strand) -> Any:
         value = call.queued(value, strand.config)
-        traffic = strand.run.traffic
-        if traffic.crew is None:
+        arrivals = strand.run.arrivals
+        if arrivals.task_pool is None:
             return await _alone(call, value, strand)
         key = (strand.slots, identity)
-        queue = traffic.places.get(key)
+        queue = arrivals.places.get(key)
         if queue is None:
             queue = _Queue(call, strand)
-            traffic.open(key, queue)
+            arrivals.open(key, queue)
         return await cast("_Queue", queue).meet(value, strand)
 
     return Step(step, lists=call.limits().size or UNBOUNDED_LIST, bulk=partial(Bulk, call))
@@ -119,9 +119,9 @@ class _Queue:
         self.run.spending = None  # each item's run pays for its own
         self.slots = strand.slots
         self.beyond = 0
-        assert strand.run.traffic.crew is not None
-        self._crew = self.run.crew = strand.run.traffic.crew
-        self._base = strand.run.traffic.base
+        assert strand.run.arrivals.task_pool is not None
+        self._crew = self.run.task_pool = strand.run.arrivals.task_pool
+        self._base = strand.run.arrivals.base
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._cost = 0.0
@@ -275,7 +275,7 @@ class _Queue:
         # Whoever was just woken or started has not come a step further yet.
         await anyio.lowlevel.checkpoint()
         self._quiet = False
-        return not self.run.traffic.awaited(self)
+        return not self.run.arrivals.awaited(self)
 
     async def _doze(self) -> None:
         self._wake = Signal()
@@ -468,7 +468,7 @@ class _Memory:
 
 
 class _Task:
-    """A function for the crew."""
+    """A function for the task_pool."""
 
     __slots__ = ("_abandoned", "_function")
 
@@ -488,5 +488,5 @@ class _Task:
             else:
                 return
 
-    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  a crew's word
+    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  a task_pool's word
         self._abandoned()

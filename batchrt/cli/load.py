@@ -44,7 +44,7 @@ class Load:
 
     async def lessened(self, strand: Strand) -> None:
         """Wait until there is room again, while few rows are admitted; `strand` is of one that ended."""
-        strand.hold()
+        strand.wait_throttled()
         try:
             while self.is_heavy:
                 await self._less.wait()

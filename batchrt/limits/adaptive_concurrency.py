@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-__all__ = ["FIRST_LIMIT", "MOST_AT_ONCE", "Adaptive"]
+__all__ = ["FIRST_LIMIT", "MOST_AT_ONCE", "AdaptiveConcurrency"]
 
 FIRST_LIMIT: Final = 8
 MOST_AT_ONCE: Final = 10_000
@@ -49,7 +49,7 @@ at once: a capacity that was halved is still above."""
 Changed = Callable[[float, float, str], object]
 
 
-class Adaptive:
+class AdaptiveConcurrency:
     """Find how many requests to have in flight.
 
     Args:

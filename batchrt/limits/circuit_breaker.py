@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["Downtime"]
+__all__ = ["CircuitBreaker"]
 
 _FAILURES: Final = 10
 """Requests in a row without an answer, from which on the provider counts as down."""
@@ -17,7 +17,7 @@ bounds what is lost when it is."""
 _KNOWN_SECONDS: Final = 3 * _LONGEST_LOOK
 
 
-class Downtime:
+class CircuitBreaker:
     """Count failures, and say when to look.
 
     Attributes:

@@ -17,7 +17,7 @@ from batchrt.limits.rate_estimator import RateEstimator
 from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
 
 if TYPE_CHECKING:
-    from batchrt.limits.permit import Passage
+    from batchrt.limits.permit import Permit
 
 __all__ = ["FoundLimits", "Wave"]
 
@@ -134,26 +134,26 @@ class FoundLimits:
         if self.rate.bucket is not None:
             self.rate.bucket.charge(-1.0)
 
-    def sent(self, passage: Passage) -> None:
+    def sent(self, permit: Permit) -> None:
         """Record that a request is sent; in the order in which the provider sees them."""
-        self.log.sent(passage, self._open)
+        self.log.sent(permit, self._open)
         self._open += 1
 
     def ended(self) -> None:
         """Record that a request that was sent has ended, whatever came of it."""
         self._open -= 1
 
-    def answered(self, passage: Passage, now: float) -> None:
+    def answered(self, permit: Permit, now: float) -> None:
         """Record an answer: the request was let in."""
-        passage.verdict = ACCEPTED
-        seconds = now - passage.sent_at
+        permit.verdict = ACCEPTED
+        seconds = now - permit.sent_at
         self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
         if self._refused_in_a_row:
             self._refused_in_a_row = 0
             self._pause_until = -math.inf
 
-    def lets_in_at(self, passage: Passage, in_flight: int, now: float, *, wanted: bool) -> float:
-        """Return when `passage` may be sent beside `in_flight` others; infinity when another has to end."""
+    def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
+        """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
         if self._unsettled:
             if now >= self._settled_at:
                 self._conclude(now)
@@ -161,7 +161,7 @@ class FoundLimits:
                 return self._settled_at
         if self._pause_until > now:
             return self._pause_until
-        if not passage.auto:
+        if not permit.auto:
             due = self.in_flight.lets_in_at(in_flight, self.latency, self._granted_at, now)
             if due > now:
                 return due
@@ -200,31 +200,31 @@ class FoundLimits:
         return pause
 
     def refused(
-        self, passage: Passage, now: float, wait: float, *, leads: bool, parallel: bool, explained: bool
+        self, permit: Permit, now: float, wait: float, *, leads: bool, parallel: bool, explained: bool
     ) -> None:
         """Record a refusal; conclusions are drawn when the rest of its wave is known.
 
         Args:
-            passage: the request.
+            permit: the request.
             now: the time.
             wait: the seconds that it asks for; 0 for none.
             leads: it is the first of its wave.
             parallel: the provider says that too many requests are in flight.
             explained: a limit that is given or told explains it.
         """
-        self.log.was_refused(passage, now)
+        self.log.was_refused(permit, now)
         if parallel:
-            self._crowded(Wave(passage.beside, 0.0, now, passage.sent_at))
+            self._crowded(Wave(permit.beside, 0.0, now, permit.sent_at))
             self._keep_to_limit(
-                max(1, passage.beside), 0.0, now, "the provider says that too many are in flight"
+                max(1, permit.beside), 0.0, now, "the provider says that too many are in flight"
             )
         if parallel or explained:
             return
         if leads or not self._unsettled:
-            self._wave = Wave(passage.beside, wait, now, passage.sent_at)
+            self._wave = Wave(permit.beside, wait, now, permit.sent_at)
         else:
             wave = self._wave
-            self._wave = Wave(min(wave.beside, passage.beside), max(wave.wait, wait), now, wave.sent_at)
+            self._wave = Wave(min(wave.beside, permit.beside), max(wave.wait, wait), now, wave.sent_at)
         self._unsettled = True
         self._settled_at = now + self.log.settling
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchrt.errors import BatchError
-from batchrt.limits.rate_limits import Charge, Standing
+from batchrt.limits.rate_limits import RateLimitStatus, RequestAccount
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
     from batchrt.runtime.spending import Reservation
 
-__all__ = ["Passage"]
+__all__ = ["Permit"]
 
 
-class Passage(Charge):
+class Permit(RequestAccount):
     """One request's way through a quota.
 
     Args:
@@ -84,7 +84,7 @@ class Passage(Charge):
         self.withdrawn: bool = False
         self.asked_at: float = 0.0
         self.parallel: bool = False
-        self.told: Sequence[Standing] = ()
+        self.told: Sequence[RateLimitStatus] = ()
         self.run: object = None
         self.reservation: Reservation | None = None
         self.error: BatchError | None = None

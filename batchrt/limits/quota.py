@@ -24,8 +24,8 @@ from batchrt.errors import (
     ProviderError,
     RateLimitError,
 )
-from batchrt.limits.adaptive_concurrency import Adaptive
-from batchrt.limits.circuit_breaker import Downtime
+from batchrt.limits.adaptive_concurrency import AdaptiveConcurrency
+from batchrt.limits.circuit_breaker import CircuitBreaker
 from batchrt.limits.cooldown import CoolDown, HalfOpen, Ramp, SlowStart, longest_quiet
 from batchrt.limits.error_kinds import (
     blames_address,
@@ -49,14 +49,14 @@ from batchrt.limits.events import (
     TellingLock,
 )
 from batchrt.limits.found_limits import FoundLimits, Wave
-from batchrt.limits.permit import Passage
-from batchrt.limits.rate_limits import Allowance
+from batchrt.limits.permit import Permit
+from batchrt.limits.rate_limits import KnownRateLimits
 from batchrt.limits.refusal_log import UNKNOWN
 from batchrt.limits.retry_budget import RetryBudget
-from batchrt.limits.retry_queue import Retries
+from batchrt.limits.retry_queue import RetryQueue
 from batchrt.limits.token_bucket import Period, Unit
-from batchrt.limits.token_estimator import Costs
-from batchrt.limits.wait_queue import Line
+from batchrt.limits.token_estimator import TokenEstimator
+from batchrt.limits.wait_queue import WaitQueue
 from batchrt.messages import Usage
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.clock import Clock
@@ -226,24 +226,24 @@ class Quota:
         self._now = 0.0
         self.follow_headers = follow_headers
         self._lock = TellingLock(self.events)
-        self._line = Line(self._look)
+        self._line = WaitQueue(self._look)
         self._process = os.getpid()
         self._max_in_flight: int | None = None
-        self._allowance = Allowance({}, burst_seconds, self._tell_limit)
+        self._allowance = KnownRateLimits({}, burst_seconds, self._tell_limit)
         self.set_limits(**given, max_in_flight=max_in_flight)
-        self.retries: Retries = Retries(retry_budget, self.events, self._is_idle)
-        self._costs = Costs()
+        self.retries: RetryQueue = RetryQueue(retry_budget, self.events, self._is_idle)
+        self._costs = TokenEstimator()
         self._found = FoundLimits(self._tell_limit, self._crowded, self._reopen)
         self._told_in_flight: int | None = None
-        self._downtime = Downtime()
-        self._adaptive: Adaptive | None = None
+        self._downtime = CircuitBreaker()
+        self._adaptive: AdaptiveConcurrency | None = None
         self._ramp: Ramp | None = None
         self._half_open: HalfOpen | None = None
         self._clock = Clock()
         self._in_flight = 0
-        self._under_way: set[Passage] = set()
+        self._under_way: set[Permit] = set()
         self._loops: dict[object, LoopHandle] = {}
-        self._blocking: dict[Passage, Blockades] = {}
+        self._blocking: dict[Permit, Blockades] = {}
         self._began = False
         self._start: SlowStart | None = None
         self._answered_at = -math.inf
@@ -365,12 +365,12 @@ class Quota:
 
     # In
 
-    async def admit(self, passage: Passage, strand: Strand) -> None:
-        """Wait until `passage` may be sent, and return with a slot for it; it counts as sent.
+    async def admit(self, permit: Permit, strand: Strand) -> None:
+        """Wait until `permit` may be sent, and return with a slot for it; it counts as sent.
 
         Raises:
-            RateLimitError: the provider asked to be left alone for longer than the passage will wait.
-            OutageError: it was down for longer than the passage will wait.
+            RateLimitError: the provider asked to be left alone for longer than the permit will wait.
+            OutageError: it was down for longer than the permit will wait.
         """
         if self._process != os.getpid():
             self._begin_anew()
@@ -379,42 +379,42 @@ class Quota:
         now = strand.run.now()
         loop = strand.run.loop
         assert loop is not None
-        passage.loop, passage.run = loop, strand.run.outermost
+        permit.loop, permit.run = loop, strand.run.outermost
         if loop.token not in self._loops:
             self._meet(loop, strand.run.now())
-        passage.asked_at = now
+        permit.asked_at = now
         waited = False
-        while not self._enter(passage, now):
+        while not self._enter(permit, now):
             waited = True
-            reason = self._reason(passage, now)
+            reason = self._reason(permit, now)
             try:
-                await self._wait(passage, strand, now)
+                await self._wait(permit, strand, now)
             finally:
                 strand.item.add_wait(reason, strand.run.now() - now)
-            taken = await self._take_soon(passage, strand)
+            taken = await self._take_soon(permit, strand)
             now = strand.run.now()
-            if taken and self._begin(passage, now):
+            if taken and self._begin(permit, now):
                 break
             # The place is for a request that can use it; this one comes next, once it has a slot.
-            self._withdraw(passage, now)
-            passage.again = True
+            self._withdraw(permit, now)
+            permit.again = True
             await strand.take()
             now = strand.run.now()
         if self.events.listeners:
             if waited:
-                self.events.tell(Admitted(now - passage.asked_at, passage.tokens))
-            self.events.tell(Sent(self._in_flight, passage.tokens))
+                self.events.tell(Admitted(now - permit.asked_at, permit.tokens))
+            self.events.tell(Sent(self._in_flight, permit.tokens))
 
-    def _reason(self, passage: Passage, now: float) -> str:
-        """Return what `passage` waits for, as far as is known when it begins to wait."""
+    def _reason(self, permit: Permit, now: float) -> str:
+        """Return what `permit` waits for, as far as is known when it begins to wait."""
         with self._lock:
             if self._cooling.until > now:
                 return "cool-down"
-            if self._waits_for_provider(passage):
+            if self._waits_for_provider(permit):
                 return "outage"
-            if self._crowded_until(passage, now) > now:
-                return "max_in_flight" if not passage.auto else "max_concurrency"
-            return self._allowance.tightest(passage) or self._found.holds(self._in_flight) or "slow start"
+            if self._crowded_until(permit, now) > now:
+                return "max_in_flight" if not permit.auto else "max_concurrency"
+            return self._allowance.tightest(permit) or self._found.holds(self._in_flight) or "slow start"
 
     def _meet(self, loop: LoopHandle, now: float) -> None:
         """Remember an event loop, and forget what those that have ended left under way or waiting."""
@@ -422,12 +422,12 @@ class Quota:
             self._loops = {token: other for token, other in self._loops.items() if other.is_open()}
             self._loops[loop.token] = loop
             self._line.drop_closed()
-            for passage in list(self._under_way):
-                if passage.loop is not None and not passage.loop.is_open():
-                    self.abandoned(passage, now)
+            for permit in list(self._under_way):
+                if permit.loop is not None and not permit.loop.is_open():
+                    self.abandoned(permit, now)
 
-    async def _take_soon(self, passage: Passage, strand: Strand) -> bool:
-        """Return whether a slot is there within a moment; meanwhile the place of `passage` is kept."""
+    async def _take_soon(self, permit: Permit, strand: Strand) -> bool:
+        """Return whether a slot is there within a moment; meanwhile the place of `permit` is kept."""
         try:
             if strand.slots.free > 0:
                 await strand.take()
@@ -435,25 +435,25 @@ class Quota:
                 with anyio.move_on_after(_MOMENT):
                     await strand.take()
         except BaseException:
-            self._withdraw(passage, strand.run.now())
+            self._withdraw(permit, strand.run.now())
             raise
         return strand.has_slot
 
-    def _begin(self, passage: Passage, now: float) -> bool:
-        """Record that `passage`, which has waited, is sent; `False` if a pause has begun meanwhile."""
+    def _begin(self, permit: Permit, now: float) -> bool:
+        """Record that `permit`, which has waited, is sent; `False` if a pause has begun meanwhile."""
         with self._lock:
             if self._cooling.until > self._tick(now):
                 return False
-            passage.sent_at = self._now
+            permit.sent_at = self._now
             self._requests += 1
-            self._found.sent(passage)
+            self._found.sent(permit)
             return True
 
     def _begin_anew(self) -> None:
         """Forget what is under way in the process that this one was forked from: it does not end here."""
         self._process = os.getpid()
         self._lock = TellingLock(self.events)
-        self._line = Line(self._look)
+        self._line = WaitQueue(self._look)
         self._in_flight = 0
         self._under_way.clear()
         self._blocking.clear()
@@ -461,29 +461,29 @@ class Quota:
         self.retries.begin_anew()
         self._allowance.forget_outstanding()
 
-    def expect(self, passage: Passage) -> bool:
-        """Note in `passage` what it is expected to cost; return whether that is more than a guess."""
-        passage.input, passage.output = self._costs.expect(
-            passage.size, answers=passage.answers, most=passage.most
+    def expect(self, permit: Permit) -> bool:
+        """Note in `permit` what it is expected to cost; return whether that is more than a guess."""
+        permit.input, permit.output = self._costs.expect(
+            permit.size, answers=permit.answers, most=permit.most
         )
-        return self._costs.known or passage.most is not None or not passage.answers
+        return self._costs.known or permit.most is not None or not permit.answers
 
-    def _enter(self, passage: Passage, now: float) -> bool:
-        """Let `passage` in if there is nothing to wait for."""
+    def _enter(self, permit: Permit, now: float) -> bool:
+        """Let `permit` in if there is nothing to wait for."""
         with self._lock:
             now = self._tick(now)
-            self.expect(passage)
-            if passage.auto and self._adaptive is None:
-                self._adaptive = Adaptive(self._tell_concurrency)
-            ahead = self._line.is_ahead(passage, parked=self._waits_for_provider(passage))
-            if not ahead or self._obstacle(passage, now, wanted=False) > now:
-                error = self._hopeless(passage, now)
+            self.expect(permit)
+            if permit.auto and self._adaptive is None:
+                self._adaptive = AdaptiveConcurrency(self._tell_concurrency)
+            ahead = self._line.is_ahead(permit, parked=self._waits_for_provider(permit))
+            if not ahead or self._obstacle(permit, now, wanted=False) > now:
+                error = self._hopeless(permit, now)
                 if error is not None:
                     raise error
                 return False
-            self._grant(passage, now)
+            self._grant(permit, now)
             self._requests += 1
-            self._found.sent(passage)
+            self._found.sent(permit)
         return True
 
     def _tick(self, now: float) -> float:
@@ -491,17 +491,17 @@ class Quota:
         self._now = now = max(now, self._now)
         return now
 
-    def _waits_for_provider(self, passage: Passage) -> bool:
-        """Whether `passage` is one of those who wait for a provider that is down, instead of trying."""
-        return self._downtime.since is not None and passage.patience > 0
+    def _waits_for_provider(self, permit: Permit) -> bool:
+        """Whether `permit` is one of those who wait for a provider that is down, instead of trying."""
+        return self._downtime.since is not None and permit.patience > 0
 
-    def _hopeless(self, passage: Passage, now: float) -> ProviderError | None:
-        """Return why `passage` will not wait, if it will not."""
-        too_long = self._cooling.too_long(now, passage.longest_quiet, self._clock.wall)
+    def _hopeless(self, permit: Permit, now: float) -> ProviderError | None:
+        """Return why `permit` will not wait, if it will not."""
+        too_long = self._cooling.too_long(now, permit.longest_quiet, self._clock.wall)
         if too_long is not None:
             return too_long
         down = self._downtime.since
-        late = down is not None and passage.patience > 0 and now - down >= passage.patience
+        late = down is not None and permit.patience > 0 and now - down >= permit.patience
         # If somebody looks right now, that may be the end of it.
         if down is not None and late and self._downtime.is_known(now) and self._downtime.look_at < math.inf:
             return OutageError(
@@ -512,33 +512,33 @@ class Quota:
             )
         return None
 
-    def _obstacle(self, passage: Passage, now: float, *, wanted: bool) -> float:  # noqa: PLR0911  a list
-        """Return when `passage` may be sent as far as is known: `now` at once, infinity when others end."""
-        if (due := self._crowded_until(passage, now)) > now:
+    def _obstacle(self, permit: Permit, now: float, *, wanted: bool) -> float:  # noqa: PLR0911  a list
+        """Return when `permit` may be sent as far as is known: `now` at once, infinity when others end."""
+        if (due := self._crowded_until(permit, now)) > now:
             return due
         if self._cooling.until > now:
             return self._cooling.until
-        if self._waits_for_provider(passage):
+        if self._waits_for_provider(permit):
             return self._downtime.look_at
         if self._ramp is not None and not self._ramp.lets_in(self._in_flight):
             return math.inf
         if self._half_open is not None and (due := self._half_open.due(now)) > now:
             return due
-        found = self._found.lets_in_at(passage, self._in_flight, now, wanted=wanted)
+        found = self._found.lets_in_at(permit, self._in_flight, now, wanted=wanted)
         if found > now:
             return found
         late = min(now - self._due, 1.0) if self._due < now else 0.0
-        wait = self._allowance.wait_for(passage, now, wanted=wanted, late=late)
+        wait = self._allowance.wait_for(permit, now, wanted=wanted, late=late)
         if wait > 0:
             return now + wait
         return now if self._start is None or self._allowance.paces else self._start_due(self._start, now)
 
-    def _crowded_until(self, passage: Passage, now: float) -> float:
+    def _crowded_until(self, permit: Permit, now: float) -> float:
         """Return when one more may be in flight: `now`, or infinity when another has to end."""
         for most in (self._max_in_flight, self._told_in_flight):
             if most is not None and self._in_flight >= most:
                 return math.inf
-        if not passage.auto or self._adaptive is None:
+        if not permit.auto or self._adaptive is None:
             return now
         limit = self._adaptive.limit
         if self._in_flight >= limit:
@@ -553,7 +553,7 @@ class Quota:
             return now
         return start.due(now)
 
-    def _grant(self, passage: Passage, now: float) -> None:
+    def _grant(self, permit: Permit, now: float) -> None:
         if not self._began:
             self._began, self._start = True, SlowStart(_AT_ONCE, now)
         if self._start is not None:
@@ -561,38 +561,38 @@ class Quota:
         if self._half_open is not None:
             self._half_open.sent()
         self._in_flight += 1
-        self._under_way.add(passage)
-        passage.granted = True
-        passage.looks = self._waits_for_provider(passage)
-        if passage.looks:
+        self._under_way.add(permit)
+        permit.granted = True
+        permit.looks = self._waits_for_provider(permit)
+        if permit.looks:
             self._downtime.look()
-        self._allowance.charge(passage, now)
+        self._allowance.charge(permit, now)
         self._found.granted(now)
         if self._adaptive is not None:
             self._adaptive.sent(self._in_flight)
 
-    async def _wait(self, passage: Passage, strand: Strand, now: float) -> None:
-        """Wait in the queue until `passage` is granted; without a slot."""
-        passage.signal = signal = Signal()
-        passage.granted = passage.withdrawn = False
+    async def _wait(self, permit: Permit, strand: Strand, now: float) -> None:
+        """Wait in the queue until `permit` is granted; without a slot."""
+        permit.signal = signal = Signal()
+        permit.granted = permit.withdrawn = False
         loop, blockades, rouse = strand.run.loop, strand.run.blockades, self._line.rouse
         assert loop is not None
         for blockade in blockades:
             blockade.watch(rouse)
         with self._lock:
             desk = self._line.desk(loop, strand.run.offset)
-            first = self._line.join(passage, parked=self._waits_for_provider(passage))
+            first = self._line.join(permit, parked=self._waits_for_provider(permit))
             if blockades:
-                self._blocking[passage] = blockades
+                self._blocking[permit] = blockades
             # Behind others there is nothing to find out, unless nobody on this loop looks.
             if first or desk.waiting == 1 or blockades:
                 self._pump(self._tick(now))
-        strand.hold()
+        strand.wait_throttled()
         try:
-            if not passage.granted and passage.error is None:
+            if not permit.granted and permit.error is None:
                 await signal.wait()
         except BaseException:
-            self._withdraw(passage, strand.run.now())
+            self._withdraw(permit, strand.run.now())
             raise
         finally:
             strand.release()
@@ -600,36 +600,36 @@ class Quota:
                 blockade.unwatch(rouse)
             with self._lock:
                 self._line.leave(desk)
-                self._blocking.pop(passage, None)
-        if passage.error is not None:
-            error, passage.error = passage.error, None
+                self._blocking.pop(permit, None)
+        if permit.error is not None:
+            error, permit.error = permit.error, None
             raise error
 
     def _look(self, now: float) -> None:
         with self._lock:
             self._pump(self._tick(now))
 
-    def _withdraw(self, passage: Passage, now: float) -> None:
+    def _withdraw(self, permit: Permit, now: float) -> None:
         """Take out of the queue what does not wait any more, or give back what was granted to it."""
         with self._lock:
-            passage.withdrawn = True
+            permit.withdrawn = True
             self._line.tidy()
             now = self._tick(now)
-            if passage.granted:
-                passage.granted = False
+            if permit.granted:
+                permit.granted = False
                 self._in_flight -= 1
-                self._under_way.discard(passage)
-                self._allowance.undo(passage)
+                self._under_way.discard(permit)
+                self._allowance.undo(permit)
                 self._found.withdrawn()
-                if passage.looks:
+                if permit.looks:
                     self._downtime.looked(now)
             self._pump(now)
 
     def _pump(self, now: float) -> None:
         """Let in whoever may, and set the alarm for the next."""
         due = math.inf
-        while (passage := self._line.head()) is not None:
-            due = self._obstacle(passage, now, wanted=True)
+        while (permit := self._line.head()) is not None:
+            due = self._obstacle(permit, now, wanted=True)
             if due > now:
                 break
             self._let_in(self._line.pop(), now)
@@ -648,35 +648,35 @@ class Quota:
         Return when to look again, for those who wait for nothing but time.
         """
         due = math.inf
-        for passage, blockades in list(self._blocking.items()):
+        for permit, blockades in list(self._blocking.items()):
             loops = [each.loop for each in self._under_way]
-            waits = not passage.granted and is_blocking(blockades)
+            waits = not permit.granted and is_blocking(blockades)
             if not (waits and all_blocked(loops, self._blocking.values())):
                 continue
-            when = self._obstacle(passage, now, wanted=False)
+            when = self._obstacle(permit, now, wanted=False)
             if now < when < math.inf:
                 due = min(due, when)
                 continue
-            del self._blocking[passage]
-            self._line.take_out(passage)
+            del self._blocking[permit]
+            self._line.take_out(permit)
             if when <= now:
-                self._let_in(passage, now)
+                self._let_in(permit, now)
             else:
-                passage.withdrawn, passage.error = True, blocked_error("the provider's quota")
-                if passage.signal is not None:
-                    passage.signal.set()
+                permit.withdrawn, permit.error = True, blocked_error("the provider's quota")
+                if permit.signal is not None:
+                    permit.signal.set()
         return due
 
-    def _let_in(self, passage: Passage, now: float) -> None:
-        self._grant(passage, now)
-        if passage.signal is not None:
-            passage.signal.set()
+    def _let_in(self, permit: Permit, now: float) -> None:
+        self._grant(permit, now)
+        if permit.signal is not None:
+            permit.signal.set()
 
     def _let_look(self, since: float, now: float) -> float:
         """Have one of those who wait for a provider that is down look; return when there is more to do."""
         patience = self._line.least_patience()
         if patience is not None and now - since >= patience:
-            self._line.turn_away_parked(lambda passage: self._hopeless(passage, now))
+            self._line.turn_away_parked(lambda permit: self._hopeless(permit, now))
         looker = self._line.looker()
         if looker is not None and self._obstacle(looker, now, wanted=True) <= now:
             self._let_in(self._line.pop_looker(), now)
@@ -687,7 +687,7 @@ class Quota:
 
     # Out
 
-    def answered(self, passage: Passage, usage: Usage | None, now: float) -> None:
+    def answered(self, permit: Permit, usage: Usage | None, now: float) -> None:
         """Note an answer, and what it cost."""
         with self._lock:
             now = self._tick(now)
@@ -695,18 +695,18 @@ class Quota:
             self._answers += 1
             self._tokens += 0 if usage is None else usage.total_tokens
             tokens = None if usage is None else float(usage.total_tokens)
-            self._allowance.settle(passage, tokens)
-            produced = passage.output if usage is None else float(usage.output_tokens)
-            self._allowance.answered(passage, now, produced)
-            self._found.answered(passage, now)
+            self._allowance.settle(permit, tokens)
+            produced = permit.output if usage is None else float(usage.output_tokens)
+            self._allowance.answered(permit, now, produced)
+            self._found.answered(permit, now)
             if usage is not None:
-                self._costs.learn(passage.size, passage.answers, usage)
-            if passage.told:
-                self._allowance.learn(passage.told, passage, now, cost=tokens)
-            if self._adaptive is not None and passage.auto:
-                self._adaptive.answered(passage.sent_at, now, produced)
+                self._costs.learn(permit.size, permit.answers, usage)
+            if permit.told:
+                self._allowance.learn(permit.told, permit, now, cost=tokens)
+            if self._adaptive is not None and permit.auto:
+                self._adaptive.answered(permit.sent_at, now, produced)
             self.retries.repay()
-            self._end(passage, now, answered=True)
+            self._end(permit, now, answered=True)
 
     @property
     def may_be_parallel(self) -> bool:
@@ -721,11 +721,11 @@ class Quota:
                 self._told_in_flight = limit
                 self._tell_limit("max_in_flight", before, limit, "told by the provider")
 
-    def failed(self, passage: Passage, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
-        """Note that `passage` failed with `error`.
+    def failed(self, permit: Permit, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
+        """Note that `permit` failed with `error`.
 
         Args:
-            passage: what was sent.
+            permit: what was sent.
             error: why it failed.
             now: the time.
             unit: what there is too much of, if it is a 429 that says so.
@@ -735,44 +735,44 @@ class Quota:
             self._reached = self._reached or error.status is not None
             unheard = isinstance(error, ConnectionFailedError)
             cost = None if may_be_billed(error) else 0.0
-            self._allowance.settle(passage, cost, request=not unheard)
-            if passage.told:
+            self._allowance.settle(permit, cost, request=not unheard)
+            if permit.told:
                 refused = isinstance(error, RateLimitError)
-                self._allowance.learn(passage.told, passage, now, refused=refused)
+                self._allowance.learn(permit.told, permit, now, refused=refused)
             overloaded = is_overloaded(error)
-            passage.verdict = UNKNOWN
+            permit.verdict = UNKNOWN
             if overloaded:
                 self._refusals += 1
-                self._refused(passage, error, now, unit)
-            elif self._adaptive is not None and passage.auto and is_outage(error):
+                self._refused(permit, error, now, unit)
+            elif self._adaptive is not None and permit.auto and is_outage(error):
                 self._adaptive.failed()
             outage = is_outage(error)
             answered = not overloaded and not outage
             # A wrong address is no outage, which waiting would mend.
             down = outage and not self.has_wrong_address(error)
-            self._end(passage, now, answered=answered, failure=error if down else None)
+            self._end(permit, now, answered=answered, failure=error if down else None)
 
-    def _refused(self, passage: Passage, error: ProviderError, now: float, unit: Unit | None) -> None:
+    def _refused(self, permit: Permit, error: ProviderError, now: float, unit: Unit | None) -> None:
         """Draw the conclusions from a 429, or a 503 that says overloaded."""
-        if self._adaptive is not None and passage.auto:
+        if self._adaptive is not None and permit.auto:
             self._adaptive.failed()
         if not isinstance(error, RateLimitError) and not error.retry_after:
             # It may be the outage that it looks like: the budget and the breaker see to it.
-            self._crowded(Wave(self._in_flight - 1, 0.0, now, passage.sent_at), passage)
+            self._crowded(Wave(self._in_flight - 1, 0.0, now, permit.sent_at), permit)
             return
-        parallel = passage.parallel
+        parallel = permit.parallel
         asked = error.retry_after or 0.0
-        wait = min(asked, longest_quiet(passage.longest_quiet))
-        leads = self._cooling.is_new(passage.sent_at, now)
+        wait = min(asked, longest_quiet(permit.longest_quiet))
+        leads = self._cooling.is_new(permit.sent_at, now)
         explained = isinstance(error, RateLimitError) and self._allowance.refuse(
-            passage, now, wait, unit, told=bool(passage.told)
+            permit, now, wait, unit, told=bool(permit.told)
         )
         found = self._found
-        found.refused(passage, now, wait, leads=leads, parallel=parallel, explained=explained)
+        found.refused(permit, now, wait, leads=leads, parallel=parallel, explained=explained)
         if leads:
             wait = found.pause(now, wait, self._clock.random)
             self._hold_back(error, asked, now, explained=explained or parallel)
-        if asked > 0 and self._cooling.prolong(max(asked, wait), error, now, passage.longest_quiet):
+        if asked > 0 and self._cooling.prolong(max(asked, wait), error, now, permit.longest_quiet):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
             self._tell_pause(self._cooling.left(now), error, named=True)
         elif asked <= 0 and leads:
@@ -801,9 +801,9 @@ class Quota:
             return max(1.0, let_in / 2)
         return math.inf if let_in >= _SEVERAL else 1.0
 
-    def _crowded(self, wave: Wave, passage: Passage | None = None) -> None:
+    def _crowded(self, wave: Wave, permit: Permit | None = None) -> None:
         """Let "auto" send fewer: that so many were in flight may be the reason of a refusal."""
-        if self._adaptive is not None and (passage is None or passage.auto):
+        if self._adaptive is not None and (permit is None or permit.auto):
             self._adaptive.rejected(wave.sent_at, wave.at, wave.beside, wave.wait)
 
     def _reopen(self) -> None:
@@ -812,27 +812,27 @@ class Quota:
     def _tell_pause(self, seconds: float, error: ProviderError, *, named: bool) -> None:
         self.events.announce(CooledDown(seconds, reason(error), named), self._now)
 
-    def abandoned(self, passage: Passage, now: float) -> None:
+    def abandoned(self, permit: Permit, now: float) -> None:
         """Note that nobody waits for the answer any more: the request may be billed all the same."""
         with self._lock:
             now = self._tick(now)
-            self._allowance.settle(passage, None)
-            passage.verdict = UNKNOWN
-            self._end(passage, now, answered=False)
+            self._allowance.settle(permit, None)
+            permit.verdict = UNKNOWN
+            self._end(permit, now, answered=False)
 
     def _end(
         self,
-        passage: Passage,
+        permit: Permit,
         now: float,
         *,
         answered: bool,
         failure: ProviderError | None = None,
     ) -> None:
         self._in_flight -= 1
-        self._under_way.discard(passage)
+        self._under_way.discard(permit)
         self._found.ended()
-        passage.granted = False
-        if self._half_open is not None and self._half_open.ended(passage.sent_at, answered=answered):
+        permit.granted = False
+        if self._half_open is not None and self._half_open.ended(permit.sent_at, answered=answered):
             self._half_open = None
         if answered:
             self._answered_at = now
@@ -840,15 +840,15 @@ class Quota:
                 self._start.answered()
             if self._ramp is not None and self._ramp.answered():
                 self._ramp = None
-            seconds = self._downtime.answered(passage.sent_at, now)
+            seconds = self._downtime.answered(permit.sent_at, now)
             if seconds is not None:
                 self._line.unpark()
                 self._ramp = Ramp(self._in_flight + len(self._line))
                 if self.events.listeners:
                     self.events.tell(ProviderUp(seconds))
-        elif failure is not None and self._downtime.failed(passage.sent_at, now):
+        elif failure is not None and self._downtime.failed(permit.sent_at, now):
             self._went_down(failure)
-        if passage.looks and self._downtime.since is not None:
+        if permit.looks and self._downtime.since is not None:
             self._downtime.looked(now)
         if self._line:
             self._pump(now)
@@ -863,7 +863,7 @@ class Quota:
         if not is_blocking(blockades):
             return
         with self._lock:
-            loops = [*(passage.loop for passage in self._under_way), *self._line.loops()]
+            loops = [*(permit.loop for permit in self._under_way), *self._line.loops()]
         if all_blocked(loops, [blockades]):
             raise blocked_error("the retry budget")
 

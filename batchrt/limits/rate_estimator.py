@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from batchrt.limits.token_bucket import Bucket
+from batchrt.limits.token_bucket import TokenBucket
 
 __all__ = ["RateEstimator"]
 
@@ -54,7 +54,7 @@ class RateEstimator:
     __slots__ = ("_base", "_grown", "_peak", "_peak_at", "_scale", "_ticked", "_until", "bucket", "since")
 
     def __init__(self) -> None:
-        self.bucket: Bucket | None = None
+        self.bucket: TokenBucket | None = None
         self.since: float = 0.0
         self._base = 0.0
         self._scale = _LONGEST
@@ -98,7 +98,7 @@ class RateEstimator:
         self._grown, self._ticked = 0.0, now
         if self.bucket is None:
             self.since = now
-            self.bucket = Bucket("requests", "minute", rate=self._base, capacity=1.0, now=now)
+            self.bucket = TokenBucket("requests", "minute", rate=self._base, capacity=1.0, now=now)
         self.bucket.at, self.bucket.level = now, 1.0
         self._set_rate(self.bucket)
 
@@ -161,7 +161,7 @@ class RateEstimator:
             seconds -= beyond / self._growth(self._grown + seconds)
         return quiet + max(0.0, seconds)
 
-    def _set_rate(self, bucket: Bucket) -> None:
+    def _set_rate(self, bucket: TokenBucket) -> None:
         bucket.rate = min(self._base * self._growth(self._grown), _MOST)
         bucket.capacity = max(1.0, bucket.rate * _BURST_SECONDS)
 

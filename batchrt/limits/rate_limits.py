@@ -9,9 +9,9 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from batchrt.limits.events import BY_HAND
-from batchrt.limits.token_bucket import SECONDS, Bucket, Period, Unit
+from batchrt.limits.token_bucket import SECONDS, Period, TokenBucket, Unit
 
-__all__ = ["Allowance", "Charge", "Standing"]
+__all__ = ["KnownRateLimits", "RateLimitStatus", "RequestAccount"]
 
 _MINUTE_AT_MOST: Final = 61.5
 """Seconds until all of a minute's limit is back: some tell it in whole seconds."""
@@ -34,7 +34,7 @@ _SILENCE: Final = 20
 tell of the one with less left, and one strange answer is not to be believed for ever."""
 
 
-class Standing(NamedTuple):
+class RateLimitStatus(NamedTuple):
     """What an answer says about one limit, as it was when the request arrived.
 
     Attributes:
@@ -50,7 +50,7 @@ class Standing(NamedTuple):
     reset: float | None
 
 
-class Charge:
+class RequestAccount:
     """What was charged for one request, and how things stood right after that.
 
     Attributes:
@@ -96,14 +96,14 @@ class _Limit:
 
     __slots__ = ("bucket", "error", "newest", "silent", "way")
 
-    def __init__(self, bucket: Bucket, way: int) -> None:
+    def __init__(self, bucket: TokenBucket, way: int) -> None:
         self.bucket = bucket
         self.way = way
         self.error = 0.0
         self.newest = -math.inf
         self.silent = 0
 
-    def amount(self, charge: Charge) -> float:
+    def amount(self, charge: RequestAccount) -> float:
         if self.way == _REQUESTS:
             return 1.0
         if self.way == _BEFOREHAND and charge.most is not None:
@@ -114,7 +114,7 @@ class _Limit:
 Changed = Callable[[str, "float | None", "float | None", str], object]
 
 
-class Allowance:
+class KnownRateLimits:
     """Keep the buckets that a request must fit into.
 
     Args:
@@ -204,14 +204,16 @@ class Allowance:
                 bucket.level, bucket.stock = min(bucket.level * scale, bucket.capacity), bucket.stock * scale
         self._collect()
 
-    def _new(self, unit: Unit, period: Period, rate: float, now: float) -> Bucket:
+    def _new(self, unit: Unit, period: Period, rate: float, now: float) -> TokenBucket:
         whole = rate * SECONDS[period]
         if period == "day":
-            return Bucket(unit, period, rate=rate, capacity=whole, now=now)
+            return TokenBucket(unit, period, rate=rate, capacity=whole, now=now)
         if self._burst_seconds is not None:
-            return Bucket(unit, period, rate=rate, capacity=max(1.0, rate * self._burst_seconds), now=now)
+            return TokenBucket(
+                unit, period, rate=rate, capacity=max(1.0, rate * self._burst_seconds), now=now
+            )
         first = max(1.0, rate * _FIRST_SECONDS)
-        bucket = Bucket(unit, period, rate=rate, capacity=first, now=now, stock=max(0.0, whole - first))
+        bucket = TokenBucket(unit, period, rate=rate, capacity=first, now=now, stock=max(0.0, whole - first))
         if (unit, period) in self._told:
             bucket.trust()
         return bucket
@@ -219,10 +221,10 @@ class Allowance:
     def _collect(self) -> None:
         self.limited = [*self._given.values(), *map(_likeliest, self._told.values())]
 
-    def wait_for(self, charge: Charge, now: float, *, wanted: bool, late: float) -> float:
+    def wait_for(self, charge: RequestAccount, now: float, *, wanted: bool, late: float) -> float:
         """Return the seconds until a request fits; infinity if others have to end first.
 
-        For `wanted` and `late` see `Bucket.advance`.
+        For `wanted` and `late` see `TokenBucket.advance`.
         """
         if self._stale:
             self._renew(now)
@@ -233,14 +235,14 @@ class Allowance:
             longest = max(longest, wait)
         return longest
 
-    def tightest(self, charge: Charge) -> str | None:
+    def tightest(self, charge: RequestAccount) -> str | None:
         """Return the name of the limit that a request waits for longest; `None` if it fits into all."""
         waits = [(limit.bucket.wait_for(limit.amount(charge)), limit.bucket) for limit in self.limited]
         seconds, bucket = max(waits, key=itemgetter(0), default=(0.0, None))
         return None if bucket is None or seconds <= 0 else _name(bucket.unit, bucket.period)
 
-    def charge(self, charge: Charge, now: float) -> None:
-        """Charge a request that is sent."""
+    def charge(self, charge: RequestAccount, now: float) -> None:
+        """RequestAccount a request that is sent."""
         self._sent += 1
         requests, afterwards, beforehand = self._counted
         charge.sent_at = now
@@ -256,7 +258,7 @@ class Allowance:
             limit.bucket.charge(limit.amount(charge))
             limit.bucket.outstanding = self._outstanding[limit.way]
 
-    def _await(self, charge: Charge, sign: int) -> None:
+    def _await(self, charge: RequestAccount, sign: int) -> None:
         """Note what is charged over there only when the answer is made, or that this is done."""
         self._outstanding[_AFTERWARDS] += sign * charge.output
         if charge.most is None:
@@ -269,8 +271,8 @@ class Allowance:
             if len(ways) > 1:
                 yield from (way for way in ways if way not in self.limited)
 
-    def settle(self, charge: Charge, tokens: float | None, *, request: bool = True) -> None:
-        """Charge what it cost in the end.
+    def settle(self, charge: RequestAccount, tokens: float | None, *, request: bool = True) -> None:
+        """RequestAccount what it cost in the end.
 
         Args:
             charge: what was charged.
@@ -296,7 +298,7 @@ class Allowance:
             elif not request:
                 bucket.charge(-1.0)
 
-    def undo(self, charge: Charge) -> None:
+    def undo(self, charge: RequestAccount) -> None:
         """Give back what was charged for a request that was not sent after all."""
         self._sent -= 1
         self.settle(charge, 0.0, request=False)
@@ -309,7 +311,7 @@ class Allowance:
 
     # What answers tell
 
-    def answered(self, charge: Charge, now: float, output: float) -> None:
+    def answered(self, charge: RequestAccount, now: float, output: float) -> None:
         """Note how long an answer took, and how much of its cost it was."""
         if not self.limited:
             return  # there is nothing to fit it into
@@ -323,8 +325,8 @@ class Allowance:
 
     def learn(
         self,
-        standings: Sequence[Standing],
-        charge: Charge,
+        limits_told: Sequence[RateLimitStatus],
+        charge: RequestAccount,
         now: float,
         *,
         cost: float | None = None,
@@ -333,7 +335,7 @@ class Allowance:
         """Correct what is known by what an answer says.
 
         Args:
-            standings: what it says.
+            limits_told: what it says.
             charge: the request's, which is settled.
             now: the time.
             cost: tokens that it cost, if that is known.
@@ -341,23 +343,23 @@ class Allowance:
         """
         if self._stale:
             self._renew(now)
-        for standing in standings:
-            if cost is not None and standing.unit == "tokens" and standing.limit < cost:
+        for status in limits_told:
+            if cost is not None and status.unit == "tokens" and status.limit < cost:
                 continue  # what was just let in contradicts it
-            period = self._period(standing)
-            self._forget_silent(standing.unit, period)
-            rate = standing.limit / SECONDS[period]
-            capacity, remaining = standing.limit, standing.remaining
-            ways = self._told.get((standing.unit, period))
-            if standing.reset is not None:
+            period = self._period(status)
+            self._forget_silent(status.unit, period)
+            rate = status.limit / SECONDS[period]
+            capacity, remaining = status.limit, status.remaining
+            ways = self._told.get((status.unit, period))
+            if status.reset is not None:
                 if ways is not None and not remaining:
                     # There may be a debt, which is not said.
                     capacity = ways[0].bucket.capacity
-                    remaining = min(remaining, capacity - standing.reset * rate)
+                    remaining = min(remaining, capacity - status.reset * rate)
                 else:
-                    capacity = max(1.0, min(capacity, remaining + standing.reset * rate))
+                    capacity = max(1.0, min(capacity, remaining + status.reset * rate))
             if ways is None:
-                ways = self._first_told(standing.unit, period, rate, capacity, now)
+                ways = self._first_told(status.unit, period, rate, capacity, now)
             elif charge.sent_at < ways[0].newest:
                 continue  # what was said later is known already
             level = remaining + (now - charge.sent_at) * rate
@@ -384,7 +386,7 @@ class Allowance:
     ) -> list[_Limit]:
         counting = (_REQUESTS,) if unit == "requests" else (_BEFOREHAND, _AFTERWARDS)
         ways = [
-            _Limit(Bucket(unit, period, rate=rate, capacity=capacity, now=now, level=0.0), way)
+            _Limit(TokenBucket(unit, period, rate=rate, capacity=capacity, now=now, level=0.0), way)
             for way in counting
         ]
         for limit in ways:
@@ -397,13 +399,13 @@ class Allowance:
         self._changed(_name(unit, period), None, ways[0].bucket.limit, "told by the provider")
         return ways
 
-    def _period(self, standing: Standing) -> Period:
+    def _period(self, status: RateLimitStatus) -> Period:
         # A minute's limit is all back within a minute, unless there is a debt; and what is lacking of a
         # day's comes back at a day's rate.
-        if standing.reset is None or standing.reset <= _MINUTE_AT_MOST:
+        if status.reset is None or status.reset <= _MINUTE_AT_MOST:
             return "minute"
-        rate, lacks = standing.limit / SECONDS["day"], standing.limit - standing.remaining
-        comes_back = standing.reset * rate
+        rate, lacks = status.limit / SECONDS["day"], status.limit - status.remaining
+        comes_back = status.reset * rate
         # The request itself lacks, if nothing else does.
         fits = comes_back >= _ONE and abs(lacks - comes_back) <= _SLOW * lacks + 1.0 + rate
         return "day" if fits else "minute"
@@ -414,7 +416,7 @@ class Allowance:
         rate: float,
         capacity: float,
         level: float,
-        charge: Charge,
+        charge: RequestAccount,
         now: float,
         *,
         refused: bool,
@@ -444,7 +446,9 @@ class Allowance:
 
     # What refusals tell
 
-    def refuse(self, charge: Charge, now: float, wait: float, unit: Unit | None, *, told: bool) -> bool:
+    def refuse(
+        self, charge: RequestAccount, now: float, wait: float, unit: Unit | None, *, told: bool
+    ) -> bool:
         """Record that a request was refused for `wait` seconds; return whether a known limit explains it.
 
         Args:

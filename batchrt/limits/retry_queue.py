@@ -1,4 +1,4 @@
-"""Retries paid for out of a budget, and those who wait for one."""
+"""RetryQueue paid for out of a budget, and those who wait for one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrt.limits.events import BudgetEmpty, Events
 from batchrt.limits.retry_budget import RetryBudget, RetryTokens
 from batchrt.runtime.event_loop import Signal
 
-__all__ = ["Retries"]
+__all__ = ["RetryQueue"]
 
 
 class Slotted(Protocol):
@@ -25,7 +25,7 @@ class Slotted(Protocol):
         """Give it up."""
 
 
-class Retries:
+class RetryQueue:
     """Pay for retries; safe to use from any event loop and thread.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["MINUTE", "SECONDS", "Bucket", "Period", "Unit"]
+__all__ = ["MINUTE", "SECONDS", "Period", "TokenBucket", "Unit"]
 
 Unit: TypeAlias = Literal["requests", "tokens"]
 Period: TypeAlias = Literal["minute", "day"]
@@ -20,7 +20,7 @@ _LATE: Final = 0.1
 at the capacity, so that a bucket of 1 at 200 a second gives 200 a second."""
 
 
-class Bucket:
+class TokenBucket:
     """Hold what is left of one limit; what is left is below 0 while there is debt.
 
     Times are seconds on the clock that all event loops have in common.

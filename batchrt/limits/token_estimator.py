@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from batchrt.messages import Usage
 
-__all__ = ["Cost", "Costs"]
+__all__ = ["TokenEstimate", "TokenEstimator"]
 
 _TOKENS_PER_BYTE: Final = 0.25
 """The usual four characters a token, until answers have said."""
@@ -16,14 +16,14 @@ _SPEED: Final = 0.05
 """How fast averages follow: by the last twenty answers or so."""
 
 
-class Cost(NamedTuple):
+class TokenEstimate(NamedTuple):
     """Tokens that a request is expected to take, and to be answered with."""
 
     input: float
     output: float
 
 
-class Costs:
+class TokenEstimator:
     """Estimate costs by running averages."""
 
     __slots__ = ("_answers", "_output", "_per_byte")
@@ -33,7 +33,7 @@ class Costs:
         self._output = _FIRST_OUTPUT
         self._answers = 0
 
-    def expect(self, size: int, *, answers: int = 1, most: float | None = None) -> Cost:
+    def expect(self, size: int, *, answers: int = 1, most: float | None = None) -> TokenEstimate:
         """Return the expected cost of a request.
 
         Args:
@@ -44,7 +44,7 @@ class Costs:
         output = self._output * answers
         if most is not None:
             output = min(output, most) if self._answers else most
-        return Cost(size * self._per_byte, output)
+        return TokenEstimate(size * self._per_byte, output)
 
     @property
     def known(self) -> bool:

@@ -9,10 +9,10 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 from batchrt.errors import ProviderError
-from batchrt.limits.permit import Passage
+from batchrt.limits.permit import Permit
 from batchrt.runtime.event_loop import Alarm, LoopHandle
 
-__all__ = ["Desk", "Line", "Turns"]
+__all__ = ["LoopWaiters", "Turns", "WaitQueue"]
 
 _TOO_EARLY: Final = 0.0005
 """Seconds: event loops are no more exact than a millisecond."""
@@ -22,7 +22,7 @@ _FEW: Final = 32
 Look = Callable[[float], object]
 
 
-class Desk:
+class LoopWaiters:
     """Those of one event loop who wait.
 
     Args:
@@ -61,13 +61,13 @@ class Desk:
 
 
 class Turns:
-    """Queue passages: of each run the first first, and one of each run after the other.
+    """Queue permits: of each run the first first, and one of each run after the other.
 
     As long as a single run waits this is a deque.
     """
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[object, deque[Passage]] = OrderedDict()
+        self._queues: OrderedDict[object, deque[Permit]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -75,60 +75,60 @@ class Turns:
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def __iter__(self) -> Iterator[Passage]:
+    def __iter__(self) -> Iterator[Permit]:
         return chain.from_iterable(self._queues.values())
 
-    def __getitem__(self, index: int) -> Passage:
+    def __getitem__(self, index: int) -> Permit:
         """Return the next, for 0."""
         assert index == 0
         return next(iter(self._queues.values()))[0]
 
-    def append(self, passage: Passage) -> None:
-        """Add `passage` behind those of its run."""
-        queue = self._queues.get(passage.run)
+    def append(self, permit: Permit) -> None:
+        """Add `permit` behind those of its run."""
+        queue = self._queues.get(permit.run)
         if queue is None:
-            queue = self._queues[passage.run] = deque()
-        queue.append(passage)
+            queue = self._queues[permit.run] = deque()
+        queue.append(permit)
 
-    def appendleft(self, passage: Passage) -> None:
-        """Add `passage` before those of its run, whose turn it is then."""
-        queue = self._queues.get(passage.run)
+    def appendleft(self, permit: Permit) -> None:
+        """Add `permit` before those of its run, whose turn it is then."""
+        queue = self._queues.get(permit.run)
         if queue is None:
-            queue = self._queues[passage.run] = deque()
-        queue.appendleft(passage)
-        self._queues.move_to_end(passage.run, last=False)
+            queue = self._queues[permit.run] = deque()
+        queue.appendleft(permit)
+        self._queues.move_to_end(permit.run, last=False)
 
-    def popleft(self) -> Passage:
+    def popleft(self) -> Permit:
         """Take the next out; its run's next turn comes after those of the others."""
         run, queue = next(iter(self._queues.items()))
-        passage = queue.popleft()
+        permit = queue.popleft()
         if not queue:
             del self._queues[run]
         elif len(self._queues) > 1:
             self._queues.move_to_end(run)
-        return passage
+        return permit
 
-    def remove(self, passage: Passage) -> None:
-        """Take `passage` out."""
-        queue = self._queues[passage.run]
-        queue.remove(passage)
+    def remove(self, permit: Permit) -> None:
+        """Take `permit` out."""
+        queue = self._queues[permit.run]
+        queue.remove(permit)
         if not queue:
-            del self._queues[passage.run]
+            del self._queues[permit.run]
 
     def clear(self) -> None:
         """Take all out."""
         self._queues.clear()
 
-    def extend(self, passages: Iterable[Passage]) -> None:
-        """Add all of `passages`."""
-        for passage in passages:
-            self.append(passage)
+    def extend(self, permits: Iterable[Permit]) -> None:
+        """Add all of `permits`."""
+        for permit in permits:
+            self.append(permit)
 
 
-Queue: TypeAlias = "deque[Passage] | Turns"
+Queue: TypeAlias = "deque[Permit] | Turns"
 
 
-class Line:
+class WaitQueue:
     """Keep who waits, first come first served; not safe by itself to use from several threads.
 
     Runs take turns, so that a single request does not wait for all of a batch that came before it.
@@ -142,9 +142,9 @@ class Line:
     def __init__(self, look: Look) -> None:
         self._look = look
         self._first = Turns()
-        self._again: deque[Passage] = deque()
-        self._parked: deque[Passage] = deque()
-        self._desks: dict[object, Desk] = {}
+        self._again: deque[Permit] = deque()
+        self._parked: deque[Permit] = deque()
+        self._desks: dict[object, LoopWaiters] = {}
         self._withdrawn = 0
         self._least_patience = math.inf
 
@@ -156,34 +156,34 @@ class Line:
             return False
         return self._alive(self._again) or self._alive(self._first) or self._alive(self._parked)
 
-    def join(self, passage: Passage, *, parked: bool) -> bool:
-        """Add `passage`; return whether it is the first in its row."""
-        queue: Queue = self._parked if parked else self._again if passage.again else self._first
+    def join(self, permit: Permit, *, parked: bool) -> bool:
+        """Add `permit`; return whether it is the first in its row."""
+        queue: Queue = self._parked if parked else self._again if permit.again else self._first
         if parked:
-            self._least_patience = min(self._least_patience, passage.patience)
-        queue.append(passage)
-        return queue[0] is passage
+            self._least_patience = min(self._least_patience, permit.patience)
+        queue.append(permit)
+        return queue[0] is permit
 
-    def is_ahead(self, passage: Passage, *, parked: bool) -> bool:
-        """Whether nobody waits who would be let in before `passage`."""
+    def is_ahead(self, permit: Permit, *, parked: bool) -> bool:
+        """Whether nobody waits who would be let in before `permit`."""
         if parked:
             return not self._parked
-        return not self._again and (passage.again or not self._first)
+        return not self._again and (permit.again or not self._first)
 
-    def head(self) -> Passage | None:
+    def head(self) -> Permit | None:
         """Return who is to be let in next, if the provider is there."""
         queues: tuple[Queue, ...] = (self._again, self._first)
         return next((queue[0] for queue in queues if self._alive(queue)), None)
 
-    def pop(self) -> Passage:
+    def pop(self) -> Permit:
         """Take `head()` out."""
         return self._again.popleft() if self._again else self._first.popleft()
 
-    def looker(self) -> Passage | None:
+    def looker(self) -> Permit | None:
         """Return who is to look next whether the provider is back."""
         return self._parked[0] if self._alive(self._parked) else None
 
-    def pop_looker(self) -> Passage:
+    def pop_looker(self) -> Permit:
         """Take `looker()` out."""
         return self._parked.popleft()
 
@@ -196,19 +196,19 @@ class Line:
             if not desk.loop.is_open():
                 del self._desks[token]
         for queue in self._queues():
-            for passage in queue:
-                passage.withdrawn = passage.withdrawn or not (passage.loop is None or passage.loop.is_open())
+            for permit in queue:
+                permit.withdrawn = permit.withdrawn or not (permit.loop is None or permit.loop.is_open())
 
     def _alive(self, queue: Queue) -> bool:
         while queue and queue[0].withdrawn:
             queue.popleft()
         return bool(queue)
 
-    def take_out(self, passage: Passage) -> None:
-        """Take `passage` out, wherever it is."""
+    def take_out(self, permit: Permit) -> None:
+        """Take `permit` out, wherever it is."""
         for queue in self._queues():
-            if passage in queue:
-                queue.remove(passage)
+            if permit in queue:
+                queue.remove(permit)
 
     def tidy(self) -> None:
         """Note that one more does not wait any longer; those behind somebody are taken out in time."""
@@ -217,7 +217,7 @@ class Line:
         if self._withdrawn > _FEW and 2 * self._withdrawn > sum(map(len, rows)):
             self._withdrawn = 0
             for row in rows:
-                waiting = [passage for passage in row if not passage.withdrawn]
+                waiting = [permit for permit in row if not permit.withdrawn]
                 row.clear()
                 row.extend(waiting)
 
@@ -227,36 +227,36 @@ class Line:
         for queue in queues:
             waiting = list(queue)
             queue.clear()
-            for passage in waiting:
-                if passage.patience > 0:
-                    self._least_patience = min(self._least_patience, passage.patience)
-                    self._parked.append(passage)
+            for permit in waiting:
+                if permit.patience > 0:
+                    self._least_patience = min(self._least_patience, permit.patience)
+                    self._parked.append(permit)
                 else:
-                    queue.append(passage)
+                    queue.append(permit)
 
     def unpark(self) -> None:
         """Have them in the line again: the provider is back."""
         while self._parked:
-            passage = self._parked.pop()
-            queue: Queue = self._again if passage.again else self._first
-            queue.appendleft(passage)
+            permit = self._parked.pop()
+            queue: Queue = self._again if permit.again else self._first
+            queue.appendleft(permit)
 
-    def turn_away(self, why: Callable[[Passage], ProviderError | None]) -> None:
+    def turn_away(self, why: Callable[[Permit], ProviderError | None]) -> None:
         """Let those go for whom `why` gives a reason."""
         for queue in self._queues():
             self._turn_away(queue, why)
 
-    def turn_away_parked(self, why: Callable[[Passage], ProviderError | None]) -> None:
+    def turn_away_parked(self, why: Callable[[Permit], ProviderError | None]) -> None:
         """Let those of the parked go for whom `why` gives a reason."""
         self._turn_away(self._parked, why)
 
-    def _turn_away(self, queue: Queue, why: Callable[[Passage], ProviderError | None]) -> None:
-        for passage in queue:
-            error = None if passage.withdrawn else why(passage)
+    def _turn_away(self, queue: Queue, why: Callable[[Permit], ProviderError | None]) -> None:
+        for permit in queue:
+            error = None if permit.withdrawn else why(permit)
             if error is not None:
-                passage.withdrawn, passage.error = True, error
-                if passage.signal is not None:
-                    passage.signal.set()
+                permit.withdrawn, permit.error = True, error
+                if permit.signal is not None:
+                    permit.signal.set()
 
     def least_patience(self) -> float | None:
         """Return the seconds that nobody of the parked waits less than; `None` if there is nobody."""
@@ -267,11 +267,11 @@ class Line:
 
     # What wakes them
 
-    def desk(self, loop: LoopHandle, offset: float) -> Desk:
+    def desk(self, loop: LoopHandle, offset: float) -> LoopWaiters:
         """Return the desk of an event loop, for one more who waits there; it has to be left."""
         desk = self._desks.get(loop.token)
         if desk is None:
-            desk = self._desks[loop.token] = Desk(loop, offset, self._look)
+            desk = self._desks[loop.token] = LoopWaiters(loop, offset, self._look)
         desk.waiting += 1
         return desk
 
@@ -279,7 +279,7 @@ class Line:
         """Return the event loops where somebody waits."""
         return [desk.loop for desk in self._desks.values()]
 
-    def leave(self, desk: Desk) -> None:
+    def leave(self, desk: LoopWaiters) -> None:
         """Note that one less waits at a desk; on its loop's own thread."""
         desk.waiting -= 1
         if not desk.waiting:

@@ -10,15 +10,15 @@ from contextvars import Context, copy_context
 from typing import Final, Protocol
 
 from batchrt.runtime.slots import Slots
-from batchrt.runtime.task_pool import Crew
+from batchrt.runtime.task_pool import TaskPool
 
-__all__ = ["Place", "Source", "Traffic"]
+__all__ = ["Admission", "Arrivals", "RendezvousPoint"]
 
 _MANY: Final = 64
 """Places from which on idle ones are looked for. A function may make a runnable for each item."""
 
 
-class Source(Protocol):
+class Admission(Protocol):
     """What admits items."""
 
     def may_admit(self) -> bool:
@@ -28,7 +28,7 @@ class Source(Protocol):
         """Be told that one strand less is held up."""
 
 
-class Place(Protocol):
+class RendezvousPoint(Protocol):
     """Where strands wait for one another.
 
     Attributes:
@@ -44,36 +44,36 @@ class Place(Protocol):
         """Whether nobody is here and nothing is kept for those who come."""
 
 
-class Traffic:
+class Arrivals:
     """Count the strands of a run, and of the runs nested in it on the same loop.
 
     Attributes:
-        crew: runs what the strands wait for together; `None` for a run of a single item, where nobody
+        task_pool: runs what the strands wait for together; `None` for a run of a single item, where nobody
             meets anybody.
-        moving: strands that do not wait for others: not in a `Place`, not for branches of their own,
+        moving: strands that do not wait for others: not in a `RendezvousPoint`, not for their own branches,
             not for nested work.
         sources: where further items may come from.
         places: where strands wait, by the slots they are under and what they wait for.
         base: the context of the run's caller, in which none of its items has set anything.
     """
 
-    __slots__ = ("_many", "base", "crew", "moving", "places", "sources")
+    __slots__ = ("_many", "base", "moving", "places", "sources", "task_pool")
 
     def __init__(self) -> None:
         self.base: Context = copy_context()
-        self.crew: Crew | None = None
+        self.task_pool: TaskPool | None = None
         self.moving: int = 0
-        self.sources: list[Source] = []
-        self.places: dict[tuple[Slots, Hashable], Place] = {}
+        self.sources: list[Admission] = []
+        self.places: dict[tuple[Slots, Hashable], RendezvousPoint] = {}
         self._many = _MANY
 
-    def awaited(self, place: Place) -> bool:
+    def awaited(self, place: RendezvousPoint) -> bool:
         """Whether somebody may still come to `place`."""
         if self.moving > place.beyond:
             return True
         return any(source.may_admit() for source in self.sources)
 
-    def open(self, key: tuple[Slots, Hashable], place: Place) -> None:
+    def open(self, key: tuple[Slots, Hashable], place: RendezvousPoint) -> None:
         """Note a new place; where there are very many, those that are idle are let go of."""
         if len(self.places) >= self._many:
             for idle in [key for key, other in self.places.items() if other.idle()]:

@@ -16,7 +16,7 @@ from anyio import CancelScope
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.event_loop import OwnTask
 
-__all__ = ["Feeder", "is_iterable", "length_of"]
+__all__ = ["AsyncInput", "is_iterable", "length_of"]
 
 
 def is_iterable(inputs: object) -> TypeGuard[Iterable[Any]]:
@@ -37,7 +37,7 @@ def length_of(inputs: object) -> int | None:
         return None
 
 
-class Feeder:
+class AsyncInput:
     """Hand out the values of `source` one at a time; nothing is pulled before it is asked for."""
 
     def __init__(self, source: AsyncIterator[Any]) -> None:

@@ -34,7 +34,7 @@ from batchrt.runtime.run import Item, NewListRun, Run, Step, Strand, current_str
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
-from batchrt.runtime.task_pool import Crew
+from batchrt.runtime.task_pool import TaskPool
 
 __all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
 
@@ -125,7 +125,7 @@ class Job:
     def by_lists(self) -> bool:
         """Whether the inputs can be sent as lists from the start, with nothing to be done for each."""
         parent = current_strand()
-        if parent is not None and parent.run.traffic.crew is not None:
+        if parent is not None and parent.run.arrivals.task_pool is not None:
             return False  # others may come to the same lists
         return (
             self.step.bulk is not None
@@ -237,8 +237,8 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
     strand = Strand(run, item, merged, run.slots)
     async with lending():
         try:
-            if step.meets and run.traffic.crew is None:
-                return await _with_crew(run, partial(_bounded_and_given, step, value, strand))
+            if step.meets and run.arrivals.task_pool is None:
+                return await _with_task_pool(run, partial(_bounded_and_given, step, value, strand))
             return await _bounded(step, value, strand)
         except anyio.get_cancelled_exc_class() as error:
             if cancellation_is_real():
@@ -253,7 +253,7 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
                 await run.wait_for_calls()
 
 
-async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:
+async def _with_task_pool(run: Run, function: Callable[[], Awaitable[T]]) -> T:
     """Await `function()` while the run has helper tasks."""
     result: list[T] = []
     failure: BaseException | None = None
@@ -261,7 +261,7 @@ async def _with_crew(run: Run, function: Callable[[], Awaitable[T]]) -> T:
     ended = False
     try:
         async with anyio.create_task_group() as group:
-            run.hire(Crew(group))
+            run.hire(TaskPool(group))
             try:
                 result.append(await function())
             except anyio.get_cancelled_exc_class() as error:

@@ -16,7 +16,7 @@ from batchrt.errors import StrayCancelledError
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Signal, error_of, unswallowed
 from batchrt.runtime.run import Strand, strand_context
-from batchrt.runtime.task_pool import Crew
+from batchrt.runtime.task_pool import TaskPool
 
 __all__ = ["Job", "fork"]
 
@@ -28,29 +28,29 @@ async def fork(
 ) -> None:
     """Run `jobs` at the same time, each on a strand of its own, and return when all have ended.
 
-    Jobs run in the calling task, on its slot, until one waits; the rest then goes to the run's crew, or,
+    Jobs run in the calling task, on its slot, until one waits; the rest then goes to the run's task_pool, or,
     for a run without one, to tasks made for this fork. The first error cancels the other jobs and is
     raised as itself once they have ended. `share` is handed a function with which a job may add others.
     """
-    crew = strand.run.crew
-    if len(jobs) < 2 or crew is not None:  # noqa: PLR2004
-        await _Fork(strand, jobs, crew, share).run()
+    task_pool = strand.run.task_pool
+    if len(jobs) < 2 or task_pool is not None:  # noqa: PLR2004
+        await _Fork(strand, jobs, task_pool, share).run()
         return
     failure: BaseException | None = None
     cut: BaseException | None = None
     ended = False
     try:
         async with anyio.create_task_group() as group:
-            crew = Crew(group)
+            task_pool = TaskPool(group)
             try:
-                await _Fork(strand, jobs, crew, share).run()
+                await _Fork(strand, jobs, task_pool, share).run()
             except anyio.get_cancelled_exc_class() as error:
                 cut = error
                 raise
             except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
                 failure = error
             ended = True
-            crew.dismiss()
+            task_pool.dismiss()
     except BaseExceptionGroup as errors:
         failure = error_of(errors)
     if failure is not None:
@@ -79,12 +79,12 @@ class _Fork:
         self,
         strand: Strand,
         jobs: Sequence[Job],
-        crew: Crew | None,
+        task_pool: TaskPool | None,
         share: Callable[[Callable[[Job], None]], None] | None,
     ) -> None:
         self.strand = strand
         self._jobs = deque(jobs)
-        self._crew = crew
+        self._crew = task_pool
         self._base: Context = copy_context()
         self._done: Signal | None = None
         self._left = 0
@@ -96,7 +96,7 @@ class _Fork:
             share(self.add)
 
     async def run(self) -> None:
-        """Run the jobs here, one after the other, until one waits: the rest then goes to the crew.
+        """Run the jobs here, one after the other, until one waits: the rest then goes to the task_pool.
 
         A branch that never waits could not overlap with anything, and costs no task.
         """
@@ -115,16 +115,16 @@ class _Fork:
             raise self._error
 
     def _spread(self) -> None:
-        """Give what has not begun to the crew."""
+        """Give what has not begun to the task_pool."""
         while self._jobs and self._crew is not None:
             self._dispatch(self._crew, self._jobs.popleft())
         self.settle()
 
-    def _dispatch(self, crew: Crew, job: Job) -> None:
+    def _dispatch(self, task_pool: TaskPool, job: Job) -> None:
         branch = _Branch(self, job)
         self._left += 1
         self._unbegun.add(branch)
-        crew.dispatch(branch)
+        task_pool.dispatch(branch)
 
     def add(self, job: Job) -> None:
         """Run one job more; to be called by a job."""
@@ -208,7 +208,7 @@ class _Fork:
 
 
 class _Branch:
-    """A branch that one of the crew runs."""
+    """A branch that one of the task_pool runs."""
 
     __slots__ = ("_fork", "_job")
 

@@ -24,14 +24,14 @@ from anyio import CancelScope, CapacityLimiter
 
 from batchrt.config import RunConfig
 from batchrt.messages import Usage
-from batchrt.runtime.arrivals import Place, Source, Traffic
+from batchrt.runtime.arrivals import Admission, Arrivals, RendezvousPoint
 from batchrt.runtime.blocked_loops import Blockades, current_blockades
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.event_loop import LoopHandle, Signal
 from batchrt.runtime.outcome import total
 from batchrt.runtime.slots import LentSlots, Slots
 from batchrt.runtime.spending import Payer
-from batchrt.runtime.task_pool import Crew
+from batchrt.runtime.task_pool import TaskPool
 
 if TYPE_CHECKING:
     from batchrt.errors import SpendingLimitError
@@ -118,13 +118,13 @@ class Run:
 
     Attributes:
         slots: the run's right to run leaves.
-        crew: helper tasks for forks; `None` for a run of a single item, which makes its own.
+        task_pool: helper tasks for forks; `None` for a run of a single item, which makes its own.
         above: the strand whose leaf the run is nested in, if any.
         direct: the run is driven without an event loop, in its caller's thread.
         loop: the event loop it runs on; `None` if direct.
         process: the one it runs in; a fork of it is no part of the run.
         threads: bounds the threads of sync functions where `slots` do not.
-        traffic: who is on the way; shared with the run this is nested in.
+        arrivals: who is on the way; shared with the run this is nested in.
         source: what admits its items; `None` for a run of a single one.
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         blockades: the sync calls that it works for, which block event loops meanwhile.
@@ -139,10 +139,10 @@ class Run:
         "_sections",
         "_vacated",
         "above",
+        "arrivals",
         "blockades",
         "calls",
         "clock",
-        "crew",
         "direct",
         "held",
         "loop",
@@ -150,8 +150,8 @@ class Run:
         "slots",
         "source",
         "spending",
+        "task_pool",
         "threads",
-        "traffic",
     )
 
     def __init__(self, slots: Slots, *, parent: Run | None = None, direct: bool = False) -> None:
@@ -159,10 +159,10 @@ class Run:
         self.direct: bool = direct
         self.above: Strand | None = None
         self.process: int = os.getpid()
-        self.crew: Crew | None = None
+        self.task_pool: TaskPool | None = None
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
-        self.source: Source | None = None
+        self.source: Admission | None = None
         self.spending: Payer | None = parent.spending if parent else None
         self.blockades: Blockades = current_blockades()
         self.held: int = 0
@@ -170,9 +170,9 @@ class Run:
         self._vacated: Signal | None = None
         self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None
-        # A limiter belongs to its loop, and so do the tasks of a crew.
+        # A limiter belongs to its loop, and so do the tasks of a task_pool.
         self.threads: CapacityLimiter | None = near.threads if near else _limiter(slots, direct=direct)
-        self.traffic: Traffic = near.traffic if near and near.traffic.crew else Traffic()
+        self.arrivals: Arrivals = near.arrivals if near and near.arrivals.task_pool else Arrivals()
         self._sections: dict[tuple[int, Slots], tuple[object, Slots]] = {}
         self._nested_in = parent
         self._own_slots = parent is not None and slots is not parent.slots
@@ -200,19 +200,19 @@ class Run:
         assert self.loop is not None
         return self.loop.time() + (self.offset if self._offset is None else self._offset)
 
-    def hire(self, crew: Crew) -> None:
+    def hire(self, task_pool: TaskPool) -> None:
         """Have helper tasks for forks, and for what strands wait for together."""
-        self.crew = crew
-        if self.traffic.crew is None:
-            self.traffic.crew = crew
+        self.task_pool = task_pool
+        if self.arrivals.task_pool is None:
+            self.arrivals.task_pool = task_pool
 
     def end(self) -> None:
         """Leave nothing of this run with the one it was nested in."""
-        if self._nested_in is not None and self.traffic is self._nested_in.traffic and self.traffic.places:
+        if self._nested_in is not None and self.arrivals is self._nested_in.arrivals and self.arrivals.places:
             own = {slots for _, slots in self._sections.values()}
             if self._own_slots:
                 own.add(self.slots)
-            self.traffic.forget(own)
+            self.arrivals.forget(own)
 
     def begin_call(self) -> None:
         """Count a call from a strand's thread; on the run's loop."""
@@ -318,9 +318,9 @@ class Strand:
         self._watched: list[Callable[[], object]] | None = None
         self._afar: WeakKeyDictionary[LentSlots, LoopHandle] | None = None
         self._cancelled = False
-        self._passed: list[Place] | None = None
+        self._passed: list[RendezvousPoint] | None = None
         self.moving: bool = True
-        run.traffic.moving += 1
+        run.arrivals.moving += 1
 
     async def take(self) -> None:
         """Wait for a slot unless this strand has one; call it right before a leaf's own work."""
@@ -364,26 +364,26 @@ class Strand:
         """Note that this strand waits for others and comes nowhere until `go`."""
         if self.moving:
             self.moving = False
-            traffic = self.run.traffic
-            traffic.moving -= 1
+            arrivals = self.run.arrivals
+            arrivals.moving -= 1
             for place in self._passed or ():
                 place.beyond -= 1
-            if traffic.places:
-                traffic.slowed()
+            if arrivals.places:
+                arrivals.slowed()
 
     def go(self) -> None:
         """Note that this strand goes on."""
         if not self.moving and self.open:
             self.moving = True
-            self.run.traffic.moving += 1
+            self.run.arrivals.moving += 1
             for place in self._passed or ():
                 place.beyond += 1
 
-    def passed(self) -> Sequence[Place]:
+    def passed(self) -> Sequence[RendezvousPoint]:
         """Return the places it has been to."""
         return self._passed or ()
 
-    def visit(self, *places: Place) -> None:
+    def visit(self, *places: RendezvousPoint) -> None:
         """Note that it, or a branch of it, has come to `places`, and will hardly come again."""
         if self._passed is None:
             self._passed = []
@@ -399,7 +399,7 @@ class Strand:
                 place.beyond -= self.moving
             self._passed = None
 
-    def hold(self) -> None:
+    def wait_throttled(self) -> None:
         """Give the slot up to wait for what more items could only make longer, until `release`.
 
         The slot is for those under way. Of new items only as many are admitted meanwhile as can be held
@@ -551,8 +551,8 @@ class Strand:
         strand: Strand | None = self
         while strand is not None and strand.run.loop is not None and strand.run.loop.here():
             yield from strand.scopes
-            if strand.run.crew is not None:
-                yield strand.run.crew.scope
+            if strand.run.task_pool is not None:
+                yield strand.run.task_pool.scope
             strand = strand.run.above
 
     def _end_lending(self, *, offer: bool = False) -> None:
@@ -572,7 +572,7 @@ class Strand:
         self._allow_threads(-1)
 
     def _move(self, change: Callable[[], None]) -> None:
-        # Nested work may be on another loop, which has no say in the run's traffic: there the strand
+        # Nested work may be on another loop, which has no say in the run's arrivals: there the strand
         # counts as moving, and lists wait for it in vain, which `linger` bounds.
         loop = self.run.loop
         if loop is not None and loop.here():

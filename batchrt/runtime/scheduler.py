@@ -27,13 +27,13 @@ from batchrt.errors import (
     SpendingLimitError,
     StrayCancelledError,
 )
-from batchrt.runtime.async_input import Feeder
+from batchrt.runtime.async_input import AsyncInput
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Host, Signal, Unbegun, error_of, unswallowed
 from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
-from batchrt.runtime.task_pool import Crew
+from batchrt.runtime.task_pool import TaskPool
 
 __all__ = ["Deliver", "Scheduler"]
 
@@ -54,7 +54,7 @@ class Scheduler:
     """Carry `source` through `step` in a task group of its own.
 
     Args:
-        run: what the items share; gets its crew here.
+        run: what the items share; gets its task_pool here.
         step: what to do with each input.
         source: the inputs, pulled one at a time as slots are free.
         config: the items' configuration, or one for each input.
@@ -93,7 +93,7 @@ class Scheduler:
         # Not by `isinstance`: an iterator need not have `__iter__`.
         plain = hasattr(type(source), "__next__")
         self._iterator = cast("Iterator[Any]", source) if plain else None
-        self._feeder = None if plain else Feeder(cast("AsyncIterator[Any]", source))
+        self._feeder = None if plain else AsyncInput(cast("AsyncIterator[Any]", source))
         self._shared_config = config if isinstance(config, dict) else None
         self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver
@@ -148,13 +148,13 @@ class Scheduler:
             BaseException: the first error, as itself, if `fail_fast`; and always what the source
                 raises and what is no `Exception`.
         """
-        traffic = self._run.traffic
-        traffic.sources.append(self)
+        arrivals = self._run.arrivals
+        arrivals.sources.append(self)
         self._run.source = self
         try:
             completed = await self._run_all()
         finally:
-            traffic.sources.remove(self)
+            arrivals.sources.remove(self)
             self._run.end()
             if self._run.calls:
                 await self._run.wait_for_calls()
@@ -195,7 +195,7 @@ class Scheduler:
                 if self._deadline is not None:
                     self._ends_at = group.cancel_scope.deadline = anyio.current_time() + self._deadline
                 self._group = group
-                self._run.hire(Crew(group))
+                self._run.hire(TaskPool(group))
                 self._yielded_at = perf_counter()
                 if self._stopped:
                     group.cancel_scope.cancel()
@@ -229,7 +229,7 @@ class Scheduler:
         if self._feeder is not None:
             self._feeder.cut()
 
-    async def _feed(self, feeder: Feeder) -> None:
+    async def _feed(self, feeder: AsyncInput) -> None:
         try:
             await feeder.run()
         except anyio.get_cancelled_exc_class():
@@ -436,7 +436,7 @@ class Scheduler:
         self._fail(ValueError(f"there must be one config for each input: {count} for more inputs"), None)
         return False
 
-    async def _admit_from_feeder(self, feeder: Feeder, own: Host) -> bool:
+    async def _admit_from_feeder(self, feeder: AsyncInput, own: Host) -> bool:
         # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
         if self._leading:
             await self._rest()
@@ -578,7 +578,7 @@ class Scheduler:
 
     def _dismiss(self) -> None:
         """Tell those who wait for an input that there is none to be expected."""
-        self._run.traffic.slowed()
+        self._run.arrivals.slowed()
         if self._leader is not None:
             self._leader.withdraw()
         while self._resting:

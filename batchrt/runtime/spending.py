@@ -45,7 +45,7 @@ class Holder(Protocol):
     def run(self) -> _Run:
         """The run it belongs to."""
 
-    def hold(self) -> None:
+    def wait_throttled(self) -> None:
         """Give it up to wait."""
 
     def release(self) -> None:
@@ -253,7 +253,7 @@ class Spending:
         Raises:
             BlockedEventLoopError: nothing can be, as long as this waits.
         """
-        strand.hold()
+        strand.wait_throttled()
         try:
             for blockade in waiter.blockades:
                 blockade.watch(self._turn_away_blocked)

@@ -14,17 +14,17 @@ from anyio.abc import TaskGroup
 
 from batchrt.runtime.event_loop import Host, Signal, Unbegun
 
-__all__ = ["Crew", "Task"]
+__all__ = ["Task", "TaskPool"]
 
 
 class Task(Protocol):
-    """What a crew does."""
+    """What a task_pool does."""
 
     async def run(self) -> None:
         """Do it; raise nothing but a cancellation that comes from outside."""
 
     def abandon(self, error: BaseException) -> None:
-        """Be told that it will not be done: `error` cancelled the crew first."""
+        """Be told that it will not be done: `error` cancelled the task_pool first."""
 
 
 class _Helper:
@@ -35,7 +35,7 @@ class _Helper:
         self.task: Task | None = None
 
 
-class Crew:
+class TaskPool:
     """Do tasks in AnyIO tasks of `group`, as many at once as are dispatched.
 
     Attributes:
@@ -57,7 +57,7 @@ class Crew:
             helper.task = task
             helper.wake.set()
         else:
-            self._group.start_soon(Unbegun, self._help, task, name="batchrt crew")
+            self._group.start_soon(Unbegun, self._help, task, name="batchrt task_pool")
 
     def dismiss(self) -> None:
         """Send the helpers home, so that the task group can end."""

@@ -95,7 +95,7 @@ class Strands(Strand):
     def __init__(self) -> None:
         self.waiting = 0
 
-    def hold(self) -> None:
+    def wait_throttled(self) -> None:
         self.waiting += 1
 
     def release(self) -> None:

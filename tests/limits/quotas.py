@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from batchrt.errors import ProviderError
-from batchrt.limits.permit import Passage
+from batchrt.limits.permit import Permit
 from batchrt.limits.quota import Quota
 from batchrt.messages import Usage
 from batchrt.runtime.run import Item, Run, Strand
@@ -81,10 +81,10 @@ class Counter:
     ) -> None:
         """Send a request of so many `tokens` that takes `seconds` and then fails with `error`, if any."""
         strand = Strand(self.run, Item(0), {}, self.run.slots)
-        passage = Passage(int(4 * tokens), answers=answers, **options)
-        passage.again = again
+        permit = Permit(int(4 * tokens), answers=answers, **options)
+        permit.again = again
         try:
-            await self.quota.admit(passage, strand)
+            await self.quota.admit(permit, strand)
             self.sent.append(Sending(name, self.now()))
             self._active += 1
             self.peak = max(self.peak, self._active)
@@ -93,12 +93,12 @@ class Counter:
             finally:
                 self._active -= 1
             if error is None:
-                self.quota.answered(passage, usage, self.run.now())
+                self.quota.answered(permit, usage, self.run.now())
             else:
-                self.quota.failed(passage, error, self.run.now())
+                self.quota.failed(permit, error, self.run.now())
         finally:
-            if passage.granted:
-                self.quota.abandoned(passage, self.run.now())
+            if permit.granted:
+                self.quota.abandoned(permit, self.run.now())
             strand.close()
 
     def start(self, group: TaskGroup, name: Any = None, **options: Any) -> None:

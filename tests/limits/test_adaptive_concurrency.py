@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.limits.adaptive_concurrency import FIRST_LIMIT, MOST_AT_ONCE, Adaptive
+from batchrt.limits.adaptive_concurrency import FIRST_LIMIT, MOST_AT_ONCE, AdaptiveConcurrency
 
 Change = tuple[float, float, str]
 
@@ -20,7 +20,7 @@ class Load:
 
     def __init__(self, seed: int = 0) -> None:
         self.changes: list[Change] = []
-        self.adaptive = Adaptive(lambda *change: self.changes.append(change))
+        self.adaptive = AdaptiveConcurrency(lambda *change: self.changes.append(change))
         self.now = 0.0
         self._random = Random(seed)  # the same each time
         self._under_way: list[tuple[float, float]] = []

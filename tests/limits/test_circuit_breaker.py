@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from batchrt.limits.circuit_breaker import Downtime
+from batchrt.limits.circuit_breaker import CircuitBreaker
 
 
 def test_ten_failures_in_a_row_are_an_outage() -> None:
     """One answer in between, and they are not in a row."""
-    downtime = Downtime()
+    downtime = CircuitBreaker()
     for second in range(9):
         assert not downtime.failed(second, second)
     assert downtime.answered(9, 9) is None
@@ -20,7 +20,7 @@ def test_ten_failures_in_a_row_are_an_outage() -> None:
 
 def test_the_end_says_how_long_it_was() -> None:
     """From the failure that made it one to the answer that ended it."""
-    downtime = Downtime()
+    downtime = CircuitBreaker()
     assert downtime.begin(100)
     assert not downtime.begin(150)
     assert downtime.answered(162, 163) == 63
@@ -31,7 +31,7 @@ def test_the_end_says_how_long_it_was() -> None:
 
 def test_an_answer_to_what_was_sent_before_ends_nothing() -> None:
     """It was made before the provider went down."""
-    downtime = Downtime()
+    downtime = CircuitBreaker()
     for _ in range(10):
         downtime.failed(100, 101)
     assert downtime.since == 101
@@ -44,7 +44,7 @@ def test_an_answer_to_what_was_sent_before_ends_nothing() -> None:
 
 def test_looks_become_rarer_but_never_rare() -> None:
     """After one second, two, four, and then every five."""
-    downtime = Downtime()
+    downtime = CircuitBreaker()
     downtime.begin(0)
     gaps, now = [], 0.0
     for _ in range(6):
@@ -58,7 +58,7 @@ def test_looks_become_rarer_but_never_rare() -> None:
 
 def test_another_outage_begins_with_quick_looks() -> None:
     """Whatever the last one came to."""
-    downtime = Downtime()
+    downtime = CircuitBreaker()
     downtime.begin(0)
     for _ in range(5):
         downtime.looked(0)

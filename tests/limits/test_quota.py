@@ -21,7 +21,7 @@ from batchrt import (
     ServerError,
 )
 from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
-from batchrt.limits.permit import Passage
+from batchrt.limits.permit import Permit
 from batchrt.limits.quota import _AT_ONCE, _DOUBLING
 from batchrt.runtime.run import Item, Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
@@ -777,9 +777,9 @@ def test_several_loops_in_threads_share_one() -> None:
 
     async def one(strand: Strand) -> None:
         nonlocal under_way, peak, done
-        passage = Passage(10, answers=0)
+        permit = Permit(10, answers=0)
         try:
-            await quota.admit(passage, strand)
+            await quota.admit(permit, strand)
             with lock:
                 under_way += 1
                 peak = max(peak, under_way)
@@ -787,10 +787,10 @@ def test_several_loops_in_threads_share_one() -> None:
             with lock:
                 under_way -= 1
                 done += 1
-            quota.answered(passage, None, strand.run.now())
+            quota.answered(permit, None, strand.run.now())
         finally:
-            if passage.granted:
-                quota.abandoned(passage, strand.run.now())
+            if permit.granted:
+                quota.abandoned(permit, strand.run.now())
             strand.close()
 
     async def main() -> None:

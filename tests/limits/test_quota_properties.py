@@ -19,8 +19,8 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
-from batchrt.limits.permit import Passage
-from batchrt.limits.rate_limits import Standing
+from batchrt.limits.permit import Permit
+from batchrt.limits.rate_limits import RateLimitStatus
 from batchrt.runtime.run import Item, Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import tasks
@@ -178,10 +178,10 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
         async def refuse(number: int, wait: float) -> None:
             await anyio.sleep(0.7 * number)
             strand = Strand(counter.run, Item(0), {}, counter.run.slots)
-            passage = Passage(0, answers=0)
-            await quota.admit(passage, strand)
+            permit = Permit(0, answers=0)
+            await quota.admit(permit, strand)
             now = counter.run.now()
-            quota.failed(passage, RateLimitError("x", status=429, retry_after=wait), now)
+            quota.failed(permit, RateLimitError("x", status=429, retry_after=wait), now)
             quiet.append((counter.now(), wait))
             strand.close()
 
@@ -201,7 +201,7 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
     plans=PLANS,
     told=st.lists(
         st.builds(
-            Standing,
+            RateLimitStatus,
             unit=st.sampled_from(["requests", "tokens"]),
             limit=st.floats(0.001, 1e15),
             remaining=st.floats(0, 1e15),
@@ -211,25 +211,27 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
         max_size=40,
     ),
 )
-def test_whatever_answers_tell_the_numbers_stay_numbers(plans: list[Plan], told: list[Standing]) -> None:
+def test_whatever_answers_tell_the_numbers_stay_numbers(
+    plans: list[Plan], told: list[RateLimitStatus]
+) -> None:
     """Nothing becomes NaN, and what is said is taken back by what is said later."""
 
     async def main() -> None:
         quota = Quota()
         run = Counter(quota).run
-        for number, standing in enumerate(told):
+        for number, status in enumerate(told):
             strand = Strand(run, Item(0), {}, run.slots)
-            passage = Passage(40, most=10.0)
+            permit = Permit(40, most=10.0)
             with anyio.move_on_after(5):
-                await quota.admit(passage, strand)
-                passage.told = [standing._replace(remaining=min(standing.remaining, standing.limit))]
-                quota.answered(passage, usage_of(10, 10), run.now())
-            assert passage.granted is False
+                await quota.admit(permit, strand)
+                permit.told = [status._replace(remaining=min(status.remaining, status.limit))]
+                quota.answered(permit, usage_of(10, 10), run.now())
+            assert permit.granted is False
             strand.close()
             for limit in quota._allowance._all():
                 bucket = limit.bucket
                 values = (bucket.level, bucket.rate, bucket.capacity, bucket.reserve)
-                assert all(abs(value) < 1e20 for value in values), (number, standing)
+                assert all(abs(value) < 1e20 for value in values), (number, status)
                 assert bucket.capacity > 0
                 assert bucket.rate > 0
         assert is_idle(quota)

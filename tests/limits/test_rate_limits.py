@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.limits.rate_limits import Allowance, Charge, Standing
+from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus, RequestAccount
 from batchrt.limits.token_bucket import Period, Unit
 
 Change = tuple[str, float | None, float, str]
@@ -17,44 +17,46 @@ RPM: tuple[Unit, Period] = ("requests", "minute")
 TPM: tuple[Unit, Period] = ("tokens", "minute")
 
 
-class Desk:
-    """Charge requests, and note which limits change."""
+class LoopWaiters:
+    """RequestAccount requests, and note which limits change."""
 
     def __init__(self, limits: Any = (), burst_seconds: float | None = None) -> None:
         self.changes: list[Change] = []
-        self.allowance = Allowance(dict(limits), burst_seconds, lambda *change: self.changes.append(change))
+        self.rate_limits = KnownRateLimits(
+            dict(limits), burst_seconds, lambda *change: self.changes.append(change)
+        )
 
-    def charge(self, now: float = 0.0, tokens: float = 0.0, most: float | None = None) -> Charge:
-        charge = Charge(most)
+    def charge(self, now: float = 0.0, tokens: float = 0.0, most: float | None = None) -> RequestAccount:
+        charge = RequestAccount(most)
         charge.input = tokens
         self.wait(now)
-        self.allowance.charge(charge, now)
+        self.rate_limits.charge(charge, now)
         return charge
 
     def wait(self, now: float, tokens: float = 0.0, *, wanted: bool = False) -> float:
-        charge = Charge()
+        charge = RequestAccount()
         charge.input = tokens
-        return self.allowance.wait_for(charge, now, wanted=wanted, late=0.0)
+        return self.rate_limits.wait_for(charge, now, wanted=wanted, late=0.0)
 
-    def answer(self, now: float, *standings: Standing, tokens: float | None = None) -> None:
+    def answer(self, now: float, *limits_told: RateLimitStatus, tokens: float | None = None) -> None:
         charge = self.charge(now)
-        self.allowance.settle(charge, tokens)
-        self.allowance.learn(standings, charge, now, refused=False)
+        self.rate_limits.settle(charge, tokens)
+        self.rate_limits.learn(limits_told, charge, now, refused=False)
 
 
 def test_without_limits_everything_goes() -> None:
     """Nothing is known, nothing is waited for."""
-    desk = Desk()
+    desk = LoopWaiters()
     for _ in range(1000):
         desk.charge()
     assert desk.wait(0.0, 10**9) == 0
-    assert desk.allowance.limits() == {}
-    assert desk.allowance.used(0.0) == {}
+    assert desk.rate_limits.limits() == {}
+    assert desk.rate_limits.used(0.0) == {}
 
 
 def test_a_request_has_to_fit_into_all_limits() -> None:
     """The longest of their waits counts."""
-    desk = Desk({RPM: 60, TPM: 6000}, burst_seconds=1)
+    desk = LoopWaiters({RPM: 60, TPM: 6000}, burst_seconds=1)
     desk.charge(tokens=50)
     assert desk.wait(0.0, 10) == pytest.approx(1)
     assert desk.wait(1.0, 100) == 0
@@ -65,11 +67,11 @@ def test_a_request_has_to_fit_into_all_limits() -> None:
 
 def test_an_answer_tells_of_a_limit_nobody_gave() -> None:
     """As it was when the request arrived; what was sent since is taken off."""
-    desk = Desk()
+    desk = LoopWaiters()
     first, second = desk.charge(0.0), desk.charge(0.1)
-    desk.allowance.settle(first, None)
-    desk.allowance.learn([Standing("requests", 60, 1, None)], first, 0.2, refused=False)
-    assert desk.allowance.limits() == {"requests_per_minute": 60}
+    desk.rate_limits.settle(first, None)
+    desk.rate_limits.learn([RateLimitStatus("requests", 60, 1, None)], first, 0.2, refused=False)
+    assert desk.rate_limits.limits() == {"requests_per_minute": 60}
     assert desk.changes == [("requests_per_minute", None, 60, "told by the provider")]
     assert desk.wait(0.2) == pytest.approx(0.8 + 0.1, abs=0.05), (
         "one is left, the second took it, 0.2 came in"
@@ -79,37 +81,37 @@ def test_an_answer_tells_of_a_limit_nobody_gave() -> None:
 
 def test_what_was_said_earlier_does_not_correct_what_was_said_later() -> None:
     """Answers come in another order than their requests were sent."""
-    desk = Desk()
+    desk = LoopWaiters()
     early, late = desk.charge(0.0), desk.charge(5.0)
     for charge, remaining in ((late, 2.0), (early, 59.0)):
-        desk.allowance.settle(charge, None)
-        desk.allowance.learn([Standing("requests", 60, remaining, None)], charge, 6.0, refused=False)
-    bucket = desk.allowance.limited[0].bucket
+        desk.rate_limits.settle(charge, None)
+        desk.rate_limits.learn([RateLimitStatus("requests", 60, remaining, None)], charge, 6.0, refused=False)
+    bucket = desk.rate_limits.limited[0].bucket
     assert bucket.level == pytest.approx(3)
 
 
 def test_the_tighter_of_what_is_given_and_what_is_told_counts() -> None:
     """A limit that was raised by hand above the provider's is of no use."""
-    desk = Desk({RPM: 600})
-    desk.answer(0.0, Standing("requests", 60, 0, None))
-    assert desk.allowance.limits() == {"requests_per_minute": 60}
+    desk = LoopWaiters({RPM: 600})
+    desk.answer(0.0, RateLimitStatus("requests", 60, 0, None))
+    assert desk.rate_limits.limits() == {"requests_per_minute": 60}
     assert desk.wait(0.0) > 0.9
-    desk.allowance.set_limits({RPM: 6})
-    assert desk.allowance.limits() == {"requests_per_minute": 6}
+    desk.rate_limits.set_limits({RPM: 6})
+    assert desk.rate_limits.limits() == {"requests_per_minute": 6}
     assert desk.changes[-1] == ("requests_per_minute", 600, 6, "given by hand")
 
 
 def test_a_limit_that_the_provider_changes_is_followed() -> None:
     """And said so."""
-    desk = Desk()
-    desk.answer(0.0, Standing("requests", 60, 50, None))
-    desk.answer(1.0, Standing("requests", 30, 20, None))
-    desk.answer(2.0, Standing("requests", 30, 20, None))
+    desk = LoopWaiters()
+    desk.answer(0.0, RateLimitStatus("requests", 60, 50, None))
+    desk.answer(1.0, RateLimitStatus("requests", 30, 20, None))
+    desk.answer(2.0, RateLimitStatus("requests", 30, 20, None))
     assert desk.changes == [
         ("requests_per_minute", None, 60, "told by the provider"),
         ("requests_per_minute", 60, 30, "changed by the provider"),
     ]
-    assert desk.allowance.limits() == {"requests_per_minute": 30}
+    assert desk.rate_limits.limits() == {"requests_per_minute": 30}
 
 
 @pytest.mark.parametrize(
@@ -126,46 +128,46 @@ def test_a_limit_that_the_provider_changes_is_followed() -> None:
 )
 def test_the_reset_tells_a_minute_from_a_day(limit: float, remaining: float, reset: float, name: str) -> None:
     """What lacks of a day's limit comes back at a day's rate."""
-    desk = Desk()
-    desk.answer(0.0, Standing("requests", limit, remaining, reset))
-    assert desk.allowance.limits() == {name: limit}
+    desk = LoopWaiters()
+    desk.answer(0.0, RateLimitStatus("requests", limit, remaining, reset))
+    assert desk.rate_limits.limits() == {name: limit}
 
 
 def test_the_reset_tells_how_much_the_bucket_holds() -> None:
     """A strict one, that holds a second of its limit."""
-    desk = Desk()
-    desk.answer(0.0, Standing("requests", 600, 4, 0.6))
-    assert desk.allowance.limited[0].bucket.capacity == pytest.approx(10)
+    desk = LoopWaiters()
+    desk.answer(0.0, RateLimitStatus("requests", 600, 4, 0.6))
+    assert desk.rate_limits.limited[0].bucket.capacity == pytest.approx(10)
 
 
 @pytest.mark.parametrize("request_counts", [True, False])
 def test_what_is_undone_leaves_no_trace(*, request_counts: bool) -> None:
     """Neither in a bucket nor in what is counted."""
-    desk = Desk({RPM: 60, TPM: 600}, burst_seconds=60)
-    before = desk.allowance._counted
+    desk = LoopWaiters({RPM: 60, TPM: 600}, burst_seconds=60)
+    before = desk.rate_limits._counted
     charge = desk.charge(0.0, tokens=100, most=50.0)
     if request_counts:
-        desk.allowance.settle(charge, 0.0, request=False)
+        desk.rate_limits.settle(charge, 0.0, request=False)
     else:
-        desk.allowance.undo(charge)
-    assert tuple(desk.allowance._counted) == tuple(before)
-    assert desk.allowance.used(0.0) == {"requests_per_minute": 0, "tokens_per_minute": 0}
-    assert desk.allowance._outstanding == [0, 0, 0]
+        desk.rate_limits.undo(charge)
+    assert tuple(desk.rate_limits._counted) == tuple(before)
+    assert desk.rate_limits.used(0.0) == {"requests_per_minute": 0, "tokens_per_minute": 0}
+    assert desk.rate_limits._outstanding == [0, 0, 0]
 
 
 def test_a_refusal_says_how_empty_a_given_limit_is() -> None:
     """Of the unit that it names, else of the one with the least left."""
-    desk = Desk({RPM: 60, TPM: 6000}, burst_seconds=60)
+    desk = LoopWaiters({RPM: 60, TPM: 6000}, burst_seconds=60)
     charge = desk.charge(0.0, tokens=10)
-    desk.allowance.settle(charge, 0.0)
-    desk.allowance.refuse(charge, 0.0, 3.0, "tokens", told=False)
-    used = desk.allowance.used(0.0)
+    desk.rate_limits.settle(charge, 0.0)
+    desk.rate_limits.refuse(charge, 0.0, 3.0, "tokens", told=False)
+    used = desk.rate_limits.used(0.0)
     assert used["tokens_per_minute"] > 0.99
     assert used["requests_per_minute"] < 0.05
 
 
 STANDINGS = st.builds(
-    Standing,
+    RateLimitStatus,
     unit=st.sampled_from(["requests", "tokens"]),
     limit=st.floats(1, 1e9),
     remaining=st.floats(0, 1e9),
@@ -186,15 +188,15 @@ STANDINGS = st.builds(
     st.booleans(),
 )
 def test_whatever_happens_what_is_counted_comes_out_even(
-    events: list[tuple[str, float, float, Standing]], given_too: bool
+    events: list[tuple[str, float, float, RateLimitStatus]], given_too: bool
 ) -> None:
     """When all has ended, nothing is outstanding, and a wait is bounded by what was charged."""
-    desk = Desk({RPM: 60, TPM: 6000} if given_too else {})
+    desk = LoopWaiters({RPM: 60, TPM: 6000} if given_too else {})
     now = 0.0
-    open_: list[Charge] = []
-    for what, pause, tokens, standing in events:
+    open_: list[RequestAccount] = []
+    for what, pause, tokens, status in events:
         now += pause
-        told = standing._replace(remaining=min(standing.remaining, standing.limit))
+        told = status._replace(remaining=min(status.remaining, status.limit))
         if what == "charge" or not open_:
             open_.append(desk.charge(now, tokens, most=tokens if int(tokens) % 2 else None))
             continue
@@ -203,15 +205,15 @@ def test_whatever_happens_what_is_counted_comes_out_even(
             continue
         charge = open_.pop(0)
         if what == "undo":
-            desk.allowance.undo(charge)
+            desk.rate_limits.undo(charge)
         else:
-            desk.allowance.settle(charge, tokens)
+            desk.rate_limits.settle(charge, tokens)
         if what == "learn":
-            desk.allowance.learn([told], charge, now, refused=False)
+            desk.rate_limits.learn([told], charge, now, refused=False)
         if what == "refuse":
-            desk.allowance.refuse(charge, now, pause, told.unit, told=False)
+            desk.rate_limits.refuse(charge, now, pause, told.unit, told=False)
     for charge in open_:
-        desk.allowance.settle(charge, None)
-    assert desk.allowance._outstanding == pytest.approx([0, 0, 0], abs=1e-3)
-    for share in desk.allowance.used(now).values():
+        desk.rate_limits.settle(charge, None)
+    assert desk.rate_limits._outstanding == pytest.approx([0, 0, 0], abs=1e-3)
+    for share in desk.rate_limits.used(now).values():
         assert 0 <= share <= 1

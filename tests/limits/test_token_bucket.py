@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.limits.token_bucket import Bucket
+from batchrt.limits.token_bucket import TokenBucket
 
 
-def bucket(rate: float = 1.0, capacity: float = 10.0, **options: float) -> Bucket:
-    return Bucket("requests", "minute", rate=rate, capacity=capacity, now=0.0, **options)
+def bucket(rate: float = 1.0, capacity: float = 10.0, **options: float) -> TokenBucket:
+    return TokenBucket("requests", "minute", rate=rate, capacity=capacity, now=0.0, **options)
 
 
 def test_it_is_full_at_first_and_no_fuller_later() -> None:
@@ -67,7 +67,7 @@ def test_time_does_not_run_backwards() -> None:
 def test_the_limit_is_what_its_rate_comes_to() -> None:
     """In a minute or in a day."""
     assert bucket(rate=2).limit == 120
-    assert Bucket("tokens", "day", rate=2, capacity=1, now=0).limit == 172_800
+    assert TokenBucket("tokens", "day", rate=2, capacity=1, now=0).limit == 172_800
 
 
 def test_what_a_late_timer_missed_is_not_lost_while_somebody_waited() -> None:

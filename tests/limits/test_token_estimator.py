@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.limits.token_estimator import Costs
+from batchrt.limits.token_estimator import TokenEstimator
 from batchrt.messages import Usage
 
 
 def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:
     """For each of the answers that are asked for, and none for vectors."""
-    costs = Costs()
+    costs = TokenEstimator()
     assert costs.expect(400) == (100, 256)
     assert costs.expect(400, answers=3) == (100, 768)
     assert costs.expect(400, answers=0) == (100, 0)
@@ -20,7 +20,7 @@ def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:
 
 def test_an_answer_is_not_longer_than_it_may_be() -> None:
     """`max_tokens` bounds what is expected; before there was an answer nothing else is known."""
-    costs = Costs()
+    costs = TokenEstimator()
     assert costs.expect(0, most=50).output == 50
     assert costs.expect(0, most=5000).output == 5000
     costs.learn(1000, 1, Usage(500, 100, 600))
@@ -30,7 +30,7 @@ def test_an_answer_is_not_longer_than_it_may_be() -> None:
 
 def test_the_first_answers_count_in_full() -> None:
     """One answer is all that is known; of two it is the mean."""
-    costs = Costs()
+    costs = TokenEstimator()
     costs.learn(1000, 1, Usage(500, 100, 600))
     assert costs.expect(1000) == (500, 100)
     costs.learn(1000, 1, Usage(300, 200, 500))
@@ -39,7 +39,7 @@ def test_the_first_answers_count_in_full() -> None:
 
 def test_it_follows_when_answers_become_longer() -> None:
     """Within some dozens of answers."""
-    costs = Costs()
+    costs = TokenEstimator()
     for _ in range(1000):
         costs.learn(100, 1, Usage(25, 10, 35))
     for _ in range(60):
@@ -49,14 +49,14 @@ def test_it_follows_when_answers_become_longer() -> None:
 
 def test_answers_of_a_list_are_counted_one_by_one() -> None:
     """What four cost together is four times what each will."""
-    costs = Costs()
+    costs = TokenEstimator()
     costs.learn(100, 4, Usage(25, 400, 425))
     assert costs.expect(0, answers=1).output == 100
 
 
 def test_usage_that_says_nothing_teaches_nothing() -> None:
     """Some servers count no input, and vectors have no output."""
-    costs = Costs()
+    costs = TokenEstimator()
     costs.learn(100, 0, Usage(0, 0, 0))
     costs.learn(0, 0, Usage(10, 0, 10))
     assert costs.expect(400) == (100, 256)
@@ -69,7 +69,7 @@ def test_usage_that_says_nothing_teaches_nothing() -> None:
 )
 def test_expectations_stay_among_what_was_seen(answers: list[tuple[int, int, int, int]]) -> None:
     """Never below nothing, never beyond the most."""
-    costs = Costs()
+    costs = TokenEstimator()
     for size, count, tokens, output in answers:
         costs.learn(size, count, Usage(tokens, output, tokens + output))
     cost = costs.expect(1000)

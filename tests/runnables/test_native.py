@@ -26,7 +26,7 @@ from batchrt import (
     StrayCancelledError,
     Usage,
 )
-from batchrt.runtime.arrivals import Traffic
+from batchrt.runtime.arrivals import Arrivals
 from batchrt.runtime.run import current_strand
 from tests.runnables.helpers import everyway, raises_everyway, virtual_time
 from tests.runnables.virtual import run_in_virtual_time
@@ -686,12 +686,12 @@ async def test_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, w
 async def test_nested_runs_leave_no_queues_behind() -> None:
     """Those with a cap of their own have queues of their own, which end with them."""
     lengths = Lengths()
-    traffics: list[Traffic] = []
+    traffics: list[Arrivals] = []
 
     async def nested(_: int) -> int:
         strand = current_strand()
         assert strand is not None
-        traffics.append(strand.run.traffic)
+        traffics.append(strand.run.arrivals)
         return len(await lengths.abatch(["a"] * 3, {"max_concurrency": 2}))
 
     assert await RunnableLambda(nested).abatch(range(50), {"max_concurrency": 2}) == [3] * 50
@@ -733,12 +733,12 @@ async def test_what_is_bound_need_not_be_hashable_to_meet() -> None:
 
 async def test_runnables_made_for_each_item_leave_few_queues() -> None:
     """Idle ones are let go of where there are very many."""
-    traffics: list[Traffic] = []
+    traffics: list[Arrivals] = []
 
     async def function(text: str) -> int:
         strand = current_strand()
         assert strand is not None
-        traffics.append(strand.run.traffic)
+        traffics.append(strand.run.arrivals)
         return await Lengths(linger=0).ainvoke(text)
 
     assert (

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from batchrt import DeadlineExceededError, RunnableLambda
-from batchrt.runtime.async_input import Feeder
+from batchrt.runtime.async_input import AsyncInput
 from tests.runtime.harness import Boom, config, on_trio, pause, tasks, until
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +30,7 @@ async def test_nothing_is_pulled_before_it_is_asked_for() -> None:
             pulled.append(value)
             yield value
 
-    feeder = Feeder(source())
+    feeder = AsyncInput(source())
     async with anyio.create_task_group() as group:
         group.start_soon(feeder.run)
         await pause()
@@ -50,7 +50,7 @@ async def test_an_error_of_the_source_comes_as_itself() -> None:
         yield 1
         raise error
 
-    feeder = Feeder(source())
+    feeder = AsyncInput(source())
     async with anyio.create_task_group() as group:
         group.start_soon(feeder.run)
         assert await feeder.get() == 1

@@ -292,7 +292,7 @@ def test_fork_a_branch_that_cancels_its_task_gives_no_output_and_ends_nobody_els
             task.cancel()
         else:
             for helper in asyncio.all_tasks():
-                if helper.get_name() == "batchrt crew":
+                if helper.get_name() == "batchrt task_pool":
                     helper.cancel()
         await pause(3)
         return value

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from batchrt.runtime.task_pool import Crew
+from batchrt.runtime.task_pool import TaskPool
 from tests.runtime.harness import pause, tasks
 
 pytestmark = pytest.mark.anyio
@@ -31,37 +31,37 @@ class Job:
 
 async def test_an_idle_helper_is_used_again() -> None:
     async with anyio.create_task_group() as group:
-        crew = Crew(group)
+        task_pool = TaskPool(group)
         jobs = [Job() for _ in range(5)]
         for job in jobs:
-            crew.dispatch(job)
+            task_pool.dispatch(job)
             await pause()
-        crew.dismiss()
+        task_pool.dismiss()
     assert len({job.ran_in for job in jobs}) == 1
 
 
 async def test_jobs_that_wait_run_at_the_same_time() -> None:
     async with anyio.create_task_group() as group:
-        crew, go = Crew(group), anyio.Event()
+        task_pool, go = TaskPool(group), anyio.Event()
         jobs = [Job(go.wait) for _ in range(4)]
         for job in jobs:
-            crew.dispatch(job)
+            task_pool.dispatch(job)
         await pause()
         assert len({job.ran_in for job in jobs}) == 4
         go.set()
         await pause()
-        crew.dismiss()
+        task_pool.dismiss()
 
 
 async def test_dismissed_helpers_go_home() -> None:
     before = tasks()
     async with anyio.create_task_group() as group:
-        crew = Crew(group)
-        crew.dispatch(Job())
-        crew.dispatch(Job())
+        task_pool = TaskPool(group)
+        task_pool.dispatch(Job())
+        task_pool.dispatch(Job())
         await pause()
         assert tasks() == before + 2
-        crew.dismiss()
+        task_pool.dismiss()
         await pause()
         assert tasks() == before
 
@@ -70,11 +70,11 @@ async def test_a_job_given_to_a_helper_that_is_cancelled_first_is_abandoned_or_r
     """Its owner waits for it: it must hear of one or the other."""
     job = Job()
     async with anyio.create_task_group() as group:
-        crew = Crew(group)
-        crew.dispatch(Job())
+        task_pool = TaskPool(group)
+        task_pool.dispatch(Job())
         await pause()
         group.cancel_scope.cancel()
-        crew.dispatch(job)
+        task_pool.dispatch(job)
     assert (job.ran_in is None) != (job.abandoned is None)
 
 
@@ -83,16 +83,16 @@ def test_crew_an_idle_helper_that_is_cancelled_ends_alone() -> None:
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            crew, jobs = Crew(group), [Job(), Job()]
-            crew.dispatch(jobs[0])
+            task_pool, jobs = TaskPool(group), [Job(), Job()]
+            task_pool.dispatch(jobs[0])
             await pause()
             for task in asyncio.all_tasks():
-                if task.get_name() == "batchrt crew":
+                if task.get_name() == "batchrt task_pool":
                     task.cancel()
             await pause()
-            crew.dispatch(jobs[1])
+            task_pool.dispatch(jobs[1])
             await pause()
-            crew.dismiss()
+            task_pool.dismiss()
         assert all(job.ran_in for job in jobs)
         assert not group.cancel_scope.cancel_called
 
@@ -115,12 +115,12 @@ def test_crew_a_job_that_cancels_its_helper_leaves_nothing_to_the_next() -> None
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            crew = Crew(group)
+            task_pool = TaskPool(group)
             for job in (Job(disturb), Job(count)):
-                crew.dispatch(job)
+                task_pool.dispatch(job)
                 await pause()
             await pause(10)
-            crew.dismiss()
+            task_pool.dismiss()
 
     anyio.run(main)
     assert counts == [0]

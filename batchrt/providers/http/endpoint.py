@@ -8,10 +8,10 @@ from tenacity import stop_after_attempt
 
 from batchrt.errors import ConnectionFailedError, OutageError, ProviderError, RateLimitError
 from batchrt.limits.error_kinds import is_outage, is_overloaded, is_paced, may_be_billed
-from batchrt.limits.permit import Passage
+from batchrt.limits.permit import Permit
 from batchrt.messages import Usage
 from batchrt.providers.http.error_mapping import error_from, say_until
-from batchrt.providers.http.rate_limit_headers import is_parallel, limited_unit, parallel_limit, standings
+from batchrt.providers.http.rate_limit_headers import is_parallel, limited_unit, limits_told, parallel_limit
 from batchrt.providers.http.retry_after import should_retry, wait_before_retry
 from batchrt.runtime.retry import first_failure, note_failure
 from batchrt.runtime.sync_callbacks import checked_sync
@@ -124,23 +124,23 @@ class Endpoint:
         Raises:
             ProviderError: the last attempt's; `attempts` says how many there were.
         """
-        passage = self._passage(len(body), answers, strand)
+        permit = self._passage(len(body), answers, strand)
         if strand.spending is not None:
-            await self._reserve(passage, strand)
+            await self._reserve(permit, strand)
         try:
-            await self.quota.admit(passage, strand)
+            await self.quota.admit(permit, strand)
             reply = await self._transport.post(self._url, body, None if sink is None else sink())
-            return self._judge(reply, read, passage, strand)
+            return self._judge(reply, read, permit, strand)
         except ProviderError as error:
-            self._note(error, passage, strand)
+            self._note(error, permit, strand)
             failure = error
         finally:
-            if passage.granted or passage.reservation is not None:
-                self._leave(passage, strand)
+            if permit.granted or permit.reservation is not None:
+                self._leave(permit, strand)
         return await self._call_again(body, read, strand, sink, answers, failure)
 
-    def _passage(self, size: int, answers: int, strand: Strand) -> Passage:
-        return Passage(
+    def _passage(self, size: int, answers: int, strand: Strand) -> Permit:
+        return Permit(
             size,
             answers=answers,
             most=self._most,
@@ -149,31 +149,31 @@ class Endpoint:
             patience=self._policy.patience,
         )
 
-    async def _reserve(self, passage: Passage, strand: Strand) -> None:
+    async def _reserve(self, permit: Permit, strand: Strand) -> None:
         """Set aside what it is expected to cost of what the run may spend."""
         assert strand.spending is not None
 
         def expect() -> tuple[float, float, bool]:
-            known = self.quota.expect(passage)
-            return passage.input, passage.output, known
+            known = self.quota.expect(permit)
+            return permit.input, permit.output, known
 
-        passage.reservation = await strand.spending.reserve(self._model, expect, strand)
+        permit.reservation = await strand.spending.reserve(self._model, expect, strand)
 
-    def _settle(self, passage: Passage, usage: Usage | None) -> None:
+    def _settle(self, permit: Permit, usage: Usage | None) -> None:
         """Note what it was billed; `None` if that is not known."""
-        if passage.reservation is not None:
-            passage.reservation.settle(usage)
-            passage.reservation = None
+        if permit.reservation is not None:
+            permit.reservation.settle(usage)
+            permit.reservation = None
 
-    def _leave(self, passage: Passage, strand: Strand) -> None:
+    def _leave(self, permit: Permit, strand: Strand) -> None:
         """Note that nobody waits for it any more: what was sent may be billed all the same."""
-        self._settle(passage, None if passage.granted else Usage())
-        if passage.granted:
-            self.quota.abandoned(passage, strand.run.now())
+        self._settle(permit, None if permit.granted else Usage())
+        if permit.granted:
+            self.quota.abandoned(permit, strand.run.now())
 
-    def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], passage: Passage, strand: Strand) -> T:
+    def _judge(self, reply: Reply, read: Callable[[Reply, Clock], T], permit: Permit, strand: Strand) -> T:
         if self.quota.follow_headers:
-            passage.told = standings(reply.headers)
+            permit.told = limits_told(reply.headers)
             if self.quota.may_be_parallel and (limit := parallel_limit(reply.headers)) is not None:
                 self.quota.told_in_flight(limit)
         clock = strand.run.clock
@@ -181,26 +181,26 @@ class Endpoint:
             error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
             if is_parallel(reply.headers, error):
                 # A place is free as soon as another request ends, whatever wait is named.
-                passage.parallel, error.retry_after = True, None
+                permit.parallel, error.retry_after = True, None
             raise error
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
             strand.item.add_usage(usage, self._model)
         now = strand.run.now()
-        strand.item.add_request(now - passage.sent_at)
-        self.quota.answered(passage, usage, now)
-        self._settle(passage, usage)
+        strand.item.add_request(now - permit.sent_at)
+        self.quota.answered(permit, usage, now)
+        self._settle(permit, usage)
         return answer
 
-    def _note(self, error: ProviderError, passage: Passage, strand: Strand) -> None:
+    def _note(self, error: ProviderError, permit: Permit, strand: Strand) -> None:
         """Tell the quota of a failure, unless it is the quota's own."""
-        if passage.granted:
+        if permit.granted:
             if error.retry_after is not None and error.retry_after > self._longest:
                 say_until(error, strand.run.clock.wall())
             unit = limited_unit(error) if is_overloaded(error) else None
-            self.quota.failed(passage, error, strand.run.now(), unit=unit)
-            self._settle(passage, None if may_be_billed(error) else Usage())
+            self.quota.failed(permit, error, strand.run.now(), unit=unit)
+            self._settle(permit, None if may_be_billed(error) else Usage())
 
     # A method of its own: the variables of a closure would burden every first attempt that waits.
     async def _call_again(  # noqa: PLR0917  what `call` was given
@@ -215,21 +215,21 @@ class Endpoint:
         again = _Again(self, failure, strand)
         while True:
             await again.wait()
-            passage = self._passage(len(body), answers, strand)
-            passage.again = True
+            permit = self._passage(len(body), answers, strand)
+            permit.again = True
             if strand.spending is not None:
-                await self._reserve(passage, strand)
+                await self._reserve(permit, strand)
             try:
-                await self.quota.admit(passage, strand)
+                await self.quota.admit(permit, strand)
                 again.attempts += 1
                 reply = await self._transport.post(self._url, body, None if sink is None else sink())
-                return self._judge(reply, read, passage, strand)
+                return self._judge(reply, read, permit, strand)
             except ProviderError as error:
-                self._note(error, passage, strand)
+                self._note(error, permit, strand)
                 again.failed(error)
             finally:
-                if passage.granted or passage.reservation is not None:
-                    self._leave(passage, strand)
+                if permit.granted or permit.reservation is not None:
+                    self._leave(permit, strand)
 
 
 def _is_refused(error: ProviderError) -> bool:

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrt.errors import RateLimitError
-from batchrt.limits.rate_limits import Standing
+from batchrt.limits.rate_limits import RateLimitStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchrt.limits.token_bucket import Unit
     from batchrt.providers.http.response import HeaderMap
 
-__all__ = ["is_parallel", "limited_unit", "parallel_limit", "read_duration", "standings"]
+__all__ = ["is_parallel", "limited_unit", "limits_told", "parallel_limit", "read_duration"]
 
 _Names: TypeAlias = tuple[str, str, str]
 
@@ -58,7 +58,7 @@ _LONGEST: Final = 86_400.0
 """Seconds: what is longer is a moment and no duration, or makes no sense."""
 
 
-def standings(headers: HeaderMap) -> Sequence[Standing]:
+def limits_told(headers: HeaderMap) -> Sequence[RateLimitStatus]:
     """Return what `headers` say about limits; what makes no sense is left out.
 
     Of limits for the same unit, as a project's and an organization's, only the one with less left counts.
@@ -67,14 +67,14 @@ def standings(headers: HeaderMap) -> Sequence[Standing]:
     requests, tokens, of_project = get(_REQUESTS[0]), get(_TOKENS[0]), get(_PROJECT_TOKENS[0])
     if requests is None and tokens is None and of_project is None:
         return ()
-    found: list[Standing] = []
+    found: list[RateLimitStatus] = []
     if requests is not None:
         found += _standing("requests", requests, _REQUESTS, headers)
     of_tokens = [] if tokens is None else _standing("tokens", tokens, _TOKENS, headers)
     if of_project is not None:
         of_tokens += _standing("tokens", of_project, _PROJECT_TOKENS, headers)
     if of_tokens:
-        found.append(min(of_tokens, key=lambda standing: standing.remaining))
+        found.append(min(of_tokens, key=lambda status: status.remaining))
     return found
 
 
@@ -95,8 +95,8 @@ def is_parallel(headers: HeaderMap, error: ProviderError) -> bool:
     return isinstance(error, RateLimitError) and _PARALLEL_TYPE in error.message[:2_000]
 
 
-def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[Standing]:
-    """Return the standing that the headers called `names` tell of, if it makes sense."""
+def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[RateLimitStatus]:
+    """Return the status that the headers called `names` tell of, if it makes sense."""
     limit, remaining = _number(told), _number(headers.get(names[1]))
     # Proxies say 0 where there is no limit.
     if not limit or remaining is None:
@@ -104,7 +104,7 @@ def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[
     reset = read_duration(headers.get(names[2]))
     if not reset or reset > _LONGEST:
         reset = None
-    return [Standing(unit, limit, min(remaining, limit), reset)]
+    return [RateLimitStatus(unit, limit, min(remaining, limit), reset)]
 
 
 def _number(text: str | None) -> float | None:

@@ -10,20 +10,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrt.errors import RateLimitError
-from batchrt.limits.rate_limits import Standing
+from batchrt.limits.rate_limits import RateLimitStatus
 from batchrt.providers.http.rate_limit_headers import (
     is_parallel,
     limited_unit,
+    limits_told,
     parallel_limit,
     read_duration,
-    standings,
 )
 
 
-def told(**headers: str) -> list[Standing]:
+def told(**headers: str) -> list[RateLimitStatus]:
     """Read `x-ratelimit-…` headers, named with underscores."""
     return list(
-        standings(httpx.Headers({f"x-ratelimit-{n.replace('_', '-')}": v for n, v in headers.items()}))
+        limits_told(httpx.Headers({f"x-ratelimit-{n.replace('_', '-')}": v for n, v in headers.items()}))
     )
 
 
@@ -36,13 +36,13 @@ def test_openais_headers() -> None:
         remaining_tokens="149984",
         reset_requests="1s",
         reset_tokens="6m0s",
-    ) == [Standing("requests", 60, 59, 1), Standing("tokens", 150_000, 149_984, 360)]
+    ) == [RateLimitStatus("requests", 60, 59, 1), RateLimitStatus("tokens", 150_000, 149_984, 360)]
 
 
 def test_azures_resets_are_bare_seconds() -> None:
     """And limits may come with thousands set apart."""
     assert told(limit_tokens="30,000", remaining_tokens=" 1,234 ", reset_tokens="7") == [
-        Standing("tokens", 30_000, 1234, 7)
+        RateLimitStatus("tokens", 30_000, 1234, 7)
     ]
 
 
@@ -50,13 +50,13 @@ def test_of_a_projects_and_an_organizations_limit_the_tighter_counts() -> None:
     """Whichever has less left."""
     both = {"limit_tokens": "1000", "limit_project_tokens": "500"}
     assert told(**both, remaining_tokens="900", remaining_project_tokens="20") == [
-        Standing("tokens", 500, 20, None)
+        RateLimitStatus("tokens", 500, 20, None)
     ]
     assert told(**both, remaining_tokens="10", remaining_project_tokens="20") == [
-        Standing("tokens", 1000, 10, None)
+        RateLimitStatus("tokens", 1000, 10, None)
     ]
     assert told(limit_project_tokens="500", remaining_project_tokens="20") == [
-        Standing("tokens", 500, 20, None)
+        RateLimitStatus("tokens", 500, 20, None)
     ]
 
 
@@ -82,12 +82,12 @@ def test_of_a_projects_and_an_organizations_limit_the_tighter_counts() -> None:
 def test_what_makes_no_sense_is_left_out(headers: dict[str, str]) -> None:
     """A limit of nothing, half of what is needed, words."""
     named = {f"x-ratelimit-{name.replace('_', '-')}": value for name, value in headers.items()}
-    assert not standings(_Plain(named))
+    assert not limits_told(_Plain(named))
 
 
 def test_no_more_is_left_than_there_may_be() -> None:
     """A proxy that adds up several deployments says otherwise."""
-    assert told(limit_requests="10", remaining_requests="500") == [Standing("requests", 10, 10, None)]
+    assert told(limit_requests="10", remaining_requests="500") == [RateLimitStatus("requests", 10, 10, None)]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_no_more_is_left_than_there_may_be() -> None:
 def test_a_reset_that_is_no_duration_is_none(reset: str) -> None:
     """A moment since the epoch, a date, nothing."""
     assert told(limit_requests="10", remaining_requests="5", reset_requests=reset) == [
-        Standing("requests", 10, 5, None)
+        RateLimitStatus("requests", 10, 5, None)
     ]
 
 
@@ -167,12 +167,12 @@ def test_whatever_comes_the_numbers_make_sense(values: list[str | None]) -> None
         for unit in ("requests", "tokens", "project-tokens")
         for what in ("limit", "remaining", "reset")
     ]
-    found = standings(_Plain({n: v for n, v in zip(names, values, strict=True) if v is not None}))
+    found = limits_told(_Plain({n: v for n, v in zip(names, values, strict=True) if v is not None}))
     assert len(found) <= 2
-    for standing in found:
-        assert 0 < standing.limit < math.inf
-        assert 0 <= standing.remaining <= standing.limit
-        assert standing.reset is None or 0 < standing.reset <= 86_400
+    for status in found:
+        assert 0 < status.limit < math.inf
+        assert 0 <= status.remaining <= status.limit
+        assert status.reset is None or 0 < status.reset <= 86_400
 
 
 @given(st.text(max_size=60))
