@@ -10,6 +10,7 @@
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
     ├── SpendingLimitError        the run reached `max_tokens_total` or `max_cost`
+    ├── RunStoppedError           the run was stopped before this item was sent; see `arun_iter`
     ├── TokenizerError            the tokenizer that was asked for cannot be loaded
     ├── InputError                a file or a row that cannot be read (also a ValueError)
     ├── OutputError               a file that cannot be written to any more
@@ -55,6 +56,7 @@ __all__ = [
     "RateLimitError",
     "RecursionLimitError",
     "RequestTimeoutError",
+    "RunStoppedError",
     "ServerError",
     "SpendingLimitError",
     "StrayCancelledError",
@@ -184,6 +186,18 @@ class SpendingLimitError(BatchError):
         return SpendingLimitError(
             str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
         )
+
+
+class RunStoppedError(BatchError):
+    """Say that an item waited to be sent when its run was stopped; an item's error, never raised.
+
+    Attributes:
+        started: a request of the item had been answered, or tried again, before.
+    """
+
+    def __init__(self, message: str, *, started: bool = False) -> None:
+        super().__init__(message)
+        self.started = started
 
 
 class TokenizerError(BatchError):

@@ -23,7 +23,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial, wraps
 from types import FunctionType
@@ -34,7 +33,8 @@ from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.context import drive_to_end
 from batchrt.runtime.outcome import BatchResult
-from batchrt.runtime.portal import Caller, call_blocking, crossing
+from batchrt.runtime.outcome_iterator import OutcomeIterator, SyncOutcomeIterator
+from batchrt.runtime.portal import Caller, call_blocking, iterate
 from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.stream import Stream
@@ -306,6 +306,41 @@ class Runnable(Generic[In, Out]):
         job = self._job(caller.pull(inputs), config, kwargs)
         return call_blocking(partial(collect_outcomes, job), caller)
 
+    def arun_iter(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        ordered: bool = True,
+        **kwargs: Any,
+    ) -> OutcomeIterator[Out]:
+        """Iterate over the outcomes while the run goes on, with bounded memory; no item's error is raised.
+
+        The iterator can be stopped gracefully and tells how the run ended: see `OutcomeIterator`. A limit of
+        spending or a `deadline` ends the iteration and is told by its `ended`. Where this is a native step by
+        itself, inputs are pulled in lists, and `timeout` is that of a list.
+
+        Args:
+            inputs: pulled lazily, on the event loop: an iterator that blocks, such as one over a pipe, blocks
+                the loop and should be an async iterable. Reading a file takes microseconds a row.
+            config: as for `abatch`.
+            ordered: in input order; else as items are completed (`Outcome.index` tells which).
+            kwargs: go to each call, as with `bind`.
+        """
+        return OutcomeIterator(self._job(inputs, config, kwargs), ordered=ordered)
+
+    def run_iter(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        ordered: bool = True,
+        **kwargs: Any,
+    ) -> SyncOutcomeIterator[Out]:
+        """Do `arun_iter` from sync code; an iterator of inputs runs in this thread, and may block it."""
+        caller = Caller()
+        return SyncOutcomeIterator(self._job(caller.pull(inputs), config, kwargs), caller, ordered=ordered)
+
     def abatch_iter(
         self,
         inputs: Iterable[In] | AsyncIterable[In],
@@ -333,7 +368,8 @@ class Runnable(Generic[In, Out]):
         """Do `abatch_iter` from sync code; closing the generator ends the run."""
         caller = Caller()
         job = self._job(caller.pull(inputs), config, kwargs)
-        return _iterate(job, caller, ordered=True, return_exceptions=return_exceptions)
+        stream: Stream[Out] = Stream(job, ordered=True, return_exceptions=return_exceptions)
+        return iterate(stream, caller)
 
     def abatch_as_completed(
         self,
@@ -361,7 +397,8 @@ class Runnable(Generic[In, Out]):
         """Do `abatch_as_completed` from sync code; closing the generator ends the run."""
         caller = Caller()
         job = self._job(caller.pull(inputs), config, kwargs)
-        return _iterate(job, caller, ordered=False, return_exceptions=return_exceptions)
+        stream: Stream[tuple[int, Out]] = Stream(job, ordered=False, return_exceptions=return_exceptions)
+        return iterate(stream, caller)
 
     # Composition
 
@@ -620,20 +657,3 @@ def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
         return drive_to_end(context, step.call(value, strand))
     finally:
         strand.close()
-
-
-_CHUNK = 64
-"""How many ready outcomes a sync iterator fetches at a time: crossing threads costs some 50 µs."""
-
-
-def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool) -> Iterator[Any]:
-    stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
-    with crossing(caller) as call, call.closing(stream):
-        while True:
-            ticket = call.settle(partial(stream.next_chunk, _CHUNK))
-            if ticket.failed:
-                break
-            yield from ticket.result()
-    # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
-    with suppress(StopAsyncIteration):
-        ticket.result()
