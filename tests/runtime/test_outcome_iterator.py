@@ -233,7 +233,7 @@ def test_outcome_iterator_stop_withdraws_throttled_items(nested: str) -> None:
         model = refusing(600)
         chain: Runnable[Any, Any] = model
         if nested == "fork":
-            chain = RunnableParallel(a=RunnableLambda(lambda value: value), b=model)
+            chain = RunnableParallel(a=RunnableLambda(same), b=model)
         elif nested == "nested":
 
             async def several(value: str) -> Any:
@@ -467,7 +467,7 @@ async def test_outcome_iterator_withdraws_items_that_wait_for_a_list() -> None:
     """In a chain, items of the list in flight finish, and those in the queue are withdrawn."""
     gate = anyio.Event()
     step, seen = Doubles(gate), []
-    chain = RunnableLambda(odd_fails_not) | step
+    chain = RunnableLambda(same) | step
     run = chain.arun_iter(itertools.count(), config(max_concurrency=1, window=20))
 
     async def consume() -> None:
@@ -486,7 +486,7 @@ async def test_outcome_iterator_withdraws_items_that_wait_for_a_list() -> None:
     assert len(step.lists) == 1
 
 
-async def odd_fails_not(value: int) -> int:
+async def same(value: int) -> int:
     return value
 
 
