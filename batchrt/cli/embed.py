@@ -1,175 +1,121 @@
-"""`batchrt embed`: a vector for each row of a file."""
+"""The job of `batchrt embed`: an embedding model over rows."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from contextlib import ExitStack
+from typing import Final
 
-import typer
+from batchrt.cli.abort import Brake, Gatekeeper
+from batchrt.cli.budget import Purse
+from batchrt.cli.counts import Tally
+from batchrt.cli.embed_step import ID, Embedded, ListCargo, Lists, PipeLists, text_reader
+from batchrt.cli.errors import UsageProblem
+from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.models import new_model
+from batchrt.cli.options import EmbedSettings, read_whole
+from batchrt.cli.pipeline import Feed, feed_of
+from batchrt.errors import InputError
+from batchrt.files import Source, VectorSink, open_vector_sink, required_columns
+from batchrt.providers.embeddings.model import OpenAIEmbeddings
 
-from batchrt.cli.options import (
-    BaseUrl,
-    Concurrency,
-    Delimiter,
-    Encoding,
-    Headers,
-    Input,
-    InputFormat,
-    Limit,
-    MaxCost,
-    MaxTokensTotal,
-    MaxWait,
-    Model,
-    Options,
-    Overwrite,
-    Patience,
-    PriceInput,
-    Quiet,
-    RequestsPerMinute,
-    Retries,
-    TokensPerMinute,
-    read_concurrency,
-    read_delimiter,
-    read_headers,
-    read_options,
-)
-from batchrt.cli.settings import EmbedSettings
-from batchrt.providers.embeddings.server_families import ServerFamily
+__all__ = ["embed_job"]
 
-__all__ = ["embed"]
-
-Format: TypeAlias = Literal["npy", "parquet", "jsonl"]
-Tokenizer: TypeAlias = Literal["estimate", "tiktoken"]
-
-_Column = Annotated[str, typer.Option(help="The column with the text.")]
-_Id = Annotated[
-    str | None,
-    typer.Option("--id", metavar="COLUMN", help="The column with the id.", show_default="the row's number"),
-]
-_Output = Annotated[
-    str,
-    typer.Option(
-        "--output", "-o", metavar="OUT", help="Where the vectors go: .npy, .parquet, .jsonl; - for stdout."
-    ),
-]
-_OutputFormat = Annotated[
-    Format | None, typer.Option(help="The output's; by its suffix, else as JSONL on stdout.")
-]
-_Dimensions = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Numbers a vector, for models that can do less.", show_default="the model's own"
-    ),
-]
-_Server = Annotated[
-    ServerFamily | None,
-    typer.Option(help="What kind of server it is, for its limits.", show_default="found out"),
-]
-_MaxBatchSize = Annotated[
-    int | None, typer.Option(min=1, help="The most texts in a request.", show_default="the server's limit")
-]
-_MaxBatchTokens = Annotated[
-    int | None, typer.Option(min=1, help="The most tokens in a request.", show_default="the server's limit")
-]
-_Tokenizer = Annotated[
-    Tokenizer, typer.Option(help="How tokens are counted; tiktoken is exact for OpenAI's models.")
-]
-_Truncate = Annotated[
-    str | None,
-    typer.Option(
-        metavar="auto|TOKENS",
-        help="Cut texts that are longer, instead of failing them; auto: than the model takes.",
-    ),
-]
-_Timeout = Annotated[
-    float | None,
-    typer.Option(help="Seconds for a list, with all its attempts and waits.", show_default="no end"),
-]
+_UNBOUNDED: Final = 2048
 
 
-def embed(
-    *,
-    source: Input,
-    column: _Column,
-    id_column: _Id = None,
-    model: Model = "text-embedding-3-small",
-    base_url: BaseUrl = None,
-    max_concurrency: Concurrency = "auto",
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    output: _Output = "-",
-    format: InputFormat = None,  # noqa: A002
-    output_format: _OutputFormat = None,
-    overwrite: Overwrite = False,
-    delimiter: Delimiter = None,
-    encoding: Encoding = None,
-    dimensions: _Dimensions = None,
-    server: _Server = None,
-    max_batch_size: _MaxBatchSize = None,
-    max_batch_tokens: _MaxBatchTokens = None,
-    tokenizer: _Tokenizer = "estimate",
-    truncate: _Truncate = None,
-    option: Options = None,
-    header: Headers = None,
-    timeout: _Timeout = None,
-    max_retries: Retries = 2,
-    patience: Patience = 600,
-    max_wait: MaxWait = 3600,
-    max_tokens_total: MaxTokensTotal = None,
-    max_cost: MaxCost = None,
-    price_input: PriceInput = None,
-    limit: Limit = None,
-    quiet: Quiet = False,
-) -> None:
-    """Turn a text of each row of INPUT into a vector; write the vectors, in the same order.
+def embed_job(settings: EmbedSettings) -> int:
+    """Do what `settings` say and return the exit code.
 
-    Texts are sent in lists, as long as the server takes. OUT decides how vectors are written, each with
-    its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
-    (.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A row that fails says why in its
-    error; in a matrix it is a row of NaN. A .parquet file can be read once it is finished: a process that is
-    killed (SIGKILL) loses it, where the other formats keep what was written.
-
-    The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
-    for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
-    flight is finished, and nothing more is sent. What is done is written.
-
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 4
-    stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-    not be read), 129 hung up, 130 interrupted, 143 terminated.
+    Raises:
+        UsageProblem: something has to be put right first; nothing was sent and nothing written.
     """
-    # What runs a job takes its time to import; --help and mistakes do without.
-    from batchrt.cli.embedding import embed_job
+    check_limits(settings)
+    purse = Purse.of(settings, answers=False)
+    model = embedding_model(settings)
 
-    settings = EmbedSettings(
-        source=source,
-        column=column,
-        id_column=id_column,
-        model=model,
-        base_url=base_url,
-        max_concurrency=read_concurrency(max_concurrency),
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        output=output,
-        format=format,
-        output_format=output_format,
-        overwrite=overwrite,
-        delimiter=read_delimiter(delimiter),
-        encoding=encoding,
-        options=read_options(option),
-        headers=read_headers(header),
-        dimensions=dimensions,
-        server=server,
-        max_batch_size=max_batch_size,
-        max_batch_tokens=max_batch_tokens,
-        tokenizer=tokenizer,
-        truncate=truncate,
-        timeout=timeout,
-        max_retries=max_retries,
-        patience=patience,
-        max_wait=max_wait,
-        max_tokens_total=max_tokens_total,
-        max_cost=max_cost,
-        price_input=price_input,
-        limit=limit,
-        quiet=quiet,
+    def new_job(source: Source, stack: ExitStack) -> Job:
+        ids = [] if settings.id_column is None else [settings.id_column]
+        required_columns(source, [settings.column, *ids])
+        sink = stack.enter_context(_open_sink(settings, source))
+        tally, gate, brake = (
+            Tally(),
+            Gatekeeper(max_wait=settings.max_wait, patience=settings.patience),
+            Brake(),
+        )
+        return Job(
+            _cargo(settings, model, source, tally=tally, gate=gate, brake=brake, purse=purse),
+            model,
+            settings=settings,
+            source=source,
+            sink=sink,
+            tally=tally,
+            gate=gate,
+            brake=brake,
+            purse=purse,
+        )
+
+    return execute(settings, new_job)
+
+
+def embedding_model(settings: EmbedSettings) -> OpenAIEmbeddings:
+    """Return the model of `--model`; raises as `new_model` does."""
+    return new_model(
+        OpenAIEmbeddings,
+        settings,
+        dimensions=settings.dimensions,
+        server=settings.server,
+        max_batch_size=settings.max_batch_size,
+        max_batch_tokens=settings.max_batch_tokens,
+        tokenizer=settings.tokenizer,
+        truncate=_truncate(settings.truncate),
+        extra_body=settings.options,
     )
-    raise typer.Exit(embed_job(settings))
+
+
+def _truncate(option: str | None) -> bool | int:
+    if option is None or option == "auto":
+        return option is not None
+    tokens = read_whole(option)
+    if tokens is not None:
+        return tokens
+    raise UsageProblem(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
+
+
+def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
+    try:
+        return open_vector_sink(
+            settings.output,
+            columns={ID: int if settings.id_column is None else str},
+            width=settings.dimensions,
+            format=settings.output_format,
+            overwrite=settings.overwrite,
+            source=source,
+        )
+    except ImportError as error:
+        raise UsageProblem(str(error)) from error
+    except InputError as error:
+        # The library calls the option by the name it has for the input.
+        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
+
+
+def _cargo(
+    settings: EmbedSettings,
+    model: OpenAIEmbeddings,
+    source: Source,
+    *,
+    tally: Tally,
+    gate: Gatekeeper,
+    brake: Brake,
+    purse: Purse,
+) -> ListCargo:
+    call = model._lists({}).list_call(model.get_name())
+    read = text_reader(source.path, settings.column, settings.id_column)
+    feed = feed_of(source, settings.limit)
+    return ListCargo(
+        Embedded(call, tally, gate, brake, purse, timeout=settings.timeout),
+        Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
+        cap=settings.max_concurrency,
+        size=call.limits().size or _UNBOUNDED,
+        tally=tally,
+        purse=purse,
+    )

@@ -24,13 +24,11 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from batchrt.cli.embed import embed
+from batchrt.cli.console import complain
+from batchrt.cli.errors import UsageProblem
 from batchrt.cli.mock import mock
-from batchrt.cli.options import check_text
+from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
 from batchrt.cli.process import leave, open_standard_streams
-from batchrt.cli.run import run
-from batchrt.cli.speech import complain
-from batchrt.cli.usage import UsageProblem
 
 __all__ = ["app", "main"]
 
@@ -38,6 +36,52 @@ _LOG: Final = logging.getLogger("batchrt")
 
 # Typer brings a copy of click along in some versions and not in others; this class it always names.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
+
+_RUN_HELP: Final = """
+Ask a model about each row of INPUT; write the rows with the answers, in the same order.
+
+The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
+error column. The column finish_reason has the provider's word for why an answer ended: stop, or length or
+content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
+the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
+is finished, and nothing more is sent.
+
+Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 4
+stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
+not be read), 129 hung up, 130 interrupted, 143 terminated.
+"""
+
+_EMBED_HELP: Final = """
+Turn a text of each row of INPUT into a vector; write the vectors, in the same order.
+
+Texts are sent in lists, as long as the server takes. OUT decides how vectors are written, each with
+its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
+(.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A row that fails says why in its
+error; in a matrix it is a row of NaN. A .parquet file can be read once it is finished: a process that is
+killed (SIGKILL) loses it, where the other formats keep what was written.
+
+The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
+for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
+flight is finished, and nothing more is sent. What is done is written.
+
+Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 4
+stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
+not be read), 129 hung up, 130 interrupted, 143 terminated.
+"""
+
+
+# The modules of jobs import HTTP clients and numpy; --help and mistakes do without.
+def _run(settings: RunSettings) -> int:
+    from batchrt.cli.run import run_job
+
+    return run_job(settings)
+
+
+def _embed(settings: EmbedSettings) -> int:
+    from batchrt.cli.embed import embed_job
+
+    return embed_job(settings)
+
 
 app: typer.Typer = typer.Typer(
     name="batchrt",
@@ -47,8 +91,12 @@ app: typer.Typer = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(short_help="Ask a model about each row of a file.")(run)
-app.command(short_help="Turn a text of each row into a vector.")(embed)
+app.command("run", short_help="Ask a model about each row of a file.", help=_RUN_HELP)(
+    command_of(RunSettings, _run)
+)
+app.command("embed", short_help="Turn a text of each row into a vector.", help=_EMBED_HELP)(
+    command_of(EmbedSettings, _embed)
+)
 app.command(short_help="Serve a provider to try things against.")(mock)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from batchrt.cli.usage import UsageProblem
+from batchrt.cli.errors import UsageProblem
 
 if TYPE_CHECKING:
     from batchrt.testing import (

@@ -1,18 +1,22 @@
-"""Models as options name them."""
+"""Models made from options, and hints about a wrong base URL."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
+from batchrt.cli.counts import Tally
+from batchrt.cli.errors import UsageProblem
+from batchrt.cli.options import JobSettings
 from batchrt.cli.process import allow_connections
-from batchrt.cli.settings import JobSettings
-from batchrt.cli.usage import UsageProblem
 from batchrt.errors import AuthenticationError, TokenizerError
 from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
 from batchrt.runtime.retry import RetryPolicy
 
-__all__ = ["is_built_in", "new_model"]
+__all__ = ["is_built_in", "new_model", "url_hint"]
 
 M = TypeVar("M")
 
@@ -76,3 +80,33 @@ def _in_options(message: str, options: dict[str, Any]) -> str:
     """Return `message`, which begins with a parameter's name, with the option's name instead."""
     name, _, rest = message.partition(" ")
     return f"--{name.replace('_', '-')} {rest}" if name in options else message
+
+
+_SUSPICIOUS: Final = ("BadRequestError", "MalformedResponseError")
+"""What a path that does not exist ends in: a 404 or 405, or a page in place of an answer."""
+_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|responses|chat)$")
+_VERSION: Final = re.compile(r"/(v\d+\w*|openai)(?=/|$)")
+"""Where an API of this kind begins: `/v1` mostly, `/openai` with Azure."""
+
+
+def url_hint(base_url: str | None, tally: Tally) -> str:
+    """Return what is probably wrong with `--base-url`; nothing if it looks right, or answers came."""
+    given = base_url or os.environ.get("OPENAI_BASE_URL") or ""
+    if tally.answered or not given or not any(name in tally.kinds for name in _SUSPICIOUS):
+        return ""
+    problem = _problem(given)
+    return f"{'--base-url' if base_url else 'OPENAI_BASE_URL'} {problem}" if problem else ""
+
+
+def _problem(url: str) -> str:
+    try:
+        path = urlsplit(url.strip()).path.rstrip("/")
+    except ValueError:
+        return ""
+    endpoint = _ENDPOINT.search(path)
+    if endpoint is not None:
+        return f"ends with {endpoint[0]}, which is added to it; leave that out"
+    versions = _VERSION.findall(path)
+    if len(versions) > len(set(versions)):
+        return f"has /{versions[-1]} twice; leave one out"
+    return "" if versions else "has no /v1; most servers want it at the end"

@@ -1,4 +1,4 @@
-"""How a job comes along: a live line on a terminal, a log line now and then elsewhere."""
+"""Progress of a job: a live line on a terminal, a log line every five seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,18 +10,65 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
-from batchrt.cli import standing
-from batchrt.cli.numbers import duration, rate, short
-from batchrt.cli.purse import Purse
-from batchrt.cli.speech import complain
-from batchrt.cli.tally import Tally
+from batchrt.cli.budget import Purse
+from batchrt.cli.console import complain, count, duration, rate, short
+from batchrt.cli.counts import Tally
+from batchrt.limits.quota import QuotaStatistics
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from batchrt.limits.quota import QuotaStatistics
 
-__all__ = ["Display", "LiveLine", "LogLines", "Progress", "Silence", "choose_display"]
+__all__ = [
+    "Display",
+    "LiveLine",
+    "LogLines",
+    "Progress",
+    "Silence",
+    "choose_display",
+    "in_flight_words",
+    "trouble_words",
+    "use_words",
+]
+
+_SHORTEST: Final = 1.0
+"""Seconds of a pause that are worth a word: many are over before it is read."""
+
+
+def in_flight_words(standing: QuotaStatistics, noun: str | None) -> str:
+    """Return `12 in flight`, `12 of 32 in flight` where that is found out, with what it is if `noun` says."""
+    most = standing.max_concurrency
+    number = f"{standing.in_flight:,}" if most is None else f"{standing.in_flight:,} of {most:,}"
+    if noun is None:
+        return f"{number} in flight"
+    plural = "" if (standing.in_flight if most is None else most) == 1 else "s"
+    return f"{number} {noun}{plural} in flight"
+
+
+def trouble_words(standing: QuotaStatistics) -> list[str]:
+    """Return why nothing is sent, if that is so."""
+    words: list[str] = []
+    if standing.quiet_for >= _SHORTEST:
+        words.append(f"cooling down {duration(standing.quiet_for)}")
+    if standing.down_for is not None:
+        words.append(f"provider down {duration(standing.down_for)}")
+    return words
+
+
+def use_words(standing: QuotaStatistics, noun: str | None) -> list[str]:
+    """Return how many wait, and how much is used of the limit that is used most, of those that are known."""
+    words: list[str] = []
+    if standing.waiting:
+        waiting = f"{standing.waiting:,}" if noun is None else count(standing.waiting, noun)
+        words.append(f"{waiting} waiting")
+    known = [(share, name) for name, share in standing.used.items() if name in standing.limits]
+    if known:
+        share, name = max(known)
+        what = name.replace("_per_minute", "/min").replace("_per_day", "/day")
+        words.append(f"{share:.0%} of {short(round(standing.limits[name]))} {what}")
+    return words
+
 
 _LIVE_SECONDS: Final = 0.125
 _LOG_SECONDS: Final = 5.0
@@ -89,13 +136,13 @@ class Progress:
         words = [f"{tally.done:,}{of_total} done"]
         if tally.failed:
             words.append(f"{tally.failed:,} failed")
-        trouble = standing.trouble(quota)
-        words += [standing.in_flight(quota, noun), *trouble, rate(self.per_second())]
+        trouble = trouble_words(quota)
+        words += [in_flight_words(quota, noun), *trouble, rate(self.per_second())]
         left = self._seconds_left()
         if left is not None and not trouble:
             words.append(f"ETA {duration(left)}")
         words += self._purse.words()
-        words += standing.use(quota, noun)
+        words += use_words(quota, noun)
         tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens
         if tokens:
             words.append(f"{'about ' if tally.estimated_tokens else ''}{short(tokens)} tokens")

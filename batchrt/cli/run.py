@@ -1,173 +1,106 @@
-"""`batchrt run`: a prompt over the rows of a file."""
+"""The job of `batchrt run`: a chain over rows."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
-import typer
+from batchrt.cli.abort import Brake, Gatekeeper
+from batchrt.cli.budget import Purse
+from batchrt.cli.console import complain
+from batchrt.cli.counts import Tally
+from batchrt.cli.errors import UsageProblem
+from batchrt.cli.job import Job, check_limits, execute, output_format
+from batchrt.cli.options import RunSettings
+from batchrt.cli.pipeline import RowCargo, feed_of
+from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
+from batchrt.cli.row_step import Answer, Answers, Booked, fields_of
+from batchrt.errors import InputError
+from batchrt.files import Sink, Source, open_sink
+from batchrt.files.cells import error_line
+from batchrt.providers.chat.model import ChatOpenAI
+from batchrt.runnables.base import Runnable
 
-from batchrt.cli.options import (
-    BaseUrl,
-    Concurrency,
-    Delimiter,
-    Encoding,
-    Format,
-    Headers,
-    Input,
-    InputFormat,
-    Limit,
-    MaxCost,
-    MaxTokensTotal,
-    MaxWait,
-    Model,
-    Options,
-    Overwrite,
-    Patience,
-    PriceInput,
-    PriceOutput,
-    Quiet,
-    RequestsPerMinute,
-    Retries,
-    TokensPerMinute,
-    read_concurrency,
-    read_delimiter,
-    read_headers,
-    read_options,
-)
-from batchrt.cli.settings import Settings
-from batchrt.files.encodings import OutputEncoding
-
-__all__ = ["run"]
-
-_Prompt = Annotated[
-    str,
-    typer.Option(
-        "--prompt",
-        "-p",
-        help="What to ask about each row, with {column} fields. @FILE takes it from FILE; @@ is an @.",
-    ),
-]
-_System = Annotated[str | None, typer.Option(help="The system message, written like the prompt.")]
-_Schema = Annotated[
-    str | None, typer.Option(metavar="FILE", help="A JSON schema; each answer is an object of it.")
-]
-_Output = Annotated[
-    str, typer.Option("--output", "-o", metavar="OUT", help="Where the rows go; - for stdout.")
-]
-_OutputFormat = Annotated[
-    Format | None, typer.Option(help="The output's; by its suffix, else as JSONL on stdout.")
-]
-_OutputColumn = Annotated[
-    str,
-    typer.Option(
-        help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'."
-    ),
-]
-_OutputEncoding = Annotated[
-    OutputEncoding | None,
-    typer.Option(
-        help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
-        show_default="utf-8, with a mark if the input has one",
-    ),
-]
-_FailCutOff = Annotated[
-    bool,
-    typer.Option(
-        "--fail-cut-off", help="Count a row as failed whose answer was cut off or filtered; it is kept."
-    ),
-]
-_Timeout = Annotated[
-    float | None,
-    typer.Option(help="Seconds for a row, with all its attempts and waits.", show_default="no end"),
-]
-_Temperature = Annotated[float | None, typer.Option(help="0 to 2.", show_default="the model's own")]
-_MaxTokens = Annotated[
-    int | None, typer.Option(min=1, help="The most tokens in an answer.", show_default="the model's own")
-]
+__all__ = ["run_job"]
 
 
-def run(
-    *,
-    source: Input,
-    prompt: _Prompt,
-    system: _System = None,
-    model: Model = "gpt-5-mini",
-    base_url: BaseUrl = None,
-    max_concurrency: Concurrency = "auto",
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    schema: _Schema = None,
-    output: _Output = "-",
-    format: InputFormat = None,  # noqa: A002
-    output_format: _OutputFormat = None,
-    overwrite: Overwrite = False,
-    output_column: _OutputColumn = "output",
-    delimiter: Delimiter = None,
-    encoding: Encoding = None,
-    output_encoding: _OutputEncoding = None,
-    fail_cut_off: _FailCutOff = False,
-    timeout: _Timeout = None,
-    max_retries: Retries = 2,
-    patience: Patience = 600,
-    max_wait: MaxWait = 3600,
-    max_tokens_total: MaxTokensTotal = None,
-    max_cost: MaxCost = None,
-    price_input: PriceInput = None,
-    price_output: PriceOutput = None,
-    temperature: _Temperature = None,
-    max_tokens: _MaxTokens = None,
-    option: Options = None,
-    header: Headers = None,
-    limit: Limit = None,
-    quiet: Quiet = False,
-) -> None:
-    """Ask a model about each row of INPUT; write the rows with the answers, in the same order.
+def run_job(settings: RunSettings) -> int:
+    """Do what `settings` say and return the exit code.
 
-    The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
-    error column. The column finish_reason has the provider's word for why an answer ended: stop, or length or
-    content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
-    the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
-    is finished, and nothing more is sent.
-
-    Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 4
-    stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-    not be read), 129 hung up, 130 interrupted, 143 terminated.
+    Raises:
+        UsageProblem: something has to be put right first; nothing was sent and nothing written.
     """
-    # What runs a job takes its time to import; --help and mistakes do without.
-    from batchrt.cli.launch import run_job
+    messages = read_prompt(settings)
+    schema = None if settings.schema is None else read_schema(settings.schema)
+    check_limits(settings)
+    purse = Purse.of(settings, answers=True)
+    model = chat_model(settings)
+    tally = Tally()
+    answers = _answers(settings, model, schema, tally)
 
-    settings = Settings(
-        source=source,
-        prompt=prompt,
-        system=system,
-        model=model,
-        base_url=base_url,
-        max_concurrency=read_concurrency(max_concurrency),
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        schema=schema,
-        output=output,
-        format=format,
-        output_format=output_format,
-        overwrite=overwrite,
-        output_column=output_column,
-        delimiter=read_delimiter(delimiter),
-        encoding=encoding,
-        output_encoding=output_encoding,
-        fail_cut_off=fail_cut_off,
-        timeout=timeout,
-        max_retries=max_retries,
-        patience=patience,
-        max_wait=max_wait,
-        max_tokens_total=max_tokens_total,
-        max_cost=max_cost,
-        price_input=price_input,
-        price_output=price_output,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        options=read_options(option),
-        headers=read_headers(header),
-        limit=limit,
-        quiet=quiet,
-    )
-    raise typer.Exit(run_job(settings))
+    def new_job(source: Source, stack: ExitStack) -> Job:
+        columns = source.survey(settings.limit)
+        prompt = prompt_of(messages, source, columns)
+        sink = stack.enter_context(_open_sink(settings, source, columns))
+        if not prompt.input_variables and not settings.quiet:
+            complain("the prompt has no {column}: every row is asked the same")
+        gate, brake = Gatekeeper(max_wait=settings.max_wait, patience=settings.patience), Brake()
+        chain: Runnable[Any, Answer] = prompt | answers
+        if settings.timeout is not None:
+            chain = chain.with_config(timeout=settings.timeout, run_name="the row")
+        fields = fields_of(source, prompt.input_variables)
+        feed = feed_of(source, settings.limit)
+        booked = Booked(chain, fields, tally=tally, gate=gate, brake=brake, purse=purse, load=feed.load)
+        cargo = RowCargo(booked, feed, settings.max_concurrency, tally, purse)
+        return Job(
+            cargo,
+            model,
+            settings=settings,
+            source=source,
+            sink=sink,
+            tally=tally,
+            gate=gate,
+            brake=brake,
+            purse=purse,
+        )
+
+    return execute(settings, new_job)
+
+
+def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) -> Sink:
+    kind = output_format(settings)
+    try:
+        return open_sink(
+            settings.output,
+            columns=columns,
+            output_column=settings.output_column,
+            format=settings.output_format,
+            overwrite=settings.overwrite,
+            source=source,
+            finish_reasons=True,
+            delimiter=settings.delimiter if kind == "csv" else None,
+            encoding=settings.output_encoding,
+        )
+    except InputError as error:
+        # The library calls the option by the name it has for the input.
+        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
+
+
+def _answers(
+    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None, tally: Tally
+) -> Runnable[Any, Answer]:
+    """Return the part of the chain behind the prompt.
+
+    Raises:
+        UsageProblem: the schema cannot be sent.
+    """
+    answers = Answers(tally, structured=schema is not None, fail_cut_off=settings.fail_cut_off)
+    if schema is None:
+        return model | answers
+    try:
+        structured = model.with_structured_output(schema, include_raw=True)
+    except Exception as error:
+        reason = error_line(error)
+        raise UsageProblem(f"--schema: {settings.schema} cannot be used: {reason}") from error
+    return structured | answers

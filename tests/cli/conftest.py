@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
-from batchrt.cli import execution, interrupts, writer
+from batchrt.cli import job, pipeline
+from batchrt.cli import process as process_module
 from batchrt.cli.main import main
 from batchrt.testing.pytest_plugin import mock_provider, mock_server
 from tests import virtual
@@ -43,7 +44,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     # In tests signals come at once, and each is meant.
-    monkeypatch.setattr(interrupts, "_ONE_SIGNAL", -1)
+    monkeypatch.setattr(process_module, "_ONE_SIGNAL", -1)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -76,6 +77,6 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    monkeypatch.setattr(execution, "anyio", SimpleNamespace(run=run))
+    monkeypatch.setattr(job, "anyio", SimpleNamespace(run=run))
     # The clock would jump while a thread writes.
-    monkeypatch.setattr(writer, "run_sync", at_once)
+    monkeypatch.setattr(pipeline, "run_sync", at_once)

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from batchrt.cli import embedding
+from batchrt.cli import embed
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.testing import MockProvider
 
@@ -44,7 +44,7 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, provider: MockProvider, **opti
         where = {"base_url": "http://mock/v1", "transport": provider.transport()}
         return OpenAIEmbeddings("mock", **{"max_retries": 0, **where, **options})
 
-    monkeypatch.setattr(embedding, "embedding_model", model)
+    monkeypatch.setattr(embed, "embedding_model", model)
 
 
 def ask_first(monkeypatch: pytest.MonkeyPatch, provider: MockProvider, hook: Hook, **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli import launch
+from batchrt.cli import run
 from batchrt.providers.chat.model import ChatOpenAI
 
 Handler = Callable[[str], Awaitable[httpx.Response]]
@@ -34,4 +34,4 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, handler: Handler) -> None:
         transport = httpx.MockTransport(handle)
         return ChatOpenAI("m", base_url="http://mock/v1", transport=transport, max_retries=0)
 
-    monkeypatch.setattr(launch, "chat_model", model)
+    monkeypatch.setattr(run, "chat_model", model)

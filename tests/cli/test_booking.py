@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchrt.cli.booking import MOST_FORBIDDEN, MOST_REFUSED, Gatekeeper
+from batchrt.cli.abort import MOST_FORBIDDEN, MOST_REFUSED, Gatekeeper
 from batchrt.errors import (
     AuthenticationError,
     InputError,

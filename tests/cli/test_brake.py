@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from batchrt.cli.brake import Brake, LeftOutError
+from batchrt.cli.abort import Brake, LeftOutError
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt.cli.conveyor import Conveyor
+from batchrt.cli.pipeline import Conveyor
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from batchrt.cli.listing import _window
+from batchrt.cli.embed_step import _window
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.embedder import ROWS, VECTORS, ask_first, new_table, put_in_place, single, written

@@ -14,15 +14,15 @@ import httpx
 import numpy as np
 import pytest
 
-from batchrt.cli import interrupts
-from batchrt.cli.packing import Lists
+from batchrt.cli import process as process_module
+from batchrt.cli.embed_step import Lists
 from batchrt.testing import Fault, FaultPlan, MockProvider, RequestLog
 from tests.cli.conftest import Command
 from tests.cli.embedder import ask_first, put_in_place, written
 
 WIDTH = 4
 
-ONE_SIGNAL = interrupts._ONE_SIGNAL
+ONE_SIGNAL = process_module._ONE_SIGNAL
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_ctrl_c_twice_leaves_files_that_can_be_read(numbers: Path, tmp_path: Pat
         arguments = ["--column", "n", "--id", "n", "-c", "1", "--max-batch-size", "10"]
         where = ["--model", "mock", "--base-url", server.base_url, "-o", str(out)]
         with subprocess.Popen(
-            [sys.executable, "-m", "batchrt.cli", "embed", str(numbers), *arguments, *where],
+            [sys.executable, "-m", "batchrt", "embed", str(numbers), *arguments, *where],
             stderr=subprocess.PIPE,
         ) as running:
             try:

@@ -9,10 +9,8 @@ from typing import Any
 import anyio
 
 from batchrt.batching.list_call import Limits, ListCall
-from batchrt.cli.entries import Entry
-from batchrt.cli.feed import Feed
-from batchrt.cli.packing import Lists, PipeLists
-from batchrt.cli.texts import text_reader
+from batchrt.cli.embed_step import Lists, PipeLists, text_reader
+from batchrt.cli.pipeline import Entry, Feed
 from batchrt.files import Row
 from tests import virtual
 

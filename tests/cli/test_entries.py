@@ -9,9 +9,8 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from batchrt.cli import load as load_module
-from batchrt.cli.entries import Entry, without_traces
-from batchrt.cli.load import Load
+from batchrt.cli import pipeline as load_module
+from batchrt.cli.pipeline import Entry, Load, without_traces
 from batchrt.files import Row
 from batchrt.runtime.run import Strand
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli.schema_file import SchemaProblem, load_schema
+from batchrt.cli.prompt import SchemaProblem, load_schema
 from batchrt.errors import InputError
 from batchrt.files.csv_reader import DelimitedReader
 from tests.cli.conftest import Command

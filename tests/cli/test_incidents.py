@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from trio import sleep
 
-from batchrt.cli.incidents import Incidents
+from batchrt.cli.provider_events import Incidents
 from batchrt.limits.events import (
     Admitted,
     BudgetEmpty,

@@ -10,8 +10,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from batchrt.cli import interrupts
-from batchrt.cli.interrupts import watch_interrupts
+from batchrt.cli import process as process_module
+from batchrt.cli.process import watch_interrupts
 
 pytestmark = [
     pytest.mark.anyio,
@@ -63,14 +63,14 @@ async def test_signals_that_come_together_are_one(
     monkeypatch: pytest.MonkeyPatch, numbers: list[signal.Signals]
 ) -> None:
     """A person takes longer."""
-    monkeypatch.setattr(interrupts, "_ONE_SIGNAL", 600)
+    monkeypatch.setattr(process_module, "_ONE_SIGNAL", 600)
     assert await watched(numbers) == [numbers[0]]
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_signals_later_are_another(monkeypatch: pytest.MonkeyPatch, second: signal.Signals) -> None:
     """The second cancels."""
-    monkeypatch.setattr(interrupts, "_ONE_SIGNAL", -1)
+    monkeypatch.setattr(process_module, "_ONE_SIGNAL", -1)
     assert await watched([signal.SIGINT, second]) == [signal.SIGINT, "cancel"]
 
 

@@ -19,13 +19,13 @@ import anyio
 import httpx
 import pytest
 
-from batchrt.cli import interrupts
-from batchrt.cli.feed import Feed
+from batchrt.cli import process as process_module
+from batchrt.cli.pipeline import Feed
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 
-ONE_SIGNAL = interrupts._ONE_SIGNAL
+ONE_SIGNAL = process_module._ONE_SIGNAL
 SECRET = "sk-a-key-that-nobody-may-see"
 
 
@@ -115,7 +115,7 @@ def test_after_the_second_the_third_would_kill(
 def process(*arguments: object, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run the command as a process of its own, with pipes to it."""
     with subprocess.Popen(
-        [sys.executable, "-m", "batchrt.cli", *map(str, arguments)],
+        [sys.executable, "-m", "batchrt", *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_is_one_line(command: Command) -> None:
 
 def test_it_says_where_it_listens_and_serves_until_ctrl_c() -> None:
     """The first line is all that a script needs; requests without the key are refused."""
-    arguments = [sys.executable, "-m", "batchrt.cli", "mock", "--port", "0", "--require-key", "sesame"]
+    arguments = [sys.executable, "-m", "batchrt", "mock", "--port", "0", "--require-key", "sesame"]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     ) as running:

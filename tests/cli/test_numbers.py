@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchrt.cli.numbers import count, duration, rate, short
+from batchrt.cli.console import count, duration, rate, short
 
 
 @pytest.mark.parametrize(

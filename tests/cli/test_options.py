@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from batchrt.cli.hints import url_hint
+from batchrt.cli.budget import Purse
+from batchrt.cli.counts import Kind, Tally
+from batchrt.cli.errors import UsageProblem
+from batchrt.cli.models import url_hint
 from batchrt.cli.options import (
     check_text,
     read_concurrency,
@@ -18,9 +21,6 @@ from batchrt.cli.options import (
     read_options,
     read_whole,
 )
-from batchrt.cli.purse import Purse
-from batchrt.cli.tally import Kind, Tally
-from batchrt.cli.usage import UsageProblem
 from batchrt.messages import Usage
 from batchrt.prices import Price
 from batchrt.testing import MockProvider

@@ -10,8 +10,8 @@ import anyio
 import pytest
 from rich.console import Console
 
+from batchrt.cli.counts import Kind, Tally
 from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
-from batchrt.cli.tally import Kind, Tally
 from batchrt.limits.quota import QuotaStatistics
 from tests import virtual
 

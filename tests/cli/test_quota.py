@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from batchrt.cli.incidents import Incidents
 from batchrt.cli.job import Job
+from batchrt.cli.provider_events import Incidents
 from batchrt.limits.events import CooledDown, ProviderDown, QuotaEvent
 from batchrt.limits.quota import Quota
 from batchrt.testing import MockProvider, Outage, RateLimits

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli import launch
-from batchrt.cli.question import chat_model
-from batchrt.cli.settings import Settings
+from batchrt.cli import run
+from batchrt.cli.options import RunSettings
+from batchrt.cli.prompt import chat_model
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.testing import Fault, FaultPlan, MockProvider, MockServer
 from tests.cli.conftest import Command
@@ -303,11 +303,11 @@ def test_auto_stays_below_what_the_system_allows(
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     models: list[ChatOpenAI] = []
 
-    def model(settings: Settings) -> ChatOpenAI:
+    def model(settings: RunSettings) -> ChatOpenAI:
         models.append(chat_model(settings))
         return models[0]
 
-    monkeypatch.setattr(launch, "chat_model", model)
+    monkeypatch.setattr(run, "chat_model", model)
     with MockProvider().serve() as server:
         result = command("run", table, "--prompt", "{text}", "--base-url", server.base_url)
     assert result.code == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from batchrt.cli.numbers import money
+from batchrt.cli.console import money
 from batchrt.testing import MockProvider
 from tests.cli.conftest import Command, Result
 

@@ -10,8 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from batchrt.cli.entries import Entry
-from batchrt.cli.writer import Writer
+from batchrt.cli.pipeline import Entry, Writer
 from batchrt.files import OutputError, Row, Sink, open_sink
 
 

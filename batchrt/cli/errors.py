@@ -1,4 +1,4 @@
-"""A command that cannot be carried out as it stands."""
+"""The error of a command that cannot be carried out."""
 
 from __future__ import annotations
 

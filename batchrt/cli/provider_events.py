@@ -1,4 +1,4 @@
-"""What happened between a job and its provider."""
+"""Provider events during a job: cool-downs, outages, changes of concurrency."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from batchrt.cli.numbers import count, duration
+from batchrt.cli.console import count, duration
 from batchrt.limits.events import (
     BudgetEmpty,
     CooledDown,

@@ -1,30 +1,184 @@
-"""Rows carried to an embedding model in lists."""
+"""The step that embeds lists of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import anyio
 
-from batchrt.batching.list_call import ListCall, Part, RepackError, carry
-from batchrt.cli.booking import Gatekeeper
-from batchrt.cli.brake import Brake, LeftOutError
-from batchrt.cli.entries import Entry
-from batchrt.cli.packing import Lists, PipeLists
-from batchrt.cli.purse import Purse
-from batchrt.cli.tally import Tally
-from batchrt.cli.texts import Text
+from batchrt.batching.list_call import ListCall, Part, RepackError, carry, pack
+from batchrt.cli.abort import Brake, Gatekeeper, LeftOutError
+from batchrt.cli.budget import Purse
+from batchrt.cli.counts import Tally
+from batchrt.cli.pipeline import Entry, Feed, PipeFeed, without_traces
 from batchrt.config import RunConfig
-from batchrt.errors import ContextLengthError, ItemTimeoutError, SpendingLimitError
+from batchrt.errors import ContextLengthError, InputError, ItemTimeoutError, SpendingLimitError
+from batchrt.files import BadRow, Row
+from batchrt.files.cells import cell, listed
+from batchrt.files.rows import bad_row
 from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.stream import Stream
 
-__all__ = ["Embedded", "ListCargo"]
+__all__ = ["ID", "Embedded", "ListCargo", "Lists", "PipeLists", "Text", "text_reader"]
+
+ID: Final = "id"
+"""What the ids are called in the output, whatever their column's name."""
+
+
+class Text(NamedTuple):
+    """Hold a row's text.
+
+    Attributes:
+        entry: the row; of its values only the id is left.
+        text: what to embed; empty if the entry has an error.
+    """
+
+    entry: Entry
+    text: str
+
+
+def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entry], Text]:
+    """Return what takes the text out of a row.
+
+    A row that has none gets its error. The rest of the row is let go of: many rows wait for a list to be
+    full, and then for its answer.
+
+    Args:
+        path: of the input, for the errors.
+        column: where the text is.
+        id_column: where the id is; the row's number is the id if there is no such column.
+    """
+
+    def read(entry: Entry) -> Text:
+        row = entry.row
+        text = ""
+        try:
+            text = _text_of(path, row, column)
+        except InputError as error:
+            entry.error = without_traces(error)
+        kept = row.number if id_column is None else row.values.get(id_column)
+        entry.row = Row(row.number, row.line, {ID: kept})
+        return Text(entry, text)
+
+    return read
+
+
+def _text_of(path: str, row: Row | BadRow, column: str) -> str:
+    """Return what is in the row's column; what is no string as it stands in the file.
+
+    Raises:
+        InputError: there is nothing.
+    """
+    if isinstance(row, BadRow):
+        raise row.error
+    if row.faults is not None and column in row.faults:
+        raise row.faults[column]
+    value: Any = row.values.get(column)
+    if value is not None and value != "":
+        return value if isinstance(value, str) else cell(value)
+    if column not in row.values:
+        problem = f"the row does not have it (it has: {listed(row.values)})"
+    else:
+        problem = f"there is no text ({'null' if value is None else 'an empty string'}); leave the row out"
+    raise bad_row(path, row.number, row.line, problem, column=column).error
+
+
+Read: TypeAlias = "Callable[[Entry], Text]"
+
+_UNBOUNDED: Final = 2048
+"""Rows of a pipe that make a list where the server sets no bound."""
+_PATIENCE: Final = 1.0
+"""Seconds that rows of a pipe wait for others: nobody knows whether more will come."""
+
+
+class Lists(Iterator[list[Text]]):
+    """Give lists of texts, until the rows end or `stop` is called.
+
+    Attributes:
+        under_way: what was given and has not been taken back, in the order of the rows.
+    """
+
+    def __init__(self, feed: Feed, read: Read, call: ListCall) -> None:
+        self.under_way: deque[list[Text]] = deque()
+        self._feed = feed
+        self._lists = pack(map(read, feed), _of_texts(call))
+        self._stopped = False
+
+    def __next__(self) -> list[Text]:
+        # What was read ahead when it was stopped is not begun either.
+        if self._stopped:
+            raise StopIteration
+        texts = next(self._lists)
+        _leave(self._feed, texts)
+        self.under_way.append(texts)
+        return texts
+
+    def stop(self) -> None:
+        """Give no more lists."""
+        self._stopped = True
+
+
+class PipeLists(AsyncIterator[list[Text]]):
+    """Do what `Lists` does, for rows that may be long in coming: a list does not wait for them for ever."""
+
+    def __init__(self, feed: PipeFeed, read: Read, call: ListCall) -> None:
+        self.under_way: deque[list[Text]] = deque()
+        self._feed = feed
+        self._read = read
+        self._call = _of_texts(call)
+        self._waiting: list[Text] = []
+        self._full: deque[list[Text]] = deque()
+        self._stopped = False
+        self._ended = False
+
+    async def __anext__(self) -> list[Text]:
+        while not self._full and not self._ended:
+            await self._gather()
+        if self._stopped or not self._full:
+            raise StopAsyncIteration
+        texts = self._full.popleft()
+        _leave(self._feed, texts)
+        self.under_way.append(texts)
+        return texts
+
+    async def _gather(self) -> None:
+        """Wait for rows until a list is full, no more come, or one has waited long enough."""
+        waiting, most = self._waiting, self._call.limits().size or _UNBOUNDED
+        try:
+            if not waiting:
+                waiting.append(self._read(await anext(self._feed)))
+            with anyio.move_on_after(_PATIENCE):
+                # The last one is there to tell whether the list before it is full.
+                while len(waiting) <= most:
+                    waiting.append(self._read(await anext(self._feed)))
+        except StopAsyncIteration:
+            self._ended = True
+        self._full.extend(pack(waiting, self._call))
+        # If it was time that was up, all of them go.
+        self._waiting = self._full.pop() if len(waiting) > most and self._full else []
+
+    def stop(self) -> None:
+        """Give no more lists, also to those who wait for one."""
+        self._stopped = True
+        self._feed.stop()
+
+
+def _of_texts(call: ListCall) -> ListCall:
+    cost = call.cost
+    return replace(call, cost=None if cost is None else lambda text: cost(text.text))
+
+
+def _leave(feed: Feed | PipeFeed, texts: list[Text]) -> None:
+    """Take rows off the feed's own list."""
+    for _ in texts:
+        feed.entries.popleft()
+
 
 _LEAST_AHEAD: Final = 2
 """Lists beside those under way that may wait for one before them."""

@@ -1,13 +1,13 @@
-"""What a job may spend, and what it has spent."""
+"""The budget of a job: its limits of tokens and money, and how much of them is spent."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from batchrt.cli.numbers import money, short
-from batchrt.cli.settings import JobSettings
-from batchrt.cli.usage import UsageProblem
+from batchrt.cli.console import money, short
+from batchrt.cli.errors import UsageProblem
+from batchrt.cli.options import JobSettings
 from batchrt.config import RunConfig
 from batchrt.prices import Price
 from batchrt.runtime.spending import Spending
@@ -15,7 +15,7 @@ from batchrt.runtime.spending import Spending
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchrt.cli.tally import Tally
+    from batchrt.cli.counts import Tally
     from batchrt.runtime.run import Strand
 
 __all__ = ["Purse"]

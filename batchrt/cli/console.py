@@ -1,11 +1,16 @@
-"""Counts and times for people."""
+"""Console output: messages on stderr, and numbers as people read them."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Final
 
-__all__ = ["count", "duration", "money", "rate", "short"]
+import typer
+
+from batchrt.files.cells import shorten
+
+__all__ = ["complain", "count", "duration", "money", "rate", "say", "short"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -46,3 +51,18 @@ def duration(seconds: float) -> str:
     if whole < _HOUR:
         return f"{whole // _MINUTE}:{whole % _MINUTE:02}"
     return f"{whole // _HOUR}:{whole % _HOUR // _MINUTE:02}:{whole % _MINUTE:02}"
+
+
+_LONGEST: Final = 1200
+"""Characters: less than a terminal of 80 times 24 shows at once."""
+
+
+def say(text: str) -> None:
+    """Write `text` to stderr; a stderr that has gone is no reason to fail."""
+    with contextlib.suppress(OSError):
+        typer.echo(text, err=True)
+
+
+def complain(text: str) -> None:
+    """Write one line to stderr about what is wrong; of a very long one its beginning and its end."""
+    say(f"batchrt: {shorten(' '.join(text.split()), _LONGEST)}")

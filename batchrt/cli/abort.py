@@ -1,36 +1,21 @@
-"""A chain that keeps the books of its rows."""
+"""The early end of a job: a provider that refuses every request, and withdrawal of requests that wait."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Final
 
-from batchrt.cli.answers import Answer
-from batchrt.cli.brake import Brake, LeftOutError
-from batchrt.cli.entries import Entry
-from batchrt.cli.load import Load
-from batchrt.cli.purse import Purse
-from batchrt.cli.tally import Tally
-from batchrt.errors import (
-    AuthenticationError,
-    InputError,
-    OutageError,
-    ProviderError,
-    QuotaExhaustedError,
-    SpendingLimitError,
-)
-from batchrt.files import BadRow, Row, Source
-from batchrt.files.cells import cell, listed
-from batchrt.files.rows import bad_row
+import anyio
+from anyio import CancelScope
+
+from batchrt.errors import AuthenticationError, InputError, OutageError, ProviderError, QuotaExhaustedError
 from batchrt.limits.error_kinds import blames_address, is_overloaded
-from batchrt.runnables.base import Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.run import Strand
 
-__all__ = ["Booked", "Gatekeeper", "fields_of"]
-
-Fields: TypeAlias = "Mapping[str, Any]"
+__all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "Brake", "Gatekeeper", "LeftOutError"]
 
 MOST_REFUSED: Final = 5
 """How many rows in a row may be refused for the key, the model or the credit, or given up for an outage,
@@ -43,76 +28,59 @@ _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
 
 
-class Booked(Runnable[Entry, Entry]):
-    """Run `chain` on each entry's row; give the entry back with what became of it, never an error.
+_WITHDRAWAL_SECONDS: Final = 0.1
+"""How often is looked for requests that failed and wait for another attempt."""
 
-    Args:
-        chain: from a row's fields to its `Answer`.
-        fields: makes the fields of a row, or raises the row's error.
-        tally: where rows are counted.
-        gate: is told of each row's end.
-        brake: gives rows up that wait when the job is stopped.
-        purse: what may be spent.
-        load: what rows weigh that are not written yet.
+
+class LeftOutError(Exception):
+    """Say that a request was given up while it waited to be sent."""
+
+
+class Brake:
+    """Let requests that are under way finish, and give those up that wait to be sent.
+
+    A pause that the provider asks for may be an hour, and its limits may let through one request a
+    minute: who stops a job means those who wait, whether for their first attempt or another one.
     """
 
-    def __init__(
-        self,
-        chain: Runnable[Fields, Any],
-        fields: Callable[[Row | BadRow], Fields],
-        *,
-        tally: Tally,
-        gate: Gatekeeper,
-        brake: Brake,
-        purse: Purse,
-        load: Load,
-    ) -> None:
-        self._load = load
-        self._chain = chain
-        self._fields = fields
-        self._tally = tally
-        self._gate = gate
-        self._brake = brake
-        self._purse = purse
+    def __init__(self) -> None:
+        self._guarded: dict[Strand, tuple[CancelScope, int]] = {}
+        self._pulled = anyio.Event()
 
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        ask = self._chain._step(kwargs).call
-        fields, tally, gate, brake = self._fields, self._tally, self._gate, self._brake
-        load = self._load
-        purse = self._purse
+    @contextmanager
+    def over(self, strand: Strand, rows: int = 1) -> Iterator[None]:
+        """Carry a request for so many rows within the block.
 
-        async def call(entry: Entry, strand: Strand) -> Entry:
-            tally.started += 1
-            purse.watch(strand)
-            ended = True
+        Raises:
+            LeftOutError: it was given up.
+        """
+        with CancelScope() as scope:
+            self._guarded[strand] = (scope, rows)
             try:
-                with brake.over(strand):
-                    answer: Answer = await ask(fields(entry.row), strand)
-                entry.output, entry.finish_reason, entry.error = answer
-                tally.answered += 1
-                if entry.error is not None:
-                    raise entry.error
-            except (LeftOutError, SpendingLimitError):
-                ended = False
-            except Exception as error:  # noqa: BLE001  this row's outcome
-                ended = gate.refused(error)
-                entry.fail(error)
-                if ended:
-                    tally.add_failure(entry, error)
-            else:
-                tally.done += 1
-                gate.passed()
-            entry.ended = ended
-            tally.left_out += not ended
-            item = strand.item
-            tally.retries += item.retries
-            if item.usage is not None:
-                tally.add_usage(item.usage)
-            if load.is_heavy:
-                await load.lessened(strand)
-            return entry
+                yield
+            finally:
+                del self._guarded[strand]
+        if scope.cancelled_caught:
+            raise LeftOutError
 
-        return Step(call)
+    def pull(self) -> int:
+        """Give up what waits, now and from now on; return for how many rows that was now."""
+        self._pulled.set()
+        return self._give_up()
+
+    def _give_up(self) -> int:
+        # Whoever waits, for the quota or for another attempt, does so without a slot.
+        waiting = [guarded for strand, guarded in self._guarded.items() if not strand.has_slot]
+        for scope, _ in waiting:
+            scope.cancel()
+        return sum(rows for _, rows in waiting)
+
+    async def keep_pulling(self) -> None:
+        """Give up what comes to wait after `pull`, until cancelled."""
+        await self._pulled.wait()
+        while True:
+            await anyio.sleep(_WITHDRAWAL_SECONDS)
+            self._give_up()
 
 
 class Gatekeeper:
@@ -207,34 +175,3 @@ def _until(seconds: float) -> str:
     except OverflowError:  # a time beyond what a calendar knows
         return f"{seconds:g} s"
     return f"until {moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow], Fields]:
-    """Return what makes a prompt's fields `names` of a row of `source`."""
-    if source.format != "jsonl":
-        return _table_fields
-
-    def fields(row: Row | BadRow) -> Fields:
-        values = _table_fields(row)
-        if isinstance(row, Row) and row.faults is not None:
-            for name in names:
-                if name in row.faults:
-                    raise row.faults[name]
-        changed: dict[str, Any] = {}
-        for name in names:
-            if name not in values:
-                problem = f"the row does not have it (it has: {listed(values)})"
-                raise bad_row(source.path, row.number, row.line, problem, column=name).error
-            value = values[name]
-            if value is None or isinstance(value, bool | list | dict):
-                # As it stands in the file, and not as Python would say it.
-                changed[name] = cell(value)
-        return {**values, **changed} if changed else values
-
-    return fields
-
-
-def _table_fields(row: Row | BadRow) -> Fields:
-    if isinstance(row, BadRow):
-        raise row.error
-    return row.values

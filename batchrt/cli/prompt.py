@@ -1,18 +1,40 @@
-"""A JSON schema in a file, looked at before anything is sent or written."""
+"""The prompt of a job, its chat model, and the JSON schema of its answers."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NoReturn
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias
+from urllib.parse import urlsplit
 
-__all__ = ["SchemaProblem", "check_schema", "load_schema"]
+from batchrt.cli.errors import UsageProblem
+from batchrt.cli.models import new_model
+from batchrt.cli.options import RunSettings
+from batchrt.errors import InputError
+from batchrt.files import Source, required_columns
+from batchrt.providers.chat.model import ChatOpenAI
+from batchrt.providers.options import check_options
+from batchrt.runnables.prompts import ChatPromptTemplate
+
+__all__ = [
+    "Messages",
+    "SchemaProblem",
+    "chat_model",
+    "check_schema",
+    "load_schema",
+    "prompt_of",
+    "read_prompt",
+    "read_schema",
+]
 
 _DEEPEST: Final = 64
 """Levels of a schema. OpenAI takes ten of objects (platform.openai.com/docs/guides/structured-outputs, July
 2025), each of which takes two here."""
-_MOST: Final = 100_000
+_MOST_PARTS: Final = 100_000
 """Parts of a schema; providers take some thousand."""
 
 _TYPES: Final = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
@@ -67,7 +89,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
     while waiting:
         part, place, depth = waiting.pop()
         seen += 1
-        if depth > _DEEPEST or seen > _MOST:
+        if depth > _DEEPEST or seen > _MOST_PARTS:
             raise SchemaProblem(f"is nested too deeply, or too large: {depth} levels, {seen:,} parts")
         if isinstance(part, bool):
             continue
@@ -134,3 +156,106 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         _refuse(text[:40])
     return value
+
+
+_JSON_LIKE: Final = re.compile(r"[\s\"'{}\[\]]")
+"""What stands in braces that are meant as braces: a quoted key, mostly."""
+_NEWER_NAME: Final = (".openai.com", ".openai.azure.com")
+
+
+Messages: TypeAlias = list[tuple[str, str]]
+
+
+def read_prompt(settings: RunSettings) -> Messages:
+    """Return the templates of `--system` and `--prompt`, with their roles.
+
+    Raises:
+        UsageProblem: a file cannot be read, or a template is empty.
+    """
+    messages = []
+    for role, option in (("system", settings.system), ("user", settings.prompt)):
+        if option is not None:
+            messages.append((role, _template(option, f"--{'prompt' if role == 'user' else role}")))
+    return messages
+
+
+def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> ChatPromptTemplate:
+    """Return the prompt of `messages` for the rows of `source`, which have `columns`.
+
+    Raises:
+        UsageProblem: a template is not one, names a column that is not there, or has a format that the
+            values of a table, which are texts, cannot have.
+        InputError: as `required_columns` has it.
+    """
+    try:
+        prompt = ChatPromptTemplate.from_messages(messages, columns=columns)
+    except ValueError as error:
+        raise UsageProblem(str(error)) from error
+    try:
+        required_columns(source, prompt.input_variables)
+    except InputError as error:
+        if error.column is None or not _JSON_LIKE.search(error.column):
+            raise
+        hint = "braces that are no field, as those of JSON, are written {{ and }}"
+        raise UsageProblem(f"{error}; {hint}") from error
+    if source.format != "jsonl":
+        try:
+            prompt.invoke(dict.fromkeys(prompt.input_variables, ""))
+        except (TypeError, ValueError) as error:
+            kind = source.format.upper()
+            raise UsageProblem(f"{error}; the values of a {kind} are text: leave the format out") from None
+    return prompt
+
+
+def _template(option: str, name: str) -> str:
+    if not option.startswith("@"):
+        text = option
+    elif option.startswith("@@"):
+        text = option[1:]
+    else:
+        text = _read_file(option[1:], name).removesuffix("\n")
+    if not text.strip():
+        raise UsageProblem(f"{name} is empty; say what to ask, as 'Translate: {{text}}'")
+    return text
+
+
+def _read_file(path: str, name: str) -> str:
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageProblem(f"{name}: {path} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageProblem(f"{name}: cannot read {path!r}: {reason}") from None
+
+
+def read_schema(path: str) -> dict[str, Any]:
+    """Return the JSON schema in `path`.
+
+    Raises:
+        UsageProblem: there is none, or it is not one of an object, or no schema at all.
+    """
+    try:
+        return load_schema(_read_file(path, "--schema"))
+    except SchemaProblem as problem:
+        raise UsageProblem(f"--schema: {path} {problem}") from None
+
+
+def chat_model(settings: RunSettings) -> ChatOpenAI:
+    """Return the model of `--model`; raises as `new_model` does."""
+    most = {_name_of_max_tokens(settings.base_url): settings.max_tokens}
+    try:
+        extra = check_options(settings.options)
+    except (TypeError, ValueError) as error:
+        raise UsageProblem(f"--option {error}") from error
+    return new_model(ChatOpenAI, settings, temperature=settings.temperature, extra_body=extra, **most)
+
+
+def _name_of_max_tokens(base_url: str | None) -> str:
+    # OpenAI's reasoning models refuse the older name, and most other servers ignore the newer.
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com"
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # ChatOpenAI says what is wrong with it
+        host = ""
+    return "max_completion_tokens" if f".{host}".endswith(_NEWER_NAME) else "max_tokens"

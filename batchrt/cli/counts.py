@@ -1,0 +1,170 @@
+"""Counts of a job, and the summary made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from batchrt.cli.console import count, rate
+from batchrt.cli.pipeline import Entry
+from batchrt.cli.provider_events import Incidents
+from batchrt.cli.row_step import cut_off_reason
+from batchrt.files import Sink, VectorSink
+from batchrt.files.cells import error_line, listed
+from batchrt.messages import Usage
+
+__all__ = ["Kind", "Tally", "losses", "summary"]
+
+_EXAMPLE: Final = 300
+
+
+@dataclass(slots=True)
+class Kind:
+    """Count one kind of error, and keep the first of it."""
+
+    example: str
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Count rows, tokens and errors.
+
+    Attributes:
+        started: rows that were begun.
+        done, failed: rows that ended.
+        answered: rows that a model answered, whatever the answer was like.
+        left_out: rows that were begun and given up before they were sent, or all of them could be.
+        retries: attempts after the first.
+        lists, sent: lists that were sent, and the texts in them.
+        input_tokens, output_tokens: what was billed.
+        billed: the same by service tier, with what caches saved of it.
+        estimated_tokens: of answers that do not tell what was billed.
+        cut_off: answers that are not whole, by the provider's reason.
+        kinds: errors by the name of their class.
+    """
+
+    started: int = 0
+    done: int = 0
+    failed: int = 0
+    answered: int = 0
+    left_out: int = 0
+    retries: int = 0
+    lists: int = 0
+    sent: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    billed: dict[str | None, Usage] = field(default_factory=dict)
+    estimated_tokens: int = 0
+    cut_off: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> int:
+        """Rows done or failed."""
+        return self.done + self.failed
+
+    @property
+    def in_flight(self) -> int:
+        """Rows begun and neither ended nor given up."""
+        return self.started - self.done - self.failed - self.left_out
+
+    def add_usage(self, usage: Usage) -> None:
+        """Count the tokens of an answer."""
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        known = self.billed.get(usage.service_tier)
+        self.billed[usage.service_tier] = usage if known is None else known + usage
+
+    def add_cut_off(self, reason: str) -> None:
+        """Count an answer that is not whole."""
+        self.cut_off[reason] = self.cut_off.get(reason, 0) + 1
+
+    def add_failure(self, entry: Entry, error: Exception) -> None:
+        """Count a row that failed."""
+        self.failed += 1
+        name = type(error).__name__
+        kind = self.kinds.get(name)
+        if kind is None:
+            line = f"row {entry.row.number}: {error_line(error).removeprefix(f'{name}: ')}"
+            kind = self.kinds[name] = Kind(line if len(line) <= _EXAMPLE else line[:_EXAMPLE] + "…")
+        kind.count += 1
+
+
+def summary(
+    tally: Tally,
+    incidents: Incidents,
+    sink: Sink | VectorSink,
+    seconds: float,
+    *,
+    stopped: str = "",
+    not_started: str = "",
+    cost: str = "",
+) -> str:
+    """Return some lines: how many, how fast, what it took, what went wrong, and where the rows are.
+
+    `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
+    were left out for it. `not_started` is the one about rows that were never begun, `cost` the one about
+    money.
+    """
+    return "\n".join(_summary_lines(tally, incidents, sink, seconds, (stopped, not_started, cost)))
+
+
+def losses(tally: Tally, sink: Sink | VectorSink) -> Iterator[str]:
+    """Return a line for each way in which rows have less than they seem to have."""
+    for reason, number in tally.cut_off.items():
+        yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
+    if isinstance(sink, Sink) and sink.left_out:
+        names = listed(sorted(sink.left_out))
+        yield f"left out of {count(sink.rows_short, 'row')}, for there is no column for them: {names}"
+
+
+def _summary_lines(
+    tally: Tally,
+    incidents: Incidents,
+    sink: Sink | VectorSink,
+    seconds: float,
+    said: tuple[str, str, str],
+) -> Iterator[str]:
+    stopped, not_started, cost = said
+    pace = f" ({rate(tally.ended / seconds)})" if seconds > 0 else ""
+    cancelled = f", {tally.in_flight:,} more cancelled" if tally.in_flight else ""
+    left_out = f", {tally.left_out:,} that waited left out" if tally.left_out and not stopped else ""
+    yield (
+        f"{count(tally.ended, 'row')} in {seconds:.1f} s{pace}: "
+        f"{tally.done:,} done, {tally.failed:,} failed{cancelled}{left_out}"
+    )
+    yield from filter(None, (stopped, not_started))
+    yield from _costs(tally)
+    if cost:
+        yield cost
+    happened = [f"repeated requests: {tally.retries:,}"] if tally.retries else []
+    happened += incidents.words()
+    if happened:
+        yield "; ".join(happened)
+    yield from losses(tally, sink)
+    for name, kind in sorted(tally.kinds.items(), key=lambda pair: -pair[1].count):
+        yield f"{kind.count:,} {name}, as in {kind.example}"
+    yield from _output(sink)
+
+
+def _costs(tally: Tally) -> Iterator[str]:
+    billed = tally.input_tokens or tally.output_tokens
+    if tally.lists:
+        if billed:
+            yield f"tokens: {tally.input_tokens:,}"
+        per_list = round(tally.sent / tally.lists)
+        yield f"{count(tally.lists, 'list')} sent, of {count(per_list, 'text')} on average"
+    elif billed:
+        yield f"tokens: {tally.input_tokens:,} in, {tally.output_tokens:,} out"
+    if tally.estimated_tokens:
+        yield f"tokens that the server did not count: about {tally.estimated_tokens:,}"
+
+
+def _output(sink: Sink | VectorSink) -> Iterator[str]:
+    if isinstance(sink, VectorSink):
+        width = "" if sink.width is None else f" of {count(sink.width, 'number')}"
+        yield f"output: {count(sink.rows, 'row')}{width} in {' and '.join(sink.paths)}"
+        return
+    yield f"output: {sink.path}"
