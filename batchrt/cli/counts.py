@@ -7,16 +7,27 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrt.cli.console import count, rate
-from batchrt.cli.pipeline import Entry
 from batchrt.cli.provider_events import Incidents
-from batchrt.cli.row_step import cut_off_reason
 from batchrt.files import Sink, VectorSink
 from batchrt.files.cells import error_line, listed
 from batchrt.messages import Usage
 
-__all__ = ["Kind", "Tally", "losses", "summary"]
+__all__ = ["Kind", "Tally", "cut_off_reason", "losses", "summary"]
 
 _EXAMPLE: Final = 300
+
+
+_CUT_OFF: Final = {
+    "length": "cut off at the token limit",
+    "max_tokens": "cut off at the token limit",
+    "content_filter": "cut off by the provider's content filter",
+    "safety": "cut off by the provider's content filter",
+}
+
+
+def cut_off_reason(finish_reason: str) -> str:
+    """Return in words how an answer with this `finish_reason` ended."""
+    return _CUT_OFF.get(finish_reason.lower(), f"ended for the reason {finish_reason[:40]!r}")
 
 
 @dataclass(slots=True)
@@ -81,13 +92,13 @@ class Tally:
         """Count an answer that is not whole."""
         self.cut_off[reason] = self.cut_off.get(reason, 0) + 1
 
-    def add_failure(self, entry: Entry, error: Exception) -> None:
+    def add_failure(self, row: int, error: Exception) -> None:
         """Count a row that failed."""
         self.failed += 1
         name = type(error).__name__
         kind = self.kinds.get(name)
         if kind is None:
-            line = f"row {entry.row.number}: {error_line(error).removeprefix(f'{name}: ')}"
+            line = f"row {row}: {error_line(error).removeprefix(f'{name}: ')}"
             kind = self.kinds[name] = Kind(line if len(line) <= _EXAMPLE else line[:_EXAMPLE] + "…")
         kind.count += 1
 

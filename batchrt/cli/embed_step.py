@@ -320,7 +320,7 @@ class Embedded(Runnable[list[Text], None]):
         if isinstance(error, ContextLengthError):  # the library says what to do in its own terms
             error.message = error.message.replace("truncate=True", "--truncate auto")
         entry.fail(error)
-        self._tally.add_failure(entry, error)
+        self._tally.add_failure(entry.row.number, error)
 
 
 def _splits(call: ListCall, error: Exception) -> bool:
@@ -369,7 +369,7 @@ class ListCargo:
             for entry in entries:
                 if not entry.ended:
                     entry.fail(outcome)
-                    self._tally.add_failure(entry, outcome)
+                    self._tally.add_failure(entry.row.number, outcome)
         return [entry for entry in entries if entry.ended]  # the others were left out
 
     def rest(self) -> list[Entry]:

@@ -322,7 +322,7 @@ class RowCargo:
         self._feed.load.remove(entry.row.size)
         if isinstance(outcome, Exception):  # what even the books could not hold, such as a stray cancellation
             entry.fail(outcome)
-            self._tally.add_failure(entry, outcome)
+            self._tally.add_failure(entry.row.number, outcome)
         return entry
 
     def rest(self) -> list[Entry]:

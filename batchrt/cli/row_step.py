@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from batchrt.cli.abort import Brake, Gatekeeper, LeftOutError
 from batchrt.cli.budget import Purse
-from batchrt.cli.counts import Tally
+from batchrt.cli.counts import Tally, cut_off_reason
 from batchrt.cli.pipeline import Entry, Load
 from batchrt.errors import (
     OutputParserError,
@@ -21,23 +21,12 @@ from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runtime.run import Step, Strand
 
-__all__ = ["Answer", "Answers", "Booked", "cut_off_reason", "fields_of"]
+__all__ = ["Answer", "Answers", "Booked", "fields_of"]
 
 _WHOLE: Final = frozenset(
     ("stop", "tool_calls", "function_call", "tool_use", "end_turn", "stop_sequence", "eos", "eos_token")
 )
 """Reasons that tell of a whole answer: OpenAI's, and those of Anthropic and of TGI, which proxies pass on."""
-_CUT_OFF: Final = {
-    "length": "cut off at the token limit",
-    "max_tokens": "cut off at the token limit",
-    "content_filter": "cut off by the provider's content filter",
-    "safety": "cut off by the provider's content filter",
-}
-
-
-def cut_off_reason(finish_reason: str) -> str:
-    """Return in words how an answer with this `finish_reason` ended."""
-    return _CUT_OFF.get(finish_reason.lower(), f"ended for the reason {finish_reason[:40]!r}")
 
 
 class Answer(NamedTuple):
@@ -166,7 +155,7 @@ class Booked(Runnable[Entry, Entry]):
                 ended = gate.refused(error)
                 entry.fail(error)
                 if ended:
-                    tally.add_failure(entry, error)
+                    tally.add_failure(entry.row.number, error)
             else:
                 tally.done += 1
                 gate.passed()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
+import anyio
 import pytest
 
 from batchrt.cli import job, pipeline
@@ -77,6 +78,6 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    monkeypatch.setattr(job, "anyio", SimpleNamespace(run=run))
+    monkeypatch.setattr(job, "anyio", SimpleNamespace(**{**vars(anyio), "run": run}))
     # The clock would jump while a thread writes.
     monkeypatch.setattr(pipeline, "run_sync", at_once)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli.row_step import cut_off_reason
+from batchrt.cli.counts import cut_off_reason
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 
