@@ -9,7 +9,7 @@ import anyio
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
-from batchrt.runnables.base import Configs, Entry, In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
 from batchrt.runtime.run import Step, StepCall, Strand
 
 __all__ = ["RunnableBinding"]
@@ -63,7 +63,7 @@ class RunnableBinding(Runnable[In, Out]):
         self,
         kwargs: Mapping[str, Any],
         configs: Configs,
-        method: Entry | None = None,  # noqa: ARG002  what is bound is asked as a whole
+        method: Method | None = None,  # noqa: ARG002  what is bound is asked as a whole
     ) -> tuple[Step, Configs]:
         return self.bound._prepare({**self.kwargs, **kwargs}, self._under(configs))
 

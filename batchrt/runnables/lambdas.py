@@ -11,9 +11,9 @@ from typing import Any, TypeVar, cast, overload
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
 from batchrt.errors import RecursionLimitError
-from batchrt.runnables.base import PLAIN, In, Out, Runnable, no_awaitable
+from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
+from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.portal import call_blocking
 from batchrt.runtime.run import Step, Strand
 from batchrt.runtime.threads import call_in_thread
 
@@ -125,10 +125,10 @@ class RunnableLambda(Runnable[In, Out]):
                 output = await function(value, config=handed_config(strand.config), **kwargs)
             else:
                 output = await function(value, **kwargs)
-            if type(output) in PLAIN:
+            if type(output) in PLAIN_TYPES:
                 return output
             if hasattr(type(output), "__await__"):
-                output = await no_awaitable(output)
+                output = await resolve(output)
             if isinstance(output, Runnable):
                 return await self._go_on(output, value, strand)
             return output
@@ -149,9 +149,7 @@ class RunnableLambda(Runnable[In, Out]):
                 output = await call_in_thread(bound, value, strand)
             # What an async function returns behind a decorator or a lambda that is not async itself.
             if hasattr(type(output), "__await__"):
-                output = (
-                    call_blocking(partial(no_awaitable, output)) if direct else await no_awaitable(output)
-                )
+                output = resolve_without_loop(output) if direct else await resolve(output)
             if isinstance(output, Runnable):
                 return await self._go_on(output, value, strand)
             return output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from batchrt.runnables.base import Configs, Entry, Runnable, RunnableLike, coerce
+from batchrt.runnables.base import Configs, Method, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
@@ -40,7 +40,7 @@ class RunnablePassthrough(Runnable[T, T]):
         return self.func is not None and self.func._takes(keyword)
 
     def _prepare(
-        self, kwargs: Mapping[str, Any], configs: Configs, method: Entry | None = None
+        self, kwargs: Mapping[str, Any], configs: Configs, method: Method | None = None
     ) -> tuple[Step, Configs]:
         if self.func is None:  # by itself it ignores what it is given, as LCEL's does
             kwargs = {name: value for name, value in kwargs.items() if is_config_key(name)}
