@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
-    from batchrt.runnables.passthrough import RunnableAssign, RunnablePick
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
@@ -177,9 +176,7 @@ class Runnable(EntryPoints[In, Out]):
     def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
     def __or__(self, other: Any) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `other`."""
-        from batchrt.runnables.sequence import RunnableSequence
-
-        return RunnableSequence(self, coerce(other))
+        return _sequence(self, coerce(other))
 
     @overload
     def __ror__(self, other: Callable[[T], Runnable[Any, In]]) -> RunnableSequence[T, Out]: ...
@@ -195,15 +192,11 @@ class Runnable(EntryPoints[In, Out]):
     def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
     def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
         """Return the sequence of `other` and this."""
-        from batchrt.runnables.sequence import RunnableSequence
-
-        return RunnableSequence(coerce(other), self)
+        return _sequence(coerce(other), self)
 
     def pipe(self, *others: RunnableLike[Any, Any], name: str | None = None) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `others`."""
-        from batchrt.runnables.sequence import RunnableSequence
-
-        return RunnableSequence(self, *others, name=name)
+        return _sequence(self, *others, name=name)
 
     def bind(self, **kwargs: Any) -> RunnableBinding[In, Out]:
         """Return this with `kwargs` given to every call."""
@@ -293,18 +286,14 @@ class Runnable(EntryPoints[In, Out]):
     def assign(self, **fields: RunnableLike[Any, Any]) -> RunnableSequence[In, dict[str, Any]]:
         """Return this with `fields` added to its output dict, each computed from it."""
         from batchrt.runnables.passthrough import RunnableAssign
-        from batchrt.runnables.sequence import RunnableSequence
 
-        added: RunnableAssign = RunnableAssign(fields)
-        return RunnableSequence(self, added)
+        return _sequence(self, RunnableAssign(fields))
 
     def pick(self, keys: str | list[str]) -> RunnableSequence[In, Any]:
         """Return this with one key's value of its output dict, or a dict of several keys."""
         from batchrt.runnables.passthrough import RunnablePick
-        from batchrt.runnables.sequence import RunnableSequence
 
-        picked: RunnablePick = RunnablePick(keys)
-        return RunnableSequence(self, picked)
+        return _sequence(self, RunnablePick(keys))
 
 
 RunnableLike: TypeAlias = (
@@ -337,6 +326,12 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     raise TypeError(
         f"a step of a chain must be a Runnable, a function or a dict of them, not {type(thing).__name__}"
     )
+
+
+def _sequence(*steps: RunnableLike[Any, Any], name: str | None = None) -> RunnableSequence[Any, Any]:
+    from batchrt.runnables.sequence import RunnableSequence
+
+    return RunnableSequence(*steps, name=name)
 
 
 def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
