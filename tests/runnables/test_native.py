@@ -1,4 +1,4 @@
-"""Runnables that take lists."""
+"""Native steps: runnables that take lists."""
 
 from __future__ import annotations
 
