@@ -14,7 +14,7 @@ __all__ = [
     "RunnableConfig",
     "cap_of",
     "check_config",
-    "handed_config",
+    "complete_config",
     "merge_configs",
 ]
 
@@ -151,7 +151,7 @@ def cap_of(config: RunConfig) -> int | None:
     return None if cap == "auto" else cap
 
 
-def handed_config(config: RunConfig) -> RunConfig:
+def complete_config(config: RunConfig) -> RunConfig:
     """Return the copy of `config` that is passed to a function.
 
     As in LCEL, it always has `tags`, `metadata`, `configurable` and `recursion_limit`, and the function's

@@ -19,7 +19,7 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
-from batchrt.config import RunConfig, check_config, handed_config
+from batchrt.config import RunConfig, check_config, complete_config
 from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
 from batchrt.runnables.keywords import check_keywords, function_takes
@@ -337,7 +337,7 @@ def _sequence(*steps: RunnableLike[Any, Any], name: str | None = None) -> Runnab
 def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
         await strand.take()
-        output = await method(value, handed_config(strand.config), **kwargs)
+        output = await method(value, complete_config(strand.config), **kwargs)
         if type(output) in PLAIN_TYPES or not hasattr(type(output), "__await__"):
             return output
         return await resolve(output)
@@ -347,7 +347,7 @@ def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: 
 
 def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
-        config = handed_config(strand.config)
+        config = complete_config(strand.config)
         if strand.run.direct:
             output = copy_context().run(method, value, config, **kwargs)  # as in a thread
         else:

@@ -37,7 +37,7 @@ def check_keywords(runnable: Runnable[Any, Any], kwargs: Mapping[str, Any]) -> N
     for name in kwargs:
         if not runnable._takes(name):
             raise TypeError(
-                f"{runnable.get_name()} takes no keyword argument {name!r}: {_place_of(runnable, name)}"
+                f"{runnable.get_name()} takes no keyword argument {name!r}: {_hint_for(runnable, name)}"
             )
 
 
@@ -69,7 +69,7 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     )
 
 
-def _place_of(runnable: Runnable[Any, Any], name: str) -> str:
+def _hint_for(runnable: Runnable[Any, Any], name: str) -> str:
     if name in _CONFIG:
         return f"put it into config=, as config={{{name!r}: …}}"
     if name in _ELSEWHERE:

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
-from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
+from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, complete_config
 from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
@@ -122,7 +122,7 @@ class RunnableLambda(Runnable[In, Out]):
             if plain:
                 output = await function(value)
             elif takes_config:
-                output = await function(value, config=handed_config(strand.config), **kwargs)
+                output = await function(value, config=complete_config(strand.config), **kwargs)
             else:
                 output = await function(value, **kwargs)
             if type(output) in PLAIN_TYPES:
@@ -140,7 +140,7 @@ class RunnableLambda(Runnable[In, Out]):
         takes_config = self._takes_config[id(self.func)]
 
         async def call(value: Any, strand: Strand) -> Any:
-            bound = partial(function, config=handed_config(strand.config)) if takes_config else function
+            bound = partial(function, config=complete_config(strand.config)) if takes_config else function
             direct = strand.run.direct
             if direct:
                 output = copy_context().run(bound, value)  # as in a thread
