@@ -152,7 +152,7 @@ def cap_of(config: RunConfig) -> int | None:
 
 
 def complete_config(config: RunConfig) -> RunConfig:
-    """Return the copy of `config` that is passed to a function.
+    """Return a complete copy of `config` to pass to a function.
 
     As in LCEL, it always has `tags`, `metadata`, `configurable` and `recursion_limit`, and the function's
     changes to it stay its own.
