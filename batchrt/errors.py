@@ -141,8 +141,8 @@ class StrayCancelledError(BatchError):
     def of(cls, cancelled: BaseException | None) -> StrayCancelledError:
         """Return an error that replaces `cancelled`."""
         error = cls(
-            "the function was cancelled from within (it awaited a task that other code cancelled, or cancelled "
-            "the task that it runs in); neither the item nor the run was cancelled"
+            "the function was cancelled from within (it awaited a task that other code cancelled, or it "
+            "cancelled the task that it runs in); neither the item nor the run was cancelled"
         )
         error.__cause__ = cancelled
         return error
