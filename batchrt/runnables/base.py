@@ -85,7 +85,8 @@ class Runnable(EntryPoints[In, Out]):
                 cls._method = method
                 break
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
-            cls.invoke = awaiting_method(own)  # type: ignore[method-assign]
+            # Not by assignment, which type checkers read as an override without types.
+            type.__setattr__(cls, "invoke", awaiting_method(own))
 
     # The step table
 
