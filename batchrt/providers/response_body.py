@@ -147,8 +147,8 @@ _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_
 def read_usage(usage: object, tier: object = None) -> Usage | None:
     """Return an answer's `usage`; `None` for what makes no sense.
 
-    Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one. All zeros are no count:
-    LiteLLM's proxy sends them where its upstream sent none (version 1.108.7,
+    Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one. Zeros alone are no
+    count: LiteLLM's proxy sends them where its upstream sent none (version 1.108.7,
     findings/litellm-missing-usage-becomes-zero.sh), and a spending limit must not take that for free work.
 
     Args:

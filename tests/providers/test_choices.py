@@ -295,7 +295,12 @@ def test_choice_that_broke_off_behind_a_proxy_is_no_answer(reason: str) -> None:
     [
         ("max_tokens", "max_tokens"),
         ("safety", "safety"),
-        *((reason, "stop") for reason in ("end_turn", "STOP", None, "", 5, {}, [], True)),
+        ("end_turn", "stop"),
+        ("STOP", "stop"),
+        (None, "stop"),
+        ("", "stop"),
+        (5, "stop"),
+        ({}, "stop"),
     ],
 )
 def test_choice_has_the_upstreams_finish_reason_where_it_says_more(reason: Any, expected: str) -> None:
