@@ -41,8 +41,8 @@ SAID = [
     (
         429,
         (
-            "litellm.RateLimitError: RateLimitError: OpenAIException - You exceeded your current quota, please "
-            "check your plan and billing details. For more information on this error, read the docs: "
+            "litellm.RateLimitError: RateLimitError: OpenAIException - You exceeded your current quota, "
+            "please check your plan and billing details. For more information on this error, read the docs: "
             "https://platform.openai.com/docs/guides/error-codes/api-errors."
         ),
     ),
