@@ -15,21 +15,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .asgi import DroppedConnectionError
-    from .families import ServerFamily
-    from .faults import Fault, FaultLike, FaultPlan, TunedFault
-    from .latency import Latency, LogNormal
-    from .limits import RateLimits, Stranger
-    from .log import Gaps, LogRecord, LogSnapshot, RequestLog
-    from .noise import Noise
-    from .outages import Outage
-    from .provider import MockProvider
-    from .queueing import Queueing
-    from .schedules import Scripted
-    from .schemas import UnsupportedSchemaError
-    from .server import MockServer, serve_forever
-    from .transport import MockTransport
-    from .verdict import CoolDown, LimitUse, Verdict
+    from batchrt.testing.admission.noise import Noise
+    from batchrt.testing.admission.outages import Outage
+    from batchrt.testing.admission.queue import Queueing
+    from batchrt.testing.admission.rate_limits import RateLimits, Stranger
+    from batchrt.testing.admission.schedules import Scripted
+    from batchrt.testing.endpoints.json_schema import UnsupportedSchemaError
+    from batchrt.testing.endpoints.server_families import ServerFamily
+    from batchrt.testing.faults.latency import Latency, LogNormal
+    from batchrt.testing.faults.plan import Fault, FaultLike, FaultPlan, TunedFault
+    from batchrt.testing.log import Gaps, LogRecord, LogSnapshot, RequestLog
+    from batchrt.testing.provider import MockProvider
+    from batchrt.testing.serving.asgi import DroppedConnectionError
+    from batchrt.testing.serving.server import MockServer, serve_forever
+    from batchrt.testing.serving.transport import MockTransport
+    from batchrt.testing.verdict import CoolDown, LimitUse, Verdict
 
 __all__ = [
     "CoolDown",
@@ -64,31 +64,31 @@ __all__ = [
 # its module in only when it is asked for.
 _HOMES = {
     "CoolDown": "verdict",
-    "DroppedConnectionError": "asgi",
-    "Fault": "faults",
-    "FaultLike": "faults",
-    "FaultPlan": "faults",
+    "DroppedConnectionError": "serving.asgi",
+    "Fault": "faults.plan",
+    "FaultLike": "faults.plan",
+    "FaultPlan": "faults.plan",
     "Gaps": "log",
-    "Latency": "latency",
+    "Latency": "faults.latency",
     "LimitUse": "verdict",
-    "LogNormal": "latency",
+    "LogNormal": "faults.latency",
     "LogRecord": "log",
     "LogSnapshot": "log",
     "MockProvider": "provider",
-    "MockServer": "server",
-    "MockTransport": "transport",
-    "Noise": "noise",
-    "Outage": "outages",
-    "Queueing": "queueing",
-    "RateLimits": "limits",
+    "MockServer": "serving.server",
+    "MockTransport": "serving.transport",
+    "Noise": "admission.noise",
+    "Outage": "admission.outages",
+    "Queueing": "admission.queue",
+    "RateLimits": "admission.rate_limits",
     "RequestLog": "log",
-    "Scripted": "schedules",
-    "ServerFamily": "families",
-    "Stranger": "limits",
-    "TunedFault": "faults",
-    "UnsupportedSchemaError": "schemas",
+    "Scripted": "admission.schedules",
+    "ServerFamily": "endpoints.server_families",
+    "Stranger": "admission.rate_limits",
+    "TunedFault": "faults.plan",
+    "UnsupportedSchemaError": "endpoints.json_schema",
     "Verdict": "verdict",
-    "serve_forever": "server",
+    "serve_forever": "serving.server",
 }
 
 

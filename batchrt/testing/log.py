@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from .faults import Fault
-from .wakeups import Wakeup
+from batchrt.testing.faults.plan import Fault
+from batchrt.testing.serving.wakeup import Wakeup
 
 __all__ = ["Gaps", "LogRecord", "LogSnapshot", "RequestLog"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .buckets import Bucket
-from .ledger import ACCEPTED, Sent
-from .quotas import Quota
-from .schedules import Schedule
+from batchrt.testing.admission.quota import Quota
+from batchrt.testing.admission.schedules import Schedule
+from batchrt.testing.admission.token_bucket import Bucket
+from batchrt.testing.verdict_log import ACCEPTED, Sent
 
 __all__ = ["least_seconds"]
 

@@ -11,32 +11,32 @@ from urllib.parse import parse_qs
 
 import anyio
 
-from .answers import Answer, Messages, as_messages
-from .asgi import Receive, Scope, Send, authorization, play, read_body
-from .bodies import Reject
-from .chat import Chat
-from .completions import Completions
-from .draws import digest_of
-from .embeddings import Embeddings
-from .exchange import Exchange
-from .families import ServerFamily, family_of
-from .faults import FaultPlan, TunedFault
-from .gate import Arrival, Gate, Visit
-from .history import History
-from .latency import Latency, check_latency, check_seconds, seconds_of
-from .limits import RateLimits
-from .log import RequestLog
-from .mishaps import spoil
-from .noise import Noise
-from .outages import Outage
-from .queueing import Queueing
-from .replies import RejectedError, Reply, json_reply
-from .vectors import Embeddable
-from .verdict import Verdict
+from batchrt.testing.admission.controller import Arrival, Gate, Visit
+from batchrt.testing.admission.noise import Noise
+from batchrt.testing.admission.outages import Outage
+from batchrt.testing.admission.queue import Queueing
+from batchrt.testing.admission.rate_limits import RateLimits
+from batchrt.testing.endpoints.answers import Answer, Messages, as_messages
+from batchrt.testing.endpoints.chat import Chat
+from batchrt.testing.endpoints.completions import Completions
+from batchrt.testing.endpoints.embeddings import Embeddings
+from batchrt.testing.endpoints.replies import RejectedError, Reply, json_reply
+from batchrt.testing.endpoints.request_body import Reject
+from batchrt.testing.endpoints.server_families import ServerFamily, family_of
+from batchrt.testing.endpoints.vectors import Embeddable
+from batchrt.testing.faults.fault_responses import spoil
+from batchrt.testing.faults.latency import Latency, check_latency, check_seconds, seconds_of
+from batchrt.testing.faults.plan import FaultPlan, TunedFault
+from batchrt.testing.faults.seeded import digest_of
+from batchrt.testing.history import History
+from batchrt.testing.log import RequestLog
+from batchrt.testing.serving.asgi import Receive, Scope, Send, authorization, play, read_body
+from batchrt.testing.serving.exchange import Exchange
+from batchrt.testing.verdict import Verdict
 
 if TYPE_CHECKING:
-    from .server import MockServer
-    from .transport import MockTransport
+    from batchrt.testing.serving.server import MockServer
+    from batchrt.testing.serving.transport import MockTransport
 
 __all__ = ["MockProvider"]
 
@@ -217,7 +217,7 @@ class MockProvider:
 
     def transport(self) -> MockTransport:
         """Give an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
-        from .transport import MockTransport
+        from batchrt.testing.serving.transport import MockTransport
 
         return MockTransport(self)
 
@@ -226,7 +226,7 @@ class MockProvider:
 
         Raises ImportError that says what to install where uvicorn is missing.
         """
-        from .server import MockServer
+        from batchrt.testing.serving.server import MockServer
 
         return MockServer(self, host, port)
 

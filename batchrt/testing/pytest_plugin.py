@@ -22,8 +22,8 @@ import anyio
 import pytest
 
 if TYPE_CHECKING:
-    from .provider import MockProvider
-    from .server import MockServer
+    from batchrt.testing.provider import MockProvider
+    from batchrt.testing.serving.server import MockServer
 
 __all__ = ["mock_provider", "mock_server", "pytest_pyfunc_call"]
 
@@ -36,7 +36,7 @@ _FIXTURES: Final = frozenset(("mock_provider", "mock_server"))
 @pytest.fixture
 def mock_provider() -> MockProvider:
     """Give a provider that answers at once and never fails; override it to have another."""
-    from .provider import MockProvider
+    from batchrt.testing.provider import MockProvider
 
     return MockProvider()
 

@@ -11,11 +11,11 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .buckets import Bucket, LimitName, Period
-from .ledger import ACCEPTED, CROWDED, FULL, NOISE, OUTAGE, REJECTED, Ledger, Sent, Wait
-from .oracle import least_seconds
-from .quotas import Quota
-from .schedules import Schedule
+from batchrt.testing.admission.quota import Quota
+from batchrt.testing.admission.schedules import Schedule
+from batchrt.testing.admission.token_bucket import Bucket, LimitName, Period
+from batchrt.testing.oracle import least_seconds
+from batchrt.testing.verdict_log import ACCEPTED, CROWDED, FULL, NOISE, OUTAGE, REJECTED, Ledger, Sent, Wait
 
 __all__ = ["CoolDown", "LimitUse", "Verdict", "judge"]
 

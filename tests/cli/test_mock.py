@@ -23,7 +23,7 @@ from batchrt.testing import (
     Queueing,
     RateLimits,
 )
-from batchrt.testing.exchange import Exchange
+from batchrt.testing.serving.exchange import Exchange
 from tests.cli.conftest import Command
 
 

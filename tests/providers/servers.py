@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits, Stranger
-from batchrt.testing.draws import Dice
+from batchrt.testing.faults.seeded import Dice
 from batchrt.testing.verdict import Verdict
 
 __all__ = ["CAPS", "Case", "random_case"]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits, Stranger
-from batchrt.testing.draws import Dice
+from batchrt.testing.faults.seeded import Dice
 from tests.testing.virtual import Client, simulate
 
 Ask = Callable[[int], Coroutine[Any, Any, Any]]

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from batchrt.testing import Fault, FaultPlan, MockProvider, Outage, Queueing, RateLimits, Verdict
-from batchrt.testing.ledger import ACCEPTED, Ledger, Wait
-from batchrt.testing.quotas import Quota
+from batchrt.testing.admission.quota import Quota
 from batchrt.testing.verdict import judge
+from batchrt.testing.verdict_log import ACCEPTED, Ledger, Wait
 from tests.testing.virtual import Client, simulate
 
 

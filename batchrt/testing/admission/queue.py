@@ -1,0 +1,167 @@
+"""A server that works on so many requests at a time and has the others wait their turn."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import anyio
+
+from batchrt.testing.admission.rate_limits import LimitStyle, check_style
+from batchrt.testing.admission.schedules import Schedule, Scripted, check_scripted
+from batchrt.testing.admission.timeline import Timeline
+from batchrt.testing.serving.wakeup import Wakeup
+
+__all__ = ["Place", "Queue", "Queueing"]
+
+_AFTER = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queueing:
+    """Work on `capacity` requests at a time, first come, first served, as vLLM and llama-server do.
+
+    The others wait, and nothing tells them so but their latency. A request whose turn has come
+    takes the provider's latency (`latency`, `latency_per_input`), and frees its place with the
+    last byte, or when its client leaves.
+
+    Args:
+        capacity: a whole number, or steps `(second, number)`. Where it falls, what is worked on is
+            worked on to its end.
+        max_waiting: how many may wait; who comes then is refused. None: no bound; 0: nobody waits,
+            so that the server rejects what it cannot work on at once.
+        seconds_per_token: what each token of an answer adds to the latency.
+        full_status: what who is refused gets; None for what the server's family says when it is
+            too busy: 429 at "tei" and "infinity", 503 at the others.
+        retry_after: the seconds that a refusal asks to wait in `retry-after`, rounded up; None
+            for none.
+        style: whose words a refusal has: "nginx" is a page of HTML, of its `limit_conn` with `capacity=n,
+            max_waiting=0`. None for those of the server's family.
+        counts: what takes a place: a request, or each of its inputs, as Infinity's queue has it (64 texts
+            with `max_waiting=64`). A request of many is let in while there is room for one, and worked on
+            when all of them have a place, or alone.
+    """
+
+    capacity: Scripted
+    max_waiting: int | None = None
+    seconds_per_token: float = 0.0
+    full_status: Literal[429, 503] | None = None
+    retry_after: float | None = None
+    style: LimitStyle | None = None
+    counts: Literal["requests", "inputs"] = "requests"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "capacity", check_scripted("capacity", self.capacity, whole=True))
+        if self.max_waiting is not None and self.max_waiting < 0:
+            raise ValueError(f"max_waiting must not be negative, got {self.max_waiting}")
+        if not 0 <= self.seconds_per_token < math.inf:
+            raise ValueError(f"seconds_per_token must be seconds >= 0, not {self.seconds_per_token!r}")
+        if self.full_status not in (None, 429, 503):
+            raise ValueError(f"full_status must be 429, 503 or None, not {self.full_status!r}")
+        if self.retry_after is not None and not 0 < self.retry_after < math.inf:
+            raise ValueError(f"retry_after must be seconds > 0, not {self.retry_after!r}")
+        check_style(self.style)
+        if self.counts not in ("requests", "inputs"):
+            raise ValueError(f"counts must be requests or inputs, not {self.counts!r}")
+
+
+class Place:
+    """Hold one request's place; `started`, at `began`, once its turn has come."""
+
+    __slots__ = ("_queue", "began", "size", "started", "wakeup")
+
+    def __init__(self, queue: Queue, size: int) -> None:
+        self._queue = queue
+        self.size: int = size
+        self.started: bool = False
+        self.began: float = math.inf
+        self.wakeup: Wakeup | None = None
+
+    async def turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
+        """Wait for the turn, or until `otherwise` ends; say whether that was it.
+
+        `otherwise` is cancelled when the turn comes, and called anew when the capacity changes.
+        """
+        while not self.started:
+            with anyio.CancelScope(deadline=self._queue.next_change()) as scope:
+                if self._queue.waits(self, Wakeup(scope.cancel)):
+                    await otherwise()
+                    return True
+            self._queue.look(anyio.current_time())
+        return False
+
+
+class Queue:
+    """Give places to requests, in the order of their arrival.
+
+    Safe to use from any thread: what changes is changed under `lock`, which is reentrant.
+    """
+
+    def __init__(self, queueing: Queueing, timeline: Timeline, lock: AbstractContextManager[object]) -> None:
+        self._capacity = Schedule(queueing.capacity)
+        self._max_waiting = queueing.max_waiting
+        self._timeline = timeline
+        self._lock = lock
+        self._counts_inputs = queueing.counts == "inputs"
+        self._served = 0
+        self._queued = 0
+        # Not a dict, in which each look for the first passes all that were taken out before.
+        self._waiting: OrderedDict[Place, None] = OrderedDict()
+
+    def is_full(self, now: float) -> bool:
+        """Say whether who comes now must go."""
+        with self._lock:
+            self.look(now)
+            full = self._max_waiting is not None and self._queued >= self._max_waiting
+            return full and not self._is_free(1, now)
+
+    def join(self, now: float, items: int = 1) -> Place:
+        """Give a place to a request of so many `items` that arrives."""
+        with self._lock:
+            place = Place(self, max(1, items) if self._counts_inputs else 1)
+            self._waiting[place] = None
+            self._queued += place.size
+            self.look(now)
+            return place
+
+    def leave(self, place: Place, now: float) -> None:
+        """Take back the place of a request that is over, whether or not its turn had come."""
+        with self._lock:
+            if place.started:
+                self._served -= place.size
+            else:
+                del self._waiting[place]
+                self._queued -= place.size
+            self.look(now)
+
+    def look(self, now: float) -> None:
+        """Start what can start."""
+        with self._lock:
+            while self._waiting and self._is_free(next(iter(self._waiting)).size, now):
+                place, _ = self._waiting.popitem(last=False)
+                self._queued -= place.size
+                self._served += place.size
+                place.started, place.began = True, now
+                if place.wakeup is not None:
+                    place.wakeup()
+
+    def waits(self, place: Place, wakeup: Wakeup) -> bool:
+        """Have `wakeup` called when the turn of `place` comes; False if it has come already."""
+        with self._lock:
+            place.wakeup = wakeup
+            return not place.started
+
+    def next_change(self) -> float:
+        """Give the moment at which the capacity changes next."""
+        second = self._timeline.second(anyio.current_time())
+        # A little later: who looks just before it would wait for it for ever on a clock that stands.
+        return self._timeline.moment(self._capacity.change_after(second) + _AFTER)
+
+    def _is_free(self, size: int, now: float) -> bool:
+        if not self._served:
+            return True
+        return self._served + size <= self._capacity.at(self._timeline.second(now))

@@ -1,0 +1,138 @@
+"""What one API key may ask of one model: the buckets of its limits, together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from batchrt.testing.admission.rate_limits import RateLimits
+from batchrt.testing.admission.schedules import Schedule, Scripted
+from batchrt.testing.admission.token_bucket import Bucket, Eater, LimitName, Period, Standing
+from batchrt.testing.endpoints.replies import Bill
+
+__all__ = ["Quota", "Shortage"]
+
+
+class Shortage(NamedTuple):
+    """Hold why a request is over its quota.
+
+    Attributes:
+        place: which of the quota's buckets lacks most.
+        bucket: that bucket.
+        standing: how it stands.
+        requested: how much of it was asked for.
+        wait: seconds until all buckets have enough; None if one never will.
+    """
+
+    place: int
+    bucket: Bucket
+    standing: Standing
+    requested: float
+    wait: float | None
+
+
+class Quota:
+    """Hold the buckets of one API key and model.
+
+    Attributes:
+        key: 64 bits of the hash of what the request showed for authorization; 0 if it was nothing.
+        model: the model's name.
+        number: which of the provider's quotas this is.
+        buckets: one for each limit.
+        in_flight: how many requests are.
+    """
+
+    __slots__ = ("_others", "_parallel", "_settles", "buckets", "in_flight", "key", "model", "number")
+
+    def __init__(self, key: int, model: str, number: int, limits: RateLimits | None) -> None:
+        self.key: int = key
+        self.model: str = model
+        self.number: int = number
+        self.buckets: tuple[Bucket, ...] = () if limits is None else _buckets(limits)
+        self.in_flight: int = 0
+        parallel = None if limits is None else limits.max_parallel_requests
+        self._parallel = None if parallel is None else Schedule(parallel)
+        stranger = None if limits is None else limits.stranger
+        self._others = Schedule(0 if stranger is None else stranger.in_flight)
+        self._settles = limits is not None and limits.settle
+
+    def parallel(self, second: float) -> int | None:
+        """Say how many requests may be in flight; None without such a limit."""
+        return None if self._parallel is None else int(self._parallel.at(second))
+
+    def free_parallel(self) -> Schedule | None:
+        """Give how many requests may be in flight besides a stranger's; None without such a limit."""
+        return None if self._parallel is None else self._parallel.less(self._others)
+
+    def parallel_left(self, second: float) -> int | None:
+        """Say how many more requests may be in flight, those of a stranger counted; None without a limit."""
+        most = self.parallel(second)
+        return None if most is None else max(0, most - self.in_flight - int(self._others.at(second)))
+
+    def shortage(self, bill: Bill, now: float) -> Shortage | None:
+        """Say what a request lacks; None if it may pass."""
+        worst: Shortage | None = None
+        for place, bucket in enumerate(self.buckets):
+            amount = _amount(bucket, bill.reserved)
+            wait: float | None = bucket.wait_for(amount, now)
+            if bucket.never_fits(amount, now):
+                return Shortage(place, bucket, bucket.standing(now), amount, None)
+            if wait and (worst is None or wait > (worst.wait or 0.0)):
+                worst = Shortage(place, bucket, bucket.standing(now), amount, wait)
+        return worst
+
+    def take(self, bill: Bill, now: float) -> None:
+        """Charge a request that passes; `free` when it is over."""
+        self.in_flight += 1
+        for bucket in self.buckets:
+            bucket.take(_amount(bucket, bill.reserved), now)
+
+    def free(self) -> None:
+        """Note that a request is over."""
+        self.in_flight -= 1
+
+    def settle(self, bill: Bill, now: float, *, answered: bool) -> float:
+        """Correct the charge of tokens now that the outcome is known; give what was charged in the end."""
+        if not self._settles:
+            return bill.reserved
+        spent = bill.spent if answered else 0
+        for bucket in self.buckets:
+            if bucket.name == "tokens":
+                bucket.take(spent - bill.reserved, now)
+        return spent
+
+    def standings(self, now: float) -> dict[LimitName, Standing]:
+        """Say how requests and tokens stand: of several buckets, the one with least left."""
+        found: dict[LimitName, Standing] = {}
+        for bucket in self.buckets:
+            standing = bucket.standing(now)
+            if bucket.name not in found or standing.left < found[bucket.name].left:
+                found[bucket.name] = standing
+        return found
+
+
+def _amount(bucket: Bucket, tokens: float) -> float:
+    return 1.0 if bucket.name == "requests" else tokens
+
+
+def _buckets(limits: RateLimits) -> tuple[Bucket, ...]:
+    given: tuple[tuple[LimitName, Period, Scripted | None], ...] = (
+        ("requests", "minute", limits.requests_per_minute),
+        ("tokens", "minute", limits.tokens_per_minute),
+        ("requests", "day", limits.requests_per_day),
+        ("tokens", "day", limits.tokens_per_day),
+    )
+    stranger = limits.stranger
+    amounts: dict[LimitName, float] = {"requests": 1.0, "tokens": stranger.tokens if stranger else 0.0}
+    return tuple(
+        Bucket(
+            name,
+            per,
+            limit,
+            limits.burst_seconds,
+            eater=Eater(Schedule(stranger.requests_per_minute), amounts[name])
+            if stranger and amounts[name]
+            else None,
+        )
+        for name, per, limit in given
+        if limit is not None
+    )

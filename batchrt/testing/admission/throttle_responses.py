@@ -1,0 +1,240 @@
+"""How a provider says that it is too much: statuses, words and headers, each vendor's way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from types import MappingProxyType
+from typing import Literal, Self
+
+from batchrt.testing.admission.quota import Quota, Shortage
+from batchrt.testing.admission.rate_limits import LimitHeaders, LimitStyle, RateLimits, WaitForm
+from batchrt.testing.admission.token_bucket import Bucket
+from batchrt.testing.endpoints.replies import Headers, Reply, bytes_reply, error_reply, json_reply
+from batchrt.testing.endpoints.server_families import Family, ServerFamily
+
+__all__ = ["Throttling", "duration"]
+
+_WAITS: MappingProxyType[LimitStyle, frozenset[WaitForm]] = MappingProxyType(
+    {
+        "openai": frozenset({"retry-after", "retry-after-ms", "message"}),
+        "azure": frozenset({"message"}),
+        "litellm": frozenset({"llm_provider-retry-after"}),
+        "tei": frozenset(),
+        "infinity": frozenset(),
+        "nginx": frozenset(),
+    }
+)
+_STYLES: MappingProxyType[ServerFamily, LimitStyle] = MappingProxyType(
+    {"azure": "azure", "tei": "tei", "infinity": "infinity"}
+)
+# Those that tell nothing of how a quota stands.
+_SILENT: frozenset[LimitStyle] = frozenset({"tei", "infinity", "nginx"})
+_REASONS = MappingProxyType({429: "Too Many Requests", 503: "Service Temporarily Unavailable"})
+# What LiteLLM's proxy asks for when too many requests are in flight: its window.
+_LITELLM_WINDOW = 60.0
+_LITELLM_PARALLEL = "x-ratelimit-api_key-{}-max_parallel_requests"
+
+_LEAST_WAIT = 0.001
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as Go does, to the millisecond, rounded up: `12ms`, `1s`, `8.64s`, `6m0s`."""
+    milliseconds = _milliseconds(seconds)
+    if not milliseconds:
+        return "0s"
+    if milliseconds < 1000:  # noqa: PLR2004  a second
+        return f"{milliseconds}ms"
+    whole, fraction = divmod(milliseconds, 1000)
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    tail = f".{fraction:03d}".rstrip("0") if fraction else ""
+    return f"{head}{whole}{tail}s"
+
+
+def _milliseconds(seconds: float) -> int:
+    return math.ceil(seconds * 1000 - 1e-6)
+
+
+def _whole(seconds: float) -> int:
+    return math.ceil(seconds - 1e-9)
+
+
+class Throttling:
+    """Speak as `server` does, or in the `style` that is given; the others are as RateLimits has them."""
+
+    def __init__(
+        self,
+        server: ServerFamily,
+        family: Family,
+        *,
+        style: LimitStyle | None = None,
+        waits: Collection[WaitForm] | None = None,
+        headers: LimitHeaders = "none",
+        named_wait: float | None = None,
+    ) -> None:
+        self._style: LimitStyle = style or _STYLES.get(server, "openai")
+        self._family = family
+        self._says_where = waits is not None
+        self._waits = _WAITS[self._style] if waits is None else frozenset(waits)
+        self._headers: LimitHeaders = "none" if self._style in _SILENT else headers
+        self._named_wait = named_wait
+
+    @classmethod
+    def of(cls, server: ServerFamily, family: Family, limits: RateLimits | None) -> Self:
+        """Speak as `limits` say, if there are any."""
+        if limits is None:
+            return cls(server, family)
+        return cls(
+            server,
+            family,
+            style=limits.style,
+            waits=limits.waits,
+            headers=limits.headers,
+            named_wait=limits.named_wait,
+        )
+
+    @property
+    def names_waits(self) -> bool:
+        """Whether a refusal has a place for a wait."""
+        return bool(self._waits)
+
+    def headers(self, quota: Quota, now: float, status: int | None) -> Headers:
+        """Tell how `quota` stands, if an answer with `status` does."""
+        if self._headers == "none" or (self._headers == "success" and status != 200):  # noqa: PLR2004
+            return ()
+        told: list[tuple[bytes, bytes]] = []
+        for name, standing in quota.standings(now).items():
+            # Azure's are bare seconds.
+            until = standing.until_full
+            reset = str(_whole(until)) if self._style == "azure" else duration(until)
+            told += (
+                (f"x-ratelimit-limit-{name}".encode(), b"%d" % standing.limit),
+                (f"x-ratelimit-remaining-{name}".encode(), b"%d" % standing.left),
+                (f"x-ratelimit-reset-{name}".encode(), reset.encode()),
+            )
+        most, left = quota.parallel(now), quota.parallel_left(now)
+        if self._style == "litellm" and status == 200 and most is not None:  # noqa: PLR2004
+            told += (
+                (_LITELLM_PARALLEL.format("limit").encode(), b"%d" % most),
+                (_LITELLM_PARALLEL.format("remaining").encode(), b"%d" % (left or 0)),
+            )
+        return tuple(told)
+
+    def over(self, quota: Quota, shortage: Shortage, now: float) -> Reply:
+        """Refuse a request that is over its quota."""
+        name = shortage.bucket.name
+        # What never fits has no wait, and no wrong one either.
+        wait = shortage.wait if shortage.wait is None else self._named_wait or shortage.wait
+        reply = self.refusal(self._words(quota.model, shortage), wait, kind=name)
+        return reply._replace(headers=(*reply.headers, *self.headers(quota, now, reply.status)))
+
+    def crowded(self, quota: Quota, second: float) -> Reply:
+        """Refuse a request while as many as may be are in flight."""
+        most = quota.parallel(second)
+        if self._style == "litellm":
+            return self._litellm_crowded(quota, most or 0)
+        words = f"Rate limit reached for {quota.model} on parallel requests: Limit {most}."
+        reply = self.refusal(words, self._named_wait)
+        # As soon as one ends there is room: who comes before the wait is over breaks no word.
+        return reply._replace(wait=None)
+
+    def _litellm_crowded(self, quota: Quota, most: int) -> Reply:
+        words = (
+            f"Rate limit exceeded for api_key: {quota.key:016x}. Limit type: max_parallel_requests. "
+            f"Current limit: {most}, Remaining: 0."
+        )
+        wait = self._named_wait or _LITELLM_WINDOW
+        told = self._told(wait)[0] if self._says_where else ((b"retry-after", b"%d" % _whole(wait)),)
+        headers = (*told, (b"rate_limit_type", b"max_parallel_requests"))
+        return error_reply(429, words, type="None", param="None", code="429", headers=headers)
+
+    def refusal(
+        self, message: str, wait: float | None, *, kind: str = "requests", status: Literal[429, 503] = 429
+    ) -> Reply:
+        """Make a 429, or a 503, that asks to wait, where this provider says so."""
+        # Who is told to wait for nothing is told nothing.
+        wait = None if wait is None else max(wait, _LEAST_WAIT)
+        headers, told = self._told(wait)
+        plea = self._plea(wait) if wait is not None and "message" in self._waits else ""
+        reply = self._worded(status, message, plea, kind)
+        return reply._replace(headers=(*reply.headers, *headers), wait=told)
+
+    def _worded(self, status: Literal[429, 503], message: str, plea: str, kind: str) -> Reply:
+        if self._style == "nginx":
+            return _page(status, plea)
+        if self._style == "infinity":
+            words = f"model overloaded {plea}".rstrip()
+            error = {"message": words, "type": None, "param": None, "code": status}
+            return json_reply(status, {"error": error})
+        kind, code = {
+            "openai": (kind, "rate_limit_exceeded"),
+            "azure": (kind, "429"),
+            "litellm": ("throttling_error", "429"),
+            "tei": ("Overloaded", None),
+        }[self._style]
+        return self._family.complaint(status, f"{message} {plea}".rstrip(), kind=kind, code=code).reply
+
+    def _plea(self, wait: float) -> str:
+        if self._is_fine:
+            return f"Please try again in {duration(wait)}."
+        return f"Please retry after {_whole(wait)} seconds."
+
+    def _told(self, wait: float | None) -> tuple[Headers, float | None]:
+        """Give the headers that tell `wait`, and the finest of all that is told."""
+        if wait is None or not self._waits:
+            return (), None
+        whole, milliseconds = _whole(wait), _milliseconds(wait)
+        written = {
+            "retry-after": whole,
+            "retry-after-ms": milliseconds,
+            "llm_provider-retry-after": whole,
+        }
+        headers = tuple((n.encode(), b"%d" % value) for n, value in written.items() if n in self._waits)
+        fine = "retry-after-ms" in self._waits
+        fine = fine or ("message" in self._waits and self._is_fine)
+        return headers, milliseconds / 1000 if fine else float(whole)
+
+    @property
+    def _is_fine(self) -> bool:
+        """Whether the words can name less than a second."""
+        return self._style not in ("azure", "tei")
+
+    def _words(self, model: str, shortage: Shortage) -> str:
+        if self._style == "tei":
+            return "Model is overloaded"
+        if self._style == "azure":
+            what = "token" if shortage.bucket.name == "tokens" else "call"
+            return (
+                f"Requests to this operation have exceeded the {what} rate limit of your current pricing "
+                "tier."
+            )
+        words = _openai_words(model, shortage)
+        return f"litellm.RateLimitError: OpenAIException - {words}" if self._style == "litellm" else words
+
+
+def _page(status: int, plea: str) -> Reply:
+    title = f"{status} {_REASONS[status]}"
+    page = (
+        f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
+        f"{f'<p>{plea}</p>' if plea else ''}<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+    )
+    return bytes_reply(status, page.encode(), ((b"server", b"nginx"),), content_type=b"text/html")
+
+
+def _openai_words(model: str, shortage: Shortage) -> str:
+    limit, requested = int(shortage.standing.limit), int(shortage.requested)
+    what = _limit_words(shortage.bucket)
+    if shortage.wait is None:
+        return (
+            f"Request too large for {model} on {what}: Limit {limit}, Requested {requested}. "
+            "The input or output tokens must be reduced in order to run successfully."
+        )
+    used = limit - int(shortage.standing.left)
+    return f"Rate limit reached for {model} on {what}: Limit {limit}, Used {used}, Requested {requested}."
+
+
+def _limit_words(bucket: Bucket) -> str:
+    per = "min" if bucket.per == "minute" else "day"
+    return f"{bucket.name} per {per} ({bucket.name[0].upper()}P{per[0].upper()})"

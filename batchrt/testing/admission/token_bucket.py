@@ -1,0 +1,187 @@
+"""A bucket of requests or tokens that refills continuously, and remembers how full it was."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from itertools import count
+from typing import Literal, NamedTuple, TypeAlias
+
+from batchrt.testing.admission.schedules import Schedule, Scripted
+
+__all__ = ["Bucket", "Eater", "LimitName", "Period", "Standing"]
+
+LimitName: TypeAlias = Literal["requests", "tokens"]
+Period: TypeAlias = Literal["minute", "day"]
+
+_KEPT = 1_000_000
+_SECONDS: dict[Period, float] = {"minute": 60.0, "day": 86_400.0}
+# Sums of floats end a little beside the whole numbers that they stand for.
+_NEARLY = 1e-6
+
+
+class Standing(NamedTuple):
+    """Hold how a bucket stands: the limit, what is left of it, and the seconds until it is full."""
+
+    limit: float
+    left: float
+    until_full: float
+
+
+class Eater(NamedTuple):
+    """Hold what somebody else takes from a bucket: `amount` at a time, so many times a minute.
+
+    Who finds less than that in it takes nothing.
+    """
+
+    per_minute: Schedule
+    amount: float
+
+
+class Bucket:
+    """Hold what is left of one limit, which an `eater` may use too.
+
+    The newest `keep` changes at least are remembered for hindsight, twice as many at most. Times
+    are seconds since the provider's first request, and none is before the one that came last; what
+    is left is below 0 while there is debt.
+
+    Attributes:
+        name: what is limited.
+        per: in which time.
+    """
+
+    __slots__ = (
+        "_eaten",
+        "_eater",
+        "_held",
+        "_keep",
+        "_left",
+        "_levels",
+        "_limit",
+        "_now",
+        "_times",
+        "name",
+        "per",
+    )
+
+    def __init__(
+        self,
+        name: LimitName,
+        per: Period,
+        limit: Scripted,
+        burst_seconds: float,
+        keep: int = _KEPT,
+        *,
+        eater: Eater | None = None,
+    ) -> None:
+        self.name: LimitName = name
+        self.per: Period = per
+        self._limit = Schedule(limit)
+        # Shares of the limit, so that a limit that changes changes the bucket with it.
+        self._held = burst_seconds / _SECONDS[per] if per == "minute" else 1.0
+        self._keep = keep
+        self._eater = eater
+        self._eaten = array("d")
+        self._times = array("d")
+        self._levels = array("d")
+        self._now = 0.0
+        self._left = self._size(self._limit.at(0.0))
+
+    def _size(self, limit: float) -> float:
+        return max(1.0, limit * self._held)
+
+    def _refilled(self, left: float, since: float, until: float, eaten: array[float] | None = None) -> float:
+        if self._eater is not None:
+            amount = self._eater.amount
+            for second in self._meals(self._eater, since, until):
+                left, since = self._risen(left, since, second), second
+                if left >= min(amount, self._size(self._limit.at(second))) - _NEARLY:
+                    left -= amount
+                    if eaten is not None:
+                        eaten.append(second)
+        return self._risen(left, since, until)
+
+    @staticmethod
+    def _meals(eater: Eater, since: float, until: float) -> Iterator[float]:
+        """Give the seconds after `since`, up to `until`, at which the other one comes: evenly at each rate.
+
+        They are counted from second 0, so that they do not depend on when one looks.
+        """
+        schedule = eater.per_minute
+        for number in count(max(1, int(schedule.area(0.0, since) / 60.0))):
+            second = schedule.second_of(60.0 * number)
+            if second > until:
+                return
+            if second > since:
+                yield second
+
+    def _risen(self, left: float, since: float, until: float) -> float:
+        for seconds, limit in self._limit.pieces(since, until):
+            left = min(self._size(limit), left + seconds * limit / _SECONDS[self.per])
+        return left
+
+    def _advance(self, now: float) -> None:
+        now = max(now, self._now)
+        self._left = self._refilled(self._left, self._now, now, self._eaten)
+        self._now = now
+        if len(self._eaten) >= 2 * self._keep:
+            del self._eaten[: self._keep]
+
+    def wait_for(self, amount: float, now: float) -> float:
+        """Give the seconds until `amount` fits, 0 if it does: more than there is room for fits when full.
+
+        Of what others will have taken until then a provider knows nothing either.
+        """
+        self._advance(now)
+        limit = self._limit.at(self._now)
+        lacks = min(amount, self._size(limit)) - self._left
+        return 0.0 if lacks <= _NEARLY else lacks * _SECONDS[self.per] / limit
+
+    def never_fits(self, amount: float, now: float) -> bool:
+        """Say whether `amount` is more than the whole limit."""
+        return amount > self._limit.at(now)
+
+    def take(self, amount: float, now: float) -> None:
+        """Take `amount`, or give back what is below 0."""
+        self._advance(now)
+        self._left = min(self._left - amount, self._size(self._limit.at(self._now)))
+        if self._times and self._times[-1] == self._now:
+            self._levels[-1] = self._left
+            return
+        self._times.append(self._now)
+        self._levels.append(self._left)
+        if len(self._times) >= 2 * self._keep:
+            del self._times[: self._keep], self._levels[: self._keep]
+
+    def standing(self, now: float) -> Standing:
+        """Say how the bucket stands."""
+        self._advance(now)
+        limit = self._limit.at(self._now)
+        lacks = max(0.0, self._size(limit) - self._left)
+        left = max(0.0, self._left + _NEARLY)
+        return Standing(limit, left, lacks * _SECONDS[self.per] / limit)
+
+    def left_before(self, second: float) -> float:
+        """Say in hindsight what was left at `second`, before anything of that moment was taken."""
+        index = bisect_left(self._times, second) - 1
+        if index >= 0:
+            return self._refilled(self._levels[index], self._times[index], second)
+        return self._refilled(self._size(self._limit.at(0.0)), 0.0, second)
+
+    def eaten(self, since: float, until: float) -> float:
+        """Say in hindsight what somebody else took after `since`, up to `until`."""
+        if self._eater is None:
+            return 0.0
+        later: array[float] = array("d")
+        self._refilled(self._left, self._now, max(self._now, until), later)
+        meals = bisect_right(self._eaten, until) - bisect_right(self._eaten, since)
+        return self._eater.amount * (meals + len(later) - bisect_right(later, since))
+
+    def refill_time(self, amount: float, since: float) -> float:
+        """Give the seconds in which the limit allows `amount` to be added; infinity if it never does."""
+        return self._limit.second_of(amount * _SECONDS[self.per], since) - since
+
+    def refill(self, since: float, until: float) -> float:
+        """Give what the limit allows to be added between the two, were there always room for it."""
+        return self._limit.area(since, until) / _SECONDS[self.per]

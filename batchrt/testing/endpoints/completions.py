@@ -1,0 +1,119 @@
+"""`POST /v1/completions`: prompts, alone or in lists, and what each gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic_core import to_json
+
+from batchrt.testing.endpoints.answers import Answer, compose, count_text, cut
+from batchrt.testing.endpoints.replies import Bill, RejectedError, Reply, bytes_reply
+from batchrt.testing.endpoints.request_body import (
+    CREATED,
+    FINGERPRINT,
+    Reject,
+    as_inputs,
+    check_choices,
+    check_inputs,
+    check_model,
+    parsed,
+    refuse_stream,
+    token_limit,
+)
+from batchrt.testing.endpoints.server_families import Family
+from batchrt.testing.endpoints.vectors import Embeddable
+from batchrt.testing.faults.seeded import names_of
+
+__all__ = ["Completions"]
+
+
+class Completions:
+    """Answer completion requests as `family` does; the other arguments are those of MockProvider."""
+
+    def __init__(
+        self,
+        seed: int,
+        family: Family,
+        models: tuple[str, ...] | None,
+        *,
+        answer: Answer | None,
+        reject: Reject | None,
+    ) -> None:
+        self._seed = seed
+        self._family = family
+        self._models = models
+        self._answer = answer
+        self._reject = reject
+
+    def reply(self, raw: bytes, name: str) -> Reply:
+        """Answer the request `raw` as the completion `name`; RejectedError if it is wrong.
+
+        Choice `i * n + j` is the j-th of prompt i.
+        """
+        body = parsed(raw)
+        prompts = as_inputs(body, "prompt")
+        # What is there is a list or a text: as_inputs has seen to that.
+        listed = not isinstance(body["prompt"], str)
+        try:
+            self._check(body, prompts, listed=listed)
+        except RejectedError as error:
+            error.carried(len(prompts))
+            raise
+        n = body.get("n") or 1
+        limit = token_limit(body, "max_tokens")
+        choices: list[dict[str, Any]] = []
+        spent: list[int] = []
+        for prompt in prompts:
+            for index in range(n):
+                text, tokens, reason = cut(self.text(body, prompt, index), limit)
+                choices.append(_choice(len(choices), text, reason))
+                spent.append(tokens)
+        billed = 1 if self._family.bills_first_prompt else len(prompts)
+        document = {
+            "id": f"cmpl-{name}",
+            "object": "text_completion",
+            "created": CREATED,
+            "model": body["model"],
+            "choices": choices,
+            "usage": _usage(prompts[:billed], spent[: billed * n]),
+            "system_fingerprint": FINGERPRINT,
+        }
+        bill = _bill(body["model"], _usage(prompts, spent), (limit or 0) * len(choices))
+        bill = bill._replace(rows=names_of(prompts))
+        return bytes_reply(
+            200, to_json(document), items=len(prompts), listed=listed, entries="choices", bill=bill
+        )
+
+    def text(self, body: Mapping[str, Any], prompt: Embeddable, index: int) -> str:
+        """Give the whole text of one choice, before `max_tokens` cuts it."""
+        if self._answer is not None:
+            return self._answer({**body, "prompt": prompt})
+        content = prompt if isinstance(prompt, str) else ",".join(map(str, prompt))
+        role = "prompt" if isinstance(prompt, str) else "tokens"
+        return compose(self._seed, [{"role": role, "content": content}], None, index)
+
+    def _check(self, body: Mapping[str, Any], prompts: Sequence[Embeddable], *, listed: bool) -> None:
+        check_model(body.get("model"), self._models)
+        refuse_stream(body)
+        check_choices(body)
+        token_limit(body, "max_tokens")
+        if listed:
+            self._family.check_prompts()
+        check_inputs(prompts, self._reject, "prompt")
+
+
+def _choice(index: int, text: str, reason: str) -> dict[str, Any]:
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": reason}
+
+
+def _bill(model: str, usage: Mapping[str, int], most: int) -> Bill:
+    # Also where usage forgets all prompts but the first: they were worked on.
+    asked, answered = usage["prompt_tokens"], usage["completion_tokens"]
+    return Bill(model, asked + most, asked + answered, answered)
+
+
+def _usage(prompts: Sequence[Embeddable], spent: Sequence[int]) -> dict[str, int]:
+    asked = sum(count_text(prompt) if isinstance(prompt, str) else len(prompt) for prompt in prompts)
+    answered = sum(spent)
+    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}

@@ -1,0 +1,149 @@
+"""The mock's replies played to an ASGI server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from batchrt.testing.endpoints.replies import Ending
+from batchrt.testing.serving.exchange import Exchange
+
+__all__ = [
+    "CONNECTION",
+    "DroppedConnectionError",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "authorization",
+    "play",
+    "read_body",
+]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+CONNECTION = "batchrt.connection"
+"""The scope extension of servers that can do what ASGI has no word for; `serve` is one.
+
+`hang_up(reset: bool) -> None` closes the connection, or resets it. `leaves(seconds: float) ->
+Awaitable[bool]` waits, and tells whether the client left meanwhile, at half the price of a
+cancelled `receive`.
+"""
+
+# Long enough for Trio, which cancels what waits past its deadline before it looks at the news.
+_GLANCE = 0.0001
+
+
+class DroppedConnectionError(ConnectionError):
+    """Tell a server that cannot be asked to drop a connection that the plan wants just that."""
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """Read the whole request body; None if the client left before its end."""
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        return bytes(message.get("body", b""))
+    parts: list[bytes] = []
+    while message["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        message = await receive()
+    return None
+
+
+def authorization(scope: Scope) -> bytes:
+    """Give the Authorization header, empty if there is none."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return bytes(value)
+    return b""
+
+
+def _connection(scope: Scope) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = (scope.get("extensions") or {}).get(CONNECTION)
+    return found
+
+
+async def play(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the reply as it says, and stop at once if the client goes away."""
+    try:
+        if await _is_left_waiting(exchange, scope, receive):
+            exchange.finish(gone=True)
+        elif exchange.reply.is_plain:
+            exchange.finish()
+            await _start(exchange, send)
+            await send({"type": "http.response.body", "body": exchange.reply.body})
+        else:
+            await _play_oddly(exchange, scope, receive, send)
+    finally:
+        # Without effect unless something was raised: then the server is stopping, or broke.
+        exchange.abandon()
+
+
+async def _is_left_waiting(exchange: Exchange, scope: Scope, receive: Receive) -> bool:
+    """Wait for the request's turn and its delay, and tell whether the client left meanwhile."""
+    if exchange.place is not None and await exchange.place.turn(partial(_left, receive)):
+        return True
+    return bool(exchange.reply.delay) and await _leaves(scope, receive, exchange.reply.delay)
+
+
+async def _leaves(scope: Scope, receive: Receive, seconds: float) -> bool:
+    """Wait, and tell whether the client left meanwhile: noticed at once, without a task."""
+    connection = _connection(scope)
+    if connection is not None:
+        return bool(await connection["leaves"](seconds))
+    with anyio.move_on_after(seconds):
+        await _left(receive)
+        return True
+    return False
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _start(exchange: Exchange, send: Send) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": exchange.reply.status,
+            "headers": exchange.headers,
+        }
+    )
+
+
+async def _play_oddly(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+    reply = exchange.reply
+    if reply.status is not None:
+        await _start(exchange, send)
+        for part in reply.parts():
+            # Also where there is no pause: servers swallow what is sent to a client that left,
+            # and a very large body would be made for nobody.
+            if await _leaves(scope, receive, reply.pause or _GLANCE):
+                exchange.finish(gone=True)
+                return
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    exchange.finish()
+    if reply.ending is Ending.COMPLETE:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    else:
+        await _hang_up(scope, receive, reset=reply.ending is not Ending.CLOSE)
+
+
+async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
+    connection = _connection(scope)
+    if connection is None:
+        raise DroppedConnectionError("this server offers no way to drop the connection")
+    # Lets the event loop write what it has buffered, which a reset would throw away.
+    await checkpoint()
+    connection["hang_up"](reset)
+    await _left(receive)

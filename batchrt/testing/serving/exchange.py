@@ -1,0 +1,97 @@
+"""One request at the mock, from its arrival to the line in the log."""
+
+from __future__ import annotations
+
+import anyio
+
+from batchrt.testing.admission.controller import Visit
+from batchrt.testing.admission.queue import Place
+from batchrt.testing.endpoints.replies import Headers, Reply
+from batchrt.testing.faults.plan import Fault
+from batchrt.testing.log import LogRecord, RequestLog
+
+__all__ = ["Exchange"]
+
+
+class Exchange:
+    """Hold a request's reply until it is sent, and log how it ended, once.
+
+    `log` is None for the control routes, which leave no trace. Whoever plays the reply calls
+    `finish` just before the last byte goes out, so that a client that has its answer also finds
+    it in the log. If there is a `place`, they wait first until its turn has come.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_digest",
+        "_fault",
+        "_items",
+        "_log",
+        "_route",
+        "_started",
+        "_visit",
+        "headers",
+        "reply",
+    )
+
+    def __init__(
+        self,
+        reply: Reply,
+        *,
+        name: str,
+        now: float = 0.0,
+        route: str = "",
+        fault: Fault | None = None,
+        attempt: int = 1,
+        digest: int = 0,
+        items: int = 0,
+        log: RequestLog | None = None,
+        visit: Visit | None = None,
+    ) -> None:
+        self.reply: Reply = reply
+        self.headers: Headers = (*reply.headers, (b"x-request-id", f"req_{name}".encode()))
+        self._route = route
+        self._fault = fault
+        self._attempt = attempt
+        self._digest = digest
+        self._items = items
+        self._log = log
+        self._visit = visit
+        self._started = now
+        if log is not None:
+            log.arrived(now, items)
+
+    @property
+    def place(self) -> Place | None:
+        """Where the request waits before its reply's delay begins; None if nowhere."""
+        return None if self._visit is None else self._visit.place
+
+    def finish(self, *, gone: bool = False) -> None:
+        """Log that the reply is out, or that the client is `gone`; only the first call counts."""
+        status = None if gone else self.reply.status
+        self._close(status, gone=gone)
+
+    def abandon(self) -> None:
+        """Log that neither happened: the server itself gave up."""
+        self._close(None, gone=False)
+
+    def _close(self, status: int | None, *, gone: bool) -> None:
+        log, self._log = self._log, None
+        if log is None:
+            return
+        now = anyio.current_time()
+        if self._visit is not None:
+            self._visit.leave(now, status, self.reply.wait, gone=gone)
+        log.finished(
+            LogRecord(
+                self._started,
+                self._route,
+                status,
+                self._fault,
+                now - self._started,
+                self._attempt,
+                self._digest,
+                gone,
+                self._items,
+            )
+        )

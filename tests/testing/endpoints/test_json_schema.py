@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from datetime import date, datetime
+from enum import Enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field, TypeAdapter
+
+from batchrt.testing import UnsupportedSchemaError
+from batchrt.testing.endpoints.json_schema import instance_of
+from batchrt.testing.faults.seeded import Dice
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int = Field(ge=1, le=9)
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tricks: list[str] = Field(min_length=1, max_length=3)
+
+
+class Node(BaseModel):
+    name: str = Field(min_length=2, max_length=5)
+    children: list[Node]
+    parent: Node | None = None
+
+
+class Everything(BaseModel, extra="forbid"):
+    text: str
+    maybe: str | None
+    colour: Colour
+    pet: Cat | Dog = Field(discriminator="kind")
+    share: float = Field(gt=0, lt=1)
+    narrow: float = Field(gt=0.1, lt=0.2)
+    even: int = Field(multiple_of=2, gt=10)
+    below: int = Field(lt=-5)
+    colours: set[Colour] = Field(min_length=2)
+    pair: tuple[int, str]
+    counts: dict[str, int]
+    tree: Node
+    day: date
+    moment: datetime
+    name: UUID
+    flag: bool
+    nothing: None
+    long: str = Field(min_length=100)
+    optional: int = 3
+    either: Annotated[int, Field(ge=5)] | Literal["none"]
+
+
+@given(seed=st.integers(0, 2**64 - 1))
+def test_pydantic_accepts_what_is_made_for_its_models(seed: int) -> None:
+    """A document fits the schema of a model with about everything pydantic has."""
+    made = instance_of(Everything.model_json_schema(), Dice(seed))
+    Everything.model_validate(made)
+
+
+def test_the_same_dice_make_the_same_document() -> None:
+    """Documents are deterministic, and differ from seed to seed."""
+    schema = Everything.model_json_schema()
+    made = [instance_of(schema, Dice(seed)) for seed in range(20)]
+    assert made == [instance_of(schema, Dice(seed)) for seed in range(20)]
+    assert len({str(document) for document in made}) == 20
+
+
+@pytest.mark.parametrize(
+    ("schema", "python_type"),
+    [
+        ({"allOf": [{"properties": {"a": {"type": "integer"}}}, {"required": ["a"]}]}, dict),
+        ({"type": ["string", "null"]}, str | None),
+        ({"const": 5}, Literal[5]),
+        ({"oneOf": [{"type": "null"}, {"type": "boolean"}]}, bool | None),
+        ({}, str),
+        ({"type": "array", "items": False}, list),
+        ({"type": "object", "required": ["x"], "additionalProperties": {"type": "integer"}}, dict),
+        ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"type": "integer"}}}, int),
+        ({"type": "object", "minProperties": 3}, dict),
+    ],
+)
+def test_the_smaller_keywords_are_known(schema: dict[str, Any], python_type: Any) -> None:
+    """Each gives a value of the type it stands for."""
+    for seed in range(10):
+        TypeAdapter(python_type).validate_python(instance_of(schema, Dice(seed)), strict=True)
+
+
+def test_required_names_are_always_there() -> None:
+    """Also names without a property of their own, and those that allOf adds."""
+    schema = {"type": "object", "allOf": [{"required": ["a"]}, {"required": ["b"]}]}
+    assert instance_of(schema, Dice(0)).keys() == {"a", "b"}
+    assert len(instance_of({"type": "object", "minProperties": 3}, Dice(0))) == 3
+
+
+def test_recursion_that_may_end_does() -> None:
+    """A schema that refers to itself is left as soon as it lets go, whichever way it rolls."""
+    for seed in range(50):
+        Node.model_validate(instance_of(Node.model_json_schema(), Dice(seed)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "string", "pattern": "^a+$"}, "pattern"),
+        ({"$ref": "#"}, "circle"),
+        ({"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}}, "without an"),
+        ({"$ref": "https://example.com/schema"}, "outside"),
+        ({"$ref": "#/$defs/none"}, "nowhere"),
+        ({"type": "integer", "minimum": 5, "maximum": 4}, "bounds"),
+        ({"type": "unknown"}, "not one of"),
+        ({"type": "array", "uniqueItems": True, "minItems": 2, "items": {"const": 1}}, "different"),
+        ({"type": "object", "properties": 5}, "no JSON Schema"),
+        ({"enum": []}, "no JSON Schema"),
+        ({"anyOf": []}, "empty"),
+        (False, "false"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_the_reason(schema: Any, reason: str) -> None:
+    """No document is better than one that does not fit."""
+    with pytest.raises(UnsupportedSchemaError, match=reason):
+        instance_of(schema, Dice(0))
+
+
+def test_an_alternative_that_cannot_be_made_is_passed_over() -> None:
+    """AnyOf needs only one that can: a Decimal is a number or a string with a pattern."""
+    schema = {"anyOf": [{"type": "string", "pattern": "x"}, {"type": "integer"}]}
+    assert all(isinstance(instance_of(schema, Dice(seed)), int) for seed in range(10))
