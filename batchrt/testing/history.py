@@ -30,7 +30,7 @@ class History:
             self._put(digest, (attempts + 1, in_a_row))
             return attempts + 1, in_a_row
 
-    def fared(self, digest: int, *, faulty: bool) -> None:
+    def record_outcome(self, digest: int, *, faulty: bool) -> None:
         """Note whether the newest arrival of a body met a fault."""
         with self._lock:
             attempts, in_a_row = self._new.get(digest) or self._old.get(digest) or (1, 0)

@@ -165,7 +165,7 @@ class RequestLog:
             self._items_in_flight += items
             self._most_items = max(self._most_items, items)
             self._peak = max(self._peak, self._in_flight)
-        self._tell()
+        self._notify()
 
     def finished(self, record: LogRecord) -> None:
         """Note how a request ended; its `time` is still that of the event loop."""
@@ -179,13 +179,13 @@ class RequestLog:
             if record.fault is not None:
                 self._by_fault[record.fault] = self._by_fault.get(record.fault, 0) + 1
             self._records.append(record._replace(time=max(0.0, record.time - self._first)))
-        self._tell()
+        self._notify()
 
     def reset(self) -> None:
         """Forget all but what is still in flight."""
         with self._lock:
             self._forget()
-        self._tell()
+        self._notify()
 
     def snapshot(self) -> LogSnapshot:
         """Give the counts of this moment."""
@@ -240,7 +240,7 @@ class RequestLog:
                 with self._lock:
                     self._waiters.discard(waiter)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self._waiters:
             return
         with self._lock:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from batchrt.testing.admission.quota import Quota
+from batchrt.testing.admission.quota import MockQuota
 from batchrt.testing.admission.schedules import Schedule
-from batchrt.testing.admission.token_bucket import Bucket
-from batchrt.testing.verdict_log import ACCEPTED, Sent
+from batchrt.testing.admission.token_bucket import MockTokenBucket
+from batchrt.testing.verdict_log import ACCEPTED, SentRequest
 
 __all__ = ["least_seconds"]
 
@@ -16,8 +16,8 @@ _ROUNDS = 100
 
 
 def least_seconds(
-    sent: Sequence[Sent],
-    quotas: Sequence[Quota],
+    sent: Sequence[SentRequest],
+    quotas: Sequence[MockQuota],
     *,
     start: float,
     capacity: Schedule | None,
@@ -45,7 +45,7 @@ def least_seconds(
     return max(bounds)
 
 
-def _bounds(quota: Quota, own: Sequence[Sent], start: float) -> list[float]:
+def _bounds(quota: MockQuota, own: Sequence[SentRequest], start: float) -> list[float]:
     fastest = min(one.ended - one.began for one in own)
     bounds = []
     for bucket in quota.buckets:
@@ -57,7 +57,7 @@ def _bounds(quota: Quota, own: Sequence[Sent], start: float) -> list[float]:
     return bounds
 
 
-def _work(worked: Sequence[Sent], *, sized: bool = False) -> float:
+def _work(worked: Sequence[SentRequest], *, sized: bool = False) -> float:
     return math.fsum((one.ended - one.began) * (one.size if sized else 1) for one in worked)
 
 
@@ -65,12 +65,12 @@ def _seconds(places: Schedule, work: float, start: float) -> float:
     return places.second_of(work, start) - start
 
 
-def _refilled(bucket: Bucket, spent: float, start: float) -> float:
+def _refilled(bucket: MockTokenBucket, spent: float, start: float) -> float:
     """Give the seconds until a bucket has given out `spent`, besides what somebody else took meanwhile."""
     held = bucket.left_before(start)
     seconds = 0.0
     for _ in range(_ROUNDS):
-        lacks = spent + bucket.eaten(start, start + seconds) - held
+        lacks = spent + bucket.background_taken(start, start + seconds) - held
         needed = bucket.refill_time(lacks, start) if lacks > 0 else 0.0
         if needed <= seconds:
             break

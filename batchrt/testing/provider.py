@@ -11,22 +11,22 @@ from urllib.parse import parse_qs
 
 import anyio
 
-from batchrt.testing.admission.controller import Arrival, Gate, Visit
+from batchrt.testing.admission.controller import AdmissionController, AdmissionDecision, ArrivingRequest
 from batchrt.testing.admission.noise import Noise
 from batchrt.testing.admission.outages import Outage
 from batchrt.testing.admission.queue import Queueing
 from batchrt.testing.admission.rate_limits import RateLimits
 from batchrt.testing.endpoints.answers import Answer, Messages, as_messages
-from batchrt.testing.endpoints.chat import Chat
-from batchrt.testing.endpoints.completions import Completions
-from batchrt.testing.endpoints.embeddings import Embeddings
-from batchrt.testing.endpoints.replies import RejectedError, Reply, json_reply
+from batchrt.testing.endpoints.chat import ChatEndpoint
+from batchrt.testing.endpoints.completions import CompletionsEndpoint
+from batchrt.testing.endpoints.embeddings import EmbeddingsEndpoint
+from batchrt.testing.endpoints.replies import MockReply, RejectedError, json_reply
 from batchrt.testing.endpoints.request_body import Reject
 from batchrt.testing.endpoints.server_families import ServerFamily, family_of
 from batchrt.testing.endpoints.vectors import Embeddable
-from batchrt.testing.faults.fault_responses import spoil
+from batchrt.testing.faults.fault_responses import apply_fault
 from batchrt.testing.faults.latency import Latency, check_latency, check_seconds, seconds_of
-from batchrt.testing.faults.plan import FaultPlan, TunedFault
+from batchrt.testing.faults.plan import Fault, FaultPlan
 from batchrt.testing.faults.seeded import digest_of
 from batchrt.testing.history import History
 from batchrt.testing.log import RequestLog
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MockProvider"]
 
-_Endpoint: TypeAlias = Callable[[bytes, str], Reply]
+_Endpoint: TypeAlias = Callable[[bytes, str], MockReply]
 _NO_FAULTS = FaultPlan()
 _MODELS = "GET /v1/models"
 _EMBEDDINGS = "POST /v1/embeddings"
@@ -129,7 +129,7 @@ class MockProvider:
             max_request_tokens=max_request_tokens,
             max_in_flight=max_in_flight,
         )
-        self._gate = Gate(
+        self._controller = AdmissionController(
             server,
             family,
             limits=rate_limits,
@@ -139,9 +139,9 @@ class MockProvider:
             seed=seed,
             refusal_latency=check_seconds(refusal_latency, "refusal_latency"),
         )
-        self._chat = Chat(seed, self._models, answer, reject)
-        self._completions = Completions(seed, family, self._models, answer=answer, reject=reject)
-        self._embeddings = Embeddings(
+        self._chat = ChatEndpoint(seed, self._models, answer, reject)
+        self._completions = CompletionsEndpoint(seed, family, self._models, answer=answer, reject=reject)
+        self._embeddings = EmbeddingsEndpoint(
             seed,
             family,
             self._models,
@@ -149,7 +149,7 @@ class MockProvider:
             reject=reject,
         )
         self._history = History()
-        self._valid = itertools.count()
+        self._valid_requests = itertools.count()
         # Where a request is answered by a model: what latency and faults are for.
         self._endpoints: dict[str, _Endpoint] = {
             "POST /v1/chat/completions": self._chat.reply,
@@ -166,7 +166,7 @@ class MockProvider:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection; raises NotImplementedError for what is not HTTP."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _serve_lifespan(receive, send)
             return
         if scope["type"] != "http":
             raise NotImplementedError(f"the mock provider speaks HTTP, not {scope['type']}")
@@ -250,7 +250,7 @@ class MockProvider:
                 one that has as many; None for no bound.
         """
         peak = self.log.snapshot().peak_in_flight
-        return self._gate.verdict(
+        return self._controller.verdict(
             since=since,
             until=until,
             grace=grace,
@@ -264,9 +264,9 @@ class MockProvider:
         Who waits in the queue stays there.
         """
         self.log.reset()
-        self._gate.reset()
+        self._controller.reset()
         self._history.clear()
-        self._valid = itertools.count()
+        self._valid_requests = itertools.count()
 
     def open(
         self,
@@ -282,33 +282,28 @@ class MockProvider:
         if path.startswith("/_mock/"):
             return Exchange(self._control(route, query), name="control")
         now = anyio.current_time()
-        self._gate.begin(now)
+        self._controller.begin(now)
         digest = digest_of(path.encode() + b"\0" + body)
         attempt, in_a_row = self._history.arrived(digest)
         name = f"{digest:016x}-{attempt}"
-        fault: TunedFault | None = None
-        visit: Visit | None = None
+        fault: Fault | None = None
+        decision: AdmissionDecision | None = None
         try:
             self._check_key(path, authorization)
             good = reply = self._reply(route, body, name)
-            if good.bill is not None:
-                visit = self._gate.enter(
-                    Arrival(
-                        now,
-                        good.bill,
-                        authorization,
-                        digest,
-                        attempt,
-                        good.items,
-                        is_embedding=route == _EMBEDDINGS,
+            if good.charge is not None:
+                is_embedding = route == _EMBEDDINGS
+                decision = self._controller.enter(
+                    ArrivingRequest(
+                        now, good.charge, authorization, digest, attempt, good.items, is_embedding
                     )
                 )
-                if visit.refusal is not None:
-                    reply = visit.refusal
+                if decision.refusal is not None:
+                    reply = decision.refusal
                 else:
                     good = good._replace(delay=self._seconds_of(good, digest, attempt))
-                    reply, fault = self._fated(good, digest, attempt, in_a_row)
-                    reply = visit.dressed(reply, now)
+                    reply, fault = self._with_fault(good, digest, attempt, in_a_row)
+                    reply = decision.with_rate_limit_headers(reply, now)
         except RejectedError as rejected:
             good = reply = rejected.reply
         return Exchange(
@@ -316,15 +311,15 @@ class MockProvider:
             name=name,
             now=now,
             route=route if route in self._endpoints or route == _MODELS else "other",
-            fault=None if fault is None else fault.fault,
+            fault=fault,
             attempt=attempt,
             digest=digest,
             items=good.items,
             log=self.log,
-            visit=visit,
+            decision=decision,
         )
 
-    def _reply(self, route: str, body: bytes, name: str) -> Reply:
+    def _reply(self, route: str, body: bytes, name: str) -> MockReply:
         endpoint = self._endpoints.get(route)
         if endpoint is not None:
             return endpoint(body, name)
@@ -333,25 +328,24 @@ class MockProvider:
         names = ("mock",) if self._models is None else self._models
         return json_reply(200, {"object": "list", "data": [_model(name) for name in names]})
 
-    def _seconds_of(self, good: Reply, digest: int, attempt: int) -> float:
+    def _seconds_of(self, good: MockReply, digest: int, attempt: int) -> float:
         seconds = seconds_of(self.latency, self.seed, digest, attempt)
-        answered = 0 if good.bill is None else good.bill.answered
+        answered = 0 if good.charge is None else good.charge.answered
         return seconds + self._latency_per_input * good.items + self._latency_per_token * answered
 
-    def _fated(
-        self, good: Reply, digest: int, attempt: int, in_a_row: int
-    ) -> tuple[Reply, TunedFault | None]:
-        """Give what becomes of a good reply, and the fault it met."""
-        position = next(self._valid)
+    def _with_fault(
+        self, good: MockReply, digest: int, attempt: int, in_a_row: int
+    ) -> tuple[MockReply, Fault | None]:
+        """Return the reply after the fault that the plan chose, and that fault if the reply can have it."""
+        position = next(self._valid_requests)
         if position < len(self.faults.script):
-            fault = self.faults.scripted(position)
+            tuned = self.faults.scripted(position)
         else:
-            fault = self.faults.drawn(digest, attempt, in_a_row)
-        reply = good if fault is None else spoil(good, fault)
-        if reply is good:
-            fault = None
+            tuned = self.faults.drawn(digest, attempt, in_a_row)
+        reply = good if tuned is None else apply_fault(good, tuned)
+        fault = None if tuned is None or reply is good else tuned.fault
         if fault is not None or in_a_row:
-            self._history.fared(digest, faulty=fault is not None)
+            self._history.record_outcome(digest, faulty=fault is not None)
         return reply, fault
 
     def _check_key(self, path: str, authorization: bytes) -> None:
@@ -364,7 +358,7 @@ class MockProvider:
                 code="invalid_api_key",
             )
 
-    def _control(self, route: str, query: bytes) -> Reply:
+    def _control(self, route: str, query: bytes) -> MockReply:
         if route == "GET /_mock/log":
             newest = parse_qs(query.decode("latin-1")).get("records", ["0"])[0]
             seen = self.log.snapshot().to_dict()
@@ -372,13 +366,13 @@ class MockProvider:
                 seen["records"] = [entry.to_dict() for entry in self.log.records(int(newest))]
             return json_reply(200, seen)
         if route == "GET /_mock/verdict":
-            return self._told_verdict(query)
+            return self._verdict_reply(query)
         if route == "POST /_mock/reset":
             self.reset()
             return json_reply(200, {"reset": True})
         return RejectedError(404, f"Invalid URL ({route})").reply
 
-    def _told_verdict(self, query: bytes) -> Reply:
+    def _verdict_reply(self, query: bytes) -> MockReply:
         asked = parse_qs(query.decode("latin-1"))
         cap = asked.get("max_concurrency", ["0"])[0]
         try:
@@ -402,7 +396,7 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "batchrt"}
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def _serve_lifespan(receive: Receive, send: Send) -> None:
     """Say yes to a server that asks whether the application is ready, and to its goodbye."""
     while True:
         message = await receive()

@@ -7,23 +7,33 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["ACCEPTED", "CROWDED", "FULL", "NOISE", "OUTAGE", "REJECTED", "Ledger", "Sent", "Wait"]
+__all__ = [
+    "ACCEPTED",
+    "NOISE",
+    "OUTAGE",
+    "OVER_PARALLEL",
+    "QUEUE_FULL",
+    "REJECTED",
+    "RequestedWait",
+    "SentRequest",
+    "VerdictLog",
+]
 
 ACCEPTED: Final = 0
-FULL: Final = 1
+QUEUE_FULL: Final = 1
 OUTAGE: Final = 2
 NOISE: Final = 3
-CROWDED: Final = 4
+OVER_PARALLEL: Final = 4
 """By the limit of parallel requests of its quota."""
 REJECTED: Final = 5
 """By the first bucket of its quota; 6 by the second, and so on."""
 
 
 # Each may change its buckets twice, and those remember a million changes.
-_KEPT = 250_000
+_KEEP = 250_000
 
 
-class Sent(NamedTuple):
+class SentRequest(NamedTuple):
     """Hold one request: when it came to which quota, its outcome, attempt, tokens, and how it went on.
 
     Attributes:
@@ -47,7 +57,7 @@ class Sent(NamedTuple):
     rows: Sequence[int]
 
 
-class Wait(NamedTuple):
+class RequestedWait(NamedTuple):
     """Hold one wait: who asked when, until when, whether at random, and on the request of which row."""
 
     quota: int
@@ -57,7 +67,7 @@ class Wait(NamedTuple):
     row: int = 0
 
 
-class Ledger:
+class VerdictLog:
     """Remember the newest `keep` requests at least, twice as many at most; some 70 bytes each."""
 
     __slots__ = (
@@ -78,7 +88,7 @@ class Ledger:
         "_waits",
     )
 
-    def __init__(self, keep: int = _KEPT) -> None:
+    def __init__(self, keep: int = _KEEP) -> None:
         self._keep = keep
         self._seconds = array("d")
         self._quotas = array("L")
@@ -94,7 +104,7 @@ class Ledger:
         # Of those that are asked for several things, or for one that may come in a list as well.
         self._inputs: dict[int, Sequence[int]] = {}
         self._dropped = 0
-        self._waits: list[Wait] = []
+        self._waits: list[RequestedWait] = []
 
     def note(
         self,
@@ -164,17 +174,17 @@ class Ledger:
             self._ended[number - self._dropped] = second
             self._answered[number - self._dropped] = answered
 
-    def ask(self, wait: Wait) -> None:
+    def ask(self, wait: RequestedWait) -> None:
         """Add a wait."""
         self._waits.append(wait)
 
-    def sent(self) -> Iterator[Sent]:
+    def sent(self) -> Iterator[SentRequest]:
         """Give the requests in the order of their arrival."""
         rows = (
             self._inputs.get(number, (row,)) for number, row in enumerate(self._rows, start=self._dropped)
         )
-        return map(Sent._make, zip(*self._columns(), rows, strict=True))
+        return map(SentRequest._make, zip(*self._columns(), rows, strict=True))
 
-    def waits(self) -> list[Wait]:
+    def waits(self) -> list[RequestedWait]:
         """Give the waits in the order in which they were asked for."""
         return list(self._waits)

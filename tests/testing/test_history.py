@@ -15,7 +15,7 @@ def test_faults_in_a_row_end_with_a_proper_answer() -> None:
     rows = []
     for faulty in (True, True, False, True):
         rows.append(history.arrived(5)[1])
-        history.fared(5, faulty=faulty)
+        history.record_outcome(5, faulty=faulty)
     assert [*rows, history.arrived(5)[1]] == [0, 1, 2, 0, 1]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits, Stranger
-from batchrt.testing.faults.seeded import Dice
+from batchrt.testing.faults.seeded import SeededDice
 from tests.testing.virtual import Client, simulate
 
 Ask = Callable[[int], Coroutine[Any, Any, Any]]
@@ -178,7 +178,7 @@ def test_least_seconds_are_never_more_than_it_took(
     )
 
     async def send(ask: Ask) -> None:
-        dice = Dice(seed)
+        dice = SeededDice(seed)
 
         async def try_it(number: int) -> None:
             for _ in range(4):

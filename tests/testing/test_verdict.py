@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from batchrt.testing import Fault, FaultPlan, MockProvider, Outage, Queueing, RateLimits, Verdict
-from batchrt.testing.admission.quota import Quota
+from batchrt.testing.admission.quota import MockQuota
 from batchrt.testing.verdict import judge
-from batchrt.testing.verdict_log import ACCEPTED, Ledger, Wait
+from batchrt.testing.verdict_log import ACCEPTED, RequestedWait, VerdictLog
 from tests.testing.virtual import Client, simulate
 
 
@@ -171,10 +171,12 @@ def test_another_key_or_model_is_not_meant() -> None:
 
 def test_waits_that_overlap_are_one_cool_down() -> None:
     """Those that follow one another are two."""
-    ledger = Ledger()
+    verdict_log = VerdictLog()
     for wait in ((0.0, 5.0), (1.0, 3.0), (4.0, 7.0), (7.0, 9.0), (20.0, 21.0)):
-        ledger.ask(Wait(0, *wait))
-    verdict = judge(ledger, [Quota(0, "m", 0, None)], since=0.0, until=100.0, grace=0.0, peak_in_flight=0)
+        verdict_log.ask(RequestedWait(0, *wait))
+    verdict = judge(
+        verdict_log, [MockQuota(0, "m", 0, None)], since=0.0, until=100.0, grace=0.0, peak_in_flight=0
+    )
     spans = [(cool_down.start, cool_down.end) for cool_down in verdict.cool_downs]
     assert spans == [(0, 7), (7, 9), (20, 21)]
 
@@ -185,14 +187,14 @@ def test_waits_are_found_as_a_plain_search_would_find_them(seed: int) -> None:
     chance = random.Random(seed)
     seconds = sorted(chance.randrange(400) / 4 for _ in range(60))
     waits = [(asked, asked + chance.randrange(1, 60) / 4) for asked in sorted(chance.sample(seconds, 8))]
-    ledger = Ledger()
+    verdict_log = VerdictLog()
     for second in seconds:
-        ledger.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
+        verdict_log.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
     for asked, until in waits:
-        ledger.ask(Wait(0, asked, until))
-    quotas = [Quota(0, "m", 0, None)]
+        verdict_log.ask(RequestedWait(0, asked, until))
+    quotas = [MockQuota(0, "m", 0, None)]
     grace = chance.choice([0.0, 0.5])
-    verdict = judge(ledger, quotas, since=None, until=None, grace=grace, peak_in_flight=0)
+    verdict = judge(verdict_log, quotas, since=None, until=None, grace=grace, peak_in_flight=0)
     broken = [one for one in seconds if any(asked + grace < one < until for asked, until in waits)]
     assert verdict.sent_in_waits == len(broken)
     assert sum(cool_down.sent for cool_down in verdict.cool_downs) == len(broken)
@@ -302,27 +304,27 @@ def test_keys_are_not_told() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     """The newest requests at least; what is settled late finds its place."""
-    ledger = Ledger(keep=10)
+    verdict_log = VerdictLog(keep=10)
     numbers = []
     for second in range(100):
-        numbers.append(ledger.note(float(second), 0, ACCEPTED, 1, reserved=5, spent=5))
-        ledger.ask(Wait(0, float(second), second + 0.5))
+        numbers.append(verdict_log.note(float(second), 0, ACCEPTED, 1, reserved=5, spent=5))
+        verdict_log.ask(RequestedWait(0, float(second), second + 0.5))
         if second:
-            ledger.settle(numbers[second - 1], second - 1)
-        assert len(list(ledger.sent())) <= 20
-    ledger.settle(numbers[0], 1000)
-    kept = list(ledger.sent())
+            verdict_log.settle(numbers[second - 1], second - 1)
+        assert len(list(verdict_log.sent())) <= 20
+    verdict_log.settle(numbers[0], 1000)
+    kept = list(verdict_log.sent())
     assert [one.second for one in kept] == list(range(int(kept[0].second), 100))
     assert [one.spent for one in kept[:-1]] == [one.second for one in kept[:-1]]
     assert len(kept) >= 10
-    assert len(ledger.waits()) <= len(kept)
+    assert len(verdict_log.waits()) <= len(kept)
 
 
 def judged(seconds: Sequence[float]) -> Verdict:
-    ledger = Ledger()
+    verdict_log = VerdictLog()
     for second in seconds:
-        ledger.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
-    return judge(ledger, [Quota(0, "m", 0, None)], since=None, until=None, grace=0, peak_in_flight=1)
+        verdict_log.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
+    return judge(verdict_log, [MockQuota(0, "m", 0, None)], since=None, until=None, grace=0, peak_in_flight=1)
 
 
 def test_without_limits_there_is_still_a_verdict() -> None:

@@ -9,22 +9,31 @@ from typing import NamedTuple
 
 from batchrt.testing.admission.noise import Noise
 from batchrt.testing.admission.outages import Outage, outage_reply
-from batchrt.testing.admission.queue import Place, Queue, Queueing
-from batchrt.testing.admission.quota import Quota
+from batchrt.testing.admission.queue import MockQueue, QueueEntry, Queueing
+from batchrt.testing.admission.quota import MockQuota
 from batchrt.testing.admission.rate_limits import RateLimits, WaitForm
 from batchrt.testing.admission.schedules import Schedule
-from batchrt.testing.admission.throttle_responses import Throttling
+from batchrt.testing.admission.throttle_responses import ThrottleResponses
 from batchrt.testing.admission.timeline import Timeline
-from batchrt.testing.endpoints.replies import Bill, Headers, Reply
-from batchrt.testing.endpoints.server_families import Family, ServerFamily
+from batchrt.testing.endpoints.replies import Headers, MockReply, TokenCharge
+from batchrt.testing.endpoints.server_families import MockFamily, ServerFamily
 from batchrt.testing.faults.seeded import digest_of
 from batchrt.testing.verdict import Verdict, judge
-from batchrt.testing.verdict_log import ACCEPTED, CROWDED, FULL, NOISE, OUTAGE, REJECTED, Ledger, Wait
+from batchrt.testing.verdict_log import (
+    ACCEPTED,
+    NOISE,
+    OUTAGE,
+    OVER_PARALLEL,
+    QUEUE_FULL,
+    REJECTED,
+    RequestedWait,
+    VerdictLog,
+)
 
-__all__ = ["Arrival", "Gate", "Visit"]
+__all__ = ["AdmissionController", "AdmissionDecision", "ArrivingRequest"]
 
 
-class Arrival(NamedTuple):
+class ArrivingRequest(NamedTuple):
     """Hold a valid request for a model that stands before the gate.
 
     Attributes:
@@ -38,7 +47,7 @@ class Arrival(NamedTuple):
     """
 
     now: float
-    bill: Bill
+    charge: TokenCharge
     authorization: bytes
     digest: int
     attempt: int
@@ -46,7 +55,7 @@ class Arrival(NamedTuple):
     is_embedding: bool
 
 
-class Visit:
+class AdmissionDecision:
     """Hold what became of one request at the gate.
 
     Attributes:
@@ -56,71 +65,71 @@ class Visit:
 
     __slots__ = (
         "_arrived",
-        "_bill",
+        "_charge",
+        "_controller",
         "_digest",
-        "_gate",
         "_is_noise",
         "_items",
-        "_ledger",
         "_number",
         "_quota",
-        "place",
+        "_verdict_log",
+        "queue_entry",
         "refusal",
     )
 
     def __init__(
         self,
-        gate: Gate,
-        ledger: Ledger,
+        controller: AdmissionController,
+        verdict_log: VerdictLog,
         number: int,
-        quota: Quota,
-        arrival: Arrival,
+        quota: MockQuota,
+        arrival: ArrivingRequest,
         *,
         outcome: int,
-        refusal: Reply | None,
-        place: Place | None,
+        refusal: MockReply | None,
+        queue_entry: QueueEntry | None,
     ) -> None:
-        self._gate = gate
+        self._controller = controller
         # A reset gives the gate another; what came before is settled where it was noted.
-        self._ledger = ledger
+        self._verdict_log = verdict_log
         self._number = number
         self._quota = quota
-        self._bill = arrival.bill
+        self._charge = arrival.charge
         self._items = arrival.items
         self._arrived = arrival.now
         self._digest = arrival.digest
         self._is_noise = outcome == NOISE
-        self.refusal: Reply | None = refusal
-        self.place: Place | None = place
+        self.refusal: MockReply | None = refusal
+        self.queue_entry: QueueEntry | None = queue_entry
 
-    def dressed(self, reply: Reply, now: float) -> Reply:
+    def with_rate_limit_headers(self, reply: MockReply, now: float) -> MockReply:
         """Give the reply of who is let in the headers of its quota."""
-        told = () if reply.status is None else self._gate.headers(self._quota, now, reply.status)
+        told = () if reply.status is None else self._controller.headers(self._quota, now, reply.status)
         return reply._replace(headers=(*reply.headers, *told)) if told else reply
 
-    def leave(self, now: float, status: int | None, wait: float | None, *, gone: bool) -> None:
+    def finish(self, now: float, status: int | None, wait: float | None, *, gone: bool) -> None:
         """Settle when the request is over: answered with `status`, or the client is `gone`."""
-        with self._gate.lock:
-            second = self._gate.timeline.second(now)
-            if self.place is not None:
-                self._gate.free(self.place, now)
+        with self._controller.lock:
+            second = self._controller.timeline.second(now)
+            if self.queue_entry is not None:
+                self._controller.free(self.queue_entry, now)
             if self.refusal is None:
                 self._quota.free()
-                self._gate.left(self._items)
+                self._controller.finished(self._items)
             if self.refusal is None and not gone:
-                spent = self._quota.settle(self._bill, second, answered=status == 200)  # noqa: PLR2004
-                self._ledger.settle(self._number, spent)
+                spent = self._quota.settle(self._charge, second, answered=status == 200)  # noqa: PLR2004
+                self._verdict_log.settle(self._number, spent)
             if wait and not gone:
-                asked = Wait(self._quota.number, second, second + wait, self._is_noise, self._digest)
-                self._ledger.ask(asked)
+                asked = RequestedWait(self._quota.number, second, second + wait, self._is_noise, self._digest)
+                self._verdict_log.ask(asked)
             # One that left the queue was never worked on.
-            began = self._arrived if self.place is None else min(now, self.place.began)
-            began = self._gate.timeline.second(began)
+            began = self._arrived if self.queue_entry is None else min(now, self.queue_entry.began)
+            began = self._controller.timeline.second(began)
             answered = self.refusal is None and not gone and status == 200  # noqa: PLR2004
-            self._ledger.end(self._number, second, began=began, answered=answered)
+            self._verdict_log.end(self._number, second, began=began, answered=answered)
 
 
-class Gate:
+class AdmissionController:
     """Decide who is let in, and remember it; the arguments are those of MockProvider.
 
     Safe to use from any thread.
@@ -129,7 +138,7 @@ class Gate:
     def __init__(
         self,
         server: ServerFamily,
-        family: Family,
+        family: MockFamily,
         *,
         limits: RateLimits | None,
         queueing: Queueing | None,
@@ -148,13 +157,15 @@ class Gate:
         self._noise = noise
         self._seed = seed
         self._refusal_latency = refusal_latency
-        self._throttling = Throttling.of(server, family, limits)
-        self._hissing = _hissing(server, family, noise, limits)
+        self._throttle_responses = ThrottleResponses.of(server, family, limits)
+        self._noise_responses = _noise_responses(server, family, noise, limits)
         queue_style = None if queueing is None else queueing.style
-        self._shedding = None if queue_style is None else Throttling(server, family, style=queue_style)
-        self._queue = None if queueing is None else Queue(queueing, self.timeline, self.lock)
-        self._quotas: dict[tuple[bytes, str], Quota] = {}
-        self._ledger = Ledger()
+        self._queue_full_responses = (
+            None if queue_style is None else ThrottleResponses(server, family, style=queue_style)
+        )
+        self._queue = None if queueing is None else MockQueue(queueing, self.timeline, self.lock)
+        self._quotas: dict[tuple[bytes, str], MockQuota] = {}
+        self._verdict_log = VerdictLog()
         self._in_flight = 0
         self._items_in_flight = 0
 
@@ -168,21 +179,21 @@ class Gate:
         with self.lock:
             self.timeline.restart()
             self._quotas = {}
-            self._ledger = Ledger()
+            self._verdict_log = VerdictLog()
 
-    def headers(self, quota: Quota, now: float, status: int) -> Headers:
+    def headers(self, quota: MockQuota, now: float, status: int) -> Headers:
         """Tell how `quota` stands, as far as an answer with `status` does."""
         if self._limits is None:
             return ()
         with self.lock:
-            return self._throttling.headers(quota, self.timeline.second(now), status)
+            return self._throttle_responses.headers(quota, self.timeline.second(now), status)
 
-    def free(self, place: Place, now: float) -> None:
+    def free(self, queue_entry: QueueEntry, now: float) -> None:
         """Take a place in the queue back."""
         if self._queue is not None:
-            self._queue.leave(place, now)
+            self._queue.leave(queue_entry, now)
 
-    def left(self, items: int) -> None:
+    def finished(self, items: int) -> None:
         """Note that a request that was let in is over."""
         self._in_flight -= 1
         self._items_in_flight -= items
@@ -199,7 +210,7 @@ class Gate:
         """Judge what came; see `MockProvider.verdict`."""
         with self.lock:
             return judge(
-                self._ledger,
+                self._verdict_log,
                 tuple(self._quotas.values()),
                 since=since,
                 until=until,
@@ -209,70 +220,81 @@ class Gate:
                 max_concurrency=max_concurrency,
             )
 
-    def enter(self, arrival: Arrival) -> Visit:
+    def enter(self, arrival: ArrivingRequest) -> AdmissionDecision:
         """Let a valid request in, or send it away."""
         with self.lock:
-            now, bill = arrival.now, arrival.bill
+            now, charge = arrival.now, arrival.charge
             second = self.timeline.second(now)
-            quota = self._quota(arrival.authorization, bill.model)
+            quota = self._quota(arrival.authorization, charge.model)
             outcome, refusal = self._fate(quota, arrival, second)
-            place: Place | None = None
+            queue_entry: QueueEntry | None = None
             if refusal is None:
-                quota.take(bill, second)
+                quota.take(charge, second)
                 self._in_flight += 1
                 self._items_in_flight += arrival.items
-                place = None if self._queue is None else self._queue.join(now, arrival.items)
+                queue_entry = None if self._queue is None else self._queue.join(now, arrival.items)
             elif outcome != OUTAGE:
                 refusal = refusal._replace(delay=refusal.delay + self._refusal_latency)
-            spent = bill.reserved if refusal is None else 0
-            number = self._ledger.note(
+            spent = charge.reserved if refusal is None else 0
+            number = self._verdict_log.note(
                 second,
                 quota.number,
                 outcome,
                 arrival.attempt,
-                reserved=bill.reserved,
+                reserved=charge.reserved,
                 spent=spent,
                 size=max(1, arrival.items) if self._counts_inputs else 1,
                 row=arrival.digest,
-                rows=bill.rows,
+                rows=charge.rows,
             )
-            return Visit(
-                self, self._ledger, number, quota, arrival, outcome=outcome, refusal=refusal, place=place
+            return AdmissionDecision(
+                self,
+                self._verdict_log,
+                number,
+                quota,
+                arrival,
+                outcome=outcome,
+                refusal=refusal,
+                queue_entry=queue_entry,
             )
 
-    def _quota(self, authorization: bytes, model: str) -> Quota:
+    def _quota(self, authorization: bytes, model: str) -> MockQuota:
         name = (authorization, model)
         quota = self._quotas.get(name)
         if quota is None:
             key = digest_of(authorization) if authorization else 0
-            quota = self._quotas[name] = Quota(key, model, len(self._quotas), self._limits)
+            quota = self._quotas[name] = MockQuota(key, model, len(self._quotas), self._limits)
         return quota
 
-    def _fate(self, quota: Quota, arrival: Arrival, second: float) -> tuple[int, Reply | None]:
+    def _fate(
+        self, quota: MockQuota, arrival: ArrivingRequest, second: float
+    ) -> tuple[int, MockReply | None]:
         for outage in self._outages:
             if outage.covers(second):
-                return OUTAGE, outage_reply(outage, second, self._family, self._throttling)
+                return OUTAGE, outage_reply(outage, second, self._family, self._throttle_responses)
         noise = self._noise
         if noise is not None and noise.strikes(self._seed, arrival.digest, arrival.attempt, second):
-            return NOISE, self._hissing.refusal("Rate limit reached.", noise.wait)
+            return NOISE, self._noise_responses.refusal("Rate limit reached.", noise.wait)
         busy = self._busy(arrival)
         if busy is not None:
-            return FULL, busy
+            return QUEUE_FULL, busy
         if quota.parallel_left(second) == 0:
-            return CROWDED, self._throttling.crowded(quota, second)
-        shortage = quota.shortage(arrival.bill, second)
+            return OVER_PARALLEL, self._throttle_responses.over_parallel_limit(quota, second)
+        shortage = quota.shortage(arrival.charge, second)
         if shortage is not None:
-            return REJECTED + shortage.place, self._throttling.over(quota, shortage, second)
+            return REJECTED + shortage.bucket_index, self._throttle_responses.over_quota(
+                quota, shortage, second
+            )
         return ACCEPTED, None
 
-    def _busy(self, arrival: Arrival) -> Reply | None:
+    def _busy(self, arrival: ArrivingRequest) -> MockReply | None:
         if self._queueing is not None and self._queue is not None and self._queue.is_full(arrival.now):
             return self._too_busy(self._queueing)
-        if arrival.is_embedding and self._is_crowded(arrival.items):
+        if arrival.is_embedding and self._is_over_in_flight_limit(arrival.items):
             return self._family.too_busy().reply
         return None
 
-    def _is_crowded(self, items: int) -> bool:
+    def _is_over_in_flight_limit(self, items: int) -> bool:
         most = self._family.max_in_flight
         if most is None:
             return False
@@ -280,11 +302,11 @@ class Gate:
             return self._items_in_flight + items > most
         return self._in_flight >= most
 
-    def _too_busy(self, queueing: Queueing) -> Reply:
-        if self._shedding is not None:
+    def _too_busy(self, queueing: Queueing) -> MockReply:
+        if self._queue_full_responses is not None:
             status = queueing.full_status or 429
-            refusal = self._shedding.refusal("The server is overloaded.", None, status=status)
-            return refusal.asking(queueing.retry_after)
+            refusal = self._queue_full_responses.refusal("The server is overloaded.", None, status=status)
+            return refusal.asking_to_wait(queueing.retry_after)
         if queueing.full_status is None:
             error = self._family.too_busy()
         else:
@@ -292,22 +314,22 @@ class Gate:
                 503: ("server_error", "server_is_overloaded"),
                 429: ("requests", "rate_limit_exceeded"),
             }[queueing.full_status]
-            error = self._family.complaint(
+            error = self._family.make_error(
                 queueing.full_status, "The server is overloaded.", kind=kind, code=code
             )
-        return error.reply.asking(queueing.retry_after)
+        return error.reply.asking_to_wait(queueing.retry_after)
 
 
-def _hissing(
-    server: ServerFamily, family: Family, noise: Noise | None, limits: RateLimits | None
-) -> Throttling:
+def _noise_responses(
+    server: ServerFamily, family: MockFamily, noise: Noise | None, limits: RateLimits | None
+) -> ThrottleResponses:
     """Say how refusals at random are worded."""
     style = None if limits is None else limits.style
     if noise is None:
-        return Throttling(server, family, style=style)
+        return ThrottleResponses(server, family, style=style)
     style = noise.style or style
-    made = Throttling(server, family, style=style, waits=noise.waits)
+    made = ThrottleResponses(server, family, style=style, waits=noise.waits)
     if noise.waits is not None or made.names_waits:
         return made
     header: WaitForm = "retry-after"
-    return Throttling(server, family, style=style, waits=(header,))
+    return ThrottleResponses(server, family, style=style, waits=(header,))

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from batchrt.testing.admission.throttle_responses import Throttling
-from batchrt.testing.endpoints.replies import Ending, Reply
-from batchrt.testing.endpoints.server_families import Family
+from batchrt.testing.admission.throttle_responses import ThrottleResponses
+from batchrt.testing.endpoints.replies import Ending, MockReply
+from batchrt.testing.endpoints.server_families import MockFamily
 
 __all__ = ["Outage", "OutageKind", "outage_reply"]
 
@@ -57,22 +57,24 @@ class Outage:
         return self.start <= second < self.end
 
 
-def outage_reply(outage: Outage, second: float, family: Family, throttling: Throttling) -> Reply:
+def outage_reply(
+    outage: Outage, second: float, family: MockFamily, throttle_responses: ThrottleResponses
+) -> MockReply:
     """Make what a request gets that arrives at `second` of an outage."""
     left = outage.end - second
     if outage.kind == "refused":
-        return Reply(None, delay=outage.delay, ending=Ending.REFUSE)
+        return MockReply(None, delay=outage.delay, ending=Ending.REFUSE)
     if outage.kind == "hanging":
-        return Reply(None, delay=left, ending=Ending.CLOSE)
+        return MockReply(None, delay=left, ending=Ending.CLOSE)
     wait = left if outage.tells_end else None
     if outage.kind == 429:  # noqa: PLR2004
-        reply = throttling.refusal("Rate limit reached.", wait)
+        reply = throttle_responses.refusal("Rate limit reached.", wait)
     elif outage.kind == 503:  # noqa: PLR2004
         message = "The server is overloaded."
-        reply = family.complaint(503, message, kind="server_error", code="server_is_overloaded").reply
-        reply = reply.asking(wait)
+        reply = family.make_error(503, message, kind="server_error", code="server_is_overloaded").reply
+        reply = reply.asking_to_wait(wait)
     else:
         message = "The server had an error."
-        reply = family.complaint(500, message, kind="server_error", code="internal_error").reply
-        reply = reply.asking(wait)
+        reply = family.make_error(500, message, kind="server_error", code="internal_error").reply
+        reply = reply.asking_to_wait(wait)
     return reply._replace(delay=outage.delay)

@@ -16,7 +16,7 @@ from batchrt.testing.admission.schedules import Schedule, Scripted, check_script
 from batchrt.testing.admission.timeline import Timeline
 from batchrt.testing.serving.wakeup import Wakeup
 
-__all__ = ["Place", "Queue", "Queueing"]
+__all__ = ["MockQueue", "QueueEntry", "Queueing"]
 
 _AFTER = 1e-6
 
@@ -69,33 +69,33 @@ class Queueing:
             raise ValueError(f"counts must be requests or inputs, not {self.counts!r}")
 
 
-class Place:
+class QueueEntry:
     """Hold one request's place; `started`, at `began`, once its turn has come."""
 
     __slots__ = ("_queue", "began", "size", "started", "wakeup")
 
-    def __init__(self, queue: Queue, size: int) -> None:
+    def __init__(self, queue: MockQueue, size: int) -> None:
         self._queue = queue
         self.size: int = size
         self.started: bool = False
         self.began: float = math.inf
         self.wakeup: Wakeup | None = None
 
-    async def turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
+    async def wait_turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
         """Wait for the turn, or until `otherwise` ends; say whether that was it.
 
         `otherwise` is cancelled when the turn comes, and called anew when the capacity changes.
         """
         while not self.started:
             with anyio.CancelScope(deadline=self._queue.next_change()) as scope:
-                if self._queue.waits(self, Wakeup(scope.cancel)):
+                if self._queue.register(self, Wakeup(scope.cancel)):
                     await otherwise()
                     return True
-            self._queue.look(anyio.current_time())
+            self._queue.admit_waiting(anyio.current_time())
         return False
 
 
-class Queue:
+class MockQueue:
     """Give places to requests, in the order of their arrival.
 
     Safe to use from any thread: what changes is changed under `lock`, which is reentrant.
@@ -110,50 +110,50 @@ class Queue:
         self._served = 0
         self._queued = 0
         # Not a dict, in which each look for the first passes all that were taken out before.
-        self._waiting: OrderedDict[Place, None] = OrderedDict()
+        self._waiting: OrderedDict[QueueEntry, None] = OrderedDict()
 
     def is_full(self, now: float) -> bool:
         """Say whether who comes now must go."""
         with self._lock:
-            self.look(now)
+            self.admit_waiting(now)
             full = self._max_waiting is not None and self._queued >= self._max_waiting
             return full and not self._is_free(1, now)
 
-    def join(self, now: float, items: int = 1) -> Place:
+    def join(self, now: float, items: int = 1) -> QueueEntry:
         """Give a place to a request of so many `items` that arrives."""
         with self._lock:
-            place = Place(self, max(1, items) if self._counts_inputs else 1)
-            self._waiting[place] = None
-            self._queued += place.size
-            self.look(now)
-            return place
+            entry = QueueEntry(self, max(1, items) if self._counts_inputs else 1)
+            self._waiting[entry] = None
+            self._queued += entry.size
+            self.admit_waiting(now)
+            return entry
 
-    def leave(self, place: Place, now: float) -> None:
+    def leave(self, entry: QueueEntry, now: float) -> None:
         """Take back the place of a request that is over, whether or not its turn had come."""
         with self._lock:
-            if place.started:
-                self._served -= place.size
+            if entry.started:
+                self._served -= entry.size
             else:
-                del self._waiting[place]
-                self._queued -= place.size
-            self.look(now)
+                del self._waiting[entry]
+                self._queued -= entry.size
+            self.admit_waiting(now)
 
-    def look(self, now: float) -> None:
+    def admit_waiting(self, now: float) -> None:
         """Start what can start."""
         with self._lock:
             while self._waiting and self._is_free(next(iter(self._waiting)).size, now):
-                place, _ = self._waiting.popitem(last=False)
-                self._queued -= place.size
-                self._served += place.size
-                place.started, place.began = True, now
-                if place.wakeup is not None:
-                    place.wakeup()
+                entry, _ = self._waiting.popitem(last=False)
+                self._queued -= entry.size
+                self._served += entry.size
+                entry.started, entry.began = True, now
+                if entry.wakeup is not None:
+                    entry.wakeup()
 
-    def waits(self, place: Place, wakeup: Wakeup) -> bool:
+    def register(self, entry: QueueEntry, wakeup: Wakeup) -> bool:
         """Have `wakeup` called when the turn of `place` comes; False if it has come already."""
         with self._lock:
-            place.wakeup = wakeup
-            return not place.started
+            entry.wakeup = wakeup
+            return not entry.started
 
     def next_change(self) -> float:
         """Give the moment at which the capacity changes next."""

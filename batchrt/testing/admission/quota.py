@@ -6,31 +6,37 @@ from typing import NamedTuple
 
 from batchrt.testing.admission.rate_limits import RateLimits
 from batchrt.testing.admission.schedules import Schedule, Scripted
-from batchrt.testing.admission.token_bucket import Bucket, Eater, LimitName, Period, Standing
-from batchrt.testing.endpoints.replies import Bill
+from batchrt.testing.admission.token_bucket import (
+    BackgroundLoad,
+    BucketLevel,
+    LimitName,
+    MockTokenBucket,
+    Period,
+)
+from batchrt.testing.endpoints.replies import TokenCharge
 
-__all__ = ["Quota", "Shortage"]
+__all__ = ["MockQuota", "Shortage"]
 
 
 class Shortage(NamedTuple):
     """Hold why a request is over its quota.
 
     Attributes:
-        place: which of the quota's buckets lacks most.
+        bucket_index: which of the quota's buckets lacks most.
         bucket: that bucket.
         standing: how it stands.
         requested: how much of it was asked for.
         wait: seconds until all buckets have enough; None if one never will.
     """
 
-    place: int
-    bucket: Bucket
-    standing: Standing
+    bucket_index: int
+    bucket: MockTokenBucket
+    level: BucketLevel
     requested: float
     wait: float | None
 
 
-class Quota:
+class MockQuota:
     """Hold the buckets of one API key and model.
 
     Attributes:
@@ -47,7 +53,7 @@ class Quota:
         self.key: int = key
         self.model: str = model
         self.number: int = number
-        self.buckets: tuple[Bucket, ...] = () if limits is None else _buckets(limits)
+        self.buckets: tuple[MockTokenBucket, ...] = () if limits is None else _buckets(limits)
         self.in_flight: int = 0
         parallel = None if limits is None else limits.max_parallel_requests
         self._parallel = None if parallel is None else Schedule(parallel)
@@ -61,60 +67,60 @@ class Quota:
 
     def free_parallel(self) -> Schedule | None:
         """Give how many requests may be in flight besides a stranger's; None without such a limit."""
-        return None if self._parallel is None else self._parallel.less(self._others)
+        return None if self._parallel is None else self._parallel.minus(self._others)
 
     def parallel_left(self, second: float) -> int | None:
         """Say how many more requests may be in flight, those of a stranger counted; None without a limit."""
         most = self.parallel(second)
         return None if most is None else max(0, most - self.in_flight - int(self._others.at(second)))
 
-    def shortage(self, bill: Bill, now: float) -> Shortage | None:
+    def shortage(self, charge: TokenCharge, now: float) -> Shortage | None:
         """Say what a request lacks; None if it may pass."""
         worst: Shortage | None = None
-        for place, bucket in enumerate(self.buckets):
-            amount = _amount(bucket, bill.reserved)
+        for index, bucket in enumerate(self.buckets):
+            amount = _amount(bucket, charge.reserved)
             wait: float | None = bucket.wait_for(amount, now)
             if bucket.never_fits(amount, now):
-                return Shortage(place, bucket, bucket.standing(now), amount, None)
+                return Shortage(index, bucket, bucket.level(now), amount, None)
             if wait and (worst is None or wait > (worst.wait or 0.0)):
-                worst = Shortage(place, bucket, bucket.standing(now), amount, wait)
+                worst = Shortage(index, bucket, bucket.level(now), amount, wait)
         return worst
 
-    def take(self, bill: Bill, now: float) -> None:
+    def take(self, charge: TokenCharge, now: float) -> None:
         """Charge a request that passes; `free` when it is over."""
         self.in_flight += 1
         for bucket in self.buckets:
-            bucket.take(_amount(bucket, bill.reserved), now)
+            bucket.take(_amount(bucket, charge.reserved), now)
 
     def free(self) -> None:
         """Note that a request is over."""
         self.in_flight -= 1
 
-    def settle(self, bill: Bill, now: float, *, answered: bool) -> float:
+    def settle(self, charge: TokenCharge, now: float, *, answered: bool) -> float:
         """Correct the charge of tokens now that the outcome is known; give what was charged in the end."""
         if not self._settles:
-            return bill.reserved
-        spent = bill.spent if answered else 0
+            return charge.reserved
+        spent = charge.spent if answered else 0
         for bucket in self.buckets:
             if bucket.name == "tokens":
-                bucket.take(spent - bill.reserved, now)
+                bucket.take(spent - charge.reserved, now)
         return spent
 
-    def standings(self, now: float) -> dict[LimitName, Standing]:
+    def levels(self, now: float) -> dict[LimitName, BucketLevel]:
         """Say how requests and tokens stand: of several buckets, the one with least left."""
-        found: dict[LimitName, Standing] = {}
+        found: dict[LimitName, BucketLevel] = {}
         for bucket in self.buckets:
-            standing = bucket.standing(now)
-            if bucket.name not in found or standing.left < found[bucket.name].left:
-                found[bucket.name] = standing
+            level = bucket.level(now)
+            if bucket.name not in found or level.left < found[bucket.name].left:
+                found[bucket.name] = level
         return found
 
 
-def _amount(bucket: Bucket, tokens: float) -> float:
+def _amount(bucket: MockTokenBucket, tokens: float) -> float:
     return 1.0 if bucket.name == "requests" else tokens
 
 
-def _buckets(limits: RateLimits) -> tuple[Bucket, ...]:
+def _buckets(limits: RateLimits) -> tuple[MockTokenBucket, ...]:
     given: tuple[tuple[LimitName, Period, Scripted | None], ...] = (
         ("requests", "minute", limits.requests_per_minute),
         ("tokens", "minute", limits.tokens_per_minute),
@@ -124,12 +130,12 @@ def _buckets(limits: RateLimits) -> tuple[Bucket, ...]:
     stranger = limits.stranger
     amounts: dict[LimitName, float] = {"requests": 1.0, "tokens": stranger.tokens if stranger else 0.0}
     return tuple(
-        Bucket(
+        MockTokenBucket(
             name,
             per,
             limit,
             limits.burst_seconds,
-            eater=Eater(Schedule(stranger.requests_per_minute), amounts[name])
+            background=BackgroundLoad(Schedule(stranger.requests_per_minute), amounts[name])
             if stranger and amounts[name]
             else None,
         )

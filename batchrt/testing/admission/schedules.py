@@ -86,7 +86,7 @@ class Schedule:
         # `sum` rounds in one way up to Python 3.11 and in another after it.
         return math.fsum(seconds * number for seconds, number in self.pieces(since, until))
 
-    def less(self, other: Schedule) -> Schedule:
+    def minus(self, other: Schedule) -> Schedule:
         """Give what `other` leaves of this, at each second; 0 where it is more."""
         seconds = sorted({*self._times, *other._times})
         return Schedule([(second, max(0.0, self.at(second) - other.at(second))) for second in seconds])

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from types import MappingProxyType
 from typing import Literal, Self
 
-from batchrt.testing.admission.quota import Quota, Shortage
+from batchrt.testing.admission.quota import MockQuota, Shortage
 from batchrt.testing.admission.rate_limits import LimitHeaders, LimitStyle, RateLimits, WaitForm
-from batchrt.testing.admission.token_bucket import Bucket
-from batchrt.testing.endpoints.replies import Headers, Reply, bytes_reply, error_reply, json_reply
-from batchrt.testing.endpoints.server_families import Family, ServerFamily
+from batchrt.testing.admission.token_bucket import MockTokenBucket
+from batchrt.testing.endpoints.replies import Headers, MockReply, bytes_reply, error_reply, json_reply
+from batchrt.testing.endpoints.server_families import MockFamily, ServerFamily
 
-__all__ = ["Throttling", "duration"]
+__all__ = ["ThrottleResponses", "duration"]
 
 _WAITS: MappingProxyType[LimitStyle, frozenset[WaitForm]] = MappingProxyType(
     {
@@ -61,13 +61,13 @@ def _whole(seconds: float) -> int:
     return math.ceil(seconds - 1e-9)
 
 
-class Throttling:
+class ThrottleResponses:
     """Speak as `server` does, or in the `style` that is given; the others are as RateLimits has them."""
 
     def __init__(
         self,
         server: ServerFamily,
-        family: Family,
+        family: MockFamily,
         *,
         style: LimitStyle | None = None,
         waits: Collection[WaitForm] | None = None,
@@ -76,13 +76,13 @@ class Throttling:
     ) -> None:
         self._style: LimitStyle = style or _STYLES.get(server, "openai")
         self._family = family
-        self._says_where = waits is not None
+        self._has_custom_waits = waits is not None
         self._waits = _WAITS[self._style] if waits is None else frozenset(waits)
         self._headers: LimitHeaders = "none" if self._style in _SILENT else headers
         self._named_wait = named_wait
 
     @classmethod
-    def of(cls, server: ServerFamily, family: Family, limits: RateLimits | None) -> Self:
+    def of(cls, server: ServerFamily, family: MockFamily, limits: RateLimits | None) -> Self:
         """Speak as `limits` say, if there are any."""
         if limits is None:
             return cls(server, family)
@@ -100,18 +100,18 @@ class Throttling:
         """Whether a refusal has a place for a wait."""
         return bool(self._waits)
 
-    def headers(self, quota: Quota, now: float, status: int | None) -> Headers:
+    def headers(self, quota: MockQuota, now: float, status: int | None) -> Headers:
         """Tell how `quota` stands, if an answer with `status` does."""
         if self._headers == "none" or (self._headers == "success" and status != 200):  # noqa: PLR2004
             return ()
         told: list[tuple[bytes, bytes]] = []
-        for name, standing in quota.standings(now).items():
+        for name, level in quota.levels(now).items():
             # Azure's are bare seconds.
-            until = standing.until_full
+            until = level.until_full
             reset = str(_whole(until)) if self._style == "azure" else duration(until)
             told += (
-                (f"x-ratelimit-limit-{name}".encode(), b"%d" % standing.limit),
-                (f"x-ratelimit-remaining-{name}".encode(), b"%d" % standing.left),
+                (f"x-ratelimit-limit-{name}".encode(), b"%d" % level.limit),
+                (f"x-ratelimit-remaining-{name}".encode(), b"%d" % level.left),
                 (f"x-ratelimit-reset-{name}".encode(), reset.encode()),
             )
         most, left = quota.parallel(now), quota.parallel_left(now)
@@ -122,50 +122,54 @@ class Throttling:
             )
         return tuple(told)
 
-    def over(self, quota: Quota, shortage: Shortage, now: float) -> Reply:
+    def over_quota(self, quota: MockQuota, shortage: Shortage, now: float) -> MockReply:
         """Refuse a request that is over its quota."""
         name = shortage.bucket.name
         # What never fits has no wait, and no wrong one either.
         wait = shortage.wait if shortage.wait is None else self._named_wait or shortage.wait
-        reply = self.refusal(self._words(quota.model, shortage), wait, kind=name)
+        reply = self.refusal(self._message(quota.model, shortage), wait, kind=name)
         return reply._replace(headers=(*reply.headers, *self.headers(quota, now, reply.status)))
 
-    def crowded(self, quota: Quota, second: float) -> Reply:
+    def over_parallel_limit(self, quota: MockQuota, second: float) -> MockReply:
         """Refuse a request while as many as may be are in flight."""
         most = quota.parallel(second)
         if self._style == "litellm":
-            return self._litellm_crowded(quota, most or 0)
+            return self._litellm_over_parallel_limit(quota, most or 0)
         words = f"Rate limit reached for {quota.model} on parallel requests: Limit {most}."
         reply = self.refusal(words, self._named_wait)
         # As soon as one ends there is room: who comes before the wait is over breaks no word.
         return reply._replace(wait=None)
 
-    def _litellm_crowded(self, quota: Quota, most: int) -> Reply:
+    def _litellm_over_parallel_limit(self, quota: MockQuota, most: int) -> MockReply:
         words = (
             f"Rate limit exceeded for api_key: {quota.key:016x}. Limit type: max_parallel_requests. "
             f"Current limit: {most}, Remaining: 0."
         )
         wait = self._named_wait or _LITELLM_WINDOW
-        told = self._told(wait)[0] if self._says_where else ((b"retry-after", b"%d" % _whole(wait)),)
+        told = (
+            self._wait_headers(wait)[0]
+            if self._has_custom_waits
+            else ((b"retry-after", b"%d" % _whole(wait)),)
+        )
         headers = (*told, (b"rate_limit_type", b"max_parallel_requests"))
         return error_reply(429, words, type="None", param="None", code="429", headers=headers)
 
     def refusal(
         self, message: str, wait: float | None, *, kind: str = "requests", status: Literal[429, 503] = 429
-    ) -> Reply:
+    ) -> MockReply:
         """Make a 429, or a 503, that asks to wait, where this provider says so."""
         # Who is told to wait for nothing is told nothing.
         wait = None if wait is None else max(wait, _LEAST_WAIT)
-        headers, told = self._told(wait)
-        plea = self._plea(wait) if wait is not None and "message" in self._waits else ""
-        reply = self._worded(status, message, plea, kind)
+        headers, told = self._wait_headers(wait)
+        wait_text = self._wait_text(wait) if wait is not None and "message" in self._waits else ""
+        reply = self._styled_reply(status, message, wait_text, kind)
         return reply._replace(headers=(*reply.headers, *headers), wait=told)
 
-    def _worded(self, status: Literal[429, 503], message: str, plea: str, kind: str) -> Reply:
+    def _styled_reply(self, status: Literal[429, 503], message: str, wait_text: str, kind: str) -> MockReply:
         if self._style == "nginx":
-            return _page(status, plea)
+            return _nginx_page(status, wait_text)
         if self._style == "infinity":
-            words = f"model overloaded {plea}".rstrip()
+            words = f"model overloaded {wait_text}".rstrip()
             error = {"message": words, "type": None, "param": None, "code": status}
             return json_reply(status, {"error": error})
         kind, code = {
@@ -174,14 +178,14 @@ class Throttling:
             "litellm": ("throttling_error", "429"),
             "tei": ("Overloaded", None),
         }[self._style]
-        return self._family.complaint(status, f"{message} {plea}".rstrip(), kind=kind, code=code).reply
+        return self._family.make_error(status, f"{message} {wait_text}".rstrip(), kind=kind, code=code).reply
 
-    def _plea(self, wait: float) -> str:
-        if self._is_fine:
+    def _wait_text(self, wait: float) -> str:
+        if self._names_fractions:
             return f"Please try again in {duration(wait)}."
         return f"Please retry after {_whole(wait)} seconds."
 
-    def _told(self, wait: float | None) -> tuple[Headers, float | None]:
+    def _wait_headers(self, wait: float | None) -> tuple[Headers, float | None]:
         """Give the headers that tell `wait`, and the finest of all that is told."""
         if wait is None or not self._waits:
             return (), None
@@ -193,15 +197,15 @@ class Throttling:
         }
         headers = tuple((n.encode(), b"%d" % value) for n, value in written.items() if n in self._waits)
         fine = "retry-after-ms" in self._waits
-        fine = fine or ("message" in self._waits and self._is_fine)
+        fine = fine or ("message" in self._waits and self._names_fractions)
         return headers, milliseconds / 1000 if fine else float(whole)
 
     @property
-    def _is_fine(self) -> bool:
+    def _names_fractions(self) -> bool:
         """Whether the words can name less than a second."""
         return self._style not in ("azure", "tei")
 
-    def _words(self, model: str, shortage: Shortage) -> str:
+    def _message(self, model: str, shortage: Shortage) -> str:
         if self._style == "tei":
             return "Model is overloaded"
         if self._style == "azure":
@@ -210,31 +214,31 @@ class Throttling:
                 f"Requests to this operation have exceeded the {what} rate limit of your current pricing "
                 "tier."
             )
-        words = _openai_words(model, shortage)
+        words = _openai_message(model, shortage)
         return f"litellm.RateLimitError: OpenAIException - {words}" if self._style == "litellm" else words
 
 
-def _page(status: int, plea: str) -> Reply:
+def _nginx_page(status: int, wait_text: str) -> MockReply:
     title = f"{status} {_REASONS[status]}"
     page = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
-        f"{f'<p>{plea}</p>' if plea else ''}<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+        f"{f'<p>{wait_text}</p>' if wait_text else ''}<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
     )
     return bytes_reply(status, page.encode(), ((b"server", b"nginx"),), content_type=b"text/html")
 
 
-def _openai_words(model: str, shortage: Shortage) -> str:
-    limit, requested = int(shortage.standing.limit), int(shortage.requested)
-    what = _limit_words(shortage.bucket)
+def _openai_message(model: str, shortage: Shortage) -> str:
+    limit, requested = int(shortage.level.limit), int(shortage.requested)
+    what = _limit_text(shortage.bucket)
     if shortage.wait is None:
         return (
             f"Request too large for {model} on {what}: Limit {limit}, Requested {requested}. "
             "The input or output tokens must be reduced in order to run successfully."
         )
-    used = limit - int(shortage.standing.left)
+    used = limit - int(shortage.level.left)
     return f"Rate limit reached for {model} on {what}: Limit {limit}, Used {used}, Requested {requested}."
 
 
-def _limit_words(bucket: Bucket) -> str:
+def _limit_text(bucket: MockTokenBucket) -> str:
     per = "min" if bucket.per == "minute" else "day"
     return f"{bucket.name} per {per} ({bucket.name[0].upper()}P{per[0].upper()})"

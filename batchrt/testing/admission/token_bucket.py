@@ -10,18 +10,18 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from batchrt.testing.admission.schedules import Schedule, Scripted
 
-__all__ = ["Bucket", "Eater", "LimitName", "Period", "Standing"]
+__all__ = ["BackgroundLoad", "BucketLevel", "LimitName", "MockTokenBucket", "Period"]
 
 LimitName: TypeAlias = Literal["requests", "tokens"]
 Period: TypeAlias = Literal["minute", "day"]
 
-_KEPT = 1_000_000
+_KEEP = 1_000_000
 _SECONDS: dict[Period, float] = {"minute": 60.0, "day": 86_400.0}
 # Sums of floats end a little beside the whole numbers that they stand for.
-_NEARLY = 1e-6
+_TOLERANCE = 1e-6
 
 
-class Standing(NamedTuple):
+class BucketLevel(NamedTuple):
     """Hold how a bucket stands: the limit, what is left of it, and the seconds until it is full."""
 
     limit: float
@@ -29,7 +29,7 @@ class Standing(NamedTuple):
     until_full: float
 
 
-class Eater(NamedTuple):
+class BackgroundLoad(NamedTuple):
     """Hold what somebody else takes from a bucket: `amount` at a time, so many times a minute.
 
     Who finds less than that in it takes nothing.
@@ -39,7 +39,7 @@ class Eater(NamedTuple):
     amount: float
 
 
-class Bucket:
+class MockTokenBucket:
     """Hold what is left of one limit, which an `eater` may use too.
 
     The newest `keep` changes at least are remembered for hindsight, twice as many at most. Times
@@ -52,8 +52,8 @@ class Bucket:
     """
 
     __slots__ = (
-        "_eaten",
-        "_eater",
+        "_background",
+        "_background_seconds",
         "_held",
         "_keep",
         "_left",
@@ -71,9 +71,9 @@ class Bucket:
         per: Period,
         limit: Scripted,
         burst_seconds: float,
-        keep: int = _KEPT,
+        keep: int = _KEEP,
         *,
-        eater: Eater | None = None,
+        background: BackgroundLoad | None = None,
     ) -> None:
         self.name: LimitName = name
         self.per: Period = per
@@ -81,8 +81,8 @@ class Bucket:
         # Shares of the limit, so that a limit that changes changes the bucket with it.
         self._held = burst_seconds / _SECONDS[per] if per == "minute" else 1.0
         self._keep = keep
-        self._eater = eater
-        self._eaten = array("d")
+        self._background = background
+        self._background_seconds = array("d")
         self._times = array("d")
         self._levels = array("d")
         self._now = 0.0
@@ -91,24 +91,26 @@ class Bucket:
     def _size(self, limit: float) -> float:
         return max(1.0, limit * self._held)
 
-    def _refilled(self, left: float, since: float, until: float, eaten: array[float] | None = None) -> float:
-        if self._eater is not None:
-            amount = self._eater.amount
-            for second in self._meals(self._eater, since, until):
-                left, since = self._risen(left, since, second), second
-                if left >= min(amount, self._size(self._limit.at(second))) - _NEARLY:
+    def _level_at(
+        self, left: float, since: float, until: float, background_taken: array[float] | None = None
+    ) -> float:
+        if self._background is not None:
+            amount = self._background.amount
+            for second in self._background_times(self._background, since, until):
+                left, since = self._plus_refill(left, since, second), second
+                if left >= min(amount, self._size(self._limit.at(second))) - _TOLERANCE:
                     left -= amount
-                    if eaten is not None:
-                        eaten.append(second)
-        return self._risen(left, since, until)
+                    if background_taken is not None:
+                        background_taken.append(second)
+        return self._plus_refill(left, since, until)
 
     @staticmethod
-    def _meals(eater: Eater, since: float, until: float) -> Iterator[float]:
+    def _background_times(background: BackgroundLoad, since: float, until: float) -> Iterator[float]:
         """Give the seconds after `since`, up to `until`, at which the other one comes: evenly at each rate.
 
         They are counted from second 0, so that they do not depend on when one looks.
         """
-        schedule = eater.per_minute
+        schedule = background.per_minute
         for number in count(max(1, int(schedule.area(0.0, since) / 60.0))):
             second = schedule.second_of(60.0 * number)
             if second > until:
@@ -116,17 +118,17 @@ class Bucket:
             if second > since:
                 yield second
 
-    def _risen(self, left: float, since: float, until: float) -> float:
+    def _plus_refill(self, left: float, since: float, until: float) -> float:
         for seconds, limit in self._limit.pieces(since, until):
             left = min(self._size(limit), left + seconds * limit / _SECONDS[self.per])
         return left
 
     def _advance(self, now: float) -> None:
         now = max(now, self._now)
-        self._left = self._refilled(self._left, self._now, now, self._eaten)
+        self._left = self._level_at(self._left, self._now, now, self._background_seconds)
         self._now = now
-        if len(self._eaten) >= 2 * self._keep:
-            del self._eaten[: self._keep]
+        if len(self._background_seconds) >= 2 * self._keep:
+            del self._background_seconds[: self._keep]
 
     def wait_for(self, amount: float, now: float) -> float:
         """Give the seconds until `amount` fits, 0 if it does: more than there is room for fits when full.
@@ -136,7 +138,7 @@ class Bucket:
         self._advance(now)
         limit = self._limit.at(self._now)
         lacks = min(amount, self._size(limit)) - self._left
-        return 0.0 if lacks <= _NEARLY else lacks * _SECONDS[self.per] / limit
+        return 0.0 if lacks <= _TOLERANCE else lacks * _SECONDS[self.per] / limit
 
     def never_fits(self, amount: float, now: float) -> bool:
         """Say whether `amount` is more than the whole limit."""
@@ -154,29 +156,29 @@ class Bucket:
         if len(self._times) >= 2 * self._keep:
             del self._times[: self._keep], self._levels[: self._keep]
 
-    def standing(self, now: float) -> Standing:
+    def level(self, now: float) -> BucketLevel:
         """Say how the bucket stands."""
         self._advance(now)
         limit = self._limit.at(self._now)
         lacks = max(0.0, self._size(limit) - self._left)
-        left = max(0.0, self._left + _NEARLY)
-        return Standing(limit, left, lacks * _SECONDS[self.per] / limit)
+        left = max(0.0, self._left + _TOLERANCE)
+        return BucketLevel(limit, left, lacks * _SECONDS[self.per] / limit)
 
     def left_before(self, second: float) -> float:
         """Say in hindsight what was left at `second`, before anything of that moment was taken."""
         index = bisect_left(self._times, second) - 1
         if index >= 0:
-            return self._refilled(self._levels[index], self._times[index], second)
-        return self._refilled(self._size(self._limit.at(0.0)), 0.0, second)
+            return self._level_at(self._levels[index], self._times[index], second)
+        return self._level_at(self._size(self._limit.at(0.0)), 0.0, second)
 
-    def eaten(self, since: float, until: float) -> float:
+    def background_taken(self, since: float, until: float) -> float:
         """Say in hindsight what somebody else took after `since`, up to `until`."""
-        if self._eater is None:
+        if self._background is None:
             return 0.0
         later: array[float] = array("d")
-        self._refilled(self._left, self._now, max(self._now, until), later)
-        meals = bisect_right(self._eaten, until) - bisect_right(self._eaten, since)
-        return self._eater.amount * (meals + len(later) - bisect_right(later, since))
+        self._level_at(self._left, self._now, max(self._now, until), later)
+        meals = bisect_right(self._background_seconds, until) - bisect_right(self._background_seconds, since)
+        return self._background.amount * (meals + len(later) - bisect_right(later, since))
 
     def refill_time(self, amount: float, since: float) -> float:
         """Give the seconds in which the limit allows `amount` to be added; infinity if it never does."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from batchrt.testing.endpoints.json_schema import instance_of
-from batchrt.testing.faults.seeded import Dice, digest_of
+from batchrt.testing.faults.seeded import SeededDice, digest_of
 
-__all__ = ["Answer", "Messages", "as_messages", "compose", "count_text", "count_tokens", "cut"]
+__all__ = ["Answer", "Messages", "as_messages", "compose_answer", "count_text", "count_tokens", "truncate"]
 
 Answer: TypeAlias = Callable[[Mapping[str, Any]], str]
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
@@ -31,7 +31,7 @@ def as_messages(messages: str | Messages) -> Messages:
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
-def compose(
+def compose_answer(
     seed: int,
     messages: Messages,
     response_format: Mapping[str, Any] | None = None,
@@ -49,7 +49,7 @@ def compose(
         return f"{_ADJECTIVES[digest & 15]} {_NOUNS[digest >> 4 & 15]} {digest >> 16:012x}"
     if kind == "json_object":
         return json.dumps({"answer": f"{digest >> 16:012x}"})
-    return json.dumps(instance_of(response_format["json_schema"]["schema"], Dice(digest)))
+    return json.dumps(instance_of(response_format["json_schema"]["schema"], SeededDice(digest)))
 
 
 def _canonical(messages: Messages) -> bytes:
@@ -89,7 +89,7 @@ def _tokens_of(characters: int) -> int:
     return -(-characters // _CHARACTERS_A_TOKEN)
 
 
-def cut(text: str, max_tokens: int | None) -> tuple[str, int, str]:
+def truncate(text: str, max_tokens: int | None) -> tuple[str, int, str]:
     """Give the text that fits `max_tokens`, its tokens and the finish reason."""
     tokens = max(1, _tokens_of(len(text)))
     if max_tokens is None or tokens <= max_tokens:

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from batchrt.testing.endpoints.answers import Answer, Messages, compose, count_tokens, cut
+from batchrt.testing.endpoints.answers import Answer, Messages, compose_answer, count_tokens, truncate
 from batchrt.testing.endpoints.json_schema import UnsupportedSchemaError
-from batchrt.testing.endpoints.replies import Bill, RejectedError, Reply, bytes_reply
+from batchrt.testing.endpoints.replies import MockReply, RejectedError, TokenCharge, bytes_reply
 from batchrt.testing.endpoints.request_body import (
     CREATED,
     FINGERPRINT,
@@ -17,18 +17,18 @@ from batchrt.testing.endpoints.request_body import (
     check_choices,
     check_inputs,
     check_model,
-    parsed,
+    parse_body,
     refuse_stream,
     token_limit,
     wrong_type,
 )
 
-__all__ = ["Chat"]
+__all__ = ["ChatEndpoint"]
 
 _FORMATS = ("text", "json_object", "json_schema")
 
 
-class Chat:
+class ChatEndpoint:
     """Answer chat requests; the arguments are those of MockProvider."""
 
     def __init__(
@@ -43,9 +43,9 @@ class Chat:
         self._answer = answer
         self._reject = reject
 
-    def reply(self, raw: bytes, name: str) -> Reply:
+    def reply(self, raw: bytes, name: str) -> MockReply:
         """Answer the request `raw` as the completion `name`; RejectedError if it is wrong."""
-        body = parsed(raw)
+        body = parse_body(raw)
         check_model(body.get("model"), self._models)
         messages = _checked_messages(body.get("messages"), "messages")
         try:
@@ -54,14 +54,14 @@ class Chat:
             limit = _limit(body)
             texts = [self.text(body, messages, index) for index in range(body.get("n") or 1)]
         except RejectedError as error:
-            error.carried(1)
+            error.set_items(1)
             raise
-        document = _document(name, body, [messages], [cut(text, limit) for text in texts])
-        return bytes_reply(200, to_json(document), items=1, bill=_bill(document, limit))
+        document = _document(name, body, [messages], [truncate(text, limit) for text in texts])
+        return bytes_reply(200, to_json(document), items=1, charge=_charge(document, limit))
 
-    def reply_batch(self, raw: bytes, name: str) -> Reply:
+    def reply_batch(self, raw: bytes, name: str) -> MockReply:
         """Answer a list of conversations: choice i is the answer to the i-th."""
-        body = parsed(raw)
+        body = parse_body(raw)
         check_model(body.get("model"), self._models)
         conversations = body.get("messages")
         if not isinstance(conversations, list) or not conversations:
@@ -72,11 +72,11 @@ class Chat:
             limit = _limit(body)
             texts = [self.text({**body, "messages": said}, said, 0) for said in conversations]
         except RejectedError as error:
-            error.carried(count)
+            error.set_items(count)
             raise
-        document = _document(name, body, conversations, [cut(text, limit) for text in texts])
-        bill = _bill(document, limit)
-        return bytes_reply(200, to_json(document), items=count, listed=True, entries="choices", bill=bill)
+        document = _document(name, body, conversations, [truncate(text, limit) for text in texts])
+        charge = _charge(document, limit)
+        return bytes_reply(200, to_json(document), items=count, listed=True, entries="choices", charge=charge)
 
     def _check_batch(self, body: Mapping[str, Any], conversations: list[Any]) -> None:
         for index, messages in enumerate(conversations):
@@ -96,7 +96,7 @@ class Chat:
         if self._answer is not None:
             return self._answer(body)
         try:
-            return compose(self._seed, messages, body.get("response_format"), index)
+            return compose_answer(self._seed, messages, body.get("response_format"), index)
         except UnsupportedSchemaError as error:
             message = f"Invalid schema for response_format: {error}"
             raise RejectedError(400, message, param="response_format") from error
@@ -183,10 +183,10 @@ def _document(
     }
 
 
-def _bill(document: Mapping[str, Any], limit: int | None) -> Bill:
+def _charge(document: Mapping[str, Any], limit: int | None) -> TokenCharge:
     usage = document["usage"]
     reserved = usage["prompt_tokens"] + (limit or 0) * len(document["choices"])
-    return Bill(document["model"], reserved, usage["total_tokens"], usage["completion_tokens"])
+    return TokenCharge(document["model"], reserved, usage["total_tokens"], usage["completion_tokens"])
 
 
 def _choice(index: int, text: str, reason: str) -> dict[str, Any]:

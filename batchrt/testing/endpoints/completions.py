@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from batchrt.testing.endpoints.answers import Answer, compose, count_text, cut
-from batchrt.testing.endpoints.replies import Bill, RejectedError, Reply, bytes_reply
+from batchrt.testing.endpoints.answers import Answer, compose_answer, count_text, truncate
+from batchrt.testing.endpoints.replies import MockReply, RejectedError, TokenCharge, bytes_reply
 from batchrt.testing.endpoints.request_body import (
     CREATED,
     FINGERPRINT,
@@ -17,24 +17,24 @@ from batchrt.testing.endpoints.request_body import (
     check_choices,
     check_inputs,
     check_model,
-    parsed,
+    parse_body,
     refuse_stream,
     token_limit,
 )
-from batchrt.testing.endpoints.server_families import Family
+from batchrt.testing.endpoints.server_families import MockFamily
 from batchrt.testing.endpoints.vectors import Embeddable
-from batchrt.testing.faults.seeded import names_of
+from batchrt.testing.faults.seeded import digests_of
 
-__all__ = ["Completions"]
+__all__ = ["CompletionsEndpoint"]
 
 
-class Completions:
+class CompletionsEndpoint:
     """Answer completion requests as `family` does; the other arguments are those of MockProvider."""
 
     def __init__(
         self,
         seed: int,
-        family: Family,
+        family: MockFamily,
         models: tuple[str, ...] | None,
         *,
         answer: Answer | None,
@@ -46,19 +46,19 @@ class Completions:
         self._answer = answer
         self._reject = reject
 
-    def reply(self, raw: bytes, name: str) -> Reply:
+    def reply(self, raw: bytes, name: str) -> MockReply:
         """Answer the request `raw` as the completion `name`; RejectedError if it is wrong.
 
         Choice `i * n + j` is the j-th of prompt i.
         """
-        body = parsed(raw)
+        body = parse_body(raw)
         prompts = as_inputs(body, "prompt")
         # What is there is a list or a text: as_inputs has seen to that.
         listed = not isinstance(body["prompt"], str)
         try:
             self._check(body, prompts, listed=listed)
         except RejectedError as error:
-            error.carried(len(prompts))
+            error.set_items(len(prompts))
             raise
         n = body.get("n") or 1
         limit = token_limit(body, "max_tokens")
@@ -66,7 +66,7 @@ class Completions:
         spent: list[int] = []
         for prompt in prompts:
             for index in range(n):
-                text, tokens, reason = cut(self.text(body, prompt, index), limit)
+                text, tokens, reason = truncate(self.text(body, prompt, index), limit)
                 choices.append(_choice(len(choices), text, reason))
                 spent.append(tokens)
         billed = 1 if self._family.bills_first_prompt else len(prompts)
@@ -79,10 +79,10 @@ class Completions:
             "usage": _usage(prompts[:billed], spent[: billed * n]),
             "system_fingerprint": FINGERPRINT,
         }
-        bill = _bill(body["model"], _usage(prompts, spent), (limit or 0) * len(choices))
-        bill = bill._replace(rows=names_of(prompts))
+        charge = _charge(body["model"], _usage(prompts, spent), (limit or 0) * len(choices))
+        charge = charge._replace(rows=digests_of(prompts))
         return bytes_reply(
-            200, to_json(document), items=len(prompts), listed=listed, entries="choices", bill=bill
+            200, to_json(document), items=len(prompts), listed=listed, entries="choices", charge=charge
         )
 
     def text(self, body: Mapping[str, Any], prompt: Embeddable, index: int) -> str:
@@ -91,7 +91,7 @@ class Completions:
             return self._answer({**body, "prompt": prompt})
         content = prompt if isinstance(prompt, str) else ",".join(map(str, prompt))
         role = "prompt" if isinstance(prompt, str) else "tokens"
-        return compose(self._seed, [{"role": role, "content": content}], None, index)
+        return compose_answer(self._seed, [{"role": role, "content": content}], None, index)
 
     def _check(self, body: Mapping[str, Any], prompts: Sequence[Embeddable], *, listed: bool) -> None:
         check_model(body.get("model"), self._models)
@@ -107,10 +107,10 @@ def _choice(index: int, text: str, reason: str) -> dict[str, Any]:
     return {"text": text, "index": index, "logprobs": None, "finish_reason": reason}
 
 
-def _bill(model: str, usage: Mapping[str, int], most: int) -> Bill:
+def _charge(model: str, usage: Mapping[str, int], most: int) -> TokenCharge:
     # Also where usage forgets all prompts but the first: they were worked on.
     asked, answered = usage["prompt_tokens"], usage["completion_tokens"]
-    return Bill(model, asked + most, asked + answered, answered)
+    return TokenCharge(model, asked + most, asked + answered, answered)
 
 
 def _usage(prompts: Sequence[Embeddable], spent: Sequence[int]) -> dict[str, int]:

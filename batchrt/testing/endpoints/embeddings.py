@@ -8,26 +8,26 @@ from typing import Any
 from pydantic_core import to_json
 
 from batchrt.testing.endpoints.answers import count_text
-from batchrt.testing.endpoints.replies import Bill, RejectedError, Reply, bytes_reply
+from batchrt.testing.endpoints.replies import MockReply, RejectedError, TokenCharge, bytes_reply
 from batchrt.testing.endpoints.request_body import (
     Reject,
     as_inputs,
     check_inputs,
     check_model,
     is_count,
-    parsed,
+    parse_body,
     wrong_type,
 )
-from batchrt.testing.endpoints.server_families import Family
-from batchrt.testing.endpoints.vectors import Embeddable, Vectors, VectorSpace
-from batchrt.testing.faults.seeded import names_of
+from batchrt.testing.endpoints.server_families import MockFamily
+from batchrt.testing.endpoints.vectors import Embeddable, SeededVectors, VectorSpace
+from batchrt.testing.faults.seeded import digests_of
 
-__all__ = ["Embeddings"]
+__all__ = ["EmbeddingsEndpoint"]
 
 _FORMATS = (None, "float", "base64")
 
 
-class Embeddings:
+class EmbeddingsEndpoint:
     """Answer embedding requests as `family` does.
 
     `models`, `dimensions` and `reject` are those of MockProvider.
@@ -36,7 +36,7 @@ class Embeddings:
     def __init__(
         self,
         seed: int,
-        family: Family,
+        family: MockFamily,
         models: tuple[str, ...] | None,
         *,
         dimensions: int,
@@ -44,44 +44,44 @@ class Embeddings:
     ) -> None:
         if dimensions < 1:
             raise ValueError(f"dimensions must be at least 1, not {dimensions}")
-        self._vectors = Vectors(seed)
+        self._vectors = SeededVectors(seed)
         self._family = family
         self._models = models
         self._width = dimensions
         self._reject = reject
 
-    def reply(self, raw: bytes, name: str) -> Reply:  # noqa: ARG002  these answers have no id
+    def reply(self, raw: bytes, name: str) -> MockReply:  # noqa: ARG002  these answers have no id
         """Answer the request `raw`; RejectedError if it is wrong, or too much."""
         self._family.check_body(raw)
-        body = parsed(raw)
+        body = parse_body(raw)
         inputs = as_inputs(body, "input")
         try:
             self._check(body, inputs)
         except RejectedError as error:
-            error.carried(len(inputs))
+            error.set_items(len(inputs))
             raise
         model = body.get("model") or "mock"
         space = self._space(model, body.get("dimensions"))
-        wants_base64 = self._family.knows_base64 and body.get("encoding_format") == "base64"
+        wants_base64 = self._family.supports_base64 and body.get("encoding_format") == "base64"
         billed = self._billed(inputs)
         written = b"".join(_document(space, inputs, wants_base64=wants_base64, model=model, billed=billed))
         listed = not isinstance(body["input"], str)
-        bill = Bill(model, billed, billed, rows=names_of(inputs))
-        return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data", bill=bill)
+        charge = TokenCharge(model, billed, billed, rows=digests_of(inputs))
+        return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data", charge=charge)
 
     def vector(self, value: Embeddable, model: str, dimensions: int | None) -> list[float]:
         """Give the vector of one input."""
         return self._space(model, dimensions).floats(value)
 
     def _space(self, model: str, dimensions: int | None) -> VectorSpace:
-        wanted = dimensions if self._family.knows_dimensions else None
-        return self._vectors.space(model if self._family.knows_model else "", wanted or self._width)
+        wanted = dimensions if self._family.supports_dimensions else None
+        return self._vectors.space(model if self._family.uses_model else "", wanted or self._width)
 
     def _billed(self, inputs: Sequence[Embeddable]) -> int:
-        return sum(map(len if self._family.bills == "characters" else _tokens_of, inputs))
+        return sum(map(len if self._family.billing_unit == "characters" else _tokens_of, inputs))
 
     def _check(self, body: Mapping[str, Any], inputs: Sequence[Embeddable]) -> None:
-        if self._family.knows_model:
+        if self._family.uses_model:
             check_model(body.get("model"), self._models)
         self._check_options(body)
         self._check_count(inputs)
@@ -95,7 +95,7 @@ class Embeddings:
             raise wrong_type("encoding_format", "'float' or 'base64'")
         family.check_format(wanted)
         dimensions = body.get("dimensions")
-        if dimensions is None or not family.knows_dimensions:
+        if dimensions is None or not family.supports_dimensions:
             return
         family.check_dimensions(body["model"])
         if not is_count(dimensions) or dimensions > self._width:
@@ -108,7 +108,7 @@ class Embeddings:
 
     def _check_each(self, inputs: Sequence[Embeddable]) -> None:
         family = self._family
-        if not family.takes_empty and not all(inputs):
+        if not family.accepts_empty and not all(inputs):
             raise family.empty()
         family.check_kinds(inputs)
         if family.max_input_tokens is None and family.max_request_tokens is None:

@@ -9,7 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from batchrt.testing.faults.seeded import Dice
+from batchrt.testing.faults.seeded import SeededDice
 
 __all__ = ["UnsupportedSchemaError", "instance_of"]
 
@@ -41,7 +41,7 @@ class UnsupportedSchemaError(ValueError):
     """Say what in a schema the mock cannot make an instance of."""
 
 
-def instance_of(schema: Schema, dice: Dice) -> Any:
+def instance_of(schema: Schema, dice: SeededDice) -> Any:
     """Make a value that `schema` accepts.
 
     Knows objects, arrays, enums, const, strings with a length or a usual format, numbers with
@@ -57,7 +57,7 @@ def instance_of(schema: Schema, dice: Dice) -> Any:
 class _Maker:
     """Hold what every part of one document shares: the whole schema and the dice."""
 
-    def __init__(self, root: Schema, dice: Dice) -> None:
+    def __init__(self, root: Schema, dice: SeededDice) -> None:
         self._root = root
         self._dice = dice
 

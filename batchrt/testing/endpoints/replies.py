@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Self, TypeAlias
 from pydantic_core import to_json
 
 __all__ = [
-    "Bill",
     "Body",
     "Ending",
     "Headers",
+    "MockReply",
     "RejectedError",
-    "Reply",
+    "TokenCharge",
     "bytes_reply",
     "error_reply",
     "json_reply",
@@ -36,7 +36,7 @@ class Ending(Enum):
     REFUSE = "refuse"
 
 
-class Bill(NamedTuple):
+class TokenCharge(NamedTuple):
     """Hold what a request costs a quota, in tokens.
 
     Attributes:
@@ -54,7 +54,7 @@ class Bill(NamedTuple):
     rows: Sequence[int] = ()
 
 
-class Reply(NamedTuple):
+class MockReply(NamedTuple):
     """Hold an answer and how to send it.
 
     Attributes:
@@ -80,7 +80,7 @@ class Reply(NamedTuple):
     items: int = 0
     listed: bool = False
     entries: str = ""
-    bill: Bill | None = None
+    charge: TokenCharge | None = None
     wait: float | None = None
 
     @property
@@ -93,7 +93,7 @@ class Reply(NamedTuple):
             and self.ending is Ending.COMPLETE
         )
 
-    def asking(self, wait: float | None) -> Reply:
+    def asking_to_wait(self, wait: float | None) -> MockReply:
         """Have it ask for so many seconds in `retry-after`, rounded up; None for none."""
         if wait is None:
             return self
@@ -124,21 +124,21 @@ class RejectedError(Exception):
         code: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.reply: Reply = error_reply(status, message, type=type, param=param, code=code)
+        self.reply: MockReply = error_reply(status, message, type=type, param=param, code=code)
 
     @classmethod
-    def answering(cls, reply: Reply) -> Self:
+    def from_reply(cls, reply: MockReply) -> Self:
         """Make an error of another shape than OpenAI's."""
         error = cls(0, f"status {reply.status}")
         error.reply = reply
         return error
 
-    def carried(self, items: int) -> None:
+    def set_items(self, items: int) -> None:
         """Note how many inputs the request carried."""
         self.reply = self.reply._replace(items=items)
 
 
-def json_reply(status: int, document: Any, headers: Headers = ()) -> Reply:
+def json_reply(status: int, document: Any, headers: Headers = ()) -> MockReply:
     """Make a reply of anything JSON can hold."""
     return bytes_reply(status, to_json(document), headers)
 
@@ -152,18 +152,18 @@ def bytes_reply(
     items: int = 0,
     listed: bool = False,
     entries: str = "",
-    bill: Bill | None = None,
-) -> Reply:
+    charge: TokenCharge | None = None,
+) -> MockReply:
     """Make a reply of a body that is written already; the rest is Reply's."""
     length = (b"content-length", b"%d" % len(body))
-    return Reply(
+    return MockReply(
         status,
         ((b"content-type", content_type), length, *headers),
         body,
         items=items,
         listed=listed,
         entries=entries,
-        bill=bill,
+        charge=charge,
     )
 
 
@@ -175,7 +175,7 @@ def error_reply(
     param: str | None = None,
     code: str | None = None,
     headers: Headers = (),
-) -> Reply:
+) -> MockReply:
     """Make an error of OpenAI's shape."""
     error = {"message": message, "type": type, "param": param, "code": code}
     return json_reply(status, {"error": error}, headers)

@@ -19,7 +19,7 @@ __all__ = [
     "check_inputs",
     "check_model",
     "is_count",
-    "parsed",
+    "parse_body",
     "refuse_stream",
     "token_limit",
     "wrong_type",
@@ -35,7 +35,7 @@ FINGERPRINT = "fp_batchrt_mock"
 _MOST_CHOICES = 128
 
 
-def parsed(raw: bytes) -> Mapping[str, Any]:
+def parse_body(raw: bytes) -> Mapping[str, Any]:
     """Read a request's body; RejectedError if it is no JSON object."""
     try:
         body = from_json(raw)

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, TypeAlias, get_args
 from batchrt.testing.endpoints.replies import RejectedError, bytes_reply, json_reply
 from batchrt.testing.endpoints.vectors import Embeddable
 
-__all__ = ["Family", "ServerFamily", "family_of"]
+__all__ = ["MockFamily", "ServerFamily", "family_of"]
 
 ServerFamily: TypeAlias = Literal[
     "openai", "azure", "tei", "infinity", "llama-server", "llama-cpp-python", "vllm", "ollama"
@@ -23,11 +23,11 @@ ServerFamily: TypeAlias = Literal[
 _TEI_BODY_BYTES = 2_000_000
 
 
-def _saying(status: int, document: Mapping[str, object]) -> RejectedError:
-    return RejectedError.answering(json_reply(status, document))
+def _error_with(status: int, document: Mapping[str, object]) -> RejectedError:
+    return RejectedError.from_reply(json_reply(status, document))
 
 
-class Family:
+class MockFamily:
     """Be OpenAI; what differs from it a subclass says.
 
     Attributes:
@@ -50,15 +50,15 @@ class Family:
     max_request_tokens: int | None = 300_000
     max_in_flight: int | None = None
     counts_inputs: ClassVar[bool] = False
-    bills: ClassVar[Literal["tokens", "characters"]] = "tokens"
-    takes_empty: ClassVar[bool] = False
-    knows_base64: ClassVar[bool] = True
-    knows_model: ClassVar[bool] = True
-    knows_dimensions: ClassVar[bool] = True
+    billing_unit: ClassVar[Literal["tokens", "characters"]] = "tokens"
+    accepts_empty: ClassVar[bool] = False
+    supports_base64: ClassVar[bool] = True
+    uses_model: ClassVar[bool] = True
+    supports_dimensions: ClassVar[bool] = True
     bills_first_prompt: ClassVar[bool] = False
     has_chat_batch: ClassVar[bool] = False
 
-    def complaint(
+    def make_error(
         self,
         status: int,
         message: str,
@@ -76,7 +76,7 @@ class Family:
             f"Invalid 'input': array too long. Expected an array with maximum length {most}, "
             f"but got an array with length {len(inputs)} instead."
         )
-        return self.complaint(400, message, param="input", code="array_above_max_length")
+        return self.make_error(400, message, param="input", code="array_above_max_length")
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         """Refuse a request with an input of more tokens than `most`."""
@@ -85,25 +85,25 @@ class Family:
             f"tokens ({tokens} in your prompt; 0 for the completion). Please reduce your prompt; or "
             "completion length."
         )
-        return self.complaint(400, message)
+        return self.make_error(400, message)
 
     def too_much(self, tokens: int, most: int) -> RejectedError:
         """Refuse a request whose inputs have more tokens than `most` together."""
         message = f"Requested {tokens} tokens, max {most} tokens per request"
-        return self.complaint(400, message, kind="max_tokens_per_request", code="max_tokens_per_request")
+        return self.make_error(400, message, kind="max_tokens_per_request", code="max_tokens_per_request")
 
     def check_body(self, raw: bytes) -> None:
         """Raise RejectedError for a body that is larger than the server reads."""
 
     def too_busy(self) -> RejectedError:
         """Refuse a request while too much is worked on."""
-        return self.complaint(
+        return self.make_error(
             503, "The server is overloaded.", kind="server_error", code="server_is_overloaded"
         )
 
     def empty(self) -> RejectedError:
         """Refuse an empty text."""
-        return self.complaint(400, "Invalid 'input': input cannot be an empty string.", param="input")
+        return self.make_error(400, "Invalid 'input': input cannot be an empty string.", param="input")
 
     def check_kinds(self, inputs: Sequence[Embeddable]) -> None:
         """Raise RejectedError for tokens where only text is taken."""
@@ -112,7 +112,7 @@ class Family:
         """Raise RejectedError if `model` is none that takes `dimensions`: only the third generation."""
         if "ada-002" in model:
             message = f"The model {model!r} does not support specifying dimensions."
-            raise self.complaint(400, message, param="dimensions")
+            raise self.make_error(400, message, param="dimensions")
 
     def check_format(self, encoding_format: object) -> None:
         """Raise RejectedError for an `encoding_format` that is there and null, where that matters."""
@@ -121,11 +121,11 @@ class Family:
         """Raise RejectedError for a list of prompts where only one is taken."""
 
 
-class _Azure(Family):
+class _Azure(MockFamily):
     max_request_tokens = None
 
 
-class _Tei(Family):
+class _Tei(MockFamily):
     """Hugging Face's text-embeddings-inference: a flat error, and a permit for each input."""
 
     max_inputs = 32
@@ -134,7 +134,7 @@ class _Tei(Family):
     max_in_flight = 512
     counts_inputs = True
 
-    def complaint(
+    def make_error(
         self,
         status: int,
         message: str,
@@ -143,43 +143,45 @@ class _Tei(Family):
         param: str | None = None,  # noqa: ARG002  no place for it
         code: str | None = None,  # noqa: ARG002
     ) -> RejectedError:
-        return _saying(status, {"message": message, "code": status, "type": kind})
+        return _error_with(status, {"message": message, "code": status, "type": kind})
 
     def too_many(self, inputs: Sequence[Embeddable], most: int) -> RejectedError:
-        return self.complaint(422, f"batch size {len(inputs)} > maximum allowed batch size {most}")
+        return self.make_error(422, f"batch size {len(inputs)} > maximum allowed batch size {most}")
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         message = f"Input validation error: `inputs` must have less than {most} tokens. Given: {tokens}"
-        return self.complaint(413, message)
+        return self.make_error(413, message)
 
     def too_much(self, tokens: int, most: int) -> RejectedError:
-        return self.complaint(413, f"Input validation error: {tokens} tokens > maximum allowed tokens {most}")
+        return self.make_error(
+            413, f"Input validation error: {tokens} tokens > maximum allowed tokens {most}"
+        )
 
     def check_body(self, raw: bytes) -> None:
         if len(raw) > _TEI_BODY_BYTES:
             # Said by what stands before the application, and without a number.
             words = b"Failed to buffer the request body: length limit exceeded"
             text = b"text/plain; charset=utf-8"
-            raise RejectedError.answering(bytes_reply(413, words, content_type=text))
+            raise RejectedError.from_reply(bytes_reply(413, words, content_type=text))
 
     def too_busy(self) -> RejectedError:
-        return self.complaint(429, "Model is overloaded", kind="Overloaded")
+        return self.make_error(429, "Model is overloaded", kind="Overloaded")
 
     def empty(self) -> RejectedError:
-        return self.complaint(422, "Input validation error: `inputs` cannot be empty")
+        return self.make_error(422, "Input validation error: `inputs` cannot be empty")
 
 
-class _Infinity(Family):
+class _Infinity(MockFamily):
     """Infinity: FastAPI's errors, which say the whole input back."""
 
     max_input_tokens = None
     max_request_tokens = None
-    bills = "characters"
-    takes_empty = True
+    billing_unit = "characters"
+    accepts_empty = True
 
     def too_busy(self) -> RejectedError:
         error = {"message": "model overloaded", "type": None, "param": None, "code": 429}
-        return _saying(429, {"error": error})
+        return _error_with(429, {"error": error})
 
     def too_many(self, inputs: Sequence[Embeddable], most: int) -> RejectedError:
         return self._invalid(
@@ -195,20 +197,20 @@ class _Infinity(Family):
     @staticmethod
     def _invalid(inputs: Sequence[Embeddable], kind: str, message: str) -> RejectedError:
         problem = {"type": kind, "loc": ["body", "input"], "msg": message, "input": inputs}
-        return _saying(422, {"detail": [problem]})
+        return _error_with(422, {"detail": [problem]})
 
 
-class _LlamaServer(Family):
+class _LlamaServer(MockFamily):
     """llama.cpp's own server: no limit but the physical batch, which one input must fit."""
 
     max_inputs = None
     max_input_tokens = 512
     max_request_tokens = None
-    knows_model = False
-    knows_dimensions = False
+    uses_model = False
+    supports_dimensions = False
     bills_first_prompt = True
 
-    def complaint(
+    def make_error(
         self,
         status: int,
         message: str,
@@ -217,51 +219,51 @@ class _LlamaServer(Family):
         param: str | None = None,  # noqa: ARG002  no place for it
         code: str | None = None,  # noqa: ARG002
     ) -> RejectedError:
-        return _saying(status, {"error": {"code": status, "message": message, "type": kind}})
+        return _error_with(status, {"error": {"code": status, "message": message, "type": kind}})
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         message = (
             f"input ({tokens} tokens) is too large to process. increase the physical batch size "
             f"(current batch size: {most})"
         )
-        return self.complaint(500, message, kind="server_error")
+        return self.make_error(500, message, kind="server_error")
 
     def empty(self) -> RejectedError:
-        return self.complaint(400, "Input content cannot be empty")
+        return self.make_error(400, "Input content cannot be empty")
 
     def check_format(self, encoding_format: object) -> None:
         if encoding_format is None:
-            raise self.complaint(400, "[json.exception.type_error.302] type must be string, but is null")
+            raise self.make_error(400, "[json.exception.type_error.302] type must be string, but is null")
 
 
-class _LlamaCppPython(Family):
+class _LlamaCppPython(MockFamily):
     """llama-cpp-python: validation fails as the server's own error, and base64 is not known."""
 
     max_inputs = None
     max_input_tokens = None
     max_request_tokens = None
-    takes_empty = True
-    knows_base64 = False
+    accepts_empty = True
+    supports_base64 = False
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         message = f"Requested tokens ({tokens}) exceed context window of {most}"
-        return self.complaint(500, message, kind="internal_server_error")
+        return self.make_error(500, message, kind="internal_server_error")
 
     def check_prompts(self) -> None:
         message = "prompt: expected a string, got a list"
-        raise self.complaint(500, message, kind="internal_server_error")
+        raise self.make_error(500, message, kind="internal_server_error")
 
 
-class _Vllm(Family):
+class _Vllm(MockFamily):
     """vLLM: numbers as codes, and no `dimensions` unless the model is Matryoshka."""
 
     max_inputs = None
     max_input_tokens = None
     max_request_tokens = None
-    takes_empty = True
+    accepts_empty = True
     has_chat_batch = True
 
-    def complaint(
+    def make_error(
         self,
         status: int,
         message: str,
@@ -271,40 +273,40 @@ class _Vllm(Family):
         code: str | None = None,  # noqa: ARG002  the status stands there
     ) -> RejectedError:
         error = {"message": message, "type": kind, "param": param, "code": status}
-        return _saying(status, {"error": error})
+        return _error_with(status, {"error": error})
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         message = (
             f"This model's maximum context length is {most} tokens. However, you requested {tokens} "
             "tokens in the input for embedding generation. Please reduce the length of the input."
         )
-        return self.complaint(400, message)
+        return self.make_error(400, message)
 
     def check_dimensions(self, model: str) -> None:
         message = (
             f'Model "{model}" does not support matryoshka representation, '
             "changing output dimensions will lead to poor results."
         )
-        raise self.complaint(400, message)
+        raise self.make_error(400, message)
 
 
-class _Ollama(Family):
+class _Ollama(MockFamily):
     """Ollama: a queue of requests that may be full."""
 
     max_inputs = None
     max_input_tokens = None
     max_request_tokens = None
     max_in_flight = 512
-    takes_empty = True
+    accepts_empty = True
 
     def too_busy(self) -> RejectedError:
         message = "server busy, please try again.  maximum pending requests exceeded"
-        return self.complaint(503, message, kind="api_error")
+        return self.make_error(503, message, kind="api_error")
 
 
-_FAMILIES: Mapping[ServerFamily, Callable[[], Family]] = MappingProxyType(
+_FAMILIES: Mapping[ServerFamily, Callable[[], MockFamily]] = MappingProxyType(
     {
-        "openai": Family,
+        "openai": MockFamily,
         "azure": _Azure,
         "tei": _Tei,
         "infinity": _Infinity,
@@ -316,7 +318,7 @@ _FAMILIES: Mapping[ServerFamily, Callable[[], Family]] = MappingProxyType(
 )
 
 
-def family_of(server: ServerFamily, **limits: int | None) -> Family:
+def family_of(server: ServerFamily, **limits: int | None) -> MockFamily:
     """Give the family called `server`, with those of its `limits` that are given in place of its own.
 
     Raises ValueError for a name that is none and a limit below one.

@@ -16,7 +16,7 @@ from functools import cached_property
 from hashlib import blake2b, shake_128
 from typing import TypeAlias
 
-__all__ = ["Embeddable", "VectorSpace", "Vectors"]
+__all__ = ["Embeddable", "SeededVectors", "VectorSpace"]
 
 Embeddable: TypeAlias = str | Sequence[int]
 """A text, or the tokens of one."""
@@ -129,7 +129,7 @@ def _bytes_of_tokens(tokens: Sequence[int]) -> bytes:
     return b"\xff" + ",".join(map(str, tokens)).encode()
 
 
-class Vectors:
+class SeededVectors:
     """Make the vector spaces of one seed, and keep the pools of the widths that are in use."""
 
     def __init__(self, seed: int) -> None:

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 from pydantic_core import from_json
 
-from batchrt.testing.endpoints.replies import Ending, Reply, bytes_reply, error_reply, json_reply
+from batchrt.testing.endpoints.replies import Ending, MockReply, bytes_reply, error_reply, json_reply
 from batchrt.testing.faults.list_defects import DEFECTS
 from batchrt.testing.faults.plan import Fault, TunedFault
 
-__all__ = ["spoil"]
+__all__ = ["apply_fault"]
 
 _HTML = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n"
@@ -26,28 +26,28 @@ _CHUNK = 65_536
 _GZIP_WINDOW = 31  # zlib's code for the largest window and a gzip header
 
 
-def spoil(good: Reply, fault: TunedFault) -> Reply:
+def apply_fault(good: MockReply, fault: TunedFault) -> MockReply:
     """Give what a client gets instead of `good`, with the same delay before it.
 
     Gives `good` itself back if it cannot have the fault.
     """
     defect = DEFECTS.get(fault.fault)
-    bad = _SPOILERS[fault.fault](good, fault) if defect is None else defect(good)
+    bad = _RESPONSES[fault.fault](good, fault) if defect is None else defect(good)
     if bad is None:
         return good
     return bad._replace(delay=bad.delay + good.delay)
 
 
-def _body(good: Reply) -> bytes:
+def _body(good: MockReply) -> bytes:
     if not isinstance(good.body, bytes):
         raise TypeError("only a body that is there can be spoiled")
     return good.body
 
 
-def _waiting(name: bytes, write: Callable[[float], str]) -> Spoiler:
+def _rate_limit(name: bytes, write: Callable[[float], str]) -> FaultResponse:
     """Make a 429 that says its seconds in the header `name`, as `write` puts them."""
 
-    def spoiler(_good: Reply, fault: TunedFault) -> Reply:
+    def response(_good: MockReply, fault: TunedFault) -> MockReply:
         seconds = fault.seconds or 0.0
         reply = error_reply(
             429,
@@ -58,7 +58,7 @@ def _waiting(name: bytes, write: Callable[[float], str]) -> Spoiler:
         )
         return reply._replace(wait=seconds)
 
-    return spoiler
+    return response
 
 
 def _http_date(seconds: float) -> str:
@@ -68,7 +68,7 @@ def _http_date(seconds: float) -> str:
     return format_datetime(whole, usegmt=True)
 
 
-def _azure(_good: Reply, fault: TunedFault) -> Reply:
+def _azure(_good: MockReply, fault: TunedFault) -> MockReply:
     seconds = math.ceil(fault.seconds or 0.0)
     message = (
         "Requests to this operation have exceeded the call rate limit of your current pricing "
@@ -77,36 +77,36 @@ def _azure(_good: Reply, fault: TunedFault) -> Reply:
     return error_reply(429, message, type="requests", code="429")._replace(wait=float(seconds))
 
 
-def _fails(status: int, message: str, kind: str, code: str | None, param: str | None) -> Spoiler:
-    def spoiler(_good: Reply, _fault: TunedFault) -> Reply:
+def _error(status: int, message: str, kind: str, code: str | None, param: str | None) -> FaultResponse:
+    def response(_good: MockReply, _fault: TunedFault) -> MockReply:
         return error_reply(status, message, type=kind, code=code, param=param)
 
-    return spoiler
+    return response
 
 
-def _bad_gateway(_good: Reply, _fault: TunedFault) -> Reply:
+def _bad_gateway(_good: MockReply, _fault: TunedFault) -> MockReply:
     return bytes_reply(502, _HTML, content_type=b"text/html")
 
 
-def _malformed(good: Reply, _fault: TunedFault) -> Reply:
+def _malformed(good: MockReply, _fault: TunedFault) -> MockReply:
     return bytes_reply(200, _body(good).replace(b":", b"=", 1))
 
 
-def _truncated(good: Reply, _fault: TunedFault) -> Reply:
+def _truncated(good: MockReply, _fault: TunedFault) -> MockReply:
     body = _body(good)
     return bytes_reply(200, body[: len(body) // 2])
 
 
-def _wrong_type(_good: Reply, _fault: TunedFault) -> Reply:
+def _wrong_type(_good: MockReply, _fault: TunedFault) -> MockReply:
     return bytes_reply(200, b"<html><body>Please log in.</body></html>", content_type=b"text/html")
 
 
-def _error_in_200(_good: Reply, _fault: TunedFault) -> Reply:
+def _error_in_200(_good: MockReply, _fault: TunedFault) -> MockReply:
     message = "The upstream model failed while it answered."
     return error_reply(200, message, type="server_error", code="upstream_error")
 
 
-def _no_choices(good: Reply, _fault: TunedFault) -> Reply:
+def _no_choices(good: MockReply, _fault: TunedFault) -> MockReply:
     if good.entries:
         return json_reply(200, {**from_json(_body(good)), good.entries: []})
     document = {
@@ -119,28 +119,28 @@ def _no_choices(good: Reply, _fault: TunedFault) -> Reply:
     return json_reply(200, document)
 
 
-def _half(good: Reply, ending: Ending) -> Reply:
+def _half(good: MockReply, ending: Ending) -> MockReply:
     body = _body(good)
     return good._replace(body=body[: len(body) // 2], ending=ending, delay=0.0)
 
 
-def _short(good: Reply, _fault: TunedFault) -> Reply:
+def _short(good: MockReply, _fault: TunedFault) -> MockReply:
     return _half(good, Ending.CLOSE)
 
 
-def _drop_mid_body(good: Reply, _fault: TunedFault) -> Reply:
+def _drop_mid_body(good: MockReply, _fault: TunedFault) -> MockReply:
     return _half(good, Ending.RESET)
 
 
-def _drop(_good: Reply, _fault: TunedFault) -> Reply:
-    return Reply(None, ending=Ending.CLOSE)
+def _drop(_good: MockReply, _fault: TunedFault) -> MockReply:
+    return MockReply(None, ending=Ending.CLOSE)
 
 
-def _stall(_good: Reply, fault: TunedFault) -> Reply:
-    return Reply(None, delay=fault.seconds or 0.0, ending=Ending.CLOSE)
+def _stall(_good: MockReply, fault: TunedFault) -> MockReply:
+    return MockReply(None, delay=fault.seconds or 0.0, ending=Ending.CLOSE)
 
 
-def _drip(good: Reply, fault: TunedFault) -> Reply:
+def _drip(good: MockReply, fault: TunedFault) -> MockReply:
     return good._replace(pause=fault.seconds or 0.0, delay=0.0)
 
 
@@ -154,17 +154,17 @@ def _padded(body: bytes, size: int) -> Iterator[bytes]:
     yield body[-1:]
 
 
-def _oversized(good: Reply, fault: TunedFault) -> Reply:
+def _oversized(good: MockReply, fault: TunedFault) -> MockReply:
     # Without a content-length, so that the client must count for itself.
     body = _body(good)
     headers = ((b"content-type", b"application/json"),)
-    return Reply(200, headers, lambda: _padded(body, fault.size or 0))
+    return MockReply(200, headers, lambda: _padded(body, fault.size or 0))
 
 
-def _gzip_bomb(good: Reply, fault: TunedFault) -> Reply:
+def _gzip_bomb(good: MockReply, fault: TunedFault) -> MockReply:
     body = _body(good)
     headers = ((b"content-type", b"application/json"), (b"content-encoding", b"gzip"))
-    return Reply(200, headers, lambda: _zipped(_padded(body, fault.size or 0)))
+    return MockReply(200, headers, lambda: _zipped(_padded(body, fault.size or 0)))
 
 
 def _zipped(parts: Iterator[bytes]) -> Iterator[bytes]:
@@ -174,26 +174,26 @@ def _zipped(parts: Iterator[bytes]) -> Iterator[bytes]:
     yield press.flush()
 
 
-Spoiler: TypeAlias = Callable[[Reply, TunedFault], Reply]
+FaultResponse: TypeAlias = Callable[[MockReply, TunedFault], MockReply]
 
-_SPOILERS: MappingProxyType[Fault, Spoiler] = MappingProxyType(
+_RESPONSES: MappingProxyType[Fault, FaultResponse] = MappingProxyType(
     {
-        Fault.RATE_LIMIT_SECONDS: _waiting(b"retry-after", lambda s: str(math.ceil(s))),
-        Fault.RATE_LIMIT_FLOAT: _waiting(b"retry-after", lambda s: f"{s:.3f}"),
-        Fault.RATE_LIMIT_MS: _waiting(b"retry-after-ms", lambda s: str(math.ceil(s * 1000))),
-        Fault.RATE_LIMIT_DATE: _waiting(b"retry-after", _http_date),
-        Fault.RATE_LIMIT_LITELLM: _waiting(b"llm_provider-retry-after", lambda s: str(math.ceil(s))),
+        Fault.RATE_LIMIT_SECONDS: _rate_limit(b"retry-after", lambda s: str(math.ceil(s))),
+        Fault.RATE_LIMIT_FLOAT: _rate_limit(b"retry-after", lambda s: f"{s:.3f}"),
+        Fault.RATE_LIMIT_MS: _rate_limit(b"retry-after-ms", lambda s: str(math.ceil(s * 1000))),
+        Fault.RATE_LIMIT_DATE: _rate_limit(b"retry-after", _http_date),
+        Fault.RATE_LIMIT_LITELLM: _rate_limit(b"llm_provider-retry-after", lambda s: str(math.ceil(s))),
         Fault.RATE_LIMIT_AZURE: _azure,
-        Fault.RATE_LIMIT_BARE: _fails(429, "Rate limit reached.", "requests", "rate_limit_exceeded", None),
-        Fault.SLOW_DOWN: _fails(429, "Slow down: the load rose too fast.", "requests", "slow_down", None),
-        Fault.REQUEST_TIMEOUT: _fails(408, "Request timed out.", "timeout", None, None),
-        Fault.CONFLICT: _fails(409, "Conflict: try again.", "conflict", None, None),
-        Fault.SERVER_ERROR: _fails(500, "The server had an error.", "server_error", "internal_error", None),
+        Fault.RATE_LIMIT_BARE: _error(429, "Rate limit reached.", "requests", "rate_limit_exceeded", None),
+        Fault.SLOW_DOWN: _error(429, "Slow down: the load rose too fast.", "requests", "slow_down", None),
+        Fault.REQUEST_TIMEOUT: _error(408, "Request timed out.", "timeout", None, None),
+        Fault.CONFLICT: _error(409, "Conflict: try again.", "conflict", None, None),
+        Fault.SERVER_ERROR: _error(500, "The server had an error.", "server_error", "internal_error", None),
         Fault.BAD_GATEWAY: _bad_gateway,
-        Fault.OVERLOADED: _fails(
+        Fault.OVERLOADED: _error(
             503, "The server is overloaded.", "server_error", "server_is_overloaded", None
         ),
-        Fault.GATEWAY_TIMEOUT: _fails(504, "The gateway timed out.", "server_error", None, None),
+        Fault.GATEWAY_TIMEOUT: _error(504, "The gateway timed out.", "server_error", None, None),
         Fault.MALFORMED_JSON: _malformed,
         Fault.TRUNCATED_JSON: _truncated,
         Fault.WRONG_CONTENT_TYPE: _wrong_type,
@@ -204,28 +204,28 @@ _SPOILERS: MappingProxyType[Fault, Spoiler] = MappingProxyType(
         Fault.DROP_MID_BODY: _drop_mid_body,
         Fault.STALL: _stall,
         Fault.SLOW_DRIP: _drip,
-        Fault.INSUFFICIENT_QUOTA: _fails(
+        Fault.INSUFFICIENT_QUOTA: _error(
             429,
             "You exceeded your current quota, please check your plan and billing details.",
             "insufficient_quota",
             "insufficient_quota",
             None,
         ),
-        Fault.CONTEXT_LENGTH: _fails(
+        Fault.CONTEXT_LENGTH: _error(
             400,
             "This model's maximum context length is 128 tokens.",
             "invalid_request_error",
             "context_length_exceeded",
             "messages",
         ),
-        Fault.BAD_PARAMETER: _fails(
+        Fault.BAD_PARAMETER: _error(
             400,
             "Unsupported value for 'temperature'.",
             "invalid_request_error",
             "unsupported_value",
             "temperature",
         ),
-        Fault.UNAUTHORIZED: _fails(
+        Fault.UNAUTHORIZED: _error(
             401,
             "Incorrect API key provided.",
             "invalid_request_error",

@@ -11,18 +11,18 @@ from typing import Any, TypeAlias
 
 from pydantic_core import from_json
 
-from batchrt.testing.endpoints.replies import Reply, error_reply, json_reply
+from batchrt.testing.endpoints.replies import MockReply, error_reply, json_reply
 from batchrt.testing.faults.plan import Fault
 
 __all__ = ["DEFECTS"]
 
 _Entry: TypeAlias = dict[str, Any]
 _Entries: TypeAlias = list[_Entry]
-Defect: TypeAlias = Callable[[Reply], Reply | None]
+Defect: TypeAlias = Callable[[MockReply], MockReply | None]
 """Makes a bad reply out of a good one, or None where that reply cannot have the defect."""
 
 
-def _document(good: Reply) -> dict[str, Any]:
+def _document(good: MockReply) -> dict[str, Any]:
     if not isinstance(good.body, bytes):
         raise TypeError("only a body that is there can be spoiled")
     document: dict[str, Any] = from_json(good.body)
@@ -32,7 +32,7 @@ def _document(good: Reply) -> dict[str, Any]:
 def _in_entries(change: Callable[[_Entries], _Entries], *, least: int = 1) -> Defect:
     """Make the defect that changes the results, of which there must be `least`."""
 
-    def defect(good: Reply) -> Reply | None:
+    def defect(good: MockReply) -> MockReply | None:
         if not good.entries:
             return None
         document = _document(good)
@@ -76,7 +76,7 @@ def _with_repeated_index(entries: _Entries) -> _Entries:
     return [{**entry, "index": 0} for entry in entries]
 
 
-def _merged(good: Reply) -> Reply | None:
+def _merged(good: MockReply) -> MockReply | None:
     if good.items < 2:  # noqa: PLR2004  there is nothing to merge
         return None
     return _in_entries(_first_of_all)(good)
@@ -97,13 +97,13 @@ def _with_one_more(entries: _Entries) -> _Entries:
 def _failing(status: int, message: str, kind: str) -> Defect:
     """Make the refusal of a list, even of one; what came alone is answered."""
 
-    def defect(good: Reply) -> Reply | None:
+    def defect(good: MockReply) -> MockReply | None:
         return error_reply(status, message, type=kind) if good.listed else None
 
     return defect
 
 
-def _partial_usage(good: Reply) -> Reply | None:
+def _partial_usage(good: MockReply) -> MockReply | None:
     if good.items < 2:  # noqa: PLR2004  one of one is all
         return None
     document = _document(good)
@@ -111,7 +111,7 @@ def _partial_usage(good: Reply) -> Reply | None:
     return json_reply(200, document)
 
 
-def _missing_usage(good: Reply) -> Reply | None:
+def _missing_usage(good: MockReply) -> MockReply | None:
     if not good.entries:
         return None
     document = _document(good)
@@ -160,14 +160,14 @@ def _torn(vector: str) -> str:
 
 
 def _of_base64(defect: Defect) -> Defect:
-    def wary(good: Reply) -> Reply | None:
+    def wary(good: MockReply) -> MockReply | None:
         asked = good.entries == "data" and isinstance(_document(good)["data"][0]["embedding"], str)
         return defect(good) if asked else None
 
     return wary
 
 
-def _rejected_base64(_good: Reply) -> Reply:
+def _rejected_base64(_good: MockReply) -> MockReply:
     return error_reply(
         400,
         "Unsupported value for 'encoding_format': 'base64' is not supported, only 'float'.",

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-__all__ = ["Dice", "digest_of", "draw", "names_of"]
+__all__ = ["SeededDice", "digest_of", "digests_of", "draw"]
 
 _FULL = 1 << 64
 
@@ -16,7 +16,7 @@ def digest_of(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
-def names_of(inputs: Sequence[str | Sequence[int]]) -> array[int]:
+def digests_of(inputs: Sequence[str | Sequence[int]]) -> array[int]:
     """Name each of several texts, or lists of tokens, by 64 bits of its hash."""
     return array(
         "Q", (digest_of((text if isinstance(text, str) else repr(text)).encode()) for text in inputs)
@@ -28,7 +28,7 @@ def draw(*purpose: object) -> float:
     return digest_of(repr(purpose).encode()) / _FULL
 
 
-class Dice:
+class SeededDice:
     """Roll as often as needed; the same `seed` rolls the same numbers on every Python.
 
     `random.Random` promises that for `random()` alone, and takes ten times as long to set up.

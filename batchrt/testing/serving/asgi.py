@@ -38,7 +38,7 @@ cancelled `receive`.
 """
 
 # Long enough for Trio, which cancels what waits past its deadline before it looks at the news.
-_GLANCE = 0.0001
+_SHORTEST_WAIT = 0.0001
 
 
 class DroppedConnectionError(ConnectionError):
@@ -75,38 +75,40 @@ def _connection(scope: Scope) -> Mapping[str, Any] | None:
 async def play(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
     """Send the reply as it says, and stop at once if the client goes away."""
     try:
-        if await _is_left_waiting(exchange, scope, receive):
+        if await _client_left_while_waiting(exchange, scope, receive):
             exchange.finish(gone=True)
         elif exchange.reply.is_plain:
             exchange.finish()
             await _start(exchange, send)
             await send({"type": "http.response.body", "body": exchange.reply.body})
         else:
-            await _play_oddly(exchange, scope, receive, send)
+            await _play_in_parts(exchange, scope, receive, send)
     finally:
         # Without effect unless something was raised: then the server is stopping, or broke.
         exchange.abandon()
 
 
-async def _is_left_waiting(exchange: Exchange, scope: Scope, receive: Receive) -> bool:
+async def _client_left_while_waiting(exchange: Exchange, scope: Scope, receive: Receive) -> bool:
     """Wait for the request's turn and its delay, and tell whether the client left meanwhile."""
-    if exchange.place is not None and await exchange.place.turn(partial(_left, receive)):
+    if exchange.queue_entry is not None and await exchange.queue_entry.wait_turn(
+        partial(_wait_for_disconnect, receive)
+    ):
         return True
-    return bool(exchange.reply.delay) and await _leaves(scope, receive, exchange.reply.delay)
+    return bool(exchange.reply.delay) and await _client_left_within(scope, receive, exchange.reply.delay)
 
 
-async def _leaves(scope: Scope, receive: Receive, seconds: float) -> bool:
+async def _client_left_within(scope: Scope, receive: Receive, seconds: float) -> bool:
     """Wait, and tell whether the client left meanwhile: noticed at once, without a task."""
     connection = _connection(scope)
     if connection is not None:
         return bool(await connection["leaves"](seconds))
     with anyio.move_on_after(seconds):
-        await _left(receive)
+        await _wait_for_disconnect(receive)
         return True
     return False
 
 
-async def _left(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -121,14 +123,14 @@ async def _start(exchange: Exchange, send: Send) -> None:
     )
 
 
-async def _play_oddly(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+async def _play_in_parts(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
     reply = exchange.reply
     if reply.status is not None:
         await _start(exchange, send)
         for part in reply.parts():
             # Also where there is no pause: servers swallow what is sent to a client that left,
             # and a very large body would be made for nobody.
-            if await _leaves(scope, receive, reply.pause or _GLANCE):
+            if await _client_left_within(scope, receive, reply.pause or _SHORTEST_WAIT):
                 exchange.finish(gone=True)
                 return
             await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -146,4 +148,4 @@ async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
     # Lets the event loop write what it has buffered, which a reset would throw away.
     await checkpoint()
     connection["hang_up"](reset)
-    await _left(receive)
+    await _wait_for_disconnect(receive)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 
-from batchrt.testing.admission.controller import Visit
-from batchrt.testing.admission.queue import Place
-from batchrt.testing.endpoints.replies import Headers, Reply
+from batchrt.testing.admission.controller import AdmissionDecision
+from batchrt.testing.admission.queue import QueueEntry
+from batchrt.testing.endpoints.replies import Headers, MockReply
 from batchrt.testing.faults.plan import Fault
 from batchrt.testing.log import LogRecord, RequestLog
 
@@ -23,20 +23,20 @@ class Exchange:
 
     __slots__ = (
         "_attempt",
+        "_decision",
         "_digest",
         "_fault",
         "_items",
         "_log",
         "_route",
         "_started",
-        "_visit",
         "headers",
         "reply",
     )
 
     def __init__(
         self,
-        reply: Reply,
+        reply: MockReply,
         *,
         name: str,
         now: float = 0.0,
@@ -46,9 +46,9 @@ class Exchange:
         digest: int = 0,
         items: int = 0,
         log: RequestLog | None = None,
-        visit: Visit | None = None,
+        decision: AdmissionDecision | None = None,
     ) -> None:
-        self.reply: Reply = reply
+        self.reply: MockReply = reply
         self.headers: Headers = (*reply.headers, (b"x-request-id", f"req_{name}".encode()))
         self._route = route
         self._fault = fault
@@ -56,15 +56,15 @@ class Exchange:
         self._digest = digest
         self._items = items
         self._log = log
-        self._visit = visit
+        self._decision = decision
         self._started = now
         if log is not None:
             log.arrived(now, items)
 
     @property
-    def place(self) -> Place | None:
+    def queue_entry(self) -> QueueEntry | None:
         """Where the request waits before its reply's delay begins; None if nowhere."""
-        return None if self._visit is None else self._visit.place
+        return None if self._decision is None else self._decision.queue_entry
 
     def finish(self, *, gone: bool = False) -> None:
         """Log that the reply is out, or that the client is `gone`; only the first call counts."""
@@ -80,8 +80,8 @@ class Exchange:
         if log is None:
             return
         now = anyio.current_time()
-        if self._visit is not None:
-            self._visit.leave(now, status, self.reply.wait, gone=gone)
+        if self._decision is not None:
+            self._decision.finish(now, status, self.reply.wait, gone=gone)
         log.finished(
             LogRecord(
                 self._started,

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from batchrt.testing.endpoints.replies import Ending
 
 if TYPE_CHECKING:
-    from batchrt.testing.admission.queue import Place
+    from batchrt.testing.admission.queue import QueueEntry
     from batchrt.testing.provider import MockProvider
     from batchrt.testing.serving.exchange import Exchange
 
@@ -51,8 +51,8 @@ class MockTransport(httpx.AsyncBaseTransport):
             query=request.url.query,
         )
         pause = _Pause(exchange, request)
-        if exchange.place is not None:
-            await pause.for_turn(exchange.place)
+        if exchange.queue_entry is not None:
+            await pause.for_turn(exchange.queue_entry)
         await pause(exchange.reply.delay)
         reply = exchange.reply
         if reply.status is None:
@@ -93,7 +93,7 @@ class _Pause:
         if seconds > limit:
             self._time_out()
 
-    async def for_turn(self, place: Place) -> None:
+    async def for_turn(self, queue_entry: QueueEntry) -> None:
         began = anyio.current_time()
         idle = (
             anyio.sleep_forever
@@ -101,7 +101,7 @@ class _Pause:
             else partial(anyio.sleep_until, began + self._limit)
         )
         try:
-            late = await place.turn(idle)
+            late = await queue_entry.wait_turn(idle)
         except BaseException:
             self._exchange.finish(gone=True)
             raise

@@ -23,9 +23,9 @@ BACKLOG = 16_384
 # A client that reuses a connection in the moment in which the server closes it sees an error
 # that no fault plan asked for, so idle connections are kept for longer than a test takes.
 _KEEP_ALIVE_SECONDS = 300
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 _STOP_SECONDS = 5.0
-_LINGER_NOT = struct.pack("ii", 1, 0)
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -37,14 +37,16 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {CONNECTION: {"hang_up": self._hang_up, "leaves": self._leaves}}
+        self.scope["extensions"] = {
+            CONNECTION: {"hang_up": self._hang_up, "leaves": self._client_left_within}
+        }
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._wait is not None:
             _settle(self._wait, left=True)
 
-    async def _leaves(self, seconds: float) -> bool:
+    async def _client_left_within(self, seconds: float) -> bool:
         if self.transport.is_closing():
             return True
         wait = self._wait = self.loop.create_future()
@@ -64,7 +66,7 @@ class _Protocol(HttpToolsProtocol):
         # the descriptor, so a twin sets it without touching the event loop's own.
         descriptor = self.transport.get_extra_info("socket").fileno()
         with socket.socket(fileno=os.dup(descriptor)) as twin:
-            twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
 
@@ -107,7 +109,7 @@ class Server(uvicorn.Server):
         """Wait for the end; looks five times as often as uvicorn, for tests that stop servers."""
         # Set from another thread, or by a signal: neither can set an event of this loop.
         while not self.should_exit:  # noqa: ASYNC110
-            await anyio.sleep(_LOOK_SECONDS)
+            await anyio.sleep(_POLL_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close everything at once: uvicorn would wait for requests that may never end."""

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from batchrt.testing import Fault, FaultPlan, LogNormal, MockProvider, Queueing
-from batchrt.testing.admission.queue import Queue
+from batchrt.testing.admission.queue import MockQueue
 from batchrt.testing.admission.timeline import Timeline
 from batchrt.testing.serving.wakeup import Wakeup
 from tests.testing.test_provider import BODY, SCOPE, Connection
@@ -247,7 +247,7 @@ def test_a_place_is_free_whatever_became_of_its_request() -> None:
 
     simulate(main)
     assert len(provider.log.snapshot().by_fault) > 15
-    queue = provider._gate._queue
+    queue = provider._controller._queue
     assert queue is not None
     assert (queue._served, len(queue._waiting)) == (0, 0)
 
@@ -296,7 +296,7 @@ def test_it_queues_on_a_socket() -> None:
 @pytest.mark.anyio
 async def test_a_turn_may_come_from_another_thread() -> None:
     """A provider in two event loops has one queue."""
-    queue = Queue(Queueing(capacity=1), Timeline(), threading.RLock())
+    queue = MockQueue(Queueing(capacity=1), Timeline(), threading.RLock())
     first, second = queue.join(0.0), queue.join(0.0)
     thread = threading.Thread(target=queue.leave, args=(first, 1.0))
 
@@ -305,7 +305,7 @@ async def test_a_turn_may_come_from_another_thread() -> None:
         await anyio.sleep_forever()
 
     with anyio.fail_after(5):
-        assert not await second.turn(idle)
+        assert not await second.wait_turn(idle)
     thread.join()
     assert second.started
 

@@ -16,7 +16,7 @@ async def statuses(client: Client, count: int, **options: Any) -> list[int]:
 
 
 def tokens_left(provider: MockProvider) -> float:
-    [quota] = provider._gate._quotas.values()
+    [quota] = provider._controller._quotas.values()
     return next(bucket for bucket in quota.buckets if bucket.name == "tokens")._left
 
 

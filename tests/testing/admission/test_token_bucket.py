@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrt.testing.admission.schedules import Schedule
-from batchrt.testing.admission.token_bucket import Bucket, Eater
+from batchrt.testing.admission.token_bucket import BackgroundLoad, MockTokenBucket
 
 Steps = list[tuple[float, float]]
 
@@ -45,7 +45,7 @@ def test_it_refills_continuously(
 ) -> None:
     """Whatever is taken when, and however the limit changes: as many small refills would have it."""
     taken = sorted((round(second, 2), amount) for second, amount in taken)
-    bucket = Bucket("tokens", "minute", script, burst)
+    bucket = MockTokenBucket("tokens", "minute", script, burst)
     for second, amount in taken:
         bucket.take(amount, second)
     expected = slowly(script, taken, burst, 45.0)
@@ -56,10 +56,10 @@ def test_it_refills_continuously(
 def test_hindsight_is_what_was(taken: list[tuple[float, float]], script: float | Steps) -> None:
     """What was left before each charge can be told afterwards, changes of the limit included."""
     taken = sorted(taken)
-    bucket = Bucket("tokens", "minute", script, 6.0)
+    bucket = MockTokenBucket("tokens", "minute", script, 6.0)
     seen: dict[float, float] = {}
     for second, amount in taken:
-        bucket.standing(second)
+        bucket.level(second)
         seen.setdefault(second, bucket._left)
         bucket.take(amount, second)
     assert {second: bucket.left_before(second) for second in seen} == pytest.approx(seen)
@@ -67,7 +67,7 @@ def test_hindsight_is_what_was(taken: list[tuple[float, float]], script: float |
 
 def test_what_fits_passes_and_the_rest_waits_as_long_as_it_must() -> None:
     """600 a minute, 10 at once: the 11th waits for a tenth of a second, and then it fits."""
-    bucket = Bucket("requests", "minute", 600, 1.0)
+    bucket = MockTokenBucket("requests", "minute", 600, 1.0)
     for _ in range(10):
         assert bucket.wait_for(1, 0.0) == 0
         bucket.take(1, 0.0)
@@ -78,7 +78,7 @@ def test_what_fits_passes_and_the_rest_waits_as_long_as_it_must() -> None:
 
 def test_one_request_always_fits() -> None:
     """However strict: a limit below one in its burst would let nothing through for ever."""
-    bucket = Bucket("requests", "minute", 6, 1.0)
+    bucket = MockTokenBucket("requests", "minute", 6, 1.0)
     assert bucket.wait_for(1, 0.0) == 0
     bucket.take(1, 0.0)
     assert bucket.wait_for(1, 0.0) == pytest.approx(10)
@@ -86,34 +86,34 @@ def test_one_request_always_fits() -> None:
 
 def test_more_than_it_holds_fits_when_it_is_full() -> None:
     """And leaves a debt, so that the rate is kept all the same."""
-    bucket = Bucket("tokens", "minute", 600, 1.0)
+    bucket = MockTokenBucket("tokens", "minute", 600, 1.0)
     assert bucket.wait_for(50, 0.0) == 0
     bucket.take(50, 0.0)
     assert bucket.wait_for(50, 0.0) == pytest.approx(5)
-    assert bucket.standing(0.0).left == 0
+    assert bucket.level(0.0).left == 0
     assert not bucket.never_fits(600, 0.0)
     assert bucket.never_fits(601, 0.0)
 
 
 def test_a_day_refills_in_a_day() -> None:
     """Whatever the burst."""
-    bucket = Bucket("requests", "day", 8_640, 1.0)
+    bucket = MockTokenBucket("requests", "day", 8_640, 1.0)
     bucket.take(8_640, 0.0)
     assert bucket.wait_for(1, 0.0) == pytest.approx(10)
-    assert bucket.standing(0.0).until_full == pytest.approx(86_400)
+    assert bucket.level(0.0).until_full == pytest.approx(86_400)
 
 
 def test_what_is_given_back_makes_no_more_than_a_full_bucket() -> None:
     """A refund is no burst."""
-    bucket = Bucket("tokens", "minute", 600, 60.0)
+    bucket = MockTokenBucket("tokens", "minute", 600, 60.0)
     bucket.take(100, 0.0)
     bucket.take(-100, 60.0)
-    assert bucket.standing(60.0).left == pytest.approx(600, abs=0.01)
+    assert bucket.level(60.0).left == pytest.approx(600, abs=0.01)
 
 
 def test_a_clock_that_steps_back_does_no_harm() -> None:
     """Event loops in several threads do not agree to the microsecond."""
-    bucket = Bucket("requests", "minute", 600, 1.0)
+    bucket = MockTokenBucket("requests", "minute", 600, 1.0)
     bucket.take(10, 5.0)
     bucket.take(0, 4.0)
     assert bucket.wait_for(1, 4.5) == pytest.approx(0.1)
@@ -121,7 +121,7 @@ def test_a_clock_that_steps_back_does_no_harm() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     """The newest changes at least, and twice as many at most."""
-    bucket = Bucket("requests", "minute", 60, 60.0, keep=10)
+    bucket = MockTokenBucket("requests", "minute", 60, 60.0, keep=10)
     levels = []
     for second in range(100):
         levels.append(bucket.left_before(float(second)))
@@ -140,8 +140,8 @@ def test_an_eater_takes_the_same_however_often_one_looks(
     rates: list[float], taken: list[tuple[float, float]], looks: list[float]
 ) -> None:
     """At its own moments; and what it took can be told afterwards."""
-    eater = Eater(Schedule([(10.0 * place, rate) for place, rate in enumerate(rates)]), 1.0)
-    buckets = [Bucket("requests", "minute", 600, 6.0, eater=eater) for _ in range(2)]
+    background = BackgroundLoad(Schedule([(10.0 * place, rate) for place, rate in enumerate(rates)]), 1.0)
+    buckets = [MockTokenBucket("requests", "minute", 600, 6.0, background=background) for _ in range(2)]
     moments = [(second, amount, False) for second, amount in taken] + [
         (second, 0.0, True) for second in looks
     ]
@@ -150,19 +150,19 @@ def test_an_eater_takes_the_same_however_often_one_looks(
             for bucket in buckets:
                 bucket.take(amount, second)
         else:
-            buckets[0].standing(second)
-    once, twice = (bucket.eaten(0.0, 45.0) for bucket in buckets)
+            buckets[0].level(second)
+    once, twice = (bucket.background_taken(0.0, 45.0) for bucket in buckets)
     assert once == twice
-    parts = buckets[0].eaten(0.0, 20.0) + buckets[0].eaten(20.0, 45.0)
+    parts = buckets[0].background_taken(0.0, 20.0) + buckets[0].background_taken(20.0, 45.0)
     assert parts == once
     assert buckets[0].left_before(45.0) == pytest.approx(buckets[1].left_before(45.0), abs=1e-6)
 
 
 def test_an_eater_takes_evenly_and_goes_without() -> None:
     """Two a second of the ten that come; of an empty bucket none."""
-    bucket = Bucket("requests", "minute", 600, 1.0, eater=Eater(Schedule(120), 1.0))
-    assert bucket.standing(0.45).left == pytest.approx(10)
-    assert bucket.standing(0.5).left == pytest.approx(9, abs=1e-5)
+    bucket = MockTokenBucket("requests", "minute", 600, 1.0, background=BackgroundLoad(Schedule(120), 1.0))
+    assert bucket.level(0.45).left == pytest.approx(10)
+    assert bucket.level(0.5).left == pytest.approx(9, abs=1e-5)
     bucket.take(30, 0.5)
-    assert bucket.eaten(0.5, 2.5) == 0
-    assert bucket.eaten(0.0, 10.0) == 1 + 15
+    assert bucket.background_taken(0.5, 2.5) == 0
+    assert bucket.background_taken(0.0, 10.0) == 1 + 15

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from batchrt.testing import MockProvider
-from batchrt.testing.endpoints.answers import count_tokens, cut
+from batchrt.testing.endpoints.answers import count_tokens, truncate
 
 
 def test_distinct_prompts_get_distinct_answers() -> None:
@@ -79,9 +79,9 @@ def test_a_custom_answer_replaces_the_hash() -> None:
 )
 def test_a_limit_of_tokens_cuts(limit: int | None, expected: tuple[str, int, str]) -> None:
     """Four characters a token, and the finish reason says whether any were lost."""
-    assert cut("abcdefghij", limit) == expected
+    assert truncate("abcdefghij", limit) == expected
 
 
 def test_an_empty_answer_still_costs_a_token() -> None:
     """Usage is never zero."""
-    assert cut("", None) == ("", 1, "stop")
+    assert truncate("", None) == ("", 1, "stop")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from batchrt.testing import UnsupportedSchemaError
 from batchrt.testing.endpoints.json_schema import instance_of
-from batchrt.testing.faults.seeded import Dice
+from batchrt.testing.faults.seeded import SeededDice
 
 
 class Colour(Enum):
@@ -62,15 +62,15 @@ class Everything(BaseModel, extra="forbid"):
 @given(seed=st.integers(0, 2**64 - 1))
 def test_pydantic_accepts_what_is_made_for_its_models(seed: int) -> None:
     """A document fits the schema of a model with about everything pydantic has."""
-    made = instance_of(Everything.model_json_schema(), Dice(seed))
+    made = instance_of(Everything.model_json_schema(), SeededDice(seed))
     Everything.model_validate(made)
 
 
 def test_the_same_dice_make_the_same_document() -> None:
     """Documents are deterministic, and differ from seed to seed."""
     schema = Everything.model_json_schema()
-    made = [instance_of(schema, Dice(seed)) for seed in range(20)]
-    assert made == [instance_of(schema, Dice(seed)) for seed in range(20)]
+    made = [instance_of(schema, SeededDice(seed)) for seed in range(20)]
+    assert made == [instance_of(schema, SeededDice(seed)) for seed in range(20)]
     assert len({str(document) for document in made}) == 20
 
 
@@ -91,20 +91,20 @@ def test_the_same_dice_make_the_same_document() -> None:
 def test_the_smaller_keywords_are_known(schema: dict[str, Any], python_type: Any) -> None:
     """Each gives a value of the type it stands for."""
     for seed in range(10):
-        TypeAdapter(python_type).validate_python(instance_of(schema, Dice(seed)), strict=True)
+        TypeAdapter(python_type).validate_python(instance_of(schema, SeededDice(seed)), strict=True)
 
 
 def test_required_names_are_always_there() -> None:
     """Also names without a property of their own, and those that allOf adds."""
     schema = {"type": "object", "allOf": [{"required": ["a"]}, {"required": ["b"]}]}
-    assert instance_of(schema, Dice(0)).keys() == {"a", "b"}
-    assert len(instance_of({"type": "object", "minProperties": 3}, Dice(0))) == 3
+    assert instance_of(schema, SeededDice(0)).keys() == {"a", "b"}
+    assert len(instance_of({"type": "object", "minProperties": 3}, SeededDice(0))) == 3
 
 
 def test_recursion_that_may_end_does() -> None:
     """A schema that refers to itself is left as soon as it lets go, whichever way it rolls."""
     for seed in range(50):
-        Node.model_validate(instance_of(Node.model_json_schema(), Dice(seed)))
+        Node.model_validate(instance_of(Node.model_json_schema(), SeededDice(seed)))
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_recursion_that_may_end_does() -> None:
 def test_what_cannot_be_made_is_refused_with_the_reason(schema: Any, reason: str) -> None:
     """No document is better than one that does not fit."""
     with pytest.raises(UnsupportedSchemaError, match=reason):
-        instance_of(schema, Dice(0))
+        instance_of(schema, SeededDice(0))
 
 
 def test_an_alternative_that_cannot_be_made_is_passed_over() -> None:
     """AnyOf needs only one that can: a Decimal is a number or a string with a pattern."""
     schema = {"anyOf": [{"type": "string", "pattern": "x"}, {"type": "integer"}]}
-    assert all(isinstance(instance_of(schema, Dice(seed)), int) for seed in range(10))
+    assert all(isinstance(instance_of(schema, SeededDice(seed)), int) for seed in range(10))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.testing.endpoints.vectors import Vectors
+from batchrt.testing.endpoints.vectors import SeededVectors
 
-VECTORS = Vectors(0)
+VECTORS = SeededVectors(0)
 """Shared: it holds nothing but blocks that would be made again."""
 
 
@@ -51,17 +51,17 @@ def test_vectors_of_different_texts_point_elsewhere() -> None:
 @pytest.mark.parametrize("width", [8, 256])
 def test_seed_model_and_width_each_make_another_vector(width: int) -> None:
     """And the same ones the same, in another process as well: nothing else goes in."""
-    vector = Vectors(1).space("m", width).floats("hello")
-    assert vector == Vectors(1).space("m", width).floats("hello")
-    assert vector != Vectors(2).space("m", width).floats("hello")
-    assert vector != Vectors(1).space("other", width).floats("hello")
-    assert vector[0] != Vectors(1).space("m", width + 3).floats("hello")[0]
+    vector = SeededVectors(1).space("m", width).floats("hello")
+    assert vector == SeededVectors(1).space("m", width).floats("hello")
+    assert vector != SeededVectors(2).space("m", width).floats("hello")
+    assert vector != SeededVectors(1).space("other", width).floats("hello")
+    assert vector[0] != SeededVectors(1).space("m", width + 3).floats("hello")[0]
 
 
 def test_vectors_do_not_change_between_releases() -> None:
     """Expectations that users wrote down stay true."""
-    assert Vectors(0).space("mock", 3).base64("hello") == b"qucgP8H6yj4aTis/"
-    assert Vectors(0).space("mock", 96).base64("hello")[:16] == b"ESshvuAS1j0N4fA9"
+    assert SeededVectors(0).space("mock", 3).base64("hello") == b"qucgP8H6yj4aTis/"
+    assert SeededVectors(0).space("mock", 96).base64("hello")[:16] == b"ESshvuAS1j0N4fA9"
 
 
 def test_a_text_is_not_its_tokens() -> None:
@@ -72,7 +72,7 @@ def test_a_text_is_not_its_tokens() -> None:
 
 def test_many_widths_are_remembered_for_a_while_only() -> None:
     """Memory is bounded, and what was forgotten comes back the same."""
-    vectors = Vectors(3)
+    vectors = SeededVectors(3)
     before = vectors.space("m", 96).floats("a")
     for width in range(97, 130):
         vectors.space("m", width)
@@ -82,7 +82,7 @@ def test_many_widths_are_remembered_for_a_while_only() -> None:
 
 def test_threads_may_share_them() -> None:
     """A provider is served from several."""
-    vectors = Vectors(4)
+    vectors = SeededVectors(4)
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda number: vectors.space("m", 96 + number % 3).raw("a"), range(60)))
     assert [len(raw) for raw in made] == [4 * (96 + number % 3) for number in range(60)]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.testing.faults.seeded import Dice, digest_of, draw
+from batchrt.testing.faults.seeded import SeededDice, digest_of, draw
 
 
 def test_a_draw_depends_on_its_purpose_alone() -> None:
@@ -26,7 +26,7 @@ def test_draws_are_spread_evenly() -> None:
 @given(seed=st.integers(min_value=0), low=st.integers(-50, 50), width=st.integers(0, 100))
 def test_dice_stay_within_their_bounds(seed: int, low: int, width: int) -> None:
     """`between` includes both ends and nothing beyond them; equal seeds roll equal numbers."""
-    dice, twin = Dice(seed), Dice(seed)
+    dice, twin = SeededDice(seed), SeededDice(seed)
     rolls = [dice.between(low, low + width) for _ in range(20)]
     assert all(low <= roll <= low + width for roll in rolls)
     assert rolls == [twin.between(low, low + width) for _ in range(20)]
