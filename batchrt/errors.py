@@ -191,7 +191,10 @@ class TokenizerError(BatchError):
 
 
 class InputError(BatchError, ValueError):
-    """Say which file, row (counted from 1, the header not counted) and column cannot be read."""
+    """Say which file, row (counted from 1, the header not counted) and column cannot be read.
+
+    `parameter` is the argument that would help, if there is one; the message has its name in backticks.
+    """
 
     def __init__(
         self,
@@ -200,11 +203,13 @@ class InputError(BatchError, ValueError):
         path: str | None = None,
         row: int | None = None,
         column: str | None = None,
+        parameter: str | None = None,
     ) -> None:
         super().__init__(message)
         self.path = path
         self.row = row
         self.column = column
+        self.parameter = parameter
 
 
 class OutputError(BatchError):

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from batchrt.runnables.field_text import field_text as cell
 from batchrt.runnables.field_text import json_text
 
-__all__ = ["cell", "error_line", "json_text", "listed", "shorten", "whole_text"]
+__all__ = ["cell", "encodable_text", "error_line", "json_text", "listed", "shorten"]
 
 
-def whole_text(text: str) -> str:
+def encodable_text(text: str) -> str:
     """Give `text` as UTF-8 can hold it.
 
     Two surrogates that make one character are joined, and a lone one, as of an emoji that was cut in two or

@@ -13,7 +13,7 @@ from batchrt.files.cells import shorten
 from batchrt.files.lines import MAX_RECORD, skip_line
 from batchrt.files.rows import BadRow, Row, bad_row
 
-__all__ = ["DelimitedReader"]
+__all__ = ["CsvReader"]
 
 # The csv module's own limit is one number for the whole process and 131,072 by default. This is
 # the most a C long holds on every platform; rows are bounded by MAX_RECORD instead.
@@ -39,7 +39,7 @@ _AFTER_QUOTE: Final = "text follows a closing quote; write a quote inside a quot
 _TOO_LONG: Final = f"the line has more than {MAX_RECORD:,} characters; is this a file of rows?"
 
 
-class DelimitedReader:
+class CsvReader:
     """Read records from `text`, the first of which names the columns.
 
     `text` gives lines with their ends, decoded with `surrogateescape`, as `bounded_lines` does. The
@@ -72,9 +72,9 @@ class DelimitedReader:
             csv.field_size_limit(_FIELD_LIMIT)
         self._text = text
         self._path = path
-        self._again: deque[str] = deque()
-        self._doomed = 0
-        self._fate = csv.Error()
+        self._replayed: deque[str] = deque()
+        self._lines_to_fail = 0
+        self._failure = csv.Error()
         self._record: list[str] = []
         self._line = 0
         self.delimiter: str = _COMMA if delimiter is None else delimiter
@@ -114,7 +114,8 @@ class DelimitedReader:
         if "\0" in "".join(names):
             raise self._header_error(line, "it holds NUL bytes; save the file as UTF-8 text")
         if not _is_text("".join(names)):
-            raise self._header_error(line, "it is not UTF-8; save the file as UTF-8, or add --encoding")
+            problem = "it is not UTF-8; save the file as UTF-8, or add `encoding`"
+            raise self._header_error(line, problem, parameter="encoding")
         # Tools that each add a byte order mark leave more than the one the decoder takes off.
         names[0] = names[0].lstrip("\ufeff")
         return self._unique(line, names)
@@ -154,7 +155,7 @@ class DelimitedReader:
         """Return the lines of the next record, which stay to be read; some if its quotes stay open."""
         lines: list[str] = []
         for line in self._text:
-            self._again.append(line)
+            self._replayed.append(line)
             if line.strip() or lines:
                 lines.append(line)
             if lines and (len(lines) == _MOST_PEEKED or "".join(lines).count('"') % 2 == 0):
@@ -173,9 +174,11 @@ class DelimitedReader:
             seen[name] = place
         return tuple(named)
 
-    def _header_error(self, line: int, problem: str, *, column: str | None = None) -> InputError:
+    def _header_error(
+        self, line: int, problem: str, *, column: str | None = None, parameter: str | None = None
+    ) -> InputError:
         message = f"{self._path}, header (line {line}): {problem}"
-        return InputError(message, path=self._path, column=column)
+        return InputError(message, path=self._path, column=column, parameter=parameter)
 
     def _next(self) -> list[str] | None:
         """Give the next record's fields; on a fault, put all but its first line back."""
@@ -186,8 +189,8 @@ class DelimitedReader:
         except csv.Error as error:
             self._line += 1
             if len(record) > 1:
-                self._again.extendleft(reversed(record[1:]))
-                self._doomed, self._fate = len(record) - 1, error
+                self._replayed.extendleft(reversed(record[1:]))
+                self._lines_to_fail, self._failure = len(record) - 1, error
                 del record[1:]
             self._records = self._parse()
             raise
@@ -199,14 +202,14 @@ class DelimitedReader:
         return csv.reader(self._feed(), delimiter=self.delimiter, strict=True)
 
     def _feed(self) -> Iterator[str]:
-        record, again = self._record, self._again
+        record, again = self._record, self._replayed
         size = 0
         while True:
             if again:
-                if self._doomed:
+                if self._lines_to_fail:
                     if record:
-                        raise csv.Error(*self._fate.args)
-                    self._doomed -= 1
+                        raise csv.Error(*self._failure.args)
+                    self._lines_to_fail -= 1
                 line: str | None = again.popleft()
             else:
                 line = next(self._text, None)
@@ -255,7 +258,7 @@ def _field_fault(columns: tuple[str, ...], fields: list[str]) -> tuple[str, str 
         if "\0" in field:
             return "the field holds a NUL byte; remove it", column
         if not _is_text(field):
-            return "the field is not UTF-8; save the file as UTF-8, or add --encoding", column
+            return "the field is not UTF-8; save the file as UTF-8, or name its encoding", column
     return "", None
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from batchrt.errors import InputError
 
-__all__ = ["MARK", "OUTPUT_ENCODINGS", "OutputEncoding", "Recode", "Recoded", "find_encoding"]
+__all__ = ["MARK", "OUTPUT_ENCODINGS", "NewDecoder", "OutputEncoding", "Utf8Stream", "find_encoding"]
 
 MARK: Final = codecs.BOM_UTF8
 """UTF-8's byte order mark, by which spreadsheets tell it from the system's own encoding."""
@@ -18,12 +18,12 @@ OutputEncoding: TypeAlias = Literal["utf-8", "utf-8-sig"]
 OUTPUT_ENCODINGS: Final[tuple[OutputEncoding, ...]] = ("utf-8", "utf-8-sig")
 """What a file is written in: nothing else holds every answer. The second has a byte order mark."""
 
-Recode: TypeAlias = Callable[[], codecs.IncrementalDecoder]
+NewDecoder: TypeAlias = Callable[[], codecs.IncrementalDecoder]
 
 _CHUNK: Final = 1 << 16
 
 
-def find_encoding(name: str) -> Recode | None:
+def find_encoding(name: str) -> NewDecoder | None:
     """Return what makes decoders of the encoding `name`; `None` for UTF-8, which needs none.
 
     Raises:
@@ -47,17 +47,17 @@ def find_encoding(name: str) -> Recode | None:
     return lambda: make("surrogateescape")
 
 
-class Recoded(io.RawIOBase):
+class Utf8Stream(io.RawIOBase):
     """Read `stream` as UTF-8. Bytes that its encoding has not stay as they are.
 
     Raises:
         UnicodeError: when read, for what cannot be told apart from other characters then.
     """
 
-    def __init__(self, stream: io.BufferedReader, recode: Recode) -> None:
+    def __init__(self, stream: io.BufferedReader, new_decoder: NewDecoder) -> None:
         super().__init__()
         self._stream = stream
-        self._decoder = recode()
+        self._decoder = new_decoder()
         self._ready = memoryview(b"")
         self._ended = False
 

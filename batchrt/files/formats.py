@@ -31,7 +31,7 @@ _SUFFIXES: Final[dict[str, Format]] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_SAY_WHICH: Final = "say which with --format csv, tsv or jsonl"
+_SAY_WHICH: Final = "say which with `format` csv, tsv or jsonl"
 
 
 def choose_format(path: str, explicit: str | None = None) -> Format:
@@ -46,15 +46,17 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
                 return known
         raise InputError(f"unknown format {explicit!r}; use csv, tsv or jsonl", path=path)
     if path == STANDARD_STREAM:
-        raise InputError(f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path)
+        raise InputError(
+            f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path, parameter="format"
+        )
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if suffix == ".json":
         problem = "a .json suffix does not tell whether there is one JSON object a line"
-        raise InputError(f"{path}: {problem}; if so, add --format jsonl", path=path)
+        raise InputError(f"{path}: {problem}; if so, add `format` jsonl", path=path, parameter="format")
     named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
-    raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+    raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
 
 
 def check_delimiter(delimiter: str | None, kind: Format) -> None:

@@ -112,7 +112,7 @@ def _faulty(
 ) -> Row | BadRow:
     if isinstance(error, UnicodeDecodeError):
         problem = (
-            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or add --encoding"
+            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or name its encoding"
         )
         return bad_row(path, number, line, problem)
     if isinstance(error, json.JSONDecodeError):

@@ -7,16 +7,27 @@ import os
 import stat
 import sys
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self, TypeAlias
 
 from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.formats import STANDARD_STREAM, os_problem
 from batchrt.files.sources import Source
 
-__all__ = ["Encode", "Outlet", "encode_json", "open_file", "open_outlet", "refused", "write_all"]
+__all__ = [
+    "Closeable",
+    "Encode",
+    "OutputFile",
+    "encode_json",
+    "open_file",
+    "open_output",
+    "write_all",
+    "write_error",
+]
 
 Encode: TypeAlias = Callable[[str], bytes]
 
@@ -26,7 +37,28 @@ _MODE: Final = 0o666
 """Of a new file, less what the umask takes away: as `open` has it."""
 
 
-class Outlet:
+class Closeable(ABC):
+    """Be an output that leaving a `with` block closes."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is left and close the file; raises OutputError."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # What ended the block, a cancellation say, must not be hidden by what it led to.
+        with nullcontext() if error is None else suppress(OutputError):
+            self.close()
+
+
+class OutputFile(Closeable):
     """Gather text and write it in large pieces; a terminal gets each line at once.
 
     `encode` makes bytes of any text that is put. Every failure of the system's is an
@@ -88,7 +120,7 @@ class Outlet:
                 if self._zip is not None:
                     self._write(self._zip.flush(zlib.Z_FINISH))
         finally:
-            self._shut()
+            self._close_stream()
 
     def _drain(self) -> None:
         if not self._pending:
@@ -101,10 +133,10 @@ class Outlet:
         try:
             self._write(data if self._zip is None else self._zip.compress(data))
         except OutputError:
-            self._cut_back(pending)
+            self._truncate_partial_row(pending)
             raise
 
-    def _cut_back(self, pending: list[str]) -> None:
+    def _truncate_partial_row(self, pending: list[str]) -> None:
         """Take the part of a row off the end of a file, as a full disk leaves it; only for what is text."""
         if self._zip is not None or not self._is_file:
             return
@@ -122,17 +154,17 @@ class Outlet:
             write_all(self._stream, data)
             self._stream.flush()
         except OSError as error:
-            self._failure = refused(self.path, error)
+            self._failure = write_error(self.path, error)
             raise self._failure from error
 
-    def _shut(self) -> None:
+    def _close_stream(self) -> None:
         if not self._owned:
             return
         try:
             self._stream.close()
         except OSError as error:  # a network file system may report a lost write only now
             if self._failure is None:
-                raise refused(self.path, error) from error
+                raise write_error(self.path, error) from error
 
 
 def _is_regular(stream: BinaryIO | io.FileIO) -> bool:
@@ -153,7 +185,7 @@ def write_all(stream: BinaryIO | io.FileIO, data: bytes) -> None:
         rest = rest[taken:]
 
 
-def refused(path: str, error: OSError) -> OutputError:
+def write_error(path: str, error: OSError) -> OutputError:
     """Return what to raise for a write to `path` that failed."""
     if isinstance(error, BrokenPipeError):
         return OutputClosedError(f"{path}: its reader has gone", path=path)
@@ -168,7 +200,7 @@ def encode_json(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def open_outlet(path: str, encode: Encode, *, overwrite: bool, source: Source | None) -> Outlet:
+def open_output(path: str, encode: Encode, *, overwrite: bool, source: Source | None) -> OutputFile:
     """Open `path` for writing; `"-"` is stdout, and `.gz` compresses.
 
     Raises:
@@ -178,7 +210,7 @@ def open_outlet(path: str, encode: Encode, *, overwrite: bool, source: Source | 
     if path == STANDARD_STREAM:
         return _open_stdout(encode, source)
     stream = open_file(path, overwrite=overwrite, source=source)
-    return Outlet(stream, path, encode, compress=path.lower().endswith(".gz"), owned=True)
+    return OutputFile(stream, path, encode, compress=path.lower().endswith(".gz"), owned=True)
 
 
 def open_file(path: str, *, overwrite: bool, source: Source | None, keep: bool = False) -> io.FileIO:
@@ -195,14 +227,15 @@ def open_file(path: str, *, overwrite: bool, source: Source | None, keep: bool =
     try:
         return io.FileIO(path, mode, opener=_open_keeping) if keep else io.FileIO(path, mode)
     except OSError as error:
-        raise InputError(f"{path}: {_open_problem(path, error)}", path=path) from error
+        parameter = "overwrite" if isinstance(error, FileExistsError) else None
+        raise InputError(f"{path}: {_open_problem(path, error)}", path=path, parameter=parameter) from error
 
 
 def _open_keeping(path: str, flags: int) -> int:
     return os.open(path, flags & ~os.O_TRUNC, _MODE)
 
 
-def _open_stdout(encode: Encode, source: Source | None) -> Outlet:
+def _open_stdout(encode: Encode, source: Source | None) -> OutputFile:
     stdout: Any = sys.stdout
     if stdout is None or not hasattr(stdout, "buffer"):
         raise InputError("stdout is closed; name a file", path="stdout")
@@ -212,11 +245,11 @@ def _open_stdout(encode: Encode, source: Source | None) -> Outlet:
     except BrokenPipeError:
         raise OutputClosedError("stdout: its reader has gone", path="stdout") from None
     except OSError:  # a stream in memory, as tests put in stdout's place
-        return Outlet(stdout.buffer, "stdout", encode, compress=False, owned=False)
+        return OutputFile(stdout.buffer, "stdout", encode, compress=False, owned=False)
     _refuse_source("stdout", status, source)
     # Past Python's own buffer, which would complain at exit that a broken pipe took nothing.
     raw = io.FileIO(stdout.fileno(), "w", closefd=False)
-    return Outlet(raw, "stdout", encode, compress=False, owned=True)
+    return OutputFile(raw, "stdout", encode, compress=False, owned=True)
 
 
 def _refuse_source(path: str, status: os.stat_result, source: Source | None) -> None:
@@ -227,7 +260,7 @@ def _refuse_source(path: str, status: os.stat_result, source: Source | None) -> 
 
 def _open_problem(path: str, error: OSError) -> str:
     if isinstance(error, FileExistsError):
-        return "the file exists already; name another one or add --overwrite"
+        return "the file exists already; name another one or add `overwrite`"
     folder = str(Path(path).parent)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"there is no folder {folder!r}; make it first"

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from batchrt.errors import InputError
-from batchrt.files.cells import cell, error_line, json_text, whole_text
-from batchrt.files.closing import Closing
+from batchrt.files.cells import cell, encodable_text, error_line, json_text
 from batchrt.files.encodings import OUTPUT_ENCODINGS
 from batchrt.files.formats import DELIMITERS, STANDARD_STREAM, Format, check_delimiter, choose_format
-from batchrt.files.output_file import Outlet, encode_json, open_outlet
+from batchrt.files.output_file import Closeable, OutputFile, encode_json, open_output
 from batchrt.files.sources import Source
 
 __all__ = ["Sink", "open_sink"]
@@ -69,12 +68,12 @@ def open_sink(
     _check_names(columns, added)
     mark = _is_marked(kind, encoding, source)
     encode = encode_json if kind == "jsonl" else _encode_table
-    outlet = open_outlet(name, encode, overwrite=overwrite, source=source)
+    file = open_output(name, encode, overwrite=overwrite, source=source)
     if mark:
-        outlet.put("\ufeff")
+        file.put("\ufeff")
     if kind == "jsonl":
-        return _JsonSink(outlet, kind, columns, added)
-    return _TableSink(outlet, kind, columns, added, delimiter or _delimiter_like(kind, source))
+        return _JsonSink(file, kind, columns, added)
+    return _TableSink(file, kind, columns, added, delimiter or _delimiter_like(kind, source))
 
 
 def _is_marked(kind: Format, encoding: str | None, source: Source | None) -> bool:
@@ -95,7 +94,7 @@ def _delimiter_like(kind: Format, source: Source | None) -> str:
     return DELIMITERS[kind]
 
 
-class Sink(Closing):
+class Sink(Closeable):
     """Write rows to a file, in the order they are given.
 
     Attributes:
@@ -109,13 +108,15 @@ class Sink(Closing):
         rows_short: how many rows that is about.
     """
 
-    def __init__(self, outlet: Outlet, kind: Format, columns: Sequence[str], added: tuple[str, ...]) -> None:
-        self.path: str = outlet.path
+    def __init__(
+        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...]
+    ) -> None:
+        self.path: str = file.path
         self.format = kind
         self.columns: tuple[str, ...] = (*columns, *added)
         self.left_out: set[str] = set()
         self.rows_short: int = 0
-        self._outlet = outlet
+        self._file = file
         self._inputs = tuple(columns)
         self._added = added
         self._has_reasons = len(added) > _ALWAYS_ADDED
@@ -139,15 +140,15 @@ class Sink(Closing):
         """
         line = None if error is None else error_line(error)
         last = (output, line, finish_reason) if self._has_reasons else (output, line)
-        self._outlet.put(self._line(values, last))
+        self._file.put(self._line(values, last))
 
     def flush(self) -> None:
         """Hand all rows written so far to the operating system; raises as `write` does."""
-        self._outlet.flush()
+        self._file.flush()
 
     def close(self) -> None:
         """Write what is left and close the file; stdout stays open. Raises as `write` does."""
-        self._outlet.close()
+        self._file.close()
 
     @abstractmethod
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
@@ -176,16 +177,16 @@ class _TableSink(Sink):
     """Write CSV or TSV: a header, then one record a row."""
 
     def __init__(
-        self, outlet: Outlet, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
+        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
     ) -> None:
-        super().__init__(outlet, kind, columns, added)
+        super().__init__(file, kind, columns, added)
         self._known = frozenset(columns)
         self._record = _Record()
         # The module quotes a lone \r only where it is part of the line end: so the end is \r\n
         # for it, and \n for the file.
         self._writer = csv.writer(self._record, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow(self.columns)
-        outlet.put(self._record.text[:-2] + "\n")
+        file.put(self._record.text[:-2] + "\n")
 
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
         if not values.keys() <= self._known:
@@ -212,10 +213,10 @@ def _check_names(columns: Sequence[str], added: tuple[str, ...]) -> None:
         raise InputError(message, column=added[0])
     for name in added:
         if name in columns:
-            message = f"the input has a column {name!r} already; choose another with"
-            raise InputError(f"{message} --output-column", column=name)
+            message = f"the input has a column {name!r} already; choose another with `output_column`"
+            raise InputError(message, column=name, parameter="output_column")
 
 
 def _encode_table(text: str) -> bytes:
     # What a text file cannot hold becomes U+FFFD. `open_source` would refuse a row with a NUL.
-    return whole_text(text.replace("\0", "\ufffd")).encode()
+    return encodable_text(text.replace("\0", "\ufffd")).encode()

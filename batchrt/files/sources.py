@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
 import io
@@ -17,8 +18,8 @@ from typing import Any, Final, Self
 
 from batchrt.errors import InputError
 from batchrt.files.cells import listed, shorten
-from batchrt.files.csv_reader import DelimitedReader
-from batchrt.files.encodings import MARK, Recode, Recoded, find_encoding
+from batchrt.files.csv_reader import CsvReader
+from batchrt.files.encodings import MARK, NewDecoder, Utf8Stream, find_encoding
 from batchrt.files.formats import (
     DELIMITERS,
     STANDARD_STREAM,
@@ -38,10 +39,8 @@ _GZIP: Final = b"\x1f\x8b"
 _FOREIGN: Final = {
     b"PK\x03\x04": "this is a zip archive or a spreadsheet; export it as CSV (UTF-8)",
     b"PAR1": "this is a Parquet file; convert it to JSONL or CSV",
-    b"\xff\xfe": "this is UTF-16 text; save it as UTF-8, or add --encoding utf-16",
-    b"\xfe\xff": "this is UTF-16 text; save it as UTF-8, or add --encoding utf-16",
 }
-_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _ROWS_AHEAD: Final = 1000
 _SIZE_AHEAD: Final = 16 << 20
@@ -80,11 +79,11 @@ def open_source(
     kind = choose_format(name, format)
     label = "stdin" if name == STANDARD_STREAM else name
     check_delimiter(delimiter, kind)
-    recode = None if encoding is None else find_encoding(encoding)
+    new_decoder = None if encoding is None else find_encoding(encoding)
     with ExitStack() as stack:
         try:
             stream = _open_bytes(name, stack)
-            return Source(label, kind, stream, stack, delimiter=delimiter, recode=recode)
+            return Source(label, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder)
         except OSError as error:
             raise InputError(f"{label}: {os_problem(error)}", path=label) from error
         except UnicodeError as error:
@@ -118,7 +117,7 @@ class Source:
         stack: ExitStack,
         *,
         delimiter: str | None = None,
-        recode: Recode | None = None,
+        new_decoder: NewDecoder | None = None,
     ) -> None:
         self.path = path
         self.format = kind
@@ -128,8 +127,8 @@ class Source:
         self._file = stream
         self._status = _regular_status(stream)
         self._last: Row | BadRow | None = None
-        self._asked = (kind, delimiter, recode)
-        plain = _plain_bytes(stream, path, stack, recode)
+        self._asked = (kind, delimiter, new_decoder)
+        plain = _plain_bytes(stream, path, stack, new_decoder)
         self.is_marked: bool = plain.peek(len(MARK)).startswith(MARK)
         self._rows: Iterator[Row | BadRow]
         if kind == "jsonl":
@@ -139,7 +138,7 @@ class Source:
             text = io.TextIOWrapper(plain, "utf-8-sig", errors="surrogateescape", newline="")
             stack.callback(text.detach)
             wanted = DELIMITERS[kind] if delimiter is None and kind != "csv" else delimiter
-            reader = DelimitedReader(bounded_lines(text, ""), path, wanted)
+            reader = CsvReader(bounded_lines(text, ""), path, wanted)
             self.columns, self._rows = reader.columns, reader.rows()
             self.delimiter = reader.delimiter
         self._stack = stack.pop_all()
@@ -216,13 +215,15 @@ class Source:
         if self.format != "jsonl" or self._status is None:
             return self.columns
         most = min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)
-        kind, delimiter, recode = self._asked
+        kind, delimiter, new_decoder = self._asked
         names = dict.fromkeys(self.columns)
         with ExitStack() as stack, suppress(OSError, InputError):  # what is wrong with it comes up anyway
             stream = _open_bytes(self.path, stack)
             if not self.is_same_file(os.fstat(stream.fileno())):
                 return self.columns
-            with Source(self.path, kind, stream, stack, delimiter=delimiter, recode=recode) as again:
+            with Source(
+                self.path, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder
+            ) as again:
                 for row in islice(again, most):
                     names.update(dict.fromkeys(row.values))
                     if stream.raw.tell() > _BYTES_SURVEYED:
@@ -237,10 +238,12 @@ class Source:
         """
         if self._status is None or self._status.st_size > _BYTES_SURVEYED:
             return None
-        kind, delimiter, recode = self._asked
+        kind, delimiter, new_decoder = self._asked
         with ExitStack() as stack, suppress(OSError, InputError):
             stream = _open_bytes(self.path, stack)
-            with Source(self.path, kind, stream, stack, delimiter=delimiter, recode=recode) as again:
+            with Source(
+                self.path, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder
+            ) as again:
                 return sum(1 for _ in islice(again, most + 1))
         return None
 
@@ -303,7 +306,7 @@ def _buffered(raw: Any) -> io.BufferedReader:
 
 
 def _plain_bytes(
-    stream: io.BufferedReader, path: str, stack: ExitStack, recode: Recode | None
+    stream: io.BufferedReader, path: str, stack: ExitStack, new_decoder: NewDecoder | None
 ) -> io.BufferedReader:
     """Unpack gzip, refuse what is plainly not text, and have the rest as UTF-8."""
     if stream.peek(2).startswith(_GZIP):
@@ -311,9 +314,12 @@ def _plain_bytes(
         stream = stack.enter_context(_buffered(gzip.GzipFile(fileobj=stream)))
     head = stream.peek(4)
     for magic, problem in _FOREIGN.items():
-        if head.startswith(magic) and not (recode is not None and magic in _UTF_16):
+        if head.startswith(magic):
             raise InputError(f"{path}: {problem}", path=path)
-    return stream if recode is None else stack.enter_context(_buffered(Recoded(stream, recode)))
+    if new_decoder is None and head.startswith(_UTF_16):
+        problem = "this is UTF-16 text; save it as UTF-8, or add `encoding` utf-16"
+        raise InputError(f"{path}: {problem}", path=path, parameter="encoding")
+    return stream if new_decoder is None else stack.enter_context(_buffered(Utf8Stream(stream, new_decoder)))
 
 
 def _regular_status(stream: io.BufferedReader) -> os.stat_result | None:

@@ -17,7 +17,7 @@ from batchrt.files import (
     open_source,
 )
 from batchrt.files import csv_reader as delimited_module
-from batchrt.files.csv_reader import DelimitedReader
+from batchrt.files.csv_reader import CsvReader
 from tests.files.files import AWKWARD, only_bad, read, refuse, values, write
 
 
@@ -96,7 +96,7 @@ def test_csv_is_read_a_row_at_a_time() -> None:
             yield f'{number},"a\n'
             yield 'b"\n'
 
-    rows = DelimitedReader(lines(), "x.csv", ",").rows()
+    rows = CsvReader(lines(), "x.csv", ",").rows()
     assert pulled == []
     assert next(rows).values == {"id": "0", "text": "a\nb"}
     assert next(rows).line == 4
@@ -156,7 +156,7 @@ def test_a_runaway_quote_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             pulled.append(number)
             yield f"{number},text\n"
 
-    rows = DelimitedReader(lines(), "x.csv", ",").rows()
+    rows = CsvReader(lines(), "x.csv", ",").rows()
     assert isinstance(next(rows), BadRow)
     assert len(pulled) < 200
     assert [next(rows).values["id"] for _ in range(500)] == [str(n) for n in range(1, 501)]

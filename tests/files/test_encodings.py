@@ -84,7 +84,7 @@ def test_encodings_that_are_not_the_files_cost_rows_only(tmp_path: Path) -> None
     first, second = read(write(tmp_path, "a.csv", b"id\na\x81\nb\n"), encoding="cp1252")
     assert isinstance(first, BadRow)
     assert second.values == {"id": "b"}
-    assert "--encoding" in str(refuse(write(tmp_path, "b.csv", codecs.BOM_UTF16_LE + b"i\0d\0")))
+    assert "add `encoding`" in str(refuse(write(tmp_path, "b.csv", codecs.BOM_UTF16_LE + b"i\0d\0")))
 
 
 @pytest.mark.parametrize(

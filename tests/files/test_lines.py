@@ -79,23 +79,23 @@ def test_quotes_that_stay_open_take_linear_time(
 ) -> None:
     """No line is parsed more than three times, however quotes stand in it."""
     parsed = 0
-    feed = delimited.DelimitedReader._feed
+    feed = delimited.CsvReader._feed
 
-    def counting(reader: delimited.DelimitedReader) -> Iterator[str]:
+    def counting(reader: delimited.CsvReader) -> Iterator[str]:
         nonlocal parsed
         for each in feed(reader):
             parsed += 1
             yield each
 
-    monkeypatch.setattr(delimited.DelimitedReader, "_feed", counting)
+    monkeypatch.setattr(delimited.CsvReader, "_feed", counting)
     count = 2000
     text = [*("id,text\n", *line.splitlines(keepends=True) * count), last]
-    rows = list(delimited.DelimitedReader(iter(filter(None, text)), "x.csv", ",").rows())
+    rows = list(delimited.CsvReader(iter(filter(None, text)), "x.csv", ",").rows())
     assert parsed <= 3 * len(text)
     assert len(rows) >= 1
 
 
-class Unhurried(delimited.DelimitedReader):
+class Unhurried(delimited.CsvReader):
     """Look for the end of each open quote anew."""
 
     def _next(self) -> list[str] | None:
@@ -111,11 +111,11 @@ def test_quotes_mean_the_same_however_fast_they_are_read(text: list[str]) -> Non
     """The short cut changes no row."""
     given_lines = ["id,text\n", *(f"{line}\n" for line in text)]
 
-    def rows(kind: type[delimited.DelimitedReader]) -> list[object]:
+    def rows(kind: type[delimited.CsvReader]) -> list[object]:
         found = kind(iter(given_lines), "x.csv", ",").rows()
         return [(row.number, row.line, row.values, str(getattr(row, "error", ""))) for row in found]
 
-    assert rows(delimited.DelimitedReader) == rows(Unhurried)
+    assert rows(delimited.CsvReader) == rows(Unhurried)
 
 
 def test_what_one_look_found_out_holds_for_the_lines_it_saw(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     """A file that is there is left alone unless `overwrite` is said."""
     path = tmp_path / "a.jsonl"
     path.write_text("precious")
-    assert "--overwrite" in str(refuse(path))
+    assert "add `overwrite`" in str(refuse(path))
     assert path.read_text() == "precious"
     with open_sink(path, columns=[], overwrite=True):
         pass
@@ -109,7 +109,7 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
     assert "there is no folder" in str(refuse(tmp_path / "file" / "a.csv"))
     (tmp_path / "d.csv").mkdir()
     assert "folder" in str(refuse(tmp_path / "d.csv", overwrite=True))
-    assert "--format" in str(refuse(tmp_path / "a.txt"))
+    assert "`format`" in str(refuse(tmp_path / "a.txt"))
     assert "'xml'" in str(refuse(tmp_path / "a.csv", format="xml"))
 
 

@@ -131,7 +131,7 @@ def test_names_that_are_taken(
     tmp_path: Path, columns: list[str], options: dict[str, Any], column: str
 ) -> None:
     """A name that is taken is refused before there is a file, with the option that helps."""
-    with pytest.raises(InputError, match=r"--output-column|rename") as caught:
+    with pytest.raises(InputError, match=r"`output_column`|rename") as caught:
         open_sink(tmp_path / "a.csv", columns=columns, **options)
     assert caught.value.column == column
     assert not (tmp_path / "a.csv").exists()

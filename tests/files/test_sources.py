@@ -104,7 +104,7 @@ def test_reads_a_real_pipe_as_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_stdin_needs_a_format() -> None:
     """Nothing tells the format of stdin: the error says how to say it."""
-    assert "--format csv, tsv or jsonl" in str(refuse("-"))
+    assert "`format` csv, tsv or jsonl" in str(refuse("-"))
 
 
 def test_closed_stdin_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +115,8 @@ def test_closed_stdin_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.csv.zip"])
 def test_unknown_suffix(tmp_path: Path, name: str) -> None:
-    """A suffix that tells nothing asks for `--format`."""
-    assert "--format" in str(refuse(write(tmp_path, name, "id\n1\n")))
+    """A suffix that tells nothing asks for `format`."""
+    assert "`format`" in str(refuse(write(tmp_path, name, "id\n1\n")))
 
 
 def test_unknown_format(tmp_path: Path) -> None:

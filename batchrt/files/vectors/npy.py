@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from batchrt.errors import OutputError
 from batchrt.files.cells import error_line, json_text
-from batchrt.files.output_file import Outlet, refused, write_all
-from batchrt.files.vectors.sink import VectorFormat, VectorSink
+from batchrt.files.output_file import OutputFile, write_all, write_error
+from batchrt.files.vectors.base import VectorFormat, VectorSink
 
 __all__ = ["NpySink"]
 
@@ -39,7 +39,7 @@ class NpySink(VectorSink):
 
     format: VectorFormat = "npy"
 
-    def __init__(self, stream: io.FileIO, path: str, beside: Outlet, width: int | None) -> None:
+    def __init__(self, stream: io.FileIO, path: str, beside: OutputFile, width: int | None) -> None:
         super().__init__((path, beside.path), width)
         self._stream = stream
         self._beside = beside
@@ -64,7 +64,7 @@ class NpySink(VectorSink):
             if self._failure is None:
                 self.flush()
         finally:
-            self._shut()
+            self._close_stream()
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
@@ -94,7 +94,7 @@ class NpySink(VectorSink):
             self._stream.seek(max(_HEADER_BYTES, self._stream.seek(0, io.SEEK_END)))
             write_all(self._stream, data)
 
-    def _shut(self) -> None:
+    def _close_stream(self) -> None:
         try:
             self._beside.close()
         finally:
@@ -102,7 +102,7 @@ class NpySink(VectorSink):
                 self._stream.close()
             except OSError as error:  # a network file system may report a lost write only now
                 if self._failure is None:
-                    raise refused(self.paths[0], error) from error
+                    raise write_error(self.paths[0], error) from error
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -111,7 +111,7 @@ class NpySink(VectorSink):
         try:
             yield
         except OSError as error:
-            self._failure = refused(self.paths[0], error)
+            self._failure = write_error(self.paths[0], error)
             raise self._failure from error
 
 

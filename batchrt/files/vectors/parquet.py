@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from batchrt.errors import OutputClosedError, OutputError
-from batchrt.files.cells import cell, error_line, json_text, shorten, whole_text
-from batchrt.files.output_file import refused
-from batchrt.files.vectors.sink import Kind, VectorFormat, VectorSink
+from batchrt.files.cells import cell, encodable_text, error_line, json_text, shorten
+from batchrt.files.output_file import write_error
+from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
 
 __all__ = ["ParquetSink", "pyarrow"]
 
@@ -80,9 +80,9 @@ class ParquetSink(VectorSink):
         self._reserves = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
         self._groups = 0
         self._written = 0
-        self._is_lost = False
+        self._is_torn = False
         self._columns = dict(columns)
-        self._early = _Early()
+        self._rows_before_width = _RowsBeforeWidth()
         self._writer: Any = None
         self._failure: OutputError | None = None
         self._clear()
@@ -107,13 +107,13 @@ class ParquetSink(VectorSink):
                 self._write_group()
             self._end()
         finally:
-            self._early.close()
+            self._rows_before_width.close()
             with suppress(OSError):  # what could not be written has been said
                 self._stream.close()
 
     def _end(self) -> None:
         """Write the table of contents, unless the file is lost anyway."""
-        if self._writer is None or self._is_lost:
+        if self._writer is None or self._is_torn:
             return
         with self._guarded():
             self._writer.close()
@@ -126,17 +126,17 @@ class ParquetSink(VectorSink):
     ) -> None:
         if self._failure is not None:
             raise self._failure
-        line = None if error is None else whole_text(error_line(error))
+        line = None if error is None else encodable_text(error_line(error))
         row = [_of_kind(kind, values.get(name)) for name, kind in self._columns.items()]
         if self.width is None:
-            self._early.put(row, line)
+            self._rows_before_width.put(row, line)
             return
         self._replay()
         self._add(row, vector, line)
 
     def _replay(self) -> None:
         """Take the rows that came before anybody knew how wide vectors are."""
-        for row, line in self._early.take():
+        for row, line in self._rows_before_width.take():
             self._add(row, None, line)
 
     def _add(self, row: list[Any], vector: bytes | None, line: str | None) -> None:
@@ -174,10 +174,10 @@ class ParquetSink(VectorSink):
             raise refusal
 
     def _put_table(self, table: Any) -> None:
-        self._is_lost = True  # until the group is whole
+        self._is_torn = True  # until the group is whole
         self._open_writer(table.schema).write_table(table)
         self._stream.flush()
-        self._is_lost = False
+        self._is_torn = False
         self._groups += 1
         self._written += table.num_rows
 
@@ -234,20 +234,20 @@ class ParquetSink(VectorSink):
         try:
             yield
         except OSError as error:
-            self._failure = self._refused(error)
-            if self._writer is not None and self._is_lost:
+            self._failure = self._write_error(error)
+            if self._writer is not None and self._is_torn:
                 self._writer.is_open = False  # or it would try again when it is collected
             raise self._failure from error
 
-    def _refused(self, error: OSError) -> OutputError:
-        failure = refused(self.paths[0], error)
+    def _write_error(self, error: OSError) -> OutputError:
+        failure = write_error(self.paths[0], error)
         if isinstance(failure, OutputClosedError) or not self._reserves:
             return failure
-        kept = "the file is lost" if self._is_lost else f"the file has the first {self._written:,} rows"
+        kept = "the file is lost" if self._is_torn else f"the file has the first {self._written:,} rows"
         return OutputError(f"{failure}; {kept}", path=self.paths[0])
 
 
-class _Early:
+class _RowsBeforeWidth:
     """Keep rows without vectors, on the disk if they are many, until the first vector comes."""
 
     def __init__(self) -> None:
@@ -296,7 +296,7 @@ def _of_kind(kind: Kind, value: Any) -> Any:
     if value is None:
         return None
     if kind is str:
-        return whole_text(cell(value))
+        return encodable_text(cell(value))
     if not isinstance(value, int) or value.bit_length() > _INT_BITS:
         raise ValueError(f"a column of integers of 64 bits cannot hold {shorten(repr(value), 60)}")
     return value

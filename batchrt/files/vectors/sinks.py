@@ -12,12 +12,12 @@ from typing import Final, get_args
 
 from batchrt.errors import InputError
 from batchrt.files.formats import STANDARD_STREAM
-from batchrt.files.output_file import Outlet, encode_json, open_file, open_outlet
+from batchrt.files.output_file import OutputFile, encode_json, open_file, open_output
 from batchrt.files.sources import Source
-from batchrt.files.vectors.jsonl import LineSink
+from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
+from batchrt.files.vectors.jsonl import JsonlSink
 from batchrt.files.vectors.npy import NpySink
 from batchrt.files.vectors.parquet import ParquetSink, pyarrow
-from batchrt.files.vectors.sink import Kind, VectorFormat, VectorSink
 
 __all__ = ["open_vector_sink"]
 
@@ -28,7 +28,7 @@ _SUFFIXES: Final[dict[str, VectorFormat]] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_SAY_WHICH: Final = "name it .npy, .parquet or .jsonl, or say which with --format"
+_SAY_WHICH: Final = "name it .npy, .parquet or .jsonl, or say which with `format`"
 
 
 def open_vector_sink(
@@ -62,7 +62,7 @@ def open_vector_sink(
     name = os.fspath(path)
     kind = _choose_format(name, format)
     if kind == "jsonl":
-        return LineSink(open_outlet(name, encode_json, overwrite=overwrite, source=source), width)
+        return JsonlSink(open_output(name, encode_json, overwrite=overwrite, source=source), width)
     if name == STANDARD_STREAM:
         raise InputError(f"stdout takes jsonl only; name a file for {kind}", path="stdout")
     if kind == "parquet":
@@ -84,13 +84,13 @@ def _choose_format(path: str, explicit: str | None) -> VectorFormat:
     suffix = Path(lower.removesuffix(".gz")).suffix
     if suffix not in _SUFFIXES:
         named = f"the suffix {suffix!r} is none of a file of vectors" if suffix else "it has no suffix"
-        raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+        raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
     if lower.endswith(".gz") and _SUFFIXES[suffix] != "jsonl":
         raise InputError(f"{path}: {suffix} is not compressed like this; leave .gz out", path=path)
     return _SUFFIXES[suffix]
 
 
-def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, Outlet]:
+def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, OutputFile]:
     """Open both files, or none; what was in them is only lost if both can be had."""
     is_new = not _is_there(path)
     with ExitStack() as undo:
@@ -101,7 +101,7 @@ def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             problem = "the head of an .npy file is written last; name a regular file, or use jsonl"
             raise InputError(f"{path}: {problem}", path=path)
-        beside = open_outlet(_beside(path), encode_json, overwrite=overwrite, source=source)
+        beside = open_output(_beside(path), encode_json, overwrite=overwrite, source=source)
         stream.truncate(0)
         undo.pop_all()
     return stream, beside

@@ -64,7 +64,7 @@ def test_the_suffix_decides_unless_told_otherwise(
     ("name", "options", "words"),
     [
         ("a.csv", {}, "the suffix '.csv' is none of a file of vectors; name it .npy, .parquet or .jsonl"),
-        ("a", {}, "it has no suffix; name it .npy, .parquet or .jsonl, or say which with --format"),
+        ("a", {}, "it has no suffix; name it .npy, .parquet or .jsonl, or say which with `format`"),
         ("a.npy.gz", {}, ".npy is not compressed like this; leave .gz out"),
         ("a.npy", {"format": "csv"}, "unknown format 'csv'; use npy, parquet or jsonl"),
         ("no/a.npy", {}, "there is no folder"),
@@ -95,7 +95,7 @@ def test_no_file_of_a_matrix_is_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     message = refuse(tmp_path / "a.npy")
     assert message.startswith(str(tmp_path / name))
-    assert "add --overwrite" in message
+    assert "add `overwrite`" in message
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
     with new(tmp_path / "a.npy", overwrite=True) as sink:
         sink.write({"id": 1}, raw(1, 2))

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
-from batchrt.files.closing import Closing
+from batchrt.files.output_file import Closeable
 
 __all__ = ["FLOAT_BYTES", "Kind", "VectorFormat", "VectorSink"]
 
@@ -17,7 +17,7 @@ Kind: TypeAlias = type[int] | type[str]
 FLOAT_BYTES: Final = 4
 
 
-class VectorSink(Closing):
+class VectorSink(Closeable):
     """Write vectors to a file, in the order they are given.
 
     Attributes:
