@@ -1,4 +1,4 @@
-"""Files in, files out."""
+"""Rows of input and output files: CSV, TSV, JSONL, and vectors as .npy and Parquet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which format a file has, and what its errors say."""
+"""File formats: how one is chosen, and how the system's errors are worded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
 FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl")
 DELIMITERS: Final[dict[Format, str]] = {"csv": ",", "tsv": "\t"}
 STANDARD_STREAM: Final = "-"
-"""The path that means stdin, or stdout."""
+"""The path of stdin or stdout."""
 
 _NO_DELIMITERS: Final = '"\n\r\0\ufeff'
 _SUFFIXES: Final[dict[str, Format]] = {
@@ -35,7 +35,7 @@ _SAY_WHICH: Final = "say which with `format` csv, tsv or jsonl"
 
 
 def choose_format(path: str, explicit: str | None = None) -> Format:
-    """Give `explicit`, or what the suffix says; `.gz` after the suffix changes nothing.
+    """Return `explicit`, or the format of the suffix; `.gz` after the suffix changes nothing.
 
     Raises:
         InputError: `explicit` is not a format, or there is neither it nor a known suffix.
@@ -60,7 +60,7 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
 
 
 def check_delimiter(delimiter: str | None, kind: Format) -> None:
-    """Raise InputError for what cannot stand between the fields of a file of this format."""
+    """Raise InputError for a delimiter that a file of this format cannot have."""
     if delimiter is None:
         return
     if kind == "jsonl":
@@ -70,7 +70,7 @@ def check_delimiter(delimiter: str | None, kind: Format) -> None:
 
 
 def os_problem(error: OSError) -> str:
-    """Say in a few words what the operating system refused, without the errno."""
+    """Return a few words about the failure of a system call, without the errno."""
     if isinstance(error, FileNotFoundError):
         return "no such file or folder; check the path"
     if isinstance(error, IsADirectoryError):

@@ -1,4 +1,4 @@
-"""Bytes out: a file or stdout, in large writes, with errors that say what to do."""
+"""Output files: buffered writes to a file or stdout, with errors that name the remedy."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Encode: TypeAlias = Callable[[str], bytes]
 _CHUNK: Final = 1 << 16
 _GZIP_WBITS: Final = 31
 _MODE: Final = 0o666
-"""Of a new file, less what the umask takes away: as `open` has it."""
+"""Mode of a new file before the umask, as `open` has it."""
 
 
 class Closeable(ABC):
-    """Be an output that leaving a `with` block closes."""
+    """An output that is closed at the end of its `with` block."""
 
     @abstractmethod
     def close(self) -> None:
@@ -53,16 +53,16 @@ class Closeable(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # What ended the block, a cancellation say, must not be hidden by what it led to.
+        # A failing close must not hide the exception that ended the block, such as a cancellation.
         with nullcontext() if error is None else suppress(OutputError):
             self.close()
 
 
 class OutputFile(Closeable):
-    """Gather text and write it in large pieces; a terminal gets each line at once.
+    """Buffer text and write it in large pieces; a terminal gets each line at once.
 
-    `encode` makes bytes of any text that is put. Every failure of the system's is an
-    `OutputError`; after one, nothing more is taken.
+    `encode` turns text into bytes. Every failed system call raises `OutputError`; after one, no more text is
+    accepted.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class OutputFile(Closeable):
         self._encode = encode
         self._stream = stream
         self._owned = owned
-        # Half a row can be taken off a file of our own, which stdout, appended to perhaps, is not.
+        # A partial row can be truncated from a regular file of our own, but not from stdout, which may be
+        # appended to.
         self._is_file = owned and getattr(stream, "closefd", False) and _is_regular(stream)
         self._start = 0
         self._zip = zlib.compressobj(wbits=_GZIP_WBITS) if compress else None
@@ -89,7 +90,7 @@ class OutputFile(Closeable):
         self._closed = False
 
     def put(self, text: str) -> None:
-        """Take one whole line."""
+        """Accept one whole line."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         if self._failure is not None:
@@ -100,7 +101,7 @@ class OutputFile(Closeable):
             self._drain()
 
     def flush(self) -> None:
-        """Hand all that was put to the operating system."""
+        """Hand all accepted text to the operating system."""
         if self._closed:
             return
         if self._failure is not None:
@@ -110,7 +111,7 @@ class OutputFile(Closeable):
             self._write(self._zip.flush(zlib.Z_SYNC_FLUSH))
 
     def close(self) -> None:
-        """Write what is left and close the file; stdout stays open. Twice is once."""
+        """Write the remaining text and close the file; stdout stays open. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -137,7 +138,7 @@ class OutputFile(Closeable):
             raise
 
     def _truncate_partial_row(self, pending: list[str]) -> None:
-        """Take the part of a row off the end of a file, as a full disk leaves it; only for what is text."""
+        """Truncate the partial row that a full disk leaves at the end of an uncompressed file."""
         if self._zip is not None or not self._is_file:
             return
         with suppress(OSError):
@@ -178,7 +179,7 @@ def write_all(stream: BinaryIO | io.FileIO, data: bytes) -> None:
     """Write all of `data`; raises OSError."""
     rest = memoryview(data)
     while rest:
-        # A raw stream may take a part only, and nothing where it must not block.
+        # A raw stream may accept only a part, and nothing where it is non-blocking.
         taken = stream.write(rest)
         if taken is None:
             raise BlockingIOError("it is set not to block and is full")
@@ -186,7 +187,7 @@ def write_all(stream: BinaryIO | io.FileIO, data: bytes) -> None:
 
 
 def write_error(path: str, error: OSError) -> OutputError:
-    """Return what to raise for a write to `path` that failed."""
+    """Return the exception for a failed write to `path`."""
     if isinstance(error, BrokenPipeError):
         return OutputClosedError(f"{path}: its reader has gone", path=path)
     message = f"{path}: cannot write: {os_problem(error)}; make room or name another file"
@@ -195,8 +196,8 @@ def write_error(path: str, error: OSError) -> OutputError:
 
 def encode_json(text: str) -> bytes:
     """Return JSON text as UTF-8."""
-    # Only a lone surrogate needs the handler; it stands in a string, where the handler's `\ud83d`
-    # is JSON's own way to write it.
+    # Only a lone surrogate needs the handler; it stands in a string, where the handler's `\ud83d` is JSON's
+    # own way to write it.
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -204,8 +205,8 @@ def open_output(path: str, encode: Encode, *, overwrite: bool, source: Source | 
     """Open `path` for writing; `"-"` is stdout, and `.gz` compresses.
 
     Raises:
-        InputError: `path` is what `source` reads, or is there already and `overwrite` is not said,
-            or cannot be made.
+        InputError: `path` is the file that `source` reads, exists and `overwrite` is false, or cannot be
+            created.
     """
     if path == STANDARD_STREAM:
         return _open_stdout(encode, source)
@@ -214,14 +215,14 @@ def open_output(path: str, encode: Encode, *, overwrite: bool, source: Source | 
 
 
 def open_file(path: str, *, overwrite: bool, source: Source | None, keep: bool = False) -> io.FileIO:
-    """Open `path` for writing; with `keep` its content is left. Raises as `open_outlet` does."""
+    """Open `path` for writing; with `keep` its content is left. Raises as `open_output` does."""
     try:
         status = Path(path).stat()
-    except OSError:  # not there, or out of reach: opening it says which
+    except OSError:  # missing or out of reach: opening it tells which
         status = None
     if status is not None:
         _refuse_source(path, status, source)
-    # A device or a named pipe is there on purpose; only a file's content can be lost.
+    # Only a regular file has content to lose; a device or a named pipe is named on purpose.
     fresh = not overwrite and (status is None or stat.S_ISREG(status.st_mode))
     mode = "x" if fresh else "w"
     try:
@@ -247,7 +248,7 @@ def _open_stdout(encode: Encode, source: Source | None) -> OutputFile:
     except OSError:  # a stream in memory, as tests put in stdout's place
         return OutputFile(stdout.buffer, "stdout", encode, compress=False, owned=False)
     _refuse_source("stdout", status, source)
-    # Past Python's own buffer, which would complain at exit that a broken pipe took nothing.
+    # Bypasses Python's own buffer, which would complain at exit about a broken pipe.
     raw = io.FileIO(stdout.fileno(), "w", closefd=False)
     return OutputFile(raw, "stdout", encode, compress=False, owned=True)
 

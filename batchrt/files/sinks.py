@@ -1,4 +1,4 @@
-"""Rows out: CSV, TSV and JSONL files, or stdout."""
+"""Sinks: output rows as CSV, TSV or JSONL, in a file or on stdout."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ def open_sink(
 ) -> Sink:
     """Open `path` for rows of `columns` followed by an output and an error.
 
-    `"-"` is stdout, JSONL unless `format` says otherwise; else the suffix decides, and `.gz` after
-    it compresses. `error_column` is by default `error`, and `{output_column}_error` beside an
-    output column of another name: so a file that was written once can be read and written again.
-    With `source` given, its own file is refused even when `overwrite` is allowed.
+    `"-"` is stdout, JSONL unless `format` says otherwise; else the suffix decides, and `.gz` after it
+    compresses. `error_column` is by default `error`, and `{output_column}_error` beside an output column of
+    another name, so that an output can be the input of a second run. With `source` given, its own file is
+    refused even when `overwrite` is allowed.
 
     Args:
-        path: where to.
+        path: the file to write.
         columns: the input's.
         output_column: the answer's.
         error_column: the error's.
         format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
-        overwrite: replace what is there.
-        source: where the rows come from. A CSV is written like a CSV that is read: with its delimiter,
-            and with a byte order mark if it has one.
-        finish_reasons: have a third column, `finish_reason`, or `{output_column}_finish_reason`.
+        overwrite: replace an existing file.
+        source: the origin of the rows. A CSV is written like a CSV that is read: with its delimiter, and with
+            a byte order mark if it has one.
+        finish_reasons: add a third column, `finish_reason`, or `{output_column}_finish_reason`.
         delimiter: the character between the fields of a CSV; else `source`'s, else a comma.
-        encoding: `utf-8`, or `utf-8-sig` for a byte order mark, by which spreadsheets know UTF-8.
+        encoding: `utf-8`, or `utf-8-sig` for a byte order mark, by which spreadsheets recognise UTF-8.
 
     Raises:
-        InputError: a name is taken, the format is not known, or the file is there already, is the
-            input, or cannot be made. Nothing is written then.
+        InputError: a name is taken, the format is unknown, or the file exists, is the input, or cannot be
+            created. Nothing is written then.
     """
     name = os.fspath(path)
     prefix = "" if output_column == "output" else f"{output_column}_"
@@ -100,12 +100,10 @@ class Sink(Closeable):
     Attributes:
         path: the file's name as it was given, `stdout` for `"-"`.
         format: `csv`, `tsv` or `jsonl`.
-        columns: the input's columns, then the output's, the error's and the finish reason's, if there is
-            one.
-        left_out: names of values that found no place: in CSV and TSV those that are not among
-            `columns`, in JSONL those that a row has under the name of what is added. At most twenty
-            names are kept.
-        rows_short: how many rows that is about.
+        columns: the input's columns, then the output's, the error's and the finish reason's, if there is one.
+        left_out: names of values without a column: in CSV and TSV those that are not among `columns`, in
+            JSONL those that a row has under the name of an added column. At most twenty names are kept.
+        rows_short: the number of rows with such values.
     """
 
     def __init__(
@@ -128,14 +126,13 @@ class Sink(Closeable):
         error: BaseException | str | None = None,
         finish_reason: str | None = None,
     ) -> None:
-        """Write one row: the input's `values`, and what became of it.
+        """Write one row: the input's `values`, and its output or error.
 
-        Strings are written as they are. Everything else is JSON: nested in JSONL, as the text of a
-        field in CSV and TSV, where `None` is an empty field. `finish_reason` is only written where there
-        is a column for it.
+        Strings are written as they are. Everything else is JSON: nested in JSONL, as the text of a field in
+        CSV and TSV, where `None` is an empty field. `finish_reason` is only written if it has a column.
 
         Raises:
-            OutputClosedError: the reader of the output has gone.
+            OutputClosedError: the reader of the output has closed it.
             OutputError: the output cannot be written to.
         """
         line = None if error is None else error_line(error)
@@ -147,12 +144,12 @@ class Sink(Closeable):
         self._file.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file; stdout stays open. Raises as `write` does."""
+        """Write the remaining rows and close the file; stdout stays open. Raises as `write` does."""
         self._file.close()
 
     @abstractmethod
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
-        """Give one row's text, its line end included; `last` is for the columns that are added."""
+        """Return one row's text, its line end included; `last` are the values of the added columns."""
 
     def _leave_out(self, names: set[str]) -> None:
         self.rows_short += 1
@@ -182,8 +179,8 @@ class _TableSink(Sink):
         super().__init__(file, kind, columns, added)
         self._known = frozenset(columns)
         self._record = _Record()
-        # The module quotes a lone \r only where it is part of the line end: so the end is \r\n
-        # for it, and \n for the file.
+        # The csv module quotes a lone \r only if it is part of the line end: so that is \r\n for the module,
+        # and \n in the file.
         self._writer = csv.writer(self._record, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow(self.columns)
         file.put(self._record.text[:-2] + "\n")
@@ -199,7 +196,7 @@ class _TableSink(Sink):
 
 
 class _Record:
-    """Hold the last thing the csv writer wrote; it writes a record at a time."""
+    """The last record that the csv writer wrote; it writes one at a time."""
 
     text = ""
 
@@ -218,5 +215,5 @@ def _check_names(columns: Sequence[str], added: tuple[str, ...]) -> None:
 
 
 def _encode_table(text: str) -> bytes:
-    # What a text file cannot hold becomes U+FFFD. `open_source` would refuse a row with a NUL.
+    # Unencodable characters become U+FFFD, and so does NUL: `open_source` would refuse the row.
     return encodable_text(text.replace("\0", "\ufffd")).encode()

@@ -1,4 +1,4 @@
-"""Rows in: CSV, TSV and JSONL files, or stdin, read one row at a time."""
+"""Sources: input rows from CSV, TSV or JSONL, in a file or on stdin, read one at a time."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _ROWS_AHEAD: Final = 1000
 _SIZE_AHEAD: Final = 16 << 20
-"""Rows, and bytes of them, that may be read for a key before it is no key at all."""
+"""Rows, and bytes of them, that may be read in search of a key before it counts as missing."""
 _ROWS_SURVEYED: Final = 20_000
 _BYTES_SURVEYED: Final = 64 << 20
-"""Rows and bytes of a file that are read twice: a second at most."""
+"""Rows and bytes of a file that may be read twice: a second at most."""
 _LONGEST_NAME: Final = 60
 _MOST_NAMES: Final = 1000
 
@@ -61,19 +61,19 @@ def open_source(
 ) -> Source:
     """Open `path` for reading, with its columns known and no row read further than needed.
 
-    `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`,
-    `.ndjson`). Gzip is recognised by its first bytes, whatever the name.
+    `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`, `.ndjson`). Gzip is
+    recognised by its first bytes, whatever the name.
 
     Args:
         path: the file.
         format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
-        delimiter: the character between the fields of a CSV. Found out if it is not given: a comma, or a
+        delimiter: the character between the fields of a CSV. By default it is detected: a comma, or a
             semicolon, tab or bar where the header has no comma.
-        encoding: the text's, by its name in Python; UTF-8 if it is not given.
+        encoding: Python's name of the text's encoding; UTF-8 by default.
 
     Raises:
-        InputError: the file cannot be opened, its format is not known, it is empty, or its header
-            is unusable. One line that says which file and what to do.
+        InputError: the file cannot be opened, its format is unknown, it is empty, or its header is unusable.
+            One line that names the file and the remedy.
     """
     name = os.fspath(path)
     kind = choose_format(name, format)
@@ -96,17 +96,17 @@ def open_source(
 class Source:
     """Iterate over a file's rows: a `Row` for each good one, a `BadRow` for each faulty one.
 
-    Holds one row in memory. If reading itself breaks half way (truncated gzip, a failing disk),
-    the last thing yielded is a `BadRow` that says so: what was read before stays good.
+    Holds one row in memory. If reading fails half way (truncated gzip, a failing disk), the last item is a
+    `BadRow` that says so: the rows before it stay good.
 
     Attributes:
         path: the file's name as it was given, `stdin` for `"-"`.
         format: `csv`, `tsv` or `jsonl`.
-        columns: the header's names; for JSONL the keys of the first good row, and other rows may
-            have others. A column without a name is called `column_3`, after its place.
+        columns: the header's names; for JSONL the keys of the first good row, and other rows may have others.
+            A column without a name is called after its position, as `column_3`.
         delimiter: between the fields of a CSV or TSV; `None` for JSONL.
-        is_marked: whether a byte order mark comes first.
-        is_broken: whether reading broke half way.
+        is_marked: whether the file begins with a byte order mark.
+        is_broken: whether reading failed half way.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Source:
         if kind == "jsonl":
             self.columns, self._rows = read_jsonlines(bounded_lines(plain, b""), path)
         else:
-            # Bytes that are not UTF-8 are smuggled through, to be reported with their row.
+            # Surrogates keep the bytes that are not UTF-8, which are reported with their row.
             text = io.TextIOWrapper(plain, "utf-8-sig", errors="surrogateescape", newline="")
             stack.callback(text.detach)
             wanted = DELIMITERS[kind] if delimiter is None and kind != "csv" else delimiter
@@ -165,7 +165,7 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Close the file; stdin is left open. Further rows are not given."""
+        """Close the file; stdin is left open. Iteration ends."""
         self._rows = iter(())
         self._stack.close()
 
@@ -174,18 +174,18 @@ class Source:
         """The share of the file's bytes read so far, 0 to 1; `None` for a pipe or a terminal."""
         if self._status is None or self._file.closed:
             return None
-        # The raw stream's place: the buffer's would be that of the row being read, but gzip and
-        # the decoder read ahead of the rows anyway.
+        # The raw stream's position: the buffer's is that of the current row, but gzip and the decoder read
+        # ahead of the rows anyway.
         return min(1.0, self._file.raw.tell() / max(1, self._status.st_size))
 
     def is_same_file(self, other: os.stat_result) -> bool:
-        """Say whether `other` is this very file, by whatever name or link it was reached."""
+        """Return whether `other` is this very file, by any name or link."""
         return self._status is not None and os.path.samestat(self._status, other)
 
     def look_ahead(self, names: Iterable[str]) -> set[str]:
-        """Return which of `names` are columns, also of rows further on where rows differ (JSONL).
+        """Return the `names` that are columns, in JSONL also of later rows.
 
-        Reads on, for as long as one was not found, a thousand rows at most; they stay to be given.
+        Reads ahead while one is missing, a thousand rows at most; these rows are still yielded later.
         """
         sought = set(names)
         found = sought & set(self.columns)
@@ -204,20 +204,21 @@ class Source:
         return found
 
     def survey(self, limit: int | None = None) -> tuple[str, ...]:
-        """Return the columns of all rows, as far as that can be known beforehand.
+        """Return the columns of all rows, as far as they can be known beforehand.
 
-        For JSONL these are the keys of the first 20,000 rows, of which a file is opened once more; a
-        pipe is not, so that it is the first row's.
+        For JSONL these are the keys of the first 20,000 rows; the file is opened a second time for them. A
+        pipe cannot be, so it has the keys of the first row.
 
         Args:
-            limit: look at no more rows.
+            limit: the most rows to read.
         """
         if self.format != "jsonl" or self._status is None:
             return self.columns
         most = min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)
         kind, delimiter, new_decoder = self._asked
         names = dict.fromkeys(self.columns)
-        with ExitStack() as stack, suppress(OSError, InputError):  # what is wrong with it comes up anyway
+        # A fault is reported when the rows are read.
+        with ExitStack() as stack, suppress(OSError, InputError):
             stream = _open_bytes(self.path, stack)
             if not self.is_same_file(os.fstat(stream.fileno())):
                 return self.columns
@@ -231,10 +232,10 @@ class Source:
         return tuple(names)
 
     def count(self, most: int) -> int | None:
-        """Return how many rows there are, if a look at the file tells: it is small, and no pipe.
+        """Return the number of rows if the file is small and not a pipe, else `None`.
 
         Args:
-            most: so many are enough; the count is one more if there are more.
+            most: stop counting after this many; the result is one more if there are more.
         """
         if self._status is None or self._status.st_size > _BYTES_SURVEYED:
             return None
@@ -262,7 +263,7 @@ def required_columns(source: Source, fields: Iterable[str]) -> None:
     A key that only some rows of a JSONL file have is a column, if one of the first thousand has it.
 
     Raises:
-        InputError: at least one is missing; names it, the file, and the columns there are.
+        InputError: at least one is missing; the message names it, the file, and the existing columns.
     """
     wanted = tuple(dict.fromkeys(fields))
     there = source.look_ahead(wanted)
@@ -280,7 +281,7 @@ def required_columns(source: Source, fields: Iterable[str]) -> None:
 
 
 def _close_match(name: str, columns: Iterable[str]) -> str | None:
-    # The search takes quadratic time in a name's length, and nobody mistypes a long one.
+    # The search takes quadratic time in a name's length, and long names are rarely mistyped.
     if len(name) > _LONGEST_NAME:
         return None
     short = [column for column in islice(columns, _MOST_NAMES) if len(column) <= _LONGEST_NAME]
@@ -308,9 +309,9 @@ def _buffered(raw: Any) -> io.BufferedReader:
 def _plain_bytes(
     stream: io.BufferedReader, path: str, stack: ExitStack, new_decoder: NewDecoder | None
 ) -> io.BufferedReader:
-    """Unpack gzip, refuse what is plainly not text, and have the rest as UTF-8."""
+    """Decompress gzip, refuse known binary formats, and recode the text as UTF-8."""
     if stream.peek(2).startswith(_GZIP):
-        # GzipFile is itself readable; the buffer around it gives lines at C speed.
+        # GzipFile is itself readable; the buffer around it reads lines at C speed.
         stream = stack.enter_context(_buffered(gzip.GzipFile(fileobj=stream)))
     head = stream.peek(4)
     for magic, problem in _FOREIGN.items():
@@ -323,7 +324,7 @@ def _plain_bytes(
 
 
 def _regular_status(stream: io.BufferedReader) -> os.stat_result | None:
-    """Give the status of a file that has a size, `None` for pipes, terminals and memory."""
+    """Return the status of a file that has a size, `None` for pipes, terminals and memory."""
     try:
         status = os.fstat(stream.fileno())
     except OSError:  # a stream in memory, as tests put in stdin's place

@@ -24,14 +24,14 @@ class History:
         self._new: dict[int, tuple[int, int]] = {}
 
     def arrived(self, digest: int) -> tuple[int, int]:
-        """Note an arrival; give its number, from 1, and the faults in a row before it."""
+        """Record an arrival; give its number, from 1, and the faults in a row before it."""
         with self._lock:
             attempts, in_a_row = self._new.get(digest) or self._old.get(digest) or (0, 0)
             self._put(digest, (attempts + 1, in_a_row))
             return attempts + 1, in_a_row
 
     def record_outcome(self, digest: int, *, faulty: bool) -> None:
-        """Note whether the newest arrival of a body met a fault."""
+        """Record whether the newest arrival of a body met a fault."""
         with self._lock:
             attempts, in_a_row = self._new.get(digest) or self._old.get(digest) or (1, 0)
             self._put(digest, (attempts, in_a_row + 1 if faulty else 0))

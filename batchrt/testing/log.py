@@ -45,7 +45,7 @@ class LogRecord(NamedTuple):
     items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as JSON can hold it."""
+        """Return the record as JSON can hold it."""
         fault = self.fault and self.fault.value
         return {**self._asdict(), "fault": fault, "digest": f"{self.digest:016x}"}
 
@@ -90,7 +90,7 @@ class LogSnapshot:
     most_items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the snapshot as JSON can hold it: keys are strings."""
+        """Return the snapshot as JSON can hold it: keys are strings."""
         return {
             "requests": self.requests,
             "in_flight": self.in_flight,
@@ -150,7 +150,7 @@ class RequestLog:
         self._shortest, self._longest = float("inf"), 0.0
 
     def arrived(self, now: float, items: int = 0) -> None:
-        """Note that a request with so many `items` arrived at `now` seconds of its event loop."""
+        """Record that a request with so many `items` arrived at `now` seconds of its event loop."""
         with self._lock:
             if self._requests:
                 gap = max(0.0, now - self._last)
@@ -168,7 +168,7 @@ class RequestLog:
         self._notify()
 
     def finished(self, record: LogRecord) -> None:
-        """Note how a request ended; its `time` is still that of the event loop."""
+        """Record how a request ended; its `time` is still that of the event loop."""
         with self._lock:
             self._in_flight -= 1
             self._items_in_flight -= record.items
@@ -188,7 +188,7 @@ class RequestLog:
         self._notify()
 
     def snapshot(self) -> LogSnapshot:
-        """Give the counts of this moment."""
+        """Return the counts of this moment."""
         with self._lock:
             by_status: dict[int, int] = {}
             for counts in self._by_route.values():
@@ -215,7 +215,7 @@ class RequestLog:
         return Gaps(min=self._shortest, mean=mean, max=self._longest)
 
     def records(self, newest: int | None = None) -> tuple[LogRecord, ...]:
-        """Give the requests that are over, oldest first, or only the `newest` of them."""
+        """Return the requests that are over, oldest first, or only the `newest` of them."""
         with self._lock:
             skip = 0 if newest is None else max(0, len(self._records) - newest)
             return tuple(islice(self._records, skip, None))

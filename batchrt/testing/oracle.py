@@ -23,7 +23,7 @@ def least_seconds(
     capacity: Schedule | None,
     max_concurrency: int | None,
 ) -> float:
-    """Give a lower bound of the seconds from `start` until all that was accepted of `sent` is answered.
+    """Return a lower bound of the seconds from `start` until all that was accepted of `sent` is answered.
 
     Each limit is a bound by itself, and the largest holds: no bucket gives out more than it held and got;
     a limit of parallel requests, a queue's `capacity` and a client's `max_concurrency` allow no more than
@@ -66,7 +66,7 @@ def _seconds(places: Schedule, work: float, start: float) -> float:
 
 
 def _refilled(bucket: MockTokenBucket, spent: float, start: float) -> float:
-    """Give the seconds until a bucket has given out `spent`, besides what somebody else took meanwhile."""
+    """Return the seconds until a bucket has given out `spent`, besides what somebody else took meanwhile."""
     held = bucket.left_before(start)
     seconds = 0.0
     for _ in range(_ROUNDS):

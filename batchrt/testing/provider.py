@@ -216,13 +216,13 @@ class MockProvider:
         return self._embeddings.vector(text, model, dimensions)
 
     def transport(self) -> MockTransport:
-        """Give an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
+        """Return an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
         from batchrt.testing.serving.transport import MockTransport
 
         return MockTransport(self)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> MockServer:
-        """Give a context manager that serves this provider from a thread; port 0: any free one.
+        """Return a context manager that serves this provider from a thread; port 0: any free one.
 
         Raises ImportError that says what to install where uvicorn is missing.
         """

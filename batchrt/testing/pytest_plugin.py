@@ -35,7 +35,7 @@ _FIXTURES: Final = frozenset(("mock_provider", "mock_server"))
 
 @pytest.fixture
 def mock_provider() -> MockProvider:
-    """Give a provider that answers at once and never fails; override it to have another."""
+    """Return a provider that answers at once and never fails; override it to have another."""
     from batchrt.testing.provider import MockProvider
 
     return MockProvider()

@@ -67,7 +67,7 @@ class LimitUse:
         return self.spent / self.allowed if self.allowed > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON can hold it."""
+        """Return it as JSON can hold it."""
         return {**asdict(self), "used": self.used}
 
 
@@ -113,7 +113,7 @@ class CoolDown:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as JSON can hold it."""
+        """Return it as JSON can hold it."""
         return {**asdict(self), "is_kept": self.is_kept}
 
 
@@ -203,7 +203,7 @@ class Verdict:
         return self.retries / max(1, self.by_attempt.get(1, 0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the verdict as JSON can hold it: keys are strings, and the shares are there too."""
+        """Return the verdict as JSON can hold it: keys are strings, and the shares are there too."""
         derived = (
             "slowness",
             "used",

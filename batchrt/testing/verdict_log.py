@@ -163,12 +163,12 @@ class VerdictLog:
         self._waits = [wait for wait in self._waits if wait.until >= self._seconds[0]]
 
     def settle(self, number: int, spent: float) -> None:
-        """Note what a request cost in the end."""
+        """Record what a request cost in the end."""
         if number >= self._dropped:
             self._spent[number - self._dropped] = spent
 
     def end(self, number: int, second: float, *, began: float, answered: bool) -> None:
-        """Note that a request is over."""
+        """Record that a request is over."""
         if number >= self._dropped:
             self._began[number - self._dropped] = began
             self._ended[number - self._dropped] = second
@@ -179,12 +179,12 @@ class VerdictLog:
         self._waits.append(wait)
 
     def sent(self) -> Iterator[SentRequest]:
-        """Give the requests in the order of their arrival."""
+        """Return the requests in the order of their arrival."""
         rows = (
             self._inputs.get(number, (row,)) for number, row in enumerate(self._rows, start=self._dropped)
         )
         return map(SentRequest._make, zip(*self._columns(), rows, strict=True))
 
     def waits(self) -> list[RequestedWait]:
-        """Give the waits in the order in which they were asked for."""
+        """Return the waits in the order in which they were asked for."""
         return list(self._waits)

@@ -1,4 +1,4 @@
-"""What all files of vectors have in common."""
+"""Base class of the sinks for vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["FLOAT_BYTES", "Kind", "VectorFormat", "VectorSink"]
 
 VectorFormat: TypeAlias = Literal["npy", "parquet", "jsonl"]
 Kind: TypeAlias = type[int] | type[str]
-"""What the values of a column are, for the formats that want to know."""
+"""Type of the values of a column, for the formats that store it."""
 
 FLOAT_BYTES: Final = 4
 
@@ -23,8 +23,8 @@ class VectorSink(Closeable):
     Attributes:
         paths: the names of the files, the one with the vectors first; `stdout` for `"-"`.
         format: `npy`, `parquet` or `jsonl`.
-        rows: how many were given.
-        width: how many numbers a vector has; `None` until that is known.
+        rows: the number of rows written.
+        width: the number of dimensions of a vector; `None` until it is known.
     """
 
     format: VectorFormat
@@ -40,7 +40,7 @@ class VectorSink(Closeable):
         vector: bytes | None = None,
         error: BaseException | str | None = None,
     ) -> None:
-        """Write one row: what is kept beside it, and its vector or why there is none.
+        """Write one row: the values beside it, and its vector or its error.
 
         Args:
             values: a value for each of the columns that the file was opened with.
@@ -48,8 +48,8 @@ class VectorSink(Closeable):
             error: an exception, or a line.
 
         Raises:
-            ValueError: `vector` is not as wide as those before it.
-            OutputClosedError: the reader of the output has gone.
+            ValueError: `vector` has another width than those before it.
+            OutputClosedError: the reader of the output has closed it.
             OutputError: the output cannot be written to.
         """
         if vector is not None and len(vector) != self._size:

@@ -13,12 +13,12 @@ from batchrt.files.vectors.base import VectorFormat, VectorSink
 __all__ = ["JsonlSink"]
 
 _NUMBER: Final = "%.9g"
-"""Nine digits tell every float32 from every other (IEEE 754; only -0 is read as 0), and are a third shorter
-than what Python writes for the double that it is read into."""
+"""Nine digits identify every float32 (IEEE 754; only -0 is read as 0), and are a third shorter than Python's
+text of the double."""
 
 
 class JsonlSink(VectorSink):
-    """Write `{…, "embedding": [0.1, …], "error": null}`, with one of both null."""
+    """Write `{…, "embedding": [0.1, …], "error": null}`, with one of the two null."""
 
     format: VectorFormat = "jsonl"
 
@@ -33,7 +33,7 @@ class JsonlSink(VectorSink):
         self._file.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file; stdout stays open."""
+        """Write the remaining rows and close the file; stdout stays open."""
         self._file.close()
 
     def _put(

@@ -1,4 +1,4 @@
-"""Vectors out: .npy, Parquet and JSONL files, or stdout."""
+"""Sinks for vectors: .npy, Parquet and JSONL files, or stdout."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def open_vector_sink(
 ) -> VectorSink:
     """Open `path` for vectors, each with the values of `columns` beside it.
 
-    `"-"` is stdout, as JSONL; else the suffix decides. `.gz` after `.jsonl` compresses. Beside
-    `vectors.npy`, which has room for numbers only, goes `vectors.ids.jsonl`.
+    `"-"` is stdout, as JSONL; else the suffix decides. `.gz` after `.jsonl` compresses. `vectors.npy` has
+    room for numbers only, so the values go to `vectors.ids.jsonl`.
 
     Args:
-        path: where to.
-        columns: names, and of what kind the values are. Parquet writes them as that; the other
-            formats as they come.
-        width: how many numbers a vector has, if that is known.
+        path: the file to write.
+        columns: names and types of the values. Parquet stores the types; the other formats write the values
+            as they are.
+        width: the number of dimensions of a vector, if it is known.
         format: `npy`, `parquet` or `jsonl`, if the suffix does not tell.
-        overwrite: replace what is there.
-        source: its own file is refused even then.
+        overwrite: replace an existing file.
+        source: the origin of the rows; its own file is refused even with `overwrite`.
 
     Raises:
-        InputError: the format is not known, or a file is there already, is the input, or cannot be
-            made. Nothing is written then.
+        InputError: the format is unknown, or a file exists, is the input, or cannot be created. Nothing is
+            written then.
         ImportError: Parquet needs pyarrow.
     """
     name = os.fspath(path)
@@ -91,7 +91,7 @@ def _choose_format(path: str, explicit: str | None) -> VectorFormat:
 
 
 def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, OutputFile]:
-    """Open both files, or none; what was in them is only lost if both can be had."""
+    """Open both files or neither; their content is only lost if both can be opened."""
     is_new = not _is_there(path)
     with ExitStack() as undo:
         stream = open_file(path, overwrite=overwrite, source=source, keep=True)

@@ -103,7 +103,7 @@ class AdmissionDecision:
         self.queue_entry: QueueEntry | None = queue_entry
 
     def with_rate_limit_headers(self, reply: MockReply, now: float) -> MockReply:
-        """Give the reply of who is let in the headers of its quota."""
+        """Return the reply of who is let in the headers of its quota."""
         told = () if reply.status is None else self._controller.headers(self._quota, now, reply.status)
         return reply._replace(headers=(*reply.headers, *told)) if told else reply
 
@@ -170,7 +170,7 @@ class AdmissionController:
         self._items_in_flight = 0
 
     def begin(self, now: float) -> None:
-        """Note the provider's first request, valid or not."""
+        """Record the provider's first request, valid or not."""
         with self.lock:
             self.timeline.begin(now)
 
@@ -194,7 +194,7 @@ class AdmissionController:
             self._queue.leave(queue_entry, now)
 
     def finished(self, items: int) -> None:
-        """Note that a request that was let in is over."""
+        """Record that a request that was let in is over."""
         self._in_flight -= 1
         self._items_in_flight -= items
 

@@ -42,5 +42,5 @@ class Noise:
         object.__setattr__(self, "waits", check_waits(self.waits))
 
     def strikes(self, seed: int, digest: int, attempt: int, second: float) -> bool:
-        """Say whether the `attempt`-th arrival of a body, at `second`, is refused."""
+        """Return whether the `attempt`-th arrival of a body, at `second`, is refused."""
         return draw(seed, "noise", digest, attempt) < Schedule(self.share).at(second)

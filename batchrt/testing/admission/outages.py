@@ -53,7 +53,7 @@ class Outage:
         return (self.kind == 429 and self.end < math.inf) if self.retry_after is None else self.retry_after  # noqa: PLR2004
 
     def covers(self, second: float) -> bool:
-        """Say whether the outage is on."""
+        """Return whether the outage is on."""
         return self.start <= second < self.end
 
 

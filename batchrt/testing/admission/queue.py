@@ -96,7 +96,7 @@ class QueueEntry:
 
 
 class MockQueue:
-    """Give places to requests, in the order of their arrival.
+    """Return places to requests, in the order of their arrival.
 
     Safe to use from any thread: what changes is changed under `lock`, which is reentrant.
     """
@@ -113,14 +113,14 @@ class MockQueue:
         self._waiting: OrderedDict[QueueEntry, None] = OrderedDict()
 
     def is_full(self, now: float) -> bool:
-        """Say whether who comes now must go."""
+        """Return whether who comes now must go."""
         with self._lock:
             self.admit_waiting(now)
             full = self._max_waiting is not None and self._queued >= self._max_waiting
             return full and not self._is_free(1, now)
 
     def join(self, now: float, items: int = 1) -> QueueEntry:
-        """Give a place to a request of so many `items` that arrives."""
+        """Return a place to a request of so many `items` that arrives."""
         with self._lock:
             entry = QueueEntry(self, max(1, items) if self._counts_inputs else 1)
             self._waiting[entry] = None
@@ -156,7 +156,7 @@ class MockQueue:
             return not entry.started
 
     def next_change(self) -> float:
-        """Give the moment at which the capacity changes next."""
+        """Return the moment at which the capacity changes next."""
         second = self._timeline.second(anyio.current_time())
         # A little later: who looks just before it would wait for it for ever on a clock that stands.
         return self._timeline.moment(self._capacity.change_after(second) + _AFTER)

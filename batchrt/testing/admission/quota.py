@@ -66,7 +66,7 @@ class MockQuota:
         return None if self._parallel is None else int(self._parallel.at(second))
 
     def free_parallel(self) -> Schedule | None:
-        """Give how many requests may be in flight besides a stranger's; None without such a limit."""
+        """Return how many requests may be in flight besides a stranger's; None without such a limit."""
         return None if self._parallel is None else self._parallel.minus(self._others)
 
     def parallel_left(self, second: float) -> int | None:
@@ -93,7 +93,7 @@ class MockQuota:
             bucket.take(_amount(bucket, charge.reserved), now)
 
     def free(self) -> None:
-        """Note that a request is over."""
+        """Record that a request is over."""
         self.in_flight -= 1
 
     def settle(self, charge: TokenCharge, now: float, *, answered: bool) -> float:

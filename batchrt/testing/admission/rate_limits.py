@@ -34,7 +34,7 @@ def check_style(style: object) -> None:
 
 
 def check_waits(waits: Collection[WaitForm] | None) -> Collection[WaitForm] | None:
-    """Give `waits` in a form that cannot change; ValueError for a form that there is not."""
+    """Return `waits` in a form that cannot change; ValueError for a form that there is not."""
     if waits is None:
         return None
     if isinstance(waits, str) or set(waits) - set(get_args(WaitForm)):

@@ -18,7 +18,7 @@ minute. Seconds count from the provider's first request."""
 def check_scripted(
     name: str, given: Scripted, *, whole: bool = False, zero: bool = False, most: float = math.inf
 ) -> Scripted:
-    """Give `given` in a form that cannot change; ValueError, which begins with `name`, if it makes no sense.
+    """Return `given` in a form that cannot change; ValueError, which begins with `name`, if it makes no sense.
 
     Numbers are finite, above 0 or with `zero` not below it, `most` at most, and integers if they must be
     `whole`; seconds rise.
@@ -64,16 +64,16 @@ class Schedule:
         self._numbers = [float(number) for _, number in steps]
 
     def at(self, second: float) -> float:
-        """Give the number that holds at `second`; before 0 the first."""
+        """Return the number that holds at `second`; before 0 the first."""
         return self._numbers[self._index(second)]
 
     def change_after(self, second: float) -> float:
-        """Give the second of the next change, infinity if there is none."""
+        """Return the second of the next change, infinity if there is none."""
         index = self._index(second) + 1
         return self._times[index] if index < len(self._times) else math.inf
 
     def pieces(self, since: float, until: float) -> Iterator[tuple[float, float]]:
-        """Give seconds and number of each piece between the two, that which holds at `until` included."""
+        """Return seconds and number of each piece between the two, that which holds at `until` included."""
         for index in range(self._index(since), len(self._times)):
             following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
             yield max(0.0, min(following, until) - since), self._numbers[index]
@@ -82,17 +82,17 @@ class Schedule:
             since = following
 
     def area(self, since: float, until: float) -> float:
-        """Give number times seconds, summed up between the two."""
+        """Return number times seconds, summed up between the two."""
         # `sum` rounds in one way up to Python 3.11 and in another after it.
         return math.fsum(seconds * number for seconds, number in self.pieces(since, until))
 
     def minus(self, other: Schedule) -> Schedule:
-        """Give what `other` leaves of this, at each second; 0 where it is more."""
+        """Return what `other` leaves of this, at each second; 0 where it is more."""
         seconds = sorted({*self._times, *other._times})
         return Schedule([(second, max(0.0, self.at(second) - other.at(second))) for second in seconds])
 
     def second_of(self, area: float, since: float = 0.0) -> float:
-        """Give the second at which the area from `since` on comes to `area`; infinity if it never does."""
+        """Return the second at which the area from `since` on comes to `area`; infinity if it never does."""
         for index in range(self._index(since), len(self._times)):
             following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
             number, begin = self._numbers[index], max(since, self._times[index])

@@ -186,7 +186,7 @@ class ThrottleResponses:
         return f"Please retry after {_whole(wait)} seconds."
 
     def _wait_headers(self, wait: float | None) -> tuple[Headers, float | None]:
-        """Give the headers that tell `wait`, and the finest of all that is told."""
+        """Return the headers that tell `wait`, and the finest of all that is told."""
         if wait is None or not self._waits:
             return (), None
         whole, milliseconds = _whole(wait), _milliseconds(wait)

@@ -16,7 +16,7 @@ class Timeline:
         self._began: float | None = None
 
     def begin(self, now: float) -> None:
-        """Note the first request; later ones change nothing."""
+        """Record the first request; later ones change nothing."""
         if self._began is None:
             self._began = now
 
@@ -25,10 +25,10 @@ class Timeline:
         self._began = None
 
     def second(self, now: float) -> float:
-        """Give the second that the event loop calls `now`, to the nanosecond; 0 before the first request."""
+        """Return the second that the event loop calls `now`, to the nanosecond; 0 before the first request."""
         # Rounded, so that who waits for exactly 7 seconds comes at second 7 and not just before.
         return 0.0 if self._began is None else max(0.0, round(now - self._began, 9))
 
     def moment(self, second: float) -> float:
-        """Give what the event loop calls `second`; infinity while nothing has begun."""
+        """Return what the event loop calls `second`; infinity while nothing has begun."""
         return math.inf if self._began is None else self._began + second

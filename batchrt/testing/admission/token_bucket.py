@@ -106,7 +106,7 @@ class MockTokenBucket:
 
     @staticmethod
     def _background_times(background: BackgroundLoad, since: float, until: float) -> Iterator[float]:
-        """Give the seconds after `since`, up to `until`, at which the other one comes: evenly at each rate.
+        """Return the seconds after `since`, up to `until`, at which the other one comes: evenly at each rate.
 
         They are counted from second 0, so that they do not depend on when one looks.
         """
@@ -131,7 +131,7 @@ class MockTokenBucket:
             del self._background_seconds[: self._keep]
 
     def wait_for(self, amount: float, now: float) -> float:
-        """Give the seconds until `amount` fits, 0 if it does: more than there is room for fits when full.
+        """Return the seconds until `amount` fits, 0 if it does: more than there is room for fits when full.
 
         Of what others will have taken until then a provider knows nothing either.
         """
@@ -141,7 +141,7 @@ class MockTokenBucket:
         return 0.0 if lacks <= _TOLERANCE else lacks * _SECONDS[self.per] / limit
 
     def never_fits(self, amount: float, now: float) -> bool:
-        """Say whether `amount` is more than the whole limit."""
+        """Return whether `amount` is more than the whole limit."""
         return amount > self._limit.at(now)
 
     def take(self, amount: float, now: float) -> None:
@@ -181,9 +181,9 @@ class MockTokenBucket:
         return self._background.amount * (meals + len(later) - bisect_right(later, since))
 
     def refill_time(self, amount: float, since: float) -> float:
-        """Give the seconds in which the limit allows `amount` to be added; infinity if it never does."""
+        """Return the seconds in which the limit allows `amount` to be added; infinity if it never does."""
         return self._limit.second_of(amount * _SECONDS[self.per], since) - since
 
     def refill(self, since: float, until: float) -> float:
-        """Give what the limit allows to be added between the two, were there always room for it."""
+        """Return what the limit allows to be added between the two, were there always room for it."""
         return self._limit.area(since, until) / _SECONDS[self.per]

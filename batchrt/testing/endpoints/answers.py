@@ -90,7 +90,7 @@ def _tokens_of(characters: int) -> int:
 
 
 def truncate(text: str, max_tokens: int | None) -> tuple[str, int, str]:
-    """Give the text that fits `max_tokens`, its tokens and the finish reason."""
+    """Return the text that fits `max_tokens`, its tokens and the finish reason."""
     tokens = max(1, _tokens_of(len(text)))
     if max_tokens is None or tokens <= max_tokens:
         return text, tokens, "stop"

@@ -92,7 +92,7 @@ class ChatEndpoint:
             check_inputs(texts, self._reject, "messages")
 
     def text(self, body: Mapping[str, Any], messages: Messages, index: int) -> str:
-        """Give the whole text of one choice, before `max_tokens` cuts it."""
+        """Return the whole text of one choice, before `max_tokens` cuts it."""
         if self._answer is not None:
             return self._answer(body)
         try:

@@ -86,7 +86,7 @@ class CompletionsEndpoint:
         )
 
     def text(self, body: Mapping[str, Any], prompt: Embeddable, index: int) -> str:
-        """Give the whole text of one choice, before `max_tokens` cuts it."""
+        """Return the whole text of one choice, before `max_tokens` cuts it."""
         if self._answer is not None:
             return self._answer({**body, "prompt": prompt})
         content = prompt if isinstance(prompt, str) else ",".join(map(str, prompt))

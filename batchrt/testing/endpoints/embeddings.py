@@ -70,7 +70,7 @@ class EmbeddingsEndpoint:
         return bytes_reply(200, written, items=len(inputs), listed=listed, entries="data", charge=charge)
 
     def vector(self, value: Embeddable, model: str, dimensions: int | None) -> list[float]:
-        """Give the vector of one input."""
+        """Return the vector of one input."""
         return self._space(model, dimensions).floats(value)
 
     def _space(self, model: str, dimensions: int | None) -> VectorSpace:

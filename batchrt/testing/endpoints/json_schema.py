@@ -247,7 +247,7 @@ def _implied_type(schema: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any], step: float) -> tuple[int, int]:
-    """Give the least and the greatest multiple of `step` allowed, a hundred apart if unbounded."""
+    """Return the least and the greatest multiple of `step` allowed, a hundred apart if unbounded."""
     lows: list[int] = []
     highs: list[int] = []
     if "minimum" in schema:

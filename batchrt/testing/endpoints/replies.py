@@ -102,7 +102,7 @@ class MockReply(NamedTuple):
         return self._replace(headers=(*self.headers, header), wait=float(seconds))
 
     def parts(self) -> Iterator[bytes]:
-        """Give the body in the pieces in which it is to be sent: single bytes if it drips."""
+        """Return the body in the pieces in which it is to be sent: single bytes if it drips."""
         if not isinstance(self.body, bytes):
             yield from self.body()
         elif self.pause:
@@ -134,7 +134,7 @@ class RejectedError(Exception):
         return error
 
     def set_items(self, items: int) -> None:
-        """Note how many inputs the request carried."""
+        """Record how many inputs the request carried."""
         self.reply = self.reply._replace(items=items)
 
 

@@ -68,7 +68,7 @@ def refuse_stream(body: Mapping[str, Any]) -> None:
 
 
 def token_limit(body: Mapping[str, Any], *names: str) -> int | None:
-    """Give the first of the limits `names` that is there; RejectedError if it is no count."""
+    """Return the first of the limits `names` that is there; RejectedError if it is no count."""
     for name in names:
         limit = body.get(name)
         if limit is not None:
@@ -86,7 +86,7 @@ def check_choices(body: Mapping[str, Any]) -> None:
 
 
 def as_inputs(body: Mapping[str, Any], name: str) -> Sequence[Embeddable]:
-    """Give the parameter `name` as a list: of a text, of texts, of tokens, of many texts' tokens."""
+    """Return the parameter `name` as a list: of a text, of texts, of tokens, of many texts' tokens."""
     given = body.get(name)
     if isinstance(given, str):
         return [given]
@@ -111,7 +111,7 @@ def check_inputs(inputs: Iterable[Embeddable], reject: Reject | None, param: str
 
 
 def is_count(value: object) -> bool:
-    """Say whether `value` is an integer above zero."""
+    """Return whether `value` is an integer above zero."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

@@ -319,7 +319,7 @@ _FAMILIES: Mapping[ServerFamily, Callable[[], MockFamily]] = MappingProxyType(
 
 
 def family_of(server: ServerFamily, **limits: int | None) -> MockFamily:
-    """Give the family called `server`, with those of its `limits` that are given in place of its own.
+    """Return the family called `server`, with those of its `limits` that are given in place of its own.
 
     Raises ValueError for a name that is none and a limit below one.
     """

@@ -79,7 +79,7 @@ class _Pool:
 
 
 class VectorSpace:
-    """Give each input its vector, for one model and one width."""
+    """Return each input its vector, for one model and one width."""
 
     def __init__(self, seed: int, model: str, width: int, pool: _Pool | None) -> None:
         self._width = width
@@ -87,24 +87,24 @@ class VectorSpace:
         self._hash = blake2b(b"%d/%d/%b\0" % (seed, width, _bytes_of(model)), digest_size=_PLACES)
 
     def raw(self, value: Embeddable) -> bytes:
-        """Give the vector as little-endian float32."""
+        """Return the vector as little-endian float32."""
         digest = self._digest(value)
         if self._pool is None:
             return _unit(digest, self._width, 1.0)
         return b"".join(_chosen(self._pool.raw, digest))
 
     def floats(self, value: Embeddable) -> list[float]:
-        """Give the vector as numbers."""
+        """Return the vector as numbers."""
         return list(_floats(self.raw(value)))
 
     def base64(self, value: Embeddable) -> bytes:
-        """Give the vector as base64 of its float32."""
+        """Return the vector as base64 of its float32."""
         if self._pool is None:
             return b64encode(self.raw(value))
         return b"".join(_chosen(self._pool.base64, self._digest(value)))
 
     def text(self, value: Embeddable) -> bytes:
-        """Give the vector as JSON numbers between commas, without the brackets."""
+        """Return the vector as JSON numbers between commas, without the brackets."""
         if self._pool is None:
             return _text(self.raw(value))
         return b",".join(_chosen(self._pool.text, self._digest(value)))
@@ -137,7 +137,7 @@ class SeededVectors:
         self._pools: dict[int, _Pool] = {}
 
     def space(self, model: str, width: int) -> VectorSpace:
-        """Give the space of `model` at `width` dimensions."""
+        """Return the space of `model` at `width` dimensions."""
         pool = None
         if width >= _POOLED_FROM:
             pool = self._pools.get(width)

@@ -27,7 +27,7 @@ _GZIP_WINDOW = 31  # zlib's code for the largest window and a gzip header
 
 
 def apply_fault(good: MockReply, fault: TunedFault) -> MockReply:
-    """Give what a client gets instead of `good`, with the same delay before it.
+    """Return what a client gets instead of `good`, with the same delay before it.
 
     Gives `good` itself back if it cannot have the fault.
     """

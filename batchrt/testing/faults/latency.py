@@ -30,7 +30,7 @@ class LogNormal:
             raise ValueError("LogNormal needs median > 0 and sigma >= 0")
 
     def quantile(self, share: float) -> float:
-        """Give the seconds within which `share` of the answers come; `share` in (0, 1)."""
+        """Return the seconds within which `share` of the answers come; `share` in (0, 1)."""
         return self.median * math.exp(self.sigma * _NORMAL.inv_cdf(share))
 
 
@@ -38,14 +38,14 @@ Latency: TypeAlias = float | LogNormal
 
 
 def check_latency(latency: Latency) -> Latency:
-    """Give `latency` back, or raise ValueError for seconds that cannot be waited."""
+    """Return `latency` back, or raise ValueError for seconds that cannot be waited."""
     if not isinstance(latency, LogNormal) and not 0 <= latency < math.inf:
         raise ValueError(f"latency must be seconds >= 0 or a LogNormal, not {latency!r}")
     return latency
 
 
 def check_seconds(seconds: float, name: str = "latency_per_input") -> float:
-    """Give `seconds` back, or raise ValueError, which begins with `name`, for what cannot be waited."""
+    """Return `seconds` back, or raise ValueError, which begins with `name`, for what cannot be waited."""
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{name} must be seconds >= 0, not {seconds!r}")
     return seconds

@@ -83,7 +83,7 @@ def _merged(good: MockReply) -> MockReply | None:
 
 
 def _first_of_all(entries: _Entries) -> _Entries:
-    """Give one result for the whole list: the first vector, or one text of all texts."""
+    """Return one result for the whole list: the first vector, or one text of all texts."""
     first = entries[0]
     if "text" in first:
         return [{**first, "text": " ".join(entry["text"] for entry in entries)}]

@@ -259,7 +259,7 @@ class FaultPlan:
         return cls(dict.fromkeys(kinds, share), seed=seed, max_consecutive=max_consecutive)
 
     def scripted(self, position: int) -> TunedFault | None:
-        """Give what the script holds for the request that arrived `position`-th, from 0."""
+        """Return what the script holds for the request that arrived `position`-th, from 0."""
         fault = self.script[position]
         return None if fault is None else _tuned(fault)
 

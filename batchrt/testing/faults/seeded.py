@@ -41,14 +41,14 @@ class SeededDice:
         self._rolls = 0
 
     def roll(self) -> int:
-        """Give the next 64 bits."""
+        """Return the next 64 bits."""
         self._rolls += 1
         return digest_of(b"%d/%d" % (self._seed, self._rolls))
 
     def below(self, sides: int) -> int:
-        """Give an integer from 0 to `sides - 1`."""
+        """Return an integer from 0 to `sides - 1`."""
         return self.roll() % sides
 
     def between(self, low: int, high: int) -> int:
-        """Give an integer from `low` to `high`, both included."""
+        """Return an integer from `low` to `high`, both included."""
         return low + self.below(high - low + 1)

@@ -60,7 +60,7 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 def authorization(scope: Scope) -> bytes:
-    """Give the Authorization header, empty if there is none."""
+    """Return the Authorization header, empty if there is none."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             return bytes(value)

@@ -115,7 +115,7 @@ class _Pause:
 
 
 class _ReplyStream(httpx.AsyncByteStream):
-    """Give the body as it comes, and notice a client that stops reading."""
+    """Return the body as it comes, and notice a client that stops reading."""
 
     def __init__(self, exchange: Exchange, request: httpx.Request, pause: _Pause) -> None:
         self._exchange = exchange
