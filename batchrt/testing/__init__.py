@@ -1,12 +1,12 @@
-"""A provider to test against: answers, latency and faults that are the same every time.
+"""Mock provider for tests: answers, latency and faults are the same in every run.
 
     provider = MockProvider(latency=LogNormal(0.2, 0.5), faults=FaultPlan.everything(0.1))
     client = httpx.AsyncClient(transport=provider.transport())      # in process
     provider.answer_to("hi"), provider.completion_to("hi"), provider.vector_of("hi")    # expectations
     with provider.serve() as server: ...                            # on server.base_url
 
-pytest users get the fixtures `mock_provider` and `mock_server` with the package. Serving on a
-socket needs the extra `batchrt[mock]`.
+pytest users get the fixtures `mock_provider` and `mock_server` with the package. Serving on a socket needs
+the extra `batchrt[mock]`.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ __all__ = [
     "serve_forever",
 ]
 
-# The pytest plugin lives in this package and is imported by every pytest run, so a name brings
-# its module in only when it is asked for.
+# The pytest plugin lives in this package and is imported by every pytest run, so a name's module is imported
+# on first use.
 _HOMES = {
     "CoolDown": "verdict",
     "DroppedConnectionError": "serving.asgi",

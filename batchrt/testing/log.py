@@ -1,4 +1,4 @@
-"""What the mock provider saw: counts, gaps, the newest requests, and a way to wait for them."""
+"""Request log of the mock: counts, gaps, the newest records, and a way to wait for them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["Gaps", "LogRecord", "LogSnapshot", "RequestLog"]
 
 
 class LogRecord(NamedTuple):
-    """Hold one request that is over.
+    """One request that is over.
 
     Attributes:
-        time: when it arrived, in seconds since the first request.
-        route: method and path; "other" for paths the mock does not know.
-        status: what was answered; None where nothing was.
-        fault: what was done to it, or None.
-        seconds: from its arrival to its answer's last byte being handed to the server.
+        time: its arrival, in seconds since the first request.
+        route: method and path; "other" for unknown paths.
+        status: the status of the answer; None without one.
+        fault: the fault that it met, or None.
+        seconds: from its arrival until the answer's last byte was handed to the server.
         attempt: how often this body had come, this time included.
         digest: 64 bits of the hash of path and body, the same for each attempt.
-        gone: whether the client went away before the answer.
-        items: how many inputs it carried (texts, prompts, conversations); 0 where none could be
-            read, and for requests that are not for a model.
+        gone: whether the client disconnected before the answer.
+        items: the number of its inputs (texts, prompts, conversations); 0 where none could be read, and for
+            requests that are not for a model.
     """
 
     time: float
@@ -45,14 +45,14 @@ class LogRecord(NamedTuple):
     items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON can hold it."""
+        """Return the record as JSON types."""
         fault = self.fault and self.fault.value
         return {**self._asdict(), "fault": fault, "digest": f"{self.digest:016x}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Sum up the seconds between one arrival and the next."""
+    """Statistics of the seconds between one arrival and the next."""
 
     min: float
     mean: float
@@ -61,20 +61,20 @@ class Gaps:
 
 @dataclass(frozen=True, slots=True)
 class LogSnapshot:
-    """Hold what the log knew at one moment; nothing of it changes afterwards.
+    """Immutable state of the log at one moment.
 
     Attributes:
         requests: arrivals, those still in flight included.
-        in_flight: requests that wait for their answer now; survives a reset.
-        peak_in_flight: the most there were at once.
-        disconnects: clients that went away before their answer.
-        by_status: how many were answered with each status.
+        in_flight: requests without an answer so far; survives a reset.
+        peak_in_flight: the most at once.
+        disconnects: clients that disconnected before their answer.
+        by_status: the number of answers with each status.
         by_route: the same, for each route.
-        by_fault: how many met each fault.
+        by_fault: the number of requests that met each fault.
         gaps: None before the second arrival.
-        items: inputs that arrived, with those of requests that were refused.
-        items_in_flight: inputs that wait for their answer now; survives a reset.
-        most_items: the most that one request carried.
+        items: inputs that arrived, with those of refused requests.
+        items_in_flight: inputs without an answer so far; survives a reset.
+        most_items: the most in one request.
     """
 
     requests: int
@@ -90,7 +90,7 @@ class LogSnapshot:
     most_items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the snapshot as JSON can hold it: keys are strings."""
+        """Return the snapshot as JSON types: keys are strings."""
         return {
             "requests": self.requests,
             "in_flight": self.in_flight,
@@ -111,7 +111,7 @@ def _named(counts: Mapping[int, int]) -> dict[str, int]:
 
 
 class _Waiter:
-    """Wake one task, from whichever thread the news comes."""
+    """Wake one task from any thread."""
 
     __slots__ = ("_event", "wake")
 
@@ -124,10 +124,10 @@ class _Waiter:
 
 
 class RequestLog:
-    """Keep counts of everything and the newest `keep` records; safe to use from any thread.
+    """Count all requests and keep the newest `keep` records; safe to use from any thread.
 
-    Times come from the event loop that serves the request, so gaps mean something within one
-    loop; `reset` between two.
+    Times come from the event loop that serves the request, so gaps are meaningful within one loop; call
+    `reset` between two.
     """
 
     def __init__(self, keep: int = 10_000) -> None:
@@ -182,7 +182,7 @@ class RequestLog:
         self._notify()
 
     def reset(self) -> None:
-        """Forget all but what is still in flight."""
+        """Forget everything except the requests still in flight."""
         with self._lock:
             self._forget()
         self._notify()
@@ -209,26 +209,26 @@ class RequestLog:
             )
 
     def _gaps(self) -> Gaps | None:
-        if self._requests < 2:  # noqa: PLR2004  a gap is between two
+        if self._requests < 2:  # noqa: PLR2004 a gap is between two
             return None
         mean = max(0.0, self._last - self._first) / (self._requests - 1)
         return Gaps(min=self._shortest, mean=mean, max=self._longest)
 
     def records(self, newest: int | None = None) -> tuple[LogRecord, ...]:
-        """Return the requests that are over, oldest first, or only the `newest` of them."""
+        """Return the records of finished requests, oldest first, or only the `newest` of them."""
         with self._lock:
             skip = 0 if newest is None else max(0, len(self._records) - newest)
             return tuple(islice(self._records, skip, None))
 
     async def wait_for(self, predicate: Callable[[LogSnapshot], bool]) -> LogSnapshot:
-        """Wait until `predicate` holds for a snapshot, and give that one.
+        """Wait until `predicate` holds for a snapshot, and return that one.
 
-        Looks again at each change, without polling; works on any event loop, also while the
-        provider is served from another thread. Bound it with `anyio.fail_after`.
+        Checked at each change, without polling; works on any event loop, also while the provider is served
+        from another thread. Bound it with `anyio.fail_after`.
         """
         while True:
             waiter = _Waiter()
-            # Registered before the look, or a change between the two would be missed.
+            # Registered before the check, or a change between the two would be missed.
             with self._lock:
                 self._waiters.add(waiter)
             try:

@@ -1,4 +1,4 @@
-"""How long it takes somebody who knows all of a server's limits: what a client's time is compared with."""
+"""Oracle: a lower bound of the time that a client with full knowledge of the limits needs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def least_seconds(
     capacity: Schedule | None,
     max_concurrency: int | None,
 ) -> float:
-    """Return a lower bound of the seconds from `start` until all that was accepted of `sent` is answered.
+    """Return a lower bound of the seconds from `start` until all accepted requests of `sent` are answered.
 
-    Each limit is a bound by itself, and the largest holds: no bucket gives out more than it held and got;
-    a limit of parallel requests, a queue's `capacity` and a client's `max_concurrency` allow no more than
-    so many at a time, each of which took as long as it did. The last request that a bucket lets in still
-    has to be answered, as fast as the fastest was.
+    Each limit is a bound by itself, and the largest holds. A bucket gives out no more than it held and got. A
+    limit of parallel requests, a queue's `capacity` and a client's `max_concurrency` bound the requests at a
+    time, each of which took as long as it did. The last request that a bucket admits still has to be
+    answered, as fast as the fastest was.
     """
     worked = [one for one in sent if one.outcome == ACCEPTED and one.ended < math.inf]
     if not worked:
@@ -66,7 +66,7 @@ def _seconds(places: Schedule, work: float, start: float) -> float:
 
 
 def _refilled(bucket: MockTokenBucket, spent: float, start: float) -> float:
-    """Return the seconds until a bucket has given out `spent`, besides what somebody else took meanwhile."""
+    """Return the seconds until a bucket has given out `spent` besides the background's use."""
     held = bucket.left_before(start)
     seconds = 0.0
     for _ in range(_ROUNDS):

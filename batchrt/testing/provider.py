@@ -1,4 +1,4 @@
-"""The mock provider: an ASGI application that speaks OpenAI's API."""
+"""Mock provider: an ASGI application with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -47,47 +47,46 @@ _EMBEDDINGS = "POST /v1/embeddings"
 
 
 class MockProvider:
-    """Pretend to be an OpenAI-compatible provider, the same way every time.
+    """A mock OpenAI-compatible provider, deterministic for each seed.
 
-    An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
-    `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also
-    `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]`,
-    `GET /_mock/verdict[?since=S&until=S&grace=S&max_concurrency=N]` and `POST /_mock/reset`. Use it
-    in process through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are
-    a quarter of its characters, rounded up. All times are the event loop's, so that on a clock that is
-    simulated hours pass at once.
+    An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`, `POST /v1/completions`, `POST
+    /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also `POST /v1/chat/completions/batch`, and for
+    control `GET /_mock/log[?records=N]`, `GET /_mock/verdict[?since=S&until=S&grace=S&max_concurrency=N]` and
+    `POST /_mock/reset`. Use it in process through `transport()`, on a socket through `serve()`, or mount it.
+    A text's tokens are a quarter of its characters, rounded up. All times are the event loop's, so that hours
+    pass at once on a simulated clock.
 
-    A valid request for a model is met by an outage, else refused at random, else if the queue is full,
-    else if it is over its quota, else met by a fault, and else answered.
+    A valid request for a model meets an outage, else a random refusal, else a full queue, else an exhausted
+    quota, else a fault, and else is answered.
 
     Args:
-        seed: another number, other answers and latencies.
+        seed: another number gives other answers and latencies.
         latency: seconds before an answer, or a LogNormal to draw them from.
-        faults: what goes wrong, and when. A request that is itself wrong gets its 4xx at once,
-            without latency or fault.
+        faults: which requests meet which fault. An invalid request gets its 4xx at once, without latency or
+            fault.
         api_key: if given, requests under /v1 must carry it, or get a 401.
         models: the models that exist; None accepts every name.
-        answer: makes the text of an answer from the request's body, in place of the hashed one;
-            of a list of prompts or conversations it sees one at a time.
-        server: the kind of server to be, which decides over limits, leniency and errors of
-            `/v1/embeddings` and over lists of prompts.
-        max_inputs: the most inputs of an embedding request; None leaves the server's own limit
-            (32 for "tei", 2,048 for "openai", "azure" and "infinity", otherwise none).
-        max_input_tokens: the most tokens of one input; the server's own is 8,192 for "openai" and
-            "azure", 512 for "llama-server", otherwise none.
+        answer: makes the text of an answer from the request's body, in place of the hashed one; of a list of
+            prompts or conversations it gets one at a time.
+        server: the kind of server, which determines limits, leniency and errors of `/v1/embeddings` and of
+            lists of prompts.
+        max_inputs: the most inputs of an embedding request; None keeps the server's own limit (32 for "tei",
+            2,048 for "openai", "azure" and "infinity", otherwise none).
+        max_input_tokens: the most tokens of one input; the server's own is 8,192 for "openai" and "azure",
+            512 for "llama-server", otherwise none.
         max_request_tokens: the most tokens of one request; 300,000 for "openai", otherwise none.
-        max_in_flight: how much may be in flight until embedding requests are refused: inputs for
-            "tei" (512), requests for the others (512 for "ollama", otherwise no limit).
-        dimensions: the width of a vector for which `dimensions` was not asked, and the greatest.
-        reject: requests with a text for which it holds get a 400 that does not say which; it is
-            asked about each input, prompt and message.
+        max_in_flight: the number in flight above which embedding requests are refused: inputs for "tei"
+            (512), requests for the others (512 for "ollama", otherwise no limit).
+        dimensions: the width of a vector without `dimensions` in the request, and the greatest.
+        reject: predicate on each input, prompt and message; a request for which it holds gets a 400 that does
+            not tell which text.
         latency_per_input: seconds that each input adds to the latency.
-        keep_records: how many requests the log remembers one by one.
-        rate_limits: what each API key may ask of each model, and how it is told; None for no limits.
-        queueing: how many requests are worked on at a time; None for all.
-        outages: when nothing works; the first that is on counts.
-        noise: which share is refused at random; None for none.
-        refusal_latency: the seconds until a refusal that is not an outage's; with 0 it comes at once.
+        keep_records: the number of records in the log.
+        rate_limits: the limits of each API key for each model, and how they are reported; None for none.
+        queueing: the number of requests processed at a time; None for all.
+        outages: spans without service; the first one that is on counts.
+        noise: the share of random refusals; None for none.
+        refusal_latency: the seconds until a refusal other than an outage's; with 0 it comes at once.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class MockProvider:
         )
         self._history = History()
         self._valid_requests = itertools.count()
-        # Where a request is answered by a model: what latency and faults are for.
+        # Routes that a model answers: the ones with latency and faults.
         self._endpoints: dict[str, _Endpoint] = {
             "POST /v1/chat/completions": self._chat.reply,
             "POST /v1/completions": self._completions.reply,
@@ -160,11 +159,11 @@ class MockProvider:
             self._endpoints["POST /v1/chat/completions/batch"] = self._chat.reply_batch
 
     def __repr__(self) -> str:
-        # The key stays out of it.
+        # Without the key.
         return f"MockProvider(seed={self.seed}, latency={self.latency}, faults={self.faults})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection; raises NotImplementedError for what is not HTTP."""
+        """Serve one ASGI connection; raises NotImplementedError for anything but HTTP."""
         if scope["type"] == "lifespan":
             await _serve_lifespan(receive, send)
             return
@@ -189,29 +188,29 @@ class MockProvider:
         response_format: Mapping[str, Any] | None = None,
         index: int = 0,
     ) -> str:
-        """Say what `messages` get for an answer; a string is one user message.
+        """Return the answer to `messages`; a string is one user message.
 
-        Meant for a test's expectations: nothing is logged, and no fault or limit applies. A
-        custom `answer` is given `{"messages": …, "response_format": …}`.
+        Meant for a test's expectations: it is not logged, and no fault or limit applies. A custom `answer`
+        gets `{"messages": …, "response_format": …}`.
         """
         said = as_messages(messages)
         body = {"messages": said, "response_format": response_format}
         return self._chat.text(body, said, index)
 
     def completion_to(self, prompt: Embeddable, *, index: int = 0) -> str:
-        """Say what `prompt`, a text or its tokens, gets for a completion; `index` is below `n`.
+        """Return the completion of `prompt`, a text or its tokens; `index` is below `n`.
 
-        For expectations, as `answer_to`. A custom `answer` is given `{"prompt": …}`.
+        For expectations, as `answer_to`. A custom `answer` gets `{"prompt": …}`.
         """
         return self._completions.text({}, prompt, index)
 
     def vector_of(
         self, text: Embeddable, *, model: str = "mock", dimensions: int | None = None
     ) -> list[float]:
-        """Say what `text`, or its tokens, gets for an embedding: a unit vector, float32 exactly.
+        """Return the embedding of `text`, or of its tokens: a unit vector of exact float32.
 
-        For expectations, as `answer_to`. The same in each `encoding_format`; a server that ignores
-        `model` or `dimensions` ignores them here too.
+        For expectations, as `answer_to`. The same in each `encoding_format`; a server that ignores `model` or
+        `dimensions` ignores them here too.
         """
         return self._embeddings.vector(text, model, dimensions)
 
@@ -224,7 +223,7 @@ class MockProvider:
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> MockServer:
         """Return a context manager that serves this provider from a thread; port 0: any free one.
 
-        Raises ImportError that says what to install where uvicorn is missing.
+        Raises ImportError that names the missing package where uvicorn is not installed.
         """
         from batchrt.testing.serving.server import MockServer
 
@@ -238,16 +237,16 @@ class MockProvider:
         grace: float = 0.0,
         max_concurrency: int | None = None,
     ) -> Verdict:
-        """Judge from what came how well the quota was used, the waits were kept, and all was answered.
+        """Judge the requests received: use of the quota, waits kept, rows answered.
 
         Args:
-            since: where the span begins that is judged, in seconds since the first request; None:
-                with the first valid request for a model.
-            until: where it ends; None: with the last.
-            grace: the seconds that it takes a refusal to reach the client: what comes within them
-                was sent before. On a socket more than 0; in process nothing is on its way.
-            max_concurrency: how many requests the client has in flight at most, so that it is compared with
-                one that has as many; None for no bound.
+            since: start of the judged span, in seconds since the first request; None: the first valid request
+                for a model.
+            until: its end; None: the last such request.
+            grace: the seconds that a refusal takes to reach the client: a request within them was sent
+                before. On a socket more than 0; in process there is no delay.
+            max_concurrency: the most requests that the client has in flight, so that it is compared with one
+                that has as many; None for no bound.
         """
         peak = self.log.snapshot().peak_in_flight
         return self._controller.verdict(
@@ -259,9 +258,9 @@ class MockProvider:
         )
 
     def reset(self) -> None:
-        """Forget every request: the log, the quotas, the attempts, and how far each script has come.
+        """Forget every request: the log, the quotas, the attempts, and the position in each script.
 
-        Who waits in the queue stays there.
+        Requests that wait in the queue stay there.
         """
         self.log.reset()
         self._controller.reset()
@@ -277,7 +276,7 @@ class MockProvider:
         authorization: bytes = b"",
         query: bytes = b"",
     ) -> Exchange:
-        """Decide what a request gets; whoever called it waits, sends, and finishes the exchange."""
+        """Decide the reply to a request; the caller waits, sends it, and finishes the exchange."""
         route = f"{method} {path}"
         if path.startswith("/_mock/"):
             return Exchange(self._control(route, query), name="control")
@@ -397,7 +396,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 async def _serve_lifespan(receive: Receive, send: Send) -> None:
-    """Say yes to a server that asks whether the application is ready, and to its goodbye."""
+    """Confirm a server's startup and shutdown messages."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

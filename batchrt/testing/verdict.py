@@ -1,4 +1,4 @@
-"""How well a client used what it was allowed, and kept to what it was asked: read from the ledger."""
+"""Verdict on a client: use of its quota, and waits kept, computed from the verdict log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from batchrt.testing.verdict_log import (
 
 __all__ = ["CoolDown", "LimitUse", "Verdict", "judge"]
 
-# Sums of floats end a little beside the moment that they stand for.
+# Sums of floats differ slightly from the moment that they represent.
 _TOLERANCE = 1e-6
 _AFTER_SECONDS = 1.0
 
@@ -38,17 +38,17 @@ R = TypeVar("R", SentRequest, RequestedWait)
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """Tell how much of one limit was used, by one API key for one model.
+    """Use of one limit by one API key for one model.
 
     Attributes:
         key: 64 bits of the hash of the authorization, in hexadecimal; empty if there was none.
         model: the model's name.
-        name: what is limited.
-        per: in which time; "moment" for parallel requests, whose unit is one in flight for a second.
-        spent: requests that were let through, or what they cost in tokens, as it was settled.
-        allowed: what the bucket held at the start of the span, and what the limit added until its end,
-            without what a stranger took.
-        held: how much of `allowed` the bucket held at the start.
+        name: the unit of the limit.
+        per: its period; "moment" for parallel requests, whose unit is one in flight for a second.
+        spent: requests that were admitted, or their cost in tokens, as it was settled.
+        allowed: the bucket's content at the start of the span plus the refill until its end, without a
+            stranger's use.
+        held: the part of `allowed` that the bucket held at the start.
         rejected: requests that this limit refused.
     """
 
@@ -67,16 +67,16 @@ class LimitUse:
         return self.spent / self.allowed if self.allowed > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return it as JSON types."""
         return {**asdict(self), "used": self.used}
 
 
 @dataclass(frozen=True, slots=True)
 class CoolDown:
-    """Tell what one API key sent for one model while it was asked to wait, and right afterwards.
+    """One API key's requests for one model while it was asked to wait, and right afterwards.
 
-    Waits that overlap are one cool-down. What was allowed after it is what the quota held at its end
-    and what its limit added in the second that followed; None without such a limit.
+    Waits that overlap are one cool-down. The requests allowed after it are the quota's content at its end
+    plus the refill of the second that followed; None without such a limit.
 
     Attributes:
         key: 64 bits of the hash of the authorization, in hexadecimal; empty if there was none.
@@ -86,7 +86,7 @@ class CoolDown:
         sent: requests that came in between, later than the wait that they broke was asked for.
         sent_after: requests that came in the second after the end.
         allowed_after: how many the quota allowed then.
-        tokens_after: what those that came may cost, as far as that was known on their arrival.
+        tokens_after: the most that those that came may cost, as known on their arrival.
         tokens_allowed_after: how much the quota allowed then.
     """
 
@@ -102,7 +102,7 @@ class CoolDown:
 
     @property
     def is_kept(self) -> bool:
-        """Whether nothing was sent meanwhile, and afterwards no more than was allowed."""
+        """Whether no request was sent meanwhile, and afterwards no more than was allowed."""
         return (
             not self.sent
             and (self.allowed_after is None or self.sent_after <= self.allowed_after + _TOLERANCE)
@@ -113,43 +113,44 @@ class CoolDown:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return it as JSON types."""
         return {**asdict(self), "is_kept": self.is_kept}
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Judge what was sent in a span of time; only valid requests for a model are judged.
+    """Judgement of the requests of a span of time; only valid requests for a model count.
 
-    The newest 250,000 of them at least are remembered for that.
+    The newest 250,000 of them at least are kept for it.
 
     Attributes:
-        start: when the span begins, in seconds since the provider's first request.
-        end: when it ends.
+        start: start of the span, in seconds since the provider's first request.
+        end: its end.
         sent: requests that arrived in it.
-        accepted: those that were let through.
+        accepted: those that were admitted.
         rejected: those over the quota, the limit of parallel requests included.
-        refused: those for which the queue was too long.
+        refused: those that found the queue full.
         failed: those that met an outage.
         noise: those that were refused at random.
-        by_attempt: how many of them were the first of their body, the second, and so on. Equal bodies
-            that are not retries of each other count as if they were.
+        by_attempt: how many of them were the first of their body, the second, and so on. Equal bodies that
+            are not retries of each other count as if they were.
         peak_in_flight: the most requests at once, of any kind and at any time since the log began.
-        sent_in_waits: requests that came during a wait that their API key had been asked for, for
-            their model, and later than it was asked for.
-        limits: how much of each limit was used.
+        sent_in_waits: requests that came during a wait that their API key had been asked for, for their
+            model, and later than it was asked for.
+        limits: the use of each limit.
         cool_downs: the waits, in the order in which they began.
-        lost: how many rows were asked for and never answered with status 200, those in flight left out. A
-            row is an input of an embedding or a prompt of a completion, in whichever lists it came, and
-            otherwise a request's body; equal ones are one.
+        lost: how many rows were requested and never answered with status 200, those in flight left out. A row
+            is an input of an embedding or a prompt of a completion, in any list, and otherwise a request's
+            body; equal ones are one.
         seconds: from the start until the last of the sent was over.
-        least_seconds: what all that was accepted takes at least, for a client that knows the server's
-            limits: its buckets, parallel requests, capacity and latencies, and the client's own
-            `max_concurrency`. It knows nothing of outages, nor of refusals at random.
-        noise_seconds: for how long refusals at random asked to wait, in the span; of waits for one key and
-            model that overlap each second counts once. Who sends little at a time is asked more often.
-        noise_row_seconds: for how long they asked at most on behalf of one row: what is left of that if
-            nobody else waits with it.
+        least_seconds: a lower bound for all accepted requests, for a client that knows the server's limits:
+            its buckets, parallel requests, capacity and latencies, and the client's own `max_concurrency`. It
+            ignores outages and random refusals.
+        noise_seconds: for how long random refusals asked to wait, in the span; of waits for one key and model
+            that overlap each second counts once. A client that sends few requests at a time is asked more
+            often.
+        noise_row_seconds: for how long they asked at most on behalf of one row: the rest of that if no other
+            row waits with it.
     """
 
     start: float
@@ -173,13 +174,13 @@ class Verdict:
 
     @property
     def slowness(self) -> float:
-        """How many times as long it took as it takes at least, waits of refusals at random included."""
+        """`seconds` as a multiple of the least possible, waits of random refusals included."""
         least = self.least_seconds + self.noise_seconds
         return self.seconds / least if least > 0 else 1.0
 
     @property
     def used(self) -> float | None:
-        """The share of the limit that was used most, which is the one that bound; None without limits."""
+        """The share of the limit that was used most, the one that bound; None without limits."""
         return max((limit.used for limit in self.limits), default=None)
 
     @property
@@ -194,16 +195,16 @@ class Verdict:
 
     @property
     def retries(self) -> int:
-        """How many of the sent were not the first of their body."""
+        """The number of the sent that were not the first of their body."""
         return self.sent - self.by_attempt.get(1, 0)
 
     @property
     def retries_per_request(self) -> float:
-        """How many retries there were for each body that came for the first time."""
+        """The number of retries for each body that came for the first time."""
         return self.retries / max(1, self.by_attempt.get(1, 0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as JSON can hold it: keys are strings, and the shares are there too."""
+        """Return the verdict and the derived shares as JSON types: keys are strings."""
         derived = (
             "slowness",
             "used",
@@ -231,10 +232,10 @@ def judge(
     capacity: Schedule | None = None,
     max_concurrency: int | None = None,
 ) -> Verdict:
-    """Judge what arrived from `since` to `until`, by default all.
+    """Judge the requests from `since` to `until`, by default all.
 
     A request that comes within `grace` seconds after a wait was asked for counts as in flight then. A queue
-    works on `capacity` at a time, and the client has `max_concurrency` in flight at most.
+    processes `capacity` requests at a time, and the client has at most `max_concurrency` in flight.
     """
     everything = list(verdict_log.sent())
     start = (everything[0].second if everything else 0.0) if since is None else since
@@ -372,7 +373,7 @@ def _cool_downs(
     starts = [start for start, _ in spans]
     broken = [0] * len(spans)
     for one in sent:
-        # What comes in the moment of the asking cannot have heard of it.
+        # A request that comes in the same moment cannot know of the wait.
         known = bisect_left(asked, one.second - grace)
         if known and ends[known - 1] > one.second + _TOLERANCE:
             broken[bisect_right(starts, one.second) - 1] += 1

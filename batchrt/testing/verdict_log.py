@@ -1,4 +1,4 @@
-"""Each valid request for a model in a few numbers, and each wait that was asked for: for a verdict."""
+"""Verdict log: each valid request for a model in a few numbers, and each wait asked for."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ QUEUE_FULL: Final = 1
 OUTAGE: Final = 2
 NOISE: Final = 3
 OVER_PARALLEL: Final = 4
-"""By the limit of parallel requests of its quota."""
+"""Refused by the limit of parallel requests of its quota."""
 REJECTED: Final = 5
-"""By the first bucket of its quota; 6 by the second, and so on."""
+"""Refused by the first bucket of its quota; 6 by the second, and so on."""
 
 
-# Each may change its buckets twice, and those remember a million changes.
+# Each request may change its buckets twice, and those keep a million changes.
 _KEEP = 250_000
 
 
 class SentRequest(NamedTuple):
-    """Hold one request: when it came to which quota, its outcome, attempt, tokens, and how it went on.
+    """One request: arrival, quota, outcome, attempt, tokens, and end.
 
     Attributes:
-        began: when it was worked on, after the queue; infinity if it was not yet.
-        ended: when it was over; infinity if it is not.
-        size: how many places it takes where inputs do.
-        answered: whether it got what was asked for.
-        rows: what it asks for, by name.
+        began: when processing began, after the queue; infinity before that.
+        ended: when it was over; infinity before that.
+        size: how many places it takes where inputs count.
+        answered: whether it was answered.
+        rows: digests of the requested rows.
     """
 
     second: float
@@ -58,7 +58,7 @@ class SentRequest(NamedTuple):
 
 
 class RequestedWait(NamedTuple):
-    """Hold one wait: who asked when, until when, whether at random, and on the request of which row."""
+    """One wait: the quota, when it was asked for and until when, whether at random, and for which row."""
 
     quota: int
     asked: float
@@ -68,7 +68,7 @@ class RequestedWait(NamedTuple):
 
 
 class VerdictLog:
-    """Remember the newest `keep` requests at least, twice as many at most; some 70 bytes each."""
+    """Keep the newest `keep` requests at least, twice as many at most; some 70 bytes each."""
 
     __slots__ = (
         "_answered",
@@ -101,7 +101,7 @@ class VerdictLog:
         self._sizes = array("L")
         self._answered = array("B")
         self._rows = array("Q")
-        # Of those that are asked for several things, or for one that may come in a list as well.
+        # Of requests for several rows, or for one that may come in a list as well.
         self._inputs: dict[int, Sequence[int]] = {}
         self._dropped = 0
         self._waits: list[RequestedWait] = []
@@ -119,9 +119,9 @@ class VerdictLog:
         row: int = 0,
         rows: Sequence[int] = (),
     ) -> int:
-        """Add a request, as `Sent` has it; give its number.
+        """Add a request, as `SentRequest` has it; return its number.
 
-        `row` is what it asks for if there are no `rows`.
+        `row` is the requested row if there are no `rows`.
         """
         seconds = self._seconds
         if len(seconds) >= 2 * self._keep:
@@ -163,7 +163,7 @@ class VerdictLog:
         self._waits = [wait for wait in self._waits if wait.until >= self._seconds[0]]
 
     def settle(self, number: int, spent: float) -> None:
-        """Record what a request cost in the end."""
+        """Record the final cost of a request."""
         if number >= self._dropped:
             self._spent[number - self._dropped] = spent
 
@@ -179,7 +179,7 @@ class VerdictLog:
         self._waits.append(wait)
 
     def sent(self) -> Iterator[SentRequest]:
-        """Return the requests in the order of their arrival."""
+        """Yield the requests in the order of their arrival."""
         rows = (
             self._inputs.get(number, (row,)) for number, row in enumerate(self._rows, start=self._dropped)
         )

@@ -1,4 +1,4 @@
-"""Where a request is let in or sent away: outages, noise, the queue and the quota, in this order."""
+"""Admission controller: outages, random refusals, the queue and the quota, checked in this order."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ __all__ = ["AdmissionController", "AdmissionDecision", "ArrivingRequest"]
 
 
 class ArrivingRequest(NamedTuple):
-    """Hold a valid request for a model that stands before the gate.
+    """A valid request for a model, before admission.
 
     Attributes:
-        now: when it came, in the event loop's time.
-        bill: what it costs.
-        authorization: what it showed.
+        now: its arrival, in the event loop's time.
+        charge: the tokens it costs.
+        authorization: its Authorization header.
         digest: of its path and body.
-        attempt: how often that has come.
-        items: how many inputs it carries.
-        is_embedding: whether the family's own limit of what is in flight holds for it.
+        attempt: how often that has come, this time included.
+        items: the number of its inputs.
+        is_embedding: whether the family's own limit of requests in flight applies.
     """
 
     now: float
@@ -56,11 +56,11 @@ class ArrivingRequest(NamedTuple):
 
 
 class AdmissionDecision:
-    """Hold what became of one request at the gate.
+    """The decision about one request.
 
     Attributes:
-        refusal: what it gets instead of an answer, if it is sent away.
-        place: its place in the queue, if it is let in and there is one.
+        refusal: the reply in place of an answer, if the request is refused.
+        queue_entry: its entry in the queue, if it is admitted and there is a queue.
     """
 
     __slots__ = (
@@ -90,7 +90,7 @@ class AdmissionDecision:
         queue_entry: QueueEntry | None,
     ) -> None:
         self._controller = controller
-        # A reset gives the gate another; what came before is settled where it was noted.
+        # A reset replaces the controller's log; earlier requests are settled in the log that has them.
         self._verdict_log = verdict_log
         self._number = number
         self._quota = quota
@@ -103,12 +103,12 @@ class AdmissionDecision:
         self.queue_entry: QueueEntry | None = queue_entry
 
     def with_rate_limit_headers(self, reply: MockReply, now: float) -> MockReply:
-        """Return the reply of who is let in the headers of its quota."""
+        """Return the reply of an admitted request with the headers of its quota."""
         told = () if reply.status is None else self._controller.headers(self._quota, now, reply.status)
         return reply._replace(headers=(*reply.headers, *told)) if told else reply
 
     def finish(self, now: float, status: int | None, wait: float | None, *, gone: bool) -> None:
-        """Settle when the request is over: answered with `status`, or the client is `gone`."""
+        """Settle a request that is over: answered with `status`, or its client is `gone`."""
         with self._controller.lock:
             second = self._controller.timeline.second(now)
             if self.queue_entry is not None:
@@ -122,7 +122,7 @@ class AdmissionDecision:
             if wait and not gone:
                 asked = RequestedWait(self._quota.number, second, second + wait, self._is_noise, self._digest)
                 self._verdict_log.ask(asked)
-            # One that left the queue was never worked on.
+            # A request that left the queue was never processed.
             began = self._arrived if self.queue_entry is None else min(now, self.queue_entry.began)
             began = self._controller.timeline.second(began)
             answered = self.refusal is None and not gone and status == 200  # noqa: PLR2004
@@ -130,7 +130,7 @@ class AdmissionDecision:
 
 
 class AdmissionController:
-    """Decide who is let in, and remember it; the arguments are those of MockProvider.
+    """Admit or refuse requests and log the decisions; the arguments are those of MockProvider.
 
     Safe to use from any thread.
     """
@@ -175,26 +175,26 @@ class AdmissionController:
             self.timeline.begin(now)
 
     def reset(self) -> None:
-        """Forget all but what is in the queue."""
+        """Forget everything except the queue's content."""
         with self.lock:
             self.timeline.restart()
             self._quotas = {}
             self._verdict_log = VerdictLog()
 
     def headers(self, quota: MockQuota, now: float, status: int) -> Headers:
-        """Tell how `quota` stands, as far as an answer with `status` does."""
+        """Return the rate-limit headers of `quota` for an answer with `status`."""
         if self._limits is None:
             return ()
         with self.lock:
             return self._throttle_responses.headers(quota, self.timeline.second(now), status)
 
     def free(self, queue_entry: QueueEntry, now: float) -> None:
-        """Take a place in the queue back."""
+        """Remove an entry from the queue."""
         if self._queue is not None:
             self._queue.leave(queue_entry, now)
 
     def finished(self, items: int) -> None:
-        """Record that a request that was let in is over."""
+        """Record that an admitted request is over."""
         self._in_flight -= 1
         self._items_in_flight -= items
 
@@ -207,7 +207,7 @@ class AdmissionController:
         peak_in_flight: int,
         max_concurrency: int | None,
     ) -> Verdict:
-        """Judge what came; see `MockProvider.verdict`."""
+        """Judge the logged requests; see `MockProvider.verdict`."""
         with self.lock:
             return judge(
                 self._verdict_log,
@@ -221,7 +221,7 @@ class AdmissionController:
             )
 
     def enter(self, arrival: ArrivingRequest) -> AdmissionDecision:
-        """Let a valid request in, or send it away."""
+        """Admit or refuse a valid request."""
         with self.lock:
             now, charge = arrival.now, arrival.charge
             second = self.timeline.second(now)
@@ -323,7 +323,7 @@ class AdmissionController:
 def _noise_responses(
     server: ServerFamily, family: MockFamily, noise: Noise | None, limits: RateLimits | None
 ) -> ThrottleResponses:
-    """Say how refusals at random are worded."""
+    """Return the wording of random refusals."""
     style = None if limits is None else limits.style
     if noise is None:
         return ThrottleResponses(server, family, style=style)

@@ -1,4 +1,4 @@
-"""Refusals that have nothing to do with what the client sends."""
+"""Random refusals, unrelated to the client's behaviour."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Noise"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
-    """Refuse a share of the requests at random with a 429, as a gateway does whose pool others use too.
+    """Refuse a random share of the requests with a 429, as a gateway does whose pool has other users.
 
-    Nothing of it counts against a quota, waits in the queue, or meets a fault of the plan. The choice
-    depends on the provider's seed, the request's body and how often that body has come before, so that
-    it does not depend on the order in which concurrent requests arrive, and a retry draws anew.
+    Such a refusal does not count against a quota, wait in the queue, or meet a fault of the plan. The choice
+    depends on the provider's seed, the request's body and how often that body has come before, so that it is
+    independent of the order in which concurrent requests arrive, and a retry draws anew.
 
     Args:
         share: from 0 to 1, or steps `(second, share)`.
-        wait: the seconds that a refusal asks to wait; None: it asks for nothing.
-        style: whose words; None for the provider's own.
-        waits: where the wait is said, as `RateLimits` has it. None: where the style says it, or in
-            `retry-after` where the style says it nowhere.
+        wait: the seconds that a refusal asks to wait; None for none.
+        style: the vendor whose wording is used; None for the provider's own.
+        waits: where the wait is given, as in `RateLimits`. None: where the style gives it, or in
+            `retry-after` if the style gives it nowhere.
     """
 
     share: Scripted

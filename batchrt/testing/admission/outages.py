@@ -1,4 +1,4 @@
-"""Times at which nothing works."""
+"""Outages: spans of time in which every request fails."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OutageKind: TypeAlias = Literal[500, 503, 429, "refused", "hanging"]
 class Outage:
     """Fail every valid request for a model that arrives from second `start` until before `end`.
 
-    Nothing of it counts against a quota, waits in a queue, or meets a fault of the plan.
+    Such a request does not count against a quota, wait in a queue, or meet a fault of the plan.
 
     Args:
         start: seconds since the provider's first request.
-        end: likewise; infinity for ever.
-        kind: the status to answer; or "refused": the connection is (on a socket it is reset); or
-            "hanging": nothing comes until the end, and then the connection closes.
-        retry_after: whether an answer says how long it will last: a 429 as the provider's style
-            has it, another status in `retry-after`, rounded up. None: a 429 does.
+        end: likewise; infinity for an outage without end.
+        kind: the status to answer; or "refused": the connection is refused (on a socket it is reset); or
+            "hanging": no answer until the end, and then the connection closes.
+        retry_after: whether an answer gives the rest of the outage: a 429 in the provider's style, another
+            status in `retry-after`, rounded up. None: only a 429 does.
         delay: the seconds until the failure.
     """
 
@@ -49,18 +49,18 @@ class Outage:
 
     @property
     def tells_end(self) -> bool:
-        """Whether an answer says how long the outage will last."""
+        """Whether an answer gives the rest of the outage."""
         return (self.kind == 429 and self.end < math.inf) if self.retry_after is None else self.retry_after  # noqa: PLR2004
 
     def covers(self, second: float) -> bool:
-        """Return whether the outage is on."""
+        """Return whether the outage is on at `second`."""
         return self.start <= second < self.end
 
 
 def outage_reply(
     outage: Outage, second: float, family: MockFamily, throttle_responses: ThrottleResponses
 ) -> MockReply:
-    """Make what a request gets that arrives at `second` of an outage."""
+    """Make the reply to a request that arrives at `second` of an outage."""
     left = outage.end - second
     if outage.kind == "refused":
         return MockReply(None, delay=outage.delay, ending=Ending.REFUSE)

@@ -1,4 +1,4 @@
-"""A server that works on so many requests at a time and has the others wait their turn."""
+"""Queue of a server that processes a limited number of requests at a time."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ _AFTER = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queueing:
-    """Work on `capacity` requests at a time, first come, first served, as vLLM and llama-server do.
+    """Process `capacity` requests at a time, first come, first served, as vLLM and llama-server do.
 
-    The others wait, and nothing tells them so but their latency. A request whose turn has come
-    takes the provider's latency (`latency`, `latency_per_input`), and frees its place with the
-    last byte, or when its client leaves.
+    The others wait, and only their latency shows it. A request whose turn has come takes the provider's
+    latency (`latency`, `latency_per_input`), and frees its place with the last byte, or when its client
+    disconnects.
 
     Args:
-        capacity: a whole number, or steps `(second, number)`. Where it falls, what is worked on is
-            worked on to its end.
-        max_waiting: how many may wait; who comes then is refused. None: no bound; 0: nobody waits,
-            so that the server rejects what it cannot work on at once.
-        seconds_per_token: what each token of an answer adds to the latency.
-        full_status: what who is refused gets; None for what the server's family says when it is
-            too busy: 429 at "tei" and "infinity", 503 at the others.
-        retry_after: the seconds that a refusal asks to wait in `retry-after`, rounded up; None
-            for none.
-        style: whose words a refusal has: "nginx" is a page of HTML, of its `limit_conn` with `capacity=n,
-            max_waiting=0`. None for those of the server's family.
-        counts: what takes a place: a request, or each of its inputs, as Infinity's queue has it (64 texts
-            with `max_waiting=64`). A request of many is let in while there is room for one, and worked on
+        capacity: a whole number, or steps `(second, number)`. Where it falls, requests in progress are
+            finished.
+        max_waiting: how many may wait; further ones are refused. None: no bound; 0: the server refuses a
+            request that it cannot process at once.
+        seconds_per_token: added to the latency for each token of an answer.
+        full_status: the status of a refusal; None for the family's own when it is too busy: 429 for "tei" and
+            "infinity", 503 for the others.
+        retry_after: the seconds that a refusal asks to wait in `retry-after`, rounded up; None for none.
+        style: the vendor whose wording a refusal has: "nginx" is a page of HTML, of its `limit_conn` with
+            `capacity=n, max_waiting=0`. None for the server's family.
+        counts: the unit of `capacity`: requests, or their inputs, as in Infinity's queue (64 texts with
+            `max_waiting=64`). A request of many inputs is admitted while there is room for one, and processed
             when all of them have a place, or alone.
     """
 
@@ -70,7 +69,7 @@ class Queueing:
 
 
 class QueueEntry:
-    """Hold one request's place; `started`, at `began`, once its turn has come."""
+    """One request in the queue; `started`, at `began`, once its turn has come."""
 
     __slots__ = ("_queue", "began", "size", "started", "wakeup")
 
@@ -82,7 +81,7 @@ class QueueEntry:
         self.wakeup: Wakeup | None = None
 
     async def wait_turn(self, otherwise: Callable[[], Awaitable[object]]) -> bool:
-        """Wait for the turn, or until `otherwise` ends; say whether that was it.
+        """Wait for the turn or until `otherwise` ends; return whether `otherwise` ended first.
 
         `otherwise` is cancelled when the turn comes, and called anew when the capacity changes.
         """
@@ -96,9 +95,9 @@ class QueueEntry:
 
 
 class MockQueue:
-    """Return places to requests, in the order of their arrival.
+    """Start requests in the order of their arrival, as far as the capacity allows.
 
-    Safe to use from any thread: what changes is changed under `lock`, which is reentrant.
+    Safe to use from any thread: state changes under `lock`, which is reentrant.
     """
 
     def __init__(self, queueing: Queueing, timeline: Timeline, lock: AbstractContextManager[object]) -> None:
@@ -109,18 +108,18 @@ class MockQueue:
         self._counts_inputs = queueing.counts == "inputs"
         self._served = 0
         self._queued = 0
-        # Not a dict, in which each look for the first passes all that were taken out before.
+        # A dict scans all removed entries to find its first one; OrderedDict does not.
         self._waiting: OrderedDict[QueueEntry, None] = OrderedDict()
 
     def is_full(self, now: float) -> bool:
-        """Return whether who comes now must go."""
+        """Return whether a request that arrives now is refused."""
         with self._lock:
             self.admit_waiting(now)
             full = self._max_waiting is not None and self._queued >= self._max_waiting
             return full and not self._is_free(1, now)
 
     def join(self, now: float, items: int = 1) -> QueueEntry:
-        """Return a place to a request of so many `items` that arrives."""
+        """Add a request of so many `items` that arrives."""
         with self._lock:
             entry = QueueEntry(self, max(1, items) if self._counts_inputs else 1)
             self._waiting[entry] = None
@@ -129,7 +128,7 @@ class MockQueue:
             return entry
 
     def leave(self, entry: QueueEntry, now: float) -> None:
-        """Take back the place of a request that is over, whether or not its turn had come."""
+        """Remove a request that is over, whether or not its turn had come."""
         with self._lock:
             if entry.started:
                 self._served -= entry.size
@@ -139,7 +138,7 @@ class MockQueue:
             self.admit_waiting(now)
 
     def admit_waiting(self, now: float) -> None:
-        """Start what can start."""
+        """Start the requests for which there is capacity."""
         with self._lock:
             while self._waiting and self._is_free(next(iter(self._waiting)).size, now):
                 entry, _ = self._waiting.popitem(last=False)
@@ -150,15 +149,15 @@ class MockQueue:
                     entry.wakeup()
 
     def register(self, entry: QueueEntry, wakeup: Wakeup) -> bool:
-        """Have `wakeup` called when the turn of `place` comes; False if it has come already."""
+        """Have `wakeup` called when the turn of `entry` comes; False if it has come already."""
         with self._lock:
             entry.wakeup = wakeup
             return not entry.started
 
     def next_change(self) -> float:
-        """Return the moment at which the capacity changes next."""
+        """Return the event loop's time of the next change of capacity."""
         second = self._timeline.second(anyio.current_time())
-        # A little later: who looks just before it would wait for it for ever on a clock that stands.
+        # A little later: at the exact second, a clock that does not advance would wait for it for ever.
         return self._timeline.moment(self._capacity.change_after(second) + _AFTER)
 
     def _is_free(self, size: int, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""What one API key may ask of one model: the buckets of its limits, together."""
+"""Quota of one API key for one model: the buckets of its limits together."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["MockQuota", "Shortage"]
 
 
 class Shortage(NamedTuple):
-    """Hold why a request is over its quota.
+    """The reason why a request is over its quota.
 
     Attributes:
-        bucket_index: which of the quota's buckets lacks most.
+        bucket_index: which of the quota's buckets is short for longest.
         bucket: that bucket.
-        standing: how it stands.
-        requested: how much of it was asked for.
+        level: its level.
+        requested: how much of it was requested.
         wait: seconds until all buckets have enough; None if one never will.
     """
 
@@ -37,14 +37,14 @@ class Shortage(NamedTuple):
 
 
 class MockQuota:
-    """Hold the buckets of one API key and model.
+    """The limits of one API key for one model.
 
     Attributes:
-        key: 64 bits of the hash of what the request showed for authorization; 0 if it was nothing.
+        key: 64 bits of the hash of the request's authorization; 0 if there was none.
         model: the model's name.
-        number: which of the provider's quotas this is.
+        number: the quota's number in the provider.
         buckets: one for each limit.
-        in_flight: how many requests are.
+        in_flight: the number of requests in flight.
     """
 
     __slots__ = ("_others", "_parallel", "_settles", "buckets", "in_flight", "key", "model", "number")
@@ -62,7 +62,7 @@ class MockQuota:
         self._settles = limits is not None and limits.settle
 
     def parallel(self, second: float) -> int | None:
-        """Say how many requests may be in flight; None without such a limit."""
+        """Return how many requests may be in flight; None without such a limit."""
         return None if self._parallel is None else int(self._parallel.at(second))
 
     def free_parallel(self) -> Schedule | None:
@@ -70,12 +70,12 @@ class MockQuota:
         return None if self._parallel is None else self._parallel.minus(self._others)
 
     def parallel_left(self, second: float) -> int | None:
-        """Say how many more requests may be in flight, those of a stranger counted; None without a limit."""
+        """Return how many more requests may be in flight besides a stranger's; None without a limit."""
         most = self.parallel(second)
         return None if most is None else max(0, most - self.in_flight - int(self._others.at(second)))
 
     def shortage(self, charge: TokenCharge, now: float) -> Shortage | None:
-        """Say what a request lacks; None if it may pass."""
+        """Return the reason to refuse a request; None if it fits."""
         worst: Shortage | None = None
         for index, bucket in enumerate(self.buckets):
             amount = _amount(bucket, charge.reserved)
@@ -87,7 +87,7 @@ class MockQuota:
         return worst
 
     def take(self, charge: TokenCharge, now: float) -> None:
-        """Charge a request that passes; `free` when it is over."""
+        """Charge an admitted request; `free` when it is over."""
         self.in_flight += 1
         for bucket in self.buckets:
             bucket.take(_amount(bucket, charge.reserved), now)
@@ -97,7 +97,7 @@ class MockQuota:
         self.in_flight -= 1
 
     def settle(self, charge: TokenCharge, now: float, *, answered: bool) -> float:
-        """Correct the charge of tokens now that the outcome is known; give what was charged in the end."""
+        """Correct the charge of tokens to the outcome; return the final charge."""
         if not self._settles:
             return charge.reserved
         spent = charge.spent if answered else 0
@@ -107,7 +107,7 @@ class MockQuota:
         return spent
 
     def levels(self, now: float) -> dict[LimitName, BucketLevel]:
-        """Say how requests and tokens stand: of several buckets, the one with least left."""
+        """Return the levels of requests and tokens: of several buckets, the one with least left."""
         found: dict[LimitName, BucketLevel] = {}
         for bucket in self.buckets:
             level = bucket.level(now)

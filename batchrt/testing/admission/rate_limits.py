@@ -1,4 +1,4 @@
-"""What a quota allows, and how it says so."""
+"""Rate limits: the numbers of a quota, and how refusals and headers report them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_style(style: object) -> None:
 
 
 def check_waits(waits: Collection[WaitForm] | None) -> Collection[WaitForm] | None:
-    """Return `waits` in a form that cannot change; ValueError for a form that there is not."""
+    """Return `waits` as an immutable collection; ValueError for an unknown form."""
     if waits is None:
         return None
     if isinstance(waits, str) or set(waits) - set(get_args(WaitForm)):
@@ -44,16 +44,16 @@ def check_waits(waits: Collection[WaitForm] | None) -> Collection[WaitForm] | No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stranger:
-    """Use the same key as the client, for each of its models, and say nothing of it.
+    """An invisible client that uses the same key, for each of its models.
 
-    Its requests come evenly at each rate, counted from the provider's first request; one that is over
-    a limit is gone. They are in no log and no verdict, but for what they leave to the client.
+    Its requests come evenly at each rate, counted from the provider's first request; one that is over a limit
+    is dropped. They appear in no log and no verdict, except for the capacity that they take.
 
     Args:
-        requests_per_minute: how many it sends, or steps `(second, number)`; 0 is possible. A step of a
-            tenth of a second is a burst.
-        tokens: what each of them takes from the limits of tokens.
-        in_flight: how many of `max_parallel_requests` it keeps busy, or steps.
+        requests_per_minute: its rate, or steps `(second, number)`; 0 is possible. A step of a tenth of a
+            second is a burst.
+        tokens: the tokens that each of them takes from the limits of tokens.
+        in_flight: how many of `max_parallel_requests` it occupies, or steps.
     """
 
     requests_per_minute: Scripted = 0
@@ -72,47 +72,46 @@ class Stranger:
 class RateLimits:
     """Limit each API key's requests and tokens for each model, in buckets that refill continuously.
 
-    A request over a limit gets a 429 at once, and takes nothing from any bucket. One that is let
-    through takes a request, and for tokens what it may cost: its input's and, for each choice, its
-    `max_tokens`. When it is answered, that is settled to what usage says; a failure is given back;
-    of one whose client left, the charge stands. Where `max_tokens` is not said, the answer's tokens
-    are thus charged afterwards, and may leave a bucket in debt.
+    A request over a limit gets a 429 at once, and takes nothing from any bucket. An admitted one takes a
+    request, and for tokens the most it may cost: its input's and, for each choice, its `max_tokens`. When it
+    is answered, that is settled to the usage; a failure is refunded; if the client disconnects, the charge
+    stands. Without `max_tokens` the answer's tokens are therefore charged afterwards, and may leave a bucket
+    in debt.
 
-    OpenAI's 429s show buckets of this kind, a minute's limit in size: "Limit 10000, Used 8554,
-    Requested 3082. Please try again in 9.816s" is exactly the refill of what lacks.
+    OpenAI's 429s show token buckets with a size of one minute's limit: "Limit 10000, Used 8554, Requested
+    3082. Please try again in 9.816s" is exactly the refill of the shortage.
 
     Args:
         requests_per_minute: a number, or steps `(second, number)`; None for no such limit.
         tokens_per_minute: likewise.
         requests_per_day: likewise.
         tokens_per_day: likewise.
-        max_parallel_requests: how many requests may be in flight, a whole number or steps; who comes then is
-            refused at once, as by nginx' `limit_conn` and LiteLLM's proxy. Where it falls, what is in flight
-            stays. Such a refusal asks for no wait of the quota's, for it passes as soon as one ends: nothing
-            names one but LiteLLM, which asks for 60 seconds that the verdict does not count.
-        burst_seconds: how many seconds of its limit a minute's bucket holds, full at first. 60 is
-            what OpenAI's holds; 1 is a strict one, as OpenAI announces where it enforces
-            60,000 a minute as 1,000 a second. One request always fits, and one that costs more
-            than the bucket holds waits until it is full and leaves a debt. A day's bucket holds
-            the whole day's.
-        settle: whether the charge is settled; otherwise it stays what it was on arrival.
-        style: whose words and headers: None for those that fit the server, "openai" for most.
+        max_parallel_requests: how many requests may be in flight, a whole number or steps; further ones are
+            refused at once, as by nginx' `limit_conn` and LiteLLM's proxy. Where it falls, requests in flight
+            stay. Such a refusal asks for no wait of the quota's, because it passes as soon as one ends: only
+            LiteLLM names one, 60 seconds, which the verdict does not count.
+        burst_seconds: how many seconds of its limit a minute's bucket holds, full at first. 60 is OpenAI's; 1
+            is a strict one, as OpenAI announces where it enforces 60,000 a minute as 1,000 a second. One
+            request always fits, and one that costs more than the bucket holds waits until it is full and
+            leaves a debt. A day's bucket holds the whole day's.
+        settle: whether the charge is settled; otherwise it stays as it was on arrival.
+        style: the vendor whose wording and headers are used: None for the server's own, "openai" for most.
             "litellm" is its proxy, for a limit of the deployment behind it, or for its own of parallel
             requests. "nginx" is one in front of the server, with a page of HTML; its `limit_req` with
             `burst=10 nodelay` at 50 a second is `requests_per_minute=3000, burst_seconds=0.2`. "infinity"
-            says that the model is overloaded, as OpenAI would.
-        headers: which answers carry `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`: all,
-            those with status 200, or none. They tell how the buckets were when the request arrived,
-            its own charge taken; reset is the time until full, and of a minute's and a day's
-            bucket they tell of the one with less left. "tei", "infinity" and "nginx" have none. Those of
-            "litellm" tell of parallel requests too, if the status is 200.
-        waits: where a 429 says how long to wait; () for nowhere. The default is the style's: both
-            `retry-after` and `retry-after-ms` and the message for "openai", the message alone for
-            "azure", `llm_provider-retry-after` alone for "litellm", nowhere for "tei", "infinity"
-            and "nginx". Only the second and OpenAI's message can say less than a second; the others round up.
-        named_wait: the seconds that every 429 of these limits names, right or wrong, where it names any; None
-            for as long as the buckets need.
-        stranger: somebody else with the same key; None for nobody.
+            reports an overloaded model in OpenAI's error shape.
+        headers: which answers carry `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`: all, those with
+            status 200, or none. They report the buckets when the request arrived, its own charge taken; reset
+            is the time until full, and of a minute's and a day's bucket they report the one with less left.
+            "tei", "infinity" and "nginx" have none. Those of "litellm" report parallel requests too, if the
+            status is 200.
+        waits: where a 429 gives the seconds to wait; () for nowhere. The default is the style's: both
+            `retry-after` and `retry-after-ms` and the message for "openai", the message alone for "azure",
+            `llm_provider-retry-after` alone for "litellm", nowhere for "tei", "infinity" and "nginx". Only
+            the second and OpenAI's message can give less than a second; the others round up.
+        named_wait: the seconds that every 429 of these limits names, right or wrong, if it names any; None
+            for the buckets' own.
+        stranger: an invisible client with the same key; None for none.
     """
 
     requests_per_minute: Scripted | None = None

@@ -1,4 +1,4 @@
-"""Numbers that change on a script: so much from second 0 on, so much from second 60 on."""
+"""Schedules: numbers that change at given seconds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TypeAlias
 __all__ = ["Schedule", "Scripted", "check_scripted"]
 
 Scripted: TypeAlias = float | Sequence[tuple[float, float]]
-"""A number, or steps `(second, number)`, the first at 0: `[(0, 600), (60, 300)]` halves after a
-minute. Seconds count from the provider's first request."""
+"""A number, or steps `(second, number)`, the first at 0: `[(0, 600), (60, 300)]` halves after a minute.
+Seconds count from the provider's first request."""
 
 
 def check_scripted(
     name: str, given: Scripted, *, whole: bool = False, zero: bool = False, most: float = math.inf
 ) -> Scripted:
-    """Return `given` in a form that cannot change; ValueError, which begins with `name`, if it makes no sense.
+    """Return `given` as an immutable value; ValueError, which begins with `name`, if it is invalid.
 
     Numbers are finite, above 0 or with `zero` not below it, `most` at most, and integers if they must be
     `whole`; seconds rise.
@@ -54,7 +54,7 @@ def _steps(scripted: Scripted) -> Sequence[tuple[float, float]]:
 
 
 class Schedule:
-    """Read a checked `Scripted`."""
+    """A checked `Scripted` as a step function of time."""
 
     __slots__ = ("_numbers", "_times")
 
@@ -73,7 +73,7 @@ class Schedule:
         return self._times[index] if index < len(self._times) else math.inf
 
     def pieces(self, since: float, until: float) -> Iterator[tuple[float, float]]:
-        """Return seconds and number of each piece between the two, that which holds at `until` included."""
+        """Yield seconds and number of each piece between the two, the one that holds at `until` included."""
         for index in range(self._index(since), len(self._times)):
             following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
             yield max(0.0, min(following, until) - since), self._numbers[index]
@@ -82,17 +82,17 @@ class Schedule:
             since = following
 
     def area(self, since: float, until: float) -> float:
-        """Return number times seconds, summed up between the two."""
+        """Return number times seconds, summed between the two."""
         # `sum` rounds in one way up to Python 3.11 and in another after it.
         return math.fsum(seconds * number for seconds, number in self.pieces(since, until))
 
     def minus(self, other: Schedule) -> Schedule:
-        """Return what `other` leaves of this, at each second; 0 where it is more."""
+        """Return the difference to `other` at each second; 0 where it is negative."""
         seconds = sorted({*self._times, *other._times})
         return Schedule([(second, max(0.0, self.at(second) - other.at(second))) for second in seconds])
 
     def second_of(self, area: float, since: float = 0.0) -> float:
-        """Return the second at which the area from `since` on comes to `area`; infinity if it never does."""
+        """Return the second at which the area from `since` on reaches `area`; infinity if it never does."""
         for index in range(self._index(since), len(self._times)):
             following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
             number, begin = self._numbers[index], max(since, self._times[index])

@@ -1,4 +1,4 @@
-"""How a provider says that it is too much: statuses, words and headers, each vendor's way."""
+"""Throttle responses: statuses, messages and headers of each vendor."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _WAITS: MappingProxyType[LimitStyle, frozenset[WaitForm]] = MappingProxyType(
 _STYLES: MappingProxyType[ServerFamily, LimitStyle] = MappingProxyType(
     {"azure": "azure", "tei": "tei", "infinity": "infinity"}
 )
-# Those that tell nothing of how a quota stands.
+# Styles without headers about the quota.
 _SILENT: frozenset[LimitStyle] = frozenset({"tei", "infinity", "nginx"})
 _REASONS = MappingProxyType({429: "Too Many Requests", 503: "Service Temporarily Unavailable"})
-# What LiteLLM's proxy asks for when too many requests are in flight: its window.
+# The wait that LiteLLM's proxy asks for when too many requests are in flight: its window, in seconds.
 _LITELLM_WINDOW = 60.0
 _LITELLM_PARALLEL = "x-ratelimit-api_key-{}-max_parallel_requests"
 
@@ -39,7 +39,7 @@ _LEAST_WAIT = 0.001
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as Go does, to the millisecond, rounded up: `12ms`, `1s`, `8.64s`, `6m0s`."""
+    """Format seconds as Go does, to the millisecond, rounded up: `12ms`, `1s`, `8.64s`, `6m0s`."""
     milliseconds = _milliseconds(seconds)
     if not milliseconds:
         return "0s"
@@ -62,7 +62,7 @@ def _whole(seconds: float) -> int:
 
 
 class ThrottleResponses:
-    """Speak as `server` does, or in the `style` that is given; the others are as RateLimits has them."""
+    """Responses in the style of `server` or the given `style`; other arguments as in RateLimits."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class ThrottleResponses:
 
     @classmethod
     def of(cls, server: ServerFamily, family: MockFamily, limits: RateLimits | None) -> Self:
-        """Speak as `limits` say, if there are any."""
+        """Return the responses of `limits`, or the server's own without limits."""
         if limits is None:
             return cls(server, family)
         return cls(
@@ -97,16 +97,16 @@ class ThrottleResponses:
 
     @property
     def names_waits(self) -> bool:
-        """Whether a refusal has a place for a wait."""
+        """Whether a refusal can give a wait."""
         return bool(self._waits)
 
     def headers(self, quota: MockQuota, now: float, status: int | None) -> Headers:
-        """Tell how `quota` stands, if an answer with `status` does."""
+        """Return the headers about `quota` of an answer with `status`."""
         if self._headers == "none" or (self._headers == "success" and status != 200):  # noqa: PLR2004
             return ()
         told: list[tuple[bytes, bytes]] = []
         for name, level in quota.levels(now).items():
-            # Azure's are bare seconds.
+            # Azure gives plain seconds.
             until = level.until_full
             reset = str(_whole(until)) if self._style == "azure" else duration(until)
             told += (
@@ -125,19 +125,19 @@ class ThrottleResponses:
     def over_quota(self, quota: MockQuota, shortage: Shortage, now: float) -> MockReply:
         """Refuse a request that is over its quota."""
         name = shortage.bucket.name
-        # What never fits has no wait, and no wrong one either.
+        # A request that never fits has no wait, and no wrong one either.
         wait = shortage.wait if shortage.wait is None else self._named_wait or shortage.wait
         reply = self.refusal(self._message(quota.model, shortage), wait, kind=name)
         return reply._replace(headers=(*reply.headers, *self.headers(quota, now, reply.status)))
 
     def over_parallel_limit(self, quota: MockQuota, second: float) -> MockReply:
-        """Refuse a request while as many as may be are in flight."""
+        """Refuse a request while the limit of parallel requests is reached."""
         most = quota.parallel(second)
         if self._style == "litellm":
             return self._litellm_over_parallel_limit(quota, most or 0)
         words = f"Rate limit reached for {quota.model} on parallel requests: Limit {most}."
         reply = self.refusal(words, self._named_wait)
-        # As soon as one ends there is room: who comes before the wait is over breaks no word.
+        # There is room as soon as a request ends: a client that returns earlier does not break the wait.
         return reply._replace(wait=None)
 
     def _litellm_over_parallel_limit(self, quota: MockQuota, most: int) -> MockReply:
@@ -157,8 +157,8 @@ class ThrottleResponses:
     def refusal(
         self, message: str, wait: float | None, *, kind: str = "requests", status: Literal[429, 503] = 429
     ) -> MockReply:
-        """Make a 429, or a 503, that asks to wait, where this provider says so."""
-        # Who is told to wait for nothing is told nothing.
+        """Make a 429 or a 503 that asks to wait, where this style does."""
+        # A wait of 0 would not be written.
         wait = None if wait is None else max(wait, _LEAST_WAIT)
         headers, told = self._wait_headers(wait)
         wait_text = self._wait_text(wait) if wait is not None and "message" in self._waits else ""
@@ -186,7 +186,7 @@ class ThrottleResponses:
         return f"Please retry after {_whole(wait)} seconds."
 
     def _wait_headers(self, wait: float | None) -> tuple[Headers, float | None]:
-        """Return the headers that tell `wait`, and the finest of all that is told."""
+        """Return the headers that give `wait`, and the most precise value given anywhere."""
         if wait is None or not self._waits:
             return (), None
         whole, milliseconds = _whole(wait), _milliseconds(wait)
@@ -202,7 +202,7 @@ class ThrottleResponses:
 
     @property
     def _names_fractions(self) -> bool:
-        """Whether the words can name less than a second."""
+        """Whether the message can name less than a second."""
         return self._style not in ("azure", "tei")
 
     def _message(self, model: str, shortage: Shortage) -> str:

@@ -1,4 +1,4 @@
-"""The provider's own time: seconds since its first request."""
+"""Timeline of the provider: seconds since its first request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Timeline"]
 
 
 class Timeline:
-    """Count seconds from the first request on; event loops count from zeros of their own."""
+    """Convert between event loop time and seconds since the first request."""
 
     __slots__ = ("_began",)
 
@@ -16,7 +16,7 @@ class Timeline:
         self._began: float | None = None
 
     def begin(self, now: float) -> None:
-        """Record the first request; later ones change nothing."""
+        """Record the first request; later ones have no effect."""
         if self._began is None:
             self._began = now
 
@@ -25,10 +25,10 @@ class Timeline:
         self._began = None
 
     def second(self, now: float) -> float:
-        """Return the second that the event loop calls `now`, to the nanosecond; 0 before the first request."""
-        # Rounded, so that who waits for exactly 7 seconds comes at second 7 and not just before.
+        """Return the second of the loop time `now`, to the nanosecond; 0 before the first request."""
+        # Rounded, so that a client that waits for exactly 7 seconds arrives at second 7 and not just before.
         return 0.0 if self._began is None else max(0.0, round(now - self._began, 9))
 
     def moment(self, second: float) -> float:
-        """Return what the event loop calls `second`; infinity while nothing has begun."""
+        """Return the loop time of `second`; infinity before the first request."""
         return math.inf if self._began is None else self._began + second

@@ -1,4 +1,4 @@
-"""A bucket of requests or tokens that refills continuously, and remembers how full it was."""
+"""Token bucket of requests or tokens that refills continuously, with a history of its level."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Period: TypeAlias = Literal["minute", "day"]
 
 _KEEP = 1_000_000
 _SECONDS: dict[Period, float] = {"minute": 60.0, "day": 86_400.0}
-# Sums of floats end a little beside the whole numbers that they stand for.
+# Sums of floats differ slightly from the whole numbers that they represent.
 _TOLERANCE = 1e-6
 
 
 class BucketLevel(NamedTuple):
-    """Hold how a bucket stands: the limit, what is left of it, and the seconds until it is full."""
+    """The limit of a bucket, the rest in it, and the seconds until it is full."""
 
     limit: float
     left: float
@@ -30,9 +30,9 @@ class BucketLevel(NamedTuple):
 
 
 class BackgroundLoad(NamedTuple):
-    """Hold what somebody else takes from a bucket: `amount` at a time, so many times a minute.
+    """Another client's use of a bucket: `amount` at a time, so many times a minute.
 
-    Who finds less than that in it takes nothing.
+    It takes nothing if less than `amount` is left.
     """
 
     per_minute: Schedule
@@ -40,15 +40,14 @@ class BackgroundLoad(NamedTuple):
 
 
 class MockTokenBucket:
-    """Hold what is left of one limit, which an `eater` may use too.
+    """The rest of one limit, shared with `background`.
 
-    The newest `keep` changes at least are remembered for hindsight, twice as many at most. Times
-    are seconds since the provider's first request, and none is before the one that came last; what
-    is left is below 0 while there is debt.
+    The newest `keep` changes at least are kept for `left_before`, twice as many at most. Times are seconds
+    since the provider's first request and do not decrease; the rest is below 0 while there is debt.
 
     Attributes:
-        name: what is limited.
-        per: in which time.
+        name: the unit of the limit.
+        per: its period.
     """
 
     __slots__ = (
@@ -78,7 +77,7 @@ class MockTokenBucket:
         self.name: LimitName = name
         self.per: Period = per
         self._limit = Schedule(limit)
-        # Shares of the limit, so that a limit that changes changes the bucket with it.
+        # A share of the limit, so that the size follows a limit that changes.
         self._held = burst_seconds / _SECONDS[per] if per == "minute" else 1.0
         self._keep = keep
         self._background = background
@@ -106,9 +105,9 @@ class MockTokenBucket:
 
     @staticmethod
     def _background_times(background: BackgroundLoad, since: float, until: float) -> Iterator[float]:
-        """Return the seconds after `since`, up to `until`, at which the other one comes: evenly at each rate.
+        """Yield the seconds after `since`, up to `until`, of the background's requests: evenly at each rate.
 
-        They are counted from second 0, so that they do not depend on when one looks.
+        They are counted from second 0, so that they do not depend on the time of the call.
         """
         schedule = background.per_minute
         for number in count(max(1, int(schedule.area(0.0, since) / 60.0))):
@@ -131,9 +130,10 @@ class MockTokenBucket:
             del self._background_seconds[: self._keep]
 
     def wait_for(self, amount: float, now: float) -> float:
-        """Return the seconds until `amount` fits, 0 if it does: more than there is room for fits when full.
+        """Return the seconds until `amount` fits, 0 if it does.
 
-        Of what others will have taken until then a provider knows nothing either.
+        More than the bucket's size fits when it is full. The background's future use is not counted: a
+        provider does not know it either.
         """
         self._advance(now)
         limit = self._limit.at(self._now)
@@ -145,7 +145,7 @@ class MockTokenBucket:
         return amount > self._limit.at(now)
 
     def take(self, amount: float, now: float) -> None:
-        """Take `amount`, or give back what is below 0."""
+        """Take `amount`, or return it to the bucket if it is negative."""
         self._advance(now)
         self._left = min(self._left - amount, self._size(self._limit.at(self._now)))
         if self._times and self._times[-1] == self._now:
@@ -157,7 +157,7 @@ class MockTokenBucket:
             del self._times[: self._keep], self._levels[: self._keep]
 
     def level(self, now: float) -> BucketLevel:
-        """Say how the bucket stands."""
+        """Return the bucket's level."""
         self._advance(now)
         limit = self._limit.at(self._now)
         lacks = max(0.0, self._size(limit) - self._left)
@@ -165,14 +165,14 @@ class MockTokenBucket:
         return BucketLevel(limit, left, lacks * _SECONDS[self.per] / limit)
 
     def left_before(self, second: float) -> float:
-        """Say in hindsight what was left at `second`, before anything of that moment was taken."""
+        """Return the rest at a past `second`, before the requests of that moment."""
         index = bisect_left(self._times, second) - 1
         if index >= 0:
             return self._level_at(self._levels[index], self._times[index], second)
         return self._level_at(self._size(self._limit.at(0.0)), 0.0, second)
 
     def background_taken(self, since: float, until: float) -> float:
-        """Say in hindsight what somebody else took after `since`, up to `until`."""
+        """Return the background's use after `since`, up to `until`."""
         if self._background is None:
             return 0.0
         later: array[float] = array("d")
@@ -181,9 +181,9 @@ class MockTokenBucket:
         return self._background.amount * (meals + len(later) - bisect_right(later, since))
 
     def refill_time(self, amount: float, since: float) -> float:
-        """Return the seconds in which the limit allows `amount` to be added; infinity if it never does."""
+        """Return the seconds in which the limit adds `amount`; infinity if it never does."""
         return self._limit.second_of(amount * _SECONDS[self.per], since) - since
 
     def refill(self, since: float, until: float) -> float:
-        """Return what the limit allows to be added between the two, were there always room for it."""
+        """Return the refill between the two seconds, regardless of the bucket's size."""
         return self._limit.area(since, until) / _SECONDS[self.per]

@@ -1,4 +1,4 @@
-"""What the mock says: made from the seed and the messages, and from nothing else."""
+"""Answer texts of the mock, derived from the seed and the messages alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOUNS = (
 
 
 def as_messages(messages: str | Messages) -> Messages:
-    """Take a string for what a user says."""
+    """Return `messages`; a string becomes one user message."""
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
@@ -39,9 +39,9 @@ def compose_answer(
 ) -> str:
     """Write the answer to `messages`, choice number `index`.
 
-    Text by default: two words and 48 bits of a hash, so that different messages get different
-    answers. With a `response_format` a JSON document that fits it. Raises
-    UnsupportedSchemaError for a schema that is too hard.
+    Text by default: two words and 48 bits of a hash, so that different messages get different answers. With a
+    `response_format` a JSON document that fits it. Raises UnsupportedSchemaError for a schema that the mock
+    cannot satisfy.
     """
     digest = digest_of(b"%d/%d/" % (seed, index) + _canonical(messages))
     kind = response_format["type"] if response_format else "text"
@@ -53,12 +53,12 @@ def compose_answer(
 
 
 def _canonical(messages: Messages) -> bytes:
-    """Write messages so that neither the order of keys nor a null makes a difference."""
+    """Serialise messages independently of the order of keys and of nulls."""
     return "\0".join(map(_canonical_message, messages)).encode("utf-8", "surrogatepass")
 
 
 def _canonical_message(message: Mapping[str, Any]) -> str:
-    # What nearly every message is; sorting the keys of the others costs five times as much.
+    # Nearly all messages have this form; sorting the keys of the others costs five times as much.
     content = message.get("content")
     if len(message) == 2 and isinstance(content, str):  # noqa: PLR2004  role and content
         return f"{message['role']}\1{content}"
@@ -69,12 +69,12 @@ def _canonical_message(message: Mapping[str, Any]) -> str:
 
 
 def count_tokens(messages: Messages) -> int:
-    """Count a prompt's tokens as the mock does: a quarter of the characters, three a message."""
+    """Count a prompt's tokens: a quarter of the characters, and three for each message."""
     return sum(_TOKENS_A_MESSAGE + _tokens_of(_length(message)) for message in messages)
 
 
 def count_text(text: str) -> int:
-    """Count the tokens of a bare text: a quarter of its characters, rounded up."""
+    """Count the tokens of a text: a quarter of its characters, rounded up."""
     return _tokens_of(len(text))
 
 
@@ -90,7 +90,7 @@ def _tokens_of(characters: int) -> int:
 
 
 def truncate(text: str, max_tokens: int | None) -> tuple[str, int, str]:
-    """Return the text that fits `max_tokens`, its tokens and the finish reason."""
+    """Return the part of `text` within `max_tokens`, its tokens and the finish reason."""
     tokens = max(1, _tokens_of(len(text)))
     if max_tokens is None or tokens <= max_tokens:
         return text, tokens, "stop"

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, and vLLM's `/batch` of it: what they accept and what they answer."""
+"""`POST /v1/chat/completions`, and vLLM's `/batch` of it: validation and answers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ChatEndpoint:
         self._reject = reject
 
     def reply(self, raw: bytes, name: str) -> MockReply:
-        """Answer the request `raw` as the completion `name`; RejectedError if it is wrong."""
+        """Answer the request `raw` as the completion `name`; RejectedError if it is invalid."""
         body = parse_body(raw)
         check_model(body.get("model"), self._models)
         messages = _checked_messages(body.get("messages"), "messages")
@@ -92,7 +92,7 @@ class ChatEndpoint:
             check_inputs(texts, self._reject, "messages")
 
     def text(self, body: Mapping[str, Any], messages: Messages, index: int) -> str:
-        """Return the whole text of one choice, before `max_tokens` cuts it."""
+        """Return the whole text of one choice, before `max_tokens` truncates it."""
         if self._answer is not None:
             return self._answer(body)
         try:

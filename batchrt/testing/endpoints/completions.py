@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: prompts, alone or in lists, and what each gets."""
+"""`POST /v1/completions`: validation and answers, for one prompt or a list."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class CompletionsEndpoint:
         self._reject = reject
 
     def reply(self, raw: bytes, name: str) -> MockReply:
-        """Answer the request `raw` as the completion `name`; RejectedError if it is wrong.
+        """Answer the request `raw` as the completion `name`; RejectedError if it is invalid.
 
         Choice `i * n + j` is the j-th of prompt i.
         """
         body = parse_body(raw)
         prompts = as_inputs(body, "prompt")
-        # What is there is a list or a text: as_inputs has seen to that.
+        # as_inputs has checked that it is a list or a text.
         listed = not isinstance(body["prompt"], str)
         try:
             self._check(body, prompts, listed=listed)
@@ -86,7 +86,7 @@ class CompletionsEndpoint:
         )
 
     def text(self, body: Mapping[str, Any], prompt: Embeddable, index: int) -> str:
-        """Return the whole text of one choice, before `max_tokens` cuts it."""
+        """Return the whole text of one choice, before `max_tokens` truncates it."""
         if self._answer is not None:
             return self._answer({**body, "prompt": prompt})
         content = prompt if isinstance(prompt, str) else ",".join(map(str, prompt))
@@ -108,7 +108,7 @@ def _choice(index: int, text: str, reason: str) -> dict[str, Any]:
 
 
 def _charge(model: str, usage: Mapping[str, int], most: int) -> TokenCharge:
-    # Also where usage forgets all prompts but the first: they were worked on.
+    # Also where usage counts the first prompt only: all of them were processed.
     asked, answered = usage["prompt_tokens"], usage["completion_tokens"]
     return TokenCharge(model, asked + most, asked + answered, answered)
 

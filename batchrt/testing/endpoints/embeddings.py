@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: what it accepts and what it answers."""
+"""`POST /v1/embeddings`: validation and answers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EmbeddingsEndpoint:
         self._reject = reject
 
     def reply(self, raw: bytes, name: str) -> MockReply:  # noqa: ARG002  these answers have no id
-        """Answer the request `raw`; RejectedError if it is wrong, or too much."""
+        """Answer the request `raw`; RejectedError if it is invalid or above a limit."""
         self._family.check_body(raw)
         body = parse_body(raw)
         inputs = as_inputs(body, "input")
@@ -127,7 +127,7 @@ def _tokens_of(value: Embeddable) -> int:
 def _document(
     space: VectorSpace, inputs: Sequence[Embeddable], *, wants_base64: bool, model: str, billed: int
 ) -> Iterator[bytes]:
-    """Write an answer piece by piece: a list of vectors is megabytes, and they are JSON already."""
+    """Yield the pieces of an answer: a list of vectors is megabytes, and they are JSON already."""
     write, opening, closing = (space.base64, b'"', b'"}') if wants_base64 else (space.text, b"[", b"]}")
     comma = b'{"object":"list","data":['
     for index, value in enumerate(inputs):

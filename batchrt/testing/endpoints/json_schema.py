@@ -1,4 +1,4 @@
-"""JSON documents that a JSON Schema accepts, made up the same way every time."""
+"""JSON documents that a JSON Schema accepts, the same for each seed."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
         "uuid": "00000000-0000-4000-8000-00000000000{d}",
     }
 )
-# Where recursion may go on for ever it is ended: past the first depth whatever is optional is
-# left out and the plainest alternative taken, and past the second there is no way out.
+# Depth at which unbounded recursion ends: past the first, optional parts are left out and the plainest
+# alternative is chosen; past the second the schema is refused.
 _PLAIN_DEPTH = 4
 _LAST_DEPTH = 64
 _TRIES = 50
 
 
 class UnsupportedSchemaError(ValueError):
-    """Say what in a schema the mock cannot make an instance of."""
+    """The mock cannot make an instance of a schema; the message names the part."""
 
 
 def instance_of(schema: Schema, dice: SeededDice) -> Any:
     """Make a value that `schema` accepts.
 
-    Knows objects, arrays, enums, const, strings with a length or a usual format, numbers with
-    bounds, booleans, null, anyOf, oneOf, allOf and references into the document itself. Raises
-    UnsupportedSchemaError for what it cannot do, such as `pattern`.
+    Supports objects, arrays, enums, const, strings with a length or a usual format, numbers with bounds,
+    booleans, null, anyOf, oneOf, allOf and references into the document itself. Raises UnsupportedSchemaError
+    for anything else, such as `pattern`.
     """
     try:
         return _Maker(schema, dice).make(schema, 0)
@@ -55,7 +55,7 @@ def instance_of(schema: Schema, dice: SeededDice) -> Any:
 
 
 class _Maker:
-    """Hold what every part of one document shares: the whole schema and the dice."""
+    """State shared by all parts of one document: the root schema and the dice."""
 
     def __init__(self, root: Schema, dice: SeededDice) -> None:
         self._root = root
@@ -85,7 +85,7 @@ class _Maker:
         return _WORDS[self._dice.below(len(_WORDS))]
 
     def _resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Replace references and allOf by what they say; keywords beside them count as well."""
+        """Replace references and allOf by their content; keywords beside them count as well."""
         for _ in range(_LAST_DEPTH):
             if "$ref" in schema:
                 beside = {key: value for key, value in schema.items() if key != "$ref"}
@@ -205,7 +205,7 @@ class _Maker:
         return int(count * step) if whole else count * step
 
     def _between_bounds(self, schema: Mapping[str, Any], *, whole: bool) -> float:
-        """Take a number from a range too narrow for the usual steps."""
+        """Return a number from a range too narrow for the usual steps."""
         low = schema.get("minimum", schema.get("exclusiveMinimum"))
         high = schema.get("maximum", schema.get("exclusiveMaximum"))
         if whole or "multipleOf" in schema or low is None or high is None or low > high:
@@ -214,7 +214,7 @@ class _Maker:
 
 
 def _merged(first: Schema, second: Schema) -> dict[str, Any]:
-    """Join two schemas that must both hold, as far as their keywords do not contradict."""
+    """Join two schemas that must both hold, unless their keywords contradict."""
     if first is False or second is False:
         raise UnsupportedSchemaError("nothing is valid for the schema `false`")
     left = dict(first) if isinstance(first, Mapping) else {}
@@ -230,7 +230,7 @@ def _merged(first: Schema, second: Schema) -> dict[str, Any]:
 
 
 def _weight(schema: Mapping[str, Any]) -> int:
-    """Tell how likely an alternative is to go deeper: null and plain values first."""
+    """Return how likely an alternative is to recurse: null and plain values first."""
     if "$ref" in schema or "anyOf" in schema or "oneOf" in schema:
         return 3
     return {"object": 2, "array": 1, "null": -1}.get(str(schema.get("type")), 0)

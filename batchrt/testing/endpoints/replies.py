@@ -1,4 +1,4 @@
-"""What goes back to a client, as data: how it is sent is for whoever holds the connection."""
+"""Replies as data: status, headers, body, and how they are sent."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ __all__ = [
 
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Body: TypeAlias = bytes | Callable[[], Iterator[bytes]]
-"""A body that is there, or a function that makes one too large to be held, part by part."""
+"""The whole body, or a function that generates a body too large for memory in parts."""
 
 
 class Ending(Enum):
-    """Say what becomes of the connection after the last byte."""
+    """Fate of the connection after the last byte."""
 
     COMPLETE = "complete"
     CLOSE = "close"
     RESET = "reset"
-    # As if nobody listened; on a socket, where the connection is there already, a reset.
+    # Connection refused; on a socket, where the connection is open already, a reset.
     REFUSE = "refuse"
 
 
 class TokenCharge(NamedTuple):
-    """Hold what a request costs a quota, in tokens.
+    """Tokens that a request takes from its quota.
 
     Attributes:
-        model: whose quota it is.
-        reserved: what it may cost, as it is known on its arrival: input and `max_tokens`.
-        spent: what usage says.
-        answered: how much of that is the answer.
-        rows: a name for each input that is to be answered; () if it is the request as a whole.
+        model: the model of the quota.
+        reserved: the most it may cost, known on arrival: input and `max_tokens`.
+        spent: the tokens that usage reports.
+        answered: the part of these that is the answer.
+        rows: a digest of each input to be answered; () if that is the request as a whole.
     """
 
     model: str
@@ -55,20 +55,20 @@ class TokenCharge(NamedTuple):
 
 
 class MockReply(NamedTuple):
-    """Hold an answer and how to send it.
+    """An answer and how to send it.
 
     Attributes:
-        status: None to send nothing at all before the ending.
+        status: None to send nothing before the ending.
         headers: without `x-request-id`, which every reply gets.
-        body: what is sent, which is less than `content-length` promises where a fault says so.
+        body: the bytes to send, fewer than `content-length` promises where a fault says so.
         delay: seconds to wait first.
         pause: seconds to wait before each part of the body.
-        ending: what becomes of the connection.
-        items: how many inputs the request carried: texts, prompts, conversations.
+        ending: the fate of the connection.
+        items: the number of inputs in the request: texts, prompts, conversations.
         listed: whether they came as a list.
-        entries: under which key of the body they are answered, if lists can be.
-        bill: what it costs, if it is the answer of a model.
-        wait: the seconds for which it asks the client to stay away.
+        entries: the key of the body under which they are answered, if lists are supported.
+        charge: the tokens it costs, if a model answered.
+        wait: the seconds that it asks the client to wait.
     """
 
     status: int | None
@@ -85,7 +85,7 @@ class MockReply(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the reply is one piece, sent at once, that leaves the connection alone."""
+        """Whether the reply is one piece, sent at once, that leaves the connection open."""
         return (
             type(self.body) is bytes
             and not self.pause
@@ -94,7 +94,7 @@ class MockReply(NamedTuple):
         )
 
     def asking_to_wait(self, wait: float | None) -> MockReply:
-        """Have it ask for so many seconds in `retry-after`, rounded up; None for none."""
+        """Return the reply with `wait` seconds in `retry-after`, rounded up; unchanged for None."""
         if wait is None:
             return self
         seconds = math.ceil(wait)
@@ -102,7 +102,7 @@ class MockReply(NamedTuple):
         return self._replace(headers=(*self.headers, header), wait=float(seconds))
 
     def parts(self) -> Iterator[bytes]:
-        """Return the body in the pieces in which it is to be sent: single bytes if it drips."""
+        """Yield the body in the pieces in which it is sent: single bytes if it drips."""
         if not isinstance(self.body, bytes):
             yield from self.body()
         elif self.pause:
@@ -112,7 +112,7 @@ class MockReply(NamedTuple):
 
 
 class RejectedError(Exception):
-    """Carry the reply to a request that is itself wrong."""
+    """The reply to an invalid request."""
 
     def __init__(
         self,
@@ -134,12 +134,12 @@ class RejectedError(Exception):
         return error
 
     def set_items(self, items: int) -> None:
-        """Record how many inputs the request carried."""
+        """Record the number of inputs in the request."""
         self.reply = self.reply._replace(items=items)
 
 
 def json_reply(status: int, document: Any, headers: Headers = ()) -> MockReply:
-    """Make a reply of anything JSON can hold."""
+    """Make a reply of a JSON document."""
     return bytes_reply(status, to_json(document), headers)
 
 
@@ -154,7 +154,7 @@ def bytes_reply(
     entries: str = "",
     charge: TokenCharge | None = None,
 ) -> MockReply:
-    """Make a reply of a body that is written already; the rest is Reply's."""
+    """Make a reply of an encoded body; the other arguments are MockReply's."""
     length = (b"content-length", b"%d" % len(body))
     return MockReply(
         status,

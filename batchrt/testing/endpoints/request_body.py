@@ -1,4 +1,4 @@
-"""What request bodies of all endpoints have in common, and how they are told what is wrong."""
+"""Request bodies: parsing and checks that the endpoints share, with their errors."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = [
 ]
 
 Reject: TypeAlias = Callable[[str], bool]
-"""Whether a request with this text in it is refused."""
+"""Predicate on a text; True refuses the request that contains it."""
 
-# Part of the answers, so the same every time.
+# Part of the answers, so constant.
 CREATED = 1_750_000_000
 FINGERPRINT = "fp_batchrt_mock"
 
@@ -36,7 +36,7 @@ _MOST_CHOICES = 128
 
 
 def parse_body(raw: bytes) -> Mapping[str, Any]:
-    """Read a request's body; RejectedError if it is no JSON object."""
+    """Parse a request's body; RejectedError if it is not a JSON object."""
     try:
         body = from_json(raw)
     except ValueError as error:
@@ -48,7 +48,7 @@ def parse_body(raw: bytes) -> Mapping[str, Any]:
 
 
 def check_model(model: object, models: tuple[str, ...] | None) -> None:
-    """Raise RejectedError for what is no name, or none of `models`; None knows every name."""
+    """Raise RejectedError for a model that is no name or not among `models`; None accepts every name."""
     if not isinstance(model, str) or not model:
         raise RejectedError(400, "you must provide a model parameter", param="model")
     if models is not None and model not in models:
@@ -57,7 +57,7 @@ def check_model(model: object, models: tuple[str, ...] | None) -> None:
 
 
 def refuse_stream(body: Mapping[str, Any]) -> None:
-    """Raise RejectedError if a stream is asked for."""
+    """Raise RejectedError if a stream is requested."""
     if body.get("stream"):
         raise RejectedError(
             400,
@@ -68,7 +68,7 @@ def refuse_stream(body: Mapping[str, Any]) -> None:
 
 
 def token_limit(body: Mapping[str, Any], *names: str) -> int | None:
-    """Return the first of the limits `names` that is there; RejectedError if it is no count."""
+    """Return the first of the limits `names` that is given; RejectedError if it is not a positive integer."""
     for name in names:
         limit = body.get(name)
         if limit is not None:
@@ -79,14 +79,14 @@ def token_limit(body: Mapping[str, Any], *names: str) -> int | None:
 
 
 def check_choices(body: Mapping[str, Any]) -> None:
-    """Raise RejectedError for an `n` that cannot be."""
+    """Raise RejectedError for an invalid `n`."""
     choices = body.get("n")
     if choices is not None and (not is_count(choices) or choices > _MOST_CHOICES):
         raise wrong_type("n", f"an integer from 1 to {_MOST_CHOICES}")
 
 
 def as_inputs(body: Mapping[str, Any], name: str) -> Sequence[Embeddable]:
-    """Return the parameter `name` as a list: of a text, of texts, of tokens, of many texts' tokens."""
+    """Return the parameter `name` as a list of texts, or of token lists."""
     given = body.get(name)
     if isinstance(given, str):
         return [given]
@@ -105,7 +105,7 @@ def _are_tokens(value: list[Any]) -> bool:
 
 
 def check_inputs(inputs: Iterable[Embeddable], reject: Reject | None, param: str) -> None:
-    """Raise RejectedError, which does not name the guilty, if `reject` holds for a text of `inputs`."""
+    """Raise RejectedError, which does not tell which text, if `reject` holds for one of `inputs`."""
     if reject is not None and any(isinstance(value, str) and reject(value) for value in inputs):
         raise RejectedError(400, f"Invalid '{param}': the request was refused.", param=param)
 
@@ -116,6 +116,6 @@ def is_count(value: object) -> bool:
 
 
 def wrong_type(param: str, expected: str) -> RejectedError:
-    """Make the error for a parameter that is not what it must be."""
+    """Make the error for a parameter of the wrong type."""
     message = f"Invalid value for '{param}': expected {expected}."
     return RejectedError(400, message, param=param, code="invalid_type")

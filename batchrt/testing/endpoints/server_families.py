@@ -1,7 +1,7 @@
-"""Servers that speak OpenAI's API for embeddings, and where each differs: limits, leniency, errors.
+"""Servers with OpenAI's embeddings API and their differences: limits, leniency, errors.
 
-The facts are those that the servers' documentation and sources tell, or that were observed; where a
-limit depends on the model that is served, a family has none until it is given one.
+The facts come from the servers' documentation and sources, or were observed. A limit that depends on the
+served model is unset until it is given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ServerFamily: TypeAlias = Literal[
     "openai", "azure", "tei", "infinity", "llama-server", "llama-cpp-python", "vllm", "ollama"
 ]
 
-# Its --payload-limit, unless that is set.
+# The default of its --payload-limit.
 _TEI_BODY_BYTES = 2_000_000
 
 
@@ -28,20 +28,20 @@ def _error_with(status: int, document: Mapping[str, object]) -> RejectedError:
 
 
 class MockFamily:
-    """Be OpenAI; what differs from it a subclass says.
+    """OpenAI's behaviour; each subclass overrides its differences.
 
     Attributes:
         max_inputs: the most inputs in a request, or None.
         max_input_tokens: the most tokens in an input, or None.
         max_request_tokens: the most tokens in a request, or None.
-        max_in_flight: the most that is worked on at once, or None; what is too much is refused.
+        max_in_flight: the most requests or inputs in flight, or None; more are refused.
         counts_inputs: whether `max_in_flight` counts inputs instead of requests.
-        bills: what usage counts of a text.
-        takes_empty: whether an empty text is embedded.
-        knows_base64: whether base64 is given to who asks for it.
-        knows_model: whether the model's name matters.
-        knows_dimensions: whether `dimensions` matters.
-        bills_first_prompt: whether usage of completions forgets all prompts but the first.
+        billing_unit: the unit in which usage counts a text.
+        accepts_empty: whether an empty text is embedded.
+        supports_base64: whether vectors are sent as base64 on request.
+        uses_model: whether the model's name matters.
+        supports_dimensions: whether `dimensions` matters.
+        bills_first_prompt: whether usage of completions counts the first prompt only.
         has_chat_batch: whether there is `/v1/chat/completions/batch`.
     """
 
@@ -93,10 +93,10 @@ class MockFamily:
         return self.make_error(400, message, kind="max_tokens_per_request", code="max_tokens_per_request")
 
     def check_body(self, raw: bytes) -> None:
-        """Raise RejectedError for a body that is larger than the server reads."""
+        """Raise RejectedError for a body above the server's limit."""
 
     def too_busy(self) -> RejectedError:
-        """Refuse a request while too much is worked on."""
+        """Refuse a request because too many are in flight."""
         return self.make_error(
             503, "The server is overloaded.", kind="server_error", code="server_is_overloaded"
         )
@@ -106,19 +106,19 @@ class MockFamily:
         return self.make_error(400, "Invalid 'input': input cannot be an empty string.", param="input")
 
     def check_kinds(self, inputs: Sequence[Embeddable]) -> None:
-        """Raise RejectedError for tokens where only text is taken."""
+        """Raise RejectedError for tokens where only text is accepted."""
 
     def check_dimensions(self, model: str) -> None:
-        """Raise RejectedError if `model` is none that takes `dimensions`: only the third generation."""
+        """Raise RejectedError if `model` does not support `dimensions`: only the third generation does."""
         if "ada-002" in model:
             message = f"The model {model!r} does not support specifying dimensions."
             raise self.make_error(400, message, param="dimensions")
 
     def check_format(self, encoding_format: object) -> None:
-        """Raise RejectedError for an `encoding_format` that is there and null, where that matters."""
+        """Raise RejectedError for an `encoding_format` that is null, where that matters."""
 
     def check_prompts(self) -> None:
-        """Raise RejectedError for a list of prompts where only one is taken."""
+        """Raise RejectedError for a list of prompts where only one is accepted."""
 
 
 class _Azure(MockFamily):
@@ -140,7 +140,7 @@ class _Tei(MockFamily):
         message: str,
         *,
         kind: str = "Validation",
-        param: str | None = None,  # noqa: ARG002  no place for it
+        param: str | None = None,  # noqa: ARG002  no field for it
         code: str | None = None,  # noqa: ARG002
     ) -> RejectedError:
         return _error_with(status, {"message": message, "code": status, "type": kind})
@@ -159,7 +159,7 @@ class _Tei(MockFamily):
 
     def check_body(self, raw: bytes) -> None:
         if len(raw) > _TEI_BODY_BYTES:
-            # Said by what stands before the application, and without a number.
+            # Sent by the layer before the application, and without a number.
             words = b"Failed to buffer the request body: length limit exceeded"
             text = b"text/plain; charset=utf-8"
             raise RejectedError.from_reply(bytes_reply(413, words, content_type=text))
@@ -172,7 +172,7 @@ class _Tei(MockFamily):
 
 
 class _Infinity(MockFamily):
-    """Infinity: FastAPI's errors, which say the whole input back."""
+    """Infinity: FastAPI's errors, which repeat the whole input."""
 
     max_input_tokens = None
     max_request_tokens = None
@@ -201,7 +201,7 @@ class _Infinity(MockFamily):
 
 
 class _LlamaServer(MockFamily):
-    """llama.cpp's own server: no limit but the physical batch, which one input must fit."""
+    """llama.cpp's own server: no limit but the physical batch, in which one input must fit."""
 
     max_inputs = None
     max_input_tokens = 512
@@ -216,7 +216,7 @@ class _LlamaServer(MockFamily):
         message: str,
         *,
         kind: str = "invalid_request_error",
-        param: str | None = None,  # noqa: ARG002  no place for it
+        param: str | None = None,  # noqa: ARG002  no field for it
         code: str | None = None,  # noqa: ARG002
     ) -> RejectedError:
         return _error_with(status, {"error": {"code": status, "message": message, "type": kind}})
@@ -237,7 +237,7 @@ class _LlamaServer(MockFamily):
 
 
 class _LlamaCppPython(MockFamily):
-    """llama-cpp-python: validation fails as the server's own error, and base64 is not known."""
+    """llama-cpp-python: validation fails as a server error, and base64 is not supported."""
 
     max_inputs = None
     max_input_tokens = None
@@ -270,7 +270,7 @@ class _Vllm(MockFamily):
         *,
         kind: str = "BadRequestError",
         param: str | None = None,
-        code: str | None = None,  # noqa: ARG002  the status stands there
+        code: str | None = None,  # noqa: ARG002  the field holds the status
     ) -> RejectedError:
         error = {"message": message, "type": kind, "param": param, "code": status}
         return _error_with(status, {"error": error})
@@ -319,9 +319,9 @@ _FAMILIES: Mapping[ServerFamily, Callable[[], MockFamily]] = MappingProxyType(
 
 
 def family_of(server: ServerFamily, **limits: int | None) -> MockFamily:
-    """Return the family called `server`, with those of its `limits` that are given in place of its own.
+    """Return the family called `server`, with the given `limits` in place of its own.
 
-    Raises ValueError for a name that is none and a limit below one.
+    Raises ValueError for an unknown name and for a limit below one.
     """
     if server not in _FAMILIES:
         raise ValueError(f"server must be one of {', '.join(get_args(ServerFamily))}; not {server!r}")

@@ -1,9 +1,9 @@
-"""Embeddings without a model: unit vectors put together from a pool of blocks, as a hash says.
+"""Embeddings without a model: unit vectors assembled from a pool of blocks that a hash selects.
 
-A vector of usual width is about sixteen blocks of floats, each one of 256 that were made ahead and
-are kept in every form they are sent in. So a vector costs a hash and sixteen look-ups, whether it
-leaves as base64, as JSON numbers or as a list, and is the same in each form to the last bit. Two
-inputs share a block now and then, and a whole vector once in 2^88 pairs or less.
+A vector of usual width is about sixteen blocks of floats, each one of 256 that were generated beforehand and
+are kept in every encoding. So a vector costs one hash and sixteen look-ups, as base64, JSON numbers or a
+list, and is the same in each encoding to the last bit. Two inputs share a block now and then, and a whole
+vector once in 2^88 pairs or less.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import TypeAlias
 __all__ = ["Embeddable", "SeededVectors", "VectorSpace"]
 
 Embeddable: TypeAlias = str | Sequence[int]
-"""A text, or the tokens of one."""
+"""A text, or its tokens."""
 
 _Tables: TypeAlias = Sequence[Sequence[bytes]]
-"""For each place in a vector, the blocks that may stand there."""
+"""The candidate blocks of each position in a vector."""
 
-_CHOICES = 256  # a byte of the hash chooses a block
+_CHOICES = 256  # a byte of the hash selects a block
 _PLACES = 16
-# Base64 writes three bytes at a time, so blocks of three floats can be written one by one.
+# Base64 encodes three bytes at a time, so blocks of three floats can be encoded separately.
 _STEP = 3
-# Below this a vector has too few places to be one of many, and is cheap to make anew.
+# Narrower vectors have too few blocks to be distinct, and are cheap to generate.
 _POOLED_FROM = 96
 _MOST_POOLS = 16
 
 
 def _unit(purpose: bytes, count: int, length: float) -> bytes:
-    """Draw `count` little-endian float32 that as a vector are `length` long."""
+    """Draw `count` little-endian float32 whose vector has this `length`."""
     numbers = struct.unpack(f"<{count}H", shake_128(purpose).digest(2 * count))
     # No number is ever zero, and so no vector.
     centred = [number - 32767.5 for number in numbers]
@@ -51,7 +51,7 @@ def _text(raw: bytes) -> bytes:
 
 
 class _Pool:
-    """Hold the blocks of one width, in the forms in which they were asked for so far."""
+    """The blocks of one width, in the encodings requested so far."""
 
     def __init__(self, seed: int, width: int) -> None:
         size = _STEP * math.ceil(width / (_STEP * _PLACES))
@@ -79,7 +79,7 @@ class _Pool:
 
 
 class VectorSpace:
-    """Return each input its vector, for one model and one width."""
+    """The vectors of one model at one width."""
 
     def __init__(self, seed: int, model: str, width: int, pool: _Pool | None) -> None:
         self._width = width
@@ -116,7 +116,7 @@ class VectorSpace:
 
 
 def _chosen(tables: _Tables, digest: bytes) -> list[bytes]:
-    # The last bytes of the hash may have no place to choose for.
+    # The last bytes of the hash may have no block to select.
     return [blocks[choice] for blocks, choice in zip(tables, digest, strict=False)]
 
 
@@ -130,7 +130,7 @@ def _bytes_of_tokens(tokens: Sequence[int]) -> bytes:
 
 
 class SeededVectors:
-    """Make the vector spaces of one seed, and keep the pools of the widths that are in use."""
+    """The vector spaces of one seed, with the pools of the widths in use."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -142,7 +142,7 @@ class SeededVectors:
         if width >= _POOLED_FROM:
             pool = self._pools.get(width)
             if pool is None:
-                # Two threads may both make it: it is the same.
+                # Two threads may both generate it: the result is the same.
                 pool = _Pool(self._seed, width)
                 if len(self._pools) >= _MOST_POOLS:
                     self._pools = {}

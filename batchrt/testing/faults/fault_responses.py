@@ -1,4 +1,4 @@
-"""What each fault makes of a good reply."""
+"""Fault responses: a function for each fault that makes a bad reply of a good one."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _GZIP_WINDOW = 31  # zlib's code for the largest window and a gzip header
 
 
 def apply_fault(good: MockReply, fault: TunedFault) -> MockReply:
-    """Return what a client gets instead of `good`, with the same delay before it.
+    """Return the reply that a client gets in place of `good`, with the same delay before it.
 
-    Gives `good` itself back if it cannot have the fault.
+    Returns `good` itself if it cannot have the fault.
     """
     defect = DEFECTS.get(fault.fault)
     bad = _RESPONSES[fault.fault](good, fault) if defect is None else defect(good)
@@ -45,7 +45,7 @@ def _body(good: MockReply) -> bytes:
 
 
 def _rate_limit(name: bytes, write: Callable[[float], str]) -> FaultResponse:
-    """Make a 429 that says its seconds in the header `name`, as `write` puts them."""
+    """Make a 429 with its seconds in the header `name`, formatted by `write`."""
 
     def response(_good: MockReply, fault: TunedFault) -> MockReply:
         seconds = fault.seconds or 0.0
@@ -62,7 +62,7 @@ def _rate_limit(name: bytes, write: Callable[[float], str]) -> FaultResponse:
 
 
 def _http_date(seconds: float) -> str:
-    # A date has no fraction: rounding up makes sure that the wait is not shorter than asked.
+    # A date has no fraction: rounded up, so that the wait is not shorter than requested.
     moment = datetime.now(UTC) + timedelta(seconds=seconds)
     whole = moment.replace(microsecond=0) + timedelta(seconds=1 if moment.microsecond else 0)
     return format_datetime(whole, usegmt=True)

@@ -1,4 +1,4 @@
-"""How long the mock takes to answer."""
+"""Latency of the mock's answers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class LogNormal:
-    """Spread latency as services do: half the answers within `median` seconds, and a long tail.
+    """Log-normal latency, as of real services: half the answers within `median` seconds, and a long tail.
 
-    `sigma` is the standard deviation of the logarithm: 0.5 puts one answer in a hundred above
-    3.2 medians, 1.0 above 10.
+    `sigma` is the standard deviation of the logarithm: 0.5 puts one answer in a hundred above 3.2 medians,
+    1.0 above 10.
     """
 
     median: float
@@ -38,21 +38,21 @@ Latency: TypeAlias = float | LogNormal
 
 
 def check_latency(latency: Latency) -> Latency:
-    """Return `latency` back, or raise ValueError for seconds that cannot be waited."""
+    """Return `latency`, or raise ValueError for negative or infinite seconds."""
     if not isinstance(latency, LogNormal) and not 0 <= latency < math.inf:
         raise ValueError(f"latency must be seconds >= 0 or a LogNormal, not {latency!r}")
     return latency
 
 
 def check_seconds(seconds: float, name: str = "latency_per_input") -> float:
-    """Return `seconds` back, or raise ValueError, which begins with `name`, for what cannot be waited."""
+    """Return `seconds`, or raise ValueError, which begins with `name`, if negative or infinite."""
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{name} must be seconds >= 0, not {seconds!r}")
     return seconds
 
 
 def seconds_of(latency: Latency, seed: int, digest: int, attempt: int) -> float:
-    """Draw the latency of one request; it depends on the request, not on who came before it."""
+    """Draw the latency of one request; it depends on the request alone, not on earlier ones."""
     if not isinstance(latency, LogNormal):
         return latency
     # inv_cdf is undefined at 0; the smallest draw stands in for it.

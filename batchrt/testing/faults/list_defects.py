@@ -1,4 +1,4 @@
-"""What a list's answer looks like from a server that is not quite OpenAI's."""
+"""Defects of list answers, as of servers that differ from OpenAI's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DEFECTS"]
 _Entry: TypeAlias = dict[str, Any]
 _Entries: TypeAlias = list[_Entry]
 Defect: TypeAlias = Callable[[MockReply], MockReply | None]
-"""Makes a bad reply out of a good one, or None where that reply cannot have the defect."""
+"""Makes a bad reply of a good one, or None if that reply cannot have the defect."""
 
 
 def _document(good: MockReply) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _document(good: MockReply) -> dict[str, Any]:
 
 
 def _in_entries(change: Callable[[_Entries], _Entries], *, least: int = 1) -> Defect:
-    """Make the defect that changes the results, of which there must be `least`."""
+    """Make a defect that changes the results, of which there must be `least`."""
 
     def defect(good: MockReply) -> MockReply | None:
         if not good.entries:
@@ -46,7 +46,7 @@ def _in_entries(change: Callable[[_Entries], _Entries], *, least: int = 1) -> De
 
 
 def _in_vector(change: Callable[[Any], Any]) -> Defect:
-    """Make the defect that changes the last vector, as it was written; only embeddings have it."""
+    """Make a defect that changes the last vector, in its encoding; for embeddings only."""
 
     def change_last(entries: _Entries) -> _Entries:
         last = entries[-1]
@@ -60,7 +60,7 @@ def _of_vectors(defect: Defect) -> Defect:
 
 
 def _shuffled(entries: _Entries) -> _Entries:
-    # Every second one backwards, then those left out: no order that sorting by luck would mend.
+    # Every second one backwards, then the others: no simple sort restores the order.
     return entries[::-2] + entries[-2::-2]
 
 
@@ -77,7 +77,7 @@ def _with_repeated_index(entries: _Entries) -> _Entries:
 
 
 def _merged(good: MockReply) -> MockReply | None:
-    if good.items < 2:  # noqa: PLR2004  there is nothing to merge
+    if good.items < 2:  # noqa: PLR2004 nothing to merge
         return None
     return _in_entries(_first_of_all)(good)
 
@@ -95,7 +95,7 @@ def _with_one_more(entries: _Entries) -> _Entries:
 
 
 def _failing(status: int, message: str, kind: str) -> Defect:
-    """Make the refusal of a list, even of one; what came alone is answered."""
+    """Make a refusal of any list, even of one item; single inputs are answered."""
 
     def defect(good: MockReply) -> MockReply | None:
         return error_reply(status, message, type=kind) if good.listed else None
@@ -104,7 +104,7 @@ def _failing(status: int, message: str, kind: str) -> Defect:
 
 
 def _partial_usage(good: MockReply) -> MockReply | None:
-    if good.items < 2:  # noqa: PLR2004  one of one is all
+    if good.items < 2:  # noqa: PLR2004 the share of a single item is all
         return None
     document = _document(good)
     document["usage"] = {name: max(1, count // good.items) for name, count in document["usage"].items()}
@@ -120,7 +120,7 @@ def _missing_usage(good: MockReply) -> MockReply | None:
 
 
 def _numbers(vector: Any) -> list[float]:
-    """Read a vector in either form."""
+    """Decode a vector in either form."""
     if isinstance(vector, str):
         raw = b64decode(vector)
         return list(struct.unpack(f"<{len(raw) // 4}f", raw))
@@ -128,7 +128,7 @@ def _numbers(vector: Any) -> list[float]:
 
 
 def _rewritten(vector: Any, numbers: list[float]) -> Any:
-    """Write numbers in the form that `vector` has."""
+    """Encode numbers in the form of `vector`."""
     if isinstance(vector, str):
         return b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
     return numbers
@@ -143,7 +143,7 @@ def _with_nan(vector: Any) -> Any:
 
 
 def _with_null(vector: Any) -> Any:
-    # What has no null says it as not a number.
+    # Base64 has no null: NaN takes its place.
     return _with_nan(vector) if isinstance(vector, str) else [None, *vector[1:]]
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, and when: pure data and a choice that is the same every time."""
+"""Fault plan: the faults, and a seeded choice of the requests that meet them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["Fault", "FaultLike", "FaultPlan", "TunedFault"]
 
 
 class Fault(Enum):
-    """Name a way in which a provider fails.
+    """A way in which a provider fails.
 
     Call a member to tune it: `Fault.STALL(seconds=3)`, `Fault.OVERSIZED(size=10_000_000)`.
 
-    The seconds of a rate limit are what Retry-After says; the forms that can only say whole
-    seconds round up. Of a stall they are how long it lasts if the client stays; of a drip, the
-    wait before each byte. A size is that of the decompressed body in bytes.
+    The seconds of a rate limit are its Retry-After; forms of whole seconds round up. Those of a stall are its
+    length if the client stays; those of a drip, the wait before each byte. A size is that of the decompressed
+    body in bytes.
 
-    Some are `of_lists`: they spoil one result among several, or vectors, or refuse a list. A
-    request that cannot meet such a fault, as a chat or a list of one that is to be shuffled, is
-    answered properly, and the log does not count the fault.
+    Some are `of_lists`: they spoil one result among several, or vectors, or refuse a list. A request that
+    cannot meet such a fault, as a chat or a list of one that is to be shuffled, is answered correctly, and
+    the log does not count the fault.
     """
 
-    # 429, one for each way of saying how long to wait that PROVIDERS.md knows.
+    # 429, one for each form of Retry-After in PROVIDERS.md.
     RATE_LIMIT_SECONDS = "rate_limit_seconds"
     RATE_LIMIT_FLOAT = "rate_limit_float"
     RATE_LIMIT_MS = "rate_limit_ms"
@@ -38,14 +38,14 @@ class Fault(Enum):
     RATE_LIMIT_AZURE = "rate_limit_azure"
     RATE_LIMIT_BARE = "rate_limit_bare"
     SLOW_DOWN = "slow_down"
-    # Other statuses that another attempt may mend.
+    # Other statuses that a retry may fix.
     REQUEST_TIMEOUT = "request_timeout"
     CONFLICT = "conflict"
     SERVER_ERROR = "server_error"
     BAD_GATEWAY = "bad_gateway"
     OVERLOADED = "overloaded"
     GATEWAY_TIMEOUT = "gateway_timeout"
-    # 200, and yet no answer.
+    # 200 without an answer.
     MALFORMED_JSON = "malformed_json"
     TRUNCATED_JSON = "truncated_json"
     WRONG_CONTENT_TYPE = "wrong_content_type"
@@ -57,7 +57,7 @@ class Fault(Enum):
     DROP_MID_BODY = "drop_mid_body"
     STALL = "stall"
     SLOW_DRIP = "slow_drip"
-    # A list's answer that does not fit the list: of embeddings, completions or a batch of chats.
+    # Answers that do not fit the list: of embeddings, completions or a batch of chats.
     SHUFFLED_INDEX = "shuffled_index"
     MISSING_INDEX = "missing_index"
     TEXT_INDEX = "text_index"
@@ -68,7 +68,7 @@ class Fault(Enum):
     FAILED_LIST = "failed_list"
     PARTIAL_USAGE = "partial_usage"
     MISSING_USAGE = "missing_usage"
-    # Vectors that are none.
+    # Invalid vectors.
     WRONG_WIDTH = "wrong_width"
     NESTED_VECTORS = "nested_vectors"
     NULL_VECTOR = "null_vector"
@@ -76,21 +76,21 @@ class Fault(Enum):
     NAN_IN_VECTOR = "nan_in_vector"
     IGNORED_BASE64 = "ignored_base64"
     TORN_BASE64 = "torn_base64"
-    # What no attempt mends, of a list.
+    # Permanent faults of lists.
     REJECTED_LIST = "rejected_list"
     REJECTED_BASE64 = "rejected_base64"
-    # What no attempt mends.
+    # Permanent faults.
     INSUFFICIENT_QUOTA = "insufficient_quota"
     CONTEXT_LENGTH = "context_length"
     BAD_PARAMETER = "bad_parameter"
     UNAUTHORIZED = "unauthorized"
-    # Attacks on the client's memory: only where a plan asks for them, with a size.
+    # Attacks on the client's memory: only where a plan names them, with a size.
     OVERSIZED = "oversized"
     GZIP_BOMB = "gzip_bomb"
 
     @property
     def is_retryable(self) -> bool:
-        """Whether another attempt of the same request may be answered."""
+        """Whether a retry of the same request may succeed."""
         return self not in _PERMANENT
 
     @property
@@ -100,13 +100,13 @@ class Fault(Enum):
 
     @property
     def takes(self) -> Literal["seconds", "size"] | None:
-        """What the fault can be tuned by."""
+        """The measure by which the fault can be tuned."""
         if self in _SIZED:
             return "size"
         return "seconds" if self in _USUAL_SECONDS else None
 
     def __call__(self, *, seconds: float | None = None, size: int | None = None) -> TunedFault:
-        """Tune this fault; what is not said stays as usual."""
+        """Tune this fault; a measure that is not given keeps its default."""
         return TunedFault(self, seconds=seconds, size=size)
 
 
@@ -160,9 +160,9 @@ _USUAL_SECONDS = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class TunedFault:
-    """Hold a fault and its measure: `seconds` or `size`, as `fault.takes` says, or neither.
+    """A fault and its measure: `seconds` or `size`, as `fault.takes` says, or neither.
 
-    Raises ValueError for a measure the fault has no use for, one below zero, and a missing size.
+    Raises ValueError for a measure that does not apply to the fault, one below zero, and a missing size.
     """
 
     fault: Fault
@@ -182,13 +182,13 @@ class TunedFault:
 
     @property
     def is_retryable(self) -> bool:
-        """Whether another attempt of the same request may be answered."""
+        """Whether a retry of the same request may succeed."""
         return self.fault.is_retryable
 
 
 FaultLike: TypeAlias = Fault | TunedFault
 Rates: TypeAlias = Mapping[Fault, float] | Mapping[TunedFault, float] | Mapping[FaultLike, float]
-"""Spelled out, because a mapping of one of the two is to a type checker none of either."""
+"""Spelled out, because to a type checker a mapping of one of the two is neither of the others."""
 
 
 def _tuned(fault: FaultLike) -> TunedFault:
@@ -197,19 +197,18 @@ def _tuned(fault: FaultLike) -> TunedFault:
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """Decide which request meets which fault, the same way every time.
+    """Decide which request meets which fault, the same in every run.
 
     Args:
-        rates: a share of requests, from 0 to 1, for each fault; together at most 1. The choice
-            depends on `seed`, the request's body and how often that body has come before, so it
-            does not depend on the order in which concurrent requests arrive, and a retry draws
-            anew.
-        script: what the first valid requests meet, in the order of their arrival; None is a
-            proper answer. Rates begin where the script ends.
-        seed: another number, another choice.
-        max_consecutive: after this many faults in a row the same body is answered properly, so
-            that with the default of 2 the third attempt at the latest succeeds. None: no bound.
-            The script is not bounded by it.
+        rates: a share of requests, from 0 to 1, for each fault; together at most 1. The choice depends on
+            `seed`, the request's body and how often that body has come before, so it is independent of the
+            order in which concurrent requests arrive, and a retry draws anew.
+        script: the faults of the first valid requests, in the order of their arrival; None is a correct
+            answer. Rates begin where the script ends.
+        seed: another number gives another choice.
+        max_consecutive: after this many faults in a row the same body is answered correctly, so that with the
+            default of 2 the third attempt at the latest succeeds. None: no bound. The script is not bounded
+            by it.
     """
 
     rates: Rates = field(default_factory=dict)
@@ -245,10 +244,9 @@ class FaultPlan:
         stall_seconds: float = 10.0,
         max_consecutive: int | None = 2,
     ) -> FaultPlan:
-        """Spread `rate` evenly over every kind but `OVERSIZED` and `GZIP_BOMB`.
+        """Spread `rate` evenly over every fault but `OVERSIZED` and `GZIP_BOMB`.
 
-        With `permanent=False` only over those that another attempt may mend; those `of_lists`
-        only with `lists=True`.
+        With `permanent=False` only over those that a retry may fix; those `of_lists` only with `lists=True`.
         """
         kinds: list[FaultLike] = [
             fault(seconds=stall_seconds) if fault is Fault.STALL else fault
@@ -259,14 +257,14 @@ class FaultPlan:
         return cls(dict.fromkeys(kinds, share), seed=seed, max_consecutive=max_consecutive)
 
     def scripted(self, position: int) -> TunedFault | None:
-        """Return what the script holds for the request that arrived `position`-th, from 0."""
+        """Return the script's fault for the request that arrived `position`-th, from 0."""
         fault = self.script[position]
         return None if fault is None else _tuned(fault)
 
     def drawn(self, digest: int, attempt: int, in_a_row: int) -> TunedFault | None:
-        """Choose for the `attempt`-th arrival of a body, which met `in_a_row` faults just before.
+        """Draw the fault for the `attempt`-th arrival of a body, which met `in_a_row` faults just before.
 
-        Pure: the same arguments choose the same.
+        Pure: the same arguments give the same fault.
         """
         if not self._edges:
             return None

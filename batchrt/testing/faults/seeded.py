@@ -1,4 +1,4 @@
-"""Chance that is the same every time: numbers drawn from a hash of what they are for."""
+"""Seeded random numbers: hashes of their purpose, the same in every run."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _FULL = 1 << 64
 
 
 def digest_of(data: bytes) -> int:
-    """Name `data` by 64 bits of its hash."""
+    """Return 64 bits of the hash of `data`."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
 
 
 def digests_of(inputs: Sequence[str | Sequence[int]]) -> array[int]:
-    """Name each of several texts, or lists of tokens, by 64 bits of its hash."""
+    """Return 64 bits of the hash of each text or token list."""
     return array(
         "Q", (digest_of((text if isinstance(text, str) else repr(text)).encode()) for text in inputs)
     )
 
 
 def draw(*purpose: object) -> float:
-    """Draw a number from [0, 1) that depends on nothing but `purpose`."""
+    """Draw a number from [0, 1) that depends on `purpose` alone."""
     return digest_of(repr(purpose).encode()) / _FULL
 
 
 class SeededDice:
-    """Roll as often as needed; the same `seed` rolls the same numbers on every Python.
+    """A sequence of numbers that the `seed` determines on every Python.
 
     `random.Random` promises that for `random()` alone, and takes ten times as long to set up.
     """

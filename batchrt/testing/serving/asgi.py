@@ -1,4 +1,4 @@
-"""The mock's replies played to an ASGI server."""
+"""ASGI side of the mock: sends an exchange's reply to a server."""
 
 from __future__ import annotations
 
@@ -30,23 +30,20 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 CONNECTION = "batchrt.connection"
-"""The scope extension of servers that can do what ASGI has no word for; `serve` is one.
+"""Scope extension of servers that offer operations beyond ASGI; `serve` is one. `hang_up(reset: bool) ->
+None` closes the connection, or resets it. `leaves(seconds: float) -> Awaitable[bool]` waits, and returns
+whether the client disconnected meanwhile, at half the price of a cancelled `receive`."""
 
-`hang_up(reset: bool) -> None` closes the connection, or resets it. `leaves(seconds: float) ->
-Awaitable[bool]` waits, and tells whether the client left meanwhile, at half the price of a
-cancelled `receive`.
-"""
-
-# Long enough for Trio, which cancels what waits past its deadline before it looks at the news.
+# Long enough for Trio, which cancels a call past its deadline before it delivers the event.
 _SHORTEST_WAIT = 0.0001
 
 
 class DroppedConnectionError(ConnectionError):
-    """Tell a server that cannot be asked to drop a connection that the plan wants just that."""
+    """The plan drops the connection, and the server offers no way to do so."""
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """Read the whole request body; None if the client left before its end."""
+    """Read the whole request body; None if the client disconnected before its end."""
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         return bytes(message.get("body", b""))
@@ -73,7 +70,7 @@ def _connection(scope: Scope) -> Mapping[str, Any] | None:
 
 
 async def play(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send the reply as it says, and stop at once if the client goes away."""
+    """Send the reply, and stop at once if the client disconnects."""
     try:
         if await _client_left_while_waiting(exchange, scope, receive):
             exchange.finish(gone=True)
@@ -84,12 +81,12 @@ async def play(exchange: Exchange, scope: Scope, receive: Receive, send: Send) -
         else:
             await _play_in_parts(exchange, scope, receive, send)
     finally:
-        # Without effect unless something was raised: then the server is stopping, or broke.
+        # No effect unless an exception was raised: then the server is stopping, or failed.
         exchange.abandon()
 
 
 async def _client_left_while_waiting(exchange: Exchange, scope: Scope, receive: Receive) -> bool:
-    """Wait for the request's turn and its delay, and tell whether the client left meanwhile."""
+    """Wait for the request's turn and its delay; return whether the client disconnected meanwhile."""
     if exchange.queue_entry is not None and await exchange.queue_entry.wait_turn(
         partial(_wait_for_disconnect, receive)
     ):
@@ -98,7 +95,7 @@ async def _client_left_while_waiting(exchange: Exchange, scope: Scope, receive: 
 
 
 async def _client_left_within(scope: Scope, receive: Receive, seconds: float) -> bool:
-    """Wait, and tell whether the client left meanwhile: noticed at once, without a task."""
+    """Wait `seconds`; return at once, without a task, if the client disconnects."""
     connection = _connection(scope)
     if connection is not None:
         return bool(await connection["leaves"](seconds))
@@ -128,8 +125,8 @@ async def _play_in_parts(exchange: Exchange, scope: Scope, receive: Receive, sen
     if reply.status is not None:
         await _start(exchange, send)
         for part in reply.parts():
-            # Also where there is no pause: servers swallow what is sent to a client that left,
-            # and a very large body would be made for nobody.
+            # Also without a pause: servers ignore writes to a client that left, and a very large body would
+            # be generated in vain.
             if await _client_left_within(scope, receive, reply.pause or _SHORTEST_WAIT):
                 exchange.finish(gone=True)
                 return
@@ -145,7 +142,7 @@ async def _hang_up(scope: Scope, receive: Receive, *, reset: bool) -> None:
     connection = _connection(scope)
     if connection is None:
         raise DroppedConnectionError("this server offers no way to drop the connection")
-    # Lets the event loop write what it has buffered, which a reset would throw away.
+    # Lets the event loop write its buffer, which a reset would discard.
     await checkpoint()
     connection["hang_up"](reset)
     await _wait_for_disconnect(receive)

@@ -1,4 +1,4 @@
-"""One request at the mock, from its arrival to the line in the log."""
+"""Exchange: one request at the mock, from its arrival to its record in the log."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Exchange"]
 
 
 class Exchange:
-    """Hold a request's reply until it is sent, and log how it ended, once.
+    """A request's reply until it is sent, and its log record, written once.
 
-    `log` is None for the control routes, which leave no trace. Whoever plays the reply calls
-    `finish` just before the last byte goes out, so that a client that has its answer also finds
-    it in the log. If there is a `place`, they wait first until its turn has come.
+    `log` is None for the control routes, which are not logged. The sender calls `finish` just before the last
+    byte, so that a client that has its answer also finds it in the log. If there is a `queue_entry`, the
+    sender waits for its turn first.
     """
 
     __slots__ = (
@@ -63,16 +63,16 @@ class Exchange:
 
     @property
     def queue_entry(self) -> QueueEntry | None:
-        """Where the request waits before its reply's delay begins; None if nowhere."""
+        """The entry whose turn comes before the reply's delay begins; None without a queue."""
         return None if self._decision is None else self._decision.queue_entry
 
     def finish(self, *, gone: bool = False) -> None:
-        """Log that the reply is out, or that the client is `gone`; only the first call counts."""
+        """Log that the reply is sent, or that the client is `gone`; only the first call counts."""
         status = None if gone else self.reply.status
         self._close(status, gone=gone)
 
     def abandon(self) -> None:
-        """Log that neither happened: the server itself gave up."""
+        """Log that neither happened: the server stopped."""
         self._close(None, gone=False)
 
     def _close(self, status: int | None, *, gone: bool) -> None:

@@ -1,4 +1,4 @@
-"""The mock provider on a socket: in a thread for tests, or for ever for the command line."""
+"""Mock server on a socket: in a thread for tests, or in the foreground for the command line."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MockServer", "serve_forever"]
 
-# Where a server listens on every address, a client still needs one.
+# Addresses for clients of a server that listens on every address.
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
 class MockServer:
-    """Serve a provider from a daemon thread with an event loop of its own, while entered.
+    """Serve a provider from a daemon thread with its own event loop, while entered.
 
-    Entering returns once connections are accepted, and raises OSError if the address is taken.
-    Leaving drops the requests still in flight, which the log counts as disconnects.
+    Entering returns once connections are accepted, and raises OSError if the address is taken. Leaving drops
+    the requests still in flight, which the log counts as disconnects.
 
     Attributes:
-        provider: what is served; its log may be read from any thread.
-        host: the address listened on.
-        port: the port listened on; 0, if that was asked for, until entered.
+        provider: the served provider; its log may be read from any thread.
+        host: the listening address.
+        port: the listening port; if 0 was given, it is 0 until entered.
     """
 
     def __init__(self, provider: MockProvider, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -54,11 +54,11 @@ class MockServer:
 
     @property
     def base_url(self) -> str:
-        """What a client takes for its base URL: `http://127.0.0.1:PORT/v1`."""
+        """The base URL for clients: `http://127.0.0.1:PORT/v1`."""
         return f"{self.url}/v1"
 
     def __enter__(self) -> Self:
-        """Start to serve; a server is entered once."""
+        """Start serving; a server can be entered once."""
         if self._thread is not None:
             raise RuntimeError("this server has run already: call provider.serve() again")
         listener = _listen(self.host, self.port)
@@ -78,7 +78,7 @@ class MockServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop, and wait for the thread to end."""
+        """Stop the server and wait for its thread to end."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()
@@ -87,7 +87,7 @@ class MockServer:
         try:
             _serve(self._server, listener)
         except BaseException as error:
-            # Handed to the thread that waits in __enter__, if it still does.
+            # Raised by the thread that waits in __enter__, if it still does.
             self._failure = error
             if self._listening.is_set():
                 raise
@@ -105,10 +105,10 @@ def serve_forever(
 ) -> None:
     """Serve `provider` from this thread until Ctrl-C or SIGTERM, then return or die of the latter.
 
-    `on_listening` is called with the base URL once connections are accepted. Raises OSError if
-    the address is taken, and ImportError that says what to install where uvicorn is missing.
-    The process is taken to be the server's own: the limit of open files is raised to the most it
-    may be, because each connection takes one, and garbage is collected less often.
+    `on_listening` is called with the base URL once connections are accepted. Raises OSError if the address is
+    taken, and ImportError that names the missing package where uvicorn is not installed. The process is
+    assumed to be the server's own: the limit of open files is raised to its maximum, because each connection
+    takes one, and garbage is collected less often.
     """
     _raise_file_limit()
     _collect_garbage_less()
@@ -152,8 +152,8 @@ def _url(host: str, port: int) -> str:
 
 
 def _collect_garbage_less() -> None:
-    # Thousands of requests that wait are garbage's opposite, and each collection walks over
-    # them: at 2,500 in flight this is worth 40 % more requests a second and half the tail.
+    # Thousands of waiting requests are not garbage, and each collection scans them: at 2,500 in flight this
+    # gives 40 % more requests a second and halves the tail latency.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 

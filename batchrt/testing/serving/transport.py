@@ -1,4 +1,4 @@
-"""The mock provider in process: an httpx transport without sockets."""
+"""Mock transport: an httpx transport that answers in process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import anyio
-import httpx  # noqa: TID251  the one place of this layer
+import httpx  # noqa: TID251 the only module of this layer with httpx
 from anyio.lowlevel import checkpoint
 
 from batchrt.testing.endpoints.replies import Ending
@@ -22,14 +22,14 @@ __all__ = ["MockTransport"]
 
 
 class MockTransport(httpx.AsyncBaseTransport):
-    """Play the mock's replies in the task that asks for them, on any event loop.
+    """Answer requests in the task that sends them, on any event loop.
 
-    No task is made, so a request that is cancelled is over at once, and the log counts a
-    disconnect. The request's read timeout is kept, dropped connections and short bodies raise
-    what httpx raises for them, and large bodies come part by part.
+    No task is started, so a cancelled request ends at once, and the log counts a disconnect. The request's
+    read timeout applies, dropped connections and short bodies raise httpx's own exceptions, and large bodies
+    come part by part.
 
     Attributes:
-        endpoint: what it leads to; models that go there share a quota, whichever transport they have.
+        endpoint: the provider; models that use it share a quota, whichever transport they have.
     """
 
     def __init__(self, provider: MockProvider) -> None:
@@ -37,7 +37,7 @@ class MockTransport(httpx.AsyncBaseTransport):
         self._provider = provider
 
     def __batchrt_endpoint__(self) -> object:
-        """Return what quotas are shared by; see `batchrt.limits.registry`."""
+        """Return the object that identifies the quota; see `batchrt.limits.registry`."""
         return self.endpoint
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -69,7 +69,7 @@ class MockTransport(httpx.AsyncBaseTransport):
 
 
 class _Pause:
-    """Wait as the server would, no longer than the client's read timeout."""
+    """Waits of a server, bounded by the client's read timeout."""
 
     def __init__(self, exchange: Exchange, request: httpx.Request) -> None:
         self._exchange = exchange
@@ -80,7 +80,7 @@ class _Pause:
         self._waited = 0.0
 
     async def __call__(self, seconds: float) -> None:
-        # The wait for a turn and that for the first byte are one to the client.
+        # To the client the wait for a turn and that for the first byte are one.
         limit, self._waited = self._limit - self._waited, 0.0
         try:
             if not seconds:
@@ -115,7 +115,7 @@ class _Pause:
 
 
 class _ReplyStream(httpx.AsyncByteStream):
-    """Return the body as it comes, and notice a client that stops reading."""
+    """The body in parts; a client that stops reading counts as a disconnect."""
 
     def __init__(self, exchange: Exchange, request: httpx.Request, pause: _Pause) -> None:
         self._exchange = exchange
@@ -123,8 +123,8 @@ class _ReplyStream(httpx.AsyncByteStream):
         self._pause = pause
         self._parts = exchange.reply.parts()
 
-    # An iterator and not a generator: Trio complains about generators that are left half-way,
-    # and leaving half-way is what a client does that has read enough.
+    # An iterator and not a generator: Trio complains about unfinished generators, and a client that has read
+    # enough leaves one.
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 

@@ -1,4 +1,4 @@
-"""uvicorn, able to hang up on a client and to stop at once; the only importer of uvicorn."""
+"""uvicorn server that can reset connections and stop at once; the only importer of uvicorn."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from batchrt.testing.serving.asgi import CONNECTION
 
 __all__ = ["BACKLOG", "Server"]
 
-# Linux cuts it to net.core.somaxconn; a client that knocks in vain tries again after a second.
+# Linux caps it at net.core.somaxconn; a client beyond it retries after a second.
 BACKLOG = 16_384
-# A client that reuses a connection in the moment in which the server closes it sees an error
-# that no fault plan asked for, so idle connections are kept for longer than a test takes.
+# A client that reuses a connection while the server closes it sees an error that no fault plan asked for, so
+# idle connections are kept for longer than a test takes.
 _KEEP_ALIVE_SECONDS = 300
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 5.0
@@ -29,10 +29,9 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class _Protocol(HttpToolsProtocol):
-    """Offer the application the `CONNECTION` extension of its scope."""
+    """Add the `CONNECTION` extension to the application's scope."""
 
-    # A future of uvicorn's event loop. One at most: a connection's requests are answered one
-    # after the other.
+    # A future of uvicorn's event loop. One at most: a connection's requests are answered one after the other.
     _wait: Any = None
 
     def on_message_begin(self) -> None:
@@ -62,8 +61,8 @@ class _Protocol(HttpToolsProtocol):
         if not reset:
             self.transport.close()
             return
-        # Linger 0 makes the kernel send RST instead of FIN. It belongs to the socket, not to
-        # the descriptor, so a twin sets it without touching the event loop's own.
+        # Linger 0 makes the kernel send RST instead of FIN. It belongs to the socket, not to the descriptor,
+        # so a duplicate sets it without touching the event loop's own.
         descriptor = self.transport.get_extra_info("socket").fileno()
         with socket.socket(fileno=os.dup(descriptor)) as twin:
             twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -76,7 +75,7 @@ def _settle(wait: Any, *, left: bool) -> None:
 
 
 class Server(uvicorn.Server):
-    """Serve `app` until `should_exit` is set; then drop what is in flight and be gone.
+    """Serve `app` until `should_exit` is set, then drop the requests in flight and stop.
 
     `on_listening` is called in the server's thread once connections are accepted.
     """
@@ -101,18 +100,18 @@ class Server(uvicorn.Server):
         self._on_listening = on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen as uvicorn does, and say so."""
+        """Listen as uvicorn does, then call `on_listening`."""
         await super().startup(sockets=sockets)
         self._on_listening()
 
     async def main_loop(self) -> None:
-        """Wait for the end; looks five times as often as uvicorn, for tests that stop servers."""
-        # Set from another thread, or by a signal: neither can set an event of this loop.
+        """Wait for `should_exit`, polled five times as often as by uvicorn so that tests stop quickly."""
+        # Set from another thread or by a signal, neither of which can set an event of this loop.
         while not self.should_exit:  # noqa: ASYNC110
             await anyio.sleep(_POLL_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close everything at once: uvicorn would wait for requests that may never end."""
+        """Close all connections at once; uvicorn would wait for requests that may never end."""
         for listener in self.servers:
             listener.close()
         for listening in sockets or ():
@@ -120,6 +119,6 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         with anyio.move_on_after(_STOP_SECONDS):
-            # A task leaves the set by its own callback; there is nothing to wait on.
+            # A task leaves the set in its own callback; there is no event to wait for.
             while self.server_state.tasks:
                 await checkpoint()

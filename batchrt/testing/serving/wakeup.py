@@ -1,4 +1,4 @@
-"""A call that another thread's news may cause, made in the event loop that waits for them."""
+"""Wakeup: a call in an event loop that may be requested from another thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Wakeup"]
 
 
 class Wakeup:
-    """Remember the event loop in which this is made, and have it call `call`."""
+    """Call `call` in the event loop in which this was created."""
 
     __slots__ = ("_call", "_loop", "_thread")
 
@@ -26,11 +26,11 @@ class Wakeup:
         if threading.get_ident() == self._thread:
             self._call()
             return
-        # AnyIO's own way into another loop blocks until that loop has run the call, and here
-        # it is the server that would be blocked. Both loops have a call that does not.
+        # AnyIO's call into another loop blocks until that loop has run it, which here would block the server.
+        # Both backends have a call that does not block.
         try:
             post = getattr(self._loop, "call_soon_threadsafe", None) or self._loop.run_sync_soon
             post(self._call)
         except RuntimeError:
-            # The loop has ended since, and whoever waited with it.
+            # The loop has ended, and its waiters with it.
             return
