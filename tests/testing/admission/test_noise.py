@@ -36,14 +36,14 @@ def refused(got: list[Got]) -> list[bool]:
         ({"share": 0.5, "waits": ["shout"]}, "waits must be some of retry-after, "),
     ],
 )
-def test_noise_without_a_meaning_is_refused(options: dict[str, Any], words: str) -> None:
-    """Where it is written, and with what it may be."""
+def test_noise_rejects_invalid_arguments(options: dict[str, Any], words: str) -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match=words):
         Noise(**options)
 
 
-def test_noise_refuses_its_share_whatever_is_sent_how_fast() -> None:
-    """At random, and the same requests every time; another seed refuses others."""
+def test_noise_refuses_its_share_at_any_rate() -> None:
+    """At random, and the same requests in every run; another seed refuses others."""
     fast, slow, other = (
         refused(ask(MockProvider(seed=seed, noise=Noise(share=0.2)), 1000, pause))
         for seed, pause in ((1, 0.0), (1, 10.0), (2, 0.0))
@@ -53,7 +53,7 @@ def test_noise_refuses_its_share_whatever_is_sent_how_fast() -> None:
 
 
 def test_noise_draws_anew_for_a_retry() -> None:
-    """So that what is asked again is answered in the end."""
+    """A retried request is answered in the end."""
     provider = MockProvider(noise=Noise(share=0.5))
 
     async def main() -> list[int]:
@@ -63,8 +63,8 @@ def test_noise_draws_anew_for_a_retry() -> None:
     assert set(simulate(main)) == {200, 429}
 
 
-def test_noise_asks_for_nothing_unless_it_is_told_to() -> None:
-    """It has a place for the wait where the style has none."""
+def test_noise_asks_for_a_wait_only_if_given() -> None:
+    """It uses `retry-after` where the style has no form of its own."""
     for wait, style, expected in (
         (None, None, {}),
         (2.5, None, {"retry-after": "3", "retry-after-ms": "2500"}),
@@ -77,13 +77,13 @@ def test_noise_asks_for_nothing_unless_it_is_told_to() -> None:
         assert {name: value for name, value in got.headers.items() if "retry" in name} == expected
 
 
-def test_noise_may_begin_and_end() -> None:
-    """A share that changes at its second."""
+def test_noise_follows_a_schedule() -> None:
+    """A share changes at its second."""
     got = ask(MockProvider(noise=Noise(share=[(0, 0), (3, 1), (6, 0)])), 9, 1.0)
     assert refused(got) == [False] * 3 + [True] * 3 + [False] * 3
 
 
-def test_noise_is_no_matter_of_quota_queue_or_faults() -> None:
+def test_noise_does_not_touch_quota_queue_or_faults() -> None:
     """It takes nothing, and an outage comes first."""
     provider = MockProvider(
         rate_limits=RateLimits(requests_per_minute=60, burst_seconds=1),

@@ -27,8 +27,8 @@ def meet(outage: Outage, *seconds: float, **options: Any) -> list[Got]:
     return simulate(main)
 
 
-def test_everything_fails_from_its_start_until_before_its_end() -> None:
-    """At once, and with the code of a server that has too much to do."""
+def test_outage_fails_everything_from_its_start_until_before_its_end() -> None:
+    """At once, and with the code of an overloaded server."""
     got = meet(Outage(10, 70), 0, 9.9, 10, 69.9, 70)
     assert [one.status for one in got] == [200, 200, 503, 503, 200]
     assert got[2].document["error"]["code"] == "server_is_overloaded"
@@ -46,15 +46,15 @@ def test_everything_fails_from_its_start_until_before_its_end() -> None:
         (Outage(0, math.inf, 429), 429, {}),
     ],
 )
-def test_it_may_say_how_long_it_lasts(outage: Outage, status: int, waits: dict[str, str]) -> None:
-    """A 429 does, of what is left, and so may the others."""
+def test_outage_may_give_its_remaining_seconds(outage: Outage, status: int, waits: dict[str, str]) -> None:
+    """A 429 does, and the other statuses may."""
     _, got = meet(outage, 0, 22.5)
     assert got.status == status
     assert {name: value for name, value in got.headers.items() if "retry" in name} == waits
 
 
-def test_a_429_is_told_in_the_providers_way() -> None:
-    """With the style of its limits, or of its family."""
+def test_outage_429_has_the_providers_style() -> None:
+    """The style of its limits, or of its family."""
     [got] = meet(Outage(0, 60, 429), 0, server="azure")
     assert got.message == "Rate limit reached. Please retry after 60 seconds."
     limits = RateLimits(requests_per_minute=60, style="litellm")
@@ -62,14 +62,14 @@ def test_a_429_is_told_in_the_providers_way() -> None:
     assert got.headers["llm_provider-retry-after"] == "60"
 
 
-def test_a_failure_may_take_time() -> None:
-    """As a gateway's does that waits for what is behind it."""
+def test_outage_failure_may_be_delayed() -> None:
+    """As that of a gateway that waits for its upstream."""
     [got] = meet(Outage(0, 60, 500, delay=30), 0)
     assert (got.status, got.time) == (500, 30)
 
 
-def test_a_connection_may_be_refused() -> None:
-    """As by a machine on which nobody listens."""
+def test_outage_may_refuse_connections() -> None:
+    """As a machine without a listener does."""
     provider = MockProvider(outages=[Outage(0, 5, "refused")])
 
     async def main() -> int:
@@ -84,8 +84,8 @@ def test_a_connection_may_be_refused() -> None:
     assert provider.verdict().failed == 1
 
 
-def test_a_connection_may_hang() -> None:
-    """Until the outage is over, and then it is closed; or until the client has had enough."""
+def test_outage_may_hang_connections() -> None:
+    """Until the outage is over, when it closes them, or until the client's timeout."""
     provider = MockProvider(outages=[Outage(0, 60, "hanging"), Outage(60, math.inf, "hanging")])
 
     async def main() -> list[float]:
@@ -100,14 +100,14 @@ def test_a_connection_may_hang() -> None:
     assert provider.log.snapshot().disconnects == 1
 
 
-def test_who_is_under_way_when_it_begins_is_answered() -> None:
-    """What counts is when a request arrives."""
+def test_outage_spares_requests_in_flight() -> None:
+    """The time of arrival decides."""
     provider = MockProvider(latency=10.0, outages=[Outage(5, 60)])
     assert simulate(lambda: Client(provider).ask()).status == 200
 
 
-def test_it_costs_no_quota_takes_no_place_and_meets_no_fault() -> None:
-    """A script of faults goes on afterwards where it was."""
+def test_outage_does_not_touch_quota_queue_or_faults() -> None:
+    """A script of faults continues afterwards at its position."""
     provider = MockProvider(
         rate_limits=RateLimits(requests_per_minute=60, burst_seconds=2),
         queueing=Queueing(capacity=1),
@@ -126,8 +126,8 @@ def test_it_costs_no_quota_takes_no_place_and_meets_no_fault() -> None:
     assert (verdict.failed, verdict.accepted, verdict.rejected) == (20, 2, 1)
 
 
-def test_the_first_that_is_on_counts() -> None:
-    """And what is wrong or not for a model knows of none."""
+def test_outage_first_in_the_list_wins() -> None:
+    """Invalid requests and those not for a model are unaffected."""
     provider = MockProvider(outages=[Outage(0, 10, 500), Outage(0, 20)])
 
     async def main() -> list[int]:
@@ -152,8 +152,8 @@ def test_the_first_that_is_on_counts() -> None:
         (Outage(0, 3600, 503), None),
     ],
 )
-def test_an_outage_on_a_socket(outage: Outage, error: type[Exception] | None) -> None:
-    """A connection that is there already is reset; one that hangs does, and the server carries on."""
+def test_outage_on_a_socket_resets_or_hangs(outage: Outage, error: type[Exception] | None) -> None:
+    """An open connection is reset, or hangs; the server continues."""
     provider = MockProvider(outages=[outage])
     options: Any = {"trust_env": False, "timeout": 60}
     with provider.serve() as server, httpx.Client(base_url=server.base_url, **options) as client:
@@ -178,7 +178,7 @@ def test_an_outage_on_a_socket(outage: Outage, error: type[Exception] | None) ->
         ((0, math.inf, 503), {"retry_after": True}, "retry_after needs a kind that is a status, and an end"),
     ],
 )
-def test_an_outage_without_a_meaning_is_refused(arguments: Any, options: Any, words: str) -> None:
-    """Where it is written."""
+def test_outage_rejects_invalid_arguments(arguments: Any, options: Any, words: str) -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match=words):
         Outage(*arguments, **options)

@@ -17,7 +17,7 @@ from tests.testing.test_provider import BODY, SCOPE, Connection
 from tests.testing.virtual import Client, simulate
 
 
-def test_so_many_are_worked_on_and_the_others_wait_in_turn() -> None:
+def test_queue_processes_its_capacity_in_order() -> None:
     """Three at a time, a second each: the n-th answer comes after n / 3 seconds, rounded up."""
     provider = MockProvider(latency=1.0, queueing=Queueing(capacity=3))
 
@@ -40,7 +40,7 @@ def test_so_many_are_worked_on_and_the_others_wait_in_turn() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_is_the_queue_of_the_textbooks(seed: int) -> None:
+def test_queue_agrees_with_the_recursion_of_a_multi_server_queue(seed: int) -> None:
     """Random arrivals and service times, checked against the recursion over the earliest free place."""
     provider = MockProvider(seed=seed, latency=LogNormal(1.0, 1.0), queueing=Queueing(capacity=4))
     twin = MockProvider(seed=seed, latency=LogNormal(1.0, 1.0))
@@ -74,8 +74,8 @@ def test_it_is_the_queue_of_the_textbooks(seed: int) -> None:
     assert max(end - start for start, end in zip(alone, expected, strict=True)) > 1
 
 
-def test_tokens_of_the_answer_take_time() -> None:
-    """What is said in 8 tokens takes longer than what is cut to 2."""
+def test_queue_adds_seconds_per_answered_token() -> None:
+    """An answer of 8 tokens takes longer than one truncated to 2."""
     provider = MockProvider(latency=1.0, queueing=Queueing(capacity=1, seconds_per_token=0.5))
 
     async def main() -> list[float]:
@@ -87,8 +87,8 @@ def test_tokens_of_the_answer_take_time() -> None:
     assert simulate(main) == [1.0, 2.0]
 
 
-def test_the_capacity_may_change_halfway() -> None:
-    """Less: who is worked on stays. More: who waits starts in that moment, with nobody else's help."""
+def test_queue_capacity_may_change() -> None:
+    """Lower: requests in progress stay. Higher: waiting ones start at that moment, without another event."""
     queueing = Queueing(capacity=[(0, 4), (10, 1), (100, 3)])
     provider = MockProvider(latency=30.0, queueing=queueing)
 
@@ -107,8 +107,8 @@ def test_the_capacity_may_change_halfway() -> None:
     assert simulate(main) == [30, 30, 30, 30, 60, 90, 120, 130, 130, 150]
 
 
-def test_a_change_at_an_odd_moment_starts_whoever_waits() -> None:
-    """Seconds that floats cannot hold do not make anybody look for ever."""
+def test_queue_starts_waiting_requests_at_an_inexact_second() -> None:
+    """Seconds that floats cannot represent cause no endless loop."""
     provider = MockProvider(latency=1.0, queueing=Queueing(capacity=[(0, 1), (1 / 3, 2), (2 / 3, 3)]))
 
     async def main() -> list[float]:
@@ -127,8 +127,8 @@ def test_a_change_at_an_odd_moment_starts_whoever_waits() -> None:
     assert simulate(main) == pytest.approx([1, 4 / 3, 5 / 3], abs=1e-4)
 
 
-def test_who_leaves_frees_a_place() -> None:
-    """In the queue as well as out of it, at once."""
+def test_queue_place_is_freed_by_a_disconnect() -> None:
+    """While waiting as well as in progress, at once."""
     provider = MockProvider(latency=10.0, queueing=Queueing(capacity=1))
 
     async def main() -> list[float]:
@@ -151,7 +151,7 @@ def test_who_leaves_frees_a_place() -> None:
     assert (seen.disconnects, seen.in_flight) == (3, 0)
 
 
-def test_the_read_timeout_holds_for_queue_and_service_together() -> None:
+def test_queue_and_service_share_the_read_timeout() -> None:
     """The client cannot tell one from the other."""
     provider = MockProvider(latency=4.0, queueing=Queueing(capacity=[(0, 1), (2, 1)]))
 
@@ -178,8 +178,8 @@ def test_the_read_timeout_holds_for_queue_and_service_together() -> None:
     ("server", "status", "words"),
     [("openai", 503, "server_is_overloaded"), ("tei", 429, "Overloaded"), ("ollama", 503, "server busy")],
 )
-def test_a_full_queue_refuses_in_the_servers_words(server: Any, status: int, words: str) -> None:
-    """Who may not wait is told at once, and takes nothing."""
+def test_queue_refuses_in_the_servers_words_when_full(server: Any, status: int, words: str) -> None:
+    """At once, and without a charge."""
     provider = MockProvider(latency=9.0, server=server, queueing=Queueing(capacity=1, max_waiting=1))
 
     async def main() -> list[tuple[int, float, str]]:
@@ -203,8 +203,8 @@ def test_a_full_queue_refuses_in_the_servers_words(server: Any, status: int, wor
     assert (verdict.sent, verdict.accepted, verdict.refused, verdict.rejected) == (3, 2, 1, 0)
 
 
-def test_a_server_may_reject_what_it_cannot_work_on() -> None:
-    """Nobody waits; the status and the wait as they were asked for."""
+def test_queue_may_have_no_waiting_requests() -> None:
+    """With `max_waiting=0`; status and wait as they were given."""
     queueing = Queueing(capacity=2, max_waiting=0, full_status=429, retry_after=2.5)
     provider = MockProvider(latency=1.0, queueing=queueing)
 
@@ -226,8 +226,8 @@ def test_a_server_may_reject_what_it_cannot_work_on() -> None:
     assert (cool_down.start, cool_down.end) == (0, 3)
 
 
-def test_a_place_is_free_whatever_became_of_its_request() -> None:
-    """Faults of every kind take their turn like answers."""
+def test_queue_place_is_freed_after_any_fault() -> None:
+    """Faults of every kind wait their turn like answers."""
     faults = FaultPlan.everything(1.0, stall_seconds=5, max_consecutive=None)
     provider = MockProvider(latency=1.0, queueing=Queueing(capacity=2), faults=faults)
 
@@ -253,8 +253,8 @@ def test_a_place_is_free_whatever_became_of_its_request() -> None:
 
 
 @pytest.mark.anyio
-async def test_any_asgi_server_can_have_it() -> None:
-    """A turn that comes and a client that leaves are noticed without the connection extension."""
+async def test_queue_works_on_any_asgi_server() -> None:
+    """Turns and disconnects are noticed without the connection extension."""
     faults = FaultPlan(script=[Fault.STALL(seconds=3600)])
     provider = MockProvider(queueing=Queueing(capacity=1), faults=faults)
     stalled, waiting, impatient = connections = [Connection(BODY) for _ in range(3)]
@@ -272,7 +272,7 @@ async def test_any_asgi_server_can_have_it() -> None:
     assert provider.log.snapshot().disconnects == 2
 
 
-def test_it_queues_on_a_socket() -> None:
+def test_queue_works_on_a_socket() -> None:
     """Two places, and twenty clients that each get their answer."""
     provider = MockProvider(latency=0.001, queueing=Queueing(capacity=2, max_waiting=100))
 
@@ -294,7 +294,7 @@ def test_it_queues_on_a_socket() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_turn_may_come_from_another_thread() -> None:
+async def test_queue_turn_may_come_from_another_thread() -> None:
     """A provider in two event loops has one queue."""
     queue = MockQueue(Queueing(capacity=1), Timeline(), threading.RLock())
     first, second = queue.join(0.0), queue.join(0.0)
@@ -311,8 +311,8 @@ async def test_a_turn_may_come_from_another_thread() -> None:
 
 
 @pytest.mark.anyio
-async def test_news_for_a_loop_that_has_ended_are_no_trouble() -> None:
-    """They are dropped, not raised where the turn was given."""
+async def test_queue_wakeup_of_a_closed_loop_is_dropped() -> None:
+    """It does not raise in the thread that gave the turn."""
     called: list[int] = []
 
     async def make() -> Wakeup:
@@ -343,14 +343,14 @@ async def test_news_for_a_loop_that_has_ended_are_no_trouble() -> None:
         ({"capacity": 1, "counts": "bytes"}, "counts must be requests or inputs"),
     ],
 )
-def test_a_queue_without_a_meaning_is_refused(options: dict[str, Any], words: str) -> None:
-    """Where it is written."""
+def test_queue_rejects_invalid_arguments(options: dict[str, Any], words: str) -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match=words):
         Queueing(**options)
 
 
-def test_a_stall_holds_its_place() -> None:
-    """What hangs is worked on, so the next must wait for it."""
+def test_queue_place_is_held_by_a_stall() -> None:
+    """The next request waits for the stalled one."""
     faults = FaultPlan(script=[Fault.STALL(seconds=60)])
     provider = MockProvider(latency=1.0, queueing=Queueing(capacity=1), faults=faults)
 
@@ -390,8 +390,8 @@ def embed_lists(provider: MockProvider, *sizes: int) -> list[tuple[int, float]]:
     return simulate(main)
 
 
-def test_a_queue_may_count_inputs() -> None:
-    """Infinity's: who comes while there is room is let in whole; 8 at a time are worked on, in turn."""
+def test_queue_may_count_inputs() -> None:
+    """As Infinity's: a request is admitted whole while there is room; 8 inputs at a time, in order."""
     queueing = Queueing(capacity=8, max_waiting=10, counts="inputs")
     provider = MockProvider(server="infinity", latency=1.0, queueing=queueing, dimensions=2)
     # 8 are worked on; 9, and then 8 more, may wait; the queue of 17 is full.
@@ -402,8 +402,8 @@ def test_a_queue_may_count_inputs() -> None:
     assert (verdict.refused, verdict.refused_share) == (1, 1 / 7)
 
 
-def test_a_request_that_leaves_the_queue_of_inputs_frees_all_its_places() -> None:
-    """Waiting or worked on."""
+def test_queue_of_inputs_frees_all_places_of_a_request() -> None:
+    """Waiting or in progress."""
     queueing = Queueing(capacity=4, max_waiting=4, counts="inputs")
     provider = MockProvider(latency=10.0, queueing=queueing, dimensions=2)
 
@@ -432,7 +432,7 @@ def test_a_request_that_leaves_the_queue_of_inputs_frees_all_its_places() -> Non
 
 
 @pytest.mark.parametrize(("status", "reason"), [(429, "Too Many Requests"), (503, "Service Temporarily")])
-def test_a_full_server_may_stand_behind_nginx(status: Any, reason: str) -> None:
+def test_queue_may_refuse_as_nginx(status: Any, reason: str) -> None:
     """`limit_conn`: a page, and no wait."""
     queueing = Queueing(capacity=1, max_waiting=0, full_status=status, style="nginx")
     provider = MockProvider(latency=1.0, queueing=queueing, refusal_latency=0.25)

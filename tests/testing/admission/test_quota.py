@@ -20,8 +20,8 @@ def tokens_left(provider: MockProvider) -> float:
     return next(bucket for bucket in quota.buckets if bucket.name == "tokens")._left
 
 
-def test_each_key_and_model_has_a_quota_of_its_own() -> None:
-    """Whoever shares both shares it, whatever connection is used."""
+def test_quota_is_per_key_and_model() -> None:
+    """Over any connection."""
     provider = MockProvider(rate_limits=RateLimits(requests_per_minute=60, burst_seconds=2))
 
     async def main() -> list[list[int]]:
@@ -37,8 +37,8 @@ def test_each_key_and_model_has_a_quota_of_its_own() -> None:
     assert len({(use.key, use.model) for use in provider.verdict().limits}) == 3
 
 
-def test_a_wait_that_is_kept_is_a_wait_that_suffices() -> None:
-    """Who comes again when told to is let in, each time, over an hour of requests at all paces."""
+def test_quota_wait_is_sufficient() -> None:
+    """A client that waits as asked is admitted, each time, over an hour of requests at all rates."""
     limits = RateLimits(requests_per_minute=77, tokens_per_minute=999, burst_seconds=1.7, settle=False)
     provider = MockProvider(rate_limits=limits)
     chance = random.Random(5)
@@ -61,8 +61,8 @@ def test_a_wait_that_is_kept_is_a_wait_that_suffices() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_more_is_let_in_than_a_bucket_allows(seed: int) -> None:
-    """However requests come, in any span: what the bucket holds and what refills it, and no less."""
+def test_quota_admits_exactly_the_buckets_content(seed: int) -> None:
+    """For any requests, in any span: the content and the refill, and no less."""
     provider = MockProvider(
         rate_limits=RateLimits(requests_per_minute=[(0, 600), (30, 120)], burst_seconds=3)
     )
@@ -89,8 +89,8 @@ def test_no_more_is_let_in_than_a_bucket_allows(seed: int) -> None:
     assert 0.98 < verdict.used <= 1
 
 
-def test_a_limit_may_change_halfway() -> None:
-    """From the second on that the script says, headers too."""
+def test_quota_follows_a_scheduled_limit() -> None:
+    """From the scheduled second on, headers too."""
     provider = MockProvider(rate_limits=RateLimits(requests_per_minute=[(0, 600), (60, 60)], burst_seconds=1))
 
     async def main() -> list[tuple[int, str]]:
@@ -106,8 +106,8 @@ def test_a_limit_may_change_halfway() -> None:
     assert simulate(main) == [(10, "600"), (10, "600"), (1, "60"), (1, "60")]
 
 
-def test_an_answer_settles_what_it_cost() -> None:
-    """What was reserved for it and not used comes back; without `max_tokens` the rest is charged."""
+def test_quota_settles_an_answers_cost() -> None:
+    """The unused part of the reserve is refunded; without `max_tokens` the rest is charged."""
 
     async def main(options: dict[str, Any]) -> tuple[float, float, int]:
         provider = MockProvider(latency=1.0, rate_limits=RateLimits(tokens_per_minute=6000))
@@ -133,8 +133,8 @@ def test_an_answer_settles_what_it_cost() -> None:
     assert after == pytest.approx(6000 - (spent - 4))
 
 
-def test_a_failure_is_given_back_and_a_client_that_left_pays() -> None:
-    """Tokens alone: a request is a request."""
+def test_quota_refunds_failures_but_not_disconnects() -> None:
+    """Tokens only: a request stays a request."""
 
     async def main(provider: MockProvider, *, leaves: bool) -> float:
         with anyio.move_on_after(0.5 if leaves else 10):
@@ -153,8 +153,8 @@ def test_a_failure_is_given_back_and_a_client_that_left_pays() -> None:
     assert simulate(lambda: main(settled_not, leaves=False)) == 6000 - 1004
 
 
-def test_other_endpoints_are_charged_for_their_inputs() -> None:
-    """Embeddings what they bill, completions each prompt and each choice's `max_tokens`."""
+def test_quota_charges_other_endpoints_for_their_inputs() -> None:
+    """Embeddings for the billed tokens, completions for each prompt and each choice's `max_tokens`."""
 
     async def main() -> list[float]:
         left = []
@@ -170,7 +170,7 @@ def test_other_endpoints_are_charged_for_their_inputs() -> None:
     assert simulate(main) == [598, 600 - 2 - 20]
 
 
-def test_what_is_wrong_or_not_for_a_model_is_free() -> None:
+def test_quota_ignores_invalid_requests_and_other_routes() -> None:
     """A 4xx of its own and the list of models are not limited."""
     provider = MockProvider(rate_limits=RateLimits(requests_per_minute=60, burst_seconds=1))
 
@@ -183,8 +183,8 @@ def test_what_is_wrong_or_not_for_a_model_is_free() -> None:
     assert simulate(main) == [400, 400, 400, 200, 200, 200, 200, 429]
 
 
-def test_a_reset_fills_every_bucket() -> None:
-    """And starts the scripts again; what is under way settles without a trace."""
+def test_quota_is_full_after_a_reset() -> None:
+    """Scripts start again; requests in flight settle without an effect."""
     limits = RateLimits(requests_per_minute=[(0, 60), (5, 600)], tokens_per_minute=6000, burst_seconds=1)
     provider = MockProvider(rate_limits=limits, latency=1.0)
 
@@ -205,8 +205,8 @@ def test_a_reset_fills_every_bucket() -> None:
     assert simulate(main) == ["60", "600"]
 
 
-def test_two_runs_with_one_seed_are_the_same() -> None:
-    """Limits, settlements and verdicts do not depend on anything but what is sent when."""
+def test_quota_is_deterministic() -> None:
+    """Limits, settlements and verdicts depend only on the requests and their times."""
 
     async def main() -> Verdict:
         provider = MockProvider(

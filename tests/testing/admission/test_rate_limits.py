@@ -11,8 +11,8 @@ from batchrt.testing.admission.throttle_responses import duration
 from tests.testing.virtual import Client, Got, simulate
 
 
-def test_limits_are_data() -> None:
-    """Equal ones are equal, and nothing of one changes."""
+def test_rate_limits_are_immutable_and_comparable() -> None:
+    """Equal ones are equal, and no attribute changes."""
     steps = [(0.0, 600.0), (60.0, 300.0)]
     limits = RateLimits(requests_per_minute=steps, waits=["message"])
     steps.clear()
@@ -36,8 +36,8 @@ def test_limits_are_data() -> None:
         ({"requests_per_day": 1, "waits": "message"}, "waits must be some of retry-after, "),
     ],
 )
-def test_limits_without_a_meaning_are_refused(options: dict[str, Any], words: str) -> None:
-    """Where they are written, and with what they may be."""
+def test_rate_limits_reject_invalid_arguments(options: dict[str, Any], words: str) -> None:
+    """The constructor raises and names the alternatives."""
     with pytest.raises(ValueError, match=words):
         RateLimits(**options)
 
@@ -70,8 +70,8 @@ def waits(got: Got) -> dict[str, str]:
     return {name: value for name, value in got.headers.items() if "retry" in name}
 
 
-def test_headers_tell_limit_remaining_and_time_until_full() -> None:
-    """As OpenAI's: "hi" costs 4 tokens, and with `max_tokens` what they allow, on arrival."""
+def test_rate_limit_headers_give_limit_remaining_and_reset() -> None:
+    """As OpenAI's: "hi" costs 4 tokens, plus `max_tokens` where given, on arrival."""
     limits = RateLimits(requests_per_minute=60, tokens_per_minute=600)
     first, second = ask(limits, "hi", "ho", after=0.5, max_tokens=16)
     assert ratelimit(first) == {
@@ -88,7 +88,7 @@ def test_headers_tell_limit_remaining_and_time_until_full() -> None:
     assert ratelimit(second)["reset-requests"] == "1.5s"
 
 
-def test_over_the_requests_of_a_minute() -> None:
+def test_rate_limits_refuse_above_the_requests_of_a_minute() -> None:
     """429 at once, in OpenAI's shape and words, and the wait in each of its places."""
     limits = RateLimits(requests_per_minute=90, burst_seconds=1)
     first, second = ask(limits, "hi", "ho")
@@ -108,8 +108,8 @@ def test_over_the_requests_of_a_minute() -> None:
     }
 
 
-def test_over_the_tokens_of_a_minute() -> None:
-    """The wait is what refills what lacks."""
+def test_rate_limits_refuse_above_the_tokens_of_a_minute() -> None:
+    """The wait is the refill of the shortage."""
     limits = RateLimits(requests_per_minute=1000, tokens_per_minute=600)
     *_, last = ask(limits, "hi", "ho", max_tokens=400, n=1)
     assert last.status == 200
@@ -122,8 +122,8 @@ def test_over_the_tokens_of_a_minute() -> None:
     assert waits(last) == {"retry-after": "21", "retry-after-ms": "20800"}
 
 
-def test_a_request_larger_than_the_limit_never_fits() -> None:
-    """It is told so, and no wait."""
+def test_rate_limits_name_no_wait_for_a_request_above_the_limit() -> None:
+    """The message says that it is too large."""
     [got] = ask(RateLimits(tokens_per_minute=100), "hi", max_tokens=97)
     assert got.status == 429
     assert got.message.startswith(
@@ -132,7 +132,7 @@ def test_a_request_larger_than_the_limit_never_fits() -> None:
     assert waits(got) == {}
 
 
-def test_a_refused_request_takes_nothing() -> None:
+def test_rate_limits_charge_nothing_for_a_refusal() -> None:
     """Not from the other bucket either."""
     limits = RateLimits(requests_per_minute=1000, tokens_per_minute=100, settle=False)
     *_, last = ask(limits, "a", "b", "c", max_tokens=60)
@@ -147,13 +147,13 @@ def test_a_refused_request_takes_nothing() -> None:
         ({"headers": "all"}, True, True),
     ],
 )
-def test_which_answers_carry_headers_can_be_said(options: Any, first: bool, second: bool) -> None:
-    """All, those that went well, or none."""
+def test_rate_limit_headers_can_be_restricted(options: Any, first: bool, second: bool) -> None:
+    """To all answers, to successes, or to none."""
     answered, refused = ask(RateLimits(requests_per_minute=60, burst_seconds=1, **options), "a", "b")
     assert (bool(ratelimit(answered)), bool(ratelimit(refused))) == (first, second)
 
 
-def test_where_the_wait_is_said_can_be_said() -> None:
+def test_rate_limit_waits_can_be_placed() -> None:
     """In headers, in the message, or nowhere."""
     for where, headers, in_message in (
         (["retry-after"], {"retry-after": "1"}, False),
@@ -167,8 +167,8 @@ def test_where_the_wait_is_said_can_be_said() -> None:
         assert ("try again in 1s" in refused.message) == in_message
 
 
-def test_azure_says_the_wait_in_the_message() -> None:
-    """In whole seconds; its resets are bare ones."""
+def test_rate_limits_of_azure_put_the_wait_in_the_message() -> None:
+    """In whole seconds; its resets are plain numbers."""
     limits = RateLimits(requests_per_minute=8, burst_seconds=1)
     _, refused = ask(limits, "a", "b", server="azure")
     assert refused.message.endswith("rate limit of your current pricing tier. Please retry after 8 seconds.")
@@ -177,8 +177,8 @@ def test_azure_says_the_wait_in_the_message() -> None:
     assert ratelimit(refused)["reset-requests"] == "8"
 
 
-def test_litellm_hides_the_wait_in_a_header_of_its_own() -> None:
-    """Without `retry-after`, and not in the words."""
+def test_rate_limits_of_litellm_use_their_own_header() -> None:
+    """Without `retry-after`, and not in the message."""
     limits = RateLimits(requests_per_minute=8, burst_seconds=1, style="litellm")
     _, refused = ask(limits, "a", "b")
     assert waits(refused) == {"llm_provider-retry-after": "8"}
@@ -187,16 +187,16 @@ def test_litellm_hides_the_wait_in_a_header_of_its_own() -> None:
     assert ratelimit(refused)["reset-requests"] == "7.5s"
 
 
-def test_tei_says_nothing_but_that_it_is_overloaded() -> None:
-    """Flat, and without any header."""
+def test_rate_limits_of_tei_say_only_overloaded() -> None:
+    """A flat error, without any header."""
     answered, refused = ask(RateLimits(requests_per_minute=8, burst_seconds=1), "a", "b", server="tei")
     assert refused.status == 429
     assert refused.document == {"message": "Model is overloaded", "code": 429, "type": "Overloaded"}
     assert waits(refused) == ratelimit(refused) == ratelimit(answered) == {}
 
 
-def test_of_a_minute_and_a_day_the_one_with_less_left_is_told() -> None:
-    """As the reset shows: of 10,000 a day one comes back in 8.64 seconds."""
+def test_rate_limit_headers_show_the_scarcer_of_minute_and_day() -> None:
+    """As the reset shows: of 10,000 a day one is refilled in 8.64 seconds."""
     [got] = ask(RateLimits(requests_per_day=10_000, requests_per_minute=20_000), "hi")
     assert ratelimit(got) == {
         "limit-requests": "10000",
@@ -226,8 +226,8 @@ def test_of_a_minute_and_a_day_the_one_with_less_left_is_told() -> None:
         (86_399.5, "23h59m59.5s"),
     ],
 )
-def test_durations_are_written_as_go_writes_them(seconds: float, text: str) -> None:
-    """To the millisecond, never shorter than they are."""
+def test_duration_has_gos_format(seconds: float, text: str) -> None:
+    """To the millisecond, rounded up."""
     assert duration(seconds) == text
 
 
@@ -248,8 +248,8 @@ def crowd(provider: MockProvider, count: int, *, key: str = "k") -> list[Got]:
     return simulate(main)
 
 
-def test_parallel_requests_are_limited() -> None:
-    """Whatever the rate: as many as that, and one more as soon as one has ended; each key by itself."""
+def test_rate_limits_bound_parallel_requests() -> None:
+    """At any rate: one more as soon as one has ended; for each key separately."""
     provider = MockProvider(latency=1.0, rate_limits=RateLimits(max_parallel_requests=4, waits=()))
     assert [got.status for got in crowd(provider, 10)] == [429] * 6 + [200] * 4
     assert provider.verdict().rejected == 6
@@ -269,8 +269,8 @@ def test_parallel_requests_are_limited() -> None:
     assert simulate(main) == [429, 200]
 
 
-def test_parallel_requests_may_become_fewer() -> None:
-    """What is in flight stays, and a request that its client leaves is over."""
+def test_rate_limits_of_parallel_requests_may_fall() -> None:
+    """Requests in flight stay, and a disconnect ends a request."""
     limits = RateLimits(max_parallel_requests=[(0, 3), (1, 1)], waits=())
     provider = MockProvider(latency=10.0, rate_limits=limits)
 
@@ -293,8 +293,8 @@ def test_parallel_requests_may_become_fewer() -> None:
     assert simulate(main) == [429, 429, 429]
 
 
-def test_parallel_requests_are_refused_in_the_words_of_the_style() -> None:
-    """LiteLLM's names the limit, and a wait of its window; on success it tells what is left."""
+def test_rate_limits_of_parallel_requests_refuse_in_style() -> None:
+    """LiteLLM names the limit and its window as the wait; on success it gives the remaining number."""
     shapes = {}
     for style in ("openai", "litellm", "nginx"):
         limits = RateLimits(max_parallel_requests=1, style=style)
@@ -313,8 +313,8 @@ def test_parallel_requests_are_refused_in_the_words_of_the_style() -> None:
     assert name.format("limit") not in refused.headers
 
 
-def test_a_wait_for_parallel_requests_is_none_of_the_quotas() -> None:
-    """Who comes before it is over is let in if one has ended: the verdict does not mind."""
+def test_rate_limits_of_parallel_requests_ask_for_no_quota_wait() -> None:
+    """An earlier request is admitted if one has ended, and the verdict does not count it."""
     provider = MockProvider(
         latency=1.0, rate_limits=RateLimits(max_parallel_requests=1, style="litellm", named_wait=7)
     )
@@ -324,8 +324,8 @@ def test_a_wait_for_parallel_requests_is_none_of_the_quotas() -> None:
     assert (provider.verdict().sent_in_waits, provider.verdict().cool_downs) == (0, ())
 
 
-def test_nginx_refuses_with_a_page() -> None:
-    """HTML, no wait, no header that tells of the limit; `limit_req` with a burst of 10 at 50 a second."""
+def test_rate_limits_of_nginx_refuse_with_a_page() -> None:
+    """HTML, no wait, no header about the limit; `limit_req` with a burst of 10 at 50 a second."""
     limits = RateLimits(requests_per_minute=3000, burst_seconds=0.2, style="nginx")
     provider = MockProvider(rate_limits=limits)
 
@@ -342,8 +342,8 @@ def test_nginx_refuses_with_a_page() -> None:
     assert waits(first) == ratelimit(first) == ratelimit(answered[0]) == {}
 
 
-def test_infinity_says_that_the_model_is_overloaded() -> None:
-    """In OpenAI's shape, with a number as code, and no word about when to come back."""
+def test_rate_limits_of_infinity_report_an_overloaded_model() -> None:
+    """In OpenAI's shape, with a numeric code, and without a wait."""
     limits = RateLimits(requests_per_minute=60, burst_seconds=1)
     answered, refused = ask(limits, "a", "b", server="infinity")
     assert refused.document == {
@@ -352,8 +352,8 @@ def test_infinity_says_that_the_model_is_overloaded() -> None:
     assert waits(refused) == ratelimit(refused) == ratelimit(answered) == {}
 
 
-def test_a_named_wait_may_be_wrong() -> None:
-    """Too long or too short, in each place where the true one would stand."""
+def test_rate_limits_may_name_a_wrong_wait() -> None:
+    """Too long or too short, in each place of the true one."""
     for seconds, told, words in ((30, {"retry-after": "30", "retry-after-ms": "30000"}, "in 30s."),):
         limits = RateLimits(requests_per_minute=60, burst_seconds=1, named_wait=seconds)
         _, refused = ask(limits, "a", "b")
@@ -372,14 +372,14 @@ def test_a_named_wait_may_be_wrong() -> None:
         ({"in_flight": 0.5}, "in_flight must be a whole number not below 0"),
     ],
 )
-def test_a_stranger_without_a_meaning_is_refused(options: dict[str, Any], words: str) -> None:
-    """Where it is written."""
+def test_stranger_rejects_invalid_arguments(options: dict[str, Any], words: str) -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match=words):
         Stranger(**options)
 
 
-def test_a_stranger_takes_its_part_of_the_limits() -> None:
-    """Of requests and of tokens, by its schedule; what it leaves is what the client is judged by."""
+def test_stranger_takes_its_part_of_the_limits() -> None:
+    """Of requests and of tokens, by its schedule; the client is judged by the rest."""
     stranger = Stranger(requests_per_minute=[(0, 400), (60, 0)], tokens=100)
     limits = RateLimits(
         requests_per_minute=600, tokens_per_minute=60_000, burst_seconds=1, headers="none", stranger=stranger
@@ -401,8 +401,8 @@ def test_a_stranger_takes_its_part_of_the_limits() -> None:
         assert verdict.used == pytest.approx(1, abs=0.03)
 
 
-def test_a_stranger_shows_in_what_is_told() -> None:
-    """The remaining requests are what it leaves."""
+def test_stranger_shows_in_the_headers() -> None:
+    """The remaining requests exclude the stranger's."""
     limits = RateLimits(requests_per_minute=600, stranger=Stranger(requests_per_minute=[(0, 0), (1, 6000)]))
     first, second = ask(limits, "a", "b", after=2.0)
     told = [int(ratelimit(got)["remaining-requests"]) for got in (first, second)]
@@ -410,8 +410,8 @@ def test_a_stranger_shows_in_what_is_told() -> None:
     assert told[1] == pytest.approx(600 - 100 + 10, abs=2)
 
 
-def test_a_stranger_keeps_parallel_requests_busy() -> None:
-    """As many fewer may be in flight, down to none."""
+def test_stranger_occupies_parallel_requests() -> None:
+    """The number that may be in flight falls by as many, down to none."""
     limits = RateLimits(max_parallel_requests=4, waits=(), stranger=Stranger(in_flight=[(0, 1), (5, 4)]))
     provider = MockProvider(latency=1.0, rate_limits=limits)
 
@@ -433,8 +433,8 @@ def test_a_stranger_keeps_parallel_requests_busy() -> None:
     assert simulate(main) == [[200, 200, 200, 429, 429], [429] * 5]
 
 
-def test_a_named_wait_is_none_of_an_outages() -> None:
-    """Nor of what never fits: it is the limits' own."""
+def test_rate_limits_named_wait_does_not_apply_to_outages() -> None:
+    """Nor to a request that never fits."""
     limits = RateLimits(tokens_per_minute=100, named_wait=7)
     provider = MockProvider(rate_limits=limits, outages=[Outage(5, 8, 429)])
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from batchrt.testing.admission.schedules import Schedule, Scripted, check_scripted
 
 
-def test_a_number_holds_for_ever() -> None:
-    """Without steps there is nothing to come."""
+def test_schedule_of_a_number_is_constant() -> None:
+    """It has no next change."""
     schedule = Schedule(600)
     assert (schedule.at(0), schedule.at(1e9), schedule.change_after(0)) == (600, 600, math.inf)
     assert schedule.area(10, 20) == 6000
 
 
-def test_steps_hold_from_their_second_on() -> None:
-    """The moment of a change belongs to what comes."""
+def test_schedule_steps_hold_from_their_second_on() -> None:
+    """The moment of a change belongs to the new step."""
     schedule = Schedule([(0, 600), (60, 300), (120, 900)])
     assert [schedule.at(second) for second in (-1, 0, 59.9, 60, 119, 120, 1e6)] == [
         *(600, 600, 600, 300, 300, 900, 900)
@@ -31,8 +31,8 @@ def test_steps_hold_from_their_second_on() -> None:
     numbers=st.lists(st.integers(1, 50), min_size=1, max_size=5),
     span=st.tuples(st.floats(0, 60), st.floats(0, 60)),
 )
-def test_the_area_is_that_of_the_pieces(numbers: list[int], span: tuple[float, float]) -> None:
-    """Cut anywhere, the parts add up, and small steps come to the same."""
+def test_schedule_area_is_the_sum_of_its_pieces(numbers: list[int], span: tuple[float, float]) -> None:
+    """Split anywhere, the parts add up, and so do small steps."""
     schedule = Schedule([(10.0 * place, number) for place, number in enumerate(numbers)])
     start, end = sorted(span)
     middle = (start + end) / 2
@@ -43,7 +43,7 @@ def test_the_area_is_that_of_the_pieces(numbers: list[int], span: tuple[float, f
     assert whole == pytest.approx(summed, abs=50 * 5 * width + 1e-6)
 
 
-def test_what_is_checked_does_not_change_with_what_it_was_made_from() -> None:
+def test_check_scripted_returns_an_independent_value() -> None:
     """Lists, as JSON has them, become tuples."""
     steps = [(0.0, 600.0), (60.0, 300.0)]
     made = check_scripted("capacity", steps)
@@ -55,14 +55,14 @@ def test_what_is_checked_does_not_change_with_what_it_was_made_from() -> None:
     "given",
     [0, -1, math.nan, math.inf, (), [(1, 600)], [(0, 600), (0, 300)], [(0, 0)], [(0, 6, 0)], "600", None],
 )
-def test_a_script_without_a_meaning_is_refused(given: Scripted) -> None:
-    """With the name of what it is for."""
+def test_check_scripted_rejects_invalid_scripts(given: Scripted) -> None:
+    """The message begins with the parameter's name."""
     with pytest.raises(ValueError, match="capacity must be a number above 0, or steps"):
         check_scripted("capacity", given)
 
 
-def test_a_count_must_be_whole() -> None:
-    """Half a place is none."""
+def test_check_scripted_requires_whole_counts() -> None:
+    """Half a place is an error."""
     assert check_scripted("capacity", 3.0, whole=True) == 3
     with pytest.raises(ValueError, match="capacity must be a whole number"):
         check_scripted("capacity", [(0, 2), (5, 1.5)], whole=True)
@@ -73,8 +73,8 @@ def test_a_count_must_be_whole() -> None:
     since=st.floats(0, 60),
     area=st.floats(0, 900),
 )
-def test_the_second_of_an_area_is_where_it_ends(numbers: list[int], since: float, area: float) -> None:
-    """The inverse of `area`, over steps of nothing too; never, where too little is to come."""
+def test_schedule_second_of_is_the_inverse_of_area(numbers: list[int], since: float, area: float) -> None:
+    """Over steps of zero too; infinity where the rest is too small."""
     schedule = Schedule([(10.0 * place, number) for place, number in enumerate(numbers)])
     second = schedule.second_of(area, since)
     if second < math.inf:
@@ -85,8 +85,8 @@ def test_the_second_of_an_area_is_where_it_ends(numbers: list[int], since: float
         assert numbers[-1] == 0
 
 
-def test_a_number_may_be_nothing_or_bounded() -> None:
-    """Where that is said; and the complaint says it."""
+def test_check_scripted_allows_zero_and_bounds_on_request() -> None:
+    """The error message says so."""
     assert check_scripted("share", [(0, 0), (5, 1)], zero=True, most=1) == ((0, 0), (5, 1))
     with pytest.raises(ValueError, match="share must be a number from 0 to 1, or steps"):
         check_scripted("share", 1.5, zero=True, most=1)

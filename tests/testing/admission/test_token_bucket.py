@@ -40,10 +40,10 @@ def slowly(script: float | Steps, taken: list[tuple[float, float]], burst: float
 
 @example(script=[(0.0, 120.0), (15.0, 600.0), (30.0, 60.0)], taken=[(30.0, 16.0)], burst=1.0)
 @given(script=scripts, taken=amounts, burst=st.sampled_from([1.0, 6.0, 60.0]))
-def test_it_refills_continuously(
+def test_token_bucket_refills_continuously(
     script: float | Steps, taken: list[tuple[float, float]], burst: float
 ) -> None:
-    """Whatever is taken when, and however the limit changes: as many small refills would have it."""
+    """For any charges and any change of the limit: as many small refills."""
     taken = sorted((round(second, 2), amount) for second, amount in taken)
     bucket = MockTokenBucket("tokens", "minute", script, burst)
     for second, amount in taken:
@@ -53,8 +53,8 @@ def test_it_refills_continuously(
 
 
 @given(taken=amounts, script=scripts)
-def test_hindsight_is_what_was(taken: list[tuple[float, float]], script: float | Steps) -> None:
-    """What was left before each charge can be told afterwards, changes of the limit included."""
+def test_token_bucket_recalls_past_levels(taken: list[tuple[float, float]], script: float | Steps) -> None:
+    """The rest before each charge can be read later, changes of the limit included."""
     taken = sorted(taken)
     bucket = MockTokenBucket("tokens", "minute", script, 6.0)
     seen: dict[float, float] = {}
@@ -65,7 +65,7 @@ def test_hindsight_is_what_was(taken: list[tuple[float, float]], script: float |
     assert {second: bucket.left_before(second) for second in seen} == pytest.approx(seen)
 
 
-def test_what_fits_passes_and_the_rest_waits_as_long_as_it_must() -> None:
+def test_token_bucket_wait_is_exact() -> None:
     """600 a minute, 10 at once: the 11th waits for a tenth of a second, and then it fits."""
     bucket = MockTokenBucket("requests", "minute", 600, 1.0)
     for _ in range(10):
@@ -76,16 +76,16 @@ def test_what_fits_passes_and_the_rest_waits_as_long_as_it_must() -> None:
     assert bucket.wait_for(10, 0.1) == pytest.approx(0.9)
 
 
-def test_one_request_always_fits() -> None:
-    """However strict: a limit below one in its burst would let nothing through for ever."""
+def test_token_bucket_holds_at_least_one_request() -> None:
+    """A limit below one in its burst would admit nothing, ever."""
     bucket = MockTokenBucket("requests", "minute", 6, 1.0)
     assert bucket.wait_for(1, 0.0) == 0
     bucket.take(1, 0.0)
     assert bucket.wait_for(1, 0.0) == pytest.approx(10)
 
 
-def test_more_than_it_holds_fits_when_it_is_full() -> None:
-    """And leaves a debt, so that the rate is kept all the same."""
+def test_token_bucket_admits_more_than_its_size_when_full() -> None:
+    """It goes into debt, so that the rate is still kept."""
     bucket = MockTokenBucket("tokens", "minute", 600, 1.0)
     assert bucket.wait_for(50, 0.0) == 0
     bucket.take(50, 0.0)
@@ -95,15 +95,15 @@ def test_more_than_it_holds_fits_when_it_is_full() -> None:
     assert bucket.never_fits(601, 0.0)
 
 
-def test_a_day_refills_in_a_day() -> None:
-    """Whatever the burst."""
+def test_token_bucket_of_a_day_refills_in_a_day() -> None:
+    """For any burst."""
     bucket = MockTokenBucket("requests", "day", 8_640, 1.0)
     bucket.take(8_640, 0.0)
     assert bucket.wait_for(1, 0.0) == pytest.approx(10)
     assert bucket.level(0.0).until_full == pytest.approx(86_400)
 
 
-def test_what_is_given_back_makes_no_more_than_a_full_bucket() -> None:
+def test_token_bucket_refund_does_not_exceed_its_size() -> None:
     """A refund is no burst."""
     bucket = MockTokenBucket("tokens", "minute", 600, 60.0)
     bucket.take(100, 0.0)
@@ -111,7 +111,7 @@ def test_what_is_given_back_makes_no_more_than_a_full_bucket() -> None:
     assert bucket.level(60.0).left == pytest.approx(600, abs=0.01)
 
 
-def test_a_clock_that_steps_back_does_no_harm() -> None:
+def test_token_bucket_tolerates_a_clock_that_steps_back() -> None:
     """Event loops in several threads do not agree to the microsecond."""
     bucket = MockTokenBucket("requests", "minute", 600, 1.0)
     bucket.take(10, 5.0)
@@ -119,7 +119,7 @@ def test_a_clock_that_steps_back_does_no_harm() -> None:
     assert bucket.wait_for(1, 4.5) == pytest.approx(0.1)
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_token_bucket_history_is_bounded() -> None:
     """The newest changes at least, and twice as many at most."""
     bucket = MockTokenBucket("requests", "minute", 60, 60.0, keep=10)
     levels = []
@@ -136,10 +136,10 @@ def test_what_is_remembered_is_bounded() -> None:
     taken=amounts,
     looks=st.lists(st.floats(0, 45), max_size=10),
 )
-def test_an_eater_takes_the_same_however_often_one_looks(
+def test_token_bucket_background_is_independent_of_reads(
     rates: list[float], taken: list[tuple[float, float]], looks: list[float]
 ) -> None:
-    """At its own moments; and what it took can be told afterwards."""
+    """It has its own times, and its use can be read later."""
     background = BackgroundLoad(Schedule([(10.0 * place, rate) for place, rate in enumerate(rates)]), 1.0)
     buckets = [MockTokenBucket("requests", "minute", 600, 6.0, background=background) for _ in range(2)]
     moments = [(second, amount, False) for second, amount in taken] + [
@@ -158,7 +158,7 @@ def test_an_eater_takes_the_same_however_often_one_looks(
     assert buckets[0].left_before(45.0) == pytest.approx(buckets[1].left_before(45.0), abs=1e-6)
 
 
-def test_an_eater_takes_evenly_and_goes_without() -> None:
+def test_token_bucket_background_takes_evenly_and_never_from_empty() -> None:
     """Two a second of the ten that come; of an empty bucket none."""
     bucket = MockTokenBucket("requests", "minute", 600, 1.0, background=BackgroundLoad(Schedule(120), 1.0))
     assert bucket.level(0.45).left == pytest.approx(10)

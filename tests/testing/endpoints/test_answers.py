@@ -8,14 +8,14 @@ from batchrt.testing import MockProvider
 from batchrt.testing.endpoints.answers import count_tokens, truncate
 
 
-def test_distinct_prompts_get_distinct_answers() -> None:
-    """A mixed-up row shows: no two of 20,000 prompts share an answer."""
+def test_answers_to_distinct_prompts_differ() -> None:
+    """A swapped row is detected: no two of 20,000 prompts share an answer."""
     provider = MockProvider()
     assert len({provider.answer_to(f"row {row}") for row in range(20_000)}) == 20_000
 
 
-def test_an_answer_depends_on_seed_messages_and_choice_alone() -> None:
-    """Two providers agree; another seed, role, order or index answers otherwise."""
+def test_answer_depends_on_seed_messages_and_choice_alone() -> None:
+    """Two providers agree; another seed, role, order or index changes the answer."""
     messages = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
     answers = [
         MockProvider().answer_to(messages),
@@ -29,8 +29,8 @@ def test_an_answer_depends_on_seed_messages_and_choice_alone() -> None:
     assert answers[0] == MockProvider(latency=9, api_key="k").answer_to(messages)
 
 
-def test_order_of_keys_and_nulls_make_no_difference() -> None:
-    """Two clients that write the same message differently get the same answer."""
+def test_answer_ignores_order_of_keys_and_nulls() -> None:
+    """Two clients that serialise a message differently get the same answer."""
     provider = MockProvider()
     said = provider.answer_to([{"role": "user", "content": "hi"}])
     assert said == provider.answer_to("hi")
@@ -38,8 +38,8 @@ def test_order_of_keys_and_nulls_make_no_difference() -> None:
     assert said != provider.answer_to([{"name": "Ann", "content": "hi", "role": "user"}])
 
 
-def test_content_parts_count_too() -> None:
-    """Parts are told apart, and their text counts as tokens."""
+def test_answer_depends_on_content_parts() -> None:
+    """Parts are distinguished, and their text counts as tokens."""
     provider = MockProvider()
     parts = [[{"type": "text", "text": text * 40}] for text in "ab"]
     answers = [provider.answer_to([{"role": "user", "content": part}]) for part in parts]
@@ -47,12 +47,12 @@ def test_content_parts_count_too() -> None:
     assert count_tokens([{"role": "user", "content": parts[0]}]) == 13
 
 
-def test_text_that_is_no_unicode_is_still_answered() -> None:
+def test_answer_accepts_lone_surrogates() -> None:
     """A lone surrogate in a row is the client's to refuse, not the mock's."""
     assert MockProvider().answer_to("\ud800") != MockProvider().answer_to("\ud801")
 
 
-def test_json_answers_fit_their_format() -> None:
+def test_answer_fits_its_json_format() -> None:
     """json_object gives an object, json_schema one that fits the schema."""
     provider = MockProvider()
     loose = provider.answer_to("hi", response_format={"type": "json_object"})
@@ -63,8 +63,8 @@ def test_json_answers_fit_their_format() -> None:
     assert provider.answer_to("hi", response_format={"type": "text"}) == provider.answer_to("hi")
 
 
-def test_a_custom_answer_replaces_the_hash() -> None:
-    """`answer` sees the body and decides."""
+def test_answer_may_be_custom() -> None:
+    """`answer` gets the body and decides."""
     provider = MockProvider(answer=lambda body: body["messages"][-1]["content"].upper())
     assert provider.answer_to("hi") == "HI"
 
@@ -77,11 +77,11 @@ def test_a_custom_answer_replaces_the_hash() -> None:
         (2, ("abcdefgh", 2, "length")),
     ],
 )
-def test_a_limit_of_tokens_cuts(limit: int | None, expected: tuple[str, int, str]) -> None:
-    """Four characters a token, and the finish reason says whether any were lost."""
+def test_truncate_keeps_the_limit_of_tokens(limit: int | None, expected: tuple[str, int, str]) -> None:
+    """Four characters a token, and the finish reason tells whether any were cut."""
     assert truncate("abcdefghij", limit) == expected
 
 
-def test_an_empty_answer_still_costs_a_token() -> None:
+def test_truncate_counts_a_token_for_an_empty_answer() -> None:
     """Usage is never zero."""
     assert truncate("", None) == ("", 1, "stop")

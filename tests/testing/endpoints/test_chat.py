@@ -29,7 +29,7 @@ def ask(
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_answer_has_everything_the_api_promises() -> None:
+async def test_chat_answer_has_all_fields_of_the_api() -> None:
     """Shape, echo of the model, usage and finish reason."""
     provider = MockProvider()
     status, document = ask(provider, {"model": "any", "messages": HELLO})
@@ -59,7 +59,7 @@ async def test_an_answer_has_everything_the_api_promises() -> None:
     }
 
 
-async def test_n_choices_differ_and_are_all_counted() -> None:
+async def test_chat_choices_differ_and_are_all_counted() -> None:
     """Each index has its own answer; usage adds them up."""
     provider = MockProvider()
     _, document = ask(provider, {"model": "m", "messages": HELLO, "n": 3})
@@ -71,8 +71,8 @@ async def test_n_choices_differ_and_are_all_counted() -> None:
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-async def test_a_token_limit_cuts_the_answer(name: str) -> None:
-    """Either name works, and the finish reason is `length`."""
+async def test_chat_token_limit_truncates_the_answer(name: str) -> None:
+    """Under either name, and the finish reason is `length`."""
     provider = MockProvider()
     _, document = ask(provider, {"model": "m", "messages": HELLO, name: 2})
     choice = document["choices"][0]
@@ -81,8 +81,8 @@ async def test_a_token_limit_cuts_the_answer(name: str) -> None:
     assert document["usage"]["completion_tokens"] == 2
 
 
-async def test_structured_output_fits_the_schema() -> None:
-    """A json_schema answer is a document of the schema, the one `answer_to` foretells."""
+async def test_chat_structured_output_fits_the_schema() -> None:
+    """The document is the one that `answer_to` predicts."""
     provider = MockProvider()
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
@@ -93,15 +93,15 @@ async def test_structured_output_fits_the_schema() -> None:
     assert content == provider.answer_to(HELLO, response_format=wanted)
 
 
-async def test_json_mode_gives_an_object() -> None:
-    """Without a schema any object will do."""
+async def test_chat_json_mode_gives_an_object() -> None:
+    """Any object, without a schema."""
     body = {"model": "m", "messages": HELLO, "response_format": {"type": "json_object"}}
     _, document = ask(MockProvider(), body)
     assert isinstance(json.loads(document["choices"][0]["message"]["content"]), dict)
 
 
-async def test_a_custom_answer_sees_the_whole_body() -> None:
-    """What the client sent is there, other parameters included."""
+async def test_chat_custom_answer_gets_the_whole_body() -> None:
+    """Other parameters included."""
     provider = MockProvider(answer=lambda body: f"{body['temperature']}")
     _, document = ask(provider, {"model": "m", "messages": HELLO, "temperature": 0.5})
     assert document["choices"][0]["message"]["content"] == "0.5"
@@ -155,8 +155,8 @@ async def test_a_custom_answer_sees_the_whole_body() -> None:
         ),
     ],
 )
-async def test_a_wrong_request_is_told_what_is_wrong(body: Any, param: str | None) -> None:
-    """400 in OpenAI's shape, with the parameter to blame."""
+async def test_chat_rejects_invalid_requests(body: Any, param: str | None) -> None:
+    """400 in OpenAI's shape, with the parameter."""
     status, document = ask(MockProvider(), body)
     assert status == 400
     assert document["error"].keys() == {"message", "type", "param", "code"}
@@ -164,14 +164,14 @@ async def test_a_wrong_request_is_told_what_is_wrong(body: Any, param: str | Non
     assert document["error"]["param"] == param
 
 
-async def test_an_assistant_may_have_said_nothing() -> None:
-    """A message of tool calls has no content."""
+async def test_chat_accepts_an_assistant_without_content() -> None:
+    """A message of tool calls has none."""
     calls: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}
     status, _ = ask(MockProvider(), {"model": "m", "messages": [*HELLO, calls]})
     assert status == 200
 
 
-async def test_an_unknown_model_is_not_found() -> None:
+async def test_chat_unknown_model_is_not_found() -> None:
     """404 with OpenAI's code, if models are named."""
     provider = MockProvider(models=["a", "b"])
     assert ask(provider, {"model": "b", "messages": HELLO})[0] == 200
@@ -180,8 +180,8 @@ async def test_an_unknown_model_is_not_found() -> None:
 
 
 @pytest.mark.parametrize("authorization", [b"", b"Bearer wrong", b"secret", b"Bearer secret2"])
-async def test_a_wrong_key_is_refused(authorization: bytes) -> None:
-    """401 with OpenAI's code, and nothing of the right key in the message."""
+async def test_chat_wrong_key_is_refused(authorization: bytes) -> None:
+    """401 with OpenAI's code; the message does not contain the right key."""
     provider = MockProvider(api_key="secret")
     status, document = ask(provider, {"model": "m", "messages": HELLO}, authorization)
     assert (status, document["error"]["code"]) == (401, "invalid_api_key")
@@ -189,7 +189,7 @@ async def test_a_wrong_key_is_refused(authorization: bytes) -> None:
     assert "secret" not in repr(provider)
 
 
-async def test_the_right_key_is_let_in() -> None:
+async def test_chat_right_key_is_accepted() -> None:
     """A Bearer token, as OpenAI's."""
     provider = MockProvider(api_key="secret")
     assert ask(provider, {"model": "m", "messages": HELLO}, b"Bearer secret")[0] == 200
@@ -202,8 +202,8 @@ def ask_batch(provider: MockProvider, body: Mapping[str, Any]) -> tuple[int, dic
 BYE = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "bye"}]
 
 
-async def test_a_batch_gives_each_conversation_its_choice() -> None:
-    """The one it would get alone, at its index; usage and the log count all of them."""
+async def test_chat_batch_gives_each_conversation_its_choice() -> None:
+    """The same as alone, at its index; usage and the log count all of them."""
     provider = MockProvider(server="vllm")
     status, document = ask_batch(provider, {"model": "m", "messages": [HELLO, BYE, HELLO]})
     assert status == 200
@@ -215,8 +215,8 @@ async def test_a_batch_gives_each_conversation_its_choice() -> None:
     assert [record.items for record in provider.log.records()] == [3, 1, 1, 1]
 
 
-async def test_a_batch_is_told_what_is_wrong_with_it() -> None:
-    """With the conversation to blame, and before anything is answered."""
+async def test_chat_batch_rejects_invalid_requests() -> None:
+    """The error names the conversation, and nothing is answered."""
     provider = MockProvider(server="vllm")
     for messages, param in [
         (HELLO, "messages.[0]"),
@@ -229,20 +229,20 @@ async def test_a_batch_is_told_what_is_wrong_with_it() -> None:
     assert ask_batch(provider, {"model": "m", "messages": [HELLO], "n": 2})[0] == 400
 
 
-async def test_only_vllm_has_the_batch() -> None:
-    """404 elsewhere, which is how a client finds out."""
+async def test_chat_batch_exists_for_vllm_only() -> None:
+    """404 elsewhere, by which a client detects it."""
     assert ask_batch(MockProvider(), {"model": "m", "messages": [HELLO]})[0] == 404
 
 
-async def test_a_custom_answer_sees_one_conversation_at_a_time() -> None:
-    """It need not know that there are batches."""
+async def test_chat_custom_answer_gets_one_conversation_at_a_time() -> None:
+    """In a batch as alone."""
     provider = MockProvider(server="vllm", answer=lambda body: body["messages"][-1]["content"].upper())
     _, document = ask_batch(provider, {"model": "m", "messages": [HELLO, BYE]})
     assert [choice["message"]["content"] for choice in document["choices"]] == ["HELLO", "BYE"]
 
 
-async def test_a_rejected_text_fails_its_request_alone_or_in_a_batch() -> None:
-    """The whole request, without a word about which; parts of a content count too."""
+async def test_chat_rejected_text_fails_the_whole_request() -> None:
+    """The error does not tell which text; parts of a content count too."""
     provider = MockProvider(server="vllm", reject=lambda text: "bye" in text)
     parts = [{"role": "user", "content": [{"type": "text", "text": "bye"}, {"type": "image_url"}]}]
     assert ask(provider, {"model": "m", "messages": HELLO})[0] == 200

@@ -15,7 +15,7 @@ def complete(provider: MockProvider, prompt: Any, **options: Any) -> Answer:
     return ask(provider, "/v1/completions", {"model": "m", "prompt": prompt, **options})
 
 
-async def test_an_answer_has_everything_the_api_promises() -> None:
+async def test_completions_answer_has_all_fields_of_the_api() -> None:
     """Shape, echo of the model, usage and finish reason."""
     provider = MockProvider()
     status, document, _ = complete(provider, "Once upon")
@@ -33,7 +33,7 @@ async def test_an_answer_has_everything_the_api_promises() -> None:
     }
 
 
-async def test_choice_i_times_n_plus_j_is_the_jth_of_prompt_i() -> None:
+async def test_completions_choice_i_times_n_plus_j_is_the_jth_of_prompt_i() -> None:
     """For lists of prompts and several choices each; usage covers them all."""
     provider = MockProvider()
     _, document, _ = complete(provider, ["one", "two", "three"], n=2)
@@ -48,8 +48,8 @@ async def test_choice_i_times_n_plus_j_is_the_jth_of_prompt_i() -> None:
     assert provider.log.records()[0].items == 3
 
 
-async def test_a_completion_is_not_what_a_chat_would_say() -> None:
-    """Nor are tokens answered as the text that writes them."""
+async def test_completions_differ_from_chats() -> None:
+    """Tokens are not answered as the text that they encode, either."""
     provider = MockProvider()
     answers = {provider.completion_to("1,2"), provider.completion_to([1, 2]), provider.answer_to("1,2")}
     assert len(answers) == 3
@@ -60,7 +60,7 @@ async def test_a_completion_is_not_what_a_chat_would_say() -> None:
     ]
 
 
-async def test_a_token_limit_cuts_each_choice() -> None:
+async def test_completions_token_limit_truncates_each_choice() -> None:
     """The finish reason is `length`."""
     provider = MockProvider()
     _, document, _ = complete(provider, ["a", "b"], max_tokens=2)
@@ -71,8 +71,8 @@ async def test_a_token_limit_cuts_each_choice() -> None:
     assert document["usage"]["completion_tokens"] == 4
 
 
-async def test_a_custom_answer_sees_one_prompt_at_a_time() -> None:
-    """It need not know that there are lists."""
+async def test_completions_custom_answer_gets_one_prompt_at_a_time() -> None:
+    """In a list as alone."""
     provider = MockProvider(answer=lambda body: f"{body['prompt']}!")
     _, document, _ = complete(provider, ["a", "b"])
     assert [choice["text"] for choice in document["choices"]] == ["a!", "b!"]
@@ -91,14 +91,14 @@ async def test_a_custom_answer_sees_one_prompt_at_a_time() -> None:
         ({"model": "m", "prompt": "a", "stream": True}, "stream"),
     ],
 )
-async def test_a_wrong_request_is_told_what_is_wrong(body: Any, param: str) -> None:
-    """400 in OpenAI's shape, with the parameter to blame."""
+async def test_completions_reject_invalid_requests(body: Any, param: str) -> None:
+    """400 in OpenAI's shape, with the parameter."""
     status, document, _ = ask(MockProvider(), "/v1/completions", body)
     assert (status, document["error"]["param"]) == (400, param)
 
 
-async def test_a_guilty_prompt_fails_its_whole_request_and_is_not_named() -> None:
-    """So that whoever sent it must look for it."""
+async def test_completions_rejected_prompt_fails_the_whole_request() -> None:
+    """The error does not tell which prompt."""
     provider = MockProvider(reject=lambda text: text == "bad apple")
     assert complete(provider, ["a", "b"]).status == 200
     status, document, _ = complete(provider, ["a", "bad apple"])
@@ -106,8 +106,8 @@ async def test_a_guilty_prompt_fails_its_whole_request_and_is_not_named() -> Non
     assert "apple" not in json.dumps(document)
 
 
-async def test_llama_server_bills_the_first_prompt_alone() -> None:
-    """The answers are all there."""
+async def test_completions_of_llama_server_bill_the_first_prompt_alone() -> None:
+    """All prompts are answered."""
     texts = ["one and more", "two"]
     _, document, _ = complete(MockProvider(server="llama-server"), texts, n=2)
     _, first, _ = complete(MockProvider(server="llama-server"), texts[0], n=2)
@@ -115,8 +115,8 @@ async def test_llama_server_bills_the_first_prompt_alone() -> None:
     assert document["usage"] == first["usage"]
 
 
-async def test_llama_cpp_python_fails_at_lists() -> None:
-    """500, although no other attempt will mend it; a prompt alone is answered."""
+async def test_completions_of_llama_cpp_python_fail_at_lists() -> None:
+    """500, although no retry helps; a single prompt is answered."""
     provider = MockProvider(server="llama-cpp-python")
     assert complete(provider, "a").status == 200
     assert complete(provider, ["a"]).status == 500

@@ -15,7 +15,7 @@ from tests.testing.asking import ask, embed, floats
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_answer_has_everything_the_api_promises() -> None:
+async def test_embeddings_answer_has_all_fields_of_the_api() -> None:
     """Shape, echo of the model, usage in tokens; without dimensions the model's own width."""
     provider = MockProvider()
     status, document, _ = embed(provider, ["a text", "b"])
@@ -34,7 +34,7 @@ async def test_an_answer_has_everything_the_api_promises() -> None:
 
 @pytest.mark.parametrize("encoding", ["float", "base64", None])
 @pytest.mark.parametrize("width", [1, 5, 96, 100, 1536])
-async def test_both_encodings_hold_what_was_foretold(encoding: str | None, width: int) -> None:
+async def test_embeddings_in_both_encodings_equal_vector_of(encoding: str | None, width: int) -> None:
     """To the last bit, at any width."""
     texts = ["", 'ä " \\ \n 漢字 😀', "x" * 5000]
     # One that takes an empty text.
@@ -46,7 +46,7 @@ async def test_both_encodings_hold_what_was_foretold(encoding: str | None, width
     assert {len(vector) for vector in vectors} == {width}
 
 
-async def test_dimensions_are_what_was_asked_for() -> None:
+async def test_embeddings_have_the_requested_dimensions() -> None:
     """Up to the model's own; the vector is another one."""
     provider = MockProvider(dimensions=64)
     _, document, _ = embed(provider, "a", dimensions=32)
@@ -66,7 +66,7 @@ async def test_dimensions_are_what_was_asked_for() -> None:
         ([[1, 2], [3]], [[1, 2], [3]]),
     ],
 )
-async def test_every_form_of_input_is_taken(given: Any, inputs: list[Any]) -> None:
+async def test_embeddings_accept_every_form_of_input(given: Any, inputs: list[Any]) -> None:
     """A text, texts, the tokens of a text, the tokens of many; the log counts inputs."""
     provider = MockProvider()
     _, document, _ = embed(provider, given)
@@ -92,14 +92,14 @@ async def test_every_form_of_input_is_taken(given: Any, inputs: list[Any]) -> No
         ({"model": "text-embedding-ada-002", "input": "a", "dimensions": 5}, "dimensions"),
     ],
 )
-async def test_a_wrong_request_is_told_what_is_wrong(body: Any, param: str) -> None:
-    """400 in OpenAI's shape, with the parameter to blame."""
+async def test_embeddings_reject_invalid_requests(body: Any, param: str) -> None:
+    """400 in OpenAI's shape, with the parameter."""
     status, document, _ = ask(MockProvider(), "/v1/embeddings", body)
     assert (status, document["error"]["param"]) == (400, param)
 
 
-async def test_five_requests_for_ten_thousand_texts_can_be_read_from_the_log() -> None:
-    """Over HTTP too: how many requests, inputs, the longest list, and each one's."""
+async def test_embeddings_requests_and_inputs_are_in_the_log() -> None:
+    """Over HTTP too: the number of requests and inputs, the longest list, and each record."""
     provider = MockProvider(dimensions=3)
     sizes = [2048, 2048, 2048, 2048, 1808]
     for size in sizes:
@@ -112,16 +112,16 @@ async def test_five_requests_for_ten_thousand_texts_can_be_read_from_the_log() -
     assert [record["items"] for record in log["records"]] == sizes
 
 
-async def test_inputs_of_refused_and_faulty_requests_are_counted_as_well() -> None:
-    """A list that was sent in vain was sent."""
+async def test_embeddings_inputs_of_failed_requests_are_counted() -> None:
+    """Refused ones and those that met a fault."""
     provider = MockProvider(max_inputs=2, faults=FaultPlan(script=[Fault.SERVER_ERROR]))
     assert embed(provider, ["a"] * 3).status == 400
     assert embed(provider, ["a"] * 2).status == 500
     assert [record.items for record in provider.log.records()] == [3, 2]
 
 
-async def test_a_guilty_input_fails_its_whole_request_and_is_not_named() -> None:
-    """So that whoever sent it must look for it; tokens are no text to be asked about."""
+async def test_embeddings_rejected_input_fails_the_whole_request() -> None:
+    """The error does not tell which input; tokens are not passed to `reject`."""
     provider = MockProvider(reject=lambda text: text == "bad apple")
     assert embed(provider, ["a", "b"]).status == 200
     assert embed(provider, [[1, 2]]).status == 200
@@ -130,7 +130,7 @@ async def test_a_guilty_input_fails_its_whole_request_and_is_not_named() -> None
     assert "apple" not in json.dumps(document)
 
 
-async def test_latency_may_grow_with_the_list() -> None:
+async def test_embeddings_latency_may_grow_with_the_list() -> None:
     """A fixed part, and one for each input."""
     provider = MockProvider(latency=1.0, latency_per_input=0.25)
     assert embed(provider, ["a", "b", "c"]).delay == 1.75
@@ -138,7 +138,7 @@ async def test_latency_may_grow_with_the_list() -> None:
         MockProvider(latency_per_input=-1)
 
 
-def test_requests_in_flight_and_their_inputs_are_seen_while_they_wait() -> None:
+def test_embeddings_in_flight_are_counted_with_their_inputs() -> None:
     """The peak is of requests; the inputs are those of all of them."""
     provider = MockProvider(latency_per_input=10)
 
@@ -160,6 +160,6 @@ def test_requests_in_flight_and_their_inputs_are_seen_while_they_wait() -> None:
     assert provider.log.snapshot().items_in_flight == 0
 
 
-async def test_an_unknown_model_is_not_found() -> None:
+async def test_embeddings_unknown_model_is_not_found() -> None:
     """If models are named."""
     assert embed(MockProvider(models=["other"]), "a").status == 404

@@ -60,14 +60,14 @@ class Everything(BaseModel, extra="forbid"):
 
 
 @given(seed=st.integers(0, 2**64 - 1))
-def test_pydantic_accepts_what_is_made_for_its_models(seed: int) -> None:
-    """A document fits the schema of a model with about everything pydantic has."""
+def test_json_schema_instance_is_accepted_by_pydantic(seed: int) -> None:
+    """For a model with nearly all of pydantic's types."""
     made = instance_of(Everything.model_json_schema(), SeededDice(seed))
     Everything.model_validate(made)
 
 
-def test_the_same_dice_make_the_same_document() -> None:
-    """Documents are deterministic, and differ from seed to seed."""
+def test_json_schema_instance_is_deterministic() -> None:
+    """And differs from seed to seed."""
     schema = Everything.model_json_schema()
     made = [instance_of(schema, SeededDice(seed)) for seed in range(20)]
     assert made == [instance_of(schema, SeededDice(seed)) for seed in range(20)]
@@ -88,21 +88,21 @@ def test_the_same_dice_make_the_same_document() -> None:
         ({"type": "object", "minProperties": 3}, dict),
     ],
 )
-def test_the_smaller_keywords_are_known(schema: dict[str, Any], python_type: Any) -> None:
-    """Each gives a value of the type it stands for."""
+def test_json_schema_keywords_give_their_types(schema: dict[str, Any], python_type: Any) -> None:
+    """Each keyword gives a value of its type."""
     for seed in range(10):
         TypeAdapter(python_type).validate_python(instance_of(schema, SeededDice(seed)), strict=True)
 
 
-def test_required_names_are_always_there() -> None:
+def test_json_schema_instance_has_all_required_names() -> None:
     """Also names without a property of their own, and those that allOf adds."""
     schema = {"type": "object", "allOf": [{"required": ["a"]}, {"required": ["b"]}]}
     assert instance_of(schema, SeededDice(0)).keys() == {"a", "b"}
     assert len(instance_of({"type": "object", "minProperties": 3}, SeededDice(0))) == 3
 
 
-def test_recursion_that_may_end_does() -> None:
-    """A schema that refers to itself is left as soon as it lets go, whichever way it rolls."""
+def test_json_schema_recursion_ends_where_it_may() -> None:
+    """A recursive schema ends at its first optional part, for any seed."""
     for seed in range(50):
         Node.model_validate(instance_of(Node.model_json_schema(), SeededDice(seed)))
 
@@ -124,13 +124,13 @@ def test_recursion_that_may_end_does() -> None:
         (False, "false"),
     ],
 )
-def test_what_cannot_be_made_is_refused_with_the_reason(schema: Any, reason: str) -> None:
-    """No document is better than one that does not fit."""
+def test_json_schema_unsupported_parts_are_refused_with_the_reason(schema: Any, reason: str) -> None:
+    """Rather than a document that does not fit."""
     with pytest.raises(UnsupportedSchemaError, match=reason):
         instance_of(schema, SeededDice(0))
 
 
-def test_an_alternative_that_cannot_be_made_is_passed_over() -> None:
-    """AnyOf needs only one that can: a Decimal is a number or a string with a pattern."""
+def test_json_schema_unsupported_alternatives_are_skipped() -> None:
+    """AnyOf needs one that is supported: a Decimal is a number or a string with a pattern."""
     schema = {"anyOf": [{"type": "string", "pattern": "x"}, {"type": "integer"}]}
     assert all(isinstance(instance_of(schema, SeededDice(seed)), int) for seed in range(10))

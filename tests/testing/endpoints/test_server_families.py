@@ -26,7 +26,7 @@ TEXT = "four"  # one token
         ("infinity", 2048, 422, "List should have at most 2048 items"),
     ],
 )
-async def test_more_inputs_than_a_server_takes_are_refused(
+async def test_server_family_refuses_too_many_inputs(
     server: ServerFamily, most: int, status: int, words: str
 ) -> None:
     """With the status and the words of that server, which name the maximum."""
@@ -38,13 +38,13 @@ async def test_more_inputs_than_a_server_takes_are_refused(
 
 
 @pytest.mark.parametrize("server", ["llama-server", "llama-cpp-python", "vllm", "ollama"])
-async def test_other_servers_have_no_limit_of_count(server: ServerFamily) -> None:
-    """One more than OpenAI's is fine."""
+async def test_server_family_may_have_no_limit_of_inputs(server: ServerFamily) -> None:
+    """One more than OpenAI's is accepted."""
     assert embed(MockProvider(server=server, dimensions=2), [TEXT] * 2049).status == 200
 
 
-async def test_tokens_are_limited_by_input_and_by_request() -> None:
-    """8,192 and 300,000 at OpenAI; both messages say the maximum and what was asked."""
+async def test_server_family_limits_tokens_by_input_and_by_request() -> None:
+    """8,192 and 300,000 for OpenAI; both messages name the maximum and the requested number."""
     provider = MockProvider(dimensions=2)
     long = TEXT * 8192
     assert embed(provider, long).status == 200
@@ -63,7 +63,7 @@ async def test_tokens_are_limited_by_input_and_by_request() -> None:
     }
 
 
-async def test_tokens_that_are_given_are_counted_as_they_are() -> None:
+async def test_server_family_counts_given_tokens_as_they_are() -> None:
     """Not as the characters that write them."""
     provider = MockProvider(max_input_tokens=3, dimensions=2)
     assert embed(provider, [[100_000, 100_001, 100_002]]).status == 200
@@ -82,10 +82,8 @@ async def test_tokens_that_are_given_are_counted_as_they_are() -> None:
         ("ollama", 400, "maximum context length is 2 tokens"),
     ],
 )
-async def test_limits_may_be_given_and_are_told_in_the_servers_words(
-    server: ServerFamily, status: int, words: str
-) -> None:
-    """Whatever the server's own are."""
+async def test_server_family_limits_may_be_overridden(server: ServerFamily, status: int, words: str) -> None:
+    """The refusal keeps the server's words."""
     provider = MockProvider(server=server, max_inputs=2, max_input_tokens=2, max_request_tokens=3)
     assert embed(provider, [TEXT]).status == 200
     answer = embed(provider, [TEXT, TEXT * 3])
@@ -94,22 +92,22 @@ async def test_limits_may_be_given_and_are_told_in_the_servers_words(
     assert embed(provider, [TEXT * 2] * 2).status in {400, 413}
 
 
-async def test_a_limit_that_cannot_be_is_refused() -> None:
-    """And so is a server nobody knows."""
+async def test_server_family_rejects_invalid_limits_and_names() -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match="max_inputs must be at least 1, not 0"):
         MockProvider(max_inputs=0)
     with pytest.raises(ValueError, match="server must be one of openai, azure, tei"):
         MockProvider(server="abacus")  # type: ignore[arg-type]
 
 
-async def test_limits_of_one_provider_are_not_those_of_another() -> None:
-    """A family is made for each."""
+async def test_server_family_limits_are_per_provider() -> None:
+    """Each provider has its own instance."""
     MockProvider(max_inputs=1)
     assert embed(MockProvider(dimensions=2), [TEXT, TEXT]).status == 200
 
 
-async def test_errors_have_the_servers_shape() -> None:
-    """Flat at TEI, FastAPI's at Infinity, with the status for a code at llama-server and vLLM."""
+async def test_server_family_errors_have_the_servers_shape() -> None:
+    """Flat for TEI, FastAPI's for Infinity, with the status as code for llama-server and vLLM."""
     shapes: dict[ServerFamily, Answer] = {
         server: embed(MockProvider(server=server, max_inputs=1), ["a", "b"]) for server in FAMILIES
     }
@@ -126,21 +124,21 @@ async def test_errors_have_the_servers_shape() -> None:
 
 
 @pytest.mark.parametrize("server", FAMILIES)
-async def test_empty_texts(server: ServerFamily) -> None:
-    """Refused by some, a vector like any other from the rest."""
+async def test_server_family_decides_on_empty_texts(server: ServerFamily) -> None:
+    """Some refuse them, the others embed them."""
     answer = embed(MockProvider(server=server), ["a", ""])
     lenient = server in {"infinity", "llama-cpp-python", "vllm", "ollama"}
     assert (answer.status == 200) == lenient
 
 
 @pytest.mark.parametrize("server", FAMILIES)
-async def test_tokens_for_text(server: ServerFamily) -> None:
-    """Only Infinity does not take them."""
+async def test_server_family_infinity_refuses_tokens(server: ServerFamily) -> None:
+    """All others accept them."""
     answer = embed(MockProvider(server=server), [[1, 2], [3]])
     assert answer.status == (422 if server == "infinity" else 200)
 
 
-async def test_infinity_bills_characters() -> None:
+async def test_server_family_infinity_bills_characters() -> None:
     """Not tokens."""
     assert embed(MockProvider(server="infinity"), ["four", "five!"]).document["usage"] == {
         "prompt_tokens": 9,
@@ -148,8 +146,8 @@ async def test_infinity_bills_characters() -> None:
     }
 
 
-async def test_llama_server_ignores_model_and_dimensions() -> None:
-    """The vector is that of the model it runs; `vector_of` knows."""
+async def test_server_family_llama_server_ignores_model_and_dimensions() -> None:
+    """`vector_of` ignores them too."""
     provider = MockProvider(server="llama-server", dimensions=8)
     vectors = [
         embed(provider, "a").document["data"][0]["embedding"],
@@ -162,38 +160,38 @@ async def test_llama_server_ignores_model_and_dimensions() -> None:
     assert len(vectors[0]) == 8
 
 
-async def test_llama_server_wants_a_format_that_is_none_or_said() -> None:
-    """Null is an error there, and nowhere else."""
+async def test_server_family_llama_server_refuses_a_null_format() -> None:
+    """Only there is null an error."""
     for server in FAMILIES:
         answer = embed(MockProvider(server=server), "a", encoding_format=None)
         assert answer.status == (400 if server == "llama-server" else 200), server
 
 
-async def test_llama_cpp_python_ignores_base64() -> None:
-    """It answers floats, whatever was asked."""
+async def test_server_family_llama_cpp_python_ignores_base64() -> None:
+    """It answers floats."""
     provider = MockProvider(server="llama-cpp-python")
     [entry] = embed(provider, "a", encoding_format="base64").document["data"]
     assert entry["embedding"] == provider.vector_of("a", model="m")
 
 
 @pytest.mark.parametrize("server", sorted(set(FAMILIES) - {"llama-cpp-python"}))
-async def test_the_others_know_base64(server: ServerFamily) -> None:
-    """And give the same numbers in it."""
+async def test_server_family_others_support_base64(server: ServerFamily) -> None:
+    """With the same numbers."""
     provider = MockProvider(server=server)
     [entry] = embed(provider, "a", encoding_format="base64").document["data"]
     assert isinstance(entry["embedding"], str)
     assert floats(entry["embedding"]) == provider.vector_of("a", model="m")
 
 
-async def test_vllm_refuses_dimensions() -> None:
-    """Its own words, which name no parameter."""
+async def test_server_family_vllm_refuses_dimensions() -> None:
+    """In its own words, which name no parameter."""
     answer = embed(MockProvider(server="vllm"), "a", dimensions=8)
     assert answer.status == 400
     assert "matryoshka" in answer.document["error"]["message"]
 
 
-async def test_tei_reads_two_megabytes() -> None:
-    """And says nothing of how many, in plain text."""
+async def test_server_family_tei_refuses_bodies_above_two_megabytes() -> None:
+    """In plain text, without the limit."""
     provider = MockProvider(server="tei", dimensions=2)
     body = json.dumps({"model": "m", "input": "x" * 1_999_900}).encode()
     assert len(body) < 2_000_000
@@ -224,8 +222,8 @@ def run(*arguments: Any) -> httpx.Response:
     return response
 
 
-def test_tei_gives_a_permit_to_each_input() -> None:
-    """429 without a word about when to come back, once they are used up; then they are free again."""
+def test_server_family_tei_counts_inputs_in_flight() -> None:
+    """429 without a wait at the limit; the permits are returned afterwards."""
     provider = MockProvider(server="tei", latency=5, max_in_flight=40)
     assert run(while_busy, provider, 32, 8).status_code == 200
     response = run(while_busy, provider, 32, 9)
@@ -235,8 +233,8 @@ def test_tei_gives_a_permit_to_each_input() -> None:
     assert run(while_busy, provider, 1, 32).status_code == 200
 
 
-def test_ollama_has_a_queue_of_requests() -> None:
-    """503 when it is full, however few inputs there are."""
+def test_server_family_ollama_counts_requests_in_flight() -> None:
+    """503 at the limit, for any number of inputs."""
     full = MockProvider(server="ollama", latency=5, max_in_flight=1)
     response = run(while_busy, full, 1, 1)
     assert response.status_code == 503
@@ -244,7 +242,7 @@ def test_ollama_has_a_queue_of_requests() -> None:
     assert run(while_busy, MockProvider(server="ollama", latency=5), 500, 500).status_code == 200
 
 
-def test_any_server_can_be_overloaded() -> None:
-    """If it is told how much is too much."""
+def test_server_family_accepts_any_max_in_flight() -> None:
+    """Any server refuses above it."""
     assert run(while_busy, MockProvider(latency=5, max_in_flight=1), 1, 1).status_code == 503
     assert run(while_busy, MockProvider(latency=5, max_in_flight=2), 1, 1).status_code == 200

@@ -20,7 +20,7 @@ VECTORS = SeededVectors(0)
     text=st.text() | st.lists(st.integers(0, 2**31), min_size=1),
     width=st.integers(1, 40) | st.integers(90, 130) | st.sampled_from([384, 1000, 1536]),
 )
-def test_the_forms_of_a_vector_are_the_same_to_the_last_bit(text: str | list[int], width: int) -> None:
+def test_vector_encodings_agree_to_the_last_bit(text: str | list[int], width: int) -> None:
     """Numbers, base64, JSON and bytes; float32 holds each number exactly; the length is one."""
     space = VECTORS.space("m", width)
     numbers = space.floats(text)
@@ -33,14 +33,14 @@ def test_the_forms_of_a_vector_are_the_same_to_the_last_bit(text: str | list[int
 
 
 @pytest.mark.parametrize("width", [8, 96, 100, 1536])
-def test_different_texts_have_different_vectors(width: int) -> None:
-    """Many of them, and close to orthogonal where there is room."""
+def test_vectors_of_different_texts_differ(width: int) -> None:
+    """Many of them, and nearly orthogonal where the width allows."""
     space = VECTORS.space("m", width)
     assert len({space.raw(f"{number}") for number in range(5_000)}) == 5_000
 
 
-def test_vectors_of_different_texts_point_elsewhere() -> None:
-    """As embeddings of unrelated texts do."""
+def test_vectors_of_different_texts_are_nearly_orthogonal() -> None:
+    """As embeddings of unrelated texts are."""
     space = VECTORS.space("m", 1536)
     first, *others = (space.floats(f"{number}") for number in range(50))
     cosines = [abs(sum(map(float.__mul__, first, other))) for other in others]
@@ -49,8 +49,8 @@ def test_vectors_of_different_texts_point_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("width", [8, 256])
-def test_seed_model_and_width_each_make_another_vector(width: int) -> None:
-    """And the same ones the same, in another process as well: nothing else goes in."""
+def test_vector_depends_on_seed_model_and_width_alone(width: int) -> None:
+    """The same in another process."""
     vector = SeededVectors(1).space("m", width).floats("hello")
     assert vector == SeededVectors(1).space("m", width).floats("hello")
     assert vector != SeededVectors(2).space("m", width).floats("hello")
@@ -59,19 +59,19 @@ def test_seed_model_and_width_each_make_another_vector(width: int) -> None:
 
 
 def test_vectors_do_not_change_between_releases() -> None:
-    """Expectations that users wrote down stay true."""
+    """Users' recorded expectations stay valid."""
     assert SeededVectors(0).space("mock", 3).base64("hello") == b"qucgP8H6yj4aTis/"
     assert SeededVectors(0).space("mock", 96).base64("hello")[:16] == b"ESshvuAS1j0N4fA9"
 
 
-def test_a_text_is_not_its_tokens() -> None:
-    """Nor are tokens the text that writes them."""
+def test_vector_of_a_text_is_not_that_of_its_tokens() -> None:
+    """In neither direction."""
     space = VECTORS.space("m", 8)
     assert len({space.raw(value) for value in ("1,2", [1, 2], [12], "12")}) == 4
 
 
-def test_many_widths_are_remembered_for_a_while_only() -> None:
-    """Memory is bounded, and what was forgotten comes back the same."""
+def test_vector_pools_are_bounded() -> None:
+    """A pool that was dropped is generated the same."""
     vectors = SeededVectors(3)
     before = vectors.space("m", 96).floats("a")
     for width in range(97, 130):
@@ -80,8 +80,8 @@ def test_many_widths_are_remembered_for_a_while_only() -> None:
     assert vectors.space("m", 96).floats("a") == before
 
 
-def test_threads_may_share_them() -> None:
-    """A provider is served from several."""
+def test_vectors_are_thread_safe() -> None:
+    """A provider may be served from several threads."""
     vectors = SeededVectors(4)
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda number: vectors.space("m", 96 + number % 3).raw("a"), range(60)))

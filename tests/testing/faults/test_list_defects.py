@@ -45,8 +45,8 @@ def without_index(entry: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("count", [2, 3, 4, 7])
-async def test_shuffled_entries_say_where_they_belong(path: str, count: int) -> None:
-    """In another order, neither forwards nor, if there are more than two, backwards."""
+async def test_list_defect_shuffled_entries_keep_their_index(path: str, count: int) -> None:
+    """Another order, neither forwards nor, if there are more than two, backwards."""
     texts = [f"text {number}" for number in range(count)]
     provider = meeting(Fault.SHUFFLED_INDEX)
     shuffled, proper = (entries_of(send(provider, path, texts).document) for _ in range(2))
@@ -58,7 +58,7 @@ async def test_shuffled_entries_say_where_they_belong(path: str, count: int) -> 
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_an_index_may_be_missing_a_text_or_always_the_same(path: str) -> None:
+async def test_list_defect_index_is_missing_a_text_or_repeated(path: str) -> None:
     """The order is right, and nothing else has changed."""
     for fault, found in [
         (Fault.MISSING_INDEX, [None] * 4),
@@ -76,15 +76,15 @@ async def test_an_index_may_be_missing_a_text_or_always_the_same(path: str) -> N
     ("fault", "count"),
     [(Fault.EMPTY_CHOICES, 0), (Fault.MERGED_LIST, 1), (Fault.SHORT_LIST, 3), (Fault.LONG_LIST, 5)],
 )
-async def test_there_may_be_too_few_results_or_one_too_many(path: str, fault: Fault, count: int) -> None:
-    """Each with an index of its own."""
+async def test_list_defect_list_is_short_or_long(path: str, fault: Fault, count: int) -> None:
+    """Each entry has its own index."""
     answer = send(meeting(fault), path, TEXTS)
     assert answer.status == 200
     assert [entry["index"] for entry in entries_of(answer.document)] == list(range(count))
 
 
-async def test_merged_prompts_get_one_text() -> None:
-    """It holds something of each, so that only the count gives it away."""
+async def test_list_defect_merged_prompts_get_one_text() -> None:
+    """It contains a part of each, so that only the count shows it."""
     provider = meeting(Fault.MERGED_LIST)
     [choice] = send(provider, "/v1/completions", TEXTS).document["choices"]
     assert all(provider.completion_to(text) in choice["text"] for text in TEXTS)
@@ -92,20 +92,20 @@ async def test_merged_prompts_get_one_text() -> None:
 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize(("fault", "status"), [(Fault.FAILED_LIST, 500), (Fault.REJECTED_LIST, 400)])
-async def test_a_list_may_be_refused_even_of_one(path: str, fault: Fault, status: int) -> None:
-    """As by a server that takes texts alone."""
+async def test_list_defect_refuses_lists_even_of_one(path: str, fault: Fault, status: int) -> None:
+    """As a server does that accepts single texts only."""
     assert send(meeting(fault), path, ["one"]).status == status
 
 
 @pytest.mark.parametrize("fault", [Fault.FAILED_LIST, Fault.REJECTED_LIST])
-async def test_what_comes_alone_is_answered(fault: Fault) -> None:
-    """A text that is no list, by embeddings and completions."""
+async def test_list_defect_spares_single_inputs(fault: Fault) -> None:
+    """A text that is no list, for embeddings and completions."""
     assert embed(meeting(fault), "one").status == 200
     assert ask(meeting(fault), "/v1/completions", {"model": "m", "prompt": "one"}).status == 200
 
 
 @pytest.mark.parametrize("path", ROUTES)
-async def test_usage_may_be_of_one_input_or_missing(path: str) -> None:
+async def test_list_defect_usage_is_partial_or_missing(path: str) -> None:
     """The results are right."""
     provider = meeting(Fault.PARTIAL_USAGE)
     partial, proper = (send(provider, path, TEXTS).document for _ in range(2))
@@ -117,8 +117,8 @@ async def test_usage_may_be_of_one_input_or_missing(path: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-async def test_the_last_vector_may_be_another_width(encoding: str) -> None:
-    """In the encoding that was asked for; the others are right."""
+async def test_list_defect_last_vector_has_another_width(encoding: str) -> None:
+    """In the requested encoding; the others are right."""
     provider = meeting(Fault.WRONG_WIDTH)
     data = embed(provider, TEXTS, encoding_format=encoding).document["data"]
     vectors = [floats(entry["embedding"]) for entry in data]
@@ -127,15 +127,15 @@ async def test_the_last_vector_may_be_another_width(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-async def test_vectors_may_be_of_tokens(encoding: str) -> None:
-    """Nested, and numbers whatever was asked."""
+async def test_list_defect_vectors_are_nested(encoding: str) -> None:
+    """One for each token, and numbers in any encoding."""
     provider = meeting(Fault.NESTED_VECTORS)
     data = embed(provider, TEXTS, encoding_format=encoding).document["data"]
     assert [entry["embedding"] for entry in data] == [[vector] * 2 for vector in vectors_of(provider)]
 
 
-async def test_a_vector_may_hold_what_is_no_number() -> None:
-    """Null or NaN, as JSON writers put what they cannot say; in base64 both are NaN."""
+async def test_list_defect_vector_contains_null_or_nan() -> None:
+    """As JSON writers encode such numbers; in base64 both are NaN."""
     for fault, encoding in [
         (Fault.NULL_IN_VECTOR, "float"),
         (Fault.NAN_IN_VECTOR, "float"),
@@ -153,13 +153,13 @@ async def test_a_vector_may_hold_what_is_no_number() -> None:
             assert math.isnan(wrong[0])
 
 
-async def test_a_vector_may_be_null() -> None:
+async def test_list_defect_vector_is_null() -> None:
     """The last one."""
     data = embed(meeting(Fault.NULL_VECTOR), TEXTS).document["data"]
     assert [entry["embedding"] is None for entry in data] == [False, False, False, True]
 
 
-async def test_base64_may_be_ignored_refused_or_torn() -> None:
+async def test_list_defect_base64_is_ignored_refused_or_torn() -> None:
     """Floats in its place, a 400 that names the parameter, or bytes that are no float32."""
     provider = meeting(Fault.IGNORED_BASE64)
     data = embed(provider, TEXTS, encoding_format="base64").document["data"]
@@ -171,8 +171,8 @@ async def test_base64_may_be_ignored_refused_or_torn() -> None:
         floats(data[3]["embedding"])
 
 
-async def test_a_request_that_cannot_meet_a_fault_is_answered_and_not_counted() -> None:
-    """A chat meets none of a list; a list of one is not shuffled; floats are no base64."""
+async def test_list_defect_that_does_not_apply_is_not_counted() -> None:
+    """A chat meets no list fault; a list of one is not shuffled; floats are no base64."""
     chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "n": 2}
     for fault in Fault:
         if fault.of_lists:
@@ -188,23 +188,23 @@ async def test_a_request_that_cannot_meet_a_fault_is_answered_and_not_counted() 
         assert embed(meeting(fault), TEXTS, encoding_format="float").status == 200
 
 
-async def test_vectors_are_spoiled_nowhere_else() -> None:
-    """Completions have none."""
+async def test_list_defect_of_vectors_spares_completions() -> None:
+    """They have no vectors."""
     for fault in (Fault.WRONG_WIDTH, Fault.NESTED_VECTORS, Fault.NULL_VECTOR, Fault.NAN_IN_VECTOR):
         provider = meeting(fault)
         assert send(provider, "/v1/completions", TEXTS).status == 200
         assert provider.log.snapshot().by_fault == {}
 
 
-async def test_a_spoiled_answer_takes_as_long_as_a_good_one() -> None:
+async def test_list_defect_keeps_the_latency() -> None:
     """The latency is that of the request."""
     plan = FaultPlan(script=[Fault.SHORT_LIST])
     provider = MockProvider(latency=2, latency_per_input=1, faults=plan)
     assert embed(provider, TEXTS).delay == 6
 
 
-async def test_faults_that_are_drawn_meet_lists_as_well() -> None:
-    """At their rate, the same every time, and never more than two in a row for a body."""
+async def test_list_defects_are_drawn_at_their_rate() -> None:
+    """The same in every run, and never more than two in a row for a body."""
     plan = FaultPlan({Fault.SHORT_LIST: 0.5})
     counts = []
     for _ in range(2):

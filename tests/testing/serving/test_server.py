@@ -30,7 +30,7 @@ def client_of(server: MockServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_served_provider_answers_what_was_foretold() -> None:
+def test_server_answers_as_predicted() -> None:
     """Entering returns when it listens; the log is read from this thread."""
     provider = MockProvider()
     with provider.serve() as server, client_of(server) as client:
@@ -42,8 +42,8 @@ def test_a_served_provider_answers_what_was_foretold() -> None:
     assert seen == provider.log.snapshot().to_dict()
 
 
-def test_a_long_list_goes_through_a_socket() -> None:
-    """Megabytes of vectors, and the log says how many inputs there were."""
+def test_server_sends_long_lists() -> None:
+    """Megabytes of vectors, and the log has the number of inputs."""
     provider = MockProvider()
     texts = [f"text {number}" for number in range(2048)]
     body = {"model": "m", "input": texts, "encoding_format": "base64"}
@@ -55,7 +55,7 @@ def test_a_long_list_goes_through_a_socket() -> None:
     assert (seen["requests"], seen["items"], seen["most_items"]) == (1, 2048, 2048)
 
 
-def test_an_answer_that_arrived_is_in_the_log() -> None:
+def test_server_logs_an_answer_before_it_arrives() -> None:
     """No race between the client's thread and the server's."""
     provider = MockProvider()
     with provider.serve() as server, client_of(server) as client:
@@ -74,10 +74,10 @@ def test_an_answer_that_arrived_is_in_the_log() -> None:
         (Fault.DROP_MID_BODY, httpx.ReadError),
     ],
 )
-def test_dropped_connections_are_really_closed(
+def test_server_closes_dropped_connections(
     fault: FaultLike, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client sees what it would see of a broken network, and the server carries on."""
+    """The client sees a broken network, and the server continues."""
     provider = MockProvider(faults=FaultPlan(script=[fault]))
     with provider.serve() as server, client_of(server) as client:
         with pytest.raises(error):
@@ -87,8 +87,8 @@ def test_dropped_connections_are_really_closed(
     assert provider.log.snapshot().disconnects == 0
 
 
-def test_a_reset_is_a_reset() -> None:
-    """Dropped mid-body means RST on the wire: not an end of file, but ECONNRESET."""
+def test_server_reset_sends_rst() -> None:
+    """Dropped mid-body means ECONNRESET, not an end of file."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.DROP_MID_BODY]))
     raw = json.dumps(BODY).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(raw)
@@ -106,7 +106,7 @@ def read_to_the_end(plug: socket.socket) -> None:
         pass
 
 
-def test_a_drip_comes_through_whole() -> None:
+def test_server_drip_is_complete() -> None:
     """In the end the answer is right."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.SLOW_DRIP(seconds=0.0001)]))
     with provider.serve() as server, client_of(server) as client:
@@ -114,7 +114,7 @@ def test_a_drip_comes_through_whole() -> None:
     assert answer["choices"][0]["message"]["content"] == provider.answer_to("hi")
 
 
-def test_a_large_answer_goes_through_and_stops_with_its_reader() -> None:
+def test_server_large_answer_ends_with_its_reader() -> None:
     """Whole if it is read; otherwise it ends with the connection."""
     faults = FaultPlan(script=[Fault.OVERSIZED(size=3_000_000), Fault.OVERSIZED(size=10**15)])
     provider = MockProvider(faults=faults)
@@ -135,8 +135,8 @@ async def heard_of(provider: MockProvider, disconnects: int) -> int:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", [None, Fault.STALL(seconds=3600), Fault.SLOW_DRIP(seconds=3600)])
-async def test_a_client_that_leaves_is_noticed_at_once(fault: FaultLike | None) -> None:
-    """A connection closed during latency, a stall or a drip is a disconnect right then."""
+async def test_server_notices_a_disconnect_at_once(fault: FaultLike | None) -> None:
+    """During latency, a stall or a drip."""
     latency = 3600 if fault is None else 0
     provider = MockProvider(latency=latency, faults=FaultPlan(script=[fault]))
     raw = json.dumps(BODY).encode()
@@ -150,10 +150,10 @@ async def test_a_client_that_leaves_is_noticed_at_once(fault: FaultLike | None) 
 
 
 @pytest.mark.anyio
-async def test_a_server_stops_though_requests_are_in_flight(
+async def test_server_stops_with_requests_in_flight(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Their clients see the connection close; nothing is left running or logged as an error."""
+    """Their clients see the connection close; no task is left running, no error is logged."""
     provider = MockProvider(latency=3600)
     raw = json.dumps(BODY).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(raw)
@@ -172,7 +172,7 @@ async def test_a_server_stops_though_requests_are_in_flight(
     assert caplog.records == []
 
 
-def test_pipelined_requests_each_get_their_answer() -> None:
+def test_server_answers_pipelined_requests() -> None:
     """Two requests at once on one connection, with latency between: in order, none lost."""
     provider = MockProvider(latency=0.001)
     wire = b""
@@ -192,7 +192,7 @@ def test_pipelined_requests_each_get_their_answer() -> None:
     assert 0 < got.index(one) < got.index(two)
 
 
-def test_many_connections_are_held_at_once() -> None:
+def test_server_holds_many_connections() -> None:
     """A few hundred here; ten thousand have been measured."""
     provider = MockProvider(latency=3600)
     raw = json.dumps(BODY).encode()
@@ -213,8 +213,8 @@ def test_many_connections_are_held_at_once() -> None:
         assert anyio.run(main, server) == 300
 
 
-def test_a_taken_port_is_an_error_at_once() -> None:
-    """It comes out of the `with` statement, not out of a thread."""
+def test_server_raises_for_a_taken_port() -> None:
+    """From the `with` statement, not from a thread."""
     provider = MockProvider()
     with (
         provider.serve() as server,
@@ -224,8 +224,8 @@ def test_a_taken_port_is_an_error_at_once() -> None:
         pass
 
 
-def test_a_server_runs_once() -> None:
-    """A second start says what to do instead."""
+def test_server_can_be_entered_once() -> None:
+    """The error of a second start gives the alternative."""
     server = MockProvider().serve()
     with server:
         pass
@@ -233,21 +233,21 @@ def test_a_server_runs_once() -> None:
         pass
 
 
-def test_every_address_has_a_url_that_can_be_reached() -> None:
-    """0.0.0.0 is to listen on, not to call."""
+def test_server_url_is_reachable() -> None:
+    """0.0.0.0 is for listening only."""
     with MockProvider().serve("0.0.0.0") as server, client_of(server) as client:
         assert server.base_url.startswith("http://127.0.0.1:")
         assert client.get("/models").status_code == 200
 
 
-def test_an_ipv6_address_is_bracketed_in_the_url() -> None:
-    """As RFC 3986 wants it."""
+def test_server_url_brackets_an_ipv6_address() -> None:
+    """RFC 3986."""
     assert MockProvider().serve("::1", 8000).base_url == "http://[::1]:8000/v1"
     assert MockProvider().serve("::", 8000).url == "http://[::1]:8000"
 
 
-def test_missing_uvicorn_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the extra to install."""
+def test_server_without_uvicorn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ImportError says what to install."""
     monkeypatch.delitem(sys.modules, "batchrt.testing.serving.uvicorn_server", raising=False)
     real = builtins.__import__
 
@@ -261,8 +261,8 @@ def test_missing_uvicorn_is_told_with_its_cure(monkeypatch: pytest.MonkeyPatch) 
         MockProvider().serve()
 
 
-def test_a_failing_start_comes_out_of_the_with_statement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error in the server's thread is not lost, and nobody waits for ever."""
+def test_server_start_failure_is_raised_by_the_with_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the server's thread is not lost, and nothing waits for ever."""
     server = MockProvider().serve()
 
     def broken(**_: Any) -> Any:
@@ -327,16 +327,16 @@ def send_and_signal(base_url: str, pid: int, sign: signal.Signals) -> None:
         raise group.exceptions[0] from None
 
 
-def test_serve_forever_says_that_a_port_is_taken() -> None:
-    """Before it tells anybody that it listens."""
+def test_serve_forever_raises_for_a_taken_port() -> None:
+    """Before `on_listening` is called."""
     told: list[str] = []
     with MockProvider().serve() as server, pytest.raises(OSError, match="in use"):
         serve_forever(MockProvider(), port=server.port, on_listening=told.append)
     assert told == []
 
 
-def test_idle_connections_do_not_keep_a_server_from_stopping() -> None:
-    """They are closed, not waited for, and nobody listens afterwards."""
+def test_server_stops_with_idle_connections() -> None:
+    """They are closed at once, and the port is free afterwards."""
     with httpx.Client(trust_env=False) as client:
         with MockProvider().serve() as server:
             assert client.get(f"{server.base_url}/models").status_code == 200

@@ -34,8 +34,8 @@ async def meet(fault: FaultLike, **options: Any) -> httpx.Response:
         return await client.post("/chat/completions", json=body_of())
 
 
-async def test_an_answer_comes_in_process() -> None:
-    """Any host will do; the answer is the one foretold; each response has a request id."""
+async def test_mock_transport_answers_in_process() -> None:
+    """For any host, as predicted; each response has a request id."""
     provider = MockProvider()
     async with client_of(provider) as client:
         response = await client.post("/chat/completions", json=body_of())
@@ -46,7 +46,7 @@ async def test_an_answer_comes_in_process() -> None:
     assert models.headers["x-request-id"] != response.headers["x-request-id"]
 
 
-async def test_what_is_not_there_is_not_found() -> None:
+async def test_mock_transport_unknown_routes_are_not_found() -> None:
     """404 in OpenAI's shape for every other path and method."""
     provider = MockProvider()
     async with client_of(provider) as client:
@@ -62,7 +62,7 @@ async def test_what_is_not_there_is_not_found() -> None:
     assert provider.log.snapshot().by_route == {"other": {404: 2}}
 
 
-async def test_the_key_is_asked_for_under_v1() -> None:
+async def test_mock_transport_requires_the_key_under_v1() -> None:
     """Control routes need no key."""
     provider = MockProvider(api_key="k")
     async with client_of(provider) as client:
@@ -72,8 +72,8 @@ async def test_the_key_is_asked_for_under_v1() -> None:
         assert (await client.get("http://mock/_mock/log")).status_code == 200
 
 
-async def test_the_log_is_read_and_reset_over_http() -> None:
-    """The endpoint gives the snapshot; control requests leave no trace in it."""
+async def test_mock_transport_serves_the_log() -> None:
+    """The endpoint returns the snapshot; control requests are not logged."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.CONFLICT]))
     async with client_of(provider) as client:
         for _ in range(2):
@@ -99,7 +99,7 @@ async def test_the_log_is_read_and_reset_over_http() -> None:
         (Fault.RATE_LIMIT_LITELLM(seconds=3), "llm_provider-retry-after", "3"),
     ],
 )
-async def test_rate_limits_say_how_long_to_wait(fault: FaultLike, header: str, value: str) -> None:
+async def test_fault_rate_limit_has_its_header(fault: FaultLike, header: str, value: str) -> None:
     """Each form in its own header, and in no other."""
     response = await meet(fault)
     assert response.status_code == 429
@@ -107,7 +107,7 @@ async def test_rate_limits_say_how_long_to_wait(fault: FaultLike, header: str, v
     assert found == {header: value}
 
 
-async def test_a_rate_limit_may_give_a_date() -> None:
+async def test_fault_rate_limit_may_give_a_date() -> None:
     """An HTTP date, not before the seconds are over."""
     before = datetime.now(UTC)
     response = await meet(Fault.RATE_LIMIT_DATE(seconds=7))
@@ -115,7 +115,7 @@ async def test_a_rate_limit_may_give_a_date() -> None:
     assert 7 <= wait.total_seconds() < 60
 
 
-async def test_azure_says_it_in_the_message() -> None:
+async def test_fault_rate_limit_of_azure_is_in_the_message() -> None:
     """No header; the words PROVIDERS.md quotes."""
     response = await meet(Fault.RATE_LIMIT_AZURE(seconds=7))
     assert "Please retry after 7 seconds" in response.json()["error"]["message"]
@@ -139,8 +139,8 @@ async def test_azure_says_it_in_the_message() -> None:
         (Fault.ERROR_IN_200, 200, "upstream_error"),
     ],
 )
-async def test_errors_have_status_and_code(fault: Fault, status: int, code: str | None) -> None:
-    """In OpenAI's shape, without a hint when to come back."""
+async def test_fault_errors_have_status_and_code(fault: Fault, status: int, code: str | None) -> None:
+    """In OpenAI's shape, without a wait."""
     response = await meet(fault)
     assert response.status_code == status
     assert response.json()["error"].keys() == {"message", "type", "param", "code"}
@@ -148,13 +148,13 @@ async def test_errors_have_status_and_code(fault: Fault, status: int, code: str 
     assert not [name for name in response.headers if "retry" in name]
 
 
-async def test_a_bad_parameter_is_named() -> None:
-    """`param` is there to be shown."""
+async def test_fault_bad_parameter_names_it() -> None:
+    """In `param`."""
     assert (await meet(Fault.BAD_PARAMETER)).json()["error"]["param"] == "temperature"
 
 
 @pytest.mark.parametrize("fault", [Fault.BAD_GATEWAY, Fault.WRONG_CONTENT_TYPE])
-async def test_some_answers_are_html(fault: Fault) -> None:
+async def test_fault_answers_may_be_html(fault: Fault) -> None:
     """A proxy's page in place of JSON."""
     response = await meet(fault)
     assert response.status_code == (502 if fault is Fault.BAD_GATEWAY else 200)
@@ -163,8 +163,8 @@ async def test_some_answers_are_html(fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.MALFORMED_JSON, Fault.TRUNCATED_JSON])
-async def test_some_answers_are_no_json(fault: Fault) -> None:
-    """200 and whole by its content-length, yet unreadable."""
+async def test_fault_answers_may_be_invalid_json(fault: Fault) -> None:
+    """200 and complete by its content-length, yet unreadable."""
     response = await meet(fault)
     assert response.status_code == 200
     assert int(response.headers["content-length"]) == len(response.content)
@@ -172,7 +172,7 @@ async def test_some_answers_are_no_json(fault: Fault) -> None:
         response.json()
 
 
-async def test_an_answer_may_have_no_choices() -> None:
+async def test_fault_answer_may_have_no_choices() -> None:
     """Well formed, and empty."""
     assert (await meet(Fault.EMPTY_CHOICES)).json()["choices"] == []
 
@@ -186,14 +186,16 @@ async def test_an_answer_may_have_no_choices() -> None:
         (Fault.STALL(seconds=0), httpx.RemoteProtocolError),
     ],
 )
-async def test_dropped_connections_raise_what_httpx_raises(fault: FaultLike, error: type[Exception]) -> None:
-    """As a socket would have it."""
+async def test_mock_transport_raises_httpx_errors_for_dropped_connections(
+    fault: FaultLike, error: type[Exception]
+) -> None:
+    """As on a socket."""
     with pytest.raises(error):
         await meet(fault)
 
 
-async def test_a_body_cut_short_gives_its_first_half() -> None:
-    """What arrived can be read before the connection breaks."""
+async def test_mock_transport_short_body_gives_its_first_half() -> None:
+    """The bytes that arrived can be read before the connection breaks."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.SHORT_BODY]))
     request = httpx.Request("POST", "http://mock/v1/chat/completions", json=body_of())
     response = await provider.transport().handle_async_request(request)
@@ -205,15 +207,15 @@ async def test_a_body_cut_short_gives_its_first_half() -> None:
     assert len(half) == int(response.headers["content-length"]) // 2
 
 
-async def test_an_oversized_answer_is_json_of_that_size() -> None:
-    """Of the size asked for, without a content-length to be warned by."""
+async def test_fault_oversized_answer_is_json_of_that_size() -> None:
+    """Of the requested size, without a content-length."""
     response = await meet(Fault.OVERSIZED(size=1_000_000))
     assert len(response.content) == 1_000_000
     assert "content-length" not in response.headers
     assert response.json()["choices"]
 
 
-async def test_a_gzip_bomb_is_small_and_becomes_large() -> None:
+async def test_fault_gzip_bomb_has_its_decompressed_size() -> None:
     """The size is that of the decompressed body."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.GZIP_BOMB(size=10_000_000)]))
     async with (
@@ -228,8 +230,8 @@ async def test_a_gzip_bomb_is_small_and_becomes_large() -> None:
     assert json.loads(whole)["choices"]
 
 
-async def test_a_client_that_stops_reading_is_a_disconnect() -> None:
-    """A large body is made part by part, and no further than it is read."""
+async def test_mock_transport_counts_an_unread_body_as_a_disconnect() -> None:
+    """A large body is generated in parts, and no further than it is read."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.OVERSIZED(size=10**15)]))
     request = httpx.Request("POST", "http://mock/v1/chat/completions", json=body_of())
     response = await provider.transport().handle_async_request(request)
@@ -242,8 +244,8 @@ async def test_a_client_that_stops_reading_is_a_disconnect() -> None:
     assert (seen.in_flight, seen.disconnects) == (0, 1)
 
 
-async def test_a_cancelled_request_is_over_at_once() -> None:
-    """The log counts a disconnect as soon as the request is cancelled, latency or stall."""
+async def test_mock_transport_cancelled_request_ends_at_once() -> None:
+    """The log counts a disconnect at once, during latency or a stall."""
     faults = FaultPlan(script=[None, Fault.STALL(seconds=3600)])
     provider = MockProvider(latency=3600, faults=faults)
     with anyio.fail_after(5):
@@ -256,7 +258,7 @@ async def test_a_cancelled_request_is_over_at_once() -> None:
     assert (seen.disconnects, seen.in_flight, seen.by_status) == (2, 0, {})
 
 
-async def test_a_read_timeout_is_kept() -> None:
+async def test_mock_transport_keeps_the_read_timeout() -> None:
     """The client's own limit ends a wait, as on a socket."""
     provider = MockProvider(latency=3600)
     async with client_of(provider, timeout=0.001) as client:
@@ -265,8 +267,8 @@ async def test_a_read_timeout_is_kept() -> None:
     assert provider.log.snapshot().disconnects == 1
 
 
-async def test_concurrent_requests_are_in_flight_together() -> None:
-    """There is no limit, and peak and count are right."""
+async def test_mock_transport_has_no_limit_of_concurrency() -> None:
+    """Peak and count are right."""
     provider = MockProvider()
     ready = anyio.Event()
 
@@ -302,7 +304,7 @@ async def test_faults_do_not_depend_on_the_order_of_arrival() -> None:
     assert set(forwards.values()) == {200, 500}
 
 
-async def test_the_third_attempt_succeeds_however_bad_the_plan() -> None:
+async def test_fault_plan_lets_the_third_attempt_succeed() -> None:
     """With the default bound of two faults in a row."""
     provider = MockProvider(faults=FaultPlan({Fault.SERVER_ERROR: 1.0}))
     async with client_of(provider) as client:
@@ -310,7 +312,7 @@ async def test_the_third_attempt_succeeds_however_bad_the_plan() -> None:
     assert statuses == [500, 500, 200, 500, 500, 200]
 
 
-async def test_a_wrong_request_uses_up_no_script() -> None:
+async def test_fault_plan_script_skips_invalid_requests() -> None:
     """Faults are for requests that would have been answered."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.CONFLICT]))
     async with client_of(provider) as client:
@@ -318,7 +320,7 @@ async def test_a_wrong_request_uses_up_no_script() -> None:
         assert (await client.post("/chat/completions", json=body_of())).status_code == 409
 
 
-def test_hours_of_latency_pass_at_once_on_a_virtual_clock() -> None:
+def test_mock_transport_works_on_a_virtual_clock() -> None:
     """The mock waits through AnyIO, so Trio's MockClock drives it: a simulation is exact."""
     provider = MockProvider(latency=3600, faults=FaultPlan(script=[Fault.SLOW_DRIP(seconds=60)]))
 
@@ -338,8 +340,8 @@ def test_hours_of_latency_pass_at_once_on_a_virtual_clock() -> None:
     assert gaps.min > 3600
 
 
-def test_drawn_latency_is_the_same_in_every_run() -> None:
-    """On a virtual clock two runs take exactly the same time, whatever the order."""
+def test_latency_is_the_same_in_every_run() -> None:
+    """On a virtual clock two runs take exactly the same time, in any order."""
 
     async def main(order: list[int]) -> dict[int, float]:
         provider = MockProvider(latency=LogNormal(1.0, 0.5))
@@ -359,8 +361,8 @@ def test_drawn_latency_is_the_same_in_every_run() -> None:
     assert len(set(first.values())) == 20
 
 
-def test_waiting_for_the_log_does_not_hold_up_a_virtual_clock() -> None:
-    """A waiter hears of a disconnect at the very moment of it."""
+def test_log_waiter_does_not_stop_a_virtual_clock() -> None:
+    """It learns of a disconnect at the very moment."""
     provider = MockProvider(latency=3600)
 
     async def main() -> float:

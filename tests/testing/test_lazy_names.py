@@ -10,8 +10,8 @@ import pytest
 import batchrt.testing
 
 
-def test_every_public_name_is_there_and_says_what_it_is() -> None:
-    """`__all__` holds what can be imported; classes and functions are documented."""
+def test_public_names_are_importable_and_documented() -> None:
+    """All of `__all__`; classes and functions have a docstring."""
     assert batchrt.testing.__all__ == sorted(batchrt.testing.__all__)
     assert set(batchrt.testing.__all__) <= set(dir(batchrt.testing))
     for name in batchrt.testing.__all__:
@@ -21,18 +21,18 @@ def test_every_public_name_is_there_and_says_what_it_is() -> None:
             assert value.__module__.startswith("batchrt.testing."), name
 
 
-def test_all_is_exact() -> None:
-    """Nothing public is left out of `__all__`: it is what the lazy table knows."""
+def test_public_names_in_all_are_exact() -> None:
+    """It equals the lazy table."""
     assert set(batchrt.testing._HOMES) == set(batchrt.testing.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_public_names_unknown_raise_attribute_error() -> None:
     """As of any module."""
     with pytest.raises(AttributeError, match="Nonsense"):
         _ = batchrt.testing.Nonsense
 
 
-def test_the_names_need_neither_httpx_nor_uvicorn() -> None:
+def test_public_names_need_neither_httpx_nor_uvicorn() -> None:
     """A provider and its plan can be made without either; only their users import them."""
     program = (
         "import sys; from batchrt.testing import *; "
