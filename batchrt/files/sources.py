@@ -11,7 +11,7 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Final, Self
@@ -214,21 +214,12 @@ class Source:
         """
         if self.format != "jsonl" or self._status is None:
             return self.columns
-        most = min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)
-        kind, delimiter, new_decoder = self._asked
         names = dict.fromkeys(self.columns)
-        # A fault is reported when the rows are read.
-        with ExitStack() as stack, suppress(OSError, InputError):
-            stream = _open_bytes(self.path, stack)
-            if not self.is_same_file(os.fstat(stream.fileno())):
-                return self.columns
-            with Source(
-                self.path, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder
-            ) as again:
-                for row in islice(again, most):
-                    names.update(dict.fromkeys(row.values))
-                    if stream.raw.tell() > _BYTES_SURVEYED:
-                        break
+        with suppress(OSError, InputError), self._reopened() as again:
+            for row in islice(again, min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)):
+                names.update(dict.fromkeys(row.values))
+                if again._file.raw.tell() > _BYTES_SURVEYED:
+                    break
         return tuple(names)
 
     def count(self, most: int) -> int | None:
@@ -239,14 +230,26 @@ class Source:
         """
         if self._status is None or self._status.st_size > _BYTES_SURVEYED:
             return None
+        with suppress(OSError, InputError), self._reopened() as again:
+            return sum(1 for _ in islice(again, most + 1))
+        return None
+
+    @contextmanager
+    def _reopened(self) -> Iterator[Source]:
+        """Open the file once more; a fault is reported when the rows are read.
+
+        Raises:
+            OSError: the path is another file by now.
+        """
         kind, delimiter, new_decoder = self._asked
-        with ExitStack() as stack, suppress(OSError, InputError):
+        with ExitStack() as stack:
             stream = _open_bytes(self.path, stack)
+            if not self.is_same_file(os.fstat(stream.fileno())):
+                raise FileNotFoundError(self.path)
             with Source(
                 self.path, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder
             ) as again:
-                return sum(1 for _ in islice(again, most + 1))
-        return None
+                yield again
 
     def _broken(self, error: Exception) -> BadRow:
         self.is_broken = True

@@ -62,34 +62,24 @@ __all__ = [
 
 # The pytest plugin lives in this package and is imported by every pytest run, so a name's module is imported
 # on first use.
-_HOMES = {
-    "CoolDown": "verdict",
-    "DroppedConnectionError": "serving.asgi",
-    "Fault": "faults.plan",
-    "FaultLike": "faults.plan",
-    "FaultPlan": "faults.plan",
-    "Gaps": "log",
-    "Latency": "faults.latency",
-    "LimitUse": "verdict",
-    "LogNormal": "faults.latency",
-    "LogRecord": "log",
-    "LogSnapshot": "log",
-    "MockProvider": "provider",
-    "MockServer": "serving.server",
-    "MockTransport": "serving.transport",
-    "Noise": "admission.noise",
-    "Outage": "admission.outages",
-    "Queueing": "admission.queue",
-    "RateLimits": "admission.rate_limits",
-    "RequestLog": "log",
-    "Scripted": "admission.schedules",
-    "ServerFamily": "endpoints.server_families",
-    "Stranger": "admission.rate_limits",
-    "TunedFault": "faults.plan",
-    "UnsupportedSchemaError": "endpoints.json_schema",
-    "Verdict": "verdict",
-    "serve_forever": "serving.server",
+_MODULES = {
+    "admission.noise": ("Noise",),
+    "admission.outages": ("Outage",),
+    "admission.queue": ("Queueing",),
+    "admission.rate_limits": ("RateLimits", "Stranger"),
+    "admission.schedules": ("Scripted",),
+    "endpoints.json_schema": ("UnsupportedSchemaError",),
+    "endpoints.server_families": ("ServerFamily",),
+    "faults.latency": ("Latency", "LogNormal"),
+    "faults.plan": ("Fault", "FaultLike", "FaultPlan", "TunedFault"),
+    "log": ("Gaps", "LogRecord", "LogSnapshot", "RequestLog"),
+    "provider": ("MockProvider",),
+    "serving.asgi": ("DroppedConnectionError",),
+    "serving.server": ("MockServer", "serve_forever"),
+    "serving.transport": ("MockTransport",),
+    "verdict": ("CoolDown", "LimitUse", "Verdict"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

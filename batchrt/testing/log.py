@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -92,17 +92,11 @@ class LogSnapshot:
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as JSON types: keys are strings."""
         return {
-            "requests": self.requests,
-            "in_flight": self.in_flight,
-            "peak_in_flight": self.peak_in_flight,
-            "disconnects": self.disconnects,
+            **{field.name: getattr(self, field.name) for field in fields(self)},
             "by_status": _named(self.by_status),
             "by_route": {route: _named(counts) for route, counts in self.by_route.items()},
             "by_fault": {fault.value: count for fault, count in self.by_fault.items()},
             "gaps": self.gaps and asdict(self.gaps),
-            "items": self.items,
-            "items_in_flight": self.items_in_flight,
-            "most_items": self.most_items,
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 __all__ = [
     "ACCEPTED",
@@ -72,34 +72,28 @@ class VerdictLog:
 
     __slots__ = (
         "_answered",
-        "_attempts",
         "_began",
+        "_columns",
         "_dropped",
         "_ended",
         "_inputs",
         "_keep",
-        "_outcomes",
-        "_quotas",
-        "_reserved",
         "_rows",
         "_seconds",
-        "_sizes",
         "_spent",
         "_waits",
     )
 
     def __init__(self, keep: int = _KEEP) -> None:
         self._keep = keep
-        self._seconds = array("d")
-        self._quotas = array("L")
-        self._outcomes = array("B")
-        self._attempts = array("L")
-        self._reserved = array("d")
-        self._spent = array("d")
-        self._began = array("d")
-        self._ended = array("d")
-        self._sizes = array("L")
+        self._seconds, self._spent, self._began, self._ended = (array("d") for _ in range(4))
         self._answered = array("B")
+        quotas, outcomes, attempts, sizes = array("L"), array("B"), array("L"), array("L")
+        # The fields of SentRequest, in their order, except the last.
+        self._columns: tuple[array[Any], ...] = (
+            *(self._seconds, quotas, outcomes, attempts, array("d"), self._spent),
+            *(self._began, self._ended, sizes, self._answered),
+        )
         self._rows = array("Q")
         # Of requests for several rows, or for one that may come in a list as well.
         self._inputs: dict[int, Sequence[int]] = {}
@@ -123,40 +117,19 @@ class VerdictLog:
 
         `row` is the requested row if there are no `rows`.
         """
-        seconds = self._seconds
-        if len(seconds) >= 2 * self._keep:
+        if len(self._seconds) >= 2 * self._keep:
             self._drop()
-        seconds.append(second)
-        self._quotas.append(quota)
-        self._outcomes.append(outcome)
-        self._attempts.append(attempt)
-        self._reserved.append(reserved)
-        self._spent.append(spent)
-        self._began.append(math.inf)
-        self._ended.append(math.inf)
-        self._sizes.append(size)
-        self._answered.append(0)
+        number = self._dropped + len(self._seconds)
+        request = second, quota, outcome, attempt, reserved, spent, math.inf, math.inf, size, 0
+        for column, value in zip(self._columns, request, strict=True):
+            column.append(value)
         self._rows.append(row)
         if rows:
-            self._inputs[self._dropped + len(seconds) - 1] = rows
-        return self._dropped + len(seconds) - 1
-
-    def _columns(self) -> tuple[array[float] | array[int], ...]:
-        return (
-            self._seconds,
-            self._quotas,
-            self._outcomes,
-            self._attempts,
-            self._reserved,
-            self._spent,
-            self._began,
-            self._ended,
-            self._sizes,
-            self._answered,
-        )
+            self._inputs[number] = rows
+        return number
 
     def _drop(self) -> None:
-        for column in (*self._columns(), self._rows):
+        for column in (*self._columns, self._rows):
             del column[: self._keep]
         self._dropped += self._keep
         self._inputs = {number: rows for number, rows in self._inputs.items() if number >= self._dropped}
@@ -183,7 +156,7 @@ class VerdictLog:
         rows = (
             self._inputs.get(number, (row,)) for number, row in enumerate(self._rows, start=self._dropped)
         )
-        return map(SentRequest._make, zip(*self._columns(), rows, strict=True))
+        return map(SentRequest._make, zip(*self._columns, rows, strict=True))
 
     def waits(self) -> list[RequestedWait]:
         """Return the waits in the order in which they were asked for."""

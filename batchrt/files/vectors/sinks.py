@@ -92,7 +92,7 @@ def _choose_format(path: str, explicit: str | None) -> VectorFormat:
 
 def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, OutputFile]:
     """Open both files or neither; their content is only lost if both can be opened."""
-    is_new = not _is_there(path)
+    is_new = not os.path.exists(path)  # noqa: PTH110  unlike Path's it raises nothing
     with ExitStack() as undo:
         stream = open_file(path, overwrite=overwrite, source=source, keep=True)
         if is_new:
@@ -105,14 +105,6 @@ def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io
         stream.truncate(0)
         undo.pop_all()
     return stream, beside
-
-
-def _is_there(path: str) -> bool:
-    try:
-        Path(path).stat()
-    except OSError:
-        return False
-    return True
 
 
 def _beside(path: str) -> str:

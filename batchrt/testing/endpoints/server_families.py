@@ -43,6 +43,10 @@ class MockFamily:
         supports_dimensions: whether `dimensions` matters.
         bills_first_prompt: whether usage of completions counts the first prompt only.
         has_chat_batch: whether there is `/v1/chat/completions/batch`.
+        error_kind: the default `type` of an error.
+        error_fields: the fields of an error, in their order.
+        has_status_codes: whether an error's `code` is the status.
+        has_flat_errors: whether an error is not wrapped in `error`.
     """
 
     max_inputs: int | None = 2_048
@@ -57,18 +61,29 @@ class MockFamily:
     supports_dimensions: ClassVar[bool] = True
     bills_first_prompt: ClassVar[bool] = False
     has_chat_batch: ClassVar[bool] = False
+    error_kind: ClassVar[str] = "invalid_request_error"
+    error_fields: ClassVar[tuple[str, ...]] = ("message", "type", "param", "code")
+    has_status_codes: ClassVar[bool] = False
+    has_flat_errors: ClassVar[bool] = False
 
     def make_error(
         self,
         status: int,
         message: str,
         *,
-        kind: str = "invalid_request_error",
+        kind: str | None = None,
         param: str | None = None,
         code: str | None = None,
     ) -> RejectedError:
         """Make an error of this family's shape."""
-        return RejectedError(status, message, type=kind, param=param, code=code)
+        fields = {
+            "message": message,
+            "type": kind or self.error_kind,
+            "param": param,
+            "code": status if self.has_status_codes else code,
+        }
+        error = {name: fields[name] for name in self.error_fields}
+        return _error_with(status, error if self.has_flat_errors else {"error": error})
 
     def too_many(self, inputs: Sequence[Embeddable], most: int) -> RejectedError:
         """Refuse a request of more inputs than `most`."""
@@ -125,25 +140,24 @@ class _Azure(MockFamily):
     max_request_tokens = None
 
 
-class _Tei(MockFamily):
+class _SelfHosted(MockFamily):
+    """A server whose limits depend on the model that it serves."""
+
+    max_inputs: int | None = None
+    max_input_tokens: int | None = None
+    max_request_tokens: int | None = None
+
+
+class _Tei(_SelfHosted):
     """Hugging Face's text-embeddings-inference: a flat error, and a permit for each input."""
 
     max_inputs = 32
-    max_input_tokens = None
-    max_request_tokens = None
     max_in_flight = 512
     counts_inputs = True
-
-    def make_error(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "Validation",
-        param: str | None = None,  # noqa: ARG002  no field for it
-        code: str | None = None,  # noqa: ARG002
-    ) -> RejectedError:
-        return _error_with(status, {"message": message, "code": status, "type": kind})
+    error_kind = "Validation"
+    error_fields = ("message", "code", "type")
+    has_status_codes = True
+    has_flat_errors = True
 
     def too_many(self, inputs: Sequence[Embeddable], most: int) -> RejectedError:
         return self.make_error(422, f"batch size {len(inputs)} > maximum allowed batch size {most}")
@@ -171,11 +185,10 @@ class _Tei(MockFamily):
         return self.make_error(422, "Input validation error: `inputs` cannot be empty")
 
 
-class _Infinity(MockFamily):
+class _Infinity(_SelfHosted):
     """Infinity: FastAPI's errors, which repeat the whole input."""
 
-    max_input_tokens = None
-    max_request_tokens = None
+    max_inputs = MockFamily.max_inputs
     billing_unit = "characters"
     accepts_empty = True
 
@@ -200,26 +213,15 @@ class _Infinity(MockFamily):
         return _error_with(422, {"detail": [problem]})
 
 
-class _LlamaServer(MockFamily):
+class _LlamaServer(_SelfHosted):
     """llama.cpp's own server: no limit but the physical batch, in which one input must fit."""
 
-    max_inputs = None
     max_input_tokens = 512
-    max_request_tokens = None
+    error_fields = ("code", "message", "type")
+    has_status_codes = True
     uses_model = False
     supports_dimensions = False
     bills_first_prompt = True
-
-    def make_error(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        param: str | None = None,  # noqa: ARG002  no field for it
-        code: str | None = None,  # noqa: ARG002
-    ) -> RejectedError:
-        return _error_with(status, {"error": {"code": status, "message": message, "type": kind}})
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         message = (
@@ -236,12 +238,9 @@ class _LlamaServer(MockFamily):
             raise self.make_error(400, "[json.exception.type_error.302] type must be string, but is null")
 
 
-class _LlamaCppPython(MockFamily):
+class _LlamaCppPython(_SelfHosted):
     """llama-cpp-python: validation fails as a server error, and base64 is not supported."""
 
-    max_inputs = None
-    max_input_tokens = None
-    max_request_tokens = None
     accepts_empty = True
     supports_base64 = False
 
@@ -254,26 +253,13 @@ class _LlamaCppPython(MockFamily):
         raise self.make_error(500, message, kind="internal_server_error")
 
 
-class _Vllm(MockFamily):
+class _Vllm(_SelfHosted):
     """vLLM: numbers as codes, and no `dimensions` unless the model is Matryoshka."""
 
-    max_inputs = None
-    max_input_tokens = None
-    max_request_tokens = None
+    error_kind = "BadRequestError"
+    has_status_codes = True
     accepts_empty = True
     has_chat_batch = True
-
-    def make_error(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "BadRequestError",
-        param: str | None = None,
-        code: str | None = None,  # noqa: ARG002  the field holds the status
-    ) -> RejectedError:
-        error = {"message": message, "type": kind, "param": param, "code": status}
-        return _error_with(status, {"error": error})
 
     def too_long(self, tokens: int, most: int) -> RejectedError:
         message = (
@@ -290,12 +276,9 @@ class _Vllm(MockFamily):
         raise self.make_error(400, message)
 
 
-class _Ollama(MockFamily):
+class _Ollama(_SelfHosted):
     """Ollama: a queue of requests that may be full."""
 
-    max_inputs = None
-    max_input_tokens = None
-    max_request_tokens = None
     max_in_flight = 512
     accepts_empty = True
 
