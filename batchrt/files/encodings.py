@@ -31,11 +31,8 @@ def find_encoding(name: str) -> NewDecoder | None:
     """
     try:
         codec = codecs.lookup(name)
-        if codec.name in (
-            "utf-8",
-            "utf-8-sig",
-            "ascii",
-        ):  # ASCII is UTF-8, and what is not is told by its row
+        # ASCII is UTF-8; a byte that is not is reported with its row.
+        if codec.name in {"utf-8", "utf-8-sig", "ascii"}:
             return None
         "a".encode(codec.name)  # there are codecs from bytes to bytes
     except (LookupError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from batchrt.errors import InputError
 
@@ -14,10 +14,12 @@ __all__ = [
     "Format",
     "check_delimiter",
     "choose_format",
+    "known_format",
     "os_problem",
 ]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+F = TypeVar("F", bound=str)
 
 FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl")
 DELIMITERS: Final[dict[Format, str]] = {"csv": ",", "tsv": "\t"}
@@ -41,10 +43,7 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
         InputError: `explicit` is not a format, or there is neither it nor a known suffix.
     """
     if explicit is not None:
-        for known in FORMATS:
-            if explicit == known:
-                return known
-        raise InputError(f"unknown format {explicit!r}; use csv, tsv or jsonl", path=path)
+        return known_format(explicit, FORMATS, path)
     if path == STANDARD_STREAM:
         raise InputError(
             f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path, parameter="format"
@@ -57,6 +56,15 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
         raise InputError(f"{path}: {problem}; if so, add `format` jsonl", path=path, parameter="format")
     named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
     raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
+
+
+def known_format(name: str, formats: tuple[F, ...], path: str) -> F:
+    """Return the one of `formats` called `name`; InputError if there is none."""
+    for known in formats:
+        if name == known:
+            return known
+    known_names = f"{', '.join(formats[:-1])} or {formats[-1]}"
+    raise InputError(f"unknown format {name!r}; use {known_names}", path=path)
 
 
 def check_delimiter(delimiter: str | None, kind: Format) -> None:

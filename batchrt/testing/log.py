@@ -104,19 +104,6 @@ def _named(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(status): count for status, count in counts.items()}
 
 
-class _Waiter:
-    """Wake one task from any thread."""
-
-    __slots__ = ("_event", "wake")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self.wake: Wakeup = Wakeup(self._event.set)
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
 class RequestLog:
     """Count all requests and keep the newest `keep` records; safe to use from any thread.
 
@@ -127,7 +114,7 @@ class RequestLog:
     def __init__(self, keep: int = 10_000) -> None:
         self._lock = threading.Lock()
         self._records: deque[LogRecord] = deque(maxlen=keep)
-        self._waiters: set[_Waiter] = set()
+        self._waiters: set[Wakeup] = set()
         self._in_flight = 0
         self._items_in_flight = 0
         self._forget()
@@ -221,7 +208,8 @@ class RequestLog:
         from another thread. Bound it with `anyio.fail_after`.
         """
         while True:
-            waiter = _Waiter()
+            event = anyio.Event()
+            waiter = Wakeup(event.set)
             # Registered before the check, or a change between the two would be missed.
             with self._lock:
                 self._waiters.add(waiter)
@@ -229,7 +217,7 @@ class RequestLog:
                 snapshot = self.snapshot()
                 if predicate(snapshot):
                     return snapshot
-                await waiter.wait()
+                await event.wait()
             finally:
                 with self._lock:
                     self._waiters.discard(waiter)
@@ -240,4 +228,4 @@ class RequestLog:
         with self._lock:
             waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            waiter.wake()
+            waiter()

@@ -117,12 +117,21 @@ class VerdictLog:
 
         `row` is the requested row if there are no `rows`.
         """
-        if len(self._seconds) >= 2 * self._keep:
+        seconds, quotas, outcomes, attempts, reserves, spends, began, ended, sizes, answers = self._columns
+        if len(seconds) >= 2 * self._keep:
             self._drop()
-        number = self._dropped + len(self._seconds)
-        request = second, quota, outcome, attempt, reserved, spent, math.inf, math.inf, size, 0
-        for column, value in zip(self._columns, request, strict=True):
-            column.append(value)
+        number = self._dropped + len(seconds)
+        # Unrolled: a loop over the columns takes twice the time.
+        seconds.append(second)
+        quotas.append(quota)
+        outcomes.append(outcome)
+        attempts.append(attempt)
+        reserves.append(reserved)
+        spends.append(spent)
+        began.append(math.inf)
+        ended.append(math.inf)
+        sizes.append(size)
+        answers.append(0)
         self._rows.append(row)
         if rows:
             self._inputs[number] = rows

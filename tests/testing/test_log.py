@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from batchrt.testing import Fault, LogRecord, LogSnapshot, RequestLog
-from batchrt.testing.log import _Waiter
+from batchrt.testing.serving.wakeup import Wakeup
 
 ROUTE = "POST /v1/chat/completions"
 
@@ -207,13 +207,14 @@ async def test_log_wait_for_wakes_on_changes_in_another_thread() -> None:
 def test_log_waiter_of_a_closed_loop_is_dropped(backend: str) -> None:
     """It does not raise in the server's thread."""
 
-    async def make() -> _Waiter:
-        return _Waiter()
+    async def make() -> tuple[anyio.Event, Wakeup]:
+        event = anyio.Event()
+        return event, Wakeup(event.set)
 
     with ThreadPoolExecutor(1) as elsewhere:
-        waiter = elsewhere.submit(lambda: anyio.run(make, backend=backend)).result()
-    waiter.wake()
-    assert not waiter._event.is_set()
+        event, waiter = elsewhere.submit(lambda: anyio.run(make, backend=backend)).result()
+    waiter()
+    assert not event.is_set()
 
 
 @pytest.mark.anyio

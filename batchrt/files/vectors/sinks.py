@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, get_args
 
 from batchrt.errors import InputError
-from batchrt.files.formats import STANDARD_STREAM
+from batchrt.files.formats import STANDARD_STREAM, known_format
 from batchrt.files.output_file import OutputFile, encode_json, open_file, open_output
 from batchrt.files.sources import Source
 from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
@@ -74,10 +74,7 @@ def open_vector_sink(
 
 def _choose_format(path: str, explicit: str | None) -> VectorFormat:
     if explicit is not None:
-        for known in _FORMATS:
-            if explicit == known:
-                return known
-        raise InputError(f"unknown format {explicit!r}; use npy, parquet or jsonl", path=path)
+        return known_format(explicit, _FORMATS, path)
     if path == STANDARD_STREAM:
         return "jsonl"
     lower = path.lower()

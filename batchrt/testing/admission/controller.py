@@ -226,7 +226,7 @@ class AdmissionController:
             now, charge = arrival.now, arrival.charge
             second = self.timeline.second(now)
             quota = self._quota(arrival.authorization, charge.model)
-            outcome, refusal = self._fate(quota, arrival, second)
+            outcome, refusal = self._decide(quota, arrival, second)
             queue_entry: QueueEntry | None = None
             if refusal is None:
                 quota.take(charge, second)
@@ -266,7 +266,7 @@ class AdmissionController:
             quota = self._quotas[name] = MockQuota(key, model, len(self._quotas), self._limits)
         return quota
 
-    def _fate(
+    def _decide(
         self, quota: MockQuota, arrival: ArrivingRequest, second: float
     ) -> tuple[int, MockReply | None]:
         for outage in self._outages:

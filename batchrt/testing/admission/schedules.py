@@ -69,13 +69,12 @@ class Schedule:
 
     def change_after(self, second: float) -> float:
         """Return the second of the next change, infinity if there is none."""
-        index = self._index(second) + 1
-        return self._times[index] if index < len(self._times) else math.inf
+        return self._end(self._index(second))
 
     def pieces(self, since: float, until: float) -> Iterator[tuple[float, float]]:
         """Yield seconds and number of each piece between the two, the one that holds at `until` included."""
         for index in range(self._index(since), len(self._times)):
-            following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
+            following = self._end(index)
             yield max(0.0, min(following, until) - since), self._numbers[index]
             if following > until:
                 return
@@ -94,7 +93,7 @@ class Schedule:
     def second_of(self, area: float, since: float = 0.0) -> float:
         """Return the second at which the area from `since` on reaches `area`; infinity if it never does."""
         for index in range(self._index(since), len(self._times)):
-            following = self._times[index + 1] if index + 1 < len(self._times) else math.inf
+            following = self._end(index)
             number, begin = self._numbers[index], max(since, self._times[index])
             if number and begin + area / number <= following:
                 return begin + area / number
@@ -104,3 +103,6 @@ class Schedule:
 
     def _index(self, second: float) -> int:
         return max(0, bisect_right(self._times, second) - 1)
+
+    def _end(self, index: int) -> float:
+        return self._times[index + 1] if index + 1 < len(self._times) else math.inf

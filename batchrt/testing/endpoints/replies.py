@@ -93,6 +93,13 @@ class MockReply(NamedTuple):
             and self.ending is Ending.COMPLETE
         )
 
+    @property
+    def whole_body(self) -> bytes:
+        """The body of a reply that is not generated; TypeError for one that is."""
+        if not isinstance(self.body, bytes):
+            raise TypeError("only a body that is there can be spoiled")
+        return self.body
+
     def asking_to_wait(self, wait: float | None) -> MockReply:
         """Return the reply with `wait` seconds in `retry-after`, rounded up; unchanged for None."""
         if wait is None:

@@ -38,12 +38,6 @@ def apply_fault(good: MockReply, fault: TunedFault) -> MockReply:
     return bad._replace(delay=bad.delay + good.delay)
 
 
-def _body(good: MockReply) -> bytes:
-    if not isinstance(good.body, bytes):
-        raise TypeError("only a body that is there can be spoiled")
-    return good.body
-
-
 def _rate_limit(name: bytes, write: Callable[[float], str]) -> FaultResponse:
     """Make a 429 with its seconds in the header `name`, formatted by `write`."""
 
@@ -89,11 +83,11 @@ def _bad_gateway(_good: MockReply, _fault: TunedFault) -> MockReply:
 
 
 def _malformed(good: MockReply, _fault: TunedFault) -> MockReply:
-    return bytes_reply(200, _body(good).replace(b":", b"=", 1))
+    return bytes_reply(200, good.whole_body.replace(b":", b"=", 1))
 
 
 def _truncated(good: MockReply, _fault: TunedFault) -> MockReply:
-    body = _body(good)
+    body = good.whole_body
     return bytes_reply(200, body[: len(body) // 2])
 
 
@@ -108,7 +102,7 @@ def _error_in_200(_good: MockReply, _fault: TunedFault) -> MockReply:
 
 def _no_choices(good: MockReply, _fault: TunedFault) -> MockReply:
     if good.entries:
-        return json_reply(200, {**from_json(_body(good)), good.entries: []})
+        return json_reply(200, {**from_json(good.whole_body), good.entries: []})
     document = {
         "id": "chatcmpl-empty",
         "object": "chat.completion",
@@ -120,7 +114,7 @@ def _no_choices(good: MockReply, _fault: TunedFault) -> MockReply:
 
 
 def _half(good: MockReply, ending: Ending) -> MockReply:
-    body = _body(good)
+    body = good.whole_body
     return good._replace(body=body[: len(body) // 2], ending=ending, delay=0.0)
 
 
@@ -156,13 +150,13 @@ def _padded(body: bytes, size: int) -> Iterator[bytes]:
 
 def _oversized(good: MockReply, fault: TunedFault) -> MockReply:
     # Without a content-length, so that the client must count for itself.
-    body = _body(good)
+    body = good.whole_body
     headers = ((b"content-type", b"application/json"),)
     return MockReply(200, headers, lambda: _padded(body, fault.size or 0))
 
 
 def _gzip_bomb(good: MockReply, fault: TunedFault) -> MockReply:
-    body = _body(good)
+    body = good.whole_body
     headers = ((b"content-type", b"application/json"), (b"content-encoding", b"gzip"))
     return MockReply(200, headers, lambda: _zipped(_padded(body, fault.size or 0)))
 

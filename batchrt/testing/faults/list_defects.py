@@ -23,9 +23,7 @@ Defect: TypeAlias = Callable[[MockReply], MockReply | None]
 
 
 def _document(good: MockReply) -> dict[str, Any]:
-    if not isinstance(good.body, bytes):
-        raise TypeError("only a body that is there can be spoiled")
-    document: dict[str, Any] = from_json(good.body)
+    document: dict[str, Any] = from_json(good.whole_body)
     return document
 
 

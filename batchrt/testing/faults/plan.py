@@ -112,35 +112,17 @@ class Fault(Enum):
 
 _PERMANENT = frozenset(
     {
-        Fault.INSUFFICIENT_QUOTA,
-        Fault.CONTEXT_LENGTH,
-        Fault.BAD_PARAMETER,
-        Fault.UNAUTHORIZED,
-        Fault.REJECTED_LIST,
-        Fault.REJECTED_BASE64,
+        *(Fault.INSUFFICIENT_QUOTA, Fault.CONTEXT_LENGTH, Fault.BAD_PARAMETER, Fault.UNAUTHORIZED),
+        *(Fault.REJECTED_LIST, Fault.REJECTED_BASE64),
     }
 )
 _OF_LISTS = frozenset(
     {
-        Fault.SHUFFLED_INDEX,
-        Fault.MISSING_INDEX,
-        Fault.TEXT_INDEX,
-        Fault.REPEATED_INDEX,
-        Fault.MERGED_LIST,
-        Fault.SHORT_LIST,
-        Fault.LONG_LIST,
-        Fault.FAILED_LIST,
-        Fault.PARTIAL_USAGE,
-        Fault.MISSING_USAGE,
-        Fault.WRONG_WIDTH,
-        Fault.NESTED_VECTORS,
-        Fault.NULL_VECTOR,
-        Fault.NULL_IN_VECTOR,
-        Fault.NAN_IN_VECTOR,
-        Fault.IGNORED_BASE64,
-        Fault.TORN_BASE64,
-        Fault.REJECTED_LIST,
-        Fault.REJECTED_BASE64,
+        *(Fault.SHUFFLED_INDEX, Fault.MISSING_INDEX, Fault.TEXT_INDEX, Fault.REPEATED_INDEX),
+        *(Fault.MERGED_LIST, Fault.SHORT_LIST, Fault.LONG_LIST, Fault.FAILED_LIST, Fault.REJECTED_LIST),
+        *(Fault.PARTIAL_USAGE, Fault.MISSING_USAGE, Fault.WRONG_WIDTH, Fault.NESTED_VECTORS),
+        *(Fault.NULL_VECTOR, Fault.NULL_IN_VECTOR, Fault.NAN_IN_VECTOR),
+        *(Fault.IGNORED_BASE64, Fault.TORN_BASE64, Fault.REJECTED_BASE64),
     }
 )
 _SIZED = frozenset({Fault.OVERSIZED, Fault.GZIP_BOMB})
