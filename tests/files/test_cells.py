@@ -1,4 +1,4 @@
-"""Every value has a form in a file, and errors are one line."""
+"""Cells: text of any value, and errors on one line."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class Point:
 
 
 class Colour(str, Enum):  # noqa: UP042  the form whose str() is not its value
-    """A string that is more than one."""
+    """An enum whose members are strings."""
 
     RED = "red"
 
 
 class Opaque:
-    """A result without any JSON form."""
+    """A result without a JSON form."""
 
     def __str__(self) -> str:
         return "opaque!"
 
 
 def circular() -> list[Any]:
-    """Give a list that holds itself."""
+    """Return a list that contains itself."""
     loop: list[Any] = []
     loop.append(loop)
     return loop

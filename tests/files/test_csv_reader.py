@@ -1,4 +1,4 @@
-"""CSV and TSV: what is written is what is read, and a fault costs its own row only."""
+"""CSV and TSV reader: round trips, and faults that cost their own row only."""
 
 from __future__ import annotations
 

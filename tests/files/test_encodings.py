@@ -1,4 +1,4 @@
-"""What spreadsheets write, and what they want to read."""
+"""Encodings, delimiters and byte order marks of spreadsheets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was written before a disk was full can be read."""
+"""Files on a full disk: the rows written before can be read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WIDTH = 64
 
 
 def vector(number: int) -> bytes:
-    """Give a vector that begins with `number` and does not compress."""
+    """Return an incompressible vector that begins with `number`."""
     return struct.pack("<f", number) + random.Random(number).randbytes(4 * (WIDTH - 1))
 
 
 @pytest.fixture(params=[2000, 30_000, 50_000, 123_456, 250_000])
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Have no file be larger than this."""
+    """Limit the size of any file."""
     most = int(request.param)
 
     def allocate(stream: io.FileIO, start: int, size: int) -> None:

@@ -1,4 +1,4 @@
-"""JSONL: types are kept, and a fault costs its own row only."""
+"""JSONL reader: JSON's types are kept, and faults cost their own row only."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.files.files import read, values, write
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have rows of a thousand characters be the longest."""
+    """Lower the bound of a row to a thousand characters."""
     for module in (lines, delimited, jsonlines):
         monkeypatch.setattr(module, "MAX_RECORD", 1000)
 
@@ -96,7 +96,7 @@ def test_csv_reader_open_quotes_take_linear_time(
 
 
 class Unhurried(delimited.CsvReader):
-    """Look for the end of each open quote anew."""
+    """A reader without the shortcut: it searches the end of each open quote anew."""
 
     def _next(self) -> list[str] | None:
         self._doomed = 0

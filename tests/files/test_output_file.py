@@ -1,4 +1,4 @@
-"""Nothing is overwritten by accident, and what the system refuses is said in one line."""
+"""Output files: nothing is overwritten by accident, and errors are one line."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_output_file_failing_close_does_not_hide_the_blocks_error() -> None:
 
 @contextmanager
 def piped_stdout() -> Iterator[int]:
-    """Put a pipe in stdout's place and give its reading end.
+    """Replace stdout by a pipe and return its reading end.
 
     No fixture: pytest's capture puts its own stream back between set-up and test.
     """

@@ -1,4 +1,4 @@
-"""Rows out: nothing that was paid for is refused, and what is written can be read again."""
+"""Sinks: every row can be written, and read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows in: files are opened or refused at once, and read a row at a time."""
+"""Sources: files are opened or refused at once, and read one row at a time."""
 
 from __future__ import annotations
 

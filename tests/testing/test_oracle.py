@@ -1,4 +1,4 @@
-"""The least time: never more than a client needed, and reached by one that knows the server."""
+"""The least time: a lower bound for any client, reached by one that knows the limits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def at_rate(rate: float, burst: int, count: int) -> Callable[[Ask], Awaitable[No
 
 
 def at_a_time(most: int, count: int) -> Callable[[Ask], Awaitable[None]]:
-    """Have `most` in flight, always."""
+    """Keep `most` requests in flight."""
 
     async def send(ask: Ask) -> None:
         limiter = anyio.CapacityLimiter(most)
@@ -50,7 +50,7 @@ def at_a_time(most: int, count: int) -> Callable[[Ask], Awaitable[None]]:
 def slowness(
     provider: MockProvider, send: Callable[[Ask], Awaitable[None]], **options: Any
 ) -> tuple[float, int]:
-    """Say how slow a client was, and how many were not accepted."""
+    """Return a client's slowness, and the number of requests that were not accepted."""
 
     async def main() -> None:
         client = Client(provider)

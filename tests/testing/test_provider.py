@@ -23,7 +23,7 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]
 
 
 class Connection:
-    """Be an ASGI server's end of one request: scripted messages in, a record of what came out."""
+    """An ASGI server's end of one request: scripted messages in, sent messages recorded."""
 
     def __init__(self, *body: bytes) -> None:
         self.left = anyio.Event()

@@ -18,7 +18,7 @@ from tests.testing.virtual import Client, simulate
 
 
 async def paced(provider: MockProvider, count: int, rate: float, **options: Any) -> None:
-    """Send at a steady rate, and never again."""
+    """Send at a steady rate, without retries."""
     client = Client(provider)
     async with anyio.create_task_group() as group:
         for number in range(count):

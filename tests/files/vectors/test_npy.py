@@ -1,4 +1,4 @@
-"""A matrix that can be read whatever happened to whoever wrote it."""
+"""npy sink: a matrix that can be read however the writer ended."""
 
 from __future__ import annotations
 

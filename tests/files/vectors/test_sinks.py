@@ -1,4 +1,4 @@
-"""Which file vectors go to, and that no other is touched."""
+"""Sinks for vectors: the chosen file, and no other, is written."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_vector_sink_refuses_another_width(tmp_path: Path, kind: str) -> None:
 
 
 def read(path: Path) -> list[tuple[Any, list[float] | None, str | None]]:
-    """Give a file's rows: id, vector, error."""
+    """Return a file's rows: id, vector, error."""
     if path.suffix == ".npy":
         matrix = np.load(path)
         beside = _lines(path.with_suffix(".ids.jsonl").read_bytes())

@@ -10,7 +10,7 @@ from tests.testing.virtual import Client, Got, simulate
 
 
 def ask(provider: MockProvider, count: int, seconds: float = 0.0) -> list[Got]:
-    """Ask so many things, one after the other."""
+    """Send `count` requests one after the other."""
 
     async def main() -> list[Got]:
         client, got = Client(provider), []

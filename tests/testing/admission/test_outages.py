@@ -13,7 +13,7 @@ from tests.testing.virtual import Client, Got, simulate
 
 
 def meet(outage: Outage, *seconds: float, **options: Any) -> list[Got]:
-    """Ask at these seconds."""
+    """Send requests at these seconds."""
     provider = MockProvider(outages=[outage], **options)
 
     async def main() -> list[Got]:

@@ -145,7 +145,7 @@ def test_queue_place_is_freed_by_a_disconnect() -> None:
                 await anyio.wait_all_tasks_blocked()
         return done
 
-    # The first leaves at 4, the second was worked on from 4 to 5, the fourth never.
+    # The first leaves at 4, the second is processed from 4 to 5, the fourth never.
     assert simulate(main) == [15, 25]
     seen = provider.log.snapshot()
     assert (seen.disconnects, seen.in_flight) == (3, 0)
@@ -235,7 +235,7 @@ def test_queue_place_is_freed_after_any_fault() -> None:
         client = Client(provider)
 
         async def one(number: int) -> None:
-            # Faults are none of this test's business, whatever a client makes of them.
+            # The client's reaction to the faults is irrelevant here.
             try:
                 await client.ask(f"{number}")
             except (httpx.HTTPError, ValueError):
@@ -371,7 +371,7 @@ def test_queue_place_is_held_by_a_stall() -> None:
 
 
 def embed_lists(provider: MockProvider, *sizes: int) -> list[tuple[int, float]]:
-    """Send lists of so many texts at once, in this order; give status and time of each."""
+    """Send lists of these lengths at once, in this order; return status and time of each."""
 
     async def main() -> list[tuple[int, float]]:
         client, got = Client(provider), [(0, 0.0)] * len(sizes)
@@ -394,9 +394,9 @@ def test_queue_may_count_inputs() -> None:
     """As Infinity's: a request is admitted whole while there is room; 8 inputs at a time, in order."""
     queueing = Queueing(capacity=8, max_waiting=10, counts="inputs")
     provider = MockProvider(server="infinity", latency=1.0, queueing=queueing, dimensions=2)
-    # 8 are worked on; 9, and then 8 more, may wait; the queue of 17 is full.
+    # 8 are processed; 9, and then 8 more, may wait; the queue of 17 is full.
     assert embed_lists(provider, 8, 9, 8, 1) == [(200, 1), (200, 2), (200, 3), (429, 0)]
-    # Two lists share the places, and one that is larger than all of them is worked on alone.
+    # Two lists share the places, and one that is larger than all of them is processed alone.
     assert [time - 3 for _, time in embed_lists(provider, 4, 4, 20)] == [-2, -2, -1]
     verdict = provider.verdict()
     assert (verdict.refused, verdict.refused_share) == (1, 1 / 7)

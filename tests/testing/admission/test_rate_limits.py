@@ -45,7 +45,7 @@ def test_rate_limits_reject_invalid_arguments(options: dict[str, Any], words: st
 def ask(
     limits: RateLimits, *texts: str, server: Any = "openai", after: float = 0.0, **options: Any
 ) -> list[Got]:
-    """Ask one after the other, `after` seconds apart."""
+    """Send requests one after the other, `after` seconds apart."""
 
     async def main() -> list[Got]:
         client = Client(MockProvider(rate_limits=limits, server=server, latency=0))
@@ -232,7 +232,7 @@ def test_duration_has_gos_format(seconds: float, text: str) -> None:
 
 
 def crowd(provider: MockProvider, count: int, *, key: str = "k") -> list[Got]:
-    """Ask so many things at once; what was refused comes first."""
+    """Send several requests at once; the refused ones come first in the result."""
 
     async def main() -> list[Got]:
         client, got = Client(provider, key), []

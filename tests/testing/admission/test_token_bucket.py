@@ -22,14 +22,14 @@ def at(script: float | Steps, second: float) -> float:
 
 
 def slowly(script: float | Steps, taken: list[tuple[float, float]], burst: float, until: float) -> float:
-    """Refill in small steps: what a bucket must come to."""
+    """Compute the level by refills in small steps."""
     left = at(script, 0) / 60 * burst
     step = 0.005
     done = 0
     for count in range(round(until / step)):
         second = count * step
         size = max(1.0, at(script, second) / 60 * burst)
-        # The moment in which a limit falls belongs to what comes, also for what is taken in it.
+        # The moment of a change belongs to the new limit, also for an amount taken in it.
         left = min(left, size)
         while done < len(taken) and taken[done][0] <= second:
             left -= taken[done][1]

@@ -18,7 +18,7 @@ def ask(
     *,
     path: str = "/v1/chat/completions",
 ) -> tuple[int, dict[str, Any]]:
-    """Send one body, without any transport, and give status and document."""
+    """Send one body, without a transport, and return status and document."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     exchange = provider.open("POST", path, raw, authorization=authorization)
     exchange.abandon()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from batchrt.testing import MockProvider
-from tests.testing.asking import Answer, ask
+from tests.testing.direct import Answer, ask
 
 pytestmark = pytest.mark.anyio
 

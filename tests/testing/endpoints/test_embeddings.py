@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from batchrt.testing import Fault, FaultPlan, MockProvider
-from tests.testing.asking import ask, embed, floats
+from tests.testing.direct import ask, embed, floats
 
 pytestmark = pytest.mark.anyio
 

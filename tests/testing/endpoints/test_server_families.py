@@ -9,7 +9,7 @@ import pytest
 
 from batchrt.testing import MockProvider, ServerFamily
 from tests import virtual
-from tests.testing.asking import Answer, ask, embed, floats
+from tests.testing.direct import Answer, ask, embed, floats
 
 pytestmark = pytest.mark.anyio
 

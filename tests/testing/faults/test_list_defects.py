@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchrt.testing import Fault, FaultPlan, MockProvider
-from tests.testing.asking import Answer, ask, embed, floats
+from tests.testing.direct import Answer, ask, embed, floats
 
 pytestmark = pytest.mark.anyio
 

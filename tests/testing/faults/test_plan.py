@@ -11,7 +11,7 @@ from batchrt.testing.faults.list_defects import DEFECTS
 
 
 def outcomes(plan: FaultPlan, digest: int, attempts: int) -> list[TunedFault | None]:
-    """Send one body so often, as the provider would."""
+    """Draw the faults of repeated attempts of one body."""
     met: list[TunedFault | None] = []
     in_a_row = 0
     for attempt in range(1, attempts + 1):

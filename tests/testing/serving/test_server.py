@@ -127,7 +127,7 @@ def test_server_large_answer_ends_with_its_reader() -> None:
 
 
 async def heard_of(provider: MockProvider, disconnects: int) -> int:
-    """Wait for the disconnects and give what is then in flight."""
+    """Wait for the disconnects and return the number still in flight."""
     with anyio.fail_after(10):
         seen = await provider.log.wait_for(lambda seen: seen.disconnects == disconnects)
     return seen.in_flight

@@ -1,4 +1,4 @@
-"""Send a request to the mock without any transport."""
+"""Requests to the mock without a transport."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Answer", "ask", "embed", "floats"]
 
 
 class Answer(NamedTuple):
-    """Hold what came back."""
+    """Status, body and delay of a reply."""
 
     status: int | None
     document: Any
@@ -21,7 +21,7 @@ class Answer(NamedTuple):
 
 
 def ask(provider: MockProvider, path: str, body: Any) -> Answer:
-    """Send one body and give its answer; needs a running event loop, for the time."""
+    """Send one body and return its answer; needs a running event loop, for the time."""
     exchange = provider.open("POST", path, json.dumps(body).encode())
     exchange.finish()
     raw = b"".join(exchange.reply.parts())
@@ -29,12 +29,12 @@ def ask(provider: MockProvider, path: str, body: Any) -> Answer:
 
 
 def embed(provider: MockProvider, given: Any, **options: Any) -> Answer:
-    """Ask for embeddings of the model `m`."""
+    """Request embeddings of the model `m`."""
     return ask(provider, "/v1/embeddings", {"model": "m", "input": given, **options})
 
 
 def floats(vector: str | list[float]) -> list[float]:
-    """Read a vector in either form."""
+    """Decode a vector in either form."""
     if isinstance(vector, list):
         return vector
     raw = base64.b64decode(vector, validate=True)
