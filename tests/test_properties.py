@@ -621,7 +621,6 @@ def garbage_everywhere() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         Garbage.left = 0
-        gc.unfreeze()
 
 
 @contextmanager
