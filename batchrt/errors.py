@@ -195,7 +195,10 @@ class TokenizerError(BatchError):
 
 
 class InputError(BatchError, ValueError):
-    """A file, row (counted from 1 without the header) or column cannot be read."""
+    """A file, row (counted from 1 without the header) or column cannot be read.
+
+    `parameter` is the argument that would help, if there is one; the message has its name in backticks.
+    """
 
     def __init__(
         self,
@@ -204,11 +207,13 @@ class InputError(BatchError, ValueError):
         path: str | None = None,
         row: int | None = None,
         column: str | None = None,
+        parameter: str | None = None,
     ) -> None:
         super().__init__(message)
         self.path = path
         self.row = row
         self.column = column
+        self.parameter = parameter
 
 
 class OutputError(BatchError):
