@@ -159,8 +159,8 @@ class EntryPoints(Generic[In, Out]):
         """Iterate over the outcomes while the run goes on, with bounded memory; no item's error is raised.
 
         The iterator can be stopped gracefully and reports how the run ended: see `OutcomeIterator`. A spending
-        limit or a `deadline` ends the iteration and is reported by its `ended`. If this is a native step by
-        itself, inputs are pulled in lists, and `timeout` applies to a list.
+        limit or a `deadline` ends the iteration and is reported by its `ended`. For a native step alone,
+        inputs are pulled in lists, and `timeout` applies to a list.
 
         Args:
             inputs: pulled lazily, on the event loop: an iterator that blocks, such as one over a pipe, blocks
