@@ -158,7 +158,7 @@ class EntryPoints(Generic[In, Out]):
     ) -> OutcomeIterator[Out]:
         """Iterate over the outcomes while the run goes on, with bounded memory; no item's error is raised.
 
-        The iterator can be stopped gracefully and reports how the run ended (see `OutcomeIterator`). A limit of
+        The iterator can be stopped, and reports how the run ended (see `OutcomeIterator`). A limit of
         spending or a `deadline` ends the iteration and is reported by its `ended`. For a native step alone,
         inputs are pulled in lists, and `timeout` applies to a list.
 
