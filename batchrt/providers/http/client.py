@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from batchrt.errors import AuthenticationError
 from batchrt.limits.quota import UNCHANGED, Quota, Unchanged, check_limit
 from batchrt.limits.registry import owner_of, shared_quota
 from batchrt.providers.http.address import Address
 from batchrt.providers.http.endpoint import Endpoint
-from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.http.secrets import Hidden, Secret, Secrets, is_credential, secrets_of
 from batchrt.providers.http.transport import Transport
 from batchrt.runtime.retry import RetryPolicy
 
@@ -21,63 +20,9 @@ if TYPE_CHECKING:
 
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
 
-__all__ = ["Client", "Hidden", "Secret"]
+__all__ = ["Client"]
 
 _OPENAI: Final = "https://api.openai.com/v1"
-_FEWEST_SECRET_CHARACTERS: Final = 6
-"""Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are no secrets, and
-masking them would eat words."""
-
-
-_CREDENTIALS: Final = frozenset(
-    (
-        *("auth", "authentication", "bearer", "cookie", "credential", "credentials", "jwt", "key", "passwd"),
-        *("password", "secret", "signature", "token"),
-    )
-)
-"""The last word of a header that carries a credential, such as `x-api-key` and `cf-access-client-secret`."""
-_CREDENTIAL_ENDS: Final = ("token", "secret", "apikey", "authkey", "accesskey", "secretkey", "password")
-"""The same in one word: `x-authtoken`; `x-portkey-…` and `x-monkey` are none."""
-_NO_CREDENTIALS: Final = frozenset(
-    (
-        *("affinity", "cache", "dedup", "deduplication", "group", "idempotency", "ordering", "partition"),
-        *("request", "routing", "shard", "sharding", "sort", "trace"),
-    )
-)
-"""What a key is of that opens nothing, and may be another one for each request."""
-_PLACEHOLDERS: Final = frozenset(
-    (
-        *("anything", "dummy", "dummy-key", "lm-studio", "lmstudio", "local", "localai", "no-key", "no_key"),
-        *("no-key-required", "not-needed", "not-required", "ollama", "openai", "placeholder", "unused"),
-        *("sk-no-key-required", "sk-xxx", "vllm"),
-    )
-)
-"""Keys that the guides of local servers have one write: they are no secrets either."""
-
-
-class Secret(Protocol):
-    """A key that hides itself, as `pydantic.SecretStr` does."""
-
-    def get_secret_value(self) -> str:
-        """Return the key."""
-
-
-class Hidden:
-    """A key that a traceback with its frames' variables does not show."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, key: str | Secret | None) -> None:
-        self._key = key
-
-    def get_secret_value(self) -> str:
-        """Return the key; else the environment's."""
-        if self._key is None:
-            return os.environ.get("OPENAI_API_KEY", "")
-        return self._key if isinstance(self._key, str) else self._key.get_secret_value()
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 class Client:
@@ -140,7 +85,7 @@ class Client:
                 "OpenAI is not who you want to ask)"
             )
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
-        self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
+        self.secrets: Secrets = secrets_of(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
         self._name = _digest(self.address.canonical, headers)
         self._owner: object = owner_of(transport, http_client)
@@ -202,29 +147,9 @@ def _headers(key: str, organization: str | None, project: str | None) -> dict[st
     return headers
 
 
-def _secrets(key: str, headers: Mapping[str, str]) -> Secrets:
-    found = {key}
-    for name, value in headers.items():
-        if _is_credential(name):
-            found |= {value, value.rpartition(" ")[2]}
-    return Secrets(secret for secret in found if _is_secret(secret))
-
-
-def _is_secret(text: str) -> bool:
-    return len(text) >= _FEWEST_SECRET_CHARACTERS and text.lower() not in _PLACEHOLDERS
-
-
-def _is_credential(header: str) -> bool:
-    """Whether a header's name says that its value is a credential: by its words, not by their letters."""
-    words = [word for word in re.split(r"[^a-z]+", header) if word]
-    if not words or (words[-1] == "key" and not _NO_CREDENTIALS.isdisjoint(words)):
-        return False
-    return "authorization" in words or words[-1] in _CREDENTIALS or words[-1].endswith(_CREDENTIAL_ENDS)
-
-
 def _is_account(header: str) -> bool:
     # Whatever else is sent, such as the name of a trace, is no other account.
-    return _is_credential(header) or header in ("openai-organization", "openai-project")
+    return is_credential(header) or header in ("openai-organization", "openai-project")
 
 
 def _check_limits(timeout: float | None, max_retries: int, max_response_bytes: int) -> None:

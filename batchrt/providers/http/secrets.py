@@ -1,11 +1,66 @@
-"""What must not be shown to anybody."""
+"""API keys and other secrets: how they are hidden, and which header values are secrets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Protocol
 
-__all__ = ["NO_SECRETS", "Secrets"]
+__all__ = ["NO_SECRETS", "Hidden", "Secret", "Secrets", "is_credential", "secrets_of"]
+
+_FEWEST_SECRET_CHARACTERS: Final = 6
+"""Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are no secrets, and
+masking them would eat words."""
+_CREDENTIALS: Final = frozenset(
+    (
+        *("auth", "authentication", "bearer", "cookie", "credential", "credentials", "jwt", "key", "passwd"),
+        *("password", "secret", "signature", "token"),
+    )
+)
+"""The last word of a header that carries a credential, such as `x-api-key` and `cf-access-client-secret`."""
+_CREDENTIAL_ENDS: Final = ("token", "secret", "apikey", "authkey", "accesskey", "secretkey", "password")
+"""The same in one word: `x-authtoken`; `x-portkey-…` and `x-monkey` are none."""
+_NO_CREDENTIALS: Final = frozenset(
+    (
+        *("affinity", "cache", "dedup", "deduplication", "group", "idempotency", "ordering", "partition"),
+        *("request", "routing", "shard", "sharding", "sort", "trace"),
+    )
+)
+"""What a key is of that opens nothing, and may be another one for each request."""
+_PLACEHOLDERS: Final = frozenset(
+    (
+        *("anything", "dummy", "dummy-key", "lm-studio", "lmstudio", "local", "localai", "no-key", "no_key"),
+        *("no-key-required", "not-needed", "not-required", "ollama", "openai", "placeholder", "unused"),
+        *("sk-no-key-required", "sk-xxx", "vllm"),
+    )
+)
+"""Keys that the guides of local servers have one write: they are no secrets either."""
+
+
+class Secret(Protocol):
+    """A key that hides itself, as `pydantic.SecretStr` does."""
+
+    def get_secret_value(self) -> str:
+        """Return the key."""
+
+
+class Hidden:
+    """A key that a traceback with its frames' variables does not show."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: str | Secret | None) -> None:
+        self._key = key
+
+    def get_secret_value(self) -> str:
+        """Return the key; else the environment's."""
+        if self._key is None:
+            return os.environ.get("OPENAI_API_KEY", "")
+        return self._key if isinstance(self._key, str) else self._key.get_secret_value()
+
+    def __repr__(self) -> str:
+        return "***"
 
 
 class Secrets:
@@ -28,3 +83,24 @@ class Secrets:
 
 
 NO_SECRETS: Final = Secrets()
+
+
+def secrets_of(key: str, headers: Mapping[str, str]) -> Secrets:
+    """Return the secrets among `key` and the values of `headers`."""
+    found = {key}
+    for name, value in headers.items():
+        if is_credential(name):
+            found |= {value, value.rpartition(" ")[2]}
+    return Secrets(secret for secret in found if _is_secret(secret))
+
+
+def _is_secret(text: str) -> bool:
+    return len(text) >= _FEWEST_SECRET_CHARACTERS and text.lower() not in _PLACEHOLDERS
+
+
+def is_credential(header: str) -> bool:
+    """Whether a header's name says that its value is a credential: by its words, not by their letters."""
+    words = [word for word in re.split(r"[^a-z]+", header) if word]
+    if not words or (words[-1] == "key" and not _NO_CREDENTIALS.isdisjoint(words)):
+        return False
+    return "authorization" in words or words[-1] in _CREDENTIALS or words[-1].endswith(_CREDENTIAL_ENDS)
