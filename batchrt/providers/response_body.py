@@ -9,8 +9,7 @@ from typing import Any, Final, TypeVar
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.http.error_mapping import error_from, excerpt
-from batchrt.providers.http.json_text import load_json
-from batchrt.providers.http.response import Reply
+from batchrt.providers.http.response import Reply, load_json
 from batchrt.providers.http.retry_after import advise
 from batchrt.providers.http.secrets import Secrets
 

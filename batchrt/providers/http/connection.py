@@ -1,4 +1,4 @@
-"""Why there is no connection: what is wrong with an address, and what to do about that."""
+"""Errors of a connection: translated from the HTTP library's, with the cause and a remedy."""
 
 from __future__ import annotations
 
@@ -6,16 +6,36 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
 from anyio.streams.tls import TLSStream
 
-from batchrt.errors import ConnectionFailedError, ConnectionFault
+from batchrt.errors import (
+    ConnectionFailedError,
+    ConnectionFault,
+    MalformedResponseError,
+    ProviderError,
+    RequestTimeoutError,
+)
+from batchrt.providers.http.address import origin_of
 from batchrt.providers.http.proxies import Proxy
+from batchrt.providers.http.retry_after import advise
 
-__all__ = ["connection_failed", "fault_of", "is_unreadable", "speaks_http", "speaks_tls"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "connection_failed",
+    "fault_of",
+    "hide_url",
+    "reason_of",
+    "speaks_http",
+    "speaks_tls",
+    "translate",
+]
+
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds for a connection to be made."""
 
 _WORDS: Final[tuple[tuple[ConnectionFault, re.Pattern[str]], ...]] = (
     # As hyper, rustls and hickory have it, through pyqwest 0.12.
@@ -41,6 +61,15 @@ _UNREADABLE: Final = re.compile(
     r"invalid (?!HTTP version)[\w -]+ parsed|message head is too large"  # hyper
     r"|illegal header line|[Cc]ontent-[Ll]ength|too long"  # h11
 )
+_LAYERS: Final = re.compile(
+    r"(?:Request failed: )?(?:error sending request(?: for url)?: )?(?:client error \(\w+\): )?"
+    r"(?:tunnel error: (?:failed to create underlying connection: )?)?(?:dns error: error resolving DNS: )?"
+    r"(?:failed to lookup address information: |tcp connect error: )?"
+)
+"""The beginnings of messages that pyqwest, reqwest and hyper put before the reason."""
+_UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
+"""httpx's errors of a connection that was not made."""
+_URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 _MOST_LINKS: Final = 20
 _HANDSHAKE: Final = 2.0
 """Seconds for a server to show whether TLS is spoken."""
@@ -83,7 +112,7 @@ def _links(error: BaseException) -> Iterator[BaseException]:
             todo += link.exceptions
 
 
-def is_unreadable(error: BaseException) -> bool:
+def _is_unreadable(error: BaseException) -> bool:
     """Whether an answer came whose head makes no sense: it would come like that again."""
     return _UNREADABLE.search(str(error)) is not None
 
@@ -147,3 +176,60 @@ def connection_failed(
     error = ConnectionFailedError(f"cannot connect to {where}: {words}")
     error.fault = fault
     return error
+
+
+def translate(
+    error: BaseException,
+    url: str,
+    timeout: float | None,
+    *,
+    library: Any = None,
+    reading: bool = False,
+    proxy: Proxy | None = None,
+) -> ProviderError:
+    """Return `error` as one of batchrt's.
+
+    Args:
+        error: from pyqwest, from `library` or from the operating system.
+        url: of the request.
+        timeout: seconds that the request had; `None` for no limit.
+        library: httpx or httpx2; `None` if the request did not go through one of them.
+        reading: the head of the answer had come.
+        proxy: the proxy that the request went through.
+    """
+    hide_url(error)
+    origin = origin_of(url)
+    if isinstance(error, ConnectionError) or _is_of(library, error, _UNCONNECTED):
+        return connection_failed(origin, reason_of(error), fault_of(error), proxy)
+    if isinstance(error, TimeoutError) or _is_of(library, error, ("TimeoutException",)):
+        within = "in time" if timeout is None else f"within {timeout:g} s"
+        return RequestTimeoutError(f"no whole answer from {origin} {within}")
+    kind = type(error).__name__
+    if reading and kind in ("RemoteProtocolError", "StreamError", "DecodingError"):
+        return MalformedResponseError(f"the answer from {origin} is broken: {reason_of(error)}")
+    if kind == "RemoteProtocolError":
+        if _is_unreadable(error):
+            unreadable = MalformedResponseError(
+                f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
+            )
+            advise(unreadable, retry=False)  # it would come like that again
+            return unreadable
+        fault = fault_of(error)
+        if fault is not None:
+            return connection_failed(origin, reason_of(error), fault, proxy)
+    return ConnectionFailedError(f"the connection to {origin} failed: {reason_of(error)}")
+
+
+def _is_of(library: Any, error: BaseException, kinds: tuple[str, ...]) -> bool:
+    return library is not None and isinstance(error, tuple(getattr(library, kind) for kind in kinds))
+
+
+def hide_url(error: BaseException) -> None:
+    """Take the URL out of the messages of pyqwest's `error`: its query may hold a key."""
+    error.args = tuple(_URL_IN_MESSAGE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the message of `error` without the layers of libraries that it came through."""
+    text = str(error)
+    return text[_LAYERS.match(text).end() :] or type(error).__name__  # type: ignore[union-attr]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrt.limits.quota import Quota
-    from batchrt.providers.http.response import Reply
+    from batchrt.providers.http.response import Reply, Sink
     from batchrt.providers.http.secrets import Secrets
-    from batchrt.providers.http.transport import Sink, Transport
+    from batchrt.providers.http.transport import Transport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
     from batchrt.runtime.run import Strand

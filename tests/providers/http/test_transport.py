@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import subprocess
-import sys
 import threading
 import traceback
 import tracemalloc
@@ -29,8 +27,9 @@ from batchrt.errors import (
     RequestTimeoutError,
 )
 from batchrt.providers.http import connection as connection_faults
+from batchrt.providers.http.pyqwest_transport import PyqwestTransport
 from batchrt.providers.http.response import Reply
-from batchrt.providers.http.transport import PyqwestTransport, Transport
+from batchrt.providers.http.transport import Transport
 from tests.providers.http.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
 from tests.providers.http.tls import certificate, hashed, tls_server
 
@@ -815,75 +814,6 @@ def test_one_client_serves_several_loops_at_once() -> None:
         for thread in threads:
             thread.join()
     assert [reply.body for reply in replies] == [ANSWER] * 100
-
-
-PRELUDE = """
-import os, sys, anyio
-from batchrt.providers.http.transport import Transport
-transport = Transport({}, tls=False, timeout=20, max_response_bytes=1000)
-def ask():
-    return anyio.run(transport.post, sys.argv[1], b"{}").status
-"""
-
-
-def run_script(script: str, base_url: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run `script` in a Python of its own."""
-    command = [sys.executable, *flags, "-c", PRELUDE + script, base_url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_an_unclosed_client_neither_warns_nor_hangs_at_exit() -> None:
-    """Whoever forgets to close loses nothing."""
-    with threaded_server() as base_url:
-        done = run_script("print(ask())", base_url, "-X", "dev", "-W", "error")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
-
-
-LINGERING = """
-import atexit, threading
-from asyncio.selector_events import BaseSelectorEventLoop
-
-leaving = threading.Event()
-wake = BaseSelectorEventLoop._write_to_self
-
-def wake_and_linger(loop):
-    wake(loop)
-    if threading.get_ident() != threading.main_thread().ident:
-        leaving.wait()
-
-BaseSelectorEventLoop._write_to_self = wake_and_linger
-atexit.register(leaving.set)
-print(ask())
-"""
-
-
-def test_exit_waits_for_the_thread_that_brought_the_last_answer() -> None:
-    """Having woken the loop it wants the interpreter back, which must not be ending by then."""
-    with threaded_server() as base_url:
-        done = run_script(LINGERING, base_url)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
-
-
-FORK = """
-if {before}: ask()
-child = os.fork()
-if child == 0:
-    try:
-        print(ask(), flush=True)
-    except RuntimeError as error:
-        print("spawn" in str(error), flush=True)
-    os._exit(0)
-os.waitpid(child, 0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.parametrize(("before", "said"), [(False, "200\n"), (True, "True\n")])
-def test_a_forked_process_works_or_says_why_it_cannot(before: bool, said: str) -> None:
-    """Before the first request forking is fine; after it, an error instead of waiting forever."""
-    with threaded_server() as base_url:
-        done = run_script(FORK.format(before=before), base_url)
-    assert (done.returncode, done.stdout) == (0, said)
 
 
 def test_errors_are_provider_errors() -> None:

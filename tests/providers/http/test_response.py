@@ -12,7 +12,7 @@ import pytest
 from batchrt.errors import BadRequestError, MalformedResponseError
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
-from batchrt.providers.http.json_text import load_json
+from batchrt.providers.http.response import load_json
 from tests.providers.http.replies import chat_body
 
 pytestmark = pytest.mark.anyio
