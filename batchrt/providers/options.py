@@ -1,4 +1,4 @@
-"""The options of a model: their types, their defaults, and the checks before anything is sent."""
+"""Options of models and requests: their types, their defaults, and the checks before a request is sent."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class ModelOptions(TypedDict, total=False):
         max_in_flight: requests under way at once; otherwise as `requests_per_minute`.
         quota: a `Quota` that admits the requests in place of the shared one. Its limits are its own: giving
             any of the five here too is a ValueError.
-        retry_policy: a `RetryPolicy`, which says what is tried again and when; what it leaves out follows
-            `max_retries`.
+        retry_policy: a `RetryPolicy`: which failures are retried, and when; `max_retries` applies where it
+            leaves that open.
         max_batch_size: most inputs in a list, by default 20 (embeddings: as many as the server takes). A list
             is answered when its longest answer is.
         linger: seconds after the last arrival for which a list waits to be filled while inputs may still
@@ -178,7 +178,7 @@ _OF_THE_API: Final = """
     stream stream_options suffix temperature tool_choice tools top_logprobs top_p user verbosity
     web_search_options
 """
-# Under their documented names; a server ignores what it does not know.
+# Under their documented names; servers ignore unknown ones.
 _OF_SERVERS: Final = """
     vLLM, SGLang, llama-server:
     add_generation_prompt bad_words cache_prompt chat_template chat_template_kwargs continue_final_message
@@ -270,21 +270,19 @@ class OptionsSignature:
 
 
 def is_option(name: str) -> bool:
-    """Whether `name` is an option of a request, here or at one of the servers that speak the same language.
+    """Whether `name` is an option of a request, of OpenAI's API or of a compatible server's.
 
-    Those of a client are too: they are refused by a name that says where they belong.
+    True for options of a model too: `check_options` refuses them with the place where they belong.
     """
     return name in _KNOWN or name in _OF_THE_CLIENT
 
 
 def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict[str, Any]:
-    """Return `options` as they go into a request's body; `None` stands for "not sent".
-
-    Options that are not checked here are passed on as they are.
+    """Return `options` for a request's body, where `None` is not sent; unknown ones are left as they are.
 
     Args:
         options: by name.
-        owner: whose they are, `ChatOpenAI` or `OpenAI`.
+        owner: the model's class, `ChatOpenAI` or `OpenAI`.
 
     Raises:
         ValueError: for a value out of the API's range, or an option that cannot be set like this.
@@ -294,7 +292,7 @@ def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict
 
 
 def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI") -> dict[str, Any]:
-    """Return `extra` unless it changes what a request is about."""
+    """Return `extra`; raise ValueError if it has a member that batchrt sets itself."""
     extra = dict(extra or {})
     for name, value in extra.items():
         _check_offered(name, value, owner)
@@ -302,7 +300,7 @@ def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI")
 
 
 def lists_of(settings: Mapping[str, Any], *, own_path: bool = False) -> Lists:
-    """Return how lists are made by `settings`, which are complete.
+    """Return the settings of lists from complete `settings`.
 
     Raises:
         ValueError, TypeError: one of them makes no sense.
@@ -315,7 +313,7 @@ def lists_of(settings: Mapping[str, Any], *, own_path: bool = False) -> Lists:
 
 
 def check_lists(max_batch_size: int, linger: float, max_linger: float) -> None:
-    """Raise ValueError or TypeError for what makes no sense as a list's length or as seconds to wait."""
+    """Raise ValueError or TypeError for a list's length below 1 or a negative time."""
     _whole("max_batch_size", max_batch_size, 1)
     for name, seconds in (("linger", linger), ("max_linger", max_linger)):
         if _number(name, seconds) < 0:
@@ -323,13 +321,13 @@ def check_lists(max_batch_size: int, linger: float, max_linger: float) -> None:
 
 
 def check_count(n: int | None) -> int | None:
-    """Return `n` if it is how many outputs an input can have."""
+    """Return `n`; raise ValueError or TypeError if it is not a number of outputs."""
     return None if n is None else _whole("n", n, 1)
 
 
 def _check_offered(name: str, value: object, owner: str) -> None:
     if name == "stream" and value is False:
-        return  # there are servers that stream unless they are told not to
+        return  # some servers stream by default
     if name in _NOT_OFFERED[owner]:
         raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[owner][name]}")
 

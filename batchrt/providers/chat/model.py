@@ -41,17 +41,17 @@ _PATH: Final = "/chat/completions"
 
 
 class ChatOpenAI(Model["ChatInput", AIMessage]):
-    """Ask a chat model; one input, one message.
+    """Call a chat model; one input, one message.
 
-    Takes a string (the user's words), a list of messages (`Message` objects, the API's dicts,
+    Takes a string (the user's text), a list of messages (`Message` objects, the API's dicts,
     `(role, content)` tuples) or a prompt's value. May be used from several event loops.
 
-    An input is a request of its own, unless `native_batch` has those that are there at the same time
-    sent as a list, as vLLM takes them (`/chat/completions/batch`). What the switch asks for is that the
-    server is tried: one that has no such path (404, 405) gets single requests at once, and so does one
-    that fails at lists whose conversations it answers one by one; both are remembered for as long as
-    this object lives, the second for requests of the same options, as vLLM's lists know no tools.
-    Messages that came in a list have no `usage`; the tokens are shared out in the books of the run.
+    Each input is a request of its own. With `native_batch`, inputs that are ready at the same time are sent
+    as a list, as vLLM takes them (`/chat/completions/batch`). The server is only tried: one without that path
+    (404, 405) gets single requests at once, and so does one that fails at lists whose conversations it
+    answers one by one. Both are remembered for the life of this object, the second for requests with the same
+    options, as vLLM's lists do not support tools. Messages from a list have no `usage`; the run's statistics
+    divide the tokens among them.
 
     Args:
         model: the model's name.
@@ -63,8 +63,9 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             key, timeout, retries, limits, lists.
 
     Raises:
-        AuthenticationError: no key was given, and OpenAI wants one.
-        ValueError: for options that make no sense.
+        AuthenticationError: no key was given for OpenAI's own address.
+        TypeError: an option is unknown or of the wrong type.
+        ValueError: an option makes no sense.
 
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
@@ -120,7 +121,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
 
         async def call(value: Any, strand: Strand) -> AIMessage:
             body = body_of(value)
-            del value  # thousands of prompts need not wait for their answers
+            del value  # free the prompt: thousands of calls may await answers
             return await ask(body, read, strand)
 
         alone = Step(call)
@@ -201,24 +202,24 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         strict: bool | None = None,
         max_reasks: int = 1,
     ) -> Runnable[ChatInput, Any]:
-        """Return this with answers as objects of `schema`.
+        """Return a runnable that parses this model's answers as `schema`.
 
         Args:
-            schema: a pydantic model, whose instances come out, validated; or a JSON schema, for
-                dicts that are as the server made them.
-            method: `json_schema` has the server follow the schema; `json_mode` asks for any JSON
+            schema: a pydantic model, for validated instances; or a JSON schema, for dicts that are not
+                validated.
+            method: `json_schema` makes the server follow the schema; `json_mode` asks for any JSON
                 object, and the prompt has to describe it.
-            include_raw: give `{"raw": message, "parsed": …, "parsing_error": …}` and do not raise
+            include_raw: return `{"raw": message, "parsed": …, "parsing_error": …}` and do not raise
                 for an answer that does not fit.
-            strict: have the schema enforced, for which it is rewritten as OpenAI demands (all
-                properties required, no others); `None` does so where the schema allows it, and not any
-                more once the server has refused it like that.
-            max_reasks: how often to ask again, with the reason, for an answer that is whole and does not
-                fit. Each costs a request and counts as a retry, also against the retry budget.
+            strict: have the server enforce the schema, which is rewritten as OpenAI requires (all
+                properties required, no others); `None` does so if the schema allows it, until the
+                server refuses the rewritten schema.
+            max_reasks: most requests that ask again, with the reason, for an answer that is complete and
+                does not fit. Each counts as a retry, also against the retry budget.
 
         Raises:
             OutputParserError: (each item) the answer does not fit, is cut off or is a refusal.
-            ValueError: `strict` was asked for, and the schema cannot be.
+            ValueError: `strict` is true, and the schema cannot be rewritten.
         """
         from batchrt.providers.chat.structured_output import StructuredChat
 
@@ -228,7 +229,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
 
 
 def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:
-    """Return the model's name, and how many tokens an answer may have."""
+    """Return the model's name and the most tokens of an answer."""
     return request.names[0], request.most
 
 

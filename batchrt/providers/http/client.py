@@ -1,4 +1,4 @@
-"""A provider as its chat models and embeddings see it: address, key, transport, another attempt."""
+"""The client of a provider: its address, key, transport and quotas, shared by all endpoints."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ _OPENAI: Final = "https://api.openai.com/v1"
 
 
 class Client:
-    """Send requests to one provider, and send them again where that may help.
+    """Make the endpoints of one provider, which send requests and retry them.
 
     Args:
         base_url: else `OPENAI_BASE_URL`, else OpenAI's.
         api_key: else `OPENAI_API_KEY`; an empty string sends none.
         organization: else `OPENAI_ORG_ID`.
         project: else `OPENAI_PROJECT_ID`.
-        timeout: seconds for each request as a whole; `None` for no end.
+        timeout: seconds for each request as a whole; `None` for no limit.
         max_retries: attempts after the first.
-        http_client: send through this `httpx.AsyncClient`; it stays the caller's to close.
+        http_client: send through this `httpx.AsyncClient`; its owner closes it.
         transport: send through this httpx transport.
-        extra_headers: sent with every request; they win over the client's own.
+        extra_headers: headers of every request; they override the client's own.
         max_response_bytes: an answer that is larger, as received or unpacked, is an error.
-        quota: admits requests; else the one of everybody in this process who names the same address, key
-            and model (and, if one is handed in, goes through the same client or transport).
-        limits: for that one, by name; see `Quota.set_limits`. A `quota` that is handed in has its own, and
+        quota: admits requests; else the quota that all clients in this process share that have the same
+            address, key and model (and the same `http_client` or `transport`, if one is given).
+        limits: of the shared quota, by name; see `Quota.set_limits`. A `quota` that is given has its own, and
             `None` does not lift them.
-        retry_policy: what is tried again and when; else `max_retries` attempts after the first.
-        model: which model `limits` are for.
+        retry_policy: which failures are retried, and when; else `max_retries` attempts after the first.
+        model: the model that `limits` are for.
 
     Raises:
         AuthenticationError: there is no key, and OpenAI wants one.
@@ -70,14 +70,14 @@ class Client:
         model: str = "",
     ) -> None:
         api_key = Hidden(api_key)
-        # Whatever is wrong is said before the key is in a variable, which a traceback may show.
+        # Options are checked before the key is in a local variable, which a traceback may show.
         _check_limits(timeout, max_retries, max_response_bytes)
         self._policy = _check_policy(retry_policy)
         self._quota = _check_quota(quota)
         given = _check_given(limits or {}, quota)
         self.address: Address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
         extra = {name.lower(): value for name, value in (extra_headers or {}).items()}
-        key = api_key.get_secret_value().strip()  # keys come from files and shells, with a line's end
+        key = api_key.get_secret_value().strip()  # keys from files and shells end with a line break
         own_way = http_client is not None or transport is not None or "authorization" in extra
         if not key and not own_way and self.address.host == "api.openai.com":
             raise AuthenticationError(
@@ -107,7 +107,7 @@ class Client:
         return f"<Client of {self.address.origin}>"
 
     def endpoint(self, path: str, model: str, most: float | None = None) -> Endpoint:
-        """Return what sends requests for `model` to `path`; an answer has `most` tokens at the most."""
+        """Return the endpoint for `model` at `path`, whose answers have at most `most` tokens."""
         return Endpoint(
             self.address.url(path),
             self.quota_of(model),
@@ -120,13 +120,13 @@ class Client:
         )
 
     def quota_of(self, model: str) -> Quota:
-        """Return the quota of `model`: the one that was handed in, or the one of all who name the same."""
+        """Return the quota of `model`: the client's own, or the shared one."""
         if self._quota is not None:
             return self._quota
         return shared_quota(self._name, model, self._owner)
 
     async def aclose(self) -> None:
-        """Close idle connections; those of a client that is let go close by themselves."""
+        """Close idle connections; those of a client that is garbage collected close by themselves."""
         await self._transport.aclose()
 
 
@@ -148,7 +148,7 @@ def _headers(key: str, organization: str | None, project: str | None) -> dict[st
 
 
 def _is_account(header: str) -> bool:
-    # Whatever else is sent, such as the name of a trace, is no other account.
+    # Other headers, such as a trace identifier, differ within one account.
     return is_credential(header) or header in ("openai-organization", "openai-project")
 
 
@@ -168,7 +168,7 @@ def _check_quota(quota: Quota | None) -> Quota | None:
 
 
 def _check_given(limits: Mapping[str, Any], quota: Quota | None) -> dict[str, Any]:
-    """Return the limits that are given, or lifted."""
+    """Return the limits to set or lift in the shared quota."""
     said = {name: limit for name, limit in limits.items() if limit != UNCHANGED}
     given = [name for name, limit in said.items() if limit is not None]
     if given and quota is not None:
@@ -187,6 +187,6 @@ def _check_policy(policy: RetryPolicy | None) -> RetryPolicy:
 
 
 def _digest(url: str, headers: Mapping[str, str]) -> bytes:
-    """Return what tells one address and account from another, and nothing else about them."""
+    """Return a digest of an address and account: the key of their quotas, without the secrets."""
     said = sorted((name, value) for name, value in headers.items() if _is_account(name))
     return blake2b(repr((url, said)).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -55,7 +55,7 @@ _NO_TLS: Final = frozenset(
         "WRONG_VERSION_NUMBER",
     )
 )
-"""OpenSSL's reasons for what is no TLS, or none that both sides know; others are broken connections."""
+"""OpenSSL's reasons for a server without TLS, or without a common version; others are broken connections."""
 
 _UNREADABLE: Final = re.compile(
     r"invalid (?!HTTP version)[\w -]+ parsed|message head is too large"  # hyper
@@ -72,7 +72,7 @@ _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
 _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 _MOST_LINKS: Final = 20
 _HANDSHAKE: Final = 2.0
-"""Seconds for a server to show whether TLS is spoken."""
+"""Seconds for a probe, with which a server shows whether it speaks TLS."""
 _HINTS: Final[dict[ConnectionFault, str]] = {
     "host": "the name of the host is unknown ({reason}); check base_url",
     "certificate": (
@@ -85,7 +85,7 @@ _HINTS: Final[dict[ConnectionFault, str]] = {
 
 
 def fault_of(error: BaseException) -> ConnectionFault | None:
-    """Return what is wrong with the address that `error` was met at, if that is what it says."""
+    """Return the fault of an address that `error` reports; `None` if it reports no such fault."""
     for link in _links(error):
         if isinstance(link, socket.gaierror):
             return "host"
@@ -100,7 +100,7 @@ def fault_of(error: BaseException) -> ConnectionFault | None:
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what it was raised from, members of groups too."""
+    """Yield `error`, its causes and contexts, and the members of groups among them."""
     todo: list[BaseException] = [error]
     for _ in range(_MOST_LINKS):
         if not todo:
@@ -113,12 +113,12 @@ def _links(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_unreadable(error: BaseException) -> bool:
-    """Whether an answer came whose head makes no sense: it would come like that again."""
+    """Whether `error` is about a response whose head cannot be parsed; another attempt would get the same."""
     return _UNREADABLE.search(str(error)) is not None
 
 
 async def speaks_tls(url: str) -> bool:
-    """Whether the server that `url` names answers a handshake by TLS, whatever its certificate."""
+    """Whether the server of `url` answers a TLS handshake, with any certificate."""
     parts = urlsplit(url)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -130,7 +130,7 @@ async def speaks_tls(url: str) -> bool:
                     stream, hostname=parts.hostname, ssl_context=context, standard_compatible=False
                 )
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
-        # An alert is an answer too.
+        # A TLS alert is an answer too.
         return any(
             isinstance(link, ssl.SSLError) and "ALERT" in (link.reason or "") for link in _links(error)
         )
@@ -138,7 +138,7 @@ async def speaks_tls(url: str) -> bool:
 
 
 async def speaks_http(url: str) -> bool:
-    """Whether the server that `url` names answers HTTP without TLS; it is shown no key and no path."""
+    """Whether the server of `url` answers HTTP without TLS; the probe has no key and no path."""
     parts = urlsplit(url)
     asked = f"HEAD / HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\nconnection: close\r\n\r\n"
     try:
@@ -157,13 +157,13 @@ def connection_failed(
     """Return the error for a connection to `origin` that could not be made.
 
     Args:
-        origin: scheme, host and port of who was to be asked.
-        reason: what the operating system or the HTTP library says.
-        fault: as `fault_of` gives it.
-        proxy: what the connection was to go through.
+        origin: scheme, host and port of the server.
+        reason: the message of the operating system or the HTTP library.
+        fault: from `fault_of`.
+        proxy: the proxy of the connection.
     """
     words, protocol = reason, urlsplit(origin).scheme
-    # What is wrong with a certificate behind a proxy is wrong with the server's.
+    # Through a proxy, a certificate that fails is still the server's.
     proxied = proxy is not None and fault != "certificate"
     if fault is not None:
         protocol = "TLS" if protocol == "https" and not proxied else "HTTP"
@@ -212,7 +212,7 @@ def translate(
             unreadable = MalformedResponseError(
                 f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
             )
-            advise(unreadable, retry=False)  # it would come like that again
+            advise(unreadable, retry=False)  # another attempt would get the same
             return unreadable
         fault = fault_of(error)
         if fault is not None:

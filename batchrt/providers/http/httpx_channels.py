@@ -127,7 +127,7 @@ class _HTTPXChannel:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Do nothing, unless the channel owns what it sends through."""
+        """Do nothing: only a transport that was passed in is closed with its model."""
 
 
 class _TransportChannel(_HTTPXChannel):

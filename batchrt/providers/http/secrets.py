@@ -1,4 +1,4 @@
-"""API keys and other secrets: how they are hidden, and which header values are secrets."""
+"""Secrets: API keys and header values that reprs, logs, messages and tracebacks must not show."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final, Protocol
 __all__ = ["NO_SECRETS", "Hidden", "Secret", "Secrets", "is_credential", "secrets_of"]
 
 _FEWEST_SECRET_CHARACTERS: Final = 6
-"""Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are no secrets, and
-masking them would eat words."""
+"""Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are not secrets, and masking
+them would mask ordinary words."""
 _CREDENTIALS: Final = frozenset(
     (
         *("auth", "authentication", "bearer", "cookie", "credential", "credentials", "jwt", "key", "passwd"),
@@ -20,14 +20,14 @@ _CREDENTIALS: Final = frozenset(
 )
 """The last word of a header that carries a credential, such as `x-api-key` and `cf-access-client-secret`."""
 _CREDENTIAL_ENDS: Final = ("token", "secret", "apikey", "authkey", "accesskey", "secretkey", "password")
-"""The same in one word: `x-authtoken`; `x-portkey-…` and `x-monkey` are none."""
+"""The ends of compound words, as in `x-authtoken`; `x-portkey-…` and `x-monkey` are not credentials."""
 _NO_CREDENTIALS: Final = frozenset(
     (
         *("affinity", "cache", "dedup", "deduplication", "group", "idempotency", "ordering", "partition"),
         *("request", "routing", "shard", "sharding", "sort", "trace"),
     )
 )
-"""What a key is of that opens nothing, and may be another one for each request."""
+"""Words before `key` in headers that are not credentials and may differ from request to request."""
 _PLACEHOLDERS: Final = frozenset(
     (
         *("anything", "dummy", "dummy-key", "lm-studio", "lmstudio", "local", "localai", "no-key", "no_key"),
@@ -35,7 +35,7 @@ _PLACEHOLDERS: Final = frozenset(
         *("sk-no-key-required", "sk-xxx", "vllm"),
     )
 )
-"""Keys that the guides of local servers have one write: they are no secrets either."""
+"""Keys from the guides of local servers, which are not secrets either."""
 
 
 class Secret(Protocol):
@@ -54,7 +54,7 @@ class Hidden:
         self._key = key
 
     def get_secret_value(self) -> str:
-        """Return the key; else the environment's."""
+        """Return the key, or the environment's if none was given."""
         if self._key is None:
             return os.environ.get("OPENAI_API_KEY", "")
         return self._key if isinstance(self._key, str) else self._key.get_secret_value()
@@ -64,15 +64,15 @@ class Hidden:
 
 
 class Secrets:
-    """Hold strings that a traceback with its frames' variables does not show.
+    """Strings that a traceback with its frames' variables does not show.
 
-    No `Sequence` and no tuple: what reports errors looks into those.
+    Not a `Sequence` or a tuple: error reporters print the elements of those.
     """
 
     __slots__ = ("_secrets",)
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        # The longest first: one may be part of another.
+        # Longest first, as one may contain another.
         self._secrets = tuple(sorted(secrets, key=len, reverse=True))
 
     def __iter__(self) -> Iterator[str]:

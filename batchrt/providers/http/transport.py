@@ -33,16 +33,16 @@ class Transport:
     Args:
         headers: sent with every request.
         tls: the URLs are `https`.
-        url: what the URLs begin with, to find out about proxies for; without one, the environment's hold
-            as pyqwest understands them.
-        timeout: seconds for a whole exchange, from connecting to the last byte; `None` for no end.
+        url: the beginning of the URLs, to which the proxy rules of the environment are applied; without it,
+            pyqwest applies its own.
+        timeout: seconds for a whole exchange, from connecting to the last byte; `None` for no limit.
         max_response_bytes: bounds an answer as it is received and as it unpacks.
-        http_client: send through this client of httpx's or httpx2's; it stays the caller's to close.
+        http_client: send through this client of httpx's or httpx2's; its owner closes it.
         transport: send through this transport of httpx's or httpx2's, which is closed with this object.
 
     Raises:
         ValueError: for a header that HTTP cannot carry.
-        TypeError: for what is no client or no transport, or a synchronous one.
+        TypeError: the client or transport is not one, or is synchronous.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Transport:
     def post(self, url: str, body: bytes, sink: Sink | None = None) -> Coroutine[Any, Any, Reply]:
         """Send `body` and return the answer, whatever its status; redirects are not followed.
 
-        When the caller is cancelled the connection is closed at once. With a `sink`, the body of a success
-        is fed to it as it comes, and what `end` gives stands for it in the `Reply`.
+        Cancelling the caller closes the connection at once. With a `sink`, the body of a success is fed to it
+        while it arrives, and the `Reply` has the bytes from its `end` in place of the body.
 
         Raises:
             ConnectionFailedError: there is no connection, or it broke.
@@ -81,5 +81,5 @@ class Transport:
         return self._channel.post(url, body, sink)
 
     async def aclose(self) -> None:
-        """Close idle connections; requests under way are not waited for."""
+        """Close idle connections without waiting for requests in flight."""
         await self._channel.aclose()
