@@ -32,7 +32,7 @@ _UNFINISHED: Final = {
     "content_filter": "the answer was cut off by the provider's content filter",
     "safety": "the answer was cut off by the provider's content filter",
 }
-"""Values of `finish_reason` in lower case after which the model is not asked again, as the answer would be cut off
+"""Values of `finish_reason`, in lower case, after which the model is not asked again: it would be cut off
 again."""
 
 

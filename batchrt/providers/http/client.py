@@ -28,22 +28,13 @@ _OPENAI: Final = "https://api.openai.com/v1"
 class Client:
     """Make the endpoints of one provider, which send requests and retry them.
 
+    The parameters that are not listed are those of `ModelOptions`.
+
     Args:
-        base_url: else `OPENAI_BASE_URL`, else OpenAI's.
-        api_key: else `OPENAI_API_KEY`; an empty string sends none.
-        organization: else `OPENAI_ORG_ID`.
-        project: else `OPENAI_PROJECT_ID`.
-        timeout: seconds for each request as a whole; `None` for no limit.
-        max_retries: attempts after the first.
-        http_client: send through this `httpx.AsyncClient`; its owner closes it.
-        transport: send through this httpx transport.
-        extra_headers: headers of every request; they override the client's own.
-        max_response_bytes: an answer that is larger, as received or unpacked, is an error.
         quota: admits requests; else the quota that all clients in this process share that have the same
             address, key and model (and the same `http_client` or `transport`, if one is given).
         limits: of the shared quota, by name; see `Quota.set_limits`. A `quota` that is given has its own, and
             `None` does not lift them.
-        retry_policy: which failures are retried, and when; else `max_retries` attempts after the first.
         model: the model that `limits` are for.
 
     Raises:

@@ -16,7 +16,7 @@ from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import Reply, Sink, drained, read_body
 from batchrt.runtime.blocked_loops import LoopBound
 
-__all__ = ["HTTPClient", "HTTPTransport", "UnpooledChannel", "client_channel", "transport_channel"]
+__all__ = ["ClientChannel", "HTTPClient", "HTTPTransport", "TransportChannel", "UnpooledChannel"]
 
 _LIBRARIES: Final = ("httpx", "httpx2")
 """Libraries whose clients and transports are accepted; openai and LangChain have moved to httpx2."""
@@ -40,28 +40,6 @@ class HTTPTransport(Protocol):
 
     async def aclose(self) -> None:
         """Close it."""
-
-
-def client_channel(
-    headers: Mapping[str, str], timeout: float | None, limit: int, client: HTTPClient
-) -> _HTTPXChannel:
-    """Return a channel through `client`.
-
-    Raises:
-        TypeError: it is not an async client.
-    """
-    return _ClientChannel(headers, timeout, limit, client, _library_of_client(client))
-
-
-def transport_channel(
-    headers: Mapping[str, str], timeout: float | None, limit: int, transport: HTTPTransport
-) -> _HTTPXChannel:
-    """Return a channel through `transport`.
-
-    Raises:
-        TypeError: it is not an async transport.
-    """
-    return _TransportChannel(headers, timeout, limit, transport, _library_of_transport(transport))
 
 
 class _HTTPXChannel:
@@ -130,17 +108,17 @@ class _HTTPXChannel:
         """Do nothing: only a transport that was passed in is closed with its model."""
 
 
-class _TransportChannel(_HTTPXChannel):
-    """Send through a user's httpx transport."""
+class TransportChannel(_HTTPXChannel):
+    """Send through a user's httpx transport.
+
+    Raises:
+        TypeError: it is not an async transport.
+    """
 
     def __init__(
-        self,
-        headers: Mapping[str, str],
-        timeout: float | None,
-        limit: int,
-        transport: HTTPTransport,
-        library: Any,
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, transport: HTTPTransport
     ) -> None:
+        library = _library_of_transport(transport)
         super().__init__(headers, timeout, limit, library)
         self._transport = transport
         self._use(transport)
@@ -153,22 +131,22 @@ class _TransportChannel(_HTTPXChannel):
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
+        """Close the transport."""
         await self._transport.aclose()
 
 
-class _ClientChannel(_HTTPXChannel):
-    """Send through a user's httpx client: its proxies, certificates, hooks and pool."""
+class ClientChannel(_HTTPXChannel):
+    """Send through a user's httpx client: its proxies, certificates, hooks and pool.
+
+    Raises:
+        TypeError: it is not an async client.
+    """
 
     def __init__(
-        self,
-        headers: Mapping[str, str],
-        timeout: float | None,
-        limit: int,
-        client: Any,
-        library: Any,
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, client: HTTPClient
     ) -> None:
-        super().__init__(headers, timeout, limit, library)
-        self._client = client
+        super().__init__(headers, timeout, limit, _library_of_client(client))
+        self._client: Any = client
         self._use(getattr(client, "_transport", None))
 
     async def _send(self, url: str, body: bytes) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from batchrt.providers.http.address import check_headers
 from batchrt.providers.http.content_encoding import ACCEPT_ENCODING
-from batchrt.providers.http.httpx_channels import HTTPClient, HTTPTransport, client_channel, transport_channel
+from batchrt.providers.http.httpx_channels import ClientChannel, HTTPClient, HTTPTransport, TransportChannel
 from batchrt.providers.http.pyqwest_transport import PyqwestChannel
 from batchrt.providers.http.response import Reply, Sink
 
@@ -61,9 +61,9 @@ class Transport:
         sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
         if http_client is not None:
-            self._channel = client_channel(sent, timeout, max_response_bytes, http_client)
+            self._channel = ClientChannel(sent, timeout, max_response_bytes, http_client)
         elif transport is not None:
-            self._channel = transport_channel(sent, timeout, max_response_bytes, transport)
+            self._channel = TransportChannel(sent, timeout, max_response_bytes, transport)
         else:
             self._channel = PyqwestChannel(sent, timeout, max_response_bytes, tls=tls, url=url)
 
