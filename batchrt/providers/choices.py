@@ -11,16 +11,16 @@ from typing import Any, Final
 
 from batchrt.messages import AIMessage, Usage, text_of_content
 from batchrt.providers.http.response import Reply
-from batchrt.providers.response_body import ReportedError, ShapeError, is_reported, whole_number
+from batchrt.providers.response_body import ReportedError, ShapeError, is_error_reported, whole_number
 
 __all__ = [
-    "any_message",
     "check_failure",
     "choices_of",
-    "explains_nothing",
+    "explains_missing_text",
     "finish_reason_of",
-    "placed",
-    "placed_choices",
+    "first_message",
+    "ordered_choices",
+    "positions_of",
     "read_message",
 ]
 
@@ -52,7 +52,7 @@ def choices_of(data: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def placed_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[str, Any]]:
+def ordered_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[str, Any]]:
     """Return a response's choices in the order of their `index`: i · each + j is the j-th of prompt i.
 
     With a single prompt the choices are interchangeable, and their indexes are ignored.
@@ -67,7 +67,7 @@ def placed_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[s
         raise ShapeError(f"has {_number(len(choices))} where {wanted} were asked for", lasting=True)
     if prompts == 1:
         return choices
-    places = placed([choice.get("index") for choice in choices])
+    places = positions_of([choice.get("index") for choice in choices])
     if places is None:
         raise ShapeError(f"has choices whose indexes are not 0 to {wanted - 1}, each once", lasting=True)
     ordered = [choices[0]] * wanted
@@ -80,7 +80,7 @@ def _number(choices: int) -> str:
     return "1 choice" if choices == 1 else f"{choices} choices"
 
 
-def placed(indexes: Sequence[object]) -> Sequence[int] | None:
+def positions_of(indexes: Sequence[object]) -> Sequence[int] | None:
     """Return the positions, from 0, for these indexes; `None` if they do not define an order.
 
     Indexes may be numbers or numerals, from 0 or from 1. If all are missing, the order of arrival counts. A
@@ -114,7 +114,7 @@ def check_failure(choice: Mapping[str, Any]) -> None:
     """
     message = choice.get("message")
     for holder in (choice, message):
-        if isinstance(holder, dict) and "error" in holder and is_reported(holder["error"]):
+        if isinstance(holder, dict) and "error" in holder and is_error_reported(holder["error"]):
             raise ReportedError({"error": holder["error"]})
     if choice.get("finish_reason") == "stop":
         return
@@ -131,7 +131,7 @@ def finish_reason_of(choice: Mapping[str, Any]) -> str | None:
     return reason if isinstance(reason, str) and reason else None
 
 
-def any_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AIMessage:
+def first_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AIMessage:
     """Return the message of the choice with index 0, else of the first that has one.
 
     Raises:
@@ -194,7 +194,7 @@ _ENDED: Final = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequenc
 """Values of `finish_reason` for a complete answer, which are no reason for missing content."""
 
 
-def explains_nothing(choice: Mapping[str, Any]) -> bool:
+def explains_missing_text(choice: Mapping[str, Any]) -> bool:
     """Whether a choice has a `finish_reason` that accounts for missing content."""
     return _explains(finish_reason_of(choice))
 

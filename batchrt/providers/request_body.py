@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from batchrt.errors import BadRequestError
 
-__all__ = ["bad_input", "encode_members", "half_character", "most_tokens"]
+__all__ = ["bad_input", "encode_members", "half_surrogate", "most_tokens"]
 
 _MOST: Final = ("max_completion_tokens", "max_tokens")
 
@@ -43,7 +43,7 @@ def bad_input(param: str, message: str) -> BadRequestError:
     return BadRequestError(message, param=param)
 
 
-def half_character(error: UnicodeEncodeError, text: object, param: str) -> BadRequestError:
+def half_surrogate(error: UnicodeEncodeError, text: object, param: str) -> BadRequestError:
     """Return the error with the position of half a surrogate pair in `text`."""
     half = error.object[error.start]
     place = text.find(half) if isinstance(text, str) else -1

@@ -16,7 +16,7 @@ from batchrt.providers.http.secrets import Secrets
 __all__ = [
     "ReportedError",
     "ShapeError",
-    "is_reported",
+    "is_error_reported",
     "malformed",
     "read_answer",
     "read_usage",
@@ -88,7 +88,7 @@ def read_answer(
 def _reported(data: dict[str, Any]) -> object:
     """Return the error that a response of status 200 reports, for `error_from`; `None` for none."""
     error = data.get("error")
-    if error is not None and is_reported(error):
+    if error is not None and is_error_reported(error):
         return data
     status = data.get("base_resp")  # MiniMax, whose status_code is 0 for a success
     if isinstance(status, dict) and whole_number(status.get("status_code")):
@@ -107,7 +107,7 @@ def _reported_alone(data: dict[str, Any]) -> object:
     return data if is_error or flat or data.get("detail") else None
 
 
-def is_reported(error: object) -> bool:
+def is_error_reported(error: object) -> bool:
     """Whether a member `error` reports one: some servers send it empty."""
     if isinstance(error, dict):
         return any(error.values())

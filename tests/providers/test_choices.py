@@ -22,7 +22,7 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.chat.messages_json import read_chat, read_chats
-from batchrt.providers.choices import FAILED, placed
+from batchrt.providers.choices import FAILED, positions_of
 from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.response_body import read_usage
@@ -352,7 +352,7 @@ def test_choices_places_follow_from_indexes(
     ]
     if missing >= 0:
         indexes[missing] = None
-    told = placed([int(float(i)) if isinstance(i, str) and "." in i else i for i in indexes])
+    told = positions_of([int(float(i)) if isinstance(i, str) and "." in i else i for i in indexes])
     if first and missing >= 0 and order[missing] == 4:
         return  # 1 to 4: a server that counts from 0 and leaves the 0 out says the same
     assert told is not None
@@ -362,5 +362,5 @@ def test_choices_places_follow_from_indexes(
 @given(st.lists(st.none() | st.integers(-1, 6) | st.booleans() | st.text(max_size=2), min_size=1, max_size=6))
 def test_choices_places_are_a_permutation_or_none(indexes: list[Any]) -> None:
     """For any indexes."""
-    told = placed(indexes)
+    told = positions_of(indexes)
     assert told is None or sorted(told) == list(range(len(indexes)))

@@ -10,11 +10,11 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
 from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
-from batchrt.providers.choices import any_message, placed_choices, read_message
+from batchrt.providers.choices import first_message, ordered_choices, read_message
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
-from batchrt.providers.request_body import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.request_body import bad_input, encode_members, half_surrogate, most_tokens
 from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
 
 __all__ = [
@@ -177,7 +177,7 @@ def _unencodable(messages: Sequence[Mapping[str, Any]]) -> BadRequestError:
         try:
             json.dumps(message, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            return half_character(error, message.get("content"), f"messages[{index}].content")
+            return half_surrogate(error, message.get("content"), f"messages[{index}].content")
         except (TypeError, ValueError) as error:
             return bad_input(f"messages[{index}]", f"the message cannot be sent as JSON: {error}")
     return bad_input("messages", "the messages cannot be sent as JSON")
@@ -192,7 +192,7 @@ def read_chat(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> AIMe
     """
 
     def read(data: dict[str, Any]) -> AIMessage:
-        return any_message(data, reply, read_usage(data.get("usage"), data.get("service_tier")))
+        return first_message(data, reply, read_usage(data.get("usage"), data.get("service_tier")))
 
     return read_answer(reply, secrets, wall, read)
 
@@ -218,7 +218,7 @@ def read_chats(reply: Reply, count: int, secrets: Secrets, wall: Callable[[], fl
 
     def read(data: dict[str, Any]) -> Messages:
         messages: list[AIMessage | ProviderError] = []
-        for i, choice in enumerate(placed_choices(data, count, 1)):
+        for i, choice in enumerate(ordered_choices(data, count, 1)):
             try:
                 messages.append(read_message(choice, data, reply, None, i))
             except ShapeError as error:

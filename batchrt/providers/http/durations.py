@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["read_rfc3339", "read_span", "wait_in_words"]
+__all__ = ["read_duration", "read_rfc3339", "wait_in_words"]
 
 _LOOKED_AT: Final = 10_000
 """Characters of a message that are read: some servers quote the whole input."""
@@ -79,10 +79,10 @@ def read_rfc3339(text: str) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def read_span(text: str) -> float | None:
+def read_duration(text: str) -> float | None:
     """Return the seconds of a text that is a duration: `2s`, `1m30s`, `2 minutes`, `1.5 sec`."""
     tokens = _TOKEN.findall(text.strip().lower())
-    seconds, stop, named = _span(tokens, 0)
+    seconds, stop, named = _duration(tokens, 0)
     return seconds if named and stop == len(tokens) else None
 
 
@@ -128,10 +128,10 @@ def _asked(tokens: Sequence[str], place: int, now: float) -> float | None:
 
 def _read(tokens: Sequence[str], place: int, unit: float) -> float | None:
     """Return the duration at `place`, in units of `unit` seconds if it names none; `None` for none."""
-    clock = _clock(tokens, place)
+    clock = _clock_duration(tokens, place)
     if clock is not None:
         return clock
-    seconds, stop, named = _span(tokens, place)
+    seconds, stop, named = _duration(tokens, place)
     if named:
         return seconds
     # A number alone is seconds, unless it counts a noun that follows, or is a time of day.
@@ -146,7 +146,7 @@ def _until_next(tokens: Sequence[str], place: int) -> float | None:
     """Return the duration at `place` if a request may be repeated only after it."""
     if place and tokens[place - 1][0].isdecimal():
         return None  # part of a longer duration
-    seconds, stop, named = _span(tokens, place)
+    seconds, stop, named = _duration(tokens, place)
     if named and tokens[stop : stop + 1] in (["remaining"], ["left"]):
         stop += 1
     behind = tokens[stop : stop + _NEAR]
@@ -155,7 +155,7 @@ def _until_next(tokens: Sequence[str], place: int) -> float | None:
     return None
 
 
-def _clock(tokens: Sequence[str], place: int) -> float | None:
+def _clock_duration(tokens: Sequence[str], place: int) -> float | None:
     """Return the seconds of `m:ss` or `h:mm:ss` at `place`, if it is a duration and not a time of day."""
     if tokens[place - 1] not in {"in", "after", "for"} or tokens[place + 1 : place + 2] != [":"]:
         return None
@@ -172,7 +172,7 @@ def _clock(tokens: Sequence[str], place: int) -> float | None:
     return seconds
 
 
-def _span(tokens: Sequence[str], place: int) -> tuple[float, int, bool]:
+def _duration(tokens: Sequence[str], place: int) -> tuple[float, int, bool]:
     """Return the duration at `place`, the place behind it, and whether it names a unit.
 
     Parts add up while their units get smaller: `1m30s`, `1 hour and 5 minutes`, `2 min, 3 sec`.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchrt.limits.token_bucket import Unit
     from batchrt.providers.http.response import HeaderMap
 
-__all__ = ["is_parallel", "limited_unit", "limits_told", "parallel_limit", "read_duration"]
+__all__ = ["limited_unit", "parallel_limit", "read_go_duration", "read_rate_limits", "refuses_parallel"]
 
 _Names: TypeAlias = tuple[str, str, str]
 
@@ -58,7 +58,7 @@ _LONGEST: Final = 86_400.0
 """Seconds; a longer reset is a timestamp, or makes no sense."""
 
 
-def limits_told(headers: HeaderMap) -> Sequence[RateLimitStatus]:
+def read_rate_limits(headers: HeaderMap) -> Sequence[RateLimitStatus]:
     """Return the rate limits in `headers`; values that make no sense are left out.
 
     Of several limits for the same unit, as a project's and an organization's, the one with less left counts.
@@ -69,10 +69,10 @@ def limits_told(headers: HeaderMap) -> Sequence[RateLimitStatus]:
         return ()
     found: list[RateLimitStatus] = []
     if requests is not None:
-        found += _standing("requests", requests, _REQUESTS, headers)
-    of_tokens = [] if tokens is None else _standing("tokens", tokens, _TOKENS, headers)
+        found += _read_status("requests", requests, _REQUESTS, headers)
+    of_tokens = [] if tokens is None else _read_status("tokens", tokens, _TOKENS, headers)
     if of_project is not None:
-        of_tokens += _standing("tokens", of_project, _PROJECT_TOKENS, headers)
+        of_tokens += _read_status("tokens", of_project, _PROJECT_TOKENS, headers)
     if of_tokens:
         found.append(min(of_tokens, key=lambda status: status.remaining))
     return found
@@ -80,28 +80,28 @@ def limits_told(headers: HeaderMap) -> Sequence[RateLimitStatus]:
 
 def parallel_limit(headers: HeaderMap) -> int | None:
     """Return the most requests in flight, which LiteLLM's proxy states for a key; `None` if unstated."""
-    told = headers.get(_PARALLEL)
+    stated = headers.get(_PARALLEL)
     return (
-        int(told)
-        if told is not None and told.isdecimal() and 0 < len(told) <= _DIGITS and int(told)
+        int(stated)
+        if stated is not None and stated.isdecimal() and 0 < len(stated) <= _DIGITS and int(stated)
         else None
     )
 
 
-def is_parallel(headers: HeaderMap, error: ProviderError) -> bool:
+def refuses_parallel(headers: HeaderMap, error: ProviderError) -> bool:
     """Whether a refusal is for too many requests in flight, by LiteLLM's header or message (1.108.7)."""
     if headers.get("rate_limit_type") == _PARALLEL_TYPE or _PARALLEL_TYPE in (error.type, error.code):
         return True
     return isinstance(error, RateLimitError) and _PARALLEL_TYPE in error.message[:2_000]
 
 
-def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[RateLimitStatus]:
+def _read_status(unit: Unit, stated: str, names: _Names, headers: HeaderMap) -> list[RateLimitStatus]:
     """Return the status in the headers `names`, if it makes sense."""
-    limit, remaining = _number(told), _number(headers.get(names[1]))
+    limit, remaining = _number(stated), _number(headers.get(names[1]))
     # Proxies send 0 where there is no limit.
     if not limit or remaining is None:
         return []
-    reset = read_duration(headers.get(names[2]))
+    reset = read_go_duration(headers.get(names[2]))
     if not reset or reset > _LONGEST:
         reset = None
     return [RateLimitStatus(unit, limit, min(remaining, limit), reset)]
@@ -114,7 +114,7 @@ def _number(text: str | None) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def read_duration(text: str | None) -> float | None:
+def read_go_duration(text: str | None) -> float | None:
     """Return the seconds of a duration such as `6m0s`, `8.64s`, `12ms` or `7`; `None` for another text."""
     if text is None:
         return None

@@ -17,7 +17,7 @@ from batchrt.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from batchrt.providers.http.durations import read_rfc3339, read_span, wait_in_words
+from batchrt.providers.http.durations import read_duration, read_rfc3339, wait_in_words
 from batchrt.runtime.retry import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _wait(value: str, now: float, date: str | None) -> float | None:
     value = value.strip()
     number = _number(value)
     if number is None:
-        found = None if len(value) > _LONGEST_VALUE else read_span(value)
+        found = None if len(value) > _LONGEST_VALUE else read_duration(value)
         return _until(value, date, now) if found is None else found
     return _since(number, now)
 

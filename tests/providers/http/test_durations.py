@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrt.providers.http.durations import _TOKEN, read_rfc3339, read_span, wait_in_words
+from batchrt.providers.http.durations import _TOKEN, read_duration, read_rfc3339, wait_in_words
 
 NOW = 784_111_777.0  # 1994-11-06T08:49:37Z
 
@@ -191,9 +191,9 @@ def test_durations_wait_takes_linear_time(piece: str) -> None:
         ("-2s", None),
     ],
 )
-def test_durations_read_span_accepts_a_duration_alone(text: str, seconds: float | None) -> None:
+def test_durations_read_duration_accepts_a_duration_alone(text: str, seconds: float | None) -> None:
     """Units get smaller from part to part."""
-    assert read_span(text) == seconds
+    assert read_duration(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from batchrt.errors import RateLimitError
 from batchrt.limits.rate_limits import RateLimitStatus
 from batchrt.providers.http.rate_limit_headers import (
-    is_parallel,
     limited_unit,
-    limits_told,
     parallel_limit,
-    read_duration,
+    read_go_duration,
+    read_rate_limits,
+    refuses_parallel,
 )
 
 
 def told(**headers: str) -> list[RateLimitStatus]:
     """Read `x-ratelimit-…` headers, named with underscores."""
     return list(
-        limits_told(httpx.Headers({f"x-ratelimit-{n.replace('_', '-')}": v for n, v in headers.items()}))
+        read_rate_limits(httpx.Headers({f"x-ratelimit-{n.replace('_', '-')}": v for n, v in headers.items()}))
     )
 
 
@@ -82,7 +82,7 @@ def test_rate_limit_headers_of_project_and_organization_count_by_less_left() -> 
 def test_rate_limit_headers_that_make_no_sense_are_left_out(headers: dict[str, str]) -> None:
     """A limit of 0, a missing header, words."""
     named = {f"x-ratelimit-{name.replace('_', '-')}": value for name, value in headers.items()}
-    assert not limits_told(_Plain(named))
+    assert not read_rate_limits(_Plain(named))
 
 
 def test_rate_limit_headers_cap_remaining_at_the_limit() -> None:
@@ -126,7 +126,7 @@ def test_rate_limit_headers_reset_without_duration_is_none(reset: str) -> None:
 )
 def test_rate_limit_headers_durations_are_in_gos_format(text: str | None, seconds: float | None) -> None:
     """Or bare seconds; any other text is None."""
-    assert read_duration(text) == (None if seconds is None else pytest.approx(seconds))
+    assert read_go_duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_rate_limit_headers_never_raise(values: list[str | None]) -> None:
         for unit in ("requests", "tokens", "project-tokens")
         for what in ("limit", "remaining", "reset")
     ]
-    found = limits_told(_Plain({n: v for n, v in zip(names, values, strict=True) if v is not None}))
+    found = read_rate_limits(_Plain({n: v for n, v in zip(names, values, strict=True) if v is not None}))
     assert len(found) <= 2
     for status in found:
         assert 0 < status.limit < math.inf
@@ -180,7 +180,7 @@ def test_rate_limit_headers_never_raise(values: list[str | None]) -> None:
 @given(st.text(max_size=60))
 def test_rate_limit_headers_durations_are_finite_or_none(text: str) -> None:
     """And not negative."""
-    seconds = read_duration(text)
+    seconds = read_go_duration(text)
     assert seconds is None or 0 <= seconds < math.inf
 
 
@@ -205,7 +205,9 @@ def test_rate_limit_headers_parallel_limit_of_litellm(told: str, limit: int | No
 def test_rate_limit_headers_parallel_refusal_by_header_type_or_message() -> None:
     """And by nothing else."""
     refused = RateLimitError("Rate limit exceeded. Limit type: max_parallel_requests. Current limit: 4")
-    assert is_parallel(httpx.Headers(), refused)
-    assert is_parallel(httpx.Headers(), RateLimitError("slow", type="max_parallel_requests"))
-    assert is_parallel(httpx.Headers({"rate_limit_type": "max_parallel_requests"}), RateLimitError("slow"))
-    assert not is_parallel(httpx.Headers({"rate_limit_type": "requests"}), RateLimitError("slow"))
+    assert refuses_parallel(httpx.Headers(), refused)
+    assert refuses_parallel(httpx.Headers(), RateLimitError("slow", type="max_parallel_requests"))
+    assert refuses_parallel(
+        httpx.Headers({"rate_limit_type": "max_parallel_requests"}), RateLimitError("slow")
+    )
+    assert not refuses_parallel(httpx.Headers({"rate_limit_type": "requests"}), RateLimitError("slow"))
