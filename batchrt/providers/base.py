@@ -32,7 +32,7 @@ class Model(Runnable[In, Out]):
 
     def _connect(self, model: str, settings: Mapping[str, Any]) -> None:
         """Make the client; `settings` are complete `ModelOptions`."""
-        # Imported late: `import batchrt` is to stay free of HTTP libraries.
+        # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.http.client import Client
 
         self._client = Client(
@@ -51,7 +51,7 @@ class Model(Runnable[In, Out]):
         )
 
     def __repr__(self) -> str:
-        if "_client" not in self.__dict__:  # a debugger looks at a constructor that failed
+        if "_client" not in self.__dict__:  # a debugger may show an object whose constructor failed
             return f"{type(self).__name__}()"
         origin = self._client.address.origin
         return f"{type(self).__name__}(model={self.model!r}, base_url={origin!r})"

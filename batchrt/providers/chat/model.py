@@ -82,7 +82,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         **options: Unpack[SamplingOptions],
     ) -> None:
         settings = complete_options(ChatOpenAI, SamplingOptions, options)
-        # Imported late: `import batchrt` is to stay free of HTTP libraries.
+        # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.chat.messages_json import ChatRequest, read_chat
 
         self._options = check_options(
@@ -96,7 +96,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         self._extra_body = check_extra_body(settings["extra_body"])
         self._lists = _lists(settings, wanted=native_batch)
         self.share_lists: bool = settings["share_lists"]
-        # Kept here: runs have nothing else in common.
+        # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._memory = ListMemory()
         self._connect(model, settings)

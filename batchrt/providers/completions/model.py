@@ -104,7 +104,7 @@ class OpenAI(Model[TextInput, Out]):
         self._extra_body = check_extra_body(settings["extra_body"], "OpenAI")
         self._lists = lists_of(settings)
         self.share_lists: bool = settings["share_lists"]
-        # Kept here: runs have nothing else in common.
+        # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._connect(model, settings)
         self._memory = ListMemory()

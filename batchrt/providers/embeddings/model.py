@@ -94,7 +94,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         settings = complete_options(
             OpenAIEmbeddings, ModelOptions, options, max_response_bytes=_LARGEST_ANSWER
         )
-        # Imported late: `import batchrt` is to stay free of HTTP libraries.
+        # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.embeddings.request_limits import Capacity
         from batchrt.providers.embeddings.requests import EmbeddingLists
         from batchrt.providers.embeddings.server_families import family_of
@@ -153,7 +153,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         linger, max_linger = lingering(self.linger, self.max_linger, shared=sharing)
         call = replace(lists.list_call(self.get_name()), linger=linger, max_linger=max_linger)
         if sharing:
-            # Kept here: runs have nothing else in common.
+            # Shared by all runs of this model.
             call = self._shared.setdefault(lists.start, shared(call))
         return list_step(call, (self, lists.start))
 

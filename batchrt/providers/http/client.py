@@ -93,7 +93,7 @@ class Client:
         )
 
     def __repr__(self) -> str:
-        if "address" not in self.__dict__:  # a debugger looks at a constructor that failed
+        if "address" not in self.__dict__:  # a debugger may show an object whose constructor failed
             return "<Client>"
         return f"<Client of {self.address.origin}>"
 
