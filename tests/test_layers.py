@@ -32,10 +32,10 @@ ROOMS = {
     "httpx": {
         "providers/http/httpx_channels.py",
         "providers/http/pyqwest_transport.py",
-        "testing/transport.py",
+        "testing/serving/transport.py",
     },
     "pyqwest": {"providers/http/pyqwest_transport.py"},
-    "uvicorn": {"testing/uvicorn_server.py"},
+    "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/array_buffer.py"},
     "pyarrow": {"files/vectors/parquet.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},

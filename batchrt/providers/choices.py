@@ -116,7 +116,7 @@ def check_failure(choice: Mapping[str, Any]) -> None:
     for holder in (choice, message):
         if isinstance(holder, dict) and "error" in holder and is_error_reported(holder["error"]):
             raise ReportedError({"error": holder["error"]})
-    if choice.get("finish_reason") == "stop":
+    if choice.get("finish_reason") == "stop" and _NATIVE not in choice:
         return
     reason = finish_reason_of(choice)
     if reason is not None and reason.lower() in FAILED:
@@ -128,7 +128,20 @@ def finish_reason_of(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
     if isinstance(reason, dict):  # SGLang's own: {"type": "length", "length": 20}
         reason = reason.get("type")
+    if reason == "stop" and _NATIVE in choice:
+        reason = _native_reason(choice[_NATIVE]) or reason
     return reason if isinstance(reason, str) and reason else None
+
+
+_NATIVE: Final = "provider_specific_fields"
+"""LiteLLM's proxy reports every unknown reason as "stop", and keeps the upstream's own in this member
+(version 1.108.7, findings/litellm-unknown-finish-reasons-become-stop.sh)."""
+
+
+def _native_reason(fields: object) -> str | None:
+    """Return the upstream's own reason unless it is one of a complete answer."""
+    reason = fields.get("native_finish_reason") if isinstance(fields, dict) else None
+    return reason if isinstance(reason, str) and _explains(reason) else None
 
 
 def first_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AIMessage:

@@ -146,7 +146,9 @@ _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_
 def read_usage(usage: object, tier: object = None) -> Usage | None:
     """Return a response's `usage`; `None` if it makes no sense.
 
-    An answer that was paid for is never rejected for a malformed count.
+    An answer that was paid for is never rejected for a malformed count. Zeros alone are not a count:
+    LiteLLM's proxy sends them where its upstream sent none (version 1.108.7,
+    findings/litellm-missing-usage-becomes-zero.sh), and a spending limit must not count that as free.
 
     Args:
         usage: the member as it came.
@@ -155,7 +157,7 @@ def read_usage(usage: object, tier: object = None) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = _counts(usage)
-    if counts is None:
+    if counts is None or not any(counts):
         return None
     details = {} if usage.keys() <= _PLAIN else _read_details(usage, counts[0])
     if tier is not None and isinstance(tier, str):
