@@ -252,7 +252,7 @@ class OptionsSignature:
     def __set_name__(self, owner: Any, name: str) -> None:
         self._constructor = owner.__init__
 
-    def __get__(self, instance: object, owner: Any) -> Signature:
+    def __get__(self, _instance: object, owner: Any) -> Signature:
         if owner.__init__ is not self._constructor:
             raise AttributeError("__signature__")  # a subclass whose constructor takes other arguments
         _, *named, _ = signature(self._constructor).parameters.values()
