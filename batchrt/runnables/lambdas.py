@@ -14,7 +14,8 @@ from batchrt.errors import RecursionLimitError
 from batchrt.runnables.base import PLAIN, In, Out, Runnable, no_awaitable
 from batchrt.runnables.keywords import function_takes
 from batchrt.runtime.portal import call_blocking
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
 __all__ = ["RunnableLambda", "chain"]

@@ -30,12 +30,15 @@ from batchrt.errors import (
 )
 from batchrt.runtime.async_input import AsyncInput
 from batchrt.runtime.context import drive
-from batchrt.runtime.event_loop import Host, Signal, Unbegun, error_of, unswallowed
+from batchrt.runtime.event_loop import Host, Signal
 from batchrt.runtime.exception_notes import add_note
-from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Waiter
 from batchrt.runtime.spending import Payer
-from batchrt.runtime.task_pool import TaskPool
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand, strand_context
+from batchrt.runtime.task_pool import TaskPool, Unbegun, error_of, unswallowed
 
 __all__ = ["Deliver", "Scheduler"]
 

@@ -18,7 +18,8 @@ from batchrt.providers.list_requests import BATCH_SIZE, Lists, Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import check_count, check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Out
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     from typing import Unpack
