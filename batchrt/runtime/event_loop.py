@@ -66,13 +66,8 @@ class LoopHandle:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
 
-    def closed(self) -> bool:
-        """Whether the loop has been closed, with whatever tasks were in it."""
-        native = self._native
-        return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
-
     def is_open(self) -> bool:
-        """Whether the loop has not ended yet."""
+        """Whether the loop has not ended yet; asyncio's may be closed with tasks in it."""
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
             return not native.is_closed()

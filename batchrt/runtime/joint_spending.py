@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from batchrt.errors import SpendingLimitError
-from batchrt.runtime.spending import Expect, Payer, Reservation, SlotHolder, Spending, reserve
+from batchrt.runtime.spending import Expect, Holder, Payer, Reservation, Spending, reserve
 
 __all__ = ["JointSpending", "joint", "part_of"]
 
@@ -58,7 +58,7 @@ class JointSpending:
         """Why nothing more is sent with these payers together."""
         return next((each.ended for each, _ in self.shares if each.ended is not None), None)
 
-    async def reserve(self, model: str, expect: Expect, strand: SlotHolder) -> Reservation:
+    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
         """Set aside each budget's share; see `Spending.reserve`.
 
         Raises:

@@ -14,11 +14,12 @@ from batchrt.messages import Usage
 from batchrt.prices import Price, check_prices
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.event_loop import LoopHandle, Signal
+from batchrt.runtime.slot_holder import SlotHolder
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
 
-__all__ = ["Expect", "Payer", "Reservation", "SlotHolder", "Spending", "SpendingBusyError", "reserve"]
+__all__ = ["Expect", "Holder", "Payer", "Reservation", "Spending", "SpendingBusyError", "reserve"]
 
 _GUESSED: Final = 4
 """Requests under way while nobody knows what answers cost: the first one says it for the others."""
@@ -38,18 +39,12 @@ class _Run(Protocol):
     def blockades(self) -> Blockades: ...
 
 
-class SlotHolder(Protocol):
-    """Hold a slot, and be able to wait without it."""
+class Holder(SlotHolder, Protocol):
+    """A slot holder of a run."""
 
     @property
     def run(self) -> _Run:
         """The run it belongs to."""
-
-    def wait_throttled(self) -> None:
-        """Give it up to wait."""
-
-    def release(self) -> None:
-        """Note that the wait is over."""
 
 
 class Payer(Protocol):
@@ -67,7 +62,7 @@ class Payer(Protocol):
     def ended(self) -> SpendingLimitError | None:
         """Why nothing more is sent; `None` as long as there is enough in each budget."""
 
-    async def reserve(self, model: str, expect: Expect, strand: SlotHolder) -> Reservation:
+    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
         """Set aside what a request is expected to cost; see `Spending.reserve`."""
 
     def refused(self, spending: Spending, error: Exception) -> None:
@@ -167,7 +162,9 @@ class Spending:
         self._max_cost = math.inf if max_cost is None else max_cost
         self._prices = prices
         self._above = above
-        self._lock = threading.Lock()
+        # Taken again by its thread where a finalizer that the garbage collector calls settles a request. Each
+        # critical section allows that between any two statements: one that is interrupted reads anew.
+        self._lock = threading.RLock()
         self._tokens_aside = 0.0
         self._cost_aside = 0.0
         self._asides: set[_Aside] = set()
@@ -196,7 +193,7 @@ class Spending:
     def _under_way(self) -> int:
         return len(self._asides)
 
-    async def reserve(self, model: str, expect: Expect, strand: SlotHolder) -> Reservation:
+    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
         """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
 
         Args:
@@ -218,7 +215,7 @@ class Spending:
             self._above.refused(spending, error)
 
     async def _reserve(
-        self, share: float, model: str, expect: Expect, strand: SlotHolder, *, wait: bool
+        self, share: float, model: str, expect: Expect, strand: Holder, *, wait: bool
     ) -> _Aside:
         """Set aside a share of what a request is expected to cost, of this budget alone."""
         aside = _Aside(share, strand.run.loop, model)
@@ -247,7 +244,7 @@ class Spending:
             came_now = False
             await self._wait(waiter, strand)
 
-    async def _wait(self, waiter: _Waiter, strand: SlotHolder) -> None:
+    async def _wait(self, waiter: _Waiter, strand: Holder) -> None:
         """Wait until something was settled.
 
         Raises:
@@ -273,7 +270,8 @@ class Spending:
                 loops = [aside.loop for aside in self._asides]
                 if all_blocked(loops, [each.blockades for each in self._waiting]):
                     waiter.error = blocked_error("the run's spending limit")
-                    self._waiting.remove(waiter)
+                    if waiter in self._waiting:
+                        self._waiting.remove(waiter)
                     waiter.signal.set()
 
     def _share(self, model: str) -> float:
@@ -349,7 +347,7 @@ class Spending:
             self._waiting.popleft().signal.set()
 
 
-async def reserve(payer: Payer, model: str, expect: Expect, strand: SlotHolder) -> Reservation:
+async def reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
     """Set aside a share of what a request is expected to cost of each budget of `payer`, or of none."""
     reservation = Reservation()
     try:

@@ -162,7 +162,7 @@ class Strand:
             self.cancel_nested()
         if self._afar:
             for slots, loop in list(self._afar.items()):
-                if loop.closed():
+                if not loop.is_open():
                     slots.take_back()
         if self.has_slot or self._in_debt:
             self.give()
