@@ -20,7 +20,8 @@ from batchrt.providers.options import (
     sampling_options,
 )
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     from typing import Unpack

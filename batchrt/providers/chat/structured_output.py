@@ -17,7 +17,8 @@ from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.parsers import json_value
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Method", "RawAndParsed", "StructuredChat", "response_format"]
 

@@ -14,8 +14,10 @@ from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options
 from batchrt.runnables.keywords import check_keywords
-from batchrt.runtime.portal import Caller, call_blocking
-from batchrt.runtime.run import Step, current_strand
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.portal import call_blocking
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import current_strand
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchrt.providers.http.transport import Transport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
-    from batchrt.runtime.run import Strand
+    from batchrt.runtime.strand import Strand
 
 __all__ = ["Endpoint"]
 

@@ -35,7 +35,7 @@ from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate
-from batchrt.runtime.run import Step
+from batchrt.runtime.step import Step
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests import virtual
 from tests.providers.http.raw import Connection, HangUp, raw_server
