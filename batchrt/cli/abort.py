@@ -13,7 +13,7 @@ from anyio import CancelScope
 
 from batchrt.errors import AuthenticationError, InputError, OutageError, ProviderError, QuotaExhaustedError
 from batchrt.limits.error_kinds import blames_address, is_overloaded
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 __all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "Brake", "Gatekeeper", "LeftOutError"]
 

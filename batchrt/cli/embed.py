@@ -10,7 +10,7 @@ from batchrt.cli.budget import Purse
 from batchrt.cli.counts import Tally
 from batchrt.cli.embed_step import ID, Embedded, ListCargo, Lists, PipeLists, text_reader
 from batchrt.cli.errors import UsageProblem
-from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job import Job, check_limits, execute, output_option_named
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
 from batchrt.cli.pipeline import Feed, feed_of
@@ -94,8 +94,7 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
     except ImportError as error:
         raise UsageProblem(str(error)) from error
     except InputError as error:
-        # The library calls the option by the name it has for the input.
-        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
+        raise UsageProblem(output_option_named(error)) from error
 
 
 def _cargo(

@@ -22,7 +22,8 @@ from batchrt.files.cells import cell, listed
 from batchrt.files.rows import bad_row
 from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
 __all__ = ["ID", "Embedded", "ListCargo", "Lists", "PipeLists", "Text", "text_reader"]

@@ -30,7 +30,7 @@ from batchrt.files.cells import error_line
 from batchrt.files.formats import choose_format
 from batchrt.providers.base import Model
 
-__all__ = ["Job", "check_limits", "execute", "output_format"]
+__all__ = ["Job", "check_limits", "execute", "option_named", "output_format", "output_option_named"]
 
 _BY_SIGNAL: Final = 128
 """What a shell adds to the number of the signal that ended a program."""
@@ -69,6 +69,20 @@ def check_limits(settings: JobSettings) -> None:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def option_named(error: InputError) -> str:
+    """Return the error's message with the option in place of the parameter that it names."""
+    if error.parameter is None:
+        return str(error)
+    return str(error).replace(f"`{error.parameter}`", _option(error.parameter))
+
+
+def output_option_named(error: InputError) -> str:
+    """Do `option_named` for an error of the output, whose format has an option of its own."""
+    if error.parameter != "format":
+        return option_named(error)
+    return str(error).replace("`format`", "--output-format")
 
 
 def output_format(settings: JobSettings) -> str | None:
@@ -117,7 +131,7 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         complain(str(error))
         return _STOPPED
     except InputError as error:
-        raise UsageProblem(str(error)) from error
+        raise UsageProblem(option_named(error)) from error
 
 
 def _conclude(job: Job) -> int:

@@ -19,7 +19,7 @@ from batchrt.config import RunConfig
 from batchrt.files import BadRow, Row, Sink, Source, VectorSink
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.event_loop import Signal
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
 __all__ = [

@@ -19,7 +19,8 @@ from batchrt.files.rows import bad_row
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Answer", "Answers", "Booked", "fields_of"]
 

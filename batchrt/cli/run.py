@@ -11,7 +11,7 @@ from batchrt.cli.budget import Purse
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Tally
 from batchrt.cli.errors import UsageProblem
-from batchrt.cli.job import Job, check_limits, execute, output_format
+from batchrt.cli.job import Job, check_limits, execute, output_format, output_option_named
 from batchrt.cli.options import RunSettings
 from batchrt.cli.pipeline import RowCargo, feed_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
@@ -83,8 +83,7 @@ def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) ->
             encoding=settings.output_encoding,
         )
     except InputError as error:
-        # The library calls the option by the name it has for the input.
-        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
+        raise UsageProblem(output_option_named(error)) from error
 
 
 def _answers(

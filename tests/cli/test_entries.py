@@ -12,7 +12,7 @@ import pytest
 from batchrt.cli import pipeline as load_module
 from batchrt.cli.pipeline import Entry, Load, without_traces
 from batchrt.files import Row
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 
 class Values(dict[str, str]):
