@@ -15,7 +15,7 @@ from batchrt.errors import AuthenticationError, InputError, OutageError, Provide
 from batchrt.limits.error_kinds import blames_address, is_overloaded
 from batchrt.runtime.strand import Strand
 
-__all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "Brake", "Gatekeeper", "LeftOutError"]
+__all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "AbortPolicy", "Withdrawals", "WithdrawnError"]
 
 MOST_REFUSED: Final = 5
 """How many rows in a row may be refused for the key, the model or the credit, or given up for an outage,
@@ -29,30 +29,30 @@ _NOT_FOUND: Final = 404
 
 
 _WITHDRAWAL_SECONDS: Final = 0.1
-"""How often is looked for requests that failed and wait for another attempt."""
+"""Seconds between two looks for requests that failed and wait for another attempt."""
 
 
-class LeftOutError(Exception):
-    """Say that a request was given up while it waited to be sent."""
+class WithdrawnError(Exception):
+    """A request was withdrawn while it waited to be sent."""
 
 
-class Brake:
-    """Let requests that are under way finish, and give those up that wait to be sent.
+class Withdrawals:
+    """Withdraw requests that wait to be sent, and let requests in flight finish.
 
     A pause that the provider asks for may be an hour, and its limits may let through one request a
-    minute: who stops a job means those who wait, whether for their first attempt or another one.
+    minute; a job that is stopped does not wait for either, before a first attempt or another one.
     """
 
     def __init__(self) -> None:
         self._guarded: dict[Strand, tuple[CancelScope, int]] = {}
-        self._pulled = anyio.Event()
+        self._begun = anyio.Event()
 
     @contextmanager
-    def over(self, strand: Strand, rows: int = 1) -> Iterator[None]:
+    def guard(self, strand: Strand, rows: int = 1) -> Iterator[None]:
         """Carry a request for so many rows within the block.
 
         Raises:
-            LeftOutError: it was given up.
+            WithdrawnError: it was given up.
         """
         with CancelScope() as scope:
             self._guarded[strand] = (scope, rows)
@@ -61,30 +61,30 @@ class Brake:
             finally:
                 del self._guarded[strand]
         if scope.cancelled_caught:
-            raise LeftOutError
+            raise WithdrawnError
 
-    def pull(self) -> int:
-        """Give up what waits, now and from now on; return for how many rows that was now."""
-        self._pulled.set()
-        return self._give_up()
+    def begin(self) -> int:
+        """Withdraw waiting requests, now and from now on; return the number of rows withdrawn now."""
+        self._begun.set()
+        return self._withdraw()
 
-    def _give_up(self) -> int:
-        # Whoever waits, for the quota or for another attempt, does so without a slot.
+    def _withdraw(self) -> int:
+        # A request that waits, for the quota or for another attempt, holds no slot.
         waiting = [guarded for strand, guarded in self._guarded.items() if not strand.has_slot]
         for scope, _ in waiting:
             scope.cancel()
         return sum(rows for _, rows in waiting)
 
-    async def keep_pulling(self) -> None:
-        """Give up what comes to wait after `pull`, until cancelled."""
-        await self._pulled.wait()
+    async def keep_withdrawing(self) -> None:
+        """Withdraw requests that come to wait after `begin`, until cancelled."""
+        await self._begun.wait()
         while True:
             await anyio.sleep(_WITHDRAWAL_SECONDS)
-            self._give_up()
+            self._withdraw()
 
 
-class Gatekeeper:
-    """Watch for a provider that lets nobody through: a wrong key or model, no credit left, or down for long.
+class AbortPolicy:
+    """Decide when a job is aborted: a wrong key or model, no credit left, or a long outage.
 
     Args:
         max_wait: seconds for which the provider may ask to be left alone.
@@ -92,48 +92,48 @@ class Gatekeeper:
             for a wrong address either: all of its rows fail fast.
 
     Attributes:
-        halt: called when that is so.
-        refusal: the last such error, or `None` if somebody got through since.
-        is_shut: whether it was so.
+        on_abort: called when that is so.
+        refusal: the last such error, or `None` if a request succeeded since.
+        is_aborted: whether it was so.
     """
 
     def __init__(self, *, max_wait: float, patience: float = math.inf) -> None:
-        self.halt: Callable[[], None] = lambda: None
+        self.on_abort: Callable[[], None] = lambda: None
         self.refusal: Exception | None = None
-        self.is_shut: bool = False
+        self.is_aborted: bool = False
         self._max_wait = max_wait
         self._waits = patience > 0
         self._in_a_row = 0
         self._reached = False
 
-    def passed(self) -> None:
+    def record_success(self) -> None:
         """Note a row that the provider did not turn away."""
         self._reached = True
-        if not self.is_shut:
+        if not self.is_aborted:
             self.refusal = None
             self._in_a_row = 0
 
-    def refused(self, error: Exception) -> bool:
+    def record_failure(self, error: Exception) -> bool:
         """Note a row that failed; return whether it did by itself, and not along with the whole job."""
         most = self._most_in_a_row(error)
         if most is None:
             if not isinstance(error, InputError) and not blames_address(error):  # nothing was sent
-                self.passed()
+                self.record_success()
             return True
-        if self.is_shut:
+        if self.is_aborted:
             return False
         self.refusal = error
         self._in_a_row += 1
         if self._in_a_row >= most:
-            self.is_shut = True
-            self.halt()
+            self.is_aborted = True
+            self.on_abort()
         return True
 
     def _most_in_a_row(self, error: Exception) -> int | None:
         """Return after how many errors like this the job is stopped; `None` if it is the row's own."""
         status = error.status if isinstance(error, ProviderError) else None
         if self._asks_too_much(error):
-            return 1  # nobody sends until then, so that there would not be another one
+            return 1  # nothing is sent until then, so there would not be another one
         if self._has_wrong_address(error):
             return 1
         if isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError):
@@ -142,7 +142,7 @@ class Gatekeeper:
         return MOST_REFUSED if status == _NOT_FOUND else None
 
     def _has_wrong_address(self, error: Exception | None) -> bool:
-        """Whether the address is wrong, as far as is known: nobody was reached there before."""
+        """Whether the address is wrong, as far as is known: no request reached a server there before."""
         return self._waits and not self._reached and blames_address(error)
 
     def _asks_too_much(self, error: Exception | None) -> bool:
@@ -153,11 +153,11 @@ class Gatekeeper:
 
     @property
     def is_wrong_address(self) -> bool:
-        """Whether nobody was ever reached, and nobody can be: what is in flight is not worth waiting for."""
+        """Whether no request can reach a server: then requests in flight are not worth waiting for."""
         return self._has_wrong_address(self.refusal)
 
     def reason(self) -> str:
-        """Return why nobody is let through, in terms of the command."""
+        """Return why the job was aborted, in terms of the command's options."""
         error = self.refusal
         if isinstance(error, OutageError):
             return "the provider was down for longer than --patience"
@@ -172,6 +172,6 @@ class Gatekeeper:
 def _until(seconds: float) -> str:
     try:
         moment = datetime.now(UTC) + timedelta(seconds=seconds)
-    except OverflowError:  # a time beyond what a calendar knows
+    except OverflowError:  # beyond the last year of the calendar
         return f"{seconds:g} s"
     return f"until {moment:%Y-%m-%d %H:%M:%S} UTC"

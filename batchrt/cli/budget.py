@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from batchrt.cli.console import money, short
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.errors import UsageError
 from batchrt.cli.options import JobSettings
 from batchrt.config import RunConfig
 from batchrt.prices import Price
@@ -15,18 +15,18 @@ from batchrt.runtime.spending import Spending
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchrt.cli.counts import Tally
+    from batchrt.cli.counts import Counts
     from batchrt.runtime.strand import Strand
 
-__all__ = ["Purse"]
+__all__ = ["Budget"]
 
 
-class Purse:
-    """Hold a job's limits, and look after what its run spends.
+class Budget:
+    """Hold a job's limits of spending, and report how much its run has spent.
 
     Args:
         max_tokens: tokens that may be spent; `None` for no limit.
-        max_cost: what may be spent, in the price's currency; `None` for no limit.
+        max_cost: money that may be spent, in the price's currency; `None` for no limit.
         price: the model's; needed for `max_cost`.
         lacking: the options that would say the rest of it.
     """
@@ -46,23 +46,23 @@ class Purse:
         self._spending: Spending | None = None
 
     @classmethod
-    def of(cls, settings: JobSettings, *, answers: bool) -> Purse:
-        """Return what `settings` allow; `answers` says that there are tokens of answers to pay for.
+    def of(cls, settings: JobSettings, *, answers: bool) -> Budget:
+        """Return the budget of `settings`; with `answers`, output tokens have a price too.
 
         Raises:
-            UsageProblem: a limit or a price makes no sense, or there is no price for a limit.
+            UsageError: a limit or a price makes no sense, or there is no price for a limit.
         """
         cost = settings.max_cost
         prices = {"--price-input": settings.price_input}
         if answers:
             prices["--price-output"] = settings.price_output
         if cost is not None and not 0 < cost < math.inf:
-            raise UsageProblem(f"--max-cost must be a number above 0, not {cost:g}")
+            raise UsageError(f"--max-cost must be a number above 0, not {cost:g}")
         for option, value in prices.items():
             if value is not None and not 0 <= value < math.inf:
-                raise UsageProblem(f"{option} must be a number, 0 or more, not {value:g}")
+                raise UsageError(f"{option} must be a number, 0 or more, not {value:g}")
         if cost is not None and None in prices.values():
-            raise UsageProblem(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
+            raise UsageError(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
         if not any(value is not None for value in prices.values()):
             return cls(settings.max_tokens_total, cost)
         price = Price(settings.price_input or 0.0, settings.price_output or 0.0)
@@ -85,7 +85,7 @@ class Purse:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the run came to its end of what it may spend."""
+        """Whether the run ended at a limit."""
         return self._spending is not None and self._spending.ended is not None
 
     def words(self) -> list[str]:
@@ -99,19 +99,19 @@ class Purse:
             words.append(f"{short(round(tokens))} of {short(self._max_tokens)} tokens spent")
         return words
 
-    def cost_of(self, tally: Tally) -> str:
-        """Return what the tokens cost, in words; nothing if there is no price."""
+    def cost_of(self, counts: Counts) -> str:
+        """Return the cost of the tokens, in words; an empty string if there is no price."""
         if self._price is None:
             return ""
         cost = sum(
-            map(self._price.of_usage, tally.billed.values()), self._price.of(tally.estimated_tokens, 0)
+            map(self._price.of_usage, counts.billed.values()), self._price.of(counts.estimated_tokens, 0)
         )
-        about = "about " if tally.estimated_tokens else ""
+        about = "about " if counts.estimated_tokens else ""
         rest = f" (without what {' and '.join(self._lacking)} would tell)" if self._lacking else ""
         return f"cost: {about}{money(cost)}{rest}"
 
     def verdict(self) -> str:
-        """Return which limit was reached, and what was spent; only for one that is empty."""
+        """Return the limit that was reached and the amount spent; only if `is_empty`."""
         spending = self._spending
         assert spending is not None
         assert spending.ended is not None

@@ -25,7 +25,7 @@ def short(number: int) -> str:
     """Return `950`, `12.3k`, `4.56M`."""
     value, unit = float(number), ""
     for unit in ("", "k", "M", "G"):
-        if value < 999.5 or unit == "G":  # noqa: PLR2004  what would be shown as 1000
+        if value < 999.5 or unit == "G":  # noqa: PLR2004  would be shown as 1000
             break
         value /= 1000
     return f"{value:.3g}{unit}" if unit else str(number)
@@ -64,5 +64,5 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write one line to stderr about what is wrong; of a very long one its beginning and its end."""
+    """Write a warning or an error to stderr, in one line; a very long one is cut in the middle."""
     say(f"batchrt: {shorten(' '.join(text.split()), _LONGEST)}")

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from batchrt.cli.console import count, rate
-from batchrt.cli.provider_events import Incidents
+from batchrt.cli.provider_events import ProviderEvents
 from batchrt.files import Sink, VectorSink
 from batchrt.files.cells import error_line, listed
 from batchrt.messages import Usage
 
-__all__ = ["Kind", "Tally", "cut_off_reason", "losses", "summary"]
+__all__ = ["Counts", "Kind", "cut_off_reason", "losses", "summary"]
 
 _EXAMPLE: Final = 300
 
@@ -39,7 +39,7 @@ class Kind:
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """Count rows, tokens and errors.
 
     Attributes:
@@ -49,9 +49,9 @@ class Tally:
         left_out: rows that were begun and given up before they were sent, or all of them could be.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
-        input_tokens, output_tokens: what was billed.
-        billed: the same by service tier, with what caches saved of it.
-        estimated_tokens: of answers that do not tell what was billed.
+        input_tokens, output_tokens: tokens billed.
+        billed: the same by service tier, cached tokens included.
+        estimated_tokens: tokens of responses without a usage.
         cut_off: answers that are not whole, by the provider's reason.
         kinds: errors by the name of their class.
     """
@@ -104,8 +104,8 @@ class Tally:
 
 
 def summary(
-    tally: Tally,
-    incidents: Incidents,
+    counts: Counts,
+    events: ProviderEvents,
     sink: Sink | VectorSink,
     seconds: float,
     *,
@@ -113,18 +113,18 @@ def summary(
     not_started: str = "",
     cost: str = "",
 ) -> str:
-    """Return some lines: how many, how fast, what it took, what went wrong, and where the rows are.
+    """Return the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
 
     `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
     were left out for it. `not_started` is the one about rows that were never begun, `cost` the one about
     money.
     """
-    return "\n".join(_summary_lines(tally, incidents, sink, seconds, (stopped, not_started, cost)))
+    return "\n".join(_summary_lines(counts, events, sink, seconds, (stopped, not_started, cost)))
 
 
-def losses(tally: Tally, sink: Sink | VectorSink) -> Iterator[str]:
+def losses(counts: Counts, sink: Sink | VectorSink) -> Iterator[str]:
     """Return a line for each way in which rows have less than they seem to have."""
-    for reason, number in tally.cut_off.items():
+    for reason, number in counts.cut_off.items():
         yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
     if isinstance(sink, Sink) and sink.left_out:
         names = listed(sorted(sink.left_out))
@@ -132,45 +132,45 @@ def losses(tally: Tally, sink: Sink | VectorSink) -> Iterator[str]:
 
 
 def _summary_lines(
-    tally: Tally,
-    incidents: Incidents,
+    counts: Counts,
+    events: ProviderEvents,
     sink: Sink | VectorSink,
     seconds: float,
     said: tuple[str, str, str],
 ) -> Iterator[str]:
     stopped, not_started, cost = said
-    pace = f" ({rate(tally.ended / seconds)})" if seconds > 0 else ""
-    cancelled = f", {tally.in_flight:,} more cancelled" if tally.in_flight else ""
-    left_out = f", {tally.left_out:,} that waited left out" if tally.left_out and not stopped else ""
+    pace = f" ({rate(counts.ended / seconds)})" if seconds > 0 else ""
+    cancelled = f", {counts.in_flight:,} more cancelled" if counts.in_flight else ""
+    left_out = f", {counts.left_out:,} that waited left out" if counts.left_out and not stopped else ""
     yield (
-        f"{count(tally.ended, 'row')} in {seconds:.1f} s{pace}: "
-        f"{tally.done:,} done, {tally.failed:,} failed{cancelled}{left_out}"
+        f"{count(counts.ended, 'row')} in {seconds:.1f} s{pace}: "
+        f"{counts.done:,} done, {counts.failed:,} failed{cancelled}{left_out}"
     )
     yield from filter(None, (stopped, not_started))
-    yield from _costs(tally)
+    yield from _costs(counts)
     if cost:
         yield cost
-    happened = [f"repeated requests: {tally.retries:,}"] if tally.retries else []
-    happened += incidents.words()
+    happened = [f"repeated requests: {counts.retries:,}"] if counts.retries else []
+    happened += events.words()
     if happened:
         yield "; ".join(happened)
-    yield from losses(tally, sink)
-    for name, kind in sorted(tally.kinds.items(), key=lambda pair: -pair[1].count):
+    yield from losses(counts, sink)
+    for name, kind in sorted(counts.kinds.items(), key=lambda pair: -pair[1].count):
         yield f"{kind.count:,} {name}, as in {kind.example}"
     yield from _output(sink)
 
 
-def _costs(tally: Tally) -> Iterator[str]:
-    billed = tally.input_tokens or tally.output_tokens
-    if tally.lists:
+def _costs(counts: Counts) -> Iterator[str]:
+    billed = counts.input_tokens or counts.output_tokens
+    if counts.lists:
         if billed:
-            yield f"tokens: {tally.input_tokens:,}"
-        per_list = round(tally.sent / tally.lists)
-        yield f"{count(tally.lists, 'list')} sent, of {count(per_list, 'text')} on average"
+            yield f"tokens: {counts.input_tokens:,}"
+        per_list = round(counts.sent / counts.lists)
+        yield f"{count(counts.lists, 'list')} sent, of {count(per_list, 'text')} on average"
     elif billed:
-        yield f"tokens: {tally.input_tokens:,} in, {tally.output_tokens:,} out"
-    if tally.estimated_tokens:
-        yield f"tokens that the server did not count: about {tally.estimated_tokens:,}"
+        yield f"tokens: {counts.input_tokens:,} in, {counts.output_tokens:,} out"
+    if counts.estimated_tokens:
+        yield f"tokens that the server did not count: about {counts.estimated_tokens:,}"
 
 
 def _output(sink: Sink | VectorSink) -> Iterator[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Final
 
-from batchrt.cli.abort import Brake, Gatekeeper
-from batchrt.cli.budget import Purse
-from batchrt.cli.counts import Tally
-from batchrt.cli.embed_step import ID, Embedded, ListCargo, Lists, PipeLists, text_reader
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.abort import AbortPolicy, Withdrawals
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts
+from batchrt.cli.embed_step import ID, EmbedStep, ListPipeline, Lists, PipeLists, text_reader
+from batchrt.cli.errors import UsageError
 from batchrt.cli.job import Job, check_limits, execute, output_option_named
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
@@ -24,34 +24,42 @@ _UNBOUNDED: Final = 2048
 
 
 def embed_job(settings: EmbedSettings) -> int:
-    """Do what `settings` say and return the exit code.
+    """Run the job of `settings` and return the exit code.
 
     Raises:
-        UsageProblem: something has to be put right first; nothing was sent and nothing written.
+        UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     check_limits(settings)
-    purse = Purse.of(settings, answers=False)
+    budget = Budget.of(settings, answers=False)
     model = embedding_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
         sink = stack.enter_context(_open_sink(settings, source))
-        tally, gate, brake = (
-            Tally(),
-            Gatekeeper(max_wait=settings.max_wait, patience=settings.patience),
-            Brake(),
+        counts, abort_policy, withdrawals = (
+            Counts(),
+            AbortPolicy(max_wait=settings.max_wait, patience=settings.patience),
+            Withdrawals(),
         )
         return Job(
-            _cargo(settings, model, source, tally=tally, gate=gate, brake=brake, purse=purse),
+            _pipeline(
+                settings,
+                model,
+                source,
+                counts=counts,
+                abort_policy=abort_policy,
+                withdrawals=withdrawals,
+                budget=budget,
+            ),
             model,
             settings=settings,
             source=source,
             sink=sink,
-            tally=tally,
-            gate=gate,
-            brake=brake,
-            purse=purse,
+            counts=counts,
+            abort_policy=abort_policy,
+            withdrawals=withdrawals,
+            budget=budget,
         )
 
     return execute(settings, new_job)
@@ -78,7 +86,7 @@ def _truncate(option: str | None) -> bool | int:
     tokens = read_whole(option)
     if tokens is not None:
         return tokens
-    raise UsageProblem(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
+    raise UsageError(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
 
 
 def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
@@ -92,29 +100,29 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
             source=source,
         )
     except ImportError as error:
-        raise UsageProblem(str(error)) from error
+        raise UsageError(str(error)) from error
     except InputError as error:
-        raise UsageProblem(output_option_named(error)) from error
+        raise UsageError(output_option_named(error)) from error
 
 
-def _cargo(
+def _pipeline(
     settings: EmbedSettings,
     model: OpenAIEmbeddings,
     source: Source,
     *,
-    tally: Tally,
-    gate: Gatekeeper,
-    brake: Brake,
-    purse: Purse,
-) -> ListCargo:
+    counts: Counts,
+    abort_policy: AbortPolicy,
+    withdrawals: Withdrawals,
+    budget: Budget,
+) -> ListPipeline:
     call = model._lists({}).list_call(model.get_name())
     read = text_reader(source.path, settings.column, settings.id_column)
     feed = feed_of(source, settings.limit)
-    return ListCargo(
-        Embedded(call, tally, gate, brake, purse, timeout=settings.timeout),
+    return ListPipeline(
+        EmbedStep(call, counts, abort_policy, withdrawals, budget, timeout=settings.timeout),
         Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
         cap=settings.max_concurrency,
         size=call.limits().size or _UNBOUNDED,
-        tally=tally,
-        purse=purse,
+        counts=counts,
+        budget=budget,
     )

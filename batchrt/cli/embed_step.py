@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import anyio
 
 from batchrt.batching.list_call import ListCall, Part, RepackError, carry, pack
-from batchrt.cli.abort import Brake, Gatekeeper, LeftOutError
-from batchrt.cli.budget import Purse
-from batchrt.cli.counts import Tally
+from batchrt.cli.abort import AbortPolicy, Withdrawals, WithdrawnError
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts
 from batchrt.cli.pipeline import Entry, Feed, PipeFeed, without_traces
 from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, InputError, ItemTimeoutError, SpendingLimitError
@@ -26,10 +26,10 @@ from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
-__all__ = ["ID", "Embedded", "ListCargo", "Lists", "PipeLists", "Text", "text_reader"]
+__all__ = ["ID", "EmbedStep", "ListPipeline", "Lists", "PipeLists", "Text", "text_reader"]
 
 ID: Final = "id"
-"""What the ids are called in the output, whatever their column's name."""
+"""The name of the id column in the output, whatever it is called in the input."""
 
 
 class Text(NamedTuple):
@@ -37,7 +37,7 @@ class Text(NamedTuple):
 
     Attributes:
         entry: the row; of its values only the id is left.
-        text: what to embed; empty if the entry has an error.
+        text: the text to embed; empty if the entry has an error.
     """
 
     entry: Entry
@@ -45,7 +45,7 @@ class Text(NamedTuple):
 
 
 def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entry], Text]:
-    """Return what takes the text out of a row.
+    """Return a function that takes the text out of a row.
 
     A row that has none gets its error. The rest of the row is let go of: many rows wait for a list to be
     full, and then for its answer.
@@ -71,7 +71,7 @@ def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entr
 
 
 def _text_of(path: str, row: Row | BadRow, column: str) -> str:
-    """Return what is in the row's column; what is no string as it stands in the file.
+    """Return the row's column as text; a value that is no string, as it is written in the file.
 
     Raises:
         InputError: there is nothing.
@@ -95,14 +95,14 @@ Read: TypeAlias = "Callable[[Entry], Text]"
 _UNBOUNDED: Final = 2048
 """Rows of a pipe that make a list where the server sets no bound."""
 _PATIENCE: Final = 1.0
-"""Seconds that rows of a pipe wait for others: nobody knows whether more will come."""
+"""Seconds that rows of a pipe wait for others, of which there may be none."""
 
 
 class Lists(Iterator[list[Text]]):
     """Give lists of texts, until the rows end or `stop` is called.
 
     Attributes:
-        under_way: what was given and has not been taken back, in the order of the rows.
+        under_way: lists handed out and not taken back, in the order of the rows.
     """
 
     def __init__(self, feed: Feed, read: Read, call: ListCall) -> None:
@@ -112,7 +112,7 @@ class Lists(Iterator[list[Text]]):
         self._stopped = False
 
     def __next__(self) -> list[Text]:
-        # What was read ahead when it was stopped is not begun either.
+        # Rows read ahead at the time of `stop` are not begun either.
         if self._stopped:
             raise StopIteration
         texts = next(self._lists)
@@ -165,7 +165,7 @@ class PipeLists(AsyncIterator[list[Text]]):
         self._waiting = self._full.pop() if len(waiting) > most and self._full else []
 
     def stop(self) -> None:
-        """Give no more lists, also to those who wait for one."""
+        """Give no more lists; a pending `anext` ends."""
         self._stopped = True
         self._feed.stop()
 
@@ -182,69 +182,69 @@ def _leave(feed: Feed | PipeFeed, texts: list[Text]) -> None:
 
 
 _LEAST_AHEAD: Final = 2
-"""Lists beside those under way that may wait for one before them."""
+"""Lists, beside the lists in flight, that may wait for one before them."""
 _AHEAD_PER_SLOT: Final = 20
 _ROWS_AHEAD: Final = 8192
 """Rows to which that may add up where lists are short: 50 MB of vectors of 1,536 numbers."""
 
 _ROWS_ALTOGETHER: Final = 32_768
-"""Rows in flight and ahead where nobody says how many lists may be in flight: 200 MB of such vectors if all
+"""Rows in flight and ahead without a cap on lists in flight: 200 MB of such vectors if all
 of them wait for one. That is 16 of the longest lists that are usual, which hold so much work that more of
 them at once bring nothing, and a thousand of the shortest."""
 
-_LEFT_OUT: Final = (LeftOutError, SpendingLimitError)
+_LEFT_OUT: Final = (WithdrawnError, SpendingLimitError)
 
 Groups: TypeAlias = "dict[str, list[Entry]]"
 
 
-class Embedded(Runnable[list[Text], None]):
-    """Embed lists of texts; the entries have what became of each when its part of the list is done with.
+class EmbedStep(Runnable[list[Text], None]):
+    """Embed lists of texts; each entry has its outcome once its part of the list has ended.
 
     Equal texts of a list are sent once.
 
     Args:
         call: embeds lists, and gives vectors as bytes.
-        tally: where rows are counted.
-        gate: is told of each part's end.
-        brake: gives lists up that wait when the job is stopped.
-        purse: what may be spent.
+        counts: where rows are counted.
+        abort_policy: is told of each part's end.
+        withdrawals: gives lists up that wait when the job is stopped.
+        budget: the limits of spending.
         timeout: seconds for a list with all its attempts; `None` for no end.
     """
 
     def __init__(
         self,
         call: ListCall,
-        tally: Tally,
-        gate: Gatekeeper,
-        brake: Brake,
-        purse: Purse,
+        counts: Counts,
+        abort_policy: AbortPolicy,
+        withdrawals: Withdrawals,
+        budget: Budget,
         *,
         timeout: float | None = None,
     ) -> None:
         self._call = replace(call, splits=partial(_splits, call))
         self._ask = call.call
-        self._tally = tally
-        self._gate = gate
-        self._brake = brake
-        self._purse = purse
+        self._counts = counts
+        self._abort_policy = abort_policy
+        self._withdrawals = withdrawals
+        self._budget = budget
         self._timeout = timeout
 
     async def _counted(self, groups: Groups, texts: list[str], strand: Strand) -> Any:
-        self._tally.lists += 1
-        self._tally.sent += len(texts)
+        self._counts.lists += 1
+        self._counts.sent += len(texts)
         try:
-            with self._brake.over(strand, sum(len(groups[text]) for text in texts)):
+            with self._withdrawals.guard(strand, sum(len(groups[text]) for text in texts)):
                 return await self._ask(texts, strand)
         except (RepackError, *_LEFT_OUT) as error:
             if error.__cause__ is None:  # it was known to be too long, or given up: it was not sent
-                self._tally.lists -= 1
-            self._tally.sent -= len(texts)
+                self._counts.lists -= 1
+            self._counts.sent -= len(texts)
             raise
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  the call is made already
         async def embed(texts: list[Text], strand: Strand) -> None:
-            self._tally.started += len(texts)
-            self._purse.watch(strand)
+            self._counts.started += len(texts)
+            self._budget.watch(strand)
             groups = self._grouped(texts)
             item, distinct = strand.item, list(groups)
             list_call = replace(self._call, call=partial(self._counted, groups))
@@ -259,7 +259,7 @@ class Embedded(Runnable[list[Text], None]):
                 strand.item = item
             if scope.cancelled_caught:
                 self._fail_rest(texts, self._late())
-            self._tally.left_out += sum(not entry.ended for entry, _ in texts)
+            self._counts.left_out += sum(not entry.ended for entry, _ in texts)
 
         return Step(embed)
 
@@ -275,7 +275,7 @@ class Embedded(Runnable[list[Text], None]):
                 self._fail(entry, error)
 
     def _grouped(self, texts: list[Text]) -> Groups:
-        """Return the rows of each text; those that have an error by themselves have ended."""
+        """Return the rows of each text; rows with an error of their own have ended."""
         groups: Groups = {}
         prepare = self._call.prepare
         for entry, text in texts:
@@ -292,17 +292,17 @@ class Embedded(Runnable[list[Text], None]):
 
     def _give(self, texts: list[str], part: Part, groups: Groups) -> None:
         """Book a part of a list."""
-        tally = self._tally
-        tally.retries += part.book.retries
+        counts = self._counts
+        counts.retries += part.book.retries
         if part.error is not None:
-            if isinstance(part.error, _LEFT_OUT) or not self._gate.refused(part.error):
+            if isinstance(part.error, _LEFT_OUT) or not self._abort_policy.record_failure(part.error):
                 return
         else:
-            self._gate.passed()
+            self._abort_policy.record_success()
             if part.book.usage is None and self._call.cost is not None:
-                tally.estimated_tokens += round(sum(map(self._call.cost, texts)))
+                counts.estimated_tokens += round(sum(map(self._call.cost, texts)))
         if part.book.usage is not None:
-            tally.add_usage(part.book.usage)
+            counts.add_usage(part.book.usage)
         results = part.results if part.error is None else [part.error] * len(texts)
         for text, result in zip(texts, results, strict=True):
             for entry in groups[text]:
@@ -314,53 +314,53 @@ class Embedded(Runnable[list[Text], None]):
         else:
             entry.output = result
             entry.ended = True
-            self._tally.done += 1
-            self._tally.answered += 1
+            self._counts.done += 1
+            self._counts.answered += 1
 
     def _fail(self, entry: Entry, error: Exception) -> None:
-        if isinstance(error, ContextLengthError):  # the library says what to do in its own terms
+        if isinstance(error, ContextLengthError):  # the library names its parameter
             error.message = error.message.replace("truncate=True", "--truncate auto")
         entry.fail(error)
-        self._tally.add_failure(entry.row.number, error)
+        self._counts.add_failure(entry.row.number, error)
 
 
 def _splits(call: ListCall, error: Exception) -> bool:
     return not isinstance(error, _LEFT_OUT) and call.splits(error)
 
 
-class ListCargo:
+class ListPipeline:
     """Carry rows in lists.
 
     Args:
-        model: what takes lists.
+        model: the step that takes lists.
         lists: the rows.
         cap: the most lists in flight, or auto.
         size: the most rows in a list.
-        tally: where rows are counted.
-        purse: what may be spent.
+        counts: where rows are counted.
+        budget: the limits of spending.
     """
 
     def __init__(
         self,
-        model: Embedded,
+        model: EmbedStep,
         lists: Lists | PipeLists,
         *,
         cap: int | Literal["auto"],
         size: int,
-        tally: Tally,
-        purse: Purse,
+        counts: Counts,
+        budget: Budget,
     ) -> None:
         self._model = model
         self._lists = lists
         self._cap = cap
         self._window = _window(cap, size)
-        self._tally = tally
-        self._purse = purse
+        self._counts = counts
+        self._budget = budget
 
     def start(self) -> Stream[Any]:
         """Return the run; it has an outcome for each list."""
         config = RunConfig(max_concurrency=self._cap, window=self._window)
-        return self._model.abatch_iter(self._lists, self._purse.limit(config), return_exceptions=True)
+        return self._model.abatch_iter(self._lists, self._budget.limit(config), return_exceptions=True)
 
     async def take(self, outcomes: Stream[Any]) -> list[Entry]:
         """Wait for the rows of a list that is done with."""
@@ -370,7 +370,7 @@ class ListCargo:
             for entry in entries:
                 if not entry.ended:
                     entry.fail(outcome)
-                    self._tally.add_failure(entry.row.number, outcome)
+                    self._counts.add_failure(entry.row.number, outcome)
         return [entry for entry in entries if entry.ended]  # the others were left out
 
     def rest(self) -> list[Entry]:

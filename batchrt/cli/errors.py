@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["UsageProblem"]
+__all__ = ["UsageError"]
 
 
-class UsageProblem(Exception):  # noqa: N818  it is the user's and not the program's
-    """Say in one line what has to be put right; exit code 2."""
+class UsageError(Exception):
+    """A command that cannot be carried out as given; one line, exit code 2."""

@@ -13,17 +13,17 @@ from typing import Any, Final
 import anyio
 from anyio import CancelScope
 
-from batchrt.cli.abort import Brake, Gatekeeper
-from batchrt.cli.budget import Purse
+from batchrt.cli.abort import AbortPolicy, Withdrawals
+from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
-from batchrt.cli.counts import Tally, losses, summary
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.counts import Counts, losses, summary
+from batchrt.cli.errors import UsageError
 from batchrt.cli.models import is_built_in, url_hint
 from batchrt.cli.options import JobSettings
-from batchrt.cli.pipeline import Cargo, Writer
+from batchrt.cli.pipeline import Pipeline, Writer
 from batchrt.cli.process import allow_connections, collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
-from batchrt.cli.provider_events import Incidents
+from batchrt.cli.provider_events import ProviderEvents
 from batchrt.errors import InputError, OutageError, SpendingLimitError
 from batchrt.files import OutputClosedError, OutputError, Sink, Source, VectorSink, open_source
 from batchrt.files.cells import error_line
@@ -33,7 +33,7 @@ from batchrt.providers.base import Model
 __all__ = ["Job", "check_limits", "execute", "option_named", "output_format", "output_option_named"]
 
 _BY_SIGNAL: Final = 128
-"""What a shell adds to the number of the signal that ended a program."""
+"""The shell's offset of the exit code of a program that a signal ended."""
 _SIGPIPE: Final = 13
 _SOME_FAILED: Final = 1
 _NOTHING_ANSWERED: Final = 2
@@ -44,24 +44,24 @@ _STOPPED: Final = 4
 
 
 def check_limits(settings: JobSettings) -> None:
-    """Raise UsageProblem for a time, a rate or a number of requests that cannot be had."""
+    """Raise UsageError for a time, a rate or a number of requests that cannot be had."""
     seconds = settings.timeout
     if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageProblem(f"--timeout must be a number of seconds above 0, not {seconds:g}")
+        raise UsageError(f"--timeout must be a number of seconds above 0, not {seconds:g}")
     for name in ("requests_per_minute", "tokens_per_minute"):
         limit = getattr(settings, name)
         if limit is not None and not 0 < limit < math.inf:
-            raise UsageProblem(f"{_option(name)} must be a number above 0, not {limit:g}")
+            raise UsageError(f"{_option(name)} must be a number above 0, not {limit:g}")
     for name in ("patience", "max_wait"):
         wait = getattr(settings, name)
         if not 0 <= wait < math.inf:
-            raise UsageProblem(f"{_option(name)} must be a number of seconds, 0 or more, not {wait:g}")
+            raise UsageError(f"{_option(name)} must be a number of seconds, 0 or more, not {wait:g}")
     wanted = settings.max_concurrency
     if wanted == "auto" or is_built_in(settings):
         return
     fit = allow_connections(wanted)
     if fit < wanted:
-        raise UsageProblem(
+        raise UsageError(
             f"--max-concurrency {wanted} needs more open files than this system allows; "
             f"use at most {max(1, fit)}, or allow more with ulimit -n"
         )
@@ -91,7 +91,7 @@ def output_format(settings: JobSettings) -> str | None:
         return settings.output_format
     try:
         return choose_format(settings.output)
-    except InputError:  # what opens it says so
+    except InputError:  # opening it raises the same
         return None
 
 
@@ -100,7 +100,7 @@ def _open_source(settings: JobSettings) -> Source:
     delimiter = settings.delimiter
     if delimiter is not None and choose_format(settings.source, settings.format) != "csv":
         if output_format(settings) != "csv":
-            raise UsageProblem("--delimiter is for CSV, and neither the input nor the output is one")
+            raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
         delimiter = None
     return open_source(
         settings.source, format=settings.format, delimiter=delimiter, encoding=settings.encoding
@@ -112,10 +112,10 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
 
     Args:
         settings: as they were given.
-        new_job: makes the job; what it opens is closed by the stack when the job has ended.
+        new_job: makes the job; the stack closes its files when the job has ended.
 
     Raises:
-        UsageProblem: something has to be put right first; nothing was sent and nothing written.
+        UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     try:
         with _open_source(settings) as source:
@@ -131,21 +131,21 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         complain(str(error))
         return _STOPPED
     except InputError as error:
-        raise UsageProblem(option_named(error)) from error
+        raise UsageError(option_named(error)) from error
 
 
 def _conclude(job: Job) -> int:
     job.conclude()
     if job.signal is not None:
         return _BY_SIGNAL + job.signal
-    if job.purse.is_empty:
+    if job.budget.is_empty:
         return _BROKE
-    tally = job.tally
-    if (tally.failed or job.refusal is not None) and not tally.answered:
+    counts = job.counts
+    if (counts.failed or job.refusal is not None) and not counts.answered:
         return _NOTHING_ANSWERED
     if job.is_stopped:
         return _STOPPED
-    return _SOME_FAILED if tally.failed else 0
+    return _SOME_FAILED if counts.failed else 0
 
 
 _MOST_COUNTED: Final = 20_000
@@ -155,42 +155,42 @@ class Job:
     """Carry a source's rows through a model to a sink; to be run once.
 
     Args:
-        cargo: the rows.
-        model: who is asked; to be closed at the end.
+        pipeline: the rows.
+        model: the model; closed at the end.
         settings: as they were given.
         source: where the rows come from.
         sink: where they go.
-        tally: where they are counted.
-        gate: watches the provider.
-        brake: gives up what waits.
-        purse: what may be spent.
+        counts: where they are counted.
+        abort_policy: watches the provider.
+        withdrawals: of requests that wait when the job is stopped.
+        budget: the limits of spending.
 
     Attributes:
-        tally: the counts.
-        purse: what may be spent.
+        counts: the counts.
+        budget: the limits of spending.
         signal: the number of the signal that ended it, or `None`.
     """
 
     def __init__(
         self,
-        cargo: Cargo,
+        pipeline: Pipeline,
         model: Model[Any, Any],
         *,
         settings: JobSettings,
         source: Source,
         sink: Sink | VectorSink,
-        tally: Tally,
-        gate: Gatekeeper,
-        brake: Brake,
-        purse: Purse,
+        counts: Counts,
+        abort_policy: AbortPolicy,
+        withdrawals: Withdrawals,
+        budget: Budget,
     ) -> None:
-        self.tally = tally
-        self.purse = purse
+        self.counts = counts
+        self.budget = budget
         self.signal: int | None = None
-        self._cargo = cargo
-        self._gate = gate
-        gate.halt = self._halt
-        self._brake = brake
+        self._pipeline = pipeline
+        self._abort_policy = abort_policy
+        abort_policy.on_abort = self._abort
+        self._withdrawals = withdrawals
         self._model = model
         self._settings = settings
         self._source = source
@@ -199,7 +199,7 @@ class Job:
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
         )
-        self._incidents = Incidents(self._display.note, patience=settings.patience)
+        self._events = ProviderEvents(self._display.note, patience=settings.patience)
         self._scope: CancelScope | None = None
         self._broken: OutputError | None = None
         self._seconds = 0.0
@@ -207,13 +207,13 @@ class Job:
 
     @property
     def refusal(self) -> Exception | None:
-        """Why the provider lets nobody through, if that is so."""
-        return self._gate.refusal if self._gate.is_shut or not self.tally.done else None
+        """The error for which the job was aborted, or for which no row was done."""
+        return self._abort_policy.refusal if self._abort_policy.is_aborted or not self.counts.done else None
 
     @property
     def is_stopped(self) -> bool:
         """Whether something other than a signal or a limit ended it before its input ended."""
-        return self._gate.is_shut or self._source.is_broken
+        return self._abort_policy.is_aborted or self._source.is_broken
 
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
@@ -223,19 +223,19 @@ class Job:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
             helpers.start_soon(self._watch_output, writer)
-            helpers.start_soon(self._brake.keep_pulling)
-            with CancelScope() as self._scope, self._model.quota.listening(self._incidents):
+            helpers.start_soon(self._withdrawals.keep_withdrawing)
+            with CancelScope() as self._scope, self._model.quota.listening(self._events):
                 await self._carry(writer)
-            self._incidents.end()
+            self._events.end()
             await self._finish(writer)
             helpers.cancel_scope.cancel()
         self._seconds = anyio.current_time() - started
 
     async def _carry(self, writer: Writer) -> None:
-        async with self._model, self._cargo.start() as outcomes:
+        async with self._model, self._pipeline.start() as outcomes:
             while True:
                 try:
-                    entries = await self._cargo.take(outcomes)
+                    entries = await self._pipeline.take(outcomes)
                 except (StopAsyncIteration, SpendingLimitError):
                     return
                 try:
@@ -245,10 +245,10 @@ class Job:
 
     async def _finish(self, writer: Writer) -> None:
         """Write the rows that ended while others before them had not."""
-        self._cargo.stop()
+        self._pipeline.stop()
         if self._broken is None:
             try:
-                await writer.put(self._cargo.rest())
+                await writer.put(self._pipeline.rest())
                 await writer.drain()
             except OutputError as error:
                 self._broken = error
@@ -267,9 +267,9 @@ class Job:
         assert self._scope is not None
         self._scope.cancel()
 
-    def _halt(self) -> None:
-        if isinstance(self._gate.refusal, OutageError) or self._gate.is_wrong_address:
-            self._end()  # nobody has an answer, and what is in flight would be waited for in vain
+    def _abort(self) -> None:
+        if isinstance(self._abort_policy.refusal, OutageError) or self._abort_policy.is_wrong_address:
+            self._end()  # requests in flight would get no answer either
         else:
             self._wind_down("Ctrl-C cancels at once")
 
@@ -278,15 +278,15 @@ class Job:
         self._wind_down("Ctrl-C again cancels at once")
 
     def _wind_down(self, hint: str) -> None:
-        """Let what is in flight finish, and begin no more."""
-        self._cargo.stop()
-        waiting = self._brake.pull()
-        in_flight = count(self.tally.in_flight - waiting, "row")
+        """Let requests in flight finish, and begin no more."""
+        self._pipeline.stop()
+        waiting = self._withdrawals.begin()
+        in_flight = count(self.counts.in_flight - waiting, "row")
         left_out = f", and {waiting:,} that wait left out" if waiting else ""
         self._display.note(f"stopping, with {in_flight} in flight to finish{left_out}; {hint}")
 
     def _cancel(self) -> None:
-        self._display.note(f"cancelled {count(self.tally.in_flight, 'row')} in flight")
+        self._display.note(f"cancelled {count(self.counts.in_flight, 'row')} in flight")
         self._end()
 
     def _progress(self) -> Progress:
@@ -294,12 +294,12 @@ class Job:
         if not self._settings.quiet:
             self._rows = self._total()
         return Progress(
-            self.tally,
+            self.counts,
             total=self._rows,
             limit=self._settings.limit,
             fraction_read=lambda: source.fraction_read,
             quota=self._model.quota.statistics,
-            purse=self.purse,
+            budget=self.budget,
         )
 
     def _total(self) -> int | None:
@@ -315,7 +315,7 @@ class Job:
         """Say how it went.
 
         Raises:
-            OutputError: what ended it early.
+            OutputError: the output could not be written, which ended the job early.
         """
         if self._broken is not None:
             raise self._broken
@@ -324,46 +324,46 @@ class Job:
         if not self._settings.quiet:
             say(
                 summary(
-                    self.tally,
-                    self._incidents,
+                    self.counts,
+                    self._events,
                     self._sink,
                     self._seconds,
                     stopped=stopped,
                     not_started="" if stopped else not_started,
-                    cost=self.purse.cost_of(self.tally),
+                    cost=self.budget.cost_of(self.counts),
                 )
             )
         else:
-            for line in (stopped, *losses(self.tally, self._sink)):
+            for line in (stopped, *losses(self.counts, self._sink)):
                 if line:
                     complain(line)
         if self.refusal is not None and self.signal is None:
             rest = f"; {not_started}" if not_started and self._settings.quiet else ""
-            complain(f"stopped, for {self._gate.reason()}: {error_line(self.refusal)}{rest}")
-        hint = url_hint(self._settings.base_url, self.tally)
+            complain(f"stopped, for {self._abort_policy.reason()}: {error_line(self.refusal)}{rest}")
+        hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)
 
     def _stopped(self) -> str:
-        """Return where it was stopped by what it may spend, and with what; nothing if it was not."""
-        if not self.purse.is_empty:
+        """Return the limit of spending at which the job stopped, and its counts; empty if it did not."""
+        if not self.budget.is_empty:
             return ""
-        tally = self.tally
-        failed = f", {tally.failed:,} failed" if tally.failed else ""
+        counts = self.counts
+        failed = f", {counts.failed:,} failed" if counts.failed else ""
         not_started = self._not_started()
         rest = f", {not_started}" if not_started else ""
         return (
-            f"stopped at {self.purse.verdict()}; "
-            f"{tally.done:,} done{failed}, {tally.left_out:,} cancelled{rest}"
+            f"stopped at {self.budget.verdict()}; "
+            f"{counts.done:,} done{failed}, {counts.left_out:,} cancelled{rest}"
         )
 
     def _not_started(self) -> str:
         """Return how many rows a job that was stopped never began; nothing if it began them all."""
-        if not (self.is_stopped or self.signal is not None or self.purse.is_empty):
+        if not (self.is_stopped or self.signal is not None or self.budget.is_empty):
             return ""
         if self._rows is None:
             self._rows = self._total()
         if self._rows is None:
             return "not started: the rest of the input"
-        left = self._rows - self.tally.started
+        left = self._rows - self.counts.started
         return f"not started: {count(left, 'row')}" if left > 0 else ""

@@ -1,6 +1,6 @@
 """The program: its commands and its exit codes.
 
-What a code says:
+Exit codes:
 
     0    all fine
     1    some rows failed
@@ -10,7 +10,7 @@ What a code says:
          or the input could not be read to its end
     129  the terminal has gone (SIGHUP)
     130  interrupted (Ctrl-C)
-    141  whoever read the output has gone
+    141  the reader of the output has gone
     143  terminated (SIGTERM)
 """
 
@@ -25,7 +25,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from batchrt.cli.console import complain
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import mock
 from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
 from batchrt.cli.process import leave, open_standard_streams
@@ -126,7 +126,7 @@ def _program(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (the process's own if `None`) and exit."""
     open_standard_streams()
-    # What the library logs is told here as it happens; without a handler Python would print it too.
+    # The library's log records are shown as events of the job; without a handler Python would print it too.
     if not _LOG.handlers:
         _LOG.addHandler(logging.NullHandler())
     leave(_exit_code(sys.argv[1:] if arguments is None else list(arguments)))
@@ -136,7 +136,7 @@ def _exit_code(arguments: list[str]) -> int:
     try:
         check_text(arguments)
         code = app(arguments, prog_name="batchrt", standalone_mode=False)
-    except UsageProblem as problem:
+    except UsageError as problem:
         complain(str(problem))
         return 2
     except _ParsingError as error:

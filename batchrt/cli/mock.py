@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from batchrt.testing import (
@@ -201,14 +201,14 @@ def mock(
     except ValueError as error:
         # They begin with the parameter's name, which is the option's but for the dashes.
         name, _, rest = str(error).partition(" ")
-        raise UsageProblem(f"{_option(name)} {rest}") from None
+        raise UsageError(f"{_option(name)} {rest}") from None
     try:
         serve_forever(provider, host, port, on_listening=_announce)
     except ImportError as error:
-        raise UsageProblem(str(error)) from error
+        raise UsageError(str(error)) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UsageProblem(f"cannot listen on {host}, port {port}: {reason}") from error
+        raise UsageError(f"cannot listen on {host}, port {port}: {reason}") from error
 
 
 def _announce(base_url: str) -> None:
@@ -227,7 +227,7 @@ def _latency(text: str) -> Latency:
             return LogNormal(median, sigma)
         return check_latency(float(text))
     except ValueError:
-        raise UsageProblem(
+        raise UsageError(
             f"--latency must be seconds, as 0.2, or lognormal:MEDIAN,SIGMA, as lognormal:0.2,0.5; "
             f"not {text!r}"
         ) from None
@@ -244,7 +244,7 @@ def _scripted(name: str, text: str) -> Scripted:
             steps.append((float(second), float(number)))
     except ValueError:
         option = name.replace("_", "-")
-        raise UsageProblem(
+        raise UsageError(
             f"--{option} must be a number, as 600, or numbers and the seconds from which they hold, as "
             f"600,300@60; not {text!r}"
         ) from None
@@ -258,7 +258,7 @@ def _limits(given: dict[str, str | None], **how: Any) -> RateLimits | None:
     how = {name: value for name, value in how.items() if value is not None}
     if how and not limits:
         name = _option(next(iter(how)))
-        raise UsageProblem(f"{name} needs a limit, as --requests-per-minute 600")
+        raise UsageError(f"{name} needs a limit, as --requests-per-minute 600")
     return RateLimits(**limits, **how) if limits else None
 
 
@@ -268,7 +268,7 @@ def _queueing(capacity: str | None, **how: Any) -> Queueing | None:
     how = {name: value for name, value in how.items() if value is not None}
     if capacity is None:
         if how:
-            raise UsageProblem(f"{_option(next(iter(how)))} needs --capacity")
+            raise UsageError(f"{_option(next(iter(how)))} needs --capacity")
         return None
     return Queueing(capacity=_scripted("capacity", capacity), **how)
 
@@ -286,7 +286,7 @@ def _outage(text: str) -> Outage:
         named: Any = int(kind) if kind.isdecimal() else kind or 503
         return Outage(float(start), float(end), named)
     except ValueError:
-        raise UsageProblem(
+        raise UsageError(
             f"--outage {text}: write it as START-END or START-END=KIND, with seconds and one of 503, 500, "
             "429, refused and hanging"
         ) from None
@@ -308,7 +308,7 @@ def _plan(everything: float, single: list[str], seed: int) -> FaultPlan:
             rates[fault] = rate
         return FaultPlan(rates, seed=seed)
     except ValueError as error:
-        raise UsageProblem(f"the faults make no sense: {error}") from None
+        raise UsageError(f"the faults make no sense: {error}") from None
 
 
 def _rate(text: str) -> tuple[TunedFault, float]:
@@ -318,7 +318,7 @@ def _rate(text: str) -> tuple[TunedFault, float]:
     name, _, measure = name.partition(":")
     kinds = {fault.value: fault for fault in Fault}
     if name not in kinds:
-        raise UsageProblem(f"--fault {text}: there is no kind {name!r}; there are {', '.join(kinds)}")
+        raise UsageError(f"--fault {text}: there is no kind {name!r}; there are {', '.join(kinds)}")
     fault = kinds[name]
     try:
         if fault.takes == "size":
@@ -327,4 +327,4 @@ def _rate(text: str) -> tuple[TunedFault, float]:
     except ValueError:
         wanted = {"size": f"{name}:BYTES=RATE", "seconds": f"{name}=RATE or {name}:SECONDS=RATE"}
         form = wanted.get(fault.takes or "", f"{name}=RATE")
-        raise UsageProblem(f"--fault {text}: write it as {form}, with a rate from 0 to 1") from None
+        raise UsageError(f"--fault {text}: write it as {form}, with a rate from 0 to 1") from None

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from batchrt.cli.counts import Tally
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.counts import Counts
+from batchrt.cli.errors import UsageError
 from batchrt.cli.options import JobSettings
 from batchrt.cli.process import allow_connections
 from batchrt.errors import AuthenticationError, TokenizerError
@@ -29,15 +29,15 @@ def is_built_in(settings: JobSettings) -> bool:
 
 
 def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> M:
-    """Return what `make` gives for `--model`, which is the embedded provider's if it is called `mock`.
+    """Return the model that `--model` names; `mock` is that of a provider in this process.
 
     Args:
         make: the class.
         settings: say where the model is.
-        options: more for `make`; those that are named in its errors are called like the command's.
+        options: more for `make`; a parameter in its errors has the name of the command's option.
 
     Raises:
-        UsageProblem: an option makes no sense, something has to be installed for it, or there is no key
+        UsageError: an option makes no sense, something has to be installed for it, or there is no key
             where one is needed.
     """
     if is_built_in(settings):
@@ -59,13 +59,13 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
     try:
         return make(settings.model, **options)
     except AuthenticationError as error:
-        raise UsageProblem(
+        raise UsageError(
             "there is no API key; set OPENAI_API_KEY, or name another provider with --base-url"
         ) from error
     except (ImportError, TokenizerError) as error:
-        raise UsageProblem(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
+        raise UsageError(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
     except (TypeError, ValueError) as error:
-        raise UsageProblem(_in_options(str(error), options)) from error
+        raise UsageError(_in_options(str(error), options)) from error
 
 
 def _most_in_flight(settings: JobSettings) -> int | None:
@@ -83,16 +83,16 @@ def _in_options(message: str, options: dict[str, Any]) -> str:
 
 
 _SUSPICIOUS: Final = ("BadRequestError", "MalformedResponseError")
-"""What a path that does not exist ends in: a 404 or 405, or a page in place of an answer."""
+"""Errors of a path that does not exist: a 404 or 405, or a page in place of JSON."""
 _ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|responses|chat)$")
 _VERSION: Final = re.compile(r"/(v\d+\w*|openai)(?=/|$)")
 """Where an API of this kind begins: `/v1` mostly, `/openai` with Azure."""
 
 
-def url_hint(base_url: str | None, tally: Tally) -> str:
-    """Return what is probably wrong with `--base-url`; nothing if it looks right, or answers came."""
+def url_hint(base_url: str | None, counts: Counts) -> str:
+    """Return the probable mistake in `--base-url`; empty if it looks right, or responses came."""
     given = base_url or os.environ.get("OPENAI_BASE_URL") or ""
-    if tally.answered or not given or not any(name in tally.kinds for name in _SUSPICIOUS):
+    if counts.answered or not given or not any(name in counts.kinds for name in _SUSPICIOUS):
         return ""
     problem = _problem(given)
     return f"{'--base-url' if base_url else 'OPENAI_BASE_URL'} {problem}" if problem else ""

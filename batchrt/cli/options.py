@@ -22,7 +22,7 @@ from typing import (
 
 import typer
 
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.errors import UsageError
 from batchrt.files.encodings import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
@@ -45,7 +45,7 @@ Tokenizer: TypeAlias = Literal["estimate", "tiktoken"]
 
 _MOST_DIGITS: Final = 20
 _NOT_TEXT: Final = frozenset(("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off"))
-"""Options with a file's name, which may be of any bytes, and those after which there may be one."""
+"""Options whose value is a path, of any bytes, and flags that may stand before one."""
 _DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}
 
 
@@ -338,10 +338,10 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
 
 
 def check_text(arguments: Iterable[str]) -> None:
-    """Check that `arguments` are text in the system's encoding, those apart that may name a file.
+    """Check that `arguments` are text in the system's encoding, except paths.
 
     Raises:
-        UsageProblem: one is not; names its option.
+        UsageError: one is not; names its option.
     """
     before = ""
     for argument in arguments:
@@ -355,7 +355,7 @@ def check_text(arguments: Iterable[str]) -> None:
             continue
         if not _is_text(name) or (name.startswith("-") and name not in _NOT_TEXT and value[:1] != "@"):
             shown = name.encode("utf-8", "replace").decode()[:40]
-            raise UsageProblem(
+            raise UsageError(
                 f"{shown} is not in this system's encoding ({sys.getfilesystemencoding()}); "
                 "write it in that, or in a file where one can be named"
             )
@@ -370,21 +370,21 @@ def _is_text(argument: str) -> bool:
 
 
 def read_concurrency(option: str) -> int | Literal["auto"]:
-    """Return what `--max-concurrency` says.
+    """Return the value of `--max-concurrency`.
 
     Raises:
-        UsageProblem: it is neither.
+        UsageError: it is neither.
     """
     if option == "auto":
         return "auto"
     number = read_whole(option)
     if number is not None:
         return number
-    raise UsageProblem(f"--max-concurrency must be a positive whole number or auto, not {option[:40]!r}")
+    raise UsageError(f"--max-concurrency must be a positive whole number or auto, not {option[:40]!r}")
 
 
 def read_whole(option: str) -> int | None:
-    """Return a positive whole number, `None` for what is none; one that no machine counts to is as good."""
+    """Return a positive whole number, at most `sys.maxsize`; `None` for any other text."""
     if not (option.isascii() and option.isdecimal()):
         return None
     digits = option.lstrip("0")
@@ -398,38 +398,38 @@ def read_delimiter(option: str | None) -> str | None:
 
 
 def read_headers(given: Iterable[str] | None) -> dict[str, str]:
-    """Return what `--header` says. A value, which may be a key, is in no message.
+    """Return the headers of `--header`. A value, which may be a key, is in no message.
 
     Raises:
-        UsageProblem: there is no name.
+        UsageError: there is no name.
     """
     headers: dict[str, str] = {}
     for header in given or ():
         name, colon, value = header.partition(":")
         if not colon or not name.strip():
-            raise UsageProblem("--header must be NAME:VALUE, as 'X-Team: search'")
+            raise UsageError("--header must be NAME:VALUE, as 'X-Team: search'")
         headers[name.strip()] = value.strip()
     return headers
 
 
 def read_options(given: Iterable[str] | None) -> dict[str, Any]:
-    """Return what `--option` says: JSON, or what is none as a text.
+    """Return the options of `--option`: JSON values, or the text where it is not JSON.
 
     Raises:
-        UsageProblem: there is no name, or a number that JSON has not.
+        UsageError: there is no name, or a number that JSON has not.
     """
     options: dict[str, Any] = {}
     for option in given or ():
         name, equals, text = option.partition("=")
         if not equals or not name.strip():
-            raise UsageProblem(f"--option must be KEY=VALUE, as top_p=0.9, not {option[:40]!r}")
+            raise UsageError(f"--option must be KEY=VALUE, as top_p=0.9, not {option[:40]!r}")
         options[name.strip()] = _value(text, name.strip())
     return options
 
 
 def _value(text: str, name: str) -> Any:
     def refuse(constant: str) -> NoReturn:
-        raise UsageProblem(f"--option {name[:40]}: {constant} is no number that JSON can carry")
+        raise UsageError(f"--option {name[:40]}: {constant} is no number that JSON can carry")
 
     try:
         value = json.loads(text, parse_constant=refuse)

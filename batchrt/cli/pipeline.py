@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 import anyio
 from anyio.to_thread import run_sync
 
-from batchrt.cli.budget import Purse
-from batchrt.cli.counts import Tally
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts
 from batchrt.cli.process import INPUT_THREAD
 from batchrt.config import RunConfig
 from batchrt.files import BadRow, Row, Sink, Source, VectorSink
@@ -23,13 +23,13 @@ from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
 __all__ = [
-    "Cargo",
-    "Conveyor",
     "Entry",
     "Feed",
     "Load",
     "PipeFeed",
-    "RowCargo",
+    "Pipeline",
+    "RowPipeline",
+    "ThreadedIterator",
     "Writer",
     "feed_of",
     "without_traces",
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Entry:
-    """Hold a row and what became of it.
+    """Hold a row and its outcome.
 
     Attributes:
         row: as it was read.
@@ -63,10 +63,10 @@ class Entry:
 
 
 def without_traces(error: Exception) -> Exception:
-    """Return `error` without its traceback, and without what led to it.
+    """Return `error` without its traceback, cause and context.
 
     A traceback holds the frames of the call, which hold the row, which holds the error: a cycle that keeps
-    the row with all its columns until a garbage collection, and those are rare while a job runs.
+    the row with all its columns until a garbage collection, which is rare while a job runs.
     """
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
@@ -130,13 +130,13 @@ T = TypeVar("T")
 _THREAD_ROOM: Final = 256
 
 
-class Conveyor(AsyncIterator[T]):
+class ThreadedIterator(AsyncIterator[T]):
     """Iterate over `values`, which a thread of its own pulls, at most some 256 ahead.
 
     The thread is a daemon: it may wait for ever in a read, which nothing interrupts.
 
     Raises:
-        Exception: what `values` raised, after the last value before it.
+        Exception: the error of `values`, after the last value before it.
     """
 
     def __init__(self, values: Iterator[T]) -> None:
@@ -163,7 +163,7 @@ class Conveyor(AsyncIterator[T]):
             await signal.wait()
 
     def stop(self) -> None:
-        """End the iteration, also for whoever waits, and the thread as soon as it can."""
+        """End the iteration, a pending `anext` too, and the thread as soon as it can."""
         with self._change:
             self._ready.clear()
             self._ended = True
@@ -202,8 +202,8 @@ class Feed(Iterator[Entry]):
     saves.
 
     Attributes:
-        entries: what was given and has not been taken back, in the order of the rows.
-        load: what these weigh.
+        entries: rows handed out and not taken back, in their order.
+        load: their size.
     """
 
     def __init__(self, rows: Iterator[Row | BadRow]) -> None:
@@ -232,7 +232,7 @@ class PipeFeed(AsyncIterator[Entry]):
     def __init__(self, rows: Iterator[Row | BadRow]) -> None:
         self.entries: deque[Entry] = deque()
         self.load: Load = Load()
-        self._rows = Conveyor(rows)
+        self._rows = ThreadedIterator(rows)
 
     async def __anext__(self) -> Entry:
         row = await anext(self._rows)
@@ -242,12 +242,12 @@ class PipeFeed(AsyncIterator[Entry]):
         return entry
 
     def stop(self) -> None:
-        """Give no more rows, also to those who wait for one."""
+        """Give no more rows; a pending `anext` ends."""
         self._rows.stop()
 
 
 def feed_of(source: Source, limit: int | None) -> Feed | PipeFeed:
-    """Return what gives the first `limit` rows of `source`, or all."""
+    """Return an iterator over the first `limit` rows of `source`, or all."""
     rows = islice(source, None if limit is None else min(limit, sys.maxsize))
     # Only a pipe has no share that was read.
     return PipeFeed(rows) if source.fraction_read is None else Feed(rows)
@@ -256,12 +256,12 @@ def feed_of(source: Source, limit: int | None) -> Feed | PipeFeed:
 _CHUNK: Final = 256
 _AHEAD_PER_SLOT: Final = 20
 """How many rows may be begun while one holds up the output, for each request in flight: some kilobytes
-each, for seconds in which a retry sleeps or a server stalls and everybody else goes on."""
+each, for seconds in which a retry sleeps or a server stalls while other rows go on."""
 _FEWEST_AHEAD: Final = 2000
 _MOST_AHEAD: Final = 20_000
 
 
-class Cargo(Protocol):
+class Pipeline(Protocol):
     """Rows that are carried through a run; to be used once."""
 
     def start(self) -> Stream[Any]:
@@ -282,15 +282,15 @@ class Cargo(Protocol):
         """Begin no more rows."""
 
 
-class RowCargo:
+class RowPipeline:
     """Carry rows one by one.
 
     Args:
-        chain: gives each entry back with what became of it.
+        chain: returns each entry with its outcome.
         feed: the entries.
         cap: the most requests in flight, or auto.
-        tally: where rows are counted.
-        purse: what may be spent.
+        counts: where rows are counted.
+        budget: the limits of spending.
     """
 
     def __init__(
@@ -298,19 +298,19 @@ class RowCargo:
         chain: Runnable[Entry, Entry],
         feed: Feed | PipeFeed,
         cap: int | Literal["auto"],
-        tally: Tally,
-        purse: Purse,
+        counts: Counts,
+        budget: Budget,
     ) -> None:
         self._chain = chain
         self._feed = feed
         self._cap = cap
-        self._tally = tally
-        self._purse = purse
+        self._counts = counts
+        self._budget = budget
 
     def start(self) -> Stream[Any]:
         """Return the run; its outcomes are entries."""
         config = RunConfig(max_concurrency=self._cap, window=_window(self._cap))
-        return self._chain.abatch_iter(self._feed, self._purse.limit(config), return_exceptions=True)
+        return self._chain.abatch_iter(self._feed, self._budget.limit(config), return_exceptions=True)
 
     async def take(self, outcomes: Stream[Any]) -> list[Entry]:
         """Wait for some rows that are done with."""
@@ -320,9 +320,9 @@ class RowCargo:
     def _end(self, outcome: Entry | Exception) -> Entry:
         entry = self._feed.entries.popleft()
         self._feed.load.remove(entry.row.size)
-        if isinstance(outcome, Exception):  # what even the books could not hold, such as a stray cancellation
+        if isinstance(outcome, Exception):  # an error of the step itself, such as a stray cancellation
             entry.fail(outcome)
-            self._tally.add_failure(entry.row.number, outcome)
+            self._counts.add_failure(entry.row.number, outcome)
         return entry
 
     def rest(self) -> list[Entry]:
@@ -336,7 +336,7 @@ class RowCargo:
 
 def _window(cap: int | Literal["auto"]) -> int:
     if cap == "auto":
-        # Twice as many as may come to be in flight. Rows that are sent or done count; of those that wait
+        # Twice as many as may come to be in flight. Rows that are sent or done count; of rows that wait
         # to be sent the run begins a hundred and no more, and one in flight is only some kilobytes.
         return _MOST_AHEAD
     return max(_FEWEST_AHEAD, 2 * cap, min(_AHEAD_PER_SLOT * cap, _MOST_AHEAD))
@@ -376,12 +376,12 @@ class Writer:
         async with self._turn:
             entries, self._entries, self._bytes = self._entries, [], 0
             if entries:
-                # What was taken off the list is written: a cancellation comes before or after.
+                # Rows taken off the list are written: a cancellation comes before or after.
                 with anyio.CancelScope(shield=True):
                     await run_sync(self._write, entries)
 
     async def keep_draining(self) -> None:
-        """Write what there is, again and again, until cancelled; raises as `put` does."""
+        """Call `drain` every tenth of a second until cancelled; raises as `put` does."""
         while True:
             await anyio.sleep(_FLUSH_SECONDS)
             await self.drain()

@@ -34,8 +34,8 @@ def open_standard_streams() -> None:
     """Have file descriptors 0, 1 and 2 open, on the null device where they are closed.
 
     Some daemons start programs without them. The next files that are opened get their numbers: the output
-    would take what a C library writes to stderr, and an event loop's descriptor among them makes libuv
-    abort (it asserts that what it closes is above 2).
+    would get the messages of a C library on stderr, and an event loop's descriptor among them makes libuv
+    abort (it asserts that a descriptor it closes is above 2).
     """
     for number in range(_STANDARD_STREAMS):
         try:
@@ -57,7 +57,7 @@ def allow_connections(count: int) -> int:
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, ValueError):  # macOS has a limit besides those that it tells
+    except (OSError, ValueError):  # macOS has a limit that getrlimit does not tell
         allowed = soft
     return min(count, allowed - _OTHER_FILES)
 

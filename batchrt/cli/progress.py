@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
-from batchrt.cli.budget import Purse
+from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, duration, rate, short
-from batchrt.cli.counts import Tally
+from batchrt.cli.counts import Counts
 from batchrt.limits.quota import QuotaStatistics
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _SHORTEST: Final = 1.0
 
 
 def in_flight_words(standing: QuotaStatistics, noun: str | None) -> str:
-    """Return `12 in flight`, `12 of 32 in flight` where that is found out, with what it is if `noun` says."""
+    """Return `12 in flight`, or `12 of 32 in flight` under adaptive concurrency; with `noun` as the unit."""
     most = standing.max_concurrency
     number = f"{standing.in_flight:,}" if most is None else f"{standing.in_flight:,} of {most:,}"
     if noun is None:
@@ -57,7 +57,7 @@ def trouble_words(standing: QuotaStatistics) -> list[str]:
 
 
 def use_words(standing: QuotaStatistics, noun: str | None) -> list[str]:
-    """Return how many wait, and how much is used of the limit that is used most, of those that are known."""
+    """Return the number of waiting requests, and the use of the known rate limit that is used most."""
     words: list[str] = []
     if standing.waiting:
         waiting = f"{standing.waiting:,}" if noun is None else count(standing.waiting, noun)
@@ -81,71 +81,71 @@ class Progress:
     """Say how far a job is.
 
     Args:
-        tally: the counts.
+        counts: the counts.
         total: how many rows there are, or `None`.
         limit: how many there are at most, or `None`.
         fraction_read: says which share of the input was read, or `None`; asked where `total` is not known.
         quota: says how things stand with the provider.
-        purse: what may be spent.
+        budget: the limits of spending.
     """
 
     def __init__(
         self,
-        tally: Tally,
+        counts: Counts,
         *,
         total: int | None,
         limit: int | None,
         fraction_read: Callable[[], float | None],
         quota: Callable[[], QuotaStatistics],
-        purse: Purse | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self.tally = tally
+        self.counts = counts
         self._total = total
         self._limit = limit
         self._fraction_read = fraction_read
         self._quota = quota
-        self._purse = Purse() if purse is None else purse
+        self._budget = Budget() if budget is None else budget
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
     def fraction(self) -> float | None:
-        """Return the share of the work that is done, 0 to 1, or `None` if nobody knows."""
-        tally = self.tally
+        """Return the share of the work that is done, 0 to 1, or `None` if it is not known."""
+        counts = self.counts
         if self._total is not None:
-            return tally.ended / self._total if self._total else 1.0
+            return counts.ended / self._total if self._total else 1.0
         read = self._fraction_read()
-        of_file = None if read is None or not tally.started else read * tally.ended / tally.started
+        of_file = None if read is None or not counts.started else read * counts.ended / counts.started
         if self._limit is None:
             return of_file
-        return max(of_file or 0.0, tally.ended / self._limit)
+        return max(of_file or 0.0, counts.ended / self._limit)
 
     def per_second(self) -> float:
         """Return the rows ended per second, over the last ten seconds."""
         now, samples = anyio.current_time(), self._samples
-        samples.append((now, self.tally.ended))
+        samples.append((now, self.counts.ended))
         while len(samples) > 2 and samples[1][0] < now - _PACE_SECONDS:  # noqa: PLR2004
             samples.popleft()
         (then, before), passed = samples[0], now - samples[0][0]
-        return (self.tally.ended - before) / passed if passed > 0 and then < now else 0.0
+        return (self.counts.ended - before) / passed if passed > 0 and then < now else 0.0
 
     def words(self) -> list[str]:
         """Return the facts, the most important ones first."""
-        tally, quota = self.tally, self._quota()
-        noun = "list" if tally.lists else None
+        counts, quota = self.counts, self._quota()
+        noun = "list" if counts.lists else None
         of_total = f" of {self._total:,}" if self._total is not None else ""
-        words = [f"{tally.done:,}{of_total} done"]
-        if tally.failed:
-            words.append(f"{tally.failed:,} failed")
+        words = [f"{counts.done:,}{of_total} done"]
+        if counts.failed:
+            words.append(f"{counts.failed:,} failed")
         trouble = trouble_words(quota)
         words += [in_flight_words(quota, noun), *trouble, rate(self.per_second())]
         left = self._seconds_left()
         if left is not None and not trouble:
             words.append(f"ETA {duration(left)}")
-        words += self._purse.words()
+        words += self._budget.words()
         words += use_words(quota, noun)
-        tokens = tally.input_tokens + tally.output_tokens + tally.estimated_tokens
+        tokens = counts.input_tokens + counts.output_tokens + counts.estimated_tokens
         if tokens:
-            words.append(f"{'about ' if tally.estimated_tokens else ''}{short(tokens)} tokens")
+            words.append(f"{'about ' if counts.estimated_tokens else ''}{short(tokens)} tokens")
         return words
 
     def _seconds_left(self) -> float | None:
@@ -156,13 +156,13 @@ class Progress:
 
 
 class Display(Protocol):
-    """Show a job's progress and what there is to say meanwhile."""
+    """Show a job's progress and its notes."""
 
     async def show(self, progress: Progress) -> None:
         """Show `progress` until cancelled."""
 
     def note(self, text: str) -> None:
-        """Say one line without spoiling what is shown."""
+        """Write one line without spoiling the progress line."""
 
 
 class Silence:
@@ -233,7 +233,7 @@ def _line(progress: Progress) -> RenderableType:
 
 
 def choose_display(*, quiet: bool, rows_on_terminal: bool) -> Display:
-    """Return what suits: a live line needs a terminal to itself."""
+    """Return the display for this terminal: a live line needs one to itself."""
     if quiet or sys.stderr is None:  # a daemon's may be closed
         return Silence()
     if rows_on_terminal or not sys.stderr.isatty():

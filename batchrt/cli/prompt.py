@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.errors import UsageError
 from batchrt.cli.models import new_model
 from batchrt.cli.options import RunSettings
 from batchrt.errors import InputError
@@ -22,7 +22,7 @@ from batchrt.runnables.prompts import ChatPromptTemplate
 
 __all__ = [
     "Messages",
-    "SchemaProblem",
+    "SchemaError",
     "chat_model",
     "check_schema",
     "load_schema",
@@ -57,30 +57,30 @@ _SCHEMAS: Final = (
 """Keywords that hold schemas in JSON Schema 2020-12, and in draft 7, which generators still write."""
 
 
-class SchemaProblem(Exception):  # noqa: N818  it is the file's
-    """Say in a few words what is wrong with a schema, and where."""
+class SchemaError(Exception):
+    """A mistake in a schema, and its place, in a few words."""
 
 
 def load_schema(text: str) -> dict[str, Any]:
     """Return the JSON schema of an object that `text` holds.
 
     Raises:
-        SchemaProblem: it is no such thing.
+        SchemaError: it is no such thing.
     """
     try:
         schema = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except RecursionError:
-        raise SchemaProblem("is nested too deeply") from None
+        raise SchemaError("is nested too deeply") from None
     except ValueError as error:
-        raise SchemaProblem(f"is not JSON: {error}") from None
+        raise SchemaError(f"is not JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        raise SchemaProblem('must be a JSON schema of an object, with "type": "object"')
+        raise SchemaError('must be a JSON schema of an object, with "type": "object"')
     check_schema(schema)
     return schema
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raise SchemaProblem if a keyword that holds schemas, names or types holds something else.
+    """Raise SchemaError if a keyword that holds schemas, names or types holds something else.
 
     A keyword that is not known here is not looked at, as JSON Schema wants it.
     """
@@ -90,11 +90,11 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         part, place, depth = waiting.pop()
         seen += 1
         if depth > _DEEPEST or seen > _MOST_PARTS:
-            raise SchemaProblem(f"is nested too deeply, or too large: {depth} levels, {seen:,} parts")
+            raise SchemaError(f"is nested too deeply, or too large: {depth} levels, {seen:,} parts")
         if isinstance(part, bool):
             continue
         if not isinstance(part, dict):
-            raise SchemaProblem(f"{place[:200]} must be a schema, not {_kind(part)}")
+            raise SchemaError(f"{place[:200]} must be a schema, not {_kind(part)}")
         _check_words(part, place)
         waiting += [(child, f"{place}.{name}", depth + 1) for name, child in _children(part, place)]
 
@@ -104,13 +104,13 @@ def _children(part: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
         if keyword in part:
             children = part[keyword]
             if not isinstance(children, dict):
-                raise SchemaProblem(f"{place[:200]}: {keyword} must be an object, not {_kind(children)}")
+                raise SchemaError(f"{place[:200]}: {keyword} must be an object, not {_kind(children)}")
             yield from children.items()
     for keyword in _LISTS_OF_SCHEMAS:
         if keyword in part:
             children = part[keyword]
             if not isinstance(children, list) or not children:
-                raise SchemaProblem(f"{place[:200]}: {keyword} must be a list of schemas")
+                raise SchemaError(f"{place[:200]}: {keyword} must be a list of schemas")
             yield from ((f"{keyword}[{number}]", child) for number, child in enumerate(children))
     for keyword in _SCHEMAS:
         if keyword in part:
@@ -125,7 +125,7 @@ def _check_words(part: Mapping[str, Any], place: str) -> None:
     kind = part.get("type", "object")
     kinds = kind if isinstance(kind, list) else [kind]
     if not kinds or not all(isinstance(each, str) and each in _TYPES for each in kinds):
-        raise SchemaProblem(
+        raise SchemaError(
             f"{place[:200]}: type must be one of {', '.join(sorted(_TYPES))}, or a list of them"
         )
     required = part.get("required", [])
@@ -133,13 +133,13 @@ def _check_words(part: Mapping[str, Any], place: str) -> None:
     if not isinstance(required, bool) and not (
         isinstance(required, list) and all(isinstance(name, str) for name in required)
     ):
-        raise SchemaProblem(f"{place[:200]}: required must be a list of names, not {_kind(required)}")
+        raise SchemaError(f"{place[:200]}: required must be a list of names, not {_kind(required)}")
     for keyword in ("enum", "examples"):
         if keyword in part and not isinstance(part[keyword], list):
-            raise SchemaProblem(f"{place[:200]}: {keyword} must be a list, not {_kind(part[keyword])}")
+            raise SchemaError(f"{place[:200]}: {keyword} must be a list, not {_kind(part[keyword])}")
     for keyword in ("$ref", "$dynamicRef", "title", "description", "pattern", "format"):
         if keyword in part and not isinstance(part[keyword], str):
-            raise SchemaProblem(f"{place[:200]}: {keyword} must be a string, not {_kind(part[keyword])}")
+            raise SchemaError(f"{place[:200]}: {keyword} must be a string, not {_kind(part[keyword])}")
 
 
 def _kind(value: object) -> str:
@@ -148,7 +148,7 @@ def _kind(value: object) -> str:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise SchemaProblem(f"has {constant}, which is no number that JSON can carry; leave that bound out")
+    raise SchemaError(f"has {constant}, which is no number that JSON can carry; leave that bound out")
 
 
 def _finite(text: str) -> float:
@@ -159,7 +159,7 @@ def _finite(text: str) -> float:
 
 
 _JSON_LIKE: Final = re.compile(r"[\s\"'{}\[\]]")
-"""What stands in braces that are meant as braces: a quoted key, mostly."""
+"""Matches the text between braces that are meant as braces: a quoted key, mostly."""
 _NEWER_NAME: Final = (".openai.com", ".openai.azure.com")
 
 
@@ -170,7 +170,7 @@ def read_prompt(settings: RunSettings) -> Messages:
     """Return the templates of `--system` and `--prompt`, with their roles.
 
     Raises:
-        UsageProblem: a file cannot be read, or a template is empty.
+        UsageError: a file cannot be read, or a template is empty.
     """
     messages = []
     for role, option in (("system", settings.system), ("user", settings.prompt)):
@@ -183,27 +183,27 @@ def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> Cha
     """Return the prompt of `messages` for the rows of `source`, which have `columns`.
 
     Raises:
-        UsageProblem: a template is not one, names a column that is not there, or has a format that the
+        UsageError: a template is not one, names a column that is not there, or has a format that the
             values of a table, which are texts, cannot have.
         InputError: as `required_columns` has it.
     """
     try:
         prompt = ChatPromptTemplate.from_messages(messages, columns=columns)
     except ValueError as error:
-        raise UsageProblem(str(error)) from error
+        raise UsageError(str(error)) from error
     try:
         required_columns(source, prompt.input_variables)
     except InputError as error:
         if error.column is None or not _JSON_LIKE.search(error.column):
             raise
         hint = "braces that are no field, as those of JSON, are written {{ and }}"
-        raise UsageProblem(f"{error}; {hint}") from error
+        raise UsageError(f"{error}; {hint}") from error
     if source.format != "jsonl":
         try:
             prompt.invoke(dict.fromkeys(prompt.input_variables, ""))
         except (TypeError, ValueError) as error:
             kind = source.format.upper()
-            raise UsageProblem(f"{error}; the values of a {kind} are text: leave the format out") from None
+            raise UsageError(f"{error}; the values of a {kind} are text: leave the format out") from None
     return prompt
 
 
@@ -215,7 +215,7 @@ def _template(option: str, name: str) -> str:
     else:
         text = _read_file(option[1:], name).removesuffix("\n")
     if not text.strip():
-        raise UsageProblem(f"{name} is empty; say what to ask, as 'Translate: {{text}}'")
+        raise UsageError(f"{name} is empty; say what to ask, as 'Translate: {{text}}'")
     return text
 
 
@@ -223,22 +223,22 @@ def _read_file(path: str, name: str) -> str:
     try:
         return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise UsageProblem(f"{name}: {path} is not UTF-8; save it as UTF-8") from None
+        raise UsageError(f"{name}: {path} is not UTF-8; save it as UTF-8") from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UsageProblem(f"{name}: cannot read {path!r}: {reason}") from None
+        raise UsageError(f"{name}: cannot read {path!r}: {reason}") from None
 
 
 def read_schema(path: str) -> dict[str, Any]:
     """Return the JSON schema in `path`.
 
     Raises:
-        UsageProblem: there is none, or it is not one of an object, or no schema at all.
+        UsageError: there is none, or it is not one of an object, or no schema at all.
     """
     try:
         return load_schema(_read_file(path, "--schema"))
-    except SchemaProblem as problem:
-        raise UsageProblem(f"--schema: {path} {problem}") from None
+    except SchemaError as problem:
+        raise UsageError(f"--schema: {path} {problem}") from None
 
 
 def chat_model(settings: RunSettings) -> ChatOpenAI:
@@ -247,7 +247,7 @@ def chat_model(settings: RunSettings) -> ChatOpenAI:
     try:
         extra = check_options(settings.options)
     except (TypeError, ValueError) as error:
-        raise UsageProblem(f"--option {error}") from error
+        raise UsageError(f"--option {error}") from error
     return new_model(ChatOpenAI, settings, temperature=settings.temperature, extra_body=extra, **most)
 
 
@@ -256,6 +256,6 @@ def _name_of_max_tokens(base_url: str | None) -> str:
     url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com"
     try:
         host = urlsplit(url).hostname or ""
-    except ValueError:  # ChatOpenAI says what is wrong with it
+    except ValueError:  # ChatOpenAI raises the same with a message
         host = ""
     return "max_completion_tokens" if f".{host}".endswith(_NEWER_NAME) else "max_tokens"

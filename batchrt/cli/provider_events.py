@@ -18,7 +18,7 @@ from batchrt.limits.events import (
     QuotaEvent,
 )
 
-__all__ = ["Incidents"]
+__all__ = ["ProviderEvents"]
 
 _LONG: Final = 5.0
 """Seconds of a pause from which on it is worth a line."""
@@ -26,8 +26,8 @@ _SELDOM: Final = 60.0
 """Seconds between two lines about the same thing."""
 
 
-class Incidents:
-    """Tell what happens at a quota as it happens, and keep the count; to be its listener.
+class ProviderEvents:
+    """Listen to a quota: report its events as they come, and count them.
 
     Requests that are under way when the first is refused are refused as well, each asking for much the
     same pause: pauses that overlap are one.
@@ -37,9 +37,9 @@ class Incidents:
         patience: seconds for which a provider that is down is waited for.
 
     Attributes:
-        pauses: how often the provider asked to be left alone.
-        outages: how often it was down.
-        concurrency: what `auto` came to last; `None` if it never changed.
+        pauses: cool-downs that the provider asked for.
+        outages: times that the provider was down.
+        concurrency: the last limit under `auto`; `None` if it never changed.
     """
 
     def __init__(self, note: Callable[[str], None], *, patience: float) -> None:
@@ -106,14 +106,14 @@ class Incidents:
         return True
 
     def end(self) -> None:
-        """Note that the job ends: what goes on then is not counted any further."""
+        """Note the end of the job: a pause or outage that goes on is counted up to here."""
         now = anyio.current_time()
         self._quiet_seconds -= max(0.0, self._quiet_until - now)
         if self._down_since is not None:
             self._down_seconds += now - self._down_since
 
     def words(self) -> list[str]:
-        """Return what is worth telling at the end."""
+        """Return the phrases for the summary."""
         words: list[str] = []
         if self.pauses:
             words.append(f"cool-downs: {self.pauses:,}, {duration(self._quiet_seconds)} in all")

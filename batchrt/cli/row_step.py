@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from batchrt.cli.abort import Brake, Gatekeeper, LeftOutError
-from batchrt.cli.budget import Purse
-from batchrt.cli.counts import Tally, cut_off_reason
+from batchrt.cli.abort import AbortPolicy, Withdrawals, WithdrawnError
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts, cut_off_reason
 from batchrt.cli.pipeline import Entry, Load
 from batchrt.errors import (
     OutputParserError,
@@ -22,19 +22,19 @@ from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
-__all__ = ["Answer", "Answers", "Booked", "fields_of"]
+__all__ = ["Answer", "Answers", "RowStep", "fields_of"]
 
 _WHOLE: Final = frozenset(
     ("stop", "tool_calls", "function_call", "tool_use", "end_turn", "stop_sequence", "eos", "eos_token")
 )
-"""Reasons that tell of a whole answer: OpenAI's, and those of Anthropic and of TGI, which proxies pass on."""
+"""Finish reasons of a whole answer: OpenAI's, and those of Anthropic and of TGI, which proxies pass on."""
 
 
 class Answer(NamedTuple):
-    """Hold what is written of an answer.
+    """Hold the columns of an answer.
 
     Attributes:
-        output: the text, or the object; `None` for what could not be read.
+        output: the text, or the object; `None` if it could not be parsed.
         finish_reason: as the provider named it, or `None`.
         error: why the answer is not good, or `None`.
     """
@@ -48,25 +48,25 @@ class Answers(Runnable[Any, Answer]):
     """Take a model's messages apart, and count those that were cut off.
 
     Args:
-        tally: where they are counted.
+        counts: where they are counted.
         structured: the messages come from `with_structured_output(…, include_raw=True)`.
-        fail_cut_off: an answer that was cut off has an error, beside what there is of it.
+        fail_cut_off: an answer that was cut off has an error beside its text.
     """
 
-    def __init__(self, tally: Tally, *, structured: bool, fail_cut_off: bool) -> None:
-        self._tally = tally
+    def __init__(self, counts: Counts, *, structured: bool, fail_cut_off: bool) -> None:
+        self._counts = counts
         self._parse = _answer_of_object if structured else _answer_of_text
         self._fails = fail_cut_off
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there is nothing to tell it
-        parse, tally, fails = self._parse, self._tally, self._fails
+        parse, counts, fails = self._parse, self._counts, self._fails
 
         def call(value: Any, _strand: Strand) -> Answer:
             answer = parse(value)
             reason = answer.finish_reason
             if reason is None or reason in _WHOLE or reason.lower() in _WHOLE or answer.error is not None:
                 return answer
-            tally.add_cut_off(reason)
+            counts.add_cut_off(reason)
             return answer._replace(error=_cut_off_error(answer)) if fails else answer
 
         return Step(call, inline=True)
@@ -101,17 +101,17 @@ _PARSER: Final = StrOutputParser()
 Fields: TypeAlias = "Mapping[str, Any]"
 
 
-class Booked(Runnable[Entry, Entry]):
-    """Run `chain` on each entry's row; give the entry back with what became of it, never an error.
+class RowStep(Runnable[Entry, Entry]):
+    """Run `chain` on each entry's row; return the entry with its outcome, and never raise.
 
     Args:
         chain: from a row's fields to its `Answer`.
         fields: makes the fields of a row, or raises the row's error.
-        tally: where rows are counted.
-        gate: is told of each row's end.
-        brake: gives rows up that wait when the job is stopped.
-        purse: what may be spent.
-        load: what rows weigh that are not written yet.
+        counts: where rows are counted.
+        abort_policy: is told of each row's end.
+        withdrawals: gives rows up that wait when the job is stopped.
+        budget: the limits of spending.
+        load: bytes of the rows that are not written yet.
     """
 
     def __init__(
@@ -119,53 +119,58 @@ class Booked(Runnable[Entry, Entry]):
         chain: Runnable[Fields, Any],
         fields: Callable[[Row | BadRow], Fields],
         *,
-        tally: Tally,
-        gate: Gatekeeper,
-        brake: Brake,
-        purse: Purse,
+        counts: Counts,
+        abort_policy: AbortPolicy,
+        withdrawals: Withdrawals,
+        budget: Budget,
         load: Load,
     ) -> None:
         self._load = load
         self._chain = chain
         self._fields = fields
-        self._tally = tally
-        self._gate = gate
-        self._brake = brake
-        self._purse = purse
+        self._counts = counts
+        self._abort_policy = abort_policy
+        self._withdrawals = withdrawals
+        self._budget = budget
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._chain._step(kwargs).call
-        fields, tally, gate, brake = self._fields, self._tally, self._gate, self._brake
+        fields, counts, abort_policy, withdrawals = (
+            self._fields,
+            self._counts,
+            self._abort_policy,
+            self._withdrawals,
+        )
         load = self._load
-        purse = self._purse
+        budget = self._budget
 
         async def call(entry: Entry, strand: Strand) -> Entry:
-            tally.started += 1
-            purse.watch(strand)
+            counts.started += 1
+            budget.watch(strand)
             ended = True
             try:
-                with brake.over(strand):
+                with withdrawals.guard(strand):
                     answer: Answer = await ask(fields(entry.row), strand)
                 entry.output, entry.finish_reason, entry.error = answer
-                tally.answered += 1
+                counts.answered += 1
                 if entry.error is not None:
                     raise entry.error
-            except (LeftOutError, SpendingLimitError):
+            except (WithdrawnError, SpendingLimitError):
                 ended = False
             except Exception as error:  # noqa: BLE001  this row's outcome
-                ended = gate.refused(error)
+                ended = abort_policy.record_failure(error)
                 entry.fail(error)
                 if ended:
-                    tally.add_failure(entry.row.number, error)
+                    counts.add_failure(entry.row.number, error)
             else:
-                tally.done += 1
-                gate.passed()
+                counts.done += 1
+                abort_policy.record_success()
             entry.ended = ended
-            tally.left_out += not ended
+            counts.left_out += not ended
             item = strand.item
-            tally.retries += item.retries
+            counts.retries += item.retries
             if item.usage is not None:
-                tally.add_usage(item.usage)
+                counts.add_usage(item.usage)
             if load.is_heavy:
                 await load.lessened(strand)
             return entry
@@ -174,7 +179,7 @@ class Booked(Runnable[Entry, Entry]):
 
 
 def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow], Fields]:
-    """Return what makes a prompt's fields `names` of a row of `source`."""
+    """Return a function from a row of `source` to a prompt's fields `names`."""
     if source.format != "jsonl":
         return _table_fields
 

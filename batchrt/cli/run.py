@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from batchrt.cli.abort import Brake, Gatekeeper
-from batchrt.cli.budget import Purse
+from batchrt.cli.abort import AbortPolicy, Withdrawals
+from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
-from batchrt.cli.counts import Tally
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.counts import Counts
+from batchrt.cli.errors import UsageError
 from batchrt.cli.job import Job, check_limits, execute, output_format, output_option_named
 from batchrt.cli.options import RunSettings
-from batchrt.cli.pipeline import RowCargo, feed_of
+from batchrt.cli.pipeline import RowPipeline, feed_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.cli.row_step import Answer, Answers, Booked, fields_of
+from batchrt.cli.row_step import Answer, Answers, RowStep, fields_of
 from batchrt.errors import InputError
 from batchrt.files import Sink, Source, open_sink
 from batchrt.files.cells import error_line
@@ -26,18 +26,18 @@ __all__ = ["run_job"]
 
 
 def run_job(settings: RunSettings) -> int:
-    """Do what `settings` say and return the exit code.
+    """Run the job of `settings` and return the exit code.
 
     Raises:
-        UsageProblem: something has to be put right first; nothing was sent and nothing written.
+        UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     messages = read_prompt(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
     check_limits(settings)
-    purse = Purse.of(settings, answers=True)
+    budget = Budget.of(settings, answers=True)
     model = chat_model(settings)
-    tally = Tally()
-    answers = _answers(settings, model, schema, tally)
+    counts = Counts()
+    answers = _answers(settings, model, schema, counts)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         columns = source.survey(settings.limit)
@@ -45,24 +45,35 @@ def run_job(settings: RunSettings) -> int:
         sink = stack.enter_context(_open_sink(settings, source, columns))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        gate, brake = Gatekeeper(max_wait=settings.max_wait, patience=settings.patience), Brake()
+        abort_policy, withdrawals = (
+            AbortPolicy(max_wait=settings.max_wait, patience=settings.patience),
+            Withdrawals(),
+        )
         chain: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
             chain = chain.with_config(timeout=settings.timeout, run_name="the row")
         fields = fields_of(source, prompt.input_variables)
         feed = feed_of(source, settings.limit)
-        booked = Booked(chain, fields, tally=tally, gate=gate, brake=brake, purse=purse, load=feed.load)
-        cargo = RowCargo(booked, feed, settings.max_concurrency, tally, purse)
+        row_step = RowStep(
+            chain,
+            fields,
+            counts=counts,
+            abort_policy=abort_policy,
+            withdrawals=withdrawals,
+            budget=budget,
+            load=feed.load,
+        )
+        pipeline = RowPipeline(row_step, feed, settings.max_concurrency, counts, budget)
         return Job(
-            cargo,
+            pipeline,
             model,
             settings=settings,
             source=source,
             sink=sink,
-            tally=tally,
-            gate=gate,
-            brake=brake,
-            purse=purse,
+            counts=counts,
+            abort_policy=abort_policy,
+            withdrawals=withdrawals,
+            budget=budget,
         )
 
     return execute(settings, new_job)
@@ -83,23 +94,23 @@ def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) ->
             encoding=settings.output_encoding,
         )
     except InputError as error:
-        raise UsageProblem(output_option_named(error)) from error
+        raise UsageError(output_option_named(error)) from error
 
 
 def _answers(
-    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None, tally: Tally
+    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None, counts: Counts
 ) -> Runnable[Any, Answer]:
     """Return the part of the chain behind the prompt.
 
     Raises:
-        UsageProblem: the schema cannot be sent.
+        UsageError: the schema cannot be sent.
     """
-    answers = Answers(tally, structured=schema is not None, fail_cut_off=settings.fail_cut_off)
+    answers = Answers(counts, structured=schema is not None, fail_cut_off=settings.fail_cut_off)
     if schema is None:
         return model | answers
     try:
         structured = model.with_structured_output(schema, include_raw=True)
     except Exception as error:
         reason = error_line(error)
-        raise UsageProblem(f"--schema: {settings.schema} cannot be used: {reason}") from error
+        raise UsageError(f"--schema: {settings.schema} cannot be used: {reason}") from error
     return structured | answers

@@ -24,7 +24,7 @@ def table(tmp_path: Path) -> Path:
     return new_table(tmp_path)
 
 
-def test_a_matrix_has_the_rows_in_order(command: Command, table: Path, tmp_path: Path) -> None:
+def test_embed_matrix_has_the_rows_in_order(command: Command, table: Path, tmp_path: Path) -> None:
     """The embedded model needs neither a key nor a server; the ids are in a file beside it."""
     out = tmp_path / "v.npy"
     result = command("embed", table, "--column", "text", "--id", "key", "--model", "mock", "-o", out)
@@ -45,7 +45,7 @@ def test_a_matrix_has_the_rows_in_order(command: Command, table: Path, tmp_path:
     ]
 
 
-def test_a_table_has_ids_vectors_and_errors(command: Command, table: Path, tmp_path: Path) -> None:
+def test_embed_table_has_ids_vectors_and_errors(command: Command, table: Path, tmp_path: Path) -> None:
     """Without --id the row's number is the id, and is a number."""
     pq = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "v.parquet"
@@ -56,7 +56,7 @@ def test_a_table_has_ids_vectors_and_errors(command: Command, table: Path, tmp_p
     assert columns["error"] == [None] * 20
 
 
-def test_lines_go_to_stdout_by_default(command: Command, table: Path) -> None:
+def test_embed_lines_go_to_stdout_by_default(command: Command, table: Path) -> None:
     """And --quiet leaves nothing else to be seen."""
     result = command("embed", table, "--column", "text", "--id", "key", "--model", "mock", "--quiet")
     assert (result.code, result.err) == (0, "")
@@ -66,7 +66,7 @@ def test_lines_go_to_stdout_by_default(command: Command, table: Path) -> None:
     assert all(row["error"] is None for row in rows)
 
 
-def test_stdin_is_read_as_its_format_says(command: Command, table: Path, tmp_path: Path) -> None:
+def test_embed_stdin_is_read_as_its_format_says(command: Command, table: Path, tmp_path: Path) -> None:
     """From a pipe."""
     out = tmp_path / "v.npy"
     arguments = ["--format", "csv", "--column", "text", "--model", "mock", "-o", out]
@@ -78,7 +78,7 @@ def test_stdin_is_read_as_its_format_says(command: Command, table: Path, tmp_pat
     ("options", "server", "requests"),
     [([], "openai", 5), (["--server", "tei"], "tei", 313), (["--max-batch-size", 500], "openai", 20)],
 )
-def test_texts_are_sent_in_lists_as_long_as_the_server_takes(
+def test_embed_texts_are_sent_in_lists_as_long_as_the_server_takes(
     command: Command, tmp_path: Path, options: list[Any], server: Any, requests: int
 ) -> None:
     """The server's own log says so; no more are in flight than allowed."""
@@ -95,7 +95,7 @@ def test_texts_are_sent_in_lists_as_long_as_the_server_takes(
     assert f"{requests} lists sent" in result.err
 
 
-def test_equal_texts_of_a_list_are_sent_once(
+def test_embed_equal_texts_of_a_list_are_sent_once(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each of their rows has the vector."""
@@ -109,7 +109,7 @@ def test_equal_texts_of_a_list_are_sent_once(
     assert provider.log.snapshot().items == 2
 
 
-def test_bad_rows_cost_nothing_and_stay_in_their_places(
+def test_embed_bad_rows_cost_nothing_and_stay_in_their_places(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each says which file, which row, which column and what to do; the exit code is 1."""
@@ -136,7 +136,7 @@ def test_bad_rows_cost_nothing_and_stay_in_their_places(
     assert f"4 InputError, as in row 2: {path}, row 2" in result.err
 
 
-def test_what_is_no_string_is_embedded_as_it_stands_in_the_file(
+def test_embed_what_is_no_string_is_embedded_as_it_stands_in_the_file(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON and not Python."""
@@ -149,7 +149,7 @@ def test_what_is_no_string_is_embedded_as_it_stands_in_the_file(
     assert found == [provider.vector_of(text) for text in ("7", "true", '["é"]')]
 
 
-def test_a_text_the_server_will_not_have_fails_alone(
+def test_embed_text_the_server_will_not_have_fails_alone(
     command: Command, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And is a row of NaN in a matrix."""
@@ -168,7 +168,7 @@ def test_a_text_the_server_will_not_have_fails_alone(
     assert errors[7].startswith("BadRequestError: ")
 
 
-def test_texts_that_are_too_long_fail_or_are_cut(command: Command, tmp_path: Path) -> None:
+def test_embed_texts_that_are_too_long_fail_or_are_cut(command: Command, tmp_path: Path) -> None:
     """The error says with which option."""
     path = tmp_path / "in.jsonl"
     path.write_text(json.dumps({"t": "word " * 20_000}) + '\n{"t": "x"}\n')
@@ -184,7 +184,9 @@ def test_texts_that_are_too_long_fail_or_are_cut(command: Command, tmp_path: Pat
             assert all(row["embedding"] for row in written(cut.out))
 
 
-def test_options_reach_the_provider(command: Command, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embed_options_reach_the_provider(
+    command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the request's body."""
     asked: list[Any] = []
     transport = MockProvider().transport()
@@ -208,7 +210,7 @@ def test_options_reach_the_provider(command: Command, table: Path, monkeypatch: 
     ]
 
 
-def test_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
+def test_embed_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None is lost, none is out of order."""
@@ -232,7 +234,7 @@ def test_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
     assert f"{len(rows) - failed} done, {failed} failed" in result.err
 
 
-def test_a_list_that_takes_too_long_fails_alone(command: Command, table: Path) -> None:
+def test_embed_list_that_takes_too_long_fails_alone(command: Command, table: Path) -> None:
     """The timeout is the list's."""
     with MockProvider(faults=FaultPlan(script=[Fault.STALL(seconds=60)])).serve() as server:
         arguments = ["--base-url", server.base_url, "--timeout", "0.3", "-c", 1, "--max-batch-size", 5]
@@ -243,7 +245,7 @@ def test_a_list_that_takes_too_long_fails_alone(command: Command, table: Path) -
     assert all(row["embedding"] for row in rows[5:])
 
 
-def test_repeated_requests_and_tokens_nobody_counted_are_told(
+def test_embed_repeated_requests_and_tokens_nobody_counted_are_told(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was estimated is called that."""
@@ -256,7 +258,7 @@ def test_repeated_requests_and_tokens_nobody_counted_are_told(
     assert "\ntokens: " not in result.err
 
 
-def test_a_list_that_is_late_holds_up_no_more_than_the_window(
+def test_embed_list_that_is_late_holds_up_no_more_than_the_window(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is the window and not the input."""
@@ -288,6 +290,6 @@ def test_a_list_that_is_late_holds_up_no_more_than_the_window(
     ("cap", "size", "lists"),
     [(4, 2048, 8), (4, 32, 84), (4, 4, 84), ("auto", 2048, 16), ("auto", 32, 1024), ("auto", 10**6, 10)],
 )
-def test_the_window_is_counted_in_rows(cap: Any, size: int, lists: int) -> None:
+def test_embed_window_is_counted_in_rows(cap: Any, size: int, lists: int) -> None:
     """So that memory is bounded, also where nobody says how many lists may be in flight."""
     assert _window(cap, size) == lists

@@ -45,7 +45,7 @@ def embedded(out: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_lets_what_is_in_flight_finish(
+def test_embed_first_signal_lets_what_is_in_flight_finish(
     command: Command,
     numbers: Path,
     tmp_path: Path,
@@ -77,7 +77,7 @@ def test_the_first_signal_lets_what_is_in_flight_finish(
     assert "40 done, 0 failed\n" in result.err
 
 
-def test_the_second_signal_cancels_and_keeps_what_is_done(
+def test_embed_second_signal_cancels_and_keeps_what_is_done(
     command: Command, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also lists that waited for one before them; what was not finished is left out."""
@@ -100,7 +100,7 @@ def test_the_second_signal_cancels_and_keeps_what_is_done(
     assert f"output: 30 rows of 4 numbers in {out}" in result.err
 
 
-def test_the_done_part_of_a_list_that_was_split_is_kept(
+def test_embed_done_part_of_a_list_that_was_split_is_kept(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was paid for."""
@@ -124,7 +124,7 @@ def test_the_done_part_of_a_list_that_was_split_is_kept(
 @pytest.mark.parametrize(
     ("status", "code"), [(401, "invalid_api_key"), (429, "insufficient_quota"), (404, "model_not_found")]
 )
-def test_a_provider_that_lets_nobody_through_is_left_alone(
+def test_embed_provider_that_lets_nobody_through_is_left_alone(
     command: Command,
     numbers: Path,
     tmp_path: Path,
@@ -151,7 +151,7 @@ def test_a_provider_that_lets_nobody_through_is_left_alone(
     assert len(written((tmp_path / "v.ids.jsonl").read_text())) == 50
 
 
-def test_a_single_refusal_is_the_lists_own(
+def test_embed_single_refusal_is_the_lists_own(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bad account behind a proxy does not stop a job."""
@@ -164,7 +164,7 @@ def test_a_single_refusal_is_the_lists_own(
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet", "jsonl"])
-def test_without_patience_a_server_that_is_down_fails_every_row(
+def test_embed_without_patience_a_server_that_is_down_fails_every_row(
     command: Command, numbers: Path, tmp_path: Path, kind: str
 ) -> None:
     """Nothing is stopped; each row says what happened."""
@@ -185,7 +185,7 @@ def test_without_patience_a_server_that_is_down_fails_every_row(
     assert all(row["error"].startswith("ConnectionFailedError: ") for row in rows)
 
 
-def test_the_key_is_never_shown(
+def test_embed_key_is_never_shown(
     command: Command, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in the output, nor in messages, nor when a server echoes it."""
@@ -204,7 +204,7 @@ async def third_request(log: RequestLog) -> None:
         await log.wait_for(lambda seen: seen.requests == 3)
 
 
-def test_ctrl_c_twice_leaves_files_that_can_be_read(numbers: Path, tmp_path: Path) -> None:
+def test_embed_ctrl_c_twice_leaves_files_that_can_be_read(numbers: Path, tmp_path: Path) -> None:
     """A real process, a real server that stalls, real signals."""
     out = tmp_path / "v.npy"
     faults = FaultPlan(script=[None, None, *[Fault.STALL(seconds=600)] * 100])

@@ -46,7 +46,7 @@ def answered(out: str) -> list[int]:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_the_first_signal_lets_what_is_in_flight_finish(
+def test_job_first_signal_lets_what_is_in_flight_finish(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     """No row is begun after it, none that was begun is lost."""
@@ -73,7 +73,7 @@ def test_the_first_signal_lets_what_is_in_flight_finish(
     assert "13 done, 0 failed\n" in result.err
 
 
-def test_the_second_signal_cancels_and_keeps_what_is_done(
+def test_job_second_signal_cancels_and_keeps_what_is_done(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also rows that waited for one before them; what was not finished is left out."""
@@ -95,7 +95,7 @@ def test_the_second_signal_cancels_and_keeps_what_is_done(
     assert "3 done, 0 failed, 2 more cancelled" in result.err
 
 
-def test_after_the_second_the_third_would_kill(
+def test_job_after_the_second_the_third_would_kill(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the process waits for then."""
@@ -127,7 +127,7 @@ def process(*arguments: object, **environment: str) -> Iterator[subprocess.Popen
             running.kill()
 
 
-def test_rows_are_seen_while_others_are_in_flight_and_ctrl_c_twice_ends_it(numbers: Path) -> None:
+def test_job_rows_are_seen_while_others_are_in_flight_and_ctrl_c_twice_ends_it(numbers: Path) -> None:
     """A real process, a real server that stalls, real signals."""
     faults = FaultPlan(script=[None, None, *[Fault.STALL(seconds=600)] * 100])
     with (
@@ -149,7 +149,7 @@ def test_rows_are_seen_while_others_are_in_flight_and_ctrl_c_twice_ends_it(numbe
     assert server.provider.log.snapshot().in_flight == 0
 
 
-def test_ctrl_c_gets_through_while_a_pipe_is_waited_for() -> None:
+def test_job_ctrl_c_gets_through_while_a_pipe_is_waited_for() -> None:
     """The thread that reads it cannot be interrupted and must not hold anything up."""
     arguments = ["run", "-", "--format", "jsonl", "-p", "{n}", "--model", "mock", "--quiet"]
     with process(*arguments) as running:
@@ -167,7 +167,7 @@ def test_ctrl_c_gets_through_while_a_pipe_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(401, "invalid_api_key"), (429, "insufficient_quota"), (404, "model_not_found")]
 )
-def test_a_provider_that_lets_nobody_through_is_left_alone(
+def test_job_provider_that_lets_nobody_through_is_left_alone(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     """After a handful of requests and not after all; exit code 2, for nothing was done."""
@@ -187,7 +187,7 @@ def test_a_provider_that_lets_nobody_through_is_left_alone(
     assert len(result.out.splitlines()) == 5
 
 
-def test_credit_that_runs_out_stops_a_job_half_way(
+def test_job_credit_that_runs_out_stops_a_job_half_way(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was answered before is kept; exit code 4, and how many rows were never begun."""
@@ -205,7 +205,7 @@ def test_credit_that_runs_out_stops_a_job_half_way(
     assert "10 done, 5 failed" in result.err
 
 
-def test_a_single_refusal_is_the_rows_own(
+def test_job_single_refusal_is_the_rows_own(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bad account behind a proxy does not stop a job."""
@@ -222,7 +222,7 @@ def test_a_single_refusal_is_the_rows_own(
     assert "stopped" not in result.err
 
 
-def test_without_patience_a_server_that_is_down_fails_every_row(command: Command, numbers: Path) -> None:
+def test_job_without_patience_a_server_that_is_down_fails_every_row(command: Command, numbers: Path) -> None:
     """Nothing is stopped; each row says what happened, and the exit code that none was answered."""
     where = ["--base-url", "http://127.0.0.1:9/v1", "--max-retries", 0, "--patience", 0]
     result = command("run", numbers, "-p", "{n}", *where, "-n", 8)
@@ -232,7 +232,7 @@ def test_without_patience_a_server_that_is_down_fails_every_row(command: Command
     assert all(error.startswith("ConnectionFailedError: ") for error in errors)
 
 
-def test_the_key_is_never_shown(
+def test_job_key_is_never_shown(
     command: Command, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither in the output, nor in messages, nor when a server echoes it."""
@@ -245,7 +245,7 @@ def test_the_key_is_never_shown(
     assert SECRET not in out.read_text() + result.err + result.out
 
 
-def test_the_key_in_the_environment_is_used(
+def test_job_key_in_the_environment_is_used(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by every other client."""
@@ -259,7 +259,7 @@ def test_the_key_in_the_environment_is_used(
 @pytest.mark.parametrize("quiet", [True, False])
 @pytest.mark.parametrize("command_of", ["run", "embed"])
 @pytest.mark.parametrize("address", ["http://no-such.invalid/v1", "http://127.0.0.1:9/v1", "https", "http"])
-def test_wrong_address_ends_a_job_at_once_with_its_reason(
+def test_job_wrong_address_ends_a_job_at_once_with_its_reason(
     command: Command, numbers: Path, tmp_path: Path, address: str, command_of: str, quiet: bool
 ) -> None:
     """In the row, and on stderr; --patience is for what waiting may mend. Exit code 2: no answer."""

@@ -8,14 +8,14 @@ import pytest
 from tests.cli.conftest import Command
 
 
-def test_it_says_what_it_is(command: Command) -> None:
+def test_main_it_says_what_it_is(command: Command) -> None:
     """On stdout, and that is no failure."""
     result = command("--version")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("batchrt")
 
 
-def test_help_names_every_command(command: Command) -> None:
+def test_main_help_names_every_command(command: Command) -> None:
     """On stdout; without a command it is what was missing."""
     asked, bare = command("--help"), command()
     assert (asked.code, bare.code) == (0, 2)
@@ -47,7 +47,7 @@ def test_help_names_every_command(command: Command) -> None:
         (["mock", "--faults", "2"], "--faults"),
     ],
 )
-def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:
+def test_main_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:
     """It names the option, and the exit code is 2."""
     result = command(*arguments)
     assert result.code == 2
@@ -55,7 +55,7 @@ def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: st
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["embed", "--help"], ["run", "no.csv"]])
-def test_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
+def test_main_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
     """Nobody waits for an HTTP library to read a help page."""
     program = (
         "import sys; from batchrt.cli.main import main\n"

@@ -39,7 +39,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MockProvider, Any]]:
     return seen
 
 
-def test_options_make_the_provider(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+def test_mock_options_make_the_provider(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
     """Latency as a number or a distribution, faults of every kind and of single ones."""
     arguments = ["--latency", "lognormal:0.2,0.5", "--seed", "7", "--port", "0", "--host", "::1"]
     faults = ["--faults", "0.1", "--fault", "stall:3=0.2", "--fault", "gzip_bomb:1000=0.01"]
@@ -55,7 +55,7 @@ def test_options_make_the_provider(command: Command, served: list[tuple[MockProv
     assert dict(provider.faults.rates.items()) == expected
 
 
-def test_by_default_nothing_goes_wrong(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+def test_mock_by_default_nothing_goes_wrong(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
     """Answers at once, on loopback alone."""
     assert command("mock").code == 0
     [(provider, address)] = served
@@ -65,7 +65,7 @@ def test_by_default_nothing_goes_wrong(command: Command, served: list[tuple[Mock
     assert (controller._limits, controller._queueing, controller._outages) == (None, None, ())
 
 
-def test_a_family_and_its_limits(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+def test_mock_family_and_its_limits(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
     """What lists it takes, and what they get; latency grows with them."""
     limits = ["--max-inputs", "2", "--max-input-tokens", "3", "--max-in-flight", "9", "--dimensions", "5"]
     assert command("mock", "--server", "tei", "--latency-per-input", "0.5", *limits).code == 0
@@ -81,7 +81,7 @@ def test_a_family_and_its_limits(command: Command, served: list[tuple[MockProvid
     assert len(json.loads(body_of(proper))["data"][0]["embedding"]) == 5
 
 
-def test_limits_a_queue_and_outages(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
+def test_mock_limits_a_queue_and_outages(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
     """What is refused when, and how it is told."""
     limits = ["--requests-per-minute", "600,60@120", "--tokens-per-minute", "90000", "--burst-seconds", "0.1"]
     told = ["--requests-per-day", "1000", "--tokens-per-day", "1e6", "--limit-style", "litellm"]
@@ -147,14 +147,14 @@ def body_of(exchange: Exchange) -> bytes:
         (["--outage", "5-9=418"], "--outage 5-9=418: write it as"),
     ],
 )
-def test_a_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:
+def test_mock_mistake_is_one_line(command: Command, arguments: list[str], words: str) -> None:
     """With an example of how it is written."""
     result = command("mock", *arguments)
     assert result.code == 2
     assert words in result.complaint
 
 
-def test_a_port_that_is_taken_is_one_line(command: Command) -> None:
+def test_mock_port_that_is_taken_is_one_line(command: Command) -> None:
     """And no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_one_line(command: Command) -> None:
     assert result.complaint.startswith(f"cannot listen on 127.0.0.1, port {port}: address already in use")
 
 
-def test_it_says_where_it_listens_and_serves_until_ctrl_c() -> None:
+def test_mock_it_says_where_it_listens_and_serves_until_ctrl_c() -> None:
     """The first line is all that a script needs; requests without the key are refused."""
     arguments = [sys.executable, "-m", "batchrt", "mock", "--port", "0", "--require-key", "sesame"]
     with subprocess.Popen(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from batchrt.cli.budget import Purse
-from batchrt.cli.counts import Kind, Tally
-from batchrt.cli.errors import UsageProblem
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts, Kind
+from batchrt.cli.errors import UsageError
 from batchrt.cli.models import url_hint
 from batchrt.cli.options import (
     check_text,
@@ -37,7 +37,7 @@ def test_options_may_be_huge_numbers(text: str) -> None:
 def test_options_that_are_no_whole_number(text: str) -> None:
     """Are none."""
     assert read_whole(text) is None
-    with pytest.raises(UsageProblem, match="positive whole number or auto"):
+    with pytest.raises(UsageError, match="positive whole number or auto"):
         read_concurrency(text)
 
 
@@ -88,14 +88,14 @@ def test_options_of_the_api_that_make_no_sense(command: Command, tmp_path: Path,
 @pytest.mark.parametrize(
     "header", ["sk-secret", ":sk-secret", " : sk-secret", "a b: sk-secret", "X: sk-secrét", "X: sk-secret\n"]
 )
-def test_headers_that_are_none_do_not_show(command: Command, tmp_path: Path, header: str) -> None:
+def test_options_headers_that_are_none_do_not_show(command: Command, tmp_path: Path, header: str) -> None:
     """A value may be a key."""
     path = tmp_path / "in.csv"
     path.write_text("text\na\n")
     where = ["--base-url", "http://127.0.0.1:9/v1"]
     try:
         parsed = read_headers([header])
-    except UsageProblem:
+    except UsageError:
         parsed = {}
     if header.startswith("X") and header.endswith("\n"):
         assert parsed == {"X": "sk-secret"}
@@ -135,20 +135,22 @@ def test_options_name_characters_in_words() -> None:
         (None, ""),
     ],
 )
-def test_urls_that_nothing_came_from_are_looked_at(url: str | None, words: str) -> None:
+def test_options_urls_that_nothing_came_from_are_looked_at(url: str | None, words: str) -> None:
     """Only then, and only if a path may be wrong."""
-    tally = Tally(failed=1, kinds={"BadRequestError": Kind("404")})
-    assert url_hint(url, tally).find(words) >= 0
-    assert bool(url_hint(url, tally)) == bool(words)
-    tally.answered = 1
-    assert not url_hint(url, tally)
-    assert not url_hint(url, Tally(failed=1, kinds={"ConnectionFailedError": Kind("no")}))
+    counts = Counts(failed=1, kinds={"BadRequestError": Kind("404")})
+    assert url_hint(url, counts).find(words) >= 0
+    assert bool(url_hint(url, counts)) == bool(words)
+    counts.answered = 1
+    assert not url_hint(url, counts)
+    assert not url_hint(url, Counts(failed=1, kinds={"ConnectionFailedError": Kind("no")}))
 
 
 @pytest.mark.parametrize(
     "prompt", ['Like {"label": "x"} for {text}', "{ text }", "{\n{text}", "{'a': 1}", "[{[]}]"]
 )
-def test_braces_that_are_no_fields_are_explained(command: Command, tmp_path: Path, prompt: str) -> None:
+def test_options_braces_that_are_no_fields_are_explained(
+    command: Command, tmp_path: Path, prompt: str
+) -> None:
     """Those of JSON, mostly."""
     path = tmp_path / "in.csv"
     path.write_text("text\na\n")
@@ -157,7 +159,7 @@ def test_braces_that_are_no_fields_are_explained(command: Command, tmp_path: Pat
     assert "{{ and }}" in result.complaint
 
 
-def test_prices_without_a_limit_show_the_cost(command: Command, tmp_path: Path) -> None:
+def test_options_prices_without_a_limit_show_the_cost(command: Command, tmp_path: Path) -> None:
     """As far as there are prices."""
     path = tmp_path / "in.csv"
     path.write_text("text\n" + "a\n" * 9)
@@ -172,12 +174,12 @@ def test_prices_without_a_limit_show_the_cost(command: Command, tmp_path: Path) 
     assert json.loads(embedded.out.splitlines()[0])["error"] is None
 
 
-def test_prices_without_a_limit_show_the_cost_as_a_limit_counts_it() -> None:
+def test_options_prices_without_a_limit_show_the_cost_as_a_limit_counts_it() -> None:
     """With a tenth for cached input, and half for the flex tier."""
-    purse, tally = Purse(price=Price(1.0, 2.0)), Tally()
-    tally.add_usage(Usage(1_000_000, 0, 1_000_000, cached_input_tokens=1_000_000))
-    tally.add_usage(Usage(1_000_000, 0, 1_000_000, service_tier="flex"))
-    tally.add_usage(Usage(0, 1_000_000, 1_000_000, service_tier="flex"))
-    assert purse.cost_of(tally) == "cost: 1.60"
-    tally.estimated_tokens = 1_000_000
-    assert purse.cost_of(tally) == "cost: about 2.60"
+    budget, counts = Budget(price=Price(1.0, 2.0)), Counts()
+    counts.add_usage(Usage(1_000_000, 0, 1_000_000, cached_input_tokens=1_000_000))
+    counts.add_usage(Usage(1_000_000, 0, 1_000_000, service_tier="flex"))
+    counts.add_usage(Usage(0, 1_000_000, 1_000_000, service_tier="flex"))
+    assert budget.cost_of(counts) == "cost: 1.60"
+    counts.estimated_tokens = 1_000_000
+    assert budget.cost_of(counts) == "cost: about 2.60"

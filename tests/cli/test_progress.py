@@ -10,7 +10,7 @@ import anyio
 import pytest
 from rich.console import Console
 
-from batchrt.cli.counts import Kind, Tally
+from batchrt.cli.counts import Counts, Kind
 from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
 from batchrt.limits.quota import QuotaStatistics
 from tests import virtual
@@ -20,9 +20,9 @@ def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
     return virtual.run(function, longest=math.inf)
 
 
-def new_progress(tally: Tally, **options: Any) -> Progress:
+def new_progress(counts: Counts, **options: Any) -> Progress:
     known = {"total": None, "limit": None, "fraction_read": lambda: None, "quota": new_standing}
-    return Progress(tally, **{**known, **options})
+    return Progress(counts, **{**known, **options})
 
 
 def new_standing(**known: Any) -> QuotaStatistics:
@@ -31,15 +31,15 @@ def new_standing(**known: Any) -> QuotaStatistics:
     return QuotaStatistics(**{**nothing, **unknown, **known})
 
 
-def test_all_facts_are_said() -> None:
+def test_progress_all_facts_are_said() -> None:
     """Done, failed, in flight, per second, time left, tokens."""
 
     async def main() -> list[str]:
-        tally = Tally()
-        progress = new_progress(tally, total=1000, quota=lambda: new_standing(in_flight=50))
+        counts = Counts()
+        progress = new_progress(counts, total=1000, quota=lambda: new_standing(in_flight=50))
         await anyio.sleep(10)
-        tally.started, tally.done, tally.failed = 300, 240, 10
-        tally.input_tokens, tally.output_tokens = 1500, 500
+        counts.started, counts.done, counts.failed = 300, 240, 10
+        counts.input_tokens, counts.output_tokens = 1500, 500
         return progress.words()
 
     assert on_mock_clock(main) == [
@@ -52,20 +52,20 @@ def test_all_facts_are_said() -> None:
     ]
 
 
-def test_an_estimate_is_called_one() -> None:
+def test_progress_estimate_is_called_one() -> None:
     """Where a server does not tell what it billed."""
 
     async def main() -> list[str]:
-        return new_progress(Tally(input_tokens=500, estimated_tokens=1500)).words()
+        return new_progress(Counts(input_tokens=500, estimated_tokens=1500)).words()
 
     assert on_mock_clock(main)[-1] == "about 2k tokens"
 
 
-def test_what_nobody_knows_is_not_said() -> None:
+def test_progress_what_nobody_knows_is_not_said() -> None:
     """A pipe has no end in sight; nothing failed; no server counts tokens."""
 
     async def main() -> list[str]:
-        return new_progress(Tally(started=3, done=1)).words()
+        return new_progress(Counts(started=3, done=1)).words()
 
     assert on_mock_clock(main) == ["1 done", "0 in flight", "0/s"]
 
@@ -91,14 +91,14 @@ def test_what_nobody_knows_is_not_said() -> None:
         ({"in_flight": 1, "down_for": 95.0}, ["1 in flight", "provider down 1:35", "1/s"]),
     ],
 )
-def test_how_things_stand_with_the_provider_is_said(known: dict[str, Any], words: list[str]) -> None:
+def test_progress_how_things_stand_with_the_provider_is_said(known: dict[str, Any], words: list[str]) -> None:
     """What is most important first; while nothing is sent, nobody can say when it will be done."""
 
     async def main() -> list[str]:
-        tally = Tally()
-        progress = new_progress(tally, total=20, quota=lambda: new_standing(**known))
+        counts = Counts()
+        progress = new_progress(counts, total=20, quota=lambda: new_standing(**known))
         await anyio.sleep(10)
-        tally.done = 10
+        counts.done = 10
         return progress.words()
 
     assert on_mock_clock(main) == ["10 of 20 done", *words]
@@ -112,16 +112,16 @@ def test_how_things_stand_with_the_provider_is_said(known: dict[str, Any], words
         ({"in_flight": 3, "waiting": 2}, ["3 lists in flight", "0/s", "2 lists waiting"]),
     ],
 )
-def test_lists_are_called_that(known: dict[str, Any], words: list[str]) -> None:
+def test_progress_lists_are_called_that(known: dict[str, Any], words: list[str]) -> None:
     """They are not rows."""
 
     async def main() -> list[str]:
-        return new_progress(Tally(lists=5), quota=lambda: new_standing(**known)).words()
+        return new_progress(Counts(lists=5), quota=lambda: new_standing(**known)).words()
 
     assert on_mock_clock(main) == ["0 done", *words]
 
 
-def test_how_things_stand_is_asked_once_a_line() -> None:
+def test_progress_how_things_stand_is_asked_once_a_line() -> None:
     """Two answers might not fit together."""
     asked: list[None] = []
 
@@ -130,7 +130,7 @@ def test_how_things_stand_is_asked_once_a_line() -> None:
         return new_standing()
 
     async def main() -> None:
-        new_progress(Tally(), quota=quota).words()
+        new_progress(Counts(), quota=quota).words()
 
     on_mock_clock(main)
     assert len(asked) == 1
@@ -148,42 +148,42 @@ def test_how_things_stand_is_asked_once_a_line() -> None:
         ({"total": 0}, 1.0),
     ],
 )
-def test_the_share_done_is_known_by_the_best_there_is(
+def test_progress_share_done_is_known_by_the_best_there_is(
     options: dict[str, Any], fraction: float | None
 ) -> None:
     """The rows, or the bytes read less what is still in flight, or the limit."""
 
     async def main() -> float | None:
-        return new_progress(Tally(started=80, done=30, failed=10), **options).fraction()
+        return new_progress(Counts(started=80, done=30, failed=10), **options).fraction()
 
     assert on_mock_clock(main) == fraction
 
 
-def test_the_pace_is_that_of_the_last_seconds() -> None:
+def test_progress_pace_is_that_of_the_last_seconds() -> None:
     """A slow start does not weigh for ever."""
 
     async def main() -> float:
-        tally = Tally()
-        progress = new_progress(tally)
+        counts = Counts()
+        progress = new_progress(counts)
         for _ in range(60):
             await anyio.sleep(1)
             progress.per_second()
         for _ in range(12):
             await anyio.sleep(1)
-            tally.done += 100
+            counts.done += 100
             pace = progress.per_second()
         return pace
 
     assert on_mock_clock(main) == 100
 
 
-def test_a_log_gets_a_line_every_five_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_log_gets_a_line_every_five_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, each a whole one."""
 
     async def main() -> None:
-        tally = Tally(started=2, done=1, kinds={"E": Kind("x")})
+        counts = Counts(started=2, done=1, kinds={"E": Kind("x")})
         with anyio.move_on_after(12):
-            await LogLines().show(new_progress(tally, quota=lambda: new_standing(in_flight=1)))
+            await LogLines().show(new_progress(counts, quota=lambda: new_standing(in_flight=1)))
 
     on_mock_clock(main)
     out, err = capsys.readouterr()
@@ -191,17 +191,17 @@ def test_a_log_gets_a_line_every_five_seconds(capsys: pytest.CaptureFixture[str]
     assert err.splitlines() == ["batchrt: 1 done, 1 in flight, 0.2/s", "batchrt: 1 done, 1 in flight, 0.1/s"]
 
 
-def test_a_terminal_has_a_line_that_goes_again() -> None:
+def test_progress_terminal_has_a_line_that_goes_again() -> None:
     """With a bar where the share is known, cut to the width, notes above it, and nothing left at the end."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=50, _environ={})
     display = LiveLine(console)
 
     async def main() -> None:
-        tally = Tally(started=200, done=100, failed=50)
+        counts = Counts(started=200, done=100, failed=50)
         with anyio.move_on_after(1):
             async with anyio.create_task_group() as group:
-                group.start_soon(display.show, new_progress(tally, total=300))
+                group.start_soon(display.show, new_progress(counts, total=300))
                 await anyio.sleep(0.5)
                 display.note("a [word]")
 
@@ -223,7 +223,7 @@ def test_a_terminal_has_a_line_that_goes_again() -> None:
         (False, {"quiet": True, "rows_on_terminal": False}, Silence),
     ],
 )
-def test_the_live_line_wants_a_terminal_to_itself(
+def test_progress_live_line_wants_a_terminal_to_itself(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, options: dict[str, bool], kind: type
 ) -> None:
     """Rows on the same terminal would tear it; a log cannot have it; --quiet wins."""
@@ -237,7 +237,7 @@ def test_the_live_line_wants_a_terminal_to_itself(
     assert type(choose_display(**options)) is kind
 
 
-def test_a_daemon_without_stderr_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_daemon_without_stderr_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be shown, and the rows are done all the same."""
     monkeypatch.setattr(sys, "stderr", None)
     assert isinstance(choose_display(quiet=False, rows_on_terminal=False), Silence)

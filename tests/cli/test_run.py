@@ -35,7 +35,7 @@ def written(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_every_row_gets_its_own_answer_in_order(command: Command, table: Path, tmp_path: Path) -> None:
+def test_run_every_row_gets_its_own_answer_in_order(command: Command, table: Path, tmp_path: Path) -> None:
     """The embedded model needs neither a key nor a server; columns stay and two are added."""
     out = tmp_path / "out.jsonl"
     result = command("run", table, "--prompt", "Say {text}!", "--model", "mock", "-o", out)
@@ -50,14 +50,14 @@ def test_every_row_gets_its_own_answer_in_order(command: Command, table: Path, t
     assert f"output: {out}" in result.err
 
 
-def test_rows_go_to_stdout_by_default(command: Command, table: Path) -> None:
+def test_run_rows_go_to_stdout_by_default(command: Command, table: Path) -> None:
     """As JSONL, and --quiet leaves nothing else to be seen."""
     result = command("run", table, "--prompt", "{text}", "--model", "mock", "--quiet")
     assert (result.code, result.err) == (0, "")
     assert [row["id"] for row in written(result.out)] == [row["id"] for row in ROWS]
 
 
-def test_stdin_is_read_as_its_format_says(command: Command, table: Path) -> None:
+def test_run_stdin_is_read_as_its_format_says(command: Command, table: Path) -> None:
     """From a pipe, with the output in another format."""
     arguments = ["run", "-", "--format", "csv", "--prompt", "{text}", "--model", "mock"]
     result = command(*arguments, "--output-format", "tsv", stdin=table.read_bytes())
@@ -67,7 +67,7 @@ def test_stdin_is_read_as_its_format_says(command: Command, table: Path) -> None
     assert all(row["output"] and not row["error"] for row in rows)
 
 
-def test_a_packed_table_becomes_a_packed_table(command: Command, table: Path, tmp_path: Path) -> None:
+def test_run_packed_table_becomes_a_packed_table(command: Command, table: Path, tmp_path: Path) -> None:
     """By their suffixes."""
     packed, out = tmp_path / "in.csv.gz", tmp_path / "out.csv.gz"
     packed.write_bytes(gzip.compress(table.read_bytes()))
@@ -76,13 +76,13 @@ def test_a_packed_table_becomes_a_packed_table(command: Command, table: Path, tm
     assert [row["id"] for row in rows] == [row["id"] for row in ROWS]
 
 
-def test_a_limit_takes_the_first_rows(command: Command, table: Path) -> None:
+def test_run_limit_takes_the_first_rows(command: Command, table: Path) -> None:
     """And no more are asked about."""
     result = command("run", table, "--prompt", "{text}", "--model", "mock", "--limit", "3")
     assert [row["id"] for row in written(result.out)] == ["0", "1", "2"]
 
 
-def test_bad_rows_cost_no_request_and_stay_in_their_places(
+def test_run_bad_rows_cost_no_request_and_stay_in_their_places(
     command: Command, tmp_path: Path, mock_server: MockServer
 ) -> None:
     """Each says which file, which row and which column; the exit code is 1."""
@@ -99,7 +99,7 @@ def test_bad_rows_cost_no_request_and_stay_in_their_places(
     assert "2 InputError, as in row 2: " in result.err
 
 
-def test_what_is_no_string_stands_in_the_prompt_as_in_the_file(
+def test_run_what_is_no_string_stands_in_the_prompt_as_in_the_file(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON and not Python; null is nothing; numbers take a format."""
@@ -118,7 +118,7 @@ def test_what_is_no_string_stands_in_the_prompt_as_in_the_file(
     assert asked == ['|true|[1, {"é": null}]|{"k": "v"}|1.50']
 
 
-def test_prompts_are_read_from_files(
+def test_run_prompts_are_read_from_files(
     command: Command, table: Path, tmp_path: Path, mock_server: MockServer
 ) -> None:
     """With @; the system message comes first; @@ stands for an @."""
@@ -130,7 +130,7 @@ def test_prompts_are_read_from_files(
     assert written(result.out)[0]["output"] == MockProvider().answer_to(messages)
 
 
-def test_a_schema_makes_answers_objects(command: Command, table: Path, tmp_path: Path) -> None:
+def test_run_schema_makes_answers_objects(command: Command, table: Path, tmp_path: Path) -> None:
     """Which in a table are JSON in a field."""
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}')
@@ -141,7 +141,7 @@ def test_a_schema_makes_answers_objects(command: Command, table: Path, tmp_path:
     assert [json.loads(row["output"]) for row in rows] == objects
 
 
-def test_options_reach_the_provider(command: Command, table: Path) -> None:
+def test_run_options_reach_the_provider(command: Command, table: Path) -> None:
     """Under the names that servers other than OpenAI's know."""
     bodies: list[dict[str, Any]] = []
 
@@ -157,7 +157,7 @@ def test_options_reach_the_provider(command: Command, table: Path) -> None:
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("m1", 0.5, 7)
 
 
-def test_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
+def test_run_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
     command: Command, table: Path
 ) -> None:
     """None is lost, none is out of order."""
@@ -176,7 +176,7 @@ def test_faults_of_every_kind_leave_every_row_right_or_with_its_own_error(
     assert "repeated requests: " in result.err
 
 
-def test_a_row_that_takes_too_long_fails_alone(command: Command, table: Path) -> None:
+def test_run_row_that_takes_too_long_fails_alone(command: Command, table: Path) -> None:
     """The timeout is the row's."""
     with MockProvider(faults=FaultPlan(script=[Fault.STALL(seconds=60)])).serve() as server:
         arguments = ["--base-url", server.base_url, "--timeout", "0.2", "-c", "1", "-n", "2"]
@@ -185,14 +185,14 @@ def test_a_row_that_takes_too_long_fails_alone(command: Command, table: Path) ->
     assert second["output"]
 
 
-def test_cut_off_answers_are_counted(command: Command, table: Path) -> None:
+def test_run_cut_off_answers_are_counted(command: Command, table: Path) -> None:
     """A table full of half answers should not look fine."""
     result = command("run", table, "--prompt", "{text}", "--model", "mock", "--max-tokens", 1, "-n", 2)
     assert result.code == 0
     assert "2 answers cut off at the token limit" in result.err
 
 
-def test_a_prompt_without_columns_is_remarked_upon(command: Command, table: Path) -> None:
+def test_run_prompt_without_columns_is_remarked_upon(command: Command, table: Path) -> None:
     """It is allowed, and seldom meant."""
     result = command("run", table, "--prompt", "Tell a joke", "--model", "mock", "-n", 2)
     assert result.code == 0
@@ -235,7 +235,7 @@ def test_a_prompt_without_columns_is_remarked_upon(command: Command, table: Path
         (["--prompt", "{text}", "--base-url", "ftp://x"], "--base-url must be a URL"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is(
+def test_run_what_cannot_be_done_is_said_before_anything_is(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     """One line, exit code 2, and no file is made."""
@@ -249,7 +249,7 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     assert list(table.parent.iterdir()) == [table]
 
 
-def test_a_file_that_is_there_is_kept_unless_told_otherwise(
+def test_run_file_that_is_there_is_kept_unless_told_otherwise(
     command: Command, table: Path, tmp_path: Path
 ) -> None:
     """It may have been paid for."""
@@ -265,7 +265,7 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("schema", ["[]", '{"type": "array"}'])
-def test_a_schema_must_be_an_objects(command: Command, table: Path, tmp_path: Path, schema: str) -> None:
+def test_run_schema_must_be_an_objects(command: Command, table: Path, tmp_path: Path, schema: str) -> None:
     """No provider takes another."""
     path = tmp_path / "schema.json"
     path.write_text(schema)
@@ -274,7 +274,7 @@ def test_a_schema_must_be_an_objects(command: Command, table: Path, tmp_path: Pa
     assert "must be a JSON schema of an object" in result.complaint
 
 
-def test_more_connections_than_the_system_allows_are_refused(
+def test_run_more_connections_than_the_system_allows_are_refused(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the ten-thousandth fails to open."""
@@ -287,7 +287,7 @@ def test_more_connections_than_the_system_allows_are_refused(
 
 
 @pytest.mark.parametrize(("refuses", "most"), [(False, 100), (True, 36)])
-def test_auto_stays_below_what_the_system_allows(
+def test_run_auto_stays_below_what_the_system_allows(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool, most: int
 ) -> None:
     """The limit is raised as far as it goes, and it never fails."""
@@ -315,7 +315,7 @@ def test_auto_stays_below_what_the_system_allows(
     assert repr(models[0].quota) == f"Quota(max_in_flight={most})"
 
 
-def test_a_reader_that_has_gone_ends_it_quietly(
+def test_run_reader_that_has_gone_ends_it_quietly(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `| head` does; the exit code is the shell's for a broken pipe."""
@@ -328,7 +328,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_one_line(command: Command, table: Path) -> None:
+def test_run_full_disk_is_one_line(command: Command, table: Path) -> None:
     """And no traceback."""
     arguments = ["--model", "mock", "-o", "/dev/full", "--output-format", "csv"]
     result = command("run", table, "--prompt", "{text}", *arguments)

@@ -54,7 +54,7 @@ def named() -> None:
 
 
 @pytest.mark.parametrize("function", [plain, caused, in_context, grouped, named])
-def test_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
+def test_pipeline_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
     """Without a garbage collection."""
 
     def fail() -> weakref.ref[Values]:
@@ -79,7 +79,7 @@ def test_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None
         gc.enable()
 
 
-def test_entries_errors_keep_what_they_say() -> None:
+def test_pipeline_entries_errors_keep_what_they_say() -> None:
     """A chain that bites its tail is no matter."""
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
@@ -102,7 +102,7 @@ class Strands(Strand):
 
 
 @pytest.mark.anyio
-async def test_load_has_rows_wait_until_others_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pipeline_load_has_rows_wait_until_others_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without their slots, and all of them go on at once."""
     monkeypatch.setattr(load_module, "_HEAVY", 100)
     load, strand = Load(), Strands()

@@ -7,17 +7,17 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt.cli.pipeline import Conveyor
+from batchrt.cli.pipeline import ThreadedIterator
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_values_come_whole_and_in_order() -> None:
-    """However many more there are than the conveyor holds."""
-    assert [value async for value in Conveyor(iter(range(5000)))] == list(range(5000))
+async def test_threaded_iterator_values_come_whole_and_in_order() -> None:
+    """However many more there are than the iterator holds."""
+    assert [value async for value in ThreadedIterator(iter(range(5000)))] == list(range(5000))
 
 
-async def test_a_value_is_there_as_soon_as_it_was_read() -> None:
+async def test_threaded_iterator_value_is_there_as_soon_as_it_was_read() -> None:
     """Before the next one has come."""
     may_go_on = threading.Event()
 
@@ -26,13 +26,13 @@ async def test_a_value_is_there_as_soon_as_it_was_read() -> None:
         may_go_on.wait()
         yield 2
 
-    conveyor = Conveyor(values())
-    assert await anext(conveyor) == 1
+    iterator = ThreadedIterator(values())
+    assert await anext(iterator) == 1
     may_go_on.set()
-    assert [value async for value in conveyor] == [2]
+    assert [value async for value in iterator] == [2]
 
 
-async def test_no_more_is_read_ahead_than_there_is_room_for() -> None:
+async def test_threaded_iterator_no_more_is_read_ahead_than_there_is_room_for() -> None:
     """Memory is the window and not the pipe."""
     pulled: list[int] = []
     full = threading.Event()
@@ -44,27 +44,27 @@ async def test_no_more_is_read_ahead_than_there_is_room_for() -> None:
                 full.set()
             yield number
 
-    conveyor = Conveyor(values())
-    assert await anext(conveyor) == 0
+    iterator = ThreadedIterator(values())
+    assert await anext(iterator) == 0
     await anyio.to_thread.run_sync(full.wait)
-    conveyor.stop()
+    iterator.stop()
     assert len(pulled) == 258
 
 
-async def test_an_error_comes_after_the_values_before_it() -> None:
+async def test_threaded_iterator_error_comes_after_the_values_before_it() -> None:
     """As itself."""
 
     def values() -> Iterator[int]:
         yield 1
         raise OSError("the disk is gone")
 
-    conveyor = Conveyor(values())
-    assert await anext(conveyor) == 1
+    iterator = ThreadedIterator(values())
+    assert await anext(iterator) == 1
     with pytest.raises(OSError, match="the disk is gone"):
-        await anext(conveyor)
+        await anext(iterator)
 
 
-async def test_whoever_waits_is_told_of_the_end() -> None:
+async def test_threaded_iterator_whoever_waits_is_told_of_the_end() -> None:
     """Though the thread hangs in a read."""
     release, reading = threading.Event(), threading.Event()
 
@@ -73,15 +73,15 @@ async def test_whoever_waits_is_told_of_the_end() -> None:
         release.wait()
         yield from ()
 
-    conveyor = Conveyor(values())
+    iterator = ThreadedIterator(values())
     got: list[Any] = []
 
     async def consume() -> None:
-        got.extend([value async for value in conveyor])
+        got.extend([value async for value in iterator])
 
     async with anyio.create_task_group() as group:
         group.start_soon(consume)
         await anyio.to_thread.run_sync(reading.wait)
-        conveyor.stop()
+        iterator.stop()
     release.set()
     assert got == []

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from batchrt.cli.abort import Brake, LeftOutError
+from batchrt.cli.abort import Withdrawals, WithdrawnError
 from batchrt.runtime.item import Item
 from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
@@ -19,15 +19,15 @@ def new_strand() -> Strand:
     return Strand(Run(slots), Item(0), {}, slots)
 
 
-def test_who_waits_is_given_up_and_who_is_under_way_is_not() -> None:
+def test_withdrawals_who_waits_is_given_up_and_who_is_under_way_is_not() -> None:
     """Who waits has no slot; also who comes to wait later."""
     ended: list[str] = []
     freed = anyio.Event()
 
-    async def work(brake: Brake, name: str, *, first: bool) -> None:
+    async def work(withdrawals: Withdrawals, name: str, *, first: bool) -> None:
         strand = new_strand()
         try:
-            with brake.over(strand, rows=3):
+            with withdrawals.guard(strand, rows=3):
                 if first:
                     await strand.take()
                     await freed.wait()
@@ -35,19 +35,19 @@ def test_who_waits_is_given_up_and_who_is_under_way_is_not() -> None:
                     strand.give()
                     await anyio.sleep_forever()
             ended.append(f"{name} done")
-        except LeftOutError:
+        except WithdrawnError:
             ended.append(f"{name} left out")
 
     async def main() -> None:
-        brake = Brake()
+        withdrawals = Withdrawals()
         async with anyio.create_task_group() as helpers:
-            helpers.start_soon(brake.keep_pulling)
+            helpers.start_soon(withdrawals.keep_withdrawing)
             async with anyio.create_task_group() as group:
                 for name in ("waiting", "done", "retrying"):
-                    group.start_soon(partial(work, brake, name, first=name != "waiting"))
+                    group.start_soon(partial(work, withdrawals, name, first=name != "waiting"))
                 await anyio.sleep(1000)
                 assert ended == []
-                assert brake.pull() == 3
+                assert withdrawals.begin() == 3
                 await anyio.sleep(1000)
                 assert ended == ["waiting left out"]
                 freed.set()
@@ -57,14 +57,14 @@ def test_who_waits_is_given_up_and_who_is_under_way_is_not() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_an_error_comes_through_as_itself() -> None:
+def test_withdrawals_error_comes_through_as_itself() -> None:
     """And there is nothing to give up any more."""
 
     async def main() -> None:
-        brake = Brake()
+        withdrawals = Withdrawals()
         with pytest.raises(KeyError):
-            with brake.over(new_strand()):
+            with withdrawals.guard(new_strand()):
                 raise KeyError
-        assert brake.pull() == 0
+        assert withdrawals.begin() == 0
 
     trio.run(main)

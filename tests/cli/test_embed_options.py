@@ -52,7 +52,7 @@ def table(tmp_path: Path) -> Path:
         ([], "Missing option '--column' (see batchrt embed --help)"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is(
+def test_embed_what_cannot_be_done_is_said_before_anything_is(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     """One line, exit code 2, and no file is made."""
@@ -73,7 +73,7 @@ def test_what_cannot_be_done_is_said_before_anything_is(
         ("tiktoken", ["--tokenizer", "tiktoken"], "install batchrt[tiktoken]"),
     ],
 )
-def test_what_has_to_be_installed_is_said(
+def test_embed_what_has_to_be_installed_is_said(
     command: Command,
     table: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -91,7 +91,7 @@ def test_what_has_to_be_installed_is_said(
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.jsonl"])
-def test_numpy_is_not_needed(table: Path, tmp_path: Path, name: str) -> None:
+def test_embed_numpy_is_not_needed(table: Path, tmp_path: Path, name: str) -> None:
     """In a process of its own, where there is none."""
     arguments = ["embed", str(table), "--column", "text", "--model", "mock", "-q", "-o", name]
     program = f"""
@@ -115,7 +115,7 @@ main({arguments!r})
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.ids.jsonl"])
-def test_a_file_that_is_there_is_kept_unless_told_otherwise(
+def test_embed_file_that_is_there_is_kept_unless_told_otherwise(
     command: Command, table: Path, tmp_path: Path, name: str
 ) -> None:
     """Also the one beside the matrix: it may have been paid for."""
@@ -130,7 +130,7 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet", "jsonl"])
-def test_an_empty_input_makes_an_empty_output(command: Command, tmp_path: Path, kind: str) -> None:
+def test_embed_empty_input_makes_an_empty_output(command: Command, tmp_path: Path, kind: str) -> None:
     """A header alone is a table without rows."""
     path, out = tmp_path / "in.csv", tmp_path / f"v.{kind}"
     path.write_text("text\n")
@@ -145,7 +145,7 @@ def test_an_empty_input_makes_an_empty_output(command: Command, tmp_path: Path, 
         assert out.read_text() == ""
 
 
-def test_a_reader_that_has_gone_ends_it_quietly(
+def test_embed_reader_that_has_gone_ends_it_quietly(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `| head` does; the exit code is the shell's for a broken pipe."""
@@ -159,7 +159,7 @@ def test_a_reader_that_has_gone_ends_it_quietly(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_full_disk_is_one_line(command: Command, table: Path, kind: str) -> None:
+def test_embed_full_disk_is_one_line(command: Command, table: Path, kind: str) -> None:
     """And no traceback."""
     arguments = ["--model", "mock", "-o", "/dev/full", "--output-format", kind]
     result = command("embed", table, "--column", "text", *arguments)

@@ -22,7 +22,7 @@ def rows(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def test_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -> None:
+def test_writer_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -> None:
     """So that `tail -f` shows them, and at once if there are many."""
     path = tmp_path / "out.jsonl"
 
@@ -43,7 +43,7 @@ def test_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_write_is_a_write(tmp_path: Path) -> None:
+async def test_writer_cancelled_write_is_a_write(tmp_path: Path) -> None:
     """Rows are neither lost nor written twice."""
     path = tmp_path / "out.jsonl"
     writing, release = threading.Event(), threading.Event()
@@ -75,7 +75,7 @@ async def test_a_cancelled_write_is_a_write(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
+async def test_writer_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
     """Before it begins as well."""
     path = tmp_path / "out.jsonl"
     with open_sink(path, columns=["n"]) as sink:
@@ -92,7 +92,7 @@ async def test_a_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) 
 
 @pytest.mark.anyio
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-async def test_an_output_that_fails_says_so() -> None:
+async def test_writer_output_that_fails_says_so() -> None:
     """To whoever puts, and to whoever drains."""
     sink = open_sink("/dev/full", columns=["n"], format="jsonl")
     writer = Writer(sink)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from trio import sleep
 
-from batchrt.cli.provider_events import Incidents
+from batchrt.cli.provider_events import ProviderEvents
 from batchrt.limits.events import (
     Admitted,
     BudgetEmpty,
@@ -30,21 +30,21 @@ DOWN = (
 def told(story: Story, patience: float = 600) -> tuple[list[str], list[str]]:
     """Give the lines that are said, and the words at the end."""
     said: list[str] = []
-    incidents = Incidents(said.append, patience=patience)
+    events = ProviderEvents(said.append, patience=patience)
 
     async def main() -> None:
         for step in story:
             if isinstance(step, float):
                 await sleep(step)
             else:
-                incidents(step)
-        incidents.end()
+                events(step)
+        events.end()
 
     virtual.run(main)
-    return said, incidents.words()
+    return said, events.words()
 
 
-def test_pauses_that_overlap_are_one() -> None:
+def test_provider_events_pauses_that_overlap_are_one() -> None:
     """Those who were under way when the first was refused are refused as well."""
     said, words = told(
         [CooledDown(10, REFUSED), 1.0, CooledDown(9.5, REFUSED), 2.0, CooledDown(8, REFUSED), 60.0]
@@ -53,14 +53,14 @@ def test_pauses_that_overlap_are_one() -> None:
     assert words == ["cool-downs: 1, 11 s in all"]
 
 
-def test_short_pauses_are_counted_and_not_told() -> None:
+def test_provider_events_short_pauses_are_counted_and_not_told() -> None:
     """Many are over before the line is read."""
     said, words = told([CooledDown(4.0, REFUSED), 5.0, CooledDown(2.0, REFUSED), 5.0])
     assert said == []
     assert words == ["cool-downs: 2, 6 s in all"]
 
 
-def test_what_happens_again_and_again_is_told_once_a_minute() -> None:
+def test_provider_events_what_happens_again_and_again_is_told_once_a_minute() -> None:
     """Each kind by itself."""
     said, words = told([CooledDown(6.0, REFUSED), 10.0, BudgetEmpty(0, 5), 5.0, BudgetEmpty(0, 5)] * 6)
     assert [line.split(":")[0] for line in said] == [
@@ -72,12 +72,12 @@ def test_what_happens_again_and_again_is_told_once_a_minute() -> None:
     assert words == ["cool-downs: 6, 36 s in all"]
 
 
-def test_a_pause_that_the_job_does_not_see_the_end_of_is_counted_as_far_as_it_went() -> None:
+def test_provider_events_pause_that_the_job_does_not_see_the_end_of_is_counted_as_far_as_it_went() -> None:
     """Also one of an hour."""
     assert told([CooledDown(3600, REFUSED), 3.0])[1] == ["cool-downs: 1, 3 s in all"]
 
 
-def test_an_outage_has_a_beginning_and_an_end() -> None:
+def test_provider_events_outage_has_a_beginning_and_an_end() -> None:
     """The end is told if the beginning was."""
     outage: Story = [ProviderDown(10, "X"), 34.0, ProviderUp(34)]
     assert told(outage) == ([DOWN, "the provider is back after 34 s"], ["outages: 1, 34 s in all"])
@@ -85,7 +85,7 @@ def test_an_outage_has_a_beginning_and_an_end() -> None:
     assert told(outage[:-1]) == ([DOWN], ["outages: 1, 34 s in all"])
 
 
-def test_who_has_no_patience_is_not_told_of_waiting() -> None:
+def test_provider_events_who_has_no_patience_is_not_told_of_waiting() -> None:
     """Rows fail then."""
     said, _ = told([ProviderDown(1, "X"), BudgetEmpty(0, 5)], patience=0)
     assert said == [
@@ -103,12 +103,12 @@ def test_who_has_no_patience_is_not_told_of_waiting() -> None:
         LimitChanged("requests_per_minute", None, 600, "told by the provider"),
     ],
 )
-def test_what_is_usual_is_not_told(event: QuotaEvent) -> None:
+def test_provider_events_what_is_usual_is_not_told(event: QuotaEvent) -> None:
     """It happens with every request."""
     assert told([event]) == ([], [])
 
 
-def test_what_auto_came_to_is_told_at_the_end() -> None:
+def test_provider_events_what_auto_came_to_is_told_at_the_end() -> None:
     """It may be a number to begin with the next time."""
     changes: Story = [
         LimitChanged("max_concurrency", 8, 9, "doubling"),

@@ -65,7 +65,7 @@ def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
     return virtual.run(function, longest=math.inf)
 
 
-def test_lists_are_as_long_as_the_limits_allow() -> None:
+def test_embed_step_lists_are_as_long_as_the_limits_allow() -> None:
     """By their number and by what they cost."""
     found = [[text.text for text in texts] for texts in Lists(feed(*"abcde"), READ, list_call(size=2))]
     assert found == [["a", "b"], ["c", "d"], ["e"]]
@@ -73,20 +73,20 @@ def test_lists_are_as_long_as_the_limits_allow() -> None:
     assert [[text.text for text in texts] for texts in costly] == [["aaa", "b"], ["cc"], ["dddd"], ["e"]]
 
 
-def test_a_limit_that_falls_holds_for_the_next_list() -> None:
+def test_embed_step_limit_that_falls_holds_for_the_next_list() -> None:
     """A server may say meanwhile what it takes."""
     limits = [Limits(4), Limits(4), Limits(2), Limits(2), Limits(2)]
     call = replace(list_call(), limits=lambda: limits.pop(0))
     assert [len(texts) for texts in Lists(feed(*"abcdefghijk"), READ, call)] == [4, 4, 2, 1]
 
 
-def test_of_a_row_only_its_id_is_kept() -> None:
+def test_embed_step_of_a_row_only_its_id_is_kept() -> None:
     """Thousands of rows wait for their lists."""
     [[text]] = Lists(feed("a"), READ, list_call())
     assert text.entry.row.values == {"id": 1}
 
 
-def test_rows_of_lists_are_known_until_they_are_taken_back() -> None:
+def test_embed_step_rows_of_lists_are_known_until_they_are_taken_back() -> None:
     """In their order, and once."""
     rows = feed(*"abc")
     lists = Lists(rows, READ, list_call(size=2))
@@ -98,7 +98,7 @@ def test_rows_of_lists_are_known_until_they_are_taken_back() -> None:
     assert len(lists.under_way) == 2
 
 
-def test_after_a_stop_nothing_is_given() -> None:
+def test_embed_step_after_a_stop_nothing_is_given() -> None:
     """Not even what was read already."""
     lists = Lists(feed(*"abcde"), READ, list_call(size=2))
     next(lists)
@@ -106,7 +106,7 @@ def test_after_a_stop_nothing_is_given() -> None:
     assert list(lists) == []
 
 
-def test_rows_of_a_pipe_wait_a_second_for_others() -> None:
+def test_embed_step_rows_of_a_pipe_wait_a_second_for_others() -> None:
     """A list that is full goes at once; one that is not when a second has passed."""
 
     async def main() -> list[tuple[float, str]]:
@@ -119,7 +119,7 @@ def test_rows_of_a_pipe_wait_a_second_for_others() -> None:
     assert on_mock_clock(main) == [(0.0, "abc"), (1.0, "de"), (4.5, "fg")]
 
 
-def test_lists_of_a_pipe_are_packed_by_cost_too() -> None:
+def test_embed_step_lists_of_a_pipe_are_packed_by_cost_too() -> None:
     """And the last one is not forgotten."""
 
     async def main() -> list[list[str]]:
@@ -129,7 +129,7 @@ def test_lists_of_a_pipe_are_packed_by_cost_too() -> None:
     assert on_mock_clock(main) == [["aaa", "b"], ["cc"], ["dddd"], ["e"]]
 
 
-def test_a_pipe_that_is_stopped_gives_nothing_to_those_who_wait() -> None:
+def test_embed_step_pipe_that_is_stopped_gives_nothing_to_those_who_wait() -> None:
     """They end at once."""
 
     async def main() -> float:

@@ -85,7 +85,7 @@ def sent(provider: MockProvider) -> int:
 
 
 @pytest.mark.parametrize("limit", [75, 300, 1000])
-def test_a_limit_of_tokens_ends_the_job(
+def test_budget_limit_of_tokens_ends_the_job(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """In good order: nothing beyond it is sent, what was sent is written, and the code and a line say so."""
@@ -108,7 +108,7 @@ def test_a_limit_of_tokens_ends_the_job(
     assert line(result, f"{len(done)} rows in ").endswith(f": {len(done)} done, 0 failed")
 
 
-def test_a_limit_of_money_ends_the_job(
+def test_budget_limit_of_money_ends_the_job(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the prices of both kinds of tokens, where there are answers to pay for."""
@@ -122,7 +122,7 @@ def test_a_limit_of_money_ends_the_job(
     assert f": {money(done * each)} spent; {done} done, " in told
 
 
-def test_a_limit_that_is_not_reached_changes_nothing(
+def test_budget_limit_that_is_not_reached_changes_nothing(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the rows, not the code, not the summary."""
@@ -134,7 +134,7 @@ def test_a_limit_that_is_not_reached_changes_nothing(
 
 
 @pytest.mark.parametrize("tokens", [60, 10**6])
-def test_of_two_limits_the_one_that_was_reached_is_told(
+def test_budget_of_two_limits_the_one_that_was_reached_is_told(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
     """Whoever wants more has to know which to raise."""
@@ -147,7 +147,7 @@ def test_of_two_limits_the_one_that_was_reached_is_told(
     assert ("--max-cost" in told) == (tokens != 60)
 
 
-def test_a_limit_that_the_last_row_reaches_leaves_no_rest(
+def test_budget_limit_that_the_last_row_reaches_leaves_no_rest(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All rows were begun, and the last ones are cancelled."""
@@ -159,7 +159,9 @@ def test_a_limit_that_the_last_row_reaches_leaves_no_rest(
     assert told.endswith(f"{len(list(rows(result)))} done, {10 - len(list(rows(result)))} cancelled")
 
 
-def test_quiet_leaves_the_reason(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_quiet_leaves_the_reason(
+    command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for every other job that does not come to the end of its input."""
     put_in_place(monkeypatch)
     result = command(*job, "--max-tokens-total", 1, "-q")
@@ -167,7 +169,7 @@ def test_quiet_leaves_the_reason(command: Command, job: list[Any], monkeypatch: 
     assert result.complaint.startswith("stopped at --max-tokens-total 1: 0 tokens spent; 0 done, ")
 
 
-def test_failures_are_not_paid_and_are_told(
+def test_budget_failures_are_not_paid_and_are_told(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that failed are written with their errors; the code is that of the limit."""
@@ -183,7 +185,7 @@ def test_failures_are_not_paid_and_are_told(
     assert f": {done * TOKENS[name]:,} tokens spent; {done} done, {failed} failed, " in told
 
 
-def test_what_is_spent_is_shown_on_the_way(
+def test_budget_what_is_spent_is_shown_on_the_way(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside how much may be; in lines every five seconds where there is no terminal."""
@@ -195,7 +197,7 @@ def test_what_is_spent_is_shown_on_the_way(
     assert f", ETA 20 s, {spent}, " in shown
 
 
-def test_rows_of_a_pipe_are_not_waited_for(
+def test_budget_rows_of_a_pipe_are_not_waited_for(
     command: Command, name: str, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rest of the input is left where it is."""
@@ -210,7 +212,7 @@ def test_rows_of_a_pipe_are_not_waited_for(
     assert line(result, "stopped at ").endswith(" cancelled, not started: the rest of the input")
 
 
-def test_a_list_is_sent_as_a_whole_or_not_at_all(
+def test_budget_list_is_sent_as_a_whole_or_not_at_all(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that does not fit is not tried in parts, and its rows are told as cancelled."""
@@ -241,7 +243,7 @@ def test_a_list_is_sent_as_a_whole_or_not_at_all(
         (["--max-tokens-total", "1.5"], "'--max-tokens-total'"),
     ],
 )
-def test_limits_that_make_no_sense(
+def test_budget_limits_that_make_no_sense(
     command: Command, job: list[Any], options: list[Any], problem: str
 ) -> None:
     """Nothing is sent and nothing written before they are put right."""
@@ -250,7 +252,7 @@ def test_limits_that_make_no_sense(
     assert problem in result.complaint
 
 
-def test_answers_have_a_price_of_their_own(command: Command, numbers: Path) -> None:
+def test_budget_answers_have_a_price_of_their_own(command: Command, numbers: Path) -> None:
     """Of which `embed` knows nothing, for it has none."""
     priced = ["--max-cost", 5, "--price-input", 1]
     result = command(*job_of("run", numbers), *priced)
@@ -262,7 +264,7 @@ def test_answers_have_a_price_of_their_own(command: Command, numbers: Path) -> N
     assert "--price-output" in result.complaint
 
 
-def test_help_tells_the_code(command: Command, name: str) -> None:
+def test_budget_help_tells_the_code(command: Command, name: str) -> None:
     """With the others."""
     assert " 3 stopped at a limit of spending," in " ".join(command(name, "--help").out.split())
 
@@ -279,6 +281,6 @@ def test_help_tells_the_code(command: Command, name: str) -> None:
         (1.234e-7, "0.000000123"),
     ],
 )
-def test_money_is_told_as_people_do(amount: float, text: str) -> None:
+def test_budget_money_is_told_as_people_do(amount: float, text: str) -> None:
     """Without exponents, and exact enough to see it grow."""
     assert money(amount) == text

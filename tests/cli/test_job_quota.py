@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchrt.cli.job import Job
-from batchrt.cli.provider_events import Incidents
+from batchrt.cli.provider_events import ProviderEvents
 from batchrt.limits.events import CooledDown, ProviderDown, QuotaEvent
 from batchrt.limits.quota import Quota
 from batchrt.testing import MockProvider, Outage, RateLimits
@@ -60,20 +60,20 @@ def errors(out: str) -> list[str]:
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, kind: type[QuotaEvent]) -> None:
     """Have somebody press Ctrl-C when the first event of this kind happens."""
-    take_note = Incidents.__call__
+    take_note = ProviderEvents.__call__
     happened: list[QuotaEvent] = []
 
-    def take_note_and_interrupt(incidents: Incidents, event: QuotaEvent) -> None:
-        take_note(incidents, event)
+    def take_note_and_interrupt(events: ProviderEvents, event: QuotaEvent) -> None:
+        take_note(events, event)
         if isinstance(event, kind) and not happened:
             happened.append(event)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Incidents, "__call__", take_note_and_interrupt)
+    monkeypatch.setattr(ProviderEvents, "__call__", take_note_and_interrupt)
 
 
 @pytest.mark.parametrize(("limited", "most"), [(["--rpm", 60], 0), ([], 64)])
-def test_a_rate_limit_is_kept(
+def test_job_rate_limit_is_kept(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, limited: list[Any], most: int
 ) -> None:
     """From the beginning where it is given, else from when the provider has told it."""
@@ -86,7 +86,9 @@ def test_a_rate_limit_is_kept(
     assert "% of 60 requests/min, " in result.err
 
 
-def test_limits_reach_the_quota(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_limits_reach_the_quota(
+    command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By their long names too."""
     quotas: list[Quota] = []
     put_in_place(monkeypatch)
@@ -102,7 +104,7 @@ def test_limits_reach_the_quota(command: Command, job: list[Any], monkeypatch: p
     assert quotas[0].statistics().limits == {"requests_per_minute": 6000, "tokens_per_minute": 5e6}
 
 
-def test_auto_is_the_default_and_finds_how_many(
+def test_job_auto_is_the_default_and_finds_how_many(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More at once than it begins with, and what it came to is told."""
@@ -114,7 +116,7 @@ def test_auto_is_the_default_and_finds_how_many(
     assert "\nauto ended with " in result.err
 
 
-def test_a_number_holds(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_number_holds(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also above what auto would begin with, and there is nothing to tell of it."""
     provider = put_in_place(monkeypatch, latency=1.0)
     result = command(*job, "-c", 20)
@@ -124,7 +126,7 @@ def test_a_number_holds(command: Command, job: list[Any], monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", [503, "refused"])
-def test_an_outage_is_waited_for(
+def test_job_outage_is_waited_for(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
     """No row fails, and its beginning, its end and its length are told."""
@@ -140,7 +142,7 @@ def test_an_outage_is_waited_for(
     assert "; outages: 1, " in result.err
 
 
-def test_an_outage_that_is_longer_than_patience_ends_the_job(
+def test_job_outage_that_is_longer_than_patience_ends_the_job(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was answered is kept, a handful of rows says why, the others are left out; exit code 1."""
@@ -160,7 +162,7 @@ def test_an_outage_that_is_longer_than_patience_ends_the_job(
 
 
 @pytest.mark.parametrize("rows", [2, COUNT])
-def test_an_outage_from_the_beginning_is_told_by_the_exit_code(
+def test_job_outage_from_the_beginning_is_told_by_the_exit_code(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     """2, for nothing was answered, however few rows there are; --quiet leaves the reason."""
@@ -172,7 +174,7 @@ def test_an_outage_from_the_beginning_is_told_by_the_exit_code(
     assert line.startswith("batchrt: stopped, for the provider was down for longer than --patience: ")
 
 
-def test_a_pause_is_waited_for(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_pause_is_waited_for(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for all, and it is told with its length."""
     provider = put_in_place(monkeypatch, latency=1.0, outages=[Outage(3, 60, 429)])
     result = command(*job)
@@ -185,7 +187,7 @@ def test_a_pause_is_waited_for(command: Command, job: list[Any], monkeypatch: py
 
 
 @pytest.mark.parametrize(("asked", "options"), [(600, ["--max-wait", 60]), (86_400, [])])
-def test_a_pause_that_is_longer_than_allowed_ends_the_job(
+def test_job_pause_that_is_longer_than_allowed_ends_the_job(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, asked: int, options: list[Any]
 ) -> None:
     """At once, with when to come back; what was in flight is not lost."""
@@ -202,7 +204,7 @@ def test_a_pause_that_is_longer_than_allowed_ends_the_job(
 
 
 @pytest.mark.parametrize(("event", "kind"), [(CooledDown, 429), (ProviderDown, 503)])
-def test_ctrl_c_does_not_wait_for_a_provider(
+def test_job_ctrl_c_does_not_wait_for_a_provider(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, event: type[QuotaEvent], kind: Any
 ) -> None:
     """What is in flight finishes; what waits for a pause or an outage to end is left out, and not failed."""
@@ -219,7 +221,7 @@ def test_ctrl_c_does_not_wait_for_a_provider(
     assert " that waited left out\n" in result.err
 
 
-def test_ctrl_c_does_not_wait_for_a_rate_limit(
+def test_job_ctrl_c_does_not_wait_for_a_rate_limit(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that were begun would take their turns for long; one at a time is in flight."""

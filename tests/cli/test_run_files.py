@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli.prompt import SchemaProblem, load_schema
+from batchrt.cli.prompt import SchemaError, load_schema
 from batchrt.errors import InputError
 from batchrt.files.csv_reader import CsvReader
 from tests.cli.conftest import Command
@@ -26,7 +26,7 @@ def rows_of(out: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "column", ["2019", "Q1: How?", "dc:title", "Wow!", "name!r", "price:.2f", "a[0]", "a{b}", "x.y", " "]
 )
-def test_columns_of_any_name_can_be_asked_about(
+def test_run_columns_of_any_name_can_be_asked_about(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
 ) -> None:
     """In a CSV as in JSONL; doubled braces stay braces."""
@@ -44,7 +44,7 @@ def test_columns_of_any_name_can_be_asked_about(
     assert asked == ["{ 1 value"] * 2
 
 
-def test_columns_that_the_first_row_lacks_are_columns(command: Command, tmp_path: Path) -> None:
+def test_run_columns_that_the_first_row_lacks_are_columns(command: Command, tmp_path: Path) -> None:
     """Optional keys are optional in every row; each row without one says so for itself."""
     path = tmp_path / "in.jsonl"
     path.write_text('{"id": 1}\n{"id": 2, "text": "x"}\n{"id": 3}\n')
@@ -56,7 +56,7 @@ def test_columns_that_the_first_row_lacks_are_columns(command: Command, tmp_path
     assert command("run", path, "-p", "{txet}", "-m", "mock").code == 2
 
 
-def test_columns_of_later_rows_are_kept_in_a_table(command: Command, tmp_path: Path) -> None:
+def test_run_columns_of_later_rows_are_kept_in_a_table(command: Command, tmp_path: Path) -> None:
     """From a file. From a pipe they are named, also with --quiet."""
     lines = '{"id":1}\n{"id":2,"notes":"precious"}\n{"id":3,"a,b":[1]}\n'
     path = tmp_path / "in.jsonl"
@@ -71,7 +71,7 @@ def test_columns_of_later_rows_are_kept_in_a_table(command: Command, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["output", "error", "finish_reason"])
-def test_columns_called_like_what_is_added_are_refused_in_any_row(
+def test_run_columns_called_like_what_is_added_are_refused_in_any_row(
     command: Command, tmp_path: Path, name: str
 ) -> None:
     """Before anything is asked, and with the way out."""
@@ -87,7 +87,7 @@ def test_columns_called_like_what_is_added_are_refused_in_any_row(
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[1, NaN]", '{"a": Infinity}'])
-def test_numbers_that_are_none_matter_where_they_are_asked_about(
+def test_run_numbers_that_are_none_matter_where_they_are_asked_about(
     command: Command, tmp_path: Path, number: str
 ) -> None:
     """Elsewhere they are null, or hold one."""
@@ -109,7 +109,7 @@ def test_numbers_that_are_none_matter_where_they_are_asked_about(
 @pytest.mark.parametrize(
     "field", ["{price:.2f}", "{price:d}", "{price:,}", "{price:%}", "{price!r:.2f}", "{id}{price:e}"]
 )
-def test_formats_are_checked_before_the_first_row(command: Command, tmp_path: Path, field: str) -> None:
+def test_run_formats_are_checked_before_the_first_row(command: Command, tmp_path: Path, field: str) -> None:
     """The values of a table are text; in JSONL each value is what it is."""
     path = tmp_path / "in.csv"
     path.write_text("id,price\n1,9.5\n")
@@ -120,7 +120,7 @@ def test_formats_are_checked_before_the_first_row(command: Command, tmp_path: Pa
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_formats_that_do_not_fit_a_value_name_the_field(command: Command, tmp_path: Path) -> None:
+def test_run_formats_that_do_not_fit_a_value_name_the_field(command: Command, tmp_path: Path) -> None:
     """In that row."""
     path = tmp_path / "in.jsonl"
     path.write_text('{"price": 1.5}\n{"price": "much"}\n{"price": null}\n')
@@ -154,7 +154,7 @@ def test_formats_that_do_not_fit_a_value_name_the_field(command: Command, tmp_pa
         ("{", "is not JSON"),
     ],
 )
-def test_schemas_of_odd_shapes_are_one_line(
+def test_run_schemas_of_odd_shapes_are_one_line(
     command: Command, tmp_path: Path, schema: str, words: str
 ) -> None:
     """And what was there before is still there."""
@@ -170,7 +170,7 @@ def test_schemas_of_odd_shapes_are_one_line(
     assert out.read_text() == "precious"
 
 
-def test_schemas_that_are_right_are_taken() -> None:
+def test_run_schemas_that_are_right_are_taken() -> None:
     """With what other drafts have, and what is not known here."""
     schema = {
         "type": ["object", "null"],
@@ -184,11 +184,11 @@ def test_schemas_that_are_right_are_taken() -> None:
     deep: dict[str, Any] = {}
     for _ in range(70):
         deep = {"properties": {"a": deep}}
-    with pytest.raises(SchemaProblem, match="nested too deeply"):
+    with pytest.raises(SchemaError, match="nested too deeply"):
         load_schema(json.dumps(deep))
 
 
-def test_messages_are_no_longer_than_a_screen(command: Command, tmp_path: Path) -> None:
+def test_run_messages_are_no_longer_than_a_screen(command: Command, tmp_path: Path) -> None:
     """However long what they quote."""
     path = tmp_path / "in.csv"
     long = "x" * 100_000
@@ -213,7 +213,7 @@ def process(*arguments: bytes | str | Path, **options: Any) -> subprocess.Comple
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="arguments of any bytes")
-def test_arguments_in_another_encoding_are_one_line(tmp_path: Path) -> None:
+def test_run_arguments_in_another_encoding_are_one_line(tmp_path: Path) -> None:
     """But a file may have any name."""
     source = os.fsencode(tmp_path) + b"/caf\xe9.csv"
     with open(source, "w") as file:
@@ -231,7 +231,7 @@ def test_arguments_in_another_encoding_are_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are POSIX's")
 @pytest.mark.parametrize("closed", ["0 1 2", "2", "0"])
-def test_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
+def test_run_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
     """As some daemons start programs; nothing of the output's takes their place."""
     (tmp_path / "in.csv").write_text("text\na\n")
     program = (
