@@ -52,7 +52,7 @@ class Withdrawals:
         """Carry a request for so many rows within the block.
 
         Raises:
-            WithdrawnError: it was given up.
+            WithdrawnError: it was withdrawn.
         """
         with CancelScope() as scope:
             self._guarded[strand] = (scope, rows)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Final
 
-from batchrt.cli.abort import AbortPolicy, Withdrawals
-from batchrt.cli.budget import Budget
-from batchrt.cli.counts import Counts
 from batchrt.cli.embed_step import ID, EmbedStep, ListPipeline, Lists, PipeLists, text_reader
 from batchrt.cli.errors import UsageError
-from batchrt.cli.job import Job, check_limits, execute, output_option_named
+from batchrt.cli.job import Job, JobState, check_limits, execute, output_option_named
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
 from batchrt.cli.pipeline import Feed, feed_of
@@ -30,37 +27,15 @@ def embed_job(settings: EmbedSettings) -> int:
         UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     check_limits(settings)
-    budget = Budget.of(settings, answers=False)
+    state = JobState.of(settings, answers=False)
     model = embedding_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
         sink = stack.enter_context(_open_sink(settings, source))
-        counts, abort_policy, withdrawals = (
-            Counts(),
-            AbortPolicy(max_wait=settings.max_wait, patience=settings.patience),
-            Withdrawals(),
-        )
-        return Job(
-            _pipeline(
-                settings,
-                model,
-                source,
-                counts=counts,
-                abort_policy=abort_policy,
-                withdrawals=withdrawals,
-                budget=budget,
-            ),
-            model,
-            settings=settings,
-            source=source,
-            sink=sink,
-            counts=counts,
-            abort_policy=abort_policy,
-            withdrawals=withdrawals,
-            budget=budget,
-        )
+        pipeline = _pipeline(settings, model, source, state)
+        return Job(pipeline, model, state, settings=settings, source=source, sink=sink)
 
     return execute(settings, new_job)
 
@@ -106,23 +81,16 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
 
 
 def _pipeline(
-    settings: EmbedSettings,
-    model: OpenAIEmbeddings,
-    source: Source,
-    *,
-    counts: Counts,
-    abort_policy: AbortPolicy,
-    withdrawals: Withdrawals,
-    budget: Budget,
+    settings: EmbedSettings, model: OpenAIEmbeddings, source: Source, state: JobState
 ) -> ListPipeline:
     call = model._lists({}).list_call(model.get_name())
     read = text_reader(source.path, settings.column, settings.id_column)
     feed = feed_of(source, settings.limit)
     return ListPipeline(
-        EmbedStep(call, counts, abort_policy, withdrawals, budget, timeout=settings.timeout),
+        EmbedStep(call, state, timeout=settings.timeout),
         Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
         cap=settings.max_concurrency,
         size=call.limits().size or _UNBOUNDED,
-        counts=counts,
-        budget=budget,
+        counts=state.counts,
+        budget=state.budget,
     )

@@ -11,9 +11,10 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import anyio
 
 from batchrt.batching.list_call import ListCall, Part, RepackError, carry, pack
-from batchrt.cli.abort import AbortPolicy, Withdrawals, WithdrawnError
+from batchrt.cli.abort import WithdrawnError
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
+from batchrt.cli.job import JobState
 from batchrt.cli.pipeline import Entry, Feed, PipeFeed, without_traces
 from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, InputError, ItemTimeoutError, SpendingLimitError
@@ -204,29 +205,23 @@ class EmbedStep(Runnable[list[Text], None]):
 
     Args:
         call: embeds lists, and gives vectors as bytes.
-        counts: where rows are counted.
-        abort_policy: is told of each part's end.
-        withdrawals: gives lists up that wait when the job is stopped.
-        budget: the limits of spending.
+        state: the objects shared with the job.
         timeout: seconds for a list with all its attempts; `None` for no end.
     """
 
     def __init__(
         self,
         call: ListCall,
-        counts: Counts,
-        abort_policy: AbortPolicy,
-        withdrawals: Withdrawals,
-        budget: Budget,
+        state: JobState,
         *,
         timeout: float | None = None,
     ) -> None:
         self._call = replace(call, splits=partial(_splits, call))
         self._ask = call.call
-        self._counts = counts
-        self._abort_policy = abort_policy
-        self._withdrawals = withdrawals
-        self._budget = budget
+        self._counts = state.counts
+        self._abort_policy = state.abort_policy
+        self._withdrawals = state.withdrawals
+        self._budget = state.budget
         self._timeout = timeout
 
     async def _counted(self, groups: Groups, texts: list[str], strand: Strand) -> Any:

@@ -7,8 +7,9 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import anyio
 from anyio import CancelScope
@@ -30,7 +31,15 @@ from batchrt.files.cells import error_line
 from batchrt.files.formats import choose_format
 from batchrt.providers.base import Model
 
-__all__ = ["Job", "check_limits", "execute", "option_named", "output_format", "output_option_named"]
+__all__ = [
+    "Job",
+    "JobState",
+    "check_limits",
+    "execute",
+    "option_named",
+    "output_format",
+    "output_option_named",
+]
 
 _BY_SIGNAL: Final = 128
 """The shell's offset of the exit code of a program that a signal ended."""
@@ -41,6 +50,29 @@ _BROKE: Final = 3
 """A limit of spending was reached, whatever became of the rows until then."""
 _STOPPED: Final = 4
 """Something ended the job before its input ended, whatever became of the rows until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """Hold the objects that a job shares with the step of its rows.
+
+    Attributes:
+        counts: of rows, tokens and errors.
+        budget: the limits of spending.
+        abort_policy: is told of each row's end, and aborts the job.
+        withdrawals: of requests that wait when the job is stopped.
+    """
+
+    counts: Counts
+    budget: Budget
+    abort_policy: AbortPolicy
+    withdrawals: Withdrawals
+
+    @classmethod
+    def of(cls, settings: JobSettings, *, answers: bool) -> Self:
+        """Return the state of a job that begins; raises as `Budget.of` does."""
+        policy = AbortPolicy(max_wait=settings.max_wait, patience=settings.patience)
+        return cls(Counts(), Budget.of(settings, answers=answers), policy, Withdrawals())
 
 
 def check_limits(settings: JobSettings) -> None:
@@ -157,6 +189,7 @@ class Job:
     Args:
         pipeline: the rows.
         model: the model; closed at the end.
+        state: the objects shared with the step.
         settings: as they were given.
         source: where the rows come from.
         sink: where they go.
@@ -175,22 +208,19 @@ class Job:
         self,
         pipeline: Pipeline,
         model: Model[Any, Any],
+        state: JobState,
         *,
         settings: JobSettings,
         source: Source,
         sink: Sink | VectorSink,
-        counts: Counts,
-        abort_policy: AbortPolicy,
-        withdrawals: Withdrawals,
-        budget: Budget,
     ) -> None:
-        self.counts = counts
-        self.budget = budget
+        self.counts = state.counts
+        self.budget = state.budget
         self.signal: int | None = None
         self._pipeline = pipeline
-        self._abort_policy = abort_policy
-        abort_policy.on_abort = self._abort
-        self._withdrawals = withdrawals
+        self._abort_policy = state.abort_policy
+        state.abort_policy.on_abort = self._abort
+        self._withdrawals = state.withdrawals
         self._model = model
         self._settings = settings
         self._source = source

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from batchrt.cli.abort import AbortPolicy, Withdrawals, WithdrawnError
-from batchrt.cli.budget import Budget
+from batchrt.cli.abort import WithdrawnError
 from batchrt.cli.counts import Counts, cut_off_reason
+from batchrt.cli.job import JobState
 from batchrt.cli.pipeline import Entry, Load
 from batchrt.errors import (
     OutputParserError,
@@ -107,10 +107,7 @@ class RowStep(Runnable[Entry, Entry]):
     Args:
         chain: from a row's fields to its `Answer`.
         fields: makes the fields of a row, or raises the row's error.
-        counts: where rows are counted.
-        abort_policy: is told of each row's end.
-        withdrawals: gives rows up that wait when the job is stopped.
-        budget: the limits of spending.
+        state: the objects shared with the job.
         load: bytes of the rows that are not written yet.
     """
 
@@ -118,31 +115,19 @@ class RowStep(Runnable[Entry, Entry]):
         self,
         chain: Runnable[Fields, Any],
         fields: Callable[[Row | BadRow], Fields],
-        *,
-        counts: Counts,
-        abort_policy: AbortPolicy,
-        withdrawals: Withdrawals,
-        budget: Budget,
+        state: JobState,
         load: Load,
     ) -> None:
         self._load = load
         self._chain = chain
         self._fields = fields
-        self._counts = counts
-        self._abort_policy = abort_policy
-        self._withdrawals = withdrawals
-        self._budget = budget
+        self._state = state
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._chain._step(kwargs).call
-        fields, counts, abort_policy, withdrawals = (
-            self._fields,
-            self._counts,
-            self._abort_policy,
-            self._withdrawals,
-        )
-        load = self._load
-        budget = self._budget
+        fields, load, state = self._fields, self._load, self._state
+        counts, abort_policy, withdrawals = state.counts, state.abort_policy, state.withdrawals
+        budget = state.budget
 
         async def call(entry: Entry, strand: Strand) -> Entry:
             counts.started += 1

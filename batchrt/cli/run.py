@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from batchrt.cli.abort import AbortPolicy, Withdrawals
-from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
 from batchrt.cli.errors import UsageError
-from batchrt.cli.job import Job, check_limits, execute, output_format, output_option_named
+from batchrt.cli.job import Job, JobState, check_limits, execute, output_format, output_option_named
 from batchrt.cli.options import RunSettings
 from batchrt.cli.pipeline import RowPipeline, feed_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
@@ -34,10 +32,9 @@ def run_job(settings: RunSettings) -> int:
     messages = read_prompt(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
     check_limits(settings)
-    budget = Budget.of(settings, answers=True)
+    state = JobState.of(settings, answers=True)
     model = chat_model(settings)
-    counts = Counts()
-    answers = _answers(settings, model, schema, counts)
+    answers = _answers(settings, model, schema, state.counts)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         columns = source.survey(settings.limit)
@@ -45,36 +42,14 @@ def run_job(settings: RunSettings) -> int:
         sink = stack.enter_context(_open_sink(settings, source, columns))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        abort_policy, withdrawals = (
-            AbortPolicy(max_wait=settings.max_wait, patience=settings.patience),
-            Withdrawals(),
-        )
         chain: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
             chain = chain.with_config(timeout=settings.timeout, run_name="the row")
         fields = fields_of(source, prompt.input_variables)
         feed = feed_of(source, settings.limit)
-        row_step = RowStep(
-            chain,
-            fields,
-            counts=counts,
-            abort_policy=abort_policy,
-            withdrawals=withdrawals,
-            budget=budget,
-            load=feed.load,
-        )
-        pipeline = RowPipeline(row_step, feed, settings.max_concurrency, counts, budget)
-        return Job(
-            pipeline,
-            model,
-            settings=settings,
-            source=source,
-            sink=sink,
-            counts=counts,
-            abort_policy=abort_policy,
-            withdrawals=withdrawals,
-            budget=budget,
-        )
+        row_step = RowStep(chain, fields, state, feed.load)
+        pipeline = RowPipeline(row_step, feed, settings.max_concurrency, state.counts, state.budget)
+        return Job(pipeline, model, state, settings=settings, source=source, sink=sink)
 
     return execute(settings, new_job)
 
