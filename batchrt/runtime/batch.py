@@ -329,7 +329,7 @@ def outcome_of(
         error,
         item.retries + 1,
         seconds,
-        item.usage,
+        None if bills is None else item.usage,
         item.request_seconds,
         bills,
         item.waits,

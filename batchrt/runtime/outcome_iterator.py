@@ -84,7 +84,9 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
             self._wind_down()  # a call that came as the run was started
         chunk = await super().next_chunk(most)
         self._delivered += len(chunk)
-        self._not_started += sum(outcome.status == "not started" for outcome in chunk if outcome.error)
+        for outcome in chunk:
+            if outcome.error is not None and outcome.status == "not started":
+                self._not_started += 1
         return chunk
 
     def stop(self) -> None:

@@ -29,11 +29,7 @@ _NOTHING: Final = object()
 """Stands for an item that is not handed over."""
 
 Make: TypeAlias = "Callable[[Item, Any, Exception | None], Any]"
-"""Makes the value that is handed over for an item."""
-
-
-def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
-    return output if error is None else error
+"""Makes the value that is handed over for an item; `None` for the output, or the error."""
 
 
 def _indexed(item: Item, output: Any, error: Exception | None) -> Any:
@@ -165,7 +161,7 @@ class Stream(AsyncIterator[T], Generic[T]):
             lead=job.lead,
             errors=errors,
             expected=job.expected if bounded else None,
-            make=_output_or_error if self._ordered else _indexed,
+            make=None if self._ordered else _indexed,
         )
         state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
@@ -178,7 +174,9 @@ class State:
     The run's task refers to this and not to the `Stream`, so that an unreferenced stream is collected.
     """
 
-    def __init__(self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make) -> None:
+    def __init__(
+        self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make | None
+    ) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
         self.ended_for: list[Callable[[], object]] = []
@@ -204,7 +202,8 @@ class State:
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
         """Take an item's output or error; return whether that delivered it."""
-        value = self._make(item, output, error)
+        make = self._make
+        value = (output if error is None else error) if make is None else make(item, output, error)
         # Where errors end the run, the one that is handed over is its end, which the consumer is told of.
         nothing = error is not None and not self._errors
         if not self._ordered:
@@ -233,8 +232,10 @@ class State:
         """Make up to `most` outcomes of items that the deadline kept from being finished ready, if any."""
         error = self._missing_error()
         for index in islice(self._missing, most):
-            ready = self._ordered and index in self._ahead
-            self.ready.append(self._ahead.pop(index) if ready else self._make(Item(index), None, error))
+            if self._ordered and index in self._ahead:
+                self.ready.append(self._ahead.pop(index))
+            else:
+                self.ready.append(error if self._make is None else self._make(Item(index), None, error))
         return bool(self.ready)
 
     def take(self, most: int) -> list[Any]:
