@@ -34,7 +34,7 @@ from batchrt.providers.embeddings.response_json import (
 )
 from batchrt.providers.embeddings.tokenizer import MOST_PER_CHARACTER
 from batchrt.providers.limit_messages import named_limits
-from batchrt.providers.request_body import bad_input, encode_members, half_character
+from batchrt.providers.request_body import bad_input, encode_members, half_surrogate
 from batchrt.runtime.joint_spending import part_of
 
 if TYPE_CHECKING:
@@ -383,5 +383,5 @@ def _unspeakable(text: str) -> BadRequestError | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return half_character(error, text, "input")
+        return half_surrogate(error, text, "input")
     return None
