@@ -14,6 +14,7 @@ from batchrt.messages import Usage
 from batchrt.prices import Price, check_prices
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.event_loop import LoopHandle, Signal
+from batchrt.runtime.slot_holder import SlotHolder
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
@@ -38,18 +39,12 @@ class _Run(Protocol):
     def blockades(self) -> Blockades: ...
 
 
-class Holder(Protocol):
-    """Hold a slot, and be able to wait without it."""
+class Holder(SlotHolder, Protocol):
+    """A slot holder of a run."""
 
     @property
     def run(self) -> _Run:
         """The run it belongs to."""
-
-    def wait_throttled(self) -> None:
-        """Give it up to wait."""
-
-    def release(self) -> None:
-        """Note that the wait is over."""
 
 
 class Payer(Protocol):

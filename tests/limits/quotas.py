@@ -123,7 +123,7 @@ def is_idle(quota: Quota) -> bool:
     return (
         statistics.in_flight == 0
         and statistics.waiting == 0
-        and not quota._line._desks
+        and not quota._queue._loops
         and not quota.retries.awaited
-        and not quota._line
+        and not quota._queue
     )

@@ -20,9 +20,10 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
+from batchrt.limits.cooldown import _DOUBLING
 from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
+from batchrt.limits.pacing import _AT_ONCE
 from batchrt.limits.permit import Permit
-from batchrt.limits.quota import _AT_ONCE, _DOUBLING
 from batchrt.runtime.run import Item, Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import in_thread, pause
@@ -363,7 +364,7 @@ def test_what_was_expected_is_settled_by_what_it_was(backend: str) -> None:
         await counter.send("short", tokens=50, usage=usage_of(50 - 40))
         assert quota.statistics().used["tokens_per_minute"] == pytest.approx(10 / 60)
         await counter.send("long", tokens=10, usage=usage_of(70))
-        assert quota._allowance._given["tokens", "minute"].bucket.level == pytest.approx(-20)
+        assert quota._limiter.rates._given["tokens", "minute"].bucket.level == pytest.approx(-20)
         await counter.send("unknown")
         assert counter.times == pytest.approx([0, 0, 20])
 
@@ -463,7 +464,7 @@ def test_the_alarm_goes_with_the_last_who_waits(backend: str) -> None:
         await counter.send()
         with anyio.move_on_after(1):
             await counter.send()
-        assert not quota._line._desks
+        assert not quota._queue._loops
         if backend == "asyncio":
             loop: Any = asyncio.get_running_loop()
             assert all(handle.cancelled() for handle in loop._scheduled if "_go_off" in repr(handle))

@@ -125,7 +125,7 @@ def test_everything_is_given_back(
         assert is_idle(quota)
         assert counter.run.held == 0
         assert counter.run.slots.free == (slots or float("inf"))
-        assert sum(quota._allowance._outstanding) == pytest.approx(0)
+        assert sum(quota._limiter.rates._outstanding) == pytest.approx(0)
         assert counter.peak <= (options["max_in_flight"] or len(plans) + 1)
         await anyio.sleep(600)
         began = counter.now()
@@ -230,7 +230,7 @@ def test_whatever_answers_tell_the_numbers_stay_numbers(
                 quota.answered(permit, usage_of(10, 10), run.now())
             assert permit.granted is False
             strand.close()
-            for limit in quota._allowance._all():
+            for limit in quota._limiter.rates._all():
                 bucket = limit.bucket
                 values = (bucket.level, bucket.rate, bucket.capacity, bucket.reserve)
                 assert all(abs(value) < 1e20 for value in values), (number, status)
