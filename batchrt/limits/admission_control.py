@@ -207,7 +207,7 @@ class AdmissionControl:
             self._pump(self._limiter.tick(now))
 
     def _withdraw(self, permit: Permit, now: float) -> None:
-        """Take a permit out of the queue, or give back what was granted to it."""
+        """Take a permit out of the queue, or give back its grant."""
         with self._lock:
             permit.withdrawn = True
             self._queue.note_withdrawn()

@@ -29,7 +29,7 @@ _LATELY: Final = 60.0
 
 
 class Limiter:
-    """Decide when a request may be sent, and learn from what became of it.
+    """Decide when a request may be sent, and learn from its outcome.
 
     It knows neither event loops nor queues: the quota calls it with the time, under its lock. A request
     passes when it fits into all of the limits; in the order in which they are asked: requests in flight,
@@ -170,7 +170,7 @@ class Limiter:
             self.concurrency.auto.sent(self.in_flight)
 
     def undo(self, permit: Permit, now: float) -> None:
-        """Give back what was charged for a request that was not sent after all."""
+        """Give back the charge for a request that was not sent after all."""
         permit.granted = False
         self.in_flight -= 1
         self.rates.undo(permit)
@@ -184,7 +184,7 @@ class Limiter:
         self.pacing.stop_ramp()
         self.rates.forget_outstanding()
 
-    # What became of it
+    # The outcome of a request
 
     def answered(self, permit: Permit, usage: Usage | None, now: float) -> None:
         """Learn from an answer."""
@@ -267,7 +267,7 @@ class Limiter:
         down = ProviderDown(self.breaker.failures, reason(error), self._last_failure)
         self._events.announce(down, self.now)
 
-    # What is known of the provider
+    # State
 
     def serves(self, since: float, now: float) -> bool:
         """Whether the provider answered, or has let in, other requests since then."""

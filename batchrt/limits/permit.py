@@ -1,4 +1,4 @@
-"""The permit of one request: what it asks of a quota, and whether it may be sent."""
+"""The permit of one request: its needs, its patience, and its way through the quota."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchrt.errors import BatchError
-from batchrt.limits.rate_limits import RateLimitStatus, RequestAccount
+from batchrt.limits.rate_limits import RateLimitStatus
+from batchrt.limits.request_account import RequestAccount
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Permit(RequestAccount):
         run: the outermost run that it belongs to.
         parallel: the reply says that too many requests were in flight.
         told: the limits that the reply tells.
-        reservation: what is set aside for it of the run's spending limit.
+        reservation: the part of the run's spending limit that is set aside for it.
     """
 
     __slots__ = (

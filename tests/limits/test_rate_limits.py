@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus, RequestAccount
+from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
+from batchrt.limits.request_account import RequestAccount
 from batchrt.limits.token_bucket import Period, Unit
 
 Change = tuple[str, float | None, float, str]

@@ -33,7 +33,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     # A book of its own for each test.
-    monkeypatch.setattr(quotas, "_books", [])
+    monkeypatch.setattr(quotas, "_registries", [])
 
 
 def chat(model: str = "m", **options: Any) -> ChatOpenAI:
@@ -209,7 +209,7 @@ def test_quotas_of_a_transport_that_is_gone_are_none_of_another(kind: Callable[[
         assert not chat(transport=kind(), requests_per_minute=60).quota.statistics().in_flight
         assert not chat(transport=kind()).quota.statistics().limits
         gc.collect()
-    assert len(quotas._books[0]._owners) <= 1
+    assert len(quotas._registries[0]._owners) <= 1
 
 
 def test_transports_that_cannot_be_referred_to_weakly_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_transports_that_cannot_be_referred_to_weakly_do_not_pile_up(monkeypatch
     for _ in range(10):
         chat(transport=Bare())
         assert chat(transport=kept).quota is quota
-    assert len(quotas._books[0]._owners) == len(quotas._books[0]._kept) == 3
+    assert len(quotas._registries[0]._owners) == len(quotas._registries[0]._kept) == 3
 
 
 def test_a_quota_that_is_handed_in_is_the_one() -> None:
@@ -333,8 +333,8 @@ def test_as_many_are_remembered_as_a_service_needs_and_no_more() -> None:
         quotas.shared_quota(b"x", f"{number}")
     gc.collect()
     assert forgotten() is None
-    assert len(quotas._books[0]._recent) == quotas._KEPT
-    assert len(quotas._books[0]._alive) == quotas._KEPT
+    assert len(quotas._registries[0]._recent) == quotas._KEPT
+    assert len(quotas._registries[0]._alive) == quotas._KEPT
 
 
 def test_one_in_use_is_never_forgotten() -> None:
@@ -387,8 +387,8 @@ def test_the_key_shows_nowhere() -> None:
     assert KEY not in str(error)
     assert KEY.encode() not in pickle.dumps(error)
     chat()
-    book = quotas._books[0]
-    assert KEY not in repr([vars(book), dict(book._alive), dict(book._recent)])
-    for account, _ in book._recent:
+    registry = quotas._registries[0]
+    assert KEY not in repr([vars(registry), dict(registry._alive), dict(registry._recent)])
+    for account, _ in registry._recent:
         assert KEY.encode() not in account
         assert len(account) == 16
