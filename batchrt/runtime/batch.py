@@ -5,9 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import (
     AsyncIterable,
+    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
+    Mapping,
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
@@ -26,10 +29,11 @@ from batchrt.errors import (
     SpendingLimitError,
     StrayCancelledError,
 )
-from batchrt.runtime.async_input import is_iterable, length_of
+from batchrt.prices import Price
+from batchrt.runtime.async_input import AsyncInput, is_iterable, length_of
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real, error_of, unswallowed
-from batchrt.runtime.outcome import BatchResult, Outcome
+from batchrt.runtime.outcome import BatchResult, Outcome, cost_of
 from batchrt.runtime.run import Item, NewListRun, Run, Step, Strand, current_strand, strand_context
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
@@ -40,7 +44,7 @@ __all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending",
 
 T = TypeVar("T")
 
-Inputs: TypeAlias = "Iterable[Any] | AsyncIterable[Any]"
+Inputs: TypeAlias = "Iterable[Any] | AsyncIterable[Any] | AsyncInput"
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 
 MIN_WINDOW: Final = 1000
@@ -103,15 +107,21 @@ class Job:
         return Scheduler(
             run,
             self.step,
-            iter(self.inputs) if is_iterable(self.inputs) else aiter(cast("AsyncIterable[Any]", self.inputs)),
+            self._source(),
             config=self.item_configs,
             deliver=deliver,
-            window=self.window,
+            window=options.pop("window", None) or self.window,
             deadline=self.config.get("deadline"),
             parent=parent.item if parent else None,
             expected=self.expected,
             **options,
         )
+
+    def _source(self) -> Iterator[Any] | AsyncIterator[Any] | AsyncInput:
+        inputs = self.inputs
+        if isinstance(inputs, AsyncInput):
+            return inputs
+        return iter(inputs) if is_iterable(inputs) else aiter(cast("AsyncIterable[Any]", inputs))
 
     @property
     def has_spending_limit(self) -> bool:
@@ -124,16 +134,20 @@ class Job:
     @property
     def by_lists(self) -> bool:
         """Whether the inputs can be sent as lists from the start, with nothing to be done for each."""
+        return (
+            self.takes_lists
+            and self.expected is not None
+            and is_iterable(self.inputs)
+            and self.config.get("timeout") is None
+        )
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether inputs can be packed into lists as they are pulled, with no task and no queue for each."""
         parent = current_strand()
         if parent is not None and parent.run.arrivals.task_pool is not None:
             return False  # others may come to the same lists
-        return (
-            self.step.bulk is not None
-            and self.expected is not None
-            and is_iterable(self.inputs)
-            and self.item_configs is self.config
-            and self.config.get("timeout") is None
-        )
+        return self.step.bulk is not None and self.item_configs is self.config
 
     @property
     def window(self) -> int:
@@ -344,8 +358,12 @@ def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
     return output if error is None else error
 
 
-def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
+def outcome_of(
+    prices: Price | Mapping[str, Price] | None, item: Item, output: Any, error: Exception | None
+) -> Outcome[Any]:
+    """Return the outcome of an item that has ended, in a run with these prices."""
     seconds = max(0.0, item.finished - item.started)
+    bills = item.bills
     return Outcome(
         item.index,
         output,
@@ -354,8 +372,9 @@ def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
         seconds,
         item.usage,
         item.request_seconds,
-        item.bills,
+        bills,
         item.waits,
+        None if bills is None or prices is None else cost_of(bills, prices),
     )
 
 
@@ -376,7 +395,7 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
 
 
 async def _collect_within_limits(job: Job, *, return_exceptions: bool) -> list[Any]:
-    results = _Results(_outcome)
+    results = _Results(partial(outcome_of, job.config.get("prices")))
     result = await _collect_outcomes(results, job, fail_fast=not return_exceptions)
     if result.ended is not None and not (return_exceptions and results.total is not None):
         result.ended.result = result  # nothing that was paid is lost
@@ -390,7 +409,8 @@ async def collect_outcomes(job: Job) -> BatchResult[Any]:
     Raises:
         DeadlineExceededError: only if the number of inputs is not known beforehand.
     """
-    return await _collect_outcomes(_Results(_outcome), job, fail_fast=False)
+    results = _Results(partial(outcome_of, job.config.get("prices")))
+    return await _collect_outcomes(results, job, fail_fast=False)
 
 
 async def _collect_outcomes(results: _Results, job: Job, *, fail_fast: bool) -> BatchResult[Any]:

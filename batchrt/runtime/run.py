@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -35,6 +35,7 @@ from batchrt.runtime.task_pool import TaskPool
 
 if TYPE_CHECKING:
     from batchrt.errors import SpendingLimitError
+    from batchrt.runtime.async_input import AsyncInput
 
 __all__ = [
     "Item",
@@ -79,6 +80,11 @@ class Item:
     def usage(self) -> Usage | None:
         """The tokens that were billed, of all models together; `None` if no server said."""
         return None if self.bills is None else total(self.bills)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether a request of it was answered, billed or tried again."""
+        return bool(self.retries) or self.bills is not None or self.request_seconds is not None
 
     def add_usage(self, usage: Usage, model: str = "") -> None:
         """Add what a call to `model` was billed, to this item and to the one it is nested in."""
@@ -129,6 +135,8 @@ class Run:
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         blockades: the sync calls that it works for, which block event loops meanwhile.
         held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
+        live: the open strands of the run and of those nested in it on its loop, if it can be stopped
+            gracefully; else `None`.
         calls: how many calls from its strands' threads are under way on its loop.
     """
 
@@ -145,6 +153,7 @@ class Run:
         "clock",
         "direct",
         "held",
+        "live",
         "loop",
         "process",
         "slots",
@@ -167,12 +176,15 @@ class Run:
         self.blockades: Blockades = current_blockades()
         self.held: int = 0
         self.calls: int = 0
+        self.live: set[Strand] | None = None
         self._vacated: Signal | None = None
         self._offset: float | None = None
         near = parent if parent is not None and self._same_loop(parent) else None
         # A limiter belongs to its loop, and so do the tasks of a task_pool.
         self.threads: CapacityLimiter | None = near.threads if near else _limiter(slots, direct=direct)
         self.arrivals: Arrivals = near.arrivals if near and near.arrivals.task_pool else Arrivals()
+        if near is not None:
+            self.live = near.live
         self._sections: dict[tuple[int, Slots], tuple[object, Slots]] = {}
         self._nested_in = parent
         self._own_slots = parent is not None and slots is not parent.slots
@@ -274,12 +286,23 @@ class _Lending(AbstractAsyncContextManager[None]):
             self._strand._end_lending()
 
 
+class Carrier(Protocol):
+    """Carry a list with the inputs of several strands."""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the list has a slot."""
+        ...
+
+
 class Strand:
     """Carry one line of work: the slot it may hold, its configuration, its item, and who pays for it.
 
     Attributes:
+        above: the strand that it is a branch of, if any.
         scopes: the cancel scopes that the runtime has put around it, within its run's.
         spending: who pays for its requests; `None` for no limit.
+        list: what carries its input in a list with others', while it waits for that; else `None`.
     """
 
     __slots__ = (
@@ -289,10 +312,12 @@ class Strand:
         "_nested",
         "_passed",
         "_watched",
+        "above",
         "config",
         "has_slot",
         "in_thread",
         "item",
+        "list",
         "moving",
         "open",
         "run",
@@ -312,6 +337,8 @@ class Strand:
         self.spending: Payer | None = run.spending
         self.in_thread: bool = False
         self.open: bool = True
+        self.above: Strand | None = None
+        self.list: Carrier | None = None
         self.scopes: tuple[CancelScope, ...] = ()
         self._nested = 0
         self._in_debt = False
@@ -321,6 +348,8 @@ class Strand:
         self._passed: list[RendezvousPoint] | None = None
         self.moving: bool = True
         run.arrivals.moving += 1
+        if run.live is not None:
+            run.live.add(self)
 
     async def take(self) -> None:
         """Wait for a slot unless this strand has one; call it right before a leaf's own work."""
@@ -350,6 +379,8 @@ class Strand:
         What a thread of the user's still waits for on the strand's behalf is cancelled.
         """
         self.open = False
+        if self.run.live is not None:
+            self.run.live.discard(self)
         if self._watched:
             self.cancel_nested()
         if self._afar:
@@ -418,9 +449,25 @@ class Strand:
     def branch(self, *scopes: CancelScope) -> Strand:
         """Return a strand for one branch of a fork, which runs in `scopes`."""
         branch = Strand(self.run, self.item, self.config, self.slots)
+        branch.above = self
         branch.spending = self.spending
         branch.scopes = (*self.scopes, *scopes)
         return branch
+
+    @property
+    def outermost(self) -> Strand:
+        """The strand of the outermost run's item that this is a branch of, or nested in."""
+        strand = self
+        while (above := strand.above or strand.run.above) is not None:
+            strand = above
+        return strand
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a leaf runs, a list with its input is under way, or another loop may work for it."""
+        if self.has_slot or self._in_debt or self._afar:
+            return True
+        return self.list is not None and self.list.is_at_work
 
     @contextmanager
     def standing_in(self) -> Iterator[Strand]:
@@ -607,8 +654,25 @@ class ListRun(Protocol):
         """Take the inputs in and return their number."""
         ...
 
+    @property
+    def pulled(self) -> int:
+        """How many inputs were taken in."""
+        ...
+
     def lists(self) -> Iterator[list[Any]]:
         """Yield the lists to send."""
+        ...
+
+    def pack(self, inputs: Iterable[Any] | AsyncIterable[Any]) -> Iterator[list[Any]] | AsyncInput:
+        """Give lists of `inputs`, pulled as lists are asked for; instead of `look_at` and `lists`."""
+        ...
+
+    def end_list(self, index: int, error: Exception | None) -> int:
+        """End a list, give `error` to its inputs without an outcome, and return how many inputs it has."""
+        ...
+
+    def unsettled(self, index: int) -> int:
+        """Return how many inputs of a list under way have no outcome yet."""
         ...
 
     @property

@@ -24,6 +24,7 @@ from batchrt.config import RunConfig
 from batchrt.errors import (
     DeadlineExceededError,
     ItemTimeoutError,
+    RunStoppedError,
     SpendingLimitError,
     StrayCancelledError,
 )
@@ -33,6 +34,7 @@ from batchrt.runtime.event_loop import Host, Signal, Unbegun, error_of, unswallo
 from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
 from batchrt.runtime.slots import Waiter
+from batchrt.runtime.spending import Payer
 from batchrt.runtime.task_pool import TaskPool
 
 __all__ = ["Deliver", "Scheduler"]
@@ -48,6 +50,10 @@ how many: as with a cap, enough to fill the quota, and not so many that they wai
 MAX_HOG_SECONDS: Final = 0.005
 """How long workers may go on without a checkpoint when no item waits for anything: a service's other
 tasks share the loop. Node's and Tokio's guides ask for a yield every 10-100 ms; this is well below."""
+
+
+WITHDRAWAL_SECONDS: Final = 0.1
+"""How often a run that ends gracefully looks for items that have come to wait."""
 
 
 class Scheduler:
@@ -69,13 +75,14 @@ class Scheduler:
             knows where they belong.
         room: says whether the consumer wants more; see also `delivered`.
         expected: how many inputs there are said to be. A hint: what counts is where the source ends.
+        stoppable: `wind_down` may be called; every item that was pulled has an outcome then.
     """
 
     def __init__(
         self,
         run: Run,
         step: Step,
-        source: Iterator[Any] | AsyncIterator[Any],
+        source: Iterator[Any] | AsyncIterator[Any] | AsyncInput,
         *,
         config: RunConfig | Sequence[RunConfig],
         deliver: Deliver,
@@ -87,13 +94,17 @@ class Scheduler:
         unit: str = "item",
         room: Callable[[], bool] | None = None,
         expected: int | None = None,
+        stoppable: bool = False,
     ) -> None:
         self._run = run
         self._step = step
         # Not by `isinstance`: an iterator need not have `__iter__`.
         plain = hasattr(type(source), "__next__")
         self._iterator = cast("Iterator[Any]", source) if plain else None
-        self._feeder = None if plain else AsyncInput(cast("AsyncIterator[Any]", source))
+        if plain or isinstance(source, AsyncInput):
+            self._feeder = None if plain else cast("AsyncInput", source)
+        else:
+            self._feeder = AsyncInput(cast("AsyncIterator[Any]", source))
         self._shared_config = config if isinstance(config, dict) else None
         self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver
@@ -126,6 +137,13 @@ class Scheduler:
         self._ends_at = math.inf
         self._too_late = False
         self._yielded_at = 0.0
+        self._carried: dict[Item, _Carried] | None = None
+        self._wound_down = False
+        if stoppable:
+            self._carried = {}
+            self._scopes: dict[Host, CancelScope] = {}
+            if run.live is None:
+                run.live = set()
 
     @property
     def total(self) -> int | None:
@@ -135,9 +153,28 @@ class Scheduler:
         return self._expected if self._expected is not None and self._admitted <= self._expected else None
 
     @property
-    def admitted(self) -> int:
-        """How many items were started."""
-        return self._admitted
+    def pulled(self) -> int:
+        """How many inputs were pulled."""
+        return self._admitted + self.ahead
+
+    @property
+    def ahead(self) -> int:
+        """How many values of an async source were pulled and not admitted."""
+        return 0 if self._feeder is None else self._feeder.ahead
+
+    @property
+    def spending(self) -> Payer | None:
+        """What keeps the run within its limits; `None` without any."""
+        return self._run.spending
+
+    @property
+    def at_work(self) -> set[int]:
+        """The indices of the items that have a leaf or a list under way; of a stoppable run."""
+        busy = self._busy()
+        return {item.index for item, carried in (self._carried or {}).items() if carried.strand in busy}
+
+    def _busy(self) -> set[Strand]:
+        return {strand.outermost for strand in list(self._run.live or ()) if strand.is_at_work}
 
     async def run(self) -> None:
         """Carry everything through and return when nothing of it is running any more.
@@ -222,6 +259,41 @@ class Scheduler:
         """End the run, for nobody wants its outcomes any more: cancel what is under way."""
         self._stopped = True
         self._cancel()
+
+    def wind_down(self) -> None:
+        """Pull no more inputs, let items at work finish, and withdraw those that wait; on the loop's thread.
+
+        An item waits (for a quota, a retry, a provider that is down, a slot) if none of its strands has a
+        slot: its own, its branches', those nested in it, that of its list. One that comes to wait later is
+        withdrawn then.
+        """
+        if self._wound_down or self._finished.is_set():
+            return
+        self._wound_down = True
+        self._drain()
+        self._withdraw()
+        if self._group is not None:
+            self._group.start_soon(Unbegun, self._keep_withdrawing, name="batchrt withdrawals")
+
+    @property
+    def is_wound_down(self) -> bool:
+        """Whether it was told to end before the inputs did."""
+        return self._wound_down
+
+    def _withdraw(self) -> None:
+        busy = self._busy()
+        for carried in list((self._carried or {}).values()):
+            if carried.strand not in busy and not carried.scope.cancel_called:
+                carried.error = RunStoppedError(
+                    "the run was stopped while the item waited to be sent",
+                    started=carried.strand.item.was_sent,
+                )
+                carried.scope.cancel()
+
+    async def _keep_withdrawing(self) -> None:
+        while True:
+            await anyio.sleep(WITHDRAWAL_SECONDS)
+            self._withdraw()
 
     def _cancel(self) -> None:
         if self._group is not None:
@@ -331,7 +403,19 @@ class Scheduler:
 
     async def _work(self) -> None:
         self._starting -= 1
-        slots, own = self._run.slots, Host()
+        if self._carried is None:
+            await self._work_as(Host())
+            return
+        with CancelScope() as scope:
+            own = Host()
+            self._scopes[own] = scope
+            try:
+                await self._work_as(own)
+            finally:
+                del self._scopes[own]
+
+    async def _work_as(self, own: Host) -> None:
+        slots = self._run.slots
         holding = returned = False
         try:
             while not (self._is_done_with(returned=returned) if self._seems_over else self._is_over()):
@@ -466,7 +550,7 @@ class Scheduler:
         feeder.take()
         return await self._carry(value, own)
 
-    def _admit(self) -> Strand:
+    def _admit(self, own: Host) -> Strand:
         """Return a strand for the next item; it has the worker's slot."""
         item = Item(self._admitted, self._parent)
         self._admitted += 1
@@ -478,13 +562,18 @@ class Scheduler:
         config = self._shared_config
         if config is None:
             config = self._configs[item.index]
-        return Strand(self._run, item, config, self._run.slots, has_slot=True)
+        strand = Strand(self._run, item, config, self._run.slots, has_slot=True)
+        if self._carried is not None:
+            scope = self._scopes[own]
+            self._carried[item] = _Carried(strand, scope)
+            strand.scopes = (scope,)
+        return strand
 
     # What waits with an item is what the garbage collector walks through, ten thousand times over: its
     # worker, this, what drives the step, and no coroutine more.
     async def _carry(self, value: Any, own: Host) -> bool:
         """Carry `value` through; return whether its slot is left."""
-        strand, output = self._admit(), None
+        strand, output = self._admit(own), None
         failure: BaseException | None = None
         if self._timed:
             strand.item.started = anyio.current_time()
@@ -494,15 +583,13 @@ class Scheduler:
                 output = await self._call(strand, value)
             else:
                 with CancelScope(deadline=anyio.current_time() + timeout) as scope:
-                    strand.scopes = (scope,)
+                    strand.scopes = (*strand.scopes, scope)
                     output = await self._call(strand, value)
                 if scope.cancelled_caught:
-                    failure = _timed_out(timeout)
+                    failure = _timed_out(timeout, self._unit)
         except anyio.get_cancelled_exc_class() as error:
             if not await own.goes_on():
-                # A nested run's slots are for the leaf that waits for it, which may go on.
-                strand.give(newcomers=self._parent is None)
-                strand.close()
+                self._close_cancelled(strand)
                 raise
             failure = StrayCancelledError.of(error)
         except GeneratorExit:  # the loop was closed with this in it
@@ -524,12 +611,24 @@ class Scheduler:
             return False
         return holding
 
+    def _close_cancelled(self, strand: Strand) -> None:
+        """Close the strand of an item that was cancelled; one that was withdrawn is delivered."""
+        # A nested run's slots are for the leaf that waits for it, which may go on.
+        strand.give(newcomers=self._parent is None)
+        strand.close()
+        carried = None if self._carried is None else self._carried.get(strand.item)
+        assert self._group is not None
+        if carried is not None and carried.error is not None and not self._group.cancel_scope.cancel_called:
+            self._settle(strand.item, None, carried.error)
+
     def _call(self, strand: Strand, value: Any) -> Awaitable[Any]:
         context = strand_context(strand, self._base)
         call = self._step.call
         return drive(context, _at_once(call, value, strand) if self._step.inline else call(value, strand))
 
     def _settle(self, item: Item, output: Any, failure: BaseException | None) -> None:
+        if self._carried is not None:
+            del self._carried[item]
         if failure is not None and not isinstance(failure, Exception):
             self._fail(failure, None)
             return
@@ -585,6 +684,23 @@ class Scheduler:
             self._resting.pop().set()
 
 
+class _Carried:
+    """An item on its way through a run that can be stopped.
+
+    Attributes:
+        strand: carries it.
+        scope: its worker's, which takes no other item once it is cancelled.
+        error: why it was withdrawn.
+    """
+
+    __slots__ = ("error", "scope", "strand")
+
+    def __init__(self, strand: Strand, scope: CancelScope) -> None:
+        self.strand: Strand = strand
+        self.scope: CancelScope = scope
+        self.error: RunStoppedError | None = None
+
+
 async def _slot_is_left() -> bool:
     return True
 
@@ -593,5 +709,5 @@ async def _at_once(call: StepCall, value: Any, strand: Strand) -> Any:
     return call(value, strand)
 
 
-def _timed_out(seconds: float) -> ItemTimeoutError:
-    return ItemTimeoutError(f"the item took longer than its timeout of {seconds:g} s", seconds=seconds)
+def _timed_out(seconds: float, unit: str) -> ItemTimeoutError:
+    return ItemTimeoutError(f"the {unit} took longer than its timeout of {seconds:g} s", seconds=seconds)
