@@ -787,7 +787,11 @@ class Quota:
             self._ramp = Ramp(_BARE_SHARE * self._in_flight)
         elif not isinstance(error, RateLimitError):
             self._ramp = Ramp(self._in_flight)
-        elif not self._found.is_certain:
+        elif self._found.is_certain:
+            # As many as before may go at once, and the queue behind them as those are answered.
+            carried = self._found.log.carried()
+            self._ramp = Ramp(_BARE_SHARE * carried, allowed=carried)
+        else:
             span = max(wait, _SECOND)
             enough = _BARE_SHARE * self._in_flight
             at_first = self._at_first(wait, span, now)
