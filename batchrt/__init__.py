@@ -165,7 +165,7 @@ __all__ = [
 ]
 
 
-# Clients bring an HTTP library along; who only composes does not pay for it.
+# Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",

@@ -29,9 +29,9 @@ PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
 
 ROOMS = {
     "asyncio": {"runtime/event_loop.py"},
-    "httpx": {"providers/http/transport.py", "testing/transport.py"},
+    "httpx": {"providers/http/transport.py", "testing/serving/transport.py"},
     "pyqwest": {"providers/http/transport.py"},
-    "uvicorn": {"testing/uvicorn_server.py"},
+    "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/array_buffer.py"},
     "pyarrow": {"files/vectors/parquet.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},

@@ -118,7 +118,7 @@ def check_failure(choice: Mapping[str, Any]) -> None:
     for holder in (choice, message):
         if isinstance(holder, dict) and "error" in holder and is_reported(holder["error"]):
             raise ReportedError({"error": holder["error"]})
-    if choice.get("finish_reason") == "stop":
+    if choice.get("finish_reason") == "stop" and _NATIVE not in choice:
         return
     reason = finish_reason_of(choice)
     if reason is not None and reason.lower() in FAILED:
@@ -130,7 +130,20 @@ def finish_reason_of(choice: Mapping[str, Any]) -> str | None:
     reason = choice.get("finish_reason")
     if isinstance(reason, dict):  # SGLang's own: {"type": "length", "length": 20}
         reason = reason.get("type")
+    if reason == "stop" and _NATIVE in choice:
+        reason = _native_reason(choice[_NATIVE]) or reason
     return reason if isinstance(reason, str) and reason else None
+
+
+_NATIVE: Final = "provider_specific_fields"
+"""LiteLLM's proxy reports every reason that it does not know as "stop", and keeps the upstream's own in here
+(version 1.108.7, findings/litellm-unknown-finish-reasons-become-stop.sh)."""
+
+
+def _native_reason(fields: object) -> str | None:
+    """Return the upstream's own reason if it is another one than a complete answer's."""
+    reason = fields.get("native_finish_reason") if isinstance(fields, dict) else None
+    return reason if isinstance(reason, str) and _explains(reason) else None
 
 
 def any_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AIMessage:

@@ -147,7 +147,9 @@ _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_
 def read_usage(usage: object, tier: object = None) -> Usage | None:
     """Return an answer's `usage`; `None` for what makes no sense.
 
-    Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one.
+    Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one. Zeros alone are no
+    count: LiteLLM's proxy sends them where its upstream sent none (version 1.108.7,
+    findings/litellm-missing-usage-becomes-zero.sh), and a spending limit must not take that for free work.
 
     Args:
         usage: the member as it came.
@@ -156,7 +158,7 @@ def read_usage(usage: object, tier: object = None) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     counts = _counts(usage)
-    if counts is None:
+    if counts is None or not any(counts):
         return None
     details = {} if usage.keys() <= _PLAIN else _read_details(usage, counts[0])
     if tier is not None and isinstance(tier, str):

@@ -216,6 +216,13 @@ def test_usage_is_read_under_all_its_names(usage: Any, expected: Usage) -> None:
     assert read_usage(usage) == expected
 
 
+@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+def test_usage_of_zeros_is_no_usage(names: tuple[str, str]) -> None:
+    """A proxy whose upstream counted nothing says zero; a spending limit must not take that for free work."""
+    assert read_usage({**dict.fromkeys(names, 0), "total_tokens": 0}) is None
+    assert read_usage({names[0]: 5, names[1]: 0}) == Usage(5, 0, 5)
+
+
 def test_usage_has_the_tier_that_was_billed() -> None:
     """A sum over several has none."""
     flex = read({**chat_body(), "service_tier": "flex"}).usage
@@ -269,6 +276,37 @@ def test_an_answer_that_broke_off_is_no_answer(reason: str) -> None:
     with pytest.raises(ServerError, match=reason) as caught:
         read(choice(finish_reason=reason))
     assert should_retry(caught.value)
+
+
+def native(reason: Any) -> Any:
+    """Return a choice as LiteLLM's proxy rewrites it: "stop", and the upstream's reason beside it."""
+    return choice(finish_reason="stop", provider_specific_fields={"native_finish_reason": reason})
+
+
+@pytest.mark.parametrize("reason", FAILED)
+def test_choice_that_broke_off_behind_a_proxy_is_no_answer(reason: str) -> None:
+    """The proxy's "stop" hides the upstream's reason; it counts all the same."""
+    with pytest.raises(ServerError, match=reason):
+        read(native(reason))
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("max_tokens", "max_tokens"),
+        ("safety", "safety"),
+        ("end_turn", "stop"),
+        ("STOP", "stop"),
+        (None, "stop"),
+        ("", "stop"),
+        (5, "stop"),
+        ({}, "stop"),
+    ],
+)
+def test_choice_has_the_upstreams_finish_reason_where_it_says_more(reason: Any, expected: str) -> None:
+    """An answer that was cut off behind a proxy does not look complete."""
+    assert read(native(reason)).finish_reason == expected
+    assert read(choice(finish_reason="stop", provider_specific_fields=reason)).finish_reason == "stop"
 
 
 @pytest.mark.parametrize(

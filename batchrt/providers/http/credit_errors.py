@@ -71,6 +71,11 @@ _WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("hard limit has been reached", "OpenAI, for billing"),
     ("budget has been exceeded", "LiteLLM's proxy"),
     ("exceeded budget", "LiteLLM's proxy"),
+    # Google says the same of a rate, with another link.
+    (
+        "plan and billing details. for more information on this error, read the docs: https://platform.openai",
+        "OpenAI, for `insufficient_quota`; LiteLLM's proxy leaves the code out",
+    ),
     ("check your billing details", "OpenAI: your account is not active"),
     ("billing to be enabled", "Google"),
     ("billing is disabled", "Google"),

@@ -38,6 +38,14 @@ SAID = [
     (403, "Your team has either used all available credits or reached its monthly spending limit."),
     (403, "Your newly created team doesn\N{RIGHT SINGLE QUOTATION MARK}t have any credits yet."),
     (403, "You have exceeded your monthly included credits for Inference Providers."),
+    (
+        429,
+        (
+            "litellm.RateLimitError: RateLimitError: OpenAIException - You exceeded your current quota, "
+            "please check your plan and billing details. For more information on this error, read the docs: "
+            "https://platform.openai.com/docs/guides/error-codes/api-errors."
+        ),
+    ),
     (429, "Your account is not active, please check your billing details on our website."),
     (400, "Budget has been exceeded! Current cost: 1.2, Max budget: 1.0"),
     (400, "Billing hard limit has been reached"),
