@@ -109,7 +109,11 @@ class Pacing:
             self._ramp = Ramp(enough)
         elif failure.kind is not FailureKind.RATE_LIMITED:
             self._ramp = Ramp(in_flight)
-        elif not found.is_certain:
+        elif found.is_certain:
+            # As many as before may go at once, and the queue behind them as those are answered.
+            carried = found.log.carried()
+            self._ramp = Ramp(_BARE_SHARE * carried, allowed=carried)
+        else:
             span = max(wait, _SECOND)
             # A bucket that was full at first, and emptied before the first answer, shows nothing.
             let_in = found.log.let_in_within(span, now) if found.latency else 0.0
