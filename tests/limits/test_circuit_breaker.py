@@ -7,7 +7,7 @@ import math
 from batchrt.limits.circuit_breaker import CircuitBreaker
 
 
-def test_ten_failures_in_a_row_are_an_outage() -> None:
+def test_breaker_opens_after_ten_failures_in_a_row() -> None:
     """One answer in between, and they are not in a row."""
     breaker = CircuitBreaker()
     for second in range(9):
@@ -18,7 +18,7 @@ def test_ten_failures_in_a_row_are_an_outage() -> None:
     assert not breaker.failed(20, 20), "it is known already"
 
 
-def test_the_end_says_how_long_it_was() -> None:
+def test_breaker_tells_how_long_it_was_open() -> None:
     """From the failure that made it one to the answer that ended it."""
     breaker = CircuitBreaker()
     assert breaker.open(100)
@@ -29,7 +29,7 @@ def test_the_end_says_how_long_it_was() -> None:
     assert breaker.answered(163, 164) is None
 
 
-def test_an_answer_to_what_was_sent_before_ends_nothing() -> None:
+def test_breaker_stays_open_on_answers_to_earlier_requests() -> None:
     """It was made before the provider went down."""
     breaker = CircuitBreaker()
     for _ in range(10):
@@ -42,7 +42,7 @@ def test_an_answer_to_what_was_sent_before_ends_nothing() -> None:
     assert breaker.answered(106, 111) == 10
 
 
-def test_looks_become_rarer_but_never_rare() -> None:
+def test_breaker_probes_become_rarer_but_never_rare() -> None:
     """After one second, two, four, and then every five."""
     breaker = CircuitBreaker()
     breaker.open(0)
@@ -56,7 +56,7 @@ def test_looks_become_rarer_but_never_rare() -> None:
     assert gaps == [1, 2, 4, 5, 5, 5]
 
 
-def test_another_outage_begins_with_quick_looks() -> None:
+def test_breaker_probes_quickly_at_first_in_each_outage() -> None:
     """Whatever the last one came to."""
     breaker = CircuitBreaker()
     breaker.open(0)

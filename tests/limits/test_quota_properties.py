@@ -112,7 +112,7 @@ async def carry_out(counter: Counter, plans: Sequence[Plan]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(options=QUOTAS, plans=PLANS, slots=st.sampled_from([None, 1, 3]))
-def test_everything_is_given_back(
+def test_quota_is_empty_after_all_requests_ended(
     backend: str, options: dict[str, Any], plans: list[Plan], slots: int | None
 ) -> None:
     """However requests end, and wherever they were: the next is let in as if nothing had been."""
@@ -138,7 +138,7 @@ def test_everything_is_given_back(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(options=QUOTAS, plans=PLANS)
-def test_no_window_has_more_requests_than_the_bucket_allows(
+def test_quota_sends_no_more_in_any_window_than_the_bucket_allows(
     backend: str, options: dict[str, Any], plans: list[Plan]
 ) -> None:
     """From any request to any later one: what it holds, and what came in meanwhile."""
@@ -166,9 +166,7 @@ def test_no_window_has_more_requests_than_the_bucket_allows(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(plans=PLANS, waits=st.lists(st.floats(0.1, 20), min_size=1, max_size=4))
-def test_nobody_is_sent_while_the_provider_is_left_alone(
-    backend: str, plans: list[Plan], waits: list[float]
-) -> None:
+def test_quota_sends_nothing_during_a_cooldown(backend: str, plans: list[Plan], waits: list[float]) -> None:
     """Whatever else is going on."""
 
     async def main() -> None:
@@ -213,9 +211,7 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
         max_size=40,
     ),
 )
-def test_whatever_answers_tell_the_numbers_stay_numbers(
-    plans: list[Plan], told: list[RateLimitStatus]
-) -> None:
+def test_quota_numbers_stay_finite_for_any_headers(plans: list[Plan], told: list[RateLimitStatus]) -> None:
     """Nothing becomes NaN, and what is said is taken back by what is said later."""
 
     async def main() -> None:
@@ -245,7 +241,7 @@ def test_whatever_answers_tell_the_numbers_stay_numbers(
     st.lists(st.sampled_from(["answered", "failed", "refused", "timeout"]), max_size=60),
     st.floats(0, 30),
 )
-def test_the_budget_is_spent_once_and_repaid_by_answers(events: list[str], capacity: float) -> None:
+def test_quota_retry_budget_is_spent_once_and_repaid_by_answers(events: list[str], capacity: float) -> None:
     """What is left is what was there, less what retries cost, and what answers put in."""
 
     async def main() -> None:

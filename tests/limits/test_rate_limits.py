@@ -45,7 +45,7 @@ class LoopWaiters:
         self.rate_limits.learn(limits_told, charge, now, refused=False)
 
 
-def test_without_limits_everything_goes() -> None:
+def test_rate_limits_admit_everything_where_none_is_known() -> None:
     """Nothing is known, nothing is waited for."""
     desk = LoopWaiters()
     for _ in range(1000):
@@ -55,7 +55,7 @@ def test_without_limits_everything_goes() -> None:
     assert desk.rate_limits.used(0.0) == {}
 
 
-def test_a_request_has_to_fit_into_all_limits() -> None:
+def test_rate_limits_all_have_to_fit() -> None:
     """The longest of their waits counts."""
     desk = LoopWaiters({RPM: 60, TPM: 6000}, burst_seconds=1)
     desk.charge(tokens=50)
@@ -66,7 +66,7 @@ def test_a_request_has_to_fit_into_all_limits() -> None:
     assert desk.wait(1.0, 10) == pytest.approx(4.1)
 
 
-def test_an_answer_tells_of_a_limit_nobody_gave() -> None:
+def test_rate_limits_are_told_by_answers() -> None:
     """As it was when the request arrived; what was sent since is taken off."""
     desk = LoopWaiters()
     first, second = desk.charge(0.0), desk.charge(0.1)
@@ -80,7 +80,7 @@ def test_an_answer_tells_of_a_limit_nobody_gave() -> None:
     assert second.counted[0] == 2
 
 
-def test_what_was_said_earlier_does_not_correct_what_was_said_later() -> None:
+def test_rate_limits_are_not_corrected_by_earlier_answers() -> None:
     """Answers come in another order than their requests were sent."""
     desk = LoopWaiters()
     early, late = desk.charge(0.0), desk.charge(5.0)
@@ -91,7 +91,7 @@ def test_what_was_said_earlier_does_not_correct_what_was_said_later() -> None:
     assert bucket.level == pytest.approx(3)
 
 
-def test_the_tighter_of_what_is_given_and_what_is_told_counts() -> None:
+def test_rate_limits_keep_the_tighter_of_given_and_told() -> None:
     """A limit that was raised by hand above the provider's is of no use."""
     desk = LoopWaiters({RPM: 600})
     desk.answer(0.0, RateLimitStatus("requests", 60, 0, None))
@@ -102,7 +102,7 @@ def test_the_tighter_of_what_is_given_and_what_is_told_counts() -> None:
     assert desk.changes[-1] == ("requests_per_minute", 600, 6, "given by hand")
 
 
-def test_a_limit_that_the_provider_changes_is_followed() -> None:
+def test_rate_limits_follow_the_providers_changes() -> None:
     """And said so."""
     desk = LoopWaiters()
     desk.answer(0.0, RateLimitStatus("requests", 60, 50, None))
@@ -127,14 +127,16 @@ def test_a_limit_that_the_provider_changes_is_followed() -> None:
         (60, 0, 90.0, "requests_per_minute"),
     ],
 )
-def test_the_reset_tells_a_minute_from_a_day(limit: float, remaining: float, reset: float, name: str) -> None:
-    """What lacks of a day's limit comes back at a day's rate."""
+def test_rate_limits_reset_tells_a_minute_from_a_day(
+    limit: float, remaining: float, reset: float, name: str
+) -> None:
+    """The used part of a day's limit comes back at a day's rate."""
     desk = LoopWaiters()
     desk.answer(0.0, RateLimitStatus("requests", limit, remaining, reset))
     assert desk.rate_limits.limits() == {name: limit}
 
 
-def test_the_reset_tells_how_much_the_bucket_holds() -> None:
+def test_rate_limits_reset_tells_the_buckets_capacity() -> None:
     """A strict one, that holds a second of its limit."""
     desk = LoopWaiters()
     desk.answer(0.0, RateLimitStatus("requests", 600, 4, 0.6))
@@ -142,7 +144,7 @@ def test_the_reset_tells_how_much_the_bucket_holds() -> None:
 
 
 @pytest.mark.parametrize("request_counts", [True, False])
-def test_what_is_undone_leaves_no_trace(*, request_counts: bool) -> None:
+def test_rate_limits_undo_leaves_no_trace(*, request_counts: bool) -> None:
     """Neither in a bucket nor in what is counted."""
     desk = LoopWaiters({RPM: 60, TPM: 600}, burst_seconds=60)
     before = desk.rate_limits._counted
@@ -156,7 +158,7 @@ def test_what_is_undone_leaves_no_trace(*, request_counts: bool) -> None:
     assert desk.rate_limits._outstanding == [0, 0, 0]
 
 
-def test_a_refusal_says_how_empty_a_given_limit_is() -> None:
+def test_rate_limits_refusal_tells_the_level_of_a_given_limit() -> None:
     """Of the unit that it names, else of the one with the least left."""
     desk = LoopWaiters({RPM: 60, TPM: 6000}, burst_seconds=60)
     charge = desk.charge(0.0, tokens=10)
@@ -188,7 +190,7 @@ STANDINGS = st.builds(
     ),
     st.booleans(),
 )
-def test_whatever_happens_what_is_counted_comes_out_even(
+def test_rate_limits_counts_balance_for_any_events(
     events: list[tuple[str, float, float, RateLimitStatus]], given_too: bool
 ) -> None:
     """When all has ended, nothing is outstanding, and a wait is bounded by what was charged."""
