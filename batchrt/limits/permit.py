@@ -7,14 +7,39 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchrt.errors import BatchError
-from batchrt.limits.rate_limits import RateLimitStatus
-from batchrt.limits.request_account import RequestAccount
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
+    from batchrt.limits.rate_limits import RateLimitStatus
     from batchrt.runtime.spending import Reservation
 
-__all__ = ["Permit"]
+__all__ = ["Permit", "RequestAccount"]
+
+
+class RequestAccount:
+    """Hold the charge for one request, and the totals right after it.
+
+    Attributes:
+        input: tokens that the prompt is expected to have.
+        output: tokens that the answer is expected to have.
+        most: the most tokens that the answer may have; `None` if nothing says.
+        sent_at: when it was sent.
+        counted: the totals charged by then, this request included, in each way of counting.
+    """
+
+    __slots__ = ("counted", "input", "most", "output", "sent_at")
+
+    def __init__(self, most: float | None = None) -> None:
+        self.input: float = 0.0
+        self.output: float = 0.0
+        self.most: float | None = most
+        self.sent_at: float = 0.0
+        self.counted: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def tokens(self) -> float:
+        """The tokens that are expected."""
+        return self.input + self.output
 
 
 class Permit(RequestAccount):

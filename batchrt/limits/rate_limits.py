@@ -8,15 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+from batchrt.limits.counted_limit import AFTERWARDS, BEFOREHAND, REQUESTS, CountedLimit, likeliest
 from batchrt.limits.events import BY_HAND
-from batchrt.limits.request_account import (
-    AFTERWARDS,
-    BEFOREHAND,
-    REQUESTS,
-    CountedLimit,
-    RequestAccount,
-    likeliest,
-)
+from batchrt.limits.permit import RequestAccount
 from batchrt.limits.token_bucket import SECONDS, Period, TokenBucket, Unit
 from batchrt.limits.token_estimator import RunningMean
 

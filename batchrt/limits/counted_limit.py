@@ -1,4 +1,4 @@
-"""The account of one request: the tokens charged for it, and the ways in which providers count them."""
+"""A counted limit: a token bucket, and the way in which a provider counts the tokens of requests."""
 
 from __future__ import annotations
 
@@ -6,41 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from batchrt.limits.permit import RequestAccount
 from batchrt.limits.token_bucket import TokenBucket
 
-__all__ = ["AFTERWARDS", "BEFOREHAND", "REQUESTS", "CountedLimit", "RequestAccount", "likeliest"]
+__all__ = ["AFTERWARDS", "BEFOREHAND", "REQUESTS", "CountedLimit", "likeliest"]
 
 REQUESTS: Final = 0
 AFTERWARDS: Final = 1
 BEFOREHAND: Final = 2
 """Ways of counting: requests; tokens, with those of an answer when it is made; tokens, with the most that an
 answer may have when the request arrives, corrected when it is answered, as OpenAI does."""
-
-
-class RequestAccount:
-    """Hold the charge for one request, and the totals right after it.
-
-    Attributes:
-        input: tokens that the prompt is expected to have.
-        output: tokens that the answer is expected to have.
-        most: the most tokens that the answer may have; `None` if nothing says.
-        sent_at: when it was sent.
-        counted: the totals charged by then, this request included, in each way of counting.
-    """
-
-    __slots__ = ("counted", "input", "most", "output", "sent_at")
-
-    def __init__(self, most: float | None = None) -> None:
-        self.input: float = 0.0
-        self.output: float = 0.0
-        self.most: float | None = most
-        self.sent_at: float = 0.0
-        self.counted: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    @property
-    def tokens(self) -> float:
-        """The tokens that are expected."""
-        return self.input + self.output
 
 
 class CountedLimit:
