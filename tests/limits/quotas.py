@@ -1,4 +1,4 @@
-"""What the tests of quotas share: virtual time on both kinds of event loop, requests without a provider."""
+"""Helpers for tests of quotas: virtual time on asyncio and Trio, and requests without a provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKENDS: Final = ("asyncio", "trio")
 
 
 def virtually(backend: str, main: Callable[[], Awaitable[T]], *, seed: int = 0) -> T:
-    """Run `main` in virtual time and return what it returns; another `seed` is another order and jitter."""
+    """Run `main` in virtual time and return its result; another `seed` is another order and jitter."""
     return virtual.run(main, backend=backend, seed=seed, longest=10_000)
 
 
@@ -36,7 +36,7 @@ def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) 
 
 
 def usage_of(tokens: int, output: int = 0) -> Usage:
-    """Return what an answer says about its cost."""
+    """Return the usage of an answer."""
     return Usage(tokens, output, tokens + output)
 
 
@@ -118,7 +118,7 @@ class Counter:
 
 
 def is_idle(quota: Quota) -> bool:
-    """Whether nobody is in `quota` any more, and nothing of those who were."""
+    """Whether `quota` is empty, and holds nothing of requests that ended."""
     statistics = quota.statistics()
     return (
         statistics.in_flight == 0

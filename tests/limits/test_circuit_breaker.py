@@ -1,4 +1,4 @@
-"""When a provider counts as down, and how often somebody looks."""
+"""The circuit breaker: when it opens, and how often it is probed."""
 
 from __future__ import annotations
 

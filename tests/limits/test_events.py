@@ -77,7 +77,7 @@ def test_events_let_an_interrupt_of_a_listener_through() -> None:
 
 
 def test_events_are_values() -> None:
-    """They compare, and nobody changes them."""
+    """They are compared by value, and immutable."""
     event = LimitChanged("max_concurrency", 8, 9, "why")
     assert event == LimitChanged("max_concurrency", 8, 9, "why")
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -85,7 +85,7 @@ def test_events_are_values() -> None:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged as a warning, and check that nothing else was."""
+    """Return the warnings that were logged, and check that nothing else was."""
     assert {record.levelname for record in caplog.records} <= {"WARNING"}
     assert {record.name for record in caplog.records} <= {"batchrt"}
     return [record.getMessage() for record in caplog.records]
@@ -106,7 +106,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_events_log_one_warning_for_a_cool_down_of_more_than_a_second(
     caplog: pytest.LogCaptureFixture, waits: list[tuple[float, float]], logged: int
 ) -> None:
-    """Those who were refused with the first prolong it, and are not worth a line."""
+    """Refusals of the same wave make it longer, and are not logged."""
     events = Events()
     heard: list[QuotaEvent] = []
     with events.listening(heard.append):
@@ -143,7 +143,7 @@ def test_events_log_no_named_wait_where_there_was_none(caplog: pytest.LogCapture
 def test_events_log_one_warning_for_a_limit_that_was_found(
     caplog: pytest.LogCaptureFixture, changes: list[LimitChanged], logged: int
 ) -> None:
-    """By its name, and not for what is given by hand, nor for the changes of one that is known."""
+    """With its name; none for a limit given by hand, nor for changes of a known one."""
     events = Events()
     for change in changes:
         events.announce(change, 0.0)

@@ -54,7 +54,7 @@ def test_quota_is_first_come_first_served(backend: str) -> None:
 
 @on_both
 def test_quota_sends_retries_first(backend: str) -> None:
-    """What was begun is finished before more is begun; among each other in order."""
+    """Work that was begun is finished first; retries keep their order."""
 
     async def main() -> None:
         counter = Counter(Quota(requests_per_minute=60, burst_seconds=1))
@@ -73,7 +73,7 @@ def test_quota_sends_retries_first(backend: str) -> None:
 
 @on_both
 def test_quota_lets_no_request_pass_waiting_ones(backend: str) -> None:
-    """Who comes when there is room, but others were there before, waits behind them."""
+    """A request that comes when there is room waits behind earlier ones."""
 
     async def main() -> None:
         counter = Counter(Quota(tokens_per_minute=600, burst_seconds=10))
@@ -160,7 +160,7 @@ def test_quota_keeps_a_rate_exactly(backend: str) -> None:
 def test_quota_keeps_to_the_tightest_limit(
     backend: str, limits: dict[str, Any], burst: float | None, rate: float | None
 ) -> None:
-    """In any window: what the bucket holds and what came in; and no less while requests wait."""
+    """In any window: the bucket's capacity and the refill; and no less while requests wait."""
 
     async def main() -> None:
         counter = Counter(Quota(burst_seconds=burst, **limits))
@@ -182,7 +182,7 @@ def test_quota_keeps_to_the_tightest_limit(
 
 @on_both
 def test_quota_keeps_a_days_limit_to_the_day(backend: str) -> None:
-    """What is used up comes back at a day's rate."""
+    """The used part comes back at a day's rate."""
 
     async def main() -> None:
         counter = Counter(Quota(requests_per_day=864))
@@ -232,7 +232,7 @@ def test_quota_keeps_as_many_in_flight_as_allowed(backend: str) -> None:
 
 @on_both
 def test_quota_keeps_changed_limits_from_then_on(backend: str) -> None:
-    """For those who wait already, too; nobody has to come for it to be noticed."""
+    """For requests that wait already, too, without a new request."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=60, burst_seconds=1)
@@ -256,7 +256,7 @@ def test_quota_keeps_changed_limits_from_then_on(backend: str) -> None:
 
 @on_both
 def test_quota_uses_new_room_at_once(backend: str) -> None:
-    """`max_in_flight` that is raised lets those in who wait."""
+    """A raised `max_in_flight` admits waiting requests."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=1)
@@ -396,7 +396,7 @@ def test_quota_gives_tokens_of_a_failure_back(backend: str, error: ProviderError
 
 @on_both
 def test_quota_charges_nothing_for_a_failed_connection(backend: str) -> None:
-    """Nobody has seen the request."""
+    """The request never reached the provider."""
 
     async def main() -> None:
         quota = Quota(tokens_per_minute=100, requests_per_minute=10, burst_seconds=60)
@@ -504,7 +504,7 @@ def test_quota_skips_a_withdrawn_request(backend: str, limit: dict[str, Any]) ->
 
 @on_both
 def test_quota_does_not_count_a_withdrawn_request_as_late(backend: str) -> None:
-    """What nobody waited for is no more than the bucket holds."""
+    """The refill while no request waits is bounded by the capacity."""
 
     async def main() -> None:
         counter = Counter(Quota(requests_per_minute=120, burst_seconds=0.1))
@@ -585,7 +585,7 @@ def test_quota_admits_the_next_when_a_granted_request_leaves(backend: str) -> No
 
 @on_both
 def test_quota_is_not_asked_in_a_cancelled_scope(backend: str) -> None:
-    """Nothing is charged, nobody waits."""
+    """Nothing is charged, and no request waits."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=60, burst_seconds=1)
@@ -606,7 +606,7 @@ def test_quota_is_not_asked_in_a_cancelled_scope(backend: str) -> None:
 
 @on_both
 def test_quota_sends_nothing_before_a_named_wait_is_over(backend: str) -> None:
-    """One was told, all keep to it: those who wait, those who come, and those of another run."""
+    """One request was told, and all keep to it: waiting ones, new ones, and those of another run."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=60_000, burst_seconds=60)
@@ -678,7 +678,7 @@ def test_quota_cooldown_outlasts_the_call_that_caused_it(backend: str) -> None:
 
 @on_both
 def test_quota_holds_back_a_granted_request_when_a_cooldown_begins(backend: str) -> None:
-    """It waited for its slot, and nobody sends until then."""
+    """It waited for its slot, and no request is sent until the cool-down ends."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=2)
@@ -700,7 +700,7 @@ def test_quota_holds_back_a_granted_request_when_a_cooldown_begins(backend: str)
 
 @on_both
 def test_quota_probes_with_one_request_after_an_overload(backend: str) -> None:
-    """A server that comes back is not met by all who waited: for each answer one more."""
+    """A server that comes back does not get all waiting requests: each answer admits one more."""
 
     async def main() -> None:
         counter = Counter(Quota())
@@ -738,7 +738,7 @@ def test_quota_recovers_from_one_refusal_quickly(backend: str) -> None:
 @pytest.mark.parametrize("wait", [float("nan"), float("inf"), 1e9, -1.0, 0.0, None])
 @on_both
 def test_quota_does_not_hang_on_any_named_wait(backend: str, wait: float | None) -> None:
-    """Nonsense is no wait, and of too much an hour is waited: then somebody looks."""
+    """An invalid wait is none, and one that is too long is cut to an hour, after which one request probes."""
 
     async def main() -> None:
         counter = Counter(Quota())
@@ -754,7 +754,7 @@ def test_quota_does_not_hang_on_any_named_wait(backend: str, wait: float | None)
 def test_quota_cooldown_lasts_for_as_long_as_the_policy_would_wait(
     backend: str, longest: float, until: float
 ) -> None:
-    """An hour at the most, or what the policy of the refused request is willing to wait."""
+    """An hour at the most, or as long as the policy of the refused request allows."""
 
     async def main() -> None:
         quota = Quota()
@@ -816,7 +816,7 @@ def test_quota_is_shared_by_loops_in_threads() -> None:
 
 
 def test_quota_rate_is_shared_by_loops_in_threads() -> None:
-    """Who waits on one loop is let in though another has the room that comes back."""
+    """A request that waits on one loop is admitted when one on another loop ends."""
     quota = Quota(requests_per_minute=60_000, burst_seconds=0.001)
     sent: list[int] = []
 
@@ -895,7 +895,7 @@ def test_quota_is_unchanged_by_invalid_limits() -> None:
 
 @on_both
 def test_quota_statistics_tell_the_state(backend: str) -> None:
-    """Who is under way, who waits, what is used, and for how long nobody sends."""
+    """Requests in flight and waiting, the used share of limits, and the cool-down."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=600, max_in_flight=2, retry_budget=None)

@@ -28,7 +28,7 @@ from tests.runtime.harness import tasks
 
 
 class Plan(NamedTuple):
-    """Say what becomes of one request.
+    """The outcome of one request.
 
     Attributes:
         at: when it comes.
@@ -141,7 +141,7 @@ def test_quota_is_empty_after_all_requests_ended(
 def test_quota_sends_no_more_in_any_window_than_the_bucket_allows(
     backend: str, options: dict[str, Any], plans: list[Plan]
 ) -> None:
-    """From any request to any later one: what it holds, and what came in meanwhile."""
+    """From any request to any later one: the capacity, and the refill meanwhile."""
     rate = (options["requests_per_minute"] or 0) / 60
 
     async def main() -> None:
@@ -212,7 +212,7 @@ def test_quota_sends_nothing_during_a_cooldown(backend: str, plans: list[Plan], 
     ),
 )
 def test_quota_numbers_stay_finite_for_any_headers(plans: list[Plan], told: list[RateLimitStatus]) -> None:
-    """Nothing becomes NaN, and what is said is taken back by what is said later."""
+    """Nothing becomes NaN, and later headers replace earlier ones."""
 
     async def main() -> None:
         quota = Quota()
@@ -242,7 +242,7 @@ def test_quota_numbers_stay_finite_for_any_headers(plans: list[Plan], told: list
     st.floats(0, 30),
 )
 def test_quota_retry_budget_is_spent_once_and_repaid_by_answers(events: list[str], capacity: float) -> None:
-    """What is left is what was there, less what retries cost, and what answers put in."""
+    """The tokens left are the first ones less the cost of retries, plus the repayments."""
 
     async def main() -> None:
         quota = Quota(retry_budget=RetryBudget(capacity=capacity))

@@ -1,4 +1,4 @@
-"""What a provider allows: given by hand, told by its answers, and what requests took of it."""
+"""Known rate limits: given by hand or told by answers, and the charges of requests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_rate_limits_all_have_to_fit() -> None:
 
 
 def test_rate_limits_are_told_by_answers() -> None:
-    """As it was when the request arrived; what was sent since is taken off."""
+    """Its state is that when the request arrived; charges since then are subtracted."""
     requests = Requests()
     first, second = requests.charge(0.0), requests.charge(0.1)
     requests.rate_limits.settle(first, None)
@@ -147,7 +147,7 @@ def test_rate_limits_reset_tells_the_buckets_capacity() -> None:
 
 @pytest.mark.parametrize("request_counts", [True, False])
 def test_rate_limits_undo_leaves_no_trace(*, request_counts: bool) -> None:
-    """Neither in a bucket nor in what is counted."""
+    """Neither in a bucket nor in the totals."""
     requests = Requests({RPM: 60, TPM: 600}, burst_seconds=60)
     before = requests.rate_limits._counted
     charge = requests.charge(0.0, tokens=100, most=50.0)
@@ -195,7 +195,7 @@ STANDINGS = st.builds(
 def test_rate_limits_counts_balance_for_any_events(
     events: list[tuple[str, float, float, RateLimitStatus]], given_too: bool
 ) -> None:
-    """When all has ended, nothing is outstanding, and a wait is bounded by what was charged."""
+    """When all requests have ended, nothing is outstanding, and a wait is bounded by the charges."""
     requests = Requests({RPM: 60, TPM: 6000} if given_too else {})
     now = 0.0
     open_: list[RequestAccount] = []

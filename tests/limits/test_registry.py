@@ -1,4 +1,4 @@
-"""One quota for each endpoint, key and model of a process, and nobody's secret in it."""
+"""The registry: one quota for each endpoint, key and model of a process, and no secret in it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS: list[Callable[..., Model[Any, Any]]] = [ChatOpenAI, OpenAI, OpenAIEmbeddi
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what the environment says out of it."""
+    """Clear the environment variables."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     # A book of its own for each test.
@@ -95,7 +95,7 @@ def test_registry_treats_environment_variables_like_arguments(monkeypatch: pytes
 
 
 def test_registry_separates_transports_of_the_users() -> None:
-    """They may lead anywhere; who goes through the same one shares."""
+    """They may lead anywhere; models that use the same one share a quota."""
 
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=chat_body())
@@ -122,7 +122,7 @@ def test_registry_shares_a_quota_for_transports_to_one_mock_provider() -> None:
 
 
 class Plain(httpx.AsyncBaseTransport):
-    """What any user may write, to be a transport or a client."""
+    """Objects that a user may pass as a transport or a client."""
 
     build_request = send = httpx.AsyncBaseTransport.handle_async_request
 
@@ -190,7 +190,7 @@ TRANSPORTS: list[Callable[[], Any]] = [
 @pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("way", ["transport", "http_client"])
 def test_registry_identifies_a_transport_by_identity_alone(kind: Callable[[], Any], way: str) -> None:
-    """Its hash, what it equals, its attributes and slots mean nothing; a limit that is given holds."""
+    """Its hash, equality, attributes and slots mean nothing; a given limit holds."""
     one, two = kind(), kind()
     for model in ("m", "n"):
         quota = chat(model, **{way: one}, requests_per_minute=60).quota
@@ -213,7 +213,7 @@ def test_registry_does_not_mistake_a_new_transport_for_a_collected_one(kind: Cal
 
 
 def test_registry_bounds_transports_without_weak_references(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest are kept, and with them what they allow."""
+    """The latest are kept, with their quotas."""
     monkeypatch.setattr(quotas, "_KEPT", 3)
     kept = Bare()
     quota = chat(transport=kept).quota
@@ -224,7 +224,7 @@ def test_registry_bounds_transports_without_weak_references(monkeypatch: pytest.
 
 
 def test_registry_is_not_asked_where_a_quota_is_given() -> None:
-    """For every model name, and for whoever else has it."""
+    """For every model name, and for every other model that has it."""
     quota = Quota(requests_per_minute=60)
     for kind in KINDS:
         assert kind("m", base_url="http://host/v1", api_key=KEY, quota=quota).quota is quota
@@ -258,7 +258,7 @@ def test_registry_sets_limits_that_models_are_given(kind: Callable[..., Model[An
 def test_registry_limits_follow_the_latest_value_and_none_lifts_them(
     kind: Callable[..., Model[Any, Any]], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For all who share the quota; what is not mentioned stays, and the quota shows it."""
+    """For all models that share the quota; omitted limits stay, and the quota shows them."""
     events: list[QuotaEvent] = []
 
     def make(**options: Any) -> Quota:
@@ -338,7 +338,7 @@ def test_registry_bounds_quotas_that_are_not_in_use() -> None:
 
 
 def test_registry_never_forgets_a_quota_in_use() -> None:
-    """Else two who name the same would not share."""
+    """Otherwise two models with the same key would not share."""
     model = chat()
     quota = model.quota
     for number in range(quotas._KEPT + 10):
@@ -357,7 +357,7 @@ def test_registry_forgets_quotas_with_their_transport() -> None:
 
 
 def test_registry_is_new_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks may have been held, and what the parent has under way is not its business."""
+    """Its locks may be held, and the parent's requests do not end in it."""
     quota = chat().quota
     monkeypatch.setattr(os, "getpid", lambda: 0)  # another process, as far as anybody can tell
     assert chat().quota is not quota

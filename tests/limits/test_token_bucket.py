@@ -1,4 +1,4 @@
-"""A bucket gives what its rate brings and what it holds, and not a request more."""
+"""The token bucket: its capacity and its refill, and not a request more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def bucket(rate: float = 1.0, capacity: float = 10.0, **options: float) -> Token
 
 
 def test_token_bucket_is_full_at_first_and_no_fuller_later() -> None:
-    """What comes in beyond its capacity is lost."""
+    """The refill above its capacity is lost."""
     full = bucket()
     full.advance(100)
     assert full.level == 10
@@ -36,7 +36,7 @@ def test_token_bucket_refills_at_its_rate() -> None:
 
 
 def test_token_bucket_pays_a_debt_first() -> None:
-    """What was larger than the bucket is waited for by those who come afterwards."""
+    """Requests after one larger than the bucket wait for its debt."""
     one = bucket(rate=1)
     one.charge(25)
     assert one.level == -15
@@ -87,7 +87,7 @@ def test_token_bucket_refills_for_a_late_timer_while_requests_wait() -> None:
 
 
 def test_token_bucket_stock_is_used_at_the_rate_while_it_is_wanted() -> None:
-    """A burst that nobody knows the size of is found out slowly."""
+    """A burst of unknown size is found out slowly."""
     one = bucket(rate=1, capacity=1, stock=59)
     one.advance(10)
     assert (one.level, one.stock) == (1, 59)
@@ -116,7 +116,7 @@ def test_token_bucket_is_never_filled_by_a_refusal() -> None:
 
 
 def test_token_bucket_has_its_stock_at_once_when_trusted() -> None:
-    """Somebody else watches what the provider's holds."""
+    """The provider tells the level of its own bucket."""
     one = bucket(capacity=1, stock=9)
     one.trust()
     one.trust()
@@ -136,7 +136,7 @@ def test_token_bucket_fills_up_to_the_capacity_less_the_outstanding() -> None:
 
 
 def test_token_bucket_keeps_its_reserve() -> None:
-    """But what needs all of it goes when it is full."""
+    """But a request that needs all of it goes when it is full."""
     one = bucket()
     one.reserve = 2
     one.charge(7)
@@ -153,7 +153,7 @@ def test_token_bucket_keeps_its_reserve() -> None:
 def test_token_bucket_gives_no_window_more_than_capacity_and_rate(
     rate: float, capacity: float, arrivals: list[tuple[float, float]]
 ) -> None:
-    """Whoever waits as long as it says: from any moment to any later one."""
+    """For requests that wait as long as it says, from any moment to any later one."""
     one = bucket(rate=rate, capacity=capacity)
     now, gone = 0.0, []
     for pause, size in arrivals:

@@ -1,4 +1,4 @@
-"""What a request will cost, by what others did."""
+"""The token estimator: expected tokens, from those of earlier requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_token_estimator_begins_with_four_bytes_a_token_and_a_usual_answer() -> 
 
 
 def test_token_estimator_expects_no_more_than_the_longest_answer() -> None:
-    """`max_tokens` bounds what is expected; before there was an answer nothing else is known."""
+    """`max_tokens` bounds the estimate; before the first answer nothing else is known."""
     costs = TokenEstimator()
     assert costs.expect(0, most=50).output == 50
     assert costs.expect(0, most=5000).output == 5000
@@ -48,7 +48,7 @@ def test_token_estimator_follows_answers_that_become_longer() -> None:
 
 
 def test_token_estimator_counts_answers_of_a_list_one_by_one() -> None:
-    """What four cost together is four times what each will."""
+    """Four answers in one request count as a quarter each."""
     costs = TokenEstimator()
     costs.learn(100, 4, Usage(25, 400, 425))
     assert costs.expect(0, answers=1).output == 100

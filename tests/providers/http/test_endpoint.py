@@ -1,4 +1,4 @@
-"""Another attempt: when it is made, what it costs, how long it waits, and what one gets that is down."""
+"""The endpoint: when it retries, at which cost and after which wait, and how it behaves in an outage."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def error_of(outcome: Any) -> ProviderError:
 
 @on_both
 def test_endpoint_stops_and_waits_by_tenacitys_parts(backend: str) -> None:
-    """Whichever of two is reached first; the waits are what its part says."""
+    """The first of two stop conditions counts; the waits are those of the wait part."""
     server = Server(*[bad() for _ in range(20)])
 
     async def main(policy: RetryPolicy) -> Any:
@@ -153,7 +153,7 @@ def test_endpoint_waits_for_a_named_time(backend: str, status: int, seconds: flo
 
 @on_both
 def test_endpoint_policy_takes_functions(backend: str) -> None:
-    """It is given what tenacity's are."""
+    """It is called with tenacity's state."""
     seen: list[tuple[int, str]] = []
 
     def wait(state: Any) -> float:
@@ -173,7 +173,7 @@ def test_endpoint_policy_takes_functions(backend: str) -> None:
 
 @on_both
 def test_endpoint_makes_no_retries_without(backend: str) -> None:
-    """`max_retries=0`, also for who is refused for now."""
+    """`max_retries=0` counts for refused requests too."""
     for answer in (bad(500), bad(429, retry_after="1")):
         server = Server(answer)
         error = error_of(virtually(backend, lambda s=server: outcome_of(respond(s, max_retries=0))))  # type: ignore[misc]
@@ -339,7 +339,7 @@ async def _later(seconds: float, model: Any) -> None:
 
 @on_both
 def test_endpoint_finishes_requests_in_flight_during_a_named_wait(backend: str) -> None:
-    """A wait is for what was not sent yet."""
+    """A wait holds requests that were not sent yet."""
     times: dict[str, float] = {}
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -388,7 +388,7 @@ def test_endpoint_retries_are_paid_for_and_answers_repay() -> None:
 
 @pytest.mark.parametrize(("failure", "cost"), [(bad(500), 5), (httpx.ReadTimeout("slow"), 10)])
 def test_endpoint_timeout_costs_twice(failure: Any, cost: float) -> None:
-    """What it cost stays paid, and the answer repays one."""
+    """Its cost stays paid, and the answer repays one token."""
 
     async def main() -> None:
         model = respond(Server(failure))
@@ -462,7 +462,7 @@ def down(end: float = 70.0, kind: Any = 503, **options: Any) -> MockProvider:
 
 @pytest.mark.parametrize("kind", [503, 500, "refused"])
 def test_endpoint_fails_fast_in_an_outage(kind: Any) -> None:
-    """For ten thousand items a thousand requests more, and what the budget allows."""
+    """Ten thousand items make a thousand requests more, and as many as the budget allows."""
     count = 2500
     simulated = simulate(down(kind=kind), count, cap=50)
     verdict = simulated.verdict
@@ -488,7 +488,7 @@ def test_endpoint_with_patience_has_every_item_done(kind: Any) -> None:
 
 
 def test_endpoint_with_short_patience_fails_and_says_for_how_long() -> None:
-    """With an error that says what to do."""
+    """With an error that names the remedy."""
     simulated = simulate(down(end=10_000), 600, cap=50, retry_policy=RetryPolicy(patience=30))
     assert simulated.errors
     for error in simulated.errors:
@@ -500,7 +500,7 @@ def test_endpoint_with_short_patience_fails_and_says_for_how_long() -> None:
 
 
 def test_endpoint_without_patience_fails_fast_beside_patient_ones() -> None:
-    """Though they share the quota with those who wait."""
+    """Though they share the quota with waiting requests."""
     provider = down(end=100)
 
     async def main() -> None:
@@ -534,7 +534,7 @@ def test_endpoint_without_patience_fails_fast_beside_patient_ones() -> None:
 
 
 def test_endpoint_with_patience_waits_with_one_request_alone() -> None:
-    """When all its attempts failed and nobody else was answered, it waits until the provider is back."""
+    """When all its attempts failed and no other request was answered, it waits until the provider is back."""
     server = Server(*[httpx.ConnectError("refused") for _ in range(8)])
 
     async def main() -> None:
@@ -567,7 +567,7 @@ def test_endpoint_probe_that_is_cancelled_is_left_to_another_item() -> None:
 
 @on_both
 def test_endpoint_released_retry_that_was_cancelled_holds_no_other_up(backend: str) -> None:
-    """The others who wait for one are not left until their patience ends."""
+    """Other waiting retries are not left until their patience ends."""
     server = Server(*[bad(500) for _ in range(3)])
 
     async def main() -> None:
@@ -771,7 +771,7 @@ PATIENT = RetryPolicy(patience=300.0)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("items", [1, 30, 400])
 def test_endpoint_does_not_wait_for_a_wrong_address(backend: str, fault: str, items: int) -> None:
-    """However patient the policy: each item says what is wrong, and the provider does not count as down."""
+    """However patient the policy: each item's error names the fault, and the provider does not count as down."""
     told: list[QuotaEvent] = []
 
     async def main() -> tuple[Any, float, Wire]:
@@ -815,7 +815,7 @@ def test_endpoint_waits_for_an_address_that_was_right_before(backend: str, fault
 
 @on_both
 def test_endpoint_address_faults_among_others_are_an_outage(backend: str) -> None:
-    """A connection that breaks says that somebody is there: that is waited for, as ever."""
+    """A connection that breaks shows that the address exists: it is waited for."""
 
     async def main() -> Any:
         wire = Wire(*[ConnectionFailedError("it broke")] * 12)

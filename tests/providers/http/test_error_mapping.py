@@ -330,7 +330,7 @@ CONTEXT = [
 
 @pytest.mark.parametrize(("status", "body"), CONTEXT)
 def test_error_mapping_knows_an_input_that_is_too_long_by_code_and_message(status: int, body: Any) -> None:
-    """Whoever says it, and it is never tried again."""
+    """From every kind of server; and it is never retried."""
     error = of(body, status)
     assert type(error) is ContextLengthError
     assert not should_retry(error)
@@ -366,7 +366,7 @@ def test_error_mapping_judges_an_error_within_a_success_by_its_code(body: Any, k
 
 
 def test_error_mapping_redirect_says_where_to() -> None:
-    """What to do about it, without what may be a key in the query."""
+    """The remedy, without the query, which may hold a key."""
     for body in (b"", b"{}", b"<html>Moved</html>"):
         error = of(body, 307, location=f"https://other/v1?key={KEY}")
         assert type(error) is BadRequestError
