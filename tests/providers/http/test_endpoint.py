@@ -771,7 +771,7 @@ PATIENT = RetryPolicy(patience=300.0)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("items", [1, 30, 400])
 def test_endpoint_does_not_wait_for_a_wrong_address(backend: str, fault: str, items: int) -> None:
-    """However patient the policy: each item's error names the fault, and the provider does not count as down."""
+    """However patient the policy: each error names the fault, and the provider does not count as down."""
     told: list[QuotaEvent] = []
 
     async def main() -> tuple[Any, float, Wire]:
