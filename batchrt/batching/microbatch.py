@@ -26,8 +26,12 @@ from batchrt.errors import SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import OwnTask, Signal
-from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
-from batchrt.runtime.spending import JointSpending, Payer, joint
+from batchrt.runtime.item import Item
+from batchrt.runtime.joint_spending import JointSpending, joint
+from batchrt.runtime.run import Run
+from batchrt.runtime.spending import Payer
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand, strand_context
 
 __all__ = ["list_step"]
 

@@ -23,7 +23,7 @@ from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error,
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
-    from batchrt.runtime.run import Strand
+    from batchrt.runtime.strand import Strand
 
 __all__ = ["AdmissionControl"]
 

@@ -8,12 +8,16 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
+from batchrt.runtime.caller import Caller
 from batchrt.runtime.context import drive_to_end
+from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import BatchResult
 from batchrt.runtime.outcome_iterator import OutcomeIterator, SyncOutcomeIterator
-from batchrt.runtime.portal import Caller, call_blocking, iterate
-from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.portal import call_blocking, iterate
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand, current_strand, strand_context
 from batchrt.runtime.stream import Stream
 
 __all__ = ["Configs", "EntryPoints", "In", "Method", "Out"]

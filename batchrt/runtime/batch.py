@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -13,14 +12,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
-from anyio import CancelScope
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import (
@@ -32,15 +28,19 @@ from batchrt.errors import (
 from batchrt.prices import Price
 from batchrt.runtime.async_input import AsyncInput, is_iterable, length_of
 from batchrt.runtime.context import drive
-from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real, error_of, unswallowed
+from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real
+from batchrt.runtime.item import Item
+from batchrt.runtime.lending import lending
 from batchrt.runtime.outcome import BatchResult, Outcome, cost_of
-from batchrt.runtime.run import Item, NewListRun, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
-from batchrt.runtime.task_pool import TaskPool
+from batchrt.runtime.step import NewListRun, Step
+from batchrt.runtime.strand import Strand, current_strand, strand_context
+from batchrt.runtime.task_pool import TaskPool, error_of, unswallowed
 
-__all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
+__all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "run_one"]
 
 T = TypeVar("T")
 
@@ -168,47 +168,6 @@ class Job:
         cap = cap_of(self.config)
         # A list's outcomes come all at once.
         return self.window if cap is None or self.step.lists else cap
-
-
-def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
-    """Give up the slot of the leaf that the caller is in, if it is in one, to what it waits for."""
-    parent = current_strand()
-    if parent is None:
-        return nullcontext()
-    loop = parent.run.loop
-    if loop is not None and not loop.here():
-        return _LendingFromAfar(parent, newcomers=newcomers)
-    return parent.lending(newcomers=newcomers)
-
-
-class _LendingFromAfar(AbstractAsyncContextManager[None]):
-    """Lend from a loop of its own, which a sync function started in its thread, and end with its run."""
-
-    def __init__(self, parent: Strand, *, newcomers: bool) -> None:
-        self._parent = parent
-        self._lending = parent.lending(newcomers=newcomers)
-        self._scope = CancelScope()
-        self._watching: AbstractContextManager[None] = nullcontext()
-
-    async def __aenter__(self) -> None:
-        loop, scope = LoopHandle.current(), self._scope
-        scope.__enter__()
-        self._watching = self._parent.watching(lambda: loop.call(scope.cancel))
-        self._watching.__enter__()
-        await self._lending.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._lending.__aexit__(kind, error, trace)
-        except BaseException as other:  # noqa: BLE001  the scope's, or raised below
-            error = other
-        self._watching.__exit__(None, None, None)
-        if self._scope.__exit__(type(error) if error is not None else None, error, trace):
-            raise concurrent.futures.CancelledError("the run was cancelled")
-        if error is not None:
-            raise error
 
 
 def inherited(parent: Strand | None) -> RunConfig:

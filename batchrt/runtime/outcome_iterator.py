@@ -13,10 +13,13 @@ from typing import Any, Final, Generic, Self, TypeVar, cast
 from batchrt.config import cap_of
 from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
 from batchrt.runtime.batch import Job, outcome_of
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import Outcome
-from batchrt.runtime.portal import Caller, iterate
-from batchrt.runtime.run import Item, ListRun, current_strand
+from batchrt.runtime.portal import iterate
 from batchrt.runtime.spending import Spending
+from batchrt.runtime.step import ListRun
+from batchrt.runtime.strand import current_strand
 from batchrt.runtime.stream import State, Stream
 
 __all__ = ["OutcomeIterator", "RunStatistics", "SyncOutcomeIterator"]

@@ -13,10 +13,12 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.errors import BlockedEventLoopError, DeadlineExceededError
-from batchrt.runtime.batch import Job, lending
+from batchrt.runtime.batch import Job
 from batchrt.runtime.blocked_loops import all_blocked, blocked_error, current_blockades
 from batchrt.runtime.event_loop import LoopHandle, Signal
-from batchrt.runtime.run import Item, Run
+from batchrt.runtime.item import Item
+from batchrt.runtime.lending import lending
+from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Scheduler
 
 __all__ = ["State", "Stream"]

@@ -24,7 +24,8 @@ from batchrt.limits.cooldown import _DOUBLING
 from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
 from batchrt.limits.pacing import _AT_ONCE
 from batchrt.limits.permit import Permit
-from batchrt.runtime.run import Item, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import in_thread, pause
 
