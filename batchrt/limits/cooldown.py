@@ -95,8 +95,8 @@ class Ramp:
 
     __slots__ = ("allowed", "enough")
 
-    def __init__(self, enough: int) -> None:
-        self.allowed: int = 0
+    def __init__(self, enough: int, allowed: int = 0) -> None:
+        self.allowed: int = allowed
         self.enough: int = max(2, enough)
 
     def lets_in(self, in_flight: int) -> bool:

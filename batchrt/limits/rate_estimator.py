@@ -115,6 +115,12 @@ class RateEstimator:
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
 
+    @property
+    def overrun(self) -> float:
+        """The rate that a refusal after some growth tells: the limit is between the mean and the last one."""
+        mean = self._volume(self._grown) / self._grown if self._grown else 1.0
+        return self._base * math.sqrt(mean * self._growth(self._grown))
+
     def hurry(self) -> None:
         """Grow as fast as may be: the rate is a guess."""
         self._scale = _SHORTEST

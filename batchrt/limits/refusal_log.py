@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 __all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Explanation", "RefusalLog"]
@@ -39,6 +39,14 @@ _RATE_PRICE: Final = 1.0
 _IN_FLIGHT_PRICE: Final = 0.6
 """What a hypothesis pays for its parameters, in unexplained outcomes (as the Bayesian information criterion
 has it): two refusals always fit some rate."""
+_SWITCH_PRICE: Final = 1.0
+"""What a rate pays besides where a number in flight is believed: one refusal beside fewer may be chance."""
+_CLEAR: Final = 0.15
+_CLEAR_REFUSALS: Final = 6.0
+"""The share of the refusals, and of what was let in, that a rate leaves unexplained where there is no doubt
+about it, and the weight of refusals that this takes."""
+_PROBED: Final = 0.8
+"""The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
 _TOLERANCE: Final = 0.35
 _JITTER: Final = 0.01
 """Tokens, and seconds' worth of a rate, by which the replayed bucket may be off: arrival is not sending."""
@@ -53,6 +61,8 @@ _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
 """Requests let in after a refused one, and beside as many, from which on the refusal is taken for noise."""
+_MOSTLY: Final = 0.9
+_LEAST_ACTIVE: Final = 1e-3
 _EQUAL: Final = 0.4
 _EQUAL_SHARE: Final = 0.05
 """Unexplained outcomes by which two rates may differ and be equally likely; and more for each refusal."""
@@ -86,10 +96,12 @@ class Explanation(NamedTuple):
     refused: float = 0.0
     unexplained: float = 0.0
     mixed: bool = False
+    clear: bool = False
 
 
 _NOTHING: Final = Explanation("too little evidence")
 
+_Active: TypeAlias = Callable[[float, float], float]
 _Event: TypeAlias = tuple[float, int, bool, float]
 """When it was sent, beside how many others, whether it was refused, and the weight."""
 
@@ -101,13 +113,14 @@ class RefusalLog:
         refused: how many were refused in all.
     """
 
-    __slots__ = ("_delay", "_entries", "_since", "refused")
+    __slots__ = ("_delay", "_entries", "_quiet", "_since", "refused")
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_REMEMBERED)
         self._delay = 0.0
         self._since = -math.inf
         self.refused: int = 0
+        self._quiet: deque[tuple[float, float]] = deque(maxlen=64)
 
     def sent(self, entry: Entry, beside: int) -> None:
         """Record that `entry` was sent beside so many others."""
@@ -115,9 +128,15 @@ class RefusalLog:
         entry.verdict = PENDING
         self._entries.append(entry)
 
-    def was_refused(self, entry: Entry, now: float) -> None:
+    def was_refused(self, entry: Entry, now: float, wait: float = 0.0) -> None:
         """Record that the provider refused `entry`: it was never beside those sent after it."""
         self.refused += 1
+        if wait > 0:
+            start, end = now, now + wait
+            if self._quiet and self._quiet[-1][1] > start:
+                start, before = self._quiet.pop()
+                end = max(end, before)
+            self._quiet.append((start, end))
         entry.verdict = REFUSED
         delay = now - entry.sent_at
         self._delay += (delay - self._delay) * _SMOOTHING if self._delay else delay
@@ -152,12 +171,21 @@ class RefusalLog:
         let_in = now - self.settling
         return any(entry.verdict == PENDING and entry.sent_at < let_in for entry in self._entries)
 
-    def explain(self, now: float, known: float | None = None) -> Explanation:
+    def _active(self, start: float, end: float) -> float:
+        """Return the seconds between two times outside of the waits that refusals asked for."""
+        quiet = sum(max(0.0, min(end, until) - max(start, since)) for since, until in self._quiet)
+        return max(end - start - quiet, _LEAST_ACTIVE * (end - start))
+
+    def explain(
+        self, now: float, known_rate: float | None = None, known_limit: int | None = None
+    ) -> Explanation:
         """Return the likeliest cause of the refusals among the newest requests.
 
         Args:
             now: the time.
-            known: a rate that is believed already, tried among others.
+            known_rate: a rate that is believed already, tried among others.
+            known_limit: a number in flight that is believed already; giving it up for a rate takes more
+                evidence than finding the rate.
         """
         events = self._events(now)
         first = next((place for place, event in enumerate(events) if event[2]), None)
@@ -174,13 +202,23 @@ class RefusalLog:
                 unexplained=of_limit,
                 mixed=_is_mixed(events, self.settling),
             )
-        rate, highest, of_rate = _likeliest_rate(after, known)
+        rate, highest, of_rate = _likeliest_rate(after, known_rate, self._active)
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
-        if min(by_limit, by_rate) > _CONVINCING * refused:
+        rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
+        # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
+        # better than both.
+        let_in = sum(weight for _, _, was_refused, weight in after if not was_refused)
+        is_vain = min(of_limit, of_rate) > _CONVINCING * let_in
+        if is_vain or min(by_limit, by_rate) > _CONVINCING * refused:
+            if known_limit is not None and rather_limit and _still_binds(events, known_limit):
+                return Explanation("in flight", limit=known_limit, refused=refused, unexplained=of_limit)
             return Explanation("noise", refused=refused, unexplained=refused)
-        if by_limit <= by_rate:
+        if rather_limit:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
-        return Explanation("rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate)
+        clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
+        return Explanation(
+            "rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate, clear=clear
+        )
 
     def weight(self, now: float) -> float:
         """Return the weight of the refusals among the newest requests."""
@@ -192,7 +230,7 @@ class RefusalLog:
         if len(events) < _ENOUGH or events[-1][0] <= events[0][0]:
             return 1.0, 0.0
         let_in = sum(not refused for _, _, refused, _ in events)
-        return let_in / len(events), let_in / (events[-1][0] - events[0][0])
+        return let_in / len(events), let_in / self._active(events[0][0], events[-1][0])
 
     def rate_between_refusals(self, now: float) -> float | None:
         """Return how much was let in a second between the last refusal and one before; `None` for too little.
@@ -210,7 +248,10 @@ class RefusalLog:
         if first is None or events[last][0] <= events[first][0]:
             return None
         let_in = sum(not refused for _, _, refused, _ in events[first:last])
-        return let_in / (events[last][0] - events[first][0]) if let_in else None
+        if not let_in:
+            return None
+        start, end = events[first][0], events[last][0]
+        return let_in / math.sqrt((end - start) * self._active(start, end))
 
     def _events(self, now: float) -> list[_Event]:
         # Of what was sent later, some refusals may be here already and others not.
@@ -241,6 +282,17 @@ def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
     return let_in >= _MIXED and let_in >= 2 * (len(after) - let_in)
 
 
+def _still_binds(events: Sequence[_Event], limit: int) -> bool:
+    """Whether a number in flight that is believed still predicts the outcomes beside as many.
+
+    Refusals beside fewer are then noise, which is no reason to give the limit up.
+    """
+    refused, let_in = [0.0, 0.0], [0.0, 0.0]
+    for _, beside, was_refused, weight in events:
+        (refused if was_refused else let_in)[beside >= limit] += weight
+    return refused[1] >= _PROBED and let_in[1] <= _CONVINCING * refused[1] and refused[0] <= let_in[0]
+
+
 def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
     """Return the number in flight that explains most, and the weight of what it does not."""
     candidates = {beside for _, beside, refused, _ in events if refused and beside > 0}
@@ -252,11 +304,13 @@ def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
     return best, fewest
 
 
-def _likeliest_rate(events: Sequence[_Event], known: float | None) -> tuple[float, float, float]:
+def _likeliest_rate(
+    events: Sequence[_Event], known: float | None, active: _Active
+) -> tuple[float, float, float]:
     """Return the rate that explains most, the highest that does so as well, and what it does not explain."""
     found = [
-        (min(_unexplained(events, rate, burst) for burst in _BURSTS), rate)
-        for rate in _candidates(events, known)
+        (min(_unexplained(events, rate, burst) for burst in (*_BURSTS, *_fitting_bursts(events, rate))), rate)
+        for rate in _candidates(events, known, active)
     ]
     if not found:
         return 0.0, 0.0, math.inf
@@ -267,37 +321,75 @@ def _likeliest_rate(events: Sequence[_Event], known: float | None) -> tuple[floa
     return equal[0], max(equal), fewest
 
 
-def _candidates(events: Sequence[_Event], known: float | None) -> Iterable[float]:
-    """Return rates worth a try: between two refusals, about the refill was let in."""
-    let_in, leaders = 0, list[tuple[float, int]]()
-    before = False
-    for at, _, refused, _ in events:
-        if refused and (not before or not leaders):
-            leaders.append((at, let_in))
-        before = refused
-        let_in += not refused
-    leaders = leaders[-_LEADERS:]
-    windows: list[tuple[float, float]] = []
-    for place, (start, count) in enumerate(leaders):
-        windows += [
-            (more - count, (more - count) / (end - start))
-            for end, more in leaders[place + 1 :]
-            if end > start and more > count
-        ]
+def _candidates(events: Sequence[_Event], known: float | None, active: _Active) -> Iterable[float]:
+    """Return rates worth a try, the likeliest first."""
+    leaders = _leaders(events)
+    rates = _rates_between(leaders)
     span = events[-1][0] - events[0][0]
-    if not windows and span > 0:
+    if not rates and span > 0:
         # Nothing was let in since: all that is known is that a token takes longer.
-        windows = [(let_in, max(let_in, 0.5) / span)]
-    # The longest window is the most exact.
-    rates = [rate for _, rate in sorted(windows, reverse=True)]
+        let_in = leaders[-1][1]
+        rates = [max(let_in, 0.5) / span]
     base = rates[0] if rates else known
     if known is not None:
         rates.append(known)
+    (start, before), (end, after) = leaders[0], leaders[-1]
+    if end > start and active(start, end) < _MOSTLY * (end - start):
+        # A small bucket is full long before the waits end, and what comes in afterwards is lost.
+        rates.append((after - before) / active(start, end))
     if base is not None:
         rates += [base * factor for factor in _FACTORS]
     fastest = _fastest(events)
     rates += [fastest, fastest / 1.25, fastest / 2] if fastest else []
-    return dict.fromkeys(rates)
+    return dict.fromkeys(rate for rate in rates if rate > 0)
+
+
+def _leaders(events: Sequence[_Event]) -> list[tuple[float, int]]:
+    """Return when the newest waves of refusals began, and how many requests were let in before each."""
+    leaders: list[tuple[float, int]] = []
+    let_in, before = 0, False
+    for at, _, refused, _ in events:
+        if refused and not before:
+            leaders.append((at, let_in))
+        before = refused
+        let_in += not refused
+    return leaders[-_LEADERS:]
+
+
+def _rates_between(leaders: Sequence[tuple[float, int]]) -> list[float]:
+    """Return the rates of what was let in between two waves, which is about the refill.
+
+    The window with the most requests is the most exact, and comes first.
+    """
+    windows = [
+        (more - count, (more - count) / (end - start))
+        for place, (start, count) in enumerate(leaders)
+        for end, more in leaders[place + 1 :]
+        if end > start and more > count
+    ]
+    return [rate for _, rate in sorted(windows, reverse=True)]
+
+
+def _fitting_bursts(events: Sequence[_Event], rate: float) -> set[float]:
+    """Return the bucket sizes that the newest refusals tell if `rate` is the refill.
+
+    A request that is refused although a large bucket would hold a token tells how much of the refill was lost
+    since the bucket was full last.
+    """
+    level, last, most = 0.5, events[0][0], 0.5
+    found: list[float] = []
+    for at, _, refused, _ in events:
+        if at > last:
+            level += (at - last) * rate
+            last = at
+        most = max(most, level)
+        if refused:
+            if level > 1.0 + _TOLERANCE:
+                found.append(most - level + 1.0)
+            level = most = min(level, 1.0)
+        else:
+            level = max(level - 1.0, 0.0)
+    return {burst for burst in found[-2:] if burst > 1.0}
 
 
 def _fastest(events: Sequence[_Event]) -> float:
@@ -312,9 +404,11 @@ def _unexplained(events: Sequence[_Event], rate: float, burst: float) -> float:
     """Return the weight of the outcomes that a bucket of `burst` tokens does not predict.
 
     The replay begins at a refusal, when the bucket held less than a token, and is put right by each outcome
-    that it did not predict.
+    that it did not predict. A refusal within the tolerance counts by how far it is off (a hinge loss): a
+    client that keeps to some rate is always near the edge of a bucket with this rate, and random refusals
+    would be explained by whatever rate is kept to.
     """
-    # Within the tolerance nothing is predicted, so that it may be no large share of a small bucket.
+    # The tolerance may be no large share of a small bucket.
     tolerance = _TOLERANCE + min(_JITTER * rate, _JITTER_SHARE * (burst - 1.0))
     level, last, total = 0.5, events[0][0], 0.0
     for at, _, refused, weight in events:
@@ -326,6 +420,7 @@ def _unexplained(events: Sequence[_Event], rate: float, burst: float) -> float:
                 total += weight
                 level = (level + 1.0) / 2
             elif level > 1.0:
+                total += weight * (level - 1.0) / tolerance
                 level = 1.0
         else:
             if level < 1.0 - tolerance:
