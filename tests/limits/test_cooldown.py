@@ -25,7 +25,7 @@ def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
 
 
 def test_half_open_lets_one_through_and_more_as_those_are_answered() -> None:
-    """What was sent before the wait does not count."""
+    """Requests that were sent before the wait do not count."""
     recovery = HalfOpen(2.0, 4, 10.0, at_first=math.inf, span=2.0)
     assert recovery.due(10.0) == 10.0
     recovery.sent()
