@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchrt.limits.cooldown import HalfOpen, SlowStart
+from batchrt.limits.cooldown import HalfOpen, Ramp, SlowStart
 
 
 def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
@@ -22,6 +22,19 @@ def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
     assert start.due(10.0) == 10.0
     assert not start.is_over(10.3)
     assert start.is_over(10.5)
+
+
+def test_ramp_adds_one_request_for_each_answer() -> None:
+    """From one more than there are, or from as many as went before."""
+    ramp = Ramp(4)
+    assert ramp.lets_in(1)
+    assert not ramp.lets_in(2)
+    assert not ramp.answered()
+    assert ramp.lets_in(2)
+    assert ramp.answered()
+    other = Ramp(40, allowed=10)
+    assert other.lets_in(9)
+    assert not other.lets_in(10)
 
 
 def test_half_open_lets_one_through_and_more_as_those_are_answered() -> None:

@@ -88,6 +88,15 @@ def test_rate_estimator_knows_whether_growing_explains_a_refusal() -> None:
     assert (estimator.rate, estimator.base, estimator.wait_for(20)) == (None, None, 0.0)
 
 
+def test_rate_estimator_tells_the_rate_that_growing_ran_into() -> None:
+    """It lies between the mean and the last rate of the growth: a large or a small bucket."""
+    estimator = found(50)
+    assert estimator.overrun == pytest.approx(50)
+    drain(estimator, 10, 40)
+    assert estimator.rate is not None
+    assert 50 < estimator.overrun < estimator.rate
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 1e9), st.floats(0, 1e9), st.floats(0, 3600), st.floats(0, 100), st.booleans()),
