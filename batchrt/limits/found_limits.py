@@ -245,7 +245,11 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
-        explanation = self.log.explain(now, self.rate.base, self.in_flight.base)
+        overrun = self.rate.overrun if (self.rate.rate or 0.0) > 1.3 * (self.rate.base or 1.0) else None
+        explanation = self.log.explain(now, (self.rate.base, overrun), self.in_flight.base)
+        if overrun is not None and explanation.rate < overrun <= explanation.highest:
+            # It is the more exact: the log also counts the refill that was lost while the pace was lower.
+            explanation = explanation._replace(rate=overrun, highest=overrun)
         cause = explanation.cause
         if cause == "in flight":
             self._crowded(wave)

@@ -185,13 +185,13 @@ class RefusalLog:
         return max(end - start - quiet, _LEAST_ACTIVE * (end - start))
 
     def explain(
-        self, now: float, known_rate: float | None = None, known_limit: int | None = None
+        self, now: float, known_rates: Sequence[float | None] = (), known_limit: int | None = None
     ) -> Explanation:
         """Return the likeliest cause of the refusals among the newest requests.
 
         Args:
             now: the time.
-            known_rate: a rate that is believed already, tried among others.
+            known_rates: rates that are believed already, tried among others.
             known_limit: a number in flight that is believed already; giving it up for a rate takes more
                 evidence than finding the rate.
         """
@@ -210,7 +210,9 @@ class RefusalLog:
                 unexplained=of_limit,
                 mixed=_is_mixed(events, self.settling),
             )
-        rate, highest, of_rate = _likeliest_rate(after, known_rate, self._active)
+        rate, highest, of_rate = _likeliest_rate(
+            after, [rate for rate in known_rates if rate is not None], self._active
+        )
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
         rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
         # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
@@ -313,7 +315,7 @@ def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
 
 
 def _likeliest_rate(
-    events: Sequence[_Event], known: float | None, active: _Active
+    events: Sequence[_Event], known: Sequence[float], active: _Active
 ) -> tuple[float, float, float]:
     """Return the likeliest rate, the highest one that is as likely, and the unexplained weight."""
     found = [
@@ -329,7 +331,7 @@ def _likeliest_rate(
     return equal[0], max(equal), fewest
 
 
-def _candidates(events: Sequence[_Event], known: float | None, active: _Active) -> Iterable[float]:
+def _candidates(events: Sequence[_Event], known: Sequence[float], active: _Active) -> Iterable[float]:
     """Return rates worth a try, the likeliest first."""
     leaders = _leaders(events)
     rates = _rates_between(leaders)
@@ -338,9 +340,8 @@ def _candidates(events: Sequence[_Event], known: float | None, active: _Active) 
         # Nothing was let in since: all that is known is that a token takes longer.
         let_in = leaders[-1][1]
         rates = [max(let_in, 0.5) / span]
-    base = rates[0] if rates else known
-    if known is not None:
-        rates.append(known)
+    rates += known
+    base = rates[0] if rates else None
     (start, before), (end, after) = leaders[0], leaders[-1]
     if end > start and active(start, end) < _MOSTLY * (end - start):
         # A small bucket is full long before a wait ends, and later refill is lost.
