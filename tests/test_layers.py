@@ -29,8 +29,12 @@ PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
 
 ROOMS = {
     "asyncio": {"runtime/event_loop.py"},
-    "httpx": {"providers/http/transport.py", "testing/serving/transport.py"},
-    "pyqwest": {"providers/http/transport.py"},
+    "httpx": {
+        "providers/http/httpx_channels.py",
+        "providers/http/pyqwest_transport.py",
+        "testing/serving/transport.py",
+    },
+    "pyqwest": {"providers/http/pyqwest_transport.py"},
     "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/array_buffer.py"},
     "pyarrow": {"files/vectors/parquet.py"},

@@ -18,7 +18,7 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Outcome RunConfig Stream",
+    "running": "BatchResult Outcome OutcomeIterator RunConfig Stream",
     "quotas": """
         Admitted BudgetEmpty CooledDown LimitChanged LimitStatus ProviderDown ProviderUp Quota QuotaEvent
         QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
@@ -30,7 +30,7 @@ PUBLIC = {
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError ListLengthError
         MalformedResponseError MissingFieldError OutageError OutputClosedError OutputError
         OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
-        RequestTimeoutError ServerError SpendingLimitError StrayCancelledError TokenizerError
+        RequestTimeoutError RunStoppedError ServerError SpendingLimitError StrayCancelledError TokenizerError
     """,
 }
 HEAVY = [

@@ -127,7 +127,7 @@ class Source:
         self._file = stream
         self._status = _regular_status(stream)
         self._last: Row | BadRow | None = None
-        self._asked = (kind, delimiter, new_decoder)
+        self._options = (kind, delimiter, new_decoder)
         plain = _plain_bytes(stream, path, stack, new_decoder)
         self.is_marked: bool = plain.peek(len(MARK)).startswith(MARK)
         self._rows: Iterator[Row | BadRow]
@@ -241,7 +241,7 @@ class Source:
         Raises:
             OSError: the path is another file by now.
         """
-        kind, delimiter, new_decoder = self._asked
+        kind, delimiter, new_decoder = self._options
         with ExitStack() as stack:
             stream = _open_bytes(self.path, stack)
             if not self.is_same_file(os.fstat(stream.fileno())):

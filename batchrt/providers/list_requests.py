@@ -17,7 +17,8 @@ from batchrt.errors import (
     RateLimitError,
 )
 from batchrt.providers.list_support import AloneError, ListSupport
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["BATCH_SIZE", "Lists", "Send", "listed"]
 

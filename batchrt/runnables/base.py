@@ -23,7 +23,8 @@ from batchrt.config import RunConfig, check_config, complete_config
 from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import anyio
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
 from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableBinding"]
 

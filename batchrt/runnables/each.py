@@ -9,8 +9,9 @@ from typing import Any, Final
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runtime.context import drive
 from batchrt.runtime.fork import Job, fork
-from batchrt.runtime.run import Step, StepCall, Strand
 from batchrt.runtime.slots import Waiter
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableEach"]
 

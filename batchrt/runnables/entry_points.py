@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
+from batchrt.runtime.caller import Caller
 from batchrt.runtime.context import drive_to_end
+from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import BatchResult
-from batchrt.runtime.portal import Caller, call_blocking, crossing
-from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.outcome_iterator import OutcomeIterator, SyncOutcomeIterator
+from batchrt.runtime.portal import call_blocking, iterate
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand, current_strand, strand_context
 from batchrt.runtime.stream import Stream
 
 __all__ = ["Configs", "EntryPoints", "In", "Method", "Out"]
@@ -148,6 +152,41 @@ class EntryPoints(Generic[In, Out]):
         job = self._job(caller.pull(inputs), config, kwargs)
         return call_blocking(partial(collect_outcomes, job), caller)
 
+    def arun_iter(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        ordered: bool = True,
+        **kwargs: Any,
+    ) -> OutcomeIterator[Out]:
+        """Iterate over the outcomes while the run goes on, with bounded memory; no item's error is raised.
+
+        The iterator can be stopped, and reports how the run ended (see `OutcomeIterator`). A limit of
+        spending or a `deadline` ends the iteration and is reported by its `ended`. For a native step alone,
+        inputs are pulled in lists, and `timeout` applies to a list.
+
+        Args:
+            inputs: pulled lazily, on the event loop: an iterator that blocks, such as one over a pipe, blocks
+                the loop and should be an async iterable. Reading a file takes microseconds a row.
+            config: as for `abatch`.
+            ordered: in input order; otherwise as items are completed (see `Outcome.index`).
+            kwargs: passed to each call, as with `bind`.
+        """
+        return OutcomeIterator(self._job(inputs, config, kwargs), ordered=ordered)
+
+    def run_iter(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        ordered: bool = True,
+        **kwargs: Any,
+    ) -> SyncOutcomeIterator[Out]:
+        """Do `arun_iter` from sync code; an iterator of inputs runs in this thread, and may block it."""
+        caller = Caller()
+        return SyncOutcomeIterator(self._job(caller.pull(inputs), config, kwargs), caller, ordered=ordered)
+
     def abatch_iter(
         self,
         inputs: Iterable[In] | AsyncIterable[In],
@@ -175,7 +214,8 @@ class EntryPoints(Generic[In, Out]):
         """Do `abatch_iter` from sync code; closing the generator ends the run."""
         caller = Caller()
         job = self._job(caller.pull(inputs), config, kwargs)
-        return _iterate(job, caller, ordered=True, return_exceptions=return_exceptions)
+        stream: Stream[Out] = Stream(job, ordered=True, return_exceptions=return_exceptions)
+        return iterate(stream, caller)
 
     def abatch_as_completed(
         self,
@@ -203,7 +243,8 @@ class EntryPoints(Generic[In, Out]):
         """Do `abatch_as_completed` from sync code; closing the generator ends the run."""
         caller = Caller()
         job = self._job(caller.pull(inputs), config, kwargs)
-        return _iterate(job, caller, ordered=False, return_exceptions=return_exceptions)
+        stream: Stream[tuple[int, Out]] = Stream(job, ordered=False, return_exceptions=return_exceptions)
+        return iterate(stream, caller)
 
 
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
@@ -217,20 +258,3 @@ def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
         return drive_to_end(context, step.call(value, strand))
     finally:
         strand.close()
-
-
-_CHUNK: Final = 64
-"""Ready outcomes that a sync iterator fetches at a time: crossing threads costs some 50 µs."""
-
-
-def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool) -> Iterator[Any]:
-    stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
-    with crossing(caller) as call, call.closing(stream):
-        while True:
-            ticket = call.settle(partial(stream.next_chunk, _CHUNK))
-            if ticket.failed:
-                break
-            yield from ticket.result()
-    # Raised outside of `with`: a context manager of contextlib's fails on an exception that is frozen.
-    with suppress(StopAsyncIteration):
-        ticket.result()

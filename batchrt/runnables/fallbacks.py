@@ -7,7 +7,8 @@ from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import keywords_of
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableWithFallbacks"]
 

@@ -14,7 +14,8 @@ from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
 __all__ = ["RunnableLambda", "chain"]

@@ -12,7 +12,8 @@ from batchrt.batching.list_call import LINGER, MAX_LINGER, SHARED_LINGER, SHARED
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.config import RunConfig, complete_config
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.fork import fork
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableMap", "RunnableParallel"]
 

@@ -10,7 +10,7 @@ from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
-from batchrt.runtime.run import Step
+from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -9,7 +9,8 @@ from batchrt.runnables.base import Configs, Method, Runnable, RunnableLike, coer
 from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableAssign", "RunnablePassthrough", "RunnablePick"]
 

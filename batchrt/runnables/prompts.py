@@ -17,7 +17,8 @@ from batchrt.messages import (
 )
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = [

@@ -7,7 +7,8 @@ from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = ["RunnableRetry"]

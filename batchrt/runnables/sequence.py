@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableSequence"]
 

@@ -1,6 +1,6 @@
-"""Event loops seen from outside: what other threads can call into, tasks of no caller, cheap signals.
+"""Event loops: handles for other threads, tasks that belong to no caller, cheap signals.
 
-What AnyIO has no public name for, or none that is cheap enough to use several times an item. Everything
+AnyIO has no public name for these, or none that is cheap enough to use several times an item. Everything
 that depends on which library runs the loop is here, and asyncio is imported nowhere else.
 """
 
@@ -11,9 +11,9 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from functools import cache, partial
+from functools import cache
 from typing import Any, Self, TypeVar, cast
 
 import anyio
@@ -21,20 +21,7 @@ import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-from batchrt.errors import StrayCancelledError
-
-__all__ = [
-    "Alarm",
-    "Host",
-    "LoopHandle",
-    "Signal",
-    "Unbegun",
-    "cancellation_is_real",
-    "check_waiting_task",
-    "error_of",
-    "running_loop",
-    "unswallowed",
-]
+__all__ = ["Alarm", "Host", "LoopHandle", "OwnTask", "Signal", "cancellation_is_real", "running_loop"]
 
 T = TypeVar("T")
 
@@ -79,13 +66,8 @@ class LoopHandle:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
 
-    def closed(self) -> bool:
-        """Whether the loop has been closed, with whatever tasks were in it."""
-        native = self._native
-        return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
-
     def is_open(self) -> bool:
-        """Whether the loop has not ended yet."""
+        """Whether the loop has not ended yet; asyncio's may be closed with tasks in it."""
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
             return not native.is_closed()
@@ -104,7 +86,7 @@ class LoopHandle:
     def call(self, function: Callable[[], object]) -> bool:
         """Call `function` on the loop: at once from its own thread, soon from another.
 
-        `False`, and nothing else, once the loop has ended: there is nobody left to tell.
+        Returns `False`, and does nothing else, once the loop has ended.
         """
         if threading.get_ident() == self._thread:
             function()
@@ -114,7 +96,7 @@ class LoopHandle:
     def soon(self, function: Callable[[], object]) -> bool:
         """Call `function` on the loop soon, also from its own thread; `False` once the loop has ended.
 
-        What the garbage collector calls must not run at once: it may stand in the midst of anything.
+        A finalizer that the garbage collector calls must not run it at once: it interrupts any code.
         """
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
@@ -138,7 +120,7 @@ class LoopHandle:
     ) -> object:
         """Start `function` as a task that belongs to the loop and to no caller's scope; on its thread.
 
-        Whoever starts it holds what is returned (asyncio keeps only weak references to tasks) and sees
+        The caller holds the returned object (asyncio keeps only weak references to tasks) and sees
         to it that the task ends. `function` must not raise. `done` is called when the task has ended,
         also if it never began: asyncio's teardown cancels tasks before their first step.
         """
@@ -169,7 +151,7 @@ def _nothing() -> None:
 class Alarm:
     """Call `function` on the current event loop when a moment has come; there is one moment at a time.
 
-    It belongs to no task, so that thousands may wait for what it brings about and none has a timer. Only
+    It belongs to no task, so that thousands of tasks may wait for one alarm without a timer each. Only
     to be used on its loop's own thread, and to be cleared in the end. `function` must not raise.
     """
 
@@ -223,42 +205,6 @@ class Alarm:
         if self._scope is scope:  # neither cleared, nor begun anew
             self._scope = None
             self._go_off()
-
-
-class Unbegun(Coroutine[Any, Any, T]):
-    """A coroutine that is made when it is first awaited.
-
-    asyncio's teardown cancels tasks before their first step. The coroutine that such a task was given
-    would complain that it was never awaited.
-    """
-
-    __slots__ = ("_coroutine", "_start")
-
-    def __init__(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> None:
-        self._start: Callable[[], Coroutine[Any, Any, T]] | None = partial(function, *args)
-        self._coroutine: Coroutine[Any, Any, T] | None = None
-
-    def _begun(self) -> Coroutine[Any, Any, T]:
-        if self._start is not None:
-            self._coroutine, self._start = self._start(), None
-        assert self._coroutine is not None
-        return self._coroutine
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return self._begun().__await__()
-
-    def send(self, value: Any) -> Any:
-        """Do the next step."""
-        return self._begun().send(value)
-
-    def throw(self, *error: Any) -> Any:
-        """Do the next step, with an exception."""
-        return self._begun().throw(*error)
-
-    def close(self) -> None:
-        """End it, if it was begun."""
-        if self._coroutine is not None:
-            self._coroutine.close()
 
 
 class Signal:
@@ -332,38 +278,6 @@ def running_loop() -> object | None:
     return _asyncio_loop()
 
 
-def check_waiting_task() -> bool:
-    """Raise the cancellation of the task that waits for this worker thread, if it was cancelled.
-
-    Threads of AnyIO's and Trio's can ask, whose tasks wait for the thread behind a shield; `False` in others.
-
-    Raises:
-        BaseException: the library's cancellation; an interrupt, if Trio has one for that task.
-    """
-    trio: Any = sys.modules.get("trio")
-    if trio is not None:
-        with contextlib.suppress(RuntimeError):  # not a thread of Trio's
-            trio.from_thread.check_cancelled()
-            return True
-    try:
-        anyio.from_thread.check_cancelled()
-    except RuntimeError:
-        return False
-    return True
-
-
-def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error to raise for those that ended a task group of the runtime's own.
-
-    What user code raises is caught inside of the tasks, so that a group holds what came from outside: an
-    interrupt first of all, which Trio raises in whatever task the main one is.
-    """
-    cancelled = anyio.get_cancelled_exc_class()
-    errors = [error for error in group.exceptions if not isinstance(error, cancelled)]
-    interrupts = [error for error in errors if not isinstance(error, Exception)]
-    return (interrupts or errors or group.exceptions)[0]
-
-
 def cancellation_is_real() -> bool:
     """Whether somebody cancelled the current task, or user code merely raised the exception for it.
 
@@ -377,22 +291,11 @@ def cancellation_is_real() -> bool:
     return anyio.current_effective_deadline() == -math.inf
 
 
-def unswallowed(cancelled: BaseException | None) -> BaseException:
-    """Return what to raise where a task group swallowed the cancellation with which its host left it.
-
-    A group does so if its own scope was cancelled, as by a helper that somebody cancelled before its first
-    step. AnyIO (4.16) does it too to one from outside, such as `asyncio.timeout`'s: on exit, the scopes
-    of child tasks add their requests to those of the group's scope, which then takes back more than it made.
-    """
-    by_scope = any(isinstance(arg, str) and "cancel scope" in arg for arg in getattr(cancelled, "args", ()))
-    return StrayCancelledError.of(cancelled) if cancelled is None or by_scope else cancelled
-
-
 class OwnTask:
     """The current task, which is the runtime's own, and which user code runs in.
 
     Only the cancel scopes around it end such a task. User code can do so too (on asyncio, by `cancel` of the
-    current task, or of every task there is): that concerns what the task does just then, and neither what it
+    current task, or of every task there is): that ends its current step, and neither the work it
     does next nor the group that it belongs to.
     """
 
@@ -414,20 +317,21 @@ class OwnTask:
     async def goes_on(self) -> bool:
         """Take back a cancellation that user code asked for; `False` if a cancel scope around the task asked.
 
-        Also if one does within a round of the loop: whoever ends a loop cancels every task there is, and with
+        Also if one does within a round of the loop: the end of a loop cancels every task there is, and with
         that of a group's host the scope of the group.
         """
         await self.put_right()
         return not self.is_cancelled()
 
     async def put_right(self) -> bool:
-        """Take back what user code asked for; return whether it left a cancel scope open (see `Host`)."""
+        """Take back cancellations by user code; return whether it left a cancel scope open (see `Host`)."""
         task = self._task
         if task is None or self.is_cancelled():
-            return False  # what is counted may be the scope's
+            return False  # the count may be the scope's
         while task.uncancel():
             pass
-        # What was asked for and has not come yet comes at the next wait, whatever the count says.
+        # A cancellation that is requested and not delivered yet comes at the next wait, whatever the count
+        # says.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         return False
@@ -437,7 +341,7 @@ class Host(OwnTask):
     """A task of the runtime's own that does one thing after another, and is found by each as by the first.
 
     A function that leaves a cancel scope or a task group open (an async generator that it did not close, say)
-    leaves the task under it: what comes next would be cancelled with it, and the task could not end. Neither
+    leaves the task under it: the next item would be cancelled with it, and the task could not end. Neither
     AnyIO nor Trio has a public name for the innermost scope of a task.
     """
 
@@ -523,7 +427,7 @@ class _TrioHost(Host):
 
 @cache
 def _anyio_task_states() -> Any:
-    """Return what AnyIO knows of asyncio's tasks: their innermost scopes."""
+    """Return AnyIO's state of asyncio's tasks: their innermost scopes."""
     from anyio._backends import _asyncio
 
     return getattr(_asyncio, "_task_states", {})

@@ -1,4 +1,4 @@
-"""What became of the items of a run."""
+"""Outcomes: an item's output or error, with its attempts, seconds and tokens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
-from batchrt.errors import DeadlineExceededError, SpendingLimitError
+from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.prices import Price
 
-__all__ = ["BatchResult", "Outcome", "total"]
+__all__ = ["BatchResult", "Outcome", "cost_of", "total"]
 
 Out = TypeVar("Out")
 
@@ -25,9 +25,20 @@ def total(bills: Mapping[str, Usage]) -> Usage:
     return sum(bills.values(), Usage()) if len(bills) != 1 else next(iter(bills.values()))
 
 
+def cost_of(bills: Mapping[str, Usage], prices: Price | Mapping[str, Price]) -> float | None:
+    """Return the price of tokens by model; `None` if there is no price for one of the models."""
+    cost = 0.0
+    for model, usage in bills.items():
+        price = prices.get(model) if isinstance(prices, Mapping) else prices
+        if price is None:
+            return None
+        cost += price.of_usage(usage)
+    return cost
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Out]):
-    """Tell what became of one input.
+    """Hold the output or the error of one input.
 
     Attributes:
         index: the input's place, from 0.
@@ -40,9 +51,10 @@ class Outcome(Generic[Out]):
             answer: without waits for a slot or a quota, without attempts that failed. Those of all its calls
             together, as for `usage`, and of a list the list's; `None` if it made none.
         usage_by_model: `usage` by the name of the model that was asked.
-        waits: seconds in which its requests waited for a quota, by what they waited for: the name of a limit
+        waits: seconds in which its requests waited for a quota, by the reason: the name of a limit
             (`requests_per_minute`, `max_in_flight` …), `cool-down`, `outage` or `slow start`. `None` for no
             waits.
+        cost: the price of `usage` by the run's `prices`; `None` without usage, or without a price for it.
     """
 
     index: int
@@ -54,6 +66,7 @@ class Outcome(Generic[Out]):
     request_seconds: float | None = None
     usage_by_model: Mapping[str, Usage] | None = None
     waits: Mapping[str, float] | None = None
+    cost: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,17 +75,18 @@ class Outcome(Generic[Out]):
 
     @property
     def status(self) -> Status:
-        """What became of it.
+        """Its end in a word.
 
-        `done` or `failed`; where the run ended early, `cancelled` for what was under way or may have been,
-        and `not started` for what is known not to have been.
+        `done` or `failed`; where the run ended early, `cancelled` for an item that was or may have been sent,
+        and `not started` for one that is known not to have been.
         """
         if self.error is None:
             return "done"
         # By its type: an instance may answer anything when it is asked for its class.
         kind = type(self.error)
-        if issubclass(kind, SpendingLimitError):
-            return "cancelled" if cast("SpendingLimitError", self.error).started else "not started"
+        if issubclass(kind, SpendingLimitError | RunStoppedError):
+            error = cast("SpendingLimitError | RunStoppedError", self.error)
+            return "cancelled" if error.started else "not started"
         return "cancelled" if issubclass(kind, DeadlineExceededError) else "failed"
 
 
@@ -83,7 +97,7 @@ class BatchResult(Sequence[Outcome[Out]]):
     Attributes:
         outcomes: one for each input.
         seconds: the whole run, wall clock.
-        ended: why it ended before all inputs were done, if it had spent what it may; else `None`.
+        ended: the limit of spending that ended it before all inputs were done; else `None`.
         prices: the run's, by which `cost` is counted.
     """
 
@@ -138,18 +152,13 @@ class BatchResult(Sequence[Outcome[Out]]):
 
     @property
     def cost(self) -> float | None:
-        """What that costs by the run's `prices`; `None` if it had none, or has none for one of the models."""
+        """The price of that by the run's `prices`; `None` without a price for each of the models."""
         prices = self.prices
         if prices is None:
             return None
-        cost = 0.0
-        for item in self.outcomes:  # each for itself: their tiers may differ
-            for model, usage in (item.usage_by_model or {}).items():
-                price = prices.get(model) if isinstance(prices, Mapping) else prices
-                if price is None:
-                    return None
-                cost += price.of_usage(usage)
-        return cost
+        # Each for itself: their tiers may differ.
+        costs = [cost_of(item.usage_by_model or {}, prices) for item in self.outcomes]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def summary(self) -> str:
         """Return one line: how many, how fast, how many tokens, and the commonest errors."""

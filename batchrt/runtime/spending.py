@@ -1,4 +1,10 @@
-"""What a run may spend: tokens, or money by prices that the user gives."""
+"""Spending limits of a run: tokens, or money by prices that the user gives.
+
+Invariant: the tokens that were spent, and those set aside for requests under way, stay within the limit, up
+to the error of the estimates; each amount set aside is settled once. A request that does not fit waits only
+while others are under way, whose end wakes it; with none under way the run ends. Prior art: reserve and
+settle, as in card payments.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +20,15 @@ from batchrt.messages import Usage
 from batchrt.prices import Price, check_prices
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.event_loop import LoopHandle, Signal
+from batchrt.runtime.slot_holder import SlotHolder
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
 
-__all__ = ["JointSpending", "Payer", "Reservation", "Spending", "SpendingBusyError", "joint", "part_of"]
+__all__ = ["Expect", "Holder", "Payer", "Reservation", "Spending", "SpendingBusyError", "reserve"]
 
 _GUESSED: Final = 4
-"""Requests under way while nobody knows what answers cost: the first one says it for the others."""
+"""Requests under way while the cost of answers is unknown: the first answer tells it for the others."""
 _NEARLY: Final = 1e-9
 """The relative error of sums of shares: a limit that is met exactly is not exceeded."""
 
@@ -38,18 +45,12 @@ class _Run(Protocol):
     def blockades(self) -> Blockades: ...
 
 
-class Holder(Protocol):
-    """Hold a slot, and be able to wait without it."""
+class Holder(SlotHolder, Protocol):
+    """A slot holder of a run."""
 
     @property
     def run(self) -> _Run:
         """The run it belongs to."""
-
-    def wait_throttled(self) -> None:
-        """Give it up to wait."""
-
-    def release(self) -> None:
-        """Note that the wait is over."""
 
 
 class Payer(Protocol):
@@ -68,7 +69,7 @@ class Payer(Protocol):
         """Why nothing more is sent; `None` as long as there is enough in each budget."""
 
     async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
-        """Set aside what a request is expected to cost; see `Spending.reserve`."""
+        """Set aside the expected cost of a request; see `Spending.reserve`."""
 
     def refused(self, spending: Spending, error: Exception) -> None:
         """Be told that a request is not sent because of one of the budgets."""
@@ -79,7 +80,7 @@ class SpendingBusyError(BatchError):
 
 
 class Reservation:
-    """What one request is expected to spend, until it is known."""
+    """The expected spending of one request, until it is known."""
 
     __slots__ = ("_parts",)
 
@@ -87,18 +88,18 @@ class Reservation:
         self._parts: list[tuple[Spending, _Aside]] = []
 
     def add(self, spending: Spending, aside: _Aside) -> None:
-        """Record what was set aside of one budget."""
+        """Record an amount set aside of one budget."""
         self._parts.append((spending, aside))
 
     def settle(self, usage: Usage | None) -> None:
-        """Charge each budget its share of what the request was billed; `None` if that is not known."""
+        """Charge each budget its share of the request's bill; `None` if that is not known."""
         for spending, aside in self._parts:
             spending._settle(aside, usage)
         self._parts.clear()
 
 
 class _Aside:
-    """A share of what one request is expected to spend, set aside of one budget.
+    """A share of the expected spending of one request, set aside of one budget.
 
     Attributes:
         loop: where the request runs, whose answer settles this.
@@ -129,8 +130,8 @@ class _Waiter:
 class Spending:
     """Keep a run within its limits; safe to use from any event loop and thread.
 
-    What requests under way are expected to cost is set aside. Who does not fit beside that waits until it
-    is settled, and who does not fit even then ends the run: nothing more is sent, what is under way is
+    The expected cost of requests under way is set aside. A request that does not fit beside that waits until
+    it is settled, and one that does not fit even then ends the run: no more is sent, requests under way are
     finished, for it is paid.
 
     A request is charged to its run's budget and to those of the runs around it. Budgets are reserved in one
@@ -138,13 +139,13 @@ class Spending:
 
     Args:
         max_tokens: tokens that may be spent; `None` for no limit.
-        max_cost: what may be spent, in the prices' currency; `None` for no limit.
+        max_cost: money that may be spent, in the prices' currency; `None` for no limit.
         prices: of a model each, or of all.
         above: of the run that this is nested in, whose limits hold too.
 
     Attributes:
         tokens: how many were spent.
-        cost: what was spent, as far as there are prices.
+        cost: money that was spent, as far as there are prices.
     """
 
     def __init__(
@@ -167,18 +168,20 @@ class Spending:
         self._max_cost = math.inf if max_cost is None else max_cost
         self._prices = prices
         self._above = above
-        self._lock = threading.Lock()
+        # Taken again by its thread where a finalizer that the garbage collector calls settles a request. Each
+        # critical section allows that between any two statements: one that is interrupted reads anew.
+        self._lock = threading.RLock()
         self._tokens_aside = 0.0
         self._cost_aside = 0.0
         self._asides: set[_Aside] = set()
         self._waiting: deque[_Waiter] = deque()
-        # By model: what answers would have cost at the full price, and what they did cost. Caches and tiers
-        # make the difference, and nobody knows it beforehand.
+        # By model: the cost of answers at the full price, and their real cost. Caches and tiers
+        # make the difference, which is not known beforehand.
         self._billed: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def of(cls, config: RunConfig, above: Payer | None) -> Payer | None:
-        """Return what `config` allows, within what is allowed `above`; `None` for no limit."""
+        """Return the budget of `config`, within that of `above`; `None` for no limit."""
         tokens, cost, prices = config.get("max_tokens_total"), config.get("max_cost"), config.get("prices")
         if tokens is None and cost is None:
             return above
@@ -197,11 +200,11 @@ class Spending:
         return len(self._asides)
 
     async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
-        """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
+        """Set aside the expected cost of a request; wait without a slot for others if that is too much.
 
         Args:
             model: the model's name.
-            expect: says what it is expected to cost as things stand: tokens in, tokens out, and whether
+            expect: returns the expected cost as things stand: tokens in, tokens out, and whether
                 that is more than a guess.
             strand: whose request it is.
 
@@ -210,7 +213,7 @@ class Spending:
             BlockedEventLoopError: the requests to wait for are on an event loop that waits for this call.
             ValueError: there is a limit in money, and no price for `model`.
         """
-        return await _reserve(self, model, expect, strand)
+        return await reserve(self, model, expect, strand)
 
     def refused(self, spending: Spending, error: Exception) -> None:
         """Pass on that a request is not sent because of one of the budgets."""
@@ -220,7 +223,7 @@ class Spending:
     async def _reserve(
         self, share: float, model: str, expect: Expect, strand: Holder, *, wait: bool
     ) -> _Aside:
-        """Set aside a share of what a request is expected to cost, of this budget alone."""
+        """Set aside a share of the expected cost of a request, of this budget alone."""
         aside = _Aside(share, strand.run.loop, model)
         aside.price = self._price(model)
         came_now = True
@@ -273,11 +276,12 @@ class Spending:
                 loops = [aside.loop for aside in self._asides]
                 if all_blocked(loops, [each.blockades for each in self._waiting]):
                     waiter.error = blocked_error("the run's spending limit")
-                    self._waiting.remove(waiter)
+                    if waiter in self._waiting:
+                        self._waiting.remove(waiter)
                     waiter.signal.set()
 
     def _share(self, model: str) -> float:
-        """Return what part of the full price answers of `model` cost so far."""
+        """Return the part of the full price that answers of `model` cost so far."""
         full, cost = self._billed.get(model, (0.0, 0.0))
         return cost / full if full else 1.0
 
@@ -290,7 +294,7 @@ class Spending:
         return price
 
     def _fits(self, aside: _Aside) -> bool:
-        # What is under way was set aside by what was known then, and is worth what is known now.
+        # Requests under way were set aside by an older estimate, and are worth the present one.
         tokens_aside = max(self._tokens_aside, self._under_way * aside.tokens)
         cost_aside = max(self._cost_aside, self._under_way * aside.cost)
         tokens = self.tokens + tokens_aside + aside.tokens
@@ -318,11 +322,11 @@ class Spending:
         )
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> None:
-        """Note what a request was billed; `None` if that is not known."""
+        """Charge a request's bill; `None` if that is not known."""
         reservation.settle(usage)
 
     def release(self, reservation: Reservation) -> None:
-        """Note that a request was not billed."""
+        """Record that a request was not billed."""
         reservation.settle(Usage())
 
     def _settle(self, aside: _Aside, usage: Usage | None) -> None:
@@ -349,80 +353,8 @@ class Spending:
             self._waiting.popleft().signal.set()
 
 
-class JointSpending:
-    """Pay for a list with items of several runs, each run for its own: cost is shared out by the items.
-
-    Args:
-        items: the list that is handed on.
-        payers: what each item is paid from; `None` for one whose run has no limit.
-        costs: what each item adds to the list's cost; all alike if nothing does.
-        waits: wait where it does not fit beside requests under way; else raise `SpendingBusyError`.
-        whole: the payer of all of the list, if this is of a part of it.
-
-    Attributes:
-        items: as they were given.
-        payers: likewise.
-        costs: of each item.
-        refusal: the budget because of which a request was not sent, and the error that says so.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[object],
-        payers: Sequence[Payer | None],
-        costs: Sequence[float],
-        *,
-        waits: bool = True,
-        whole: JointSpending | None = None,
-    ) -> None:
-        total = sum(costs)
-        if not 0 < total < math.inf:
-            costs, total = [1.0] * len(payers), float(len(payers))
-        self.items: Sequence[object] = items
-        self.payers: Sequence[Payer | None] = payers
-        self.costs: Sequence[float] = costs
-        self._whole = whole
-        charged: dict[Spending, float] = {}
-        for payer, cost in zip(payers, costs, strict=True):
-            for spending, share in () if payer is None else payer.shares:
-                charged[spending] = charged.get(spending, 0.0) + share * cost
-        budgets = sorted(charged, key=lambda spending: -spending.serial)
-        self.shares: Sequence[tuple[Spending, float]] = [(each, charged[each] / total) for each in budgets]
-        self.waits: bool = waits
-        self.refusal: tuple[Spending, Exception] | None = None
-
-    @property
-    def ended(self) -> SpendingLimitError | None:
-        """Why nothing more is sent with these payers together."""
-        return next((each.ended for each, _ in self.shares if each.ended is not None), None)
-
-    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
-        """Set aside each budget's share; see `Spending.reserve`.
-
-        Raises:
-            SpendingBusyError: one of them would have to wait, and this does not.
-        """
-        return await _reserve(self, model, expect, strand)
-
-    def refused(self, spending: Spending, error: Exception) -> None:
-        """Record because of which budget a request is not sent."""
-        self.refusal = spending, error
-        if self._whole is not None:
-            self._whole.refused(spending, error)
-
-    def is_to_blame(self, failure: BaseException) -> bool:
-        """Whether a list failed because one of its payers may not spend more."""
-        return self.refusal is not None or issubclass(type(failure), SpendingLimitError)
-
-    def refuses(self, payer: Payer | None) -> Exception | None:
-        """Return the error of an item that `payer` pays for, if it is for that that a request is not sent."""
-        if self.refusal is None or payer is None:
-            return None
-        spending, error = self.refusal
-        return error if any(each is spending for each, _ in payer.shares) else None
-
-
-async def _reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
+async def reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
+    """Set aside a share of the expected cost of a request of each budget of `payer`, or of none."""
     reservation = Reservation()
     try:
         for spending, share in payer.shares:
@@ -436,22 +368,6 @@ async def _reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> 
         reservation.settle(Usage())
         raise
     return reservation
-
-
-def part_of(payer: Payer | None, items: Sequence[object], places: Sequence[int]) -> Payer | None:
-    """Return who pays for those of `items` in these places, where `payer` pays for all of them."""
-    if not isinstance(payer, JointSpending) or payer.items is not items:
-        return payer  # of a list that these are nested in, say
-    payers, costs = [payer.payers[place] for place in places], [payer.costs[place] for place in places]
-    return JointSpending([], payers, costs, waits=payer.waits, whole=payer)
-
-
-def joint(items: Sequence[object], payers: Sequence[Payer | None], costs: Sequence[float]) -> Payer | None:
-    """Return the payer of a list whose items are paid for by `payers`; see `JointSpending`."""
-    first = payers[0]
-    if all(payer is first for payer in payers):
-        return first
-    return JointSpending(items, payers, costs)
 
 
 def _exceeds(amount: float, limit: float) -> bool:

@@ -7,24 +7,33 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from itertools import islice
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio import CancelScope
 
 from batchrt.errors import BlockedEventLoopError, DeadlineExceededError
-from batchrt.runtime.batch import Job, lending
+from batchrt.runtime.batch import Job
 from batchrt.runtime.blocked_loops import all_blocked, blocked_error, current_blockades
 from batchrt.runtime.event_loop import LoopHandle, Signal
-from batchrt.runtime.run import Item, Run
+from batchrt.runtime.item import Item
+from batchrt.runtime.lending import lending
+from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Scheduler
 
-__all__ = ["Stream"]
+__all__ = ["State", "Stream"]
 
 T = TypeVar("T")
 
 _NOTHING: Final = object()
 """Stands for an item that is not handed over."""
+
+Make: TypeAlias = "Callable[[Item, Any, Exception | None], Any]"
+"""Makes the value that is handed over for an item; `None` for the output, or the error."""
+
+
+def _indexed(item: Item, output: Any, error: Exception | None) -> Any:
+    return item.index, output if error is None else error
 
 
 class Stream(AsyncIterator[T], Generic[T]):
@@ -37,15 +46,15 @@ class Stream(AsyncIterator[T], Generic[T]):
     reference, which cancels the run without waiting for it.
     """
 
-    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool) -> None:
+    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool = True) -> None:
         self._job = job
         self._ordered = ordered
         self._return_exceptions = return_exceptions
-        self._state: _State | None = None
+        self._state: State | None = None
         self._closed = False
         self._awaited = False
 
-    def __aiter__(self) -> Stream[T]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
@@ -53,7 +62,7 @@ class Stream(AsyncIterator[T], Generic[T]):
 
         Raises:
             StopAsyncIteration: when there are no more.
-            Exception: the run's error, once what was finished before it has been handed out. With
+            Exception: the run's error, once earlier outcomes have been handed out. With
                 `return_exceptions` and inputs of known number, items that the run's deadline kept from
                 being finished have that error in their places instead, as in a list.
         """
@@ -116,7 +125,7 @@ class Stream(AsyncIterator[T], Generic[T]):
             if all_blocked([state.loop], [current_blockades()]):
                 state.loop.call(state.cancel)
                 return  # the run ends when its loop goes on, which waits for the caller
-            # What is cancelled may need the slot of the leaf that waits here.
+            # Cancelled items may need the slot of the leaf that waits here.
             async with lending():
                 await state.stop()
 
@@ -133,7 +142,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         state.ended_for.append(run.end_call)
         state.cancel()
 
-    async def __aenter__(self) -> Stream[T]:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -144,24 +153,30 @@ class Stream(AsyncIterator[T], Generic[T]):
     def __del__(self) -> None:
         self.drop()
 
-    def _start(self) -> _State:
+    def _start(self) -> State:
         job, errors = self._job, self._return_exceptions
         bounded = errors and job.config.get("deadline") is not None
-        state = _State(
-            ordered=self._ordered, lead=job.lead, errors=errors, expected=job.expected if bounded else None
+        state = State(
+            ordered=self._ordered,
+            lead=job.lead,
+            errors=errors,
+            expected=job.expected if bounded else None,
+            make=None if self._ordered else _indexed,
         )
         state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
 
 
-class _State:
-    """Hold what the run and its consumer share.
+class State:
+    """Hold the state that the run and its consumer share.
 
-    The run's task knows this and not the `Stream`, so that a stream nobody holds is collected.
+    The run's task refers to this and not to the `Stream`, so that an unreferenced stream is collected.
     """
 
-    def __init__(self, *, ordered: bool, lead: int, errors: bool, expected: int | None) -> None:
+    def __init__(
+        self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make | None
+    ) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
         self.ended_for: list[Callable[[], object]] = []
@@ -174,6 +189,7 @@ class _State:
         self._errors = errors
         # How many outcomes there will be, whatever happens; `None` where the run may end before.
         self._expected = expected
+        self._make = make
         self._next = 0
         self._ahead: dict[int, Any] = {}
         self._missing: Iterator[int] = iter(())
@@ -185,12 +201,14 @@ class _State:
         return len(self.ready) < self._lead
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
-        value = output if error is None else error
+        """Take an item's output or error; return whether that delivered it."""
+        make = self._make
+        value = (output if error is None else error) if make is None else make(item, output, error)
         # Where errors end the run, the one that is handed over is its end, which the consumer is told of.
         nothing = error is not None and not self._errors
         if not self._ordered:
             if not nothing:
-                self.ready.append((item.index, value))
+                self.ready.append(value)
                 if self._expected is not None:
                     self._pass(item.index)
         else:
@@ -204,7 +222,7 @@ class _State:
         return nothing
 
     def _pass(self, index: int) -> None:
-        """Note that the outcome of `index` is there; those before `_next` all are."""
+        """Record that the outcome of `index` is there; those before `_next` all are."""
         self._ahead[index] = None
         while self._next in self._ahead:
             del self._ahead[self._next]
@@ -212,21 +230,29 @@ class _State:
 
     def fill(self, most: int) -> bool:
         """Make up to `most` outcomes of items that the deadline kept from being finished ready, if any."""
-        error = self._failure
+        error = self._missing_error()
         for index in islice(self._missing, most):
-            value = self._ahead.pop(index, error) if self._ordered else error
-            self.ready.append(value if self._ordered else (index, value))
+            if self._ordered and index in self._ahead:
+                self.ready.append(self._ahead.pop(index))
+            else:
+                self.ready.append(error if self._make is None else self._make(Item(index), None, error))
         return bool(self.ready)
 
     def take(self, most: int) -> list[Any]:
+        """Return up to `most` outcomes that are ready."""
         ready = self.ready
         chunk = [ready.popleft() for _ in range(min(most, len(ready)))]
-        assert self.scheduler is not None
         if not self.ended.is_set():
-            self.scheduler.delivered(len(chunk))
+            self._took(len(chunk))
         return chunk
 
+    def _took(self, count: int) -> None:
+        """Let the run go on for `count` outcomes that were taken."""
+        assert self.scheduler is not None
+        self.scheduler.delivered(count)
+
     async def wait(self) -> None:
+        """Wait for an outcome, or the end."""
         self._more = Signal()
         await self._more.wait()
 
@@ -262,12 +288,12 @@ class _State:
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
         finally:
-            # The slots that it gave back for its consumer's sake, who may have gone.
+            # The slots that it gave back for its consumer, which may have gone.
             self.scheduler.offer()
 
     def end(self) -> None:
-        """Note that the run's task has ended."""
-        if issubclass(type(self._failure), DeadlineExceededError) and self._expected is not None:
+        """Record that the run's task has ended."""
+        if self._expected is not None and self._is_filled():
             places = range(self._next, self._expected)
             ahead = () if self._ordered else frozenset(self._ahead)
             self._missing = (index for index in places if index not in ahead)
@@ -276,9 +302,15 @@ class _State:
             ended()
         self._notify()
 
+    def _is_filled(self) -> bool:
+        """Whether items without an outcome have the run's end for an error."""
+        return issubclass(type(self._failure), DeadlineExceededError)
+
+    def _missing_error(self) -> Exception:
+        return cast("Exception", self._failure)
+
     def raise_end(self) -> None:
-        """Raise what ended the run, unless the items have it."""
-        filled = issubclass(type(self._failure), DeadlineExceededError) and self._expected is not None
-        if self._failure is not None and not filled:
+        """Raise the error that ended the run, unless the items have it."""
+        if self._failure is not None and not (self._expected is not None and self._is_filled()):
             raise self._failure
         raise StopAsyncIteration

@@ -12,7 +12,7 @@ from batchrt.testing.verdict_log import ACCEPTED, SentRequest
 
 __all__ = ["least_seconds"]
 
-_ROUNDS = 100
+_ROUNDS = 100  # of the fixed-point iteration in `_refilled`
 
 
 def least_seconds(

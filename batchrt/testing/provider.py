@@ -21,7 +21,7 @@ from batchrt.testing.endpoints.chat import ChatEndpoint
 from batchrt.testing.endpoints.completions import CompletionsEndpoint
 from batchrt.testing.endpoints.embeddings import EmbeddingsEndpoint
 from batchrt.testing.endpoints.replies import MockReply, RejectedError, json_reply
-from batchrt.testing.endpoints.request_body import Reject
+from batchrt.testing.endpoints.request_body import CREATED, Reject
 from batchrt.testing.endpoints.server_families import ServerFamily, family_of
 from batchrt.testing.endpoints.vectors import Embeddable
 from batchrt.testing.faults.fault_responses import apply_fault
@@ -392,7 +392,7 @@ class MockProvider:
 
 
 def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "batchrt"}
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "batchrt"}
 
 
 async def _serve_lifespan(receive: Receive, send: Send) -> None:

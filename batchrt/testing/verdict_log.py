@@ -30,7 +30,7 @@ REJECTED: Final = 5
 
 
 # Each request may change its buckets twice, and those keep a million changes.
-_KEEP = 250_000
+_KEEP = 250_000  # requests
 
 
 class SentRequest(NamedTuple):

@@ -53,7 +53,9 @@ def test_output_file_is_not_overwritten(tmp_path: Path) -> None:
     """An existing file is left alone without `overwrite`."""
     path = tmp_path / "a.jsonl"
     path.write_text("precious")
-    assert "add `overwrite`" in str(refuse(path))
+    refusal = refuse(path)
+    assert "add `overwrite`" in str(refusal)
+    assert refusal.parameter == "overwrite"
     assert path.read_text() == "precious"
     with open_sink(path, columns=[], overwrite=True):
         pass

@@ -134,6 +134,7 @@ def test_sink_refuses_names_that_are_taken(
     with pytest.raises(InputError, match=r"`output_column`|rename") as caught:
         open_sink(tmp_path / "a.csv", columns=columns, **options)
     assert caught.value.column == column
+    assert caught.value.parameter in {"output_column", None}
     assert not (tmp_path / "a.csv").exists()
 
 

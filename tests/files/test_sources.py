@@ -116,7 +116,9 @@ def test_source_stdin_closed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.csv.zip"])
 def test_source_unknown_suffix_asks_for_format(tmp_path: Path, name: str) -> None:
     """The error names the parameter."""
-    assert "`format`" in str(refuse(write(tmp_path, name, "id\n1\n")))
+    refusal = refuse(write(tmp_path, name, "id\n1\n"))
+    assert "`format`" in str(refusal)
+    assert refusal.parameter == "format"
 
 
 def test_source_unknown_format_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from batchrt.errors import ProviderError
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota import Quota
 from batchrt.messages import Usage
-from batchrt.runtime.run import Item, Run, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.strand import Strand
 from tests import virtual
 
 __all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "usage_of", "virtually"]

@@ -27,7 +27,7 @@ from batchrt import (
     Usage,
 )
 from batchrt.runtime.arrivals import Arrivals
-from batchrt.runtime.run import current_strand
+from batchrt.runtime.strand import current_strand
 from tests.runnables.helpers import everyway, raises_everyway, virtual_time
 from tests.runnables.virtual import run_in_virtual_time
 

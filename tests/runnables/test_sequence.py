@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from batchrt import Runnable, RunnableLambda, RunnableSequence
-from batchrt.runtime.run import Step
+from batchrt.runtime.step import Step
 from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 from batchrt.batching.list_call import ListCall, Part, carry
 from batchrt.providers.embeddings.response_json import FLOAT_BYTES, Store, Stored
 from batchrt.runtime.exception_notes import add_note
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from batchrt.testing.serving.wakeup import Wakeup
 
 __all__ = ["MockQueue", "QueueEntry", "Queueing"]
 
-_AFTER = 1e-6
+_AFTER_CHANGE = 1e-6  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ class MockQueue:
         """Return the event loop's time of the next change of capacity."""
         second = self._timeline.second(anyio.current_time())
         # A little later: at the exact second, a clock that does not advance would wait for it for ever.
-        return self._timeline.moment(self._capacity.change_after(second) + _AFTER)
+        return self._timeline.moment(self._capacity.change_after(second) + _AFTER_CHANGE)
 
     def _is_free(self, size: int, now: float) -> bool:
         if not self._served:

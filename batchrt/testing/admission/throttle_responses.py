@@ -35,7 +35,7 @@ _REASONS = MappingProxyType({429: "Too Many Requests", 503: "Service Temporarily
 _LITELLM_WINDOW = 60.0
 _LITELLM_PARALLEL = "x-ratelimit-api_key-{}-max_parallel_requests"
 
-_LEAST_WAIT = 0.001
+_LEAST_WAIT = 0.001  # seconds: a millisecond is the unit of `retry-after-ms`
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,8 @@ __all__ = ["BackgroundLoad", "BucketLevel", "LimitName", "MockTokenBucket", "Per
 LimitName: TypeAlias = Literal["requests", "tokens"]
 Period: TypeAlias = Literal["minute", "day"]
 
-_KEEP = 1_000_000
-_SECONDS: dict[Period, float] = {"minute": 60.0, "day": 86_400.0}
+_KEEP = 1_000_000  # changes
+_PERIOD_SECONDS: dict[Period, float] = {"minute": 60.0, "day": 86_400.0}
 # Sums of floats differ slightly from the whole numbers that they represent.
 _TOLERANCE = 1e-6
 
@@ -78,7 +78,7 @@ class MockTokenBucket:
         self.per: Period = per
         self._limit = Schedule(limit)
         # A share of the limit, so that the size follows a limit that changes.
-        self._held = burst_seconds / _SECONDS[per] if per == "minute" else 1.0
+        self._held = burst_seconds / _PERIOD_SECONDS[per] if per == "minute" else 1.0
         self._keep = keep
         self._background = background
         self._background_seconds = array("d")
@@ -119,7 +119,7 @@ class MockTokenBucket:
 
     def _plus_refill(self, left: float, since: float, until: float) -> float:
         for seconds, limit in self._limit.pieces(since, until):
-            left = min(self._size(limit), left + seconds * limit / _SECONDS[self.per])
+            left = min(self._size(limit), left + seconds * limit / _PERIOD_SECONDS[self.per])
         return left
 
     def _advance(self, now: float) -> None:
@@ -138,7 +138,7 @@ class MockTokenBucket:
         self._advance(now)
         limit = self._limit.at(self._now)
         lacks = min(amount, self._size(limit)) - self._left
-        return 0.0 if lacks <= _TOLERANCE else lacks * _SECONDS[self.per] / limit
+        return 0.0 if lacks <= _TOLERANCE else lacks * _PERIOD_SECONDS[self.per] / limit
 
     def never_fits(self, amount: float, now: float) -> bool:
         """Return whether `amount` is more than the whole limit."""
@@ -162,7 +162,7 @@ class MockTokenBucket:
         limit = self._limit.at(self._now)
         lacks = max(0.0, self._size(limit) - self._left)
         left = max(0.0, self._left + _TOLERANCE)
-        return BucketLevel(limit, left, lacks * _SECONDS[self.per] / limit)
+        return BucketLevel(limit, left, lacks * _PERIOD_SECONDS[self.per] / limit)
 
     def left_before(self, second: float) -> float:
         """Return the rest at a past `second`, before the requests of that moment."""
@@ -182,8 +182,8 @@ class MockTokenBucket:
 
     def refill_time(self, amount: float, since: float) -> float:
         """Return the seconds in which the limit adds `amount`; infinity if it never does."""
-        return self._limit.second_of(amount * _SECONDS[self.per], since) - since
+        return self._limit.second_of(amount * _PERIOD_SECONDS[self.per], since) - since
 
     def refill(self, since: float, until: float) -> float:
         """Return the refill between the two seconds, regardless of the bucket's size."""
-        return self._limit.area(since, until) / _SECONDS[self.per]
+        return self._limit.area(since, until) / _PERIOD_SECONDS[self.per]

@@ -34,7 +34,7 @@ _FORMATS: Mapping[str, str] = MappingProxyType(
 # alternative is chosen; past the second the schema is refused.
 _PLAIN_DEPTH = 4
 _LAST_DEPTH = 64
-_TRIES = 50
+_TRIES = 50  # at an item that differs from the others, where they must
 
 
 class UnsupportedSchemaError(ValueError):

@@ -29,10 +29,10 @@ Reject: TypeAlias = Callable[[str], bool]
 """Predicate on a text; True refuses the request that contains it."""
 
 # Part of the answers, so constant.
-CREATED = 1_750_000_000
+CREATED = 1_750_000_000  # Unix seconds
 FINGERPRINT = "fp_batchrt_mock"
 
-_MOST_CHOICES = 128
+_MOST_CHOICES = 128  # OpenAI's bound of `n`
 
 
 def parse_body(raw: bytes) -> Mapping[str, Any]:

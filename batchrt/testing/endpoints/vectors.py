@@ -25,7 +25,7 @@ _Tables: TypeAlias = Sequence[Sequence[bytes]]
 """The candidate blocks of each position in a vector."""
 
 _CHOICES = 256  # a byte of the hash selects a block
-_PLACES = 16
+_PLACES = 16  # blocks of a vector, at most, and bytes of the hash
 # Base64 encodes three bytes at a time, so blocks of three floats can be encoded separately.
 _STEP = 3
 # Narrower vectors have too few blocks to be distinct, and are cheap to generate.

@@ -22,7 +22,7 @@ _HTML = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n"
     b"<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n"
 )
-_CHUNK = 65_536
+_CHUNK = 65_536  # bytes
 _GZIP_WINDOW = 31  # zlib's code for the largest window and a gzip header
 
 

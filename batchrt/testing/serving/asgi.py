@@ -34,7 +34,7 @@ CONNECTION = "batchrt.connection"
 None` closes the connection, or resets it. `leaves(seconds: float) -> Awaitable[bool]` waits, and returns
 whether the client disconnected meanwhile, at half the price of a cancelled `receive`."""
 
-# Long enough for Trio, which cancels a call past its deadline before it delivers the event.
+# Seconds: long enough for Trio, which cancels a call past its deadline before it delivers the event.
 _SHORTEST_WAIT = 0.0001
 
 

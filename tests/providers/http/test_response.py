@@ -12,7 +12,7 @@ import pytest
 from batchrt.errors import BadRequestError, MalformedResponseError
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
-from batchrt.providers.http.json_text import load_json
+from batchrt.providers.http.response import load_json
 from tests.providers.http.replies import chat_body
 
 pytestmark = pytest.mark.anyio
@@ -29,8 +29,8 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_json_in_any_unicode_is_read(name: str) -> None:
-    """As httpx's `Response.json` does."""
+def test_response_json_may_be_in_any_unicode_encoding(name: str) -> None:
+    """As in httpx's `Response.json`."""
     assert load_json(ENCODINGS[name]) == {"é": 1} == json.loads(ENCODINGS[name])
 
 
@@ -46,8 +46,8 @@ def test_json_in_any_unicode_is_read(name: str) -> None:
         b"\xef\xbb\xbf" + b"[" * 10**5,
     ],
 )
-def test_json_that_is_none_is_a_value_error(body: bytes) -> None:
-    """And nothing else, a recursion without end least of all."""
+def test_response_json_that_is_invalid_is_a_value_error(body: bytes) -> None:
+    """And no other error, not even RecursionError."""
     with pytest.raises(ValueError, match=r"."):
         load_json(body)
 
@@ -62,8 +62,8 @@ def test_json_that_is_none_is_a_value_error(body: bytes) -> None:
         (codecs.BOM_UTF8 + b'{"a": "x\ny"}', "x\ny"),
     ],
 )
-def test_json_with_half_characters_or_bare_line_breaks_is_read(body: bytes, text: str) -> None:
-    """It was paid for."""
+def test_response_json_may_have_half_characters_or_bare_line_breaks(body: bytes, text: str) -> None:
+    """The answer was paid for."""
     assert load_json(body) == {"a": text}
 
 
@@ -79,7 +79,7 @@ def answering(body: bytes, status: int = 200, **headers: str) -> tuple[httpx.Moc
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-8"])
-async def test_json_of_a_chat_may_begin_with_a_byte_order_mark(encoding: str) -> None:
+async def test_response_json_of_a_chat_may_begin_with_a_byte_order_mark(encoding: str) -> None:
     """An answer that was paid for is not thrown away for it."""
     transport, asked = answering(json.dumps(chat_body("häh?"), ensure_ascii=False).encode(encoding))
     message = await ChatOpenAI("m", base_url="http://h/v1", transport=transport).ainvoke("x")
@@ -88,8 +88,10 @@ async def test_json_of_a_chat_may_begin_with_a_byte_order_mark(encoding: str) ->
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
 @pytest.mark.parametrize("vector", [[0.5, 0.25], "AAAAPwAAgD4="])
-async def test_json_of_embeddings_may_begin_with_a_byte_order_mark(encoding: str, vector: Any) -> None:
-    """Whether it is taken in as a stream or not."""
+async def test_response_json_of_embeddings_may_begin_with_a_byte_order_mark(
+    encoding: str, vector: Any
+) -> None:
+    """Whether it is streamed into a sink or not."""
     body = json.dumps({"data": [{"index": 0, "embedding": vector}]}).encode(encoding)
     transport, asked = answering(body)
     embeddings = OpenAIEmbeddings("m", base_url="http://h/v1", transport=transport)
@@ -98,8 +100,8 @@ async def test_json_of_embeddings_may_begin_with_a_byte_order_mark(encoding: str
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-async def test_json_of_an_error_may_begin_with_a_byte_order_mark(encoding: str) -> None:
-    """Its message is read all the same."""
+async def test_response_json_of_an_error_may_begin_with_a_byte_order_mark(encoding: str) -> None:
+    """Its message is read."""
     transport, _ = answering('{"error": {"message": "no such option", "param": "x"}}'.encode(encoding), 400)
     with pytest.raises(BadRequestError) as caught:
         await ChatOpenAI("m", base_url="http://h/v1", transport=transport).ainvoke("x")
@@ -116,8 +118,8 @@ async def test_json_of_an_error_may_begin_with_a_byte_order_mark(encoding: str) 
         b"id: 1\ndata: 2\n\n",
     ],
 )
-async def test_stream_of_events_is_asked_for_once_and_says_what_to_do(body: bytes) -> None:
-    """It would come back the same."""
+async def test_response_that_is_a_stream_of_events_is_not_retried(body: bytes) -> None:
+    """The message has the remedy."""
     transport, asked = answering(body)
     with pytest.raises(MalformedResponseError, match=r'extra_body=\{"stream": False\}'):
         await ChatOpenAI("m", base_url="http://h/v1", transport=transport).ainvoke("x")

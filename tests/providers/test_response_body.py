@@ -205,8 +205,8 @@ def good_texts(body: dict[str, Any]) -> list[str]:
 
 @given(answers())
 @example(whole(WORDS))
-def test_answers_lose_no_text_and_take_no_error_for_one(body: dict[str, Any]) -> None:
-    """What was said comes out, what failed is an error, and a thought is never a word."""
+def test_response_body_text_and_errors_are_told_apart(body: dict[str, Any]) -> None:
+    """Text is returned, failures are errors, and reasoning is never text."""
     texts = good_texts(body)
     try:
         message = read_chat(reply(body), Secrets([]), wall)
@@ -225,8 +225,8 @@ def test_answers_lose_no_text_and_take_no_error_for_one(body: dict[str, Any]) ->
 
 @given(answers())
 @example({"choices": [{"message": {"content": 5}}], "usage": {"completion_tokens": 7, "prompt_tokens": 9}})
-def test_answers_are_not_paid_for_twice_for_the_same_defect(body: dict[str, Any]) -> None:
-    """A good one is asked for once, a broken one that was billed too; what failed as its code says."""
+def test_response_body_defects_are_not_paid_for_twice(body: dict[str, Any]) -> None:
+    """A good answer takes one request, as does a broken one that was billed; failures follow their code."""
     sent: list[Any] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -285,7 +285,7 @@ def steps_of(function: Callable[[], Any]) -> int:
 
 
 @given(answers())
-def test_answers_are_read_in_steps_that_grow_as_they_do(body: dict[str, Any]) -> None:
+def test_response_body_is_read_in_linear_time(body: dict[str, Any]) -> None:
     """Twice the choices, parts and calls, at most twice the steps."""
 
     def longer(value: Any, times: int) -> Any:
@@ -323,8 +323,8 @@ def indexed(items: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
 
 
 @given(st.integers(1, 40), st.sampled_from(sorted(INDEXES)), st.randoms(use_true_random=False))
-def test_lists_are_placed_however_they_are_numbered(count: int, way: str, random: Any) -> None:
-    """In any order, where there are numbers; and paid for once."""
+def test_response_body_lists_are_placed_by_any_numbering(count: int, way: str, random: Any) -> None:
+    """In any order, if there are numbers; and paid for once."""
     paid: list[int] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -350,10 +350,10 @@ def test_lists_are_placed_however_they_are_numbered(count: int, way: str, random
     st.lists(st.tuples(st.integers(0, 5), st.sampled_from([..., *ODD])), max_size=3),
     st.permutations(range(6)),
 )
-def test_lists_give_each_value_its_own_or_an_error(
+def test_response_body_lists_give_each_value_its_own_or_an_error(
     count: int, changes: list[tuple[int, Any]], order: list[int]
 ) -> None:
-    """Whatever becomes of some indexes: of chats and of completions, nothing is given to another."""
+    """Whatever becomes of some indexes, of chats and of completions, no value is given to another."""
     choices: list[dict[str, Any]] = [
         {"index": i, "finish_reason": "stop", "message": {"content": f"<{i}>"}, "text": f"<{i}>"}
         for i in order
