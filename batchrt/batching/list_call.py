@@ -142,9 +142,14 @@ class ListCall:
 
 
 class Part(NamedTuple):
-    """Hold what came of the values from `start` to `stop`: results, or the error of all of them.
+    """Hold the outcome of the values from `start` to `stop` of a list.
 
-    `book` has the tokens they were billed together, and the retries it took.
+    Attributes:
+        start: the first value's place in the list.
+        stop: the place after the last one's.
+        results: one for each value, unless there is an error.
+        error: the error of all of the values; `None` if there are results.
+        book: the tokens that were billed for all of them together, the retries, and the requests' seconds.
     """
 
     start: int
@@ -152,6 +157,14 @@ class Part(NamedTuple):
     results: Sequence[Any]
     error: Exception | None
     book: Item
+
+    def each(self) -> Sequence[Any]:
+        """Return one result, or error, for each value."""
+        return self.results if self.error is None else [self.error] * (self.stop - self.start)
+
+    def moved(self, by: int) -> Part:
+        """Return the same part of a list in which it begins `by` places later."""
+        return self._replace(start=self.start + by, stop=self.stop + by)
 
 
 Give: TypeAlias = "Callable[[Part], None]"
@@ -207,41 +220,43 @@ async def _carry_parts(
         start, stop = parts.pop()
         part = list(values[start:stop])
         strand.item = book = Item(-1)
-        try:
-            await strand.take()
-            results = check_length(call, part, await call.call(part, strand))
-        except RepackError as error:
+        results, failure = await _attempt(call, part, strand, own)
+        if failure is not None and issubclass(type(failure), RepackError):
             lists = list(pack(part, call))
             if len(lists) > 1:
                 await _carry_apart(call, lists, strand, give, start)
                 continue
-            failure: Exception = _cause_of(error)
-        except anyio.get_cancelled_exc_class() as error:
-            if own.is_cancelled() if own else cancellation_is_real():
-                raise
-            failure = StrayCancelledError.of(error)
-        except Exception as error:  # noqa: BLE001  the items' outcome
-            failure = error
-        else:
+            failure = _cause_of(failure)
+        if failure is None:
             failures = 0
-            if own and own.is_disturbed():
-                await own.put_right()
-            give(Part(start, stop, results, None, book))
-            continue
-        if own and own.is_disturbed():
-            await own.put_right()
-        failures += 1
-        hopeless = failures > patience and call.outage(failure)
-        if (
-            stop - start == 1
-            or hopeless
-            or issubclass(type(failure), ListLengthError)
-            or not _splits(call, failure)
-        ):
-            give(Part(start, stop, (), failure, book))
         else:
-            middle = (start + stop + 1) // 2
-            parts += [(middle, stop), (start, middle)]
+            failures += 1
+            hopeless = failures > patience and call.outage(failure)
+            if len(part) > 1 and not hopeless and _is_splittable(call, failure):
+                middle = (start + stop + 1) // 2
+                parts += [(middle, stop), (start, middle)]
+                continue
+        give(Part(start, stop, results, failure, book))
+
+
+async def _attempt(
+    call: ListCall, part: list[Any], strand: Strand, own: OwnTask | None
+) -> tuple[Sequence[Any], Exception | None]:
+    """Send one part and return its results, or the error of all of its values."""
+    results: Sequence[Any] = ()
+    failure: Exception | None = None
+    try:
+        await strand.take()
+        results = check_length(call, part, await call.call(part, strand))
+    except anyio.get_cancelled_exc_class() as error:
+        if own.is_cancelled() if own else cancellation_is_real():
+            raise
+        failure = StrayCancelledError.of(error)
+    except Exception as error:  # noqa: BLE001  the items' outcome
+        failure = error
+    if own and own.is_disturbed():
+        await own.put_right()
+    return results, failure
 
 
 def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:
@@ -276,7 +291,9 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
         done = now
 
 
-def _splits(call: ListCall, failure: Exception) -> bool:
+def _is_splittable(call: ListCall, failure: Exception) -> bool:
+    if issubclass(type(failure), ListLengthError):
+        return False
     try:
         return call.splits(failure)
     except Exception:  # noqa: BLE001  an instance may raise when it is looked at
@@ -300,10 +317,10 @@ async def _carry_apart(
 
 
 def _give_moved(give: Give, begin: int, part: Part) -> None:
-    give(part._replace(start=begin + part.start, stop=begin + part.stop))
+    give(part.moved(begin))
 
 
-def _cause_of(error: RepackError) -> Exception:
+def _cause_of(error: Exception) -> Exception:
     return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
