@@ -62,10 +62,8 @@ async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
     parts: list[Part] = []
     await carry(call, [value], strand, parts.append)
     (part,) = parts
-    strand.item.retries += part.book.retries
-    strand.item.add_bills(part.book.bills)
-    strand.item.add_request(part.book.request_seconds)
-    return _output(call, part.results[0] if part.error is None else part.error)
+    strand.item.add_book(part.book)
+    return _output(call, part.each()[0])
 
 
 def _output(call: ListCall, result: Any) -> Any:
@@ -399,8 +397,7 @@ class _List:
             shares = share_bills(part.book, [entry.cost for entry in entries])
             for entry, bills in zip(entries, shares, strict=True):
                 entry.bills = bills
-        results: Sequence[Any] = part.results if part.error is None else [part.error] * len(entries)
-        for entry, result in zip(entries, results, strict=True):
+        for entry, result in zip(entries, part.each(), strict=True):
             entry.retries += part.book.retries
             entry.request_seconds = part.book.request_seconds
             self._wanted -= bool(entry.waiting)

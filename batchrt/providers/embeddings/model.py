@@ -20,8 +20,7 @@ from batchrt.runtime.stream import Stream
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
     from batchrt.limits.quota import Quota, Unchanged
-    from batchrt.providers.embeddings.array_buffer import Lists, Matrix
-    from batchrt.providers.embeddings.arrays import EmbeddingBlock
+    from batchrt.providers.embeddings.arrays import EmbeddingBlock, Matrix, VectorCall
     from batchrt.providers.embeddings.request_limits import Capacity, Encoding
     from batchrt.providers.embeddings.requests import EmbeddingLists
     from batchrt.providers.embeddings.server_families import ServerFamily
@@ -207,11 +206,11 @@ class OpenAIEmbeddings(Model[str, list[float]]):
             call = self._shared.setdefault(lists.start, shared(call))
         return list_step(call, (self, lists.start))
 
-    def _matrix_lists(self, kwargs: Mapping[str, Any]) -> tuple[Lists, EmbeddingLists]:
-        from batchrt.providers.embeddings.array_buffer import Lists
+    def _vector_call(self, kwargs: Mapping[str, Any]) -> tuple[VectorCall, EmbeddingLists]:
+        from batchrt.providers.embeddings.arrays import VectorCall
 
         lists = self._lists(kwargs)
-        return Lists(lists.list_call(self.get_name()), lists.call), lists
+        return VectorCall(lists.list_call(self.get_name()), lists.call), lists
 
     # LangChain's names
 
@@ -284,9 +283,9 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         from batchrt.providers.embeddings.arrays import matrix_of
 
         _check_texts(texts)
-        to_matrix, lists = self._matrix_lists(kwargs)
+        vectors, lists = self._vector_call(kwargs)
         matrix, errors = await matrix_of(
-            to_matrix, texts, _in_lists(config), width=lists.width, return_exceptions=return_exceptions
+            vectors, texts, _in_lists(config), width=lists.width, return_exceptions=return_exceptions
         )
         return (matrix, errors) if return_exceptions else matrix
 
@@ -376,9 +375,9 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         from batchrt.providers.embeddings.arrays import block_job
 
         _check_texts(texts)
-        to_matrix, lists = self._matrix_lists(kwargs)
+        vectors, lists = self._vector_call(kwargs)
         return block_job(
-            to_matrix,
+            vectors,
             texts,
             _in_lists(config),
             width=lambda: lists.width,
