@@ -18,21 +18,25 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-import anyio
-
 from batchrt.batching.list_call import Give, ListCall, Part, carry, pack
 from batchrt.config import RunConfig
-from batchrt.runtime.async_input import AsyncInput
 from batchrt.runtime.event_loop import OwnTask
 from batchrt.runtime.run import Strand
 
-__all__ = ["UNBOUNDED_LIST", "DistinctInputs", "Send", "read_lists", "read_lists_async"]
+__all__ = [
+    "UNBOUNDED_LIST",
+    "DistinctInputs",
+    "Examined",
+    "ListBuffer",
+    "Send",
+    "examiner",
+    "read_lists",
+    "read_lists_async",
+]
 
 UNBOUNDED_LIST: Final = 2048
 """Inputs of an async iterable that make a list where nothing bounds lists."""
@@ -40,16 +44,26 @@ UNBOUNDED_LIST: Final = 2048
 Send: TypeAlias = "Callable[[list[int], Strand], Awaitable[Sequence[Any]]]"
 """Sends the values of these numbers as one list, and returns their results."""
 
-_Examined: TypeAlias = "tuple[Any, float, Exception | None]"
-"""A value to send, its cost, and the error of an input that is wrong by itself."""
+Examined: TypeAlias = "tuple[Any, float, Exception | None]"
+"""A value to send and its cost, or the error of an input that is wrong by itself."""
 
 
-def _examined(call: ListCall, config: RunConfig, value: Any) -> _Examined:
-    try:
-        value = call.queued(value, config)
-        return value, 0.0 if call.cost is None else call.cost(value), None
-    except Exception as error:  # noqa: BLE001  this input's outcome
-        return None, 0.0, error
+def examiner(call: ListCall, config: RunConfig) -> Callable[[Any], Examined]:
+    """Return a function that examines one input; `config` is the inputs' configuration."""
+    prepare, cost = call.prepare, call.cost
+    configured = call.configured
+
+    def examine(value: Any) -> Examined:
+        try:
+            if prepare is not None:
+                value = prepare(value)
+            if configured:
+                value = (value, config)
+            return value, 0.0 if cost is None else cost(value), None
+        except Exception as error:  # noqa: BLE001  this input's outcome
+            return None, 0.0, error
+
+    return examine
 
 
 class DistinctInputs:
@@ -61,7 +75,6 @@ class DistinctInputs:
 
     Args:
         call: sends the values.
-        config: the inputs' configuration.
         start: the place of the first input among those of the whole run.
 
     Attributes:
@@ -73,7 +86,7 @@ class DistinctInputs:
         errors: the errors of inputs that are wrong by themselves, by their places.
     """
 
-    def __init__(self, call: ListCall, config: RunConfig, *, start: int = 0) -> None:
+    def __init__(self, call: ListCall, *, start: int = 0) -> None:
         self.start: int = start
         self.count: int = 0
         self.values: list[Any] = []
@@ -81,32 +94,27 @@ class DistinctInputs:
         self.copies: dict[int, list[int]] = {}
         self.errors: dict[int, Exception] = {}
         self._call = call
-        self._config = config
-        self._key = call.key
         self._costs: array[float] = array("d")
         self._known: dict[Hashable, int] = {}
         self._pending = bytearray()
 
-    def add(self, value: Any) -> None:
-        """Take one more input in."""
-        self._add(_examined(self._call, self._config, value))
-
-    def _add(self, examined: _Examined) -> None:
-        value, cost, error = examined
-        place = self.count
-        self.count += 1
-        if error is not None:
-            self.errors[place] = error
-            return
-        if self._key is not None:
-            number = self._known.setdefault(self._key(value), len(self.values))
-            if number < len(self.values):
+    def extend(self, examined: Iterable[Examined]) -> int:
+        """Take further inputs in, and return how many these were."""
+        key, known = self._call.key, self._known
+        values, places, costs = self.values, self.places, self._costs
+        first = place = self.count
+        for value, cost, error in examined:
+            if error is not None:
+                self.errors[place] = error
+            elif key is not None and (number := known.setdefault(key(value), len(values))) < len(values):
                 self.copies.setdefault(number, []).append(place)
-                return
-        self.values.append(value)
-        self.places.append(place)
-        self._costs.append(cost)
-        self._pending.append(1)
+            else:
+                values.append(value)
+                places.append(place)
+                costs.append(cost)
+            place += 1
+        self.count = place
+        return place - first
 
     def seal(self) -> None:
         """Free the memory that only telling equal inputs apart needs."""
@@ -145,6 +153,7 @@ class DistinctInputs:
             self._pending[part.start : part.stop] = bytes(part.stop - part.start)
             give(part)
 
+        self._pending.extend(b"\1" * (len(self.values) - len(self._pending)))
         if numbers:
             await carry(self._by_number(send or self._send), numbers, strand, give_numbered, own)
 
@@ -159,7 +168,8 @@ class DistinctInputs:
 
     def unfinished(self, numbers: range) -> list[int]:
         """Return those of the numbers whose values have neither a result nor an error."""
-        return [number for number in numbers if self._pending[number]]
+        pending = self._pending
+        return [number for number in numbers if number >= len(pending) or pending[number]]
 
     async def _send(self, numbers: list[int], strand: Strand) -> Sequence[Any]:
         values = self.values
@@ -170,92 +180,72 @@ class DistinctInputs:
         return replace(self._call, call=send, cost=cost)
 
 
-class _Packer:
-    """Make `DistinctInputs` of each list of inputs that were read.
+def read_lists(call: ListCall, examined: Iterable[Examined], start: int = 0) -> Iterator[DistinctInputs]:
+    """Yield inputs in lists as long as the limits allow, lazily; `start` is the first one's place.
+
+    Equal inputs of one list are sent once. They count towards its length all the same, and so do inputs that
+    are wrong by themselves: a list holds a bounded number of inputs.
+    """
+    for packed in pack(examined, replace(call, cost=None if call.cost is None else itemgetter(1))):
+        inputs = DistinctInputs(call, start=start)
+        start += inputs.extend(packed)
+        inputs.seal()
+        yield inputs
+
+
+class ListBuffer:
+    """Buffer inputs that arrive one at a time until there are full lists of them.
 
     Args:
         call: says how long a list may be.
-        config: the inputs' configuration.
+
+    Attributes:
+        waiting: the inputs that are in no list yet.
     """
 
-    def __init__(self, call: ListCall, config: RunConfig) -> None:
-        self._packing = replace(call, cost=None if call.cost is None else itemgetter(1))
-        self._new = partial(DistinctInputs, call, config)
+    def __init__(self, call: ListCall) -> None:
+        self._call = call
         self._start = 0
+        self.waiting: list[Examined] = []
 
-    def pack(self, examined: Iterable[_Examined]) -> Iterator[list[_Examined]]:
-        return pack(examined, self._packing)
+    @property
+    def full(self) -> bool:
+        """Whether there is at least one full list."""
+        return len(self.waiting) >= self._most
 
-    def list_of(self, packed: list[_Examined]) -> DistinctInputs:
-        inputs = self._new(start=self._start)
-        for each in packed:
-            inputs._add(each)
-        inputs.seal()
-        self._start += inputs.count
-        return inputs
+    @property
+    def _most(self) -> int:
+        return self._call.limits().size or UNBOUNDED_LIST
 
-
-def read_lists(call: ListCall, config: RunConfig, inputs: Iterable[Any]) -> Iterator[DistinctInputs]:
-    """Yield inputs in lists as long as the limits allow, lazily; equal ones of one list are sent once."""
-    packer = _Packer(call, config)
-    return map(packer.list_of, packer.pack(map(partial(_examined, call, config), inputs)))
+    def take(self, *, rest: bool) -> list[DistinctInputs]:
+        """Return the full lists; with `rest`, also the last one that is not full."""
+        lists = list(read_lists(self._call, self.waiting, self._start))
+        if rest or (lists and lists[-1].count >= self._most):
+            self.waiting.clear()
+        elif lists:  # the last one has room
+            del self.waiting[: -lists.pop().count]
+        self._start += sum(inputs.count for inputs in lists)
+        return lists
 
 
 async def read_lists_async(
-    call: ListCall, config: RunConfig, inputs: AsyncIterable[Any], *, patience: float | None = None
-) -> AsyncGenerator[DistinctInputs]:
-    """Do what `read_lists` does for an async iterable; a generator is closed here.
+    call: ListCall, examine: Callable[[Any], Examined], inputs: AsyncIterable[Any]
+) -> AsyncIterator[DistinctInputs]:
+    """Do what `read_lists` does for an async iterable; a generator is closed here too.
 
-    Args:
-        call: sends the lists.
-        config: the inputs' configuration.
-        inputs: pulled in the caller's task; with `patience`, in a task of their own.
-        patience: seconds that a list waits for more inputs after it has one, where they may be long in
-            coming; `None` to wait until it is full.
+    A list waits until it is full, however long that takes. The inputs are pulled in the caller's task, which
+    costs less than pulling them in one of its own, as `ListInput` does.
     """
-    packer, waiting = _Packer(call, config), list[_Examined]()
-    ended, failure = False, None
-    async with _pulling(inputs, interruptible=patience is not None) as pull:
-        while not (ended or failure):
-            goes = True  # a list that is not full, because it is the last one or has waited long enough
+    source, buffer, ended = aiter(inputs), ListBuffer(call), False
+    try:
+        while not ended:
             try:
-                if not waiting:
-                    waiting.append(_examined(call, config, await pull()))
-                with anyio.move_on_after(patience):
-                    while len(waiting) < (call.limits().size or UNBOUNDED_LIST):
-                        waiting.append(_examined(call, config, await pull()))
-                    goes = False
+                while not buffer.full:
+                    buffer.waiting.append(examine(await anext(source)))
             except StopAsyncIteration:
                 ended = True
-            except Exception as error:  # noqa: BLE001  raised below: a task group would wrap it
-                failure = error
-                continue
-            *lists, last = [*packer.pack(waiting)] or [[]]
-            goes = goes or len(last) == call.limits().size
-            waiting = [] if goes else last
-            for packed in [*lists, last] if goes and last else lists:
-                yield packer.list_of(packed)
-    if failure is not None:
-        raise failure
-
-
-@asynccontextmanager
-async def _pulling(
-    inputs: AsyncIterable[Any], *, interruptible: bool
-) -> AsyncIterator[Callable[[], Awaitable[Any]]]:
-    """Give a function that pulls the next input; `interruptible`: one that loses none if it is cancelled."""
-    source = aiter(inputs)
-    if interruptible:
-        feeder = AsyncInput(source)
-        async with anyio.create_task_group() as group:
-            group.start_soon(feeder.run)
-            try:
-                yield feeder.get
-            finally:
-                await feeder.end()
-        return
-    try:
-        yield source.__anext__
+            for each in buffer.take(rest=ended):
+                yield each
     finally:
         if isinstance(source, AsyncGenerator):
             await source.aclose()

@@ -17,13 +17,21 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
+from itertools import islice
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
 
-from batchrt.batching.distinct import UNBOUNDED_LIST, DistinctInputs, read_lists, read_lists_async
+from batchrt.batching.distinct import (
+    UNBOUNDED_LIST,
+    DistinctInputs,
+    Examined,
+    examiner,
+    read_lists,
+    read_lists_async,
+)
 from batchrt.batching.list_call import ListCall, Part
 from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
@@ -139,11 +147,12 @@ class _MatrixBuffer:
         self._write(row, vector)
         return _Landed(row, len(vector))
 
-    def put(self, rows: Sequence[int], vectors: Sequence[Any]) -> None:
+    def put(self, rows: Sequence[int], vectors: Sequence[Any]) -> bool:
         """Fill rows with little-endian float32, or with the result of `land`; skip errors.
 
-        All vectors that are put have one size.
+        All vectors that are put have one size. Return whether there was no error.
         """
+        errors = 0
         # A response may have them in another order: copy those that move before their rows are overwritten.
         moving = {
             vector.row: bytes(self._row(vector.row))
@@ -152,6 +161,7 @@ class _MatrixBuffer:
         }
         for row, vector in zip(rows, vectors, strict=True):
             if isinstance(vector, Exception):
+                errors += 1
                 continue
             if len(vector) != self._size:
                 self._allocate(len(vector))  # the vector that landed first had another size than the others
@@ -159,7 +169,8 @@ class _MatrixBuffer:
                 self._write(row, vector)
             elif vector.row != row:
                 self._write(row, moving[vector.row])
-            self._filled = True
+        self._filled = self._filled or errors < len(rows)
+        return not errors
 
     def copy(self, row: int, others: Iterable[int]) -> None:
         """Copy a row that was put to other rows."""
@@ -242,7 +253,9 @@ class _MatrixJob:
 
     def _give(self, part: Part) -> None:
         inputs, vectors = self._inputs, part.each()
-        self._rows.put(inputs.places[part.start : part.stop], vectors)
+        complete = self._rows.put(inputs.places[part.start : part.stop], vectors)
+        if complete and not inputs.copies:
+            return
         for number, vector in enumerate(vectors, part.start):
             if isinstance(vector, Exception):
                 self.errors.update(dict.fromkeys(inputs.places_of(number), vector))
@@ -301,30 +314,23 @@ async def matrix_of(
     """
     config, inputs = await _pull_all(texts, vectors.call, config)
     job = _MatrixJob(vectors, inputs, width, fail_fast=not return_exceptions)
-    lists: list[range] = []
+    lists: dict[int, range] = {}
 
     async def embed(numbers: range, strand: Strand) -> None:
+        lists[strand.item.index] = numbers
         await job.carry(numbers, strand)
 
     try:
-        outcomes = await collect(
-            _job(embed, _recorded(inputs.lists(), lists), config, 1), return_exceptions=return_exceptions
-        )
+        outcomes = await collect(_job(embed, inputs.lists(), config, 1), return_exceptions=return_exceptions)
     except (DeadlineExceededError, SpendingLimitError) as error:
         if not return_exceptions:
             raise
         job.fail_rest(inputs.numbers(), error)
     else:
-        for numbers, outcome in zip(lists, outcomes, strict=False):
+        for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Exception):  # a timeout
-                job.fail_rest(numbers, outcome)
+                job.fail_rest(lists[index], outcome)
     return job.finish()
-
-
-def _recorded(lists: Iterable[range], record: list[range]) -> Iterator[range]:
-    for numbers in lists:
-        record.append(numbers)
-        yield numbers
 
 
 async def _pull_all(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[RunConfig, DistinctInputs]:
@@ -333,13 +339,13 @@ async def _pull_all(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[R
     Raises:
         DeadlineExceededError: it passed before all texts were pulled.
     """
-    inputs, deadline = DistinctInputs(call, config), check_config(config).get("deadline")
+    inputs, deadline = DistinctInputs(call), check_config(config).get("deadline")
     if deadline is None:
-        await _pull(texts, inputs)
+        await _pull(texts, examiner(call, config), inputs)
         return config, inputs
     started = anyio.current_time()
     with anyio.move_on_after(deadline) as scope:
-        await _pull(texts, inputs)
+        await _pull(texts, examiner(call, config), inputs)
     if scope.cancelled_caught:
         raise DeadlineExceededError(
             f"the run's deadline of {deadline:g} s passed while the texts were pulled; none was sent",
@@ -349,16 +355,19 @@ async def _pull_all(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[R
     return {**config, "deadline": max(left, sys.float_info.min)}, inputs
 
 
-async def _pull(texts: _Texts, inputs: DistinctInputs) -> None:
-    add = inputs.add
+async def _pull(texts: _Texts, examine: Callable[[Any], Examined], inputs: DistinctInputs) -> None:
     if isinstance(texts, AsyncIterable):
+        waiting: list[Any] = []
         async for text in texts:
-            add(text)
+            waiting.append(text)
+            if len(waiting) == _STRIDE:
+                inputs.extend(map(examine, waiting))
+                waiting.clear()
+        inputs.extend(map(examine, waiting))
     else:
-        for text in texts:
-            add(text)
-            if inputs.count % _STRIDE == 0:
-                await anyio.lowlevel.checkpoint()
+        examined = map(examine, texts)
+        while inputs.extend(islice(examined, _STRIDE)):
+            await anyio.lowlevel.checkpoint()
     inputs.seal()
 
 
@@ -396,11 +405,12 @@ def block_job(
             start, matrix, {start + row: error for row, error in errors.items()}, strand.item.usage
         )
 
+    examine = examiner(call, config)
     lists: Iterable[DistinctInputs] | AsyncIterable[DistinctInputs]
     if isinstance(texts, AsyncIterable):
-        lists = read_lists_async(call, config, texts)
+        lists = read_lists_async(call, examine, texts)
     else:
-        lists = read_lists(call, config, texts)
+        lists = read_lists(call, map(examine, texts))
         if caller is not None:
             lists = caller.pull(lists)
     return _job(embed, lists, config, call.limits().size or UNBOUNDED_LIST)
