@@ -18,23 +18,11 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import anyio
 
-from batchrt.errors import (
-    ConnectionFailedError,
-    OutageError,
-    ProviderError,
-    RateLimitError,
-)
+from batchrt.errors import ConnectionFailedError, OutageError, ProviderError
 from batchrt.limits.adaptive_concurrency import AdaptiveConcurrency
 from batchrt.limits.circuit_breaker import CircuitBreaker
 from batchrt.limits.cooldown import CoolDown, HalfOpen, Ramp, SlowStart, longest_quiet
-from batchrt.limits.error_kinds import (
-    blames_address,
-    is_outage,
-    is_overloaded,
-    may_be_billed,
-    reason,
-    shorten,
-)
+from batchrt.limits.error_kinds import Failure, FailureKind, reason, shorten
 from batchrt.limits.events import (
     BY_HAND,
     Admitted,
@@ -721,71 +709,70 @@ class Quota:
                 self._told_in_flight = limit
                 self._tell_limit("max_in_flight", before, limit, "told by the provider")
 
-    def failed(self, permit: Permit, error: ProviderError, now: float, *, unit: Unit | None = None) -> None:
-        """Note that `permit` failed with `error`.
+    def failed(self, permit: Permit, failure: Failure, now: float, *, unit: Unit | None = None) -> None:
+        """Record that the request of `permit` failed.
 
         Args:
-            permit: what was sent.
-            error: why it failed.
+            permit: the request.
+            failure: the error and its kind.
             now: the time.
-            unit: what there is too much of, if it is a 429 that says so.
+            unit: the limit that was exceeded, if the reply says.
         """
+        error, kind = failure.error, failure.kind
         with self._lock:
             now = self._tick(now)
             self._reached = self._reached or error.status is not None
             unheard = isinstance(error, ConnectionFailedError)
-            cost = None if may_be_billed(error) else 0.0
+            cost = None if kind.billed else 0.0
             self._allowance.settle(permit, cost, request=not unheard)
             if permit.told:
-                refused = isinstance(error, RateLimitError)
+                refused = kind is FailureKind.RATE_LIMITED
                 self._allowance.learn(permit.told, permit, now, refused=refused)
-            overloaded = is_overloaded(error)
             permit.verdict = UNKNOWN
-            if overloaded:
+            if kind.overloaded:
                 self._refusals += 1
-                self._refused(permit, error, now, unit)
-            elif self._adaptive is not None and permit.auto and is_outage(error):
+                self._refused(permit, failure, now, unit)
+            elif self._adaptive is not None and permit.auto and kind.outage:
                 self._adaptive.failed()
-            outage = is_outage(error)
-            answered = not overloaded and not outage
-            # A wrong address is no outage, which waiting would mend.
-            down = outage and not self.has_wrong_address(error)
+            answered = not kind.overloaded and not kind.outage
+            # A wrong address is no outage: waiting does not help.
+            down = kind.outage and not self.has_wrong_address(kind)
             self._end(permit, now, answered=answered, failure=error if down else None)
 
-    def _refused(self, permit: Permit, error: ProviderError, now: float, unit: Unit | None) -> None:
+    def _refused(self, permit: Permit, failure: Failure, now: float, unit: Unit | None) -> None:
         """Draw the conclusions from a 429, or a 503 that says overloaded."""
         if self._adaptive is not None and permit.auto:
             self._adaptive.failed()
-        if not isinstance(error, RateLimitError) and not error.retry_after:
+        if not failure.refused:
             # It may be the outage that it looks like: the budget and the breaker see to it.
             self._crowded(Wave(self._in_flight - 1, 0.0, now, permit.sent_at), permit)
             return
-        parallel = permit.parallel
-        asked = error.retry_after or 0.0
+        error, asked, parallel = failure.error, failure.wait, permit.parallel
         wait = min(asked, longest_quiet(permit.longest_quiet))
         leads = self._cooling.is_new(permit.sent_at, now)
-        explained = isinstance(error, RateLimitError) and self._allowance.refuse(
+        explained = failure.kind is FailureKind.RATE_LIMITED and self._allowance.refuse(
             permit, now, wait, unit, told=bool(permit.told)
         )
         found = self._found
         found.refused(permit, now, wait, leads=leads, parallel=parallel, explained=explained)
         if leads:
             wait = found.pause(now, wait, self._clock.random)
-            self._hold_back(error, asked, now, explained=explained or parallel)
+            self._hold_back(failure, now, explained=explained or parallel)
         if asked > 0 and self._cooling.prolong(max(asked, wait), error, now, permit.longest_quiet):
             self._line.turn_away(lambda waiting: self._hopeless(waiting, now))
             self._tell_pause(self._cooling.left(now), error, named=True)
         elif asked <= 0 and leads:
             self._tell_pause(wait, error, named=False)
 
-    def _hold_back(self, error: ProviderError, wait: float, now: float, *, explained: bool) -> None:
+    def _hold_back(self, failure: Failure, now: float, *, explained: bool) -> None:
         """Begin anew with few requests after a refusal, unless it is known why it came."""
         self._ramp = self._half_open = None
         if explained or self._found.rate.bucket is not None:
             return
+        wait = failure.wait
         if wait <= 0:
             self._ramp = Ramp(_BARE_SHARE * self._in_flight)
-        elif not isinstance(error, RateLimitError):
+        elif failure.kind is not FailureKind.RATE_LIMITED:
             self._ramp = Ramp(self._in_flight)
         elif not self._found.is_certain:
             span = max(wait, _SECOND)
@@ -885,9 +872,9 @@ class Quota:
         """Whether the provider gives no answers."""
         return self._downtime.since is not None
 
-    def has_wrong_address(self, error: ProviderError) -> bool:
-        """Whether `error` blames the address, and nobody has ever answered there: no waiting mends that."""
-        return not self._reached and blames_address(error)
+    def has_wrong_address(self, kind: FailureKind) -> bool:
+        """Whether `kind` blames the address, and no request was ever answered there: waiting is no use."""
+        return kind.wrong_address and not self._reached
 
     def silent_since(self, moment: float) -> bool:
         """Whether it has not answered anybody since then."""

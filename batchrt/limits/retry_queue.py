@@ -9,8 +9,7 @@ from typing import Protocol
 
 import anyio
 
-from batchrt.errors import ProviderError, RequestTimeoutError
-from batchrt.limits.error_kinds import is_paced
+from batchrt.limits.error_kinds import Failure, FailureKind
 from batchrt.limits.events import BudgetEmpty, Events
 from batchrt.limits.retry_budget import RetryBudget, RetryTokens
 from batchrt.runtime.event_loop import Signal
@@ -51,15 +50,15 @@ class RetryQueue:
         """Whether anybody waits for one."""
         return bool(self._waiting)
 
-    def afford(self, error: ProviderError) -> bool:
-        """Pay for a retry after `error`, if there is enough for it.
+    def afford(self, failure: Failure) -> bool:
+        """Pay for a retry after `failure`, if there is enough for it.
 
         One that the provider has set a time for costs nothing: nobody sends until then, and it is one
         after the other afterwards.
         """
-        if self._tokens is None or is_paced(error):
+        if self._tokens is None or failure.paced:
             return True
-        cost = self._tokens.cost(timed_out=isinstance(error, RequestTimeoutError))
+        cost = self._tokens.cost(timed_out=failure.kind is FailureKind.TIMED_OUT)
         with self._lock:
             # Those who wait for it come first.
             if not self._waiting and self._tokens.spend(cost):

@@ -9,14 +9,16 @@ import anyio
 from anyio.abc import TaskGroup
 
 from batchrt.errors import ProviderError
+from batchrt.limits.error_kinds import Failure
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota import Quota
 from batchrt.messages import Usage
+from batchrt.runtime.retry import MAX_RETRY_AFTER
 from batchrt.runtime.run import Item, Run, Strand
 from batchrt.runtime.slots import Slots
 from tests import virtual
 
-__all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "usage_of", "virtually"]
+__all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "should_retry", "usage_of", "virtually"]
 
 T = TypeVar("T")
 
@@ -26,6 +28,11 @@ BACKENDS: Final = ("asyncio", "trio")
 def virtually(backend: str, main: Callable[[], Awaitable[T]], *, seed: int = 0) -> T:
     """Run `main` in virtual time and return what it returns; another `seed` is another order and jitter."""
     return virtual.run(main, backend=backend, seed=seed, longest=10_000)
+
+
+def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) -> bool:
+    """Whether another attempt may succeed after `error`."""
+    return isinstance(error, ProviderError) and Failure.of(error).is_worth_retrying(longest)
 
 
 def usage_of(tokens: int, output: int = 0) -> Usage:
@@ -95,7 +102,7 @@ class Counter:
             if error is None:
                 self.quota.answered(permit, usage, self.run.now())
             else:
-                self.quota.failed(permit, error, self.run.now())
+                self.quota.failed(permit, Failure.of(error), self.run.now())
         finally:
             if permit.granted:
                 self.quota.abandoned(permit, self.run.now())

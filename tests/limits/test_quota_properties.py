@@ -19,6 +19,7 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
+from batchrt.limits.error_kinds import Failure
 from batchrt.limits.permit import Permit
 from batchrt.limits.rate_limits import RateLimitStatus
 from batchrt.runtime.run import Item, Strand
@@ -181,7 +182,8 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
             permit = Permit(0, answers=0)
             await quota.admit(permit, strand)
             now = counter.run.now()
-            quota.failed(permit, RateLimitError("x", status=429, retry_after=wait), now)
+            error = RateLimitError("x", status=429, retry_after=wait)
+            quota.failed(permit, Failure.of(error), now)
             quiet.append((counter.now(), wait))
             strand.close()
 
@@ -261,7 +263,7 @@ def test_the_budget_is_spent_once_and_repaid_by_answers(events: list[str], capac
                 await counter.send()
                 left = min(left + 1, capacity)
             else:
-                afforded = quota.retries.afford(errors[event])
+                afforded = quota.retries.afford(Failure.of(errors[event]))
                 assert afforded == (left >= costs[event]) or not capacity
                 left -= costs[event] if afforded else 0
             assert quota.statistics().retry_tokens == pytest.approx(left)

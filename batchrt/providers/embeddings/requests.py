@@ -19,7 +19,7 @@ from batchrt.errors import (
     ProviderError,
     ServerError,
 )
-from batchrt.limits.error_kinds import is_overloaded
+from batchrt.limits.error_kinds import kind_of
 from batchrt.providers.embeddings.request_limits import Capacity, Encoding
 from batchrt.providers.embeddings.response_json import (
     FLOAT_BYTES,
@@ -317,7 +317,7 @@ def _is_worth_splitting(error: Exception) -> bool:
     if isinstance(error, BadRequestError):
         return _blames_input(error)
     if isinstance(error, ServerError):
-        if is_overloaded(error):
+        if kind_of(error).overloaded:
             return False
         # 408 and 409 are no fault of a text's.
         return error.status is None or error.status >= 500 or error.status < 300  # noqa: PLR2004

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from batchrt.errors import BadRequestError, MalformedResponseError, RateLimitError
 from batchrt.messages import HumanMessage, SystemMessage, Usage
 from batchrt.providers.completions.request_json import TextRequest, Texts, encode_prompt, read_texts
-from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import NO_SECRETS
 from batchrt.runnables.prompts import ChatPromptTemplate, PromptTemplate
+from tests.limits.quotas import should_retry
 from tests.providers.http.replies import reply, wall
 
 

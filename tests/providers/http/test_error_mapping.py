@@ -21,8 +21,8 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.http.error_mapping import error_from, excerpt
-from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import Secrets
+from tests.limits.quotas import should_retry
 from tests.providers.http.replies import NOW, reply, wall
 
 KEY = "sk-proj-0123456789"
