@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -28,6 +29,7 @@ __all__ = [
     "ListCall",
     "Part",
     "RepackError",
+    "Split",
     "carry",
     "check_length",
     "lingering",
@@ -84,12 +86,19 @@ class RepackError(Exception):
     """
 
 
-def _always(_error: Exception) -> bool:
-    return True
+class Split(Enum):
+    """Say whether a list that failed is worth sending in halves."""
+
+    NEVER = "never"
+    """The error says nothing about the list's values: a wrong key, a rate limit, no connection."""
+    CAUTIOUSLY = "cautiously"
+    """The error may be that of an outage: end when nothing but failures has come of it for long."""
+    FULLY = "fully"
+    """The error blames the values: end when the guilty one stands alone."""
 
 
-def _never(_error: Exception) -> bool:
-    return False
+def _fully(_error: Exception) -> Split:
+    return Split.FULLY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
@@ -109,9 +118,7 @@ class ListCall:
         remembered: bytes of results kept for values of equal keys that come later in the run; the
             results have to be `bytes`.
         finish: makes an item's output of its result; called once for each item, inline.
-        splits: whether a list that failed with this error is worth trying in parts.
-        outage: whether this error may have nothing to do with the list. Then splitting ends when
-            nothing but failures came of it for long.
+        split: whether a list that failed for good with this error is sent in halves.
         linger: seconds after the last arrival for which a list waits to be filled.
         max_linger: seconds after the first one.
     """
@@ -125,8 +132,7 @@ class ListCall:
     configured: bool = False
     remembered: int = 0
     finish: Callable[[Any], Any] | None = None
-    splits: Callable[[Exception], bool] = _always
-    outage: Callable[[Exception], bool] = _never
+    split: Callable[[Exception], Split] = _fully
     linger: float = LINGER
     max_linger: float = MAX_LINGER
 
@@ -231,8 +237,8 @@ async def _carry_parts(
             failures = 0
         else:
             failures += 1
-            hopeless = failures > patience and call.outage(failure)
-            if len(part) > 1 and not hopeless and _is_splittable(call, failure):
+            split = _split(call, failure) if len(part) > 1 else Split.NEVER
+            if split is Split.FULLY or (split is Split.CAUTIOUSLY and failures <= patience):
                 middle = (start + stop + 1) // 2
                 parts += [(middle, stop), (start, middle)]
                 continue
@@ -291,13 +297,13 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
         done = now
 
 
-def _is_splittable(call: ListCall, failure: Exception) -> bool:
+def _split(call: ListCall, failure: Exception) -> Split:
     if issubclass(type(failure), ListLengthError):
-        return False
+        return Split.NEVER  # the step's own error: its parts cannot be trusted either
     try:
-        return call.splits(failure)
-    except Exception:  # noqa: BLE001  an instance may raise when it is looked at
-        return True
+        return call.split(failure)
+    except Exception:  # noqa: BLE001  an error's attributes may raise
+        return Split.FULLY
 
 
 async def _carry_apart(

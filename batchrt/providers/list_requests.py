@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Seque
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from batchrt.batching.list_call import Limits, ListCall
+from batchrt.batching.list_call import Limits, ListCall, Split
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
     ProviderError,
-    QuotaExhaustedError,
     RateLimitError,
 )
+from batchrt.limits.error_kinds import FailureKind, kind_of
 from batchrt.providers.list_support import AloneError, ListSupport
 from batchrt.runtime.run import Step, StepCall, Strand
 
@@ -89,8 +89,7 @@ def listed(
         call=_list_call(send, support, own_path=lists.own_path),
         limits=limits,
         prepare=prepare,
-        splits=_is_worth_splitting,
-        outage=_may_be_outage,
+        split=_split,
         linger=lists.linger,
         max_linger=lists.max_linger,
     )
@@ -143,15 +142,12 @@ def _together_or_alone(together: StepCall, alone: StepCall, support: ListSupport
     return carry
 
 
-def _is_worth_splitting(error: Exception) -> bool:
-    """Whether one item of a list, or its length, may have been the cause."""
-    if isinstance(error, AloneError | AuthenticationError | QuotaExhaustedError):
-        return False
-    if isinstance(error, RateLimitError):
-        # More requests are the last thing to answer a limit with, unless the list alone was over it.
-        return "too large" in error.message.lower()
-    return not (isinstance(error, ProviderError) and error.status in (404, 405))
-
-
-def _may_be_outage(error: Exception) -> bool:
-    return not isinstance(error, BadRequestError)
+def _split(error: Exception) -> Split:
+    """Return whether one item of a list, or the list's length, may have been the cause of `error`."""
+    if isinstance(error, AloneError | AuthenticationError) or kind_of(error) is FailureKind.EXHAUSTED:
+        return Split.NEVER
+    if isinstance(error, RateLimitError) and "too large" not in error.message.lower():
+        return Split.NEVER  # more requests make it worse, unless the list alone was over the limit
+    if isinstance(error, ProviderError) and error.status in (404, 405):
+        return Split.NEVER
+    return Split.FULLY if isinstance(error, BadRequestError) else Split.CAUTIOUSLY

@@ -121,10 +121,9 @@ def test_list_buffer_keeps_a_list_that_has_room() -> None:
     call = ListCall(name="any", call=list_call().call, limits=lambda: limits[0])
     buffer, examine = ListBuffer(call), examiner(call, config())
     buffer.waiting += map(examine, range(3))
-    assert not buffer.full
-    assert buffer.take(rest=False) == []
+    assert (buffer.full, buffer.take(rest=False)) == (False, [])
     limits[0] = Limits(2)
-    assert buffer.full
+    assert (buffer.full, len(buffer.waiting)) == (True, 3)
     assert [each.values for each in buffer.take(rest=False)] == [[0, 1]]
     assert [(each.start, each.values) for each in buffer.take(rest=True)] == [(2, [2])]
     assert buffer.take(rest=True) == []

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from batchrt import Usage
-from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, carry, pack, share
+from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, Split, carry, pack, share
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.run import Step, Strand
 from tests.runtime.harness import config, on_trio
@@ -103,7 +103,9 @@ def failing(error: Exception, bad: set[int], **options: Any) -> tuple[ListCall, 
 
 def test_errors_that_say_nothing_about_items_are_not_split() -> None:
     """A wrong key is everybody's error, after one call."""
-    call, sizes = failing(ValueError(), {3}, splits=lambda error: not isinstance(error, ValueError))
+    call, sizes = failing(
+        ValueError(), {3}, split=lambda error: Split.NEVER if isinstance(error, ValueError) else Split.FULLY
+    )
     (part,) = carried(call, range(64))
     assert (part.start, part.stop) == (0, 64)
     assert sizes == [64]
@@ -111,11 +113,11 @@ def test_errors_that_say_nothing_about_items_are_not_split() -> None:
 
 def test_an_outage_ends_the_splitting() -> None:
     """Of a thousand items that all fail, not two thousand lists are made."""
-    call, sizes = failing(ValueError(), set(range(1024)), outage=lambda _: True)
+    call, sizes = failing(ValueError(), set(range(1024)), split=lambda _: Split.CAUTIOUSLY)
     parts = carried(call, range(1024))
     assert sum(part.stop - part.start for part in parts) == 1024
     assert len(sizes) < 60
-    call, sizes = failing(ValueError(), {700}, outage=lambda _: True)
+    call, sizes = failing(ValueError(), {700}, split=lambda _: Split.CAUTIOUSLY)
     parts = carried(call, range(1024))
     assert [(part.start, part.stop) for part in parts if part.error] == [(700, 701)]
 

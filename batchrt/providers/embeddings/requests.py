@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from batchrt.batching.list_call import ListCall, RepackError
+from batchrt.batching.list_call import ListCall, RepackError, Split
 from batchrt.errors import (
     BadRequestError,
     BatchError,
@@ -19,7 +19,7 @@ from batchrt.errors import (
     ProviderError,
     ServerError,
 )
-from batchrt.limits.error_kinds import kind_of
+from batchrt.limits.error_kinds import FailureKind, kind_of
 from batchrt.providers.embeddings.request_limits import Capacity, Encoding
 from batchrt.providers.embeddings.response_json import (
     FLOAT_BYTES,
@@ -104,8 +104,7 @@ class EmbeddingLists:
             key=_itself,
             remembered=_REMEMBERED,
             finish=floats,
-            splits=_is_worth_splitting,
-            outage=_may_be_outage,
+            split=_split,
         )
 
     def prepare(self, text: object) -> str:
@@ -312,23 +311,21 @@ def _itself(text: str) -> str:
     return text
 
 
-def _is_worth_splitting(error: Exception) -> bool:
-    """Whether a list that failed like this may be so because of one of its texts, or of its length."""
-    if isinstance(error, BadRequestError):
-        return _blames_input(error)
-    if isinstance(error, ServerError):
-        if kind_of(error).overloaded:
-            return False
-        # 408 and 409 are no fault of a text's.
-        return error.status is None or error.status >= 500 or error.status < 300  # noqa: PLR2004
-    return isinstance(error, MalformedResponseError)
-
-
-def _may_be_outage(error: Exception) -> bool:
-    """Whether every other list may fail like this as well: all errors but those that blame the input."""
-    if isinstance(error, ContextLengthError):
-        return False
-    return not (isinstance(error, BadRequestError) and error.param is not None)
+def _split(error: Exception) -> Split:
+    """Return whether one of a list's texts, or its length, may have been the cause of `error`."""
+    match kind_of(error):
+        case FailureKind.TOO_LONG:
+            return Split.FULLY
+        case FailureKind.MALFORMED | FailureKind.SERVER_FAILED:
+            return Split.CAUTIOUSLY
+        case FailureKind.CONFLICT if isinstance(error, ServerError):
+            # A 408 or a 409 is no fault of a text's; an error within a success may be.
+            within_success = error.status is None or error.status < 300  # noqa: PLR2004
+            return Split.CAUTIOUSLY if within_success else Split.NEVER
+        case FailureKind.REJECTED if isinstance(error, BadRequestError) and _blames_input(error):
+            return Split.CAUTIOUSLY if error.param is None else Split.FULLY
+        case _:
+            return Split.NEVER
 
 
 def _blames_input(error: BadRequestError) -> bool:
