@@ -56,14 +56,14 @@ class Bulk:
     lists are asked for (`pack`), and equal ones of one list are sent once.
 
     Args:
-        call: what takes the lists.
+        call: sends the lists.
         config: the items' configuration.
         put: is given each input's outcome.
         fail_fast: raise the first error instead of putting it.
         parent: the item this is nested in.
 
     Attributes:
-        ended: why not all lists were sent, if the run had spent what it may.
+        ended: the spending limit that was reached before all lists were sent, if any.
         pulled: how many inputs were taken in.
     """
 

@@ -1,7 +1,7 @@
 """Inputs of lists: equal ones are sent once, and each of them has the result.
 
-The one way from inputs to a `ListCall` where nothing has to wait for an input's turn: `Bulk` and the
-matrices of embeddings are built on it. Items that meet in a chain are micro-batched instead.
+The driver for inputs that do nothing but go through a `ListCall`: `Bulk` and the matrices of embeddings are
+built on it. Items that arrive at a step in a chain are micro-batched instead.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class DistinctInputs:
             await carry(self._by_number(send or self._send), numbers, strand, give_numbered, own)
 
     def costs(self, part: Part) -> Sequence[float]:
-        """Return what each value of a part adds to its list's cost."""
+        """Return the cost of each value of a part."""
         return self._costs[part.start : part.stop]
 
     def places_of(self, number: int) -> Iterator[int]:

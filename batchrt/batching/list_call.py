@@ -1,4 +1,4 @@
-"""A list carried through a step that takes lists: packed, sent, split where it fails."""
+"""List calls: a list packed, sent, and split where it fails."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ __all__ = [
 T = TypeVar("T")
 
 LINGER: Final = 0.05
-"""Seconds that a list waits after the last arrival. Measured on chains with a slow tail: pauses of arrivals
-are seldom longer while there is work, so that lists stay full, and the total is the same as with 0.01."""
+"""Seconds for which a list waits after the last arrival. Measured on chains with a slow tail: pauses between
+arrivals are seldom longer while there is work, so that lists stay full, and the total time is that of 0.01."""
 MAX_LINGER: Final = 1.0
-"""Seconds after the first arrival: bounds what a steady trickle makes it wait."""
+"""Seconds after the first arrival: bounds the wait under a steady trickle of arrivals."""
 SHARED_LINGER: Final = 0.005
 SHARED_MAX_LINGER: Final = 0.05
-"""The same for lists that requests share: somebody waits for each of them."""
+"""The same for shared lists, in seconds: a request waits for each of them."""
 
 
 def lingering(linger: float | None, max_linger: float | None, *, shared: bool) -> tuple[float, float]:
-    """Return for how long lists wait after the last and the first arrival, where nothing else is said."""
+    """Return how long lists wait after the last and the first arrival, in seconds; `None` for the default."""
     usual, longest = (SHARED_LINGER, SHARED_MAX_LINGER) if shared else (LINGER, MAX_LINGER)
     return usual if linger is None else linger, longest if max_linger is None else max_linger
 
 
 _FAILURES_BEYOND_DEPTH: Final = 4
-"""Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
-look like an outage is not split any further."""
+"""Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors look
+like an outage is not split any further."""
 
 
 _UNCAPPED_LISTS: Final = 16
-"""Lists at a time of one that is packed again, where no cap says how many."""
+"""Lists at a time, of one that is packed again, in a run without a cap."""
 
 
 class Limits(NamedTuple):
@@ -103,21 +103,21 @@ def _fully(_error: Exception) -> Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ListCall:
-    """Say how a step takes lists.
+    """Describe how a step takes lists.
 
     Attributes:
-        name: what errors call the step.
-        call: gives one result for each value, in their order; is handed a strand that holds a slot. An
-            exception in a result's place is that item's error.
-        limits: how long a list may be; asked anew for every list.
-        cost: what a value adds to its list's cost.
-        prepare: what to queue for an input; raises what is wrong with an input by itself. Called
-            inline, as the item arrives.
-        key: values of equal keys are sent once, as long as the first is waiting or under way.
+        name: the name of the step in errors.
+        call: returns one result for each value, in their order; gets a strand that holds a slot. An exception
+            in place of a result is that item's error.
+        limits: returns how long a list may be; called for every list.
+        cost: returns the amount that a value adds to its list's cost.
+        prepare: returns the value to queue for an input, or raises the input's own error. Called inline, as
+            the item arrives.
+        key: values of equal keys are sent once, as long as the first one is queued or in flight.
         configured: the values are pairs of an input and its item's configuration.
-        remembered: bytes of results kept for values of equal keys that come later in the run; the
+        remembered: bytes of results to cache for values of equal keys that arrive later in the run; the
             results have to be `bytes`.
-        finish: makes an item's output of its result; called once for each item, inline.
+        finish: turns a result into an item's output; called once for each item, inline.
         split: whether a list that failed for good with this error is sent in halves.
         linger: seconds after the last arrival for which a list waits to be filled.
         max_linger: seconds after the first one.
@@ -137,7 +137,7 @@ class ListCall:
     max_linger: float = MAX_LINGER
 
     def queued(self, value: Any, config: RunConfig) -> Any:
-        """Return what to queue for an input.
+        """Return the value to queue for an input.
 
         Raises:
             Exception: the input's own error.
@@ -201,14 +201,14 @@ def pack(values: Iterable[T], call: ListCall) -> Iterator[list[T]]:
 async def carry(
     call: ListCall, values: Sequence[Any], strand: Strand, give: Give, own: OwnTask | None = None
 ) -> None:
-    """Carry `values` through, as the one list they were packed as, and `give` each part once.
+    """Send `values` as one list, and call `give` once for each part.
 
-    A list that fails for good is split until the guilty item stands alone, one part after the other on the
-    one slot. A list that is refused as too large is packed again, and its parts run at the same time.
-    `own` is the current task if it is the runtime's and no code of the user's is around this.
+    A list that fails for good is halved until the guilty item stands alone (see `Split`), one part after the
+    other on the one slot. A list that is refused as too large is packed again, and its parts run at the same
+    time. `own` is the current task if the runtime started it and no user code is between it and this call.
 
     Raises:
-        BaseException: nothing but a cancellation, what `give` raises, and what is no `Exception`.
+        BaseException: only a cancellation, an error of `give`, and an error that is no `Exception`.
     """
     item = strand.item
     try:
@@ -266,7 +266,7 @@ async def _attempt(
 
 
 def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:
-    """Yield the shares of what a list was billed by model, by its values' costs; `None` if nobody said."""
+    """Yield each value's share of a list's bill by model, in proportion to its cost; `None` for no bill."""
     if book.bills is None:
         yield from (None for _ in costs)
         return
@@ -280,11 +280,11 @@ _COUNTED: Final = ("input_tokens", "output_tokens", "total_tokens", *_DETAILS)
 
 
 def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
-    """Yield the shares of what a list was billed, by its values' costs, exact to the last token."""
+    """Yield each value's share of a list's tokens, in proportion to its cost; the shares add up exactly."""
     total = sum(costs)
     if not total > 0:
         costs, total = [1.0] * len(costs), float(len(costs))
-    # Most lists are billed no more than these three, and a list has thousands of values.
+    # Most bills have these three counts alone, and a list has thousands of values.
     counted = _COUNTED if any(getattr(usage, name) for name in _DETAILS) else _COUNTED[:3]
     whole = [getattr(usage, name) for name in counted]
     reached, done = 0.0, [0] * len(whole)
@@ -309,7 +309,7 @@ def _split(call: ListCall, failure: Exception) -> Split:
 async def _carry_apart(
     call: ListCall, lists: Sequence[list[Any]], strand: Strand, give: Give, start: int
 ) -> None:
-    """Carry lists that follow one another from `start` on at the same time."""
+    """Carry consecutive lists, the first of which begins at `start`, at the same time."""
     starts = accumulate((len(values) for values in lists), initial=start)
     source = zip(starts, lists, strict=False)
 
@@ -331,9 +331,9 @@ def _cause_of(error: Exception) -> Exception:
 
 
 def check_length(call: ListCall, part: Sequence[Any], results: Any) -> Sequence[Any]:
-    """Return `results` as a list if they are one that is as long as `part`.
+    """Return `results` as a list if it is one that is as long as `part`.
 
-    They are counted, and not asked: a length may be wrong.
+    The results are counted: `len()` may be wrong.
 
     Raises:
         ListLengthError: if not.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from batchrt.batching.list_call import ListCall, lingering
 from batchrt.messages import AIMessage
 from batchrt.providers.base import Model
-from batchrt.providers.list_requests import BATCH_SIZE, Lists, Send, listed
+from batchrt.providers.list_requests import BATCH_SIZE, ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Runnable
@@ -208,7 +208,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         alone = Step(call)
         return alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
 
-    def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: Lists) -> Step:
+    def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: ListOptions) -> Step:
         from batchrt.providers.chat.messages_json import encode_conversation
 
         return listed(
@@ -321,7 +321,7 @@ def _lists(
     *,
     share_lists: bool,
     wanted: bool,
-) -> Lists | None:
+) -> ListOptions | None:
     """Return how lists are made, if they are.
 
     Raises:
@@ -334,4 +334,4 @@ def _lists(
     size = BATCH_SIZE if max_batch_size is None else max_batch_size
     short, long = lingering(linger, max_linger, shared=share_lists)
     check_lists(size, short, long)
-    return Lists(max_batch_size=size, linger=short, max_linger=long, own_path=True)
+    return ListOptions(max_batch_size=size, linger=short, max_linger=long, own_path=True)

@@ -14,7 +14,7 @@ from batchrt.providers.completions.request_json import (
     encode_prompt,
     read_texts,
 )
-from batchrt.providers.list_requests import BATCH_SIZE, Lists, Send, listed
+from batchrt.providers.list_requests import BATCH_SIZE, ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import check_count, check_extra_body, check_lists, check_options
 from batchrt.runnables.base import Out
@@ -180,7 +180,7 @@ class OpenAI(Model[TextInput, Out]):
         self._extra_body = check_extra_body(extra_body, "OpenAI")
         short, long = lingering(linger, max_linger, shared=share_lists)
         check_lists(max_batch_size, short, long)
-        self._lists = Lists(max_batch_size=max_batch_size, linger=short, max_linger=long)
+        self._lists = ListOptions(max_batch_size=max_batch_size, linger=short, max_linger=long)
         self.share_lists = share_lists
         # Kept here: runs have nothing else in common.
         self._shared: dict[Hashable, ListCall] | None = {} if share_lists else None

@@ -94,7 +94,7 @@ def numpy() -> ModuleType:
     """Return numpy.
 
     Raises:
-        ImportError: it is not installed; says what to install.
+        ImportError: it is not installed.
     """
     try:
         import numpy as np
@@ -202,7 +202,7 @@ class _MatrixBuffer:
         self._bytes[row * self._size : (row + 1) * self._size] = vector
 
 
-class _MatrixJob:
+class _MatrixFiller:
     """Embed texts into the rows of a matrix.
 
     Args:
@@ -272,7 +272,7 @@ class _MatrixJob:
 
 
 class _ListJob(Job):
-    """Be a job whose items are lists."""
+    """A job whose items are lists."""
 
     __slots__ = ()
 
@@ -313,24 +313,24 @@ async def matrix_of(
         Exception: without `return_exceptions`, the first error, as itself.
     """
     config, inputs = await _pull_all(texts, vectors.call, config)
-    job = _MatrixJob(vectors, inputs, width, fail_fast=not return_exceptions)
+    filler = _MatrixFiller(vectors, inputs, width, fail_fast=not return_exceptions)
     lists: dict[int, range] = {}
 
     async def embed(numbers: range, strand: Strand) -> None:
         lists[strand.item.index] = numbers
-        await job.carry(numbers, strand)
+        await filler.carry(numbers, strand)
 
     try:
         outcomes = await collect(_job(embed, inputs.lists(), config, 1), return_exceptions=return_exceptions)
     except (DeadlineExceededError, SpendingLimitError) as error:
         if not return_exceptions:
             raise
-        job.fail_rest(inputs.numbers(), error)
+        filler.fail_rest(inputs.numbers(), error)
     else:
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Exception):  # a timeout
-                job.fail_rest(lists[index], outcome)
-    return job.finish()
+                filler.fail_rest(lists[index], outcome)
+    return filler.finish()
 
 
 async def _pull_all(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[RunConfig, DistinctInputs]:
@@ -397,9 +397,9 @@ def block_job(
     call = vectors.call
 
     async def embed(inputs: DistinctInputs, strand: Strand) -> EmbeddingBlock:
-        job = _MatrixJob(vectors, inputs, width(), fail_fast=not return_exceptions)
-        await job.carry(inputs.numbers(), strand)
-        matrix, errors = job.finish()
+        filler = _MatrixFiller(vectors, inputs, width(), fail_fast=not return_exceptions)
+        await filler.carry(inputs.numbers(), strand)
+        matrix, errors = filler.finish()
         start = inputs.start
         return EmbeddingBlock(
             start, matrix, {start + row: error for row, error in errors.items()}, strand.item.usage

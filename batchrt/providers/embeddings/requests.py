@@ -1,4 +1,4 @@
-"""Lists of texts on their way to `/embeddings`, and what is done about servers that do not like them."""
+"""Requests to `/embeddings`: lists of texts, and the handling of servers that refuse them."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class EmbeddingLists:
     Args:
         client: sends the requests.
         fields: the rest of their bodies.
-        capacity: what is known of the server; learns from every answer.
-        truncate: cut texts that are too long: to so many tokens, or to what the server takes.
+        capacity: the limits of the server; learns from every response.
+        truncate: cut texts that are too long: to so many tokens, or to the server's limit.
         one_run: the lists belong together, and so all vectors have to be of one width.
 
     Attributes:
@@ -94,7 +94,7 @@ class EmbeddingLists:
         self._one_run = one_run
 
     def list_call(self, name: str) -> ListCall:
-        """Return what the runtime has to know; results are vectors as bytes."""
+        """Return the list call; its results are vectors as bytes."""
         return ListCall(
             name=name,
             call=self.call,
@@ -135,13 +135,13 @@ class EmbeddingLists:
     ) -> Sequence[Vector | BadRequestError]:
         """Return the vectors of `texts` in their order, little-endian float32, or why one has none.
 
-        What is broken in an otherwise good answer is asked for again, once.
+        Vectors that are broken in an otherwise good response are requested again, once.
 
         Args:
             texts: of one list.
             strand: holds a slot.
-            store: keeps the vectors as they are decoded, most of them at least; what it keeps of a list
-                that fails, or of a vector that is not returned, is not to be used.
+            store: keeps most vectors as they are decoded; those of a list that fails, or that are not
+                returned, must not be used.
 
         Raises:
             RepackError: the list was refused as too long, or not taken for a list.
@@ -157,7 +157,7 @@ class EmbeddingLists:
             try:
                 others = await self._try([texts[place] for place in again], strand)
             except (BatchError, RepackError):
-                return vectors  # which say what is wrong with them, and are paid
+                return vectors  # they are paid, and the broken ones are errors
             finally:
                 strand.spending = payer
             for place, vector in zip(again, others, strict=True):
@@ -297,7 +297,7 @@ class EmbeddingLists:
         return [cut(text, most, factor) for text in texts]
 
     def _shorter(self, texts: Sequence[str], error: BadRequestError) -> Sequence[str]:
-        """Return the texts cut to what was learned from a refusal; a single one in any case."""
+        """Return the texts cut to the limit learned from a refusal; a single one in any case."""
         if len(texts) > 1:
             return self._fitting(texts)
         (text,) = texts
@@ -354,7 +354,7 @@ def _blames_dimensions(error: BadRequestError) -> bool:
 
 
 def _as_too_long(error: BadRequestError | ServerError) -> BadRequestError | ServerError:
-    """Return what llama-server says of a text that is too long, a 500, as the refusal that it is."""
+    """Return llama-server's 500 for a text that is too long as the refusal that it is."""
     if isinstance(error, ServerError) and _TOO_LONG.search(error.message):
         return _as(ContextLengthError, error)
     return error
