@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 LINGER: Final = 0.05
 """Seconds for which a list waits after the last arrival. Measured on chains with a slow tail: pauses between
-arrivals are seldom longer while there is work, so that lists stay full, and the total time is that of 0.01."""
+arrivals are seldom longer while there is work, so that lists stay full, and the total is that of 0.01."""
 MAX_LINGER: Final = 1.0
 """Seconds after the first arrival: bounds the wait under a steady trickle of arrivals."""
 SHARED_LINGER: Final = 0.005

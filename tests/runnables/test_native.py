@@ -58,13 +58,13 @@ async def same(value: Any) -> Any:
     return value
 
 
-async def test_it_gives_one_output_for_each_input_in_every_way() -> None:
+async def test_native_it_gives_one_output_for_each_input_in_every_way() -> None:
     """A native runnable does everything that others do."""
     assert await everyway(Lengths(), "abc") == 3
     assert await everyway(RunnableLambda(same) | Lengths() | same, "abc") == 3
 
 
-async def test_lists_are_full() -> None:
+async def test_native_lists_are_full() -> None:
     """What is all there goes in as few lists as there can be."""
     lengths = Lengths()
     assert await lengths.abatch(["a"] * 35) == [1] * 35
@@ -88,7 +88,7 @@ async def test_lists_are_full() -> None:
         lambda step: RunnableLambda(lambda _: step),
     ],
 )
-async def test_items_meet_wherever_it_stands(around: Any) -> None:
+async def test_native_items_meet_wherever_it_stands(around: Any) -> None:
     """In a sequence, under a parallel, behind a branch, a retry, a fallback: lists, not items."""
     lengths = Lengths()
     texts = ["a" * (n % 7 + 1) for n in range(40)]
@@ -98,7 +98,7 @@ async def test_items_meet_wherever_it_stands(around: Any) -> None:
 
 
 @pytest.mark.parametrize("sync", [False, True])
-async def test_calls_inside_functions_meet(sync: bool) -> None:
+async def test_native_calls_inside_functions_meet(sync: bool) -> None:
     """A function that calls it for one input shares lists with the other items' functions."""
     lengths = Lengths()
 
@@ -113,14 +113,14 @@ async def test_calls_inside_functions_meet(sync: bool) -> None:
     assert len(lengths.sizes) < 8
 
 
-async def test_elements_of_a_map_meet() -> None:
+async def test_native_elements_of_a_map_meet() -> None:
     """`map` over a native step sends its elements as lists, even for a single input and at cap 1."""
     lengths = Lengths()
     assert await lengths.map().ainvoke(["a"] * 25, {"max_concurrency": 1}) == [1] * 25
     assert lengths.sizes == [10, 10, 5]
 
 
-async def test_branches_meet() -> None:
+async def test_native_branches_meet() -> None:
     """Both branches of one item go in one list."""
     lengths = Lengths()
     branches: RunnableParallel[str] = RunnableParallel(a=lengths, b=lengths)
@@ -128,7 +128,7 @@ async def test_branches_meet() -> None:
     assert lengths.sizes == [2]
 
 
-async def test_what_is_bound_tells_lists_apart() -> None:
+async def test_native_bound_arguments_tell_lists_apart() -> None:
     """Calls with other arguments do not share a list."""
 
     class Adds(Runnable[int, int]):
@@ -141,7 +141,7 @@ async def test_what_is_bound_tells_lists_apart() -> None:
 
 
 @virtual_time
-async def test_a_single_call_does_not_wait_for_others() -> None:
+async def test_native_a_single_call_does_not_wait_for_others() -> None:
     """Nobody else can come: it is sent at once."""
     started = anyio.current_time()
     assert await (RunnableLambda(same) | Lengths()).ainvoke("abc") == 3
@@ -150,7 +150,7 @@ async def test_a_single_call_does_not_wait_for_others() -> None:
 
 
 @virtual_time
-async def test_nobody_waits_for_a_slow_item() -> None:
+async def test_native_no_item_waits_for_a_slow_one() -> None:
     """A list is sent when arrivals pause; who comes later goes in another."""
     lengths = Lengths(size=100, linger=0.01)
     finished: list[tuple[float, int]] = []
@@ -168,7 +168,7 @@ async def test_nobody_waits_for_a_slow_item() -> None:
 
 
 @virtual_time
-async def test_the_last_list_does_not_linger() -> None:
+async def test_native_the_last_list_does_not_linger() -> None:
     """When all items that could come have come, or are past it, the list is sent at once."""
     lengths = Lengths(size=4, linger=1000)
 
@@ -183,7 +183,7 @@ async def test_the_last_list_does_not_linger() -> None:
 
 
 @virtual_time
-async def test_steady_trickle_is_bounded_by_max_linger() -> None:
+async def test_native_steady_trickle_is_bounded_by_max_linger() -> None:
     """Arrivals that never pause do not keep the first one waiting for ever."""
     lengths = Lengths(size=1000, linger=1)
     lengths.max_linger = 3
@@ -196,7 +196,7 @@ async def test_steady_trickle_is_bounded_by_max_linger() -> None:
     assert max(lengths.sizes) <= 8
 
 
-async def test_costs_bound_lists() -> None:
+async def test_native_costs_bound_lists() -> None:
     """Lists are packed by cost as well; what costs more than a list may goes alone."""
 
     class Costly(Lengths):
@@ -225,7 +225,7 @@ class Picky(Lengths):
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_only_the_guilty_fail(alone: bool) -> None:
+async def test_native_only_the_guilty_fail(alone: bool) -> None:
     """A list that fails is halved until the guilty items stand alone."""
     picky = Picky(size=64)
     chain: Runnable[str, int] = picky if alone else RunnableLambda(same) | picky
@@ -239,7 +239,7 @@ async def test_only_the_guilty_fail(alone: bool) -> None:
     assert caught.value.__notes__ == ["batchrt: item 3 failed; the rest was cancelled"]
 
 
-async def test_an_exception_in_an_outputs_place_is_that_items_error() -> None:
+async def test_native_an_exception_in_an_outputs_place_is_that_items_error() -> None:
     """A list call can say itself which of its items failed."""
 
     class Says(Lengths):
@@ -260,7 +260,7 @@ async def test_an_exception_in_an_outputs_place_is_that_items_error() -> None:
 
 
 @pytest.mark.parametrize("wrong", [[], [1], {"a": 1}, "ab", None, (1, 2, 3)])
-async def test_a_list_of_the_wrong_length_is_an_error(wrong: Any) -> None:
+async def test_native_a_list_of_the_wrong_length_is_an_error(wrong: Any) -> None:
     """Outputs that cannot be told apart are given to nobody, and the step is named."""
 
     class Wrong(Runnable[str, int]):
@@ -280,7 +280,7 @@ async def test_a_list_of_the_wrong_length_is_an_error(wrong: Any) -> None:
     assert issubclass(ListLengthError, BatchError)
 
 
-async def test_any_sequence_will_do() -> None:
+async def test_native_any_sequence_will_do() -> None:
     """A tuple, or whatever has a length and items."""
 
     class Tuples(Runnable[int, int]):
@@ -290,7 +290,7 @@ async def test_any_sequence_will_do() -> None:
     assert await Tuples().abatch([7, 7, 7]) == [0, 1, 2]
 
 
-async def test_an_overridden_abatch_is_the_list_call() -> None:
+async def test_native_an_overridden_abatch_is_the_list_call() -> None:
     """LCEL's way: a subclass's own `abatch` is used in a chain, and not its `ainvoke` in a loop."""
 
     class Overrides(Runnable[int, int]):
@@ -317,7 +317,7 @@ async def test_an_overridden_abatch_is_the_list_call() -> None:
     assert step.lists == [[1, -2, 3]]
 
 
-async def test_an_overridden_abatch_may_call_the_inherited_one() -> None:
+async def test_native_an_overridden_abatch_may_call_the_inherited_one() -> None:
     """`super().abatch` does not come back to the override, nor does a loop over `self.ainvoke`."""
 
     class Logs(Runnable[int, int]):
@@ -342,7 +342,7 @@ async def test_an_overridden_abatch_may_call_the_inherited_one() -> None:
     assert await (RunnableLambda(same) | Loops()).abatch([1, 2, 3]) == [2, 3, 4]
 
 
-async def test_an_overridden_batch_runs_in_a_thread() -> None:
+async def test_native_an_overridden_batch_runs_in_a_thread() -> None:
     """A sync list call does not block the loop."""
     loop_thread = threading.get_ident()
 
@@ -360,7 +360,7 @@ async def test_an_overridden_batch_runs_in_a_thread() -> None:
     assert loop_thread not in step.threads
 
 
-async def test_items_configurations_are_told_apart() -> None:
+async def test_native_items_configurations_are_told_apart() -> None:
     """A list whose items have configurations of their own is handed one for each."""
 
     class Configured(Runnable[int, str]):
@@ -374,7 +374,7 @@ async def test_items_configurations_are_told_apart() -> None:
 
 
 @virtual_time
-async def test_waiting_in_a_list_takes_no_slot() -> None:
+async def test_native_waiting_in_a_list_takes_no_slot() -> None:
     """At cap 1 a list still fills, and the cap still holds."""
     lengths = Lengths(size=10, seconds=1)
     active = peak = 0
@@ -393,7 +393,7 @@ async def test_waiting_in_a_list_takes_no_slot() -> None:
 
 
 @virtual_time
-async def test_lists_run_at_once_up_to_the_cap() -> None:
+async def test_native_lists_run_at_once_up_to_the_cap() -> None:
     """One list takes one slot, so that four are under way at cap 4."""
     lengths = Lengths(size=10, seconds=1)
     started = anyio.current_time()
@@ -402,7 +402,7 @@ async def test_lists_run_at_once_up_to_the_cap() -> None:
 
 
 @virtual_time
-async def test_the_window_widens_so_that_lists_fill() -> None:
+async def test_native_the_window_widens_so_that_lists_fill() -> None:
     """Lists longer than the usual window are filled all the same; what `window` says holds."""
     lengths = Lengths(size=1500, seconds=1)
     chain = RunnableLambda(same) | lengths
@@ -414,7 +414,7 @@ async def test_the_window_widens_so_that_lists_fill() -> None:
 
 
 @virtual_time
-async def test_a_timeout_takes_one_item_out() -> None:
+async def test_native_a_timeout_takes_one_item_out() -> None:
     """The others of its list go on; a list that nobody waits for any more is cancelled."""
     lengths = Lengths(seconds=10)
     chain = RunnableLambda(same) | lengths.with_config(timeout=1)
@@ -424,7 +424,7 @@ async def test_a_timeout_takes_one_item_out() -> None:
 
 
 @virtual_time
-async def test_concurrent_requests_share_lists_if_asked() -> None:
+async def test_native_concurrent_requests_share_lists_if_asked() -> None:
     """A service's requests go together with `share_lists`; without it each goes alone."""
     lengths = Lengths()
     for shared, sizes in ((False, [1] * 8), (True, [8])):
@@ -437,7 +437,7 @@ async def test_concurrent_requests_share_lists_if_asked() -> None:
 
 
 @virtual_time
-async def test_a_shared_list_that_fails_is_each_requests_own_affair() -> None:
+async def test_native_a_shared_list_that_fails_is_each_requests_own_affair() -> None:
     """Only the request with the bad text fails."""
     picky = Picky()
     picky.share_lists = True
@@ -459,7 +459,7 @@ async def test_a_shared_list_that_fails_is_each_requests_own_affair() -> None:
 @pytest.mark.parametrize(
     "bounds", [{"max_batch_size": 0}, {"max_batch_size": True}, {"max_batch_cost": 0}, {"linger": -1}]
 )
-async def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any]) -> None:
+async def test_native_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any]) -> None:
     """Before anything runs."""
     lengths = Lengths()
     for name, value in bounds.items():
@@ -469,14 +469,14 @@ async def test_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any]) -> 
     assert not lengths.lists
 
 
-async def test_outcomes_have_their_share() -> None:
+async def test_native_outcomes_have_their_share() -> None:
     """`arun` tells each item's outcome, also where they went as a list."""
     result = await Picky().arun(["good", "bad", "fine"])
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
     assert result.usage in {None, Usage()}
 
 
-async def test_lists_see_what_the_caller_set_and_no_item_did() -> None:
+async def test_native_lists_see_the_callers_context_and_no_items() -> None:
     """A list belongs to no item."""
     from contextvars import ContextVar
 
@@ -495,7 +495,7 @@ async def test_lists_see_what_the_caller_set_and_no_item_did() -> None:
 
 
 @virtual_time
-async def test_a_list_that_waits_for_another_does_not_starve_it() -> None:
+async def test_native_a_list_that_waits_for_another_does_not_starve_it() -> None:
     """A list call that calls a native step itself gave its slot up: that step's list may go."""
     inner = Lengths(linger=0.05)
 
@@ -521,7 +521,7 @@ async def test_a_list_that_waits_for_another_does_not_starve_it() -> None:
 
 
 @virtual_time
-async def test_shared_lists_that_failed_together_do_not_wait_for_one_another() -> None:
+async def test_native_shared_lists_that_failed_together_do_not_wait_for_one_another() -> None:
     """Each request's part is sent for itself, and ends with it."""
     log: list[tuple[str, float]] = []
 
@@ -554,7 +554,7 @@ async def test_shared_lists_that_failed_together_do_not_wait_for_one_another() -
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_shared_lists_are_sent_once_when_interrupted(kind: type[BaseException]) -> None:
+async def test_native_shared_lists_are_sent_once_when_interrupted(kind: type[BaseException]) -> None:
     """An interrupt ends all that wait for the list and is followed by no other attempt."""
     calls: list[int] = []
     ended: list[BaseException] = []
@@ -581,7 +581,7 @@ async def test_shared_lists_are_sent_once_when_interrupted(kind: type[BaseExcept
     assert len(ended) == 4
 
 
-async def test_shared_lists_are_forgotten_when_nothing_uses_them() -> None:
+async def test_native_shared_lists_are_forgotten_when_nothing_uses_them() -> None:
     """A service binds other arguments with each request."""
 
     class Echo(Runnable[int, int]):
@@ -599,7 +599,7 @@ async def test_shared_lists_are_forgotten_when_nothing_uses_them() -> None:
 
 
 @virtual_time
-async def test_work_nested_in_a_shared_list_stays_under_the_cap() -> None:
+async def test_native_work_nested_in_a_shared_list_stays_under_the_cap() -> None:
     """The run gave one slot for the list, and what the list calls gets no more."""
     active = peak = 0
 
@@ -621,7 +621,7 @@ async def test_work_nested_in_a_shared_list_stays_under_the_cap() -> None:
     assert peak <= 2
 
 
-async def test_a_cost_that_fails_is_that_items_error() -> None:
+async def test_native_a_cost_that_fails_is_that_items_error() -> None:
     """Also where all inputs are there."""
 
     class Costs(Lengths):
@@ -639,7 +639,7 @@ async def test_a_cost_that_fails_is_that_items_error() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("cost", ["much", None, -1, float("nan")])
-async def test_a_cost_that_is_no_number_is_that_items_error(cost: Any, shared: bool) -> None:
+async def test_native_a_cost_that_is_no_number_is_that_items_error(cost: Any, shared: bool) -> None:
     class Costs(Lengths):
         max_batch_cost = 100
         share_lists = shared
@@ -657,7 +657,7 @@ async def test_a_cost_that_is_no_number_is_that_items_error(cost: Any, shared: b
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("what", ["raises", "no number"])
-async def test_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, what: str) -> None:
+async def test_native_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, what: str) -> None:
     """And neither the run's nor a reason to hang."""
 
     class Fails(Runnable[str, int]):
@@ -683,7 +683,7 @@ async def test_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, w
         assert all(isinstance(output, KeyError | ValueError) for output in outputs)
 
 
-async def test_nested_runs_leave_no_queues_behind() -> None:
+async def test_native_nested_runs_leave_no_queues_behind() -> None:
     """Those with a cap of their own have queues of their own, which end with them."""
     lengths = Lengths()
     traffics: list[Arrivals] = []
@@ -699,7 +699,7 @@ async def test_nested_runs_leave_no_queues_behind() -> None:
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3])
-def test_a_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: int) -> None:
+def test_native_a_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: int) -> None:
     """Whatever step the list is at when all tasks are cancelled."""
 
     async def main() -> None:
@@ -713,7 +713,7 @@ def test_a_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: int) -> N
     asyncio.run(main())
 
 
-async def test_what_is_bound_need_not_be_hashable_to_meet() -> None:
+async def test_native_bound_arguments_need_not_be_hashable_to_meet() -> None:
     """A list among the arguments does not tell every item from every other."""
     sizes: list[int] = []
 
@@ -731,7 +731,7 @@ async def test_what_is_bound_need_not_be_hashable_to_meet() -> None:
     assert len(sizes) < 10
 
 
-async def test_runnables_made_for_each_item_leave_few_queues() -> None:
+async def test_native_runnables_made_for_each_item_leave_few_queues() -> None:
     """Idle ones are let go of where there are very many."""
     traffics: list[Arrivals] = []
 
@@ -747,7 +747,7 @@ async def test_runnables_made_for_each_item_leave_few_queues() -> None:
     assert len(traffics[0].places) < 200
 
 
-async def test_an_error_that_cannot_be_noted_on_is_raised_as_itself() -> None:
+async def test_native_an_error_that_cannot_be_noted_on_is_raised_as_itself() -> None:
     """A frozen exception is the user's own."""
 
     @dataclass(frozen=True)
@@ -763,7 +763,7 @@ async def test_an_error_that_cannot_be_noted_on_is_raised_as_itself() -> None:
             await chain.abatch(["a", "b"])
 
 
-async def test_an_async_list_call_behind_a_plain_wrapper_is_awaited() -> None:
+async def test_native_an_async_list_call_behind_a_plain_wrapper_is_awaited() -> None:
     """A decorator need not be async itself."""
 
     class Wrapped(Runnable[str, int]):
@@ -776,7 +776,7 @@ async def test_an_async_list_call_behind_a_plain_wrapper_is_awaited() -> None:
     assert await Wrapped().abatch(["a", "bb"]) == [1, 2]
 
 
-def test_a_step_behind_that_wants_the_slots_does_not_break_lists_up() -> None:
+def test_native_a_step_behind_that_wants_the_slots_does_not_break_lists_up() -> None:
     """Those who have been in a list go before those who are to come: a pause for that is no pause."""
     lengths = Lengths(size=256, seconds=0.1, linger=0.05)
     lengths.max_linger = 1
@@ -813,7 +813,7 @@ class Tenant:
     ids=repr,
 )
 @pytest.mark.parametrize("shared", [False, True])
-async def test_arguments_that_are_equal_but_not_the_same_tell_lists_apart(
+async def test_native_arguments_that_are_equal_but_not_the_same_tell_lists_apart(
     shared: bool, pair: tuple[Any, Any]
 ) -> None:
     """Equality is the values' own affair: one tenant's argument must not serve another's item."""
@@ -830,7 +830,7 @@ async def test_arguments_that_are_equal_but_not_the_same_tell_lists_apart(
     assert await chain.ainvoke(1) == {"a": repr(pair[0]), "b": repr(pair[1])}
 
 
-async def test_arguments_that_nothing_can_tell_apart_share_lists() -> None:
+async def test_native_arguments_that_nothing_can_tell_apart_share_lists() -> None:
     """Plain values, tuples of them, and what is one object."""
     sizes: list[int] = []
 
@@ -848,7 +848,7 @@ async def test_arguments_that_nothing_can_tell_apart_share_lists() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("way", ["parallel", "bulk", "alone"])
-def test_a_list_call_that_cancels_its_task_fails_for_its_items_alone(way: str, shared: bool) -> None:
+def test_native_a_list_call_that_cancels_its_task_fails_for_its_items_alone(way: str, shared: bool) -> None:
     """Not for the run, which other lists are part of; and the guilty item is found."""
 
     class Disturbs(Runnable[int, int]):
@@ -891,7 +891,7 @@ class Lying(list[int]):
 
 @pytest.mark.parametrize("length", [0, 1, 5, None])
 @pytest.mark.parametrize("surplus", [-1, 0, 1])
-async def test_lists_of_outputs_are_counted_and_not_asked(length: int | None, surplus: int) -> None:
+async def test_native_lists_of_outputs_are_counted_and_not_asked(length: int | None, surplus: int) -> None:
     class Lies(Runnable[int, int]):
         async def abatch_native(self, inputs: list[int]) -> list[int]:
             return Lying([*inputs, 7][: len(inputs) + surplus], length)
@@ -904,7 +904,7 @@ async def test_lists_of_outputs_are_counted_and_not_asked(length: int | None, su
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-def test_shared_lists_work_with_eager_tasks() -> None:
+def test_native_shared_lists_work_with_eager_tasks() -> None:
     async def main() -> None:
         factory: Any = getattr(asyncio, "eager_task_factory", None)
         asyncio.get_running_loop().set_task_factory(factory)

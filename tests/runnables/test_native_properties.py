@@ -137,7 +137,7 @@ def check_lists(case: Case, record: Record) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases())
-def test_every_item_gets_its_own(backend: str, case: Case) -> None:
+def test_native_every_item_gets_its_own(backend: str, case: Case) -> None:
     """No list is over its bounds, nothing is sent twice, only the guilty fail, and nothing hangs."""
     record = Record()
 
@@ -163,7 +163,7 @@ def test_every_item_gets_its_own(backend: str, case: Case) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases(), cut=moments)
-def test_cancelling_ends_the_lists(backend: str, case: Case, cut: float) -> None:
+def test_native_cancelling_ends_the_lists(backend: str, case: Case, cut: float) -> None:
     """Whenever the call is cancelled, nothing of it is running afterwards."""
     record = Record()
 
@@ -185,7 +185,7 @@ def test_cancelling_ends_the_lists(backend: str, case: Case, cut: float) -> None
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases(), cuts=st.lists(st.sampled_from([0.0, 0.004, 0.03, 0.5, 9.0]), min_size=30, max_size=30))
-def test_requests_share_lists_and_leave_alone(backend: str, case: Case, cuts: list[float]) -> None:
+def test_native_requests_share_lists_and_leave_alone(backend: str, case: Case, cuts: list[float]) -> None:
     """Concurrent calls share lists; one that is cancelled takes nothing from the others."""
     record = Record()
     case.timeout = None

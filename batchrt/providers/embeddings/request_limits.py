@@ -22,7 +22,7 @@ _MARGIN: Final = 0.9
 """How full lists are packed by an estimate. One list's texts have more tokens than another's; being a
 tenth below the limit costs nothing, and being above costs a refusal."""
 _FALL: Final = 0.25
-"""The weight of an observation below the factor. Above it the weight is 1: an underestimate costs a refusal."""
+"""Weight of an observation below the factor. Above it the weight is 1: an underestimate costs a refusal."""
 _TELLING: Final = 2_000
 """Estimated tokens from which on a list has its full weight."""
 _CREDIBLE: Final = (0.2, 4.5)
