@@ -34,6 +34,7 @@ from batchrt.errors import (
     RateLimitError,
     RecursionLimitError,
     RequestTimeoutError,
+    RunStoppedError,
     ServerError,
     SpendingLimitError,
     StrayCancelledError,
@@ -61,6 +62,7 @@ from batchrt.runnables.prompts import (
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
+from batchrt.runtime.outcome_iterator import OutcomeIterator
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ __all__ = [
     "OpenAIEmbeddings",
     "OutageError",
     "Outcome",
+    "OutcomeIterator",
     "OutputClosedError",
     "OutputError",
     "OutputParserError",
@@ -136,6 +139,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RunConfig",
+    "RunStoppedError",
     "Runnable",
     "RunnableAssign",
     "RunnableBinding",
@@ -165,7 +169,7 @@ __all__ = [
 ]
 
 
-# Clients bring an HTTP library along; who only composes does not pay for it.
+# Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",

@@ -1,4 +1,4 @@
-"""What `python -m batchrt` runs: the command line."""
+"""The command line, as `python -m batchrt`."""
 
 from __future__ import annotations
 

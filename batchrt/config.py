@@ -1,4 +1,4 @@
-"""How a run is to be carried out, as the caller says it."""
+"""RunConfig: the options of a run, their checks and how they merge."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ __all__ = [
     "RunnableConfig",
     "cap_of",
     "check_config",
-    "handed_config",
+    "complete_config",
     "merge_configs",
 ]
 
 DEFAULT_RECURSION_LIMIT: Final = 25
-"""How many runnables in a row a function may return; LCEL's number."""
+"""Runnables in a row that a function may return; LCEL's number."""
 
 
 class RunConfig(TypedDict, total=False):
-    """Say how to run; every key is optional.
+    """Configure a run; every key is optional.
 
     Attributes:
-        max_concurrency: how many leaf calls (an async function's body, a sync function in its thread,
-            one request) may run at once, in the whole run and however runnables nest. A positive
-            integer, or `None` (the default) for no cap on leaves; the window still bounds items, and
-            sync functions get 64 threads. `"auto"` is no cap either, but for requests: of those there
-            are as many at once as each provider answers best, which is found out on the way.
-            In a nested call it holds in addition to the outer one.
-        timeout: seconds one item may take, its retries and waits included. A function that is
-            running in a thread cannot be interrupted: the item ends when the function does.
-        deadline: seconds the whole run may take. What was not finished by then is cancelled.
-        max_tokens_total: how many tokens the run may spend, of prompts and answers, nested calls included.
-            What requests under way are expected to take is set aside. When the next one does not fit, the
-            run ends: what is under way is finished, and nothing more is sent (`SpendingLimitError`).
-        max_cost: what the run may spend, in the currency of `prices`; likewise.
-        prices: what models cost: a `Price`, or a dict of them by the models' names.
-        window: how many items may be admitted and not yet delivered; bounds memory. Default: ten
+        max_concurrency: the cap on concurrent leaf calls (an async function's body, a sync function in its
+            thread, one request) in the whole run, however runnables nest. A positive integer, or `None`
+            (the default) for no cap on leaves; the window still bounds items, and sync functions get 64
+            threads. `"auto"` caps requests alone, at the number that each provider is found to answer
+            best. In a nested call the cap holds in addition to the outer one.
+        timeout: seconds for one item, its retries and waits included. A function that is running in a
+            thread cannot be interrupted: the item ends when the function does.
+        deadline: seconds for the whole run. Items unfinished by then are cancelled.
+        max_tokens_total: the tokens that the run may spend, of prompts and answers, nested calls included.
+            The expected tokens of requests in flight are reserved. When the next request does not fit, the
+            run ends: requests in flight finish, and no more are sent (`SpendingLimitError`).
+        max_cost: the same bound on money, in the currency of `prices`.
+        prices: a `Price` for all models, or a dict of prices by model name.
+        window: the number of items that may be admitted and not yet delivered; bounds memory. Default: ten
             times `max_concurrency`, at least 1,000.
-        recursion_limit: how many runnables in a row a function may return. Default 25.
-        tags, metadata, run_name, configurable: yours. They are handed to functions that take a
+        recursion_limit: runnables in a row that a function may return. Default 25.
+        tags, metadata, run_name, configurable: for your own use. They are passed to functions that take a
             `config`, inherited by nested calls, and merged by `with_config`.
     """
 
@@ -62,7 +61,7 @@ class RunConfig(TypedDict, total=False):
 
 
 RunnableConfig: TypeAlias = RunConfig
-"""LCEL's name for it."""
+"""LCEL's name for `RunConfig`."""
 
 _KEYS: Final = frozenset(RunConfig.__annotations__)
 _KEPT: Final[tuple[Literal["max_concurrency", "timeout", "deadline"], ...]] = (
@@ -75,10 +74,10 @@ _LANGCHAIN: Final = frozenset({"callbacks", "run_id"})
 
 
 def check_config(config: Mapping[str, Any] | None) -> RunConfig:
-    """Return `config` as a `RunConfig` of its own, or raise before anything runs.
+    """Return a checked copy of `config`; called before the run starts.
 
     Raises:
-        ValueError: for a number that makes no sense, or a key that means nothing here.
+        ValueError: for a number out of range, or an unknown key.
         TypeError: for a value of the wrong type.
     """
     if config is None:
@@ -124,10 +123,10 @@ def _check_seconds(config: Mapping[str, Any], key: str) -> None:
 
 
 def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
-    """Return `outer` with `inner` laid over it: tags add up, metadata and configurable merge.
+    """Return `outer` updated with `inner`: tags add up, metadata and configurable merge.
 
-    As in LCEL an explicit `None` does not lift a cap that was bound, nor a bound of time. It does lift a
-    limit of spending, which LCEL does not have.
+    As in LCEL, an explicit `None` does not lift a bound cap, timeout or deadline. It does lift a spending
+    limit, which LCEL does not have.
     """
     if not inner:
         return outer
@@ -147,16 +146,16 @@ def merge_configs(outer: RunConfig, inner: RunConfig) -> RunConfig:
 
 
 def cap_of(config: RunConfig) -> int | None:
-    """Return the cap on leaf calls that `config` sets, if it sets one."""
+    """Return the cap on leaf calls in `config`; `None` if there is none."""
     cap = config.get("max_concurrency")
     return None if cap == "auto" else cap
 
 
-def handed_config(config: RunConfig) -> RunConfig:
-    """Return the copy of `config` that a function is handed.
+def complete_config(config: RunConfig) -> RunConfig:
+    """Return a complete copy of `config` to pass to a function.
 
-    As in LCEL, `tags`, `metadata`, `configurable` and `recursion_limit` are always in it, and what the
-    function changes in it is its own.
+    As in LCEL, it always has `tags`, `metadata`, `configurable` and `recursion_limit`, and the function's
+    changes to it stay its own.
     """
     return {
         "recursion_limit": DEFAULT_RECURSION_LIMIT,

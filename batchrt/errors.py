@@ -1,30 +1,31 @@
-"""Every error the package raises on its own account.
+"""The tree of errors that the package raises on its own account.
 
     BatchError
-    ├── MissingFieldError         a prompt names a field that the row has not (also a KeyError)
-    ├── OutputParserError         a model's text is not what the parser wants (also a ValueError)
+    ├── MissingFieldError         a prompt names a field that the row lacks (also a KeyError)
+    ├── OutputParserError         a parser cannot read a model's text (also a ValueError)
     ├── RecursionLimitError       a function kept returning runnables
-    ├── ListLengthError           a native step's list is not as long as the one it was given
+    ├── ListLengthError           a native step returned a list of the wrong length
     ├── BlockedEventLoopError     a sync call waits for the event loop that it blocks (also a RuntimeError)
-    ├── StrayCancelledError       user code raised a cancellation that nobody asked for
+    ├── StrayCancelledError       user code raised a cancellation though the item was not cancelled
     ├── ItemTimeoutError          one item took longer than `timeout` (also a TimeoutError)
     ├── DeadlineExceededError     the run took longer than `deadline` (also a TimeoutError)
     ├── SpendingLimitError        the run reached `max_tokens_total` or `max_cost`
-    ├── TokenizerError            the tokenizer that was asked for cannot be loaded
-    ├── InputError                a file or a row that cannot be read (also a ValueError)
-    ├── OutputError               a file that cannot be written to any more
-    │   └── OutputClosedError     its reader has gone, as `head` does (also a BrokenPipeError)
-    └── ProviderError             a request that did not give an answer
+    ├── RunStoppedError           the run was stopped before this item was sent; see `arun_iter`
+    ├── TokenizerError            the requested tokenizer cannot be loaded
+    ├── InputError                a file or a row cannot be read (also a ValueError)
+    ├── OutputError               a file can no longer be written
+    │   └── OutputClosedError     the reader closed the pipe, as `head` does (also a BrokenPipeError)
+    └── ProviderError             a request without an answer
         ├── AuthenticationError   401, 403: the key is missing, wrong, or may not do this
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
         │   └── ContextLengthError    the input does not fit the model
         ├── RateLimitError        429: too many requests or tokens for now
-        ├── QuotaExhaustedError   402, 429 … that waiting does not mend: no credit, or a spending limit
+        ├── QuotaExhaustedError   402, 429 … that waiting cannot fix: no credit, or a spending limit
         ├── ServerError           5xx and 408, 409: the provider's fault, worth another attempt
         ├── ConnectionFailedError no answer: refused, reset, DNS, TLS
         ├── RequestTimeoutError   no answer in time (also a TimeoutError)
-        ├── OutageError           not sent: nobody had an answer for longer than was to be waited for
-        └── MalformedResponseError    an answer that is not what the API promises
+        ├── OutageError           not sent: the provider is down for longer than the policy's patience
+        └── MalformedResponseError    an answer that breaks the API's contract
 
 A user function's own error is raised as itself and never wrapped.
 """
@@ -63,11 +64,11 @@ __all__ = [
 
 
 class BatchError(Exception):
-    """Be the root of what batchrt raises on its own account."""
+    """Root of the errors that batchrt raises on its own account."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions with keyword-only arguments do not survive pickling by themselves, and results
-        # travel between processes.
+        # Results are sent between processes, and exceptions with keyword-only arguments cannot be
+        # pickled by default.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
@@ -79,7 +80,12 @@ def _rebuild(kind: type[BatchError], args: tuple[Any, ...], state: dict[str, Any
 
 
 class MissingFieldError(BatchError, KeyError):
-    """Say which field a prompt wanted and which ones the row had."""
+    """A row lacks a field of a prompt.
+
+    Attributes:
+        field: the missing field.
+        available: the fields that the row has.
+    """
 
     def __init__(self, message: str, *, field: str, available: tuple[str, ...] = ()) -> None:
         super().__init__(message)
@@ -87,12 +93,12 @@ class MissingFieldError(BatchError, KeyError):
         self.available = available
 
     def __str__(self) -> str:
-        # KeyError would show the repr of the message.
+        # KeyError shows the repr of the message.
         return str(self.args[0])
 
 
 class OutputParserError(BatchError, ValueError):
-    """Say what a parser could not read; `text` is the model's output, whole."""
+    """A parser could not read a model's output; `text` is the whole of it."""
 
     def __init__(self, message: str, *, text: str) -> None:
         super().__init__(message)
@@ -100,15 +106,15 @@ class OutputParserError(BatchError, ValueError):
 
 
 class RecursionLimitError(BatchError, RecursionError):
-    """Say that functions went on returning runnables past `recursion_limit`."""
+    """Functions kept returning runnables past `recursion_limit`."""
 
 
 class ListLengthError(BatchError):
-    """Say that a step which takes lists gave one of the wrong length, or no list.
+    """A list call returned a list of the wrong length, or no list.
 
     Attributes:
-        expected: how many outputs there should have been.
-        received: how many there were; `None` for what is no list.
+        expected: the number of inputs.
+        received: the number of outputs; `None` if the result is not a list.
     """
 
     def __init__(self, message: str, *, expected: int, received: int | None) -> None:
@@ -118,33 +124,33 @@ class ListLengthError(BatchError):
 
 
 class BlockedEventLoopError(BatchError, RuntimeError):
-    """Say that a sync call in async code would wait for ever for the event loop that it blocks itself.
+    """A sync call in async code would wait for ever for the event loop that it blocks itself.
 
-    It waits for a limit (of a quota, of spending) that is used up by requests on that loop. Await the async
-    method instead: `ainvoke` for `invoke`, `abatch` for `batch`.
+    It waits for a limit (of a quota or of spending) that is used up by requests on that loop. Await the
+    async method instead: `ainvoke` for `invoke`, `abatch` for `batch`.
     """
 
 
 class StrayCancelledError(BatchError):
-    """Stand for a cancellation that user code raised though nobody cancelled the item.
+    """User code raised a cancellation, though neither the item nor the run was cancelled.
 
-    Awaiting a task or future that somebody else cancelled does this, and so does the cancellation of the
-    current task, as a timeout made by hand does it. The original is `__cause__`.
+    Causes are awaiting a task or future that other code cancelled, and cancelling the current task, as a
+    hand-written timeout does. The original exception is `__cause__`.
     """
 
     @classmethod
     def of(cls, cancelled: BaseException | None) -> StrayCancelledError:
-        """Return one that stands for `cancelled`."""
+        """Return an error that replaces `cancelled`."""
         error = cls(
-            "the function was cancelled from within (it awaited something that somebody else cancelled, or "
-            "cancelled the task that it runs in); neither the item nor the run was"
+            "the function was cancelled from within (it awaited a task that other code cancelled, or it "
+            "cancelled the task that it runs in); neither the item nor the run was cancelled"
         )
         error.__cause__ = cancelled
         return error
 
 
 class ItemTimeoutError(BatchError, TimeoutError):
-    """Say that one item took longer than `timeout` seconds, retries and waits included."""
+    """One item took longer than `timeout` seconds, retries and waits included."""
 
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
@@ -152,7 +158,7 @@ class ItemTimeoutError(BatchError, TimeoutError):
 
 
 class DeadlineExceededError(BatchError, TimeoutError):
-    """Say that the run took longer than `deadline` seconds."""
+    """The run took longer than `deadline` seconds."""
 
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
@@ -160,15 +166,14 @@ class DeadlineExceededError(BatchError, TimeoutError):
 
 
 class SpendingLimitError(BatchError):
-    """Say that the run has spent what it may; what was under way was finished, and nothing more was sent.
+    """The run reached a spending limit; requests in flight were finished, and no more were sent.
 
     Attributes:
-        limit: which one was reached: `max_tokens_total` or `max_cost`.
-        tokens: how many were spent.
-        cost: what was spent, in the prices' currency.
-        started: of an item's error: it was under way, and not all of it could be done.
-        result: of the error of a whole run: a `BatchResult` that tells what became of each item; else
-            `None`.
+        limit: the limit that was reached: `max_tokens_total` or `max_cost`.
+        tokens: the number of tokens spent.
+        cost: the money spent, in the prices' currency.
+        started: for an item's error: the item had started and could not be finished.
+        result: for the error of a whole run: a `BatchResult` with each item's outcome; else `None`.
     """
 
     def __init__(self, message: str, *, limit: str, tokens: int, cost: float, started: bool = False) -> None:
@@ -180,18 +185,33 @@ class SpendingLimitError(BatchError):
         self.result: Any = None
 
     def again(self, *, started: bool = True) -> SpendingLimitError:
-        """Return another one that says the same."""
+        """Return a new error with the same facts."""
         return SpendingLimitError(
             str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
         )
 
 
+class RunStoppedError(BatchError):
+    """An item was waiting to be sent when its run was stopped; the error of that item, never raised.
+
+    Attributes:
+        started: a request of the item had been answered, or retried, before.
+    """
+
+    def __init__(self, message: str, *, started: bool = False) -> None:
+        super().__init__(message)
+        self.started = started
+
+
 class TokenizerError(BatchError):
-    """Say why a tokenizer cannot be loaded, and what to do: nothing was sent."""
+    """The tokenizer cannot be loaded; the message gives the reason and a remedy. Nothing was sent."""
 
 
 class InputError(BatchError, ValueError):
-    """Say which file, row (counted from 1, the header not counted) and column cannot be read."""
+    """A file, row (counted from 1 without the header) or column cannot be read.
+
+    `parameter` is the argument that would help, if there is one; the message has its name in backticks.
+    """
 
     def __init__(
         self,
@@ -200,15 +220,17 @@ class InputError(BatchError, ValueError):
         path: str | None = None,
         row: int | None = None,
         column: str | None = None,
+        parameter: str | None = None,
     ) -> None:
         super().__init__(message)
         self.path = path
         self.row = row
         self.column = column
+        self.parameter = parameter
 
 
 class OutputError(BatchError):
-    """Say which file cannot be written to any more, and why."""
+    """A file can no longer be written; the message gives the reason."""
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)
@@ -216,25 +238,25 @@ class OutputError(BatchError):
 
 
 class OutputClosedError(OutputError, BrokenPipeError):
-    """Say that whoever read the output has gone, as `head` does: no reason to complain."""
+    """The reader closed the pipe, as `head` does, which is not worth a complaint."""
 
     def __str__(self) -> str:
-        # OSError's would look for an errno.
+        # OSError's expects an errno.
         return str(self.args[0])
 
 
 class ProviderError(BatchError):
-    """Say how a request failed.
+    """A request failed.
 
     Attributes:
-        status: the HTTP status, `None` when there was no answer.
-        code: the provider's `error.code`, as it was sent, or `None`.
+        status: the HTTP status, `None` if there was no answer.
+        code: the provider's `error.code`, unchanged, or `None`.
         type: the provider's `error.type`, or `None`.
         param: the request parameter the provider blames, or `None`.
-        request_id: the provider's name for the exchange, to quote to its support.
-        attempts: how many requests were sent for this call, this one included.
-        retry_after: seconds the provider asked to wait, or `None`.
-        retry_advised: whether the provider said that another attempt helps; `None` if it did not say.
+        request_id: the provider's id of the exchange, to quote to its support.
+        attempts: the number of requests sent for this call, this one included.
+        retry_after: the wait that the provider asked for, in seconds, or `None`.
+        retry_advised: the provider's own statement whether to retry; `None` if it made none.
     """
 
     def __init__(
@@ -280,47 +302,47 @@ class AuthenticationError(ProviderError):
 
 
 class BadRequestError(ProviderError):
-    """The request itself was refused; `param` names the culprit where the provider does."""
+    """The request itself is wrong; `param` names the parameter if the provider does."""
 
 
 class ContextLengthError(BadRequestError):
-    """The input is longer than the model takes; shorten it or choose another model."""
+    """The input exceeds the model's context length; shorten it or choose another model."""
 
 
 class RateLimitError(ProviderError):
-    """429: too much for now; wait `retry_after`, or lower the concurrency."""
+    """429: too many requests or tokens; wait `retry_after` seconds, or lower the concurrency."""
 
 
 class QuotaExhaustedError(ProviderError):
-    """A refusal that waiting does not mend: add credit or raise the spending limit."""
+    """Credit or a spending limit is used up; waiting does not help. Add credit or raise the limit."""
 
 
 class ServerError(ProviderError):
-    """The provider failed; another attempt may do."""
+    """The provider failed; another attempt may succeed."""
 
 
 ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
 
 
 class ConnectionFailedError(ProviderError):
-    """No connection, or it broke before the answer was whole.
+    """There was no connection, or it broke before the answer was complete.
 
     Attributes:
-        fault: what is wrong with the address, if that is it: `host` (the name is unknown), `certificate` (it
-            is refused), `protocol` (https is asked of a port that does not speak TLS, or HTTP of one that
-            does not speak that), `refused` (nothing listens there); of the proxy's address if there is one.
-            Before the first answer such an error is not waited out. `None` for a connection that broke.
+        fault: the fault of the address, or of the proxy's if there is one: `host` (unknown name),
+            `certificate` (not accepted), `protocol` (https to a port without TLS, or HTTP to a port that
+            does not speak it), `refused` (no listener). Before the first answer such an error is final and
+            not waited out. `None` for a connection that broke.
     """
 
     fault: ConnectionFault | None = None
 
 
 class RequestTimeoutError(ProviderError, TimeoutError):
-    """No whole answer within the request's `timeout`."""
+    """There was no complete answer within the request's `timeout`."""
 
 
 class OutageError(ProviderError):
-    """The provider is down, for `seconds` already: nothing was sent; try again when it is back."""
+    """The provider has been down for `seconds`: nothing was sent; try again when it is up."""
 
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message, attempts=0)
@@ -328,4 +350,4 @@ class OutageError(ProviderError):
 
 
 class MalformedResponseError(ProviderError):
-    """An answer that is not JSON, not whole, or not of the API's shape."""
+    """The answer is not JSON, not complete, or not of the API's shape."""

@@ -1,4 +1,4 @@
-"""What is said to a model and what it answers, apart from how either travels."""
+"""Messages to and from a model, and token usage, independent of their JSON."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Content: TypeAlias = "str | Sequence[Mapping[str, Any]] | None"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Count tokens as the provider billed them; adds up with `+`.
+    """Count tokens as billed by the provider; add up with `+`.
 
     Attributes:
-        input_tokens: of the prompt, cached and audio ones included.
-        output_tokens: of the answer, reasoning and audio ones included.
-        total_tokens: both.
-        cached_input_tokens: those of the prompt that were read from the provider's cache.
-        reasoning_tokens: those of the answer that the model thought with.
-        input_audio_tokens, output_audio_tokens: those that were audio.
-        service_tier: the tier that they were billed at (`default`, `flex`, `priority` …), if the server
-            says; `None` for a sum over several.
+        input_tokens: tokens of the prompt, cached and audio tokens included.
+        output_tokens: tokens of the answer, reasoning and audio tokens included.
+        total_tokens: the sum of both.
+        cached_input_tokens: prompt tokens read from the provider's cache.
+        reasoning_tokens: answer tokens used for reasoning.
+        input_audio_tokens, output_audio_tokens: audio tokens.
+        service_tier: the tier billed (`default`, `flex`, `priority` …), if the server reports it; `None` for
+            a sum over several tiers.
     """
 
     input_tokens: int = 0
@@ -60,7 +60,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Say `content` as `role` (`system`, `developer`, `user`, `assistant`, `tool`)."""
+    """Hold `content` by `role` (`system`, `developer`, `user`, `assistant`, `tool`)."""
 
     role: str
     content: Content
@@ -69,7 +69,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class SystemMessage(Message):
-    """Instruct the model."""
+    """Hold instructions for the model."""
 
     role: str = field(default="system", kw_only=True)
     content: Content = field(default="", kw_only=False)
@@ -77,7 +77,7 @@ class SystemMessage(Message):
 
 @dataclass(frozen=True, slots=True)
 class HumanMessage(Message):
-    """Speak as the user."""
+    """Hold a user's message."""
 
     role: str = field(default="user", kw_only=True)
     content: Content = field(default="", kw_only=False)
@@ -85,17 +85,17 @@ class HumanMessage(Message):
 
 @dataclass(frozen=True, slots=True)
 class AIMessage(Message):
-    """Hold a model's answer and what the provider said about it.
+    """Hold a model's answer and the provider's metadata.
 
     Attributes:
-        refusal: the model's reason for not answering, where it gave one.
+        refusal: the model's reason for not answering, if it gave one.
         finish_reason: `stop`, `length`, `tool_calls`, `content_filter`, `function_call`, or `None`.
-        usage: the tokens billed, or `None` when the server does not say.
-        model: the model that answered, as the server names it.
-        request_id: the provider's name for the exchange.
-        tool_calls: the tool calls as they came over the wire.
-        reasoning: what the model thought before it answered, where the server shows it; no part of `text`.
-        logprobs: the choice's `logprobs` as they came over the wire, where they were asked for.
+        usage: the tokens billed, or `None` if the server does not report them.
+        model: the model that answered, as named by the server.
+        request_id: the provider's id of the exchange.
+        tool_calls: the tool calls, as JSON from the response.
+        reasoning: the model's reasoning before the answer, if the server shows it; not part of `text`.
+        logprobs: the choice's `logprobs`, as JSON from the response, if they were requested.
     """
 
     role: str = field(default="assistant", kw_only=True)
@@ -111,18 +111,18 @@ class AIMessage(Message):
 
     @property
     def text(self) -> str:
-        """The content as one string; content parts that are not text, or are thoughts, are left out."""
+        """The content as one string, without reasoning and parts that are not text."""
         return text_of_content(self.content)
 
 
 _THOUGHTS: Final = frozenset(
     ("reasoning", "reasoning_content", "reasoning_text", "redacted_thinking", "summary_text", "thinking")
 )
-"""Types of content parts that hold what a model thought: Mistral, Anthropic, OpenAI's Responses API."""
+"""Types of content parts with reasoning: Mistral, Anthropic, OpenAI's Responses API."""
 
 
 def text_of_content(content: Content) -> str:
-    """Return the words in a message's content; images, thoughts and what is null have none."""
+    """Return the text in a message's content; images, reasoning and null have none."""
     if isinstance(content, str):
         return content
     return "".join(map(_text_of_part, content or ()))

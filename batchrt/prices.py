@@ -1,4 +1,4 @@
-"""What tokens cost, and how much may be spent."""
+"""Prices of tokens, and checks of spending limits."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["Price", "check_prices", "check_spending"]
 
 _MILLION: Final = 1_000_000
 _CACHED: Final = 0.1
-"""Of the price of other input."""
+"""Cached input's price, as a fraction of the price of other input."""
 _TIERS: Final = {"flex": 0.5, "batch": 0.5}
-"""Of the usual price."""
+"""Factors on the usual price."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Say what tokens cost, in any currency, a million of them.
+    """Price of a million tokens, in any currency.
 
     Args:
-        input: for a million tokens of prompts, or of texts that are embedded.
-        output: for a million tokens of answers.
-        cached_input: for a million tokens of prompts that the provider had in its cache; a tenth of `input`
-            if it is left out, as for OpenAI's GPT-5 family, Anthropic and Google's Gemini 2.5 and later.
-            Older models are dearer (GPT-4.1 a quarter, GPT-4o half): say so, or `max_cost` is exceeded.
-        tiers: for service tiers, by the names that answers give them (`service_tier`) and `batch`: either
-            their own prices or factors on these. `flex` and `batch` cost half if nothing is said, as at
-            OpenAI; other tiers what is said here.
+        input: per million tokens of prompts or embedded texts.
+        output: per million tokens of answers.
+        cached_input: per million prompt tokens from the provider's cache; a tenth of `input` by default, as
+            for OpenAI's GPT-5 family, Anthropic and Google's Gemini 2.5 and later. Older models charge more
+            (GPT-4.1 a quarter, GPT-4o half): set it for them, or `max_cost` is exceeded.
+        tiers: prices of service tiers, or factors on these prices, by the name of the tier in answers
+            (`service_tier`) and by `batch`. The default for `flex` and `batch` is half, as at OpenAI, and
+            for other tiers the usual price.
 
     Sources of the tenth and the half: https://openai.com/api/pricing, https://claude.com/pricing and
     https://ai.google.dev/gemini-api/docs/pricing, November 2026.
@@ -63,7 +63,7 @@ class Price:
         cached_input_tokens: float = 0.0,
         service_tier: str | None = None,
     ) -> float:
-        """Return what so many tokens cost; the cached ones are among the input."""
+        """Return the cost of a number of tokens; cached tokens are part of the input."""
         factor = 1.0
         if service_tier is not None:
             tier = self.tiers.get(service_tier, _TIERS.get(service_tier, 1.0))
@@ -75,7 +75,7 @@ class Price:
         return factor * (dear + cached * cached_input_tokens) / _MILLION
 
     def of_usage(self, usage: Usage) -> float:
-        """Return what was billed for `usage`, its cached input and its tier considered."""
+        """Return the cost of `usage`, with its cached input and its tier."""
         return self.of(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.service_tier)
 
 
@@ -87,7 +87,7 @@ def _check_amount(name: str, value: object) -> None:
 
 
 def check_spending(config: Mapping[str, Any]) -> None:
-    """Raise TypeError or ValueError for limits of spending that make no sense."""
+    """Raise TypeError or ValueError for invalid spending limits."""
     tokens, cost, prices = (config.get(key) for key in ("max_tokens_total", "max_cost", "prices"))
     if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
         raise TypeError(f"max_tokens_total must be a whole number of tokens or None, not {tokens!r}")

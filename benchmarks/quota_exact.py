@@ -60,8 +60,10 @@ def _bucket(moments: Sequence[float]) -> float:
 def _batchrt() -> Enter:
     from batchrt import Quota, Usage
     from batchrt.limits.permit import Permit
-    from batchrt.runtime.run import Item, Run, Strand
+    from batchrt.runtime.item import Item
+    from batchrt.runtime.run import Run
     from batchrt.runtime.slots import Slots
+    from batchrt.runtime.strand import Strand
 
     quota = Quota(requests_per_minute=60 * PER_SECOND, burst_seconds=1 / PER_SECOND)
     run = Run(Slots(None))

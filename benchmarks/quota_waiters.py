@@ -16,7 +16,8 @@ from benchmarks.results import Column, Row, Table
 
 if TYPE_CHECKING:
     from batchrt.limits.quota import Quota
-    from batchrt.runtime.run import Run, Strand
+    from batchrt.runtime.run import Run
+    from batchrt.runtime.strand import Strand
 
 __all__ = ["BATCHRT", "BUSY", "EXACT", "PACED", "WAITING", "measure", "work"]
 
@@ -174,7 +175,8 @@ async def _crowd(one: One, quota: Quota | None) -> dict[str, float]:
 
 
 def _strand(run: Run) -> Strand:
-    from batchrt.runtime.run import Item, Strand
+    from batchrt.runtime.item import Item
+    from batchrt.runtime.strand import Strand
 
     return Strand(run, Item(0), {}, run.slots)
 

@@ -1,4 +1,4 @@
-"""Errors: one tree, data and not prose alone, and fit to travel."""
+"""Errors: one tree, with data besides the message, and picklable."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def kinds() -> list[type[BaseException]]:
     return [getattr(errors, name) for name in errors.__all__]
 
 
-def test_one_root_catches_all() -> None:
+def test_errors_have_one_root() -> None:
     assert all(issubclass(kind, BatchError) for kind in kinds())
 
 
-def test_the_tree_drawn_is_the_tree() -> None:
+def test_errors_are_drawn_as_they_derive() -> None:
     """Each error is drawn below its parent, and none is missing."""
     drawn: list[tuple[int, str]] = []
     assert errors.__doc__ is not None
@@ -77,15 +77,15 @@ def test_the_tree_drawn_is_the_tree() -> None:
         (ContextLengthError, BadRequestError),
     ],
 )
-def test_errors_are_what_python_calls_them_too(kind: type, builtin: type) -> None:
+def test_errors_derive_from_the_builtin_ones(kind: type, builtin: type) -> None:
     assert issubclass(kind, builtin)
 
 
-def test_a_missing_field_reads_as_it_was_written() -> None:
+def test_missing_field_error_shows_its_message() -> None:
     assert str(MissingFieldError("no 'x' here", field="x")) == "no 'x' here"
 
 
-def test_a_provider_error_says_the_facts_it_has() -> None:
+def test_provider_error_shows_its_facts() -> None:
     error = ProviderError(
         "no", status=400, code="bad", param="model", request_id="req_1", attempts=2, type="t"
     )
@@ -95,15 +95,15 @@ def test_a_provider_error_says_the_facts_it_has() -> None:
 
 @pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("how", ["pickle", "copy"])
-def test_an_error_travels_with_its_data(error: BatchError, how: str) -> None:
-    """Results cross processes: a worker pool, a queue, a cache."""
+def test_errors_survive_copies_and_pickling(error: BatchError, how: str) -> None:
+    """Results are sent between processes: by a worker pool, a queue, a cache."""
     arrived = copy.copy(error) if how == "copy" else pickle.loads(pickle.dumps(error))
     assert type(arrived) is type(error)
     assert str(arrived) == str(error)
     assert vars(arrived) == vars(error)
 
 
-def test_a_stray_cancellation_knows_its_cause() -> None:
+def test_stray_cancelled_error_has_its_cause() -> None:
     cause = BaseException("cancelled")
     error = StrayCancelledError.of(cause)
     assert error.__cause__ is cause

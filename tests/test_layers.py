@@ -29,10 +29,14 @@ PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
 
 ROOMS = {
     "asyncio": {"runtime/event_loop.py"},
-    "httpx": {"providers/http/transport.py", "testing/transport.py"},
-    "pyqwest": {"providers/http/transport.py"},
-    "uvicorn": {"testing/uvicorn_server.py"},
-    "numpy": {"providers/embeddings/array_buffer.py"},
+    "httpx": {
+        "providers/http/httpx_channels.py",
+        "providers/http/pyqwest_transport.py",
+        "testing/serving/transport.py",
+    },
+    "pyqwest": {"providers/http/pyqwest_transport.py"},
+    "uvicorn": {"testing/serving/uvicorn_server.py"},
+    "numpy": {"providers/embeddings/arrays.py"},
     "pyarrow": {"files/vectors/parquet.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},

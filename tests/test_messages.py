@@ -1,4 +1,4 @@
-"""Messages: what is said, and what the provider said about it."""
+"""Messages to and from a model, with the provider's metadata."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def test_usage_adds_up() -> None:
     ("message", "role"),
     [(SystemMessage("x"), "system"), (HumanMessage("x"), "user"), (AIMessage("x"), "assistant")],
 )
-def test_each_kind_has_its_role(message: Message, role: str) -> None:
+def test_message_classes_have_their_roles(message: Message, role: str) -> None:
     assert (message.role, message.content, message.name) == (role, "x", None)
 
 
-def test_a_plain_message_names_its_role() -> None:
+def test_message_takes_a_role() -> None:
     assert Message("developer", "x").role == "developer"
 
 
-def test_messages_are_values() -> None:
+def test_message_compares_by_value() -> None:
     assert HumanMessage("x") == HumanMessage("x")
     answer: Message = AIMessage("x")
     assert answer != HumanMessage("x")
@@ -36,13 +36,13 @@ def test_messages_are_values() -> None:
         HumanMessage("x").content = "y"  # type: ignore[misc]
 
 
-def test_an_answers_text_is_its_text_parts() -> None:
+def test_message_text_is_its_text_parts() -> None:
     parts: list[dict[str, Any]] = [{"type": "text", "text": "a"}, {"type": "image_url"}, {"text": "b"}]
     assert AIMessage(parts).text == "ab"
     assert AIMessage("ab").text == "ab"
     assert AIMessage(None, refusal="no").text == ""
 
 
-def test_an_answer_travels_between_processes() -> None:
+def test_message_survives_pickling() -> None:
     answer = AIMessage("x", usage=Usage(1, 2, 3), finish_reason="stop", model="m", request_id="r")
     assert pickle.loads(pickle.dumps(answer)) == answer

@@ -1,4 +1,4 @@
-"""What tokens cost, and limits of spending that make sense."""
+"""Prices of tokens, and checks of spending limits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from batchrt import Price
 from batchrt.prices import check_prices, check_spending
 
 
-def test_a_price_is_of_a_million_tokens() -> None:
-    """Prompts and answers have one each; what is embedded has no answer."""
+def test_price_is_per_million_tokens() -> None:
+    """Prompts and answers have separate prices; embedded texts have no answer."""
     assert Price(input=0.25, output=2.0).of(1_000_000, 500_000) == 1.25
     assert Price(2).of(500_000, 0) == 1.0
     assert Price(2).of(0, 500_000) == 0.0
 
 
-def test_cached_input_costs_less() -> None:
-    """A tenth if nothing is said; it is among the input."""
+def test_price_of_cached_input_is_lower() -> None:
+    """A tenth by default; cached tokens are part of the input."""
     assert Price(1.0).of(1_000_000, 0, 900_000) == pytest.approx(0.1 + 0.09)
     assert Price(1.0, cached_input=0.5).of(1_000_000, 0, 900_000) == pytest.approx(0.1 + 0.45)
     assert Price(1.0, cached_input=0).of(1_000_000, 0, 1_000_000) == 0.0
@@ -39,15 +39,15 @@ def test_cached_input_costs_less() -> None:
         ("x", 4.0),
     ],
 )
-def test_tiers_have_prices_of_their_own(tier: str | None, cost: float) -> None:
-    """Flex and batch half, unless something else is said; others as said."""
+def test_price_of_a_tier_is_separate(tier: str | None, cost: float) -> None:
+    """Flex and batch cost half by default."""
     price = Price(2.0, 2.0, tiers={"priority": 1.75, "scale": Price(1.5, 2.0)})
     assert price.of(1_000_000, 1_000_000, 0, tier) == cost
     assert Price(2.0, tiers={"flex": 1.0}).of(1_000_000, 0, 0, "flex") == 2.0
 
 
-def test_tiers_are_checked() -> None:
-    """Prices or factors."""
+def test_price_tiers_are_checked() -> None:
+    """They are prices or factors."""
     with pytest.raises(TypeError, match="tiers must be a dict"):
         Price(1, tiers=0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"tiers\['flex'\] must be 0 or more"):
@@ -56,12 +56,12 @@ def test_tiers_are_checked() -> None:
         Price(1, cached_input="1")  # type: ignore[arg-type]
 
 
-def test_nothing_may_be_free() -> None:
-    """As a model of one's own is."""
+def test_price_may_be_zero() -> None:
+    """A self-hosted model is free."""
     assert Price(0, 0).of(10**9, 10**9) == 0.0
 
 
-def test_a_price_does_not_change() -> None:
+def test_price_is_immutable() -> None:
     """It may be shared and compared."""
     price = Price(1, 2)
     with pytest.raises(AttributeError):
@@ -72,16 +72,16 @@ def test_a_price_does_not_change() -> None:
 
 @pytest.mark.parametrize("value", ["1", None, True, [1]])
 @pytest.mark.parametrize("name", ["input", "output"])
-def test_a_price_is_a_number(name: str, value: Any) -> None:
-    """The message says of what."""
+def test_price_is_a_number(name: str, value: Any) -> None:
+    """The message names the part."""
     with pytest.raises(TypeError, match=f"a price's {name} must be a number, not "):
         Price(**{"input": 1, name: value})
 
 
 @pytest.mark.parametrize("value", [-1, -0.01, math.inf, math.nan])
 @pytest.mark.parametrize("name", ["input", "output"])
-def test_a_price_is_not_negative_and_finite(name: str, value: float) -> None:
-    """Nobody is paid for tokens."""
+def test_price_is_finite_and_not_negative(name: str, value: float) -> None:
+    """Negative and infinite prices are refused."""
     with pytest.raises(ValueError, match=f"a price's {name} must be 0 or more, and finite"):
         Price(**{"input": 1, name: value})  # type: ignore[arg-type]
 
@@ -100,8 +100,8 @@ def test_a_price_is_not_negative_and_finite(name: str, value: float) -> None:
         {"max_tokens_total": 10, "max_cost": 5, "prices": Price(1)},
     ],
 )
-def test_limits_that_make_sense(config: dict[str, Any]) -> None:
-    """One of them, both, or none; prices may be there for later."""
+def test_spending_limits_may_be_combined(config: dict[str, Any]) -> None:
+    """One of them, both, or none; prices may be set for later."""
     check_spending(config)
 
 
@@ -118,8 +118,8 @@ def test_limits_that_make_sense(config: dict[str, Any]) -> None:
         ({"prices": [Price(1)]}, "prices must be a Price, or a dict"),
     ],
 )
-def test_limits_of_a_wrong_type(config: dict[str, Any], problem: str) -> None:
-    """The message names the key and what was given."""
+def test_spending_limits_of_a_wrong_type_are_refused(config: dict[str, Any], problem: str) -> None:
+    """The message names the key and the value."""
     with pytest.raises(TypeError, match=problem):
         check_spending(config)
 
@@ -135,15 +135,15 @@ def test_limits_of_a_wrong_type(config: dict[str, Any], problem: str) -> None:
         ({"max_cost": math.nan, "prices": Price(1)}, "max_cost must be more than 0"),
     ],
 )
-def test_limits_that_make_no_sense(config: dict[str, Any], problem: str) -> None:
-    """Before anything is sent."""
+def test_spending_limits_out_of_range_are_refused(config: dict[str, Any], problem: str) -> None:
+    """The error is raised before a request is sent."""
     with pytest.raises(ValueError, match=problem):
         check_spending(config)
 
 
 @pytest.mark.parametrize("prices", [None, {}])
-def test_a_limit_in_money_needs_prices(prices: dict[str, Price] | None) -> None:
-    """Looked at once a configuration is complete: what is bound may have them."""
+def test_spending_limit_in_money_requires_prices(prices: dict[str, Price] | None) -> None:
+    """It is checked once the configuration is complete, since a binding may hold the prices."""
     with pytest.raises(ValueError, match="max_cost needs prices, of a million tokens: prices="):
         check_prices(5, prices)
     check_prices(None, prices)

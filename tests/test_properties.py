@@ -1,9 +1,9 @@
 """The promises, over random trees of runnables, on every event loop.
 
-The cap is never exceeded, nothing deadlocks, every item gets exactly its own outcome, and however the call
-ends, nothing of it is running afterwards. The trees hold what is odd and valid too: leaves with cancel scopes
-of their own, leaves that cancel their task, sync functions that return awaitables, exceptions that raise when
-they are looked at, lengths that are wrong, finalizers that batch.
+The cap is never exceeded, no run deadlocks, every item gets exactly its own outcome, and no task of a call
+is running after it has ended. The trees contain odd but valid cases too: leaves with cancel scopes of their
+own, leaves that cancel their task, sync functions that return awaitables, exceptions whose attributes raise,
+wrong lengths, finalizers that call `batch`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HANG_SECONDS = 20
 
 
 class Boom(Exception):
-    """What a failing leaf raises."""
+    """The error of a failing leaf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ booms: st.SearchStrategy[type[Boom]] = st.sampled_from([Boom, Boom, *BOOMS])
 
 @dataclass
 class Node:
-    """A runnable, and what it must make of a number."""
+    """A runnable, and its expected output for a number."""
 
     build: Callable[[Watch], Runnable[Any, Any]]
     expect: Callable[[int], Expected]
@@ -585,7 +585,7 @@ def run(
 
 
 class Garbage:
-    """An object whose finalizer batches, as a client's that sends what it has left."""
+    """An object whose finalizer batches, as that of a client that sends its last records."""
 
     left = 0
 
@@ -612,7 +612,7 @@ def garbage_everywhere() -> Iterator[None]:
     """Have the collector run at every allocation, and find an object with a finalizer some times."""
     before = gc.get_threshold()
     gc.collect()
-    gc.freeze()  # what there is so far need not be looked at each time
+    gc.freeze()  # so that existing objects are not scanned each time
     Garbage.left = 5
     Garbage()
     gc.set_threshold(1, 10, 10)
@@ -621,7 +621,6 @@ def garbage_everywhere() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         Garbage.left = 0
-        gc.unfreeze()
 
 
 @contextmanager
@@ -674,7 +673,7 @@ def check_cap(watch: Watch, cap: int | None) -> None:
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
 @given(tree=trees, cap=caps, inputs=numbers, length=lengths, garbage=finalized)
-def test_every_item_gets_its_own_outcome(
+def test_run_property_every_item_gets_its_own_outcome(
     backend: str,
     options: dict[str, Any],
     tree: Node,
@@ -702,7 +701,7 @@ def test_every_item_gets_its_own_outcome(
 
 @pytest.mark.parametrize(("backend", "options"), LOOPS)
 @given(tree=trees, cap=caps, inputs=numbers)
-def test_fail_fast_raises_one_items_error_as_itself(
+def test_run_property_fail_fast_raises_one_items_error_as_itself(
     backend: str, options: dict[str, Any], tree: Node, cap: int | None, inputs: list[int]
 ) -> None:
     """Without `return_exceptions`: all outputs, or some failing item's error when all has ended."""
@@ -736,7 +735,7 @@ def test_fail_fast_raises_one_items_error_as_itself(
     consumer_rounds=st.integers(0, 4),
     window=st.integers(1, 10),
 )
-def test_iterators_deliver_each_once_and_closing_ends_all(
+def test_run_property_iterators_deliver_each_once_and_closing_ends_all(
     backend: str,
     options: dict[str, Any],
     tree: Node,
@@ -788,7 +787,7 @@ def test_iterators_deliver_each_once_and_closing_ends_all(
     rounds=st.integers(0, 30),
     how=st.sampled_from(["abatch", "iter", "ainvoke"]),
 )
-def test_cancelling_ends_all(
+def test_run_property_cancelling_ends_all(
     backend: str,
     options: dict[str, Any],
     tree: Node,
@@ -797,7 +796,7 @@ def test_cancelling_ends_all(
     rounds: int,
     how: str,
 ) -> None:
-    """A cancellation at any moment gets through, and nothing is left."""
+    """A cancellation at any moment takes effect, and leaves no task running."""
     watch = Watch()
     chain = tree.build(watch)
     config: Any = {"max_concurrency": cap}
@@ -829,10 +828,10 @@ def test_cancelling_ends_all(
 
 
 @given(tree=trees, cap=caps, inputs=numbers, length=lengths)
-def test_sync_batch_gives_what_abatch_gives(
+def test_run_property_sync_batch_returns_the_outputs_of_abatch(
     tree: Node, cap: int | None, inputs: list[int], length: str
 ) -> None:
-    """From plain code: the same outcomes, under the same cap."""
+    """From sync code, the outcomes and the cap are the same."""
     watch = Watch()
     chain = tree.build(watch)
     values = sized([Value(number) for number in inputs], length)

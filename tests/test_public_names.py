@@ -1,4 +1,4 @@
-"""What `from batchrt import …` offers, and what it costs."""
+"""Public names: the contents of `from batchrt import …` and the cost of the import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Outcome RunConfig Stream",
+    "running": "BatchResult Outcome OutcomeIterator RunConfig Stream",
     "quotas": """
         Admitted BudgetEmpty CooledDown LimitChanged LimitStatus ProviderDown ProviderUp Quota QuotaEvent
         QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
@@ -30,7 +30,7 @@ PUBLIC = {
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError ListLengthError
         MalformedResponseError MissingFieldError OutageError OutputClosedError OutputError
         OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
-        RequestTimeoutError ServerError SpendingLimitError StrayCancelledError TokenizerError
+        RequestTimeoutError RunStoppedError ServerError SpendingLimitError StrayCancelledError TokenizerError
     """,
 }
 HEAVY = [
@@ -61,16 +61,16 @@ def in_a_new_interpreter(program: str) -> str:
     return run.stdout.strip()
 
 
-def test_all_is_exact() -> None:
-    """These names and no others, in order."""
+def test_public_names_are_exact() -> None:
+    """`__all__` has these names and no others, in order."""
     names = {name for group in PUBLIC.values() for name in group.split()}
     assert set(batchrt.__all__) == names
     assert sorted(batchrt.__all__) == sorted(names)  # each once
     assert dir(batchrt) == sorted(names)
 
 
-def test_every_public_name_is_there_and_says_what_it_is() -> None:
-    """Classes and functions are documented."""
+def test_public_names_exist_and_are_documented() -> None:
+    """Classes and functions have docstrings."""
     for name in batchrt.__all__:
         value = getattr(batchrt, name)
         if isinstance(value, type | types.FunctionType):
@@ -78,25 +78,25 @@ def test_every_public_name_is_there_and_says_what_it_is() -> None:
             assert value.__module__.startswith("batchrt."), name
 
 
-def test_the_errors_are_all_public() -> None:
-    """Whoever catches one can import it from the top."""
+def test_public_names_have_all_errors() -> None:
+    """Every error can be imported from the top."""
     assert set(batchrt.errors.__all__) <= set(batchrt.__all__)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    """As of any module."""
+def test_public_names_raise_attribute_error_for_others() -> None:
+    """As in any module."""
     with pytest.raises(AttributeError, match="module 'batchrt' has no attribute 'Nonsense'"):
         _ = batchrt.Nonsense
 
 
-def test_the_import_brings_no_heavy_library_along() -> None:
-    """No HTTP client, no CLI library, no pydantic, until one is used."""
+def test_import_loads_no_heavy_library() -> None:
+    """No HTTP client, CLI library or pydantic is loaded before its first use."""
     program = f"import sys, batchrt; print([name for name in {HEAVY} if name in sys.modules])"
     assert in_a_new_interpreter(program) == "[]"
 
 
-def test_a_chain_without_a_client_needs_none_of_them_either() -> None:
-    """Composing and running functions, prompts and parsers."""
+def test_import_of_a_chain_without_a_client_loads_no_heavy_library() -> None:
+    """Functions, prompts and parsers are composed and run."""
     program = (
         "import sys, batchrt as b; "
         "c = b.PromptTemplate.from_template('{x}') | (lambda v: v.to_string()) | b.JsonOutputParser(); "
@@ -107,7 +107,7 @@ def test_a_chain_without_a_client_needs_none_of_them_either() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC["providers"].split())
-def test_a_client_comes_when_it_is_asked_for(name: str) -> None:
+def test_import_of_a_client_is_lazy(name: str) -> None:
     """`from batchrt import ChatOpenAI` works, and so does the star."""
     assert in_a_new_interpreter(f"from batchrt import {name}; print({name}.__name__)") == name
     assert in_a_new_interpreter(f"from batchrt import *; print({name}.__name__)") == name

@@ -26,7 +26,7 @@ from anyio._backends import _asyncio as tasks
 from trio.testing import MockClock
 
 from batchrt.runtime import clock, scheduler
-from batchrt.testing import mishaps
+from batchrt.testing.faults import fault_responses
 
 __all__ = ["LONGEST", "repeatable_order", "run", "without_reality"]
 
@@ -95,7 +95,7 @@ def without_reality(seed: int | str = 0) -> Iterator[None]:
     with repeatable_order(seed), pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "random", SimpleNamespace(Random=chance))
         patch.setattr(clock, "time", SimpleNamespace(time=_wall, monotonic=_monotonic))
-        patch.setattr(mishaps, "datetime", _Datetime)
+        patch.setattr(fault_responses, "datetime", _Datetime)
         patch.setattr(tasks, "CancelScope", _CancelScope)
         # A machine on which nothing takes any time: nobody hogs the loop.
         patch.setattr(scheduler, "perf_counter", lambda: 0.0)

@@ -29,7 +29,9 @@ from batchrt.errors import SpendingLimitError
 from batchrt.runtime.async_input import AsyncInput, is_iterable
 from batchrt.runtime.event_loop import OwnTask
 from batchrt.runtime.exception_notes import add_note
-from batchrt.runtime.run import Item, Step, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Bulk", "BulkList"]
 

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias
 from batchrt.batching.list_call import Give, ListCall, Part, carry, pack
 from batchrt.config import RunConfig
 from batchrt.runtime.event_loop import OwnTask
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 __all__ = [
     "UNBOUNDED_LIST",

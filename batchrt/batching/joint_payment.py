@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from batchrt.batching.list_call import ListCall, check_length
 from batchrt.errors import SpendingLimitError
-from batchrt.runtime.run import Strand
-from batchrt.runtime.spending import JointSpending, Payer, joint
+from batchrt.runtime.joint_spending import JointSpending, joint
+from batchrt.runtime.spending import Payer
+from batchrt.runtime.strand import Strand
 
 __all__ = ["PaidValue", "paid_jointly"]
 

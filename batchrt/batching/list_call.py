@@ -18,7 +18,8 @@ from batchrt.messages import Usage
 from batchrt.runtime.async_input import length_of
 from batchrt.runtime.event_loop import OwnTask, cancellation_is_real
 from batchrt.runtime.fork import fork
-from batchrt.runtime.run import Item, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.strand import Strand
 
 __all__ = [
     "LINGER",

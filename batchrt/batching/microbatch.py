@@ -46,8 +46,11 @@ from batchrt.errors import StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import OwnTask, Signal
-from batchrt.runtime.run import Item, Run, Step, Strand, strand_context
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
 from batchrt.runtime.spending import Payer
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand, strand_context
 
 __all__ = ["list_step"]
 
@@ -125,6 +128,11 @@ class _Entry:
         self.request_seconds: float | None = None
         self.retries = 0
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its list has a slot."""
+        return self.list is not None and self.list.is_at_work
+
 
 class _Queue:
     """Queue the strands of a run at one step, under one set of slots."""
@@ -168,12 +176,14 @@ class _Queue:
         strand.visit(self)
         strand.give()
         strand.halt()
+        strand.list = entry
         try:
             await signal.wait()
         except BaseException:
             await self._leave(entry, signal)
             raise
         finally:
+            strand.list = None
             strand.go()
         strand.item.retries += entry.retries
         strand.item.add_request(entry.request_seconds)
@@ -369,13 +379,20 @@ class _List:
         self._wanted = len(entries)
         self._scope = CancelScope()
         self._ended = anyio.Event()
+        self._strand: Strand | None = None
         for entry in entries:
             entry.list = self
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it has a slot."""
+        return self._strand is not None and self._strand.has_slot
 
     async def carry(self, strand: Strand, base: Context) -> None:
         """Send the list; return when all of its entries are settled."""
         entries, queue = self._entries, self._queue
         own = OwnTask()
+        self._strand = strand
         strand.scopes = (self._scope,)
         strand.spending = entries[0].spending
         call: ListCall = queue.call

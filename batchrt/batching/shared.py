@@ -20,10 +20,14 @@ from anyio.abc import TaskGroup
 from batchrt.batching.list_call import ListCall, check_length, share_bills
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.context import drive
-from batchrt.runtime.event_loop import Host, LoopHandle, Signal, Unbegun
-from batchrt.runtime.run import Item, Run, Strand, strand_context
+from batchrt.runtime.event_loop import Host, LoopHandle, Signal
+from batchrt.runtime.item import Item
+from batchrt.runtime.joint_spending import JointSpending
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
-from batchrt.runtime.spending import JointSpending, Payer
+from batchrt.runtime.spending import Payer
+from batchrt.runtime.strand import Strand, strand_context
+from batchrt.runtime.task_pool import Unbegun
 
 __all__ = ["shared"]
 

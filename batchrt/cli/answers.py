@@ -10,7 +10,8 @@ from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Answer", "Answers", "cut_off_reason"]
 

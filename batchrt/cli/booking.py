@@ -26,7 +26,8 @@ from batchrt.files.cells import cell, listed
 from batchrt.files.rows import bad_row
 from batchrt.limits.error_kinds import kind_of
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Booked", "Gatekeeper", "fields_of"]
 

@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 from anyio import CancelScope
 
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Brake", "LeftOutError"]
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from batchrt.cli.booking import Gatekeeper
 from batchrt.cli.brake import Brake
-from batchrt.cli.execution import check_limits, execute
+from batchrt.cli.execution import check_limits, execute, in_options
 from batchrt.cli.feed import Feed, feed_of
 from batchrt.cli.job import Job
 from batchrt.cli.listing import Embedded, ListCargo
@@ -99,8 +99,9 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
     except ImportError as error:
         raise UsageProblem(str(error)) from error
     except InputError as error:
-        # The library calls the option by the name it has for the input.
-        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
+        # Its format has an option of another name than the input's.
+        prefix = "output_" if error.parameter == "format" else ""
+        raise UsageProblem(in_options(error, prefix)) from error
 
 
 def _cargo(

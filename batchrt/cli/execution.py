@@ -61,6 +61,13 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def in_options(error: InputError, prefix: str = "") -> str:
+    """Return the error's message with the parameter it names as an option, whose name has `prefix`."""
+    if error.parameter is None:
+        return str(error)
+    return str(error).replace(f"`{error.parameter}`", _option(f"{prefix}{error.parameter}"))
+
+
 def output_format(settings: JobSettings) -> str | None:
     """Return the format of the output, `None` if neither an option nor a suffix tells it."""
     if settings.output_format is not None or settings.output == "-":
@@ -107,7 +114,7 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         complain(str(error))
         return _STOPPED
     except InputError as error:
-        raise UsageProblem(str(error)) from error
+        raise UsageProblem(in_options(error)) from error
 
 
 def _conclude(job: Job) -> int:

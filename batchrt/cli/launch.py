@@ -10,7 +10,7 @@ from batchrt.cli.answers import Answer, Answers
 from batchrt.cli.booking import Booked, Gatekeeper, fields_of
 from batchrt.cli.brake import Brake
 from batchrt.cli.cargo import RowCargo
-from batchrt.cli.execution import check_limits, execute, output_format
+from batchrt.cli.execution import check_limits, execute, in_options, output_format
 from batchrt.cli.feed import feed_of
 from batchrt.cli.job import Job
 from batchrt.cli.purse import Purse
@@ -86,8 +86,9 @@ def _open_sink(settings: Settings, source: Source, columns: Sequence[str]) -> Si
             encoding=settings.output_encoding,
         )
     except InputError as error:
-        # The library calls the option by the name it has for the input.
-        raise UsageProblem(str(error).replace("--format", "--output-format")) from error
+        # Its format has an option of another name than the input's.
+        prefix = "output_" if error.parameter == "format" else ""
+        raise UsageProblem(in_options(error, prefix)) from error
 
 
 def _answers(

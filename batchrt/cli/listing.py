@@ -21,7 +21,8 @@ from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, ItemTimeoutError, SpendingLimitError
 from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.runnables.base import Runnable
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
 __all__ = ["Embedded", "ListCargo"]

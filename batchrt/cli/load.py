@@ -6,7 +6,7 @@ from typing import Final
 
 import anyio
 
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Load"]
 

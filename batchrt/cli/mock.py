@@ -218,7 +218,7 @@ def _announce(base_url: str) -> None:
 
 def _latency(text: str) -> Latency:
     from batchrt.testing import LogNormal
-    from batchrt.testing.latency import check_latency
+    from batchrt.testing.faults.latency import check_latency
 
     kind, _, numbers = text.partition(":")
     try:

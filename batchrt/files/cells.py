@@ -1,4 +1,4 @@
-"""How a value looks in a file."""
+"""Text of one value or error in a file or a message."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from batchrt.runnables.field_text import field_text as cell
 from batchrt.runnables.field_text import json_text
 
-__all__ = ["cell", "error_line", "json_text", "listed", "shorten", "whole_text"]
+__all__ = ["cell", "encodable_text", "error_line", "json_text", "listed", "shorten"]
 
 
-def whole_text(text: str) -> str:
-    """Give `text` as UTF-8 can hold it.
+def encodable_text(text: str) -> str:
+    """Return `text` in a form that UTF-8 can encode.
 
-    Two surrogates that make one character are joined, and a lone one, as of an emoji that was cut in two or
-    a file name that is not UTF-8, becomes U+FFFD.
+    Two surrogates that make one character are joined. A lone one, as of an emoji that was cut in two or a
+    file name that is not UTF-8, becomes U+FFFD.
     """
     try:
         text.encode()
@@ -24,7 +24,7 @@ def whole_text(text: str) -> str:
 
 
 def error_line(error: BaseException | str) -> str:
-    """Give the error's class and message on one line."""
+    """Return the error's class and message on one line."""
     if isinstance(error, str):
         return " ".join(error.split())
     message = " ".join(str(error).split())
@@ -33,7 +33,7 @@ def error_line(error: BaseException | str) -> str:
 
 
 def shorten(text: str, most: int = 80) -> str:
-    """Give `text` if it has at most `most` characters, else its beginning and its end around `…`."""
+    """Return `text` if it has at most `most` characters, else its beginning and its end around `…`."""
     if len(text) <= most:
         return text
     tail = most // 4
@@ -41,7 +41,7 @@ def shorten(text: str, most: int = 80) -> str:
 
 
 def listed(names: Iterable[str], most: int = 400) -> str:
-    """Give `names` with commas between them, in about `most` characters; `none` if there are none."""
+    """Return `names` joined by commas in about `most` characters; `none` if there are none."""
     parts: list[str] = []
     size = 0
     rest = iter(names)

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV text, one fault at a time."""
+"""CSV and TSV reader that reports each faulty record and reads on."""
 
 from __future__ import annotations
 
@@ -13,58 +13,58 @@ from batchrt.files.cells import shorten
 from batchrt.files.lines import MAX_RECORD, skip_line
 from batchrt.files.rows import BadRow, Row, bad_row
 
-__all__ = ["DelimitedReader"]
+__all__ = ["CsvReader"]
 
-# The csv module's own limit is one number for the whole process and 131,072 by default. This is
-# the most a C long holds on every platform; rows are bounded by MAX_RECORD instead.
+# The csv module has one limit for the whole process, 131,072 by default. This is the most that a C long holds
+# on every platform; MAX_RECORD bounds the rows instead.
 _FIELD_LIMIT: Final = 2**31 - 1
 
 _LINE_COST: Final = 64
-"""Bytes that a line costs besides its characters while the end of its record is looked for: a str object and
-its place in a list (CPython on 64 bits)."""
+"""Bytes of a buffered line besides its characters while the end of its record is searched: a str object and
+its slot in a list (CPython on 64 bits)."""
 _LINE_ENDS: Final = ("\n", "\r")
 
 _CUT: Final = "(a line that is too long)"
-"""Stands for one, by its identity."""
+"""Replaces a line that is too long to be kept; compared by identity."""
 
 _COMMA: Final = ","
 _OTHER_DELIMITERS: Final = (";", "\t", "|")
-"""What stands between the fields of a CSV where the comma is a decimal mark, and in exports of databases."""
+"""Delimiters of CSV files where the comma is a decimal mark, and of database exports."""
 _MOST_PEEKED: Final = 100
 _SEPARATOR_LINE: Final = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)
-"""A spreadsheet's own first line about the separator, as Excel reads and writes it."""
+"""The line that names the separator before the header, as Excel reads and writes it."""
 
 _UNCLOSED: Final = "a quoted field is never closed; close it, or write a quote inside a field as two quotes"
 _AFTER_QUOTE: Final = "text follows a closing quote; write a quote inside a quoted field as two quotes"
 _TOO_LONG: Final = f"the line has more than {MAX_RECORD:,} characters; is this a file of rows?"
 
 
-class DelimitedReader:
-    """Read records from `text`, the first of which names the columns.
+class CsvReader:
+    """Read records from `text`; the first record names the columns.
 
-    `text` gives lines with their ends, decoded with `surrogateescape`, as `bounded_lines` does. The
-    dialect is RFC 4180's with any of the three line ends. Lines that hold nothing, or nothing but blanks
-    where there is more than one column, are skipped. A record the dialect does not allow becomes a
-    `BadRow`, and reading goes on with the line after its *first* line, so that a stray quote does not
-    swallow the rest of the file.
+    `text` yields lines with their ends, decoded with `surrogateescape`, as `bounded_lines` does. The dialect
+    is RFC 4180's with any of the three line ends. Empty lines are skipped, and so are blank ones where there
+    is more than one column. A record that the dialect does not allow becomes a `BadRow`, and reading
+    continues with the line after its *first* line, so that a stray quote does not swallow the rest of the
+    file.
 
-    No line is parsed more often than three times, whatever is wrong. Invariant: when a record fails that
-    was still inside quotes at the ends of lines i to j-1 and failed in line j, then a record that starts in
-    one of these lines and is inside quotes at its end fails there as well, for the parser's state is the
-    same from then on. Such a record is failed at once, without looking for its end again.
+    No line is parsed more than three times, whatever is wrong. Invariant: if a record was still inside quotes
+    at the ends of lines i to j-1 and failed in line j, then a record that starts in one of these lines and is
+    inside quotes at its end fails in line j as well, because the parser's state is the same from there on.
+    Such a record fails at once, without another search for its end.
 
     Args:
         text: the lines.
-        path: for the errors.
-        delimiter: what stands between fields; `None` for a comma, or a semicolon, tab or bar where the
-            header has no comma and the first row agrees.
+        path: the file's name in errors.
+        delimiter: between fields; `None` for a comma, or for a semicolon, tab or bar where the header has no
+            comma and the first row agrees.
 
     Attributes:
         columns: the header's names.
-        delimiter: as given, or found out.
+        delimiter: as given, or as detected.
 
     Raises:
-        InputError: there is no header, or it cannot be read, or it names a column twice.
+        InputError: the header is missing, cannot be read, or names a column twice.
     """
 
     def __init__(self, text: Iterator[str], path: str, delimiter: str | None) -> None:
@@ -72,9 +72,9 @@ class DelimitedReader:
             csv.field_size_limit(_FIELD_LIMIT)
         self._text = text
         self._path = path
-        self._again: deque[str] = deque()
-        self._doomed = 0
-        self._fate = csv.Error()
+        self._replayed: deque[str] = deque()
+        self._lines_to_fail = 0
+        self._failure = csv.Error()
         self._record: list[str] = []
         self._line = 0
         self.delimiter: str = _COMMA if delimiter is None else delimiter
@@ -82,7 +82,7 @@ class DelimitedReader:
         self.columns: tuple[str, ...] = self._header(is_guess=delimiter is None)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """Yield the rows after the header; to be called once."""
+        """Yield the rows after the header; may be called once."""
         columns = self.columns
         width = len(columns)
         number = 0
@@ -114,8 +114,9 @@ class DelimitedReader:
         if "\0" in "".join(names):
             raise self._header_error(line, "it holds NUL bytes; save the file as UTF-8 text")
         if not _is_text("".join(names)):
-            raise self._header_error(line, "it is not UTF-8; save the file as UTF-8, or add --encoding")
-        # Tools that each add a byte order mark leave more than the one the decoder takes off.
+            problem = "it is not UTF-8; save the file as UTF-8, or add `encoding`"
+            raise self._header_error(line, problem, parameter="encoding")
+        # A chain of tools that each add a byte order mark leaves more than the one that the decoder removes.
         names[0] = names[0].lstrip("\ufeff")
         return self._unique(line, names)
 
@@ -132,7 +133,7 @@ class DelimitedReader:
         return line, names
 
     def _choose_delimiter(self, line: int, names: list[str]) -> tuple[int, list[str] | None]:
-        """Return the header anew if its separator turns out to be another one than the comma."""
+        """Return the header, parsed again if its delimiter turns out not to be a comma."""
         told = _SEPARATOR_LINE.fullmatch("".join(self._record).lstrip("\ufeff"))
         if told is not None:
             self.delimiter = told[1]
@@ -151,10 +152,10 @@ class DelimitedReader:
         return line, best
 
     def _peek(self) -> list[str]:
-        """Return the lines of the next record, which stay to be read; some if its quotes stay open."""
+        """Return the lines of the next record, at most a hundred, and leave them to be read."""
         lines: list[str] = []
         for line in self._text:
-            self._again.append(line)
+            self._replayed.append(line)
             if line.strip() or lines:
                 lines.append(line)
             if lines and (len(lines) == _MOST_PEEKED or "".join(lines).count('"') % 2 == 0):
@@ -162,8 +163,8 @@ class DelimitedReader:
         return lines
 
     def _unique(self, line: int, names: list[str]) -> tuple[str, ...]:
-        # pandas writes its index under no name, spreadsheets end lines with spare separators:
-        # such columns get a name that a prompt can use.
+        # pandas writes its index under an empty name, and spreadsheets end lines with spare separators: such
+        # columns get a name that a prompt can use.
         named = [name or f"column_{place}" for place, name in enumerate(names, 1)]
         seen: dict[str, int] = {}
         for place, name in enumerate(named, 1):
@@ -173,12 +174,14 @@ class DelimitedReader:
             seen[name] = place
         return tuple(named)
 
-    def _header_error(self, line: int, problem: str, *, column: str | None = None) -> InputError:
+    def _header_error(
+        self, line: int, problem: str, *, column: str | None = None, parameter: str | None = None
+    ) -> InputError:
         message = f"{self._path}, header (line {line}): {problem}"
-        return InputError(message, path=self._path, column=column)
+        return InputError(message, path=self._path, column=column, parameter=parameter)
 
     def _next(self) -> list[str] | None:
-        """Give the next record's fields; on a fault, put all but its first line back."""
+        """Return the next record's fields; after a fault, put all but its first line back."""
         record = self._record
         record.clear()
         try:
@@ -186,8 +189,8 @@ class DelimitedReader:
         except csv.Error as error:
             self._line += 1
             if len(record) > 1:
-                self._again.extendleft(reversed(record[1:]))
-                self._doomed, self._fate = len(record) - 1, error
+                self._replayed.extendleft(reversed(record[1:]))
+                self._lines_to_fail, self._failure = len(record) - 1, error
                 del record[1:]
             self._records = self._parse()
             raise
@@ -195,18 +198,18 @@ class DelimitedReader:
         return fields
 
     def _parse(self) -> Iterator[list[str]]:
-        # Strict, or the parser would take what follows a stray quote for one long field.
+        # Not strict, the parser takes the text after a stray quote for one long field.
         return csv.reader(self._feed(), delimiter=self.delimiter, strict=True)
 
     def _feed(self) -> Iterator[str]:
-        record, again = self._record, self._again
+        record, again = self._record, self._replayed
         size = 0
         while True:
             if again:
-                if self._doomed:
+                if self._lines_to_fail:
                     if record:
-                        raise csv.Error(*self._fate.args)
-                    self._doomed -= 1
+                        raise csv.Error(*self._failure.args)
+                    self._lines_to_fail -= 1
                 line: str | None = again.popleft()
             else:
                 line = next(self._text, None)
@@ -222,7 +225,7 @@ class DelimitedReader:
             yield line
 
     def _cut(self, record: list[str]) -> None:
-        """Let go of the last line of `record`, which is too long to be kept, and of its rest."""
+        """Drop the last line of `record`, which is too long to be kept, and skip its rest."""
         if not record[-1].endswith(_LINE_ENDS):
             skip_line(self._text, _LINE_ENDS)
         record[-1] = _CUT
@@ -243,7 +246,7 @@ class DelimitedReader:
 
 
 def _fields(lines: list[str], delimiter: str) -> list[str]:
-    """Return what a record would be with this delimiter, nothing if it were none."""
+    """Return the fields of a record under this delimiter; none if it cannot be parsed."""
     try:
         return next(csv.reader(lines, delimiter=delimiter, strict=True), [])
     except csv.Error:
@@ -255,7 +258,7 @@ def _field_fault(columns: tuple[str, ...], fields: list[str]) -> tuple[str, str 
         if "\0" in field:
             return "the field holds a NUL byte; remove it", column
         if not _is_text(field):
-            return "the field is not UTF-8; save the file as UTF-8, or add --encoding", column
+            return "the field is not UTF-8; save the file as UTF-8, or name its encoding", column
     return "", None
 
 
@@ -268,7 +271,7 @@ def _is_blank(fields: list[str]) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Say whether decoding met no byte that `surrogateescape` had to smuggle through."""
+    """Return whether `value` decoded without a byte that `surrogateescape` kept."""
     if value.isascii():
         return True
     try:

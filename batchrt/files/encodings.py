@@ -1,4 +1,4 @@
-"""Bytes of another encoding as UTF-8, and what a file is written in."""
+"""Text encodings: input recoded as UTF-8, and the encodings of an output."""
 
 from __future__ import annotations
 
@@ -9,33 +9,30 @@ from typing import Final, Literal, TypeAlias
 
 from batchrt.errors import InputError
 
-__all__ = ["MARK", "OUTPUT_ENCODINGS", "OutputEncoding", "Recode", "Recoded", "find_encoding"]
+__all__ = ["MARK", "OUTPUT_ENCODINGS", "NewDecoder", "OutputEncoding", "Utf8Stream", "find_encoding"]
 
 MARK: Final = codecs.BOM_UTF8
-"""UTF-8's byte order mark, by which spreadsheets tell it from the system's own encoding."""
+"""UTF-8's byte order mark, by which spreadsheets tell UTF-8 from the system's own encoding."""
 
 OutputEncoding: TypeAlias = Literal["utf-8", "utf-8-sig"]
 OUTPUT_ENCODINGS: Final[tuple[OutputEncoding, ...]] = ("utf-8", "utf-8-sig")
-"""What a file is written in: nothing else holds every answer. The second has a byte order mark."""
+"""Encodings that can hold every answer. The second one has a byte order mark."""
 
-Recode: TypeAlias = Callable[[], codecs.IncrementalDecoder]
+NewDecoder: TypeAlias = Callable[[], codecs.IncrementalDecoder]
 
 _CHUNK: Final = 1 << 16
 
 
-def find_encoding(name: str) -> Recode | None:
-    """Return what makes decoders of the encoding `name`; `None` for UTF-8, which needs none.
+def find_encoding(name: str) -> NewDecoder | None:
+    """Return a factory of decoders for the encoding `name`; `None` for UTF-8, which needs none.
 
     Raises:
-        InputError: there is no such encoding of text.
+        InputError: it is not a text encoding.
     """
     try:
         codec = codecs.lookup(name)
-        if codec.name in (
-            "utf-8",
-            "utf-8-sig",
-            "ascii",
-        ):  # ASCII is UTF-8, and what is not is told by its row
+        # ASCII is UTF-8; a byte that is not is reported with its row.
+        if codec.name in {"utf-8", "utf-8-sig", "ascii"}:
             return None
         "a".encode(codec.name)  # there are codecs from bytes to bytes
     except (LookupError, ValueError):
@@ -47,22 +44,22 @@ def find_encoding(name: str) -> Recode | None:
     return lambda: make("surrogateescape")
 
 
-class Recoded(io.RawIOBase):
-    """Read `stream` as UTF-8. Bytes that its encoding has not stay as they are.
+class Utf8Stream(io.RawIOBase):
+    """Read `stream` as UTF-8. Bytes that are invalid in its encoding stay as they are.
 
     Raises:
-        UnicodeError: when read, for what cannot be told apart from other characters then.
+        UnicodeError: on reading, for a byte that could not be told apart from another character then.
     """
 
-    def __init__(self, stream: io.BufferedReader, recode: Recode) -> None:
+    def __init__(self, stream: io.BufferedReader, new_decoder: NewDecoder) -> None:
         super().__init__()
         self._stream = stream
-        self._decoder = recode()
+        self._decoder = new_decoder()
         self._ready = memoryview(b"")
         self._ended = False
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return `True`."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]

@@ -1,9 +1,9 @@
-"""Which format a file has, and what its errors say."""
+"""File formats: how one is chosen, and how the system's errors are worded."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from batchrt.errors import InputError
 
@@ -14,15 +14,17 @@ __all__ = [
     "Format",
     "check_delimiter",
     "choose_format",
+    "known_format",
     "os_problem",
 ]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+F = TypeVar("F", bound=str)
 
 FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl")
 DELIMITERS: Final[dict[Format, str]] = {"csv": ",", "tsv": "\t"}
 STANDARD_STREAM: Final = "-"
-"""The path that means stdin, or stdout."""
+"""The path of stdin or stdout."""
 
 _NO_DELIMITERS: Final = '"\n\r\0\ufeff'
 _SUFFIXES: Final[dict[str, Format]] = {
@@ -31,34 +33,42 @@ _SUFFIXES: Final[dict[str, Format]] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_SAY_WHICH: Final = "say which with --format csv, tsv or jsonl"
+_SAY_WHICH: Final = "say which with `format` csv, tsv or jsonl"
 
 
 def choose_format(path: str, explicit: str | None = None) -> Format:
-    """Give `explicit`, or what the suffix says; `.gz` after the suffix changes nothing.
+    """Return `explicit`, or the format of the suffix; `.gz` after the suffix changes nothing.
 
     Raises:
         InputError: `explicit` is not a format, or there is neither it nor a known suffix.
     """
     if explicit is not None:
-        for known in FORMATS:
-            if explicit == known:
-                return known
-        raise InputError(f"unknown format {explicit!r}; use csv, tsv or jsonl", path=path)
+        return known_format(explicit, FORMATS, path)
     if path == STANDARD_STREAM:
-        raise InputError(f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path)
+        raise InputError(
+            f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path, parameter="format"
+        )
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if suffix == ".json":
         problem = "a .json suffix does not tell whether there is one JSON object a line"
-        raise InputError(f"{path}: {problem}; if so, add --format jsonl", path=path)
+        raise InputError(f"{path}: {problem}; if so, add `format` jsonl", path=path, parameter="format")
     named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
-    raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+    raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
+
+
+def known_format(name: str, formats: tuple[F, ...], path: str) -> F:
+    """Return the one of `formats` called `name`; InputError if there is none."""
+    for known in formats:
+        if name == known:
+            return known
+    known_names = f"{', '.join(formats[:-1])} or {formats[-1]}"
+    raise InputError(f"unknown format {name!r}; use {known_names}", path=path)
 
 
 def check_delimiter(delimiter: str | None, kind: Format) -> None:
-    """Raise InputError for what cannot stand between the fields of a file of this format."""
+    """Raise InputError for a delimiter that a file of this format cannot have."""
     if delimiter is None:
         return
     if kind == "jsonl":
@@ -68,7 +78,7 @@ def check_delimiter(delimiter: str | None, kind: Format) -> None:
 
 
 def os_problem(error: OSError) -> str:
-    """Say in a few words what the operating system refused, without the errno."""
+    """Return a few words about the failure of a system call, without the errno."""
     if isinstance(error, FileNotFoundError):
         return "no such file or folder; check the path"
     if isinstance(error, IsADirectoryError):

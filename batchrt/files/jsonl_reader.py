@@ -1,4 +1,4 @@
-"""Rows of JSONL text, one object a line."""
+"""JSONL reader: one object a line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from batchrt.files.rows import BadRow, Row, bad_row
 
 __all__ = ["read_jsonlines"]
 
-# How many faulty rows may come before the first good one, whose keys are the columns. A file that
-# starts with more is not JSONL at all, and saying so beats a row of errors for each of its lines.
+# Faulty rows allowed before the first good one, whose keys are the columns. A file that starts with more is
+# not JSONL, and one error for the file beats an error for each of its lines.
 _LOOK_AHEAD: Final = 100
 
 _LINE_ENDS: Final = (b"\n",)
@@ -24,14 +24,14 @@ _LIST_HINT: Final = "jq -c '.[]' makes JSONL of a list"
 
 
 def read_jsonlines(lines: Iterable[bytes], path: str) -> tuple[tuple[str, ...], Iterator[Row | BadRow]]:
-    """Give the keys of the first good row, and all rows.
+    """Return the keys of the first good row, and an iterator over all rows.
 
-    `lines` is as `bounded_lines` has it. Blank lines are skipped and not counted. Where an object has a
-    key twice, the last one counts.
+    `lines` is as `bounded_lines` yields it. Blank lines are skipped and not counted. If an object has a key
+    twice, the last one counts.
 
     Raises:
-        InputError: there is no row, or no good one among the first hundred, or the first line is
-            but the beginning of an object or a list.
+        InputError: there is no row, no good one among the first hundred, or the first line is only the
+            beginning of an object or a list.
     """
     rows = _parse(iter(lines), path)
     head: list[Row | BadRow] = []
@@ -56,7 +56,7 @@ def _parse(lines: Iterator[bytes], path: str) -> Iterator[Row | BadRow]:
         if number == 1:
             _check_first(raw, path)
         if _begins_list(raw) or len(raw) > MAX_RECORD:
-            # Neither is an object, and what it would become takes fifteen times the memory.
+            # Neither is an object, and parsed it takes fifteen times the memory.
             if len(raw) > MAX_RECORD and not raw.endswith(_LINE_ENDS):
                 skip_line(lines, _LINE_ENDS)
             yield bad_row(path, number, line, _unparsed(raw))
@@ -73,7 +73,7 @@ def _parse(lines: Iterator[bytes], path: str) -> Iterator[Row | BadRow]:
 
 
 def _check_first(raw: bytes, path: str) -> None:
-    """Raise InputError for a first line with which there is no JSONL."""
+    """Raise InputError for a first line that shows that the file is not JSONL."""
     if raw.strip() in {b"[", b"{"}:
         problem = "this is JSON over several lines; put one whole object on each line (jq -c)"
         raise InputError(f"{path}: {problem}", path=path)
@@ -104,7 +104,7 @@ def _finite(text: str) -> float:
 
 
 class _NonFiniteError(ValueError):
-    """A number that JSON cannot carry, or a float cannot."""
+    """A number that JSON or a float cannot hold."""
 
 
 def _faulty(
@@ -112,7 +112,7 @@ def _faulty(
 ) -> Row | BadRow:
     if isinstance(error, UnicodeDecodeError):
         problem = (
-            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or add --encoding"
+            f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8, or name its encoding"
         )
         return bad_row(path, number, line, problem)
     if isinstance(error, json.JSONDecodeError):
@@ -127,7 +127,7 @@ def _faulty(
 
 
 def _partly_usable(path: str, number: int, line: int, raw: bytes, error: _NonFiniteError) -> Row | BadRow:
-    """Return the row of a line with numbers that JSON has not, each the fault of its column."""
+    """Return the row of a line with numbers that JSON lacks, each of which is a fault of its column."""
     problem = f"{shorten(str(error), 40)} is not a number JSON can carry; write null or a string"
     values = _lenient(raw)
     if not values:

@@ -1,4 +1,4 @@
-"""One row of an input file, whole or faulty."""
+"""Rows of an input file, whole or faulty."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["BadRow", "Row", "bad_row"]
 
 @dataclass(slots=True)
 class Row:
-    """Hold one row's values by column name.
+    """One row's values by column name.
 
     Attributes:
         number: counted from 1; the header and blank lines are not counted.
         line: the line of the file on which the row starts, counted from 1.
         values: strings for CSV and TSV, JSON's own types for JSONL.
-        faults: for values that are no JSON, such as NaN: the error of each, by column. The rest of the
-            row can be used.
-        size: about how many bytes it has in the file.
+        faults: for values that are not JSON, such as NaN: the error of each, by column. The rest of the row
+            can be used.
+        size: approximate bytes in the file.
     """
 
     number: int
@@ -34,12 +34,12 @@ class Row:
 
 @dataclass(slots=True)
 class BadRow:
-    """Stand in for a row that cannot be used; the rows after it can.
+    """A row that cannot be used; the rows after it can.
 
     Attributes:
         number, line: as for `Row`.
-        error: what is wrong, naming file, row and column.
-        values: what could be read of the row, so that the output still tells which row it was.
+        error: the problem, with file, row and column.
+        values: the readable part of the row, so that the output still identifies it.
         size: as for `Row`, of the values.
     """
 
@@ -60,7 +60,7 @@ def bad_row(
     values: dict[str, Any] | None = None,
     size: int = 0,
 ) -> BadRow:
-    """Make a `BadRow` whose error says where and what in one line."""
+    """Return a `BadRow` whose error gives position and problem in one line."""
     where = f"{path}, row {number} (line {line})"
     if column is not None:
         where += f", column {shorten(column)!r}"

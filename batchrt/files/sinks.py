@@ -1,4 +1,4 @@
-"""Rows out: CSV, TSV and JSONL files, or stdout."""
+"""Sinks: output rows as CSV, TSV or JSONL, in a file or on stdout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from batchrt.errors import InputError
-from batchrt.files.cells import cell, error_line, json_text, whole_text
-from batchrt.files.closing import Closing
+from batchrt.files.cells import cell, encodable_text, error_line, json_text
 from batchrt.files.encodings import OUTPUT_ENCODINGS
 from batchrt.files.formats import DELIMITERS, STANDARD_STREAM, Format, check_delimiter, choose_format
-from batchrt.files.output_file import Outlet, encode_json, open_outlet
+from batchrt.files.output_file import Closeable, OutputFile, encode_json, open_output
 from batchrt.files.sources import Source
 
 __all__ = ["Sink", "open_sink"]
@@ -37,27 +36,27 @@ def open_sink(
 ) -> Sink:
     """Open `path` for rows of `columns` followed by an output and an error.
 
-    `"-"` is stdout, JSONL unless `format` says otherwise; else the suffix decides, and `.gz` after
-    it compresses. `error_column` is by default `error`, and `{output_column}_error` beside an
-    output column of another name: so a file that was written once can be read and written again.
-    With `source` given, its own file is refused even when `overwrite` is allowed.
+    `"-"` is stdout, JSONL unless `format` says otherwise; else the suffix decides, and `.gz` after it
+    compresses. `error_column` is by default `error`, and `{output_column}_error` beside an output column of
+    another name, so that an output can be the input of a second run. With `source` given, its own file is
+    refused even when `overwrite` is allowed.
 
     Args:
-        path: where to.
+        path: the file to write.
         columns: the input's.
         output_column: the answer's.
         error_column: the error's.
         format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
-        overwrite: replace what is there.
-        source: where the rows come from. A CSV is written like a CSV that is read: with its delimiter,
-            and with a byte order mark if it has one.
-        finish_reasons: have a third column, `finish_reason`, or `{output_column}_finish_reason`.
+        overwrite: replace an existing file.
+        source: the origin of the rows. A CSV is written like a CSV that is read: with its delimiter, and with
+            a byte order mark if it has one.
+        finish_reasons: add a third column, `finish_reason`, or `{output_column}_finish_reason`.
         delimiter: the character between the fields of a CSV; else `source`'s, else a comma.
-        encoding: `utf-8`, or `utf-8-sig` for a byte order mark, by which spreadsheets know UTF-8.
+        encoding: `utf-8`, or `utf-8-sig` for a byte order mark, by which spreadsheets recognise UTF-8.
 
     Raises:
-        InputError: a name is taken, the format is not known, or the file is there already, is the
-            input, or cannot be made. Nothing is written then.
+        InputError: a name is taken, the format is unknown, or the file exists, is the input, or cannot be
+            created. Nothing is written then.
     """
     name = os.fspath(path)
     prefix = "" if output_column == "output" else f"{output_column}_"
@@ -69,12 +68,12 @@ def open_sink(
     _check_names(columns, added)
     mark = _is_marked(kind, encoding, source)
     encode = encode_json if kind == "jsonl" else _encode_table
-    outlet = open_outlet(name, encode, overwrite=overwrite, source=source)
+    file = open_output(name, encode, overwrite=overwrite, source=source)
     if mark:
-        outlet.put("\ufeff")
+        file.put("\ufeff")
     if kind == "jsonl":
-        return _JsonSink(outlet, kind, columns, added)
-    return _TableSink(outlet, kind, columns, added, delimiter or _delimiter_like(kind, source))
+        return _JsonSink(file, kind, columns, added)
+    return _TableSink(file, kind, columns, added, delimiter or _delimiter_like(kind, source))
 
 
 def _is_marked(kind: Format, encoding: str | None, source: Source | None) -> bool:
@@ -95,27 +94,27 @@ def _delimiter_like(kind: Format, source: Source | None) -> str:
     return DELIMITERS[kind]
 
 
-class Sink(Closing):
+class Sink(Closeable):
     """Write rows to a file, in the order they are given.
 
     Attributes:
         path: the file's name as it was given, `stdout` for `"-"`.
         format: `csv`, `tsv` or `jsonl`.
-        columns: the input's columns, then the output's, the error's and the finish reason's, if there is
-            one.
-        left_out: names of values that found no place: in CSV and TSV those that are not among
-            `columns`, in JSONL those that a row has under the name of what is added. At most twenty
-            names are kept.
-        rows_short: how many rows that is about.
+        columns: the input's columns, then the output's, the error's and the finish reason's, if there is one.
+        left_out: names of values without a column: in CSV and TSV those that are not among `columns`, in
+            JSONL those that a row has under the name of an added column. At most twenty names are kept.
+        rows_short: the number of rows with such values.
     """
 
-    def __init__(self, outlet: Outlet, kind: Format, columns: Sequence[str], added: tuple[str, ...]) -> None:
-        self.path: str = outlet.path
+    def __init__(
+        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...]
+    ) -> None:
+        self.path: str = file.path
         self.format = kind
         self.columns: tuple[str, ...] = (*columns, *added)
         self.left_out: set[str] = set()
         self.rows_short: int = 0
-        self._outlet = outlet
+        self._file = file
         self._inputs = tuple(columns)
         self._added = added
         self._has_reasons = len(added) > _ALWAYS_ADDED
@@ -127,31 +126,30 @@ class Sink(Closing):
         error: BaseException | str | None = None,
         finish_reason: str | None = None,
     ) -> None:
-        """Write one row: the input's `values`, and what became of it.
+        """Write one row: the input's `values`, and its output or error.
 
-        Strings are written as they are. Everything else is JSON: nested in JSONL, as the text of a
-        field in CSV and TSV, where `None` is an empty field. `finish_reason` is only written where there
-        is a column for it.
+        Strings are written as they are. Everything else is JSON: nested in JSONL, as the text of a field in
+        CSV and TSV, where `None` is an empty field. `finish_reason` is only written if it has a column.
 
         Raises:
-            OutputClosedError: the reader of the output has gone.
+            OutputClosedError: the reader of the output has closed it.
             OutputError: the output cannot be written to.
         """
         line = None if error is None else error_line(error)
         last = (output, line, finish_reason) if self._has_reasons else (output, line)
-        self._outlet.put(self._line(values, last))
+        self._file.put(self._line(values, last))
 
     def flush(self) -> None:
         """Hand all rows written so far to the operating system; raises as `write` does."""
-        self._outlet.flush()
+        self._file.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file; stdout stays open. Raises as `write` does."""
-        self._outlet.close()
+        """Write the remaining rows and close the file; stdout stays open. Raises as `write` does."""
+        self._file.close()
 
     @abstractmethod
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
-        """Give one row's text, its line end included; `last` is for the columns that are added."""
+        """Return one row's text, its line end included; `last` are the values of the added columns."""
 
     def _leave_out(self, names: set[str]) -> None:
         self.rows_short += 1
@@ -176,16 +174,16 @@ class _TableSink(Sink):
     """Write CSV or TSV: a header, then one record a row."""
 
     def __init__(
-        self, outlet: Outlet, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
+        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
     ) -> None:
-        super().__init__(outlet, kind, columns, added)
+        super().__init__(file, kind, columns, added)
         self._known = frozenset(columns)
         self._record = _Record()
-        # The module quotes a lone \r only where it is part of the line end: so the end is \r\n
-        # for it, and \n for the file.
+        # The csv module quotes a lone \r only if it is part of the line end: so that is \r\n for the module,
+        # and \n in the file.
         self._writer = csv.writer(self._record, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow(self.columns)
-        outlet.put(self._record.text[:-2] + "\n")
+        file.put(self._record.text[:-2] + "\n")
 
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
         if not values.keys() <= self._known:
@@ -198,7 +196,7 @@ class _TableSink(Sink):
 
 
 class _Record:
-    """Hold the last thing the csv writer wrote; it writes a record at a time."""
+    """The last record that the csv writer wrote; it writes one at a time."""
 
     text = ""
 
@@ -212,10 +210,10 @@ def _check_names(columns: Sequence[str], added: tuple[str, ...]) -> None:
         raise InputError(message, column=added[0])
     for name in added:
         if name in columns:
-            message = f"the input has a column {name!r} already; choose another with"
-            raise InputError(f"{message} --output-column", column=name)
+            message = f"the input has a column {name!r} already; choose another with `output_column`"
+            raise InputError(message, column=name, parameter="output_column")
 
 
 def _encode_table(text: str) -> bytes:
-    # What a text file cannot hold becomes U+FFFD. `open_source` would refuse a row with a NUL.
-    return whole_text(text.replace("\0", "\ufffd")).encode()
+    # Unencodable characters become U+FFFD, and so does NUL: `open_source` would refuse the row.
+    return encodable_text(text.replace("\0", "\ufffd")).encode()

@@ -1,7 +1,8 @@
-"""Rows in: CSV, TSV and JSONL files, or stdin, read one row at a time."""
+"""Sources: input rows from CSV, TSV or JSONL, in a file or on stdin, read one at a time."""
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import gzip
 import io
@@ -10,15 +11,15 @@ import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Final, Self
 
 from batchrt.errors import InputError
 from batchrt.files.cells import listed, shorten
-from batchrt.files.csv_reader import DelimitedReader
-from batchrt.files.encodings import MARK, Recode, Recoded, find_encoding
+from batchrt.files.csv_reader import CsvReader
+from batchrt.files.encodings import MARK, NewDecoder, Utf8Stream, find_encoding
 from batchrt.files.formats import (
     DELIMITERS,
     STANDARD_STREAM,
@@ -38,17 +39,15 @@ _GZIP: Final = b"\x1f\x8b"
 _FOREIGN: Final = {
     b"PK\x03\x04": "this is a zip archive or a spreadsheet; export it as CSV (UTF-8)",
     b"PAR1": "this is a Parquet file; convert it to JSONL or CSV",
-    b"\xff\xfe": "this is UTF-16 text; save it as UTF-8, or add --encoding utf-16",
-    b"\xfe\xff": "this is UTF-16 text; save it as UTF-8, or add --encoding utf-16",
 }
-_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _ROWS_AHEAD: Final = 1000
 _SIZE_AHEAD: Final = 16 << 20
-"""Rows, and bytes of them, that may be read for a key before it is no key at all."""
+"""Rows, and bytes of them, that may be read in search of a key before it counts as missing."""
 _ROWS_SURVEYED: Final = 20_000
 _BYTES_SURVEYED: Final = 64 << 20
-"""Rows and bytes of a file that are read twice: a second at most."""
+"""Rows and bytes of a file that may be read twice: a second at most."""
 _LONGEST_NAME: Final = 60
 _MOST_NAMES: Final = 1000
 
@@ -62,29 +61,29 @@ def open_source(
 ) -> Source:
     """Open `path` for reading, with its columns known and no row read further than needed.
 
-    `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`,
-    `.ndjson`). Gzip is recognised by its first bytes, whatever the name.
+    `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`, `.ndjson`). Gzip is
+    recognised by its first bytes, whatever the name.
 
     Args:
         path: the file.
         format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
-        delimiter: the character between the fields of a CSV. Found out if it is not given: a comma, or a
+        delimiter: the character between the fields of a CSV. By default it is detected: a comma, or a
             semicolon, tab or bar where the header has no comma.
-        encoding: the text's, by its name in Python; UTF-8 if it is not given.
+        encoding: Python's name of the text's encoding; UTF-8 by default.
 
     Raises:
-        InputError: the file cannot be opened, its format is not known, it is empty, or its header
-            is unusable. One line that says which file and what to do.
+        InputError: the file cannot be opened, its format is unknown, it is empty, or its header is unusable.
+            One line that names the file and the remedy.
     """
     name = os.fspath(path)
     kind = choose_format(name, format)
     label = "stdin" if name == STANDARD_STREAM else name
     check_delimiter(delimiter, kind)
-    recode = None if encoding is None else find_encoding(encoding)
+    new_decoder = None if encoding is None else find_encoding(encoding)
     with ExitStack() as stack:
         try:
             stream = _open_bytes(name, stack)
-            return Source(label, kind, stream, stack, delimiter=delimiter, recode=recode)
+            return Source(label, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder)
         except OSError as error:
             raise InputError(f"{label}: {os_problem(error)}", path=label) from error
         except UnicodeError as error:
@@ -97,17 +96,17 @@ def open_source(
 class Source:
     """Iterate over a file's rows: a `Row` for each good one, a `BadRow` for each faulty one.
 
-    Holds one row in memory. If reading itself breaks half way (truncated gzip, a failing disk),
-    the last thing yielded is a `BadRow` that says so: what was read before stays good.
+    Holds one row in memory. If reading fails half way (truncated gzip, a failing disk), the last item is a
+    `BadRow` that says so: the rows before it stay good.
 
     Attributes:
         path: the file's name as it was given, `stdin` for `"-"`.
         format: `csv`, `tsv` or `jsonl`.
-        columns: the header's names; for JSONL the keys of the first good row, and other rows may
-            have others. A column without a name is called `column_3`, after its place.
+        columns: the header's names; for JSONL the keys of the first good row, and other rows may have others.
+            A column without a name is called after its position, as `column_3`.
         delimiter: between the fields of a CSV or TSV; `None` for JSONL.
-        is_marked: whether a byte order mark comes first.
-        is_broken: whether reading broke half way.
+        is_marked: whether the file begins with a byte order mark.
+        is_broken: whether reading failed half way.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class Source:
         stack: ExitStack,
         *,
         delimiter: str | None = None,
-        recode: Recode | None = None,
+        new_decoder: NewDecoder | None = None,
     ) -> None:
         self.path = path
         self.format = kind
@@ -128,18 +127,18 @@ class Source:
         self._file = stream
         self._status = _regular_status(stream)
         self._last: Row | BadRow | None = None
-        self._asked = (kind, delimiter, recode)
-        plain = _plain_bytes(stream, path, stack, recode)
+        self._options = (kind, delimiter, new_decoder)
+        plain = _plain_bytes(stream, path, stack, new_decoder)
         self.is_marked: bool = plain.peek(len(MARK)).startswith(MARK)
         self._rows: Iterator[Row | BadRow]
         if kind == "jsonl":
             self.columns, self._rows = read_jsonlines(bounded_lines(plain, b""), path)
         else:
-            # Bytes that are not UTF-8 are smuggled through, to be reported with their row.
+            # Surrogates keep the bytes that are not UTF-8, which are reported with their row.
             text = io.TextIOWrapper(plain, "utf-8-sig", errors="surrogateescape", newline="")
             stack.callback(text.detach)
             wanted = DELIMITERS[kind] if delimiter is None and kind != "csv" else delimiter
-            reader = DelimitedReader(bounded_lines(text, ""), path, wanted)
+            reader = CsvReader(bounded_lines(text, ""), path, wanted)
             self.columns, self._rows = reader.columns, reader.rows()
             self.delimiter = reader.delimiter
         self._stack = stack.pop_all()
@@ -166,7 +165,7 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Close the file; stdin is left open. Further rows are not given."""
+        """Close the file; stdin is left open. Iteration ends."""
         self._rows = iter(())
         self._stack.close()
 
@@ -175,18 +174,18 @@ class Source:
         """The share of the file's bytes read so far, 0 to 1; `None` for a pipe or a terminal."""
         if self._status is None or self._file.closed:
             return None
-        # The raw stream's place: the buffer's would be that of the row being read, but gzip and
-        # the decoder read ahead of the rows anyway.
+        # The raw stream's position: the buffer's is that of the current row, but gzip and the decoder read
+        # ahead of the rows anyway.
         return min(1.0, self._file.raw.tell() / max(1, self._status.st_size))
 
     def is_same_file(self, other: os.stat_result) -> bool:
-        """Say whether `other` is this very file, by whatever name or link it was reached."""
+        """Return whether `other` is this very file, by any name or link."""
         return self._status is not None and os.path.samestat(self._status, other)
 
     def look_ahead(self, names: Iterable[str]) -> set[str]:
-        """Return which of `names` are columns, also of rows further on where rows differ (JSONL).
+        """Return the `names` that are columns, in JSONL also of later rows.
 
-        Reads on, for as long as one was not found, a thousand rows at most; they stay to be given.
+        Reads ahead while one is missing, a thousand rows at most; these rows are still yielded later.
         """
         sought = set(names)
         found = sought & set(self.columns)
@@ -205,44 +204,52 @@ class Source:
         return found
 
     def survey(self, limit: int | None = None) -> tuple[str, ...]:
-        """Return the columns of all rows, as far as that can be known beforehand.
+        """Return the columns of all rows, as far as they can be known beforehand.
 
-        For JSONL these are the keys of the first 20,000 rows, of which a file is opened once more; a
-        pipe is not, so that it is the first row's.
+        For JSONL these are the keys of the first 20,000 rows; the file is opened a second time for them. A
+        pipe cannot be, so it has the keys of the first row.
 
         Args:
-            limit: look at no more rows.
+            limit: the most rows to read.
         """
         if self.format != "jsonl" or self._status is None:
             return self.columns
-        most = min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)
-        kind, delimiter, recode = self._asked
         names = dict.fromkeys(self.columns)
-        with ExitStack() as stack, suppress(OSError, InputError):  # what is wrong with it comes up anyway
-            stream = _open_bytes(self.path, stack)
-            if not self.is_same_file(os.fstat(stream.fileno())):
-                return self.columns
-            with Source(self.path, kind, stream, stack, delimiter=delimiter, recode=recode) as again:
-                for row in islice(again, most):
-                    names.update(dict.fromkeys(row.values))
-                    if stream.raw.tell() > _BYTES_SURVEYED:
-                        break
+        with suppress(OSError, InputError), self._reopened() as again:
+            for row in islice(again, min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)):
+                names.update(dict.fromkeys(row.values))
+                if again._file.raw.tell() > _BYTES_SURVEYED:
+                    break
         return tuple(names)
 
     def count(self, most: int) -> int | None:
-        """Return how many rows there are, if a look at the file tells: it is small, and no pipe.
+        """Return the number of rows if the file is small and not a pipe, else `None`.
 
         Args:
-            most: so many are enough; the count is one more if there are more.
+            most: stop counting after this many; the result is one more if there are more.
         """
         if self._status is None or self._status.st_size > _BYTES_SURVEYED:
             return None
-        kind, delimiter, recode = self._asked
-        with ExitStack() as stack, suppress(OSError, InputError):
-            stream = _open_bytes(self.path, stack)
-            with Source(self.path, kind, stream, stack, delimiter=delimiter, recode=recode) as again:
-                return sum(1 for _ in islice(again, most + 1))
+        with suppress(OSError, InputError), self._reopened() as again:
+            return sum(1 for _ in islice(again, most + 1))
         return None
+
+    @contextmanager
+    def _reopened(self) -> Iterator[Source]:
+        """Open the file once more; a fault is reported when the rows are read.
+
+        Raises:
+            OSError: the path is another file by now.
+        """
+        kind, delimiter, new_decoder = self._options
+        with ExitStack() as stack:
+            stream = _open_bytes(self.path, stack)
+            if not self.is_same_file(os.fstat(stream.fileno())):
+                raise FileNotFoundError(self.path)
+            with Source(
+                self.path, kind, stream, stack, delimiter=delimiter, new_decoder=new_decoder
+            ) as again:
+                yield again
 
     def _broken(self, error: Exception) -> BadRow:
         self.is_broken = True
@@ -259,7 +266,7 @@ def required_columns(source: Source, fields: Iterable[str]) -> None:
     A key that only some rows of a JSONL file have is a column, if one of the first thousand has it.
 
     Raises:
-        InputError: at least one is missing; names it, the file, and the columns there are.
+        InputError: at least one is missing; the message names it, the file, and the existing columns.
     """
     wanted = tuple(dict.fromkeys(fields))
     there = source.look_ahead(wanted)
@@ -277,7 +284,7 @@ def required_columns(source: Source, fields: Iterable[str]) -> None:
 
 
 def _close_match(name: str, columns: Iterable[str]) -> str | None:
-    # The search takes quadratic time in a name's length, and nobody mistypes a long one.
+    # The search takes quadratic time in a name's length, and long names are rarely mistyped.
     if len(name) > _LONGEST_NAME:
         return None
     short = [column for column in islice(columns, _MOST_NAMES) if len(column) <= _LONGEST_NAME]
@@ -303,21 +310,24 @@ def _buffered(raw: Any) -> io.BufferedReader:
 
 
 def _plain_bytes(
-    stream: io.BufferedReader, path: str, stack: ExitStack, recode: Recode | None
+    stream: io.BufferedReader, path: str, stack: ExitStack, new_decoder: NewDecoder | None
 ) -> io.BufferedReader:
-    """Unpack gzip, refuse what is plainly not text, and have the rest as UTF-8."""
+    """Decompress gzip, refuse known binary formats, and recode the text as UTF-8."""
     if stream.peek(2).startswith(_GZIP):
-        # GzipFile is itself readable; the buffer around it gives lines at C speed.
+        # GzipFile is itself readable; the buffer around it reads lines at C speed.
         stream = stack.enter_context(_buffered(gzip.GzipFile(fileobj=stream)))
     head = stream.peek(4)
     for magic, problem in _FOREIGN.items():
-        if head.startswith(magic) and not (recode is not None and magic in _UTF_16):
+        if head.startswith(magic):
             raise InputError(f"{path}: {problem}", path=path)
-    return stream if recode is None else stack.enter_context(_buffered(Recoded(stream, recode)))
+    if new_decoder is None and head.startswith(_UTF_16):
+        problem = "this is UTF-16 text; save it as UTF-8, or add `encoding` utf-16"
+        raise InputError(f"{path}: {problem}", path=path, parameter="encoding")
+    return stream if new_decoder is None else stack.enter_context(_buffered(Utf8Stream(stream, new_decoder)))
 
 
 def _regular_status(stream: io.BufferedReader) -> os.stat_result | None:
-    """Give the status of a file that has a size, `None` for pipes, terminals and memory."""
+    """Return the status of a file that has a size, `None` for pipes, terminals and memory."""
     try:
         status = os.fstat(stream.fileno())
     except OSError:  # a stream in memory, as tests put in stdin's place

@@ -51,7 +51,7 @@ from batchrt.runtime.clock import Clock
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
-    from batchrt.runtime.run import Strand
+    from batchrt.runtime.strand import Strand
 
 __all__ = ["LIMITS", "UNCHANGED", "LimitStatus", "Quota", "QuotaStatistics", "Unchanged", "check_limit"]
 

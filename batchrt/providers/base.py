@@ -1,13 +1,14 @@
-"""What all models behind an API share: their client, and its end."""
+"""Base class of the models behind an API: their options, client and quota."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from batchrt.providers.options import is_option
+from batchrt.providers.options import LIMIT_OPTIONS, is_option
 from batchrt.runnables.base import In, Out, Runnable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -17,11 +18,28 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 
+_CLIENT_OPTIONS: Final = (
+    *("base_url", "api_key", "organization", "project", "timeout", "max_retries", "http_client", "transport"),
+    *("extra_headers", "max_response_bytes", "quota", "retry_policy"),
+)
+
+
 class Model(Runnable[In, Out]):
-    """Be a runnable that asks a provider. May be used from several event loops."""
+    """Send each input to a provider. May be used from several event loops."""
 
     _options: dict[str, Any]
     _client: Client
+
+    def _connect(self, model: str, settings: Mapping[str, Any]) -> None:
+        """Make the client; `settings` are complete `ModelOptions`."""
+        # Imported late: `import batchrt` must not load an HTTP library.
+        from batchrt.providers.http.client import Client
+
+        self._client = Client(
+            **{name: settings[name] for name in _CLIENT_OPTIONS},
+            limits={name: settings[name] for name in LIMIT_OPTIONS},
+            model=model,
+        )
 
     def _takes(self, keyword: str) -> bool:
         return is_option(keyword)
@@ -33,7 +51,7 @@ class Model(Runnable[In, Out]):
         )
 
     def __repr__(self) -> str:
-        if "_client" not in self.__dict__:  # a debugger looks at a constructor that failed
+        if "_client" not in self.__dict__:  # a debugger may show an object whose constructor failed
             return f"{type(self).__name__}()"
         origin = self._client.address.origin
         return f"{type(self).__name__}(model={self.model!r}, base_url={origin!r})"
@@ -45,13 +63,13 @@ class Model(Runnable[In, Out]):
 
     @property
     def quota(self) -> Quota:
-        """What admits its requests: limits, what is used of them, and whom to tell of what happens."""
+        """The quota that admits the model's requests: limits, their use, and event listeners."""
         return self._client.quota_of(self.model)
 
     async def aclose(self) -> None:
-        """Close the connections, and a `transport` that was handed in; the model is of no use afterwards.
+        """Close the connections, and a `transport` that was passed in; the model cannot be used afterwards.
 
-        Not needed at exit: whoever lets go of a model loses nothing.
+        Not needed at exit: the connections of a model that is garbage collected close by themselves.
         """
         await self._client.aclose()
 

@@ -1,8 +1,7 @@
-"""The choices of an answer: found, put in their places, checked for failures, read; no I/O.
+"""The choices of a response: put in order, checked for failures, read as messages; no I/O.
 
-Strict where it matters: an answer without words or an explanation is none, and a failure that a choice
-reports is an error. Tolerant where it does not: no answer is refused, and paid for again, for a detail
-beside it.
+Strict in the essentials: a choice without content needs a reason for that, and a failure that a choice
+reports is an error. Tolerant in the rest: no answer is rejected, and paid for again, for a malformed detail.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from typing import Any, Final
 
 from batchrt.messages import AIMessage, Usage, text_of_content
 from batchrt.providers.http.response import Reply
-from batchrt.providers.response_body import ReportedError, ShapeError, is_reported, whole_number
+from batchrt.providers.response_body import ReportedError, ShapeError, is_error_reported, whole_number
 
 __all__ = [
-    "any_message",
     "check_failure",
     "choices_of",
-    "explains_nothing",
+    "explains_missing_text",
     "finish_reason_of",
-    "placed",
-    "placed_choices",
+    "first_message",
+    "ordered_choices",
+    "positions_of",
     "read_message",
 ]
 
@@ -33,14 +32,14 @@ FAILED: Final[Mapping[str, str]] = {
     "insufficient_system_resource": "DeepSeek, https://api-docs.deepseek.com/api/create-chat-completion",
     "network_error": "Zhipu, https://docs.bigmodel.cn/api-reference",
 }
-"""Values of `finish_reason` that stand for a failure of the server half way, and where they come from."""
+"""Values of `finish_reason` for a failure of the server part-way, and their sources."""
 
 
 def choices_of(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return an answer's choices, at least one.
+    """Return a response's choices, at least one.
 
     Raises:
-        ShapeError: if there is none.
+        ShapeError: there is none.
     """
     choices = data.get("choices")
     if isinstance(choices, dict) and "message" in choices:
@@ -53,14 +52,14 @@ def choices_of(data: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def placed_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[str, Any]]:
-    """Return an answer's choices in the order of their `index`: i · each + j is the j-th of prompt i.
+def ordered_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[str, Any]]:
+    """Return a response's choices in the order of their `index`: i · each + j is the j-th of prompt i.
 
-    The choices for one prompt alone are alike: their indexes are not looked at.
+    With a single prompt the choices are interchangeable, and their indexes are ignored.
 
     Raises:
-        ShapeError: if there are more or fewer than `prompts · each`, as from a server that makes one
-            prompt of a list, or their order cannot be told. Then none of them can be trusted.
+        ShapeError: there are not `prompts · each` choices, as from a server that makes one prompt of a list,
+            or their order is unknown. Then none of them can be trusted.
     """
     choices = choices_of(data)
     wanted = prompts * each
@@ -68,7 +67,7 @@ def placed_choices(data: dict[str, Any], prompts: int, each: int) -> list[dict[s
         raise ShapeError(f"has {_number(len(choices))} where {wanted} were asked for", lasting=True)
     if prompts == 1:
         return choices
-    places = placed([choice.get("index") for choice in choices])
+    places = positions_of([choice.get("index") for choice in choices])
     if places is None:
         raise ShapeError(f"has choices whose indexes are not 0 to {wanted - 1}, each once", lasting=True)
     ordered = [choices[0]] * wanted
@@ -81,22 +80,21 @@ def _number(choices: int) -> str:
     return "1 choice" if choices == 1 else f"{choices} choices"
 
 
-def placed(indexes: Sequence[object]) -> Sequence[int] | None:
-    """Return the places, from 0, of what has these indexes; `None` if they are no order.
+def positions_of(indexes: Sequence[object]) -> Sequence[int] | None:
+    """Return the positions, from 0, for these indexes; `None` if they do not define an order.
 
-    Indexes may be numbers or their texts, and count from 0 or from 1. Where all are missing, the order is
-    that in which they came. A single one that is missing has the one place that is free: a server that
-    leaves out what is 0, as protobuf does, leaves out the first. Where more are missing, the others must
-    be in the order in which they came.
+    Indexes may be numbers or numerals, from 0 or from 1. If all are missing, the order of arrival counts. A
+    single missing index takes the only free position: a server that omits zeros, as protobuf does, omits the
+    first. If more are missing, the others must match the order of arrival.
     """
     count = len(indexes)
     known = [index if type(index) is int else whole_number(index) for index in indexes]
     missing = [place for place, index in enumerate(known) if index is None]
     if any(indexes[place] is not None for place in missing):
-        return None  # something that is no number
+        return None  # not a number
     given = {index for index in known if index is not None}
     if len(given) != count - len(missing):
-        return None  # one twice
+        return None  # a duplicate
     first = 1 if given and max(given) == count and 0 not in given else 0
     if given and (min(given) < first or max(given) >= first + count):
         return None
@@ -109,16 +107,16 @@ def placed(indexes: Sequence[object]) -> Sequence[int] | None:
 
 
 def check_failure(choice: Mapping[str, Any]) -> None:
-    """Raise ReportedError for a choice that was not finished because something failed.
+    """Raise ReportedError for a choice that a failure interrupted.
 
-    OpenRouter has sent 200 by the time its upstream breaks off: `error` beside what there was until then,
-    and `finish_reason: "error"`.
+    OpenRouter has sent status 200 by the time its upstream fails: it adds `error` and `finish_reason:
+    "error"` to the partial answer.
     """
     message = choice.get("message")
     for holder in (choice, message):
-        if isinstance(holder, dict) and "error" in holder and is_reported(holder["error"]):
+        if isinstance(holder, dict) and "error" in holder and is_error_reported(holder["error"]):
             raise ReportedError({"error": holder["error"]})
-    if choice.get("finish_reason") == "stop":
+    if choice.get("finish_reason") == "stop" and _NATIVE not in choice:
         return
     reason = finish_reason_of(choice)
     if reason is not None and reason.lower() in FAILED:
@@ -126,19 +124,32 @@ def check_failure(choice: Mapping[str, Any]) -> None:
 
 
 def finish_reason_of(choice: Mapping[str, Any]) -> str | None:
-    """Return why the answer ended, if that is said in a way that makes sense."""
+    """Return the reason why the answer ended; `None` if it is missing or malformed."""
     reason = choice.get("finish_reason")
     if isinstance(reason, dict):  # SGLang's own: {"type": "length", "length": 20}
         reason = reason.get("type")
+    if reason == "stop" and _NATIVE in choice:
+        reason = _native_reason(choice[_NATIVE]) or reason
     return reason if isinstance(reason, str) and reason else None
 
 
-def any_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AIMessage:
-    """Return the message of the choice with the index 0, else of the first that has one.
+_NATIVE: Final = "provider_specific_fields"
+"""LiteLLM's proxy reports every unknown reason as "stop", and keeps the upstream's own in this member
+(version 1.108.7, findings/litellm-unknown-finish-reasons-become-stop.sh)."""
+
+
+def _native_reason(fields: object) -> str | None:
+    """Return the upstream's own reason unless it is one of a complete answer."""
+    reason = fields.get("native_finish_reason") if isinstance(fields, dict) else None
+    return reason if isinstance(reason, str) and _explains(reason) else None
+
+
+def first_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AIMessage:
+    """Return the message of the choice with index 0, else of the first that has one.
 
     Raises:
-        ShapeError: none has one; it is about the one that was looked at first.
-        ReportedError: a choice reports one.
+        ShapeError: no choice has one; the error is about the first that was read.
+        ReportedError: a choice reports an error.
     """
     choices = choices_of(data)
     if len(choices) > 1:
@@ -161,7 +172,7 @@ def read_message(
     """Return the message of one choice.
 
     Raises:
-        ShapeError: it has none, and nothing explains that.
+        ShapeError: it has none, without a reason.
         ReportedError: it reports an error.
     """
     check_failure(choice)
@@ -193,46 +204,45 @@ def read_message(
 
 
 _ENDED: Final = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"))
-"""Values of `finish_reason` that say that the answer is whole, and so explain no missing one."""
+"""Values of `finish_reason` for a complete answer, which are no reason for missing content."""
 
 
-def explains_nothing(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice without words says why it has none."""
+def explains_missing_text(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice has a `finish_reason` that accounts for missing content."""
     return _explains(finish_reason_of(choice))
 
 
 def _explains(reason: str | None) -> bool:
-    """Whether an answer may have no words because of why it ended: a limit, a filter, a call."""
+    """Whether an answer that ended for `reason` may lack content: a limit, a filter, a call."""
     return reason is not None and reason.lower() not in _ENDED
 
 
 _INSTEAD: Final = ("function_call", "audio")
-"""Members of a message that may stand in place of its content, besides tool calls and a refusal."""
+"""Members of a message that may replace its content, besides tool calls and a refusal."""
 
 
 def _message_elsewhere(choice: Mapping[str, Any], place: str, reason: str | None) -> dict[str, Any]:
-    """Return the message of a choice that has no object of this name.
+    """Return the message of a choice without a `message` object.
 
     Raises:
-        ShapeError: there is nothing like it.
+        ShapeError: no other member holds one.
     """
     delta, text = choice.get("delta"), choice.get("text")
-    if isinstance(delta, dict) and delta:  # the last piece of a stream that was put together
+    if isinstance(delta, dict) and delta:  # the last chunk of a reassembled stream
         return delta
     if isinstance(text, str):  # a completion's
         return {"content": text}
-    # Google's endpoint leaves the message of an answer out that its filter blocked, or that had no
-    # tokens left after thinking.
+    # Google's endpoint omits the message if its filter blocked the answer, or if thinking used up all tokens.
     if choice.get("message") is None and _explains(reason):
         return {}
     raise ShapeError(f"has no object {place}.message", lasting=True)
 
 
 def _parts(content: object, place: str) -> list[Mapping[str, Any]]:
-    """Return a list of content parts, without what is no part.
+    """Return a list of content parts, without nulls.
 
     Raises:
-        ShapeError: it is none.
+        ShapeError: `content` is not a list of parts.
     """
     if isinstance(content, dict) and isinstance(content.get("text"), str):
         return [content]
@@ -268,7 +278,7 @@ _THOUGHTS: Final = frozenset((*_REASONING, "reasoning_details"))
 
 
 def _reasoning(message: Mapping[str, Any], content: object) -> str | None:
-    """Return what the model thought, in whichever of the usual places it stands."""
+    """Return the reasoning text of a message, from the first of the known members that has one."""
     if isinstance(content, str) and message.keys().isdisjoint(_THOUGHTS):
         return None
     for name in _REASONING:
@@ -289,7 +299,7 @@ def _reasoning(message: Mapping[str, Any], content: object) -> str | None:
 
 
 def _thought(part: Mapping[str, Any]) -> str:
-    """Return the thought in a content part of Mistral's or Anthropic's."""
+    """Return the reasoning text in a content part of Mistral's or Anthropic's."""
     if part.get("type") == "reasoning" and isinstance(part.get("text"), str):
         return str(part["text"])
     thought = part.get("thinking") or part.get("reasoning")

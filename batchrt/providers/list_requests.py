@@ -17,7 +17,8 @@ from batchrt.errors import (
 )
 from batchrt.limits.error_kinds import FailureKind, kind_of
 from batchrt.providers.list_support import AloneError, ListSupport
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["BATCH_SIZE", "ListOptions", "Send", "listed"]
 

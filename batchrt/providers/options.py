@@ -1,13 +1,153 @@
-"""The options of a request, checked before anything is sent."""
+"""Options of models and requests: their types, their defaults, and the checks before a request is sent."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from difflib import get_close_matches
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
-__all__ = ["check_extra_body", "check_options", "is_option"]
+from batchrt.batching.list_call import lingering
+from batchrt.providers.http.secrets import Hidden
+from batchrt.providers.list_requests import BATCH_SIZE, ListOptions
 
+if TYPE_CHECKING:
+    from batchrt.limits.quota import Quota, Unchanged
+    from batchrt.providers.http.secrets import Secret
+    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
+    from batchrt.runtime.retry import RetryPolicy
+
+__all__ = [
+    "LIMIT_OPTIONS",
+    "ModelOptions",
+    "OptionsSignature",
+    "SamplingOptions",
+    "check_extra_body",
+    "check_options",
+    "complete_options",
+    "is_option",
+    "lists_of",
+    "sampling_options",
+]
+
+
+class ModelOptions(TypedDict, total=False):
+    """Keyword arguments that every model takes: where it is, how requests are sent, their limits, lists.
+
+    An option that is left out has the default named here. A name that no model has is a TypeError, a value
+    that makes no sense a ValueError or a TypeError.
+
+    Attributes:
+        base_url: URL of the API; by default `OPENAI_BASE_URL`, else OpenAI's. A user and password in it are
+            sent as basic authentication.
+        api_key: a string or `pydantic.SecretStr`; by default `OPENAI_API_KEY`. An empty string sends none.
+            Without a key OpenAI's own address raises AuthenticationError; other addresses do not need one.
+        timeout: seconds for each request, from connecting to the last byte; 600 by default, `None` for no
+            limit. It covers a list as a whole.
+        max_retries: attempts after the first, 2 by default, for transient failures: 408, 409, 429, 5xx,
+            broken connections, timeouts, malformed answers; up to nine where a rate limit names the time. All
+            requests that share the quota wait for the provider's `retry-after`; one of more than 120 s is an
+            error at once, which says until when.
+        http_client: send through this `httpx.AsyncClient`, or httpx2's. It is bound to its event loop, and
+            its owner closes it.
+        transport: send through this async transport of httpx's or httpx2's (`httpx.MockTransport`,
+            `httpx.ASGITransport` …).
+        organization: by default `OPENAI_ORG_ID`.
+        project: by default `OPENAI_PROJECT_ID`.
+        extra_headers: headers of every request; they override the client's own.
+        extra_body: further members of the request's body; they override the options.
+        max_response_bytes: bytes after which an answer is an error; 64 MiB by default, 256 MiB for
+            embeddings. It covers a list as a whole.
+        requests_per_minute: limit of the quota, for all models in this process with the same address, key and
+            model name (`model.quota`, whose `statistics()` show the limits). The latest value counts, `None`
+            lifts a limit, and one that is left out stays as it is (`"unchanged"`). The limits that a
+            provider's headers tell are kept with or without these.
+        tokens_per_minute: as `requests_per_minute`.
+        requests_per_day: as `requests_per_minute`.
+        tokens_per_day: as `requests_per_minute`.
+        max_in_flight: requests under way at once; otherwise as `requests_per_minute`.
+        quota: a `Quota` that admits the requests in place of the shared one. Its limits are its own: giving
+            any of the five here too is a ValueError.
+        retry_policy: a `RetryPolicy`: which failures are retried, and when; `max_retries` applies where it
+            leaves that open.
+        max_batch_size: most inputs in a list, by default 20 (embeddings: as many as the server takes). A list
+            is answered when its longest answer is.
+        linger: seconds after the last arrival for which a list waits to be filled while inputs may still
+            come; by default, and with `None`, 0.05, or 0.005 with `share_lists`.
+        max_linger: seconds after the first arrival; by default, and with `None`, 1, or 0.05 with
+            `share_lists`.
+        share_lists: put inputs of concurrent runs together too, for a service whose requests call `ainvoke`
+            one by one. A call then waits `linger` seconds for others.
+    """
+
+    base_url: str | None
+    api_key: str | Secret | None
+    timeout: float | None
+    max_retries: int
+    http_client: HTTPClient | None
+    transport: HTTPTransport | None
+    organization: str | None
+    project: str | None
+    extra_headers: Mapping[str, str] | None
+    extra_body: Mapping[str, Any] | None
+    max_response_bytes: int
+    requests_per_minute: float | Unchanged | None
+    tokens_per_minute: float | Unchanged | None
+    requests_per_day: float | Unchanged | None
+    tokens_per_day: float | Unchanged | None
+    max_in_flight: int | Unchanged | None
+    quota: Quota | None
+    retry_policy: RetryPolicy | None
+    max_batch_size: int | None
+    linger: float | None
+    max_linger: float | None
+    share_lists: bool
+
+
+class SamplingOptions(ModelOptions, total=False):
+    """Keyword arguments of chat and completion models: those of every model, and the API's sampling options.
+
+    A sampling option that is left out, or `None`, is not sent.
+
+    Attributes:
+        temperature: from 0 to 2.
+        top_p: from 0 to 1.
+        max_tokens: most tokens of an answer. For chat models it is the older name of `max_completion_tokens`:
+            many local servers know only this one, and OpenAI's reasoning models only the newer. Completion
+            servers stop after as few as 16 tokens without it.
+        stop: a string, or several, at which an answer ends.
+        seed: a whole number.
+        frequency_penalty: from -2 to 2.
+        presence_penalty: from -2 to 2.
+    """
+
+    temperature: float | None
+    top_p: float | None
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+
+
+LIMIT_OPTIONS: Final = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "requests_per_day",
+    "tokens_per_day",
+    "max_in_flight",
+)
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(LIMIT_OPTIONS, "unchanged"),
+    "timeout": 600.0,
+    "max_retries": 2,
+    "max_response_bytes": 64 * 2**20,
+    "share_lists": False,
+}
+"""The others' is `None`."""
+_OF_MODELS: Final = ModelOptions.__optional_keys__
+_OF_THE_CLIENT: Final = _OF_MODELS - {"extra_body"} | {"native_batch"}
 _RANGES: Final = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -28,33 +168,6 @@ _NOT_OFFERED: Final = {
         "n": "whether a prompt has one text or a list of them is for the whole model: give it to OpenAI",
     },
 }
-_OF_THE_CLIENT: Final = frozenset(
-    (
-        "api_key",
-        "base_url",
-        "extra_headers",
-        "http_client",
-        "linger",
-        "max_batch_size",
-        "max_in_flight",
-        "max_linger",
-        "max_response_bytes",
-        "max_retries",
-        "native_batch",
-        "organization",
-        "project",
-        "quota",
-        "requests_per_day",
-        "requests_per_minute",
-        "retry_policy",
-        "share_lists",
-        "timeout",
-        "tokens_per_day",
-        "tokens_per_minute",
-        "transport",
-    )
-)
-
 
 # https://platform.openai.com/docs/api-reference/chat/create, completions/create, embeddings/create
 _OF_THE_API: Final = """
@@ -65,7 +178,7 @@ _OF_THE_API: Final = """
     stream stream_options suffix temperature tool_choice tools top_logprobs top_p user verbosity
     web_search_options
 """
-# Under their documented names; a server ignores what it does not know.
+# Under their documented names; servers ignore unknown ones.
 _OF_SERVERS: Final = """
     vLLM, SGLang, llama-server:
     add_generation_prompt bad_words cache_prompt chat_template chat_template_kwargs continue_final_message
@@ -84,22 +197,92 @@ _OF_SERVERS: Final = """
 _KNOWN: Final = frozenset((_OF_THE_API + _OF_SERVERS).split())
 
 
-def is_option(name: str) -> bool:
-    """Whether `name` is an option of a request, here or at one of the servers that speak the same language.
+def complete_options(owner: type, kind: type[ModelOptions], options: Any, **defaults: Any) -> dict[str, Any]:
+    """Return `options` with the default of each option of `kind` that is left out.
 
-    Those of a client are too: they are refused by a name that says where they belong.
+    The key in `options` is hidden in place: a traceback with its frames' variables must not show it. That is
+    why a constructor calls this first.
+
+    Args:
+        owner: the class that the options are for.
+        kind: the options that its constructor takes beside its named parameters.
+        options: the keyword arguments of its constructor.
+        defaults: those of this class that differ from the other models'.
+
+    Raises:
+        TypeError: `owner` has no option of that name.
+    """
+    options["api_key"] = Hidden(options.get("api_key"))
+    for name in options:
+        if name not in kind.__annotations__:
+            raise TypeError(_unknown(owner, name))
+    return {**{name: _DEFAULTS.get(name) for name in kind.__annotations__}, **defaults, **options}
+
+
+def _unknown(owner: type, name: str) -> str:
+    message = f"{owner.__name__}() got an unexpected keyword argument {name!r}"
+    close = get_close_matches(name, signature(owner).parameters, n=1)
+    if close:
+        return f"{message}; did you mean {close[0]!r}?"
+    if name in _KNOWN and name not in _NOT_OFFERED.get(owner.__name__, ()):
+        return f"{message}; for every request, it goes into extra_body={{{name!r}: …}}"
+    return message
+
+
+def sampling_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `settings` that are `SamplingOptions` and no `ModelOptions`."""
+    # In a fixed order: requests that say the same are to have the same bytes.
+    return {name: settings[name] for name in SamplingOptions.__annotations__ if name not in _OF_MODELS}
+
+
+class OptionsSignature:
+    """The signature of a model's class, with its options by name in place of `**options`.
+
+    `help()` and notebooks read it; editors and type checkers read `Unpack`. It is computed on access.
+
+    Args:
+        kind: the options that the constructor takes beside its named parameters.
+        defaults: those of this class that differ from the other models'.
+    """
+
+    def __init__(self, kind: type[ModelOptions], **defaults: Any) -> None:
+        self._kind = kind
+        self._defaults = defaults
+
+    def __set_name__(self, owner: Any, name: str) -> None:
+        self._constructor = owner.__init__
+
+    def __get__(self, _instance: object, owner: Any) -> Signature:
+        if owner.__init__ is not self._constructor:
+            raise AttributeError("__signature__")  # a subclass whose constructor takes other arguments
+        _, *named, _ = signature(self._constructor).parameters.values()
+        defaults = {**_DEFAULTS, **self._defaults}
+        options = (
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=defaults.get(name),
+                annotation=getattr(kind, "__forward_arg__", kind),
+            )
+            for name, kind in self._kind.__annotations__.items()
+        )
+        return Signature([*named, *options])
+
+
+def is_option(name: str) -> bool:
+    """Whether `name` is an option of a request, of OpenAI's API or of a compatible server's.
+
+    True for options of a model too: `check_options` refuses them with the place where they belong.
     """
     return name in _KNOWN or name in _OF_THE_CLIENT
 
 
 def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict[str, Any]:
-    """Return `options` as they go into a request's body; `None` stands for "not sent".
-
-    Options that are not checked here are passed on as they are.
+    """Return `options` for a request's body, where `None` is not sent; unknown ones are left as they are.
 
     Args:
         options: by name.
-        owner: whose they are, `ChatOpenAI` or `OpenAI`.
+        owner: the model's class, `ChatOpenAI` or `OpenAI`.
 
     Raises:
         ValueError: for a value out of the API's range, or an option that cannot be set like this.
@@ -109,15 +292,28 @@ def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict
 
 
 def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI") -> dict[str, Any]:
-    """Return `extra` unless it changes what a request is about."""
+    """Return `extra`; raise ValueError if it has a member that batchrt sets itself."""
     extra = dict(extra or {})
     for name, value in extra.items():
         _check_offered(name, value, owner)
     return extra
 
 
+def lists_of(settings: Mapping[str, Any], *, own_path: bool = False) -> ListOptions:
+    """Return the settings of lists from complete `settings`.
+
+    Raises:
+        ValueError, TypeError: one of them makes no sense.
+    """
+    size: int | None = settings["max_batch_size"]
+    size = BATCH_SIZE if size is None else size
+    short, long = lingering(settings["linger"], settings["max_linger"], shared=settings["share_lists"])
+    check_lists(size, short, long)
+    return ListOptions(max_batch_size=size, linger=short, max_linger=long, own_path=own_path)
+
+
 def check_lists(max_batch_size: int, linger: float, max_linger: float) -> None:
-    """Raise ValueError or TypeError for what makes no sense as a list's length or as seconds to wait."""
+    """Raise ValueError or TypeError for a list's length below 1 or a negative time."""
     _whole("max_batch_size", max_batch_size, 1)
     for name, seconds in (("linger", linger), ("max_linger", max_linger)):
         if _number(name, seconds) < 0:
@@ -125,13 +321,13 @@ def check_lists(max_batch_size: int, linger: float, max_linger: float) -> None:
 
 
 def check_count(n: int | None) -> int | None:
-    """Return `n` if it is how many outputs an input can have."""
+    """Return `n`; raise ValueError or TypeError if it is not a number of outputs."""
     return None if n is None else _whole("n", n, 1)
 
 
 def _check_offered(name: str, value: object, owner: str) -> None:
     if name == "stream" and value is False:
-        return  # there are servers that stream unless they are told not to
+        return  # some servers stream by default
     if name in _NOT_OFFERED[owner]:
         raise ValueError(f"{name} cannot be set: {_NOT_OFFERED[owner][name]}")
 

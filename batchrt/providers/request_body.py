@@ -1,4 +1,4 @@
-"""The body of a request: its members encoded once, and what is wrong with a text."""
+"""The body of a request: its constant members, encoded once, and errors of the input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from batchrt.errors import BadRequestError
 
-__all__ = ["bad_input", "encode_members", "half_character", "most_tokens"]
+__all__ = ["bad_input", "encode_members", "half_surrogate", "most_tokens"]
 
 _MOST: Final = ("max_completion_tokens", "max_tokens")
 
@@ -24,7 +24,7 @@ def encode_members(fields: Mapping[str, Any]) -> bytes:
 
 
 def most_tokens(fields: Mapping[str, Any]) -> float | None:
-    """Return how many tokens an answer to a request with `fields` may have; `None` if nothing says."""
+    """Return the most tokens of an answer to a request with `fields`; `None` if no field limits them."""
     given = [fields[name] for name in _MOST if isinstance(fields.get(name), int | float)]
     return float(min(given)) if given else None
 
@@ -43,8 +43,8 @@ def bad_input(param: str, message: str) -> BadRequestError:
     return BadRequestError(message, param=param)
 
 
-def half_character(error: UnicodeEncodeError, text: object, param: str) -> BadRequestError:
-    """Return the error that says where in `text` there is half a surrogate pair."""
+def half_surrogate(error: UnicodeEncodeError, text: object, param: str) -> BadRequestError:
+    """Return the error with the position of half a surrogate pair in `text`."""
     half = error.object[error.start]
     place = text.find(half) if isinstance(text, str) else -1
     where = f" at position {place}" if place >= 0 else ""

@@ -1,4 +1,4 @@
-"""The body of an answer: opened, the errors in it found, its tokens counted; no I/O."""
+"""The body of a successful response: JSON, errors reported in it, token usage; no I/O."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any, Final, TypeVar
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
 from batchrt.providers.http.error_mapping import error_from, excerpt
-from batchrt.providers.http.json_text import load_json
-from batchrt.providers.http.response import Reply
+from batchrt.providers.http.response import Reply, load_json
 from batchrt.providers.http.retry_after import advise
 from batchrt.providers.http.secrets import Secrets
 
 __all__ = [
     "ReportedError",
     "ShapeError",
-    "is_reported",
+    "is_error_reported",
     "malformed",
     "read_answer",
     "read_usage",
@@ -31,9 +30,9 @@ _EVENT: Final = re.compile(rb"\s{0,64}(?:data|event|id|retry|) ?:")
 
 
 class ShapeError(Exception):
-    """Say which part of an answer is missing or of the wrong type.
+    """A part of a response is missing or of the wrong type.
 
-    `lasting` says that the same request would be answered like this again.
+    `lasting` means that another attempt would get the same.
     """
 
     def __init__(self, what: str, *, lasting: bool = False) -> None:
@@ -42,7 +41,7 @@ class ShapeError(Exception):
 
 
 class ReportedError(Exception):
-    """Say that a part of an answer reports an error; `said` is what it says, as the body of an error."""
+    """A part of a response reports an error; `said` has the form of an error's body."""
 
     def __init__(self, said: object) -> None:
         super().__init__("the answer reports an error")
@@ -52,11 +51,11 @@ class ReportedError(Exception):
 def read_answer(
     reply: Reply, secrets: Secrets, wall: Callable[[], float], read: Callable[[dict[str, Any]], T]
 ) -> T:
-    """Return what `read` makes of the object in a successful `reply`; for the rest see `error_from`.
+    """Return `read` of the JSON object in a successful `reply`; for `secrets` and `wall` see `error_from`.
 
     Raises:
-        MalformedResponseError: if it is not JSON or `read` raises a ShapeError; says what is missing.
-        ProviderError: if the body holds an error instead, or beside what it had when the error came.
+        MalformedResponseError: it is not JSON, or `read` raises a ShapeError, whose message it has.
+        ProviderError: the body reports an error, in place of an answer or beside a partial one.
     """
     try:
         data = load_json(reply.body)
@@ -67,7 +66,7 @@ def read_answer(
             advise(streamed, retry=False)
             raise streamed from None
         raise malformed(f"is not JSON: {error}", reply, secrets) from None
-    if isinstance(data, list) and len(data) == 1:  # Google's endpoint wraps its errors like this
+    if isinstance(data, list) and len(data) == 1:  # Google's endpoint wraps its errors in a list
         data = data[0]
     if not isinstance(data, dict):
         raise malformed("is no JSON object", reply, secrets)
@@ -82,24 +81,24 @@ def read_answer(
         failure = malformed(str(shape), reply, secrets)
         usage = read_usage(data.get("usage"))
         if shape.lasting or (usage is not None and usage.output_tokens):
-            advise(failure, retry=False)  # it would be paid for again, and come like this again
+            advise(failure, retry=False)  # another attempt would cost as much and get the same
         raise failure from None
 
 
 def _reported(data: dict[str, Any]) -> object:
-    """Return the error that a successful answer reports, as `error_from` takes it; `None` for none."""
+    """Return the error that a response of status 200 reports, for `error_from`; `None` for none."""
     error = data.get("error")
-    if error is not None and is_reported(error):
+    if error is not None and is_error_reported(error):
         return data
-    status = data.get("base_resp")  # MiniMax, whose status_code is 0 where all is well
+    status = data.get("base_resp")  # MiniMax, whose status_code is 0 for a success
     if isinstance(status, dict) and whole_number(status.get("status_code")):
         return {"message": status.get("status_msg"), "code": status.get("status_code")}
-    # One of the two is in every answer; where there is none, more is taken for an error's words.
+    # Every answer has one of the two; without them, more members count as a report of an error.
     return None if data.get("choices") or data.get("data") else _reported_alone(data)
 
 
 def _reported_alone(data: dict[str, Any]) -> object:
-    """Return the error that an object reports which has no answer; `None` for none."""
+    """Return the error that an object without an answer reports; `None` for none."""
     errors = data.get("errors")  # Cloudflare
     if isinstance(errors, list) and errors:
         return {"error": errors[0]}
@@ -108,15 +107,15 @@ def _reported_alone(data: dict[str, Any]) -> object:
     return data if is_error or flat or data.get("detail") else None
 
 
-def is_reported(error: object) -> bool:
-    """Whether a member `error` says that there was one: some servers fill it in with nothing."""
+def is_error_reported(error: object) -> bool:
+    """Whether a member `error` reports one: some servers send it empty."""
     if isinstance(error, dict):
         return any(error.values())
     return bool(error)
 
 
 def malformed(what: str, reply: Reply, secrets: Secrets) -> MalformedResponseError:
-    """Return the error that says `what` is wrong with an answer, and how it begins."""
+    """Return the error for a malformed response, with the fault and the beginning of the body."""
     shown = excerpt(reply.body, secrets)
     return MalformedResponseError(
         f"the answer {what}; it begins: {shown}" if shown else f"the answer {what}: it is empty",
@@ -126,7 +125,7 @@ def malformed(what: str, reply: Reply, secrets: Secrets) -> MalformedResponseErr
 
 
 def whole_number(value: object) -> int | None:
-    """Return a whole number that may have been sent as `3`, `3.0` or `"3"`; `None` for anything else."""
+    """Return a whole number sent as `3`, `3.0` or `"3"`; `None` for anything else."""
     if type(value) is int:
         return value
     if isinstance(value, float) and value.is_integer():
@@ -145,18 +144,20 @@ _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_
 
 
 def read_usage(usage: object, tier: object = None) -> Usage | None:
-    """Return an answer's `usage`; `None` for what makes no sense.
+    """Return a response's `usage`; `None` if it makes no sense.
 
-    Counts are a courtesy: an answer that was paid for is not thrown away for a wrong one.
+    An answer that was paid for is never rejected for a malformed count. Zeros alone are not a count:
+    LiteLLM's proxy sends them where its upstream sent none (version 1.108.7,
+    findings/litellm-missing-usage-becomes-zero.sh), and a spending limit must not count that as free.
 
     Args:
         usage: the member as it came.
-        tier: the answer's `service_tier`.
+        tier: the response's `service_tier`.
     """
     if not isinstance(usage, dict):
         return None
     counts = _counts(usage)
-    if counts is None:
+    if counts is None or not any(counts):
         return None
     details = {} if usage.keys() <= _PLAIN else _read_details(usage, counts[0])
     if tier is not None and isinstance(tier, str):
@@ -168,7 +169,7 @@ _PLAIN: Final = frozenset(("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Return the tokens of the prompt, of the answer, and of both; `None` for what makes no sense."""
+    """Return the tokens of the prompt, of the answer, and of both; `None` if they make no sense."""
     get = usage.get
     prompt, answer, both = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
     if type(prompt) is int and type(answer) is int and type(both) is int and min(prompt, answer, both) >= 0:
@@ -187,7 +188,7 @@ def _counts(usage: Mapping[str, Any]) -> tuple[int, int, int] | None:
 
 
 def _read_details(usage: Mapping[str, Any], entered: int) -> dict[str, Any]:
-    """Return what is known of the tokens, as members of `Usage`; what is 0 is left out."""
+    """Return the details of the tokens as members of `Usage`, without zeros."""
     into, out = _details(usage, "prompt", "input"), _details(usage, "completion", "output")
     found: dict[str, Any] = {}
     cached = _detail(into, "cached_tokens")

@@ -1,1 +1,1 @@
-"""What runs: the algebra of runnables. Knows nothing of HTTP or files."""
+"""The algebra of runnables: steps, their composition and entry points. No HTTP and no files here."""

@@ -1,104 +1,74 @@
-"""The algebra's root: what every runnable can do.
+"""Runnable: the base class of the algebra, its step table and its operators.
 
-A class says how it runs by what it overrides, found once when the class is made:
+The method that a class overrides says how it runs. It is looked up once, when the class is created:
 
-    _build          a step put together from others (everything in this package)
+    _build          a step composed of other steps (every class in this package)
     abatch_native   a list call: items that meet are sent together
-    abatch, batch   the same, said the LCEL way
+    abatch, batch   the same, in LCEL's form
     ainvoke         a leaf on the event loop
     invoke only     a leaf in a worker thread
 
-and gets every other method from here.
+All other methods are inherited from here and from `EntryPoints`.
 """
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
-from functools import partial, wraps
+from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
-from batchrt.config import RunConfig, cap_of, check_config, handed_config
+from batchrt.config import RunConfig, check_config, complete_config
+from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
+from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
-from batchrt.runtime.context import drive_to_end
-from batchrt.runtime.outcome import BatchResult
-from batchrt.runtime.portal import Caller, call_blocking, crossing
-from batchrt.runtime.run import Item, Run, Step, Strand, current_strand, strand_context
-from batchrt.runtime.slots import Slots
-from batchrt.runtime.stream import Stream
-from batchrt.runtime.threads import call_in_thread, is_awaitable
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
+from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
-    from batchrt.runnables.passthrough import RunnableAssign, RunnablePick
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
-__all__ = [
-    "PLAIN",
-    "Configs",
-    "Entry",
-    "RetryIf",
-    "Runnable",
-    "RunnableLike",
-    "awaited",
-    "coerce",
-    "no_awaitable",
-]
+__all__ = ["Configs", "In", "Method", "Out", "RetryIf", "Runnable", "RunnableLike", "coerce"]
 
-In = TypeVar("In", contravariant=True)  # noqa: PLC0105  these two stand in every signature
-Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
 T = TypeVar("T")
 U = TypeVar("U")
 
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
-"""Which errors are worth another attempt: of these types, or those the function says yes to."""
+"""The errors that are worth another attempt: types, or a predicate that is given the error."""
 
-Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
-"""One configuration for the run, or one for each input."""
-
-Entry: TypeAlias = Literal["_build", "abatch_native", "abatch", "batch", "ainvoke", "invoke"]
-_LISTS: Final[tuple[Entry, ...]] = ("abatch", "batch")
-_ENTRIES: Final[tuple[Entry, ...]] = ("_build", "abatch_native", *_LISTS, "ainvoke", "invoke")
+_LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
+_METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
 
-class Runnable(Generic[In, Out]):
-    """Take an input and give an output; compose with `|`; run one or many.
+class Runnable(EntryPoints[In, Out]):
+    """Map an input to an output; compose with `|`; run one input or many.
 
     Override `ainvoke` (runs on the event loop) or `invoke` (runs in a worker thread); the other methods
-    follow. All batch methods take any iterable or async iterable and pull it lazily, and run under
-    `config`'s limits (see `RunConfig`).
+    follow. All batch methods take any iterable or async iterable, pull it lazily, and run under the limits
+    of `config` (see `RunConfig`).
 
-    What takes lists overrides `abatch_native(inputs)` instead, async or not: it is given a list and gives
-    a list, one output for each input in their order; an exception in an output's place is that item's
-    error. Wherever such a runnable stands in a chain, the items of the run that come to it meet and are
-    sent together, within `max_batch_size` and `max_batch_cost` (with a method `cost(input)`): when a
-    list is full, when nobody is on the way to it any more, or when nobody came for `linger` seconds, or
-    `max_linger` seconds after the first. A list that fails is halved until the guilty item stands
-    alone. An `abatch` or `batch` that a subclass overrides, as in LCEL, is used the same way.
+    A runnable that takes lists overrides `abatch_native(inputs)` instead, async or not. It is passed a list
+    and returns a list with one output for each input, in the same order; an exception in an output's place
+    is that item's error. Wherever such a runnable stands in a chain, the items of the run that reach it are
+    collected and sent together, within `max_batch_size` and `max_batch_cost` (with a method `cost(input)`):
+    when a list is full, when no other item can still arrive, when no item arrived for `linger` seconds, or
+    `max_linger` seconds after the first. A list that fails is halved until the failing item stands alone.
+    An `abatch` or `batch` that a subclass overrides, as in LCEL, is used the same way.
 
     Attributes:
-        name: what messages call it; else its class's name.
+        name: its name in messages; the class's name if `None`.
         max_batch_size: the most inputs a list; `None` for no bound. May change during a run.
-        max_batch_cost: the most their costs may add up to; `None` for no bound.
+        max_batch_cost: the largest sum of costs a list; `None` for no bound.
         linger: seconds; `None` for 0.05, or 0.005 with `share_lists`.
         max_linger: seconds; `None` for 1, or 0.05 with `share_lists`.
-        share_lists: put lists of concurrent runs together too, as a service wants it whose requests call
-            `ainvoke` each for itself. A call then waits `linger` seconds for others.
+        share_lists: also combine the lists of concurrent runs, for a service in which each request calls
+            `ainvoke` by itself. A call then waits `linger` seconds for others.
     """
 
     name: str | None = None
@@ -107,261 +77,88 @@ class Runnable(Generic[In, Out]):
     linger: float | None = None
     max_linger: float | None = None
     share_lists: bool = False
-    _entry: Entry | None = None
+    _method: Method | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for entry in _ENTRIES:
-            if entry in cls.__dict__:
-                cls._entry = entry
+        for method in _METHODS:
+            if method in cls.__dict__:
+                cls._method = method
                 break
-        if cls._entry == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
-            cls.invoke = _awaiting(own)  # type: ignore[method-assign]
+        if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
+            # Not by assignment, which type checkers read as an override without types.
+            type.__setattr__(cls, "invoke", awaiting_method(own))
 
-    # How it runs
+    # The step table
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        """Return this runnable as a step for a run; `kwargs` go to the call, as `bind` says."""
+        """Return this runnable as a step of a run; `kwargs` are passed to the call, as with `bind`."""
         raise NotImplementedError
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        return self._step_of(self._entry, kwargs or {})
+        return self._step_of(self._method, kwargs or {})
 
     def _takes(self, keyword: str) -> bool:
-        """Whether calls of this take a keyword argument of this name."""
+        """Return whether calls of this runnable take a keyword argument of this name."""
         return function_takes(
-            (getattr(self, entry) for entry in _ENTRIES if entry != "_build" and self._overrides(entry)),
+            (getattr(self, method) for method in _METHODS if method != "_build" and self._overrides(method)),
             keyword,
         )
 
     def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002  subclasses know more
-        """Return where a keyword argument belongs that this does not take."""
+        """Return a hint for the error about a keyword argument that this runnable does not take."""
         return "no step takes it"
 
-    def _step_of(self, entry: Entry | None, kwargs: Mapping[str, Any]) -> Step:
+    def _step_of(self, overridden: Method | None, kwargs: Mapping[str, Any]) -> Step:
         if kwargs:
             check_keywords(self, kwargs)
-        match entry:
+        match overridden:
             case "_build":
                 return self._build(kwargs)
             case "abatch_native" | "abatch" | "batch":
                 from batchrt.runnables.native import native_step
 
-                return native_step(self, entry, kwargs)
+                return native_step(self, overridden, kwargs)
             case "ainvoke":
                 return _async_method_step(self.ainvoke, kwargs)
             case "invoke":
-                method = getattr(self.invoke, "_unawaited", None)
-                # A run awaits on its own loop, and not in the thread.
+                method = getattr(self.invoke, "unawaited", None)
                 return _sync_method_step(partial(method, self) if method else self.invoke, kwargs)
         name = type(self).__name__
         raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
-    def _inherited_step(self, method: Entry, kwargs: Mapping[str, Any]) -> Step:
-        """Return a step for `method` of this class that does not come back to an override of it.
+    def _inherited_step(self, method: Method, kwargs: Mapping[str, Any]) -> Step:
+        """Return the step of the default `method`, which must not come back to an override of it.
 
-        Called only when `method` itself is not overridden, or from an override through `super()`. What
-        calls for single inputs looks first at what takes a single input: an `abatch` in terms of
+        The default runs only if the class does not override `method`, or if the override calls `super()`.
+        Defaults for a single input prefer methods that take a single input: an `abatch` in terms of
         `self.ainvoke` must not come back to itself either.
         """
-        entries: tuple[Entry, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
-        if method in _LISTS:
+        methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
+        if method in _LIST_METHODS:
             if not self._overrides(method):
                 return self._step(kwargs)
         else:
-            entries += _LISTS
-        usable = (entry for entry in entries if entry != method and self._overrides(entry))
+            methods += _LIST_METHODS
+        usable = (other for other in methods if other != method and self._overrides(other))
         return self._step_of(next(usable, None), kwargs)
 
-    def _overrides(self, entry: Entry) -> bool:
-        return getattr(type(self), entry, None) is not getattr(Runnable, entry, None)
+    def _overrides(self, method: Method) -> bool:
+        return getattr(type(self), method, None) is not getattr(Runnable, method, None)
 
     def _prepare(
-        self, kwargs: Mapping[str, Any], configs: Configs, method: Entry | None = None
+        self, kwargs: Mapping[str, Any], configs: Configs, method: Method | None = None
     ) -> tuple[Step, Configs]:
-        """Return the step and the configuration for a run of this by itself.
-
-        `method` says that it is that method's own default that asks; see `_inherited_step`.
-        """
         step = self._inherited_step(method, kwargs) if method else self._step(kwargs)
         return step, configs
 
-    def _job(
-        self,
-        inputs: Iterable[Any] | AsyncIterable[Any],
-        configs: Configs,
-        kwargs: Mapping[str, Any],
-        method: Entry | None = None,
-    ) -> Job:
-        step, configs = self._prepare(kwargs, configs, method)
-        return Job.of(step, inputs, configs)
-
     def get_name(self) -> str:
-        """Return the name that messages use for it."""
+        """Return the name for messages."""
         return self.name or type(self).__name__
 
     def __repr__(self) -> str:
         return f"{self.get_name()}()"
-
-    # One input
-
-    async def ainvoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
-        """Return the output for one input.
-
-        Raises:
-            Exception: what a step raises, as itself.
-            ItemTimeoutError, DeadlineExceededError: as `config` says.
-        """
-        step, configs = self._prepare(kwargs, config, "ainvoke")
-        return cast("Out", await run_one(step, input, cast("RunConfig | None", configs)))
-
-    def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
-        """Return the output for one input, from sync code; see `ainvoke`.
-
-        A chain of sync functions alone runs in the calling thread. Anything else runs on a background
-        event loop while the calling thread waits.
-
-        Raises:
-            BlockedEventLoopError: in async code, where it would wait for the event loop that it blocks: await
-                `ainvoke` there.
-        """
-        step, configs = self._prepare(kwargs, config, "invoke")
-        config = check_config(cast("RunConfig | None", configs))
-        bounded = "timeout" in config or "deadline" in config
-        if (step.inline or step.direct) and not bounded and current_strand() is None:
-            return cast("Out", _run_direct(step, input, config))
-        return cast("Out", call_blocking(partial(run_one, step, input, config)))
-
-    # Many inputs
-
-    async def abatch(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Out]:
-        """Return the outputs, in input order.
-
-        Args:
-            inputs: pulled one at a time, as items are admitted. An iterator runs on the event loop; one
-                that blocks should be an async iterable.
-            config: for the run, or a list of one for each input (the first one's `max_concurrency`,
-                `deadline`, `window` and limits of spending count).
-            return_exceptions: put an item's exception in its place instead of stopping.
-            kwargs: go to each call, as with `bind`.
-
-        Raises:
-            TypeError: for keyword arguments that no step takes; it says where they belong.
-            Exception: without `return_exceptions`, the first error, as itself, after everything else
-                was cancelled and has ended.
-            DeadlineExceededError: when `deadline` passed; with `return_exceptions` and inputs of known
-                length, it stands in the unfinished items' places instead.
-            ValueError: for a config that makes no sense, before anything runs.
-        """
-        job = self._job(inputs, config, kwargs, "abatch")
-        return await collect(job, return_exceptions=return_exceptions)
-
-    def batch(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> list[Out]:
-        """Do `abatch` from sync code, on a background event loop; an iterator runs in this thread.
-
-        In async code it blocks the event loop, which async inputs must not need; for what it raises then see
-        `invoke`.
-        """
-        caller = Caller()
-        job = self._job(caller.pull(inputs), config, kwargs, "batch")
-
-        return call_blocking(partial(collect, job, return_exceptions=return_exceptions), caller)
-
-    async def arun(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        **kwargs: Any,
-    ) -> BatchResult[Out]:
-        """Return each item's outcome with its attempts, seconds and tokens; no item's error is raised.
-
-        Raises:
-            DeadlineExceededError: only when `deadline` passed and the inputs' number is not known.
-        """
-        return await collect_outcomes(self._job(inputs, config, kwargs))
-
-    def run(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        **kwargs: Any,
-    ) -> BatchResult[Out]:
-        """Do `arun` from sync code."""
-        caller = Caller()
-        job = self._job(caller.pull(inputs), config, kwargs)
-        return call_blocking(partial(collect_outcomes, job), caller)
-
-    def abatch_iter(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> Stream[Out]:
-        """Iterate over the outputs in input order, with bounded memory; see `Stream` for closing it.
-
-        Outputs that are early wait for their turn, `window` items at most; a consumer that is slow
-        slows the run down. A `deadline` means the same as for `abatch`.
-        """
-        job = self._job(inputs, config, kwargs)
-        return Stream(job, ordered=True, return_exceptions=return_exceptions)
-
-    def batch_iter(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> Iterator[Out]:
-        """Do `abatch_iter` from sync code; closing the generator ends the run."""
-        caller = Caller()
-        job = self._job(caller.pull(inputs), config, kwargs)
-        return _iterate(job, caller, ordered=True, return_exceptions=return_exceptions)
-
-    def abatch_as_completed(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> Stream[tuple[int, Out]]:
-        """Iterate over `(index, output)` as items finish; they start in input order.
-
-        A `deadline` means the same as for `abatch`; what it kept from being finished comes last.
-        """
-        job = self._job(inputs, config, kwargs)
-        return Stream(job, ordered=False, return_exceptions=return_exceptions)
-
-    def batch_as_completed(
-        self,
-        inputs: Iterable[In] | AsyncIterable[In],
-        config: Configs = None,
-        *,
-        return_exceptions: bool = False,
-        **kwargs: Any,
-    ) -> Iterator[tuple[int, Out]]:
-        """Do `abatch_as_completed` from sync code; closing the generator ends the run."""
-        caller = Caller()
-        job = self._job(caller.pull(inputs), config, kwargs)
-        return _iterate(job, caller, ordered=False, return_exceptions=return_exceptions)
 
     # Composition
 
@@ -381,9 +178,7 @@ class Runnable(Generic[In, Out]):
     def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
     def __or__(self, other: Any) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `other`."""
-        from batchrt.runnables.sequence import RunnableSequence
-
-        return RunnableSequence(self, coerce(other))
+        return _sequence(self, coerce(other))
 
     @overload
     def __ror__(self, other: Callable[[T], Runnable[Any, In]]) -> RunnableSequence[T, Out]: ...
@@ -399,15 +194,11 @@ class Runnable(Generic[In, Out]):
     def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
     def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
         """Return the sequence of `other` and this."""
-        from batchrt.runnables.sequence import RunnableSequence
-
-        return RunnableSequence(coerce(other), self)
+        return _sequence(coerce(other), self)
 
     def pipe(self, *others: RunnableLike[Any, Any], name: str | None = None) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `others`."""
-        from batchrt.runnables.sequence import RunnableSequence
-
-        return RunnableSequence(self, *others, name=name)
+        return _sequence(self, *others, name=name)
 
     def bind(self, **kwargs: Any) -> RunnableBinding[In, Out]:
         """Return this with `kwargs` given to every call."""
@@ -416,11 +207,11 @@ class Runnable(Generic[In, Out]):
         return RunnableBinding(self, kwargs=kwargs)
 
     def with_config(self, config: RunConfig | None = None, **keys: Any) -> RunnableBinding[In, Out]:
-        """Return this with `config` (or its keys) laid under what a call says.
+        """Return this with `config` (or its keys) as defaults under a call's own config.
 
-        `max_concurrency` and `timeout` hold inside a chain too: for this part of it. A call's explicit
-        `None` does not lift them, as in LCEL (of limits of spending it does); `with_config` of the result
-        does, key by key.
+        Inside a chain, `max_concurrency` and `timeout` hold for this part of it. A call's explicit `None`
+        does not lift them, as in LCEL (it does lift spending limits); `with_config` of the result does, key
+        by key.
         """
         from batchrt.runnables.binding import RunnableBinding
 
@@ -451,10 +242,10 @@ class Runnable(Generic[In, Out]):
         """Return this with up to `stop_after_attempt` attempts for each item.
 
         Args:
-            retry_if_exception_type: what is worth another attempt: types, or a function that is given the
-                error and says whether it is.
-            wait_exponential_jitter: wait between attempts, exponentially longer and with jitter; else
-                not at all.
+            retry_if_exception_type: the errors worth another attempt: types, or a predicate that is given
+                the error.
+            wait_exponential_jitter: wait between attempts, with exponential backoff and jitter; if false,
+                try again at once.
             exponential_jitter_params: tenacity's `initial` (1 s), `max`, `exp_base` (2), `jitter` (1 s).
             stop_after_attempt: attempts in all, the first included.
         """
@@ -475,11 +266,11 @@ class Runnable(Generic[In, Out]):
         exceptions_to_handle: tuple[type[BaseException], ...] = (Exception,),
         exception_key: str | None = None,
     ) -> RunnableWithFallbacks[In, Out]:
-        """Return this with others to try, in order, when it fails; if all fail, the first error is raised.
+        """Return this with fallbacks, tried in order when it fails; if all fail, the first error is raised.
 
         Args:
-            fallbacks: what to try.
-            exceptions_to_handle: which errors lead to the next one.
+            fallbacks: the runnables to try.
+            exceptions_to_handle: the errors after which the next one is tried.
             exception_key: put the last error under this key of the (dict) input of the next one.
         """
         from batchrt.runnables.fallbacks import RunnableWithFallbacks
@@ -495,20 +286,16 @@ class Runnable(Generic[In, Out]):
         return RunnableEach(self)
 
     def assign(self, **fields: RunnableLike[Any, Any]) -> RunnableSequence[In, dict[str, Any]]:
-        """Return this with `fields`, computed from its output dict, added to it."""
+        """Return this with `fields` added to its output dict, each computed from it."""
         from batchrt.runnables.passthrough import RunnableAssign
-        from batchrt.runnables.sequence import RunnableSequence
 
-        added: RunnableAssign = RunnableAssign(fields)
-        return RunnableSequence(self, added)
+        return _sequence(self, RunnableAssign(fields))
 
     def pick(self, keys: str | list[str]) -> RunnableSequence[In, Any]:
         """Return this with one key's value of its output dict, or a dict of several keys."""
         from batchrt.runnables.passthrough import RunnablePick
-        from batchrt.runnables.sequence import RunnableSequence
 
-        picked: RunnablePick = RunnablePick(keys)
-        return RunnableSequence(self, picked)
+        return _sequence(self, RunnablePick(keys))
 
 
 RunnableLike: TypeAlias = (
@@ -520,7 +307,7 @@ RunnableLike: TypeAlias = (
     | Callable[[In, RunConfig], Out]
     | Mapping[str, Any]
 )
-"""What can stand in a chain: a runnable, a function (sync or async), or a dict of them."""
+"""A part of a chain: a runnable, a function (sync or async), or a dict of them."""
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:
@@ -543,97 +330,33 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     )
 
 
+def _sequence(*steps: RunnableLike[Any, Any], name: str | None = None) -> RunnableSequence[Any, Any]:
+    from batchrt.runnables.sequence import RunnableSequence
+
+    return RunnableSequence(*steps, name=name)
+
+
 def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
         await strand.take()
-        output = await method(value, handed_config(strand.config), **kwargs)
-        if type(output) in PLAIN or not hasattr(type(output), "__await__"):
+        output = await method(value, complete_config(strand.config), **kwargs)
+        if type(output) in PLAIN_TYPES or not hasattr(type(output), "__await__"):
             return output
-        return await no_awaitable(output)
+        return await resolve(output)
 
     return Step(call)
 
 
 def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
-        config = handed_config(strand.config)
+        config = complete_config(strand.config)
         if strand.run.direct:
             output = copy_context().run(method, value, config, **kwargs)  # as in a thread
         else:
             await strand.take()
             output = await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
         if hasattr(type(output), "__await__"):
-            return await (_on_another_loop if strand.run.direct else no_awaitable)(output)
+            return resolve_without_loop(output) if strand.run.direct else await resolve(output)
         return output
 
     return Step(call, direct=True)
-
-
-def _awaiting(invoke: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a class's `invoke` such that an awaitable that it returns is awaited.
-
-    It may be a plain wrapper of something async: its caller wants what comes of that.
-    """
-
-    @wraps(invoke)
-    def awaiting(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return awaited(invoke(self, *args, **kwargs))
-
-    awaiting._unawaited = invoke  # type: ignore[attr-defined]
-    return awaiting
-
-
-def awaited(output: Any) -> Any:
-    """Return a sync function's output, in a run without an event loop: awaited on one, if it has to be."""
-    if not is_awaitable(output):
-        return output
-
-    async def wait() -> Any:
-        return await output
-
-    return call_blocking(wait)
-
-
-PLAIN: Final = frozenset((str, int, float, bool, dict, list, tuple, type(None)))
-"""Types of outputs that are neither to be awaited nor to be run: a look-up for the most of them."""
-
-
-async def no_awaitable(output: Any) -> Any:
-    """Return what `output` gives, as long as that is to be awaited, which is never an item's output."""
-    while hasattr(type(output), "__await__"):
-        output = await output
-    return output
-
-
-async def _on_another_loop(output: Any) -> Any:
-    """Return what `output` gives, for a run that has no event loop of its own."""
-    return call_blocking(partial(no_awaitable, output))
-
-
-def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:
-    run = Run(Slots(cap_of(config)), direct=True)
-    strand = Strand(run, Item(0), config, run.slots, has_slot=run.slots.try_take())
-    context = strand_context(strand)
-    try:
-        if step.inline:
-            return context.run(step.call, value, strand)
-        return drive_to_end(context, step.call(value, strand))
-    finally:
-        strand.close()
-
-
-_CHUNK = 64
-"""How many ready outcomes a sync iterator fetches at a time: crossing threads costs some 50 µs."""
-
-
-def _iterate(job: Job, caller: Caller, *, ordered: bool, return_exceptions: bool) -> Iterator[Any]:
-    stream: Stream[Any] = Stream(job, ordered=ordered, return_exceptions=return_exceptions)
-    with crossing(caller) as call, call.closing(stream):
-        while True:
-            ticket = call.settle(partial(stream.next_chunk, _CHUNK))
-            if ticket.failed:
-                break
-            yield from ticket.result()
-    # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
-    with suppress(StopAsyncIteration):
-        ticket.result()

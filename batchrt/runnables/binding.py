@@ -1,4 +1,4 @@
-"""A runnable with arguments and configuration fixed."""
+"""RunnableBinding: a runnable with bound arguments and configuration."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import anyio
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
-from batchrt.runnables.base import Configs, Entry, In, Out, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableBinding"]
 
 
 class RunnableBinding(Runnable[In, Out]):
-    """Run `bound` with keyword arguments and configuration added; what `bind` and `with_config` make.
+    """Run `bound` with keyword arguments and configuration added; the result of `bind` and `with_config`.
 
-    Run by itself, its configuration is the run's, under what the call says. Inside a chain,
-    `max_concurrency` holds for this part of it, over all items of the run; `timeout` and `deadline` for
-    each item's way through it; the rest is laid under what the functions inside are handed. Binding a
-    binding adds to it: what is said last wins.
+    In a run of its own, the bound configuration supplies the run's defaults. Inside a chain,
+    `max_concurrency` holds for this part, over all items of the run; `timeout` and `deadline` for each
+    item's time in it; the other keys are defaults in the configuration that functions inside receive.
+    Binding a binding adds to it, and the last value of a key wins.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class RunnableBinding(Runnable[In, Out]):
         return repr(self.bound)
 
     def get_name(self) -> str:
-        """Return the name of what is bound, unless the configuration gives one."""
+        """Return the `run_name` of the configuration, or else the name of `bound`."""
         return self.config.get("run_name") or self.bound.get_name()
 
     def bind(self, **kwargs: Any) -> RunnableBinding[In, Out]:
@@ -63,11 +64,11 @@ class RunnableBinding(Runnable[In, Out]):
         self,
         kwargs: Mapping[str, Any],
         configs: Configs,
-        method: Entry | None = None,  # noqa: ARG002  what is bound is asked as a whole
+        method: Method | None = None,  # noqa: ARG002  `bound` decides for itself
     ) -> tuple[Step, Configs]:
-        return self.bound._prepare({**self.kwargs, **kwargs}, self._under(configs))
+        return self.bound._prepare({**self.kwargs, **kwargs}, self._with_defaults(configs))
 
-    def _under(self, configs: Configs) -> Configs:
+    def _with_defaults(self, configs: Configs) -> Configs:
         if not self.config:
             return configs
         if configs is None or not isinstance(configs, list | tuple):

@@ -1,4 +1,4 @@
-"""One of several ways."""
+"""RunnableBranch: one of several runnables, chosen by conditions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import keywords_of
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableBranch"]
 
@@ -15,8 +16,8 @@ __all__ = ["RunnableBranch"]
 class RunnableBranch(Runnable[In, Out]):
     """Run the first runnable whose condition is true for the input, else the default.
 
-    `RunnableBranch((is_question, answer), (is_order, book), refuse)`; keyword arguments of a call go to
-    the runnables that take them, not to the conditions.
+    Example: `RunnableBranch((is_question, answer), (is_order, book), refuse)`. Keyword arguments of a call
+    go to the runnables that take them, not to the conditions.
     """
 
     def __init__(

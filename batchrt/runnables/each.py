@@ -1,4 +1,4 @@
-"""A step over every element of a list."""
+"""RunnableEach: a step over every element of a list."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any, Final
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runtime.context import drive
 from batchrt.runtime.fork import Job, fork
-from batchrt.runtime.run import Step, StepCall, Strand
 from batchrt.runtime.slots import Waiter
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableEach"]
 
 UNCAPPED_WIDTH: Final = 1000
-"""Elements under way at once when `max_concurrency` is `None`, or, when it is not, together with those that
-wait for another attempt or for a provider; the run's default window."""
+"""Elements under way at once if `max_concurrency` is `None`; otherwise the bound on elements under way plus
+those that wait for a retry or a provider. It is the default window of a run."""
 
 
 class RunnableEach(Runnable[Sequence[In], list[Out]]):
-    """Take a list and give the list of the outputs of `bound`, in order; what `map` makes.
+    """Map a list to the list of the outputs of `bound`, in order; the result of `map`.
 
-    Elements run at the same time, under the run's slots; those that wait for another attempt hold up no
-    others. The first that fails cancels the others.
+    Elements run concurrently, under the run's slots; an element that waits for another attempt does not
+    delay the others. The first that fails cancels the others.
     """
 
     def __init__(self, bound: RunnableLike[In, Out]) -> None:
@@ -44,7 +45,7 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
             return Step(lambda values, strand: [step.call(v, strand) for v in values], inline=True)
 
         async def call(given: Iterable[Any], strand: Strand) -> list[Any]:
-            # A copy: the list may be changed meanwhile. By `iter`, for `list` asks for a length.
+            # A copy, since the list may change meanwhile; by `iter`, since `list` calls `__len__`.
             values = list(iter(given))
             outputs: list[Any] = [None] * len(values)
             width = min(len(values), max(strand.slots.limit or UNCAPPED_WIDTH, step.lists))
@@ -52,7 +53,7 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
             jobs = [elements.carry] * width
             if width < min(len(values), UNCAPPED_WIDTH):
                 elements.spare = UNCAPPED_WIDTH - width
-                await fork(strand, [*jobs, elements.carry_on_a_free_slot], elements.join)
+                await fork(strand, [*jobs, elements.lead], elements.join)
             else:
                 await fork(strand, jobs)
             return outputs
@@ -63,11 +64,11 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
 class _Elements:
     """Carry the elements of one list through a step, as many at a time as there are jobs for them.
 
-    There is a job for each slot, and a leader, as a run has one (see `scheduler.py`): it waits for a slot
-    that a job gave up to wait for something else, carries on with the next element, and has itself replaced.
+    There is a job for each slot and one leader, as in a run (see `scheduler.py`): the leader waits for a slot
+    that a job gave up while it waits, adds a new leader, and goes on with the next element.
 
     Attributes:
-        spare: how many jobs there may be more; those that sleep take memory.
+        spare: how many jobs may still be added; sleeping jobs take memory.
     """
 
     __slots__ = ("_add", "_leader", "_outputs", "_source", "_step", "_unbegun", "spare")
@@ -82,34 +83,34 @@ class _Elements:
         self._add: Callable[[Job], None] | None = None
 
     def join(self, add: Callable[[Job], None]) -> None:
-        """Be handed what adds jobs."""
+        """Receive the function that adds jobs to the fork."""
         self._add = add
 
     async def carry(self, strand: Strand) -> None:
-        """Carry elements, one after the other."""
+        """Carry elements one after the other, on a slot of its own."""
         base, step, outputs = copy_context(), self._step, self._outputs
         for index, value in self._source:
             self._unbegun -= 1
             if not self._unbegun and self._leader is not None:
                 self._leader.withdraw()
-            # A context of its own: what an element sets is not seen by the next.
+            # A context for each element: the next one must not see the variables that it sets.
             strand.start_over()
             outputs[index] = await drive(base.copy(), step(value, strand))
 
-    async def carry_on_a_free_slot(self, strand: Strand) -> None:
-        """Lead."""
+    async def lead(self, strand: Strand) -> None:
+        """Wait as the leader for a slot that is given up, then carry elements on it."""
         if not self._unbegun or not await self._take(strand):
             return
         self.spare -= 1
         if self.spare and self._add is not None:
-            self._add(self.carry_on_a_free_slot)
+            self._add(self.lead)
         await self.carry(strand)
 
     async def _take(self, strand: Strand) -> bool:
         self._leader = Waiter()
-        strand.halt()  # it brings nothing to a list before it has its slot
+        strand.halt()  # without a slot it cannot bring an item to a list call
         try:
-            # Behind what is under way, and what is lent to nested work is not for it.
+            # As a newcomer: behind strands under way, and not on slots that are lent to nested work.
             strand.has_slot = await strand.slots.take(self._leader, newcomer=True)
         finally:
             self._leader = None

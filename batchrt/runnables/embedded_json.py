@@ -1,8 +1,7 @@
-"""The JSON in what a model says: behind its thoughts, in a Markdown fence, between words; or all of it.
+"""JSON embedded in a model's text: behind its thoughts, in a Markdown fence, between words; or all of it.
 
-A model's text may be as long as its limit allows and say anything, and it is read on the event loop. So
-it is scanned with searches that go forward only: no regular expression whose work could grow with the
-square of the text.
+The text may be as long as the model's output limit, with any contents, and it is read on the event loop.
+So all searches go forward only: no regular expression may take time quadratic in the text's length.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ __all__ = ["NotJSONError", "candidates", "first_fitting"]
 T = TypeVar("T")
 
 _TAGS: Final = "think|thinking|thought|thoughts|reasoning|reason|reflection|analysis|scratchpad|seed:think"
-# Alternatives of fixed texts: each place of a text is looked at for as long as the longest of them.
+# Alternatives of fixed strings: the work at each position is bounded by the longest of them.
 _THOUGHT_ENDS: Final = re.compile(
     rf"</(?:{_TAGS})>"  # DeepSeek R1, Qwen 3, GLM, Seed and many others
     r"|\[/THINK\]"  # Magistral
@@ -32,38 +31,38 @@ _THOUGHT_BEGINS: Final = re.compile(
 )
 _FENCES: Final = ("```", "~~~")
 _LONGEST_INFO: Final = 64
-"""Characters after a fence's marks up to the end of its line."""
+"""Characters of a fence's info string, up to the end of its line."""
 _MOST_FENCES: Final = 32
 _MOST_BRACKETS: Final = 64
 
 
 class NotJSONError(ValueError):
-    """Say that a candidate is no JSON at all, as against JSON that does not fit."""
+    """Report that a candidate is not JSON at all, as opposed to JSON that does not fit."""
 
 
 def first_fitting(text: str, read: Callable[[str], T]) -> T:
-    """Return what `read` makes of the first candidate in `text` that it takes.
+    """Return `read(candidate)` for the first candidate in `text` that `read` accepts.
 
     Raises:
-        ValueError: `read` takes none. It is the error about the first one that is JSON; where none is, a
-            NotJSONError about the last one.
+        ValueError: `read` rejects all. The error is that of the first candidate that is JSON or, if none
+            is, the NotJSONError of the last one.
     """
-    telling: ValueError | None = None
+    reported: ValueError | None = None
     for candidate in candidates(text):
         try:
             return read(candidate)
         except ValueError as error:
-            if telling is None or isinstance(telling, NotJSONError):
-                telling = error
-    assert telling is not None
-    raise telling
+            if reported is None or isinstance(reported, NotJSONError):
+                reported = error
+    assert reported is not None
+    raise reported
 
 
 def candidates(text: str) -> Iterator[str]:
-    """Yield what may be the JSON that a model answered with, likeliest first; the whole text to begin with.
+    """Yield substrings that may be the model's JSON answer, likeliest first, beginning with the whole text.
 
-    An answer that was cut off is not mended into another one: a draft among the thoughts, or a part of
-    what was begun, is no candidate.
+    A truncated answer is not repaired into a different one: neither a draft among the thoughts nor a part
+    of an unfinished value is a candidate.
     """
     yield text
     ends = [found.end() for found in _THOUGHT_ENDS.finditer(text)]
@@ -71,7 +70,7 @@ def candidates(text: str) -> Iterator[str]:
         if _THOUGHT_BEGINS.match(text, _start_of(text)) is None:
             yield from _framed(text)
         return
-    # A string in the JSON may have such a mark in it: then it is the first one that ends the thoughts.
+    # A string in the JSON may contain such a mark; then the first mark ends the thoughts.
     for end in dict.fromkeys((ends[-1], ends[0])):
         answer = text[end:]
         yield answer
@@ -83,7 +82,7 @@ def _start_of(text: str) -> int:
 
 
 def _framed(text: str) -> Iterator[str]:
-    """Yield what stands in fences, and what stands between the first bracket and its last counterpart."""
+    """Yield the contents of fences, then the text from the first bracket to its last counterpart."""
     for marks in _FENCES:
         yield from _fenced(text, marks)
     start = _first_value(text)
@@ -94,7 +93,7 @@ def _framed(text: str) -> Iterator[str]:
 
 
 def _fenced(text: str, marks: str) -> Iterator[str]:
-    """Yield the contents of closed fences; one that is left open says that the answer was cut off."""
+    """Yield the contents of closed fences; an open fence means that the answer was cut off."""
     place = 0
     for _ in range(_MOST_FENCES):
         opening = text.find(marks, place)
@@ -118,10 +117,10 @@ def _is_info(info: str) -> bool:
 
 
 def _first_value(text: str) -> int:
-    """Return where a JSON object or list seems to begin; -1 for nowhere.
+    """Return the index where a JSON object or list seems to begin, or -1.
 
-    Brackets of prose are passed over, as those of "[see below]". The first one that opens as JSON does is
-    it: what stands behind would be a part of it.
+    Brackets in prose, as in "[see below]", are skipped. The first bracket that opens like JSON counts: any
+    later one would be inside its value.
     """
     brace, bracket = text.find("{"), text.find("[")
     for _ in range(_MOST_BRACKETS):
@@ -131,7 +130,7 @@ def _first_value(text: str) -> int:
         start = min(starts)
         if _opens_value(text, start):
             return start
-        # Only the one that is passed over is searched for again: each search begins where the last ended.
+        # Only the skipped kind is searched again: each search begins where its last one ended.
         if start == brace:
             brace = text.find("{", start + 1)
         else:
@@ -140,13 +139,13 @@ def _first_value(text: str) -> int:
 
 
 _NEAR: Final = 256
-"""Blanks after a bracket that are looked over: line breaks and an indentation."""
+"""Characters of white space to skip after a bracket: line breaks and an indentation."""
 
 
 def _opens_value(text: str, start: int) -> bool:
     inside = text[start + 1 : start + 1 + _NEAR].lstrip()
     if not inside:
-        return True  # nothing but blanks
+        return True  # nothing but white space
     if text[start] == "{":
         return inside[0] in "\"}'"
     return inside[0] in "\"{[]-'" or inside[0].isdecimal() or inside.startswith(("true", "false", "null"))

@@ -1,4 +1,4 @@
-"""Others to try when one fails."""
+"""RunnableWithFallbacks: other runnables to try when one fails."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import keywords_of
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableWithFallbacks"]
 
 
 class RunnableWithFallbacks(Runnable[In, Out]):
-    """Try `runnable`, then each of `fallbacks`; each item for itself. See `Runnable.with_fallbacks`."""
+    """Try `runnable`, then each of `fallbacks`, item by item. See `Runnable.with_fallbacks`."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class RunnableWithFallbacks(Runnable[In, Out]):
                     return await step.call(given, strand)
                 except handled as error:
                     if not isinstance(error, Exception):
-                        raise  # a cancellation or an interrupt is nobody's to handle
+                        raise  # cancellations and interrupts are never handled
                     first = error if first is None else first
                     last = error
             assert first is not None
@@ -67,5 +68,5 @@ class RunnableWithFallbacks(Runnable[In, Out]):
             )
 
     def _with_error(self, value: Any, error: BaseException) -> Any:
-        # A new dict: the caller's input stays as it was.
+        # A new dict, so that the caller's input stays unchanged.
         return value if self.exception_key is None else {**value, self.exception_key: error}

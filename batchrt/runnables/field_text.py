@@ -1,4 +1,4 @@
-"""How a value looks in a prompt, and in the field of a file."""
+"""Field text: a value as text, for prompts and for the fields of files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from batchrt.messages import Message, text_of_content
 __all__ = ["field_text", "is_missing", "json_text"]
 
 _DEEPEST: Final = 100
-"""Levels of lists and dicts in one another: far more than data has, and less than the stack bears."""
+"""Levels of nested lists and dicts: far more than data has, and safe for the interpreter's stack."""
 _LONGEST: Final = 14_000
-"""Bits. The interpreter does not write longer integers in decimal (its limit is 4,300 digits)."""
+"""Bits. The interpreter refuses to write longer integers in decimal (its limit is 4,300 digits)."""
 
 
 def field_text(value: object) -> str:
-    """Return `value` as words, for a prompt or a file: strings as they are, what is missing empty, else JSON.
+    """Return `value` as text for a prompt or a file: strings unchanged, missing values empty, else JSON.
 
-    Missing are `None`, NaN and pandas' `NaT` and `NA`; of a message it is the text; what is a string in
-    JSON, such as a date, is written without JSON's quotes; what has no JSON form is `str()` of it.
+    Missing values are `None`, NaN and pandas' `NaT` and `NA`. A message is its text. A value that is a string
+    in JSON, such as a date, has no quotes. A value without a JSON form is its `str()`.
     """
     if isinstance(value, str):
         return str.__str__(value)
@@ -41,11 +41,11 @@ def field_text(value: object) -> str:
 
 
 def json_text(value: object) -> str:
-    """Return `value` as JSON on one line, whatever it is.
+    """Return any `value` as JSON on one line.
 
-    pydantic models, dataclasses, dates and the like are written as pydantic would; NaN and the
-    infinities, which JSON lacks, as `null`; what has no JSON form at all as `str()` of it. A
-    result has been paid for by the time it is written: it is never refused.
+    pydantic models, dataclasses, dates and the like are written as pydantic writes them; NaN and the
+    infinities, which JSON lacks, as `null`; a value without a JSON form as its `str()`. No value is refused:
+    a result has been paid for by the time it is written.
     """
     try:
         return _ENCODER.encode(value)
@@ -54,7 +54,7 @@ def json_text(value: object) -> str:
 
 
 def is_missing(value: object) -> bool:
-    """Whether `value` stands for nothing: `None`, NaN of any kind of number, pandas' `NaT` and `NA`."""
+    """Return whether `value` is missing: `None`, NaN of any kind of number, pandas' `NaT` and `NA`."""
     if value is None:
         return True
     if isinstance(value, float):
@@ -70,11 +70,11 @@ def is_missing(value: object) -> bool:
 
 _MISSING: Final = frozenset(("NAType", "NaTType"))
 _TIMES: Final = frozenset(("datetime64", "timedelta64"))
-"""numpy's, which may be `NaT`."""
+"""numpy's types with a `NaT`."""
 
 
 def _plain(value: object, depth: int) -> Any:
-    """Return `value` as str, number, bool, None, list and dict, all of it finite."""
+    """Return `value` built of str, bool, None, list, dict and finite numbers."""
     if isinstance(value, bool | str):
         return value if isinstance(value, bool) else str.__str__(value)
     if is_missing(value):
@@ -101,12 +101,12 @@ def _inner(value: object, depth: int) -> Any:
 def _foreign(value: object, depth: int) -> Any:
     if isinstance(value, bytes | bytearray):
         return value.decode("utf-8", "replace")
-    # Late: only rows that hold objects need it.
+    # Imported late: only rows that hold objects need it.
     from pydantic_core import to_jsonable_python
 
     try:
         plain = to_jsonable_python(value)
-    except ValueError:  # what pydantic does not know (its error is a ValueError), or cannot encode
+    except ValueError:  # a type unknown to pydantic (its error is a ValueError), or not encodable
         return str(value)
     return _plain(plain, depth + 1)
 

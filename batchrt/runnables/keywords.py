@@ -1,4 +1,4 @@
-"""Keyword arguments of a call: which runnable takes one, and where one belongs that none takes."""
+"""Keyword arguments of a call: which runnable takes one, and a hint for one that none takes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONFIG_ALONE: Final = frozenset(
         "run_name",
     )
 )
-"""Keys of a config that nothing else is called: not even `**kwargs` are meant to take them."""
+"""Names that belong to a config alone: not even `**kwargs` take them."""
 _ELSEWHERE: Final = {
     "return_exceptions": "the batch methods take it; run and arun give every item's outcome as it is",
     "callbacks": "batchrt has none",
@@ -33,26 +33,26 @@ _ELSEWHERE: Final = {
 
 
 def check_keywords(runnable: Runnable[Any, Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise TypeError for a keyword argument that `runnable` does not take; says where it belongs."""
+    """Raise TypeError for a keyword argument that `runnable` does not take, with the place it belongs to."""
     for name in kwargs:
         if not runnable._takes(name):
             raise TypeError(
-                f"{runnable.get_name()} takes no keyword argument {name!r}: {_place_of(runnable, name)}"
+                f"{runnable.get_name()} takes no keyword argument {name!r}: {_hint_for(runnable, name)}"
             )
 
 
 def keywords_of(runnable: Runnable[Any, Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return those of `kwargs` that `runnable` takes."""
+    """Return the part of `kwargs` that `runnable` takes."""
     return {name: value for name, value in kwargs.items() if runnable._takes(name)} if kwargs else kwargs
 
 
 def is_config_key(name: str) -> bool:
-    """Whether a config has a key of this name."""
+    """Return whether a config has a key of this name."""
     return name in _CONFIG
 
 
 def function_takes(functions: Iterable[Callable[..., Any]], name: str) -> bool:
-    """Whether one of `functions` takes a keyword argument of this name, as far as that can be told."""
+    """Return whether one of `functions` takes a keyword argument `name`; true for unknown signatures."""
     return any(_takes(function, name) for function in functions)
 
 
@@ -69,7 +69,7 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
     )
 
 
-def _place_of(runnable: Runnable[Any, Any], name: str) -> str:
+def _hint_for(runnable: Runnable[Any, Any], name: str) -> str:
     if name in _CONFIG:
         return f"put it into config=, as config={{{name!r}: …}}"
     if name in _ELSEWHERE:

@@ -1,4 +1,4 @@
-"""Functions as steps."""
+"""RunnableLambda: a function as a step, and the decorator `chain`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
-from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, handed_config
+from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, complete_config
 from batchrt.errors import RecursionLimitError
-from batchrt.runnables.base import PLAIN, In, Out, Runnable, no_awaitable
+from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
+from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.portal import call_blocking
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
 __all__ = ["RunnableLambda", "chain"]
@@ -26,13 +27,13 @@ U = TypeVar("U")
 class RunnableLambda(Runnable[In, Out]):
     """Run a function: an async one on the event loop, a sync one in a worker thread.
 
-    The function takes the input, and the run's configuration too if it has a parameter named `config`.
-    If it returns a runnable, that is run on the same input, with `recursion_limit` one lower; if it
-    returns an awaitable, as an async function behind a plain decorator does, that is awaited.
+    The function takes the input, and the run's configuration if it has a parameter named `config`. A
+    runnable that it returns is run on the same input, with `recursion_limit` one lower; an awaitable that
+    it returns, as an async function behind a plain decorator does, is awaited.
 
-    It sees the caller's context variables, and what async functions before it have set for this input. What
-    an async function sets, later steps see; what a sync one sets ends with it, as in any thread, also where
-    `invoke` runs it in the caller's.
+    The function sees the caller's context variables, with the values that earlier async functions have set
+    for this input. Values set by an async function are seen by later steps; values set by a sync one end
+    with it, as in any thread, also where `invoke` runs it in the caller's thread.
 
     Args:
         func: sync or async.
@@ -98,7 +99,7 @@ class RunnableLambda(Runnable[In, Out]):
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:
-            # A lookup, and LCEL's idiom for a field: not worth a thread.
+            # A mere lookup, LCEL's idiom for a field: not worth a thread.
             lookup = self.func
             return Step(lambda value, _strand: lookup(value), inline=True)
         if self.afunc is not None:
@@ -106,7 +107,7 @@ class RunnableLambda(Runnable[In, Out]):
         return self._sync_step(kwargs)
 
     def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
-        """Return the function's output; the sync form, where there are two, runs in this thread."""
+        """Return the function's output; if there are two forms, the sync one runs in this thread."""
         if self.afunc is not None and not _is_async(self.func):
             sync: RunnableLambda[In, Out] = RunnableLambda(self.func, name=self.name)
             return sync.invoke(input, config, **kwargs)
@@ -122,15 +123,15 @@ class RunnableLambda(Runnable[In, Out]):
             if plain:
                 output = await function(value)
             elif takes_config:
-                output = await function(value, config=handed_config(strand.config), **kwargs)
+                output = await function(value, config=complete_config(strand.config), **kwargs)
             else:
                 output = await function(value, **kwargs)
-            if type(output) in PLAIN:
+            if type(output) in PLAIN_TYPES:
                 return output
             if hasattr(type(output), "__await__"):
-                output = await no_awaitable(output)
+                output = await resolve(output)
             if isinstance(output, Runnable):
-                return await self._go_on(output, value, strand)
+                return await self._run_returned(output, value, strand)
             return output
 
         return Step(call)
@@ -140,25 +141,23 @@ class RunnableLambda(Runnable[In, Out]):
         takes_config = self._takes_config[id(self.func)]
 
         async def call(value: Any, strand: Strand) -> Any:
-            bound = partial(function, config=handed_config(strand.config)) if takes_config else function
+            bound = partial(function, config=complete_config(strand.config)) if takes_config else function
             direct = strand.run.direct
             if direct:
                 output = copy_context().run(bound, value)  # as in a thread
             else:
                 await strand.take()
                 output = await call_in_thread(bound, value, strand)
-            # What an async function returns behind a decorator or a lambda that is not async itself.
+            # An async function behind a decorator or lambda that is not async itself returns one.
             if hasattr(type(output), "__await__"):
-                output = (
-                    call_blocking(partial(no_awaitable, output)) if direct else await no_awaitable(output)
-                )
+                output = resolve_without_loop(output) if direct else await resolve(output)
             if isinstance(output, Runnable):
-                return await self._go_on(output, value, strand)
+                return await self._run_returned(output, value, strand)
             return output
 
         return Step(call, direct=True)
 
-    async def _go_on(self, output: Runnable[Any, Any], value: Any, strand: Strand) -> Any:
+    async def _run_returned(self, output: Runnable[Any, Any], value: Any, strand: Strand) -> Any:
         outer = strand.config
         limit = outer.get("recursion_limit", DEFAULT_RECURSION_LIMIT)
         if limit <= 0:
@@ -172,7 +171,7 @@ class RunnableLambda(Runnable[In, Out]):
             if step.inline:
                 return step.call(value, strand)
             if strand.run.direct and not step.direct:
-                # A run without an event loop has come to something that needs one.
+                # This run has no event loop, and the step needs one.
                 return output.invoke(value, {"recursion_limit": limit - 1})
             return await step.call(value, strand)
         finally:
@@ -192,7 +191,7 @@ def chain(func: Callable[[T, RunConfig], U]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]: ...
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
-    """Make a runnable of a function; LCEL's decorator."""
+    """Turn a function into a runnable; LCEL's decorator."""
     return RunnableLambda(func)
 
 
@@ -211,7 +210,7 @@ def _check_function(function: object) -> None:
 def _is_async(function: object) -> bool:
     while isinstance(function, partial):
         function = function.func
-    call = getattr(function, "__call__", None)  # noqa: B004  the method itself, to look at
+    call = getattr(function, "__call__", None)  # noqa: B004  the method itself is inspected
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 

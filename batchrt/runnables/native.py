@@ -11,8 +11,9 @@ from weakref import WeakValueDictionary
 from batchrt.batching.list_call import LINGER, MAX_LINGER, SHARED_LINGER, SHARED_MAX_LINGER, Limits, ListCall
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
-from batchrt.config import RunConfig, handed_config
-from batchrt.runtime.run import Step, Strand
+from batchrt.config import RunConfig, complete_config
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def _configs(pairs: Sequence[tuple[Any, RunConfig]]) -> RunConfig | list[RunConf
     """Return the items' configuration, or, if they differ, one for each."""
     first = pairs[0][1]
     if all(config is first for _, config in pairs):
-        return handed_config(first)
-    return [handed_config(config) for _, config in pairs]
+        return complete_config(first)
+    return [complete_config(config) for _, config in pairs]
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Several steps on the same input."""
+"""RunnableParallel: several steps on the same input, at the same time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.fork import fork
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableMap", "RunnableParallel"]
 
 
 class RunnableParallel(Runnable[In, dict[str, Any]]):
-    """Run named steps on the same input at the same time; the output is a dict under the same names.
+    """Run named steps on the same input concurrently; the output is a dict under the same names.
 
     The first step that fails cancels the others. Steps that never wait run one after another. Keyword
     arguments of a call go to every step that takes them.
@@ -45,7 +46,7 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
             return _inline_parallel(inline)
 
         async def call(value: Any, strand: Strand) -> Any:
-            # The template keeps the keys in the order they were given, whichever ends first.
+            # The template keeps the keys in the order given, in whatever order the steps finish.
             output: dict[str, Any] = template.copy()
             for key, step in inline:
                 output[key] = step(value, strand)
@@ -76,4 +77,4 @@ def _branch(output: dict[str, Any], key: str, step: StepCall, value: Any) -> Any
 
 
 RunnableMap = RunnableParallel
-"""LCEL's other name for it."""
+"""LCEL's other name for `RunnableParallel`."""

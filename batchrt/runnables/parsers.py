@@ -1,4 +1,4 @@
-"""From what a model says to a value."""
+"""Output parsers: from a model's output to text, JSON or a pydantic model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
-from batchrt.runtime.run import Step
+from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 ModelOutput: TypeAlias = "str | Message"
-"""What a model step gives: its message, or its text."""
+"""The output of a model step: its message, or its text."""
 
 ModelT = TypeVar("ModelT", bound="BaseModel")
 
@@ -36,7 +36,7 @@ def text_of(output: ModelOutput) -> str:
     """Return the text of a model's output.
 
     Raises:
-        TypeError: if it is neither a text nor a message.
+        TypeError: if it is neither a string nor a message.
         OutputParserError: if the model refused.
     """
     if isinstance(output, str):
@@ -51,7 +51,7 @@ def text_of(output: ModelOutput) -> str:
 
 
 class _Parser(Runnable[ModelOutput, Out]):
-    """Read an output inline: parsing waits for nothing."""
+    """Parse an output inline, since parsing never waits."""
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
@@ -65,7 +65,7 @@ class _Parser(Runnable[ModelOutput, Out]):
 
 
 class StrOutputParser(_Parser[str]):
-    """Give the text of a model's answer. A refusal is an `OutputParserError`."""
+    """Return the text of a model's answer. A refusal is an `OutputParserError`."""
 
     def parse_output(self, output: ModelOutput) -> str:
         """Return the text."""
@@ -77,36 +77,36 @@ class StrOutputParser(_Parser[str]):
 
 
 def json_value(text: str) -> Any:
-    """Return the value that `text` is, as JSON.
+    """Return the value that the JSON `text` stands for.
 
     Raises:
-        NotJSONError: it is none.
+        NotJSONError: `text` is not JSON.
     """
     try:
-        # Models put line breaks and tabs into strings as they are: not strict.
+        # Not strict: models leave raw line breaks and tabs in strings.
         return json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
         raise NotJSONError(str(error)) from None
 
 
 class JsonOutputParser(_Parser[Any]):
-    """Give the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
+    """Return the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
 
-    What the model thought before it (`<think>…</think>` and the like) is passed over.
+    Thoughts before the answer (`<think>…</think>` and the like) are skipped.
 
     Args:
         pydantic_object: the class whose schema `get_format_instructions` shows to the model; nothing is
             validated.
 
     Raises:
-        OutputParserError: if there is none, or it was cut off; carries the text.
+        OutputParserError: if the answer has no JSON or was cut off; carries the text.
     """
 
     def __init__(self, pydantic_object: type[BaseModel] | None = None) -> None:
         self.pydantic_object: type[BaseModel] | None = pydantic_object
 
     def get_format_instructions(self) -> str:
-        """Return the words to put into a prompt so that the model answers in this form."""
+        """Return instructions for a prompt that make the model answer in this form."""
         if self.pydantic_object is None:
             return "Answer with one JSON value, and nothing else."
         return _instructions(self.pydantic_object)
@@ -126,25 +126,25 @@ class JsonOutputParser(_Parser[Any]):
 
 
 class PydanticOutputParser(_Parser[ModelT]):
-    """Give a pydantic model made of the JSON in a model's answer.
+    """Return an instance of a pydantic model, made from the JSON in a model's answer.
 
     Args:
-        pydantic_object: the model's class.
+        pydantic_object: the pydantic class.
 
     Raises:
-        OutputParserError: if there is no JSON or it does not fit; carries the text, and pydantic's
-            `ValidationError` as its cause.
+        OutputParserError: if there is no JSON or it does not fit the class; carries the text, with
+            pydantic's `ValidationError` as its cause.
     """
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
 
     def parse_output(self, output: ModelOutput) -> ModelT:
-        """Return the model."""
+        """Return the instance."""
         return self.parse(text_of(output))
 
     def parse(self, text: str) -> ModelT:
-        """Return the model for `text`."""
+        """Return the instance for the JSON in `text`."""
         from pydantic import ValidationError
 
         def read(candidate: str) -> ModelT:
@@ -161,7 +161,7 @@ class PydanticOutputParser(_Parser[ModelT]):
             raise OutputParserError(f"the output is no {name}: {_reasons(error)}", text=text) from error
 
     def get_format_instructions(self) -> str:
-        """Return the words to put into a prompt so that the model answers in this form."""
+        """Return instructions for a prompt that make the model answer in this form."""
         return _instructions(self.pydantic_object)
 
 

@@ -1,15 +1,16 @@
-"""The input itself, with fields added or taken."""
+"""Passthrough, assign and pick: the input itself, with fields added or selected."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from batchrt.runnables.base import Configs, Entry, Runnable, RunnableLike, coerce
+from batchrt.runnables.base import Configs, Method, Runnable, RunnableLike, coerce
 from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableAssign", "RunnablePassthrough", "RunnablePick"]
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class RunnablePassthrough(Runnable[T, T]):
-    """Give the input as the output; with a function, call it on the input first and drop what it gives.
+    """Return the input as the output; a function, if given, is called on it first and its result dropped.
 
     Args:
         func: sync, async, or a runnable.
@@ -40,9 +41,9 @@ class RunnablePassthrough(Runnable[T, T]):
         return self.func is not None and self.func._takes(keyword)
 
     def _prepare(
-        self, kwargs: Mapping[str, Any], configs: Configs, method: Entry | None = None
+        self, kwargs: Mapping[str, Any], configs: Configs, method: Method | None = None
     ) -> tuple[Step, Configs]:
-        if self.func is None:  # by itself it ignores what it is given, as LCEL's does
+        if self.func is None:  # it ignores keyword arguments, as LCEL's does
             kwargs = {name: value for name, value in kwargs.items() if is_config_key(name)}
         return super()._prepare(kwargs, configs, method)
 
@@ -62,7 +63,7 @@ class RunnablePassthrough(Runnable[T, T]):
 
 
 class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
-    """Take a dict and give it with fields added that are computed from it, at the same time."""
+    """Take a dict and return it with added fields, computed from it concurrently."""
 
     def __init__(self, mapper: RunnableParallel[Any] | Mapping[str, RunnableLike[Any, Any]]) -> None:
         self.mapper: RunnableParallel[Any] = (
@@ -87,7 +88,7 @@ class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
 
 
 class RunnablePick(Runnable[Mapping[str, Any], Any]):
-    """Take a dict and give one key's value, or, for a list of keys, the dict of those it has."""
+    """Take a dict and return one key's value or, for a list of keys, the dict of those present."""
 
     def __init__(self, keys: str | list[str]) -> None:
         self.keys: str | list[str] = keys

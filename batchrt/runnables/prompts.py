@@ -1,4 +1,4 @@
-"""From a row's fields to what is said to a model."""
+"""Prompts: templates that turn a row's fields into text or messages for a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from batchrt.messages import (
 )
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = [
@@ -31,16 +32,16 @@ __all__ = [
 
 
 class PromptValue:
-    """A filled prompt, to be had as text or as messages."""
+    """A filled prompt, available as text or as messages."""
 
     __slots__ = ()
 
     def to_string(self) -> str:
-        """Return it as one text."""
+        """Return the prompt as one string."""
         raise NotImplementedError
 
     def to_messages(self) -> list[MessageLike]:
-        """Return it as messages."""
+        """Return the prompt as messages."""
         raise NotImplementedError
 
 
@@ -66,7 +67,7 @@ class ChatPromptValue(PromptValue):
     messages: Sequence[MessageLike]
 
     def to_string(self) -> str:
-        """Return the messages as lines, each with the name of who speaks (`System`, `Human`, `AI`)."""
+        """Return the messages as lines, each with its speaker's name (`System`, `Human`, `AI`)."""
         return "\n".join(map(_line, self.messages))
 
     def to_messages(self) -> list[MessageLike]:
@@ -75,7 +76,7 @@ class ChatPromptValue(PromptValue):
 
 
 _SPEAKERS: Final = {"system": "System", "user": "Human", "assistant": "AI", "tool": "Tool"}
-"""LCEL's names in a text."""
+"""LCEL's names of the speakers in a text."""
 
 
 def _line(message: MessageLike) -> str:
@@ -90,7 +91,7 @@ def _line(message: MessageLike) -> str:
 
 
 class _Prompt(Runnable[Any, Out]):
-    """What both kinds of prompts share: fields, defaults, and a clear word about what is missing."""
+    """Fill an item's fields into templates inline; the base of both kinds of prompts."""
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class _Prompt(Runnable[Any, Out]):
         return f"its fields are {', '.join(self.input_variables) or '(none)'}"
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        fill, given = self._fill, self._given(kwargs)
+        fill, given = self._fill, self._partial_fields(kwargs)
 
         def call(value: Any, strand: Strand) -> Any:
             fields = value if type(value) is dict else self._fields(value, strand.item.index)
@@ -134,20 +135,23 @@ class _Prompt(Runnable[Any, Out]):
 
         return Step(call, inline=True)
 
-    def _given(self, kwargs: Mapping[str, Any]) -> Callable[[], dict[str, Any]] | None:
-        """Return what gives the fields that were given beforehand, functions among them called anew."""
+    def _partial_fields(self, kwargs: Mapping[str, Any]) -> Callable[[], dict[str, Any]] | None:
+        """Return a function that returns the partial variables, with functions among them called anew."""
         given = {**self.partial_variables, **kwargs}
-        asked = {key: value for key, value in self.partial_variables.items() if callable(value)}
+        functions = {key: value for key, value in self.partial_variables.items() if callable(value)}
         if not given:
             return None
-        if not asked:
+        if not functions:
             return lambda: given
 
-        def ask() -> dict[str, Any]:
-            said = {key: checked_sync(f"the partial variable {key!r}", ask()) for key, ask in asked.items()}
-            return {**given, **said, **kwargs}
+        def call() -> dict[str, Any]:
+            values = {
+                key: checked_sync(f"the partial variable {key!r}", function())
+                for key, function in functions.items()
+            }
+            return {**given, **values, **kwargs}
 
-        return ask
+        return call
 
     def _fill(self, fields: Fields) -> Any:
         raise NotImplementedError
@@ -165,7 +169,7 @@ class _Prompt(Runnable[Any, Out]):
     def _missing(self, error: KeyError, fields: Fields, row: int) -> Exception:
         missing = [name for name in self.input_variables if name not in fields]
         if not missing:
-            return error  # from formatting a value
+            return error  # raised while a value was formatted
         available = tuple(map(str, fields))
         return MissingFieldError(
             f"{self.get_name()} needs the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, "
@@ -189,21 +193,20 @@ class _Prompt(Runnable[Any, Out]):
 class PromptTemplate(_Prompt[StringPromptValue]):
     """Fill a text with a row's fields: `PromptTemplate.from_template("Translate: {text}")`.
 
-    The input is a dict, or, where there is only one field, its value. See `Template` for what can stand
-    in braces.
+    The input is a dict or, if there is only one field, its value. See `Template` for the syntax of fields.
 
     Args:
         template: the text.
-        input_variables: the fields that a row must have; only checked, as the template says it.
+        input_variables: the fields that a row must have; only checked, since the template determines them.
         partial_variables: fields given beforehand, which a row may override. A function is called for
             each item.
         name: for messages.
-        columns: names that rows are known to have, which may then stand in braces whatever their
-            characters: `{Q1: How?}`.
+        columns: known names of the rows' columns, which may stand in braces with any characters:
+            `{Q1: How?}`.
 
     Raises:
-        ValueError: the template is none, or has other fields than `input_variables`.
-        MissingFieldError: when run; names the field and the item that lacks it.
+        ValueError: the template is invalid, or its fields are not `input_variables`.
+        MissingFieldError: during a run; names the field and the item that lacks it.
     """
 
     def __init__(
@@ -224,7 +227,7 @@ class PromptTemplate(_Prompt[StringPromptValue]):
     def from_template(
         cls, template: str, *, partial_variables: Mapping[str, Any] | None = None
     ) -> PromptTemplate:
-        """Return a prompt for `template`, some of its fields already given."""
+        """Return a prompt for `template`, with some of its fields already given."""
         return cls(template, partial_variables=partial_variables)
 
     def partial(self, **fields: Any) -> PromptTemplate:
@@ -238,13 +241,13 @@ class PromptTemplate(_Prompt[StringPromptValue]):
 
 @dataclass(frozen=True, slots=True)
 class MessagesPlaceholder:
-    """Stand for a list of messages that the input brings along in one of its fields.
+    """Stand for a list of messages that one of the input's fields holds.
 
     Attributes:
-        variable_name: the field. It holds message objects, the API's dicts, `(role, text)` pairs, or
-            strings, which are the human's; none of them is a template.
-        optional: the field may be missing; then there are no messages.
-        n_messages: take only the last so many.
+        variable_name: the field. It holds message objects, the API's dicts, `(role, text)` pairs, or strings
+            for human messages; none of them is a template.
+        optional: a row without the field has no messages here.
+        n_messages: take only the last `n_messages`.
     """
 
     variable_name: str
@@ -266,13 +269,13 @@ _ROLES: Final = {
     "developer": "developer",
     "tool": "tool",
 }
-"""LCEL's names for the roles, and the API's."""
+"""LCEL's and the API's names of the roles, with the API's."""
 
 _CLASSES: Final = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 _CLASS_ROLES: Final = {kind: role for role, kind in _CLASSES.items()}
 
 _Part: TypeAlias = Callable[[Fields, list[MessageLike]], None]
-"""Adds to a list what one of a prompt's messages makes of a row."""
+"""Appends one of a prompt's messages, filled with a row, to a list."""
 
 
 class ChatPromptTemplate(_Prompt[ChatPromptValue]):
@@ -283,8 +286,8 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
     The arguments are those of `from_messages` and `PromptTemplate`.
 
     Raises:
-        ValueError: a template is none, or there is no such role.
-        MissingFieldError: when run; names the field and the item that lacks it.
+        ValueError: a template is invalid, or a role unknown.
+        MissingFieldError: during a run; names the field and the item that lacks it.
     """
 
     def __init__(
@@ -311,11 +314,11 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         Args:
             messages: `(role, template)` pairs or dicts of `role` and `content`, with the roles `system`,
                 `human` or `user`, `ai` or `assistant`, `developer`, `tool`, or a message class; a
-                template is a text or a list of content parts. A string, which is the human's. Message
-                objects, which are taken as they are. `MessagesPlaceholder`s, or `("placeholder",
-                "{field}")` for an optional one.
-            columns: names that rows are known to have, which may then stand in braces whatever their
-                characters: `{Q1: How?}`.
+                template is a text or a list of content parts. A string is a human message. Message
+                objects are used unchanged. `MessagesPlaceholder`s, or `("placeholder", "{field}")` for an
+                optional one.
+            columns: known names of the rows' columns, which may stand in braces with any characters:
+                `{Q1: How?}`.
         """
         return cls(messages, columns=columns)
 
@@ -348,7 +351,7 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
 
 
 def _part(message: Any, columns: Collection[str] = ()) -> tuple[_Part, tuple[str, ...]]:
-    """Return what adds this message to a list, and the fields it needs."""
+    """Return a function that appends this message to a list, and the fields it needs."""
     match message:
         case MessagesPlaceholder():
             return _placeholder(message)
@@ -389,7 +392,7 @@ def _adding(make: Callable[[Any], Message], fill: Fill) -> _Part:
 
 
 def _maker(role: Any) -> Callable[[Any], Message]:
-    """Return what makes a message of this role, or of this message class, of its content."""
+    """Return a function that makes a message of this role or class from its content."""
     wire_role = _CLASS_ROLES.get(role) or _ROLES.get(role)
     if wire_role is None:
         raise ValueError(f"there is no role {role!r}; the roles are {', '.join(_ROLES)}, placeholder")

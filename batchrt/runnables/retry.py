@@ -1,4 +1,4 @@
-"""Another attempt for what failed."""
+"""RunnableRetry: more attempts for items that failed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = ["RunnableRetry"]
 
 
 class RunnableRetry(Runnable[In, Out]):
-    """Run `bound` again for an item that failed, and for no other. See `Runnable.with_retry`."""
+    """Run `bound` again for an item that failed, and only for that one. See `Runnable.with_retry`."""
 
     def __init__(
         self,
@@ -57,30 +58,30 @@ class RunnableRetry(Runnable[In, Out]):
             try:
                 return await attempt(value, strand)
             except SpendingLimitError:
-                raise  # no other attempt makes it pass
-            except Exception as error:  # noqa: BLE001  judged by the policy
+                raise  # another attempt would fail as well
+            except Exception as error:  # noqa: BLE001  the policy decides
                 failure = error
-            # Imported at the first failure: a run without one does not pay for tenacity.
+            # Imported at the first failure, so that a run without one does not pay for tenacity.
             from batchrt.runtime.retry import retry_after_failure
 
             return await retry_after_failure(
-                lambda: attempt(value, strand), failure, strand=strand, **self._parts(strand)
+                lambda: attempt(value, strand), failure, strand=strand, **self._policy(strand)
             )
 
         return Step.of(call, [step])
 
-    def _worth_it(self) -> Any:
+    def _condition(self) -> Any:
         import tenacity
 
         wanted = self.retry_if_exception_type
         if isinstance(wanted, type | tuple):
-            # By its type: an instance may answer anything when it is asked for its class.
+            # By its type: an instance may lie about its `__class__`.
             return tenacity.retry_if_exception(lambda error: issubclass(type(error), wanted))
         return tenacity.retry_if_exception(
             lambda error: checked_sync("retry_if_exception_type", wanted(error))
         )
 
-    def _parts(self, strand: Strand) -> dict[str, Any]:
+    def _policy(self, strand: Strand) -> dict[str, Any]:
         import tenacity
 
         from batchrt.runtime.retry import wait_exponential_jitter
@@ -88,7 +89,7 @@ class RunnableRetry(Runnable[In, Out]):
         random = strand.run.clock.random
         wait = wait_exponential_jitter(random, **self.exponential_jitter_params)
         return {
-            "retry": self._worth_it(),
+            "retry": self._condition(),
             "stop": tenacity.stop_after_attempt(self.stop_after_attempt),
             "wait": wait if self.wait_exponential_jitter else tenacity.wait_none(),
         }

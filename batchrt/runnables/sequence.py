@@ -1,4 +1,4 @@
-"""One step after the other."""
+"""RunnableSequence: steps one after the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableSequence"]
 
@@ -14,9 +15,9 @@ T = TypeVar("T")
 
 
 class RunnableSequence(Runnable[In, Out]):
-    """Give each step's output to the next; what `a | b | c` makes. Nested sequences flatten.
+    """Pass each step's output to the next; the result of `a | b | c`. Nested sequences are flattened.
 
-    Every item goes through at its own pace. Keyword arguments of a call go to the first step.
+    Every item passes through at its own pace. Keyword arguments of a call go to the first step.
     """
 
     def __init__(self, *steps: RunnableLike[Any, Any], name: str | None = None) -> None:
@@ -30,7 +31,7 @@ class RunnableSequence(Runnable[In, Out]):
 
     @property
     def first(self) -> Runnable[In, Any]:
-        """The step that takes the input."""
+        """The first step, which takes the input."""
         return self.steps[0]
 
     @property
@@ -40,7 +41,7 @@ class RunnableSequence(Runnable[In, Out]):
 
     @property
     def last(self) -> Runnable[Any, Out]:
-        """The step that gives the output."""
+        """The last step, which returns the output."""
         return self.steps[-1]
 
     def __repr__(self) -> str:
@@ -76,10 +77,10 @@ def _inline_sequence(steps: list[Step]) -> Step:
 
 
 def _waiting_sequence(steps: list[Step]) -> StepCall:
-    """Return the call of a sequence in which something waits.
+    """Return the call of a sequence with at least one step that may wait.
 
-    Inline steps are made part of the step that waits behind them: then what they made of an input does
-    not wait as well.
+    Inline steps are fused with the waiting step behind them: then the sequence's frame does not keep their
+    output alive while that step waits.
     """
     calls: list[StepCall] = []
     inline: list[Step] = []

@@ -1,4 +1,4 @@
-"""Text with `{fields}` in it, parsed once and filled for every item."""
+"""Templates: text with `{fields}`, parsed once and filled for every item."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from batchrt.runnables.field_text import field_text, is_missing
 __all__ = ["Fields", "Fill", "Template", "compile_content"]
 
 Fields: TypeAlias = Mapping[str, Any]
-"""A row: what the fields of a template are filled with."""
+"""A row: the values of a template's fields."""
 
 Fill: TypeAlias = Callable[[Fields], Any]
-"""Makes something of a row. Raises `KeyError` for a field that it lacks."""
+"""Fills a row into content. Raises `KeyError` for a field that the row lacks."""
 
 _EXCERPT: Final = 60
 _ODD: Final = re.compile(r"[:!{}\[\]]")
-"""What ends a name in a format string, or begins an access."""
+"""Characters that end a name in a format string, or begin an attribute or index access."""
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], str]]] = {"r": repr, "s": field_text, "a": ascii}
 
 
@@ -34,20 +34,18 @@ class _Piece(NamedTuple):
 class Template:
     """Hold a text with `{name}` fields; `{{` and `}}` are braces.
 
-    A name is all that stands before a conversion (`!r`) or a format specification (`:.2f`). There is no
-    attribute or index access: a template cannot reach into what it is given, and a column may be called
-    `user.name`. Where the whole of `{…}` is one of `columns`, it is that one, whatever its characters:
-    `{2019}`, `{Q1: How?}`, `{Wow!}`.
+    A name is all text before a conversion (`!r`) or a format specification (`:.2f`). There is no attribute
+    or index access: a template cannot reach into its values, and a column may be called `user.name`. If the
+    whole of `{…}` is one of `columns`, it is that field, with any characters: `{2019}`, `{Q1: How?}`.
 
     Args:
         text: the template.
-        columns: names that rows are known to have.
+        columns: known names of the rows' columns.
 
-    What a field is filled with is written as `field_text` has it: `None` and NaN as nothing, dicts and
-    lists as JSON.
+    Values are written by `field_text`: `None` and NaN as the empty string, dicts and lists as JSON.
 
     Raises:
-        ValueError: for a text that is no template; says what to write instead.
+        ValueError: for an invalid template; the message shows how to write it.
     """
 
     __slots__ = ("fields", "fill", "text")
@@ -74,12 +72,12 @@ def _pieces(text: str, columns: Collection[str]) -> list[_Piece]:
 
 
 def _split(text: str, columns: Collection[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the parts of `text` that end with a column that a format string cannot name, and its name."""
+    """Yield pieces of `text`, each with the column behind it that a format string cannot name."""
     odd = [name for name in columns if _ODD.search(name) or name.isdigit()]
     start = 0
     if odd:
         longest_first = sorted(odd, key=len, reverse=True)
-        # Braces that are doubled come first: {{2019}} is no field.
+        # Doubled braces match first: {{2019}} is not a field.
         pattern = re.compile(r"\{\{|\}\}|\{(" + "|".join(map(re.escape, longest_first)) + r")\}")
         for found in pattern.finditer(text):
             if found[1] is not None:
@@ -106,7 +104,7 @@ def _piece(literal: str, name: str | None, spec: str | None, conversion: str | N
 
 
 def _plain_fill(pieces: list[_Piece]) -> Callable[[Fields], str]:
-    # The fastest way there is: one lookup of all names and one formatting, both in C.
+    # The fastest form: one lookup of all names and one formatting, both in C.
     names = [piece.name for piece in pieces if piece.name is not None]
     pattern = "".join(
         piece.literal.replace("%", "%%") + ("" if piece.name is None else "%s") for piece in pieces
@@ -159,9 +157,9 @@ def _excerpt(text: str) -> str:
 
 
 def compile_content(content: Any, columns: Collection[str] = ()) -> tuple[Fill, tuple[str, ...]]:
-    """Return what fills a message's content, and the fields it needs.
+    """Return a function that fills a message's content, and the fields it needs.
 
-    Every string in it is a template, however deep in content parts: `{"type": "text", "text": "{a}"}`.
+    Every string in it is a template, at any depth of content parts: `{"type": "text", "text": "{a}"}`.
     """
     match content:
         case str():

@@ -46,7 +46,7 @@ class AsyncInput:
         self._answered = anyio.Event()
         self._closed = anyio.Event()
         self._value: Any = None
-        self._pulling = False
+        self._pulling = self._has_value = False
         self._error: BaseException | None = None
         self._cut = self._closing = self._exposed = False
         self._serving = CancelScope()
@@ -106,6 +106,7 @@ class AsyncInput:
             self._asked = anyio.Event()
             try:
                 self._value = await anext(self._source)
+                self._has_value = True
             except anyio.get_cancelled_exc_class() as error:
                 if self._cut or own.is_cancelled():
                     raise
@@ -139,7 +140,12 @@ class AsyncInput:
 
     def take(self) -> None:
         """Have the next value pulled when it is asked for."""
-        self._pulling, self._value = False, None
+        self._pulling, self._has_value, self._value = False, False, None
+
+    @property
+    def ahead(self) -> int:
+        """How many values were pulled and not taken."""
+        return int(self._has_value)
 
     def stop(self) -> None:
         """Have the source end for whoever asks, also for one who waits."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import (
     AsyncIterable,
+    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
+    Iterator,
+    Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
-from anyio import CancelScope
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import (
@@ -26,21 +25,26 @@ from batchrt.errors import (
     SpendingLimitError,
     StrayCancelledError,
 )
-from batchrt.runtime.async_input import is_iterable, length_of
+from batchrt.prices import Price
+from batchrt.runtime.async_input import AsyncInput, is_iterable, length_of
 from batchrt.runtime.context import drive
-from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real, error_of, unswallowed
-from batchrt.runtime.outcome import BatchResult, Outcome
-from batchrt.runtime.run import Item, NewListRun, Run, Step, Strand, current_strand, strand_context
+from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real
+from batchrt.runtime.item import Item
+from batchrt.runtime.lending import lending
+from batchrt.runtime.outcome import BatchResult, Outcome, cost_of
+from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
-from batchrt.runtime.task_pool import TaskPool
+from batchrt.runtime.step import NewListRun, Step
+from batchrt.runtime.strand import Strand, current_strand, strand_context
+from batchrt.runtime.task_pool import TaskPool, error_of, unswallowed
 
-__all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "lending", "run_one"]
+__all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "run_one"]
 
 T = TypeVar("T")
 
-Inputs: TypeAlias = "Iterable[Any] | AsyncIterable[Any]"
+Inputs: TypeAlias = "Iterable[Any] | AsyncIterable[Any] | AsyncInput"
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 
 MIN_WINDOW: Final = 1000
@@ -103,15 +107,21 @@ class Job:
         return Scheduler(
             run,
             self.step,
-            iter(self.inputs) if is_iterable(self.inputs) else aiter(cast("AsyncIterable[Any]", self.inputs)),
+            self._source(),
             config=self.item_configs,
             deliver=deliver,
-            window=self.window,
+            window=options.pop("window", None) or self.window,
             deadline=self.config.get("deadline"),
             parent=parent.item if parent else None,
             expected=self.expected,
             **options,
         )
+
+    def _source(self) -> Iterator[Any] | AsyncIterator[Any] | AsyncInput:
+        inputs = self.inputs
+        if isinstance(inputs, AsyncInput):
+            return inputs
+        return iter(inputs) if is_iterable(inputs) else aiter(cast("AsyncIterable[Any]", inputs))
 
     @property
     def has_spending_limit(self) -> bool:
@@ -124,16 +134,20 @@ class Job:
     @property
     def by_lists(self) -> bool:
         """Whether the inputs can be sent as lists from the start, with nothing to be done for each."""
+        return (
+            self.takes_lists
+            and self.expected is not None
+            and is_iterable(self.inputs)
+            and self.config.get("timeout") is None
+        )
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether inputs can be packed into lists as they are pulled, with no task and no queue for each."""
         parent = current_strand()
         if parent is not None and parent.run.arrivals.task_pool is not None:
             return False  # others may come to the same lists
-        return (
-            self.step.bulk is not None
-            and self.expected is not None
-            and is_iterable(self.inputs)
-            and self.item_configs is self.config
-            and self.config.get("timeout") is None
-        )
+        return self.step.bulk is not None and self.item_configs is self.config
 
     @property
     def window(self) -> int:
@@ -154,47 +168,6 @@ class Job:
         cap = cap_of(self.config)
         # A list's outcomes come all at once.
         return self.window if cap is None or self.step.lists else cap
-
-
-def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
-    """Give up the slot of the leaf that the caller is in, if it is in one, to what it waits for."""
-    parent = current_strand()
-    if parent is None:
-        return nullcontext()
-    loop = parent.run.loop
-    if loop is not None and not loop.here():
-        return _LendingFromAfar(parent, newcomers=newcomers)
-    return parent.lending(newcomers=newcomers)
-
-
-class _LendingFromAfar(AbstractAsyncContextManager[None]):
-    """Lend from a loop of its own, which a sync function started in its thread, and end with its run."""
-
-    def __init__(self, parent: Strand, *, newcomers: bool) -> None:
-        self._parent = parent
-        self._lending = parent.lending(newcomers=newcomers)
-        self._scope = CancelScope()
-        self._watching: AbstractContextManager[None] = nullcontext()
-
-    async def __aenter__(self) -> None:
-        loop, scope = LoopHandle.current(), self._scope
-        scope.__enter__()
-        self._watching = self._parent.watching(lambda: loop.call(scope.cancel))
-        self._watching.__enter__()
-        await self._lending.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._lending.__aexit__(kind, error, trace)
-        except BaseException as other:  # noqa: BLE001  the scope's, or raised below
-            error = other
-        self._watching.__exit__(None, None, None)
-        if self._scope.__exit__(type(error) if error is not None else None, error, trace):
-            raise concurrent.futures.CancelledError("the run was cancelled")
-        if error is not None:
-            raise error
 
 
 def inherited(parent: Strand | None) -> RunConfig:
@@ -344,8 +317,12 @@ def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
     return output if error is None else error
 
 
-def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
+def outcome_of(
+    prices: Price | Mapping[str, Price] | None, item: Item, output: Any, error: Exception | None
+) -> Outcome[Any]:
+    """Return the outcome of an item that has ended, in a run with these prices."""
     seconds = max(0.0, item.finished - item.started)
+    bills = item.bills
     return Outcome(
         item.index,
         output,
@@ -354,8 +331,9 @@ def _outcome(item: Item, output: Any, error: Exception | None) -> Outcome[Any]:
         seconds,
         item.usage,
         item.request_seconds,
-        item.bills,
+        bills,
         item.waits,
+        None if bills is None or prices is None else cost_of(bills, prices),
     )
 
 
@@ -376,7 +354,7 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
 
 
 async def _collect_within_limits(job: Job, *, return_exceptions: bool) -> list[Any]:
-    results = _Results(_outcome)
+    results = _Results(partial(outcome_of, job.config.get("prices")))
     result = await _collect_outcomes(results, job, fail_fast=not return_exceptions)
     if result.ended is not None and not (return_exceptions and results.total is not None):
         result.ended.result = result  # nothing that was paid is lost
@@ -390,7 +368,8 @@ async def collect_outcomes(job: Job) -> BatchResult[Any]:
     Raises:
         DeadlineExceededError: only if the number of inputs is not known beforehand.
     """
-    return await _collect_outcomes(_Results(_outcome), job, fail_fast=False)
+    results = _Results(partial(outcome_of, job.config.get("prices")))
+    return await _collect_outcomes(results, job, fail_fast=False)
 
 
 async def _collect_outcomes(results: _Results, job: Job, *, fail_fast: bool) -> BatchResult[Any]:

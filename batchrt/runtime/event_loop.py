@@ -11,9 +11,9 @@ import contextlib
 import math
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from functools import cache, partial
+from functools import cache
 from typing import Any, Self, TypeVar, cast
 
 import anyio
@@ -21,20 +21,7 @@ import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-from batchrt.errors import StrayCancelledError
-
-__all__ = [
-    "Alarm",
-    "Host",
-    "LoopHandle",
-    "Signal",
-    "Unbegun",
-    "cancellation_is_real",
-    "check_waiting_task",
-    "error_of",
-    "running_loop",
-    "unswallowed",
-]
+__all__ = ["Alarm", "Host", "LoopHandle", "OwnTask", "Signal", "cancellation_is_real", "running_loop"]
 
 T = TypeVar("T")
 
@@ -79,13 +66,8 @@ class LoopHandle:
         """Whether the calling thread is the loop's own."""
         return threading.get_ident() == self._thread
 
-    def closed(self) -> bool:
-        """Whether the loop has been closed, with whatever tasks were in it."""
-        native = self._native
-        return isinstance(native, asyncio.AbstractEventLoop) and native.is_closed()
-
     def is_open(self) -> bool:
-        """Whether the loop has not ended yet."""
+        """Whether the loop has not ended yet; asyncio's may be closed with tasks in it."""
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
             return not native.is_closed()
@@ -225,42 +207,6 @@ class Alarm:
             self._go_off()
 
 
-class Unbegun(Coroutine[Any, Any, T]):
-    """A coroutine that is made when it is first awaited.
-
-    asyncio's teardown cancels tasks before their first step. The coroutine that such a task was given
-    would complain that it was never awaited.
-    """
-
-    __slots__ = ("_coroutine", "_start")
-
-    def __init__(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> None:
-        self._start: Callable[[], Coroutine[Any, Any, T]] | None = partial(function, *args)
-        self._coroutine: Coroutine[Any, Any, T] | None = None
-
-    def _begun(self) -> Coroutine[Any, Any, T]:
-        if self._start is not None:
-            self._coroutine, self._start = self._start(), None
-        assert self._coroutine is not None
-        return self._coroutine
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return self._begun().__await__()
-
-    def send(self, value: Any) -> Any:
-        """Do the next step."""
-        return self._begun().send(value)
-
-    def throw(self, *error: Any) -> Any:
-        """Do the next step, with an exception."""
-        return self._begun().throw(*error)
-
-    def close(self) -> None:
-        """End it, if it was begun."""
-        if self._coroutine is not None:
-            self._coroutine.close()
-
-
 class Signal:
     """Wait for one event, once, in one task; made on the loop of the waiter, set from any thread.
 
@@ -332,38 +278,6 @@ def running_loop() -> object | None:
     return _asyncio_loop()
 
 
-def check_waiting_task() -> bool:
-    """Raise the cancellation of the task that waits for this worker thread, if it was cancelled.
-
-    Threads of AnyIO's and Trio's can ask, whose tasks wait for the thread behind a shield; `False` in others.
-
-    Raises:
-        BaseException: the library's cancellation; an interrupt, if Trio has one for that task.
-    """
-    trio: Any = sys.modules.get("trio")
-    if trio is not None:
-        with contextlib.suppress(RuntimeError):  # not a thread of Trio's
-            trio.from_thread.check_cancelled()
-            return True
-    try:
-        anyio.from_thread.check_cancelled()
-    except RuntimeError:
-        return False
-    return True
-
-
-def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error to raise for those that ended a task group of the runtime's own.
-
-    What user code raises is caught inside of the tasks, so that a group holds what came from outside: an
-    interrupt first of all, which Trio raises in whatever task the main one is.
-    """
-    cancelled = anyio.get_cancelled_exc_class()
-    errors = [error for error in group.exceptions if not isinstance(error, cancelled)]
-    interrupts = [error for error in errors if not isinstance(error, Exception)]
-    return (interrupts or errors or group.exceptions)[0]
-
-
 def cancellation_is_real() -> bool:
     """Whether somebody cancelled the current task, or user code merely raised the exception for it.
 
@@ -375,17 +289,6 @@ def cancellation_is_real() -> bool:
         if task is None or task.cancelling():
             return True
     return anyio.current_effective_deadline() == -math.inf
-
-
-def unswallowed(cancelled: BaseException | None) -> BaseException:
-    """Return what to raise where a task group swallowed the cancellation with which its host left it.
-
-    A group does so if its own scope was cancelled, as by a helper that somebody cancelled before its first
-    step. AnyIO (4.16) does it too to one from outside, such as `asyncio.timeout`'s: on exit, the scopes
-    of child tasks add their requests to those of the group's scope, which then takes back more than it made.
-    """
-    by_scope = any(isinstance(arg, str) and "cancel scope" in arg for arg in getattr(cancelled, "args", ()))
-    return StrayCancelledError.of(cancelled) if cancelled is None or by_scope else cancelled
 
 
 class OwnTask:

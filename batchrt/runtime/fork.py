@@ -14,9 +14,9 @@ from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
 from batchrt.runtime.context import drive
-from batchrt.runtime.event_loop import Signal, error_of, unswallowed
-from batchrt.runtime.run import Strand, strand_context
-from batchrt.runtime.task_pool import TaskPool
+from batchrt.runtime.event_loop import Signal
+from batchrt.runtime.strand import Strand, strand_context
+from batchrt.runtime.task_pool import TaskPool, error_of, unswallowed
 
 __all__ = ["Job", "fork"]
 

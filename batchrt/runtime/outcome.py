@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
-from batchrt.errors import DeadlineExceededError, SpendingLimitError
+from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.prices import Price
 
-__all__ = ["BatchResult", "Outcome", "total"]
+__all__ = ["BatchResult", "Outcome", "cost_of", "total"]
 
 Out = TypeVar("Out")
 
@@ -23,6 +23,17 @@ _STATUSES: Final[tuple[Status, ...]] = ("done", "failed", "cancelled", "not star
 def total(bills: Mapping[str, Usage]) -> Usage:
     """Return the tokens of all models together."""
     return sum(bills.values(), Usage()) if len(bills) != 1 else next(iter(bills.values()))
+
+
+def cost_of(bills: Mapping[str, Usage], prices: Price | Mapping[str, Price]) -> float | None:
+    """Return the price of tokens by model; `None` if there is no price for one of the models."""
+    cost = 0.0
+    for model, usage in bills.items():
+        price = prices.get(model) if isinstance(prices, Mapping) else prices
+        if price is None:
+            return None
+        cost += price.of_usage(usage)
+    return cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +51,10 @@ class Outcome(Generic[Out]):
             answer: without waits for a slot or a quota, without attempts that failed. Those of all its calls
             together, as for `usage`, and of a list the list's; `None` if it made none.
         usage_by_model: `usage` by the name of the model that was asked.
-        waits: seconds in which its requests waited for a quota, by what they waited for: the name of a limit
+        waits: seconds in which its requests waited for a quota, by the reason: the name of a limit
             (`requests_per_minute`, `max_in_flight` …), `cool-down`, `outage` or `slow start`. `None` for no
             waits.
+        cost: the price of `usage` by the run's `prices`; `None` without usage, or without a price for it.
     """
 
     index: int
@@ -54,6 +66,7 @@ class Outcome(Generic[Out]):
     request_seconds: float | None = None
     usage_by_model: Mapping[str, Usage] | None = None
     waits: Mapping[str, float] | None = None
+    cost: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -71,8 +84,9 @@ class Outcome(Generic[Out]):
             return "done"
         # By its type: an instance may answer anything when it is asked for its class.
         kind = type(self.error)
-        if issubclass(kind, SpendingLimitError):
-            return "cancelled" if cast("SpendingLimitError", self.error).started else "not started"
+        if issubclass(kind, SpendingLimitError | RunStoppedError):
+            error = cast("SpendingLimitError | RunStoppedError", self.error)
+            return "cancelled" if error.started else "not started"
         return "cancelled" if issubclass(kind, DeadlineExceededError) else "failed"
 
 
@@ -142,14 +156,9 @@ class BatchResult(Sequence[Outcome[Out]]):
         prices = self.prices
         if prices is None:
             return None
-        cost = 0.0
-        for item in self.outcomes:  # each for itself: their tiers may differ
-            for model, usage in (item.usage_by_model or {}).items():
-                price = prices.get(model) if isinstance(prices, Mapping) else prices
-                if price is None:
-                    return None
-                cost += price.of_usage(usage)
-        return cost
+        # Each for itself: their tiers may differ.
+        costs = [cost_of(item.usage_by_model or {}, prices) for item in self.outcomes]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def summary(self) -> str:
         """Return one line: how many, how fast, how many tokens, and the commonest errors."""

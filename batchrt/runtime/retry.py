@@ -15,7 +15,7 @@ import tenacity
 from tenacity import RetryCallState
 from tenacity.wait import wait_base
 
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = [

@@ -1,20 +1,12 @@
-"""The window: carry many inputs through one step, a bounded number at a time.
-
-Workers loop: take a slot, pull an input, carry it through, keep the slot for the next one. A worker that
-cannot get a slot either *leads* (at most one does: it waits for the next free slot, behind all strands
-that are under way) or rests. Whoever admits an item sees to it that there is a leader, so workers are
-started one by one as slots are free, items start in input order, and when strands give their slots up (a
-retry sleeps) others get to work.
-"""
+"""The scheduler: carry many inputs through one step, a bounded number at a time, in one task group."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import copy_context
-from itertools import chain
 from time import perf_counter
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -29,11 +21,16 @@ from batchrt.errors import (
 )
 from batchrt.runtime.async_input import AsyncInput
 from batchrt.runtime.context import drive
-from batchrt.runtime.event_loop import Host, Signal, Unbegun, error_of, unswallowed
+from batchrt.runtime.event_loop import Host
 from batchrt.runtime.exception_notes import add_note
-from batchrt.runtime.run import Item, Run, Step, StepCall, Strand, strand_context
-from batchrt.runtime.slots import Waiter
-from batchrt.runtime.task_pool import TaskPool
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
+from batchrt.runtime.spending import Payer
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand, strand_context
+from batchrt.runtime.task_pool import TaskPool, Unbegun, error_of, unswallowed
+from batchrt.runtime.withdrawals import Withdrawals
+from batchrt.runtime.workers import Workers
 
 __all__ = ["Deliver", "Scheduler"]
 
@@ -41,16 +38,8 @@ Deliver: TypeAlias = "Callable[[Item, Any, Exception | None], bool]"
 """Takes an item's output or error; says whether that delivered it. If not, the consumer calls
 `Scheduler.delivered` when it has taken it."""
 
-UNCAPPED_HELD: Final = 100
-"""Strands that may be held up, by a provider's quota, before no more items are admitted, where no cap says
-how many: as with a cap, enough to fill the quota, and not so many that they wait all of their `timeout`."""
 
-MAX_HOG_SECONDS: Final = 0.005
-"""How long workers may go on without a checkpoint when no item waits for anything: a service's other
-tasks share the loop. Node's and Tokio's guides ask for a yield every 10-100 ms; this is well below."""
-
-
-class Scheduler:
+class Scheduler(Workers):
     """Carry `source` through `step` in a task group of its own.
 
     Args:
@@ -69,13 +58,14 @@ class Scheduler:
             knows where they belong.
         room: says whether the consumer wants more; see also `delivered`.
         expected: how many inputs there are said to be. A hint: what counts is where the source ends.
+        stoppable: `wind_down` may be called; every item that was pulled has an outcome then.
     """
 
     def __init__(
         self,
         run: Run,
         step: Step,
-        source: Iterator[Any] | AsyncIterator[Any],
+        source: Iterator[Any] | AsyncIterator[Any] | AsyncInput,
         *,
         config: RunConfig | Sequence[RunConfig],
         deliver: Deliver,
@@ -87,57 +77,36 @@ class Scheduler:
         unit: str = "item",
         room: Callable[[], bool] | None = None,
         expected: int | None = None,
+        stoppable: bool = False,
     ) -> None:
-        self._run = run
+        super().__init__(
+            run, source, config=config, window=window, parent=parent, room=room, expected=expected
+        )
         self._step = step
-        # Not by `isinstance`: an iterator need not have `__iter__`.
-        plain = hasattr(type(source), "__next__")
-        self._iterator = cast("Iterator[Any]", source) if plain else None
-        self._feeder = None if plain else AsyncInput(cast("AsyncIterator[Any]", source))
-        self._shared_config = config if isinstance(config, dict) else None
-        self._configs = cast("Sequence[RunConfig]", config)
         self._deliver = deliver
-        self._window = window
         self._deadline = deadline
         self._fail_fast = fail_fast
-        self._parent = parent
         self._timed = timed
         self._unit = unit
-        self._room = room
-        self._expected = expected
-        self._sized = expected is not None
         self._base = copy_context()
-
-        self._admitted = 0
-        self._delivered = 0
-        self._seems_over = False
-        self._drained = self._ended = False
         self._cut_short = False
         self._stopped = False
-        self._failure: BaseException | None = None
         self._cut: BaseException | None = None
-        self._workers = 0
-        self._starting = 0
-        self._leader: Waiter | None = None
-        self._leading = False
-        self._resting: list[Signal] = []
-        self._finished = anyio.Event()
-        self._group: anyio.abc.TaskGroup | None = None
         self._ends_at = math.inf
         self._too_late = False
-        self._yielded_at = 0.0
+        self._wound_down = False
+        if stoppable:
+            self._withdrawals = Withdrawals(run)
 
     @property
-    def total(self) -> int | None:
-        """How many inputs there are, of those that have a length; `None` where that is not known."""
-        if self._ended and self._sized:
-            return self._admitted
-        return self._expected if self._expected is not None and self._admitted <= self._expected else None
+    def spending(self) -> Payer | None:
+        """What keeps the run within its limits; `None` without any."""
+        return self._run.spending
 
     @property
-    def admitted(self) -> int:
-        """How many items were started."""
-        return self._admitted
+    def at_work(self) -> set[int]:
+        """The indices of the items that have a leaf or a list under way; of a stoppable run."""
+        return set() if self._withdrawals is None else self._withdrawals.at_work()
 
     async def run(self) -> None:
         """Carry everything through and return when nothing of it is running any more.
@@ -223,6 +192,27 @@ class Scheduler:
         self._stopped = True
         self._cancel()
 
+    def wind_down(self) -> None:
+        """Pull no more inputs, let items at work finish, and withdraw those that wait; on the loop's thread.
+
+        An item waits (for a quota, a retry, a provider that is down, a slot) if none of its strands has a
+        slot: its own, its branches', those nested in it, that of its list. One that comes to wait later is
+        withdrawn then.
+        """
+        if self._wound_down or self._finished.is_set():
+            return
+        self._wound_down = True
+        self._drain()
+        assert self._withdrawals is not None
+        self._withdrawals.withdraw()
+        if self._group is not None:
+            self._group.start_soon(Unbegun, self._withdrawals.keep, name="batchrt withdrawals")
+
+    @property
+    def is_wound_down(self) -> bool:
+        """Whether it was told to end before the inputs did."""
+        return self._wound_down
+
     def _cancel(self) -> None:
         if self._group is not None:
             self._group.cancel_scope.cancel()
@@ -253,24 +243,6 @@ class Scheduler:
         if self._parent is not None:
             self._run.slots.offer()
 
-    def delivered(self, count: int = 1) -> None:
-        """Note that the consumer took `count` outcomes that `deliver` had kept for it."""
-        self._delivered += count
-        self._recruit()
-
-    def may_admit(self) -> bool:
-        """Whether another item may be admitted as things stand."""
-        if self._drained or self._seems_over or self._failure is not None:
-            return False
-        if self._admitted - self._delivered >= self._window:
-            return False
-        run = self._run
-        if run.spending is not None and run.spending.ended is not None:
-            return False
-        if run.held and run.held >= (run.slots.limit or UNCAPPED_HELD):
-            return False
-        return self._room is None or self._room()
-
     def _is_over(self) -> bool:
         """Whether no more is to be begun; what is under way is finished."""
         if self._deadline is not None and not self._drained and anyio.current_time() >= self._ends_at:
@@ -279,16 +251,6 @@ class Scheduler:
             self._cut_short = True
             self._drain()
         return self._drained or self._failure is not None
-
-    def _is_done_with(self, *, returned: bool) -> bool:
-        """Whether a worker is to end where the source seems to be over; it may have `returned` from an item.
-
-        One that comes back from an item looks whether it is, as a `for` would, or the last one does; what an
-        item has appended to the inputs is not lost.
-        """
-        if (returned or self._workers == 1) and self._feeder is None:
-            self._look_further()
-        return self._is_over() or (self._seems_over and not returned and self._workers > 1)
 
     def _end_in_time(self) -> None:
         """End the run at its deadline, which the event loop cannot see while functions never await."""
@@ -301,172 +263,7 @@ class Scheduler:
         spending = self._run.spending
         return spending is not None and spending.ended is not None
 
-    def resume(self) -> None:
-        """Note that one strand less is held up, as by a provider's quota."""
-        if self._workers and not self._drained:
-            self._recruit()
-
-    def _recruit(self) -> None:
-        """Get more workers going if there is work for them."""
-        for _ in range(2):  # two, so that a thousand workers are up after ten rounds
-            if self._leading or not self.may_admit():
-                return
-            if self._resting:
-                self._resting.pop().set()
-                return
-            if not self._may_start():
-                return
-            assert self._group is not None
-            self._starting += 1
-            self._workers += 1
-            self._group.start_soon(Unbegun, self._work, name="batchrt worker")
-
-    def _may_start(self) -> bool:
-        starting = self._starting
-        if starting and starting > self._run.slots.free:
-            return False
-        if self._expected is not None and starting >= self._expected - self._admitted:
-            return False
-        return self._admitted - self._delivered + starting < self._window
-
-    async def _work(self) -> None:
-        self._starting -= 1
-        slots, own = self._run.slots, Host()
-        holding = returned = False
-        try:
-            while not (self._is_done_with(returned=returned) if self._seems_over else self._is_over()):
-                try:
-                    ready = self._seems_over or self.may_admit()
-                    if holding and (self._feeder is not None or not ready):
-                        slots.give()
-                        holding = False
-                    if not ready:
-                        await self._rest()
-                    elif self._feeder is not None:
-                        holding = await self._admit_from_feeder(self._feeder, own)
-                        returned = True
-                    elif holding or slots.try_take():
-                        holding = False  # the slot goes with the item, and comes back with it
-                        holding = await self._admit_from_iterator(own)
-                        returned = True
-                        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
-                            await anyio.lowlevel.checkpoint()
-                            self._yielded_at = perf_counter()
-                    elif self._leading:
-                        await self._rest()
-                    else:
-                        holding = await self._lead()
-                except anyio.get_cancelled_exc_class():
-                    if not await own.goes_on():
-                        raise
-        finally:
-            if holding:
-                # The last slot of a nested run goes back to the leaf that lent it.
-                slots.give(newcomers=self._parent is None or self._workers > 1)
-            self._leave()
-
-    def _leave(self) -> None:
-        self._workers -= 1
-        if self._workers == 0:
-            self._finished.set()
-
-    async def _rest(self) -> None:
-        signal = Signal()
-        self._resting.append(signal)
-        try:
-            await signal.wait()
-        except BaseException:
-            if signal in self._resting:
-                self._resting.remove(signal)
-            else:
-                self._recruit()  # it was called to work
-            raise
-
-    async def _lead(self) -> bool:
-        """Wait for a slot on behalf of all; `False` if there is nothing to wait for any more."""
-        self._leading = True
-        self._leader = Waiter()
-        try:
-            return await self._run.slots.take(self._leader, newcomer=self._parent is None)
-        finally:
-            self._leader = None
-            self._leading = False
-
-    def _admit_from_iterator(self, own: Host) -> Awaitable[bool]:
-        assert self._iterator is not None
-        try:
-            value = next(self._iterator)
-        except StopIteration:
-            self._run_out()
-        except BaseException as error:  # noqa: BLE001  raised by `run`
-            self._fail(error, f"raised by the inputs after {self._admitted} of them")
-        else:
-            if self._shared_config is not None or self._has_config():
-                return self._carry(value, own)
-        return _slot_is_left()
-
-    def _look_further(self) -> None:
-        """See whether the source ends where its length says."""
-        assert self._iterator is not None
-        try:
-            value = next(self._iterator)
-        except StopIteration:
-            self._run_out()
-        except BaseException as error:  # noqa: BLE001  raised by `run`
-            self._fail(error, f"raised by the inputs after {self._admitted} of them")
-        else:
-            self._iterator = chain((value,), self._iterator)
-            self._go_on_pulling()
-
-    def _look_at_nothing(self) -> None:
-        # An empty list needs no worker to be found so.
-        if self._feeder is None:
-            self._look_further()
-        else:
-            self._expected = None
-
-    def _go_on_pulling(self) -> None:
-        # Who was wrong once is not asked again.
-        self._seems_over, self._expected = False, None
-
-    def _has_config(self) -> bool:
-        if self._shared_config is not None or self._admitted < len(self._configs):
-            return True
-        count = len(self._configs)
-        self._fail(ValueError(f"there must be one config for each input: {count} for more inputs"), None)
-        return False
-
-    async def _admit_from_feeder(self, feeder: AsyncInput, own: Host) -> bool:
-        # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
-        if self._leading:
-            await self._rest()
-            return False
-        self._leading = True
-        self._run.slots.offer()
-        try:
-            value = await feeder.peek()
-            if self._seems_over:
-                self._go_on_pulling()
-            if not self._has_config():
-                return False
-            self._leader = Waiter()
-            if not await self._run.slots.take(self._leader, newcomer=self._parent is None):
-                return False
-        except StopAsyncIteration:
-            self._run_out()
-            return False
-        except anyio.get_cancelled_exc_class():
-            raise
-        except BaseException as error:  # noqa: BLE001  raised by `run`
-            self._fail(error, f"raised by the inputs after {self._admitted} of them")
-            return False
-        finally:
-            self._leader = None
-            self._leading = False
-        feeder.take()
-        return await self._carry(value, own)
-
-    def _admit(self) -> Strand:
+    def _admit(self, own: Host) -> Strand:
         """Return a strand for the next item; it has the worker's slot."""
         item = Item(self._admitted, self._parent)
         self._admitted += 1
@@ -478,13 +275,16 @@ class Scheduler:
         config = self._shared_config
         if config is None:
             config = self._configs[item.index]
-        return Strand(self._run, item, config, self._run.slots, has_slot=True)
+        strand = Strand(self._run, item, config, self._run.slots, has_slot=True)
+        if self._withdrawals is not None:
+            self._withdrawals.add(strand, own)
+        return strand
 
     # What waits with an item is what the garbage collector walks through, ten thousand times over: its
     # worker, this, what drives the step, and no coroutine more.
     async def _carry(self, value: Any, own: Host) -> bool:
         """Carry `value` through; return whether its slot is left."""
-        strand, output = self._admit(), None
+        strand, output = self._admit(own), None
         failure: BaseException | None = None
         if self._timed:
             strand.item.started = anyio.current_time()
@@ -494,15 +294,13 @@ class Scheduler:
                 output = await self._call(strand, value)
             else:
                 with CancelScope(deadline=anyio.current_time() + timeout) as scope:
-                    strand.scopes = (scope,)
+                    strand.scopes = (*strand.scopes, scope)
                     output = await self._call(strand, value)
                 if scope.cancelled_caught:
-                    failure = _timed_out(timeout)
+                    failure = _timed_out(timeout, self._unit)
         except anyio.get_cancelled_exc_class() as error:
             if not await own.goes_on():
-                # A nested run's slots are for the leaf that waits for it, which may go on.
-                strand.give(newcomers=self._parent is None)
-                strand.close()
+                self._close_cancelled(strand)
                 raise
             failure = StrayCancelledError.of(error)
         except GeneratorExit:  # the loop was closed with this in it
@@ -524,12 +322,24 @@ class Scheduler:
             return False
         return holding
 
+    def _close_cancelled(self, strand: Strand) -> None:
+        """Close the strand of an item that was cancelled; one that was withdrawn is delivered."""
+        # A nested run's slots are for the leaf that waits for it, which may go on.
+        strand.give(newcomers=self._parent is None)
+        strand.close()
+        error = None if self._withdrawals is None else self._withdrawals.error_of(strand.item)
+        assert self._group is not None
+        if error is not None and not self._group.cancel_scope.cancel_called:
+            self._settle(strand.item, None, error)
+
     def _call(self, strand: Strand, value: Any) -> Awaitable[Any]:
         context = strand_context(strand, self._base)
         call = self._step.call
         return drive(context, _at_once(call, value, strand) if self._step.inline else call(value, strand))
 
     def _settle(self, item: Item, output: Any, failure: BaseException | None) -> None:
+        if self._withdrawals is not None:
+            self._withdrawals.remove(item)
         if failure is not None and not isinstance(failure, Exception):
             self._fail(failure, None)
             return
@@ -562,36 +372,10 @@ class Scheduler:
             if note is not None:
                 add_note(error, note)
 
-    def _run_out(self) -> None:
-        """Note that the source has ended."""
-        self._ended = True
-        self._drain()
-
-    def _drain(self) -> None:
-        """Note that there are no more inputs, or none that are wanted."""
-        self._drained = True
-        if self._feeder is not None:
-            self._feeder.stop()
-        elif self._seems_over:
-            return  # all have been told
-        self._dismiss()
-
-    def _dismiss(self) -> None:
-        """Tell those who wait for an input that there is none to be expected."""
-        self._run.arrivals.slowed()
-        if self._leader is not None:
-            self._leader.withdraw()
-        while self._resting:
-            self._resting.pop().set()
-
-
-async def _slot_is_left() -> bool:
-    return True
-
 
 async def _at_once(call: StepCall, value: Any, strand: Strand) -> Any:
     return call(value, strand)
 
 
-def _timed_out(seconds: float) -> ItemTimeoutError:
-    return ItemTimeoutError(f"the item took longer than its timeout of {seconds:g} s", seconds=seconds)
+def _timed_out(seconds: float, unit: str) -> ItemTimeoutError:
+    return ItemTimeoutError(f"the {unit} took longer than its timeout of {seconds:g} s", seconds=seconds)

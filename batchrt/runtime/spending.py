@@ -14,11 +14,12 @@ from batchrt.messages import Usage
 from batchrt.prices import Price, check_prices
 from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
 from batchrt.runtime.event_loop import LoopHandle, Signal
+from batchrt.runtime.slot_holder import SlotHolder
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
 
-__all__ = ["JointSpending", "Payer", "Reservation", "Spending", "SpendingBusyError", "joint", "part_of"]
+__all__ = ["Expect", "Holder", "Payer", "Reservation", "Spending", "SpendingBusyError", "reserve"]
 
 _GUESSED: Final = 4
 """Requests under way while nobody knows what answers cost: the first one says it for the others."""
@@ -38,18 +39,12 @@ class _Run(Protocol):
     def blockades(self) -> Blockades: ...
 
 
-class Holder(Protocol):
-    """Hold a slot, and be able to wait without it."""
+class Holder(SlotHolder, Protocol):
+    """A slot holder of a run."""
 
     @property
     def run(self) -> _Run:
         """The run it belongs to."""
-
-    def wait_throttled(self) -> None:
-        """Give it up to wait."""
-
-    def release(self) -> None:
-        """Note that the wait is over."""
 
 
 class Payer(Protocol):
@@ -167,7 +162,9 @@ class Spending:
         self._max_cost = math.inf if max_cost is None else max_cost
         self._prices = prices
         self._above = above
-        self._lock = threading.Lock()
+        # Taken again by its thread where a finalizer that the garbage collector calls settles a request. Each
+        # critical section allows that between any two statements: one that is interrupted reads anew.
+        self._lock = threading.RLock()
         self._tokens_aside = 0.0
         self._cost_aside = 0.0
         self._asides: set[_Aside] = set()
@@ -210,7 +207,7 @@ class Spending:
             BlockedEventLoopError: the requests to wait for are on an event loop that waits for this call.
             ValueError: there is a limit in money, and no price for `model`.
         """
-        return await _reserve(self, model, expect, strand)
+        return await reserve(self, model, expect, strand)
 
     def refused(self, spending: Spending, error: Exception) -> None:
         """Pass on that a request is not sent because of one of the budgets."""
@@ -273,7 +270,8 @@ class Spending:
                 loops = [aside.loop for aside in self._asides]
                 if all_blocked(loops, [each.blockades for each in self._waiting]):
                     waiter.error = blocked_error("the run's spending limit")
-                    self._waiting.remove(waiter)
+                    if waiter in self._waiting:
+                        self._waiting.remove(waiter)
                     waiter.signal.set()
 
     def _share(self, model: str) -> float:
@@ -349,80 +347,8 @@ class Spending:
             self._waiting.popleft().signal.set()
 
 
-class JointSpending:
-    """Pay for a list with items of several runs, each run for its own: cost is shared out by the items.
-
-    Args:
-        items: the list that is handed on.
-        payers: what each item is paid from; `None` for one whose run has no limit.
-        costs: what each item adds to the list's cost; all alike if nothing does.
-        waits: wait where it does not fit beside requests under way; else raise `SpendingBusyError`.
-        whole: the payer of all of the list, if this is of a part of it.
-
-    Attributes:
-        items: as they were given.
-        payers: likewise.
-        costs: of each item.
-        refusal: the budget because of which a request was not sent, and the error that says so.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[object],
-        payers: Sequence[Payer | None],
-        costs: Sequence[float],
-        *,
-        waits: bool = True,
-        whole: JointSpending | None = None,
-    ) -> None:
-        total = sum(costs)
-        if not 0 < total < math.inf:
-            costs, total = [1.0] * len(payers), float(len(payers))
-        self.items: Sequence[object] = items
-        self.payers: Sequence[Payer | None] = payers
-        self.costs: Sequence[float] = costs
-        self._whole = whole
-        charged: dict[Spending, float] = {}
-        for payer, cost in zip(payers, costs, strict=True):
-            for spending, share in () if payer is None else payer.shares:
-                charged[spending] = charged.get(spending, 0.0) + share * cost
-        budgets = sorted(charged, key=lambda spending: -spending.serial)
-        self.shares: Sequence[tuple[Spending, float]] = [(each, charged[each] / total) for each in budgets]
-        self.waits: bool = waits
-        self.refusal: tuple[Spending, Exception] | None = None
-
-    @property
-    def ended(self) -> SpendingLimitError | None:
-        """Why nothing more is sent with these payers together."""
-        return next((each.ended for each, _ in self.shares if each.ended is not None), None)
-
-    async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
-        """Set aside each budget's share; see `Spending.reserve`.
-
-        Raises:
-            SpendingBusyError: one of them would have to wait, and this does not.
-        """
-        return await _reserve(self, model, expect, strand)
-
-    def refused(self, spending: Spending, error: Exception) -> None:
-        """Record because of which budget a request is not sent."""
-        self.refusal = spending, error
-        if self._whole is not None:
-            self._whole.refused(spending, error)
-
-    def is_to_blame(self, failure: BaseException) -> bool:
-        """Whether a list failed because one of its payers may not spend more."""
-        return self.refusal is not None or issubclass(type(failure), SpendingLimitError)
-
-    def refuses(self, payer: Payer | None) -> Exception | None:
-        """Return the error of an item that `payer` pays for, if it is for that that a request is not sent."""
-        if self.refusal is None or payer is None:
-            return None
-        spending, error = self.refusal
-        return error if any(each is spending for each, _ in payer.shares) else None
-
-
-async def _reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
+async def reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
+    """Set aside a share of what a request is expected to cost of each budget of `payer`, or of none."""
     reservation = Reservation()
     try:
         for spending, share in payer.shares:
@@ -436,22 +362,6 @@ async def _reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> 
         reservation.settle(Usage())
         raise
     return reservation
-
-
-def part_of(payer: Payer | None, items: Sequence[object], places: Sequence[int]) -> Payer | None:
-    """Return who pays for those of `items` in these places, where `payer` pays for all of them."""
-    if not isinstance(payer, JointSpending) or payer.items is not items:
-        return payer  # of a list that these are nested in, say
-    payers, costs = [payer.payers[place] for place in places], [payer.costs[place] for place in places]
-    return JointSpending([], payers, costs, waits=payer.waits, whole=payer)
-
-
-def joint(items: Sequence[object], payers: Sequence[Payer | None], costs: Sequence[float]) -> Payer | None:
-    """Return the payer of a list whose items are paid for by `payers`; see `JointSpending`."""
-    first = payers[0]
-    if all(payer is first for payer in payers):
-        return first
-    return JointSpending(items, payers, costs)
 
 
 def _exceeds(amount: float, limit: float) -> bool:

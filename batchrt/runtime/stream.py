@@ -7,24 +7,37 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from itertools import islice
 from types import TracebackType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Self, TypeAlias, TypeVar, cast
 
 import anyio
 from anyio import CancelScope
 
 from batchrt.errors import BlockedEventLoopError, DeadlineExceededError
-from batchrt.runtime.batch import Job, lending
+from batchrt.runtime.batch import Job
 from batchrt.runtime.blocked_loops import all_blocked, blocked_error, current_blockades
 from batchrt.runtime.event_loop import LoopHandle, Signal
-from batchrt.runtime.run import Item, Run
+from batchrt.runtime.item import Item
+from batchrt.runtime.lending import lending
+from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Scheduler
 
-__all__ = ["Stream"]
+__all__ = ["State", "Stream"]
 
 T = TypeVar("T")
 
 _NOTHING: Final = object()
 """Stands for an item that is not handed over."""
+
+Make: TypeAlias = "Callable[[Item, Any, Exception | None], Any]"
+"""Makes what is handed over for an item."""
+
+
+def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
+    return output if error is None else error
+
+
+def _indexed(item: Item, output: Any, error: Exception | None) -> Any:
+    return item.index, output if error is None else error
 
 
 class Stream(AsyncIterator[T], Generic[T]):
@@ -37,15 +50,15 @@ class Stream(AsyncIterator[T], Generic[T]):
     reference, which cancels the run without waiting for it.
     """
 
-    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool) -> None:
+    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool = True) -> None:
         self._job = job
         self._ordered = ordered
         self._return_exceptions = return_exceptions
-        self._state: _State | None = None
+        self._state: State | None = None
         self._closed = False
         self._awaited = False
 
-    def __aiter__(self) -> Stream[T]:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
@@ -133,7 +146,7 @@ class Stream(AsyncIterator[T], Generic[T]):
         state.ended_for.append(run.end_call)
         state.cancel()
 
-    async def __aenter__(self) -> Stream[T]:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -144,24 +157,28 @@ class Stream(AsyncIterator[T], Generic[T]):
     def __del__(self) -> None:
         self.drop()
 
-    def _start(self) -> _State:
+    def _start(self) -> State:
         job, errors = self._job, self._return_exceptions
         bounded = errors and job.config.get("deadline") is not None
-        state = _State(
-            ordered=self._ordered, lead=job.lead, errors=errors, expected=job.expected if bounded else None
+        state = State(
+            ordered=self._ordered,
+            lead=job.lead,
+            errors=errors,
+            expected=job.expected if bounded else None,
+            make=_output_or_error if self._ordered else _indexed,
         )
         state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
 
 
-class _State:
+class State:
     """Hold what the run and its consumer share.
 
     The run's task knows this and not the `Stream`, so that a stream nobody holds is collected.
     """
 
-    def __init__(self, *, ordered: bool, lead: int, errors: bool, expected: int | None) -> None:
+    def __init__(self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
         self.ended_for: list[Callable[[], object]] = []
@@ -174,6 +191,7 @@ class _State:
         self._errors = errors
         # How many outcomes there will be, whatever happens; `None` where the run may end before.
         self._expected = expected
+        self._make = make
         self._next = 0
         self._ahead: dict[int, Any] = {}
         self._missing: Iterator[int] = iter(())
@@ -185,12 +203,13 @@ class _State:
         return len(self.ready) < self._lead
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
-        value = output if error is None else error
+        """Take what became of an item; return whether that delivered it."""
+        value = self._make(item, output, error)
         # Where errors end the run, the one that is handed over is its end, which the consumer is told of.
         nothing = error is not None and not self._errors
         if not self._ordered:
             if not nothing:
-                self.ready.append((item.index, value))
+                self.ready.append(value)
                 if self._expected is not None:
                     self._pass(item.index)
         else:
@@ -212,21 +231,27 @@ class _State:
 
     def fill(self, most: int) -> bool:
         """Make up to `most` outcomes of items that the deadline kept from being finished ready, if any."""
-        error = self._failure
+        error = self._missing_error()
         for index in islice(self._missing, most):
-            value = self._ahead.pop(index, error) if self._ordered else error
-            self.ready.append(value if self._ordered else (index, value))
+            ready = self._ordered and index in self._ahead
+            self.ready.append(self._ahead.pop(index) if ready else self._make(Item(index), None, error))
         return bool(self.ready)
 
     def take(self, most: int) -> list[Any]:
+        """Return up to `most` outcomes that are ready."""
         ready = self.ready
         chunk = [ready.popleft() for _ in range(min(most, len(ready)))]
-        assert self.scheduler is not None
         if not self.ended.is_set():
-            self.scheduler.delivered(len(chunk))
+            self._took(len(chunk))
         return chunk
 
+    def _took(self, count: int) -> None:
+        """Let the run go on for `count` outcomes that were taken."""
+        assert self.scheduler is not None
+        self.scheduler.delivered(count)
+
     async def wait(self) -> None:
+        """Wait for an outcome, or the end."""
         self._more = Signal()
         await self._more.wait()
 
@@ -267,7 +292,7 @@ class _State:
 
     def end(self) -> None:
         """Note that the run's task has ended."""
-        if issubclass(type(self._failure), DeadlineExceededError) and self._expected is not None:
+        if self._expected is not None and self._is_filled():
             places = range(self._next, self._expected)
             ahead = () if self._ordered else frozenset(self._ahead)
             self._missing = (index for index in places if index not in ahead)
@@ -276,9 +301,15 @@ class _State:
             ended()
         self._notify()
 
+    def _is_filled(self) -> bool:
+        """Whether items without an outcome have the run's end for an error."""
+        return issubclass(type(self._failure), DeadlineExceededError)
+
+    def _missing_error(self) -> Exception:
+        return cast("Exception", self._failure)
+
     def raise_end(self) -> None:
         """Raise what ended the run, unless the items have it."""
-        filled = issubclass(type(self._failure), DeadlineExceededError) and self._expected is not None
-        if self._failure is not None and not filled:
+        if self._failure is not None and not (self._expected is not None and self._is_filled()):
             raise self._failure
         raise StopAsyncIteration

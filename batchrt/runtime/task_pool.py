@@ -6,15 +6,23 @@ branches to helpers that wait in the run's task group for the next one.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import anyio
+import anyio.from_thread
+import anyio.lowlevel
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from batchrt.runtime.event_loop import Host, Signal, Unbegun
+from batchrt.errors import StrayCancelledError
+from batchrt.runtime.event_loop import Host, Signal
 
-__all__ = ["Task", "TaskPool"]
+__all__ = ["Task", "TaskPool", "Unbegun", "error_of", "unswallowed"]
+
+
+T = TypeVar("T")
 
 
 class Task(Protocol):
@@ -97,3 +105,62 @@ class TaskPool:
                 raise
         if own.is_disturbed():
             await own.put_right()
+
+
+class Unbegun(Coroutine[Any, Any, T]):
+    """A coroutine that is made when it is first awaited.
+
+    asyncio's teardown cancels tasks before their first step. The coroutine that such a task was given
+    would complain that it was never awaited.
+    """
+
+    __slots__ = ("_coroutine", "_start")
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> None:
+        self._start: Callable[[], Coroutine[Any, Any, T]] | None = partial(function, *args)
+        self._coroutine: Coroutine[Any, Any, T] | None = None
+
+    def _begun(self) -> Coroutine[Any, Any, T]:
+        if self._start is not None:
+            self._coroutine, self._start = self._start(), None
+        assert self._coroutine is not None
+        return self._coroutine
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begun().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Do the next step."""
+        return self._begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Do the next step, with an exception."""
+        return self._begun().throw(*error)
+
+    def close(self) -> None:
+        """End it, if it was begun."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+
+def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error to raise for those that ended a task group of the runtime's own.
+
+    What user code raises is caught inside of the tasks, so that a group holds what came from outside: an
+    interrupt first of all, which Trio raises in whatever task the main one is.
+    """
+    cancelled = anyio.get_cancelled_exc_class()
+    errors = [error for error in group.exceptions if not isinstance(error, cancelled)]
+    interrupts = [error for error in errors if not isinstance(error, Exception)]
+    return (interrupts or errors or group.exceptions)[0]
+
+
+def unswallowed(cancelled: BaseException | None) -> BaseException:
+    """Return what to raise where a task group swallowed the cancellation with which its host left it.
+
+    A group does so if its own scope was cancelled, as by a helper that somebody cancelled before its first
+    step. AnyIO (4.16) does it too to one from outside, such as `asyncio.timeout`'s: on exit, the scopes
+    of child tasks add their requests to those of the group's scope, which then takes back more than it made.
+    """
+    by_scope = any(isinstance(arg, str) and "cancel scope" in arg for arg in getattr(cancelled, "args", ()))
+    return StrayCancelledError.of(cancelled) if cancelled is None or by_scope else cancelled

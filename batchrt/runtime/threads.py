@@ -11,7 +11,7 @@ import anyio.to_thread
 from anyio import CancelScope
 
 from batchrt.runtime.event_loop import Signal
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 __all__ = ["call_in_thread", "is_awaitable"]
 

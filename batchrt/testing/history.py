@@ -1,4 +1,4 @@
-"""Which requests came before, and how they fared: bounded, however many there are."""
+"""History of request bodies and their faults, bounded in size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["History"]
 
 
 class History:
-    """Count arrivals of each body and the faults it met in a row.
+    """Count arrivals of each body and its faults in a row.
 
-    The newest `keep` bodies at least are remembered, twice as many at most: two generations,
-    of which the older is dropped whole, cost no bookkeeping per request. A body that comes
-    again after so many others counts as new.
+    The newest `keep` bodies at least are kept, twice as many at most: two generations, of which the older is
+    dropped whole, need no bookkeeping per request. A body that comes again after so many others counts as
+    new.
     """
 
     __slots__ = ("_keep", "_lock", "_new", "_old")
@@ -24,14 +24,14 @@ class History:
         self._new: dict[int, tuple[int, int]] = {}
 
     def arrived(self, digest: int) -> tuple[int, int]:
-        """Note an arrival; give its number, from 1, and the faults in a row before it."""
+        """Record an arrival; return its number, from 1, and the faults in a row before it."""
         with self._lock:
             attempts, in_a_row = self._new.get(digest) or self._old.get(digest) or (0, 0)
             self._put(digest, (attempts + 1, in_a_row))
             return attempts + 1, in_a_row
 
-    def fared(self, digest: int, *, faulty: bool) -> None:
-        """Note whether the newest arrival of a body met a fault."""
+    def record_outcome(self, digest: int, *, faulty: bool) -> None:
+        """Record whether the newest arrival of a body met a fault."""
         with self._lock:
             attempts, in_a_row = self._new.get(digest) or self._old.get(digest) or (1, 0)
             self._put(digest, (attempts, in_a_row + 1 if faulty else 0))

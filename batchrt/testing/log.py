@@ -1,37 +1,37 @@
-"""What the mock provider saw: counts, gaps, the newest requests, and a way to wait for them."""
+"""Request log of the mock: counts, gaps, the newest records, and a way to wait for them."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import anyio
 
-from .faults import Fault
-from .wakeups import Wakeup
+from batchrt.testing.faults.plan import Fault
+from batchrt.testing.serving.wakeup import Wakeup
 
 __all__ = ["Gaps", "LogRecord", "LogSnapshot", "RequestLog"]
 
 
 class LogRecord(NamedTuple):
-    """Hold one request that is over.
+    """One request that is over.
 
     Attributes:
-        time: when it arrived, in seconds since the first request.
-        route: method and path; "other" for paths the mock does not know.
-        status: what was answered; None where nothing was.
-        fault: what was done to it, or None.
-        seconds: from its arrival to its answer's last byte being handed to the server.
+        time: its arrival, in seconds since the first request.
+        route: method and path; "other" for unknown paths.
+        status: the status of the answer; None without one.
+        fault: the fault that it met, or None.
+        seconds: from its arrival until the answer's last byte was handed to the server.
         attempt: how often this body had come, this time included.
         digest: 64 bits of the hash of path and body, the same for each attempt.
-        gone: whether the client went away before the answer.
-        items: how many inputs it carried (texts, prompts, conversations); 0 where none could be
-            read, and for requests that are not for a model.
+        gone: whether the client disconnected before the answer.
+        items: the number of its inputs (texts, prompts, conversations); 0 where none could be read, and for
+            requests that are not for a model.
     """
 
     time: float
@@ -45,14 +45,14 @@ class LogRecord(NamedTuple):
     items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as JSON can hold it."""
+        """Return the record as JSON types."""
         fault = self.fault and self.fault.value
         return {**self._asdict(), "fault": fault, "digest": f"{self.digest:016x}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Sum up the seconds between one arrival and the next."""
+    """Statistics of the seconds between one arrival and the next."""
 
     min: float
     mean: float
@@ -61,20 +61,20 @@ class Gaps:
 
 @dataclass(frozen=True, slots=True)
 class LogSnapshot:
-    """Hold what the log knew at one moment; nothing of it changes afterwards.
+    """Immutable state of the log at one moment.
 
     Attributes:
         requests: arrivals, those still in flight included.
-        in_flight: requests that wait for their answer now; survives a reset.
-        peak_in_flight: the most there were at once.
-        disconnects: clients that went away before their answer.
-        by_status: how many were answered with each status.
+        in_flight: requests without an answer so far; survives a reset.
+        peak_in_flight: the most at once.
+        disconnects: clients that disconnected before their answer.
+        by_status: the number of answers with each status.
         by_route: the same, for each route.
-        by_fault: how many met each fault.
+        by_fault: the number of requests that met each fault.
         gaps: None before the second arrival.
-        items: inputs that arrived, with those of requests that were refused.
-        items_in_flight: inputs that wait for their answer now; survives a reset.
-        most_items: the most that one request carried.
+        items: inputs that arrived, with those of refused requests.
+        items_in_flight: inputs without an answer so far; survives a reset.
+        most_items: the most in one request.
     """
 
     requests: int
@@ -90,19 +90,13 @@ class LogSnapshot:
     most_items: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the snapshot as JSON can hold it: keys are strings."""
+        """Return the snapshot as JSON types: keys are strings."""
         return {
-            "requests": self.requests,
-            "in_flight": self.in_flight,
-            "peak_in_flight": self.peak_in_flight,
-            "disconnects": self.disconnects,
+            **{field.name: getattr(self, field.name) for field in fields(self)},
             "by_status": _named(self.by_status),
             "by_route": {route: _named(counts) for route, counts in self.by_route.items()},
             "by_fault": {fault.value: count for fault, count in self.by_fault.items()},
             "gaps": self.gaps and asdict(self.gaps),
-            "items": self.items,
-            "items_in_flight": self.items_in_flight,
-            "most_items": self.most_items,
         }
 
 
@@ -110,30 +104,17 @@ def _named(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(status): count for status, count in counts.items()}
 
 
-class _Waiter:
-    """Wake one task, from whichever thread the news comes."""
-
-    __slots__ = ("_event", "wake")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self.wake: Wakeup = Wakeup(self._event.set)
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
 class RequestLog:
-    """Keep counts of everything and the newest `keep` records; safe to use from any thread.
+    """Count all requests and keep the newest `keep` records; safe to use from any thread.
 
-    Times come from the event loop that serves the request, so gaps mean something within one
-    loop; `reset` between two.
+    Times come from the event loop that serves the request, so gaps are meaningful within one loop; call
+    `reset` between two.
     """
 
     def __init__(self, keep: int = 10_000) -> None:
         self._lock = threading.Lock()
         self._records: deque[LogRecord] = deque(maxlen=keep)
-        self._waiters: set[_Waiter] = set()
+        self._waiters: set[Wakeup] = set()
         self._in_flight = 0
         self._items_in_flight = 0
         self._forget()
@@ -150,7 +131,7 @@ class RequestLog:
         self._shortest, self._longest = float("inf"), 0.0
 
     def arrived(self, now: float, items: int = 0) -> None:
-        """Note that a request with so many `items` arrived at `now` seconds of its event loop."""
+        """Record that a request with so many `items` arrived at `now` seconds of its event loop."""
         with self._lock:
             if self._requests:
                 gap = max(0.0, now - self._last)
@@ -165,10 +146,10 @@ class RequestLog:
             self._items_in_flight += items
             self._most_items = max(self._most_items, items)
             self._peak = max(self._peak, self._in_flight)
-        self._tell()
+        self._notify()
 
     def finished(self, record: LogRecord) -> None:
-        """Note how a request ended; its `time` is still that of the event loop."""
+        """Record how a request ended; its `time` is still that of the event loop."""
         with self._lock:
             self._in_flight -= 1
             self._items_in_flight -= record.items
@@ -179,16 +160,16 @@ class RequestLog:
             if record.fault is not None:
                 self._by_fault[record.fault] = self._by_fault.get(record.fault, 0) + 1
             self._records.append(record._replace(time=max(0.0, record.time - self._first)))
-        self._tell()
+        self._notify()
 
     def reset(self) -> None:
-        """Forget all but what is still in flight."""
+        """Forget everything except the requests still in flight."""
         with self._lock:
             self._forget()
-        self._tell()
+        self._notify()
 
     def snapshot(self) -> LogSnapshot:
-        """Give the counts of this moment."""
+        """Return the counts of this moment."""
         with self._lock:
             by_status: dict[int, int] = {}
             for counts in self._by_route.values():
@@ -209,41 +190,42 @@ class RequestLog:
             )
 
     def _gaps(self) -> Gaps | None:
-        if self._requests < 2:  # noqa: PLR2004  a gap is between two
+        if self._requests < 2:  # noqa: PLR2004 a gap is between two
             return None
         mean = max(0.0, self._last - self._first) / (self._requests - 1)
         return Gaps(min=self._shortest, mean=mean, max=self._longest)
 
     def records(self, newest: int | None = None) -> tuple[LogRecord, ...]:
-        """Give the requests that are over, oldest first, or only the `newest` of them."""
+        """Return the records of finished requests, oldest first, or only the `newest` of them."""
         with self._lock:
             skip = 0 if newest is None else max(0, len(self._records) - newest)
             return tuple(islice(self._records, skip, None))
 
     async def wait_for(self, predicate: Callable[[LogSnapshot], bool]) -> LogSnapshot:
-        """Wait until `predicate` holds for a snapshot, and give that one.
+        """Wait until `predicate` holds for a snapshot, and return that one.
 
-        Looks again at each change, without polling; works on any event loop, also while the
-        provider is served from another thread. Bound it with `anyio.fail_after`.
+        Checked at each change, without polling; works on any event loop, also while the provider is served
+        from another thread. Bound it with `anyio.fail_after`.
         """
         while True:
-            waiter = _Waiter()
-            # Registered before the look, or a change between the two would be missed.
+            event = anyio.Event()
+            waiter = Wakeup(event.set)
+            # Registered before the check, or a change between the two would be missed.
             with self._lock:
                 self._waiters.add(waiter)
             try:
                 snapshot = self.snapshot()
                 if predicate(snapshot):
                     return snapshot
-                await waiter.wait()
+                await event.wait()
             finally:
                 with self._lock:
                     self._waiters.discard(waiter)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self._waiters:
             return
         with self._lock:
             waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            waiter.wake()
+            waiter()

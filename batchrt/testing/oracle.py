@@ -1,34 +1,34 @@
-"""How long it takes somebody who knows all of a server's limits: what a client's time is compared with."""
+"""Oracle: a lower bound of the time that a client with full knowledge of the limits needs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from .buckets import Bucket
-from .ledger import ACCEPTED, Sent
-from .quotas import Quota
-from .schedules import Schedule
+from batchrt.testing.admission.quota import MockQuota
+from batchrt.testing.admission.schedules import Schedule
+from batchrt.testing.admission.token_bucket import MockTokenBucket
+from batchrt.testing.verdict_log import ACCEPTED, SentRequest
 
 __all__ = ["least_seconds"]
 
-_ROUNDS = 100
+_ROUNDS = 100  # of the fixed-point iteration in `_refilled`
 
 
 def least_seconds(
-    sent: Sequence[Sent],
-    quotas: Sequence[Quota],
+    sent: Sequence[SentRequest],
+    quotas: Sequence[MockQuota],
     *,
     start: float,
     capacity: Schedule | None,
     max_concurrency: int | None,
 ) -> float:
-    """Give a lower bound of the seconds from `start` until all that was accepted of `sent` is answered.
+    """Return a lower bound of the seconds from `start` until all accepted requests of `sent` are answered.
 
-    Each limit is a bound by itself, and the largest holds: no bucket gives out more than it held and got;
-    a limit of parallel requests, a queue's `capacity` and a client's `max_concurrency` allow no more than
-    so many at a time, each of which took as long as it did. The last request that a bucket lets in still
-    has to be answered, as fast as the fastest was.
+    Each limit is a bound by itself, and the largest holds. A bucket gives out no more than it held and got. A
+    limit of parallel requests, a queue's `capacity` and a client's `max_concurrency` bound the requests at a
+    time, each of which took as long as it did. The last request that a bucket admits still has to be
+    answered, as fast as the fastest was.
     """
     worked = [one for one in sent if one.outcome == ACCEPTED and one.ended < math.inf]
     if not worked:
@@ -45,7 +45,7 @@ def least_seconds(
     return max(bounds)
 
 
-def _bounds(quota: Quota, own: Sequence[Sent], start: float) -> list[float]:
+def _bounds(quota: MockQuota, own: Sequence[SentRequest], start: float) -> list[float]:
     fastest = min(one.ended - one.began for one in own)
     bounds = []
     for bucket in quota.buckets:
@@ -57,7 +57,7 @@ def _bounds(quota: Quota, own: Sequence[Sent], start: float) -> list[float]:
     return bounds
 
 
-def _work(worked: Sequence[Sent], *, sized: bool = False) -> float:
+def _work(worked: Sequence[SentRequest], *, sized: bool = False) -> float:
     return math.fsum((one.ended - one.began) * (one.size if sized else 1) for one in worked)
 
 
@@ -65,12 +65,12 @@ def _seconds(places: Schedule, work: float, start: float) -> float:
     return places.second_of(work, start) - start
 
 
-def _refilled(bucket: Bucket, spent: float, start: float) -> float:
-    """Give the seconds until a bucket has given out `spent`, besides what somebody else took meanwhile."""
+def _refilled(bucket: MockTokenBucket, spent: float, start: float) -> float:
+    """Return the seconds until a bucket has given out `spent` besides the background's use."""
     held = bucket.left_before(start)
     seconds = 0.0
     for _ in range(_ROUNDS):
-        lacks = spent + bucket.eaten(start, start + seconds) - held
+        lacks = spent + bucket.background_taken(start, start + seconds) - held
         needed = bucket.refill_time(lacks, start) if lacks > 0 else 0.0
         if needed <= seconds:
             break

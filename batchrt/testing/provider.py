@@ -1,4 +1,4 @@
-"""The mock provider: an ASGI application that speaks OpenAI's API."""
+"""Mock provider: an ASGI application with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -11,83 +11,82 @@ from urllib.parse import parse_qs
 
 import anyio
 
-from .answers import Answer, Messages, as_messages
-from .asgi import Receive, Scope, Send, authorization, play, read_body
-from .bodies import Reject
-from .chat import Chat
-from .completions import Completions
-from .draws import digest_of
-from .embeddings import Embeddings
-from .exchange import Exchange
-from .families import ServerFamily, family_of
-from .faults import FaultPlan, TunedFault
-from .gate import Arrival, Gate, Visit
-from .history import History
-from .latency import Latency, check_latency, check_seconds, seconds_of
-from .limits import RateLimits
-from .log import RequestLog
-from .mishaps import spoil
-from .noise import Noise
-from .outages import Outage
-from .queueing import Queueing
-from .replies import RejectedError, Reply, json_reply
-from .vectors import Embeddable
-from .verdict import Verdict
+from batchrt.testing.admission.controller import AdmissionController, AdmissionDecision, ArrivingRequest
+from batchrt.testing.admission.noise import Noise
+from batchrt.testing.admission.outages import Outage
+from batchrt.testing.admission.queue import Queueing
+from batchrt.testing.admission.rate_limits import RateLimits
+from batchrt.testing.endpoints.answers import Answer, Messages, as_messages
+from batchrt.testing.endpoints.chat import ChatEndpoint
+from batchrt.testing.endpoints.completions import CompletionsEndpoint
+from batchrt.testing.endpoints.embeddings import EmbeddingsEndpoint
+from batchrt.testing.endpoints.replies import MockReply, RejectedError, json_reply
+from batchrt.testing.endpoints.request_body import CREATED, Reject
+from batchrt.testing.endpoints.server_families import ServerFamily, family_of
+from batchrt.testing.endpoints.vectors import Embeddable
+from batchrt.testing.faults.fault_responses import apply_fault
+from batchrt.testing.faults.latency import Latency, check_latency, check_seconds, seconds_of
+from batchrt.testing.faults.plan import Fault, FaultPlan
+from batchrt.testing.faults.seeded import digest_of
+from batchrt.testing.history import History
+from batchrt.testing.log import RequestLog
+from batchrt.testing.serving.asgi import Receive, Scope, Send, authorization, play, read_body
+from batchrt.testing.serving.exchange import Exchange
+from batchrt.testing.verdict import Verdict
 
 if TYPE_CHECKING:
-    from .server import MockServer
-    from .transport import MockTransport
+    from batchrt.testing.serving.server import MockServer
+    from batchrt.testing.serving.transport import MockTransport
 
 __all__ = ["MockProvider"]
 
-_Endpoint: TypeAlias = Callable[[bytes, str], Reply]
+_Endpoint: TypeAlias = Callable[[bytes, str], MockReply]
 _NO_FAULTS = FaultPlan()
 _MODELS = "GET /v1/models"
 _EMBEDDINGS = "POST /v1/embeddings"
 
 
 class MockProvider:
-    """Pretend to be an OpenAI-compatible provider, the same way every time.
+    """A mock OpenAI-compatible provider, deterministic for each seed.
 
-    An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`,
-    `POST /v1/completions`, `POST /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also
-    `POST /v1/chat/completions/batch`, and for control `GET /_mock/log[?records=N]`,
-    `GET /_mock/verdict[?since=S&until=S&grace=S&max_concurrency=N]` and `POST /_mock/reset`. Use it
-    in process through `transport()`, on a socket through `serve()`, or mount it. A text's tokens are
-    a quarter of its characters, rounded up. All times are the event loop's, so that on a clock that is
-    simulated hours pass at once.
+    An ASGI 3 application for asyncio and Trio with `POST /v1/chat/completions`, `POST /v1/completions`, `POST
+    /v1/embeddings`, `GET /v1/models`, with `server="vllm"` also `POST /v1/chat/completions/batch`, and for
+    control `GET /_mock/log[?records=N]`, `GET /_mock/verdict[?since=S&until=S&grace=S&max_concurrency=N]` and
+    `POST /_mock/reset`. Use it in process through `transport()`, on a socket through `serve()`, or mount it.
+    A text's tokens are a quarter of its characters, rounded up. All times are the event loop's, so that hours
+    pass at once on a simulated clock.
 
-    A valid request for a model is met by an outage, else refused at random, else if the queue is full,
-    else if it is over its quota, else met by a fault, and else answered.
+    A valid request for a model meets an outage, else a random refusal, else a full queue, else an exhausted
+    quota, else a fault, and else is answered.
 
     Args:
-        seed: another number, other answers and latencies.
+        seed: another number gives other answers and latencies.
         latency: seconds before an answer, or a LogNormal to draw them from.
-        faults: what goes wrong, and when. A request that is itself wrong gets its 4xx at once,
-            without latency or fault.
+        faults: which requests meet which fault. An invalid request gets its 4xx at once, without latency or
+            fault.
         api_key: if given, requests under /v1 must carry it, or get a 401.
         models: the models that exist; None accepts every name.
-        answer: makes the text of an answer from the request's body, in place of the hashed one;
-            of a list of prompts or conversations it sees one at a time.
-        server: the kind of server to be, which decides over limits, leniency and errors of
-            `/v1/embeddings` and over lists of prompts.
-        max_inputs: the most inputs of an embedding request; None leaves the server's own limit
-            (32 for "tei", 2,048 for "openai", "azure" and "infinity", otherwise none).
-        max_input_tokens: the most tokens of one input; the server's own is 8,192 for "openai" and
-            "azure", 512 for "llama-server", otherwise none.
+        answer: makes the text of an answer from the request's body, in place of the hashed one; of a list of
+            prompts or conversations it gets one at a time.
+        server: the kind of server, which determines limits, leniency and errors of `/v1/embeddings` and of
+            lists of prompts.
+        max_inputs: the most inputs of an embedding request; None keeps the server's own limit (32 for "tei",
+            2,048 for "openai", "azure" and "infinity", otherwise none).
+        max_input_tokens: the most tokens of one input; the server's own is 8,192 for "openai" and "azure",
+            512 for "llama-server", otherwise none.
         max_request_tokens: the most tokens of one request; 300,000 for "openai", otherwise none.
-        max_in_flight: how much may be in flight until embedding requests are refused: inputs for
-            "tei" (512), requests for the others (512 for "ollama", otherwise no limit).
-        dimensions: the width of a vector for which `dimensions` was not asked, and the greatest.
-        reject: requests with a text for which it holds get a 400 that does not say which; it is
-            asked about each input, prompt and message.
+        max_in_flight: the number in flight above which embedding requests are refused: inputs for "tei"
+            (512), requests for the others (512 for "ollama", otherwise no limit).
+        dimensions: the width of a vector without `dimensions` in the request, and the greatest.
+        reject: predicate on each input, prompt and message; a request for which it holds gets a 400 that does
+            not tell which text.
         latency_per_input: seconds that each input adds to the latency.
-        keep_records: how many requests the log remembers one by one.
-        rate_limits: what each API key may ask of each model, and how it is told; None for no limits.
-        queueing: how many requests are worked on at a time; None for all.
-        outages: when nothing works; the first that is on counts.
-        noise: which share is refused at random; None for none.
-        refusal_latency: the seconds until a refusal that is not an outage's; with 0 it comes at once.
+        keep_records: the number of records in the log.
+        rate_limits: the limits of each API key for each model, and how they are reported; None for none.
+        queueing: the number of requests processed at a time; None for all.
+        outages: spans without service; the first one that is on counts.
+        noise: the share of random refusals; None for none.
+        refusal_latency: the seconds until a refusal other than an outage's; with 0 it comes at once.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class MockProvider:
             max_request_tokens=max_request_tokens,
             max_in_flight=max_in_flight,
         )
-        self._gate = Gate(
+        self._controller = AdmissionController(
             server,
             family,
             limits=rate_limits,
@@ -139,9 +138,9 @@ class MockProvider:
             seed=seed,
             refusal_latency=check_seconds(refusal_latency, "refusal_latency"),
         )
-        self._chat = Chat(seed, self._models, answer, reject)
-        self._completions = Completions(seed, family, self._models, answer=answer, reject=reject)
-        self._embeddings = Embeddings(
+        self._chat = ChatEndpoint(seed, self._models, answer, reject)
+        self._completions = CompletionsEndpoint(seed, family, self._models, answer=answer, reject=reject)
+        self._embeddings = EmbeddingsEndpoint(
             seed,
             family,
             self._models,
@@ -149,8 +148,8 @@ class MockProvider:
             reject=reject,
         )
         self._history = History()
-        self._valid = itertools.count()
-        # Where a request is answered by a model: what latency and faults are for.
+        self._valid_requests = itertools.count()
+        # Routes that a model answers: the ones with latency and faults.
         self._endpoints: dict[str, _Endpoint] = {
             "POST /v1/chat/completions": self._chat.reply,
             "POST /v1/completions": self._completions.reply,
@@ -160,13 +159,13 @@ class MockProvider:
             self._endpoints["POST /v1/chat/completions/batch"] = self._chat.reply_batch
 
     def __repr__(self) -> str:
-        # The key stays out of it.
+        # Without the key.
         return f"MockProvider(seed={self.seed}, latency={self.latency}, faults={self.faults})"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection; raises NotImplementedError for what is not HTTP."""
+        """Serve one ASGI connection; raises NotImplementedError for anything but HTTP."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _serve_lifespan(receive, send)
             return
         if scope["type"] != "http":
             raise NotImplementedError(f"the mock provider speaks HTTP, not {scope['type']}")
@@ -189,44 +188,44 @@ class MockProvider:
         response_format: Mapping[str, Any] | None = None,
         index: int = 0,
     ) -> str:
-        """Say what `messages` get for an answer; a string is one user message.
+        """Return the answer to `messages`; a string is one user message.
 
-        Meant for a test's expectations: nothing is logged, and no fault or limit applies. A
-        custom `answer` is given `{"messages": …, "response_format": …}`.
+        Meant for a test's expectations: it is not logged, and no fault or limit applies. A custom `answer`
+        gets `{"messages": …, "response_format": …}`.
         """
         said = as_messages(messages)
         body = {"messages": said, "response_format": response_format}
         return self._chat.text(body, said, index)
 
     def completion_to(self, prompt: Embeddable, *, index: int = 0) -> str:
-        """Say what `prompt`, a text or its tokens, gets for a completion; `index` is below `n`.
+        """Return the completion of `prompt`, a text or its tokens; `index` is below `n`.
 
-        For expectations, as `answer_to`. A custom `answer` is given `{"prompt": …}`.
+        For expectations, as `answer_to`. A custom `answer` gets `{"prompt": …}`.
         """
         return self._completions.text({}, prompt, index)
 
     def vector_of(
         self, text: Embeddable, *, model: str = "mock", dimensions: int | None = None
     ) -> list[float]:
-        """Say what `text`, or its tokens, gets for an embedding: a unit vector, float32 exactly.
+        """Return the embedding of `text`, or of its tokens: a unit vector of exact float32.
 
-        For expectations, as `answer_to`. The same in each `encoding_format`; a server that ignores
-        `model` or `dimensions` ignores them here too.
+        For expectations, as `answer_to`. The same in each `encoding_format`; a server that ignores `model` or
+        `dimensions` ignores them here too.
         """
         return self._embeddings.vector(text, model, dimensions)
 
     def transport(self) -> MockTransport:
-        """Give an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
-        from .transport import MockTransport
+        """Return an `httpx.AsyncBaseTransport` that answers in process, without sockets."""
+        from batchrt.testing.serving.transport import MockTransport
 
         return MockTransport(self)
 
     def serve(self, host: str = "127.0.0.1", port: int = 0) -> MockServer:
-        """Give a context manager that serves this provider from a thread; port 0: any free one.
+        """Return a context manager that serves this provider from a thread; port 0: any free one.
 
-        Raises ImportError that says what to install where uvicorn is missing.
+        Raises ImportError that names the missing package where uvicorn is not installed.
         """
-        from .server import MockServer
+        from batchrt.testing.serving.server import MockServer
 
         return MockServer(self, host, port)
 
@@ -238,19 +237,19 @@ class MockProvider:
         grace: float = 0.0,
         max_concurrency: int | None = None,
     ) -> Verdict:
-        """Judge from what came how well the quota was used, the waits were kept, and all was answered.
+        """Judge the requests received: use of the quota, waits kept, rows answered.
 
         Args:
-            since: where the span begins that is judged, in seconds since the first request; None:
-                with the first valid request for a model.
-            until: where it ends; None: with the last.
-            grace: the seconds that it takes a refusal to reach the client: what comes within them
-                was sent before. On a socket more than 0; in process nothing is on its way.
-            max_concurrency: how many requests the client has in flight at most, so that it is compared with
-                one that has as many; None for no bound.
+            since: start of the judged span, in seconds since the first request; None: the first valid request
+                for a model.
+            until: its end; None: the last such request.
+            grace: the seconds that a refusal takes to reach the client: a request within them was sent
+                before. On a socket more than 0; in process there is no delay.
+            max_concurrency: the most requests that the client has in flight, so that it is compared with one
+                that has as many; None for no bound.
         """
         peak = self.log.snapshot().peak_in_flight
-        return self._gate.verdict(
+        return self._controller.verdict(
             since=since,
             until=until,
             grace=grace,
@@ -259,14 +258,14 @@ class MockProvider:
         )
 
     def reset(self) -> None:
-        """Forget every request: the log, the quotas, the attempts, and how far each script has come.
+        """Forget every request: the log, the quotas, the attempts, and the position in each script.
 
-        Who waits in the queue stays there.
+        Requests that wait in the queue stay there.
         """
         self.log.reset()
-        self._gate.reset()
+        self._controller.reset()
         self._history.clear()
-        self._valid = itertools.count()
+        self._valid_requests = itertools.count()
 
     def open(
         self,
@@ -277,38 +276,33 @@ class MockProvider:
         authorization: bytes = b"",
         query: bytes = b"",
     ) -> Exchange:
-        """Decide what a request gets; whoever called it waits, sends, and finishes the exchange."""
+        """Decide the reply to a request; the caller waits, sends it, and finishes the exchange."""
         route = f"{method} {path}"
         if path.startswith("/_mock/"):
             return Exchange(self._control(route, query), name="control")
         now = anyio.current_time()
-        self._gate.begin(now)
+        self._controller.begin(now)
         digest = digest_of(path.encode() + b"\0" + body)
         attempt, in_a_row = self._history.arrived(digest)
         name = f"{digest:016x}-{attempt}"
-        fault: TunedFault | None = None
-        visit: Visit | None = None
+        fault: Fault | None = None
+        decision: AdmissionDecision | None = None
         try:
             self._check_key(path, authorization)
             good = reply = self._reply(route, body, name)
-            if good.bill is not None:
-                visit = self._gate.enter(
-                    Arrival(
-                        now,
-                        good.bill,
-                        authorization,
-                        digest,
-                        attempt,
-                        good.items,
-                        is_embedding=route == _EMBEDDINGS,
+            if good.charge is not None:
+                is_embedding = route == _EMBEDDINGS
+                decision = self._controller.enter(
+                    ArrivingRequest(
+                        now, good.charge, authorization, digest, attempt, good.items, is_embedding
                     )
                 )
-                if visit.refusal is not None:
-                    reply = visit.refusal
+                if decision.refusal is not None:
+                    reply = decision.refusal
                 else:
                     good = good._replace(delay=self._seconds_of(good, digest, attempt))
-                    reply, fault = self._fated(good, digest, attempt, in_a_row)
-                    reply = visit.dressed(reply, now)
+                    reply, fault = self._with_fault(good, digest, attempt, in_a_row)
+                    reply = decision.with_rate_limit_headers(reply, now)
         except RejectedError as rejected:
             good = reply = rejected.reply
         return Exchange(
@@ -316,15 +310,15 @@ class MockProvider:
             name=name,
             now=now,
             route=route if route in self._endpoints or route == _MODELS else "other",
-            fault=None if fault is None else fault.fault,
+            fault=fault,
             attempt=attempt,
             digest=digest,
             items=good.items,
             log=self.log,
-            visit=visit,
+            decision=decision,
         )
 
-    def _reply(self, route: str, body: bytes, name: str) -> Reply:
+    def _reply(self, route: str, body: bytes, name: str) -> MockReply:
         endpoint = self._endpoints.get(route)
         if endpoint is not None:
             return endpoint(body, name)
@@ -333,25 +327,24 @@ class MockProvider:
         names = ("mock",) if self._models is None else self._models
         return json_reply(200, {"object": "list", "data": [_model(name) for name in names]})
 
-    def _seconds_of(self, good: Reply, digest: int, attempt: int) -> float:
+    def _seconds_of(self, good: MockReply, digest: int, attempt: int) -> float:
         seconds = seconds_of(self.latency, self.seed, digest, attempt)
-        answered = 0 if good.bill is None else good.bill.answered
+        answered = 0 if good.charge is None else good.charge.answered
         return seconds + self._latency_per_input * good.items + self._latency_per_token * answered
 
-    def _fated(
-        self, good: Reply, digest: int, attempt: int, in_a_row: int
-    ) -> tuple[Reply, TunedFault | None]:
-        """Give what becomes of a good reply, and the fault it met."""
-        position = next(self._valid)
+    def _with_fault(
+        self, good: MockReply, digest: int, attempt: int, in_a_row: int
+    ) -> tuple[MockReply, Fault | None]:
+        """Return the reply after the fault that the plan chose, and that fault if the reply can have it."""
+        position = next(self._valid_requests)
         if position < len(self.faults.script):
-            fault = self.faults.scripted(position)
+            tuned = self.faults.scripted(position)
         else:
-            fault = self.faults.drawn(digest, attempt, in_a_row)
-        reply = good if fault is None else spoil(good, fault)
-        if reply is good:
-            fault = None
+            tuned = self.faults.drawn(digest, attempt, in_a_row)
+        reply = good if tuned is None else apply_fault(good, tuned)
+        fault = None if tuned is None or reply is good else tuned.fault
         if fault is not None or in_a_row:
-            self._history.fared(digest, faulty=fault is not None)
+            self._history.record_outcome(digest, faulty=fault is not None)
         return reply, fault
 
     def _check_key(self, path: str, authorization: bytes) -> None:
@@ -364,7 +357,7 @@ class MockProvider:
                 code="invalid_api_key",
             )
 
-    def _control(self, route: str, query: bytes) -> Reply:
+    def _control(self, route: str, query: bytes) -> MockReply:
         if route == "GET /_mock/log":
             newest = parse_qs(query.decode("latin-1")).get("records", ["0"])[0]
             seen = self.log.snapshot().to_dict()
@@ -372,13 +365,13 @@ class MockProvider:
                 seen["records"] = [entry.to_dict() for entry in self.log.records(int(newest))]
             return json_reply(200, seen)
         if route == "GET /_mock/verdict":
-            return self._told_verdict(query)
+            return self._verdict_reply(query)
         if route == "POST /_mock/reset":
             self.reset()
             return json_reply(200, {"reset": True})
         return RejectedError(404, f"Invalid URL ({route})").reply
 
-    def _told_verdict(self, query: bytes) -> Reply:
+    def _verdict_reply(self, query: bytes) -> MockReply:
         asked = parse_qs(query.decode("latin-1"))
         cap = asked.get("max_concurrency", ["0"])[0]
         try:
@@ -399,11 +392,11 @@ class MockProvider:
 
 
 def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "batchrt"}
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "batchrt"}
 
 
-async def _live(receive: Receive, send: Send) -> None:
-    """Say yes to a server that asks whether the application is ready, and to its goodbye."""
+async def _serve_lifespan(receive: Receive, send: Send) -> None:
+    """Confirm a server's startup and shutdown messages."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

@@ -1,14 +1,14 @@
-"""pytest fixtures: `mock_provider` and `mock_server`, there wherever batchrt is installed.
+"""pytest fixtures: `mock_provider` and `mock_server`, available wherever batchrt is installed.
 
-To have another provider than the default one, override the first in a test module or a
-conftest; the second serves whatever the first gives:
+To replace the default provider, override the first in a test module or a conftest; the second serves the
+first:
 
     @pytest.fixture
     def mock_provider() -> MockProvider:
         return MockProvider(latency=0.05, faults=FaultPlan.everything(0.1))
 
-An async test that uses one of them runs on asyncio where no other plugin runs it (AnyIO's with its marker,
-pytest-asyncio, pytest-trio): pytest by itself fails all of those.
+An async test that uses one of them runs on asyncio if no other plugin runs it (AnyIO's with its marker,
+pytest-asyncio, pytest-trio): pytest by itself fails such tests.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ import anyio
 import pytest
 
 if TYPE_CHECKING:
-    from .provider import MockProvider
-    from .server import MockServer
+    from batchrt.testing.provider import MockProvider
+    from batchrt.testing.serving.server import MockServer
 
 __all__ = ["mock_provider", "mock_server", "pytest_pyfunc_call"]
 
 _FIXTURES: Final = frozenset(("mock_provider", "mock_server"))
 
-# Every pytest run in an environment with batchrt imports this module, so what costs time is
-# imported by the fixtures.
+# Every pytest run in an environment with batchrt imports this module, so slow imports are left to the
+# fixtures.
 
 
 @pytest.fixture
 def mock_provider() -> MockProvider:
-    """Give a provider that answers at once and never fails; override it to have another."""
-    from .provider import MockProvider
+    """Return a provider that answers at once and never fails; override it for another one."""
+    from batchrt.testing.provider import MockProvider
 
     return MockProvider()
 
@@ -49,7 +49,7 @@ def mock_server(mock_provider: MockProvider) -> Iterator[MockServer]:
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an async test that uses the fixtures; AnyIO's plugin comes before, and pytest itself after it."""
+    """Run an async test that uses the fixtures; called after AnyIO's plugin and before pytest's own hook."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj) or _FIXTURES.isdisjoint(pyfuncitem.fixturenames):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}

@@ -26,8 +26,8 @@ from batchrt import (
     SpendingLimitError,
 )
 from batchrt.config import RunConfig
-from batchrt.runtime.run import current_strand
 from batchrt.runtime.spending import Payer, Spending
+from batchrt.runtime.strand import current_strand
 from tests.limits.quotas import BACKENDS, virtually
 from tests.providers.http.replies import chat_body
 

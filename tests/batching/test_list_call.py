@@ -11,7 +11,8 @@ import pytest
 from batchrt import Usage
 from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, Split, carry, pack, share
 from batchrt.runtime.batch import Job, collect
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from tests.runtime.harness import config, on_trio
 
 pytestmark = pytest.mark.anyio

@@ -42,6 +42,7 @@ class Command(Protocol):
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")  # an unknown host is no matter of many seconds
     # In tests signals come at once, and each is meant.
     monkeypatch.setattr(interrupts, "_ONE_SIGNAL", -1)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

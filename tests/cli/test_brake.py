@@ -8,8 +8,10 @@ import trio
 import trio.testing
 
 from batchrt.cli.brake import Brake, LeftOutError
-from batchrt.runtime.run import Item, Run, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.strand import Strand
 
 
 def new_strand() -> Strand:

@@ -13,7 +13,7 @@ from batchrt.cli import load as load_module
 from batchrt.cli.entries import Entry, without_traces
 from batchrt.cli.load import Load
 from batchrt.files import Row
-from batchrt.runtime.run import Strand
+from batchrt.runtime.strand import Strand
 
 
 class Values(dict[str, str]):

@@ -14,7 +14,7 @@ import pytest
 
 from batchrt.cli.schema_file import SchemaProblem, load_schema
 from batchrt.errors import InputError
-from batchrt.files.csv_reader import DelimitedReader
+from batchrt.files.csv_reader import CsvReader
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 
@@ -203,7 +203,7 @@ def test_messages_are_no_longer_than_a_screen(command: Command, tmp_path: Path) 
             assert result.code == 2
             assert len(result.complaint) < 1500
     with pytest.raises(InputError) as caught:
-        DelimitedReader(iter([f"{long},{long}\n"]), "x.csv", ",")
+        CsvReader(iter([f"{long},{long}\n"]), "x.csv", ",")
     assert len(str(caught.value)) < 300
 
 

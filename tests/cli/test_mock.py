@@ -23,7 +23,7 @@ from batchrt.testing import (
     Queueing,
     RateLimits,
 )
-from batchrt.testing.exchange import Exchange
+from batchrt.testing.serving.exchange import Exchange
 from tests.cli.conftest import Command
 
 
@@ -61,8 +61,8 @@ def test_by_default_nothing_goes_wrong(command: Command, served: list[tuple[Mock
     [(provider, address)] = served
     assert (provider.latency, provider.faults) == (0, FaultPlan())
     assert address == ("127.0.0.1", 8000)
-    gate = provider._gate
-    assert (gate._limits, gate._queueing, gate._outages) == (None, None, ())
+    controller = provider._controller
+    assert (controller._limits, controller._queueing, controller._outages) == (None, None, ())
 
 
 def test_a_family_and_its_limits(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
@@ -91,8 +91,8 @@ def test_limits_a_queue_and_outages(command: Command, served: list[tuple[MockPro
     headers = ["--limit-headers", "success"]
     assert command("mock", *limits, *told, *queue, *outages, *headers).code == 0
     [(provider, _)] = served
-    gate = provider._gate
-    assert gate._limits == RateLimits(
+    controller = provider._controller
+    assert controller._limits == RateLimits(
         requests_per_minute=[(0, 600), (120, 60)],
         tokens_per_minute=90_000,
         requests_per_day=1000,
@@ -102,8 +102,8 @@ def test_limits_a_queue_and_outages(command: Command, served: list[tuple[MockPro
         style="litellm",
         headers="success",
     )
-    assert gate._queueing == Queueing(capacity=[(0, 4), (60, 2)], max_waiting=0, seconds_per_token=0.5)
-    assert gate._outages == (Outage(5, 6, 429), Outage(0.5, 2, "refused"), Outage(7, 8))
+    assert controller._queueing == Queueing(capacity=[(0, 4), (60, 2)], max_waiting=0, seconds_per_token=0.5)
+    assert controller._outages == (Outage(5, 6, 429), Outage(0.5, 2, "refused"), Outage(7, 8))
 
 
 def met(provider: MockProvider, *texts: str) -> Exchange:

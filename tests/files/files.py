@@ -1,4 +1,4 @@
-"""Files and rows for the tests of jobs: written, read, and drawn by hypothesis."""
+"""Files and rows for tests: written, read, and drawn by hypothesis."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def table_rows(path: Path, dialect: str = "excel") -> list[dict[str, Any]]:
 
 
 def refuse(path: Path | str, **options: Any) -> InputError:
-    """Give the error of a file that cannot be used; it is one line, which names the file."""
+    """Return the error of a file that cannot be used; it is one line, which names the file."""
     with pytest.raises(InputError) as caught:
         open_source(path, **options)
     assert "\n" not in str(caught.value)
@@ -53,7 +53,7 @@ def refuse(path: Path | str, **options: Any) -> InputError:
 
 
 def write_one(path: Path, output: object, **options: Any) -> str:
-    """Write one row without input columns and give the file's text."""
+    """Write one row without input columns and return the file's text."""
     with open_sink(path, columns=[], **options) as sink:
         sink.write({}, output)
     return path.read_bytes().decode()
@@ -64,7 +64,7 @@ AWKWARD = st.one_of(TEXT, st.text('",\t\n\r a', max_size=6))
 
 
 def json_values(text: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
-    """Draw anything that JSON can say, with strings and keys of `text`."""
+    """Draw any JSON value, with strings and keys of `text`."""
     numbers = st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False))
     return st.recursive(
         st.one_of(st.none(), st.booleans(), numbers, text),

@@ -1,4 +1,4 @@
-"""Every value has a form in a file, and errors are one line."""
+"""Cells: text of any value, and errors on one line."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ class Point:
 
 
 class Colour(str, Enum):  # noqa: UP042  the form whose str() is not its value
-    """A string that is more than one."""
+    """An enum whose members are strings."""
 
     RED = "red"
 
 
 class Opaque:
-    """A result without any JSON form."""
+    """A result without a JSON form."""
 
     def __str__(self) -> str:
         return "opaque!"
 
 
 def circular() -> list[Any]:
-    """Give a list that holds itself."""
+    """Return a list that contains itself."""
     loop: list[Any] = []
     loop.append(loop)
     return loop
@@ -103,7 +103,7 @@ RENDERINGS: list[tuple[object, object, str]] = [
 
 
 @pytest.mark.parametrize(("value", "in_json", "in_csv"), RENDERINGS)
-def test_every_value_has_a_form(tmp_path: Path, value: object, in_json: object, in_csv: str) -> None:
+def test_cell_writes_every_value(tmp_path: Path, value: object, in_json: object, in_csv: str) -> None:
     """Strings as they are, all else JSON: nested in JSONL, as text in CSV; in any column."""
     for name in ("a.jsonl", "a.csv"):
         with open_sink(tmp_path / name, columns=["in"]) as sink:
@@ -116,13 +116,13 @@ def test_every_value_has_a_form(tmp_path: Path, value: object, in_json: object, 
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_a_value_that_never_ends_is_written_all_the_same(tmp_path: Path, name: str) -> None:
-    """A list that holds itself does not cost the row."""
+def test_cell_writes_a_recursive_value(tmp_path: Path, name: str) -> None:
+    """A list that contains itself does not cost the row."""
     assert "[...]" in write_one(tmp_path / name, circular())
 
 
-def test_an_integer_too_long_for_the_interpreter(tmp_path: Path) -> None:
-    """Python does not write 10,000 digits: they become hexadecimal rather than an error."""
+def test_cell_writes_an_integer_above_the_digit_limit(tmp_path: Path) -> None:
+    """Python refuses 10,000 digits: they become hexadecimal rather than an error."""
     for name in ("a.jsonl", "a.csv"):
         assert hex(10**9999) in write_one(tmp_path / name, [10**9999])
 
@@ -137,8 +137,8 @@ def test_an_integer_too_long_for_the_interpreter(tmp_path: Path) -> None:
         (KeyError("x"), "KeyError: 'x'"),
     ],
 )
-def test_errors_are_one_line(tmp_path: Path, error: Any, line: str | None) -> None:
-    """An error is its class and its message, on one line; none is null."""
+def test_error_line_is_one_line(tmp_path: Path, error: Any, line: str | None) -> None:
+    """The class and the message; null without an error."""
     path = tmp_path / "a.jsonl"
     with open_sink(path, columns=[]) as sink:
         sink.write({}, None, error)
@@ -147,8 +147,8 @@ def test_errors_are_one_line(tmp_path: Path, error: Any, line: str | None) -> No
 
 @settings(deadline=None)
 @given(json_values(TEXT))
-def test_json_in_a_table_can_be_parsed(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
-    """What is no string is JSON in a CSV field, and means the same when it is parsed."""
+def test_cell_json_in_a_table_can_be_parsed(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    """A CSV field that is not a string is JSON with the same value."""
     path = tmp_path_factory.mktemp("t") / "a.csv"
     write_one(path, [value])
     with open_source(path) as source:

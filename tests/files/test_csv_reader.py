@@ -1,4 +1,4 @@
-"""CSV and TSV: what is written is what is read, and a fault costs its own row only."""
+"""CSV and TSV reader: round trips, and faults that cost their own row only."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from batchrt.files import (
     open_source,
 )
 from batchrt.files import csv_reader as delimited_module
-from batchrt.files.csv_reader import DelimitedReader
+from batchrt.files.csv_reader import CsvReader
 from tests.files.files import AWKWARD, only_bad, read, refuse, values, write
 
 
-def test_reads_csv_with_row_and_line_numbers(tmp_path: Path) -> None:
+def test_csv_reader_numbers_rows_and_lines(tmp_path: Path) -> None:
     """Rows count from 1 without the header; lines are the file's, quoted line ends included."""
     path = write(tmp_path, "a.csv", 'id,text\n1,"one\ntwo"\n\n2,"x, ""y"""\n')
     with open_source(path) as source:
@@ -35,35 +35,35 @@ def test_reads_csv_with_row_and_line_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", ["", "\ufeff", "\ufeff\ufeff"])
-def test_line_ends_and_byte_order_marks(tmp_path: Path, end: str, mark: str) -> None:
-    """Every system's line end is understood, and a byte order mark is no part of a name."""
+def test_csv_reader_accepts_all_line_ends_and_byte_order_marks(tmp_path: Path, end: str, mark: str) -> None:
+    """A byte order mark is no part of a name."""
     path = write(tmp_path, "a.csv", mark + end.join(["id,text", "1,a", "2,é", ""]))
     assert read(path) == [Row(1, 2, {"id": "1", "text": "a"}), Row(2, 3, {"id": "2", "text": "é"})]
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "A.TSV", "a.tsv.gz"])
-def test_reads_tsv(tmp_path: Path, name: str) -> None:
-    """TSV separates by tabs, quotes as CSV does, and commas mean nothing in it."""
+def test_csv_reader_reads_tsv(tmp_path: Path, name: str) -> None:
+    """TSV separates by tabs, quotes as CSV does, and a comma is an ordinary character."""
     content = b'id\ttext\n1\ta,b\n2\t"tab\there"\n'
     path = write(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
     assert values(read(path)) == [{"id": "1", "text": "a,b"}, {"id": "2", "text": "tab\there"}]
 
 
-def test_fields_longer_than_the_csv_modules_limit(tmp_path: Path) -> None:
-    """A field may be longer than the 131,072 characters that the csv module takes by default."""
+def test_csv_reader_accepts_fields_above_the_csv_modules_limit(tmp_path: Path) -> None:
+    """The module's default is 131,072 characters."""
     long = "x" * 300_000
     path = write(tmp_path, "a.csv", f'id,text\n1,{long}\n2,"{long}\n"\n')
     assert [len(row["text"]) for row in values(read(path))] == [300_000, 300_001]
 
 
-def test_header_only_is_no_error(tmp_path: Path) -> None:
+def test_csv_reader_accepts_a_header_without_rows(tmp_path: Path) -> None:
     """A table without rows is a table."""
     with open_source(write(tmp_path, "a.csv", "\n\nid,text")) as source:
         assert source.columns == ("id", "text")
         assert list(source) == []
 
 
-def test_blank_lines_in_one_column_are_told_from_blank_values(tmp_path: Path) -> None:
+def test_csv_reader_tells_blank_lines_from_blank_values(tmp_path: Path) -> None:
     """In a file of one column a line of blanks is a value, an empty line is none."""
     path = write(tmp_path, "a.csv", 'text\n\n  \n""\n')
     assert values(read(path)) == [{"text": "  "}, {"text": ""}]
@@ -71,22 +71,22 @@ def test_blank_lines_in_one_column_are_told_from_blank_values(tmp_path: Path) ->
     assert read(wide) == [Row(1, 3, {"a": "1", "b": "2"})]
 
 
-def test_columns_without_a_name_get_one(tmp_path: Path) -> None:
-    """What pandas writes for its index, and a spreadsheet's spare separators, can be used."""
+def test_csv_reader_names_columns_without_a_name(tmp_path: Path) -> None:
+    """For pandas' index and a spreadsheet's spare separators."""
     with open_source(write(tmp_path, "a.csv", ",text,,\n0,a,,\n")) as source:
         assert source.columns == ("column_1", "text", "column_3", "column_4")
         assert next(source).values["column_1"] == "0"
 
 
-def test_a_column_named_twice(tmp_path: Path) -> None:
-    """Two columns of one name cannot both be meant: both places are named."""
+def test_csv_reader_refuses_a_column_named_twice(tmp_path: Path) -> None:
+    """The error names both positions."""
     error = refuse(write(tmp_path, "a.csv", "id,text,id\n1,2,3\n"))
     assert error.column == "id"
     assert "columns 1 and 3 are both called 'id'" in str(error)
 
 
-def test_csv_is_read_a_row_at_a_time() -> None:
-    """No line is pulled before its row is asked for: a live pipe and a huge file both work."""
+def test_csv_reader_reads_a_row_at_a_time() -> None:
+    """No line is read before its row is requested: for live pipes and huge files."""
     pulled: list[int] = []
 
     def lines() -> Iterator[str]:
@@ -96,7 +96,7 @@ def test_csv_is_read_a_row_at_a_time() -> None:
             yield f'{number},"a\n'
             yield 'b"\n'
 
-    rows = DelimitedReader(lines(), "x.csv", ",").rows()
+    rows = CsvReader(lines(), "x.csv", ",").rows()
     assert pulled == []
     assert next(rows).values == {"id": "0", "text": "a\nb"}
     assert next(rows).line == 4
@@ -114,8 +114,8 @@ def test_csv_is_read_a_row_at_a_time() -> None:
         (b"2,x,\xe9t\xe9", ["column 'c'", "UTF-8"]),
     ],
 )
-def test_a_faulty_csv_row_costs_itself_only(tmp_path: Path, row: bytes, words: list[str]) -> None:
-    """The rows before and after a faulty one are read, and its error says where and what."""
+def test_csv_reader_faulty_row_costs_itself_only(tmp_path: Path, row: bytes, words: list[str]) -> None:
+    """The rows before and after it are read, and its error gives position and problem."""
     path = write(tmp_path, "a.csv", b"a,b,c\n1,x,y\n" + row + b"\n3,x,y\n")
     first, bad, last = read(path)
     assert [first.values["a"], last.values["a"], last.number, last.line] == ["1", "3", 3, 4]
@@ -126,8 +126,8 @@ def test_a_faulty_csv_row_costs_itself_only(tmp_path: Path, row: bytes, words: l
         assert word in str(bad.error)
 
 
-def test_a_faulty_csv_row_keeps_what_could_be_read(tmp_path: Path) -> None:
-    """The output can still tell which row it was, in text that can be written."""
+def test_csv_reader_faulty_row_keeps_its_readable_values(tmp_path: Path) -> None:
+    """They identify the row in the output, as valid text."""
     content = b"id,text\n1\n2,b,c\n3,\xff\n"
     rows = read(write(tmp_path, "a.csv", content))
     assert all(isinstance(row, BadRow) for row in rows)
@@ -135,8 +135,8 @@ def test_a_faulty_csv_row_keeps_what_could_be_read(tmp_path: Path) -> None:
     assert [row.error.column for row in rows if isinstance(row, BadRow)] == [None, None, "text"]
 
 
-def test_a_stray_quote_does_not_swallow_the_rest(tmp_path: Path) -> None:
-    """A quote that is never closed costs its row; every row after it is read, with its line."""
+def test_csv_reader_stray_quote_does_not_swallow_the_rest(tmp_path: Path) -> None:
+    """An unclosed quote costs its row; every row after it is read, with its line."""
     good = "".join(f"{number},text\n" for number in range(2, 5000))
     rows = read(write(tmp_path, "a.csv", f'id,text\n1,"text\n{good}'))
     assert "never closed" in str(only_bad(rows).error)
@@ -145,8 +145,8 @@ def test_a_stray_quote_does_not_swallow_the_rest(tmp_path: Path) -> None:
     assert rows[-1].values == {"id": "4999", "text": "text"}
 
 
-def test_a_runaway_quote_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search for a quote's end stops before it holds the whole file."""
+def test_csv_reader_bounds_an_unclosed_quote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for the end of a quote stops before it holds the whole file."""
     monkeypatch.setattr(delimited_module, "MAX_RECORD", 1000)
     pulled: list[int] = []
 
@@ -156,7 +156,7 @@ def test_a_runaway_quote_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             pulled.append(number)
             yield f"{number},text\n"
 
-    rows = DelimitedReader(lines(), "x.csv", ",").rows()
+    rows = CsvReader(lines(), "x.csv", ",").rows()
     assert isinstance(next(rows), BadRow)
     assert len(pulled) < 200
     assert [next(rows).values["id"] for _ in range(500)] == [str(n) for n in range(1, 501)]
@@ -164,10 +164,10 @@ def test_a_runaway_quote_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(AWKWARD, AWKWARD)), st.sampled_from(["csv", "tsv"]))
-def test_what_the_csv_module_writes_is_read_back(
+def test_csv_reader_reads_the_csv_modules_output(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], kind: str
 ) -> None:
-    """Any table that the csv module writes in its default dialects is read unchanged."""
+    """Any table in the module's default dialects is read unchanged."""
     path = tmp_path_factory.mktemp("t") / f"a.{kind}"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, "excel-tab" if kind == "tsv" else "excel")
@@ -177,10 +177,10 @@ def test_what_the_csv_module_writes_is_read_back(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.data())
-def test_one_stray_quote_costs_one_row(
+def test_csv_reader_one_stray_quote_costs_one_row(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int], data: st.DataObject
 ) -> None:
-    """In a plain table a quote opened by mistake costs the row it is in, and no other."""
+    """In a plain table a stray quote costs the row it is in, and no other."""
     victim = data.draw(st.integers(0, len(numbers) - 1))
     lines = [f"{number},text" for number in numbers]
     lines[victim] = '"' + lines[victim]

@@ -1,4 +1,4 @@
-"""What spreadsheets write, and what they want to read."""
+"""Encodings, delimiters and byte order marks of spreadsheets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLE = 'id{0}text\r\n1{0}"café, €"\r\n2{0}naïve\r\n'
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 @pytest.mark.parametrize("told", [True, False])
-def test_delimiters_are_found_or_told(tmp_path: Path, delimiter: str, told: bool) -> None:
+def test_delimiter_is_detected_or_given(tmp_path: Path, delimiter: str, told: bool) -> None:
     """By the header, where the first row agrees."""
     path = write(tmp_path, "a.csv", TABLE.format(delimiter))
     with open_source(path, delimiter=delimiter if told else None) as source:
@@ -26,7 +26,7 @@ def test_delimiters_are_found_or_told(tmp_path: Path, delimiter: str, told: bool
 
 
 @pytest.mark.parametrize("delimiter", [";", ",", "|", "\t"])
-def test_delimiters_are_taken_from_a_spreadsheets_first_line(tmp_path: Path, delimiter: str) -> None:
+def test_delimiter_is_read_from_a_sep_line(tmp_path: Path, delimiter: str) -> None:
     """`sep=;` is no header."""
     assert values(read(write(tmp_path, "a.csv", f"sep={delimiter}\r\n" + TABLE.format(delimiter)))) == ROWS
 
@@ -44,16 +44,18 @@ def test_delimiters_are_taken_from_a_spreadsheets_first_line(tmp_path: Path, del
         ("a;b\n\n1;2\n", ("a", "b")),
     ],
 )
-def test_delimiters_are_not_made_up(tmp_path: Path, content: str, columns: tuple[str, ...]) -> None:
-    """A column may have a semicolon in its name; no row is lost by the look at the first."""
+def test_delimiter_is_not_guessed_from_a_column_name(
+    tmp_path: Path, content: str, columns: tuple[str, ...]
+) -> None:
+    """A name may contain a semicolon; detection loses no row."""
     with open_source(write(tmp_path, "a.csv", content)) as source:
         assert source.columns == columns
         assert not any(isinstance(row, BadRow) for row in source) or content.startswith("a|b")
 
 
 @pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "\r", "\0"])
-def test_delimiters_are_one_character(tmp_path: Path, delimiter: str) -> None:
-    """And none that means something else."""
+def test_delimiter_is_one_character(tmp_path: Path, delimiter: str) -> None:
+    """And none with another meaning."""
     with pytest.raises(InputError, match="one character"):
         open_source(write(tmp_path, "a.csv", "a\n"), delimiter=delimiter)
     with pytest.raises(InputError, match="JSONL has none"):
@@ -63,8 +65,8 @@ def test_delimiters_are_one_character(tmp_path: Path, delimiter: str) -> None:
 @pytest.mark.parametrize(
     "encoding", ["cp1252", "utf-16", "utf-16-le", "utf-32", "utf-8", "UTF8", "utf-8-sig"]
 )
-def test_encodings_are_read(tmp_path: Path, encoding: str) -> None:
-    """By their names in Python."""
+def test_encoding_is_read_by_its_python_name(tmp_path: Path, encoding: str) -> None:
+    """For common encodings."""
     content = TABLE.format(",").encode(encoding)
     assert values(read(write(tmp_path, "a.csv", content), encoding=encoding)) == ROWS
     lines = '{"text": "café €"}\n{"text": "é"}\n'.encode(encoding)
@@ -73,18 +75,18 @@ def test_encodings_are_read(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", "rot13", "", "zlib", "idna\0"])
-def test_encodings_that_are_none_are_refused(tmp_path: Path, encoding: str) -> None:
-    """Also codecs that are no text's."""
+def test_encoding_must_be_a_text_encoding(tmp_path: Path, encoding: str) -> None:
+    """Codecs from bytes to bytes are refused too."""
     with pytest.raises(InputError, match=r"no encoding|cannot be read"):
         open_source(write(tmp_path, "a.csv", "a\n"), encoding=encoding)
 
 
-def test_encodings_that_are_not_the_files_cost_rows_only(tmp_path: Path) -> None:
-    """A byte that cp1252 has not is told with its row; UTF-16 without a mark says what to add."""
+def test_encoding_errors_cost_rows_only(tmp_path: Path) -> None:
+    """A byte invalid in cp1252 is reported with its row; UTF-16 without a mark names the parameter."""
     first, second = read(write(tmp_path, "a.csv", b"id\na\x81\nb\n"), encoding="cp1252")
     assert isinstance(first, BadRow)
     assert second.values == {"id": "b"}
-    assert "--encoding" in str(refuse(write(tmp_path, "b.csv", codecs.BOM_UTF16_LE + b"i\0d\0")))
+    assert "add `encoding`" in str(refuse(write(tmp_path, "b.csv", codecs.BOM_UTF16_LE + b"i\0d\0")))
 
 
 @pytest.mark.parametrize(
@@ -97,10 +99,10 @@ def test_encodings_that_are_not_the_files_cost_rows_only(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl"])
-def test_byte_order_marks_come_out_as_they_went_in(
+def test_byte_order_mark_is_kept(
     tmp_path: Path, source: str, encoding: str | None, marked: bool, name: str
 ) -> None:
-    """Spreadsheets know UTF-8 by it; JSON must not have one."""
+    """Spreadsheets recognise UTF-8 by it; JSON must not have one."""
     path, out = write(tmp_path, "in.csv", source), tmp_path / name
     with (
         open_source(path) as rows,
@@ -112,8 +114,8 @@ def test_byte_order_marks_come_out_as_they_went_in(
     assert values(read(out))[0]["output"] == "é"
 
 
-def test_delimiters_come_out_as_they_went_in(tmp_path: Path) -> None:
-    """In a CSV, unless it is told otherwise."""
+def test_delimiter_is_kept(tmp_path: Path) -> None:
+    """In a CSV, unless another is given."""
     path = write(tmp_path, "in.csv", "id;text\n1;a\n")
     for told, expected in ((None, "id;text;output;error"), ("|", "id|text|output|error")):
         out = tmp_path / f"{expected[2]}.csv"

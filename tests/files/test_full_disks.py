@@ -1,4 +1,4 @@
-"""What was written before a disk was full can be read."""
+"""Files on a full disk: the rows written before can be read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ WIDTH = 64
 
 
 def vector(number: int) -> bytes:
-    """Give a vector that begins with `number` and does not compress."""
+    """Return an incompressible vector that begins with `number`."""
     return struct.pack("<f", number) + random.Random(number).randbytes(4 * (WIDTH - 1))
 
 
 @pytest.fixture(params=[2000, 30_000, 50_000, 123_456, 250_000])
 def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Have no file be larger than this."""
+    """Limit the size of any file."""
     most = int(request.param)
 
     def allocate(stream: io.FileIO, start: int, size: int) -> None:
@@ -45,10 +45,10 @@ def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
     return most
 
 
-def test_full_disks_leave_a_table_of_what_fits(
+def test_full_disk_leaves_a_readable_table(
     tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In order, and without an end in the middle of a group."""
+    """Of the rows that fit, in order, and not cut within a group."""
     pq = pytest.importorskip("pyarrow.parquet")
     for name, value in {"_GROUP_ROWS": 200, "_GROUP_OVERHEAD": 512, "_CONTENTS": 4096}.items():
         monkeypatch.setattr(parquet, name, value)
@@ -68,7 +68,7 @@ def test_full_disks_leave_a_table_of_what_fits(
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv"])
-def test_full_disks_leave_whole_rows(tmp_path: Path, room: int, name: str) -> None:
+def test_full_disk_leaves_whole_rows(tmp_path: Path, room: int, name: str) -> None:
     """Also where a row has several lines."""
     path = tmp_path / name
     sink = open_sink(path, columns=["n"])
@@ -83,8 +83,8 @@ def test_full_disks_leave_whole_rows(tmp_path: Path, room: int, name: str) -> No
     assert len(rows) > room / 100 - 50
 
 
-def test_full_disks_do_not_shorten_what_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stdout may be a file that others write to."""
+def test_full_disk_does_not_truncate_stdout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a file that others write to."""
     path = tmp_path / "log"
     path.write_text("precious\n")
 
@@ -115,9 +115,7 @@ def test_full_disks_do_not_shorten_what_is_not_ours(tmp_path: Path, monkeypatch:
     ],
 )
 @pytest.mark.parametrize("early", [True, False])
-def test_values_of_all_kinds_have_a_place_in_parquet(
-    tmp_path: Path, given: Any, kept: str, early: bool
-) -> None:
+def test_parquet_stores_values_of_all_kinds(tmp_path: Path, given: Any, kept: str, early: bool) -> None:
     """In an id and in an error, before the first vector and after it."""
     pq = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
@@ -131,8 +129,8 @@ def test_values_of_all_kinds_have_a_place_in_parquet(
     assert rows[-1]["id"] == "last"
 
 
-def test_values_that_no_column_holds_are_refused_alone(tmp_path: Path) -> None:
-    """Before they are among the others."""
+def test_parquet_refuses_an_unstorable_value_alone(tmp_path: Path) -> None:
+    """Before it is among the others."""
     pq = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "a.parquet"
     with open_vector_sink(path, columns={"n": int}) as sink:

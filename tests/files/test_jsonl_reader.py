@@ -1,4 +1,4 @@
-"""JSONL: types are kept, and a fault costs its own row only."""
+"""JSONL reader: JSON's types are kept, and faults cost their own row only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.files.files import only_bad, read, refuse, write
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.jsonl.gz"])
-def test_reads_jsonl(tmp_path: Path, name: str) -> None:
-    """JSON's types are kept, blank lines skipped, and keys may differ from row to row."""
+def test_jsonl_reader_keeps_json_types(tmp_path: Path, name: str) -> None:
+    """Blank lines are skipped, and keys may differ from row to row."""
     content = '\ufeff{"id": 1, "tags": ["a"], "x": null}\r\n\n  \n{"id": 2.5, "y": "\u2028"}'.encode()
     path = write(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
     with open_source(path) as source:
@@ -30,8 +30,8 @@ def test_reads_jsonl(tmp_path: Path, name: str) -> None:
         ]
 
 
-def test_jsonl_is_read_a_row_at_a_time() -> None:
-    """Only the first good row is looked at before it is asked for."""
+def test_jsonl_reader_reads_a_row_at_a_time() -> None:
+    """Only the first good row is read before it is requested."""
     pulled: list[int] = []
 
     def lines() -> Iterator[bytes]:
@@ -45,16 +45,16 @@ def test_jsonl_is_read_a_row_at_a_time() -> None:
     assert pulled == [0, 1]
 
 
-def test_jsonl_that_is_a_json_list(tmp_path: Path) -> None:
-    """A JSON list, on one line or over several, is refused with the way to convert it."""
+def test_jsonl_reader_refuses_a_json_list(tmp_path: Path) -> None:
+    """On one line or over several, with the way to convert it."""
     one_line = write(tmp_path, "a.jsonl", '[{"id": 1}]\n')
     assert "jq -c '.[]'" in str(refuse(one_line))
     for text in ('[\n{"id": 1}\n]\n', '{\n  "id": 1\n}\n'):
         assert "over several lines" in str(refuse(write(tmp_path, "b.jsonl", text)))
 
 
-def test_jsonl_without_a_good_row_among_the_first_hundred(tmp_path: Path) -> None:
-    """A file that is not JSONL at all is refused, however long, with its first fault."""
+def test_jsonl_reader_refuses_a_file_without_a_good_row_among_a_hundred(tmp_path: Path) -> None:
+    """However long, with its first fault."""
     error = refuse(write(tmp_path, "a.jsonl", "plain text\n" * 1000))
     assert error.row == 1
 
@@ -75,8 +75,8 @@ def test_jsonl_without_a_good_row_among_the_first_hundred(tmp_path: Path) -> Non
         ('{"score": NaN, "id": ' + "9" * 5000 + "}", ["NaN"]),
     ],
 )
-def test_a_faulty_jsonl_row_costs_itself_only(tmp_path: Path, line: str, words: list[str]) -> None:
-    """The rows around a faulty one are read; its error is one line that names row and column."""
+def test_jsonl_reader_faulty_row_costs_itself_only(tmp_path: Path, line: str, words: list[str]) -> None:
+    """The rows around it are read; its error is one line with row and column."""
     path = write(tmp_path, "a.jsonl", f'{{"id": 1}}\n{line}\n{{"id": 3}}\n')
     first, bad, last = read(path)
     assert [first.values, last.values, last.number] == [{"id": 1}, {"id": 3}, 3]
@@ -88,13 +88,13 @@ def test_a_faulty_jsonl_row_costs_itself_only(tmp_path: Path, line: str, words: 
         assert word in str(bad.error)
 
 
-def test_invalid_utf8_in_jsonl(tmp_path: Path) -> None:
-    """The byte that is not UTF-8 is found."""
+def test_jsonl_reader_locates_invalid_utf8(tmp_path: Path) -> None:
+    """The error gives the byte."""
     rows = read(write(tmp_path, "a.jsonl", b'{"id": 1}\n{"id": "\xff"}\n'))
     assert "byte 9 of the line is not UTF-8" in str(only_bad(rows).error)
 
 
-def test_faulty_first_rows_of_jsonl_are_rows_too(tmp_path: Path) -> None:
+def test_jsonl_reader_keeps_faulty_first_rows(tmp_path: Path) -> None:
     """The columns come from the first good row; the faulty ones before it are not lost."""
     path = write(tmp_path, "a.jsonl", '{"id": }\n{"id": 2}\n')
     with open_source(path) as source:

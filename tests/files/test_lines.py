@@ -18,7 +18,7 @@ from tests.files.files import read, values, write
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have rows of a thousand characters be the longest."""
+    """Lower the bound of a row to a thousand characters."""
     for module in (lines, delimited, jsonlines):
         monkeypatch.setattr(module, "MAX_RECORD", 1000)
 
@@ -36,7 +36,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_lines_too_long_cost_themselves_only(tmp_path: Path, name: str, content: str) -> None:
-    """However long; what is in them is not kept, and the row after them is the next."""
+    """Their content is not kept, and the next line is the next row."""
     rows = read(write(tmp_path, name, content.format("x" * 5000)))
     assert [type(row) for row in rows] == [Row, BadRow, Row]
     assert values(rows)[0::2] == [{"id": "1", "text": "a"}, {"id": "3", "text": "b"}]
@@ -46,15 +46,15 @@ def test_lines_too_long_cost_themselves_only(tmp_path: Path, name: str, content:
 
 
 @pytest.mark.usefixtures("short")
-def test_lines_too_long_inside_an_open_quote_are_a_row_of_their_own(tmp_path: Path) -> None:
-    """The quote costs the row it is in, the line another."""
+def test_lines_too_long_inside_an_open_quote_are_a_separate_row(tmp_path: Path) -> None:
+    """The quote costs its row, the line another."""
     rows = read(write(tmp_path, "a.csv", 'id,text\n1,"open\n2,b\n3,' + "x" * 5000 + "\n4,c\n"))
     assert [type(row) for row in rows] == [BadRow, Row, BadRow, Row]
     assert [row.line for row in rows] == [2, 3, 4, 5]
 
 
 @pytest.mark.usefixtures("short")
-def test_lines_of_no_jsonl_are_told_at_once(tmp_path: Path) -> None:
+def test_lines_without_ends_are_refused_at_once(tmp_path: Path) -> None:
     """A file without line ends is not read to its end."""
     for content in ("[" + '{"id": 1},' * 1000, '{"id": "' + "x" * 5000):
         with pytest.raises(InputError, match=r"found a list|more than 1,000 bytes"):
@@ -74,29 +74,29 @@ def test_lines_of_no_jsonl_are_told_at_once(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("last", ["", '"x\n', "1,2\n"])
-def test_quotes_that_stay_open_take_linear_time(
+def test_csv_reader_open_quotes_take_linear_time(
     monkeypatch: pytest.MonkeyPatch, line: str, last: str
 ) -> None:
-    """No line is parsed more than three times, however quotes stand in it."""
+    """No line is parsed more than three times, for any quotes."""
     parsed = 0
-    feed = delimited.DelimitedReader._feed
+    feed = delimited.CsvReader._feed
 
-    def counting(reader: delimited.DelimitedReader) -> Iterator[str]:
+    def counting(reader: delimited.CsvReader) -> Iterator[str]:
         nonlocal parsed
         for each in feed(reader):
             parsed += 1
             yield each
 
-    monkeypatch.setattr(delimited.DelimitedReader, "_feed", counting)
+    monkeypatch.setattr(delimited.CsvReader, "_feed", counting)
     count = 2000
     text = [*("id,text\n", *line.splitlines(keepends=True) * count), last]
-    rows = list(delimited.DelimitedReader(iter(filter(None, text)), "x.csv", ",").rows())
+    rows = list(delimited.CsvReader(iter(filter(None, text)), "x.csv", ",").rows())
     assert parsed <= 3 * len(text)
     assert len(rows) >= 1
 
 
-class Unhurried(delimited.DelimitedReader):
-    """Look for the end of each open quote anew."""
+class Unhurried(delimited.CsvReader):
+    """A reader without the shortcut: it searches the end of each open quote anew."""
 
     def _next(self) -> list[str] | None:
         self._doomed = 0
@@ -107,19 +107,19 @@ class Unhurried(delimited.DelimitedReader):
 
 
 @given(st.lists(st.text('",ab', max_size=5), max_size=12))
-def test_quotes_mean_the_same_however_fast_they_are_read(text: list[str]) -> None:
-    """The short cut changes no row."""
+def test_csv_reader_shortcut_changes_no_row(text: list[str]) -> None:
+    """For any quotes, against a slow reader."""
     given_lines = ["id,text\n", *(f"{line}\n" for line in text)]
 
-    def rows(kind: type[delimited.DelimitedReader]) -> list[object]:
+    def rows(kind: type[delimited.CsvReader]) -> list[object]:
         found = kind(iter(given_lines), "x.csv", ",").rows()
         return [(row.number, row.line, row.values, str(getattr(row, "error", ""))) for row in found]
 
-    assert rows(delimited.DelimitedReader) == rows(Unhurried)
+    assert rows(delimited.CsvReader) == rows(Unhurried)
 
 
-def test_what_one_look_found_out_holds_for_the_lines_it_saw(tmp_path: Path) -> None:
-    """Good rows among those that are not are read as ever."""
+def test_csv_reader_shortcut_keeps_good_rows(tmp_path: Path) -> None:
+    """Good rows among faulty ones are read."""
     content = 'id,text\n1,"open\n2,b\nx","y\n3,c\nx","y\n4,"d"\n5,e\n'
     rows = read(write(tmp_path, "a.csv", content))
     assert [row.values.get("id") for row in rows if isinstance(row, Row)] == ["2", "3", "4", "5"]

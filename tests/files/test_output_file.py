@@ -1,4 +1,4 @@
-"""Nothing is overwritten by accident, and what the system refuses is said in one line."""
+"""Output files: nothing is overwritten by accident, and errors are one line."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def refuse(path: Path | str, **options: Any) -> InputError:
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
-def test_gzip(tmp_path: Path, name: str) -> None:
-    """`.gz` compresses; what was flushed can be unpacked before the file is closed."""
+def test_output_file_compresses_gz(tmp_path: Path, name: str) -> None:
+    """Flushed rows can be decompressed before the file is closed."""
     path = tmp_path / name
     with open_sink(path, columns=["id"]) as sink:
         sink.write({"id": "1"}, "x" * 200_000)
@@ -49,11 +49,13 @@ def test_gzip(tmp_path: Path, name: str) -> None:
         assert [row.values["output"][:1] for row in source] == ["x", "y"]
 
 
-def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
-    """A file that is there is left alone unless `overwrite` is said."""
+def test_output_file_is_not_overwritten(tmp_path: Path) -> None:
+    """An existing file is left alone without `overwrite`."""
     path = tmp_path / "a.jsonl"
     path.write_text("precious")
-    assert "--overwrite" in str(refuse(path))
+    refusal = refuse(path)
+    assert "add `overwrite`" in str(refusal)
+    assert refusal.parameter == "overwrite"
     assert path.read_text() == "precious"
     with open_sink(path, columns=[], overwrite=True):
         pass
@@ -61,8 +63,8 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["same", "symlink", "hardlink", "dotted"])
-def test_the_input_is_never_the_output(tmp_path: Path, link: str) -> None:
-    """The input is not overwritten by whatever name or link, even with `overwrite`."""
+def test_output_file_is_never_the_input(tmp_path: Path, link: str) -> None:
+    """By any name or link, even with `overwrite`."""
     path, other = tmp_path / "a.csv", tmp_path / "b.csv"
     path.write_text("id\n1\n")
     if link == "symlink":
@@ -77,7 +79,7 @@ def test_the_input_is_never_the_output(tmp_path: Path, link: str) -> None:
         assert [row.values for row in source] == [{"id": "1"}]
 
 
-def test_stdin_from_the_output_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_file_as_stdin_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`batchrt run - -o a.csv --overwrite < a.csv` does not empty the file it reads."""
     path = tmp_path / "a.csv"
     path.write_text("id\n1\n")
@@ -89,7 +91,7 @@ def test_stdin_from_the_output_file_is_refused(tmp_path: Path, monkeypatch: pyte
 
 
 def test_stdout_into_the_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`batchrt run a.csv -o - >> a.csv` does not feed on itself."""
+    """`batchrt run a.csv -o - >> a.csv` does not read its own output."""
     path = tmp_path / "a.csv"
     path.write_text("id\n1\n")
     with (
@@ -102,19 +104,19 @@ def test_stdout_into_the_input_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     assert "this is the input" in str(error)
 
 
-def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
-    """A folder that is missing, a folder as a file, and an unknown suffix are each said."""
+def test_output_file_errors_name_the_problem(tmp_path: Path) -> None:
+    """A missing folder, a folder as a file, and an unknown suffix."""
     assert "there is no folder" in str(refuse(tmp_path / "no" / "a.csv"))
     (tmp_path / "file").write_text("")
     assert "there is no folder" in str(refuse(tmp_path / "file" / "a.csv"))
     (tmp_path / "d.csv").mkdir()
     assert "folder" in str(refuse(tmp_path / "d.csv", overwrite=True))
-    assert "--format" in str(refuse(tmp_path / "a.txt"))
+    assert "`format`" in str(refuse(tmp_path / "a.txt"))
     assert "'xml'" in str(refuse(tmp_path / "a.csv", format="xml"))
 
 
-def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal of the system's is said in words."""
+def test_output_file_permission_denied_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words."""
 
     def deny(*_: object) -> io.FileIO:
         raise PermissionError(13, "Permission denied")
@@ -123,14 +125,14 @@ def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "permission denied" in str(refuse(tmp_path / "a.csv"))
 
 
-def test_devices_may_be_there() -> None:
-    """/dev/null exists, and is meant to."""
+def test_output_file_may_be_a_device() -> None:
+    """/dev/null exists on purpose."""
     with open_sink("/dev/null", columns=[], format="csv") as sink:
         sink.write({}, "x")
 
 
-def test_writing_to_a_closed_sink(tmp_path: Path) -> None:
-    """Closing and flushing twice are fine; writing after it is a mistake that shows."""
+def test_output_file_raises_when_written_after_close(tmp_path: Path) -> None:
+    """Closing and flushing twice are fine."""
     sink = open_sink(tmp_path / "a.csv", columns=[])
     sink.close()
     sink.close()
@@ -139,8 +141,8 @@ def test_writing_to_a_closed_sink(tmp_path: Path) -> None:
         sink.write({})
 
 
-def test_rows_reach_the_file_on_flush(tmp_path: Path) -> None:
-    """A flushed row is in the file, whole, while the sink is open."""
+def test_output_file_flush_writes_whole_rows(tmp_path: Path) -> None:
+    """While the sink is open."""
     path = tmp_path / "a.jsonl"
     with open_sink(path, columns=[]) as sink:
         sink.write({}, 1)
@@ -149,8 +151,8 @@ def test_rows_reach_the_file_on_flush(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.csv.gz"])
-def test_memory_does_not_grow_with_rows(tmp_path: Path, name: str) -> None:
-    """Ten thousand rows of 1,000 characters leave nothing behind in memory."""
+def test_output_file_memory_does_not_grow_with_rows(tmp_path: Path, name: str) -> None:
+    """Ten thousand rows of 1,000 characters are not kept."""
     with open_sink(tmp_path / name, columns=["id"]) as sink:
         sink.write({"id": 0}, "x" * 1000)
         tracemalloc.start()
@@ -163,8 +165,8 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.skipif(not FULL.exists(), reason="only Linux has a disk that is always full")
 @pytest.mark.parametrize("how", ["write", "flush", "close"])
-def test_disk_full(how: str) -> None:
-    """A full disk is one clear error, whichever call meets it, and nothing is taken after it."""
+def test_output_file_on_a_full_disk_raises_one_clear_error(how: str) -> None:
+    """In any call, and nothing is accepted after it."""
     sink = open_sink(FULL, columns=[], format="csv")
     if how != "write":
         sink.write({}, "x")
@@ -182,7 +184,7 @@ def test_disk_full(how: str) -> None:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="only Linux has a disk that is always full")
-def test_a_failing_close_does_not_hide_what_ended_the_block() -> None:
+def test_output_file_failing_close_does_not_hide_the_blocks_error() -> None:
     """An error raised inside the block comes out as itself even if closing fails too."""
     with pytest.raises(RuntimeError, match="mine"), open_sink(FULL, columns=[], format="csv"):
         raise RuntimeError("mine")
@@ -192,7 +194,7 @@ def test_a_failing_close_does_not_hide_what_ended_the_block() -> None:
 
 @contextmanager
 def piped_stdout() -> Iterator[int]:
-    """Put a pipe in stdout's place and give its reading end.
+    """Replace stdout by a pipe and return its reading end.
 
     No fixture: pytest's capture puts its own stream back between set-up and test.
     """
@@ -209,7 +211,7 @@ def piped_stdout() -> Iterator[int]:
 
 
 def test_stdout_is_jsonl_and_stays_open() -> None:
-    """`-` is stdout, JSONL by default, after what was printed before, and is left open."""
+    """`-` is stdout, JSONL by default, after earlier prints."""
     with piped_stdout() as reading:
         sys.stdout.write("before\n")
         with open_sink("-", columns=["id"]) as sink:
@@ -221,8 +223,8 @@ def test_stdout_is_jsonl_and_stays_open() -> None:
     assert (sink.path, sink.format) == ("stdout", "jsonl")
 
 
-def test_stdout_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream in memory, as a test runner puts in stdout's place, is written to and left open."""
+def test_stdout_may_be_a_stream_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a test runner; it is left open."""
     memory = io.BytesIO()
     stdout = io.TextIOWrapper(memory)
     with monkeypatch.context() as patch:
@@ -233,8 +235,8 @@ def test_stdout_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.getvalue() == b"id,output,error\n1,a,\n"
 
 
-def test_a_terminal_gets_each_line_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever watches sees a row when it is there."""
+def test_output_file_to_a_terminal_is_not_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is shown at once."""
     leader, follower = os.openpty()
     with open(follower, "w", encoding="utf-8") as stdout, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stdout)
@@ -244,7 +246,7 @@ def test_a_terminal_gets_each_line_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     os.close(leader)
 
 
-def test_closed_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdout_closed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without a stdout gets a clear line."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", None)
@@ -252,8 +254,8 @@ def test_closed_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stdout is closed" in str(error)
 
 
-def test_stdout_that_must_not_block() -> None:
-    """A full pipe that was set not to block is an error, not rows lost or a busy loop."""
+def test_stdout_nonblocking_and_full_is_an_error() -> None:
+    """Not lost rows or a busy loop."""
     with piped_stdout() as reading:
         os.set_blocking(sys.stdout.fileno(), False)
         with pytest.raises(OutputError, match="not to block"), open_sink("-", columns=[]) as sink:
@@ -261,8 +263,8 @@ def test_stdout_that_must_not_block() -> None:
         assert os.read(reading, 10) == b'{"output":'
 
 
-def test_a_close_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network file system may report a lost write only when the file is closed: that is told."""
+def test_output_file_reports_a_failing_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may report a lost write only then."""
 
     class Lossy(io.FileIO):
         def close(self) -> None:
@@ -275,8 +277,8 @@ def test_a_close_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         sink.close()
 
 
-def test_a_reader_gone_before_the_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was printed before and finds no reader is the same quiet error, at the opening."""
+def test_stdout_closed_by_its_reader_before_the_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same quiet error, when it is opened."""
 
     class Gone:
         buffer = io.BytesIO()
@@ -303,7 +305,7 @@ except OutputClosedError as error:
 """
 
 
-def test_a_reader_that_has_gone() -> None:
+def test_stdout_closed_by_its_reader() -> None:
     """`batchrt … | head` ends in an error of its own class, and Python adds nothing at exit."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Rows out: nothing that was paid for is refused, and what is written can be read again."""
+"""Sinks: every row can be written, and read back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchrt.files import (
 from tests.files.files import AWKWARD, TEXT, json_rows, json_values, table_rows, write_one
 
 
-def test_jsonl(tmp_path: Path) -> None:
+def test_sink_writes_jsonl(tmp_path: Path) -> None:
     """Each row is one object on one line: the input's values, then output and error."""
     path = tmp_path / "a.jsonl"
     with open_sink(path, columns=["id", "text"]) as sink:
@@ -32,8 +32,8 @@ def test_jsonl(tmp_path: Path) -> None:
     )
 
 
-def test_csv(tmp_path: Path) -> None:
-    """The header comes first; what is missing is an empty field; lines end in a newline."""
+def test_sink_writes_csv(tmp_path: Path) -> None:
+    """A header first; a missing value is an empty field; lines end in a newline."""
     path = tmp_path / "a.csv"
     with open_sink(path, columns=["id", "text"]) as sink:
         sink.write({"id": "1", "text": 'x, "y"'}, "two\nlines")
@@ -41,8 +41,8 @@ def test_csv(tmp_path: Path) -> None:
     assert path.read_bytes().decode() == ('id,text,output,error\n1,"x, ""y""","two\nlines",\n2,,,broken\n')
 
 
-def test_tsv(tmp_path: Path) -> None:
-    """TSV separates by tabs and quotes what holds one."""
+def test_sink_writes_tsv(tmp_path: Path) -> None:
+    """TSV separates by tabs and quotes fields that contain one."""
     path = tmp_path / "a.tsv"
     with open_sink(path, columns=["id"]) as sink:
         sink.write({"id": "a,b"}, "c\td")
@@ -50,8 +50,8 @@ def test_tsv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_lone_surrogates(tmp_path: Path, name: str) -> None:
-    """Half a character, as a truncated answer may end in, does not cost the rows around it."""
+def test_sink_writes_lone_surrogates(tmp_path: Path, name: str) -> None:
+    """Half a character at the end of a truncated answer does not cost the rows around it."""
     path = tmp_path / name
     with open_sink(path, columns=[]) as sink:
         for output in ("before ü", "half \ud83d", "\ude00\\\ud83d", "pair \ud83d\ude00", "after"):
@@ -64,15 +64,15 @@ def test_lone_surrogates(tmp_path: Path, name: str) -> None:
     assert found == ["before ü", *halves, "pair 😀", "after"]
 
 
-def test_nul_in_a_table_becomes_a_replacement(tmp_path: Path) -> None:
-    """What is written as CSV can be read again, though a NUL is not text."""
+def test_sink_replaces_nul_in_a_table(tmp_path: Path) -> None:
+    """So that the CSV can be read again."""
     write_one(tmp_path / "a.csv", "a\0b")
     with open_source(tmp_path / "a.csv") as source:
         assert [row.values["output"] for row in source] == ["a\ufffdb"]
 
 
-def test_a_bad_row_can_be_written(tmp_path: Path) -> None:
-    """What could be read of a faulty row is in the output, beside its error."""
+def test_sink_writes_a_bad_row(tmp_path: Path) -> None:
+    """Its readable values, beside its error."""
     (tmp_path / "in.csv").write_text("id,text\n1,a\n2\n")
     with (
         open_source(tmp_path / "in.csv") as source,
@@ -86,8 +86,8 @@ def test_a_bad_row_can_be_written(tmp_path: Path) -> None:
     assert "row 2 (line 3)" in bad["error"]
 
 
-def test_values_without_a_place_are_told(tmp_path: Path) -> None:
-    """What a table has no column for is left out, and the sink says which, up to a bound."""
+def test_sink_reports_values_without_a_column(tmp_path: Path) -> None:
+    """They are left out, and `left_out` has up to twenty names."""
     with open_sink(tmp_path / "a.csv", columns=["id"]) as sink:
         sink.write({"id": 1})
         assert sink.left_out == set()
@@ -98,8 +98,8 @@ def test_values_without_a_place_are_told(tmp_path: Path) -> None:
         assert len(sink.left_out) == 20
 
 
-def test_a_late_column_of_the_outputs_name(tmp_path: Path) -> None:
-    """Where a later JSONL row has a key `output`, the model's answer wins, and it is told."""
+def test_sink_output_wins_over_a_late_key(tmp_path: Path) -> None:
+    """A later JSONL row's key `output` is replaced and reported."""
     path = tmp_path / "a.jsonl"
     with open_sink(path, columns=["id"]) as sink:
         sink.write({"id": 1, "output": "old"}, "new")
@@ -107,7 +107,7 @@ def test_a_late_column_of_the_outputs_name(tmp_path: Path) -> None:
     assert json_rows(path)[0]["output"] == "new"
 
 
-def test_names_of_the_added_columns(tmp_path: Path) -> None:
+def test_sink_names_the_added_columns(tmp_path: Path) -> None:
     """The error's column follows the output's, so that a second run over an output works."""
     with open_sink(tmp_path / "a.csv", columns=["id"]) as first:
         pass
@@ -127,13 +127,14 @@ def test_names_of_the_added_columns(tmp_path: Path) -> None:
         (["id"], {"output_column": "error", "error_column": "error"}, "error"),
     ],
 )
-def test_names_that_are_taken(
+def test_sink_refuses_names_that_are_taken(
     tmp_path: Path, columns: list[str], options: dict[str, Any], column: str
 ) -> None:
-    """A name that is taken is refused before there is a file, with the option that helps."""
-    with pytest.raises(InputError, match=r"--output-column|rename") as caught:
+    """Before there is a file, with the parameter that helps."""
+    with pytest.raises(InputError, match=r"`output_column`|rename") as caught:
         open_sink(tmp_path / "a.csv", columns=columns, **options)
     assert caught.value.column == column
+    assert caught.value.parameter in {"output_column", None}
     assert not (tmp_path / "a.csv").exists()
 
 
@@ -156,7 +157,7 @@ ROWS = st.lists(
 
 @settings(deadline=None)
 @given(NAMES, st.data(), st.sampled_from(["csv", "tsv", "csv.gz"]))
-def test_tables_come_back_unchanged(
+def test_sink_tables_are_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], data: st.DataObject, suffix: str
 ) -> None:
     """Written, read, written again and read again: names and values are the same."""
@@ -187,10 +188,10 @@ def test_tables_come_back_unchanged(
 
 @settings(deadline=None)
 @given(ROWS, json_values(ANY_TEXT))
-def test_json_comes_back_unchanged(
+def test_sink_jsonl_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], output: object
 ) -> None:
-    """Any JSON values, lone surrogates included, are read as they were written, one a line."""
+    """Any JSON values, lone surrogates included, one a line."""
     path = tmp_path_factory.mktemp("t") / "a.jsonl"
     with open_sink(path, columns=[], output_column="the answer", error_column="the error") as sink:
         for row in rows:

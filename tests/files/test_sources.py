@@ -1,4 +1,4 @@
-"""Rows in: files are opened or refused at once, and read a row at a time."""
+"""Sources: files are opened or refused at once, and read one row at a time."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def put_in_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-def test_gzip_is_known_by_its_bytes(tmp_path: Path) -> None:
-    """A compressed file is read whatever it is called."""
+def test_source_recognises_gzip_by_its_bytes(tmp_path: Path) -> None:
+    """Under any name."""
     path = write(tmp_path, "a.csv", gzip.compress(b"id\n1\n"))
     assert values(read(path)) == [{"id": "1"}]
 
 
-def test_explicit_format_beats_the_suffix(tmp_path: Path) -> None:
-    """`format` decides even against the suffix, and where there is none."""
+def test_source_format_overrides_the_suffix(tmp_path: Path) -> None:
+    """And serves where there is none."""
     for name in ("a.txt", "a.csv", "a"):
         path = write(tmp_path, name, "id\ttext\n1\ta,b\n")
         assert values(read(path, format="tsv")) == [{"id": "1", "text": "a,b"}]
 
 
-def test_the_example_is_clean() -> None:
+def test_source_reads_the_example() -> None:
     """The tickets of the examples have no faulty row and are all different."""
     with open_source(EXAMPLES / "support_tickets.csv") as source:
         required_columns(source, ["id", "product", "subject", "body", "created_at"])
@@ -52,8 +52,8 @@ def test_the_example_is_clean() -> None:
     assert len({row.values["body"] for row in rows}) == 300
 
 
-def test_fraction_read_goes_from_start_to_end(tmp_path: Path) -> None:
-    """Progress through a file is known without counting its rows, compressed or not."""
+def test_source_fraction_read_goes_from_start_to_end(tmp_path: Path) -> None:
+    """Without counting rows, compressed or not."""
     lines = "".join(f"{number},{os.urandom(20).hex()}\n" for number in range(100_000))
     for name in ("a.csv", "a.csv.gz"):
         content = f"id,text\n{lines}".encode()
@@ -68,7 +68,7 @@ def test_fraction_read_goes_from_start_to_end(tmp_path: Path) -> None:
         assert source.fraction_read is None
 
 
-def test_closing_ends_the_rows(tmp_path: Path) -> None:
+def test_source_close_ends_the_rows(tmp_path: Path) -> None:
     """After `close` there are no more rows and the file is closed; closing twice is fine."""
     source = open_source(write(tmp_path, "a.csv", "id\n1\n2\n"))
     assert next(source).number == 1
@@ -77,8 +77,8 @@ def test_closing_ends_the_rows(tmp_path: Path) -> None:
     assert list(source) == []
 
 
-def test_reads_stdin_and_leaves_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-` is stdin; it is not closed, for it is not ours."""
+def test_source_reads_stdin_and_leaves_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-` is stdin."""
     put_in_stdin(monkeypatch, b"id,text\n1,a\n")
     with open_source("-", format="csv") as source:
         assert source.path == "stdin"
@@ -87,8 +87,8 @@ def test_reads_stdin_and_leaves_it_open(monkeypatch: pytest.MonkeyPatch) -> None
     assert not sys.stdin.buffer.closed
 
 
-def test_reads_a_real_pipe_as_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that has come through a pipe is given before the pipe is closed."""
+def test_source_reads_a_real_pipe_as_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row is yielded before the pipe is closed."""
     reading, writing = os.pipe()
     with open(reading, encoding="utf-8") as stdin, open(writing, "wb", buffering=0) as pipe:
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -102,39 +102,41 @@ def test_reads_a_real_pipe_as_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not stdin.closed
 
 
-def test_stdin_needs_a_format() -> None:
-    """Nothing tells the format of stdin: the error says how to say it."""
-    assert "--format csv, tsv or jsonl" in str(refuse("-"))
+def test_source_stdin_needs_a_format() -> None:
+    """The error names the parameter."""
+    assert "`format` csv, tsv or jsonl" in str(refuse("-"))
 
 
-def test_closed_stdin_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_stdin_closed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process without a stdin gets a clear line."""
     monkeypatch.setattr(sys, "stdin", None)
     assert "stdin is closed" in str(refuse("-", format="csv"))
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.json", "a.csv.zip"])
-def test_unknown_suffix(tmp_path: Path, name: str) -> None:
-    """A suffix that tells nothing asks for `--format`."""
-    assert "--format" in str(refuse(write(tmp_path, name, "id\n1\n")))
+def test_source_unknown_suffix_asks_for_format(tmp_path: Path, name: str) -> None:
+    """The error names the parameter."""
+    refusal = refuse(write(tmp_path, name, "id\n1\n"))
+    assert "`format`" in str(refusal)
+    assert refusal.parameter == "format"
 
 
-def test_unknown_format(tmp_path: Path) -> None:
-    """A format that does not exist is named, with those that do."""
+def test_source_unknown_format_is_refused(tmp_path: Path) -> None:
+    """With the known ones."""
     error = refuse(write(tmp_path, "a.csv", "id\n1\n"), format="xml")
     assert "'xml'" in str(error)
     assert "csv, tsv or jsonl" in str(error)
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    """A path that is not there, or is a folder, is said in words."""
+def test_source_missing_file_and_folder_are_said(tmp_path: Path) -> None:
+    """In words."""
     assert "no such file" in str(refuse(tmp_path / "a.csv"))
     (tmp_path / "b.csv").mkdir()
     assert "folder" in str(refuse(tmp_path / "b.csv"))
 
 
-def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal of the system's is said in words."""
+def test_source_unreadable_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In words."""
 
     def deny(*_: object) -> io.FileIO:
         raise PermissionError(13, "Permission denied")
@@ -146,8 +148,8 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"  \r\n"])
-def test_empty_file(tmp_path: Path, name: str, content: bytes) -> None:
-    """A file with nothing in it is a mistake somewhere: say so at once."""
+def test_source_empty_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    """At once."""
     assert "the file is empty" in str(refuse(write(tmp_path, name, content)))
 
 
@@ -163,14 +165,14 @@ def test_empty_file(tmp_path: Path, name: str, content: bytes) -> None:
         (gzip.compress(b"id,text\n" * 99)[:20], "gzip"),
     ],
 )
-def test_files_that_are_no_text(tmp_path: Path, content: bytes, word: str) -> None:
-    """What is plainly another kind of file is refused at once, with the way out."""
+def test_source_refuses_binary_files(tmp_path: Path, content: bytes, word: str) -> None:
+    """At once, with the remedy."""
     assert word in str(refuse(write(tmp_path, "a.csv", content)))
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
-def test_gzip_that_breaks_off_ends_in_a_bad_row(tmp_path: Path, name: str) -> None:
-    """Rows before the break are good; the last thing said is that the rest is missing."""
+def test_source_truncated_gzip_ends_in_a_bad_row(tmp_path: Path, name: str) -> None:
+    """Rows before the break are good; the last item says that the rest is missing."""
     table = "id\n" + "".join(f"{number}{os.urandom(8).hex()}\n" for number in range(20_000))
     lines = "".join(json.dumps({"id": line}) + "\n" for line in table.split())
     packed = gzip.compress((table if "csv" in name else lines).encode())
@@ -181,8 +183,8 @@ def test_gzip_that_breaks_off_ends_in_a_bad_row(tmp_path: Path, name: str) -> No
     assert rows[-1].number == len(rows)
 
 
-def test_required_columns(tmp_path: Path) -> None:
-    """A missing column is named, with the file, the columns there are and the likely one."""
+def test_required_columns_names_the_missing_one(tmp_path: Path) -> None:
+    """With the file, the existing columns and the likely one."""
     with open_source(write(tmp_path, "a.csv", "id,lemma,gloss\n")) as source:
         required_columns(source, ["lemma", "gloss"])
         required_columns(source, [])
@@ -194,8 +196,8 @@ def test_required_columns(tmp_path: Path) -> None:
     assert "(it has: id, lemma, gloss)" in message
 
 
-def test_required_columns_finds_other_separators(tmp_path: Path) -> None:
-    """A header that would be one long name with semicolons in it is a header of a CSV with semicolons."""
+def test_required_columns_detects_other_delimiters(tmp_path: Path) -> None:
+    """A header that looks like one long name with semicolons is one of a CSV with semicolons."""
     with open_source(write(tmp_path, "a.csv", "id;text\n1;a\n")) as source:
         required_columns(source, ["text"])
         assert values(list(source)) == [{"id": "1", "text": "a"}]
@@ -206,10 +208,10 @@ def test_required_columns_finds_other_separators(tmp_path: Path) -> None:
     st.one_of(st.binary(), st.text('",\n\r\t{}[]:1aé\0').map(str.encode)),
     st.sampled_from(["csv", "tsv", "jsonl"]),
 )
-def test_no_bytes_whatever_break_the_reader(
+def test_source_survives_any_bytes(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, kind: str
 ) -> None:
-    """Any bytes give an InputError at once or rows numbered without a gap, each good or faulty."""
+    """An InputError at once or rows numbered without a gap, each good or faulty."""
     path = write(tmp_path_factory.mktemp("t"), "a", content)
     try:
         source: Source = open_source(path, format=kind)

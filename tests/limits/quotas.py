@@ -13,9 +13,11 @@ from batchrt.limits.error_kinds import Failure
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota import Quota
 from batchrt.messages import Usage
+from batchrt.runtime.item import Item
 from batchrt.runtime.retry import MAX_RETRY_AFTER
-from batchrt.runtime.run import Item, Run, Strand
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.strand import Strand
 from tests import virtual
 
 __all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "should_retry", "usage_of", "virtually"]

@@ -23,7 +23,8 @@ from batchrt import (
 from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota import _AT_ONCE, _DOUBLING
-from batchrt.runtime.run import Item, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import in_thread, pause
 

@@ -22,7 +22,8 @@ from batchrt import (
 from batchrt.limits.error_kinds import Failure
 from batchrt.limits.permit import Permit
 from batchrt.limits.rate_limits import RateLimitStatus
-from batchrt.runtime.run import Item, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.runtime.harness import tasks
 

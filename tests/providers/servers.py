@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits, Stranger
-from batchrt.testing.draws import Dice
+from batchrt.testing.faults.seeded import SeededDice
 from batchrt.testing.verdict import Verdict
 
 __all__ = ["CAPS", "Case", "random_case"]
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 def random_case(seed: int) -> Case:
     """Draw a server: what it limits, how it tells, whom it serves besides, and what changes halfway."""
-    dice = Dice(seed)
+    dice = SeededDice(seed)
     kind = _one_of(dice, ("rate", "rate", "parallel", "queue", "both", "noise"))
     latency = _one_of(dice, _LATENCIES)
     rate, parallel = _one_of(dice, (2, 10, 50, 200)), _one_of(dice, (1, 4, 16, 64))
@@ -95,11 +95,11 @@ def _words(given: dict[str, Any]) -> str:
     return ", ".join(named)
 
 
-def _one_of(dice: Dice, choices: tuple[Any, ...]) -> Any:
+def _one_of(dice: SeededDice, choices: tuple[Any, ...]) -> Any:
     return choices[dice.below(len(choices))]
 
 
-def _scripted(dice: Dice, number: int) -> Any:
+def _scripted(dice: SeededDice, number: int) -> Any:
     """Let it be as it is, or halve or double it halfway."""
     second = dice.between(5, 20)
     return _one_of(
@@ -114,7 +114,7 @@ def _scripted(dice: Dice, number: int) -> Any:
     )
 
 
-def _telling(dice: Dice) -> dict[str, Any]:
+def _telling(dice: SeededDice) -> dict[str, Any]:
     """Draw how limits are told: with headers or without, and with waits that are right, wrong or missing."""
     return {
         "style": _one_of(dice, ("openai", "azure", "litellm", "tei", "infinity", "nginx")),

@@ -22,7 +22,7 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.chat.messages_json import read_chat, read_chats
-from batchrt.providers.choices import FAILED, placed
+from batchrt.providers.choices import FAILED, positions_of
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.response_body import read_usage
 from tests.limits.quotas import should_retry
@@ -42,14 +42,14 @@ def choice(message: Any = None, **members: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("index", [None, ..., 1, 7, -1, "0", "1", 0.0, True, "first", [], {}], ids=repr)
-def test_a_single_choice_may_have_any_index(index: Any) -> None:
-    """There is no other that it could be mistaken for."""
+def test_choices_single_one_may_have_any_index(index: Any) -> None:
+    """It cannot be mistaken for another."""
     assert read(choice(index=index)).text == "words"
 
 
 @pytest.mark.parametrize("reason", [None, ..., "", 5, True, [], {}, "eos_token", "weird"], ids=repr)
-def test_a_choice_may_have_any_finish_reason(reason: Any) -> None:
-    """What makes no sense is none."""
+def test_choices_may_have_any_finish_reason(reason: Any) -> None:
+    """A malformed one is None."""
     said = read(choice(finish_reason=reason)).finish_reason
     assert said == (reason if isinstance(reason, str) and reason else None)
     assert read(choice(finish_reason={"type": "length", "length": 5})).finish_reason == "length"
@@ -57,8 +57,8 @@ def test_a_choice_may_have_any_finish_reason(reason: Any) -> None:
 
 @pytest.mark.parametrize("odd", [None, "", 0, 5, False, True, [], {}, "x", ["x"], {"x": 1}], ids=repr)
 @pytest.mark.parametrize("name", ["refusal", "tool_calls", "function_call", "audio", "annotations", "role"])
-def test_a_message_may_have_any_details(name: str, odd: Any) -> None:
-    """Its words were paid for."""
+def test_choices_message_may_have_any_details(name: str, odd: Any) -> None:
+    """Its text was paid for."""
     message = read(choice({"content": "words", name: odd}))
     assert message.text == "words"
     assert message.refusal == (odd if name == "refusal" and isinstance(odd, str) else None)
@@ -68,15 +68,15 @@ def test_a_message_may_have_any_details(name: str, odd: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["id", "object", "created", "model", "usage", "system_fingerprint", "service_tier"]
 )
-def test_an_answer_may_have_any_details(name: str, odd: Any) -> None:
-    """Its words were paid for."""
+def test_choices_response_may_have_any_details(name: str, odd: Any) -> None:
+    """Its text was paid for."""
     message = read({**chat_body("words"), name: odd})
     assert message.text == "words"
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter", "tool_calls", "MAX_TOKENS", "SAFETY"])
-def test_a_message_without_words_is_explained_by_its_end(reason: str) -> None:
-    """Google's endpoint leaves `content`, or all of the message, out."""
+def test_choices_finish_reason_accounts_for_missing_content(reason: str) -> None:
+    """Google's endpoint omits `content`, or the whole message."""
     for message in ({"role": "assistant"}, {"content": None}, None):
         body = {"choices": [{"index": 0, "finish_reason": reason, "message": message}]}
         answer = read(body)
@@ -84,16 +84,16 @@ def test_a_message_without_words_is_explained_by_its_end(reason: str) -> None:
     assert read({"choices": [{"finish_reason": reason}]}).content is None
 
 
-def test_a_message_may_stand_elsewhere() -> None:
-    """As a piece of a stream, or as a completion's text; a single choice without its list."""
+def test_choices_message_may_be_in_another_member() -> None:
+    """As a chunk of a stream, or as a completion's text; a single choice without its list."""
     assert read({"choices": [{"delta": {"content": "words"}, "index": 0}]}).text == "words"
     assert read({"choices": [{"text": "words", "index": 0}]}).text == "words"
     assert read({"choices": {"message": {"content": "words"}}}).text == "words"
     assert read([chat_body("words")]).text == "words"
 
 
-def test_a_choice_that_is_broken_gives_way_to_one_that_is_not() -> None:
-    """Where there are several; else the first one's defect is told."""
+def test_choices_broken_one_is_skipped_for_a_good_one() -> None:
+    """If there are several; else the error is about the first."""
     broken = {"index": 0, "message": {}}
     good = {"index": 1, "message": {"content": "words"}}
     assert read({"choices": [None, broken, good]}).text == "words"
@@ -129,13 +129,13 @@ def test_a_choice_that_is_broken_gives_way_to_one_that_is_not() -> None:
     ],
     ids=repr,
 )
-def test_null_and_thoughts_are_no_words(content: Any, text: str, reasoning: str | None) -> None:
+def test_choices_null_and_reasoning_are_not_text(content: Any, text: str, reasoning: str | None) -> None:
     """In content parts of every kind."""
     message = read(chat_body(content))
     assert (message.text, message.reasoning) == (text, reasoning)
 
 
-def test_a_refusal_may_be_a_part() -> None:
+def test_choices_refusal_may_be_a_content_part() -> None:
     """As in the Responses API."""
     message = read(chat_body([{"type": "refusal", "refusal": "no"}]))
     assert (message.refusal, message.text) == ("no", "")
@@ -156,15 +156,15 @@ def test_a_refusal_may_be_a_part() -> None:
     ],
     ids=repr,
 )
-def test_thoughts_are_kept_beside_the_words(message: dict[str, Any]) -> None:
-    """Wherever a server puts them."""
+def test_choices_reasoning_is_kept_beside_the_text(message: dict[str, Any]) -> None:
+    """In every server's place for it."""
     answer = read(chat_body("words", **message))
     assert (answer.text, answer.reasoning) == ("words", "hm")
     assert read(chat_body("words", reasoning=None)).reasoning is None
 
 
-def test_logprobs_are_kept_as_they_came() -> None:
-    """Where there are any."""
+def test_choices_logprobs_are_kept_as_they_came() -> None:
+    """If there are any."""
     logprobs = {"content": [{"token": "a", "logprob": -0.1, "top_logprobs": []}]}
     assert read(choice(logprobs=logprobs)).logprobs == logprobs
     odds: list[Any] = [None, ..., [], {}, "x"]
@@ -216,6 +216,13 @@ def test_usage_is_read_under_all_its_names(usage: Any, expected: Usage) -> None:
     assert read_usage(usage) == expected
 
 
+@pytest.mark.parametrize("names", [("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens")])
+def test_usage_of_zeros_is_no_usage(names: tuple[str, str]) -> None:
+    """A proxy whose upstream counted nothing says zero; a spending limit must not take that for free work."""
+    assert read_usage({**dict.fromkeys(names, 0), "total_tokens": 0}) is None
+    assert read_usage({names[0]: 5, names[1]: 0}) == Usage(5, 0, 5)
+
+
 def test_usage_has_the_tier_that_was_billed() -> None:
     """A sum over several has none."""
     flex = read({**chat_body(), "service_tier": "flex"}).usage
@@ -254,8 +261,8 @@ BROKEN: list[tuple[dict[str, Any], type[ProviderError]]] = [
 
 
 @pytest.mark.parametrize(("body", "kind"), BROKEN, ids=repr)
-def test_an_error_in_a_success_is_no_answer(body: Any, kind: type[ProviderError]) -> None:
-    """At the top, on the choice or on its message; it is tried again as its code says."""
+def test_choices_error_with_status_200_is_an_error(body: Any, kind: type[ProviderError]) -> None:
+    """At the top, on the choice or on its message; it is retried by its code."""
     with pytest.raises(ProviderError) as caught:
         read(body)
     assert type(caught.value) is kind
@@ -264,25 +271,56 @@ def test_an_error_in_a_success_is_no_answer(body: Any, kind: type[ProviderError]
 
 
 @pytest.mark.parametrize("reason", [*FAILED, "ERROR", "Abort"])
-def test_an_answer_that_broke_off_is_no_answer(reason: str) -> None:
-    """Also without an error that says why; it is tried again."""
+def test_choices_interrupted_answer_is_an_error(reason: str) -> None:
+    """Also without an error that gives the reason; it is retried."""
     with pytest.raises(ServerError, match=reason) as caught:
         read(choice(finish_reason=reason))
     assert should_retry(caught.value)
 
 
+def native(reason: Any) -> Any:
+    """Return a choice as LiteLLM's proxy rewrites it: "stop", and the upstream's reason beside it."""
+    return choice(finish_reason="stop", provider_specific_fields={"native_finish_reason": reason})
+
+
+@pytest.mark.parametrize("reason", FAILED)
+def test_choice_that_broke_off_behind_a_proxy_is_no_answer(reason: str) -> None:
+    """The proxy's "stop" hides the upstream's reason; it counts all the same."""
+    with pytest.raises(ServerError, match=reason):
+        read(native(reason))
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("max_tokens", "max_tokens"),
+        ("safety", "safety"),
+        ("end_turn", "stop"),
+        ("STOP", "stop"),
+        (None, "stop"),
+        ("", "stop"),
+        (5, "stop"),
+        ({}, "stop"),
+    ],
+)
+def test_choice_has_the_upstreams_finish_reason_where_it_says_more(reason: Any, expected: str) -> None:
+    """An answer that was cut off behind a proxy does not look complete."""
+    assert read(native(reason)).finish_reason == expected
+    assert read(choice(finish_reason="stop", provider_specific_fields=reason)).finish_reason == "stop"
+
+
 @pytest.mark.parametrize(
     "nothing", [None, False, "", {}, [], {"code": None, "message": None}, {"message": ""}]
 )
-def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
-    """Some servers fill it in."""
+def test_choices_empty_error_is_ignored(nothing: Any) -> None:
+    """Some servers always send the member."""
     assert read({**chat_body("words"), "error": nothing}).text == "words"
     assert read(choice(error=nothing)).text == "words"
     assert read({**chat_body("words"), "base_resp": {"status_code": 0, "status_msg": ""}}).text == "words"
 
 
-def test_an_error_of_one_conversation_is_its_own() -> None:
-    """The others of the list stand."""
+def test_choices_error_of_one_conversation_is_its_own() -> None:
+    """The others of the list keep their answers."""
     body = choice(error={"code": 429, "message": "slow"}), choice(index=1)
     choices = [each["choices"][0] for each in body]
     first, second = read_chats(reply({"choices": choices}), 2, Secrets([]), wall).messages
@@ -301,7 +339,7 @@ def served(answer: Callable[[int], Any], model: type[Any] = ChatOpenAI) -> tuple
     return model("m", base_url="http://h/v1", api_key="k", transport=httpx.MockTransport(handle)), sent
 
 
-def test_an_answer_that_broke_off_is_asked_for_again() -> None:
+def test_choices_interrupted_answer_is_retried() -> None:
     """By a chat and by a completion."""
     wrong = {"code": 502, "message": "went idle", "retry_after_ms": 1}
 
@@ -329,8 +367,8 @@ def test_an_answer_that_broke_off_is_asked_for_again() -> None:
         {"choices": None, "usage": {"prompt_tokens": 5, "completion_tokens": 5}},
     ],
 )
-def test_a_defect_is_not_paid_for_twice(body: Any) -> None:
-    """An answer that was billed, and whose shape is wrong, would be of the same shape again."""
+def test_choices_malformed_billed_answer_is_not_retried(body: Any) -> None:
+    """Another attempt would have the same shape."""
     model, sent = served(lambda _: body)
     with pytest.raises(MalformedResponseError):
         model.invoke("x")
@@ -343,14 +381,16 @@ def test_a_defect_is_not_paid_for_twice(body: Any) -> None:
 @given(
     st.permutations(range(5)), st.sampled_from([0, 1]), st.sampled_from([int, float, str]), st.integers(-1, 4)
 )
-def test_places_are_told_from_indexes(order: list[int], first: int, kind: type[Any], missing: int) -> None:
-    """From 0 or 1, as numbers or texts, with one missing: always the right place, or none."""
+def test_choices_places_follow_from_indexes(
+    order: list[int], first: int, kind: type[Any], missing: int
+) -> None:
+    """From 0 or 1, as numbers or numerals, with one missing: always the right place, or none."""
     indexes: list[Any] = [
         kind(place + first) if kind is not float else float(place + first) for place in order
     ]
     if missing >= 0:
         indexes[missing] = None
-    told = placed([int(float(i)) if isinstance(i, str) and "." in i else i for i in indexes])
+    told = positions_of([int(float(i)) if isinstance(i, str) and "." in i else i for i in indexes])
     if first and missing >= 0 and order[missing] == 4:
         return  # 1 to 4: a server that counts from 0 and leaves the 0 out says the same
     assert told is not None
@@ -358,7 +398,7 @@ def test_places_are_told_from_indexes(order: list[int], first: int, kind: type[A
 
 
 @given(st.lists(st.none() | st.integers(-1, 6) | st.booleans() | st.text(max_size=2), min_size=1, max_size=6))
-def test_places_are_each_there_once_or_there_are_none(indexes: list[Any]) -> None:
-    """Whatever the indexes are."""
-    told = placed(indexes)
+def test_choices_places_are_a_permutation_or_none(indexes: list[Any]) -> None:
+    """For any indexes."""
+    told = positions_of(indexes)
     assert told is None or sorted(told) == list(range(len(indexes)))

@@ -1,15 +1,25 @@
-"""Options are wrong early or not at all."""
+"""Options: types, defaults, checks before a request is sent."""
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from typing import Any
 
 import pytest
 
-from batchrt.providers.options import check_extra_body, check_options
+from batchrt import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from batchrt.providers.completions.model import CompletionOptions
+from batchrt.providers.options import ModelOptions, SamplingOptions, check_extra_body, check_options
+
+MODELS: list[tuple[Any, Any]] = [
+    (ChatOpenAI, SamplingOptions),
+    (OpenAI, CompletionOptions),
+    (OpenAIEmbeddings, ModelOptions),
+]
 
 
-def test_good_options_pass_unchanged() -> None:
+def test_check_options_leaves_good_values_as_they_are() -> None:
     """None stands for "not sent"; what is not known goes through."""
     options = {
         "model": "m", "temperature": 0, "top_p": 1.0, "max_tokens": 1, "seed": -5, "stop": "x",
@@ -41,14 +51,14 @@ def test_good_options_pass_unchanged() -> None:
         ("extra_body", {"n": 2}, ValueError, "n cannot be set"),
     ],
 )
-def test_bad_options_are_named(name: str, value: Any, kind: type[Exception], says: str) -> None:
+def test_check_options_names_bad_values(name: str, value: Any, kind: type[Exception], says: str) -> None:
     """With what they may be."""
     with pytest.raises(kind, match=says):
         check_options({name: value})
 
 
 @pytest.mark.parametrize("owner", ["ChatOpenAI", "OpenAI"])
-def test_stream_can_be_switched_off(owner: str) -> None:
+def test_check_options_takes_stream_false_alone(owner: str) -> None:
     """There are servers that stream unless they are told not to; nothing else can be said about it."""
     assert check_options({"stream": False}, owner) == {"stream": False}
     assert check_extra_body({"stream": False}, owner) == {"stream": False}
@@ -57,9 +67,108 @@ def test_stream_can_be_switched_off(owner: str) -> None:
             check_options({"stream": value}, owner)
 
 
-def test_extra_body_may_not_change_what_a_request_is_about() -> None:
+def test_check_extra_body_refuses_members_that_change_the_answer() -> None:
     """An answer that streams could not be read."""
     assert check_extra_body(None) == {}
     assert check_extra_body({"top_k": 5}) == {"top_k": 5}
     with pytest.raises(ValueError, match="stream cannot be set"):
         check_extra_body({"stream": True})
+
+
+@pytest.mark.parametrize(("model", "kind"), MODELS)
+def test_options_signature_names_every_option_once(model: Any, kind: Any) -> None:
+    """`help()` and notebooks see each option by name, with its default."""
+    signature = inspect.signature(model)
+    assert set(kind.__annotations__) < set(signature.parameters)
+    for name, parameter in signature.parameters.items():
+        positional = name == "model"
+        assert parameter.kind is (parameter.POSITIONAL_OR_KEYWORD if positional else parameter.KEYWORD_ONLY)
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    assert defaults["timeout"] == 600.0
+    assert defaults["max_retries"] == 2
+    assert defaults["max_in_flight"] == "unchanged"
+    assert defaults["max_response_bytes"] == (256 if model is OpenAIEmbeddings else 64) * 2**20
+    assert signature.parameters["timeout"].annotation == "float | None"
+
+
+@pytest.mark.parametrize(("model", "kind"), MODELS)
+def test_options_are_documented_each(model: Any, kind: Any) -> None:
+    """A typed set of options describes all keys that it adds to its bases."""
+    bases = [one for one in (ModelOptions, SamplingOptions, CompletionOptions) if _extends(kind, one)]
+    words = "\n".join(base.__doc__ or "" for base in bases)
+    for name in kind.__annotations__:
+        assert f"\n        {name}: " in words, name
+
+
+def _extends(kind: Any, base: Any) -> bool:
+    return bool(kind.__optional_keys__ >= base.__optional_keys__)
+
+
+@pytest.mark.parametrize(("model", "kind"), MODELS)
+def test_options_that_stand_for_their_default_change_nothing(model: Any, kind: Any) -> None:
+    """A default that is given explicitly means the same as an option that is left out."""
+    parameters = inspect.signature(model).parameters.values()
+    given = {parameter.name: parameter.default for parameter in parameters if parameter.name != "model"}
+    one, other = model("m", api_key="sk-abcdefgh"), model("m", **given | {"api_key": "sk-abcdefgh"})
+    assert one.quota is other.quota
+    assert one._options == other._options
+    assert one._client.max_retries == other._client.max_retries
+    assert repr(one) == repr(other)
+
+
+@pytest.mark.parametrize(("model", "kind"), MODELS)
+def test_options_keep_limits_that_are_left_out_and_lift_those_that_are_none(model: Any, kind: Any) -> None:
+    """`None` lifts a limit; a limit that is left out, or "unchanged", stays as it is."""
+    key = {"api_key": f"sk-of-this-test-and-{model.__name__}"}
+    quota = model("m", requests_per_minute=60, max_in_flight=3, **key).quota
+    limits = {"requests_per_minute": 60, "max_in_flight": 3}
+    assert quota.statistics().limits == limits
+    assert model("m", max_in_flight="unchanged", **key).quota.statistics().limits == limits
+    assert model("m", max_in_flight=None, **key).quota is quota
+    assert quota.statistics().limits == {"requests_per_minute": 60}
+    model("m", requests_per_minute=None, **key)
+    assert not quota.statistics().limits
+
+
+@pytest.mark.parametrize(("model", "kind"), MODELS)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("max_retrys", "'max_retrys'; did you mean 'max_retries'?"),
+        ("requests_per_minutes", "did you mean 'requests_per_minute'?"),
+        ("apikey", "did you mean 'api_key'?"),
+        ("top_k_per_token", "got an unexpected keyword argument 'top_k_per_token'$"),
+        ("chat_template_kwargs", r"goes into extra_body=\{'chat_template_kwargs': …\}"),
+    ],
+)
+def test_options_with_an_unknown_name_are_a_type_error(model: Any, kind: Any, name: str, says: str) -> None:
+    """The message has the closest name, or says where an option of a server goes."""
+    with pytest.raises(TypeError, match=rf"^{model.__name__}\(\) .*{says}"):
+        model("m", **{name: 1})
+
+
+def test_options_with_an_unknown_name_do_not_show_the_key() -> None:
+    """A traceback with the variables of its frames hides the key also where the constructor fails at once."""
+    options = {"api_key": "sk-hidden-from-view", "temprature": 1}
+    with pytest.raises(TypeError, match="did you mean 'temperature'") as caught:
+        ChatOpenAI("m", **options)  # type: ignore[arg-type]
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    frames = [
+        frame for frame in told.stack if frame.name != "test_options_with_an_unknown_name_do_not_show_the_key"
+    ]
+    assert frames
+    assert "sk-hidden-from-view" not in str([frame.locals for frame in frames])
+
+
+def test_options_signature_is_not_that_of_a_subclass_with_its_own_constructor() -> None:
+    """A subclass shows the parameters that it takes."""
+
+    class Own(ChatOpenAI):
+        def __init__(self, name: str) -> None:
+            super().__init__(name, api_key="sk-abcdefgh")
+
+    class Same(ChatOpenAI):
+        pass
+
+    assert list(inspect.signature(Own).parameters) == ["name"]
+    assert inspect.signature(Same) == inspect.signature(ChatOpenAI)

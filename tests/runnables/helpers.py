@@ -1,4 +1,4 @@
-"""What the tests of the runnables share: small functions, and every way to run one input."""
+"""Helpers for the tests of the runnables: small functions, and every entry point for one input."""
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio.lowlevel
-import anyio.to_thread
 import pytest
 
 from batchrt import RunConfig, Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
 from batchrt.runnables.base import coerce
-from tests.runnables.helpers import add_one, add_two, everyway, fail
+from tests.runnables.helpers import add_one, add_two, everyway
 
 pytestmark = pytest.mark.anyio
 
@@ -26,15 +24,15 @@ class OnlyAinvoke(Runnable[int, int]):
 
 
 @pytest.mark.parametrize("kind", [OnlyInvoke, OnlyAinvoke])
-async def test_a_subclass_with_one_method_gets_all_others(kind: type[Runnable[int, int]]) -> None:
-    """`invoke` alone or `ainvoke` alone is enough for every way to run it, alone and in a chain."""
+async def test_runnable_subclass_with_one_method_gets_all_others(kind: type[Runnable[int, int]]) -> None:
+    """A subclass with `invoke` alone or `ainvoke` alone has every entry point, alone and in a chain."""
     assert await everyway(kind(), 1) == 11
     assert await everyway(kind(), 1, extra=5) == 16
     assert await everyway(add_one | kind() | add_one, 1) == 13
 
 
-async def test_a_subclass_of_a_subclass_runs_its_own_method() -> None:
-    """The class that says it last counts."""
+async def test_runnable_subclass_of_a_subclass_runs_its_own_method() -> None:
+    """The most derived override runs."""
 
     class More(OnlyAinvoke):
         async def ainvoke(self, input: int, config: RunConfig | None = None, **kwargs: Any) -> int:  # noqa: A002
@@ -44,8 +42,8 @@ async def test_a_subclass_of_a_subclass_runs_its_own_method() -> None:
     assert await everyway(More() | RunnablePassthrough(), 1) == 1100
 
 
-async def test_a_subclass_that_defines_nothing_cannot_run() -> None:
-    """The error says what is missing."""
+async def test_runnable_subclass_without_methods_cannot_run() -> None:
+    """The error names the methods that are missing."""
 
     class Nothing(Runnable[int, int]):
         pass
@@ -56,8 +54,8 @@ async def test_a_subclass_that_defines_nothing_cannot_run() -> None:
         await (Nothing() | add_one).abatch([1])
 
 
-async def test_a_subclass_is_handed_a_whole_configuration() -> None:
-    """LCEL's keys are there to be read even if nobody set them."""
+async def test_runnable_subclass_receives_a_complete_config() -> None:
+    """LCEL's keys are always in the config that a method receives."""
     seen: list[Any] = []
 
     class Reads(Runnable[int, int]):
@@ -69,78 +67,8 @@ async def test_a_subclass_is_handed_a_whole_configuration() -> None:
     assert seen == [{"tags": ["a"], "metadata": {}, "configurable": {}, "recursion_limit": 25}]
 
 
-async def test_no_inputs_give_no_outputs() -> None:
-    """`[]` gives `[]`, whatever is empty."""
-
-    async def nothing() -> AsyncIterator[int]:
-        return
-        yield
-
-    runnable = RunnableLambda(add_one)
-    assert await runnable.abatch([]) == []
-    assert await runnable.abatch(iter(())) == []
-    assert await runnable.abatch(nothing()) == []
-    assert [item async for item in runnable.abatch_as_completed([])] == []
-    assert await anyio.to_thread.run_sync(runnable.batch, []) == []
-    assert list((await runnable.arun([])).outputs) == []
-
-
-async def test_each_input_may_have_a_configuration_of_its_own() -> None:
-    """A list or tuple of configs goes item by item, under what the runnable is bound to."""
-
-    def read(value: int, config: RunConfig) -> Any:
-        return value, config["tags"]
-
-    runnable = RunnableLambda(read)
-    configs: list[RunConfig] = [{"tags": ["a"]}, {"tags": ["b"]}]
-    assert await runnable.abatch([1, 2], configs) == [(1, ["a"]), (2, ["b"])]
-    assert await runnable.abatch([1, 2], tuple(configs)) == [(1, ["a"]), (2, ["b"])]
-    bound = runnable.with_config(tags=["z"])
-    assert await bound.abatch([1, 2], configs) == [(1, ["z", "a"]), (2, ["z", "b"])]
-
-
-async def test_configs_must_match_the_inputs_in_number() -> None:
-    """One config too few is an error before anything runs."""
-    calls: list[int] = []
-    with pytest.raises(ValueError, match="one config for each input: 1 for 2 inputs"):
-        await RunnableLambda(calls.append).abatch([1, 2], [{}])
-    with pytest.raises(ValueError, match="an unknown number"):
-        await RunnableLambda(calls.append).abatch(iter([1]), [{}])
-    assert calls == []
-
-
-@pytest.mark.parametrize("cap", [0, -1])
-async def test_a_cap_below_one_is_an_error_before_anything_runs(cap: int) -> None:
-    """In every method, and for a part of a chain when it is made."""
-    calls: list[int] = []
-    runnable, config = RunnableLambda(calls.append), RunConfig(max_concurrency=cap)
-    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
-        await runnable.abatch([1], config)
-    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
-        await runnable.ainvoke(1, config)
-    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
-        runnable.abatch_as_completed([1], config)
-    with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
-        runnable.with_config(config)
-    assert calls == []
-
-
-async def test_return_exceptions_puts_an_error_in_its_place() -> None:
-    """And only there."""
-    branch = RunnableLambda(lambda value: fail(value) if value == 2 else value)
-    outputs = await branch.abatch([1, 2, 3], return_exceptions=True)
-    assert outputs[0::2] == [1, 3]
-    assert isinstance(outputs[1], ValueError)
-
-
-async def test_a_string_is_one_input_and_no_list_of_them() -> None:
-    """`abatch("abc")` is a slip, not three inputs."""
-    with pytest.raises(TypeError, match="put it in a list"):
-        await RunnableLambda(str.upper).abatch("abc")
-
-
-def test_what_can_stand_in_a_chain() -> None:
-    """A runnable stays, a dict becomes a parallel, a function a lambda; anything else is an error."""
+def test_coerce_accepts_runnables_functions_and_dicts() -> None:
+    """A runnable is unchanged, a dict becomes a parallel, a function a lambda; other types are an error."""
     runnable = RunnableLambda(add_one)
     assert coerce(runnable) is runnable
     assert type(coerce({"a": add_one})).__name__ == "RunnableParallel"
@@ -154,8 +82,8 @@ def test_what_can_stand_in_a_chain() -> None:
             thing | runnable  # type: ignore[operator]
 
 
-async def test_a_dict_or_a_function_may_come_first() -> None:
-    """`|` works from the right, too, however deep the dict."""
+async def test_runnable_operator_takes_a_dict_or_function_on_the_left() -> None:
+    """`|` works from the right as well, at any depth of the dict."""
     chain: Runnable[Any, Any] = {
         "a": add_one,
         "b": {"c": add_two, "d": RunnablePassthrough()},
@@ -164,22 +92,22 @@ async def test_a_dict_or_a_function_may_come_first() -> None:
     assert await everyway(add_one | RunnableLambda(add_two), 1) == 4
 
 
-async def test_pipe_is_the_operator() -> None:
-    """With any number of steps, and a name."""
+async def test_runnable_pipe_equals_the_operator() -> None:
+    """`pipe` takes any number of steps, and a name."""
     piped = RunnableLambda(add_one).pipe(add_two, {"a": add_one}, name="mine")
     assert await everyway(piped, 1) == {"a": 5}
     assert piped.get_name() == "mine"
 
 
-async def test_assign_and_pick_work_on_the_output() -> None:
-    """As methods of any runnable."""
+async def test_runnable_assign_and_pick_work_on_the_output() -> None:
+    """Both are methods of every runnable."""
     base = RunnableLambda(lambda value: {"a": value})
     assert await everyway(base.assign(b=lambda fields: fields["a"] + 1), 1) == {"a": 1, "b": 2}
     assert await everyway(base.pick("a"), 1) == 1
     assert await everyway(base.pick(["a", "z"]), 1) == {"a": 1}
 
 
-def test_classes_are_subscriptable_at_run_time() -> None:
+def test_runnable_classes_are_subscriptable_at_run_time() -> None:
     """`Runnable[int, str]` is a type to inherit from, and `RunnableLambda[int, int](f)` an object."""
 
     class Typed(Runnable[int, str]):

@@ -16,15 +16,15 @@ def read(_value: int, config: RunConfig) -> RunConfig:
     return config
 
 
-async def test_bound_arguments_go_to_the_call() -> None:
-    """The call's own win; inside a chain they reach the step that they are bound to."""
+async def test_binding_passes_bound_arguments_to_the_call() -> None:
+    """The call's own arguments win; inside a chain, bound ones reach the step that they are bound to."""
     bound = RunnableLambda(add_one).bind(extra=5)
     assert await everyway(bound, 1) == 7
     assert await everyway(bound, 1, extra=9) == 11
     assert await everyway(RunnableLambda(add_two) | bound, 1) == 9
 
 
-async def test_what_is_bound_last_wins() -> None:
+async def test_binding_of_a_binding_lets_the_last_value_win() -> None:
     """Binding a binding makes one binding of both, as in LCEL."""
     bound = RunnableLambda(add_one).bind(extra=1).bind(extra=2)
     assert (bound.kwargs, type(bound.bound)) == ({"extra": 2}, RunnableLambda)
@@ -36,8 +36,8 @@ async def test_what_is_bound_last_wins() -> None:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-async def test_a_bound_config_is_laid_under_the_call_s(inside: bool) -> None:
-    """Alone and inside a chain alike: tags add up, and where keys clash the call's value counts."""
+async def test_binding_config_is_the_default_of_the_call(inside: bool) -> None:
+    """Alone and inside a chain, tags add up, and the call's value of a key wins."""
     bound = RunnableLambda(read).with_config(
         {"tags": ["in", "both"]},
         metadata={"m": "bound", "n": 1},
@@ -52,8 +52,8 @@ async def test_a_bound_config_is_laid_under_the_call_s(inside: bool) -> None:
     assert seen["configurable"] == {"c": "bound", "d": 1}
 
 
-async def test_a_bound_config_ends_with_its_part() -> None:
-    """The steps after it have the call's, also when it failed."""
+async def test_binding_config_ends_with_its_part() -> None:
+    """Later steps have the call's config, also after the part failed."""
 
     def broken(_value: int) -> int:
         raise ValueError
@@ -64,8 +64,8 @@ async def test_a_bound_config_ends_with_its_part() -> None:
     assert (await everyway(failing.with_fallbacks([RunnableLambda(read)]), 1))["tags"] == []
 
 
-async def test_a_config_that_makes_no_sense_is_refused_at_once() -> None:
-    """Not when it runs."""
+async def test_binding_refuses_an_invalid_config_at_once() -> None:
+    """The error is raised when the binding is made, not when it runs."""
     with pytest.raises(ValueError, match="max_concurrency must be at least 1"):
         RunnableLambda(add_one).with_config({"max_concurrency": 0})
     with pytest.raises(ValueError, match="window must be at least 1"):
@@ -75,8 +75,8 @@ async def test_a_config_that_makes_no_sense_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("cap", [1, 3])
-async def test_a_cap_of_a_part_holds_for_all_items_together(cap: int) -> None:
-    """However many items are under way in the rest of the chain."""
+async def test_binding_cap_holds_for_all_items_together(cap: int) -> None:
+    """The cap of a part holds however many items are in the rest of the chain."""
     active = peak = 0
 
     async def leaf(value: int) -> int:
@@ -97,8 +97,8 @@ async def test_a_cap_of_a_part_holds_for_all_items_together(cap: int) -> None:
 
 
 @virtual_time
-async def test_a_part_s_timeout_is_for_each_item_s_way_through_it() -> None:
-    """It is an error of that item, names the part, and can be handled by a fallback."""
+async def test_binding_timeout_bounds_each_item_in_the_part() -> None:
+    """It is that item's error, names the part, and can be handled by a fallback."""
 
     async def slow(value: int) -> int:
         await anyio.sleep(value)
@@ -114,8 +114,8 @@ async def test_a_part_s_timeout_is_for_each_item_s_way_through_it() -> None:
 
 
 @virtual_time
-async def test_the_later_of_two_timeouts_counts() -> None:
-    """Alone and inside a chain."""
+async def test_binding_uses_the_later_of_two_timeouts() -> None:
+    """This holds alone and inside a chain."""
 
     async def slow(value: int) -> int:
         await anyio.sleep(3)
@@ -126,23 +126,23 @@ async def test_the_later_of_two_timeouts_counts() -> None:
     assert await (RunnablePassthrough[int]() | part).abatch([1]) == [1]
 
 
-async def test_the_class_can_be_used_directly() -> None:
-    """With LCEL's keywords."""
+async def test_binding_class_can_be_used_directly() -> None:
+    """The constructor has LCEL's keywords."""
     binding = RunnableBinding(bound=RunnableLambda(add_one), kwargs={"extra": 1}, config={"tags": ["a"]})
     assert await everyway(binding, 1) == 3
     assert binding.get_name() == "add_one"
     assert binding.with_config(run_name="mine").get_name() == "mine"
 
 
-async def test_types_change_nothing_at_run_time() -> None:
-    """They are for the type checker."""
+async def test_binding_types_have_no_effect_at_run_time() -> None:
+    """`with_types` is for the type checker alone."""
     typed = RunnableLambda(add_one).bind(extra=1).with_types(input_type=int, output_type=str)
     assert await everyway(typed, 1) == 3
 
 
 @pytest.mark.parametrize("where", ["the call", "each item", "inside", "with_config"])
-async def test_a_cap_is_not_lifted_by_none(where: str) -> None:
-    """Wherever it is said, but in another `with_config`, which is about what it stands around."""
+async def test_binding_cap_is_not_lifted_by_none(where: str) -> None:
+    """Only an outer `with_config` lifts a bound cap, not a `None` from the call."""
     now = peak = 0
 
     async def leaf(value: int) -> int:

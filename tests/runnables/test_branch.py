@@ -15,8 +15,8 @@ async def positive(value: int) -> bool:
 
 
 @pytest.mark.parametrize(("value", "output"), [(3, "big"), (2, "middle"), (1, "small")])
-async def test_the_first_true_condition_decides(value: int, output: str) -> None:
-    """Else the default; conditions and runnables sync, async or inline."""
+async def test_branch_runs_the_first_true_condition(value: int, output: str) -> None:
+    """If none is true, the default runs; conditions and runnables may be sync, async or inline."""
 
     async def middle(_value: int) -> str:
         return "middle"
@@ -30,27 +30,27 @@ async def test_the_first_true_condition_decides(value: int, output: str) -> None
     assert await everyway(branch, value) == output
 
 
-async def test_a_condition_may_be_truthy() -> None:
-    """A value that counts as true is true; inline branches choose in the same way."""
+async def test_branch_accepts_truthy_conditions() -> None:
+    """Any true value selects the runnable; inline branches choose in the same way."""
     inline: RunnablePassthrough[Any] = RunnablePassthrough()
     branch: RunnableBranch[Any, Any] = RunnableBranch((inline, inline), {"default": inline})
     assert await everyway(branch, "full") == "full"
     assert await everyway(branch, "") == {"default": ""}
 
 
-async def test_conditions_after_the_first_true_one_do_not_run() -> None:
-    """Nor do the runnables that were not chosen."""
+async def test_branch_does_not_run_conditions_after_the_first_true_one() -> None:
+    """Runnables that were not chosen do not run either."""
     branch = RunnableBranch((positive, add_one), (fail, fail), fail)
     assert await everyway(branch, 1) == 2
 
 
-async def test_a_condition_s_error_is_the_branch_s() -> None:
-    """It does not count as false."""
+async def test_branch_raises_the_error_of_a_condition() -> None:
+    """An error does not count as false."""
     await raises_everyway(RunnableBranch((fail, add_one), add_two), 1, ValueError, r"fail\(1\)")
 
 
-async def test_keyword_arguments_go_to_what_was_chosen() -> None:
-    """And not to the conditions."""
+async def test_branch_passes_keyword_arguments_to_the_chosen_runnable() -> None:
+    """Conditions do not receive them."""
     branch = RunnableBranch((positive, add_one), add_two)
     assert await everyway(branch, 1, extra=5) == 7
     assert await everyway(branch, -1, extra=5) == 6
@@ -68,14 +68,14 @@ async def test_keyword_arguments_go_to_what_was_chosen() -> None:
         (((positive, add_one), 3), TypeError, "not int"),
     ],
 )
-def test_bad_arguments_are_named(arguments: tuple[Any, ...], error: type[Exception], match: str) -> None:
-    """When it is made, with LCEL's kinds of errors."""
+def test_branch_names_bad_arguments(arguments: tuple[Any, ...], error: type[Exception], match: str) -> None:
+    """The error is raised by the constructor, with LCEL's types."""
     with pytest.raises(error, match=match):
         RunnableBranch(*arguments)
 
 
-def test_pairs_may_be_lists() -> None:
-    """As in LCEL; the parts are runnables afterwards."""
+def test_branch_accepts_lists_as_pairs() -> None:
+    """As in LCEL; their parts become runnables."""
     branch: RunnableBranch[int, int] = RunnableBranch([positive, add_one], add_two)  # type: ignore[arg-type]
     ((when, then),) = branch.branches
     assert all(isinstance(part, RunnableLambda) for part in (when, then, branch.default))

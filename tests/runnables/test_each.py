@@ -15,19 +15,19 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(("function", "more"), [(add_one, 1), (add_two, 2)])
-async def test_it_runs_over_a_list(function: Any, more: int) -> None:
-    """In order, for lists of any length."""
+async def test_each_runs_over_a_list(function: Any, more: int) -> None:
+    """Outputs are in order, for lists of any length."""
     assert await everyway(RunnableLambda(function).map(), [1, 2, 3]) == [1 + more, 2 + more, 3 + more]
     assert await everyway(RunnableEach(bound=RunnableLambda(function)), []) == []
 
 
-async def test_maps_nest() -> None:
+async def test_each_nests() -> None:
     """A map of a map takes a list of lists."""
     assert await everyway(RunnableLambda(add_two).map().map(), [[1], [2, 3], []]) == [[3], [4, 5], []]
 
 
-async def test_any_iterable_will_do() -> None:
-    """A tuple, a set, a generator; whether the elements wait or not."""
+async def test_each_accepts_any_iterable() -> None:
+    """A tuple, a set or a generator works, whether the elements wait or not."""
     inline: Runnable[Any, Any] = RunnablePassthrough[int]().map()
     waiting: Runnable[Any, Any] = RunnableLambda(add_two).map()
     for runnable in (waiting, inline | waiting):
@@ -36,8 +36,8 @@ async def test_any_iterable_will_do() -> None:
         assert await runnable.ainvoke(value for value in (1, 2)) == [3, 4]
 
 
-async def test_a_list_that_changes_meanwhile_does_no_harm() -> None:
-    """What was in it when the map began counts."""
+async def test_each_copies_a_list_that_changes_meanwhile() -> None:
+    """The elements are those that the list had at the start."""
     values = [1, 2]
 
     async def grow(value: int) -> int:
@@ -47,8 +47,8 @@ async def test_a_list_that_changes_meanwhile_does_no_harm() -> None:
     assert await RunnableLambda(grow).map().ainvoke(values) == [1, 2]
 
 
-async def test_elements_run_at_the_same_time_and_stay_in_order() -> None:
-    """The last to start is the first to end here."""
+async def test_each_runs_elements_concurrently_and_keeps_their_order() -> None:
+    """The last element to start is the first to end here."""
     events = [anyio.Event() for _ in range(4)]
 
     async def after_the_next(index: int) -> int:
@@ -61,8 +61,8 @@ async def test_elements_run_at_the_same_time_and_stay_in_order() -> None:
         assert await RunnableLambda(after_the_next).map().ainvoke([0, 1, 2, 3]) == [0, 1, 2, 3]
 
 
-async def test_an_element_s_error_is_the_list_s() -> None:
-    """As itself; another item's list is not concerned."""
+async def test_each_raises_the_error_of_an_element() -> None:
+    """The error is raised as itself; other items' lists are not affected."""
     failing: RunnableEach[Any, Any] = RunnableLambda(lambda value: fail(value) if value == 2 else value).map()
     await raises_everyway(failing, [1, 2, 3], ValueError, r"fail\(2\)")
     outputs: list[Any] = await failing.abatch([[1], [2], [3]], return_exceptions=True)
@@ -70,8 +70,8 @@ async def test_an_element_s_error_is_the_list_s() -> None:
     assert isinstance(outputs[1], ValueError)
 
 
-async def test_elements_do_not_see_each_other_s_context() -> None:
-    """What one sets in a context variable the next one on the same worker does not see."""
+async def test_each_gives_every_element_a_context_of_its_own() -> None:
+    """A context variable set by one element is not seen by the next one on the same worker."""
     variable: ContextVar[int] = ContextVar("variable", default=0)
 
     async def look(value: int) -> int:
@@ -82,8 +82,8 @@ async def test_elements_do_not_see_each_other_s_context() -> None:
     assert await RunnableLambda(look).map().ainvoke([1, 2, 3], {"max_concurrency": 1}) == [0, 0, 0]
 
 
-async def test_keyword_arguments_go_to_every_element() -> None:
-    """Given with the call or bound."""
+async def test_each_passes_keyword_arguments_to_every_element() -> None:
+    """They may be given with the call or bound."""
     assert await everyway(RunnableLambda(add_one).map(), [1, 2], extra=5) == [7, 8]
     assert await everyway(RunnableLambda(add_one).map().bind(extra=5), [1, 2]) == [7, 8]
 
@@ -104,8 +104,8 @@ def _forked(step: Any) -> Any:
 @pytest.mark.parametrize("make", [_plain, _nested, _forked])
 @pytest.mark.parametrize("how", ["alone", "of a batch"])
 @pytest.mark.parametrize("cap", [1, 2, 3])
-async def test_map_goes_on_while_elements_wait_for_another_attempt(make: Any, how: str, cap: int) -> None:
-    """A retry's sleep holds up no other element, and the cap holds."""
+async def test_each_goes_on_while_elements_wait_for_another_attempt(make: Any, how: str, cap: int) -> None:
+    """A retry's sleep delays no other element, and the cap holds."""
     tries: dict[int, int] = {}
     done: dict[int, float] = {}
     active = peak = 0
@@ -136,8 +136,8 @@ async def test_map_goes_on_while_elements_wait_for_another_attempt(make: Any, ho
 
 
 @virtual_time
-async def test_map_begins_no_more_elements_while_nested_work_has_their_slots() -> None:
-    """What was begun is finished first."""
+async def test_each_begins_no_more_elements_while_nested_work_has_their_slots() -> None:
+    """Elements under way are finished first."""
     begun = most = 0
 
     async def inner(value: int) -> int:
@@ -157,8 +157,8 @@ async def test_map_begins_no_more_elements_while_nested_work_has_their_slots() -
     assert most <= 4  # as many as of a batch's items
 
 
-async def test_map_that_fails_while_an_element_waits_to_begin_ends() -> None:
-    """Whatever waits for a slot then is called off."""
+async def test_each_ends_if_it_fails_while_an_element_waits_to_begin() -> None:
+    """The element that waits for a slot is cancelled."""
 
     async def first_fails(value: int) -> int:
         await anyio.lowlevel.checkpoint()

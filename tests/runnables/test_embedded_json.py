@@ -1,4 +1,4 @@
-"""The JSON in what a model says, found with steps that grow as the text does."""
+"""JSON embedded in a model's text, found in linear time."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from(THOUGHTS), st.sampled_from(FRAMES), st.text(max_size=20))
-def test_the_json_behind_thoughts_and_in_frames_is_found(
+def test_embedded_json_is_found_behind_thoughts_and_in_fences(
     value: Any, thought: str, frame: str, words: str
 ) -> None:
-    """For every way to mark thoughts, every frame and every value."""
+    """This holds for every mark of thoughts, every frame and every value."""
     words = words.replace("<", "").replace("[", "").replace("◁", "")
     text = thought.replace("{}", words) + frame.replace("{}", json.dumps(value))
     assert JsonOutputParser().parse(text) == value
@@ -55,8 +55,8 @@ def test_the_json_behind_thoughts_and_in_frames_is_found(
         '{"a": 1} or {"a": 2}',
     ],
 )
-def test_a_part_or_a_draft_is_no_answer(text: str) -> None:
-    """What was cut off is an error, and never another value."""
+def test_embedded_json_refuses_a_part_or_a_draft(text: str) -> None:
+    """A truncated answer is an error and never a different value."""
     with pytest.raises(OutputParserError, match="is not JSON"):
         JsonOutputParser().parse(text)
 
@@ -72,13 +72,13 @@ def test_a_part_or_a_draft_is_no_answer(text: str) -> None:
         ('{"close": "</think>"}', {"close": "</think>"}),
     ],
 )
-def test_brackets_and_marks_of_other_things_do_not_mislead(text: str, value: Any) -> None:
-    """Prose, code and strings have them too."""
+def test_embedded_json_skips_other_brackets_and_marks(text: str, value: Any) -> None:
+    """Prose, code and strings contain them too."""
     assert JsonOutputParser().parse(text) == value
 
 
-def test_the_first_candidate_that_fits_is_taken() -> None:
-    """And the error tells of JSON that does not fit rather than of no JSON."""
+def test_embedded_json_takes_the_first_candidate_that_fits() -> None:
+    """The error reports JSON that does not fit in preference to text that is not JSON."""
     text = '```json\n{"example": 1}\n```\n```json\n{"a": 1}\n```'
 
     def read(candidate: str) -> Any:
@@ -163,8 +163,8 @@ PIECES = [
 
 @pytest.mark.parametrize("start", ["", "```json\n", '```json\n{"a":', "<think>", "{", "["])
 @pytest.mark.parametrize("piece", PIECES)
-def test_a_text_is_scanned_in_steps_that_grow_as_it_does(piece: str, start: str) -> None:
-    """Twice the text, twice the steps, whatever it says; and what is tried to be read is no more."""
+def test_embedded_json_is_scanned_in_linear_time(piece: str, start: str) -> None:
+    """Twice the text takes at most twice the steps, and twice the attempts to parse."""
     steps = []
     for size in (4_000, 8_000):
         count = [0]

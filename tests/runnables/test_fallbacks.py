@@ -20,8 +20,8 @@ async def echo(value: Any) -> Any:
     return value
 
 
-async def test_the_first_that_works_counts() -> None:
-    """What comes after it does not run."""
+async def test_fallbacks_return_the_first_output() -> None:
+    """Later fallbacks do not run."""
     calls: list[int] = []
     runnable = RunnableLambda(fail).with_fallbacks(
         [RunnableLambda(fail_otherwise), RunnableLambda(add_two), RunnableLambda(calls.append)]
@@ -30,15 +30,15 @@ async def test_the_first_that_works_counts() -> None:
     assert calls == []
 
 
-async def test_if_all_fail_the_first_error_is_raised() -> None:
-    """In every method; LCEL's batch raises the last."""
+async def test_fallbacks_raise_the_first_error_if_all_fail() -> None:
+    """This holds in every method; LCEL's batch raises the last one."""
     runnable = RunnableLambda(fail).with_fallbacks([RunnableLambda(fail_otherwise)])
     await raises_everyway(runnable, 1, ValueError, r"fail\(1\)")
     await raises_everyway(RunnableLambda(fail).with_fallbacks([]), 1, ValueError)
 
 
-async def test_only_the_errors_to_handle_are_handled() -> None:
-    """Another one is raised at once, from the first or from a fallback."""
+async def test_fallbacks_handle_only_the_errors_to_handle() -> None:
+    """Another error is raised at once, from the first runnable or from a fallback."""
     rescue = RunnableLambda(add_two)
     picky = RunnableLambda(fail).with_fallbacks([rescue], exceptions_to_handle=(KeyError,))
     await raises_everyway(picky, 1, ValueError)
@@ -48,8 +48,8 @@ async def test_only_the_errors_to_handle_are_handled() -> None:
     await raises_everyway(second, 1, KeyError)
 
 
-async def test_each_item_falls_back_for_itself() -> None:
-    """Any mixture of outcomes in one batch, each in its place."""
+async def test_fallbacks_run_item_by_item() -> None:
+    """Any mixture of outcomes in one batch is returned, each in its place."""
 
     def odd(value: int) -> int:
         if value % 2:
@@ -67,8 +67,8 @@ async def test_each_item_falls_back_for_itself() -> None:
     assert repr(outputs[2]) == "ValueError(3)"
 
 
-async def test_the_next_one_may_be_told_the_error() -> None:
-    """The last error, in a new dict: the caller's input stays as it was."""
+async def test_fallbacks_pass_the_error_under_the_exception_key() -> None:
+    """It is the last error, in a new dict; the caller's input is unchanged."""
     fallbacks = [RunnableLambda(fail_otherwise), RunnableLambda(echo)]
     runnable = RunnableLambda(fail).with_fallbacks(fallbacks, exception_key="error")
     value = {"a": 1}
@@ -78,16 +78,16 @@ async def test_the_next_one_may_be_told_the_error() -> None:
     assert (await runnable.ainvoke(MappingProxyType(value)))["a"] == 1
 
 
-async def test_with_an_exception_key_the_input_is_a_dict() -> None:
-    """Else it is an error before anything is tried, and nobody's to handle."""
+async def test_fallbacks_require_a_dict_with_an_exception_key() -> None:
+    """Another input is an error before anything is tried, and no fallback handles it."""
     calls: list[Any] = []
     runnable = RunnableLambda(calls.append).with_fallbacks([RunnablePassthrough()], exception_key="error")
     await raises_everyway(runnable, 3, TypeError, "must be a dict, not int")
     assert calls == []
 
 
-async def test_a_cancellation_is_not_a_failure() -> None:
-    """Not even for who wants to handle everything."""
+async def test_fallbacks_do_not_handle_a_cancellation() -> None:
+    """Not even if all exceptions are to be handled."""
     calls: list[Any] = []
 
     async def waits(_value: int) -> None:
@@ -102,8 +102,8 @@ async def test_a_cancellation_is_not_a_failure() -> None:
     assert calls == []
 
 
-async def test_an_interrupt_is_not_a_failure() -> None:
-    """Nor is anything else that is no `Exception`."""
+async def test_fallbacks_do_not_handle_an_interrupt() -> None:
+    """The same holds for any other error that is no `Exception`."""
 
     class Interrupt(BaseException):
         pass
@@ -118,8 +118,8 @@ async def test_an_interrupt_is_not_a_failure() -> None:
         await runnable.ainvoke(1)
 
 
-async def test_keyword_arguments_go_to_all() -> None:
-    """The one that failed and the one that works."""
+async def test_fallbacks_pass_keyword_arguments_to_all() -> None:
+    """Both the failed runnable and the fallback receive them."""
 
     def picky(_value: int, extra: int = 0) -> int:
         raise ValueError(extra)

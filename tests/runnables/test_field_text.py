@@ -1,4 +1,4 @@
-"""What fills a prompt's field: the same words as in the command line's files."""
+"""Field text: a prompt's fields are written as in the command line's files."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ NOTHING = [
 
 @pytest.mark.parametrize("value", NOTHING, ids=repr)
 @pytest.mark.parametrize("template", ["[{a}]", "[{a:.2f}]", "[{a:>5}]", "[{a!s}]", "[{a}{b}]"])
-def test_what_is_missing_is_nothing_in_a_prompt(value: Any, template: str) -> None:
-    """Whatever stands for it, and whatever format it was to have; in a message as in a text."""
+def test_field_text_of_a_missing_value_is_empty(value: Any, template: str) -> None:
+    """This holds for every missing value and every format, in a message as in a text."""
     row = {"a": value, "b": ""}
     assert is_missing(value)
     assert PromptTemplate.from_template(template).invoke(row).to_string() == "[]"
@@ -68,8 +68,8 @@ def test_what_is_missing_is_nothing_in_a_prompt(value: Any, template: str) -> No
     assert message == HumanMessage("[]")
 
 
-def test_a_single_field_that_is_missing_is_nothing() -> None:
-    """Given by itself."""
+def test_field_text_of_a_single_missing_field_is_empty() -> None:
+    """The only field may be given as the input itself."""
     prompt = ChatPromptTemplate.from_template("[{a}]")
     assert prompt.batch([None, math.nan, "x"]) == [prompt.invoke({"a": text}) for text in ("", "", "x")]
 
@@ -107,8 +107,8 @@ SAME = [
 
 
 @pytest.mark.parametrize("value", SAME, ids=lambda value: type(value).__name__)
-def test_the_rule_is_the_files_rule(value: Any) -> None:
-    """In the plain form, as a conversion, beside another field."""
+def test_field_text_is_the_text_in_files(value: Any) -> None:
+    """This holds for a plain field, with a conversion, and beside another field."""
     assert field_text(value) == cell(value)
     assert PromptTemplate.from_template("{a}").invoke({"a": value}).to_string() == cell(value)
     assert (
@@ -124,18 +124,18 @@ def test_the_rule_is_the_files_rule(value: Any) -> None:
         max_leaves=8,
     )
 )
-def test_the_rule_is_the_files_rule_for_all_json(value: Any) -> None:
-    """Whatever a row holds."""
+def test_field_text_is_the_text_in_files_for_all_json(value: Any) -> None:
+    """Any JSON value in a row is written in the same way."""
     assert field_text(value) == cell(value)
 
 
-def test_a_message_is_its_text() -> None:
-    """As between two models of a chain."""
+def test_field_text_of_a_message_is_its_text() -> None:
+    """So the output of one model can be the input of another."""
     prompt = PromptTemplate.from_template("Shorten: {text}")
     assert prompt.invoke(AIMessage("a long one", reasoning="hm")).to_string() == "Shorten: a long one"
 
 
-def test_formats_and_reprs_are_the_values_own() -> None:
-    """Who asks for one gets it."""
+def test_field_text_leaves_formats_and_reprs_to_the_value() -> None:
+    """An explicit format or conversion applies to the value itself."""
     prompt = PromptTemplate.from_template("{a:.1f} {a!r} {b!r} {c!r}")
     assert prompt.invoke({"a": 0.25, "b": None, "c": {}}).to_string() == "0.2 0.25 None {}"

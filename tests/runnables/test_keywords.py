@@ -1,4 +1,4 @@
-"""Keyword arguments of calls: taken, or told where they belong; never swallowed."""
+"""Keyword arguments of calls: taken, or refused with a hint; never ignored."""
 
 from __future__ import annotations
 
@@ -99,15 +99,15 @@ CALLS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 @pytest.mark.parametrize("key", ["max_concurrency", "deadline", "max_cost", "run_name"])
-def test_a_key_of_the_config_is_told_to_belong_there(step: Callable[[], Any], key: str) -> None:
-    """By every step."""
+def test_keywords_that_are_config_keys_are_refused_with_a_hint(step: Callable[[], Any], key: str) -> None:
+    """Every step says that they belong into `config`."""
     with pytest.raises(TypeError, match=rf"takes no keyword argument '{key}': put it into config="):
         step().batch(["a"], **{key: 5})
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_a_keyword_is_looked_at_by_every_call(call: Callable[..., Any]) -> None:
-    """Before anything runs."""
+def test_keywords_are_checked_by_every_call(call: Callable[..., Any]) -> None:
+    """The error is raised before anything runs."""
     with pytest.raises(TypeError, match="put it into config="):
         call(RunnableLambda(add), max_concurrency=5)
     with pytest.raises(TypeError, match="takes no keyword argument 'progress'"):
@@ -118,14 +118,14 @@ UNKNOWN = [name for name in STEPS if name not in {"a subclass", "a passthrough",
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_a_keyword_that_no_step_takes_is_a_type_error(name: str) -> None:
-    """Not swallowed, and not sent to a provider."""
+def test_keywords_that_no_step_takes_are_a_type_error(name: str) -> None:
+    """They are neither ignored nor sent to a provider."""
     with pytest.raises(TypeError, match="takes no keyword argument 'progress'"):
         STEPS[name]().batch(["a"], progress=True)
 
 
-def test_a_keyword_is_told_whose_it_is() -> None:
-    """A later step's, a field's, a server's, a batch method's."""
+def test_keywords_error_names_the_owner() -> None:
+    """It may be a later step, a field, a server or a batch method."""
     chain = PromptTemplate.from_template("{x}") | model() | StrOutputParser()
     with pytest.raises(
         TypeError, match=r"go to the first step; bind it to its own, as step.bind\(temperature="
@@ -139,8 +139,8 @@ def test_a_keyword_is_told_whose_it_is() -> None:
         model().run(["a"], return_exceptions=True)
 
 
-def test_keywords_go_to_those_who_take_them() -> None:
-    """Of several steps side by side one is enough."""
+def test_keywords_go_to_the_steps_that_take_them() -> None:
+    """Of several steps side by side, one that takes the keyword is enough."""
     both: RunnableParallel[int] = RunnableParallel(
         a=RunnableLambda(add), b=RunnableLambda(lambda value: value)
     )
@@ -164,28 +164,28 @@ def test_keywords_go_to_those_who_take_them() -> None:
         {"extra_body": {"mine": 1}},
     ],
 )
-def test_options_of_the_api_are_sent(options: dict[str, Any]) -> None:
-    """Those of other servers too, and what stands in `extra_body`."""
+def test_keywords_of_the_api_are_sent(options: dict[str, Any]) -> None:
+    """Options of other servers and the contents of `extra_body` are sent as well."""
     sent: list[Any] = []
     model(sent=sent).batch(["a"], **options)
     assert (options.get("extra_body") or options).items() <= sent[0].items()
 
 
 @pytest.mark.parametrize("kind", [ChatOpenAI, OpenAI, OpenAIEmbeddings])
-def test_options_of_the_client_are_told_to_be_the_models(kind: Any) -> None:
-    """As they were."""
+def test_keywords_of_the_client_are_refused_as_options_of_the_model(kind: Any) -> None:
+    """The error says that they are options of the model's constructor."""
     with pytest.raises(ValueError, match="belongs to the model as a whole"):
         model(kind).batch(["a"], timeout=5)
 
 
-def test_embeddings_as_arrays_look_at_keywords_too() -> None:
-    """They have methods of their own."""
+def test_keywords_are_checked_by_embeddings_as_arrays() -> None:
+    """Their entry points are separate methods."""
     with pytest.raises(TypeError, match="put it into config="):
         model(OpenAIEmbeddings).embed_array(["a"], max_concurrency=5)
 
 
-def test_config_keys_are_all_known_here() -> None:
-    """A key that is added to the config is looked for among keywords."""
+def test_keywords_module_knows_every_config_key() -> None:
+    """A key added to the config is recognised among keywords."""
     from batchrt.runnables.keywords import is_config_key
 
     assert all(map(is_config_key, CONFIG_KEYS))

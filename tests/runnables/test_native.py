@@ -1,4 +1,4 @@
-"""Runnables that take lists."""
+"""Native steps: runnables that take lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from batchrt import (
     Usage,
 )
 from batchrt.runtime.arrivals import Arrivals
-from batchrt.runtime.run import current_strand
+from batchrt.runtime.strand import current_strand
 from tests.runnables.helpers import everyway, raises_everyway, virtual_time
 from tests.runnables.virtual import run_in_virtual_time
 
@@ -58,14 +58,14 @@ async def same(value: Any) -> Any:
     return value
 
 
-async def test_native_it_gives_one_output_for_each_input_in_every_way() -> None:
-    """A native runnable does everything that others do."""
+async def test_native_step_has_every_entry_point() -> None:
+    """Each returns one output for each input."""
     assert await everyway(Lengths(), "abc") == 3
     assert await everyway(RunnableLambda(same) | Lengths() | same, "abc") == 3
 
 
 async def test_native_lists_are_full() -> None:
-    """What is all there goes in as few lists as there can be."""
+    """Complete inputs are sent in as few lists as possible."""
     lengths = Lengths()
     assert await lengths.abatch(["a"] * 35) == [1] * 35
     assert lengths.sizes == [10, 10, 10, 5]
@@ -88,8 +88,8 @@ async def test_native_lists_are_full() -> None:
         lambda step: RunnableLambda(lambda _: step),
     ],
 )
-async def test_native_items_meet_wherever_it_stands(around: Any) -> None:
-    """In a sequence, under a parallel, behind a branch, a retry, a fallback: lists, not items."""
+async def test_native_items_meet_wherever_the_step_stands(around: Any) -> None:
+    """In a sequence, under a parallel, behind a branch, a retry or a fallback, lists are sent, not items."""
     lengths = Lengths()
     texts = ["a" * (n % 7 + 1) for n in range(40)]
     assert await around(lengths).abatch(texts, {"max_concurrency": 3}) == [len(text) for text in texts]
@@ -99,7 +99,7 @@ async def test_native_items_meet_wherever_it_stands(around: Any) -> None:
 
 @pytest.mark.parametrize("sync", [False, True])
 async def test_native_calls_inside_functions_meet(sync: bool) -> None:
-    """A function that calls it for one input shares lists with the other items' functions."""
+    """A function's call for one input shares lists with the other items' functions."""
     lengths = Lengths()
 
     async def function(text: str) -> int:
@@ -121,15 +121,15 @@ async def test_native_elements_of_a_map_meet() -> None:
 
 
 async def test_native_branches_meet() -> None:
-    """Both branches of one item go in one list."""
+    """Both branches of one item are sent in one list."""
     lengths = Lengths()
     branches: RunnableParallel[str] = RunnableParallel(a=lengths, b=lengths)
     assert await branches.ainvoke("abc") == {"a": 3, "b": 3}
     assert lengths.sizes == [2]
 
 
-async def test_native_bound_arguments_tell_lists_apart() -> None:
-    """Calls with other arguments do not share a list."""
+async def test_native_lists_have_the_same_bound_arguments() -> None:
+    """Calls with different arguments do not share a list."""
 
     class Adds(Runnable[int, int]):
         async def abatch_native(self, inputs: list[int], amount: int = 0) -> list[int]:
@@ -141,8 +141,8 @@ async def test_native_bound_arguments_tell_lists_apart() -> None:
 
 
 @virtual_time
-async def test_native_a_single_call_does_not_wait_for_others() -> None:
-    """Nobody else can come: it is sent at once."""
+async def test_native_single_call_does_not_wait() -> None:
+    """No other item can arrive, so it is sent at once."""
     started = anyio.current_time()
     assert await (RunnableLambda(same) | Lengths()).ainvoke("abc") == 3
     assert await (RunnableLambda(same) | Lengths()).abatch(["abc"]) == [3]
@@ -150,8 +150,8 @@ async def test_native_a_single_call_does_not_wait_for_others() -> None:
 
 
 @virtual_time
-async def test_native_no_item_waits_for_a_slow_one() -> None:
-    """A list is sent when arrivals pause; who comes later goes in another."""
+async def test_native_list_does_not_wait_for_a_slow_item() -> None:
+    """It is sent when arrivals pause; later items go in another list."""
     lengths = Lengths(size=100, linger=0.01)
     finished: list[tuple[float, int]] = []
 
@@ -168,8 +168,8 @@ async def test_native_no_item_waits_for_a_slow_one() -> None:
 
 
 @virtual_time
-async def test_native_the_last_list_does_not_linger() -> None:
-    """When all items that could come have come, or are past it, the list is sent at once."""
+async def test_native_last_list_does_not_linger() -> None:
+    """Once all items have arrived or passed the step, the list is sent at once."""
     lengths = Lengths(size=4, linger=1000)
 
     async def store(value: int) -> int:
@@ -183,8 +183,8 @@ async def test_native_the_last_list_does_not_linger() -> None:
 
 
 @virtual_time
-async def test_native_steady_trickle_is_bounded_by_max_linger() -> None:
-    """Arrivals that never pause do not keep the first one waiting for ever."""
+async def test_native_max_linger_bounds_a_steady_trickle() -> None:
+    """Arrivals that never pause do not delay the first item for ever."""
     lengths = Lengths(size=1000, linger=1)
     lengths.max_linger = 3
 
@@ -197,7 +197,7 @@ async def test_native_steady_trickle_is_bounded_by_max_linger() -> None:
 
 
 async def test_native_costs_bound_lists() -> None:
-    """Lists are packed by cost as well; what costs more than a list may goes alone."""
+    """Lists are packed by cost as well; an item above the bound goes alone."""
 
     class Costly(Lengths):
         max_batch_cost = 10
@@ -225,8 +225,8 @@ class Picky(Lengths):
 
 
 @pytest.mark.parametrize("alone", [False, True])
-async def test_native_only_the_guilty_fail(alone: bool) -> None:
-    """A list that fails is halved until the guilty items stand alone."""
+async def test_native_halving_fails_only_the_bad_items(alone: bool) -> None:
+    """A list that fails is halved until the failing items stand alone."""
     picky = Picky(size=64)
     chain: Runnable[str, int] = picky if alone else RunnableLambda(same) | picky
     texts = ["bad" if n in {3, 40} else "good" for n in range(64)]
@@ -239,8 +239,8 @@ async def test_native_only_the_guilty_fail(alone: bool) -> None:
     assert caught.value.__notes__ == ["batchrt: item 3 failed; the rest was cancelled"]
 
 
-async def test_native_an_exception_in_an_outputs_place_is_that_items_error() -> None:
-    """A list call can say itself which of its items failed."""
+async def test_native_exception_in_an_outputs_place_is_that_items_error() -> None:
+    """A list call can report which of its items failed."""
 
     class Says(Lengths):
         async def abatch_native(self, inputs: list[str]) -> list[Any]:
@@ -260,8 +260,8 @@ async def test_native_an_exception_in_an_outputs_place_is_that_items_error() -> 
 
 
 @pytest.mark.parametrize("wrong", [[], [1], {"a": 1}, "ab", None, (1, 2, 3)])
-async def test_native_a_list_of_the_wrong_length_is_an_error(wrong: Any) -> None:
-    """Outputs that cannot be told apart are given to nobody, and the step is named."""
+async def test_native_list_of_the_wrong_length_is_an_error(wrong: Any) -> None:
+    """Its outputs are delivered to no item, and the error names the step."""
 
     class Wrong(Runnable[str, int]):
         calls = 0
@@ -280,8 +280,8 @@ async def test_native_a_list_of_the_wrong_length_is_an_error(wrong: Any) -> None
     assert issubclass(ListLengthError, BatchError)
 
 
-async def test_native_any_sequence_will_do() -> None:
-    """A tuple, or whatever has a length and items."""
+async def test_native_outputs_may_be_any_sequence() -> None:
+    """A tuple, or any object with a length and items."""
 
     class Tuples(Runnable[int, int]):
         async def abatch_native(self, inputs: list[int]) -> Sequence[int]:
@@ -290,8 +290,8 @@ async def test_native_any_sequence_will_do() -> None:
     assert await Tuples().abatch([7, 7, 7]) == [0, 1, 2]
 
 
-async def test_native_an_overridden_abatch_is_the_list_call() -> None:
-    """LCEL's way: a subclass's own `abatch` is used in a chain, and not its `ainvoke` in a loop."""
+async def test_native_list_call_may_be_an_overridden_abatch() -> None:
+    """As in LCEL: a subclass's own `abatch` is used in a chain, and not its `ainvoke` in a loop."""
 
     class Overrides(Runnable[int, int]):
         max_batch_size = 10
@@ -317,8 +317,8 @@ async def test_native_an_overridden_abatch_is_the_list_call() -> None:
     assert step.lists == [[1, -2, 3]]
 
 
-async def test_native_an_overridden_abatch_may_call_the_inherited_one() -> None:
-    """`super().abatch` does not come back to the override, nor does a loop over `self.ainvoke`."""
+async def test_native_overridden_abatch_may_call_the_inherited_one() -> None:
+    """Neither `super().abatch` nor a loop over `self.ainvoke` comes back to the override."""
 
     class Logs(Runnable[int, int]):
         def __init__(self) -> None:
@@ -342,7 +342,7 @@ async def test_native_an_overridden_abatch_may_call_the_inherited_one() -> None:
     assert await (RunnableLambda(same) | Loops()).abatch([1, 2, 3]) == [2, 3, 4]
 
 
-async def test_native_an_overridden_batch_runs_in_a_thread() -> None:
+async def test_native_overridden_batch_runs_in_a_thread() -> None:
     """A sync list call does not block the loop."""
     loop_thread = threading.get_ident()
 
@@ -360,8 +360,8 @@ async def test_native_an_overridden_batch_runs_in_a_thread() -> None:
     assert loop_thread not in step.threads
 
 
-async def test_native_items_configurations_are_told_apart() -> None:
-    """A list whose items have configurations of their own is handed one for each."""
+async def test_native_list_call_receives_a_config_for_each_item() -> None:
+    """A list whose items have different configs is passed one for each."""
 
     class Configured(Runnable[int, str]):
         async def abatch_native(self, inputs: list[int], config: Any = None) -> list[str]:
@@ -374,7 +374,7 @@ async def test_native_items_configurations_are_told_apart() -> None:
 
 
 @virtual_time
-async def test_native_waiting_in_a_list_takes_no_slot() -> None:
+async def test_native_waiting_takes_no_slot() -> None:
     """At cap 1 a list still fills, and the cap still holds."""
     lengths = Lengths(size=10, seconds=1)
     active = peak = 0
@@ -393,8 +393,8 @@ async def test_native_waiting_in_a_list_takes_no_slot() -> None:
 
 
 @virtual_time
-async def test_native_lists_run_at_once_up_to_the_cap() -> None:
-    """One list takes one slot, so that four are under way at cap 4."""
+async def test_native_lists_run_concurrently_up_to_the_cap() -> None:
+    """A list takes one slot, so that four are in flight at cap 4."""
     lengths = Lengths(size=10, seconds=1)
     started = anyio.current_time()
     await (RunnableLambda(same) | lengths).abatch(["a"] * 80, {"max_concurrency": 4})
@@ -402,8 +402,8 @@ async def test_native_lists_run_at_once_up_to_the_cap() -> None:
 
 
 @virtual_time
-async def test_native_the_window_widens_so_that_lists_fill() -> None:
-    """Lists longer than the usual window are filled all the same; what `window` says holds."""
+async def test_native_lists_widen_the_window() -> None:
+    """Lists longer than the usual window fill as well; an explicit `window` holds."""
     lengths = Lengths(size=1500, seconds=1)
     chain = RunnableLambda(same) | lengths
     await chain.abatch(["a"] * 3000, {"max_concurrency": 2})
@@ -414,8 +414,8 @@ async def test_native_the_window_widens_so_that_lists_fill() -> None:
 
 
 @virtual_time
-async def test_native_a_timeout_takes_one_item_out() -> None:
-    """The others of its list go on; a list that nobody waits for any more is cancelled."""
+async def test_native_timeout_withdraws_one_item() -> None:
+    """The others of its list go on; a list without waiting items is cancelled."""
     lengths = Lengths(seconds=10)
     chain = RunnableLambda(same) | lengths.with_config(timeout=1)
     outputs: list[Any] = await chain.abatch(["a", "b"], return_exceptions=True)
@@ -424,8 +424,8 @@ async def test_native_a_timeout_takes_one_item_out() -> None:
 
 
 @virtual_time
-async def test_native_concurrent_requests_share_lists_if_asked() -> None:
-    """A service's requests go together with `share_lists`; without it each goes alone."""
+async def test_native_share_lists_combines_concurrent_requests() -> None:
+    """A service's requests are sent together with `share_lists`; without it each goes alone."""
     lengths = Lengths()
     for shared, sizes in ((False, [1] * 8), (True, [8])):
         lengths.share_lists = shared
@@ -437,7 +437,7 @@ async def test_native_concurrent_requests_share_lists_if_asked() -> None:
 
 
 @virtual_time
-async def test_native_a_shared_list_that_fails_is_each_requests_own_affair() -> None:
+async def test_native_shared_list_that_fails_fails_only_the_bad_request() -> None:
     """Only the request with the bad text fails."""
     picky = Picky()
     picky.share_lists = True
@@ -459,8 +459,8 @@ async def test_native_a_shared_list_that_fails_is_each_requests_own_affair() -> 
 @pytest.mark.parametrize(
     "bounds", [{"max_batch_size": 0}, {"max_batch_size": True}, {"max_batch_cost": 0}, {"linger": -1}]
 )
-async def test_native_bounds_that_make_no_sense_are_refused(bounds: dict[str, Any]) -> None:
-    """Before anything runs."""
+async def test_native_refuses_invalid_bounds(bounds: dict[str, Any]) -> None:
+    """The error is raised before anything runs."""
     lengths = Lengths()
     for name, value in bounds.items():
         setattr(lengths, name, value)
@@ -470,13 +470,13 @@ async def test_native_bounds_that_make_no_sense_are_refused(bounds: dict[str, An
 
 
 async def test_native_outcomes_have_their_share() -> None:
-    """`arun` tells each item's outcome, also where they went as a list."""
+    """`arun` returns each item's outcome, also for items sent as a list."""
     result = await Picky().arun(["good", "bad", "fine"])
     assert [outcome.error is None for outcome in result.outcomes] == [True, False, True]
     assert result.usage in {None, Usage()}
 
 
-async def test_native_lists_see_the_callers_context_and_no_items() -> None:
+async def test_native_list_call_sees_the_callers_context_and_no_items() -> None:
     """A list belongs to no item."""
     from contextvars import ContextVar
 
@@ -495,8 +495,8 @@ async def test_native_lists_see_the_callers_context_and_no_items() -> None:
 
 
 @virtual_time
-async def test_native_a_list_that_waits_for_another_does_not_starve_it() -> None:
-    """A list call that calls a native step itself gave its slot up: that step's list may go."""
+async def test_native_list_that_waits_for_another_does_not_starve_it() -> None:
+    """A list call that calls a native step lends its slot, so that the other step's list can be sent."""
     inner = Lengths(linger=0.05)
 
     class Outer(Runnable[str, int]):
@@ -522,7 +522,7 @@ async def test_native_a_list_that_waits_for_another_does_not_starve_it() -> None
 
 @virtual_time
 async def test_native_shared_lists_that_failed_together_do_not_wait_for_one_another() -> None:
-    """Each request's part is sent for itself, and ends with it."""
+    """Each request's part is sent by itself, and ends with it."""
     log: list[tuple[str, float]] = []
 
     class Slow(Lengths):
@@ -555,7 +555,7 @@ async def test_native_shared_lists_that_failed_together_do_not_wait_for_one_anot
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 async def test_native_shared_lists_are_sent_once_when_interrupted(kind: type[BaseException]) -> None:
-    """An interrupt ends all that wait for the list and is followed by no other attempt."""
+    """An interrupt ends all requests that wait for the list, and no other attempt follows."""
     calls: list[int] = []
     ended: list[BaseException] = []
 
@@ -581,8 +581,8 @@ async def test_native_shared_lists_are_sent_once_when_interrupted(kind: type[Bas
     assert len(ended) == 4
 
 
-async def test_native_shared_lists_are_forgotten_when_nothing_uses_them() -> None:
-    """A service binds other arguments with each request."""
+async def test_native_shared_lists_are_freed_when_unused() -> None:
+    """A service binds different arguments with each request."""
 
     class Echo(Runnable[int, int]):
         share_lists = True
@@ -600,7 +600,7 @@ async def test_native_shared_lists_are_forgotten_when_nothing_uses_them() -> Non
 
 @virtual_time
 async def test_native_work_nested_in_a_shared_list_stays_under_the_cap() -> None:
-    """The run gave one slot for the list, and what the list calls gets no more."""
+    """The run gave one slot for the list, and nested calls get no more."""
     active = peak = 0
 
     async def leaf(text: str) -> int:
@@ -621,8 +621,8 @@ async def test_native_work_nested_in_a_shared_list_stays_under_the_cap() -> None
     assert peak <= 2
 
 
-async def test_native_a_cost_that_fails_is_that_items_error() -> None:
-    """Also where all inputs are there."""
+async def test_native_cost_that_fails_is_that_items_error() -> None:
+    """This holds for complete inputs as well."""
 
     class Costs(Lengths):
         max_batch_cost = 100
@@ -639,7 +639,7 @@ async def test_native_a_cost_that_fails_is_that_items_error() -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("cost", ["much", None, -1, float("nan")])
-async def test_native_a_cost_that_is_no_number_is_that_items_error(cost: Any, shared: bool) -> None:
+async def test_native_cost_that_is_no_number_is_that_items_error(cost: Any, shared: bool) -> None:
     class Costs(Lengths):
         max_batch_cost = 100
         share_lists = shared
@@ -658,7 +658,7 @@ async def test_native_a_cost_that_is_no_number_is_that_items_error(cost: Any, sh
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("what", ["raises", "no number"])
 async def test_native_bounds_that_fail_during_a_run_are_the_lists_error(shared: bool, what: str) -> None:
-    """And neither the run's nor a reason to hang."""
+    """They do not fail the whole run, and the run does not hang."""
 
     class Fails(Runnable[str, int]):
         share_lists = shared
@@ -684,7 +684,7 @@ async def test_native_bounds_that_fail_during_a_run_are_the_lists_error(shared: 
 
 
 async def test_native_nested_runs_leave_no_queues_behind() -> None:
-    """Those with a cap of their own have queues of their own, which end with them."""
+    """Runs with their own cap have their own queues, which end with them."""
     lengths = Lengths()
     traffics: list[Arrivals] = []
 
@@ -699,8 +699,8 @@ async def test_native_nested_runs_leave_no_queues_behind() -> None:
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 3])
-def test_native_a_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: int) -> None:
-    """Whatever step the list is at when all tasks are cancelled."""
+def test_native_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: int) -> None:
+    """All tasks are cancelled at any step of the list."""
 
     async def main() -> None:
         step = Lengths(seconds=5)
@@ -713,8 +713,8 @@ def test_native_a_loop_that_ends_while_a_list_is_shared_does_not_hang(rounds: in
     asyncio.run(main())
 
 
-async def test_native_bound_arguments_need_not_be_hashable_to_meet() -> None:
-    """A list among the arguments does not tell every item from every other."""
+async def test_native_bound_arguments_need_not_be_hashable() -> None:
+    """A list among the arguments does not separate every item from every other."""
     sizes: list[int] = []
 
     class Labels(Runnable[str, int]):
@@ -732,7 +732,7 @@ async def test_native_bound_arguments_need_not_be_hashable_to_meet() -> None:
 
 
 async def test_native_runnables_made_for_each_item_leave_few_queues() -> None:
-    """Idle ones are let go of where there are very many."""
+    """Idle queues are freed if there are very many."""
     traffics: list[Arrivals] = []
 
     async def function(text: str) -> int:
@@ -747,8 +747,8 @@ async def test_native_runnables_made_for_each_item_leave_few_queues() -> None:
     assert len(traffics[0].places) < 200
 
 
-async def test_native_an_error_that_cannot_be_noted_on_is_raised_as_itself() -> None:
-    """A frozen exception is the user's own."""
+async def test_native_error_that_takes_no_note_is_raised_as_itself() -> None:
+    """A user may raise a frozen exception."""
 
     @dataclass(frozen=True)
     class Frozen(Exception):
@@ -763,7 +763,7 @@ async def test_native_an_error_that_cannot_be_noted_on_is_raised_as_itself() -> 
             await chain.abatch(["a", "b"])
 
 
-async def test_native_an_async_list_call_behind_a_plain_wrapper_is_awaited() -> None:
+async def test_native_async_list_call_behind_a_plain_wrapper_is_awaited() -> None:
     """A decorator need not be async itself."""
 
     class Wrapped(Runnable[str, int]):
@@ -776,8 +776,8 @@ async def test_native_an_async_list_call_behind_a_plain_wrapper_is_awaited() -> 
     assert await Wrapped().abatch(["a", "bb"]) == [1, 2]
 
 
-def test_native_a_step_behind_that_wants_the_slots_does_not_break_lists_up() -> None:
-    """Those who have been in a list go before those who are to come: a pause for that is no pause."""
+def test_native_lists_are_not_broken_up_by_a_later_step_that_needs_the_slots() -> None:
+    """Items that have left a list go before new ones, and such a pause is no pause in arrivals."""
     lengths = Lengths(size=256, seconds=0.1, linger=0.05)
     lengths.max_linger = 1
 
@@ -813,10 +813,10 @@ class Tenant:
     ids=repr,
 )
 @pytest.mark.parametrize("shared", [False, True])
-async def test_native_arguments_that_are_equal_but_not_the_same_tell_lists_apart(
+async def test_native_equal_but_not_identical_arguments_separate_lists(
     shared: bool, pair: tuple[Any, Any]
 ) -> None:
-    """Equality is the values' own affair: one tenant's argument must not serve another's item."""
+    """Equality is user-defined: one tenant's argument must not serve another's item."""
 
     class Tells(Runnable[int, Any]):
         share_lists = shared
@@ -830,8 +830,8 @@ async def test_native_arguments_that_are_equal_but_not_the_same_tell_lists_apart
     assert await chain.ainvoke(1) == {"a": repr(pair[0]), "b": repr(pair[1])}
 
 
-async def test_native_arguments_that_nothing_can_tell_apart_share_lists() -> None:
-    """Plain values, tuples of them, and what is one object."""
+async def test_native_identical_arguments_share_lists() -> None:
+    """Plain values, tuples of them, and one and the same object."""
     sizes: list[int] = []
 
     class Counts(Runnable[int, int]):
@@ -848,8 +848,8 @@ async def test_native_arguments_that_nothing_can_tell_apart_share_lists() -> Non
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("way", ["parallel", "bulk", "alone"])
-def test_native_a_list_call_that_cancels_its_task_fails_for_its_items_alone(way: str, shared: bool) -> None:
-    """Not for the run, which other lists are part of; and the guilty item is found."""
+def test_native_list_call_that_cancels_its_task_fails_only_its_items(way: str, shared: bool) -> None:
+    """The run, which has other lists, goes on, and the failing item is found."""
 
     class Disturbs(Runnable[int, int]):
         share_lists = shared
@@ -891,7 +891,7 @@ class Lying(list[int]):
 
 @pytest.mark.parametrize("length", [0, 1, 5, None])
 @pytest.mark.parametrize("surplus", [-1, 0, 1])
-async def test_native_lists_of_outputs_are_counted_and_not_asked(length: int | None, surplus: int) -> None:
+async def test_native_outputs_are_counted_without_len(length: int | None, surplus: int) -> None:
     class Lies(Runnable[int, int]):
         async def abatch_native(self, inputs: list[int]) -> list[int]:
             return Lying([*inputs, 7][: len(inputs) + surplus], length)

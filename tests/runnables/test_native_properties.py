@@ -24,7 +24,7 @@ moments = st.sampled_from([0.0, 0.0, 0.001, 0.005, 0.01, 0.02, 0.1, 0.35, 1.0])
 
 @dataclass
 class Case:
-    """Say what the items are like and how they are run."""
+    """Describe the items and the run."""
 
     arrivals: list[float]
     costs: list[int]
@@ -60,12 +60,12 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 class Guilty(Exception):
-    """What a list with a guilty item in it fails with."""
+    """The error of a list with a bad item in it."""
 
 
 @dataclass
 class Record:
-    """Keep what was sent, and how much was at work at once."""
+    """Record the lists sent and the peak of concurrent calls."""
 
     lists: list[list[int]] = field(default_factory=list)
     answered: Counter[int] = field(default_factory=Counter)
@@ -137,8 +137,8 @@ def check_lists(case: Case, record: Record) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases())
-def test_native_every_item_gets_its_own(backend: str, case: Case) -> None:
-    """No list is over its bounds, nothing is sent twice, only the guilty fail, and nothing hangs."""
+def test_native_property_every_item_gets_its_own(backend: str, case: Case) -> None:
+    """No list exceeds its bounds, nothing is sent twice, only bad items fail, and no run hangs."""
     record = Record()
 
     async def main() -> None:
@@ -163,8 +163,8 @@ def test_native_every_item_gets_its_own(backend: str, case: Case) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases(), cut=moments)
-def test_native_cancelling_ends_the_lists(backend: str, case: Case, cut: float) -> None:
-    """Whenever the call is cancelled, nothing of it is running afterwards."""
+def test_native_property_cancelling_ends_the_lists(backend: str, case: Case, cut: float) -> None:
+    """After a cancellation at any moment, nothing of the call is running."""
     record = Record()
 
     async def main() -> None:
@@ -185,8 +185,8 @@ def test_native_cancelling_ends_the_lists(backend: str, case: Case, cut: float) 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(case=cases(), cuts=st.lists(st.sampled_from([0.0, 0.004, 0.03, 0.5, 9.0]), min_size=30, max_size=30))
-def test_native_requests_share_lists_and_leave_alone(backend: str, case: Case, cuts: list[float]) -> None:
-    """Concurrent calls share lists; one that is cancelled takes nothing from the others."""
+def test_native_property_requests_share_lists_and_leave(backend: str, case: Case, cuts: list[float]) -> None:
+    """A cancelled call takes nothing from the others."""
     record = Record()
     case.timeout = None
 

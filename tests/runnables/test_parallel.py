@@ -9,21 +9,21 @@ from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_eve
 pytestmark = pytest.mark.anyio
 
 
-async def test_all_steps_get_the_same_input() -> None:
+async def test_parallel_passes_the_same_input_to_all_steps() -> None:
     """Steps as a dict, as keywords, or both; a keyword wins."""
     assert await everyway(RunnableParallel({"a": add_one}, b=add_two), 1) == {"a": 2, "b": 3}
     assert await everyway(RunnableParallel({"a": add_one}, a=add_two), 1) == {"a": 3}
     assert await everyway(RunnableParallel(steps__={"a": add_one}), 1) == {"a": 2}
 
 
-async def test_the_map_is_the_parallel() -> None:
-    """LCEL's two names for one thing."""
+async def test_parallel_is_also_called_map() -> None:
+    """LCEL's two names are one class."""
     assert RunnableMap is RunnableParallel
 
 
 @pytest.mark.parametrize("key", ["name", "steps", "self", "config", "input", "kwargs"])
-async def test_any_name_can_be_a_key(key: str) -> None:
-    """No keyword is reserved for something else."""
+async def test_parallel_accepts_any_name_as_a_key(key: str) -> None:
+    """No keyword is reserved."""
     if key == "self":
         runnable = RunnableParallel[int]({"self": add_one})
     else:
@@ -31,14 +31,14 @@ async def test_any_name_can_be_a_key(key: str) -> None:
     assert await everyway(runnable, 1) == {key: 2}
 
 
-async def test_no_steps_give_an_empty_dict() -> None:
+async def test_parallel_without_steps_returns_an_empty_dict() -> None:
     """As in LCEL."""
     assert await everyway(RunnableParallel({}), 1) == {}
     assert await everyway(RunnableParallel(), 1) == {}
 
 
-async def test_keys_stay_in_the_order_they_were_given() -> None:
-    """Whichever step ends first, and whether it waits or not."""
+async def test_parallel_keeps_the_order_of_its_keys() -> None:
+    """Neither the order of completion nor waiting changes it."""
     second = anyio.Event()
 
     async def slow(value: int) -> int:
@@ -54,8 +54,8 @@ async def test_keys_stay_in_the_order_they_were_given() -> None:
         assert list(await runnable.ainvoke(1)) == ["z", "y", "a"]
 
 
-async def test_steps_run_at_the_same_time() -> None:
-    """Two that wait for each other both end."""
+async def test_parallel_runs_steps_concurrently() -> None:
+    """Two steps that wait for each other both end."""
     events = [anyio.Event(), anyio.Event()]
 
     async def left(value: int) -> int:
@@ -72,8 +72,8 @@ async def test_steps_run_at_the_same_time() -> None:
         assert await RunnableParallel[int](a=left, b=right).abatch([1]) == [{"a": 1, "b": 1}]
 
 
-async def test_the_first_error_cancels_the_other_steps() -> None:
-    """It is raised as itself, when the others have ended."""
+async def test_parallel_cancels_the_other_steps_at_the_first_error() -> None:
+    """It is raised as itself, after the others have ended."""
     ended: list[str] = []
 
     async def waits(_value: int) -> None:
@@ -91,17 +91,17 @@ async def test_the_first_error_cancels_the_other_steps() -> None:
     assert ended == ["waits"]
 
 
-async def test_an_error_of_a_step_that_never_waits_is_raised() -> None:
+async def test_parallel_raises_the_error_of_an_inline_step() -> None:
     """In every method."""
     await raises_everyway(RunnableParallel(a=RunnablePassthrough(), b=fail), 1, ValueError)
 
 
-async def test_keyword_arguments_go_to_every_step() -> None:
-    """Unlike LCEL, which drops them without a word."""
+async def test_parallel_passes_keyword_arguments_to_every_step() -> None:
+    """LCEL drops them silently."""
     assert await everyway(RunnableParallel(a=add_one, b=add_two), 1, extra=5) == {"a": 7, "b": 8}
 
 
-async def test_parallels_nest() -> None:
+async def test_parallel_nests() -> None:
     """A dict in a dict is a parallel in a parallel."""
     runnable = RunnableLambda(add_one) | {"a": add_one, "b": {"c": add_two, "d": {"e": add_one}}}
     assert await everyway(runnable, 1) == {"a": 3, "b": {"c": 4, "d": {"e": 3}}}

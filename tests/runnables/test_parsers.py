@@ -35,21 +35,21 @@ class Answer(BaseModel):
         AIMessage([{"type": "text", "text": "h"}, {"type": "image_url"}, {"type": "text", "text": "i"}]),
     ],
 )
-async def test_the_text_of_what_a_model_gave(output: Any) -> None:
-    """A string is its own text, a message's parts are put together."""
+async def test_str_parser_returns_the_text_of_a_model_output(output: Any) -> None:
+    """A string is its own text; the parts of a message are joined."""
     assert await everyway(StrOutputParser(), output) == "hi"
 
 
-async def test_what_is_no_model_s_output_is_refused() -> None:
-    """The error says what came instead."""
+async def test_parser_refuses_other_inputs() -> None:
+    """The error names the type that it received."""
     await raises_everyway(StrOutputParser(), 3, TypeError, "not int")
 
 
 @pytest.mark.parametrize(
     "parser", [StrOutputParser(), JsonOutputParser(), PydanticOutputParser(pydantic_object=Answer)]
 )
-async def test_a_refusal_is_an_error(parser: Any) -> None:
-    """With the model's words; a refusal beside an answer is none."""
+async def test_parser_raises_for_a_refusal(parser: Any) -> None:
+    """The error has the model's words; a refusal beside an answer is no error."""
     with pytest.raises(OutputParserError, match="the model refused: I cannot") as caught:
         await parser.ainvoke(AIMessage("", refusal="I cannot"))
     assert caught.value.text == "I cannot"
@@ -79,7 +79,7 @@ async def test_a_refusal_is_an_error(parser: Any) -> None:
         ('\ufeff{"a": 1}', {"a": 1}),
     ],
 )
-async def test_the_json_in_an_answer_is_found(text: str, value: Any) -> None:
+async def test_json_parser_finds_the_json_in_an_answer(text: str, value: Any) -> None:
     """With or without a fence and words around it, with raw line breaks in strings."""
     assert await everyway(JsonOutputParser(), AIMessage(text)) == value
     assert JsonOutputParser().parse(text) == value
@@ -89,8 +89,8 @@ async def test_the_json_in_an_answer_is_found(text: str, value: Any) -> None:
     "text",
     ["", "nothing", '{"a": 1', "[1, 2", '{"a": "cut of', "{'a': 1}", '{"a": 1} {"b": 2}', "[" * 100_000],
 )
-async def test_what_is_not_json_is_an_error_with_the_text(text: str) -> None:
-    """An answer that was cut off is not mended into another one, as LCEL does."""
+async def test_json_parser_raises_with_the_text_if_there_is_no_json(text: str) -> None:
+    """A truncated answer is not repaired, as LCEL does it."""
     with pytest.raises(OutputParserError, match="is not JSON") as caught:
         await JsonOutputParser().ainvoke(text)
     assert caught.value.text == text
@@ -105,15 +105,15 @@ json_values = st.recursive(
 
 
 @given(json_values, st.booleans())
-def test_any_json_comes_back_as_it_was(value: Any, fenced: bool) -> None:
-    """Whatever strings are in it, fences and braces included; a fence around it changes nothing."""
+def test_json_parser_returns_any_json_unchanged(value: Any, fenced: bool) -> None:
+    """Strings may contain fences and braces; a fence around the JSON has no effect."""
     text = json.dumps(value, ensure_ascii=False)
     assert JsonOutputParser().parse(text) == value
     if fenced and "```" not in text:
         assert JsonOutputParser().parse(f"```json\n{text}\n```") == value
 
 
-async def test_a_model_is_made_and_checked() -> None:
+async def test_pydantic_parser_returns_a_checked_instance() -> None:
     """The output is the pydantic object."""
     parser = PydanticOutputParser(pydantic_object=Answer)
     text = '```json\n{"number": "3", "words": ["a"]}\n```'
@@ -129,21 +129,21 @@ async def test_a_model_is_made_and_checked() -> None:
         ('{"number": 1, "words": [1, 2, 3, 4, 5]}', "words.0: .*; and 2 more"),
     ],
 )
-async def test_what_does_not_fit_the_model_is_an_error_with_the_text(text: str, match: str) -> None:
-    """It says which fields; pydantic's own error is the cause."""
+async def test_pydantic_parser_raises_with_the_text_if_the_json_does_not_fit(text: str, match: str) -> None:
+    """The message names the fields; pydantic's own error is the cause."""
     with pytest.raises(OutputParserError, match=match) as caught:
         await PydanticOutputParser(Answer).ainvoke(text)
     assert caught.value.text == text
     assert isinstance(caught.value.__cause__, ValidationError)
 
 
-async def test_what_is_not_json_is_no_model_either() -> None:
+async def test_pydantic_parser_raises_the_json_parsers_error_without_json() -> None:
     """The same error as the JSON parser's."""
     await raises_everyway(PydanticOutputParser(Answer), "nothing", OutputParserError, "is not JSON")
 
 
-def test_the_instructions_show_the_schema() -> None:
-    """For the model to answer in; the JSON parser shows it and checks nothing."""
+def test_parser_instructions_show_the_schema() -> None:
+    """They are for the model; the JSON parser shows the schema and validates nothing."""
     for parser in (PydanticOutputParser(Answer), JsonOutputParser(Answer)):
         assert json.dumps(Answer.model_json_schema()) in parser.get_format_instructions()
     assert "JSON" in JsonOutputParser().get_format_instructions()

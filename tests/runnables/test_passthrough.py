@@ -19,15 +19,15 @@ from tests.runnables.helpers import everyway, fail, raises_everyway
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_gives_the_very_input() -> None:
+async def test_passthrough_returns_the_input_itself() -> None:
     """Not a copy."""
     value = {"a": 1}
     assert await RunnablePassthrough[Any]().ainvoke(value) is value
     assert await everyway(RunnablePassthrough(), 1, ignored=1) == 1
 
 
-async def test_a_function_is_called_on_the_input_first() -> None:
-    """Sync or async, with the config if it takes one; what it gives is dropped, what it raises is not."""
+async def test_passthrough_calls_a_function_on_the_input_first() -> None:
+    """It may be sync or async and may take the config; its output is dropped, its error raised."""
     seen: list[Any] = []
 
     async def watch(value: int) -> str:
@@ -45,8 +45,8 @@ async def test_a_function_is_called_on_the_input_first() -> None:
     await raises_everyway(RunnablePassthrough(fail), 1, ValueError)
 
 
-async def test_the_async_form_serves_the_async_methods() -> None:
-    """As in LCEL; alone it serves all."""
+async def test_passthrough_uses_the_async_form_in_async_methods() -> None:
+    """As in LCEL; an async form alone serves all methods."""
     seen: list[str] = []
 
     async def afunc(_value: int) -> None:
@@ -61,7 +61,7 @@ async def test_the_async_form_serves_the_async_methods() -> None:
 
 
 async def test_assign_adds_fields_computed_from_the_input() -> None:
-    """All from the input as it was, at the same time; a field may be replaced, a dict is a parallel."""
+    """All are computed concurrently from the original input; fields may be replaced, dicts are parallels."""
     runnable = RunnablePassthrough.assign(
         a=lambda fields: fields["a"] + 1, b=itemgetter("a"), c={"d": itemgetter("a")}
     )
@@ -71,15 +71,15 @@ async def test_assign_adds_fields_computed_from_the_input() -> None:
     assert await everyway(RunnablePassthrough.assign(), {"a": 1}) == {"a": 1}
 
 
-async def test_assign_takes_any_name_for_a_field() -> None:
-    """Also those that other methods use for arguments."""
+async def test_assign_accepts_any_name_for_a_field() -> None:
+    """Names of other methods' arguments are no exception."""
     names = ["fields", "kwargs", "mapper", "name", "config", "input"]
     runnable = RunnablePassthrough.assign(**dict.fromkeys(names, lambda _fields: 1))
     assert await everyway(runnable, {}) == dict.fromkeys(names, 1)
 
 
-async def test_assign_leaves_the_input_as_it_was() -> None:
-    """The output is a new dict; any mapping will do as input."""
+async def test_assign_leaves_the_input_unchanged() -> None:
+    """The output is a new dict; the input may be any mapping."""
     value = {"a": 1}
     output = await RunnablePassthrough.assign(b=itemgetter("a")).ainvoke(value)
     assert (value, output) == ({"a": 1}, {"a": 1, "b": 1})
@@ -94,8 +94,8 @@ async def test_assign_can_be_made_of_a_parallel() -> None:
 
 
 @pytest.mark.parametrize("value", [3, None, "text", [("a", 1)]])
-async def test_assign_and_pick_want_a_dict(value: Any) -> None:
-    """And say what they got, whether they wait or not."""
+async def test_assign_and_pick_require_a_dict(value: Any) -> None:
+    """The error names the type received, for inline and waiting steps."""
     waiting = RunnablePassthrough.assign(b=RunnableLambda(lambda _fields: 1))
     for runnable in (RunnablePassthrough.assign(b=itemgetter("a")), RunnablePick("a"), RunnablePick(["a"])):
         await raises_everyway(runnable, value, TypeError)
@@ -103,7 +103,7 @@ async def test_assign_and_pick_want_a_dict(value: Any) -> None:
 
 
 async def test_pick_takes_one_field_or_several() -> None:
-    """One that is not there is `None`, and is left out of several."""
+    """A missing field is `None` alone, and left out of several."""
     value = {"a": 1, "b": 2, "c": 3}
     assert await everyway(RunnablePick("a"), value) == 1
     assert await everyway(RunnablePick(keys="z"), value) is None

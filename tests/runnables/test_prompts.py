@@ -48,8 +48,8 @@ def messages_of(messages: list[Any], **fields: Any) -> list[Any]:
         ("{Ünï}", "ö"),
     ],
 )
-async def test_fields_are_filled_in(template: str, text: str) -> None:
-    """`str.format`'s conversions and specifications; braces are doubled; a value is never a template."""
+async def test_prompt_fills_in_fields(template: str, text: str) -> None:
+    """`str.format`'s conversions and specifications work; braces are doubled; values are no templates."""
     fields = {
         "a": 1,
         "b": "two",
@@ -66,8 +66,8 @@ async def test_fields_are_filled_in(template: str, text: str) -> None:
     assert await text_of(template, fields) == text
 
 
-async def test_a_template_cannot_reach_into_its_values() -> None:
-    """What is not a field's whole name is a missing field, not an attribute or an element."""
+async def test_prompt_template_cannot_reach_into_its_values() -> None:
+    """An attribute or index access is read as the name of a missing field."""
     for template in ("{a.__class__}", "{a[0]}", "{a.__class__.__init__.__globals__}", "{a.x!r}"):
         with pytest.raises(MissingFieldError):
             await PromptTemplate.from_template(template).ainvoke({"a": ["secret"]})
@@ -85,8 +85,8 @@ async def test_a_template_cannot_reach_into_its_values() -> None:
         ("{a!x}", "the conversion !x"),
     ],
 )
-def test_a_text_that_is_no_template_is_refused(template: str, match: str) -> None:
-    """When it is made; the message says what to write."""
+def test_prompt_refuses_an_invalid_template(template: str, match: str) -> None:
+    """The constructor raises, and the message shows how to write it."""
     with pytest.raises(ValueError, match=match):
         PromptTemplate.from_template(template)
     with pytest.raises(ValueError, match=match):
@@ -95,8 +95,8 @@ def test_a_text_that_is_no_template_is_refused(template: str, match: str) -> Non
         PromptTemplate(3)  # type: ignore[arg-type]
 
 
-async def test_a_single_field_may_be_given_by_itself() -> None:
-    """Where only one is open, any value that is no dict is it; else it is an error that says which."""
+async def test_prompt_accepts_the_value_of_a_single_field() -> None:
+    """If one field is open, any value but a dict fills it; otherwise the error names the fields."""
     assert await text_of("Say {x}", "hello") == "Say hello"
     partial = PromptTemplate.from_template("{x}{y}").partial(y="!")
     assert (await partial.ainvoke("hello")).to_string() == "hello!"
@@ -114,8 +114,8 @@ async def test_a_single_field_may_be_given_by_itself() -> None:
         ChatPromptTemplate.from_messages([MessagesPlaceholder("y"), ("human", "{x:>5}")]),
     ],
 )
-async def test_a_missing_field_is_named_with_its_item(prompt: PromptTemplate) -> None:
-    """Which field, which item of the batch, and what it had; it is a KeyError, as in LCEL."""
+async def test_prompt_names_a_missing_field_and_its_item(prompt: PromptTemplate) -> None:
+    """The error has the field, the item and the available fields; it is a KeyError, as in LCEL."""
     good: Mapping[str, Any] = {"x": 1, "y": ["hello"]}
     with pytest.raises(MissingFieldError) as caught:
         rows: list[Mapping[str, Any]] = [good, good, {"x": 1, "z": 3}, good]
@@ -130,15 +130,15 @@ async def test_a_missing_field_is_named_with_its_item(prompt: PromptTemplate) ->
     assert caught.value.field == "x"
 
 
-async def test_a_value_that_does_not_fit_its_format_is_told_with_its_item() -> None:
-    """The error is the value's own; a note says where."""
+async def test_prompt_notes_the_item_of_a_value_that_does_not_fit_its_format() -> None:
+    """The error is the value's own, with a note."""
     prompt = PromptTemplate.from_template("{price:.2f}")
     with pytest.raises(ValueError, match="format code 'f'") as caught:
         await prompt.abatch([{"price": 1.5}, {"price": "1.5"}])
     assert "PromptTemplate could not be filled with item 1" in caught.value.__notes__
 
 
-async def test_fields_can_be_given_beforehand() -> None:
+async def test_prompt_takes_partial_variables() -> None:
     """A row overrides them; a function is called for every item."""
     count = iter(range(100))
     prompt = PromptTemplate.from_template("{a}{b}", partial_variables={"b": 0}).partial(a=lambda: next(count))
@@ -149,8 +149,8 @@ async def test_fields_can_be_given_beforehand() -> None:
     assert chat.format_messages(b=1) == [HumanMessage("called1")]
 
 
-def test_input_variables_are_what_a_row_must_have() -> None:
-    """Sorted, without those given and the optional ones; giving them is checked and changes nothing."""
+def test_prompt_input_variables_are_the_required_fields() -> None:
+    """They are sorted, without partial and optional ones; passing them is checked and changes nothing."""
     assert PromptTemplate("{b}{a}{b}{c}", partial_variables={"c": 1}).input_variables == ("a", "b")
     messages = [("human", "{z}"), MessagesPlaceholder("h"), ("placeholder", "{o}"), ("ai", "{a}")]
     assert ChatPromptTemplate.from_messages(messages).input_variables == ("a", "h", "z")
@@ -159,8 +159,8 @@ def test_input_variables_are_what_a_row_must_have() -> None:
         PromptTemplate(template="{a}", input_variables=["b"])
 
 
-def test_every_role_has_its_message() -> None:
-    """LCEL's names and the API's, as pairs, dicts, lists or message classes; a string is the human's."""
+def test_prompt_makes_a_message_for_every_role() -> None:
+    """Roles have LCEL's and the API's names, in pairs, dicts, lists or classes; a string is human."""
     assert messages_of(
         [
             ("system", "s{x}"),
@@ -185,8 +185,8 @@ def test_every_role_has_its_message() -> None:
     ]
 
 
-def test_message_objects_are_no_templates() -> None:
-    """They are taken as they are."""
+def test_prompt_uses_message_objects_unchanged() -> None:
+    """They are not templates."""
     literal = SystemMessage("literal {x}")
     assert messages_of([literal, "{x}"], x=1) == [literal, HumanMessage("1")]
 
@@ -202,14 +202,14 @@ def test_message_objects_are_no_templates() -> None:
         (("placeholder", "h"), ValueError, "in braces"),
     ],
 )
-def test_what_is_no_message_is_refused(message: Any, error: type[Exception], match: str) -> None:
-    """When the prompt is made."""
+def test_prompt_refuses_other_objects_as_messages(message: Any, error: type[Exception], match: str) -> None:
+    """The constructor raises."""
     with pytest.raises(error, match=match):
         ChatPromptTemplate.from_messages([message])
 
 
-def test_content_parts_are_templates_all_through() -> None:
-    """Texts and addresses of images; a string among them is a text part."""
+def test_prompt_fills_content_parts_at_any_depth() -> None:
+    """Texts and image addresses are filled; a string among them is a text part."""
     image = {"url": "https://{host}/{x}", "detail": "low", "n": 1}
     parts = ["hi {x}", {"type": "image_url", "image_url": image}]
     (message,) = messages_of([("human", parts)], x=1, host="h")
@@ -219,8 +219,8 @@ def test_content_parts_are_templates_all_through() -> None:
     ]
 
 
-def test_a_placeholder_brings_messages_along() -> None:
-    """Objects and dicts as they are, pairs and strings made messages, nothing filled in."""
+def test_prompt_placeholder_inserts_messages() -> None:
+    """Objects and dicts are unchanged, pairs and strings become messages, and nothing is filled in."""
     api = {"role": "tool", "content": "{x}", "tool_call_id": "1"}
     history = [HumanMessage("{x}"), api, ("human", "{x}"), ("ai", "b"), "c"]
     expected = [HumanMessage("{x}"), api, HumanMessage("{x}"), AIMessage("b"), HumanMessage("c")]
@@ -237,8 +237,8 @@ def test_a_placeholder_brings_messages_along() -> None:
         MessagesPlaceholder("h", n_messages=0)
 
 
-def test_a_placeholder_may_be_optional() -> None:
-    """Then a row without it has no messages there; else it is a missing field."""
+def test_prompt_placeholder_may_be_optional() -> None:
+    """A row without its field has no messages there; otherwise the field is missing."""
     optional: list[Any] = [MessagesPlaceholder("h", optional=True), ("placeholder", "{h}")]
     for placeholder in optional:
         assert messages_of([placeholder, "x"]) == [HumanMessage("x")]
@@ -249,8 +249,8 @@ def test_a_placeholder_may_be_optional() -> None:
 
 
 @pytest.mark.parametrize("value", ["text", None, 3, {"role": "user", "content": "x"}])
-def test_a_placeholder_s_field_must_be_a_list(value: Any) -> None:
-    """A text is not taken for a list of characters; the error names the field and the item."""
+def test_prompt_placeholder_requires_a_list(value: Any) -> None:
+    """A string is not a list of characters; the error names the field and the item."""
     with pytest.raises(TypeError, match="'h' must hold a list of messages") as caught:
         messages_of([MessagesPlaceholder("h")], h=value)
     assert caught.value.__notes__ == ["ChatPromptTemplate could not be filled with item 0"]
@@ -258,8 +258,8 @@ def test_a_placeholder_s_field_must_be_a_list(value: Any) -> None:
         messages_of([MessagesPlaceholder("h")], h=[value if not isinstance(value, str | dict) else 3])
 
 
-def test_items_do_not_share_a_list() -> None:
-    """What one does to its messages the next does not see."""
+def test_prompt_gives_each_item_a_list_of_its_own() -> None:
+    """Changes to one item's messages do not reach the next."""
     prompt = ChatPromptTemplate.from_messages(["fixed"])
     first, second = prompt.batch([{}, {}])
     first.to_messages().append(HumanMessage("more"))
@@ -268,8 +268,8 @@ def test_items_do_not_share_a_list() -> None:
     assert second.messages == [HumanMessage("fixed")]
 
 
-def test_a_value_can_be_had_as_text_and_as_messages() -> None:
-    """Whichever the next step wants; a text names who speaks as LCEL does."""
+def test_prompt_value_converts_to_text_and_to_messages() -> None:
+    """A text names the speakers as LCEL does."""
     text = PromptTemplate.from_template("{a}").invoke({"a": 1})
     assert (text.text, text.to_messages()) == ("1", [HumanMessage("1")])
     parts = [{"type": "text", "text": "a"}]
@@ -279,8 +279,8 @@ def test_a_value_can_be_had_as_text_and_as_messages() -> None:
     assert ChatPromptTemplate.from_template("{a}").format(a=1) == "Human: 1"
 
 
-async def test_a_prompt_runs_without_a_slot_or_a_thread() -> None:
-    """It is inline, and so is what is bound to it."""
+async def test_prompt_runs_without_a_slot_or_a_thread() -> None:
+    """It is inline, also with bound arguments."""
     prompt = ChatPromptTemplate.from_messages([("human", "{a}{b}")])
     assert prompt._step().inline
     assert (await everyway(prompt.bind(b=2), {"a": 1})).messages == [HumanMessage("12")]

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("failures", [0, 1, 2, 3])
-async def test_three_attempts_unless_said_otherwise(failures: int) -> None:
-    """The third failure is raised, as itself."""
+async def test_retry_makes_three_attempts_by_default(failures: int) -> None:
+    """The third failure is raised as itself."""
     flaky = Flaky(failures)
     runnable = RunnableLambda(flaky).with_retry(wait_exponential_jitter=False)
     if failures < 3:
@@ -25,8 +25,8 @@ async def test_three_attempts_unless_said_otherwise(failures: int) -> None:
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-async def test_the_number_of_attempts_counts_the_first(attempts: int) -> None:
-    """`stop_after_attempt=1` is no retry at all."""
+async def test_retry_counts_the_first_attempt(attempts: int) -> None:
+    """`stop_after_attempt=1` means no retry."""
     flaky = Flaky(99)
     runnable = RunnableLambda(flaky).with_retry(stop_after_attempt=attempts, wait_exponential_jitter=False)
     with pytest.raises(ValueError, match=f"call {attempts}\\b"):
@@ -45,8 +45,8 @@ async def test_the_number_of_attempts_counts_the_first(attempts: int) -> None:
         (lambda error: False, 1),
     ],
 )
-async def test_only_what_is_worth_it_is_tried_again(retry_if: Any, calls: int) -> None:
-    """Types, one type, or a function of the error."""
+async def test_retry_repeats_only_the_given_errors(retry_if: Any, calls: int) -> None:
+    """They are types, one type, or a predicate."""
     flaky = Flaky(99)
     runnable = RunnableLambda(flaky).with_retry(
         retry_if_exception_type=retry_if, wait_exponential_jitter=False
@@ -56,7 +56,7 @@ async def test_only_what_is_worth_it_is_tried_again(retry_if: Any, calls: int) -
     assert flaky.calls == {"x": calls}
 
 
-async def test_only_the_item_that_failed_is_tried_again() -> None:
+async def test_retry_repeats_only_the_failed_item() -> None:
     """The others run once, and each has its own outcome."""
     calls: dict[int, int] = {}
 
@@ -73,16 +73,16 @@ async def test_only_the_item_that_failed_is_tried_again() -> None:
     assert calls == {1: 1, 2: 3, 3: 3, 4: 1}
 
 
-async def test_attempts_are_on_the_books() -> None:
-    """`arun` tells how many each item took."""
+async def test_retry_attempts_are_in_the_outcome() -> None:
+    """`arun` returns the number for each item."""
     runnable = RunnableLambda(Flaky(2)).with_retry(wait_exponential_jitter=False) | RunnablePassthrough()
     result = await runnable.arun(["x"])
     assert [outcome.attempts for outcome in result] == [3]
 
 
 @virtual_time
-async def test_the_wait_grows_exponentially() -> None:
-    """Tenacity's parameters, and its defaults: 1 s, then 2 s, each plus up to 1 s."""
+async def test_retry_wait_grows_exponentially() -> None:
+    """Parameters and defaults are tenacity's: 1 s, then 2 s, each plus up to 1 s."""
     start = anyio.current_time()
     assert await RunnableLambda(Flaky(2)).with_retry().ainvoke("x") == "x"
     assert 3 <= anyio.current_time() - start <= 5
@@ -94,8 +94,8 @@ async def test_the_wait_grows_exponentially() -> None:
 
 
 @virtual_time
-async def test_an_item_that_waits_holds_up_nobody() -> None:
-    """Not even at cap 1: the others are done while it sleeps."""
+async def test_retry_wait_delays_no_other_item() -> None:
+    """Even at cap 1 the others finish while it sleeps."""
     done: list[Any] = []
 
     async def leaf(value: int) -> int:
@@ -109,7 +109,7 @@ async def test_an_item_that_waits_holds_up_nobody() -> None:
     assert done == [1, 2, 3, 0]
 
 
-async def test_keyword_arguments_go_to_every_attempt() -> None:
+async def test_retry_passes_keyword_arguments_to_every_attempt() -> None:
     """As in the first."""
     seen: list[int] = []
 
@@ -124,16 +124,16 @@ async def test_keyword_arguments_go_to_every_attempt() -> None:
 
 
 @pytest.mark.parametrize("attempts", [0, -1])
-def test_bad_arguments_are_named(attempts: int) -> None:
-    """When it is made."""
+def test_retry_names_bad_arguments(attempts: int) -> None:
+    """The constructor raises."""
     with pytest.raises(ValueError, match="stop_after_attempt must be at least 1"):
         RunnableRetry(RunnableLambda(add_two), stop_after_attempt=attempts)
     with pytest.raises(ValueError, match="has no initialy"):
         RunnableRetry(RunnableLambda(add_two), exponential_jitter_params={"initialy": 1})
 
 
-async def test_a_retry_behind_a_fallback_is_exhausted_first() -> None:
-    """Then the fallback runs, once."""
+async def test_retry_is_exhausted_before_a_fallback_runs() -> None:
+    """The fallback runs once."""
     flaky = Flaky(99)
     runnable = RunnableLambda(flaky).with_retry(wait_exponential_jitter=False)
     rescued = runnable.with_fallbacks([RunnableLambda(lambda value: f"{value} rescued")])
@@ -141,8 +141,8 @@ async def test_a_retry_behind_a_fallback_is_exhausted_first() -> None:
     assert flaky.calls == {"x": 3}
 
 
-async def test_an_interrupt_is_not_tried_again() -> None:
-    """Nor is anything else that is no `Exception`, not even if it is asked for."""
+async def test_retry_does_not_repeat_an_interrupt() -> None:
+    """Nor any other error that is no `Exception`, even if it is among the given types."""
     calls: list[int] = []
 
     class Interrupt(BaseException):

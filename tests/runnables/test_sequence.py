@@ -9,13 +9,13 @@ import anyio.lowlevel
 import pytest
 
 from batchrt import Runnable, RunnableLambda, RunnableSequence
-from batchrt.runtime.run import Step
+from batchrt.runtime.step import Step
 from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_each_step_gets_what_the_one_before_it_gave() -> None:
+async def test_sequence_passes_each_output_to_the_next_step() -> None:
     """Sync and async functions mixed, in any order."""
     assert await everyway(RunnableSequence(add_one, lambda value: value * 10, add_two), 1) == 22
 
@@ -41,15 +41,15 @@ def waiting(number: int) -> RunnableLambda[tuple[int, ...], tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("kinds", list(product((Inline, waiting), repeat=4)))
-async def test_steps_that_wait_and_steps_that_do_not_run_in_their_order(kinds: tuple[Any, ...]) -> None:
-    """Wherever either of them stand, and in a row."""
+async def test_sequence_keeps_the_order_of_inline_and_waiting_steps(kinds: tuple[Any, ...]) -> None:
+    """In any arrangement, and several in a row."""
     chain: RunnableSequence[tuple[int, ...], tuple[int, ...]]
     chain = RunnableSequence(*(kind(place) for place, kind in enumerate(kinds)))
     assert await everyway(chain, ()) == (0, 1, 2, 3)
 
 
-async def test_nested_sequences_flatten() -> None:
-    """However the parentheses stand, it is one sequence."""
+async def test_sequence_flattens_nested_sequences() -> None:
+    """Parentheses do not matter."""
     steps = [RunnableLambda(add_one) for _ in range(4)]
     left = ((steps[0] | steps[1]) | steps[2]) | steps[3]
     right = steps[0] | (steps[1] | (steps[2] | steps[3]))
@@ -57,22 +57,22 @@ async def test_nested_sequences_flatten() -> None:
     assert (left.first, left.middle, left.last) == (steps[0], steps[1:3], steps[3])
 
 
-async def test_a_named_sequence_keeps_its_name_inside_another() -> None:
-    """It stays one step, and gives the same."""
+async def test_sequence_with_a_name_stays_one_step() -> None:
+    """The outputs are the same."""
     inner: RunnableSequence[int, int] = RunnableSequence(add_one, add_one, name="inner")
     outer = inner | add_one
     assert outer.steps[0].get_name() == "inner"
     assert await everyway(outer, 1) == 4
 
 
-async def test_keyword_arguments_go_to_the_first_step() -> None:
-    """And to no other, as in LCEL."""
+async def test_sequence_passes_keyword_arguments_to_the_first_step() -> None:
+    """As in LCEL, no other step receives them."""
     assert await everyway(RunnableLambda(add_one) | add_two, 1, extra=5) == 9
     assert await everyway((RunnableLambda(add_one) | add_two).bind(extra=5), 1) == 9
 
 
-async def test_a_step_of_its_own_class_is_not_taken_apart() -> None:
-    """A subclass of a sequence that changes how it runs is respected."""
+async def test_sequence_does_not_flatten_a_subclass() -> None:
+    """A subclass may change how it runs."""
 
     class Doubled(RunnableSequence[int, int]):
         async def ainvoke(self, input: int, config: object = None, **kwargs: object) -> int:  # noqa: A002
@@ -81,22 +81,22 @@ async def test_a_step_of_its_own_class_is_not_taken_apart() -> None:
     assert await (Doubled(add_one, add_one) | add_one).abatch([1]) == [7]
 
 
-async def test_the_steps_after_an_error_do_not_run() -> None:
+async def test_sequence_does_not_run_steps_after_an_error() -> None:
     """The error is raised as itself."""
     calls: list[int] = []
     await raises_everyway(RunnableLambda(fail) | calls.append, 1, ValueError, r"fail\(1\)")
     assert calls == []
 
 
-async def test_a_sequence_of_one_is_its_step_and_none_is_an_error() -> None:
-    """More lenient than LCEL by one."""
+async def test_sequence_of_one_is_its_step_and_an_empty_one_an_error() -> None:
+    """LCEL requires two steps."""
     assert await everyway(RunnableSequence(add_one), 1) == 2
     with pytest.raises(ValueError, match="at least one step"):
         RunnableSequence()
 
 
-async def test_every_item_goes_at_its_own_pace() -> None:
-    """No barrier: one item is at its last step while another has not left its first."""
+async def test_sequence_has_no_barrier_between_steps() -> None:
+    """One item is at its last step while another has not left its first."""
     finished = anyio.Event()
 
     async def first(value: int) -> int:

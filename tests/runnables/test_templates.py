@@ -24,8 +24,8 @@ COLUMNS = ("2019", "Q1: How?", "dc:title", "Wow!", "a!r", "a", "price", "a{b}", 
         ("{a} {{a}} {price}", "<a> {a} <price>"),
     ],
 )
-def test_columns_that_are_known_may_have_any_name(text: str, expected: str) -> None:
-    """Where the whole of the braces is one; all else is as ever."""
+def test_template_accepts_known_columns_of_any_name(text: str, expected: str) -> None:
+    """The whole of the braces must be the name; other braces are read as usual."""
     row = {name: f"<{name}>" for name in COLUMNS}
     template = Template(text, COLUMNS)
     assert template.fill(row) == expected
@@ -37,8 +37,8 @@ def test_columns_that_are_known_may_have_any_name(text: str, expected: str) -> N
 
 
 @pytest.mark.parametrize("text", ["{2020}", "{Q2: How?}", "{Wow?!}", "{}", "{a:{2019}}", "{2019"])
-def test_columns_that_are_not_known_are_no_exception(text: str) -> None:
-    """They are read as without."""
+def test_template_reads_unknown_columns_as_usual(text: str) -> None:
+    """Without `columns` the syntax does not change."""
     try:
         fields = Template(text).fields
     except ValueError:
@@ -52,7 +52,7 @@ def test_columns_that_are_not_known_are_no_exception(text: str) -> None:
     ("text", "value"),
     [("{a:.2f}", "x"), ("{a:d}", 1.5), ("{a:.2f}", {}), ("{a:>5}", [1]), ("{a!s:d}", 1), ("{a:xyz}", 1)],
 )
-def test_formats_that_fail_name_the_field(text: str, value: object) -> None:
-    """And how it was to be written."""
+def test_template_names_the_field_of_a_failed_format(text: str, value: object) -> None:
+    """The message also has the format."""
     with pytest.raises((TypeError, ValueError), match=r"the field 'a' cannot be written as \{a:"):
         Template(text).fill({"a": value})

@@ -9,8 +9,10 @@ import anyio
 import pytest
 
 from batchrt import ItemTimeoutError, RunnableLambda, Usage
-from batchrt.runtime.batch import MIN_WINDOW, Job, lending
-from batchrt.runtime.run import Step, current_strand
+from batchrt.runtime.batch import MIN_WINDOW, Job
+from batchrt.runtime.lending import lending
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import current_strand
 from tests.runtime.harness import Boom, config, on_trio, pause
 
 pytestmark = pytest.mark.anyio

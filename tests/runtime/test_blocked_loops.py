@@ -29,9 +29,11 @@ from batchrt import (
 from batchrt.runtime import blocked_loops as blocking
 from batchrt.runtime.blocked_loops import Blockade, all_blocked, current_blockades, is_blocking
 from batchrt.runtime.event_loop import LoopHandle
-from batchrt.runtime.run import Item, Run, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Spending
+from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
 from tests.providers.http.replies import chat_body
 from tests.runtime.harness import in_thread, pause, until

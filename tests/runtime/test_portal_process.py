@@ -10,7 +10,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from batchrt.runtime.portal import Caller, call_blocking
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.portal import call_blocking
 from tests.runtime.harness import (
     GUARD_SECONDS,
     Watch,
@@ -276,7 +277,7 @@ def test_background_loop_is_made_once_more_for_a_finalizer_that_needs_it_meanwhi
             """
         import threading
         from batchrt import RunnableLambda
-        from batchrt.runtime.portal import _BackgroundLoop
+        from batchrt.runtime.background_loop import _BackgroundLoop
 
         async def same(value):
             return value

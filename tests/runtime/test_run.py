@@ -11,8 +11,10 @@ import anyio.to_thread
 import pytest
 
 from batchrt import RunnableLambda, Usage
-from batchrt.runtime.run import UNCAPPED_THREADS, Item, Run, Strand, current_strand, strand_context
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import UNCAPPED_THREADS, Run
 from batchrt.runtime.slots import Slots
+from batchrt.runtime.strand import Strand, current_strand, strand_context
 from tests.runtime.harness import Watch, all_slots_come_back, config, pause
 
 pytestmark = pytest.mark.anyio

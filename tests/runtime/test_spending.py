@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt import Price, SpendingLimitError, Usage
-from batchrt.runtime.run import Item, Run, Strand
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Reservation, Spending
+from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, usage_of, virtually
 
 on_both = pytest.mark.parametrize("backend", BACKENDS)

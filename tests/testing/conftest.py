@@ -1,4 +1,4 @@
-"""The mock provider's own fixtures; where batchrt is installed they come as a plugin."""
+"""The fixtures of the pytest plugin; they come by themselves where batchrt is installed."""
 
 from __future__ import annotations
 

@@ -3,24 +3,24 @@ from __future__ import annotations
 from batchrt.testing.history import History
 
 
-def test_attempts_are_counted_per_body() -> None:
+def test_history_counts_attempts_per_body() -> None:
     """Each body has its own count, from 1."""
     history = History()
     assert [history.arrived(digest)[0] for digest in (5, 6, 5, 5, 6)] == [1, 1, 2, 3, 2]
 
 
-def test_faults_in_a_row_end_with_a_proper_answer() -> None:
-    """The row grows with faults and is broken by an answer."""
+def test_history_counts_faults_in_a_row() -> None:
+    """The count rises with faults and is reset by an answer."""
     history = History()
     rows = []
     for faulty in (True, True, False, True):
         rows.append(history.arrived(5)[1])
-        history.fared(5, faulty=faulty)
+        history.record_outcome(5, faulty=faulty)
     assert [*rows, history.arrived(5)[1]] == [0, 1, 2, 0, 1]
 
 
-def test_memory_is_bounded_and_the_newest_are_remembered() -> None:
-    """However many bodies come, twice `keep` at most are held, and the last `keep` for sure."""
+def test_history_is_bounded_and_keeps_the_newest() -> None:
+    """For any number of bodies twice `keep` at most are held, and the last `keep` for sure."""
     history = History(keep=100)
     for digest in range(10_000):
         history.arrived(digest)
@@ -29,15 +29,15 @@ def test_memory_is_bounded_and_the_newest_are_remembered() -> None:
     assert history.arrived(0)[0] == 1
 
 
-def test_a_body_that_keeps_coming_is_not_forgotten() -> None:
-    """What is used moves on to the newer generation."""
+def test_history_keeps_a_body_in_use() -> None:
+    """It moves on to the newer generation."""
     history = History(keep=10)
     for digest in range(1, 500):
         history.arrived(digest)
         assert history.arrived(0)[0] == digest
 
 
-def test_clear_forgets() -> None:
+def test_history_clear_forgets() -> None:
     """After a clear every body is new."""
     history = History()
     history.arrived(1)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from batchrt.testing import Fault, LogRecord, LogSnapshot, RequestLog
-from batchrt.testing.log import _Waiter
+from batchrt.testing.serving.wakeup import Wakeup
 
 ROUTE = "POST /v1/chat/completions"
 
@@ -20,8 +20,8 @@ def ended(
     return LogRecord(time, ROUTE, status, fault, 0.5, 1, 255, gone)
 
 
-def test_counts_are_kept_by_route_status_and_fault() -> None:
-    """Each request is counted once for all that it was."""
+def test_log_counts_by_route_status_and_fault() -> None:
+    """Each request is counted once under each."""
     log = RequestLog()
     for record in (ended(), ended(status=500, fault=Fault.SERVER_ERROR), ended(status=None)):
         log.arrived(0)
@@ -34,7 +34,7 @@ def test_counts_are_kept_by_route_status_and_fault() -> None:
     assert seen.disconnects == 0
 
 
-def test_in_flight_rises_and_falls_and_its_peak_stays() -> None:
+def test_log_counts_requests_in_flight_and_their_peak() -> None:
     """The peak is the most at once, not the sum."""
     log = RequestLog()
     for _ in range(3):
@@ -44,15 +44,15 @@ def test_in_flight_rises_and_falls_and_its_peak_stays() -> None:
     assert (log.snapshot().in_flight, log.snapshot().peak_in_flight) == (3, 3)
 
 
-def test_a_client_that_left_is_a_disconnect() -> None:
-    """Gone requests count as disconnects and have no status."""
+def test_log_counts_disconnects() -> None:
+    """Such requests have no status."""
     log = RequestLog()
     log.arrived(0)
     log.finished(ended(status=None, gone=True))
     assert (log.snapshot().disconnects, log.snapshot().by_status) == (1, {})
 
 
-def test_gaps_sum_up_the_time_between_arrivals() -> None:
+def test_log_gaps_are_the_times_between_arrivals() -> None:
     """Least, mean and greatest; none before there are two requests."""
     log = RequestLog()
     log.arrived(10)
@@ -64,7 +64,7 @@ def test_gaps_sum_up_the_time_between_arrivals() -> None:
     assert (gaps.min, gaps.mean, gaps.max) == (1, 2, 3)
 
 
-def test_another_clock_makes_no_negative_gap() -> None:
+def test_log_gaps_are_never_negative() -> None:
     """Event loops count from different zeros."""
     log = RequestLog()
     log.arrived(10)
@@ -74,8 +74,8 @@ def test_another_clock_makes_no_negative_gap() -> None:
     assert gaps.min == gaps.mean == 0
 
 
-def test_records_are_the_newest_and_bounded() -> None:
-    """Memory is what `keep` says; times count from the first request."""
+def test_log_records_are_the_newest_and_bounded() -> None:
+    """At most `keep`; times count from the first request."""
     log = RequestLog(keep=10)
     for number in range(100):
         log.arrived(1000 + number)
@@ -85,8 +85,8 @@ def test_records_are_the_newest_and_bounded() -> None:
     assert log.snapshot().requests == 100
 
 
-def test_reset_forgets_all_but_what_is_in_flight() -> None:
-    """A request under way still ends afterwards."""
+def test_log_reset_keeps_requests_in_flight() -> None:
+    """They still end afterwards."""
     log = RequestLog()
     log.arrived(0)
     log.arrived(1)
@@ -99,8 +99,8 @@ def test_reset_forgets_all_but_what_is_in_flight() -> None:
     assert log.snapshot().in_flight == 0
 
 
-def test_inputs_are_counted_with_their_requests() -> None:
-    """How many came in all, how many wait, and the longest list; a reset leaves those that wait."""
+def test_log_counts_inputs() -> None:
+    """In all, in flight, and the longest list; a reset keeps those in flight."""
     log = RequestLog()
     for items in (2, 5, 1):
         log.arrived(0, items)
@@ -115,8 +115,8 @@ def test_inputs_are_counted_with_their_requests() -> None:
     assert (seen.items, seen.items_in_flight, seen.most_items) == (0, 3, 0)
 
 
-def test_a_snapshot_does_not_change() -> None:
-    """Neither by later requests nor by its reader."""
+def test_log_snapshot_is_immutable() -> None:
+    """Neither later requests nor its reader change it."""
     log = RequestLog()
     log.arrived(0)
     log.finished(ended())
@@ -130,8 +130,8 @@ def test_a_snapshot_does_not_change() -> None:
         seen.by_status[200] = 5  # type: ignore[index]
 
 
-def test_everything_can_be_json() -> None:
-    """Snapshots and records become plain documents."""
+def test_log_snapshot_and_records_convert_to_json() -> None:
+    """Both become plain documents."""
     log = RequestLog()
     for _ in range(2):
         log.arrived(0)
@@ -145,8 +145,8 @@ def test_everything_can_be_json() -> None:
     assert json.loads(json.dumps(ended().to_dict()))["fault"] is None
 
 
-def test_no_request_is_lost_between_threads() -> None:
-    """Counting from several threads at once adds up."""
+def test_log_is_thread_safe() -> None:
+    """Counts from several threads at once add up."""
     log = RequestLog(keep=10)
 
     def work() -> None:
@@ -164,16 +164,16 @@ def test_no_request_is_lost_between_threads() -> None:
 
 
 @pytest.mark.anyio
-async def test_wait_for_gives_at_once_what_already_holds() -> None:
-    """No event is needed for what is so."""
+async def test_log_wait_for_returns_at_once_if_the_predicate_holds() -> None:
+    """Without an event."""
     log = RequestLog()
     with anyio.fail_after(5):
         assert (await log.wait_for(lambda seen: seen.requests == 0)).requests == 0
 
 
 @pytest.mark.anyio
-async def test_wait_for_wakes_on_each_change_and_looks_only_then() -> None:
-    """The predicate is asked once at first and once a change: that is no polling."""
+async def test_log_wait_for_checks_once_a_change() -> None:
+    """The predicate is called once at first and once for each change: no polling."""
     log = RequestLog()
     asked: list[int] = []
 
@@ -191,8 +191,8 @@ async def test_wait_for_wakes_on_each_change_and_looks_only_then() -> None:
 
 
 @pytest.mark.anyio
-async def test_wait_for_hears_of_changes_in_another_thread() -> None:
-    """A provider that is served from a thread wakes the test's loop."""
+async def test_log_wait_for_wakes_on_changes_in_another_thread() -> None:
+    """As of a provider that is served from a thread."""
     log = RequestLog()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -204,21 +204,22 @@ async def test_wait_for_hears_of_changes_in_another_thread() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_waiter_whose_loop_has_ended_is_no_trouble(backend: str) -> None:
-    """News that come too late are dropped, not raised in the server's thread."""
+def test_log_waiter_of_a_closed_loop_is_dropped(backend: str) -> None:
+    """It does not raise in the server's thread."""
 
-    async def make() -> _Waiter:
-        return _Waiter()
+    async def make() -> tuple[anyio.Event, Wakeup]:
+        event = anyio.Event()
+        return event, Wakeup(event.set)
 
     with ThreadPoolExecutor(1) as elsewhere:
-        waiter = elsewhere.submit(lambda: anyio.run(make, backend=backend)).result()
-    waiter.wake()
-    assert not waiter._event.is_set()
+        event, waiter = elsewhere.submit(lambda: anyio.run(make, backend=backend)).result()
+    waiter()
+    assert not event.is_set()
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
-    """Nobody is told who no longer listens; an error of the predicate comes out."""
+async def test_log_wait_for_removes_its_waiter_when_cancelled() -> None:
+    """An error of the predicate is raised."""
     log = RequestLog()
     with anyio.move_on_after(0):
         await log.wait_for(lambda _seen: False)

@@ -30,7 +30,7 @@ def sdk(server: MockServer, key: str = "right") -> openai.OpenAI:
     return openai.OpenAI(base_url=server.base_url, api_key=key, max_retries=0)
 
 
-def test_the_sync_sdk_gets_its_answer(mock_server: MockServer) -> None:
+def test_openai_sdk_sync_gets_its_answer(mock_server: MockServer) -> None:
     """Content, usage and request id come through the SDK's own types."""
     with sdk(mock_server) as client:
         answer = client.chat.completions.create(model="mock", messages=MESSAGES)
@@ -45,8 +45,8 @@ def test_the_sync_sdk_gets_its_answer(mock_server: MockServer) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_async_sdk_gets_its_answer(mock_server: MockServer) -> None:
-    """On every event loop the SDK knows."""
+async def test_openai_sdk_async_gets_its_answer(mock_server: MockServer) -> None:
+    """On every event loop that the SDK supports."""
     async with openai.AsyncOpenAI(base_url=mock_server.base_url, api_key="right") as client:
         answer = await client.chat.completions.create(model="mock", messages=MESSAGES, n=2)
     expected = [
@@ -57,7 +57,7 @@ async def test_the_async_sdk_gets_its_answer(mock_server: MockServer) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_async_sdk_works_in_process(mock_provider: MockProvider) -> None:
+async def test_openai_sdk_async_works_in_process(mock_provider: MockProvider) -> None:
     """Through the transport, without a socket."""
     # Any: the SDK names its client library by another name from one release to the next.
     http_client: Any = httpx.AsyncClient(transport=mock_provider.transport())
@@ -68,15 +68,15 @@ async def test_the_async_sdk_works_in_process(mock_provider: MockProvider) -> No
     assert answer.choices[0].message.content
 
 
-def test_structured_output_is_parsed(mock_server: MockServer) -> None:
-    """The SDK's own strict schema of a pydantic model is one the mock can fill."""
+def test_openai_sdk_parses_structured_output(mock_server: MockServer) -> None:
+    """The SDK's strict schema of a pydantic model is one that the mock can fill."""
     with sdk(mock_server) as client:
         answer = client.chat.completions.parse(model="mock", messages=MESSAGES, response_format=City)
     assert isinstance(answer.choices[0].message.parsed, City)
 
 
-def test_the_sdk_gets_its_embeddings(mock_server: MockServer) -> None:
-    """In base64, which it asks for unless told otherwise, and in floats."""
+def test_openai_sdk_gets_its_embeddings(mock_server: MockServer) -> None:
+    """In base64, its default, and in floats."""
     texts = ["a", "b"]
     expected = [mock_server.provider.vector_of(text, dimensions=7) for text in texts]
     with sdk(mock_server) as client:
@@ -86,7 +86,7 @@ def test_the_sdk_gets_its_embeddings(mock_server: MockServer) -> None:
             assert made.usage.total_tokens == 2
 
 
-def test_the_sdk_gets_its_completions(mock_server: MockServer) -> None:
+def test_openai_sdk_gets_its_completions(mock_server: MockServer) -> None:
     """A list of prompts, two choices each."""
     with sdk(mock_server) as client:
         made = client.completions.create(model="mock", prompt=["a", "b"], n=2)
@@ -96,8 +96,8 @@ def test_the_sdk_gets_its_completions(mock_server: MockServer) -> None:
     assert [choice.text for choice in made.choices] == expected
 
 
-def test_a_wrong_key_is_an_authentication_error(mock_server: MockServer) -> None:
-    """401 as the SDK knows it."""
+def test_openai_sdk_raises_authentication_error_for_a_wrong_key(mock_server: MockServer) -> None:
+    """401."""
     with sdk(mock_server, key="wrong") as client:
         with pytest.raises(openai.AuthenticationError) as caught:
             client.chat.completions.create(model="mock", messages=MESSAGES)
@@ -105,7 +105,7 @@ def test_a_wrong_key_is_an_authentication_error(mock_server: MockServer) -> None
     assert caught.value.request_id is not None
 
 
-def test_an_unknown_model_is_a_not_found_error(mock_server: MockServer) -> None:
+def test_openai_sdk_raises_not_found_error_for_an_unknown_model(mock_server: MockServer) -> None:
     """404 with the code and the parameter."""
     with sdk(mock_server) as client, pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="other", messages=MESSAGES)
@@ -124,16 +124,16 @@ def test_an_unknown_model_is_a_not_found_error(mock_server: MockServer) -> None:
         (Fault.DROP_MID_BODY, openai.APIConnectionError),
     ],
 )
-def test_faults_are_the_sdks_own_errors(fault: FaultLike, error: type[Exception]) -> None:
-    """Each kind is mapped as the real API's would be."""
+def test_openai_sdk_maps_faults_to_its_errors(fault: FaultLike, error: type[Exception]) -> None:
+    """Each kind as the real API's."""
     provider = MockProvider(faults=FaultPlan(script=[fault]))
     with provider.serve() as server, sdk(server) as client, pytest.raises(error) as caught:
         client.chat.completions.create(model="mock", messages=MESSAGES)
     assert type(caught.value) is error
 
 
-def test_the_sdk_retries_as_it_is_told() -> None:
-    """It waits what retry-after-ms says and comes back with the same body."""
+def test_openai_sdk_waits_for_retry_after_ms() -> None:
+    """And retries with the same body."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.RATE_LIMIT_MS(seconds=0.001)]))
     with (
         provider.serve() as server,

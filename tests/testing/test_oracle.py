@@ -1,4 +1,4 @@
-"""The least time: never more than a client needed, and reached by one that knows the server."""
+"""The least time: a lower bound for any client, reached by one that knows the limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits, Stranger
-from batchrt.testing.draws import Dice
+from batchrt.testing.faults.seeded import SeededDice
 from tests.testing.virtual import Client, simulate
 
 Ask = Callable[[int], Coroutine[Any, Any, Any]]
@@ -31,7 +31,7 @@ def at_rate(rate: float, burst: int, count: int) -> Callable[[Ask], Awaitable[No
 
 
 def at_a_time(most: int, count: int) -> Callable[[Ask], Awaitable[None]]:
-    """Have `most` in flight, always."""
+    """Keep `most` requests in flight."""
 
     async def send(ask: Ask) -> None:
         limiter = anyio.CapacityLimiter(most)
@@ -50,7 +50,7 @@ def at_a_time(most: int, count: int) -> Callable[[Ask], Awaitable[None]]:
 def slowness(
     provider: MockProvider, send: Callable[[Ask], Awaitable[None]], **options: Any
 ) -> tuple[float, int]:
-    """Say how slow a client was, and how many were not accepted."""
+    """Return a client's slowness, and the number of requests that were not accepted."""
 
     async def main() -> None:
         client = Client(provider)
@@ -62,8 +62,8 @@ def slowness(
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(10.0, 1.0), (5.0, 2.0)])
-def test_least_seconds_of_a_rate_are_those_of_its_bucket(rate: float, expected: float) -> None:
-    """What it holds at once, and one after the other from then on; half the rate takes twice as long."""
+def test_oracle_least_seconds_of_a_rate_are_those_of_its_bucket(rate: float, expected: float) -> None:
+    """Its content at once, then one after the other; half the rate takes twice as long."""
     limits = RateLimits(requests_per_minute=600, burst_seconds=2)
     provider = MockProvider(latency=0.3, rate_limits=limits)
     slow, refused = slowness(provider, at_rate(rate, 20, 1000))
@@ -73,8 +73,8 @@ def test_least_seconds_of_a_rate_are_those_of_its_bucket(rate: float, expected: 
     assert provider.verdict().least_seconds == pytest.approx(98 + 0.3)
 
 
-def test_least_seconds_of_a_rate_that_changes() -> None:
-    """Each piece counts; of a limit of tokens by what was spent in the end."""
+def test_oracle_least_seconds_follow_a_scheduled_rate() -> None:
+    """Each piece counts; a limit of tokens by the settled cost."""
 
     async def send(ask: Ask) -> None:
         for number in range(115):
@@ -99,8 +99,10 @@ def test_least_seconds_of_a_rate_that_changes() -> None:
     ],
     ids=["parallel", "queue", "stranger"],
 )
-def test_least_seconds_of_a_number_in_flight(options: dict[str, Any], most: int, expected: float) -> None:
-    """All places busy, always."""
+def test_oracle_least_seconds_of_a_number_in_flight(
+    options: dict[str, Any], most: int, expected: float
+) -> None:
+    """With all places occupied all the time."""
     provider = MockProvider(latency=0.5, **options)
     slow, refused = slowness(provider, at_a_time(most, 100))
     assert slow == pytest.approx(expected)
@@ -111,31 +113,31 @@ def test_least_seconds_of_a_number_in_flight(options: dict[str, Any], most: int,
         assert use.used == pytest.approx(1 / expected, abs=0.01)
 
 
-def test_least_seconds_leave_out_the_time_in_a_queue() -> None:
-    """Who waits there does not work: however many come at once, the places decide."""
+def test_oracle_least_seconds_exclude_the_time_in_a_queue() -> None:
+    """A waiting request is not processed: the places decide, however many arrive at once."""
     provider = MockProvider(latency=0.5, queueing=Queueing(capacity=[(0, 4), (5, 2)]))
     assert slowness(provider, at_a_time(100, 100))[0] == pytest.approx(1.0)
     assert provider.verdict().least_seconds == pytest.approx(5 + 60 * 0.5 / 2)
 
 
-def test_least_seconds_may_be_those_of_the_client() -> None:
-    """Its own cap is no fault of its pace."""
+def test_oracle_least_seconds_respect_the_clients_cap() -> None:
+    """Its own `max_concurrency` does not count as slowness."""
     provider = MockProvider(latency=0.5, rate_limits=RateLimits(requests_per_minute=6000))
     slow, _ = slowness(provider, at_a_time(2, 100))
     assert slow == pytest.approx(50)
     assert provider.verdict(max_concurrency=2).slowness == pytest.approx(1.0)
 
 
-def test_least_seconds_leave_a_stranger_its_part() -> None:
-    """Six of ten a second are the stranger's, and the client does with the others."""
+def test_oracle_least_seconds_exclude_a_strangers_part() -> None:
+    """Six of ten a second are the stranger's, the client has the others."""
     limits = RateLimits(requests_per_minute=600, burst_seconds=1, stranger=Stranger(requests_per_minute=360))
     slow, refused = slowness(MockProvider(rate_limits=limits), at_rate(4.0, 1, 400))
     assert slow == pytest.approx(1.0, abs=0.05)
     assert refused <= 4
 
 
-def test_least_seconds_know_nothing_of_noise_but_its_waits() -> None:
-    """Those that were asked for, once where they overlap."""
+def test_oracle_least_seconds_ignore_noise_except_its_waits() -> None:
+    """The requested waits, counted once where they overlap."""
     provider = MockProvider(latency=0.5, noise=Noise(share=[(0, 1), (0.5, 0)], wait=3.0))
 
     async def main() -> None:
@@ -164,10 +166,10 @@ def test_least_seconds_know_nothing_of_noise_but_its_waits() -> None:
     stranger=st.sampled_from([None, Stranger(requests_per_minute=240, in_flight=[(0, 0), (2, 1)])]),
     cap=st.integers(1, 20),
 )
-def test_least_seconds_are_never_more_than_it_took(
+def test_oracle_least_seconds_are_a_lower_bound(
     seed: int, rate: Any, burst: float, parallel: Any, capacity: Any, stranger: Any, cap: int
 ) -> None:
-    """Whatever the server and however the client tries."""
+    """For any server and any client."""
     provider = MockProvider(
         seed=seed,
         latency=LogNormal(0.4, 0.8),
@@ -178,7 +180,7 @@ def test_least_seconds_are_never_more_than_it_took(
     )
 
     async def send(ask: Ask) -> None:
-        dice = Dice(seed)
+        dice = SeededDice(seed)
 
         async def try_it(number: int) -> None:
             for _ in range(4):

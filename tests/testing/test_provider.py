@@ -23,7 +23,7 @@ BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]
 
 
 class Connection:
-    """Be an ASGI server's end of one request: scripted messages in, a record of what came out."""
+    """An ASGI server's end of one request: scripted messages in, sent messages recorded."""
 
     def __init__(self, *body: bytes) -> None:
         self.left = anyio.Event()
@@ -41,8 +41,8 @@ class Connection:
         self.sent.append(message)
 
 
-async def test_any_asgi_server_can_host_it() -> None:
-    """Httpx's own ASGI transport stands for them all."""
+async def test_provider_runs_on_any_asgi_server() -> None:
+    """Shown with httpx's ASGI transport."""
     provider = MockProvider(latency=0.001)
     transport = httpx.ASGITransport(provider)
     async with httpx.AsyncClient(transport=transport, base_url="http://mock") as client:
@@ -50,8 +50,8 @@ async def test_any_asgi_server_can_host_it() -> None:
     assert response.json()["choices"][0]["message"]["content"] == provider.answer_to("hi")
 
 
-async def test_a_body_may_come_in_parts() -> None:
-    """Servers cut large bodies up."""
+async def test_provider_reads_a_body_in_parts() -> None:
+    """Servers split large bodies."""
     provider = MockProvider()
     connection = Connection(BODY[:10], BODY[10:20], BODY[20:])
     await provider(SCOPE, connection.receive, connection.send)
@@ -59,7 +59,7 @@ async def test_a_body_may_come_in_parts() -> None:
 
 
 @pytest.mark.parametrize("fault", [None, Fault.STALL(seconds=3600), Fault.SLOW_DRIP(seconds=3600)])
-async def test_a_client_that_leaves_is_noticed_at_once(fault: Any) -> None:
+async def test_provider_notices_a_disconnect_at_once(fault: Any) -> None:
     """During latency, a stall or a drip, without the connection extension too."""
     latency = 3600 if fault is None else 0
     provider = MockProvider(latency=latency, faults=FaultPlan(script=[fault]))
@@ -75,7 +75,7 @@ async def test_a_client_that_leaves_is_noticed_at_once(fault: Any) -> None:
     assert not any(message.get("body") for message in connection.sent)
 
 
-async def test_a_drip_is_a_byte_at_a_time() -> None:
+async def test_provider_drips_a_byte_at_a_time() -> None:
     """Each byte is sent by itself, and all of them."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.SLOW_DRIP(seconds=0.0001)]))
     connection = Connection(BODY)
@@ -86,8 +86,8 @@ async def test_a_drip_is_a_byte_at_a_time() -> None:
     assert (last["body"], last["more_body"]) == (b"", False)
 
 
-async def test_a_large_body_ends_with_its_client() -> None:
-    """Nobody reads it, nobody makes it."""
+async def test_provider_large_body_ends_with_its_client() -> None:
+    """The rest is not generated."""
     faults = FaultPlan(script=[Fault.OVERSIZED(size=10**15)])
     provider = MockProvider(faults=faults)
     connection = Connection(BODY)
@@ -99,8 +99,8 @@ async def test_a_large_body_ends_with_its_client() -> None:
     assert provider.log.snapshot().disconnects == 1
 
 
-async def test_a_client_that_leaves_within_its_request_was_never_there() -> None:
-    """Nothing is answered and nothing is logged."""
+async def test_provider_ignores_an_incomplete_request() -> None:
+    """No answer and no record."""
     provider = MockProvider()
     connection = Connection()
     connection.left.set()
@@ -109,8 +109,8 @@ async def test_a_client_that_leaves_within_its_request_was_never_there() -> None
     assert provider.log.snapshot().requests == 0
 
 
-async def test_a_server_that_cannot_hang_up_is_told_so() -> None:
-    """ASGI has no word for a dropped connection."""
+async def test_provider_raises_where_the_server_cannot_drop_connections() -> None:
+    """ASGI has no message for it."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.DROP_BEFORE_RESPONSE]))
     connection = Connection(BODY)
     with pytest.raises(DroppedConnectionError, match="no way to drop"):
@@ -118,8 +118,8 @@ async def test_a_server_that_cannot_hang_up_is_told_so() -> None:
     assert connection.sent == []
 
 
-async def test_a_cancelled_application_leaves_nothing_in_flight() -> None:
-    """A server that stops is no client that leaves."""
+async def test_provider_cancelled_leaves_nothing_in_flight() -> None:
+    """A stopping server is not a disconnect."""
     provider = MockProvider(latency=3600)
     connection = Connection(BODY)
     async with anyio.create_task_group() as group:
@@ -130,8 +130,8 @@ async def test_a_cancelled_application_leaves_nothing_in_flight() -> None:
     assert (seen.requests, seen.in_flight, seen.disconnects) == (1, 0, 0)
 
 
-async def test_lifespan_is_answered() -> None:
-    """Servers that ask whether the application is ready get a yes."""
+async def test_provider_answers_lifespan_messages() -> None:
+    """Startup is confirmed."""
     messages = ["lifespan.startup", "lifespan.shutdown"]
     sent: list[str] = []
 
@@ -145,8 +145,8 @@ async def test_lifespan_is_answered() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-async def test_websockets_are_refused() -> None:
-    """It speaks HTTP alone."""
+async def test_provider_refuses_websockets() -> None:
+    """It speaks HTTP only."""
     connection = Connection()
     with pytest.raises(NotImplementedError, match="websocket"):
         await MockProvider()({"type": "websocket"}, connection.receive, connection.send)

@@ -24,7 +24,7 @@ def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
     )
 
 
-def test_users_get_the_fixtures(tmp_path: Path) -> None:
+def test_pytest_plugin_provides_the_fixtures(tmp_path: Path) -> None:
     """Both work as they are, and the server serves an overridden provider."""
     (tmp_path / "test_plain.py").write_text(
         textwrap.dedent("""
@@ -56,8 +56,8 @@ def test_users_get_the_fixtures(tmp_path: Path) -> None:
     assert "2 passed" in run.stdout
 
 
-def test_the_plugin_costs_those_nothing_who_do_not_use_it() -> None:
-    """Importing it brings in no HTTP library, no server and no schema library."""
+def test_pytest_plugin_imports_nothing_heavy() -> None:
+    """No HTTP library, no server and no schema library."""
     program = """
         import sys, pytest
         before = set(sys.modules)
@@ -105,7 +105,7 @@ ASYNC_TESTS = """
 """
 
 
-def test_async_tests_that_use_the_fixtures_run_without_another_plugin(tmp_path: Path) -> None:
+def test_pytest_plugin_runs_async_tests_with_its_fixtures(tmp_path: Path) -> None:
     """As the README shows it, under plain pytest."""
     (tmp_path / "test_async.py").write_text(textwrap.dedent(ASYNC_TESTS))
     run = python("-m", "pytest", "-q", "-p", "batchrt.testing.pytest_plugin", cwd=tmp_path)
@@ -113,8 +113,8 @@ def test_async_tests_that_use_the_fixtures_run_without_another_plugin(tmp_path: 
     assert "5 passed, 1 xfailed" in run.stdout
 
 
-def test_async_tests_are_left_to_the_plugin_that_runs_them(tmp_path: Path) -> None:
-    """AnyIO's runs what has its marker, and what has no fixture of ours is pytest's own business."""
+def test_pytest_plugin_leaves_other_async_tests_alone(tmp_path: Path) -> None:
+    """AnyIO runs those with its marker; those without our fixtures are pytest's own."""
     (tmp_path / "test_async.py").write_text(
         textwrap.dedent("""
             import pytest

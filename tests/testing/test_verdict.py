@@ -11,14 +11,14 @@ import anyio
 import pytest
 
 from batchrt.testing import Fault, FaultPlan, MockProvider, Outage, Queueing, RateLimits, Verdict
-from batchrt.testing.ledger import ACCEPTED, Ledger, Wait
-from batchrt.testing.quotas import Quota
+from batchrt.testing.admission.quota import MockQuota
 from batchrt.testing.verdict import judge
+from batchrt.testing.verdict_log import ACCEPTED, RequestedWait, VerdictLog
 from tests.testing.virtual import Client, simulate
 
 
 async def paced(provider: MockProvider, count: int, rate: float, **options: Any) -> None:
-    """Send at a steady rate, and never again."""
+    """Send at a steady rate, without retries."""
     client = Client(provider)
     async with anyio.create_task_group() as group:
         for number in range(count):
@@ -26,7 +26,7 @@ async def paced(provider: MockProvider, count: int, rate: float, **options: Any)
             group.start_soon(partial(client.ask, f"{number}", **options))
 
 
-def test_who_sends_as_fast_as_is_allowed_uses_it_all() -> None:
+def test_verdict_use_is_full_at_the_allowed_rate() -> None:
     """A burst and the steady rate after it; half the rate, half the use."""
     for rate, rejected, low, high in ((10.0, 0, 0.98, 1.0), (5.0, 0, 0.49, 0.51), (11.0, 90, 0.99, 1.0)):
         provider = MockProvider(latency=0.3, rate_limits=RateLimits(requests_per_minute=600, burst_seconds=1))
@@ -42,8 +42,8 @@ def test_who_sends_as_fast_as_is_allowed_uses_it_all() -> None:
         assert (use.spent, use.rejected) == (verdict.accepted, verdict.rejected)
 
 
-def test_tokens_are_judged_by_what_they_cost_in_the_end() -> None:
-    """Not by what was reserved; and the limit that bound is the one that was used most."""
+def test_verdict_counts_tokens_as_settled() -> None:
+    """Not as reserved; and `used` is that of the limit that bound."""
     limits = RateLimits(requests_per_minute=6000, tokens_per_minute=6000, burst_seconds=1)
     provider = MockProvider(latency=0.1, rate_limits=limits, answer=lambda _body: "x" * 160)
     # 4 tokens in and 40 out: 88 of the 100 that a second allows.
@@ -56,8 +56,8 @@ def test_tokens_are_judged_by_what_they_cost_in_the_end() -> None:
     assert requests.used < 0.05
 
 
-def test_a_span_is_judged_by_itself() -> None:
-    """With what the bucket held when it began."""
+def test_verdict_of_a_span_counts_that_span_only() -> None:
+    """With the bucket's content at its start."""
     provider = MockProvider(rate_limits=RateLimits(requests_per_minute=600, burst_seconds=60))
     simulate(paced, provider, 1000, 20.0)
     [use] = provider.verdict(since=10.0, until=20.0).limits
@@ -69,8 +69,8 @@ def test_a_span_is_judged_by_itself() -> None:
     assert whole.end == pytest.approx(49.95)
 
 
-def test_the_time_begins_with_the_first_valid_request() -> None:
-    """Seconds count from the first of all, but who only looked around wasted nothing."""
+def test_verdict_starts_with_the_first_valid_request() -> None:
+    """Seconds count from the very first request, but other routes waste no quota."""
     provider = MockProvider(rate_limits=RateLimits(requests_per_minute=60))
 
     async def main() -> None:
@@ -86,15 +86,15 @@ def test_the_time_begins_with_the_first_valid_request() -> None:
     assert (verdict.start, verdict.end, verdict.limits[0].allowed) == (100, 110, 70)
 
 
-def test_nothing_sent_is_nothing_to_judge() -> None:
+def test_verdict_of_no_requests_is_empty() -> None:
     """No division by zero, and no limits."""
     verdict = MockProvider(rate_limits=RateLimits(requests_per_minute=60)).verdict()
     assert (verdict.sent, verdict.used, verdict.limits, verdict.cool_downs) == (0, None, (), ())
     assert (verdict.rejected_share, verdict.retries, verdict.retries_per_request) == (0, 0, 0)
 
 
-def test_retries_are_counted() -> None:
-    """By body: how many came once more, and how often."""
+def test_verdict_counts_retries() -> None:
+    """By body: how many came again, and how often."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.CONFLICT, Fault.CONFLICT, None, Fault.CONFLICT]))
 
     async def main() -> None:
@@ -123,8 +123,8 @@ def sent_at(*seconds: float, outage: Outage | None = None, **options: object) ->
     return provider
 
 
-def test_who_sends_during_a_wait_is_found_out() -> None:
-    """Each one; who comes when it is over is not."""
+def test_verdict_counts_requests_during_a_wait() -> None:
+    """Each one; a request at its end is not counted."""
     verdict = sent_at(0, 4, 9.999, 10, 11).verdict()
     assert verdict.sent_in_waits == 2
     [cool_down] = verdict.cool_downs
@@ -134,8 +134,8 @@ def test_who_sends_during_a_wait_is_found_out() -> None:
     assert sent_at(0, 10, 11).verdict().cool_downs[0].is_kept
 
 
-def test_who_was_under_way_when_it_was_asked_for_is_not_to_blame() -> None:
-    """Neither those in flight nor those that come in the very moment; `grace` makes it longer."""
+def test_verdict_spares_requests_sent_before_a_wait() -> None:
+    """Those in flight and those of the same moment; `grace` makes it longer."""
     provider = MockProvider(outages=[Outage(0, 10, 429, delay=2.0)])
 
     async def main() -> None:
@@ -151,7 +151,7 @@ def test_who_was_under_way_when_it_was_asked_for_is_not_to_blame() -> None:
     assert provider.verdict(grace=1.5).sent_in_waits == 0
 
 
-def test_another_key_or_model_is_not_meant() -> None:
+def test_verdict_waits_are_per_key_and_model() -> None:
     """A wait belongs to a quota."""
     provider = MockProvider(outages=[Outage(0, 1, 429)], rate_limits=RateLimits(requests_per_minute=60))
 
@@ -169,30 +169,32 @@ def test_another_key_or_model_is_not_meant() -> None:
     assert [cool_down.sent for cool_down in verdict.cool_downs] == [1, 0, 0]
 
 
-def test_waits_that_overlap_are_one_cool_down() -> None:
+def test_verdict_merges_overlapping_waits() -> None:
     """Those that follow one another are two."""
-    ledger = Ledger()
+    verdict_log = VerdictLog()
     for wait in ((0.0, 5.0), (1.0, 3.0), (4.0, 7.0), (7.0, 9.0), (20.0, 21.0)):
-        ledger.ask(Wait(0, *wait))
-    verdict = judge(ledger, [Quota(0, "m", 0, None)], since=0.0, until=100.0, grace=0.0, peak_in_flight=0)
+        verdict_log.ask(RequestedWait(0, *wait))
+    verdict = judge(
+        verdict_log, [MockQuota(0, "m", 0, None)], since=0.0, until=100.0, grace=0.0, peak_in_flight=0
+    )
     spans = [(cool_down.start, cool_down.end) for cool_down in verdict.cool_downs]
     assert spans == [(0, 7), (7, 9), (20, 21)]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_waits_are_found_as_a_plain_search_would_find_them(seed: int) -> None:
+def test_verdict_waits_agree_with_a_linear_search(seed: int) -> None:
     """Random requests and waits: each request that some wait forbade, and no other."""
     chance = random.Random(seed)
     seconds = sorted(chance.randrange(400) / 4 for _ in range(60))
     waits = [(asked, asked + chance.randrange(1, 60) / 4) for asked in sorted(chance.sample(seconds, 8))]
-    ledger = Ledger()
+    verdict_log = VerdictLog()
     for second in seconds:
-        ledger.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
+        verdict_log.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
     for asked, until in waits:
-        ledger.ask(Wait(0, asked, until))
-    quotas = [Quota(0, "m", 0, None)]
+        verdict_log.ask(RequestedWait(0, asked, until))
+    quotas = [MockQuota(0, "m", 0, None)]
     grace = chance.choice([0.0, 0.5])
-    verdict = judge(ledger, quotas, since=None, until=None, grace=grace, peak_in_flight=0)
+    verdict = judge(verdict_log, quotas, since=None, until=None, grace=grace, peak_in_flight=0)
     broken = [one for one in seconds if any(asked + grace < one < until for asked, until in waits)]
     assert verdict.sent_in_waits == len(broken)
     assert sum(cool_down.sent for cool_down in verdict.cool_downs) == len(broken)
@@ -204,8 +206,8 @@ def test_waits_are_found_as_a_plain_search_would_find_them(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("herd", "kept"), [(11, True), (12, False)])
-def test_a_herd_after_a_cool_down_is_seen(herd: int, kept: bool) -> None:
-    """More in the second after it than the bucket held and got: those that were refused show it."""
+def test_verdict_detects_a_herd_after_a_cool_down(herd: int, kept: bool) -> None:
+    """More in the second after it than content and refill, refused ones included."""
     limits = RateLimits(requests_per_minute=60, burst_seconds=10)
     provider = sent_at(0, *[10.5] * herd, 12, rate_limits=limits)
     [cool_down, *_] = provider.verdict().cool_downs
@@ -213,8 +215,8 @@ def test_a_herd_after_a_cool_down_is_seen(herd: int, kept: bool) -> None:
     assert cool_down.is_kept is kept
 
 
-def test_tokens_after_a_cool_down_are_those_that_were_reserved() -> None:
-    """What the requests may cost is what a quota must have room for."""
+def test_verdict_counts_reserved_tokens_after_a_cool_down() -> None:
+    """A quota must have room for the most that the requests may cost."""
     limits = RateLimits(tokens_per_minute=600, burst_seconds=6)
     provider = MockProvider(outages=[Outage(0, 10, 429)], rate_limits=limits)
 
@@ -232,8 +234,8 @@ def test_tokens_after_a_cool_down_are_those_that_were_reserved() -> None:
     assert not cool_down.is_kept
 
 
-def test_faults_ask_for_waits_too() -> None:
-    """Whoever says Retry-After means it."""
+def test_verdict_counts_waits_of_faults() -> None:
+    """Every Retry-After counts."""
     faults = FaultPlan(
         script=[
             Fault.RATE_LIMIT_SECONDS(seconds=5),
@@ -248,8 +250,8 @@ def test_faults_ask_for_waits_too() -> None:
     assert verdict.sent_in_waits == 2
 
 
-def test_a_quota_that_says_no_wait_asks_for_none() -> None:
-    """Only what was told can be broken; and what was told in whole seconds counts as told."""
+def test_verdict_counts_only_waits_that_were_told() -> None:
+    """As they were told, in whole seconds where those are used."""
     for waits, ends in (((), []), (("retry-after",), [1.05]), (("retry-after-ms",), [0.1])):
         limits = RateLimits(requests_per_minute=600, burst_seconds=0.1, waits=waits)  # type: ignore[arg-type]
         provider = sent_at(0, 0, 0.05, outage=Outage(1000, 1001), rate_limits=limits)
@@ -258,7 +260,7 @@ def test_a_quota_that_says_no_wait_asks_for_none() -> None:
         assert provider.verdict().sent_in_waits == len(ends)
 
 
-def test_everything_can_be_json_and_nothing_changes() -> None:
+def test_verdict_converts_to_json_and_is_immutable() -> None:
     """Over HTTP as well, with a span."""
     provider = MockProvider(
         latency=1.0,
@@ -292,47 +294,47 @@ def test_everything_can_be_json_and_nothing_changes() -> None:
         verdict.by_attempt[1] = 0  # type: ignore[index]
 
 
-def test_keys_are_not_told() -> None:
-    """Only whether they are the same."""
+def test_verdict_contains_no_keys() -> None:
+    """Only hashes that show which are the same."""
     provider = MockProvider(rate_limits=RateLimits(requests_per_minute=60))
     simulate(lambda: Client(provider, "sesame").ask())
     assert "sesame" not in json.dumps(provider.verdict().to_dict())
     assert len(provider.verdict().limits[0].key) == 16
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    """The newest requests at least; what is settled late finds its place."""
-    ledger = Ledger(keep=10)
+def test_verdict_log_is_bounded() -> None:
+    """The newest requests at least; late settlements are applied."""
+    verdict_log = VerdictLog(keep=10)
     numbers = []
     for second in range(100):
-        numbers.append(ledger.note(float(second), 0, ACCEPTED, 1, reserved=5, spent=5))
-        ledger.ask(Wait(0, float(second), second + 0.5))
+        numbers.append(verdict_log.note(float(second), 0, ACCEPTED, 1, reserved=5, spent=5))
+        verdict_log.ask(RequestedWait(0, float(second), second + 0.5))
         if second:
-            ledger.settle(numbers[second - 1], second - 1)
-        assert len(list(ledger.sent())) <= 20
-    ledger.settle(numbers[0], 1000)
-    kept = list(ledger.sent())
+            verdict_log.settle(numbers[second - 1], second - 1)
+        assert len(list(verdict_log.sent())) <= 20
+    verdict_log.settle(numbers[0], 1000)
+    kept = list(verdict_log.sent())
     assert [one.second for one in kept] == list(range(int(kept[0].second), 100))
     assert [one.spent for one in kept[:-1]] == [one.second for one in kept[:-1]]
     assert len(kept) >= 10
-    assert len(ledger.waits()) <= len(kept)
+    assert len(verdict_log.waits()) <= len(kept)
 
 
 def judged(seconds: Sequence[float]) -> Verdict:
-    ledger = Ledger()
+    verdict_log = VerdictLog()
     for second in seconds:
-        ledger.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
-    return judge(ledger, [Quota(0, "m", 0, None)], since=None, until=None, grace=0, peak_in_flight=1)
+        verdict_log.note(second, 0, ACCEPTED, 1, reserved=1, spent=1)
+    return judge(verdict_log, [MockQuota(0, "m", 0, None)], since=None, until=None, grace=0, peak_in_flight=1)
 
 
-def test_without_limits_there_is_still_a_verdict() -> None:
-    """Of retries, waits and what was in flight."""
+def test_verdict_exists_without_limits() -> None:
+    """Of retries, waits and requests in flight."""
     verdict = judged([1.0, 2.0])
     assert (verdict.sent, verdict.accepted, verdict.used, verdict.peak_in_flight) == (2, 2, None, 1)
 
 
-def test_what_is_never_answered_is_lost() -> None:
-    """Bare 429s, and a client with two retries: as many rows as gave up, and all that were refused."""
+def test_verdict_counts_lost_rows() -> None:
+    """Bare 429s, and a client with two retries: the rows that it gave up, and all refusals."""
     limits = RateLimits(requests_per_minute=3000, burst_seconds=0.2, style="nginx")
     provider = MockProvider(latency=0.1, rate_limits=limits)
     failed = []
@@ -359,8 +361,8 @@ def test_what_is_never_answered_is_lost() -> None:
     assert (verdict.cool_downs, verdict.to_dict()["lost"]) == ((), len(failed))
 
 
-def test_a_text_is_not_lost_that_is_answered_in_another_list() -> None:
-    """Lists are sent again in parts; neither a failure is an answer nor a client that left."""
+def test_verdict_finds_a_row_in_another_list() -> None:
+    """Lists are sent again in parts; neither a failure nor a disconnect is an answer."""
     provider = MockProvider(
         latency=1.0, dimensions=2, faults=FaultPlan(script=[Fault.SERVER_ERROR, None, None, Fault.CONFLICT])
     )
@@ -393,8 +395,8 @@ def test_a_text_is_not_lost_that_is_answered_in_another_list() -> None:
 @pytest.mark.parametrize(
     ("server", "most", "status"), [("tei", 40, 429), ("ollama", 2, 503), ("infinity", 2, 429)]
 )
-def test_what_a_family_refuses_is_judged(server: Any, most: int, status: int) -> None:
-    """Its own limit of what is in flight is a limit like others."""
+def test_verdict_counts_refusals_of_the_family(server: Any, most: int, status: int) -> None:
+    """Its own limit of requests in flight is a limit like others."""
     provider = MockProvider(server=server, latency=1.0, max_in_flight=most, dimensions=2)
 
     async def main() -> list[int]:

@@ -1,4 +1,4 @@
-"""A provider in virtual time: hours pass at once, and the same every time."""
+"""A provider on a virtual clock: hours pass at once, the same in every run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Got(NamedTuple):
-    """Hold an answer, and when it came."""
+    """An answer and its time."""
 
     status: int
     headers: httpx.Headers
@@ -32,7 +32,7 @@ class Got(NamedTuple):
 
 
 class Client:
-    """Ask `provider` in process."""
+    """Send requests to `provider` in process."""
 
     def __init__(self, provider: MockProvider, key: str = "k", *, timeout: float | None = None) -> None:
         self._transport = provider.transport()
@@ -40,7 +40,7 @@ class Client:
         self._extensions = {} if timeout is None else {"timeout": {"read": timeout}}
 
     async def ask(self, text: str = "hi", *, model: str = "m", **options: Any) -> Got:
-        """Ask for a chat completion."""
+        """Request a chat completion."""
         body = {"model": model, "messages": [{"role": "user", "content": text}], **options}
         return await self.post("/v1/chat/completions", body)
 
@@ -66,5 +66,5 @@ class Client:
 
 
 def simulate(main: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run `main` on a clock that jumps to the next thing to do."""
+    """Run `main` on a clock that jumps to the next deadline."""
     return virtual.run(main, *arguments)

@@ -7,41 +7,41 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from batchrt.files.cells import error_line, json_text
-from batchrt.files.output_file import Outlet
-from batchrt.files.vectors.sink import VectorFormat, VectorSink
+from batchrt.files.output_file import OutputFile
+from batchrt.files.vectors.base import VectorFormat, VectorSink
 
-__all__ = ["LineSink"]
+__all__ = ["JsonlSink"]
 
 _NUMBER: Final = "%.9g"
-"""Nine digits tell every float32 from every other (IEEE 754; only -0 is read as 0), and are a third shorter
-than what Python writes for the double that it is read into."""
+"""Nine digits identify every float32 (IEEE 754; only -0 is read as 0), and are a third shorter than Python's
+text of the double."""
 
 
-class LineSink(VectorSink):
-    """Write `{…, "embedding": [0.1, …], "error": null}`, with one of both null."""
+class JsonlSink(VectorSink):
+    """Write `{…, "embedding": [0.1, …], "error": null}`, with one of the two null."""
 
     format: VectorFormat = "jsonl"
 
-    def __init__(self, outlet: Outlet, width: int | None) -> None:
-        super().__init__((outlet.path,), width)
-        self._outlet = outlet
+    def __init__(self, file: OutputFile, width: int | None) -> None:
+        super().__init__((file.path,), width)
+        self._file = file
         self._template = ""
         self._numbers = struct.Struct("")
 
     def flush(self) -> None:
         """Hand all rows written so far to the operating system."""
-        self._outlet.flush()
+        self._file.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file; stdout stays open."""
-        self._outlet.close()
+        """Write the remaining rows and close the file; stdout stays open."""
+        self._file.close()
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
     ) -> None:
         line = None if error is None else error_line(error)
         if vector is None:
-            self._outlet.put(json_text({**values, "embedding": None, "error": line}) + "\n")
+            self._file.put(json_text({**values, "embedding": None, "error": line}) + "\n")
             return
         if self._numbers.size != len(vector):
             self._numbers = struct.Struct(f"<{self.width}f")
@@ -49,4 +49,4 @@ class LineSink(VectorSink):
         numbers = self._template % self._numbers.unpack(vector)
         head, tail = json_text(dict(values)), json_text({"error": line})
         beginning = "{" if head == "{}" else f"{head[:-1]}, "
-        self._outlet.put(f'{beginning}"embedding": [{numbers}], {tail[1:]}\n')
+        self._file.put(f'{beginning}"embedding": [{numbers}], {tail[1:]}\n')

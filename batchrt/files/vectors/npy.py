@@ -1,4 +1,4 @@
-"""Vectors as a numpy file, with what is kept beside them in a second one."""
+"""Vectors as a numpy file, with the values beside them in a second file."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any, Final
 
 from batchrt.errors import OutputError
 from batchrt.files.cells import error_line, json_text
-from batchrt.files.output_file import Outlet, refused, write_all
-from batchrt.files.vectors.sink import VectorFormat, VectorSink
+from batchrt.files.output_file import OutputFile, write_all, write_error
+from batchrt.files.vectors.base import VectorFormat, VectorSink
 
 __all__ = ["NpySink"]
 
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 _HEADER_BYTES: Final = 128
-"""Room for any shape, and a multiple of 64, which numpy's format asks for so that a file can be mapped
-into memory (numpy.lib.format, version 1.0)."""
+"""Fits any shape, and is a multiple of 64, which numpy's format asks for so that a file can be mapped into
+memory (numpy.lib.format, version 1.0)."""
 _CHUNK: Final = 1 << 20
 _NAN: Final = struct.pack("<f", float("nan"))
 
 
 class NpySink(VectorSink):
-    """Write a float32 matrix with a row for each row that is given, of NaN where there is no vector.
+    """Write a float32 matrix with one row for each row given, of NaN where there is no vector.
 
-    Beside it goes a file of lines `{"row": 0, …, "error": null}`, where `row` is the matrix's. The header
-    of the matrix is brought up to date after what it counts is in both files: whatever ends the process,
-    they can be read up to the last flush. Without any vector the matrix has `width` columns, or none.
+    A second file has lines `{"row": 0, …, "error": null}`, where `row` is the matrix's. The matrix's header
+    is updated after the rows that it counts are in both files: however the process ends, the files can be
+    read up to the last flush. Without any vector the matrix has `width` columns, or none.
 
     Args:
-        stream: an empty file, to be closed with the sink.
+        stream: an empty file, which is closed with the sink.
         path: its name.
         beside: the second file.
-        width: how many numbers a vector has, if that is known.
+        width: the number of dimensions of a vector, if it is known.
     """
 
     format: VectorFormat = "npy"
 
-    def __init__(self, stream: io.FileIO, path: str, beside: Outlet, width: int | None) -> None:
+    def __init__(self, stream: io.FileIO, path: str, beside: OutputFile, width: int | None) -> None:
         super().__init__((path, beside.path), width)
         self._stream = stream
         self._beside = beside
@@ -59,12 +59,12 @@ class NpySink(VectorSink):
             write_all(self._stream, _header(self.rows, self.width or 0))
 
     def close(self) -> None:
-        """Write what is left and close both files."""
+        """Write the remaining rows and close both files."""
         try:
             if self._failure is None:
                 self.flush()
         finally:
-            self._shut()
+            self._close_stream()
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
@@ -74,7 +74,7 @@ class NpySink(VectorSink):
         if self.width is None:
             self._blank += 1
             return
-        while self._blank:  # rows that came before anybody knew how wide they are
+        while self._blank:  # rows from before the width was known
             self._blank -= 1
             self._take(_NAN * self.width)
         self._take(_NAN * self.width if vector is None else vector)
@@ -90,11 +90,11 @@ class NpySink(VectorSink):
         self._pending.clear()
         self._pending_bytes = 0
         with self._guarded():
-            # Behind what is there; the first time behind a header that is yet to be written.
+            # At the end of the file; at first behind the header, which is written later.
             self._stream.seek(max(_HEADER_BYTES, self._stream.seek(0, io.SEEK_END)))
             write_all(self._stream, data)
 
-    def _shut(self) -> None:
+    def _close_stream(self) -> None:
         try:
             self._beside.close()
         finally:
@@ -102,7 +102,7 @@ class NpySink(VectorSink):
                 self._stream.close()
             except OSError as error:  # a network file system may report a lost write only now
                 if self._failure is None:
-                    raise refused(self.paths[0], error) from error
+                    raise write_error(self.paths[0], error) from error
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -111,7 +111,7 @@ class NpySink(VectorSink):
         try:
             yield
         except OSError as error:
-            self._failure = refused(self.paths[0], error)
+            self._failure = write_error(self.paths[0], error)
             raise self._failure from error
 
 

@@ -14,24 +14,24 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from batchrt.errors import OutputClosedError, OutputError
-from batchrt.files.cells import cell, error_line, json_text, shorten, whole_text
-from batchrt.files.output_file import refused
-from batchrt.files.vectors.sink import Kind, VectorFormat, VectorSink
+from batchrt.files.cells import cell, encodable_text, error_line, json_text, shorten
+from batchrt.files.output_file import write_error
+from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
 
 __all__ = ["ParquetSink", "pyarrow"]
 
 _GROUP_BYTES: Final = 32 << 20
-"""Of a row group's vectors. Readers want groups large, and this is what has to be kept in memory."""
+"""Size of a row group's vectors, which are buffered in memory. Readers want large groups."""
 _GROUP_ROWS: Final = 1 << 16
 _IN_MEMORY: Final = 1 << 20
 _GROUP_OVERHEAD: Final = 4096
-"""Bytes a column of a row group takes besides its values, in the group and in the table of contents; it is
-some hundred."""
+"""Bytes of a column of a row group besides its values, in the group and in the footer; some hundred in
+practice."""
 _LEVELS: Final = 8
-"""Parquet's definition and repetition levels take three bits of a number's 32 where they are not run-length
-encoded."""
+"""Parquet's definition and repetition levels take three bits for each 32-bit number where they are not
+run-length encoded."""
 _CONTENTS: Final = 1 << 16
-"""Bytes of the table of contents without any group: mostly the schema."""
+"""Bytes of the footer without any group: mostly the schema."""
 _ZEROS: Final = 1 << 20
 _INT_BITS: Final = 63
 
@@ -53,20 +53,19 @@ def pyarrow() -> Any:
 
 
 class ParquetSink(VectorSink):
-    """Write a table with the columns that are kept, `embedding` and `error`.
+    """Write a table with the given columns, `embedding` and `error`.
 
-    `embedding` is a list of float32 of fixed size; without any vector, of any size. Parquet has its
-    table of contents at the end of the file: it can be read once it is closed, and not before.
+    `embedding` is a list of float32 of fixed size; of any size if there is no vector. Parquet has its
+    metadata in a footer: the file can only be read once it is closed.
 
-    Invariant: whenever a row group is about to be written, the room for it and for the table of contents
-    is there already. Where there is none, as on a disk that is full, the group is made smaller until it
-    fits, and the file is closed behind it: what it holds then can be read.
+    Invariant: before a row group is written, disk space for it and for the footer is allocated. On a full
+    disk the group is halved until it fits, and the file is closed after it, so that its rows can be read.
 
     Args:
-        stream: an empty file, to be closed with the sink.
+        stream: an empty file, which is closed with the sink.
         path: its name.
-        columns: what is kept, and of what kind.
-        width: how many numbers a vector has, if that is known.
+        columns: names and types of the values beside the vectors.
+        width: the number of dimensions of a vector, if it is known.
     """
 
     format: VectorFormat = "parquet"
@@ -76,13 +75,13 @@ class ParquetSink(VectorSink):
         self._pa: Any = pyarrow()
         self._raw = stream
         self._stream = io.BufferedWriter(stream)
-        # What is no file, a pipe say, has no room to be had beforehand.
+        # Only a regular file has space to allocate; a pipe has none.
         self._reserves = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
         self._groups = 0
         self._written = 0
-        self._is_lost = False
+        self._is_torn = False
         self._columns = dict(columns)
-        self._early = _Early()
+        self._rows_before_width = _RowsBeforeWidth()
         self._writer: Any = None
         self._failure: OutputError | None = None
         self._clear()
@@ -95,10 +94,10 @@ class ParquetSink(VectorSink):
         self._valid: list[bool] = []
 
     def flush(self) -> None:
-        """Do nothing: rows are written in groups, and of no use before the file is closed."""
+        """Do nothing: rows are written in groups, and are unreadable before the file is closed."""
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write the remaining rows and close the file."""
         if self._stream.closed:
             return
         try:
@@ -107,13 +106,13 @@ class ParquetSink(VectorSink):
                 self._write_group()
             self._end()
         finally:
-            self._early.close()
-            with suppress(OSError):  # what could not be written has been said
+            self._rows_before_width.close()
+            with suppress(OSError):  # the failed write has been reported
                 self._stream.close()
 
     def _end(self) -> None:
-        """Write the table of contents, unless the file is lost anyway."""
-        if self._writer is None or self._is_lost:
+        """Write the footer, unless a group is torn."""
+        if self._writer is None or self._is_torn:
             return
         with self._guarded():
             self._writer.close()
@@ -126,17 +125,17 @@ class ParquetSink(VectorSink):
     ) -> None:
         if self._failure is not None:
             raise self._failure
-        line = None if error is None else whole_text(error_line(error))
+        line = None if error is None else encodable_text(error_line(error))
         row = [_of_kind(kind, values.get(name)) for name, kind in self._columns.items()]
         if self.width is None:
-            self._early.put(row, line)
+            self._rows_before_width.put(row, line)
             return
         self._replay()
         self._add(row, vector, line)
 
     def _replay(self) -> None:
-        """Take the rows that came before anybody knew how wide vectors are."""
-        for row, line in self._early.take():
+        """Add the rows that came before the width was known."""
+        for row, line in self._rows_before_width.take():
             self._add(row, None, line)
 
     def _add(self, row: list[Any], vector: bytes | None, line: str | None) -> None:
@@ -158,10 +157,10 @@ class ParquetSink(VectorSink):
                 self._write_table(table)
 
     def _write_table(self, table: Any) -> None:
-        """Write `table`, or as much of its beginning as there is room for.
+        """Write `table`, or as much of its beginning as there is space for.
 
         Raises:
-            OSError: it was not all of it, or none.
+            OSError: not all of it was written.
         """
         refusal, part = self._reserve(table), table
         if refusal is not None:
@@ -174,15 +173,15 @@ class ParquetSink(VectorSink):
             raise refusal
 
     def _put_table(self, table: Any) -> None:
-        self._is_lost = True  # until the group is whole
+        self._is_torn = True  # until the group is whole
         self._open_writer(table.schema).write_table(table)
         self._stream.flush()
-        self._is_lost = False
+        self._is_torn = False
         self._groups += 1
         self._written += table.num_rows
 
     def _reserve(self, table: Any) -> OSError | None:
-        """Get hold of the room for `table` as a row group and what follows it; return why there is none."""
+        """Allocate space for `table` as a row group and for the footer; return the error if there is none."""
         if not self._reserves:
             return None
         columns = len(table.schema.names)
@@ -192,7 +191,7 @@ class ParquetSink(VectorSink):
         try:
             _allocate(self._raw, start, room + contents)
         except OSError as error:
-            # The room for the contents was got hold of with the group before.
+            # The footer's space was allocated with the previous group.
             before = _CONTENTS + _GROUP_OVERHEAD * columns * self._groups
             with suppress(OSError):
                 self._raw.truncate(start + (before if self._groups else 0))
@@ -221,8 +220,8 @@ class ParquetSink(VectorSink):
 
     def _open_writer(self, schema: Any) -> Any:
         if self._writer is None:
-            # Numbers repeat too seldom for a dictionary of them to be anything but work, nor is their
-            # minimum of use. Statistics of texts may be as long as the texts.
+            # Numbers repeat too seldom for a dictionary, and their minimum is of no use. Statistics of texts
+            # may be as long as the texts.
             numbers = [name for name, kind in self._columns.items() if kind is int]
             self._writer = self._pa.parquet.ParquetWriter(
                 self._stream, schema, use_dictionary=["error"], write_statistics=numbers or False
@@ -234,21 +233,21 @@ class ParquetSink(VectorSink):
         try:
             yield
         except OSError as error:
-            self._failure = self._refused(error)
-            if self._writer is not None and self._is_lost:
-                self._writer.is_open = False  # or it would try again when it is collected
+            self._failure = self._write_error(error)
+            if self._writer is not None and self._is_torn:
+                self._writer.is_open = False  # else it tries again when it is collected
             raise self._failure from error
 
-    def _refused(self, error: OSError) -> OutputError:
-        failure = refused(self.paths[0], error)
+    def _write_error(self, error: OSError) -> OutputError:
+        failure = write_error(self.paths[0], error)
         if isinstance(failure, OutputClosedError) or not self._reserves:
             return failure
-        kept = "the file is lost" if self._is_lost else f"the file has the first {self._written:,} rows"
+        kept = "the file is lost" if self._is_torn else f"the file has the first {self._written:,} rows"
         return OutputError(f"{failure}; {kept}", path=self.paths[0])
 
 
-class _Early:
-    """Keep rows without vectors, on the disk if they are many, until the first vector comes."""
+class _RowsBeforeWidth:
+    """Keep rows without vectors until the first vector comes, in a temporary file if there are many."""
 
     def __init__(self) -> None:
         self._file: Any = None
@@ -274,15 +273,15 @@ class _Early:
 
 
 def _allocate(stream: io.FileIO, start: int, size: int) -> None:
-    """Have the file system set `size` bytes aside from `start` on, where nothing is.
+    """Allocate `size` bytes of disk space from `start` on, beyond the file's end.
 
     Raises:
-        OSError: there is not so much room.
+        OSError: there is not enough space.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(stream.fileno(), start, size)
         return
-    place = stream.tell()  # elsewhere only writing gets it
+    place = stream.tell()  # elsewhere only writing allocates
     try:
         stream.seek(start)
         zeros = bytes(min(size, _ZEROS))
@@ -296,7 +295,7 @@ def _of_kind(kind: Kind, value: Any) -> Any:
     if value is None:
         return None
     if kind is str:
-        return whole_text(cell(value))
+        return encodable_text(cell(value))
     if not isinstance(value, int) or value.bit_length() > _INT_BITS:
         raise ValueError(f"a column of integers of 64 bits cannot hold {shorten(repr(value), 60)}")
     return value

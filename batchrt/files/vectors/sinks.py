@@ -1,4 +1,4 @@
-"""Vectors out: .npy, Parquet and JSONL files, or stdout."""
+"""Sinks for vectors: .npy, Parquet and JSONL files, or stdout."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final, get_args
 
 from batchrt.errors import InputError
-from batchrt.files.formats import STANDARD_STREAM
-from batchrt.files.output_file import Outlet, encode_json, open_file, open_outlet
+from batchrt.files.formats import STANDARD_STREAM, known_format
+from batchrt.files.output_file import OutputFile, encode_json, open_file, open_output
 from batchrt.files.sources import Source
-from batchrt.files.vectors.jsonl import LineSink
+from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
+from batchrt.files.vectors.jsonl import JsonlSink
 from batchrt.files.vectors.npy import NpySink
 from batchrt.files.vectors.parquet import ParquetSink, pyarrow
-from batchrt.files.vectors.sink import Kind, VectorFormat, VectorSink
 
 __all__ = ["open_vector_sink"]
 
@@ -28,7 +28,7 @@ _SUFFIXES: Final[dict[str, VectorFormat]] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_SAY_WHICH: Final = "name it .npy, .parquet or .jsonl, or say which with --format"
+_SAY_WHICH: Final = "name it .npy, .parquet or .jsonl, or say which with `format`"
 
 
 def open_vector_sink(
@@ -42,27 +42,27 @@ def open_vector_sink(
 ) -> VectorSink:
     """Open `path` for vectors, each with the values of `columns` beside it.
 
-    `"-"` is stdout, as JSONL; else the suffix decides. `.gz` after `.jsonl` compresses. Beside
-    `vectors.npy`, which has room for numbers only, goes `vectors.ids.jsonl`.
+    `"-"` is stdout, as JSONL; else the suffix decides. `.gz` after `.jsonl` compresses. `vectors.npy` has
+    room for numbers only, so the values go to `vectors.ids.jsonl`.
 
     Args:
-        path: where to.
-        columns: names, and of what kind the values are. Parquet writes them as that; the other
-            formats as they come.
-        width: how many numbers a vector has, if that is known.
+        path: the file to write.
+        columns: names and types of the values. Parquet stores the types; the other formats write the values
+            as they are.
+        width: the number of dimensions of a vector, if it is known.
         format: `npy`, `parquet` or `jsonl`, if the suffix does not tell.
-        overwrite: replace what is there.
-        source: its own file is refused even then.
+        overwrite: replace an existing file.
+        source: the origin of the rows; its own file is refused even with `overwrite`.
 
     Raises:
-        InputError: the format is not known, or a file is there already, is the input, or cannot be
-            made. Nothing is written then.
+        InputError: the format is unknown, or a file exists, is the input, or cannot be created. Nothing is
+            written then.
         ImportError: Parquet needs pyarrow.
     """
     name = os.fspath(path)
     kind = _choose_format(name, format)
     if kind == "jsonl":
-        return LineSink(open_outlet(name, encode_json, overwrite=overwrite, source=source), width)
+        return JsonlSink(open_output(name, encode_json, overwrite=overwrite, source=source), width)
     if name == STANDARD_STREAM:
         raise InputError(f"stdout takes jsonl only; name a file for {kind}", path="stdout")
     if kind == "parquet":
@@ -74,25 +74,22 @@ def open_vector_sink(
 
 def _choose_format(path: str, explicit: str | None) -> VectorFormat:
     if explicit is not None:
-        for known in _FORMATS:
-            if explicit == known:
-                return known
-        raise InputError(f"unknown format {explicit!r}; use npy, parquet or jsonl", path=path)
+        return known_format(explicit, _FORMATS, path)
     if path == STANDARD_STREAM:
         return "jsonl"
     lower = path.lower()
     suffix = Path(lower.removesuffix(".gz")).suffix
     if suffix not in _SUFFIXES:
         named = f"the suffix {suffix!r} is none of a file of vectors" if suffix else "it has no suffix"
-        raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path)
+        raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
     if lower.endswith(".gz") and _SUFFIXES[suffix] != "jsonl":
         raise InputError(f"{path}: {suffix} is not compressed like this; leave .gz out", path=path)
     return _SUFFIXES[suffix]
 
 
-def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, Outlet]:
-    """Open both files, or none; what was in them is only lost if both can be had."""
-    is_new = not _is_there(path)
+def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io.FileIO, OutputFile]:
+    """Open both files or neither; their content is only lost if both can be opened."""
+    is_new = not os.path.exists(path)  # noqa: PTH110  unlike Path's it raises nothing
     with ExitStack() as undo:
         stream = open_file(path, overwrite=overwrite, source=source, keep=True)
         if is_new:
@@ -101,18 +98,10 @@ def _open_pair(path: str, *, overwrite: bool, source: Source | None) -> tuple[io
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             problem = "the head of an .npy file is written last; name a regular file, or use jsonl"
             raise InputError(f"{path}: {problem}", path=path)
-        beside = open_outlet(_beside(path), encode_json, overwrite=overwrite, source=source)
+        beside = open_output(_beside(path), encode_json, overwrite=overwrite, source=source)
         stream.truncate(0)
         undo.pop_all()
     return stream, beside
-
-
-def _is_there(path: str) -> bool:
-    try:
-        Path(path).stat()
-    except OSError:
-        return False
-    return True
 
 
 def _beside(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The shapes of a chat request and its answer; no I/O."""
+"""Chat messages as JSON: the body of a request, the messages of a response; no I/O."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
 from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
-from batchrt.providers.choices import any_message, placed_choices, read_message
+from batchrt.providers.choices import first_message, ordered_choices, read_message
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
-from batchrt.providers.request_body import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.request_body import bad_input, encode_members, half_surrogate, most_tokens
 from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
 
 __all__ = [
@@ -30,27 +30,27 @@ __all__ = [
 
 
 class PromptLike(Protocol):
-    """What a prompt gives: something that turns into messages."""
+    """The value of a prompt, which converts to messages."""
 
     def to_messages(self) -> Sequence[MessageLike]:
         """Return the conversation so far."""
 
 
 ChatInput: TypeAlias = "str | Message | Sequence[MessageLike] | PromptLike"
-"""What a chat model takes: the user's words, a conversation, or a prompt's value."""
+"""The input of a chat model: the user's text, a conversation, or a prompt's value."""
 
 _PAIR: Final = 2
 _ROLES: Final = {"human": "user", "ai": "assistant"}
-"""LCEL's names in `(role, content)` pairs."""
+"""LCEL's role names in `(role, content)` pairs."""
 
 
 class ChatRequest:
-    """Build bodies for `/chat/completions` that differ in their messages alone.
+    """Build bodies for `/chat/completions` that differ only in their messages.
 
     Attributes:
-        start: the beginning of them all: the rest of the body, encoded once.
-        names: the model and what other members there are.
-        most: the most tokens of an answer; `None` if nothing says.
+        start: the beginning of each: all other members, encoded once.
+        names: the model's name, and the names of the members.
+        most: most tokens of an answer; `None` if no member limits them.
 
     Raises:
         ValueError: for a field that JSON cannot carry.
@@ -75,7 +75,7 @@ class ChatRequest:
         return self.start + _messages(value) + b"}"
 
     def body_of(self, conversations: Sequence[bytes]) -> bytes:
-        """Return the body for encoded conversations: `messages` is the one, or a list of several."""
+        """Return the body for encoded conversations: `messages` is a single one, or a list of several."""
         if len(conversations) == 1:
             return self.start + conversations[0] + b"}"
         return self.start + b"[" + b",".join(conversations) + b"]}"
@@ -98,24 +98,24 @@ def _text(value: str) -> bytes:
     try:
         return to_json(value)
     except (PydanticSerializationError, UnicodeError):
-        raise _unspeakable([{"content": value}]) from None
+        raise _unencodable([{"content": value}]) from None
 
 
 def _messages(value: object) -> bytes:
-    messages = [_on_the_wire(message, i) for i, message in enumerate(_conversation(value))]
+    messages = [_message_json(message, i) for i, message in enumerate(_conversation(value))]
     if not messages:
         raise bad_input("messages", "a chat needs at least one message, and this is an empty list")
     try:
         return to_json(messages)
     except (PydanticSerializationError, UnicodeError):
-        raise _unspeakable(messages) from None
+        raise _unencodable(messages) from None
 
 
 def conversation(value: ChatInput) -> Sequence[Any]:
-    """Return one input as the messages that it stands for.
+    """Return the messages of one input.
 
     Raises:
-        BadRequestError: it is none.
+        BadRequestError: it is not an input of a chat.
     """
     return [HumanMessage(value)] if isinstance(value, str) else _conversation(value)
 
@@ -135,7 +135,7 @@ def _conversation(value: object) -> Sequence[Any]:
     raise bad_input("messages", f"a chat takes a str, messages or a prompt's value, not {kind}")
 
 
-def _on_the_wire(message: object, index: int) -> Mapping[str, Any]:
+def _message_json(message: object, index: int) -> Mapping[str, Any]:
     if isinstance(message, Message):
         return _from_object(message, index)
     if isinstance(message, Mapping):
@@ -171,13 +171,13 @@ def _content(content: object, index: int) -> object:
     raise bad_input(f"messages[{index}].content", message)
 
 
-def _unspeakable(messages: Sequence[Mapping[str, Any]]) -> BadRequestError:
-    """Return the error that says which message cannot be encoded, and why."""
+def _unencodable(messages: Sequence[Mapping[str, Any]]) -> BadRequestError:
+    """Return the error with the message that cannot be encoded, and the reason."""
     for index, message in enumerate(messages):
         try:
             json.dumps(message, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
-            return half_character(error, message.get("content"), f"messages[{index}].content")
+            return half_surrogate(error, message.get("content"), f"messages[{index}].content")
         except (TypeError, ValueError) as error:
             return bad_input(f"messages[{index}]", f"the message cannot be sent as JSON: {error}")
     return bad_input("messages", "the messages cannot be sent as JSON")
@@ -187,20 +187,20 @@ def read_chat(reply: Reply, secrets: Secrets, wall: Callable[[], float]) -> AIMe
     """Return the message in a successful `reply`; for `secrets` and `wall` see `error_from`.
 
     Raises:
-        MalformedResponseError: if it is not JSON or not of the API's shape; says what is missing.
-        ProviderError: if the body holds an error instead, as some proxies have it.
+        MalformedResponseError: it is not JSON or not of the API's shape; the message has the missing member.
+        ProviderError: the body holds an error instead, as some proxies send it.
     """
 
     def read(data: dict[str, Any]) -> AIMessage:
-        return any_message(data, reply, read_usage(data.get("usage"), data.get("service_tier")))
+        return first_message(data, reply, read_usage(data.get("usage"), data.get("service_tier")))
 
     return read_answer(reply, secrets, wall, read)
 
 
 class Messages(NamedTuple):
-    """Hold the messages for a list of conversations, and the tokens of all of them.
+    """The messages for a list of conversations, and the tokens of all of them.
 
-    In place of a message that is not as the API promises, or that failed, stands its error.
+    A message that is malformed, or that failed, is replaced by its error.
     """
 
     messages: list[AIMessage | ProviderError]
@@ -210,7 +210,7 @@ class Messages(NamedTuple):
 def read_chats(reply: Reply, count: int, secrets: Secrets, wall: Callable[[], float]) -> Messages:
     """Return the messages for `count` conversations, in their order; otherwise as `read_chat`.
 
-    The messages have no `usage` of their own: nobody says which of them the tokens were for.
+    The messages have no `usage` of their own: the response does not attribute its tokens.
 
     Raises:
         MalformedResponseError: also if there is not one choice for each conversation.
@@ -218,7 +218,7 @@ def read_chats(reply: Reply, count: int, secrets: Secrets, wall: Callable[[], fl
 
     def read(data: dict[str, Any]) -> Messages:
         messages: list[AIMessage | ProviderError] = []
-        for i, choice in enumerate(placed_choices(data, count, 1)):
+        for i, choice in enumerate(ordered_choices(data, count, 1)):
             try:
                 messages.append(read_message(choice, data, reply, None, i))
             except ShapeError as error:

@@ -1,4 +1,4 @@
-"""JSON schemas the way OpenAI's strict mode wants them.
+"""Strict schemas: JSON schemas rewritten for OpenAI's strict mode.
 
 The rules are those of https://platform.openai.com/docs/guides/structured-outputs ("Supported schemas"), as
 of November 2026: every object lists its properties, requires all of them and allows no others; no defaults;
@@ -22,23 +22,23 @@ _CONSTRAINTS: Final = (
 )
 _DESCRIPTIONS: Final = "description title"
 _REWRITTEN: Final = "allOf oneOf patternProperties prefixItems"
-"""Known here, and refused by name where they cannot be rewritten."""
+"""Keywords that are rewritten, or refused by name where they cannot be."""
 _KNOWN: Final = frozenset(f"{_STRUCTURE} {_CONSTRAINTS} {_DESCRIPTIONS} {_REWRITTEN}".split())
 _NO_CONSTRAINTS: Final = """
     $anchor $comment $id $schema contentEncoding contentMediaType default deprecated discriminator example
     examples readOnly writeOnly
 """
 _IGNORED: Final = frozenset(_NO_CONSTRAINTS.split())
-"""Keywords that constrain nothing: what is left out of the schema, and not refused."""
+"""Keywords that constrain nothing: they are left out of the schema, not refused."""
 _FORMATS: Final = frozenset(
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid")
 )
 _NUMBER_FORMATS: Final = frozenset(("double", "float", "int32", "int64"))
-"""OpenAPI's: no constraint beyond the type's own."""
+"""OpenAPI's formats of numbers, which add no constraint to the type."""
 
 _MOST_PROPERTIES: Final = 5_000
 _DEEPEST: Final = 10
-"""Levels of objects in one another."""
+"""Levels of nested objects."""
 _MOST_ENUM_VALUES: Final = 1_000
 _LONG_ENUM: Final = 250
 _LONGEST_ENUM: Final = 15_000
@@ -50,13 +50,13 @@ _MOST_CHARACTERS: Final = 120_000
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return `schema` rewritten for strict mode.
 
-    Optional properties become required: the model writes them all, and a default is never used. What is
-    referred to with a description beside the reference is put in its place, unless that multiplies: then the
-    definition is written once, and the description left out.
+    Optional properties become required: the model writes them all, and a default is never used. A reference
+    with a description beside it is replaced by its target, unless the copies make the schema too large: then
+    the definition is written once, and the description left out.
 
     Raises:
-        ValueError: for what strict mode cannot say (an object of free keys, a value of any type, a keyword
-            that it does not know) or that is beyond its limits; it names the place.
+        ValueError: strict mode cannot express the schema (an object of free keys, a value of any type, an
+            unknown keyword), or the schema is beyond its limits; the message names the place.
     """
     if schema.get("type") != "object" and "$ref" not in schema:
         raise ValueError("strict mode wants an object at the top of the schema")
@@ -85,9 +85,9 @@ _MOST_NODES: Final = 20_000
 
 
 class _Rewriter:
-    """Walk one schema; `root` is where its references point.
+    """Rewrites one schema; references are resolved against `root`.
 
-    `described` keeps descriptions beside references, for which the target is put in the reference's place.
+    `described` keeps descriptions beside references, for which a copy of the target replaces the reference.
     """
 
     def __init__(self, root: Mapping[str, Any], *, described: bool) -> None:
@@ -113,7 +113,7 @@ class _Rewriter:
     def node(self, schema: Any, place: str) -> dict[str, Any]:
         if not isinstance(schema, Mapping):
             raise ValueError(f"{place} allows anything, which strict mode cannot")  # noqa: TRY004
-        # References that are put in place may multiply without end: small schemas can stand for huge ones.
+        # Copies of targets may multiply: a small schema can expand to a huge one.
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise ValueError(
@@ -178,7 +178,7 @@ class _Rewriter:
             self._target(reference, place)
         if not found or reference in self._inlining:
             return {"$ref": reference}
-        # What stands beside a reference is refused, so the target is put in its place.
+        # Strict mode refuses keywords beside a reference, so a copy of the target replaces it.
         self._inlining.append(reference)
         try:
             return self.node({**self._target(reference, place), **found}, place)
@@ -200,8 +200,8 @@ class _Rewriter:
         return self.node({**parts[0], **found}, place)
 
     def _object(self, found: dict[str, Any], place: str) -> None:
-        # Unless it says otherwise an object allows other keys too; where it lists some, those are
-        # taken to be all.
+        # By JSON Schema's default an object allows other keys too; one that lists keys is taken to allow
+        # only those.
         others = found.get("additionalProperties", "properties" not in found)
         if others is not False or "patternProperties" in found:
             raise ValueError(f"{place} has keys of any name, which strict mode cannot")

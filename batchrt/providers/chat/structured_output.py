@@ -1,4 +1,4 @@
-"""Answers of a given shape: a model asked for JSON of a schema, and held to it."""
+"""Structured output: a chat model whose answers are JSON of a schema, validated, and asked for again."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
+from batchrt.limits.error_kinds import Failure
 from batchrt.messages import AIMessage, HumanMessage, Message
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.parsers import json_value
-from batchrt.runtime.run import Step, StepCall, Strand
+from batchrt.runtime.step import Step, StepCall
+from batchrt.runtime.strand import Strand
 
 __all__ = ["Method", "RawAndParsed", "StructuredChat", "response_format"]
 
@@ -25,18 +27,19 @@ Method = Literal["json_schema", "json_mode"]
 
 _LONGEST_NAME: Final = 64
 _SHOWN: Final = 8_000
-"""Characters of an answer that does not fit which its model is shown when it is asked again."""
+"""Characters of an invalid answer that are sent back to the model when it is asked again."""
 _UNFINISHED: Final = {
     "length": "the answer was cut off at the token limit; raise max_completion_tokens",
     "max_tokens": "the answer was cut off at the token limit; raise max_completion_tokens",
     "content_filter": "the answer was cut off by the provider's content filter",
     "safety": "the answer was cut off by the provider's content filter",
 }
-"""Reasons to end in lower case. Nothing is asked again for them: it would be cut off again."""
+"""Values of `finish_reason`, in lower case, after which the model is not asked again: it would be cut off
+again."""
 
 
 class RawAndParsed(TypedDict):
-    """What `include_raw=True` gives: the message, and what could or could not be made of it."""
+    """The output with `include_raw=True`: the message, and its parsed value or the error."""
 
     raw: AIMessage
     parsed: Any
@@ -44,10 +47,10 @@ class RawAndParsed(TypedDict):
 
 
 class StructuredChat(Runnable[ChatInput, Out]):
-    """Run `model` with a `response_format` and give what `schema` makes of its answers.
+    """Run `model` with a `response_format` and parse its answers by `schema`.
 
-    An answer that does not fit is asked for again with the reason, `max_reasks` times, as far as the retry
-    budget of the model's quota goes.
+    After an answer that does not fit the model is asked again with the reason, `max_reasks` times at most,
+    and as long as the retry budget of the model's quota allows it.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         self._model = model
         self._schema = schema
         self._format = response_format(schema, method=method, strict=strict)
-        # A server may refuse more in strict mode than is known here.
+        # In strict mode a server may refuse more than `strict_schema` knows.
         enforced = self._format.get("json_schema", {}).get("strict") is True
         self._loose = (
             response_format(schema, method=method, strict=False) if enforced and strict is None else None
@@ -87,8 +90,8 @@ class StructuredChat(Runnable[ChatInput, Out]):
         return self._model._keyword_hint(keyword)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        ask = self._asking(kwargs)
-        finish = self._finished if self._include_raw else _parsed_or_raised
+        ask = self._caller(kwargs)
+        finish = self._finished if self._include_raw else _raise_or_parsed
 
         async def call(value: Any, strand: Strand) -> Any:
             message = await ask(value, strand)
@@ -96,14 +99,14 @@ class StructuredChat(Runnable[ChatInput, Out]):
                 return finish(message, self._parse(message), None)
             except OutputParserError as error:
                 misfit = error
-            if self._max_reasks and _may_be_mended(message):
-                return finish(*await self._asked_again(ask, value, strand, message, misfit))
+            if self._max_reasks and _is_worth_asking_again(message):
+                return finish(*await self._ask_again(ask, value, strand, message, misfit))
             return finish(message, None, misfit)
 
         return Step(call)
 
-    def _asking(self, kwargs: Mapping[str, Any]) -> StepCall:
-        """Return what asks the model: without strict mode once the server has refused the schema in it."""
+    def _caller(self, kwargs: Mapping[str, Any]) -> StepCall:
+        """Return the model's call, which leaves strict mode once the server has refused the schema in it."""
         ask = self._model._step({**kwargs, "response_format": self._format}).call
         if self._loose is None:
             return ask
@@ -119,15 +122,15 @@ class StructuredChat(Runnable[ChatInput, Out]):
                     raise
             message = await ask_loosely(value, strand)
             if self._loose is not None:
-                self._format = self._loose  # what was refused is not sent again
+                self._format = self._loose  # the refused schema is not sent again
             return message
 
         return either
 
-    async def _asked_again(
+    async def _ask_again(
         self, ask: StepCall, value: Any, strand: Strand, message: AIMessage, misfit: OutputParserError
     ) -> tuple[AIMessage, Any, OutputParserError | None]:
-        """Return the last answer, what it was parsed to, and why it could not be."""
+        """Return the last answer, its parsed value, and the error if it could not be parsed."""
         for _ in range(self._max_reasks):
             if not self._affords(misfit):
                 break
@@ -142,7 +145,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
                 return message, self._parse(message), None
             except OutputParserError as error:
                 misfit = error
-            if not _may_be_mended(message):
+            if not _is_worth_asking_again(message):
                 break
         return message, None, misfit
 
@@ -150,7 +153,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         quota = getattr(self._model, "quota", None)
         if quota is None:
             return True
-        if quota.retries.afford(MalformedResponseError(str(misfit))):
+        if quota.retries.afford(Failure.of(MalformedResponseError(str(misfit)))):
             return True
         misfit.add_note(f"not asked again: {quota.retries.words()}")
         return False
@@ -176,13 +179,13 @@ class StructuredChat(Runnable[ChatInput, Out]):
         try:
             value = from_json(text)
         except ValueError as error:
-            value = _leniently(text, error)
+            value = _lenient_json(text, error)
         if not isinstance(value, dict):
             raise ValueError(f"it is no JSON object but a {type(value).__name__}")  # noqa: TRY004
         return value
 
 
-def _parsed_or_raised(_message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> Any:
+def _raise_or_parsed(_message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> Any:
     if misfit is not None:
         raise misfit
     return parsed
@@ -195,15 +198,15 @@ def _validate_model(schema: type[BaseModel], text: str) -> BaseModel:
         (first, *_) = error.errors(include_url=False, include_context=False, include_input=False)
         if first["type"] != "json_invalid":
             raise
-        value = _leniently(text, error)
+        value = _lenient_json(text, error)
     return schema.model_validate_json(json.dumps(value))
 
 
-def _leniently(text: str, error: ValueError) -> Any:
-    """Return the value that `text` is if line breaks may stand in strings as they are.
+def _lenient_json(text: str, error: ValueError) -> Any:
+    """Return the value of JSON `text` in which strings may hold line breaks.
 
     Raises:
-        NotJSONError: it is none; says what was wrong in the first place.
+        NotJSONError: it is not JSON; the message is that of `error`.
     """
     try:
         return json_value(text)
@@ -211,13 +214,13 @@ def _leniently(text: str, error: ValueError) -> Any:
         raise NotJSONError(_reasons(error)) from error
 
 
-def _may_be_mended(message: AIMessage) -> bool:
-    """Whether another answer may fit where this one does not: it is whole, and no refusal."""
+def _is_worth_asking_again(message: AIMessage) -> bool:
+    """Whether another answer may fit: this one is complete, and not a refusal."""
     return not message.refusal and (message.finish_reason or "").lower() not in _UNFINISHED
 
 
 def _correction(message: AIMessage, misfit: OutputParserError) -> list[Message]:
-    """Return the messages that ask for another answer."""
+    """Return the messages that ask the model again."""
     words = f"{misfit}. Answer again: with the whole JSON, corrected, and nothing else."
     asking = HumanMessage(words[:1].upper() + words[1:])
     text = message.text
@@ -246,12 +249,12 @@ def response_format(
 
     Args:
         schema: a pydantic model, or a JSON schema whose `title` names it.
-        method: `json_mode` asks for any JSON object, for servers that know no schemas.
-        strict: have the server enforce the schema, which is rewritten as OpenAI demands it;
-            `None` does so where the schema can be rewritten.
+        method: `json_mode` asks for any JSON object, for servers that do not support schemas.
+        strict: have the server enforce the schema, which is rewritten as OpenAI requires;
+            `None` does so if the schema can be rewritten.
 
     Raises:
-        ValueError: `strict` was asked for, and the schema cannot be.
+        ValueError: `strict` is true, and the schema cannot be rewritten.
         TypeError: `schema` is neither a model nor a dict.
     """
     if method == "json_mode":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from batchrt.batching.list_call import ListCall, lingering
+from batchrt.batching.list_call import ListCall
 from batchrt.providers.base import Model
 from batchrt.providers.completions.request_json import (
     TextInput,
@@ -14,59 +14,41 @@ from batchrt.providers.completions.request_json import (
     encode_prompt,
     read_texts,
 )
-from batchrt.providers.list_requests import BATCH_SIZE, ListOptions, Send, listed
+from batchrt.providers.list_requests import Send, listed
 from batchrt.providers.list_support import ListMemory
-from batchrt.providers.options import check_count, check_extra_body, check_lists, check_options
+from batchrt.providers.options import (
+    OptionsSignature,
+    SamplingOptions,
+    check_count,
+    check_extra_body,
+    check_options,
+    complete_options,
+    lists_of,
+    sampling_options,
+)
 from batchrt.runnables.base import Out
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from batchrt.limits.quota import Quota, Unchanged
-    from batchrt.providers.http.client import Secret
     from batchrt.providers.http.response import Reply
-    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["CompletionOptions", "OpenAI"]
 
 
-class CompletionOptions(TypedDict, total=False):
-    """What `OpenAI` takes beside the model and `n`, which decide on its type."""
+class CompletionOptions(SamplingOptions, total=False):
+    """Keyword arguments of `OpenAI` beside the model and `n`, which decide its type.
 
-    base_url: str | None
-    api_key: str | Secret | None
-    temperature: float | None
-    top_p: float | None
-    max_tokens: int | None
-    stop: str | Sequence[str] | None
-    seed: int | None
-    frequency_penalty: float | None
-    presence_penalty: float | None
+    Attributes:
+        best_of: texts that the server makes for each prompt, of which it returns the best.
+        suffix: the text after the one that is to be written.
+    """
+
     best_of: int | None
     suffix: str | None
-    max_batch_size: int
-    linger: float | None
-    max_linger: float | None
-    share_lists: bool
-    timeout: float | None
-    max_retries: int
-    http_client: HTTPClient | None
-    transport: HTTPTransport | None
-    organization: str | None
-    project: str | None
-    extra_headers: Mapping[str, str] | None
-    extra_body: Mapping[str, Any] | None
-    max_response_bytes: int
-    requests_per_minute: float | Unchanged | None
-    tokens_per_minute: float | Unchanged | None
-    requests_per_day: float | Unchanged | None
-    tokens_per_day: float | Unchanged | None
-    max_in_flight: int | Unchanged | None
-    quota: Quota | None
-    retry_policy: RetryPolicy | None
 
 
 class OpenAI(Model[TextInput, Out]):
@@ -88,22 +70,8 @@ class OpenAI(Model[TextInput, Out]):
     Args:
         model: the model's name.
         n: give so many texts for each prompt, as a list; else one, as a string.
-        base_url, api_key: as for `ChatOpenAI`.
-        temperature, top_p, max_tokens, stop, seed, frequency_penalty, presence_penalty, best_of, suffix:
-            the API's options, sent where given. Servers stop after as few as 16 tokens without
-            `max_tokens`.
-        max_batch_size: the most prompts in a request; 1 sends each by itself. A list is answered when
-            its longest text is.
-        linger: seconds after the last arrival for which a list waits to be filled, while prompts may
-            still come; `None` for 0.05, or 0.005 with `share_lists`.
-        max_linger: seconds after the first one; `None` for 1, or 0.05 with `share_lists`.
-        share_lists: put prompts of concurrent runs together too, as a service wants it whose requests call
-            `ainvoke` each for itself. A call then waits `linger` seconds for others.
-        timeout, max_retries, http_client, transport, organization, project, extra_headers, extra_body,
-        max_response_bytes: as for `ChatOpenAI`. All but the second, the third and the fourth hold for a
-            list as a whole.
-        requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight, quota,
-        retry_policy: as for `ChatOpenAI`.
+        options: `CompletionOptions`: `best_of`, `suffix`, and the `SamplingOptions` in
+            `batchrt/providers/options.py`. A `max_batch_size` of 1 sends each prompt by itself.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
@@ -111,6 +79,8 @@ class OpenAI(Model[TextInput, Out]):
 
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
+
+    __signature__: OptionsSignature = OptionsSignature(CompletionOptions)
 
     @overload
     def __init__(
@@ -120,92 +90,24 @@ class OpenAI(Model[TextInput, Out]):
     def __init__(
         self: OpenAI[list[str]], model: str, *, n: int, **options: Unpack[CompletionOptions]
     ) -> None: ...
-    def __init__(
-        self,
-        model: str,
-        *,
-        n: int | None = None,
-        base_url: str | None = None,
-        api_key: str | Secret | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-        frequency_penalty: float | None = None,
-        presence_penalty: float | None = None,
-        best_of: int | None = None,
-        suffix: str | None = None,
-        max_batch_size: int = BATCH_SIZE,
-        linger: float | None = None,
-        max_linger: float | None = None,
-        share_lists: bool = False,
-        timeout: float | None = 600.0,
-        max_retries: int = 2,
-        http_client: HTTPClient | None = None,
-        transport: HTTPTransport | None = None,
-        organization: str | None = None,
-        project: str | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        max_response_bytes: int = 64 * 2**20,
-        requests_per_minute: float | Unchanged | None = "unchanged",
-        tokens_per_minute: float | Unchanged | None = "unchanged",
-        requests_per_day: float | Unchanged | None = "unchanged",
-        tokens_per_day: float | Unchanged | None = "unchanged",
-        max_in_flight: int | Unchanged | None = "unchanged",
-        quota: Quota | None = None,
-        retry_policy: RetryPolicy | None = None,
-    ) -> None:
-        # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
-        from batchrt.providers.http.client import Client, Hidden
-
-        api_key = Hidden(api_key)
+    def __init__(self, model: str, *, n: int | None = None, **options: Unpack[CompletionOptions]) -> None:
+        settings = complete_options(OpenAI, CompletionOptions, options)
         self._options = check_options(
             {
                 "model": model,
-                "temperature": temperature,
-                "top_p": top_p,
-                "max_tokens": max_tokens,
-                "stop": stop,
-                "seed": seed,
-                "frequency_penalty": frequency_penalty,
-                "presence_penalty": presence_penalty,
-                "best_of": best_of,
-                "suffix": suffix,
+                "best_of": settings["best_of"],
+                "suffix": settings["suffix"],
+                **sampling_options(settings),
             },
             "OpenAI",
         )
         self._n = check_count(n)
-        self._extra_body = check_extra_body(extra_body, "OpenAI")
-        short, long = lingering(linger, max_linger, shared=share_lists)
-        check_lists(max_batch_size, short, long)
-        self._lists = ListOptions(max_batch_size=max_batch_size, linger=short, max_linger=long)
-        self.share_lists = share_lists
-        # Kept here: runs have nothing else in common.
-        self._shared: dict[Hashable, ListCall] | None = {} if share_lists else None
-        self._client = Client(
-            base_url=base_url,
-            api_key=api_key,
-            organization=organization,
-            project=project,
-            timeout=timeout,
-            max_retries=max_retries,
-            http_client=http_client,
-            transport=transport,
-            extra_headers=extra_headers,
-            max_response_bytes=max_response_bytes,
-            quota=quota,
-            limits={
-                "requests_per_minute": requests_per_minute,
-                "tokens_per_minute": tokens_per_minute,
-                "requests_per_day": requests_per_day,
-                "tokens_per_day": tokens_per_day,
-                "max_in_flight": max_in_flight,
-            },
-            retry_policy=retry_policy,
-            model=model,
-        )
+        self._extra_body = check_extra_body(settings["extra_body"], "OpenAI")
+        self._lists = lists_of(settings)
+        self.share_lists: bool = settings["share_lists"]
+        # Shared by all runs of this model.
+        self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
+        self._connect(model, settings)
         self._memory = ListMemory()
         self._request_for({})
 

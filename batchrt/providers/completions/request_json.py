@@ -9,11 +9,11 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import ProviderError
 from batchrt.messages import Message, MessageLike, Usage
-from batchrt.providers.choices import check_failure, explains_nothing, placed_choices
+from batchrt.providers.choices import check_failure, explains_missing_text, ordered_choices
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
-from batchrt.providers.request_body import bad_input, encode_members, half_character, most_tokens
+from batchrt.providers.request_body import bad_input, encode_members, half_surrogate, most_tokens
 from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
 from batchrt.runnables.prompts import ChatPromptValue
 
@@ -74,7 +74,7 @@ def encode_prompt(value: TextInput) -> bytes:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise half_character(error, text, "prompt") from None
+        raise half_surrogate(error, text, "prompt") from None
     raise bad_input("prompt", "the prompt cannot be sent as JSON")
 
 
@@ -125,7 +125,7 @@ def read_texts(reply: Reply, prompts: int, each: int, secrets: Secrets, wall: Ca
     """
 
     def read(data: dict[str, Any]) -> Texts:
-        choices = placed_choices(data, prompts, each)
+        choices = ordered_choices(data, prompts, each)
         texts: list[list[str] | ProviderError] = []
         for start in range(0, len(choices), each):
             try:
@@ -153,7 +153,7 @@ def _text(choice: dict[str, Any], place: int) -> str:
     message = choice.get("message")
     if text is None and isinstance(message, dict) and isinstance(message.get("content"), str):
         return str(message["content"])  # a chat's answer
-    if text is None and explains_nothing(choice):
+    if text is None and explains_missing_text(choice):
         return ""  # cut off before the first word, by a filter or a limit
     raise ShapeError(f"has no choices[{place}].text", lasting=True)
 

@@ -38,10 +38,12 @@ from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.providers.embeddings.response_json import FLOAT_BYTES, Store, Stored
 from batchrt.runtime.batch import Job, collect
+from batchrt.runtime.caller import Caller
 from batchrt.runtime.exception_notes import add_note
-from batchrt.runtime.portal import Caller, crossing
-from batchrt.runtime.run import Step, Strand
+from batchrt.runtime.portal import crossing
 from batchrt.runtime.scheduler import Deliver, Scheduler
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:

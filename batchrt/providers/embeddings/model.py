@@ -12,23 +12,24 @@ from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
+from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options
 from batchrt.runnables.keywords import check_keywords
-from batchrt.runtime.portal import Caller, call_blocking
-from batchrt.runtime.run import Step, current_strand
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.portal import call_blocking
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import current_strand
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from batchrt.config import RunConfig
-    from batchrt.limits.quota import Quota, Unchanged
     from batchrt.providers.embeddings.arrays import EmbeddingBlock, Matrix, VectorCall
     from batchrt.providers.embeddings.request_limits import Capacity, Encoding
     from batchrt.providers.embeddings.requests import EmbeddingLists
     from batchrt.providers.embeddings.server_families import ServerFamily
     from batchrt.providers.embeddings.tokenizer import TokenizerName
-    from batchrt.providers.http.client import Secret
-    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
     from batchrt.runtime.batch import Job
-    from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["OpenAIEmbeddings"]
 
@@ -58,26 +59,16 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     Args:
         model: the model's name.
         dimensions: ask for shorter vectors; not every model and server can give them.
-        base_url, api_key: as for `ChatOpenAI`.
         server: what kind of server it is, for its limits. By default `base_url` says whether it is OpenAI
             or Azure; any other is tried with 2,048 texts and 300,000 tokens.
-        max_batch_size: the most texts in a request.
         max_batch_tokens: the most tokens in a request.
         tokenizer: how tokens are counted: `estimate` needs no download and stays on the safe side,
             `tiktoken` is exact for OpenAI's models and needs the extra `batchrt[tiktoken]`.
         truncate: cut a text that is too long instead of failing it: to so many tokens, or, if `True`, to
             what the model takes, as far as it is known or a refusal says it.
         encoding_format: how vectors are sent: `base64` is a fourth of the bytes and a tenth of the work.
-        linger: seconds after the last arrival for which a list waits to be filled, while texts may
-            still come; `None` for 0.05, or 0.005 with `share_lists`.
-        max_linger: seconds after the first one; `None` for 1, or 0.05 with `share_lists`.
-        share_lists: put texts of concurrent runs together too, as a service wants it whose requests call
-            `ainvoke` each for itself. A call then waits `linger` seconds for others.
-        timeout, max_retries, http_client, transport, organization, project, extra_headers, extra_body: as
-            for `ChatOpenAI`. A timeout holds for a list as a whole, and so does an item's.
-        max_response_bytes: an answer that is larger is an error.
-        requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight, quota,
-        retry_policy: as for `ChatOpenAI`.
+        options: `ModelOptions`, in `batchrt/providers/options.py`: address, key, timeout, retries, limits,
+            lists. `timeout` and an item's timeout apply to a list as a whole.
 
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
@@ -87,90 +78,51 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     `bind` overrides `model`, `dimensions` and further members of the body for its part of a chain.
     """
 
+    __signature__: OptionsSignature = OptionsSignature(ModelOptions, max_response_bytes=_LARGEST_ANSWER)
+
     def __init__(
         self,
         model: str,
         *,
         dimensions: int | None = None,
-        base_url: str | None = None,
-        api_key: str | Secret | None = None,
         server: ServerFamily | None = None,
-        max_batch_size: int | None = None,
         max_batch_tokens: int | None = None,
         tokenizer: TokenizerName = "estimate",
         truncate: bool | int = False,
         encoding_format: Encoding = "base64",
-        linger: float | None = None,
-        max_linger: float | None = None,
-        share_lists: bool = False,
-        timeout: float | None = 600.0,
-        max_retries: int = 2,
-        http_client: HTTPClient | None = None,
-        transport: HTTPTransport | None = None,
-        organization: str | None = None,
-        project: str | None = None,
-        extra_headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        max_response_bytes: int = _LARGEST_ANSWER,
-        requests_per_minute: float | Unchanged | None = "unchanged",
-        tokens_per_minute: float | Unchanged | None = "unchanged",
-        requests_per_day: float | Unchanged | None = "unchanged",
-        tokens_per_day: float | Unchanged | None = "unchanged",
-        max_in_flight: int | Unchanged | None = "unchanged",
-        quota: Quota | None = None,
-        retry_policy: RetryPolicy | None = None,
+        **options: Unpack[ModelOptions],
     ) -> None:
-        # The HTTP libraries are for those who ask a model, not for everybody who imports batchrt.
+        settings = complete_options(
+            OpenAIEmbeddings, ModelOptions, options, max_response_bytes=_LARGEST_ANSWER
+        )
+        # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.embeddings.request_limits import Capacity
         from batchrt.providers.embeddings.requests import EmbeddingLists
         from batchrt.providers.embeddings.server_families import family_of
         from batchrt.providers.embeddings.tokenizer import tokenizer_of
-        from batchrt.providers.http.client import Client, Hidden
 
-        api_key = Hidden(api_key)
-        self._options = {"model": model, "dimensions": dimensions, "extra_body": extra_body}
+        self._options = {"model": model, "dimensions": dimensions, "extra_body": settings["extra_body"]}
+        self.max_batch_size: int | None = settings["max_batch_size"]
+        self.linger: float | None = settings["linger"]
+        self.max_linger: float | None = settings["max_linger"]
+        self.share_lists: bool = settings["share_lists"]
         check_list_options(
-            max_batch_size=max_batch_size,
+            max_batch_size=self.max_batch_size,
             max_batch_tokens=max_batch_tokens,
             truncate=truncate,
             encoding_format=encoding_format,
-            linger=linger,
-            max_linger=max_linger,
+            linger=self.linger,
+            max_linger=self.max_linger,
         )
-        self.max_batch_size = max_batch_size
-        self.linger = linger
-        self.max_linger = max_linger
-        self.share_lists = share_lists
         self._truncate = truncate
-        self._client = Client(
-            base_url=base_url,
-            api_key=api_key,
-            organization=organization,
-            project=project,
-            timeout=timeout,
-            max_retries=max_retries,
-            http_client=http_client,
-            transport=transport,
-            extra_headers=extra_headers,
-            max_response_bytes=max_response_bytes,
-            quota=quota,
-            limits={
-                "requests_per_minute": requests_per_minute,
-                "tokens_per_minute": tokens_per_minute,
-                "requests_per_day": requests_per_day,
-                "tokens_per_day": tokens_per_day,
-                "max_in_flight": max_in_flight,
-            },
-            retry_policy=retry_policy,
-            model=model,
-        )
+        self._connect(model, settings)
         family = family_of(server, self._client.address.host)
 
         def new_capacity(model: str) -> Capacity:
             return Capacity(
                 family,
                 tokenizer_of(tokenizer, model),
-                size=max_batch_size,
+                size=self.max_batch_size,
                 tokens=max_batch_tokens,
                 encoding=encoding_format,
             )
@@ -202,7 +154,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         linger, max_linger = lingering(self.linger, self.max_linger, shared=sharing)
         call = replace(lists.list_call(self.get_name()), linger=linger, max_linger=max_linger)
         if sharing:
-            # Kept here: runs have nothing else in common.
+            # Shared by all runs of this model.
             call = self._shared.setdefault(lists.start, shared(call))
         return list_step(call, (self, lists.start))
 

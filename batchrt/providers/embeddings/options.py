@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from batchrt.providers.options import check_lists
+from batchrt.providers.options import ModelOptions, check_lists
 
 __all__ = ["OF_THE_MODEL", "check_list_options", "request_fields"]
 
@@ -14,35 +14,9 @@ _NOT_OFFERED: Final = {
     "encoding_format": "it is for the model as a whole: give it to OpenAIEmbeddings",
 }
 _ENCODINGS: Final = ("base64", "float")
-OF_THE_MODEL: Final = frozenset(
-    (
-        "api_key",
-        "base_url",
-        "extra_headers",
-        "http_client",
-        "linger",
-        "max_batch_size",
-        "max_batch_tokens",
-        "max_in_flight",
-        "max_linger",
-        "max_response_bytes",
-        "max_retries",
-        "organization",
-        "project",
-        "quota",
-        "requests_per_day",
-        "requests_per_minute",
-        "retry_policy",
-        "server",
-        "share_lists",
-        "timeout",
-        "tokenizer",
-        "tokens_per_day",
-        "tokens_per_minute",
-        "transport",
-        "truncate",
-    )
-)
+OF_THE_MODEL: Final = ModelOptions.__optional_keys__ - {"extra_body"} | {
+    *("max_batch_tokens", "server", "tokenizer", "truncate")
+}
 
 
 def request_fields(*layers: Mapping[str, Any]) -> dict[str, Any]:

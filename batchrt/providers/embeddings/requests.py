@@ -34,14 +34,14 @@ from batchrt.providers.embeddings.response_json import (
 )
 from batchrt.providers.embeddings.tokenizer import MOST_PER_CHARACTER
 from batchrt.providers.limit_messages import named_limits
-from batchrt.providers.request_body import bad_input, encode_members, half_character
-from batchrt.runtime.spending import part_of
+from batchrt.providers.request_body import bad_input, encode_members, half_surrogate
+from batchrt.runtime.joint_spending import part_of
 
 if TYPE_CHECKING:
     from batchrt.providers.http.client import Client
     from batchrt.providers.http.response import Reply
     from batchrt.runtime.clock import Clock
-    from batchrt.runtime.run import Strand
+    from batchrt.runtime.strand import Strand
 
 __all__ = ["EmbeddingLists"]
 
@@ -380,5 +380,5 @@ def _unspeakable(text: str) -> BadRequestError | None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        return half_character(error, text, "input")
+        return half_surrogate(error, text, "input")
     return None

@@ -19,7 +19,7 @@ from pydantic_core import CoreConfig, SchemaValidator, ValidationError, core_sch
 
 from batchrt.errors import MalformedResponseError
 from batchrt.messages import Usage
-from batchrt.providers.choices import placed
+from batchrt.providers.choices import positions_of
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.response_body import ShapeError, malformed, read_answer, read_usage
@@ -254,7 +254,7 @@ def _items_and_usage(data: dict[str, Any]) -> tuple[list[dict[str, Any]], Usage 
 def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Secrets) -> list[dict[str, Any]]:
     """Return the items in the order of the texts.
 
-    For their indexes see `placed`. The one vector of one text is its own whatever it says.
+    For their indexes see `positions_of`. The one vector of one text is its own whatever it says.
     """
     if len(items) != count:
         number = f"{len(items)} vector{'' if len(items) == 1 else 's'}"
@@ -267,7 +267,7 @@ def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Sec
     indexes = [item.get("index") for item in items]
     if indexes == [*range(count)]:
         return items
-    places = placed(indexes)
+    places = positions_of(indexes)
     if places is None:
         problem = f"has vectors whose indexes are not 0 to {count - 1}, each once"
         same = len(set(map(repr, indexes))) == 1

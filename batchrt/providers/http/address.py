@@ -1,4 +1,4 @@
-"""Where requests go and what they carry: a base URL and headers, checked once."""
+"""The address of a provider: its base URL and the headers of requests, checked once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
 
 class Address:
-    """Know a provider's base URL.
+    """A provider's base URL.
 
     A user and password in it do not stay in the URL, where messages would show them, but become
-    `credentials`, the header that carries them. A query in it goes along with every request.
+    `credentials`, the header that carries them. A query in it is part of every request's URL.
 
     Raises:
         ValueError: for anything but an http or https URL with a host.
@@ -49,7 +49,7 @@ class Address:
 
 
 def origin_of(url: str) -> str:
-    """Return the scheme, host and port of `url`: what may be shown of it."""
+    """Return the scheme, host and port of `url`: the parts that messages may show."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -58,7 +58,7 @@ def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # what urllib says may quote a password
+    except ValueError:  # not chained: urllib's message may quote a password
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise ValueError("base_url must be a URL such as https://host/v1 or http://localhost:8000/v1")
@@ -69,8 +69,8 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return `headers` with lower-case names.
 
     Raises:
-        ValueError: for what HTTP cannot carry; it names the header and never shows the value, which
-            may be a key.
+        ValueError: for a name or value that HTTP cannot carry; the message names the header and never
+            shows the value, which may be a key.
     """
     checked: dict[str, str] = {}
     for name, value in headers.items():

@@ -1,18 +1,17 @@
-"""A provider as its chat models and embeddings see it: address, key, transport, another attempt."""
+"""The client of a provider: its address, key, transport and quotas, shared by all endpoints."""
 
 from __future__ import annotations
 
 import os
-import re
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from batchrt.errors import AuthenticationError
 from batchrt.limits.quota import UNCHANGED, Quota, Unchanged, check_limit
 from batchrt.limits.registry import owner_of, shared_quota
 from batchrt.providers.http.address import Address
 from batchrt.providers.http.endpoint import Endpoint
-from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.http.secrets import Hidden, Secret, Secrets, is_credential, secrets_of
 from batchrt.providers.http.transport import Transport
 from batchrt.runtime.retry import RetryPolicy
 
@@ -21,85 +20,22 @@ if TYPE_CHECKING:
 
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
 
-__all__ = ["Client", "Hidden", "Secret"]
+__all__ = ["Client"]
 
 _OPENAI: Final = "https://api.openai.com/v1"
-_FEWEST_SECRET_CHARACTERS: Final = 6
-"""Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are no secrets, and
-masking them would eat words."""
-
-
-_CREDENTIALS: Final = frozenset(
-    (
-        *("auth", "authentication", "bearer", "cookie", "credential", "credentials", "jwt", "key", "passwd"),
-        *("password", "secret", "signature", "token"),
-    )
-)
-"""The last word of a header that carries a credential, such as `x-api-key` and `cf-access-client-secret`."""
-_CREDENTIAL_ENDS: Final = ("token", "secret", "apikey", "authkey", "accesskey", "secretkey", "password")
-"""The same in one word: `x-authtoken`; `x-portkey-…` and `x-monkey` are none."""
-_NO_CREDENTIALS: Final = frozenset(
-    (
-        *("affinity", "cache", "dedup", "deduplication", "group", "idempotency", "ordering", "partition"),
-        *("request", "routing", "shard", "sharding", "sort", "trace"),
-    )
-)
-"""What a key is of that opens nothing, and may be another one for each request."""
-_PLACEHOLDERS: Final = frozenset(
-    (
-        *("anything", "dummy", "dummy-key", "lm-studio", "lmstudio", "local", "localai", "no-key", "no_key"),
-        *("no-key-required", "not-needed", "not-required", "ollama", "openai", "placeholder", "unused"),
-        *("sk-no-key-required", "sk-xxx", "vllm"),
-    )
-)
-"""Keys that the guides of local servers have one write: they are no secrets either."""
-
-
-class Secret(Protocol):
-    """A key that hides itself, as `pydantic.SecretStr` does."""
-
-    def get_secret_value(self) -> str:
-        """Return the key."""
-
-
-class Hidden:
-    """A key that a traceback with its frames' variables does not show."""
-
-    __slots__ = ("_key",)
-
-    def __init__(self, key: str | Secret | None) -> None:
-        self._key = key
-
-    def get_secret_value(self) -> str:
-        """Return the key; else the environment's."""
-        if self._key is None:
-            return os.environ.get("OPENAI_API_KEY", "")
-        return self._key if isinstance(self._key, str) else self._key.get_secret_value()
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 class Client:
-    """Send requests to one provider, and send them again where that may help.
+    """Make the endpoints of one provider, which send requests and retry them.
+
+    The parameters that are not listed are those of `ModelOptions`.
 
     Args:
-        base_url: else `OPENAI_BASE_URL`, else OpenAI's.
-        api_key: else `OPENAI_API_KEY`; an empty string sends none.
-        organization: else `OPENAI_ORG_ID`.
-        project: else `OPENAI_PROJECT_ID`.
-        timeout: seconds for each request as a whole; `None` for no end.
-        max_retries: attempts after the first.
-        http_client: send through this `httpx.AsyncClient`; it stays the caller's to close.
-        transport: send through this httpx transport.
-        extra_headers: sent with every request; they win over the client's own.
-        max_response_bytes: an answer that is larger, as received or unpacked, is an error.
-        quota: admits requests; else the one of everybody in this process who names the same address, key
-            and model (and, if one is handed in, goes through the same client or transport).
-        limits: for that one, by name; see `Quota.set_limits`. A `quota` that is handed in has its own, and
+        quota: admits requests; else the quota that all clients in this process share that have the same
+            address, key and model (and the same `http_client` or `transport`, if one is given).
+        limits: of the shared quota, by name; see `Quota.set_limits`. A `quota` that is given has its own, and
             `None` does not lift them.
-        retry_policy: what is tried again and when; else `max_retries` attempts after the first.
-        model: which model `limits` are for.
+        model: the model that `limits` are for.
 
     Raises:
         AuthenticationError: there is no key, and OpenAI wants one.
@@ -125,14 +61,14 @@ class Client:
         model: str = "",
     ) -> None:
         api_key = Hidden(api_key)
-        # Whatever is wrong is said before the key is in a variable, which a traceback may show.
+        # Options are checked before the key is in a local variable, which a traceback may show.
         _check_limits(timeout, max_retries, max_response_bytes)
         self._policy = _check_policy(retry_policy)
         self._quota = _check_quota(quota)
         given = _check_given(limits or {}, quota)
         self.address: Address = Address(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI)
         extra = {name.lower(): value for name, value in (extra_headers or {}).items()}
-        key = api_key.get_secret_value().strip()  # keys come from files and shells, with a line's end
+        key = api_key.get_secret_value().strip()  # keys from files and shells end with a line break
         own_way = http_client is not None or transport is not None or "authorization" in extra
         if not key and not own_way and self.address.host == "api.openai.com":
             raise AuthenticationError(
@@ -140,7 +76,7 @@ class Client:
                 "OpenAI is not who you want to ask)"
             )
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
-        self.secrets: Secrets = _secrets(key, {**self.address.credentials, **extra})
+        self.secrets: Secrets = secrets_of(key, {**self.address.credentials, **extra})
         self.max_retries = max_retries
         self._name = _digest(self.address.canonical, headers)
         self._owner: object = owner_of(transport, http_client)
@@ -157,12 +93,12 @@ class Client:
         )
 
     def __repr__(self) -> str:
-        if "address" not in self.__dict__:  # a debugger looks at a constructor that failed
+        if "address" not in self.__dict__:  # a debugger may show an object whose constructor failed
             return "<Client>"
         return f"<Client of {self.address.origin}>"
 
     def endpoint(self, path: str, model: str, most: float | None = None) -> Endpoint:
-        """Return what sends requests for `model` to `path`; an answer has `most` tokens at the most."""
+        """Return the endpoint for `model` at `path`, whose answers have at most `most` tokens."""
         return Endpoint(
             self.address.url(path),
             self.quota_of(model),
@@ -175,13 +111,13 @@ class Client:
         )
 
     def quota_of(self, model: str) -> Quota:
-        """Return the quota of `model`: the one that was handed in, or the one of all who name the same."""
+        """Return the quota of `model`: the client's own, or the shared one."""
         if self._quota is not None:
             return self._quota
         return shared_quota(self._name, model, self._owner)
 
     async def aclose(self) -> None:
-        """Close idle connections; those of a client that is let go close by themselves."""
+        """Close idle connections; those of a client that is garbage collected close by themselves."""
         await self._transport.aclose()
 
 
@@ -202,29 +138,9 @@ def _headers(key: str, organization: str | None, project: str | None) -> dict[st
     return headers
 
 
-def _secrets(key: str, headers: Mapping[str, str]) -> Secrets:
-    found = {key}
-    for name, value in headers.items():
-        if _is_credential(name):
-            found |= {value, value.rpartition(" ")[2]}
-    return Secrets(secret for secret in found if _is_secret(secret))
-
-
-def _is_secret(text: str) -> bool:
-    return len(text) >= _FEWEST_SECRET_CHARACTERS and text.lower() not in _PLACEHOLDERS
-
-
-def _is_credential(header: str) -> bool:
-    """Whether a header's name says that its value is a credential: by its words, not by their letters."""
-    words = [word for word in re.split(r"[^a-z]+", header) if word]
-    if not words or (words[-1] == "key" and not _NO_CREDENTIALS.isdisjoint(words)):
-        return False
-    return "authorization" in words or words[-1] in _CREDENTIALS or words[-1].endswith(_CREDENTIAL_ENDS)
-
-
 def _is_account(header: str) -> bool:
-    # Whatever else is sent, such as the name of a trace, is no other account.
-    return _is_credential(header) or header in ("openai-organization", "openai-project")
+    # Other headers, such as a trace identifier, differ within one account.
+    return is_credential(header) or header in ("openai-organization", "openai-project")
 
 
 def _check_limits(timeout: float | None, max_retries: int, max_response_bytes: int) -> None:
@@ -243,7 +159,7 @@ def _check_quota(quota: Quota | None) -> Quota | None:
 
 
 def _check_given(limits: Mapping[str, Any], quota: Quota | None) -> dict[str, Any]:
-    """Return the limits that are given, or lifted."""
+    """Return the limits to set or lift in the shared quota."""
     said = {name: limit for name, limit in limits.items() if limit != UNCHANGED}
     given = [name for name, limit in said.items() if limit is not None]
     if given and quota is not None:
@@ -262,6 +178,6 @@ def _check_policy(policy: RetryPolicy | None) -> RetryPolicy:
 
 
 def _digest(url: str, headers: Mapping[str, str]) -> bytes:
-    """Return what tells one address and account from another, and nothing else about them."""
+    """Return a digest of an address and account: the key of their quotas, without the secrets."""
     said = sorted((name, value) for name, value in headers.items() if _is_account(name))
     return blake2b(repr((url, said)).encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Why there is no connection: what is wrong with an address, and what to do about that."""
+"""Errors of a connection: translated from the HTTP library's, with the cause and a remedy."""
 
 from __future__ import annotations
 
@@ -6,16 +6,36 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
 from anyio.streams.tls import TLSStream
 
-from batchrt.errors import ConnectionFailedError, ConnectionFault
+from batchrt.errors import (
+    ConnectionFailedError,
+    ConnectionFault,
+    MalformedResponseError,
+    ProviderError,
+    RequestTimeoutError,
+)
+from batchrt.providers.http.address import origin_of
 from batchrt.providers.http.proxies import Proxy
+from batchrt.providers.http.retry_after import advise
 
-__all__ = ["connection_failed", "fault_of", "is_unreadable", "speaks_http", "speaks_tls"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "connection_failed",
+    "fault_of",
+    "hide_url",
+    "reason_of",
+    "speaks_http",
+    "speaks_tls",
+    "translate",
+]
+
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds for a connection to be made."""
 
 _WORDS: Final[tuple[tuple[ConnectionFault, re.Pattern[str]], ...]] = (
     # As hyper, rustls and hickory have it, through pyqwest 0.12.
@@ -35,15 +55,24 @@ _NO_TLS: Final = frozenset(
         "WRONG_VERSION_NUMBER",
     )
 )
-"""OpenSSL's reasons for what is no TLS, or none that both sides know; others are broken connections."""
+"""OpenSSL's reasons for a server without TLS, or without a common version; others are broken connections."""
 
 _UNREADABLE: Final = re.compile(
     r"invalid (?!HTTP version)[\w -]+ parsed|message head is too large"  # hyper
     r"|illegal header line|[Cc]ontent-[Ll]ength|too long"  # h11
 )
+_LAYERS: Final = re.compile(
+    r"(?:Request failed: )?(?:error sending request(?: for url)?: )?(?:client error \(\w+\): )?"
+    r"(?:tunnel error: (?:failed to create underlying connection: )?)?(?:dns error: error resolving DNS: )?"
+    r"(?:failed to lookup address information: |tcp connect error: )?"
+)
+"""The beginnings of messages that pyqwest, reqwest and hyper put before the reason."""
+_UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
+"""httpx's errors of a connection that was not made."""
+_URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 _MOST_LINKS: Final = 20
 _HANDSHAKE: Final = 2.0
-"""Seconds for a server to show whether TLS is spoken."""
+"""Seconds for a probe, with which a server shows whether it speaks TLS."""
 _HINTS: Final[dict[ConnectionFault, str]] = {
     "host": "the name of the host is unknown ({reason}); check base_url",
     "certificate": (
@@ -56,7 +85,7 @@ _HINTS: Final[dict[ConnectionFault, str]] = {
 
 
 def fault_of(error: BaseException) -> ConnectionFault | None:
-    """Return what is wrong with the address that `error` was met at, if that is what it says."""
+    """Return the fault of an address that `error` reports; `None` if it reports no such fault."""
     for link in _links(error):
         if isinstance(link, socket.gaierror):
             return "host"
@@ -71,7 +100,7 @@ def fault_of(error: BaseException) -> ConnectionFault | None:
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what it was raised from, members of groups too."""
+    """Yield `error`, its causes and contexts, and the members of groups among them."""
     todo: list[BaseException] = [error]
     for _ in range(_MOST_LINKS):
         if not todo:
@@ -83,13 +112,13 @@ def _links(error: BaseException) -> Iterator[BaseException]:
             todo += link.exceptions
 
 
-def is_unreadable(error: BaseException) -> bool:
-    """Whether an answer came whose head makes no sense: it would come like that again."""
+def _is_unreadable(error: BaseException) -> bool:
+    """Whether `error` is about a response whose head cannot be parsed; another attempt would get the same."""
     return _UNREADABLE.search(str(error)) is not None
 
 
 async def speaks_tls(url: str) -> bool:
-    """Whether the server that `url` names answers a handshake by TLS, whatever its certificate."""
+    """Whether the server of `url` answers a TLS handshake, with any certificate."""
     parts = urlsplit(url)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -101,7 +130,7 @@ async def speaks_tls(url: str) -> bool:
                     stream, hostname=parts.hostname, ssl_context=context, standard_compatible=False
                 )
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
-        # An alert is an answer too.
+        # A TLS alert is an answer too.
         return any(
             isinstance(link, ssl.SSLError) and "ALERT" in (link.reason or "") for link in _links(error)
         )
@@ -109,7 +138,7 @@ async def speaks_tls(url: str) -> bool:
 
 
 async def speaks_http(url: str) -> bool:
-    """Whether the server that `url` names answers HTTP without TLS; it is shown no key and no path."""
+    """Whether the server of `url` answers HTTP without TLS; the probe has no key and no path."""
     parts = urlsplit(url)
     asked = f"HEAD / HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\nconnection: close\r\n\r\n"
     try:
@@ -128,13 +157,13 @@ def connection_failed(
     """Return the error for a connection to `origin` that could not be made.
 
     Args:
-        origin: scheme, host and port of who was to be asked.
-        reason: what the operating system or the HTTP library says.
-        fault: as `fault_of` gives it.
-        proxy: what the connection was to go through.
+        origin: scheme, host and port of the server.
+        reason: the message of the operating system or the HTTP library.
+        fault: from `fault_of`.
+        proxy: the proxy of the connection.
     """
     words, protocol = reason, urlsplit(origin).scheme
-    # What is wrong with a certificate behind a proxy is wrong with the server's.
+    # Through a proxy, a certificate that fails is still the server's.
     proxied = proxy is not None and fault != "certificate"
     if fault is not None:
         protocol = "TLS" if protocol == "https" and not proxied else "HTTP"
@@ -147,3 +176,60 @@ def connection_failed(
     error = ConnectionFailedError(f"cannot connect to {where}: {words}")
     error.fault = fault
     return error
+
+
+def translate(
+    error: BaseException,
+    url: str,
+    timeout: float | None,
+    *,
+    library: Any = None,
+    reading: bool = False,
+    proxy: Proxy | None = None,
+) -> ProviderError:
+    """Return `error` as one of batchrt's.
+
+    Args:
+        error: from pyqwest, from `library` or from the operating system.
+        url: of the request.
+        timeout: seconds that the request had; `None` for no limit.
+        library: httpx or httpx2; `None` if the request did not go through one of them.
+        reading: the head of the answer had come.
+        proxy: the proxy that the request went through.
+    """
+    hide_url(error)
+    origin = origin_of(url)
+    if isinstance(error, ConnectionError) or _is_of(library, error, _UNCONNECTED):
+        return connection_failed(origin, reason_of(error), fault_of(error), proxy)
+    if isinstance(error, TimeoutError) or _is_of(library, error, ("TimeoutException",)):
+        within = "in time" if timeout is None else f"within {timeout:g} s"
+        return RequestTimeoutError(f"no whole answer from {origin} {within}")
+    kind = type(error).__name__
+    if reading and kind in ("RemoteProtocolError", "StreamError", "DecodingError"):
+        return MalformedResponseError(f"the answer from {origin} is broken: {reason_of(error)}")
+    if kind == "RemoteProtocolError":
+        if _is_unreadable(error):
+            unreadable = MalformedResponseError(
+                f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
+            )
+            advise(unreadable, retry=False)  # another attempt would get the same
+            return unreadable
+        fault = fault_of(error)
+        if fault is not None:
+            return connection_failed(origin, reason_of(error), fault, proxy)
+    return ConnectionFailedError(f"the connection to {origin} failed: {reason_of(error)}")
+
+
+def _is_of(library: Any, error: BaseException, kinds: tuple[str, ...]) -> bool:
+    return library is not None and isinstance(error, tuple(getattr(library, kind) for kind in kinds))
+
+
+def hide_url(error: BaseException) -> None:
+    """Take the URL out of the messages of pyqwest's `error`: its query may hold a key."""
+    error.args = tuple(_URL_IN_MESSAGE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the message of `error` without the layers of libraries that it came through."""
+    text = str(error)
+    return text[_LAYERS.match(text).end() :] or type(error).__name__  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Compressed bodies, undone without letting a small one grow without end."""
+"""Content encodings: compressed bodies, decoded within a bound on their size."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from batchrt.providers.http.retry_after import advise
 __all__ = ["ACCEPT_ENCODING", "decode", "too_large"]
 
 ACCEPT_ENCODING = "identity"
-"""Ask for plain bodies: a chat answer is smaller than the work of packing it on both sides."""
+"""Plain bodies: compressing a chat answer costs both sides more than the bytes it saves."""
 
 _GZIP_OR_ZLIB = 47
 _RAW_DEFLATE = -15
 _MOST_MEMBERS = 1_000
-"""Pieces of a gzip body that are unpacked; each costs a copy of the rest."""
+"""Most members of a gzip body; each costs a copy of the rest."""
 
 
 def decode(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo `encoding` (a `content-encoding` header), giving at most `limit` bytes.
+    """Decode `body` from `encoding`, a `content-encoding` header, to at most `limit` bytes.
 
-    Servers and proxies compress without being asked, so gzip and deflate are understood.
-    Raises MalformedResponseError for other encodings, broken data and anything larger.
+    Servers and proxies compress although the request does not allow it, so gzip and deflate are supported.
+
+    Raises:
+        MalformedResponseError: another encoding, broken data, or more than `limit` bytes.
     """
     name = encoding.strip().lower()
     if name in ("", "identity"):
@@ -39,7 +41,7 @@ def decode(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def too_large(limit: int) -> MalformedResponseError:
-    """Return the error for an answer of over `limit` bytes; another attempt is not worth it."""
+    """Return the error for a response of over `limit` bytes, which is not retried."""
     error = MalformedResponseError(
         f"the answer is larger than {limit} bytes; raise max_response_bytes if it has to be"
     )
@@ -48,7 +50,7 @@ def too_large(limit: int) -> MalformedResponseError:
 
 
 def _has_zlib_header(body: bytes) -> bool:
-    # "deflate" means zlib-wrapped (RFC 9110, 8.4.1.2), yet some servers send it bare.
+    # "deflate" means zlib-wrapped (RFC 9110, 8.4.1.2), yet some servers send raw deflate.
     method_is_deflate = body[:1] and body[0] & 0x0F == zlib.DEFLATED
     return bool(method_is_deflate) and int.from_bytes(body[:2]) % 31 == 0
 
@@ -56,7 +58,7 @@ def _has_zlib_header(body: bytes) -> bool:
 def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
     parts: list[bytes] = []
     room = limit
-    # A gzip body may be several members, one after the other (RFC 1952, 2.2).
+    # A gzip body may consist of several members (RFC 1952, 2.2).
     for _ in range(_MOST_MEMBERS):
         if not body:
             return b"".join(parts)

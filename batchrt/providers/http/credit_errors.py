@@ -1,7 +1,7 @@
-"""How providers say that there is no credit left: as a code where they have one, else in words.
+"""Credit errors: the codes and phrases with which providers report that an account has no credit left.
 
-Words differ, and so do statuses: Anthropic answers 400, SiliconFlow and xAI 403, Zhipu 429. A job that
-takes this for the fault of one row sends all of its rows to an account that is empty.
+Phrases differ, and so do statuses: Anthropic answers 400, SiliconFlow and xAI 403, Zhipu 429. A job that
+mistakes such an error for one row's sends all of its rows to an empty account.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ _WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("hard limit has been reached", "OpenAI, for billing"),
     ("budget has been exceeded", "LiteLLM's proxy"),
     ("exceeded budget", "LiteLLM's proxy"),
+    # Google says the same of a rate, with another link.
+    (
+        "plan and billing details. for more information on this error, read the docs: https://platform.openai",
+        "OpenAI, for `insufficient_quota`; LiteLLM's proxy leaves the code out",
+    ),
     ("check your billing details", "OpenAI: your account is not active"),
     ("billing to be enabled", "Google"),
     ("billing is disabled", "Google"),
@@ -96,14 +101,14 @@ _WORDS: Final[tuple[tuple[str, str], ...]] = (
     ("额度不足", "one-api and new-api: the credit is insufficient"),
     ("额度已用尽", "one-api and new-api: the credit is used up"),
 )
-"""Phrases in lower case, each with those who say it. Taken from the providers' pages of error codes and from
-reports of users, November 2026; a new one is a line."""
+"""Phrases in lower case, each with the providers that use it. Taken from the providers' pages of error codes
+and from users' reports, November 2026; add a new one as a line."""
 
 _LOOKED_AT: Final = 600
-"""Characters. The reason comes first; what some servers say back of the input comes behind it."""
+"""Characters that are searched. The reason comes first; some servers quote the input after it."""
 
 
 def says_no_credit(message: str) -> bool:
-    """Whether an error's `message` says that there is no credit, or that what may be spent is spent."""
+    """Whether an error's `message` reports that credit or a spending limit is used up."""
     said = " ".join(message[:_LOOKED_AT].lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
     return any(phrase in said for phrase, _ in _WORDS)

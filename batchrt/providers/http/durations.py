@@ -1,6 +1,6 @@
-"""Spans of time and moments as they are written, and waits as they are asked for in words.
+"""Durations and timestamps in text: `2s`, `1m30s`, RFC 3339, "please retry after 7 seconds".
 
-One scan over the tokens of a text, without going back: messages are the provider's, and may be long.
+A text is scanned once, token by token, without backtracking: messages come from servers and may be long.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-__all__ = ["read_rfc3339", "read_span", "wait_in_words"]
+__all__ = ["read_duration", "read_rfc3339", "wait_in_words"]
 
 _LOOKED_AT: Final = 10_000
-"""Characters of a message that are read: some servers say the whole input back."""
+"""Characters of a message that are read: some servers quote the whole input."""
 
-# No two of its alternatives begin alike, and none goes back by more than a character.
+# No two alternatives begin alike, and none backtracks by more than a character.
 _TOKEN: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[t ][0-9:.]{5,32}(?:z|[+-][0-9]{2}:?[0-9]{2})?"  # a moment, RFC 3339
     r"|[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?"
@@ -44,7 +44,7 @@ _ASKING: Final = """
     retrydelay retrying sleep throttled wait waiting
 """
 _ASKS: Final = frozenset(_ASKING.split())
-"""Words after which a span is one to wait for, where only words of `_BETWEEN` come before it."""
+"""Words after which a duration is a wait, if only words of `_BETWEEN` stand in between."""
 _FILLERS: Final = """
     a about after again an and another approx approximately around at available back be by call calls capacity
     cooldown delay each expected for from full in interval is it later least limit may minimum more ms
@@ -55,20 +55,20 @@ _FILLERS: Final = """
 _BETWEEN: Final = frozenset(_FILLERS.split())
 _MARKS: Final = frozenset(":=\"'`_-~≈(<>*[{")
 _BEHIND: Final = frozenset(("before", "until", "till"))
-"""Words that make a span before them one to wait for, if a word of `_NEXT` follows: "5 s before retrying"."""
+"""Words that make the duration before them a wait, if a word of `_NEXT` follows: "5 s before retrying"."""
 _FOLLOWING: Final = (
     "again another making next requesting reset resets retry retrying sending submitting try trying"
 )
 _NEXT: Final = frozenset(_FOLLOWING.split())
 _FAR: Final = 12
-"""Tokens between such a word and the span."""
+"""Most tokens between such a word and the duration."""
 _NEAR: Final = 4
 _LONGEST: Final = 1e9
-"""Seconds: what is longer is no wait."""
+"""Seconds; a longer duration is not a wait."""
 
 
 def read_rfc3339(text: str) -> float | None:
-    """Return the seconds since the epoch of a moment as RFC 3339 writes it; without a zone it is UTC."""
+    """Return the seconds since the epoch of an RFC 3339 timestamp; one without a zone is UTC."""
     text = text.rstrip(".:")
     if not (16 <= len(text) <= 64 and text[4] == "-" and text[:4].isdecimal()):  # noqa: PLR2004
         return None
@@ -79,10 +79,10 @@ def read_rfc3339(text: str) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def read_span(text: str) -> float | None:
-    """Return the seconds in a text that is nothing but a span: `2s`, `1m30s`, `2 minutes`, `1.5 sec`."""
+def read_duration(text: str) -> float | None:
+    """Return the seconds of a text that is a duration: `2s`, `1m30s`, `2 minutes`, `1.5 sec`."""
     tokens = _TOKEN.findall(text.strip().lower())
-    seconds, stop, named = _span(tokens, 0)
+    seconds, stop, named = _duration(tokens, 0)
     return seconds if named and stop == len(tokens) else None
 
 
@@ -91,7 +91,7 @@ def wait_in_words(message: str, now: float = math.inf) -> float | None:
 
     Args:
         message: in English, in any of the usual wordings and units.
-        now: seconds since the epoch, against which moments are read.
+        now: seconds since the epoch, from which timestamps are measured.
     """
     if not any(character.isdecimal() for character in message[:_LOOKED_AT]):
         return None
@@ -109,12 +109,12 @@ def wait_in_words(message: str, now: float = math.inf) -> float | None:
 
 
 def _asked(tokens: Sequence[str], place: int, now: float) -> float | None:
-    """Return the span that comes at `place`, behind nothing but words that may stand in between."""
+    """Return the duration that follows from `place` on, with only words of `_BETWEEN` before it."""
     unit = 1.0
     for at in range(place, min(place + _FAR, len(tokens))):
         token = tokens[at]
         if token[0].isdecimal():
-            if tokens[at - 1] == "-":  # less than nothing
+            if tokens[at - 1] == "-":  # negative
                 return None
             moment = read_rfc3339(token)
             if moment is not None:
@@ -127,14 +127,14 @@ def _asked(tokens: Sequence[str], place: int, now: float) -> float | None:
 
 
 def _read(tokens: Sequence[str], place: int, unit: float) -> float | None:
-    """Return the span at `place`, in `unit` seconds where it does not name one; `None` for no span."""
-    clock = _clock(tokens, place)
+    """Return the duration at `place`, in units of `unit` seconds if it names none; `None` for none."""
+    clock = _clock_duration(tokens, place)
     if clock is not None:
         return clock
-    seconds, stop, named = _span(tokens, place)
+    seconds, stop, named = _duration(tokens, place)
     if named:
         return seconds
-    # A number alone: seconds, unless it counts what comes next, or is an hour.
+    # A number alone is seconds, unless it counts a noun that follows, or is a time of day.
     if stop == place or tokens[place - 1] == "at":
         return None
     behind = [*tokens[stop : stop + 2], "", ""]
@@ -143,10 +143,10 @@ def _read(tokens: Sequence[str], place: int, unit: float) -> float | None:
 
 
 def _until_next(tokens: Sequence[str], place: int) -> float | None:
-    """Return the span at `place` if something may be done again only after it."""
+    """Return the duration at `place` if a request may be repeated only after it."""
     if place and tokens[place - 1][0].isdecimal():
-        return None  # a part of a longer one
-    seconds, stop, named = _span(tokens, place)
+        return None  # part of a longer duration
+    seconds, stop, named = _duration(tokens, place)
     if named and tokens[stop : stop + 1] in (["remaining"], ["left"]):
         stop += 1
     behind = tokens[stop : stop + _NEAR]
@@ -155,8 +155,8 @@ def _until_next(tokens: Sequence[str], place: int) -> float | None:
     return None
 
 
-def _clock(tokens: Sequence[str], place: int) -> float | None:
-    """Return the seconds of `m:ss` or `h:mm:ss` at `place`, where it is a span and not a time of the day."""
+def _clock_duration(tokens: Sequence[str], place: int) -> float | None:
+    """Return the seconds of `m:ss` or `h:mm:ss` at `place`, if it is a duration and not a time of day."""
     if tokens[place - 1] not in {"in", "after", "for"} or tokens[place + 1 : place + 2] != [":"]:
         return None
     parts = [tokens[place]]
@@ -172,10 +172,10 @@ def _clock(tokens: Sequence[str], place: int) -> float | None:
     return seconds
 
 
-def _span(tokens: Sequence[str], place: int) -> tuple[float, int, bool]:
-    """Return the span at `place`, the place behind it, and whether it names a unit.
+def _duration(tokens: Sequence[str], place: int) -> tuple[float, int, bool]:
+    """Return the duration at `place`, the place behind it, and whether it names a unit.
 
-    Parts add up as long as their units get smaller: `1m30s`, `1 hour and 5 minutes`, `2 min, 3 sec`.
+    Parts add up while their units get smaller: `1m30s`, `1 hour and 5 minutes`, `2 min, 3 sec`.
     """
     total, smallest, named = 0.0, math.inf, False
     while place < len(tokens) and tokens[place][0].isdecimal():

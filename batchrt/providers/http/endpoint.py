@@ -11,7 +11,12 @@ from batchrt.limits.error_kinds import Failure, FailureKind
 from batchrt.limits.permit import Permit
 from batchrt.messages import Usage
 from batchrt.providers.http.error_mapping import error_from, say_until
-from batchrt.providers.http.rate_limit_headers import is_parallel, limited_unit, limits_told, parallel_limit
+from batchrt.providers.http.rate_limit_headers import (
+    limited_unit,
+    parallel_limit,
+    read_rate_limits,
+    refuses_parallel,
+)
 from batchrt.providers.http.retry_after import wait_before_retry
 from batchrt.runtime.retry import first_failure, note_failure
 from batchrt.runtime.sync_callbacks import checked_sync
@@ -20,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchrt.limits.quota import Quota
-    from batchrt.providers.http.response import Reply
+    from batchrt.providers.http.response import Reply, Sink
     from batchrt.providers.http.secrets import Secrets
-    from batchrt.providers.http.transport import Sink, Transport
+    from batchrt.providers.http.transport import Transport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
-    from batchrt.runtime.run import Strand
+    from batchrt.runtime.strand import Strand
 
 __all__ = ["Endpoint"]
 
@@ -167,14 +172,14 @@ class Endpoint:
 
     def _evaluate(self, reply: Reply, read: Callable[[Reply, Clock], T], permit: Permit, strand: Strand) -> T:
         if self.quota.follow_headers:
-            permit.told = limits_told(reply.headers)
+            permit.told = read_rate_limits(reply.headers)
             if self.quota.may_be_parallel and (limit := parallel_limit(reply.headers)) is not None:
                 self.quota.told_in_flight(limit)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
             error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
-            if is_parallel(reply.headers, error):
-                # One more may be sent as soon as another request ends, whatever wait is named.
+            if refuses_parallel(reply.headers, error):
+                # A place is free as soon as another request ends, whatever wait is named.
                 permit.parallel, error.retry_after = True, None
             raise error
         answer = read(reply, clock)

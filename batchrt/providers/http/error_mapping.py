@@ -17,7 +17,7 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.http.credit_errors import NO_CREDIT_CODES, says_no_credit
-from batchrt.providers.http.json_text import load_json
+from batchrt.providers.http.response import load_json
 from batchrt.providers.http.retry_after import MAX_RETRY_AFTER, advise, retry_after
 from batchrt.providers.http.secrets import NO_SECRETS, Secrets
 from batchrt.runtime.clock import clock_time

@@ -1,4 +1,4 @@
-"""Which proxy the environment names for an address, by the rules of httpx."""
+"""Proxies: the one that the environment names for an address, by the rules of httpx."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Proxy(NamedTuple):
-    """Hold a proxy.
+    """A proxy.
 
     Attributes:
-        url: where it is; may hold a user and a password.
+        url: its URL; may hold a user and a password.
         setting: the name of the environment variable it came from, in capitals.
     """
 
@@ -28,7 +28,7 @@ class Proxy(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """The URL without user and password: the part that may be shown."""
+        """The URL without user and password, for messages."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -38,9 +38,9 @@ def proxy_for(url: str) -> Proxy | None:
 
     `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case, mean the same as for httpx
     (https://www.python-httpx.org/environment_variables/, as of 0.28). An entry of `NO_PROXY` is `*`, a
-    host, which stands for its subdomains too, `.domain` for subdomains only, an address, or a URL such as
-    `https://host`, which stands for that host alone; a port may follow. Besides, networks such as
-    `10.0.0.0/8` are understood, as by curl.
+    host, which includes its subdomains, `.domain` for subdomains only, an address, or a URL such as
+    `https://host`, which is that host alone; a port may follow. Besides, networks such as `10.0.0.0/8` are
+    supported, as by curl.
     """
     parts = urlsplit(url)
     proxies = getproxies()
@@ -58,7 +58,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def _excepts(entry: str, scheme: str, host: str, port: int | None) -> bool:
-    """Whether `entry` of `NO_PROXY` says that `host` is asked directly."""
+    """Whether `entry` of `NO_PROXY` excludes `host` from the proxy."""
     if entry == "*":
         return True
     wanted, is_url, rest = entry.partition("://")

@@ -1,7 +1,7 @@
-"""What answers say about rate limits: headers `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, words.
+"""Rate limits in responses: headers `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`, and messages.
 
-The reset is the time until all of the limit is there again, and no time to wait; it looks like `1s`,
-`6m0s` or `12ms`, and at Azure's like bare seconds. A limit may be written as `30,000`.
+The reset is the time until the whole limit is available again, not a time to wait. It is written as `1s`,
+`6m0s` or `12ms`, by Azure as bare seconds. A limit may be written as `30,000`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchrt.limits.token_bucket import Unit
     from batchrt.providers.http.response import HeaderMap
 
-__all__ = ["is_parallel", "limited_unit", "limits_told", "parallel_limit", "read_duration"]
+__all__ = ["limited_unit", "parallel_limit", "read_go_duration", "read_rate_limits", "refuses_parallel"]
 
 _Names: TypeAlias = tuple[str, str, str]
 
@@ -55,13 +55,13 @@ _PARALLEL_TYPE: Final = "max_parallel_requests"
 _PARALLEL: Final = "x-ratelimit-api_key-limit-max_parallel_requests"
 _DIGITS: Final = 9
 _LONGEST: Final = 86_400.0
-"""Seconds: what is longer is a moment and no duration, or makes no sense."""
+"""Seconds; a longer reset is a timestamp, or makes no sense."""
 
 
-def limits_told(headers: HeaderMap) -> Sequence[RateLimitStatus]:
-    """Return what `headers` say about limits; what makes no sense is left out.
+def read_rate_limits(headers: HeaderMap) -> Sequence[RateLimitStatus]:
+    """Return the rate limits in `headers`; values that make no sense are left out.
 
-    Of limits for the same unit, as a project's and an organization's, only the one with less left counts.
+    Of several limits for the same unit, as a project's and an organization's, the one with less left counts.
     """
     get = headers.get
     requests, tokens, of_project = get(_REQUESTS[0]), get(_TOKENS[0]), get(_PROJECT_TOKENS[0])
@@ -69,39 +69,39 @@ def limits_told(headers: HeaderMap) -> Sequence[RateLimitStatus]:
         return ()
     found: list[RateLimitStatus] = []
     if requests is not None:
-        found += _standing("requests", requests, _REQUESTS, headers)
-    of_tokens = [] if tokens is None else _standing("tokens", tokens, _TOKENS, headers)
+        found += _read_status("requests", requests, _REQUESTS, headers)
+    of_tokens = [] if tokens is None else _read_status("tokens", tokens, _TOKENS, headers)
     if of_project is not None:
-        of_tokens += _standing("tokens", of_project, _PROJECT_TOKENS, headers)
+        of_tokens += _read_status("tokens", of_project, _PROJECT_TOKENS, headers)
     if of_tokens:
         found.append(min(of_tokens, key=lambda status: status.remaining))
     return found
 
 
 def parallel_limit(headers: HeaderMap) -> int | None:
-    """Return how many requests may be in flight, if an answer says: LiteLLM's proxy does, of a key."""
-    told = headers.get(_PARALLEL)
+    """Return the most requests in flight, which LiteLLM's proxy states for a key; `None` if unstated."""
+    stated = headers.get(_PARALLEL)
     return (
-        int(told)
-        if told is not None and told.isdecimal() and 0 < len(told) <= _DIGITS and int(told)
+        int(stated)
+        if stated is not None and stated.isdecimal() and 0 < len(stated) <= _DIGITS and int(stated)
         else None
     )
 
 
-def is_parallel(headers: HeaderMap, error: ProviderError) -> bool:
-    """Whether a refusal says that too many requests are in flight, in LiteLLM's header or words (1.108.7)."""
+def refuses_parallel(headers: HeaderMap, error: ProviderError) -> bool:
+    """Whether a refusal is for too many requests in flight, by LiteLLM's header or message (1.108.7)."""
     if headers.get("rate_limit_type") == _PARALLEL_TYPE or _PARALLEL_TYPE in (error.type, error.code):
         return True
     return isinstance(error, RateLimitError) and _PARALLEL_TYPE in error.message[:2_000]
 
 
-def _standing(unit: Unit, told: str, names: _Names, headers: HeaderMap) -> list[RateLimitStatus]:
-    """Return the status that the headers called `names` tell of, if it makes sense."""
-    limit, remaining = _number(told), _number(headers.get(names[1]))
-    # Proxies say 0 where there is no limit.
+def _read_status(unit: Unit, stated: str, names: _Names, headers: HeaderMap) -> list[RateLimitStatus]:
+    """Return the status in the headers `names`, if it makes sense."""
+    limit, remaining = _number(stated), _number(headers.get(names[1]))
+    # Proxies send 0 where there is no limit.
     if not limit or remaining is None:
         return []
-    reset = read_duration(headers.get(names[2]))
+    reset = read_go_duration(headers.get(names[2]))
     if not reset or reset > _LONGEST:
         reset = None
     return [RateLimitStatus(unit, limit, min(remaining, limit), reset)]
@@ -114,8 +114,8 @@ def _number(text: str | None) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def read_duration(text: str | None) -> float | None:
-    """Return the seconds that `text` stands for, as `6m0s`, `8.64s`, `12ms` or `7`; `None` for nothing."""
+def read_go_duration(text: str | None) -> float | None:
+    """Return the seconds of a duration such as `6m0s`, `8.64s`, `12ms` or `7`; `None` for another text."""
     if text is None:
         return None
     text = text.strip()
@@ -127,7 +127,7 @@ def read_duration(text: str | None) -> float | None:
 
 
 def limited_unit(error: ProviderError) -> Unit | None:
-    """Return what there is too much of, if a refusal says: OpenAI in its type and words, Azure in words."""
+    """Return the unit of the limit that a refusal names, in its type (OpenAI) or message (OpenAI, Azure)."""
     if error.type is not None and error.type in ("requests", "tokens"):
         return _UNITS[error.type]
     found = _WORDS.search(error.message[:2_000])

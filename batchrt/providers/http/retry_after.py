@@ -1,4 +1,4 @@
-"""How long a provider asks to be left alone."""
+"""The wait that a provider asks for before another attempt, in headers, bodies and messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from batchrt.errors import ProviderError
-from batchrt.providers.http.durations import read_rfc3339, read_span, wait_in_words
+from batchrt.providers.http.durations import read_duration, read_rfc3339, wait_in_words
 from batchrt.runtime.retry import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _OVERLOADED: Final = frozenset(("server_is_overloaded", "slow_down"))
 _NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}")
 
 _WAITS: Final = ("retry-after", "llm_provider-retry-after", "x-retry-after")
-"""RFC 9110, 10.2.3; LiteLLM's proxy, for what its upstream asked; gateways."""
+"""RFC 9110, 10.2.3; LiteLLM's proxy, for its upstream's header; gateways."""
 _WAITS_IN_MS: Final = ("retry-after-ms", "x-ms-retry-after-ms")
 """OpenAI and Azure; Azure's other services."""
 _RESETS: Final = tuple(
@@ -46,16 +46,16 @@ _RESETS: Final = tuple(
     (f"anthropic-ratelimit-{counted}-reset", f"anthropic-ratelimit-{counted}-remaining")
     for counted in ("requests", "tokens", "input-tokens", "output-tokens")
 )
-"""When there is something again of what is limited, and how much there is now: no wait while that is more
-than nothing."""
+"""Pairs of headers: the time until a limit has room again, and the room that is left. A limit with room left
+asks for no wait."""
 _UNTIL_FULL: Final = (
     "x-ratelimit-reset-requests",
     "x-ratelimit-reset-tokens",
     "x-ratelimit-reset-project-tokens",
 )
-"""Resets that are the time until all of the limit is there again, so that something of it is there before."""
+"""Resets that are the time until the whole limit is available again; a part of it is available before."""
 _LONGEST_UNTIL_FULL: Final = 60.0
-"""Seconds: of a longer one nobody can say what part of it is to be waited for."""
+"""Seconds; of a longer one the part to wait for is unknown."""
 _IN_BODIES: Final = (
     ("retry_after_ms", 1e-3),
     ("retryAfterMs", 1e-3),
@@ -67,7 +67,7 @@ _IN_BODIES: Final = (
     ("retryDelay", 1.0),
     ("retry_delay", 1.0),
 )
-"""Members of an error that hold a wait, and a number's unit in seconds."""
+"""Members of an error that hold a wait, and the unit of a number in seconds."""
 
 
 def retry_after(
@@ -75,7 +75,7 @@ def retry_after(
 ) -> float | None:
     """Return the seconds to wait that a reply asks for, or `None` if it asks for none.
 
-    Looked for in this order, of which the first that is more than nothing counts:
+    The first of these that is more than 0 counts:
 
     1. `retry-after-ms`; then `retry-after` in seconds, with a unit (`2s`, `1m30s`, `2 minutes`), as a date
        (RFC 9110, 10.2.3, in its three forms, or RFC 3339) or as a moment since the epoch in seconds or
@@ -84,7 +84,7 @@ def retry_after(
     2. The error's `details`: Google's RetryInfo and quotaResetDelay, members such as `retry_after`, and the
        headers of an upstream that OpenRouter has in `metadata`.
     3. Words of the `message`: "Please retry after 7 seconds", "try again in 9.816s" and the like.
-    4. With `limited`, the resets of limits of which nothing is left; see `_RESETS`.
+    4. With `limited`, the resets of limits without room left; see `_RESETS`.
     """
     explicit = _in_headers(headers, now)
     if explicit:
@@ -112,7 +112,7 @@ def _in_headers(headers: HeaderMap, now: float) -> float | None:
 
 
 def _in_resets(headers: HeaderMap, now: float) -> float | None:
-    """Return the time until there is something again of every limit that is used up."""
+    """Return the seconds until every limit that is used up has room again."""
     waits: list[float] = []
     for reset, remaining in _RESETS:
         value = headers.get(reset)
@@ -120,7 +120,7 @@ def _in_resets(headers: HeaderMap, now: float) -> float | None:
             continue
         seconds = _wait(value, now, headers.get("date"))
         if seconds and reset in _UNTIL_FULL:
-            # A bucket that fills all the time: nothing follows from it while nobody says that it is empty.
+            # The bucket fills continuously: its reset is a wait only if the headers say that it is empty.
             unsaid = headers.get(remaining) is None
             seconds = None if unsaid or seconds > _LONGEST_UNTIL_FULL else seconds
         if seconds:
@@ -132,12 +132,12 @@ def _in_resets(headers: HeaderMap, now: float) -> float | None:
 
 
 def _left(remaining: str | None) -> bool:
-    """Whether there is something left of a limit, as far as that is said."""
+    """Whether the header `remaining` says that a limit has room left."""
     return bool(remaining is not None and _number(remaining.replace(",", "")))
 
 
 def _of_draft(value: str) -> list[float]:
-    """Return the resets of what is used up in a header `RateLimit` of the newer IETF drafts.
+    """Return the resets of used-up limits in a header `RateLimit` of the newer IETF drafts.
 
     `limit=100, remaining=0, reset=50` until draft 07, `"default";r=0;t=50, "day";r=9;t=80000` since then.
     """
@@ -153,7 +153,7 @@ def _of_draft(value: str) -> list[float]:
 
 
 def _in_details(details: object, now: float) -> float | None:
-    """Return the wait in an error's object: a member of its own, in its list of details, in its metadata."""
+    """Return the wait in an error's object: in its members, its list of details or its metadata."""
     if not isinstance(details, dict):
         return None
     holders = [details]
@@ -178,11 +178,11 @@ def _in_details(details: object, now: float) -> float | None:
 
 
 _DETAILS: Final = 20
-"""Details of an error that are looked at."""
+"""Most details of an error that are read."""
 
 
 class _Upstream:
-    """Look up headers that came as an object in a body."""
+    """Headers that came as an object in a body."""
 
     def __init__(self, headers: dict[str, object]) -> None:
         self._headers = {
@@ -213,13 +213,13 @@ def _wait(value: str, now: float, date: str | None) -> float | None:
     value = value.strip()
     number = _number(value)
     if number is None:
-        found = None if len(value) > _LONGEST_VALUE else read_span(value)
+        found = None if len(value) > _LONGEST_VALUE else read_duration(value)
         return _until(value, date, now) if found is None else found
     return _since(number, now)
 
 
 def _since(number: float, now: float) -> float:
-    """Return seconds from `now`; what is near `now` itself is a moment, in seconds or milliseconds."""
+    """Return seconds from `now`; a number near `now` itself is a timestamp, in seconds or milliseconds."""
     for moment in (number, number / 1000):
         if abs(moment - now) < _YEAR < moment:
             return max(0.0, moment - now)
@@ -227,7 +227,7 @@ def _since(number: float, now: float) -> float:
 
 
 _YEAR: Final = 31_536_000.0
-"""Seconds: limits are there again before that, and nobody is asked to wait for so long."""
+"""Seconds. Limits are renewed before that, so a wait is never as long."""
 _LARGEST: Final = 1e15
 _LONGEST_VALUE: Final = 100
 
@@ -254,7 +254,7 @@ def _epoch(text: str) -> float | None:
         return moment
     try:
         date = parsedate_to_datetime(text)
-        if date.tzinfo is None:  # asctime's form names no zone: it is UTC (RFC 9110, 5.6.7)
+        if date.tzinfo is None:  # asctime's form has no zone: it is UTC (RFC 9110, 5.6.7)
             date = date.replace(tzinfo=UTC)
         return date.timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -262,15 +262,15 @@ def _epoch(text: str) -> float | None:
 
 
 def advise(error: ProviderError, *, retry: bool | None) -> None:
-    """Note on `error` that another attempt is worth it, or is not, whatever its class."""
+    """Record on `error` whether another attempt is worth it, whatever its class."""
     error.retry_advised = retry
 
 
 def wait_before_retry(error: BaseException | None, attempts: int, random: Callable[[], float]) -> float:
     """Return the seconds to wait after `attempts` attempts, the last of which raised `error`.
 
-    What the provider asked for, else the openai SDK's min(0.5 · 2^n, 8) s less up to a quarter,
-    which `random` (in [0, 1)) decides; twice that where the provider says that it is overloaded.
+    The wait that the provider asked for; else the openai SDK's exponential backoff, min(0.5 · 2^n, 8) s less
+    up to a quarter as jitter from `random` (in [0, 1)), doubled if the provider reports an overload.
     """
     asked = error.retry_after if isinstance(error, ProviderError) else None
     if asked:

@@ -1,23 +1,78 @@
-"""What must not be shown to anybody."""
+"""Secrets: API keys and header values that reprs, logs, messages and tracebacks must not show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Final
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, Protocol
 
-__all__ = ["NO_SECRETS", "Secrets"]
+__all__ = ["NO_SECRETS", "Hidden", "Secret", "Secrets", "is_credential", "secrets_of"]
+
+_FEWEST_SECRET_CHARACTERS: Final = 6
+"""Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are not secrets, and masking
+them would mask ordinary words."""
+_CREDENTIALS: Final = frozenset(
+    (
+        *("auth", "authentication", "bearer", "cookie", "credential", "credentials", "jwt", "key", "passwd"),
+        *("password", "secret", "signature", "token"),
+    )
+)
+"""The last word of a header that carries a credential, such as `x-api-key` and `cf-access-client-secret`."""
+_CREDENTIAL_ENDS: Final = ("token", "secret", "apikey", "authkey", "accesskey", "secretkey", "password")
+"""The ends of compound words, as in `x-authtoken`; `x-portkey-…` and `x-monkey` are not credentials."""
+_NO_CREDENTIALS: Final = frozenset(
+    (
+        *("affinity", "cache", "dedup", "deduplication", "group", "idempotency", "ordering", "partition"),
+        *("request", "routing", "shard", "sharding", "sort", "trace"),
+    )
+)
+"""Words before `key` in headers that are not credentials and may differ from request to request."""
+_PLACEHOLDERS: Final = frozenset(
+    (
+        *("anything", "dummy", "dummy-key", "lm-studio", "lmstudio", "local", "localai", "no-key", "no_key"),
+        *("no-key-required", "not-needed", "not-required", "ollama", "openai", "placeholder", "unused"),
+        *("sk-no-key-required", "sk-xxx", "vllm"),
+    )
+)
+"""Keys from the guides of local servers, which are not secrets either."""
+
+
+class Secret(Protocol):
+    """A key that hides itself, as `pydantic.SecretStr` does."""
+
+    def get_secret_value(self) -> str:
+        """Return the key."""
+
+
+class Hidden:
+    """A key that a traceback with its frames' variables does not show."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: str | Secret | None) -> None:
+        self._key = key
+
+    def get_secret_value(self) -> str:
+        """Return the key, or the environment's if none was given."""
+        if self._key is None:
+            return os.environ.get("OPENAI_API_KEY", "")
+        return self._key if isinstance(self._key, str) else self._key.get_secret_value()
+
+    def __repr__(self) -> str:
+        return "***"
 
 
 class Secrets:
-    """Hold strings that a traceback with its frames' variables does not show.
+    """Strings that a traceback with its frames' variables does not show.
 
-    No `Sequence` and no tuple: what reports errors looks into those.
+    Not a `Sequence` or a tuple: error reporters print the elements of those.
     """
 
     __slots__ = ("_secrets",)
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        # The longest first: one may be part of another.
+        # Longest first, as one may contain another.
         self._secrets = tuple(sorted(secrets, key=len, reverse=True))
 
     def __iter__(self) -> Iterator[str]:
@@ -28,3 +83,24 @@ class Secrets:
 
 
 NO_SECRETS: Final = Secrets()
+
+
+def secrets_of(key: str, headers: Mapping[str, str]) -> Secrets:
+    """Return the secrets among `key` and the values of `headers`."""
+    found = {key}
+    for name, value in headers.items():
+        if is_credential(name):
+            found |= {value, value.rpartition(" ")[2]}
+    return Secrets(secret for secret in found if _is_secret(secret))
+
+
+def _is_secret(text: str) -> bool:
+    return len(text) >= _FEWEST_SECRET_CHARACTERS and text.lower() not in _PLACEHOLDERS
+
+
+def is_credential(header: str) -> bool:
+    """Whether a header's name says that its value is a credential: by its words, not by their letters."""
+    words = [word for word in re.split(r"[^a-z]+", header) if word]
+    if not words or (words[-1] == "key" and not _NO_CREDENTIALS.isdisjoint(words)):
+        return False
+    return "authorization" in words or words[-1] in _CREDENTIALS or words[-1].endswith(_CREDENTIAL_ENDS)

@@ -1,4 +1,4 @@
-"""A matrix that can be read whatever happened to whoever wrote it."""
+"""npy sink: a matrix that can be read however the writer ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def vector(number: float) -> bytes:
     return struct.pack("<3f", number, number, number)
 
 
-def test_rows_that_failed_are_nan_in_their_places(tmp_path: Path) -> None:
+def test_npy_failed_rows_are_nan(tmp_path: Path) -> None:
     """Those before the first vector too."""
     path = tmp_path / "a.npy"
     with open_vector_sink(path, columns={"id": str}) as sink:
@@ -44,16 +44,18 @@ def test_rows_that_failed_are_nan_in_their_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "shape"), [(None, (2, 0)), (3, (2, 3))])
-def test_a_matrix_without_vectors(tmp_path: Path, width: int | None, shape: tuple[int, int]) -> None:
-    """Is as wide as was asked for, or has no columns."""
+def test_npy_without_vectors_has_the_given_width(
+    tmp_path: Path, width: int | None, shape: tuple[int, int]
+) -> None:
+    """Or no columns."""
     with open_vector_sink(tmp_path / "a.npy", columns={}, width=width) as sink:
         sink.write({}, None, "no")
         sink.write({}, None, "no")
     assert np.load(tmp_path / "a.npy").shape == shape
 
 
-def test_it_can_be_mapped_into_memory(tmp_path: Path) -> None:
-    """The numbers are where numpy wants them."""
+def test_npy_can_be_mapped_into_memory(tmp_path: Path) -> None:
+    """The numbers are where numpy expects them."""
     with open_vector_sink(tmp_path / "a.npy", columns={}) as sink:
         for number in range(1000):
             sink.write({}, vector(number))
@@ -62,8 +64,8 @@ def test_it_can_be_mapped_into_memory(tmp_path: Path) -> None:
     assert matrix.offset % 64 == 0
 
 
-def test_it_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    """Up to the last flush, and beyond that nothing is promised: as after a kill."""
+def test_npy_can_be_read_up_to_the_last_flush(tmp_path: Path) -> None:
+    """As after a kill; nothing is promised beyond it."""
     path, beside = tmp_path / "a.npy", tmp_path / "a.ids.jsonl"
     with open_vector_sink(path, columns={}) as sink:
         for number in range(100):
@@ -92,8 +94,8 @@ except OutputError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
-def test_a_disk_that_fills_up_leaves_what_fits(tmp_path: Path) -> None:
-    """And a matrix that can be read."""
+def test_npy_full_disk_leaves_a_readable_matrix(tmp_path: Path) -> None:
+    """With the rows that fit."""
     ran = subprocess.run(
         [sys.executable, "-X", "dev", "-c", PROGRAM],
         capture_output=True,
@@ -109,8 +111,8 @@ def test_a_disk_that_fills_up_leaves_what_fits(tmp_path: Path) -> None:
     assert len((tmp_path / "a.ids.jsonl").read_text().splitlines()) >= 99
 
 
-def test_what_failed_once_is_not_written_to_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a vector in the middle would shift all that come after it."""
+def test_npy_is_not_written_to_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a vector in the middle would shift all that follow."""
     import batchrt.files.vectors.npy
 
     def fail(*_: object) -> None:
@@ -130,8 +132,8 @@ def test_what_failed_once_is_not_written_to_again(tmp_path: Path, monkeypatch: p
     assert np.load(tmp_path / "a.npy").tolist() == [[1, 1, 1]]
 
 
-def test_memory_is_bounded(tmp_path: Path) -> None:
-    """However many rows there are, and however many of them failed before the first that did not."""
+def test_npy_memory_is_bounded(tmp_path: Path) -> None:
+    """For any number of rows, and of failed ones before the first vector."""
     with open_vector_sink(tmp_path / "a.npy", columns={"id": int}) as sink:
         vector = bytes(4096)
         sink.write({"id": 0}, None, "no")

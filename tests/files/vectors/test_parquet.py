@@ -1,4 +1,4 @@
-"""A table of vectors."""
+"""Parquet sink: a table of vectors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def vector(number: float) -> bytes:
     return struct.pack("<3f", number, number, number)
 
 
-def test_columns_have_types(tmp_path: Path) -> None:
-    """Numbers are numbers, everything else is text; vectors are of a fixed size."""
+def test_parquet_columns_have_types(tmp_path: Path) -> None:
+    """Integers are integers, everything else is text; vectors are of a fixed size."""
     path = tmp_path / "a.parquet"
     with open_vector_sink(path, columns={"n": int, "s": str}) as sink:
         sink.write({"n": 1, "s": "x"}, vector(1))
@@ -43,7 +43,7 @@ def test_columns_have_types(tmp_path: Path) -> None:
     ]
 
 
-def test_a_table_without_vectors_has_lists_of_any_size(tmp_path: Path) -> None:
+def test_parquet_without_vectors_has_lists_of_any_size(tmp_path: Path) -> None:
     """Unless the size is known."""
     for width, expected in ((None, pa.list_(pa.float32())), (3, pa.list_(pa.float32(), 3))):
         path = tmp_path / f"{width}.parquet"
@@ -54,7 +54,7 @@ def test_a_table_without_vectors_has_lists_of_any_size(tmp_path: Path) -> None:
         assert table.to_pylist() == [{"id": 1, "embedding": None, "error": "no"}]
 
 
-def test_rows_go_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_writes_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many rows, and in order."""
     monkeypatch.setattr(parquet, "_GROUP_BYTES", 120)
     path = tmp_path / "a.parquet"
@@ -68,8 +68,8 @@ def test_rows_go_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [row[0] for row in file.read().column("embedding").to_pylist()] == [*range(95)]
 
 
-def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also by rows that failed before anybody knew how wide a vector is."""
+def test_parquet_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for rows that failed before the width was known."""
     monkeypatch.setattr(parquet, "_GROUP_BYTES", 1 << 18)
     monkeypatch.setattr(parquet, "_GROUP_ROWS", 1000)
     monkeypatch.setattr(parquet, "_IN_MEMORY", 1 << 16)
@@ -89,8 +89,8 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert table.column("error")[10_000].as_py().startswith("error 9999 xxx")
 
 
-def test_what_failed_once_is_not_written_to_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And closing it is quiet."""
+def test_parquet_is_not_written_to_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And closing it raises nothing."""
     monkeypatch.setattr(parquet, "_GROUP_ROWS", 1)
     sink: Any = open_vector_sink(tmp_path / "a.parquet", columns={})
     sink.write({}, vector(1))

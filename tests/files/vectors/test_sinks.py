@@ -1,4 +1,4 @@
-"""Which file vectors go to, and that no other is touched."""
+"""Sinks for vectors: the chosen file, and no other, is written."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def refuse(path: Path | str, **options: Any) -> str:
         ("a.csv", {"format": "parquet"}, "parquet"),
     ],
 )
-def test_the_suffix_decides_unless_told_otherwise(
+def test_vector_sink_format_follows_the_suffix(
     tmp_path: Path, name: str, options: Any, expected: str
 ) -> None:
-    """The names of the files say where everything is."""
+    """Unless it is given; `paths` has the names of all files."""
     with new(tmp_path / name, **options) as sink:
         assert sink.format == expected
     assert [Path(path) for path in sink.paths] == sorted(tmp_path.iterdir(), key=lambda path: len(path.name))
@@ -64,38 +64,38 @@ def test_the_suffix_decides_unless_told_otherwise(
     ("name", "options", "words"),
     [
         ("a.csv", {}, "the suffix '.csv' is none of a file of vectors; name it .npy, .parquet or .jsonl"),
-        ("a", {}, "it has no suffix; name it .npy, .parquet or .jsonl, or say which with --format"),
+        ("a", {}, "it has no suffix; name it .npy, .parquet or .jsonl, or say which with `format`"),
         ("a.npy.gz", {}, ".npy is not compressed like this; leave .gz out"),
         ("a.npy", {"format": "csv"}, "unknown format 'csv'; use npy, parquet or jsonl"),
         ("no/a.npy", {}, "there is no folder"),
         ("no/a.parquet", {}, "there is no folder"),
     ],
 )
-def test_what_cannot_be_opened_is_refused(tmp_path: Path, name: str, options: Any, words: str) -> None:
-    """In one line, and nothing is made."""
+def test_vector_sink_refuses_with_one_line(tmp_path: Path, name: str, options: Any, words: str) -> None:
+    """And creates no file."""
     assert words in refuse(tmp_path / name, **options)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["npy", "parquet"])
-def test_stdout_takes_lines_only(kind: str) -> None:
-    """A matrix's head is written last, and a table's contents come at its end."""
+def test_vector_sink_to_stdout_is_jsonl_only(kind: str) -> None:
+    """A matrix's header is written last, and a table's metadata at its end."""
     assert f"stdout takes jsonl only; name a file for {kind}" in refuse("-", format=kind)
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="no /dev/null here")
-def test_a_matrix_is_a_regular_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whose head can be written again."""
+def test_vector_sink_matrix_needs_a_regular_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its header is written again."""
     assert "name a regular file, or use jsonl" in refuse("/dev/null", format="npy")
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.ids.jsonl"])
-def test_no_file_of_a_matrix_is_overwritten(tmp_path: Path, name: str) -> None:
-    """Neither its own nor the one beside it, unless that was said; and none is left half made."""
+def test_vector_sink_overwrites_neither_file_of_a_matrix(tmp_path: Path, name: str) -> None:
+    """Without `overwrite`; and none is left half made."""
     (tmp_path / name).write_text("precious")
     message = refuse(tmp_path / "a.npy")
     assert message.startswith(str(tmp_path / name))
-    assert "add --overwrite" in message
+    assert "add `overwrite`" in message
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
     with new(tmp_path / "a.npy", overwrite=True) as sink:
         sink.write({"id": 1}, raw(1, 2))
@@ -103,8 +103,8 @@ def test_no_file_of_a_matrix_is_overwritten(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "a.ids.jsonl").read_text() == '{"row": 0, "id": 1, "error": null}\n'
 
 
-def test_a_matrix_is_not_lost_for_want_of_the_file_beside_it(tmp_path: Path) -> None:
-    """Also when it may be overwritten."""
+def test_vector_sink_keeps_the_matrix_if_its_second_file_fails(tmp_path: Path) -> None:
+    """Also with `overwrite`."""
     (tmp_path / "a.npy").write_text("precious")
     (tmp_path / "a.ids.jsonl").mkdir()
     assert "this is a folder" in refuse(tmp_path / "a.npy", overwrite=True)
@@ -112,8 +112,8 @@ def test_a_matrix_is_not_lost_for_want_of_the_file_beside_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.parquet", "a.jsonl"])
-def test_the_input_is_never_an_output(tmp_path: Path, name: str) -> None:
-    """Nor is the file beside it."""
+def test_vector_sink_never_writes_to_the_input(tmp_path: Path, name: str) -> None:
+    """Nor is the second file the input."""
     path = tmp_path / "in.jsonl"
     path.write_text('{"id": 1}\n')
     target = tmp_path / name
@@ -124,8 +124,8 @@ def test_the_input_is_never_an_output(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_vectors_are_of_one_width(tmp_path: Path, kind: str) -> None:
-    """Another is refused, and the file stays good."""
+def test_vector_sink_refuses_another_width(tmp_path: Path, kind: str) -> None:
+    """And the file stays good."""
     path = tmp_path / f"a.{kind}"
     with new(path) as sink:
         for wrong in (b"", b"abc"):
@@ -140,7 +140,7 @@ def test_vectors_are_of_one_width(tmp_path: Path, kind: str) -> None:
 
 
 def read(path: Path) -> list[tuple[Any, list[float] | None, str | None]]:
-    """Give a file's rows: id, vector, error."""
+    """Return a file's rows: id, vector, error."""
     if path.suffix == ".npy":
         matrix = np.load(path)
         beside = _lines(path.with_suffix(".ids.jsonl").read_bytes())
@@ -178,14 +178,14 @@ ROWS = st.lists(
 
 @pytest.mark.parametrize("kind", FORMATS)
 @given(rows=ROWS, flushed=st.sets(st.integers(0, 12)), width=st.sampled_from([None, 3]))
-def test_what_is_written_is_read(
+def test_vector_sink_files_are_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
     rows: list[tuple[int, list[float] | str]],
     flushed: set[int],
     width: int | None,
 ) -> None:
-    """Every float32 to the last bit, wherever there are errors and however it is flushed."""
+    """Every float32 to the last bit, with errors and flushes anywhere."""
     path = tmp_path_factory.mktemp("v") / f"a.{kind}"
     with new(path, width=width) as sink:
         for place, (number, value) in enumerate(rows):
@@ -210,23 +210,23 @@ def test_what_is_written_is_read(
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("width", [None, 2])
-def test_no_rows_make_a_file_without_rows(tmp_path: Path, kind: str, width: int | None) -> None:
-    """Which can be read like any other."""
+def test_vector_sink_without_rows_makes_a_readable_file(tmp_path: Path, kind: str, width: int | None) -> None:
+    """Of each format."""
     path = tmp_path / f"a.{kind}"
     with new(path, width=width):
         pass
     assert read(path) == []
 
 
-def test_lines_may_be_compressed(tmp_path: Path) -> None:
-    """As every other file of lines."""
+def test_vector_sink_jsonl_may_be_compressed(tmp_path: Path) -> None:
+    """By `.gz`."""
     with new(tmp_path / "a.jsonl.gz") as sink:
         sink.write({"id": 1}, raw(0.5))
     text = gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes())
     assert text == b'{"id": 1, "embedding": [0.5], "error": null}\n'
 
 
-def test_lines_go_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vector_sink_jsonl_goes_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which stays open."""
     memory = io.BytesIO()
     stdout = io.TextIOWrapper(memory)
@@ -241,8 +241,8 @@ def test_lines_go_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_full_disk_is_said_in_one_line(kind: str) -> None:
-    """By whatever the format writes with; and again to whoever goes on."""
+def test_vector_sink_full_disk_is_one_line(kind: str) -> None:
+    """In each format; and again in later calls."""
     sink = new("/dev/full", format=kind)
     sink.write({"id": 1}, raw(1, 2))
     with pytest.raises(OutputError, match="/dev/full: cannot write: no space left on device"):
@@ -250,8 +250,8 @@ def test_a_full_disk_is_said_in_one_line(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_closing_twice_is_closing_once(tmp_path: Path, kind: str) -> None:
-    """And flushing what is closed is nothing."""
+def test_vector_sink_close_is_idempotent(tmp_path: Path, kind: str) -> None:
+    """And flushing a closed sink does nothing."""
     sink = new(tmp_path / f"a.{kind}")
     sink.write({"id": 1}, raw(1))
     sink.close()
@@ -261,8 +261,8 @@ def test_closing_twice_is_closing_once(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["numpy", "pyarrow"])
-def test_what_is_not_installed_is_not_needed(tmp_path: Path, missing: str) -> None:
-    """Matrices and lines need neither numpy nor pyarrow; a table says what to install, and makes nothing."""
+def test_vector_sink_needs_pyarrow_for_parquet_only(tmp_path: Path, missing: str) -> None:
+    """Other formats need neither numpy nor pyarrow; Parquet's error says what to install."""
     program = f"""
 import sys
 sys.modules[{missing!r}] = None

@@ -69,14 +69,14 @@ PARTS = [{"type": "text", "text": "hi"}]
         (Prompted([("human", "hi")]), [USER]),
     ],
 )
-def test_every_form_of_input_becomes_messages(value: Any, messages: Any) -> None:
+def test_messages_json_of_every_form_of_input(value: Any, messages: Any) -> None:
     """Strings, objects, dicts, pairs and prompt values."""
     assert messages_of(value) == messages
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_arrives_as_it_is(text: str) -> None:
-    """Alone and among messages; in UTF-8, not in escapes."""
+def test_messages_json_keeps_any_text(text: str) -> None:
+    """Alone and among messages; in UTF-8, without escapes."""
     assert messages_of(text) == [{"role": "user", "content": text}]
     assert messages_of([("user", text), {"role": "user", "content": text}])[1]["content"] == text
     assert "日本".encode() in REQUEST.body("日本")
@@ -90,8 +90,8 @@ def test_any_text_arrives_as_it_is(text: str) -> None:
         ([HumanMessage("ab\ud83dcd")], "messages[0].content"),
     ],
 )
-def test_half_a_surrogate_pair_is_pointed_at(value: Any, param: str) -> None:
-    """Which message, where in it, and what to do."""
+def test_messages_json_half_a_surrogate_pair_is_located(value: Any, param: str) -> None:
+    """The error has the message, the position and the remedy."""
     with pytest.raises(BadRequestError, match=r"U\+D83D\) at position 2.*encode") as caught:
         REQUEST.body(value)
     assert caught.value.param == param
@@ -115,7 +115,7 @@ def test_half_a_surrogate_pair_is_pointed_at(value: Any, param: str) -> None:
         ([{"role": "user", "content": object()}], "messages[0]", "JSON"),
     ],
 )
-def test_what_is_no_conversation_is_refused_by_name(value: Any, param: str, says: str) -> None:
+def test_messages_json_refuses_other_inputs(value: Any, param: str, says: str) -> None:
     """Before anything is sent."""
     with pytest.raises(BadRequestError, match=says) as caught:
         REQUEST.body(value)
@@ -123,7 +123,7 @@ def test_what_is_no_conversation_is_refused_by_name(value: Any, param: str, says
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), "\ud800"])
-def test_options_that_json_cannot_carry_are_refused_early(value: Any) -> None:
+def test_messages_json_refuses_options_that_json_cannot_carry(value: Any) -> None:
     """When the client is made, not when it is used."""
     with pytest.raises(ValueError, match="the option seed cannot be sent"):
         ChatRequest({"model": "m", "seed": value})
@@ -133,14 +133,14 @@ def read(body: Any, **headers: str) -> AIMessage:
     return read_chat(reply(body, 200, **headers), Secrets(["sk-secret-1"]), wall)
 
 
-def test_an_answer_is_read_whole() -> None:
+def test_messages_json_reads_a_whole_answer() -> None:
     """Text, reason, tokens, model and request id."""
     assert read(chat_body("hello"), x_request_id="req_1") == AIMessage(
         "hello", finish_reason="stop", usage=Usage(9, 3, 12), model="gpt-x-2025", request_id="req_1"
     )
 
 
-def test_refusals_and_tool_calls_come_with_no_content() -> None:
+def test_messages_json_refusal_or_tool_calls_replace_content() -> None:
     """Each on its own is an answer."""
     assert read(chat_body(None, refusal="no")).refusal == "no"
     assert list(read(chat_body(None, tool_calls=[CALL])).tool_calls) == [CALL]
@@ -150,8 +150,8 @@ def test_refusals_and_tool_calls_come_with_no_content() -> None:
     assert read(minimal) == AIMessage("x")
 
 
-def test_the_choice_of_index_0_is_taken() -> None:
-    """Wherever it stands."""
+def test_messages_json_takes_the_choice_of_index_0() -> None:
+    """At any position."""
     second, first = chat_body("second")["choices"][0], chat_body("first")["choices"][0]
     second["index"] = 1
     assert read({"choices": [second, first]}).content == "first"
@@ -195,15 +195,15 @@ def with_choice(**choice: Any) -> dict[str, Any]:
         (chat_body([1]), "neither text nor null"),
     ],
 )
-def test_what_is_missing_is_named(body: Any, says: str) -> None:
-    """And the beginning of the answer is shown, short and without secrets."""
+def test_messages_json_error_has_the_missing_member(body: Any, says: str) -> None:
+    """And the beginning of the answer, short and without secrets."""
     with pytest.raises(MalformedResponseError, match=says.replace("[", r"\[")) as caught:
         read(body, x_request_id="req_1")
     assert (caught.value.status, caught.value.request_id) == (200, "req_1")
     assert len(caught.value.message) < 450
 
 
-def test_secrets_in_a_malformed_answer_are_masked() -> None:
+def test_messages_json_error_masks_secrets() -> None:
     """A server that echoes the key does not get it into a log."""
     with pytest.raises(MalformedResponseError, match=r"Bearer \*\*\*"):
         read(b"you sent Bearer sk-secret-1")
@@ -226,13 +226,13 @@ def test_secrets_in_a_malformed_answer_are_masked() -> None:
         ),
     ],
 )
-def test_wrong_counts_do_not_cost_the_answer(usage: Any, expected: Usage | None) -> None:
-    """Usage is taken where it makes sense."""
+def test_messages_json_ignores_wrong_token_counts(usage: Any, expected: Usage | None) -> None:
+    """Usage is read where it makes sense."""
     message = read({**chat_body(), "usage": usage})
     assert (message.content, message.usage) == ("hello", expected)
 
 
-def test_an_error_in_a_success_is_an_error() -> None:
+def test_messages_json_error_with_status_200_is_an_error() -> None:
     """Proxies send it once the stream of an answer has begun."""
     with pytest.raises(RateLimitError, match="slow down"):
         read({"error": {"message": "slow down", "code": 429}})
@@ -251,8 +251,8 @@ TREES: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(TREES.map(lambda tree: json.dumps(tree).encode()) | st.binary())
-def test_whatever_comes_is_a_message_or_an_error_of_ours(body: bytes) -> None:
-    """No KeyError, no TypeError."""
+def test_messages_json_gives_a_message_or_a_provider_error(body: bytes) -> None:
+    """No KeyError, no TypeError, for any body."""
     try:
         message = read(body)
     except ProviderError:
@@ -260,8 +260,8 @@ def test_whatever_comes_is_a_message_or_an_error_of_ours(body: bytes) -> None:
     assert isinstance(message.content, str | list | None)
 
 
-def test_half_a_character_is_no_reason_to_ask_again() -> None:
-    """A lone surrogate, which models make and servers send, comes through; other broken JSON does not."""
+def test_messages_json_accepts_a_lone_surrogate_in_an_answer() -> None:
+    """Models produce them and servers send them; other broken JSON is an error."""
     body = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "x\\ud83d"}}]}'
     assert read_chat(reply(body), NO_SECRETS, wall).content == "x\ud83d"
     with pytest.raises(MalformedResponseError):

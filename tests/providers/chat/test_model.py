@@ -35,7 +35,7 @@ from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
 from batchrt.runnables.prompts import ChatPromptTemplate
-from batchrt.runtime.run import Step
+from batchrt.runtime.step import Step
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests import virtual
 from tests.providers.http.raw import Connection, HangUp, raw_server
@@ -81,16 +81,16 @@ def on_mock_clock(function: Callable[[], Any]) -> tuple[Any, float]:
     return virtual.run(main)
 
 
-async def test_an_answer_is_a_message() -> None:
-    """With all that the provider said about it."""
+async def test_chat_model_answer_is_a_message() -> None:
+    """With everything that the provider sent about it."""
     message = await chat(always(x_request_id="req_1")).ainvoke("hi")
     assert message == AIMessage(
         "hello", finish_reason="stop", usage=Usage(9, 3, 12), model="gpt-x-2025", request_id="req_1"
     )
 
 
-async def test_the_request_is_what_the_api_documents() -> None:
-    """Options under their own names, nothing that was not asked for."""
+async def test_chat_model_request_is_as_the_api_documents() -> None:
+    """Options under their own names, and no others."""
     seen: list[Any] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -122,8 +122,8 @@ async def test_the_request_is_what_the_api_documents() -> None:
     }  # fmt: skip
 
 
-async def test_bound_options_override() -> None:
-    """For their part of the chain; None takes an option out."""
+async def test_chat_model_bound_options_override() -> None:
+    """For their part of the chain; None removes an option."""
     seen: list[dict[str, Any]] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -143,8 +143,8 @@ async def test_bound_options_override() -> None:
         await model.bind(temperature=5).ainvoke("")
 
 
-async def test_a_prompts_value_is_a_conversation() -> None:
-    """As it comes out of a prompt, twenty at a time."""
+async def test_chat_model_takes_a_prompts_value() -> None:
+    """Straight from a prompt, twenty at a time."""
     chain = ChatPromptTemplate.from_messages([("system", "s"), ("human", "{x}")]) | chat(
         lambda request: httpx.Response(
             200, json=chat_body(json.loads(request.content)["messages"][1]["content"])
@@ -154,7 +154,7 @@ async def test_a_prompts_value_is_a_conversation() -> None:
     assert [message.text for message in outputs] == [str(i) for i in range(20)]
 
 
-def test_sync_batches_and_several_loops_share_a_model() -> None:
+def test_chat_model_is_shared_by_sync_batches_and_several_loops() -> None:
     """Connections belong to a loop, the model does not."""
     provider = MockProvider()
     model = ChatOpenAI("m", base_url="http://mock/v1", transport=provider.transport())
@@ -187,7 +187,7 @@ SOFT = [
 
 
 @pytest.mark.parametrize("failure", SOFT, ids=repr)
-def test_what_may_pass_is_tried_again(failure: Any) -> None:
+def test_chat_model_retries_transient_failures(failure: Any) -> None:
     """Two failures, then the answer; half a second, then a second, less up to a quarter."""
 
     async def main() -> Any:
@@ -210,7 +210,7 @@ HARD = [
 
 
 @pytest.mark.parametrize(("status", "body", "kind"), HARD)
-async def test_what_will_not_pass_is_not_tried_again(status: int, body: Any, kind: Any) -> None:
+async def test_chat_model_does_not_retry_lasting_failures(status: int, body: Any, kind: Any) -> None:
     """One request, and its error."""
     requests: list[int] = []
 
@@ -223,7 +223,7 @@ async def test_what_will_not_pass_is_not_tried_again(status: int, body: Any, kin
     assert (len(requests), caught.value.attempts, caught.value.request_id) == (1, 1, "r")
 
 
-async def test_the_provider_can_forbid_another_attempt() -> None:
+async def test_chat_model_retry_can_be_forbidden_by_the_provider() -> None:
     """x-should-retry: false."""
     with pytest.raises(ServerError) as caught:
         await chat(always({}, 500, x_should_retry="false")).ainvoke("hi")
@@ -231,8 +231,8 @@ async def test_the_provider_can_forbid_another_attempt() -> None:
 
 
 @pytest.mark.parametrize(("max_retries", "waits"), [(0, 0), (1, 0.5), (2, 1.5), (6, 23.5)])
-def test_attempts_are_capped(max_retries: int, waits: float) -> None:
-    """The last error is raised, and says how often it was tried."""
+def test_chat_model_attempts_are_capped(max_retries: int, waits: float) -> None:
+    """The last error is raised, with the number of attempts."""
 
     async def main() -> ProviderError:
         with pytest.raises(ServerError) as caught:
@@ -259,7 +259,7 @@ RETRY_AFTER: list[tuple[dict[str, str], str, float]] = [
 
 
 @pytest.mark.parametrize(("headers", "message", "wait"), RETRY_AFTER)
-def test_the_wait_that_was_asked_for_is_waited(headers: dict[str, str], message: str, wait: float) -> None:
+def test_chat_model_waits_as_long_as_asked(headers: dict[str, str], message: str, wait: float) -> None:
     """In each of its forms, to the second."""
     limited = httpx.Response(429, json={"error": {"message": message}}, headers=headers)
 
@@ -271,8 +271,8 @@ def test_the_wait_that_was_asked_for_is_waited(headers: dict[str, str], message:
     assert seconds == pytest.approx(wait)
 
 
-def test_a_wait_that_is_too_long_is_an_error_at_once() -> None:
-    """And says until when."""
+def test_chat_model_wait_that_is_too_long_is_an_error_at_once() -> None:
+    """With the time until then."""
 
     async def main() -> RateLimitError:
         with pytest.raises(RateLimitError, match=r"asks to wait 86400 s.*until 20") as caught:
@@ -283,7 +283,7 @@ def test_a_wait_that_is_too_long_is_an_error_at_once() -> None:
     assert (error.attempts, error.retry_after, seconds) == (1, 86400.0, 0.0)
 
 
-def test_who_waits_to_try_again_holds_no_slot() -> None:
+def test_chat_model_retry_wait_holds_no_slot() -> None:
     """At cap 1 the second item is answered while the first one sleeps."""
     order: list[str] = []
 
@@ -301,7 +301,7 @@ def test_who_waits_to_try_again_holds_no_slot() -> None:
     assert seconds == pytest.approx(5)
 
 
-def test_an_items_timeout_beats_a_retry_that_sleeps() -> None:
+def test_chat_model_item_timeout_ends_a_retry_wait() -> None:
     """The item's deadline bounds all of its attempts."""
 
     async def main() -> None:
@@ -311,8 +311,8 @@ def test_an_items_timeout_beats_a_retry_that_sleeps() -> None:
     assert on_mock_clock(main)[1] == pytest.approx(10)
 
 
-def test_each_attempt_has_the_whole_timeout() -> None:
-    """And a server that never answers is asked three times."""
+def test_chat_model_attempt_has_the_whole_timeout() -> None:
+    """A server that never answers gets three requests."""
 
     async def stall(_: httpx.Request) -> httpx.Response:
         await anyio.sleep_forever()
@@ -329,8 +329,8 @@ def test_each_attempt_has_the_whole_timeout() -> None:
     assert 91.1 <= seconds <= 91.5
 
 
-async def test_with_return_exceptions_each_item_has_its_own_error() -> None:
-    """One bad request does not spoil the others."""
+async def test_chat_model_items_have_their_own_errors() -> None:
+    """With return_exceptions, one bad request does not spoil the others."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         text = json.loads(request.content)["messages"][0]["content"]
@@ -344,7 +344,7 @@ async def test_with_return_exceptions_each_item_has_its_own_error() -> None:
     ]
 
 
-async def test_an_input_that_is_no_conversation_is_its_items_error() -> None:
+async def test_chat_model_bad_input_is_its_items_error() -> None:
     """Nothing is sent for it."""
     inputs: list[Any] = ["a", 5]
     outputs: list[Any] = await chat(always()).abatch(inputs, return_exceptions=True)
@@ -356,8 +356,8 @@ async def test_an_input_that_is_no_conversation_is_its_items_error() -> None:
 
 
 @pytest.mark.parametrize("fault", [f for f in Fault if f.is_retryable and f.takes != "size"])
-def test_every_passing_fault_of_the_mock_is_survived(fault: Fault) -> None:
-    """Scripted for the first request, gone for the second; the answer is the one without faults."""
+def test_chat_model_survives_every_transient_fault_of_the_mock(fault: Fault) -> None:
+    """The first request fails, the second succeeds; the answer is the one without faults."""
 
     async def ask(plan: FaultPlan) -> str:
         provider = MockProvider(faults=plan)
@@ -381,7 +381,7 @@ LASTING = {
 
 
 @pytest.mark.parametrize("fault", LASTING, ids=str)
-async def test_every_lasting_fault_of_the_mock_is_told_once(fault: Any) -> None:
+async def test_chat_model_raises_every_lasting_fault_of_the_mock_once(fault: Any) -> None:
     """By its class, after one request."""
     provider = MockProvider(faults=FaultPlan(script=[fault]))
     with pytest.raises(LASTING[fault]) as caught:
@@ -390,8 +390,8 @@ async def test_every_lasting_fault_of_the_mock_is_told_once(fault: Any) -> None:
     assert provider.log.snapshot().requests == 1
 
 
-def test_a_batch_through_every_fault_gives_each_item_its_own() -> None:
-    """500 items, a third of the requests faulty: right, or an error that lasts."""
+def test_chat_model_batch_with_every_fault_gives_each_item_its_own() -> None:
+    """500 items, a third of the requests faulty: the right answer, or a lasting error."""
 
     async def main() -> tuple[list[Any], list[Any]]:
         inputs = [f"input {i}" for i in range(500)]
@@ -421,8 +421,8 @@ def test_a_batch_through_every_fault_gives_each_item_its_own() -> None:
 # What users mock with
 
 
-async def test_a_respx_router_answers() -> None:
-    """Handed in as a transport, with its side effects and call log."""
+async def test_chat_model_accepts_a_respx_router() -> None:
+    """As a transport, with its side effects and call log."""
     router = respx.MockRouter()
     route = router.post("http://mock/v1/chat/completions")
     route.side_effect = [
@@ -436,8 +436,8 @@ async def test_a_respx_router_answers() -> None:
 
 
 @respx.mock
-async def test_respx_patches_a_clients_own_pool(respx_mock: respx.MockRouter) -> None:
-    """The usual decorator works with an httpx client handed in."""
+async def test_chat_model_client_can_be_patched_by_respx(respx_mock: respx.MockRouter) -> None:
+    """The usual decorator works with an httpx client."""
     respx_mock.post("http://mock/v1/chat/completions").respond(json=chat_body("patched"))
     async with httpx.AsyncClient() as http:
         model = ChatOpenAI("m", base_url="http://mock/v1", api_key="k", http_client=http)
@@ -447,7 +447,7 @@ async def test_respx_patches_a_clients_own_pool(respx_mock: respx.MockRouter) ->
 # Over real sockets
 
 
-async def test_cancelling_an_item_closes_its_connection() -> None:
+async def test_chat_model_cancellation_closes_the_connection() -> None:
     """The server sees it while the run is being torn down, and the others end too."""
 
     async def script(connection: Connection) -> None:
@@ -463,7 +463,7 @@ async def test_cancelling_an_item_closes_its_connection() -> None:
         await model.aclose()
 
 
-async def test_the_whole_way_over_a_socket() -> None:
+async def test_chat_model_works_over_a_socket() -> None:
     """Default transport, retry included; a closed model refuses."""
 
     async def script(connection: Connection) -> None:
@@ -480,14 +480,14 @@ async def test_the_whole_way_over_a_socket() -> None:
         await model.ainvoke("hi")
 
 
-async def test_a_refused_connection_is_told(free_tcp_port: int) -> None:
-    """And the error says to whom."""
+async def test_chat_model_refused_connection_is_an_error(free_tcp_port: int) -> None:
+    """The message has the address."""
     model = ChatOpenAI("m", base_url=f"http://127.0.0.1:{free_tcp_port}/v1", max_retries=0)
     with pytest.raises(ConnectionFailedError, match=str(free_tcp_port)):
         await model.ainvoke("hi")
 
 
-def test_a_constructor_that_fails_shows_no_key() -> None:
+def test_chat_model_failed_constructor_shows_no_key() -> None:
     """Neither in its frames' variables, as debuggers and error trackers print them, nor by crashing them."""
     with pytest.raises(ValueError, match="max_retries") as caught:
         ChatOpenAI("m", api_key="sk-hidden-from-view", max_retries=-1)
@@ -523,8 +523,8 @@ class Greeting:
         return [HumanMessage("hi")]
 
 
-async def test_a_prompt_does_not_wait_with_its_request() -> None:
-    """Once it is on the wire nobody needs it, and ten thousand of them are a burden."""
+async def test_chat_model_frees_the_prompt_while_it_awaits_the_answer() -> None:
+    """Ten thousand prompts that have been sent would only take memory."""
     made: list[weakref.ref[Greeting]] = []
     left: list[Greeting | None] = []
 
@@ -546,8 +546,8 @@ async def test_a_prompt_does_not_wait_with_its_request() -> None:
     assert left == [None, None, None]
 
 
-async def test_an_item_that_waits_for_its_answer_is_a_handful_of_coroutines() -> None:
-    """The garbage collector walks through all that wait, again and again: with ten thousand it shows."""
+async def test_chat_model_waiting_item_is_few_coroutines() -> None:
+    """The garbage collector traverses all of them, again and again: with ten thousand it shows."""
     number, home = 50, str(Path(batchrt.__file__).parent)
     waiting: list[CodeType] = []
     # What other tests have left behind, in tracebacks that are kept, is none of these.

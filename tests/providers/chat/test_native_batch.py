@@ -88,7 +88,7 @@ def texts(messages: list[AIMessage]) -> list[str]:
 # Lists
 
 
-async def test_the_request_is_what_vllm_documents() -> None:
+async def test_native_batch_request_is_as_vllm_documents() -> None:
     """A list of conversations, with the options of a single one."""
     server = Server()
     inputs: list[Any] = ["a", [SystemMessage("s"), HumanMessage("b")], [{"role": "user", "content": "d"}]]
@@ -110,8 +110,8 @@ async def test_the_request_is_what_vllm_documents() -> None:
     ]
 
 
-async def test_conversations_that_are_there_go_as_a_list() -> None:
-    """Twenty at a time unless it is said otherwise; one alone as ever."""
+async def test_native_batch_sends_ready_conversations_as_a_list() -> None:
+    """Twenty at a time by default; a single one as without lists."""
     provider = provider_of()
     assert texts(await chat_of(provider).abatch(WORDS)) == SAID
     assert [(r.route, r.items) for r in provider.log.records()] == [(BATCH, 20), (BATCH, 10)]
@@ -125,7 +125,7 @@ async def test_conversations_that_are_there_go_as_a_list() -> None:
     assert {r.route for r in provider.log.records()} == {ONE}
 
 
-async def test_without_the_switch_nothing_changes() -> None:
+async def test_native_batch_is_off_by_default() -> None:
     """One request each."""
     provider = provider_of()
     model = ChatOpenAI("m", base_url="http://mock/v1", transport=provider.transport())
@@ -133,8 +133,8 @@ async def test_without_the_switch_nothing_changes() -> None:
     assert {r.route for r in provider.log.records()} == {ONE}
 
 
-def test_options_of_lists_are_checked() -> None:
-    """And mean nothing without the switch."""
+def test_native_batch_options_are_checked() -> None:
+    """They are an error without the switch."""
     for name in ("max_batch_size", "linger", "max_linger"):
         with pytest.raises(ValueError, match="for native_batch=True"):
             ChatOpenAI("m", base_url="http://mock", **{name: 1})  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_options_of_lists_are_checked() -> None:
         ChatOpenAI("m", base_url="http://mock").bind(native_batch=True).invoke("x")
 
 
-async def test_messages_of_a_list_are_whole() -> None:
+async def test_native_batch_messages_are_complete() -> None:
     """But for the tokens, which are billed together."""
     provider = provider_of()
     result = await chat_of(provider).arun(["a", "bb"])
@@ -159,8 +159,8 @@ async def test_messages_of_a_list_are_whole() -> None:
     assert result.usage == single.usage != Usage()
 
 
-async def test_structured_answers_come_through_lists() -> None:
-    """Each validated for itself."""
+async def test_native_batch_works_with_structured_output() -> None:
+    """Each answer is validated on its own."""
 
     class Place(BaseModel):
         name: str
@@ -184,8 +184,8 @@ async def test_structured_answers_come_through_lists() -> None:
     assert [r.route for r in provider.log.records()] == [BATCH] * 2
 
 
-async def test_items_meet_in_a_chain() -> None:
-    """Behind a prompt; those with other options bound have lists of their own."""
+async def test_native_batch_collects_items_of_a_chain() -> None:
+    """Behind a prompt; items with other bound options have their own lists."""
     server = Server()
     model = server.model()
     prompt = ChatPromptTemplate.from_template("{x}")
@@ -194,16 +194,16 @@ async def test_items_meet_in_a_chain() -> None:
     assert server.lists == [2, 2]
 
 
-async def test_what_cannot_be_sent_is_that_items_error() -> None:
-    """The others go without it."""
+async def test_native_batch_bad_input_is_its_items_error() -> None:
+    """The others are sent without it."""
     server = Server()
     outputs = await server.model().abatch(["a", "\ud800", [], "b"], return_exceptions=True)
     assert [type(output) for output in outputs] == [AIMessage, BadRequestError, BadRequestError, AIMessage]
     assert server.lists == [2]
 
 
-async def test_the_placing_goes_by_index() -> None:
-    """Whatever order they come in."""
+async def test_native_batch_places_answers_by_index() -> None:
+    """In any order of arrival."""
 
     def answer(conversations: list[Any]) -> httpx.Response:
         body = json.loads(said(conversations).content)
@@ -213,7 +213,7 @@ async def test_the_placing_goes_by_index() -> None:
     assert texts(await Server(answer).model().abatch(WORDS)) == SAID
 
 
-async def test_a_message_that_is_broken_in_a_list_is_asked_for_again_alone() -> None:
+async def test_native_batch_retries_a_broken_message_alone() -> None:
     """The others keep theirs."""
 
     def answer(conversations: list[Any]) -> httpx.Response:
@@ -230,8 +230,8 @@ async def test_a_message_that_is_broken_in_a_list_is_asked_for_again_alone() -> 
 
 
 @pytest.mark.parametrize("status", [404, 405])
-def test_without_the_path_all_is_as_without_the_switch(status: int) -> None:
-    """From then on, for whatever is bound; and single requests run at the same time."""
+def test_native_batch_without_the_path_sends_single_requests(status: int) -> None:
+    """From then on, for all bound options; single requests run concurrently."""
     server = Server(lambda _: error(status, "Invalid URL"))
 
     async def main() -> None:
@@ -251,8 +251,8 @@ def test_without_the_path_all_is_as_without_the_switch(status: int) -> None:
     on_mock_clock(main)
 
 
-def test_a_list_that_was_packed_before_it_was_known_is_not_sent() -> None:
-    """It waited for its slot meanwhile."""
+def test_native_batch_list_packed_before_the_fallback_is_not_sent() -> None:
+    """It was waiting for its slot."""
     server = Server(lambda _: error(404))
 
     async def main() -> None:
@@ -268,8 +268,8 @@ def test_a_list_that_was_packed_before_it_was_known_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("server", ["openai", "llama-cpp-python", "llama-server", "ollama"])
-async def test_known_servers_without_the_path(server: Any) -> None:
-    """As the mock plays them."""
+async def test_native_batch_at_known_servers_without_the_path(server: Any) -> None:
+    """As simulated by the mock."""
     provider = provider_of(server)
     model = chat_of(provider)
     for _ in range(2):
@@ -278,8 +278,8 @@ async def test_known_servers_without_the_path(server: Any) -> None:
     assert (counts[ONE], counts["other"]) == ({200: 60}, {404: 1})
 
 
-async def test_a_model_that_is_not_there_is_no_missing_path() -> None:
-    """Its name was wrong, for this part of the chain; the others go on with lists."""
+async def test_native_batch_unknown_model_is_not_a_missing_path() -> None:
+    """Its name is wrong for this part of the chain; the others go on with lists."""
     provider = provider_of(models=["m"])
     model = chat_of(provider)
     outputs: list[Any] = await model.bind(model="typo").abatch(["a", "b"], return_exceptions=True)
@@ -298,8 +298,8 @@ REFUSALS: dict[str, Callable[[list[Any]], httpx.Response]] = {
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
-def test_other_ways_to_have_no_lists(answer: Callable[[list[Any]], httpx.Response]) -> None:
-    """Found out from what single requests say, and remembered."""
+def test_native_batch_learns_other_ways_to_lack_lists(answer: Callable[[list[Any]], httpx.Response]) -> None:
+    """From the results of single requests, and remembers it."""
     server = Server(answer)
 
     async def main() -> None:
@@ -312,8 +312,8 @@ def test_other_ways_to_have_no_lists(answer: Callable[[list[Any]], httpx.Respons
     on_mock_clock(main)
 
 
-def test_vllms_lists_know_no_tools() -> None:
-    """Requests with tools go alone, the others go on in lists."""
+def test_native_batch_sends_tools_alone() -> None:
+    """Lists of vLLM do not support tools; the other requests go on in lists."""
 
     class VLLM(Server):
         async def handle(self, request: httpx.Request) -> httpx.Response:
@@ -338,8 +338,8 @@ def test_vllms_lists_know_no_tools() -> None:
 # Errors
 
 
-async def test_one_guilty_conversation_fails_alone() -> None:
-    """VLLM refuses the whole list for one; lists go on."""
+async def test_native_batch_guilty_conversation_fails_alone() -> None:
+    """A server such as vLLM refuses the whole list for one; lists go on."""
     provider = provider_of(reject=lambda text: text == "w7")
     model = chat_of(provider)
     for _ in range(3):
@@ -352,8 +352,8 @@ async def test_one_guilty_conversation_fails_alone() -> None:
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault.of_lists], ids=lambda fault: fault.value)
 @pytest.mark.parametrize("always", [True, False])
-def test_defects_of_lists(fault: Fault, always: bool) -> None:
-    """Whether a server has them always or now and then: the right words, or a clear error."""
+def test_native_batch_with_defects_of_lists(fault: Fault, always: bool) -> None:
+    """Constant or occasional: the right text, or a clear error."""
     plan = FaultPlan({fault: 1.0 if always else 0.3}, max_consecutive=None if always else 2)
     provider = provider_of(faults=plan)
 
@@ -370,8 +370,8 @@ def test_defects_of_lists(fault: Fault, always: bool) -> None:
     assert not any(isinstance(output, Exception) for output in outputs)
 
 
-def test_everything_at_once() -> None:
-    """Each gets its own answer or an error, whatever goes wrong."""
+def test_native_batch_with_all_faults_at_once() -> None:
+    """Each input gets its own answer or an error."""
     provider = provider_of(
         faults=FaultPlan.everything(0.3, stall_seconds=1), reject=lambda text: text == "w7"
     )
@@ -387,8 +387,8 @@ def test_everything_at_once() -> None:
     assert sum(isinstance(output, AIMessage) for output in outputs) > 200
 
 
-async def test_lists_are_shared_by_runs_if_asked() -> None:
-    """As in a service, whose requests call `ainvoke` each for itself."""
+async def test_native_batch_lists_are_shared_by_runs() -> None:
+    """As in a service whose requests call `ainvoke` one by one."""
     provider = provider_of()
     model = chat_of(provider, share_lists=True, linger=None, max_linger=None)
     got: dict[str, str] = {}
@@ -403,8 +403,8 @@ async def test_lists_are_shared_by_runs_if_asked() -> None:
     assert provider.log.snapshot().requests < 15
 
 
-def test_lists_that_are_not_made_cannot_be_shared() -> None:
-    """It is for `native_batch`."""
+def test_native_batch_is_needed_for_share_lists() -> None:
+    """Sharing lists without them is an error."""
     with pytest.raises(ValueError, match="share_lists are for native_batch=True"):
         ChatOpenAI("m", base_url="http://h/v1", share_lists=True)
     with pytest.raises(ValueError, match="share_lists belongs to the model as a whole"):

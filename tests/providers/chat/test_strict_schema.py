@@ -36,8 +36,8 @@ def objects(schema: Any) -> list[dict[str, Any]]:
     return own + [found for each in schema.values() for found in objects(each)]
 
 
-def test_every_object_is_closed_and_requires_all_it_has() -> None:
-    """And defaults, which strict mode refuses, are gone."""
+def test_strict_schema_closes_objects_and_requires_all_properties() -> None:
+    """And drops defaults, which strict mode refuses."""
     schema = strict_schema(Tree.model_json_schema())
     assert len(objects(schema)) >= 3
     for each in objects(schema):
@@ -46,14 +46,14 @@ def test_every_object_is_closed_and_requires_all_it_has() -> None:
     assert '"default"' not in repr(schema).replace("'", '"')
 
 
-def test_a_described_reference_is_put_in_place() -> None:
+def test_strict_schema_expands_a_described_reference() -> None:
     """Strict mode allows nothing beside a $ref."""
     leaf = strict_schema(Tree.model_json_schema())["$defs"]["Tree"]["properties"]["leaf"]
     assert leaf["description"] == "the leaf"
     assert "$ref" not in leaf
 
 
-def test_the_top_is_an_object_even_of_a_recursive_model() -> None:
+def test_strict_schema_top_is_an_object_for_a_recursive_model() -> None:
     """Pydantic makes it a reference."""
     plain = Tree.model_json_schema()
     assert plain.get("type") != "object"
@@ -62,15 +62,15 @@ def test_the_top_is_an_object_even_of_a_recursive_model() -> None:
     assert schema["properties"]["parent"] == {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]}
 
 
-def test_the_schema_that_came_in_is_left_alone() -> None:
+def test_strict_schema_does_not_modify_its_argument() -> None:
     """It is the user's."""
     schema = Tree.model_json_schema()
     strict_schema(schema)
     assert schema == Tree.model_json_schema()
 
 
-def test_a_single_all_of_and_one_of_are_rewritten() -> None:
-    """To what strict mode knows."""
+def test_strict_schema_rewrites_a_single_all_of_and_one_of() -> None:
+    """To keywords of strict mode."""
     schema = {
         "type": "object",
         "properties": {
@@ -84,8 +84,8 @@ def test_a_single_all_of_and_one_of_are_rewritten() -> None:
     }
 
 
-def test_a_described_recursion_ends() -> None:
-    """A reference to what is being put in place stays a reference."""
+def test_strict_schema_described_recursion_ends() -> None:
+    """A reference to a schema that is being expanded stays a reference."""
     schema = {
         "type": "object",
         "properties": {"next": {"$ref": "#/$defs/N", "description": "d"}},
@@ -121,7 +121,7 @@ def wrap(value: Any) -> dict[str, Any]:
         (wrap({"$ref": "#/$defs/Gone", "description": "d"}), "Gone, which is not in the schema"),
     ],
 )
-def test_what_strict_mode_cannot_say_is_named(schema: dict[str, Any], says: str) -> None:
+def test_strict_schema_error_names_what_cannot_be_expressed(schema: dict[str, Any], says: str) -> None:
     """With its place."""
     with pytest.raises(ValueError, match=says):
         strict_schema(schema)
@@ -147,7 +147,7 @@ def test_what_strict_mode_cannot_say_is_named(schema: dict[str, Any], says: str)
     ],
     ids=repr,
 )
-def test_a_keyword_that_strict_mode_does_not_know_is_named(schema: dict[str, Any], says: str) -> None:
+def test_strict_schema_error_names_an_unknown_keyword(schema: dict[str, Any], says: str) -> None:
     """At the top of a property, in a list and behind a reference."""
     for place in (schema, {"type": "array", "items": schema}, {"anyOf": [schema, {"type": "null"}]}):
         with pytest.raises(ValueError, match=f"(?s)schema.a.*{says}"):
@@ -169,8 +169,8 @@ def test_a_keyword_that_strict_mode_does_not_know_is_named(schema: dict[str, Any
     ],
     ids=repr,
 )
-def test_a_keyword_that_strict_mode_knows_is_kept(schema: dict[str, Any]) -> None:
-    """And what constrains nothing is left out."""
+def test_strict_schema_keeps_known_keywords(schema: dict[str, Any]) -> None:
+    """Keywords that constrain nothing are left out."""
     beside = {"default": None, "examples": ["a"], "deprecated": True, "$comment": "c", "readOnly": True}
     assert strict_schema(wrap({**schema, **beside}))["properties"]["a"] == schema
     number = {"type": "number", "format": "double"}
@@ -193,16 +193,16 @@ def nested(depth: int) -> dict[str, Any]:
         (wrap({"const": "x" * 120_001}), "characters of names and values"),
     ],
 )
-def test_a_schema_too_large_for_strict_mode_is_named(schema: dict[str, Any], says: str) -> None:
-    """By the limit that it is beyond."""
+def test_strict_schema_error_names_the_limit_exceeded(schema: dict[str, Any], says: str) -> None:
+    """For a schema that is too large."""
     with pytest.raises(ValueError, match=says):
         strict_schema(schema)
     assert strict_schema(nested(10))
 
 
 @pytest.mark.parametrize("odd", [{"properties": 5}, {"anyOf": 5}, {"allOf": []}, {"allOf": [1]}, {"$ref": 5}])
-def test_a_schema_of_an_odd_shape_is_refused(odd: dict[str, Any]) -> None:
-    """As what cannot be made strict."""
+def test_strict_schema_refuses_a_malformed_schema(odd: dict[str, Any]) -> None:
+    """With a ValueError."""
     with pytest.raises(ValueError, match="schema"):
         strict_schema(wrap({"description": "d", **odd}))
 
@@ -216,14 +216,14 @@ def doubling(beside: dict[str, Any]) -> dict[str, Any]:
     return {**wrap({"$ref": "#/$defs/d0", **beside}), "$defs": definitions}
 
 
-def test_references_that_multiply_are_refused_in_time() -> None:
-    """Where they must be put in place, for what stands beside them is more than a description."""
+def test_strict_schema_refuses_references_that_multiply() -> None:
+    """Before they are expanded, if more than a description stands beside them."""
     with pytest.raises(ValueError, match="too large"):
         strict_schema(doubling({"pattern": "a"}))
 
 
-def test_references_that_multiply_are_written_once_without_their_descriptions() -> None:
-    """As definitions."""
+def test_strict_schema_writes_references_that_multiply_once() -> None:
+    """As definitions, without the descriptions."""
     schema = strict_schema(doubling({"description": "d", "title": "t", "default": None}))
     reference = {"$ref": "#/$defs/d1"}
     assert schema["properties"]["a"] == {"$ref": "#/$defs/d0"}
@@ -231,8 +231,8 @@ def test_references_that_multiply_are_written_once_without_their_descriptions() 
     assert len(schema["$defs"]) == 31
 
 
-def test_references_of_entities_to_each_other_are_strict_at_once() -> None:
-    """Each of ten refers to all others: put in place, there would be millions."""
+def test_strict_schema_of_entities_that_refer_to_each_other_is_fast() -> None:
+    """Each of ten refers to all others: expanded, there would be millions."""
     names = [f"E{i}" for i in range(10)]
     definitions = {
         name: {

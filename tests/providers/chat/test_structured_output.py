@@ -57,8 +57,8 @@ class Model:
         return httpx.Response(200, json=self._bodies[min(len(self.asked), len(self._bodies)) - 1])
 
 
-async def test_a_model_comes_out_validated() -> None:
-    """And the request asked for its schema, strictly."""
+async def test_structured_output_is_a_validated_model() -> None:
+    """And the request has its schema, in strict mode."""
     model = Model()
     place = await model.chat.with_structured_output(Place).ainvoke("where?")
     assert place == BONN
@@ -68,7 +68,7 @@ async def test_a_model_comes_out_validated() -> None:
     assert asked["json_schema"]["schema"]["required"] == ["name", "people", "notes"]
 
 
-async def test_it_composes_and_batches_like_any_runnable() -> None:
+async def test_structured_output_composes_and_batches() -> None:
     """In every batch method, with usage counted."""
     chain: Runnable[Any, str] = Model().chat.with_structured_output(Place) | (lambda p: p.name)
     assert await chain.abatch(["a", "b"]) == ["Bonn", "Bonn"]
@@ -77,8 +77,8 @@ async def test_it_composes_and_batches_like_any_runnable() -> None:
     assert result.usage.total_tokens == 36
 
 
-async def test_a_dict_schema_gives_dicts() -> None:
-    """Under the name its title gives, made fit for the API."""
+async def test_structured_output_of_a_dict_schema_is_a_dict() -> None:
+    """The schema is named by its title, made fit for the API."""
     model = Model()
     schema = {
         "title": "A place: größer!" + "x" * 100,
@@ -91,8 +91,8 @@ async def test_a_dict_schema_gives_dicts() -> None:
 
 
 @pytest.mark.parametrize("text", [f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"  {GOOD}\n"])
-async def test_fences_around_the_json_are_taken_off(text: str) -> None:
-    """Servers that ignore response_format leave the model to its habits."""
+async def test_structured_output_strips_code_fences(text: str) -> None:
+    """A server that ignores response_format does not prevent them."""
     assert await Model(text).chat.with_structured_output(Place).ainvoke("?") == BONN
 
 
@@ -108,7 +108,7 @@ async def test_fences_around_the_json_are_taken_off(text: str) -> None:
         (lambda: Model(None), "does not fit"),
     ],
 )
-async def test_an_answer_that_does_not_fit_says_why(model: Callable[[], Model], says: str) -> None:
+async def test_structured_output_misfit_has_the_reason(model: Callable[[], Model], says: str) -> None:
     """With the whole text, so that nothing paid for is lost."""
     with pytest.raises(OutputParserError, match=says) as caught:
         await model().chat.with_structured_output(Place).ainvoke("?")
@@ -116,21 +116,21 @@ async def test_an_answer_that_does_not_fit_says_why(model: Callable[[], Model], 
     assert caught.value.text == (content or "")
 
 
-async def test_a_cut_answer_that_fits_all_the_same_is_taken() -> None:
+async def test_structured_output_accepts_a_cut_answer_that_fits() -> None:
     """The reason only matters where something is missing."""
     assert await Model(GOOD, "length").chat.with_structured_output(Place).ainvoke("?") == BONN
 
 
 @pytest.mark.parametrize(("content", "says"), [("[1]", "no JSON object but a list"), ("{", "EOF")])
-async def test_a_dict_schema_wants_an_object(content: str, says: str) -> None:
-    """Not a list and not half of one."""
+async def test_structured_output_of_a_dict_schema_must_be_an_object(content: str, says: str) -> None:
+    """Not a list, nor half an object."""
     chat = Model(content).chat
     with pytest.raises(OutputParserError, match=says):
         await chat.with_structured_output({"type": "object"}).ainvoke("?")
 
 
-async def test_the_raw_message_can_come_along() -> None:
-    """Then an answer that does not fit is no exception."""
+async def test_structured_output_can_include_the_raw_message() -> None:
+    """Then an answer that does not fit is not raised."""
     fine = await Model().chat.with_structured_output(Place, include_raw=True).ainvoke("?")
     assert isinstance(fine["raw"], AIMessage)
     assert (fine["parsed"], fine["parsing_error"]) == (BONN, None)
@@ -139,7 +139,7 @@ async def test_the_raw_message_can_come_along() -> None:
     assert isinstance(bad["parsing_error"], OutputParserError)
 
 
-async def test_bound_options_reach_the_request() -> None:
+async def test_structured_output_passes_bound_options() -> None:
     """Together with the format."""
     model = Model()
     await model.chat.with_structured_output(Place).bind(temperature=0).ainvoke("?")
@@ -153,8 +153,8 @@ class Free(BaseModel):
     counts: dict[str, int]
 
 
-def test_strict_is_what_the_schema_allows() -> None:
-    """By default; asked for, it is an error where it cannot be."""
+def test_structured_output_is_strict_if_the_schema_allows() -> None:
+    """By default; with strict=True it is an error if the schema does not."""
     plain = response_format(Free, method="json_schema", strict=None)["json_schema"]
     assert plain == {"name": "Free", "strict": False, "schema": Free.model_json_schema()}
     with pytest.raises(ValueError, match=r"schema\.counts has keys of any name"):
@@ -163,19 +163,19 @@ def test_strict_is_what_the_schema_allows() -> None:
     assert (loose["strict"], loose["schema"]) == (False, Place.model_json_schema())
 
 
-def test_json_mode_asks_for_any_object() -> None:
-    """For servers that know no schemas."""
+def test_structured_output_json_mode_asks_for_any_object() -> None:
+    """For servers that do not support schemas."""
     assert response_format(Place, method="json_mode", strict=None) == {"type": "json_object"}
 
 
 @pytest.mark.parametrize("schema", [str, "Place", None, BONN])
-def test_what_is_no_schema_is_refused(schema: Any) -> None:
+def test_structured_output_refuses_other_objects_as_schema(schema: Any) -> None:
     """When the chain is built."""
     with pytest.raises(TypeError, match="pydantic model or a dict"):
         Model().chat.with_structured_output(schema)
 
 
-def test_an_unknown_method_is_refused() -> None:
+def test_structured_output_refuses_an_unknown_method() -> None:
     """By name."""
     method: Any = "tools"
     with pytest.raises(ValueError, match="not 'tools'"):
@@ -202,14 +202,14 @@ def test_an_unknown_method_is_refused() -> None:
     ],
 )
 @pytest.mark.parametrize("schema", [Place, Place.model_json_schema()], ids=["model", "dict"])
-async def test_what_stands_around_the_json_is_passed_over(text: str, schema: Any) -> None:
-    """Thoughts, fences, words: as the parsers do it."""
+async def test_structured_output_ignores_text_around_the_json(text: str, schema: Any) -> None:
+    """Reasoning, fences, words: as the parsers do."""
     place = await Model(text).chat.with_structured_output(schema, max_reasks=0).ainvoke("?")
     assert Place.model_validate(place) == BONN
 
 
-async def test_line_breaks_in_strings_are_taken_as_they_are() -> None:
-    """As the parsers do it."""
+async def test_structured_output_accepts_line_breaks_in_strings() -> None:
+    """As the parsers do."""
     model = Model('{"name": "Bonn", "people": 1, "notes": "two\nlines"}')
     place = await model.chat.with_structured_output(Place).ainvoke("?")
     assert place.notes == "two\nlines"
@@ -223,13 +223,13 @@ async def test_line_breaks_in_strings_are_taken_as_they_are() -> None:
         f"Perhaps {GOOD}?</think>",
     ],
 )
-async def test_a_draft_among_the_thoughts_is_no_answer(text: str) -> None:
-    """Where the answer itself was cut off."""
+async def test_structured_output_ignores_a_draft_in_the_reasoning(text: str) -> None:
+    """If the answer itself was cut off."""
     with pytest.raises(OutputParserError):
         await Model(text).chat.with_structured_output(Place, max_reasks=0).ainvoke("?")
 
 
-async def test_a_refusal_beside_an_answer_that_fits_is_none() -> None:
+async def test_structured_output_ignores_a_refusal_beside_a_fitting_answer() -> None:
     """The answer was paid for."""
     assert await Model(GOOD, refusal="but").chat.with_structured_output(Place).ainvoke("?") == BONN
 
@@ -240,8 +240,8 @@ async def test_a_refusal_beside_an_answer_that_fits_is_none() -> None:
 BAD = '{"name": "Bonn", "people": -1}'
 
 
-async def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
-    """Once if nothing is said, with the answer and what is wrong with it; it counts as a retry."""
+async def test_structured_output_asks_again_after_a_misfit() -> None:
+    """Once by default, with the answer and its fault; it counts as a retry."""
     model = Model(BAD, then=[GOOD])
     result = await model.chat.with_structured_output(Place).arun(["where?"])
     assert result.outputs == [BONN]
@@ -257,8 +257,8 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
-async def test_an_answer_is_asked_for_again_so_often(most: int) -> None:
-    """`max_reasks` times at the most; then the last answer's error is told."""
+async def test_structured_output_asks_again_max_reasks_times(most: int) -> None:
+    """Then the last answer's error is raised."""
     model = Model(BAD, then=["{}", "[]"])
     with pytest.raises(OutputParserError) as caught:
         await model.chat.with_structured_output(Place, max_reasks=most).ainvoke("?")
@@ -266,7 +266,7 @@ async def test_an_answer_is_asked_for_again_so_often(most: int) -> None:
     assert caught.value.text == [BAD, "{}", "[]", "[]"][most]
 
 
-async def test_the_raw_message_is_the_last_one() -> None:
+async def test_structured_output_raw_message_is_the_last_one() -> None:
     """And the error is about it."""
     chat = Model(BAD, then=["{}"]).chat
     both = await chat.with_structured_output(Place, include_raw=True).ainvoke("?")
@@ -285,16 +285,18 @@ async def test_the_raw_message_is_the_last_one() -> None:
         ('{"name": "B', "MAX_TOKENS", {}),
     ],
 )
-async def test_what_would_be_cut_off_again_is_not_asked_for(content: Any, reason: str, message: Any) -> None:
-    """Nor what was refused."""
+async def test_structured_output_does_not_ask_again_after_a_cut_answer(
+    content: Any, reason: str, message: Any
+) -> None:
+    """Nor after a refusal."""
     model = Model(content, reason, **message)
     with pytest.raises(OutputParserError):
         await model.chat.with_structured_output(Place).ainvoke("?")
     assert len(model.asked) == 1
 
 
-async def test_what_is_asked_again_is_paid_for_by_the_retry_budget() -> None:
-    """An empty one asks nothing again, and the error says so."""
+async def test_structured_output_reasks_use_the_retry_budget() -> None:
+    """An empty budget ends them, and the error says so."""
     quota = Quota(retry_budget=RetryBudget(capacity=10.0, cost=5.0, repayment=0.0))
     model = Model(BAD, quota=quota)
     errors = await model.chat.with_structured_output(Place).abatch(["?"] * 5, return_exceptions=True)
@@ -302,8 +304,8 @@ async def test_what_is_asked_again_is_paid_for_by_the_retry_budget() -> None:
     assert sum("the retry budget is empty" in "".join(getattr(e, "__notes__", ())) for e in errors) == 3
 
 
-async def test_a_failure_of_what_is_asked_again_loses_no_answer() -> None:
-    """The first one's error is told, with its text."""
+async def test_structured_output_failed_reask_keeps_the_first_answer() -> None:
+    """Its error is raised, with its text."""
 
     class Failing(Model):
         def _handle(self, request: httpx.Request) -> httpx.Response:
@@ -315,7 +317,7 @@ async def test_a_failure_of_what_is_asked_again_loses_no_answer() -> None:
 
 
 @pytest.mark.parametrize("value", ["?", ("user", "?"), [("system", "s"), ("user", "?")], HumanMessage("?")])
-async def test_any_input_is_asked_again(value: Any) -> None:
+async def test_structured_output_asks_again_for_any_input(value: Any) -> None:
     """A text, a message, a conversation, a prompt's value."""
     value = [value] if isinstance(value, tuple) else value
     model = Model(BAD, then=[GOOD])
@@ -326,7 +328,7 @@ async def test_any_input_is_asked_again(value: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "kind"), [(-1, ValueError), ("1", TypeError), (True, TypeError), (None, TypeError)]
 )
-def test_max_reasks_is_a_whole_number(value: Any, kind: type[Exception]) -> None:
+def test_structured_output_max_reasks_is_a_whole_number(value: Any, kind: type[Exception]) -> None:
     """From 0."""
     with pytest.raises(kind, match="max_reasks must be"):
         Model().chat.with_structured_output(Place, max_reasks=value)
@@ -347,8 +349,8 @@ class Lenient(Model):
         return super()._handle(request)
 
 
-async def test_a_schema_that_is_refused_in_strict_mode_is_sent_without() -> None:
-    """And not in strict mode again."""
+async def test_structured_output_leaves_strict_mode_after_a_refusal() -> None:
+    """And does not return to it."""
     model = Lenient()
     structured = model.chat.with_structured_output(Place)
     assert await structured.abatch(["a", "b", "c"], {"max_concurrency": 1}) == [BONN] * 3

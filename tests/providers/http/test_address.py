@@ -24,13 +24,13 @@ from batchrt.providers.http.address import Address, check_headers, origin_of
         ("HTTPS://Host/v1", "https://Host/v1/chat"),
     ],
 )
-def test_paths_go_between_the_base_and_its_query(base_url: str, url: str) -> None:
-    """Whatever the base ends with."""
+def test_address_puts_the_path_before_the_query(base_url: str, url: str) -> None:
+    """For any end of the base URL."""
     assert Address(base_url).url("/chat") == url
 
 
-def test_user_and_password_become_a_header() -> None:
-    """And are in no URL that is shown or sent."""
+def test_address_moves_user_and_password_to_a_header() -> None:
+    """They are in no URL that is shown or sent."""
     address = Address("http://us%40er:p%3Aw@host:8000/v1")
     assert address.credentials == {"authorization": f"Basic {b64encode(b'us@er:p:w').decode()}"}
     assert (address.origin, address.host, address.tls) == ("http://host:8000", "host", False)
@@ -43,20 +43,20 @@ def test_user_and_password_become_a_header() -> None:
     ["", "api.openai.com/v1", "ftp://host/v1", "http://", "http://host:99999", "http://host:0",
      "http://ho st/", "http://user:pass:word@[bad/v1", "https:///v1"],
 )  # fmt: skip
-def test_what_is_no_url_is_refused_without_showing_it(base_url: str) -> None:
-    """It may hold a password."""
+def test_address_refuses_other_text_without_showing_it(base_url: str) -> None:
+    """The text may hold a password."""
     with pytest.raises(ValueError, match="base_url must be a URL") as caught:
         Address(base_url)
     assert "pass" not in str(caught.value)
 
 
-def test_an_origin_is_what_may_be_shown() -> None:
-    """No user, no path, no query."""
+def test_origin_has_no_user_path_or_query() -> None:
+    """Scheme, host and port only."""
     assert origin_of("https://u:p@host:1/v1?key=1") == "https://host:1"
 
 
-def test_header_names_are_lowered_and_checked() -> None:
-    """A name that is no token is refused."""
+def test_check_headers_lowers_and_checks_names() -> None:
+    """A name that is not a token is refused."""
     assert check_headers({"X-Team": "a b"}) == {"x-team": "a b"}
     with pytest.raises(ValueError, match="no name for an HTTP header"):
         check_headers({"x team": "a"})

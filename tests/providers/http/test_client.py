@@ -38,8 +38,8 @@ async def sent_by(**options: Any) -> httpx.Request:
     return seen[0]
 
 
-async def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the openai SDK, under its names."""
+async def test_client_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables are those of the openai SDK."""
     for name, value in zip(NAMES, [f" {KEY}\n", "http://host/v2/", "org", "proj"], strict=True):
         monkeypatch.setenv(name, value)
     request = await sent_by()
@@ -49,8 +49,8 @@ async def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatc
     assert request.headers["openai-project"] == "proj"
 
 
-async def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, and an empty key means none."""
+async def test_client_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them; an empty key means no key."""
     for name in NAMES:
         monkeypatch.setenv(name, "http://wrong")
     request = await sent_by(base_url="http://right/v1", api_key=SecretStr(KEY), organization="o", project="p")
@@ -60,16 +60,16 @@ async def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatc
     assert "authorization" not in (await sent_by(api_key="")).headers
 
 
-async def test_extra_headers_win_over_the_clients_own() -> None:
-    """Whatever their case: Azure's api-key, a proxy's authorization."""
+async def test_client_extra_headers_override_its_own() -> None:
+    """In any case: Azure's api-key, a proxy's authorization."""
     extra = {"Authorization": "Token t", "api-key": "k", "User-Agent": "me"}
     request = await sent_by(api_key=KEY, extra_headers=extra)
     assert request.headers.get_list("authorization") == ["Token t"]
     assert (request.headers["api-key"], request.headers["user-agent"]) == ("k", "me")
 
 
-async def test_user_and_password_of_the_url_are_sent_as_basic_authentication() -> None:
-    """They are in no URL, and a key wins over them."""
+async def test_client_sends_user_and_password_as_basic_authentication() -> None:
+    """They are in no URL, and a key overrides them."""
     request = await sent_by(base_url="http://user:pass@host/v1", api_key="")
     assert str(request.url) == "http://host/v1/chat/completions"
     assert request.headers["authorization"] == "Basic dXNlcjpwYXNz"
@@ -77,8 +77,8 @@ async def test_user_and_password_of_the_url_are_sent_as_basic_authentication() -
     assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_openai_wants_a_key_and_nobody_else() -> None:
-    """It is missed when the model is made, and the message says what to do."""
+def test_client_needs_a_key_for_openai_alone() -> None:
+    """A missing key is an error when the model is made, with the remedy."""
     with pytest.raises(AuthenticationError, match="set OPENAI_API_KEY or pass api_key"):
         ChatOpenAI("m")
     ChatOpenAI("m", base_url="http://localhost:8000/v1")
@@ -102,7 +102,7 @@ def test_openai_wants_a_key_and_nobody_else() -> None:
         {"temperature": 3},
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+def test_client_refuses_options_that_make_no_sense(options: dict[str, Any]) -> None:
     """When the model is made."""
     with pytest.raises(ValueError, match=r"must|cannot|no name"):
         ChatOpenAI("m", **{"base_url": "http://localhost", **options})
@@ -147,29 +147,29 @@ def quota_of(header: str, value: str) -> object:
 
 
 @pytest.mark.parametrize("header", CREDENTIALS)
-def test_credential_is_known_by_the_words_of_its_name(header: str) -> None:
-    """Its value is masked, and another value is another account."""
+def test_credential_headers_are_recognized_by_words(header: str) -> None:
+    """Their values are masked, and another value is another account."""
     client = Client(base_url="http://host", extra_headers={header: "a-long-value"})
     assert "a-long-value" in list(client.secrets)
     assert quota_of(header, "a-long-value") is not quota_of(header, "another-value")
 
 
 @pytest.mark.parametrize("header", NO_CREDENTIALS)
-def test_credential_is_no_header_whose_name_merely_has_the_letters(header: str) -> None:
-    """A trace for each request makes no quota for each; words of messages are not masked."""
+def test_credential_headers_are_not_recognized_by_letters(header: str) -> None:
+    """A trace per request makes no quota per request; words of messages are not masked."""
     client = Client(base_url="http://host", api_key=KEY, extra_headers={header: "openai-europe"})
     assert list(client.secrets) == [KEY]
     assert quota_of(header, "openai") is quota_of(header, "anthropic")
 
 
 @pytest.mark.parametrize("key", ["ollama", "lm-studio", "Not-Needed", "openai", "sk-no-key-required"])
-def test_placeholder_for_a_key_is_no_secret(key: str) -> None:
-    """Guides of local servers have one write them, and they are words of messages too."""
+def test_secrets_do_not_include_placeholders(key: str) -> None:
+    """Guides of local servers use them, and they are words of messages too."""
     assert not list(Client(base_url="http://host", api_key=key).secrets)
 
 
-def test_a_key_does_not_show() -> None:
-    """Not in the model's repr, nor in that of anything it holds."""
+def test_client_repr_hides_the_key() -> None:
+    """Nor does the repr of anything that the model holds show it."""
     model = ChatOpenAI("m", base_url=f"http://user:{KEY}@host/v1", api_key=KEY)
     client = Client(base_url="http://host", api_key=KEY, extra_headers={"x-api-key": KEY + "2"})
     for thing in (
@@ -183,8 +183,8 @@ def test_a_key_does_not_show() -> None:
     assert repr(model) == "ChatOpenAI(model='m', base_url='http://host')"
 
 
-def test_what_is_masked_are_secrets_and_not_words() -> None:
-    """The longest first, so that no tail of one is left; `none` and `EMPTY` are no secrets."""
+def test_secrets_are_masked_and_words_are_not() -> None:
+    """Longest first, so that no part of one is left; `none` and `EMPTY` are not secrets."""
     client = Client(
         base_url="http://user:password@host",
         api_key=KEY,

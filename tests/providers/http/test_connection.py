@@ -63,8 +63,8 @@ async def failure_at(way: Any, url: str) -> ConnectionFailedError:
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "no_such_host.invalid", "nö.invalid"])
-async def test_fault_of_a_name_that_nobody_knows(way: Any, host: str) -> None:
-    """It is named, and so is the setting."""
+async def test_connection_fault_of_an_unknown_host(way: Any, host: str) -> None:
+    """The message has the host and the setting."""
     error = await failure_at(way, f"http://{host}/v1")
     assert error.fault == "host"
     assert f"http://{host}" in str(error)
@@ -73,8 +73,10 @@ async def test_fault_of_a_name_that_nobody_knows(way: Any, host: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_fault_of_a_port_where_nothing_listens(way: Any, free_tcp_port: int, scheme: str) -> None:
-    """Whatever the scheme."""
+async def test_connection_fault_of_a_port_without_a_listener(
+    way: Any, free_tcp_port: int, scheme: str
+) -> None:
+    """With either scheme."""
     error = await failure_at(way, f"{scheme}://127.0.0.1:{free_tcp_port}/v1")
     assert error.fault == "refused"
     assert str(error).startswith(f"cannot connect to {scheme}://127.0.0.1:{free_tcp_port}: nothing listens")
@@ -104,24 +106,24 @@ def blunt_server(reply: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
-async def test_fault_of_https_asked_of_a_port_without_tls(way: Any, reply: bytes) -> None:
-    """The scheme and the port are what to look at."""
+async def test_connection_fault_of_https_at_a_port_without_tls(way: Any, reply: bytes) -> None:
+    """The message points to the scheme and the port."""
     with blunt_server(reply) as port:
         error = await failure_at(way, f"https://127.0.0.1:{port}/v1")
     assert error.fault == "protocol"
     assert "does not speak TLS" in str(error)
 
 
-async def test_fault_of_what_speaks_no_http(way: Any) -> None:
-    """Another service listens there."""
+async def test_connection_fault_of_another_protocol(way: Any) -> None:
+    """Another service listens at the port."""
     with blunt_server(b"SSH-2.0-OpenSSH_9.6\r\n\r\n") as port:
         error = await failure_at(way, f"http://127.0.0.1:{port}/v1")
     assert error.fault == "protocol"
     assert "does not speak HTTP" in str(error)
 
 
-async def test_fault_of_http_asked_of_a_port_with_tls(tmp_path: Path) -> None:
-    """Such a server resets the connection, which by itself may mean anything: so it is asked."""
+async def test_connection_fault_of_http_at_a_port_with_tls(tmp_path: Path) -> None:
+    """Such a server resets the connection, which is ambiguous: so it is probed."""
     with tls_server(certificate(tmp_path)) as url:
         plain = url.replace("https:", "http:")
         transport = Transport({}, tls=False, url=plain, timeout=20, max_response_bytes=1000)
@@ -130,7 +132,7 @@ async def test_fault_of_http_asked_of_a_port_with_tls(tmp_path: Path) -> None:
     assert caught.value.fault == "protocol"
 
 
-async def test_fault_of_a_certificate_that_nobody_signed(way: Any, tmp_path: Path) -> None:
+async def test_connection_fault_of_an_unsigned_certificate(way: Any, tmp_path: Path) -> None:
     """The message says how to trust it."""
     with tls_server(certificate(tmp_path)) as url:
         error = await failure_at(way, url)
@@ -138,7 +140,7 @@ async def test_fault_of_a_certificate_that_nobody_signed(way: Any, tmp_path: Pat
     assert "SSL_CERT_FILE" in str(error)
 
 
-async def test_fault_of_a_connection_that_broke_is_none(way: Any) -> None:
+async def test_connection_fault_of_a_broken_connection_is_none(way: Any) -> None:
     """It says nothing about the address."""
     with blunt_server(b"") as port:
         error = await failure_at(way, f"http://127.0.0.1:{port}/v1")
@@ -150,10 +152,10 @@ async def test_fault_of_a_connection_that_broke_is_none(way: Any) -> None:
     [("http://user:hunter2@127.0.0.1:{free}", "refused"), ("http://no-such-proxy.invalid:3128", "host")],
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_fault_of_a_dead_proxy_is_the_proxys(
+async def test_connection_fault_of_a_dead_proxy_is_the_proxys(
     monkeypatch: pytest.MonkeyPatch, free_tcp_port: int, scheme: str, proxy: str, fault: str
 ) -> None:
-    """It is named, with its setting and without its password; the provider is not blamed."""
+    """The message has the proxy and its setting, without its password, and does not blame the provider."""
     proxy = proxy.format(free=free_tcp_port)
     monkeypatch.setenv("ALL_PROXY", proxy)
     url = f"{scheme}://provider.example/v1"
@@ -168,8 +170,10 @@ async def test_fault_of_a_dead_proxy_is_the_proxys(
 
 
 @pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"502 Bad Gateway"])
-async def test_failure_of_a_tunnel_is_the_proxys(monkeypatch: pytest.MonkeyPatch, status: bytes) -> None:
-    """What a proxy refuses is no outage of the provider's, and no fault of an address either."""
+async def test_connection_failure_of_a_tunnel_is_the_proxys(
+    monkeypatch: pytest.MonkeyPatch, status: bytes
+) -> None:
+    """A proxy's refusal is neither an outage of the provider nor a fault of an address."""
     with blunt_server(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n") as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
         url = "https://provider.example/v1"
@@ -213,21 +217,21 @@ def ssl_error(reason: str) -> ssl.SSLError:
         (ConnectionError("tcp connect error: No connection could be made (os error 10061)"), "refused"),
     ],
 )
-def test_fault_is_found_in_what_an_error_came_from(
+def test_connection_fault_is_found_in_the_causes_of_an_error(
     error: BaseException, fault: ConnectionFault | None
 ) -> None:
-    """As the libraries and the operating systems have it."""
+    """In the forms of the libraries and operating systems."""
     assert fault_of(error) == fault
 
 
-def test_fault_is_looked_for_in_no_circle() -> None:
-    """Errors that were raised from one another come to an end."""
+def test_connection_fault_search_ends_in_a_circle() -> None:
+    """Errors may be raised from one another."""
     first, second = OSError("a"), OSError("b")
     first.__context__, second.__context__ = second, first
     assert fault_of(first) is None
 
 
-def test_fault_of_a_certificate_behind_a_proxy_is_the_servers() -> None:
-    """The proxy only carries what the server sent."""
+def test_connection_fault_of_a_certificate_behind_a_proxy_is_the_servers() -> None:
+    """The proxy only forwards it."""
     proxy = Proxy("http://proxy:3128", "HTTPS_PROXY")
     assert "proxy" not in str(connection_failed("https://a", "expired", "certificate", proxy))

@@ -33,14 +33,14 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @given(body=st.binary(max_size=300), encoding=st.sampled_from(sorted(PACKERS)))
-def test_what_was_packed_comes_out(body: bytes, encoding: str) -> None:
-    """For every encoding that is understood."""
+def test_content_encoding_round_trips(body: bytes, encoding: str) -> None:
+    """For every encoding that is supported."""
     assert decode(PACKERS[encoding](body), encoding, 300) == body
 
 
 @given(first=st.binary(max_size=50), second=st.binary(max_size=50))
-def test_gzip_members_follow_one_another(first: bytes, second: bytes) -> None:
-    """The bound is for all of them together."""
+def test_content_encoding_reads_several_gzip_members(first: bytes, second: bytes) -> None:
+    """The limit holds for all of them together."""
     packed = gzip.compress(first) + gzip.compress(second)
     whole = first + second
     assert decode(packed, "gzip", len(whole)) == whole
@@ -50,34 +50,34 @@ def test_gzip_members_follow_one_another(first: bytes, second: bytes) -> None:
 
 
 @given(body=st.binary(max_size=100), encoding=st.sampled_from(["gzip", "deflate"]))
-def test_garbage_is_malformed(body: bytes, encoding: str) -> None:
-    """No other error gets out."""
+def test_content_encoding_of_garbage_is_malformed(body: bytes, encoding: str) -> None:
+    """Only MalformedResponseError is raised."""
     with contextlib.suppress(MalformedResponseError):
         decode(body, encoding, 1000)
 
 
-def test_a_cut_is_noticed() -> None:
-    """Half of the data is no answer."""
+def test_content_encoding_detects_truncation() -> None:
+    """Half of the data is an error."""
     packed = gzip.compress(b"hello" * 100)
     with pytest.raises(MalformedResponseError, match="cut short"):
         decode(packed[:-10], "gzip", 1000)
 
 
-def test_other_encodings_are_refused() -> None:
-    """By name."""
+def test_content_encoding_refuses_other_encodings() -> None:
+    """The message has the name."""
     for encoding in ("br", "zstd", "gzip, gzip"):
         with pytest.raises(MalformedResponseError, match=encoding):
             decode(b"", encoding, 1000)
 
 
-def test_ten_thousand_empty_members_are_refused() -> None:
+def test_content_encoding_refuses_ten_thousand_empty_members() -> None:
     """They would take quadratic time."""
     with pytest.raises(MalformedResponseError, match="pieces"):
         decode(gzip.compress(b"") * 10_000, "gzip", 1000)
 
 
-def test_memory_is_bounded_by_the_limit() -> None:
-    """A gigabyte in a megabyte, allowed one megabyte."""
+def test_content_encoding_memory_is_bounded_by_the_limit() -> None:
+    """A gigabyte in a megabyte, with a limit of one megabyte."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(bytes(2**22)) for _ in range(256)) + packer.flush()
     tracemalloc.start()

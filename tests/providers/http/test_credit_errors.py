@@ -38,6 +38,14 @@ SAID = [
     (403, "Your team has either used all available credits or reached its monthly spending limit."),
     (403, "Your newly created team doesn\N{RIGHT SINGLE QUOTATION MARK}t have any credits yet."),
     (403, "You have exceeded your monthly included credits for Inference Providers."),
+    (
+        429,
+        (
+            "litellm.RateLimitError: RateLimitError: OpenAIException - You exceeded your current quota, "
+            "please check your plan and billing details. For more information on this error, read the docs: "
+            "https://platform.openai.com/docs/guides/error-codes/api-errors."
+        ),
+    ),
     (429, "Your account is not active, please check your billing details on our website."),
     (400, "Budget has been exceeded! Current cost: 1.2, Max budget: 1.0"),
     (400, "Billing hard limit has been reached"),
@@ -50,8 +58,8 @@ SAID = [
 
 
 @pytest.mark.parametrize(("status", "message"), SAID)
-def test_credit_that_is_used_up_is_told_in_words(status: int, message: str) -> None:
-    """As providers put it, in any case; inside a success too."""
+def test_credit_errors_are_recognized_by_phrases(status: int, message: str) -> None:
+    """In providers' phrasing, in any case, and in a response of status 200."""
     for said in (message, message.upper(), f"  {message.replace(' ', chr(10))}"):
         assert isinstance(of(status, said), QuotaExhaustedError)
         assert isinstance(of(200, said), QuotaExhaustedError)
@@ -61,8 +69,8 @@ def test_credit_that_is_used_up_is_told_in_words(status: int, message: str) -> N
     "code", ["insufficient_quota", "Arrearage", "billing_not_active", "budget_exceeded", 1113]
 )
 @pytest.mark.parametrize("member", ["code", "type"])
-def test_credit_that_is_used_up_is_told_as_a_code(code: Any, member: str) -> None:
-    """Whatever the words."""
+def test_credit_errors_are_recognized_by_codes(code: Any, member: str) -> None:
+    """With any message."""
     assert isinstance(of(400, "no", **{member: code}), QuotaExhaustedError)
 
 
@@ -84,13 +92,15 @@ def test_credit_that_is_used_up_is_told_as_a_code(code: Any, member: str) -> Non
         (500, "could not read the balance", ServerError),
     ],
 )
-def test_credit_is_no_other_failure(status: int, message: str, kind: type[ProviderError]) -> None:
-    """A limit for a minute, a wrong request, and what a server says back of an input."""
+def test_credit_errors_do_not_include_other_failures(
+    status: int, message: str, kind: type[ProviderError]
+) -> None:
+    """A limit per minute, a bad request, and a quoted input."""
     assert type(of(status, message)) is kind
 
 
-def test_credit_phrases_are_lower_case() -> None:
-    """They are compared with what was made lower case."""
+def test_credit_errors_phrases_are_lower_case() -> None:
+    """They are compared with lower-cased text."""
     from batchrt.providers.http.credit_errors import _WORDS
 
     for phrase, source in _WORDS:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batchrt.providers.http.durations import _TOKEN, read_rfc3339, read_span, wait_in_words
+from batchrt.providers.http.durations import _TOKEN, read_duration, read_rfc3339, wait_in_words
 
 NOW = 784_111_777.0  # 1994-11-06T08:49:37Z
 
@@ -62,7 +62,7 @@ UNITS = [
     st.sampled_from([str, str.upper, str.title]),
 )
 @example(SENTENCES[0], UNITS[0], 7, str)
-def test_waits_are_read_in_any_wording_and_unit(
+def test_durations_wait_is_read_in_any_wording_and_unit(
     sentence: str, unit: tuple[str, float], number: float, case: type[str]
 ) -> None:
     """For every sentence, every unit, every number, in any case."""
@@ -92,8 +92,8 @@ def test_waits_are_read_in_any_wording_and_unit(
         ("5 retries failed; wait 2s", 2.0),
     ],
 )
-def test_waits_of_several_parts_and_moments_are_read(message: str, seconds: float) -> None:
-    """Seconds from now."""
+def test_durations_wait_may_have_several_parts_or_a_timestamp(message: str, seconds: float) -> None:
+    """In seconds from now."""
     assert wait_in_words(message, NOW) == pytest.approx(seconds)
 
 
@@ -120,8 +120,8 @@ def test_waits_of_several_parts_and_moments_are_read(message: str, seconds: floa
         "x" * 20_000 + "retry after 7 seconds",
     ],
 )
-def test_what_is_no_wait_is_none(message: str) -> None:
-    """Limits, counts, times of the day."""
+def test_durations_wait_is_none_for_other_numbers(message: str) -> None:
+    """Limits, counts, times of day."""
     assert wait_in_words(message, NOW) is None
 
 
@@ -129,8 +129,8 @@ def test_what_is_no_wait_is_none(message: str) -> None:
 @example("retry after " + "9" * 250)
 @example("retry after 9999-99-99t99:99:99")
 @example("wait " * 60 + "1")
-def test_words_never_fail(message: str) -> None:
-    """Whatever a message says."""
+def test_durations_wait_never_raises(message: str) -> None:
+    """For any message."""
     for said in (message, "retry after " + message):
         found = wait_in_words(said, NOW)
         assert found is None or (math.isfinite(found) and found >= 0)
@@ -139,8 +139,8 @@ def test_words_never_fail(message: str) -> None:
 @pytest.mark.parametrize(
     "piece", ["retry ", "wait in ", "1", "1h", "1 ", "2024-01-01T", "1:", "a", "(", "retry 1,"]
 )
-def test_words_are_scanned_in_linear_steps(piece: str) -> None:
-    """Every token is looked at a bounded number of times, whatever stands in a message."""
+def test_durations_wait_takes_linear_time(piece: str) -> None:
+    """Each token is read a bounded number of times."""
     looks: list[int] = []
     for size in (1_000, 2_000):
         count = 0
@@ -191,9 +191,9 @@ def test_words_are_scanned_in_linear_steps(piece: str) -> None:
         ("-2s", None),
     ],
 )
-def test_spans_are_nothing_but_a_span(text: str, seconds: float | None) -> None:
+def test_durations_read_duration_accepts_a_duration_alone(text: str, seconds: float | None) -> None:
     """Units get smaller from part to part."""
-    assert read_span(text) == seconds
+    assert read_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,6 @@ def test_spans_are_nothing_but_a_span(text: str, seconds: float | None) -> None:
         ("Sun, 06 Nov 1994 08:49:37 GMT", None),
     ],
 )
-def test_moments_are_read_as_rfc_3339_has_them(text: str, moment: float | None) -> None:
+def test_durations_read_rfc3339_timestamps(text: str, moment: float | None) -> None:
     """Without a zone, UTC."""
     assert read_rfc3339(text) == moment

@@ -61,8 +61,8 @@ URLS = [
 
 
 @pytest.mark.parametrize("exceptions", NO_PROXY)
-def test_proxy_exceptions_are_those_of_httpx(monkeypatch: pytest.MonkeyPatch, exceptions: str) -> None:
-    """Whatever `NO_PROXY` holds, a key goes to a proxy if and only if httpx would send it there."""
+def test_proxies_exceptions_are_those_of_httpx(monkeypatch: pytest.MonkeyPatch, exceptions: str) -> None:
+    """For any `NO_PROXY`, a key goes to a proxy if and only if httpx would send it there."""
     monkeypatch.setenv("ALL_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", exceptions)
     for url in URLS:
@@ -87,10 +87,10 @@ def test_proxy_exceptions_are_those_of_httpx(monkeypatch: pytest.MonkeyPatch, ex
         ("my_llm", "http://my_llm:8000/v1", True),
     ],
 )
-def test_proxy_exceptions_that_httpx_does_not_know(
+def test_proxies_exceptions_beyond_those_of_httpx(
     monkeypatch: pytest.MonkeyPatch, exceptions: str, url: str, direct: bool
 ) -> None:
-    """Networks, brackets, patterns of subdomains and default ports, as curl and Go have them."""
+    """Networks, brackets, patterns of subdomains and default ports, as in curl and Go."""
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("no_proxy", exceptions)
@@ -110,7 +110,7 @@ def test_proxy_exceptions_that_httpx_does_not_know(
         ({"HTTP_PROXY": "http://p", "REQUEST_METHOD": "GET"}, "http://a", None),
     ],
 )
-def test_proxy_is_that_of_the_scheme_or_of_all(
+def test_proxies_are_chosen_by_scheme_or_for_all(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], url: str, proxy: Proxy | None
 ) -> None:
     """Lower case wins, a scheme may be missing, and in a CGI script `HTTP_PROXY` may be an attacker's."""
@@ -119,8 +119,8 @@ def test_proxy_is_that_of_the_scheme_or_of_all(
     assert proxy_for(url) == proxy
 
 
-def test_proxy_does_not_show_its_password() -> None:
-    """Neither in the repr nor in its origin."""
+def test_proxies_hide_the_password() -> None:
+    """In the repr and in the origin."""
     proxy = Proxy("http://user:hunter2@proxy:3128", "HTTP_PROXY")
     assert "hunter2" not in repr(proxy)
     assert proxy.origin == "http://proxy:3128"

@@ -12,23 +12,23 @@ from hypothesis import strategies as st
 from batchrt.errors import RateLimitError
 from batchrt.limits.rate_limits import RateLimitStatus
 from batchrt.providers.http.rate_limit_headers import (
-    is_parallel,
     limited_unit,
-    limits_told,
     parallel_limit,
-    read_duration,
+    read_go_duration,
+    read_rate_limits,
+    refuses_parallel,
 )
 
 
 def told(**headers: str) -> list[RateLimitStatus]:
     """Read `x-ratelimit-…` headers, named with underscores."""
     return list(
-        limits_told(httpx.Headers({f"x-ratelimit-{n.replace('_', '-')}": v for n, v in headers.items()}))
+        read_rate_limits(httpx.Headers({f"x-ratelimit-{n.replace('_', '-')}": v for n, v in headers.items()}))
     )
 
 
-def test_openais_headers() -> None:
-    """As its documentation shows them."""
+def test_rate_limit_headers_of_openai() -> None:
+    """As in its documentation."""
     assert told(
         limit_requests="60",
         limit_tokens="150000",
@@ -39,15 +39,15 @@ def test_openais_headers() -> None:
     ) == [RateLimitStatus("requests", 60, 59, 1), RateLimitStatus("tokens", 150_000, 149_984, 360)]
 
 
-def test_azures_resets_are_bare_seconds() -> None:
-    """And limits may come with thousands set apart."""
+def test_rate_limit_headers_of_azure_have_resets_in_bare_seconds() -> None:
+    """And limits may have separators of thousands."""
     assert told(limit_tokens="30,000", remaining_tokens=" 1,234 ", reset_tokens="7") == [
         RateLimitStatus("tokens", 30_000, 1234, 7)
     ]
 
 
-def test_of_a_projects_and_an_organizations_limit_the_tighter_counts() -> None:
-    """Whichever has less left."""
+def test_rate_limit_headers_of_project_and_organization_count_by_less_left() -> None:
+    """The limit with less left counts."""
     both = {"limit_tokens": "1000", "limit_project_tokens": "500"}
     assert told(**both, remaining_tokens="900", remaining_project_tokens="20") == [
         RateLimitStatus("tokens", 500, 20, None)
@@ -79,22 +79,22 @@ def test_of_a_projects_and_an_organizations_limit_the_tighter_counts() -> None:
         {"limit_requests": "\N{ARABIC-INDIC DIGIT THREE}", "remaining_requests": "5"},
     ],
 )
-def test_what_makes_no_sense_is_left_out(headers: dict[str, str]) -> None:
-    """A limit of nothing, half of what is needed, words."""
+def test_rate_limit_headers_that_make_no_sense_are_left_out(headers: dict[str, str]) -> None:
+    """A limit of 0, a missing header, words."""
     named = {f"x-ratelimit-{name.replace('_', '-')}": value for name, value in headers.items()}
-    assert not limits_told(_Plain(named))
+    assert not read_rate_limits(_Plain(named))
 
 
-def test_no_more_is_left_than_there_may_be() -> None:
-    """A proxy that adds up several deployments says otherwise."""
+def test_rate_limit_headers_cap_remaining_at_the_limit() -> None:
+    """A proxy that adds up several deployments exceeds it."""
     assert told(limit_requests="10", remaining_requests="500") == [RateLimitStatus("requests", 10, 10, None)]
 
 
 @pytest.mark.parametrize(
     "reset", ["1735689600", "1735689600000", "2025-01-01T00:00:00Z", "soon", "-5", "0", ""]
 )
-def test_a_reset_that_is_no_duration_is_none(reset: str) -> None:
-    """A moment since the epoch, a date, nothing."""
+def test_rate_limit_headers_reset_without_duration_is_none(reset: str) -> None:
+    """A timestamp, a date, an empty value."""
     assert told(limit_requests="10", remaining_requests="5", reset_requests=reset) == [
         RateLimitStatus("requests", 10, 5, None)
     ]
@@ -124,9 +124,9 @@ def test_a_reset_that_is_no_duration_is_none(reset: str) -> None:
         (None, None),
     ],
 )
-def test_durations_are_gos(text: str | None, seconds: float | None) -> None:
-    """Or bare seconds; of anything else nothing is read."""
-    assert read_duration(text) == (None if seconds is None else pytest.approx(seconds))
+def test_rate_limit_headers_durations_are_in_gos_format(text: str | None, seconds: float | None) -> None:
+    """Or bare seconds; any other text is None."""
+    assert read_go_duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,10 @@ def test_durations_are_gos(text: str | None, seconds: float | None) -> None:
         ("too many tokens in your prompt", None, None),
     ],
 )
-def test_refusals_say_of_what_there_is_too_much(message: str, kind: str | None, unit: str | None) -> None:
-    """In their type, or in words."""
+def test_rate_limit_headers_limited_unit_of_a_refusal(
+    message: str, kind: str | None, unit: str | None
+) -> None:
+    """From its type or its message."""
     assert limited_unit(RateLimitError(message, status=429, type=kind)) == unit
 
 
@@ -160,14 +162,14 @@ NUMBERS = st.one_of(
 
 @given(st.lists(NUMBERS, min_size=9, max_size=9))
 @example(["9" * 15, "9" * 15, "9" * 12 + "h"] * 3)
-def test_whatever_comes_the_numbers_make_sense(values: list[str | None]) -> None:
-    """No header makes the reader fail, and what it reads is finite and not below nothing."""
+def test_rate_limit_headers_never_raise(values: list[str | None]) -> None:
+    """For any header, the numbers are finite and not negative."""
     names = [
         f"x-ratelimit-{what}-{unit}"
         for unit in ("requests", "tokens", "project-tokens")
         for what in ("limit", "remaining", "reset")
     ]
-    found = limits_told(_Plain({n: v for n, v in zip(names, values, strict=True) if v is not None}))
+    found = read_rate_limits(_Plain({n: v for n, v in zip(names, values, strict=True) if v is not None}))
     assert len(found) <= 2
     for status in found:
         assert 0 < status.limit < math.inf
@@ -176,9 +178,9 @@ def test_whatever_comes_the_numbers_make_sense(values: list[str | None]) -> None
 
 
 @given(st.text(max_size=60))
-def test_whatever_a_duration_is_it_is_finite_or_none(text: str) -> None:
-    """And not below nothing."""
-    seconds = read_duration(text)
+def test_rate_limit_headers_durations_are_finite_or_none(text: str) -> None:
+    """And not negative."""
+    seconds = read_go_duration(text)
     assert seconds is None or 0 <= seconds < math.inf
 
 
@@ -193,17 +195,19 @@ class _Plain:
 @pytest.mark.parametrize(
     ("told", "limit"), [("4", 4), ("0", None), ("", None), ("-1", None), ("many", None), ("9" * 30, None)]
 )
-def test_parallel_limit_is_read_from_the_headers_of_answers(told: str, limit: int | None) -> None:
-    """As LiteLLM's proxy has them for a key."""
+def test_rate_limit_headers_parallel_limit_of_litellm(told: str, limit: int | None) -> None:
+    """As LiteLLM's proxy sends it for a key."""
     headers = httpx.Headers({"x-ratelimit-api_key-limit-max_parallel_requests": told})
     assert parallel_limit(headers) == limit
     assert parallel_limit(httpx.Headers()) is None
 
 
-def test_parallel_refusal_is_told_by_a_header_a_type_or_words() -> None:
+def test_rate_limit_headers_parallel_refusal_by_header_type_or_message() -> None:
     """And by nothing else."""
     refused = RateLimitError("Rate limit exceeded. Limit type: max_parallel_requests. Current limit: 4")
-    assert is_parallel(httpx.Headers(), refused)
-    assert is_parallel(httpx.Headers(), RateLimitError("slow", type="max_parallel_requests"))
-    assert is_parallel(httpx.Headers({"rate_limit_type": "max_parallel_requests"}), RateLimitError("slow"))
-    assert not is_parallel(httpx.Headers({"rate_limit_type": "requests"}), RateLimitError("slow"))
+    assert refuses_parallel(httpx.Headers(), refused)
+    assert refuses_parallel(httpx.Headers(), RateLimitError("slow", type="max_parallel_requests"))
+    assert refuses_parallel(
+        httpx.Headers({"rate_limit_type": "max_parallel_requests"}), RateLimitError("slow")
+    )
+    assert not refuses_parallel(httpx.Headers({"rate_limit_type": "requests"}), RateLimitError("slow"))

@@ -89,7 +89,7 @@ def asked(message: str = "", **headers: str) -> float | None:
         ({}, None),
     ],
 )
-def test_headers_say_how_long(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read_from_headers(headers: dict[str, str], seconds: float | None) -> None:
     """Milliseconds first, then seconds or a date, then LiteLLM's own name."""
     assert retry_after(httpx.Headers(headers), now=NOW) == seconds
 
@@ -106,8 +106,8 @@ def test_headers_say_how_long(headers: dict[str, str], seconds: float | None) ->
         ("x" * 20_000 + "retry after 7 seconds", None),
     ],
 )
-def test_messages_say_how_long(message: str, seconds: float | None) -> None:
-    """Azure's way; a header wins over it."""
+def test_retry_after_is_read_from_messages(message: str, seconds: float | None) -> None:
+    """In Azure's wording; a header overrides it."""
     assert asked(message) == seconds
     assert asked(message, retry_after="3") == 3.0
 
@@ -148,8 +148,10 @@ def test_messages_say_how_long(message: str, seconds: float | None) -> None:
         ({"x-ratelimit-reset": "30", "retry-after": "0"}, 30.0),
     ],
 )
-def test_resets_of_what_is_used_up_are_waits(headers: dict[str, str], seconds: float | None) -> None:
-    """Of a refusal. OpenAI's are the time until a bucket is full: no wait while there is something in it."""
+def test_retry_after_is_read_from_resets_of_used_up_limits(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    """For a refusal. OpenAI's are the time until a bucket is full: no wait while it is not empty."""
     assert retry_after(httpx.Headers(headers), now=NOW) == seconds
     explicit = {"7": 7.0, "0": 0.0}.get(headers.get("retry-after", ""))
     assert retry_after(httpx.Headers(headers), now=NOW, limited=False) == explicit
@@ -184,8 +186,8 @@ def test_resets_of_what_is_used_up_are_waits(headers: dict[str, str], seconds: f
         (None, None),
     ],
 )
-def test_an_errors_object_says_how_long(details: Any, seconds: float | None) -> None:
-    """Google's RetryInfo, members of an own name, an upstream's headers; a header of the reply wins."""
+def test_retry_after_is_read_from_the_error_object(details: Any, seconds: float | None) -> None:
+    """Google's RetryInfo, members, an upstream's headers; a header of the response overrides them."""
     assert retry_after(_Plain({}), now=NOW, details=details) == seconds
     assert retry_after(_Plain({"retry-after": "3"}), now=NOW, details=details) == 3.0
 
@@ -194,8 +196,8 @@ def test_an_errors_object_says_how_long(details: Any, seconds: float | None) -> 
 @example("\N{ARABIC-INDIC DIGIT THREE}", "", "", "")
 @example("", "Sun, 06 Nov 1994 08:49:37 +99999999999", "", "")
 @example("", "Sun, 06 Nov 99999 08:49:37 GMT", "", "")
-def test_whatever_comes_the_wait_is_none_or_a_number(ms: str, value: str, date: str, message: str) -> None:
-    """No header makes the parser fail."""
+def test_retry_after_never_raises(ms: str, value: str, date: str, message: str) -> None:
+    """For any header the wait is None or a number."""
     headers = {"retry-after-ms": ms, "retry-after": value, "date": date}
     wait = retry_after(_Plain(headers), message, now=NOW)
     assert wait is None or (math.isfinite(wait) and wait >= 0)
@@ -210,7 +212,7 @@ class _Plain:
 
 
 @given(st.integers(0, 10**6))
-def test_dates_are_seconds_from_now(seconds: int) -> None:
+def test_retry_after_dates_are_seconds_from_now(seconds: int) -> None:
     """As formatdate writes them."""
     assert asked(retry_after=formatdate(NOW + seconds, usegmt=True)) == seconds
 
@@ -236,7 +238,7 @@ NO: list[ProviderError] = [
 
 
 @pytest.mark.parametrize("error", YES, ids=repr)
-def test_what_may_pass_is_tried_again(error: ProviderError) -> None:
+def test_retry_after_transient_failures_are_retried(error: ProviderError) -> None:
     """Unless the provider says not to."""
     assert should_retry(error)
     advise(error, retry=False)
@@ -245,12 +247,12 @@ def test_what_may_pass_is_tried_again(error: ProviderError) -> None:
 
 
 @pytest.mark.parametrize("error", NO, ids=repr)
-def test_what_will_not_pass_is_not_tried_again(error: ProviderError) -> None:
-    """A wait that is too long, an empty purse, a wrong request."""
+def test_retry_after_lasting_failures_are_not_retried(error: ProviderError) -> None:
+    """A wait that is too long, no credit, a bad request."""
     assert not should_retry(error)
 
 
-def test_advice_to_retry_counts_but_not_against_sense() -> None:
+def test_retry_after_advice_has_limits() -> None:
     """x-should-retry: true makes a 400 worth another attempt, an exhausted quota never."""
     for error, again in [
         (BadRequestError("x", status=400), True),
@@ -261,34 +263,34 @@ def test_advice_to_retry_counts_but_not_against_sense() -> None:
         assert should_retry(error) is again
 
 
-def test_errors_of_others_are_not_ours_to_retry() -> None:
-    """A bug in a user's transport is not asked twice."""
+def test_retry_after_other_errors_are_not_retried() -> None:
+    """A bug in a user's transport is not repeated."""
     assert not should_retry(ValueError("x"))
     assert not should_retry(None)
 
 
 @pytest.mark.parametrize(("attempts", "longest"), [(1, 0.5), (2, 1), (3, 2), (5, 8), (9, 8), (10_000, 8)])
-def test_waits_double_up_to_eight_seconds(attempts: int, longest: float) -> None:
-    """Less up to a quarter, by chance."""
+def test_retry_after_backoff_doubles_up_to_eight_seconds(attempts: int, longest: float) -> None:
+    """Less a random part of up to a quarter."""
     error = ServerError("x", status=500)
     assert wait_before_retry(error, attempts, lambda: 0.0) == longest
     assert wait_before_retry(error, attempts, lambda: 1.0) == longest * 0.75
 
 
 @pytest.mark.parametrize("code", ["server_is_overloaded", "slow_down"])
-def test_overload_is_waited_out_longer(code: str) -> None:
-    """Twice as long as other failures."""
+def test_retry_after_backoff_doubles_for_an_overload(code: str) -> None:
+    """Twice as long as for other failures."""
     assert wait_before_retry(ServerError("x", status=503, code=code), 2, lambda: 0.0) == 2.0
 
 
-def test_the_wait_that_was_asked_for_wins() -> None:
-    """Unless it is nothing at all."""
+def test_retry_after_wait_overrides_the_backoff() -> None:
+    """Unless it is 0."""
     for given_, waited in [(0.01, 0.01), (120.0, 120.0), (0.0, 0.5), (None, 0.5)]:
         error = RateLimitError("x", status=429, retry_after=given_)
         assert wait_before_retry(error, 1, lambda: 0.0) == waited
 
 
-def test_nothing_of_the_advice_shows() -> None:
+def test_retry_after_advice_is_not_shown() -> None:
     """It is for the retry loop alone."""
     error = ServerError("down", status=500)
     advise(error, retry=True)

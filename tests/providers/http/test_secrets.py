@@ -37,8 +37,8 @@ ANSWERS = [
 
 @pytest.mark.parametrize("asking", ASKING)
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"{answer.status_code} {answer.text[:12]}")
-def test_a_traceback_with_its_variables_shows_no_key(asking: Any, answer: httpx.Response) -> None:
-    """As error reporters show it, for one input and for a list."""
+def test_secrets_are_not_in_a_traceback_with_variables(asking: Any, answer: httpx.Response) -> None:
+    """In the form of error reporters, for one input and for a list."""
 
     def respond(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(answer.status_code, content=answer.content)
@@ -57,8 +57,8 @@ def test_a_traceback_with_its_variables_shows_no_key(asking: Any, answer: httpx.
             shown = shown.__cause__ or shown.__context__  # type: ignore[assignment]
 
 
-def test_the_longest_comes_first_and_none_is_shown() -> None:
-    """One may be part of another."""
+def test_secrets_come_longest_first_and_are_not_shown() -> None:
+    """One may contain another."""
     secrets = Secrets(["abc", "abcdef"])
     assert list(secrets) == ["abcdef", "abc"]
     assert repr(secrets) == "***"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import subprocess
-import sys
 import threading
 import traceback
 import tracemalloc
@@ -29,8 +27,9 @@ from batchrt.errors import (
     RequestTimeoutError,
 )
 from batchrt.providers.http import connection as connection_faults
+from batchrt.providers.http.pyqwest_transport import PyqwestTransport
 from batchrt.providers.http.response import Reply
-from batchrt.providers.http.transport import PyqwestTransport, Transport
+from batchrt.providers.http.transport import Transport
 from tests.providers.http.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
 from tests.providers.http.tls import certificate, hashed, tls_server
 
@@ -103,8 +102,8 @@ async def post(transport: Transport, server: RawServer, body: bytes = b"{}") -> 
         await transport.aclose()
 
 
-async def test_a_post_arrives_whole_and_comes_back_whole(way: Any) -> None:
-    """Method, path, headers and body go out; status, headers and body come in."""
+async def test_transport_post_sends_and_receives_everything(way: Any) -> None:
+    """Method, path, headers and body are sent; status, headers and body are returned."""
 
     async def script(connection: Connection) -> None:
         await connection.answer(b"{}", "418 I'm a teapot", b"X-Request-ID: req_7")
@@ -120,7 +119,7 @@ async def test_a_post_arrives_whole_and_comes_back_whole(way: Any) -> None:
     assert (reply.status, reply.body, reply.request_id) == (418, b"{}", "req_7")
 
 
-async def test_bodies_without_a_length_and_in_many_chunks_are_put_together(way: Any) -> None:
+async def test_transport_joins_chunked_bodies(way: Any) -> None:
     """Chunked transfer gives the same bytes."""
 
     async def script(connection: Connection) -> None:
@@ -133,8 +132,8 @@ async def test_bodies_without_a_length_and_in_many_chunks_are_put_together(way: 
         assert (await post(way(), server)).body == "abé".encode() * 50
 
 
-async def test_an_empty_body_is_empty(way: Any) -> None:
-    """Content-length 0 is not waited for."""
+async def test_transport_reads_an_empty_body(way: Any) -> None:
+    """With content-length 0 no body is awaited."""
 
     async def script(connection: Connection) -> None:
         await connection.answer(b"", "500 Oops")
@@ -144,8 +143,8 @@ async def test_an_empty_body_is_empty(way: Any) -> None:
     assert (reply.status, reply.body) == (500, b"")
 
 
-async def test_connections_are_used_again(way: Any) -> None:
-    """Ten posts, one after the other, take one connection."""
+async def test_transport_reuses_connections(way: Any) -> None:
+    """Ten successive posts take one connection."""
 
     async def script(connection: Connection) -> None:
         await connection.answer()
@@ -158,7 +157,7 @@ async def test_connections_are_used_again(way: Any) -> None:
     assert (len(server.requests), server.opened) == (10, 1)
 
 
-async def test_many_idle_connections_are_kept() -> None:
+async def test_transport_keeps_many_idle_connections() -> None:
     """A second burst of 20 opens no further connections."""
     together = anyio.Event()
 
@@ -192,8 +191,8 @@ async def half_a_body(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("script", [head_only, half_a_body])
-async def test_cancelling_closes_the_connection_at_once(way: Any, script: Any) -> None:
-    """The server sees the connection end while the client goes on living."""
+async def test_transport_cancellation_closes_the_connection_at_once(way: Any, script: Any) -> None:
+    """The server sees its end while the client goes on."""
     transport = way(timeout=None)
     async with raw_server(script) as server, anyio.create_task_group() as group:
         group.start_soon(transport.post, server.base_url, b"{}")
@@ -206,7 +205,7 @@ async def test_cancelling_closes_the_connection_at_once(way: Any, script: Any) -
     await transport.aclose()
 
 
-async def test_a_server_that_drips_does_not_get_past_the_timeout(way: Any) -> None:
+async def test_transport_timeout_bounds_a_dripping_server(way: Any) -> None:
     """The timeout bounds the whole exchange, not each read."""
 
     async def script(connection: Connection) -> None:
@@ -220,8 +219,8 @@ async def test_a_server_that_drips_does_not_get_past_the_timeout(way: Any) -> No
             await post(way(timeout=0.2), server)
 
 
-async def test_a_server_that_says_nothing_runs_into_the_timeout(way: Any) -> None:
-    """And its connection is closed."""
+async def test_transport_timeout_bounds_a_silent_server(way: Any) -> None:
+    """And the connection is closed."""
     async with raw_server(head_only) as server:
         with pytest.raises(RequestTimeoutError) as caught:
             await post(way(timeout=0.2), server)
@@ -261,8 +260,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-async def test_broken_answers_are_errors_of_ours(way: Any, case: str) -> None:
-    """Each way to break an answer has its class, and no secret is in what is shown of it."""
+async def test_transport_translates_broken_responses(way: Any, case: str) -> None:
+    """Each way to break a response has its class, and no message shows a secret."""
     data, expected = BROKEN[case]
     async with raw_server(say(data)) as server:
         with pytest.raises(expected) as caught:
@@ -270,8 +269,8 @@ async def test_broken_answers_are_errors_of_ours(way: Any, case: str) -> None:
     assert_nothing_leaks(caught.value)
 
 
-async def test_nobody_there_is_a_failed_connection(way: Any, free_tcp_port: int) -> None:
-    """Refused connections say whom they were to."""
+async def test_transport_translates_a_refused_connection(way: Any, free_tcp_port: int) -> None:
+    """The message has the address."""
     transport = way()
     with pytest.raises(ConnectionFailedError, match=f"127.0.0.1:{free_tcp_port}") as caught:
         await transport.post(f"http://127.0.0.1:{free_tcp_port}/v1?api-key={KEY}", b"{}")
@@ -280,7 +279,7 @@ async def test_nobody_there_is_a_failed_connection(way: Any, free_tcp_port: int)
     assert_nothing_leaks(caught.value, capture_locals=False)
 
 
-async def test_a_host_that_does_not_exist_is_a_failed_connection() -> None:
+async def test_transport_translates_an_unknown_host() -> None:
     """DNS errors are translated too."""
     transport = direct()
     with pytest.raises(ConnectionFailedError, match=r"no-such-host\.invalid"):
@@ -299,8 +298,8 @@ def assert_nothing_leaks(error: BaseException, *, capture_locals: bool = True) -
 
 # What httpx and httpcore do when a stream is given up half-way, on Trio.
 @pytest.mark.filterwarnings("ignore:Async generator 'http(x|core)\\.:ResourceWarning")
-async def test_an_answer_larger_than_the_bound_is_not_read_to_its_end(way: Any) -> None:
-    """A body without end is given up, and the server sees it."""
+async def test_transport_stops_reading_a_response_over_the_limit(way: Any) -> None:
+    """A body without end is abandoned, and the server sees it."""
 
     async def script(connection: Connection) -> None:
         await connection.send(CHUNKED)
@@ -314,8 +313,8 @@ async def test_an_answer_larger_than_the_bound_is_not_read_to_its_end(way: Any) 
             await server.closed.wait()
 
 
-async def test_a_length_over_the_bound_is_refused_at_once() -> None:
-    """Nothing of the body has to come."""
+async def test_transport_refuses_a_length_over_the_limit_at_once() -> None:
+    """Before any of the body."""
 
     async def script(connection: Connection) -> None:
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n")
@@ -327,8 +326,8 @@ async def test_a_length_over_the_bound_is_refused_at_once() -> None:
             await post(direct(max_response_bytes=1000), server)
 
 
-async def test_an_answer_of_exactly_the_bound_is_fine(way: Any) -> None:
-    """The bound is the largest size that passes."""
+async def test_transport_accepts_a_response_of_exactly_the_limit(way: Any) -> None:
+    """The limit is inclusive."""
 
     async def script(connection: Connection) -> None:
         await connection.answer(b"x" * 1000)
@@ -337,8 +336,8 @@ async def test_an_answer_of_exactly_the_bound_is_fine(way: Any) -> None:
         assert len((await post(way(max_response_bytes=1000), server)).body) == 1000
 
 
-async def test_a_gzip_bomb_is_stopped_with_bounded_memory(way: Any) -> None:
-    """200 MB in 200 kB, bound at 1 MB: not much more than that is ever held."""
+async def test_transport_stops_a_gzip_bomb_with_bounded_memory(way: Any) -> None:
+    """200 MB in 200 kB with a limit of 1 MB: memory stays close to the limit."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(200)) + packer.flush()
 
@@ -356,8 +355,8 @@ async def test_a_gzip_bomb_is_stopped_with_bounded_memory(way: Any) -> None:
     assert peak < 12_000_000
 
 
-async def test_gzip_that_nobody_asked_for_is_understood(way: Any) -> None:
-    """Some proxies pack whatever was asked for."""
+async def test_transport_decodes_unrequested_gzip(way: Any) -> None:
+    """Some proxies always compress."""
 
     async def script(connection: Connection) -> None:
         await connection.answer(gzip.compress(ANSWER), "200 OK", b"content-encoding: gzip")
@@ -366,7 +365,7 @@ async def test_gzip_that_nobody_asked_for_is_understood(way: Any) -> None:
         assert (await post(way(), server)).body == ANSWER
 
 
-async def test_redirects_are_not_followed(way: Any) -> None:
+async def test_transport_does_not_follow_redirects(way: Any) -> None:
     """The key does not go to a host that the caller did not name."""
 
     async def answer(connection: Connection) -> None:
@@ -385,7 +384,7 @@ async def test_redirects_are_not_followed(way: Any) -> None:
     assert elsewhere.requests == []
 
 
-async def test_proxies_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transport_uses_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """HTTP_PROXY and NO_PROXY count, as httpx users expect."""
 
     async def script(connection: Connection) -> None:
@@ -402,8 +401,8 @@ async def test_proxies_of_the_environment_are_used(monkeypatch: pytest.MonkeyPat
         assert proxy.requests[1].head.startswith(b"POST /v1 HTTP/1.1")
 
 
-async def test_a_closed_client_refuses() -> None:
-    """Nothing hangs, and the message says why."""
+async def test_transport_refuses_requests_after_aclose() -> None:
+    """Nothing hangs, and the message has the reason."""
     transport = direct()
     await transport.aclose()
     await transport.aclose()
@@ -411,14 +410,14 @@ async def test_a_closed_client_refuses() -> None:
         await transport.post("http://127.0.0.1:9/v1", b"{}")
 
 
-def test_client_and_transport_exclude_each_other() -> None:
-    """There is one way out."""
+def test_transport_takes_either_a_client_or_a_transport() -> None:
+    """Both are an error."""
     with pytest.raises(ValueError, match="not both"):
         direct(http_client=httpx.AsyncClient(), transport=httpx.AsyncHTTPTransport())
 
 
 @pytest.mark.parametrize("value", ["sk-secret\n-key", "sk-sécret", "sk-\x00"])
-def test_a_header_that_http_cannot_carry_is_named_and_not_shown(value: str) -> None:
+def test_transport_refuses_a_malformed_header_without_showing_it(value: str) -> None:
     """The value may be a key."""
     with pytest.raises(ValueError, match="'authorization'") as caught:
         Transport({"authorization": value}, tls=False, timeout=1, max_response_bytes=1)
@@ -428,8 +427,8 @@ def test_a_header_that_http_cannot_carry_is_named_and_not_shown(value: str) -> N
 # Over httpx's own types
 
 
-async def test_a_mock_transport_answers() -> None:
-    """httpx.MockTransport sees the request as httpx users know it."""
+async def test_httpx_channels_mock_transport_answers() -> None:
+    """httpx.MockTransport gets an ordinary httpx request."""
     seen: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -445,7 +444,7 @@ async def test_a_mock_transport_answers() -> None:
     assert request.headers["host"] == "provider.test"
 
 
-async def test_an_asgi_application_answers() -> None:
+async def test_httpx_channels_asgi_application_answers() -> None:
     """httpx.ASGITransport plugs in."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -460,8 +459,8 @@ async def test_an_asgi_application_answers() -> None:
     assert (await transport.post("http://app/v1/chat", b"{}")).body == b"{}/v1/chat"
 
 
-async def test_a_mock_that_fails_by_itself_is_not_a_failed_connection() -> None:
-    """What a user's own transport raises on its own account comes out as it is."""
+async def test_httpx_channels_leave_errors_of_a_mock_as_they_are() -> None:
+    """An error of the transport itself is not translated."""
 
     def handle(_: httpx.Request) -> httpx.Response:
         raise LookupError("not mocked")
@@ -470,8 +469,8 @@ async def test_a_mock_that_fails_by_itself_is_not_a_failed_connection() -> None:
         await direct(transport=httpx.MockTransport(handle)).post("http://provider.test", b"{}")
 
 
-async def test_a_client_with_hooks_that_read_the_answer_works() -> None:
-    """A body that is read already is not read twice."""
+async def test_httpx_channels_client_hooks_may_read_the_response() -> None:
+    """A body that has been read is not read twice."""
 
     async def hook(response: httpx.Response) -> None:
         await response.aread()
@@ -493,7 +492,7 @@ async def test_a_client_with_hooks_that_read_the_answer_works() -> None:
             await direct(http_client=http, max_response_bytes=1).post("http://x.test", b"{}")
 
 
-def test_a_mock_that_drips_is_timed_out_on_a_virtual_clock() -> None:
+def test_httpx_channels_timeout_works_on_a_virtual_clock() -> None:
     """An hour of dripping against a timeout of 90 s."""
 
     async def drip() -> AsyncIterator[bytes]:
@@ -524,7 +523,7 @@ def pyqwest_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=PyqwestTransport(tls=False))
 
 
-async def test_httpx_clients_can_use_our_transport(pyqwest_client: httpx.AsyncClient) -> None:
+async def test_pyqwest_transport_works_in_an_httpx_client(pyqwest_client: httpx.AsyncClient) -> None:
     """Headers, bodies and streaming pass through."""
 
     async def script(connection: Connection) -> None:
@@ -537,10 +536,10 @@ async def test_httpx_clients_can_use_our_transport(pyqwest_client: httpx.AsyncCl
     assert server.requests[0].body == b'{"a":1}'
 
 
-async def test_our_transport_raises_what_httpx_raises(
+async def test_pyqwest_transport_raises_httpx_errors(
     pyqwest_client: httpx.AsyncClient, free_tcp_port: int
 ) -> None:
-    """Refused, silent and broken, under httpx's names."""
+    """Refused, silent and broken connections."""
     async with pyqwest_client as client:
         with pytest.raises(httpx.ConnectError):
             await client.post(f"http://127.0.0.1:{free_tcp_port}")
@@ -559,15 +558,15 @@ async def test_our_transport_raises_what_httpx_raises(
 
 
 @pytest.mark.parametrize("length", [b"2, 2", b"2,2", b"2 , 2, 2", b"2\r\ncontent-length: 2", b"02"])
-async def test_content_length_that_stands_several_times_is_read(way: Any, length: bytes) -> None:
+async def test_transport_accepts_a_repeated_content_length(way: Any, length: bytes) -> None:
     """A proxy that joins two equal fields breaks nothing (RFC 9110, 8.6)."""
     async with raw_server(say(b"HTTP/1.1 200 OK\r\ncontent-length: " + length + b"\r\n\r\n{}")) as server:
         assert (await post(way(), server)).body == b"{}"
 
 
 @pytest.mark.parametrize("length", [b"2, 3", b"two", b"-2", b"2\r\ncontent-length: 3", b"9" * 30])
-async def test_content_length_that_is_no_number_is_an_error_of_ours(way: Any, length: bytes) -> None:
-    """Such an answer is not asked for again: it would come back the same."""
+async def test_transport_refuses_a_malformed_content_length(way: Any, length: bytes) -> None:
+    """It is not retried: another attempt would get the same."""
     head = b"HTTP/1.1 200 OK\r\ncontent-length: " + length + b"\r\n\r\n{}"
     async with raw_server(say(head)) as server:
         with pytest.raises(MalformedResponseError) as caught:
@@ -576,7 +575,7 @@ async def test_content_length_that_is_no_number_is_an_error_of_ours(way: Any, le
 
 
 @pytest.mark.parametrize("count", [90, 101, 150, 400])
-async def test_headers_by_the_hundred_are_read(count: int) -> None:
+async def test_transport_reads_hundreds_of_headers(count: int) -> None:
     """At the second attempt at the latest, and from then on at the first."""
     more = b"".join(b"\r\nx-%d: %d" % (number, number) for number in range(count))
 
@@ -597,7 +596,7 @@ async def test_headers_by_the_hundred_are_read(count: int) -> None:
 
 
 @pytest.mark.xfail(strict=True, reason="hyper reads a hundred headers; left to a transport of our own")
-async def test_headers_by_the_hundred_are_read_at_the_first_attempt() -> None:
+async def test_transport_reads_hundreds_of_headers_at_the_first_attempt() -> None:
     """So that no answer is paid for twice."""
     more = [b"x-%d: %d" % (number, number) for number in range(150)]
 
@@ -609,10 +608,10 @@ async def test_headers_by_the_hundred_are_read_at_the_first_attempt() -> None:
 
 
 @pytest.mark.parametrize("host", ["my_llm", "a_b.c-d_", "_x", "x_", "only-in-nss"])
-async def test_names_that_only_the_system_knows_are_reached(
+async def test_transport_falls_back_to_the_system_resolver(
     monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
-    """Compose has names with underscores; they are asked of the operating system, which is remembered."""
+    """Compose has names with underscores; the fallback is remembered."""
     native = pyqwest.HTTPTransport
     made: list[bool] = []
 
@@ -632,10 +631,10 @@ async def test_names_that_only_the_system_knows_are_reached(
 
 
 @pytest.mark.parametrize("setting", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-async def test_certificate_that_signs_itself_is_taken_if_it_is_trusted(
+async def test_transport_accepts_a_trusted_self_signed_certificate(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str
 ) -> None:
-    """As httpx and curl have it, also for one that says of itself that it is an authority."""
+    """As httpx and curl do, also if it claims to be an authority."""
     cert = certificate(tmp_path)
     if setting == "SSL_CERT_DIR":
         cert = hashed(cert)
@@ -651,10 +650,10 @@ async def test_certificate_that_signs_itself_is_taken_if_it_is_trusted(
 
 
 @pytest.mark.parametrize("setting", ["missing.pem", "broken.pem"])
-async def test_certificates_that_cannot_be_read_are_an_error_of_ours(
+async def test_transport_translates_unreadable_certificate_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str
 ) -> None:
-    """A file that is not there, or is none of certificates."""
+    """A file that is missing or holds no certificates."""
     (tmp_path / "broken.pem").write_text("no certificate")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / setting))
     with tls_server(certificate(tmp_path)) as url:
@@ -667,10 +666,10 @@ async def test_certificates_that_cannot_be_read_are_an_error_of_ours(
 @pytest.mark.parametrize(
     "exceptions", ["*", "127.0.0.1", "127.0.0.1:{port}", "127.0.0.0/8", "http://127.0.0.1"]
 )
-async def test_key_goes_to_no_proxy_that_is_excepted(
+async def test_transport_sends_no_key_to_an_excepted_proxy(
     monkeypatch: pytest.MonkeyPatch, exceptions: str
 ) -> None:
-    """Whatever `NO_PROXY` holds for the host."""
+    """For any form of `NO_PROXY`."""
 
     async def script(connection: Connection) -> None:
         await connection.answer()
@@ -717,10 +716,10 @@ def answered(library: Any, first: BaseException | None = None) -> Any:
     ],
 )
 @pytest.mark.parametrize("as_client", [True, False])
-async def test_errors_of_both_libraries_are_translated(
+async def test_httpx_channels_translate_errors_of_both_libraries(
     library: Any, name: str, expected: type[ProviderError], as_client: bool
 ) -> None:
-    """httpx2 is what openai and LangChain use by now: its errors are no less tried again than httpx's."""
+    """httpx2's errors are retried like httpx's: openai and LangChain use it."""
     mock = answered(library, getattr(library, name)("it broke"))
     client = library.AsyncClient(transport=mock)
     transport = direct(**({"http_client": client} if as_client else {"transport": mock}))
@@ -746,13 +745,13 @@ async def test_errors_of_both_libraries_are_translated(
         ({"transport": 7}, "not builtins.int"),
     ],
 )
-def test_client_or_transport_that_is_none_is_refused(options: dict[str, Any], said: str) -> None:
-    """When the model is made, and the message says what to pass."""
+def test_httpx_channels_refuse_other_objects(options: dict[str, Any], said: str) -> None:
+    """When the model is made, with the remedy."""
     with pytest.raises(TypeError, match=said):
         direct(**options)
 
 
-def test_client_of_a_subclass_is_taken() -> None:
+def test_httpx_channels_accept_a_subclass_of_a_client() -> None:
     """As openai's own is."""
     direct(http_client=openai.DefaultAsyncHttpxClient())
 
@@ -762,8 +761,8 @@ def test_client_of_a_subclass_is_taken() -> None:
     direct(http_client=Mine())
 
 
-async def test_transport_of_no_library_is_taken_for_httpxs() -> None:
-    """A stub needs to have the one method."""
+async def test_httpx_channels_accept_a_transport_of_no_library() -> None:
+    """A stub needs only the one method."""
 
     class Stub:
         async def handle_async_request(self, _request: object) -> httpx.Response:
@@ -786,7 +785,7 @@ def each_loop() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "asyncio", {}
 
 
-def test_one_client_serves_one_loop_after_the_other() -> None:
+def test_transport_serves_one_loop_after_another() -> None:
     """asyncio.run twice, and Trio in between."""
     with threaded_server() as base_url:
         transport = direct()
@@ -796,8 +795,8 @@ def test_one_client_serves_one_loop_after_the_other() -> None:
                 assert reply.body == ANSWER
 
 
-def test_one_client_serves_several_loops_at_once() -> None:
-    """Four threads, each with a loop of its own."""
+def test_transport_serves_several_loops_at_once() -> None:
+    """Four threads, each with its own loop."""
     transport = direct()
     replies: list[Reply] = []
 
@@ -817,76 +816,7 @@ def test_one_client_serves_several_loops_at_once() -> None:
     assert [reply.body for reply in replies] == [ANSWER] * 100
 
 
-PRELUDE = """
-import os, sys, anyio
-from batchrt.providers.http.transport import Transport
-transport = Transport({}, tls=False, timeout=20, max_response_bytes=1000)
-def ask():
-    return anyio.run(transport.post, sys.argv[1], b"{}").status
-"""
-
-
-def run_script(script: str, base_url: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run `script` in a Python of its own."""
-    command = [sys.executable, *flags, "-c", PRELUDE + script, base_url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_an_unclosed_client_neither_warns_nor_hangs_at_exit() -> None:
-    """Whoever forgets to close loses nothing."""
-    with threaded_server() as base_url:
-        done = run_script("print(ask())", base_url, "-X", "dev", "-W", "error")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
-
-
-LINGERING = """
-import atexit, threading
-from asyncio.selector_events import BaseSelectorEventLoop
-
-leaving = threading.Event()
-wake = BaseSelectorEventLoop._write_to_self
-
-def wake_and_linger(loop):
-    wake(loop)
-    if threading.get_ident() != threading.main_thread().ident:
-        leaving.wait()
-
-BaseSelectorEventLoop._write_to_self = wake_and_linger
-atexit.register(leaving.set)
-print(ask())
-"""
-
-
-def test_exit_waits_for_the_thread_that_brought_the_last_answer() -> None:
-    """Having woken the loop it wants the interpreter back, which must not be ending by then."""
-    with threaded_server() as base_url:
-        done = run_script(LINGERING, base_url)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "200\n", "")
-
-
-FORK = """
-if {before}: ask()
-child = os.fork()
-if child == 0:
-    try:
-        print(ask(), flush=True)
-    except RuntimeError as error:
-        print("spawn" in str(error), flush=True)
-    os._exit(0)
-os.waitpid(child, 0)
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.parametrize(("before", "said"), [(False, "200\n"), (True, "True\n")])
-def test_a_forked_process_works_or_says_why_it_cannot(before: bool, said: str) -> None:
-    """Before the first request forking is fine; after it, an error instead of waiting forever."""
-    with threaded_server() as base_url:
-        done = run_script(FORK.format(before=before), base_url)
-    assert (done.returncode, done.stdout) == (0, said)
-
-
-def test_errors_are_provider_errors() -> None:
-    """One `except` catches whatever a post can raise."""
+def test_transport_errors_are_provider_errors() -> None:
+    """One `except` catches everything that a post can raise."""
     for kind in (ConnectionFailedError, RequestTimeoutError, MalformedResponseError):
         assert issubclass(kind, ProviderError)

@@ -1,0 +1,227 @@
+"""Channels over httpx: a user's client or transport, or a connection of httpx's own for each request."""
+
+# ruff: noqa: TID251  one of the files that know an HTTP library
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterable, Mapping
+from typing import Any, Final, Protocol
+
+import anyio
+import httpx
+
+from batchrt.providers.http.connection import CONNECT_TIMEOUT, translate
+from batchrt.providers.http.content_encoding import too_large
+from batchrt.providers.http.proxies import Proxy
+from batchrt.providers.http.response import Reply, Sink, drained, read_body
+from batchrt.runtime.blocked_loops import LoopBound
+
+__all__ = ["ClientChannel", "HTTPClient", "HTTPTransport", "TransportChannel", "UnpooledChannel"]
+
+_LIBRARIES: Final = ("httpx", "httpx2")
+"""Libraries whose clients and transports are accepted; openai and LangChain have moved to httpx2."""
+
+
+class HTTPClient(Protocol):
+    """An `httpx.AsyncClient`, httpx2's, or a client with the same methods."""
+
+    def build_request(self, method: str, url: str, /) -> Any:
+        """Return a request."""
+
+    async def send(self, request: Any, /) -> Any:
+        """Send it."""
+
+
+class HTTPTransport(Protocol):
+    """An async transport of httpx's or httpx2's, or one with the same methods."""
+
+    async def handle_async_request(self, request: Any, /) -> Any:
+        """Send a request."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+
+
+class _HTTPXChannel:
+    """Send a request of httpx's, or of httpx2's, and read the raw stream of the answer."""
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        timeout: float | None,
+        limit: int,
+        library: Any = httpx,
+        proxy: Proxy | None = None,
+    ) -> None:
+        self._headers = headers
+        self._timeout = timeout
+        self._limit = limit
+        self._library = library
+        self._proxy = proxy
+        self._failures = (library.TransportError, library.DecodingError, OSError)
+        self._pool: LoopBound | None = None
+
+    def _use(self, transport: object) -> None:
+        """Hold all requests to one event loop if `transport` keeps connections, as the library's own does."""
+        if isinstance(transport, self._library.AsyncHTTPTransport):
+            self._pool = LoopBound()
+
+    async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
+        reading = False
+        if self._pool is not None:
+            self._pool.use("a connection of the httpx client or transport")
+        try:
+            with anyio.fail_after(self._timeout):
+                response = await self._send(url, body)
+                reading = True
+                try:
+                    return await self._read(response, sink)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await response.aclose()
+        except self._failures as error:
+            raise translate(
+                error, url, self._timeout, library=self._library, reading=reading, proxy=self._proxy
+            ) from error
+
+    async def _read(self, response: httpx.Response, sink: Sink | None) -> Reply:
+        if response.is_stream_consumed:  # made of bytes by a mock, or read by a hook of the client
+            body = response.content
+            if len(body) > self._limit:
+                raise too_large(self._limit)
+            return Reply(response.status_code, response.headers, drained(body, response.status_code, sink))
+        stream = response.stream
+        if not isinstance(stream, AsyncIterable):
+            raise TypeError("the transport gave a response that cannot be read asynchronously")
+        parts = aiter(stream)
+        try:
+            encoding = response.headers.get("content-encoding", "")
+            body = await read_body(parts, response.status_code, encoding, self._limit, sink=sink)
+        finally:
+            await _close_generator(parts)
+        return Reply(response.status_code, response.headers, body)
+
+    async def _send(self, url: str, body: bytes) -> httpx.Response:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """Do nothing: only a transport that was passed in is closed with its model."""
+
+
+class TransportChannel(_HTTPXChannel):
+    """Send through a user's httpx transport.
+
+    Raises:
+        TypeError: it is not an async transport.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, transport: HTTPTransport
+    ) -> None:
+        library = _library_of_transport(transport)
+        super().__init__(headers, timeout, limit, library)
+        self._transport = transport
+        self._use(transport)
+        self._extensions = {"timeout": library.Timeout(timeout).as_dict()}
+
+    async def _send(self, url: str, body: bytes) -> Any:
+        request = self._library.Request(
+            "POST", url, headers=self._headers, content=body, extensions=self._extensions
+        )
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close the transport."""
+        await self._transport.aclose()
+
+
+class ClientChannel(_HTTPXChannel):
+    """Send through a user's httpx client: its proxies, certificates, hooks and pool.
+
+    Raises:
+        TypeError: it is not an async client.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, client: HTTPClient
+    ) -> None:
+        super().__init__(headers, timeout, limit, _library_of_client(client))
+        self._client: Any = client
+        self._use(getattr(client, "_transport", None))
+
+    async def _send(self, url: str, body: bytes) -> Any:
+        request = self._client.build_request(
+            "POST", url, headers=self._headers, content=body, timeout=self._timeout
+        )
+        return await self._client.send(request, stream=True, follow_redirects=False)
+
+
+class UnpooledChannel(_HTTPXChannel):
+    """Send through httpx's own transport, with a connection for each request.
+
+    httpx's pool belongs to one event loop, and its time grows with the square of the requests in flight.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], timeout: float | None, limit: int, proxy: Proxy | None
+    ) -> None:
+        super().__init__(headers, timeout, limit, proxy=proxy)
+        self._extensions = {"timeout": httpx.Timeout(timeout, connect=CONNECT_TIMEOUT).as_dict()}
+        self._limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        self._verify = httpx.create_ssl_context()
+
+    async def _send(self, url: str, body: bytes) -> httpx.Response:
+        proxy = None if self._proxy is None else self._proxy.url
+        transport = httpx.AsyncHTTPTransport(verify=self._verify, limits=self._limits, proxy=proxy)
+        request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=self._extensions)
+        return await transport.handle_async_request(request)
+
+
+async def _close_generator(parts: object) -> None:
+    # Trio, and asyncio in debug mode, want a generator closed that is not read to its end.
+    aclose = getattr(parts, "aclose", None)
+    if aclose is not None:
+        with anyio.CancelScope(shield=True):
+            await aclose()
+
+
+def _library_of_client(client: object) -> Any:
+    """Return the library of an async `client`; httpx for a class with the same methods."""
+    library = _library_of(client, "AsyncClient")
+    if library is not None:
+        return library
+    looks_like_one = all(callable(getattr(client, name, None)) for name in ("build_request", "send"))
+    if looks_like_one and not isinstance(client, type) and _library_of(client, "Client") is None:
+        return httpx
+    kind = f"{type(client).__module__.partition('.')[0]}.{type(client).__name__}"
+    hint = "httpx.AsyncClient(...)"
+    if _library_of(client, "Client") is not None:
+        hint = f"{type(client).__module__.partition('.')[0]}.AsyncClient(...): this one is synchronous"
+    elif hasattr(client, "handle_async_request"):
+        hint = "it as transport="
+    raise TypeError(f"http_client must be an httpx.AsyncClient, or httpx2's, not {kind}; pass {hint}")
+
+
+def _library_of_transport(transport: object) -> Any:
+    """Return the library of an async `transport`; httpx for a class with the same methods."""
+    library = _library_of(transport, "AsyncBaseTransport")
+    if library is not None:
+        return library
+    kind = f"{type(transport).__module__.partition('.')[0]}.{type(transport).__name__}"
+    if _library_of(transport, "AsyncClient") is not None:
+        raise TypeError(f"transport must be an async transport, not {kind}; pass it as http_client=")
+    if not callable(getattr(transport, "handle_async_request", None)):
+        raise TypeError(
+            f"transport must be an async transport of httpx's, or httpx2's, not {kind}; it has no "
+            "handle_async_request"
+        )
+    return httpx
+
+
+def _library_of(thing: object, name: str) -> Any:
+    """Return the library whose class `name` has `thing` as an instance; imports none."""
+    for library in _LIBRARIES:
+        module = sys.modules.get(library)
+        if module is not None and isinstance(thing, getattr(module, name)):
+            return module
+    return None

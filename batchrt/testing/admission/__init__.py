@@ -1,0 +1,1 @@
+"""Which requests the mock admits: quotas, rate limits, the queue, outages and random refusals."""

@@ -1,0 +1,1 @@
+"""The routes of the mock provider: request bodies in, replies out."""

@@ -1,0 +1,1 @@
+"""Ways to reach the mock: ASGI, an httpx transport in process, and a server on a socket."""

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# LiteLLM's proxy 1.108.7, two embedding models of one OpenAI-compatible server that takes `dimensions`.
+#
+# A good guess: the proxy passes `dimensions` on to an OpenAI-compatible server, or asks its table of models.
+# What it does: the name decides. A deployment whose name contains "text-embedding-3" gets the option; any other is
+# answered 400 by the proxy itself, without a call upstream, with words that say the opposite of what they mean:
+# "Setting dimensions is not supported for OpenAI `text-embedding-3` and later models".
+#
+# Seen: "text-embedding-3-mine: 200, upstream got 2; qwen3-embedding: 400, 0 calls upstream".
+set -euo pipefail
+home=$(mktemp -d); trap 'rm -rf "$home"' EXIT
+python3 -m venv "$home/venv"; "$home/venv/bin/pip" install -q 'litellm[proxy]==1.108.7'
+cd "$home"
+venv/bin/python - <<'END'
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+MESSAGE = {"role": "assistant", "content": "yes"}
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+
+
+def reply(request):
+    data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]
+    return 200, {}, {"object": "list", "model": "m", "data": data, "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+
+
+class Upstream(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        calls.append(request)
+        status, headers, body = reply(request)
+        body = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {**headers, "content-type": "application/json", "content-length": len(body)}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+calls = []
+upstream = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+threading.Thread(target=upstream.serve_forever, daemon=True).start()
+base = f"http://127.0.0.1:{upstream.server_port}/v1"
+with open("config.yaml", "w") as file:
+    file.write("model_list:\n")
+    for name in ("text-embedding-3-mine", "qwen3-embedding"):
+        file.write(f"- {{model_name: {name}, litellm_params: {{model: openai/{name}, api_base: '{base}', api_key: none}}}}\n")
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+key = f"sk-{secrets.token_urlsafe(32)}"
+environment = {**os.environ, "LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+command = ["venv/bin/litellm", "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)]
+with open("log", "w") as log:
+    proxy = subprocess.Popen([*command, "--telemetry", "False"], env=environment, stdout=log, stderr=log)
+
+def ask(model, path="/v1/chat/completions", **body):
+    calls.clear()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    if "chat" in path:
+        body["messages"] = [{"role": "user", "content": "q"}]
+    headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
+    connection.request("POST", path, json.dumps({"model": model, **body}), headers)
+    response = connection.getresponse()
+    named = {name.lower(): value for name, value in response.getheaders()}
+    return response.status, named, json.loads(response.read())
+
+try:
+    for _ in range(240):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health/liveliness")
+            if connection.getresponse().status == 200:
+                break
+        except OSError:
+            time.sleep(0.5)
+    options = {"path": "/v1/embeddings", "input": ["a text"], "dimensions": 2}
+    status, _, _ = ask("text-embedding-3-mine", **options)
+    print(f"text-embedding-3-mine: {status}, upstream got {calls[0].get('dimensions')}", flush=True)
+    assert (status, calls[0].get("dimensions")) == (200, 2)
+    status, _, body = ask("qwen3-embedding", **options)
+    print(f"qwen3-embedding: {status}, {len(calls)} calls upstream: {body['error']['message']}", flush=True)
+    assert (status, len(calls)) == (400, 0)
+    assert "not supported for OpenAI `text-embedding-3` and later models" in body["error"]["message"]
+finally:
+    proxy.terminate()
+    proxy.wait()
+END
