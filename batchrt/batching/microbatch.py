@@ -30,6 +30,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
@@ -54,7 +55,7 @@ from batchrt.runtime.strand import Strand, strand_context
 
 __all__ = ["list_step"]
 
-UNBOUNDED_LIST: Final = 1000
+_UNBOUNDED_QUEUE: Final = 1000
 """Items to queue for a list where nothing bounds it; the run's default window."""
 
 
@@ -77,7 +78,7 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
             arrivals.open(key, queue)
         return await cast("_Queue", queue).meet(value, strand)
 
-    return Step(step, lists=call.limits().size or UNBOUNDED_LIST, bulk=partial(Bulk, call))
+    return Step(step, lists=call.limits().size or _UNBOUNDED_QUEUE, bulk=partial(Bulk, call))
 
 
 async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
@@ -96,42 +97,27 @@ def _output(call: ListCall, result: Any) -> Any:
     return result if call.finish is None else call.finish(result)
 
 
+@dataclass(slots=True, eq=False)
 class _Entry:
     """A value in the queue or in flight, and the signals of the strands that wait for its result."""
 
-    __slots__ = (
-        "arrived",
-        "bills",
-        "config",
-        "cost",
-        "key",
-        "list",
-        "request_seconds",
-        "result",
-        "retries",
-        "spending",
-        "value",
-        "waiting",
-    )
-
-    def __init__(self, value: Any, cost: float, key: Hashable | None, arrived: float, strand: Strand) -> None:
-        self.value = value
-        self.config: RunConfig = strand.config
-        self.spending: Payer | None = strand.spending
-        self.cost = cost
-        self.key = key
-        self.arrived = arrived
-        self.waiting: list[Signal] = []
-        self.list: _List | None = None
-        self.result: Any = None
-        self.bills: Mapping[str, Usage] | None = None
-        self.request_seconds: float | None = None
-        self.retries = 0
+    value: Any
+    cost: float
+    key: Hashable | None
+    arrived: float
+    config: RunConfig
+    spending: Payer | None
+    waiting: list[Signal]
+    sent_in: _List | None = None
+    result: Any = None
+    bills: Mapping[str, Usage] | None = None
+    request_seconds: float | None = None
+    retries: int = 0
 
     @property
     def is_at_work(self) -> bool:
         """Whether its list has a slot."""
-        return self.list is not None and self.list.is_at_work
+        return self.sent_in is not None and self.sent_in.is_at_work
 
 
 class _Queue:
@@ -206,7 +192,7 @@ class _Queue:
     def _add(self, value: Any, key: Hashable | None, strand: Strand) -> _Entry:
         cost = 0.0 if self.call.cost is None else self.call.cost(value)
         self._last_arrival = anyio.current_time()
-        entry = _Entry(value, cost, key, self._last_arrival, strand)
+        entry = _Entry(value, cost, key, self._last_arrival, strand.config, strand.spending, [])
         self._entries.append(entry)
         self._size += 1
         self._cost += cost
@@ -227,8 +213,8 @@ class _Queue:
         if entry.waiting:
             return
         self._forget(entry)
-        if entry.list is not None:
-            await entry.list.leave()
+        if entry.sent_in is not None:
+            await entry.sent_in.leave()
             return
         self._size -= 1
         self._subtract(entry.cost)
@@ -381,7 +367,7 @@ class _List:
         self._ended = anyio.Event()
         self._strand: Strand | None = None
         for entry in entries:
-            entry.list = self
+            entry.sent_in = self
 
     @property
     def is_at_work(self) -> bool:
