@@ -12,7 +12,7 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.errors import AuthenticationError, InputError, OutageError, ProviderError, QuotaExhaustedError
-from batchrt.limits.error_kinds import blames_address, is_overloaded
+from batchrt.limits.error_kinds import kind_of
 from batchrt.runtime.strand import Strand
 
 __all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "AbortPolicy", "Withdrawals", "WithdrawnError"]
@@ -117,7 +117,7 @@ class AbortPolicy:
         """Note a row that failed; return whether it did by itself, and not along with the whole job."""
         most = self._most_in_a_row(error)
         if most is None:
-            if not isinstance(error, InputError) and not blames_address(error):  # nothing was sent
+            if not isinstance(error, InputError) and not kind_of(error).wrong_address:  # nothing was sent
                 self.record_success()
             return True
         if self.is_aborted:
@@ -143,11 +143,11 @@ class AbortPolicy:
 
     def _has_wrong_address(self, error: Exception | None) -> bool:
         """Whether the address is wrong, as far as is known: no request reached a server there before."""
-        return self._waits and not self._reached and blames_address(error)
+        return self._waits and not self._reached and kind_of(error).wrong_address
 
     def _asks_too_much(self, error: Exception | None) -> bool:
         """Whether the provider asks, for all that is sent, to wait for longer than that."""
-        if not isinstance(error, ProviderError) or not is_overloaded(error):
+        if not isinstance(error, ProviderError) or not kind_of(error).overloaded:
             return False
         return (error.retry_after or 0.0) > self._max_wait
 

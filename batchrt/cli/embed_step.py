@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import anyio
 
-from batchrt.batching.list_call import ListCall, Part, RepackError, carry, pack
+from batchrt.batching.list_call import ListCall, Part, RepackError, Split, carry, pack
 from batchrt.cli.abort import WithdrawnError
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
@@ -216,7 +216,7 @@ class EmbedStep(Runnable[list[Text], None]):
         *,
         timeout: float | None = None,
     ) -> None:
-        self._call = replace(call, splits=partial(_splits, call))
+        self._call = replace(call, split=partial(_split, call))
         self._ask = call.call
         self._counts = state.counts
         self._abort_policy = state.abort_policy
@@ -230,7 +230,7 @@ class EmbedStep(Runnable[list[Text], None]):
         try:
             with self._withdrawals.guard(strand, sum(len(groups[text]) for text in texts)):
                 return await self._ask(texts, strand)
-        except (RepackError, *_LEFT_OUT) as error:
+        except (RepackError, Split, *_LEFT_OUT) as error:
             if error.__cause__ is None:  # it was known to be too long, or given up: it was not sent
                 self._counts.lists -= 1
             self._counts.sent -= len(texts)
@@ -319,8 +319,8 @@ class EmbedStep(Runnable[list[Text], None]):
         self._counts.add_failure(entry.row.number, error)
 
 
-def _splits(call: ListCall, error: Exception) -> bool:
-    return not isinstance(error, _LEFT_OUT) and call.splits(error)
+def _split(call: ListCall, error: Exception) -> Split:
+    return Split.NEVER if isinstance(error, _LEFT_OUT) else call.split(error)
 
 
 class ListPipeline:

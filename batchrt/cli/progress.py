@@ -13,12 +13,12 @@ import anyio
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, duration, rate, short
 from batchrt.cli.counts import Counts
-from batchrt.limits.quota import QuotaStatistics
+from batchrt.limits.quota_statistics import QuotaStatistics
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from batchrt.limits.quota import QuotaStatistics
+    from batchrt.limits.quota_statistics import QuotaStatistics
 
 __all__ = [
     "Display",

@@ -7,7 +7,6 @@ import math
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import anyio
@@ -73,12 +72,20 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have jobs run on a clock that jumps to where something happens: minutes pass at once."""
 
-    def run(main: Callable[[], Awaitable[Any]], **_options: object) -> None:
+    def virtual_run(main: Callable[[], Awaitable[Any]], **_options: object) -> None:
         virtual.run(main, longest=math.inf)
+
+    class VirtualAnyio:
+        """Replace `run` and nothing else; the attributes of `anyio` are loaded when they are asked for."""
+
+        run = staticmethod(virtual_run)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(anyio, name)
 
     async def at_once(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    monkeypatch.setattr(job, "anyio", SimpleNamespace(**{**vars(anyio), "run": run}))
+    monkeypatch.setattr(job, "anyio", VirtualAnyio())
     # The clock would jump while a thread writes.
     monkeypatch.setattr(pipeline, "run_sync", at_once)
