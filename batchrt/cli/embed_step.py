@@ -230,7 +230,7 @@ class EmbedStep(Runnable[list[Text], None]):
         try:
             with self._withdrawals.guard(strand, sum(len(groups[text]) for text in texts)):
                 return await self._ask(texts, strand)
-        except (RepackError, Split, *_LEFT_OUT) as error:
+        except (RepackError, *_LEFT_OUT) as error:
             if error.__cause__ is None:  # it was known to be too long, or given up: it was not sent
                 self._counts.lists -= 1
             self._counts.sent -= len(texts)
