@@ -28,7 +28,7 @@ class Result(NamedTuple):
 
     @property
     def complaint(self) -> str:
-        """What was wrong, said in one line and nothing else."""
+        """The message, in one line, and nothing else."""
         assert self.out == ""
         [line] = self.err.splitlines()
         assert line.startswith("batchrt: ")

@@ -1,4 +1,4 @@
-"""An embedding provider in the place of the network, and what it gives for a table of texts."""
+"""An embedding provider in the place of the network, and its vectors for a table of texts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def put_in_place(monkeypatch: pytest.MonkeyPatch, provider: MockProvider, **opti
 
 
 def ask_first(monkeypatch: pytest.MonkeyPatch, provider: MockProvider, hook: Hook, **options: Any) -> None:
-    """Have `batchrt embed` ask `provider` what `hook` lets through."""
+    """Have `batchrt embed` ask `provider`, after `hook` has seen each request."""
     transport = provider.transport()
 
     async def handle(request: httpx.Request) -> httpx.Response:

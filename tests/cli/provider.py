@@ -13,7 +13,7 @@ from batchrt.cli import run
 from batchrt.providers.chat.model import ChatOpenAI
 
 Handler = Callable[[str], Awaitable[httpx.Response]]
-"""Takes what the user's message says."""
+"""Takes the text of the user's message."""
 
 
 def answer(text: str) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""When a provider that lets nobody through is left alone."""
+"""When a job is aborted because its provider refuses every request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_abort_policy_so_many_in_a_row_stop_the_job(error: Exception, most: int 
     assert halts == [True] * abort_policy.is_aborted
 
 
-def test_abort_policy_whoever_gets_through_in_between_shows_that_it_is_not_so() -> None:
+def test_abort_policy_success_in_between_resets_the_count() -> None:
     """Also with an error of another kind; a row that was not sent shows nothing."""
     abort_policy = AbortPolicy(max_wait=60)
     for _ in range(10):
@@ -54,7 +54,7 @@ def test_abort_policy_whoever_gets_through_in_between_shows_that_it_is_not_so() 
     assert not abort_policy.is_aborted
 
 
-def test_abort_policy_what_is_answered_when_the_job_is_stopped_already_changes_nothing() -> None:
+def test_abort_policy_success_after_the_abort_changes_nothing() -> None:
     """It was under way."""
     abort_policy = AbortPolicy(max_wait=60)
     for _ in range(MOST_REFUSED):
@@ -83,7 +83,7 @@ def test_abort_policy_reason_names_the_option(error: Exception, reason: str) -> 
 
 
 def test_abort_policy_pause_is_told_as_a_time_of_day() -> None:
-    """Somebody may come back then."""
+    """The job can be started again then."""
     abort_policy = AbortPolicy(max_wait=60)
     abort_policy.record_failure(TOO_LONG)
     first, _, last = abort_policy.reason().partition(" UTC")

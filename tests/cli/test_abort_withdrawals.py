@@ -19,8 +19,8 @@ def new_strand() -> Strand:
     return Strand(Run(slots), Item(0), {}, slots)
 
 
-def test_withdrawals_who_waits_is_given_up_and_who_is_under_way_is_not() -> None:
-    """Who waits has no slot; also who comes to wait later."""
+def test_withdrawals_end_waiting_requests_and_spare_those_in_flight() -> None:
+    """A request that waits has no slot; one that comes to wait later is withdrawn too."""
     ended: list[str] = []
     freed = anyio.Event()
 

@@ -137,7 +137,7 @@ def test_budget_limit_that_is_not_reached_changes_nothing(
 def test_budget_of_two_limits_the_one_that_was_reached_is_told(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch, tokens: int
 ) -> None:
-    """Whoever wants more has to know which to raise."""
+    """The message names the option to raise."""
     put_in_place(monkeypatch)
     cost = 1e6 if tokens == 60 else 100
     result = command(*job, "--max-tokens-total", tokens, "--max-cost", cost, *PRICES[name])
@@ -185,7 +185,7 @@ def test_budget_failures_are_not_paid_and_are_told(
     assert f": {done * TOKENS[name]:,} tokens spent; {done} done, {failed} failed, " in told
 
 
-def test_budget_what_is_spent_is_shown_on_the_way(
+def test_budget_spending_is_shown_in_progress_lines(
     command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside how much may be; in lines every five seconds where there is no terminal."""

@@ -30,5 +30,5 @@ from batchrt.cli.console import count, duration, rate, short
     ],
 )
 def test_numbers_are_short_and_clear(shown: str, expected: str) -> None:
-    """For somebody who looks at them for a second."""
+    """Short enough to be read at a glance."""
     assert shown == expected

@@ -136,7 +136,7 @@ def test_embed_bad_rows_cost_nothing_and_stay_in_their_places(
     assert f"4 InputError, as in row 2: {path}, row 2" in result.err
 
 
-def test_embed_what_is_no_string_is_embedded_as_it_stands_in_the_file(
+def test_embed_values_that_are_no_strings_are_embedded_as_in_the_file(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON and not Python."""
@@ -245,10 +245,10 @@ def test_embed_list_that_takes_too_long_fails_alone(command: Command, table: Pat
     assert all(row["embedding"] for row in rows[5:])
 
 
-def test_embed_repeated_requests_and_tokens_nobody_counted_are_told(
+def test_embed_repeated_requests_and_estimated_tokens_are_told(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was estimated is called that."""
+    """An estimate is called one."""
     faults = FaultPlan(script=[Fault.RATE_LIMIT_MS(seconds=0.001), Fault.MISSING_USAGE])
     put_in_place(monkeypatch, MockProvider(faults=faults, dimensions=4), max_retries=2)
     result = command("embed", table, "--column", "text")
@@ -291,5 +291,5 @@ def test_embed_list_that_is_late_holds_up_no_more_than_the_window(
     [(4, 2048, 8), (4, 32, 84), (4, 4, 84), ("auto", 2048, 16), ("auto", 32, 1024), ("auto", 10**6, 10)],
 )
 def test_embed_window_is_counted_in_rows(cap: Any, size: int, lists: int) -> None:
-    """So that memory is bounded, also where nobody says how many lists may be in flight."""
+    """So that memory is bounded, also without a cap on lists in flight."""
     assert _window(cap, size) == lists

@@ -45,7 +45,7 @@ def embedded(out: Path) -> list[int]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_embed_first_signal_lets_what_is_in_flight_finish(
+def test_embed_first_signal_lets_lists_in_flight_finish(
     command: Command,
     numbers: Path,
     tmp_path: Path,
@@ -77,10 +77,10 @@ def test_embed_first_signal_lets_what_is_in_flight_finish(
     assert "40 done, 0 failed\n" in result.err
 
 
-def test_embed_second_signal_cancels_and_keeps_what_is_done(
+def test_embed_second_signal_cancels_and_keeps_finished_rows(
     command: Command, numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also lists that waited for one before them; what was not finished is left out."""
+    """Also lists that waited for one before them; unfinished lists are left out."""
 
     async def first(texts: list[str]) -> None:
         if texts[0] == "10":
@@ -124,7 +124,7 @@ def test_embed_done_part_of_a_list_that_was_split_is_kept(
 @pytest.mark.parametrize(
     ("status", "code"), [(401, "invalid_api_key"), (429, "insufficient_quota"), (404, "model_not_found")]
 )
-def test_embed_provider_that_lets_nobody_through_is_left_alone(
+def test_embed_aborts_if_the_provider_refuses_every_request(
     command: Command,
     numbers: Path,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""What `batchrt embed` says when something has to be put right first, or cannot be written."""
+"""Messages of `batchrt embed` about mistakes in its options and about its output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def table(tmp_path: Path) -> Path:
         ([], "Missing option '--column' (see batchrt embed --help)"),
     ],
 )
-def test_embed_what_cannot_be_done_is_said_before_anything_is(
+def test_embed_mistakes_are_told_before_anything_is_sent(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     """One line, exit code 2, and no file is made."""
@@ -73,7 +73,7 @@ def test_embed_what_cannot_be_done_is_said_before_anything_is(
         ("tiktoken", ["--tokenizer", "tiktoken"], "install batchrt[tiktoken]"),
     ],
 )
-def test_embed_what_has_to_be_installed_is_said(
+def test_embed_missing_extra_is_named(
     command: Command,
     table: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -66,7 +66,7 @@ def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def test_embed_step_lists_are_as_long_as_the_limits_allow() -> None:
-    """By their number and by what they cost."""
+    """By number and by cost."""
     found = [[text.text for text in texts] for texts in Lists(feed(*"abcde"), READ, list_call(size=2))]
     assert found == [["a", "b"], ["c", "d"], ["e"]]
     costly = Lists(feed("aaa", "b", "cc", "dddd", "e"), READ, list_call(cost=4))
@@ -74,7 +74,7 @@ def test_embed_step_lists_are_as_long_as_the_limits_allow() -> None:
 
 
 def test_embed_step_limit_that_falls_holds_for_the_next_list() -> None:
-    """A server may say meanwhile what it takes."""
+    """A server may tell its limits meanwhile."""
     limits = [Limits(4), Limits(4), Limits(2), Limits(2), Limits(2)]
     call = replace(list_call(), limits=lambda: limits.pop(0))
     assert [len(texts) for texts in Lists(feed(*"abcdefghijk"), READ, call)] == [4, 4, 2, 1]
@@ -99,7 +99,7 @@ def test_embed_step_rows_of_lists_are_known_until_they_are_taken_back() -> None:
 
 
 def test_embed_step_after_a_stop_nothing_is_given() -> None:
-    """Not even what was read already."""
+    """Not even rows that were read already."""
     lists = Lists(feed(*"abcde"), READ, list_call(size=2))
     next(lists)
     lists.stop()
@@ -129,7 +129,7 @@ def test_embed_step_lists_of_a_pipe_are_packed_by_cost_too() -> None:
     assert on_mock_clock(main) == [["aaa", "b"], ["cc"], ["dddd"], ["e"]]
 
 
-def test_embed_step_pipe_that_is_stopped_gives_nothing_to_those_who_wait() -> None:
+def test_embed_step_pipe_that_is_stopped_ends_a_pending_anext() -> None:
     """They end at once."""
 
     async def main() -> float:

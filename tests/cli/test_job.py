@@ -46,7 +46,7 @@ def answered(out: str) -> list[int]:
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_job_first_signal_lets_what_is_in_flight_finish(
+def test_job_first_signal_lets_rows_in_flight_finish(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     """No row is begun after it, none that was begun is lost."""
@@ -73,10 +73,10 @@ def test_job_first_signal_lets_what_is_in_flight_finish(
     assert "13 done, 0 failed\n" in result.err
 
 
-def test_job_second_signal_cancels_and_keeps_what_is_done(
+def test_job_second_signal_cancels_and_keeps_finished_rows(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also rows that waited for one before them; what was not finished is left out."""
+    """Also rows that waited for one before them; unfinished rows are left out."""
 
     async def handle(text: str) -> httpx.Response:
         if text == "1":
@@ -167,7 +167,7 @@ def test_job_ctrl_c_gets_through_while_a_pipe_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(401, "invalid_api_key"), (429, "insufficient_quota"), (404, "model_not_found")]
 )
-def test_job_provider_that_lets_nobody_through_is_left_alone(
+def test_job_aborts_if_the_provider_refuses_every_request(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     """After a handful of requests and not after all; exit code 2, for nothing was done."""
@@ -190,7 +190,7 @@ def test_job_provider_that_lets_nobody_through_is_left_alone(
 def test_job_credit_that_runs_out_stops_a_job_half_way(
     command: Command, numbers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered before is kept; exit code 4, and how many rows were never begun."""
+    """Answers before that are kept; exit code 4, and the number of rows never begun."""
 
     async def handle(text: str) -> httpx.Response:
         if int(text) < 10:

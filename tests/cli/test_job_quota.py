@@ -59,7 +59,7 @@ def errors(out: str) -> list[str]:
 
 
 def interrupt_when(monkeypatch: pytest.MonkeyPatch, kind: type[QuotaEvent]) -> None:
-    """Have somebody press Ctrl-C when the first event of this kind happens."""
+    """Raise SIGINT at the first event of this kind."""
     take_note = ProviderEvents.__call__
     happened: list[QuotaEvent] = []
 
@@ -107,7 +107,7 @@ def test_job_limits_reach_the_quota(
 def test_job_auto_is_the_default_and_finds_how_many(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More at once than it begins with, and what it came to is told."""
+    """More at once than it begins with; the last limit is told."""
     provider = put_in_place(monkeypatch, latency=1.0)
     result = command(*job)
     assert result.code == 0
@@ -117,7 +117,7 @@ def test_job_auto_is_the_default_and_finds_how_many(
 
 
 def test_job_number_holds(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also above what auto would begin with, and there is nothing to tell of it."""
+    """Also above the first limit of auto; the summary has no line for it."""
     provider = put_in_place(monkeypatch, latency=1.0)
     result = command(*job, "-c", 20)
     assert result.code == 0
@@ -145,7 +145,7 @@ def test_job_outage_is_waited_for(
 def test_job_outage_that_is_longer_than_patience_ends_the_job(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was answered is kept, a handful of rows says why, the others are left out; exit code 1."""
+    """Answers are kept, a handful of rows has the error, the others are left out; exit code 1."""
     put_in_place(monkeypatch, latency=1.0, outages=[Outage(3, math.inf)])
     result = command(*job, "--patience", 60)
     assert result.code == 4
@@ -190,7 +190,7 @@ def test_job_pause_is_waited_for(command: Command, job: list[Any], monkeypatch: 
 def test_job_pause_that_is_longer_than_allowed_ends_the_job(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, asked: int, options: list[Any]
 ) -> None:
-    """At once, with when to come back; what was in flight is not lost."""
+    """At once, with the time to come back; requests in flight are not lost."""
     put_in_place(monkeypatch, latency=1.0, outages=[Outage(3, asked, 429)])
     result = command(*job, *options)
     assert result.code == 4
@@ -207,7 +207,7 @@ def test_job_pause_that_is_longer_than_allowed_ends_the_job(
 def test_job_ctrl_c_does_not_wait_for_a_provider(
     command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch, event: type[QuotaEvent], kind: Any
 ) -> None:
-    """What is in flight finishes; what waits for a pause or an outage to end is left out, and not failed."""
+    """Requests in flight finish; rows that wait for a pause or an outage are left out, and not failed."""
     put_in_place(monkeypatch, latency=1.0, outages=[Outage(3, 3000, kind)])
     interrupt_when(monkeypatch, event)
     result = command(*job)

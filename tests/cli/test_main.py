@@ -8,7 +8,7 @@ import pytest
 from tests.cli.conftest import Command
 
 
-def test_main_it_says_what_it_is(command: Command) -> None:
+def test_main_version_is_shown(command: Command) -> None:
     """On stdout, and that is no failure."""
     result = command("--version")
     assert (result.code, result.err) == (0, "")
@@ -16,7 +16,7 @@ def test_main_it_says_what_it_is(command: Command) -> None:
 
 
 def test_main_help_names_every_command(command: Command) -> None:
-    """On stdout; without a command it is what was missing."""
+    """On stdout; without a command the exit code is 2."""
     asked, bare = command("--help"), command()
     assert (asked.code, bare.code) == (0, 2)
     assert asked.out == bare.out
@@ -56,7 +56,7 @@ def test_main_mistake_is_one_line(command: Command, arguments: list[str], words:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["embed", "--help"], ["run", "no.csv"]])
 def test_main_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
-    """Nobody waits for an HTTP library to read a help page."""
+    """A help page is shown without importing an HTTP library."""
     program = (
         "import sys; from batchrt.cli.main import main\n"
         f"try: main({arguments!r})\n"

@@ -29,7 +29,7 @@ from tests.cli.conftest import Command
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MockProvider, Any]]:
-    """What the command would serve, and where."""
+    """Collect the providers that the command would serve, and their addresses."""
     seen: list[tuple[MockProvider, Any]] = []
 
     def serve(provider: MockProvider, *address: Any, **_: Any) -> None:
@@ -66,7 +66,7 @@ def test_mock_by_default_nothing_goes_wrong(command: Command, served: list[tuple
 
 
 def test_mock_family_and_its_limits(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
-    """What lists it takes, and what they get; latency grows with them."""
+    """Its limits of lists and the width of vectors; latency grows with a list."""
     limits = ["--max-inputs", "2", "--max-input-tokens", "3", "--max-in-flight", "9", "--dimensions", "5"]
     assert command("mock", "--server", "tei", "--latency-per-input", "0.5", *limits).code == 0
     [(provider, _)] = served
@@ -82,7 +82,7 @@ def test_mock_family_and_its_limits(command: Command, served: list[tuple[MockPro
 
 
 def test_mock_limits_a_queue_and_outages(command: Command, served: list[tuple[MockProvider, Any]]) -> None:
-    """What is refused when, and how it is told."""
+    """Each option of limits reaches the provider."""
     limits = ["--requests-per-minute", "600,60@120", "--tokens-per-minute", "90000", "--burst-seconds", "0.1"]
     told = ["--requests-per-day", "1000", "--tokens-per-day", "1e6", "--limit-style", "litellm"]
     told += ["--max-parallel-requests", "8,4@30"]

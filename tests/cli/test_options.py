@@ -1,4 +1,4 @@
-"""Options: read once, wrong in one line, and what they come to in requests."""
+"""Options: parsed, refused in one line, and as they reach the API."""
 
 from __future__ import annotations
 

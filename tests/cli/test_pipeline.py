@@ -79,7 +79,7 @@ def test_pipeline_entries_that_failed_are_let_go_of(function: Callable[[], None]
         gc.enable()
 
 
-def test_pipeline_entries_errors_keep_what_they_say() -> None:
+def test_pipeline_errors_of_entries_keep_their_message() -> None:
     """A chain that bites its tail is no matter."""
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first

@@ -64,7 +64,7 @@ async def test_threaded_iterator_error_comes_after_the_values_before_it() -> Non
         await anext(iterator)
 
 
-async def test_threaded_iterator_whoever_waits_is_told_of_the_end() -> None:
+async def test_threaded_iterator_stop_ends_a_pending_anext() -> None:
     """Though the thread hangs in a read."""
     release, reading = threading.Event(), threading.Event()
 

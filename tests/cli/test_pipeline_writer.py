@@ -93,7 +93,7 @@ async def test_writer_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: 
 @pytest.mark.anyio
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 async def test_writer_output_that_fails_says_so() -> None:
-    """To whoever puts, and to whoever drains."""
+    """From `put` and from `drain`."""
     sink = open_sink("/dev/full", columns=["n"], format="jsonl")
     writer = Writer(sink)
     with pytest.raises(OutputError):

@@ -53,7 +53,7 @@ def test_progress_all_facts_are_said() -> None:
 
 
 def test_progress_estimate_is_called_one() -> None:
-    """Where a server does not tell what it billed."""
+    """Where a server sends no usage."""
 
     async def main() -> list[str]:
         return new_progress(Counts(input_tokens=500, estimated_tokens=1500)).words()
@@ -61,7 +61,7 @@ def test_progress_estimate_is_called_one() -> None:
     assert on_mock_clock(main)[-1] == "about 2k tokens"
 
 
-def test_progress_what_nobody_knows_is_not_said() -> None:
+def test_progress_unknown_facts_are_left_out() -> None:
     """A pipe has no end in sight; nothing failed; no server counts tokens."""
 
     async def main() -> list[str]:
@@ -92,7 +92,7 @@ def test_progress_what_nobody_knows_is_not_said() -> None:
     ],
 )
 def test_progress_how_things_stand_with_the_provider_is_said(known: dict[str, Any], words: list[str]) -> None:
-    """What is most important first; while nothing is sent, nobody can say when it will be done."""
+    """The most important fact first; while nothing is sent, there is no ETA."""
 
     async def main() -> list[str]:
         counts = Counts()

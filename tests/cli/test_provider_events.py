@@ -18,7 +18,7 @@ from batchrt.limits.events import (
 from tests import virtual
 
 Story = list[QuotaEvent | float]
-"""What happens, and the seconds in between."""
+"""Events, and the seconds between them."""
 
 REFUSED = "RateLimitError (status 429)"
 DOWN = (
@@ -45,7 +45,7 @@ def told(story: Story, patience: float = 600) -> tuple[list[str], list[str]]:
 
 
 def test_provider_events_pauses_that_overlap_are_one() -> None:
-    """Those who were under way when the first was refused are refused as well."""
+    """Requests in flight at the first refusal are refused as well."""
     said, words = told(
         [CooledDown(10, REFUSED), 1.0, CooledDown(9.5, REFUSED), 2.0, CooledDown(8, REFUSED), 60.0]
     )
@@ -60,7 +60,7 @@ def test_provider_events_short_pauses_are_counted_and_not_told() -> None:
     assert words == ["cool-downs: 2, 6 s in all"]
 
 
-def test_provider_events_what_happens_again_and_again_is_told_once_a_minute() -> None:
+def test_provider_events_repeated_are_told_once_a_minute() -> None:
     """Each kind by itself."""
     said, words = told([CooledDown(6.0, REFUSED), 10.0, BudgetEmpty(0, 5), 5.0, BudgetEmpty(0, 5)] * 6)
     assert [line.split(":")[0] for line in said] == [
@@ -85,7 +85,7 @@ def test_provider_events_outage_has_a_beginning_and_an_end() -> None:
     assert told(outage[:-1]) == ([DOWN], ["outages: 1, 34 s in all"])
 
 
-def test_provider_events_who_has_no_patience_is_not_told_of_waiting() -> None:
+def test_provider_events_without_patience_do_not_tell_of_waiting() -> None:
     """Rows fail then."""
     said, _ = told([ProviderDown(1, "X"), BudgetEmpty(0, 5)], patience=0)
     assert said == [
@@ -103,12 +103,12 @@ def test_provider_events_who_has_no_patience_is_not_told_of_waiting() -> None:
         LimitChanged("requests_per_minute", None, 600, "told by the provider"),
     ],
 )
-def test_provider_events_what_is_usual_is_not_told(event: QuotaEvent) -> None:
+def test_provider_events_usual_ones_are_not_told(event: QuotaEvent) -> None:
     """It happens with every request."""
     assert told([event]) == ([], [])
 
 
-def test_provider_events_what_auto_came_to_is_told_at_the_end() -> None:
+def test_provider_events_last_limit_of_auto_is_told_at_the_end() -> None:
     """It may be a number to begin with the next time."""
     changes: Story = [
         LimitChanged("max_concurrency", 8, 9, "doubling"),

@@ -67,7 +67,7 @@ def test_row_step_answers_tell_why_they_ended(
 
 
 def test_row_step_answers_that_are_cut_off_may_be_failures(command: Command, source: Path) -> None:
-    """What there is of them is kept."""
+    """Their text is kept."""
     result = command("run", source, "-p", "{text}", "-q", "--fail-cut-off", "--output-format", "csv")
     assert result.code == 1
     rows = list(csv.DictReader(result.out.splitlines()))
@@ -93,7 +93,7 @@ def test_row_step_answers_of_unknown_reasons_are_quoted_briefly() -> None:
 def test_row_step_answers_that_do_not_fit_a_schema_are_asked_for_again(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, and what both cost is counted."""
+    """Once, and the tokens of both are counted."""
     asked: list[str] = []
 
     async def handle(text: str) -> httpx.Response:

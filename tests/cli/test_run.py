@@ -99,7 +99,7 @@ def test_run_bad_rows_cost_no_request_and_stay_in_their_places(
     assert "2 InputError, as in row 2: " in result.err
 
 
-def test_run_what_is_no_string_stands_in_the_prompt_as_in_the_file(
+def test_run_values_that_are_no_strings_stand_in_the_prompt_as_in_the_file(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """JSON and not Python; null is nothing; numbers take a format."""
@@ -235,7 +235,7 @@ def test_run_prompt_without_columns_is_remarked_upon(command: Command, table: Pa
         (["--prompt", "{text}", "--base-url", "ftp://x"], "--base-url must be a URL"),
     ],
 )
-def test_run_what_cannot_be_done_is_said_before_anything_is(
+def test_run_mistakes_are_told_before_anything_is_sent(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
 ) -> None:
     """One line, exit code 2, and no file is made."""
@@ -287,7 +287,7 @@ def test_run_more_connections_than_the_system_allows_are_refused(
 
 
 @pytest.mark.parametrize(("refuses", "most"), [(False, 100), (True, 36)])
-def test_run_auto_stays_below_what_the_system_allows(
+def test_run_auto_stays_below_the_limit_of_open_files(
     command: Command, table: Path, monkeypatch: pytest.MonkeyPatch, refuses: bool, most: int
 ) -> None:
     """The limit is raised as far as it goes, and it never fails."""

@@ -1,4 +1,4 @@
-"""What files and arguments of all shapes come to, from the outside."""
+"""Files and arguments of all shapes, from the outside."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_run_columns_of_later_rows_are_kept_in_a_table(command: Command, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["output", "error", "finish_reason"])
-def test_run_columns_called_like_what_is_added_are_refused_in_any_row(
+def test_run_columns_called_like_added_ones_are_refused_in_any_row(
     command: Command, tmp_path: Path, name: str
 ) -> None:
     """Before anything is asked, and with the way out."""
@@ -110,7 +110,7 @@ def test_run_numbers_that_are_none_matter_where_they_are_asked_about(
     "field", ["{price:.2f}", "{price:d}", "{price:,}", "{price:%}", "{price!r:.2f}", "{id}{price:e}"]
 )
 def test_run_formats_are_checked_before_the_first_row(command: Command, tmp_path: Path, field: str) -> None:
-    """The values of a table are text; in JSONL each value is what it is."""
+    """The values of a table are text; in JSONL each value keeps its type."""
     path = tmp_path / "in.csv"
     path.write_text("id,price\n1,9.5\n")
     result = command("run", path, "-p", field, "-m", "mock", "-o", tmp_path / "out.csv")
@@ -157,7 +157,7 @@ def test_run_formats_that_do_not_fit_a_value_name_the_field(command: Command, tm
 def test_run_schemas_of_odd_shapes_are_one_line(
     command: Command, tmp_path: Path, schema: str, words: str
 ) -> None:
-    """And what was there before is still there."""
+    """The old file is still there."""
     (tmp_path / "in.csv").write_text("id,text\n1,a\n")
     (tmp_path / "schema.json").write_text(schema)
     out = tmp_path / "out.csv"
@@ -171,7 +171,7 @@ def test_run_schemas_of_odd_shapes_are_one_line(
 
 
 def test_run_schemas_that_are_right_are_taken() -> None:
-    """With what other drafts have, and what is not known here."""
+    """With keywords of other drafts, and unknown ones."""
     schema = {
         "type": ["object", "null"],
         "properties": {"a": True, "b": {"type": ["string", "null"]}, "c": {"items": [{}, False]}},
@@ -189,7 +189,7 @@ def test_run_schemas_that_are_right_are_taken() -> None:
 
 
 def test_run_messages_are_no_longer_than_a_screen(command: Command, tmp_path: Path) -> None:
-    """However long what they quote."""
+    """However long the quoted text."""
     path = tmp_path / "in.csv"
     long = "x" * 100_000
     path.write_text(",".join(f"{long}{number}" for number in range(50)) + "\n")
