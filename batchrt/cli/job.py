@@ -193,10 +193,6 @@ class Job:
         settings: as they were given.
         source: where the rows come from.
         sink: where they go.
-        counts: where they are counted.
-        abort_policy: watches the provider.
-        withdrawals: of requests that wait when the job is stopped.
-        budget: the limits of spending.
 
     Attributes:
         counts: the counts.
