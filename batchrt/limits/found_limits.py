@@ -1,9 +1,20 @@
-"""Limits that the provider does not tell, found from its refusals: a rate, or a number in flight.
+"""Found limits: a rate, or a number in flight, that the provider does not tell but enforces.
 
-A limit that is found is a hypothesis. It is believed while it explains the refusals (`refusal_log.py`),
-probed from below so that it never stays too tight for long, and dropped as soon as keeping to it does not
-bring the refusals down. Refusals that no limit explains (a stranger on the same key, a gateway's shared pool)
-change no pace: the wait that they ask for is kept, and then sending goes on as before.
+A found limit is a hypothesis of `RefusalLog.explain`, kept to until it is contradicted:
+
+- Both kinds are probed from below (CUBIC, `rate_estimator.py`; slow start, `in_flight_limit.py`), so
+  that a limit never stays too tight for long. A refusal that a probe brings about is expected.
+- A refusal while requests keep to the believed rate contradicts it. Three in a row give it up; each time that
+  happens it takes twice as many, since beside random refusals a true rate is contradicted and found again.
+  For some time afterwards only a rate beyond doubt is believed.
+- A refusal beside fewer requests than the believed number in flight does not contradict that number, for it
+  says nothing about as many; too many of them bring the next probe forward.
+- Refusals that no limit explains (a stranger on the same key, a gateway's shared pool) change no pace: the
+  wait that they name is kept, and sending goes on as before. Where most requests are refused without a
+  reason, little more is sent than is accepted, but never less than one request at a time: acceptance may be a
+  matter of chance that no slower pace improves.
+
+Conclusions are drawn once per wave, when the refusals of everything sent before the first of them are known.
 """
 
 from __future__ import annotations
@@ -36,16 +47,14 @@ _SEPARABLE: Final = 0.6
 _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
 _LEAST_CUT: Final = 0.7
-"""What is left of a rate after a refusal or two, at the least."""
-_AS_EXPECTED: Final = 0.9
-"""The share of a rate that was let in between two refusals, from which on the rate explains them."""
+"""The least factor by which a refusal or two lower a rate."""
 _SPARED: Final = 0.6
-"""The share of requests let in below which no more is sent than a little above what is let in."""
 _SPARING: Final = 1.25
-_CLEAR: Final = 0.15
-"""The share of the refusals that a rate leaves unexplained where there is no doubt about it."""
+"""The share of accepted requests below which the pace is held to so many times the rate of accepted ones."""
 _SURPRISES: Final = 3
-"""Refusals below the rate that is kept to after which it is no explanation."""
+_MOST_SURPRISES: Final = 24
+"""Refusals in a row below the rate that is kept to, after which it is no explanation; doubling each time that
+a rate is given up, for a rate beside noise is found again and again."""
 _DISPROOF: Final = 6.0
 """The weight of refusals without an explanation from which on a rate that was found is given up at once."""
 _SCEPTICAL: Final = 15.0
@@ -64,7 +73,7 @@ class FoundLimits:
     Args:
         changed: is told of each change: name, before, after, why.
         crowded: is told of refusals that the number in flight may be the reason of.
-        reopen: is called when a rate is given up: what waited for it must not come all at once.
+        reopen: is called when a rate is given up: requests that waited for it must not go all at once.
 
     Attributes:
         rate: the rate that is kept to, if one is believed.
@@ -80,6 +89,7 @@ class FoundLimits:
         "_doubted_share",
         "_granted_at",
         "_open",
+        "_patience",
         "_pause_until",
         "_refused_in_a_row",
         "_reopen",
@@ -108,6 +118,7 @@ class FoundLimits:
         self._pause_until = -math.inf
         self._refused_in_a_row = 0
         self._surprises = 0
+        self._patience = _SURPRISES
         self._doubt = _SCEPTICAL
         self._doubted_share = 0.0
         self._sceptical_until = -math.inf
@@ -196,6 +207,8 @@ class FoundLimits:
         pause = min(first * 2.0 ** min(row, 16), _LONGEST_PAUSE) * (1 - random() / 4)
         if wait > 0:
             return max(wait, pause)
+        if row == 0 and self.is_certain and self.log.let_in(now)[0] >= _SPARED:
+            return 0.0
         self._pause_until = now + pause
         return pause
 
@@ -212,7 +225,7 @@ class FoundLimits:
             parallel: the provider says that too many requests are in flight.
             explained: a limit that is given or told explains it.
         """
-        self.log.was_refused(permit, now)
+        self.log.was_refused(permit, now, wait)
         if parallel:
             self._crowded(Wave(permit.beside, 0.0, now, permit.sent_at))
             self._keep_to_limit(
@@ -232,7 +245,11 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
-        explanation = self.log.explain(now, self.rate.base)
+        overrun = self.rate.overrun if (self.rate.rate or 0.0) > 1.3 * (self.rate.base or 1.0) else None
+        explanation = self.log.explain(now, (self.rate.base, overrun), self.in_flight.base)
+        if overrun is not None and explanation.rate < overrun <= explanation.highest:
+            # It is the more exact: the log also counts the refill that was lost while the pace was lower.
+            explanation = explanation._replace(rate=overrun, highest=overrun)
         cause = explanation.cause
         if cause == "in flight":
             self._crowded(wave)
@@ -241,7 +258,7 @@ class FoundLimits:
             if self._lowering_helps(explanation, wave):
                 self._keep_to_rate(explanation, wave)
             else:
-                self.rate.refused(wave.wait, wave.at)
+                self._believe_nothing(now)
         elif cause == "noise" and (self.rate.bucket is None or explanation.refused >= _DISPROOF):
             self._believe_nothing(now)
         else:
@@ -250,10 +267,12 @@ class FoundLimits:
             self._spare(wave, now)
 
     def _spare(self, wave: Wave, now: float) -> None:
-        """Send hardly more than is let in where most is refused, whatever the reason: hammer no provider."""
+        """Send little more than is accepted where most requests are refused, for whatever reason."""
         share, rate = self.log.let_in(now)
         if share < _SPARED and rate > 0:
-            self._ramp_rate(_SPARING * rate, wave)
+            # One request at a time hammers no provider, and a chance that no pace improves is taken often.
+            one_at_a_time = 1 / self.latency if self.latency else 0.0
+            self._ramp_rate(max(_SPARING * rate, one_at_a_time), wave)
 
     def _ramp_rate(self, rate: float, wave: Wave) -> None:
         self.rate.found(rate, rate, wave.wait, wave.at)
@@ -264,16 +283,14 @@ class FoundLimits:
     def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
         base = self.rate.base
-        clear = explanation.unexplained <= _CLEAR * explanation.refused
-        if base is None or clear or explanation.rate >= base or self.rate.probed(wave.at):
+        if base is None or explanation.clear or self.rate.probed(wave.at):
             self._surprises = 0
             return True
         self._surprises += 1
-        return self._surprises < _SURPRISES
+        return self._surprises < self._patience
 
     def _is_credible(self, explanation: Explanation, now: float) -> bool:
-        clear = explanation.refused >= _DISPROOF and explanation.unexplained <= _CLEAR * explanation.refused
-        if clear or now >= self._sceptical_until:
+        if explanation.clear or now >= self._sceptical_until:
             return True
         return explanation.refused > _MANY * self._doubted_share
 
@@ -283,7 +300,7 @@ class FoundLimits:
             self._surprise(wave, now)
         elif explanation.mixed:
             self.unexplained = max(self.unexplained + 1, _CERTAIN)
-            self.in_flight.drop()
+            self.in_flight.hold(now, 0.0)
         elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE:
             before = self.in_flight.limit
             self.in_flight.found(wave.beside, self.latency, 0.0, now)
@@ -292,18 +309,19 @@ class FoundLimits:
             self._crowded(wave)
         else:
             self.unexplained += 1
-            self.in_flight.drop()
 
     def _surprise(self, wave: Wave, now: float) -> None:
-        """Lower a rate that is believed by what was let in since; give it up where that did not help."""
+        """Lower the believed rate to that of the accepted requests; give it up where that did not help."""
         rate, base = self.log.rate_between_refusals(now), self.rate.base
         assert base is not None
-        if self.rate.probed(wave.at) or (rate is not None and rate >= _AS_EXPECTED * base):
+        if self.rate.probed(wave.at):
             self._surprises = 0
         else:
             self._surprises += 1
-        if self._surprises >= _SURPRISES:
+        if self._surprises >= self._patience:
             self._believe_nothing(now)
+        elif rate is None and self.rate.probed(wave.at):
+            self.rate.found(self.rate.overrun, self.rate.overrun, wave.wait, wave.at)
         elif rate is None:
             self.rate.refused(wave.wait, wave.at)
         else:
@@ -316,15 +334,17 @@ class FoundLimits:
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate
             self.rate.drop()
+            self._patience = min(2 * self._patience, _MOST_SURPRISES)
             self._doubted_share = max(self.log.weight(now), 1.0)
             self._sceptical_until = now + self._doubt
             self._reopen()
             self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
             self._changed("requests_per_minute", before, None, "refusals did not end below it")
-        if self.in_flight.limit is not None:
-            before_limit = self.in_flight.limit
+        if self.in_flight.is_outgrown:
+            self._changed("max_in_flight", self.in_flight.limit, None, "more were let in")
             self.in_flight.drop()
-            self._changed("max_in_flight", before_limit, None, "refusals did not end below it")
+        elif self.log.weight(now) >= _DISPROOF:
+            self.in_flight.hold(now, 0.0)
 
     def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         self.unexplained = 0
@@ -343,15 +363,14 @@ class FoundLimits:
         if self.in_flight.limit is not None:
             self._changed("max_in_flight", self.in_flight.limit, None, reason)
             self.in_flight.drop()
-        clear = explanation.refused >= _DISPROOF and explanation.unexplained <= _CLEAR * explanation.refused
-        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at, clear=clear)
+        self.rate.found(explanation.rate, explanation.highest, wave.wait, wave.at, clear=explanation.clear)
         assert self.rate.base is not None
         rate = None if before is None else 60 * before.rate
         self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
 
 
 class Wave(NamedTuple):
-    """Refusals of what was sent before the first of them was known.
+    """The refusals of requests that were sent before the first refusal was known.
 
     Attributes:
         beside: the fewest that one of them was sent beside.

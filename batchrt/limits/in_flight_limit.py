@@ -1,4 +1,4 @@
-"""A limit of requests in flight that nobody tells: found from refusals, probed from below."""
+"""The found limit of requests in flight: kept to, and probed from below."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ _SHORTEST_HOLD: Final = 1.0
 _LONGEST_HOLD: Final = 30.0
 """Seconds: a failed probe doubles the hold up to this."""
 _SHORTEST_ROUND: Final = 0.01
+_FIRST_HOLD_WAITS: Final = 6.0
 _HOLD_WAITS: Final = 25.0
-"""The hold in terms of the wait that a refusal asks for: a probe that fails costs everybody that wait."""
+"""The first and the longest hold, in terms of the wait that a refusal asks for: a failed probe costs all
+requests that wait."""
+_OUTGROWN: Final = 4
+"""The factor over the limit that was found from which on it is none."""
 
 
 class InFlightLimit:
     """Keep to a number of requests in flight that was found.
 
-    Additive increase: one request more after the hold, and while that is answered 1, 2, 4 … more for each
-    round trip. A refusal goes back to what was carried and doubles the hold.
+    Slow start from the limit: one request more after the hold, and while that is answered 1, 2, 4 … more for
+    each round trip. A failed probe goes back to the limit that was found and doubles the hold.
 
     Attributes:
         limit: how many may be in flight; `None` while none is believed.
@@ -40,17 +44,28 @@ class InFlightLimit:
     def found(self, limit: int, latency: float, wait: float, now: float) -> None:
         """Keep to `limit`; a round trip takes `latency` seconds, and the refusal asked for `wait`."""
         again = self.limit is not None and self._found - 1 <= limit <= self.limit
-        shortest = max(_SHORTEST_HOLD, _HOLD_ROUNDS * latency, _HOLD_WAITS * wait)
-        self._hold = min(max(2 * self._hold if again else 0.0, shortest), max(_LONGEST_HOLD, shortest))
+        shortest = max(_SHORTEST_HOLD, _HOLD_ROUNDS * latency, _FIRST_HOLD_WAITS * wait)
+        longest = max(_LONGEST_HOLD, shortest, _HOLD_WAITS * wait)
+        self._hold = min(max(2 * self._hold if again else 0.0, shortest), longest)
         if self.limit is None:
             self.since = now
         self.limit = self._found = max(1, limit)
         self._hold_until = now + self._hold
         self._step = 1
 
+    @property
+    def base(self) -> int | None:
+        """The limit that the last refusal told, before probes raised it; `None` without a limit."""
+        return None if self.limit is None else self._found
+
     def hold(self, now: float, seconds: float) -> None:
         """Try one request more after so many seconds, whatever else would be the hold."""
         self._hold_until = now + seconds
+
+    @property
+    def is_outgrown(self) -> bool:
+        """Whether several times as many were let in since: it was no limit, or is none any more."""
+        return self.limit is not None and self.limit > _OUTGROWN * self._found
 
     def drop(self) -> None:
         """Believe in no limit any more."""

@@ -1,4 +1,4 @@
-"""A rate that nobody tells: kept to, and probed from below, until refusals tell it more exactly.
+"""The rate estimator: a rate that was found is kept to, and probed from below.
 
 The rate comes from `RefusalLog.explain`. It grows with the cube of the time since the last refusal, as
 CUBIC (RFC 9438) has it: hardly at first, so that a limit that stays costs about one refusal in a hundred
@@ -40,7 +40,7 @@ _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1e-3
 _MOST: Final = 1e6
-"""Requests a second: what is beyond is no rate."""
+"""Requests a second: the bounds of a rate."""
 
 
 class RateEstimator:
@@ -114,6 +114,12 @@ class RateEstimator:
         self._until = max(self._until, now + max(wait, _CUSHION / self._base))
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
+
+    @property
+    def overrun(self) -> float:
+        """The rate that a refusal after some growth tells: the limit is between the mean and the last one."""
+        mean = self._volume(self._grown) / self._grown if self._grown else 1.0
+        return self._base * math.sqrt(mean * self._growth(self._grown))
 
     def hurry(self) -> None:
         """Grow as fast as may be: the rate is a guess."""

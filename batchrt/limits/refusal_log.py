@@ -1,18 +1,23 @@
-"""The evidence for a limit that the provider does not tell: which requests it refused, and beside how many.
+"""The log of refusals: the evidence for limits that the provider does not tell.
 
-Four causes make a provider refuse a request, and each leaves another trace. A rate refuses by how much was
-let in before, a number in flight by how many are open, a stranger on the same key (or a gateway's shared
-pool) by nothing that is visible here, and an overload by how busy the provider is. `RefusalLog.explain`
-replays the newest requests under one hypothesis after the other and counts the outcomes that it does not
-predict: the hypothesis with the fewest unexplained outcomes wins, and a limit is only believed where it
-explains most of the refusals. Noise is the null hypothesis: it predicts that every request is accepted.
+Four causes make a provider answer 429, and each leaves another trace. A rate limit refuses by how much was
+accepted before, a concurrency limit by how many requests are open, a stranger on the same key (or a gateway's
+shared pool) by nothing that is visible here, and an overload by how busy the provider is.
+`RefusalLog.explain` selects among models: it replays the newest requests under a token bucket of each
+plausible rate and size and under each number in flight, and counts the outcomes that the model does not
+predict, newer ones with more weight. The model with the fewest unexplained outcomes wins, after a price for
+its parameters, as the Bayesian information criterion has it.
+
+Invariant: a limit is believed only where it beats both null hypotheses, "every request is accepted" (refusals
+    are noise) and "every request is refused". The first keeps random refusals from setting a pace, the second
+    keeps a pace from falling for ever where acceptance is chance.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 __all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Explanation", "RefusalLog"]
@@ -21,7 +26,7 @@ PENDING: Final = 0
 ACCEPTED: Final = 1
 REFUSED: Final = 2
 UNKNOWN: Final = 3
-"""What became of a request: under way, let in by the provider, refused by it, or neither is known."""
+"""The outcome of a request: under way, accepted by the provider, refused by it, or unknown."""
 
 Cause: TypeAlias = Literal["rate", "in flight", "noise", "too little evidence"]
 
@@ -37,14 +42,23 @@ _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
 _IN_FLIGHT_PRICE: Final = 0.6
-"""What a hypothesis pays for its parameters, in unexplained outcomes (as the Bayesian information criterion
-has it): two refusals always fit some rate."""
+"""The price of a model's parameters, in unexplained outcomes: two refusals always fit some rate."""
+_SWITCH_PRICE: Final = 1.0
+"""The further price of a rate where a number in flight is believed: one refusal beside fewer may be
+chance."""
+_CLEAR: Final = 0.15
+_CLEAR_REFUSALS: Final = 6.0
+"""The share of the refusals, and of the accepted requests, that a rate may leave unexplained to be beyond
+doubt, and the weight of refusals that this takes."""
+_PROBED: Final = 0.8
+"""The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
 _TOLERANCE: Final = 0.35
 _JITTER: Final = 0.01
 """Tokens, and seconds' worth of a rate, by which the replayed bucket may be off: arrival is not sending."""
 _JITTER_SHARE: Final = 0.15
 _BURSTS: Final = (1.0, 2.0, 4.0, 10.0, 30.0, 100.0, math.inf)
-"""Bucket sizes that are tried: what comes into a full bucket is lost, and only its size tells how much."""
+"""Bucket sizes that are tried, in requests: refill into a full bucket is lost, and only its size tells how
+much."""
 _FACTORS: Final = (0.5, 0.7, 0.85, 0.93, 1.0, 1.08, 1.2, 1.5, 2.0, 3.0, 5.0)
 _LEADERS: Final = 6
 _ENOUGH: Final = 30
@@ -52,14 +66,17 @@ _FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
-"""Requests let in after a refused one, and beside as many, from which on the refusal is taken for noise."""
+"""Requests accepted after a refused one, beside as many, from which on the refusal is taken for noise."""
+_MOSTLY: Final = 0.9
+"""The share of a window outside of named waits, below which the rate without the waits is tried as well."""
+_LEAST_ACTIVE: Final = 1e-3
 _EQUAL: Final = 0.4
 _EQUAL_SHARE: Final = 0.05
 """Unexplained outcomes by which two rates may differ and be equally likely; and more for each refusal."""
 
 
 class Entry(Protocol):
-    """A request, as far as it is evidence."""
+    """The evidence that a request is: when it was sent, beside how many, and its outcome."""
 
     sent_at: float
     beside: int
@@ -76,7 +93,8 @@ class Explanation(NamedTuple):
         limit: requests in flight, for the cause `in flight`.
         refused: weight of the refusals looked at.
         unexplained: weight of the outcomes that the cause does not predict.
-        mixed: of what was sent right after the last refused request, most was let in.
+        mixed: most requests that were sent right after the last refused one were accepted.
+        clear: the rate is beyond doubt.
     """
 
     cause: Cause
@@ -86,12 +104,14 @@ class Explanation(NamedTuple):
     refused: float = 0.0
     unexplained: float = 0.0
     mixed: bool = False
+    clear: bool = False
 
 
 _NOTHING: Final = Explanation("too little evidence")
 
+_Active: TypeAlias = Callable[[float, float], float]
 _Event: TypeAlias = tuple[float, int, bool, float]
-"""When it was sent, beside how many others, whether it was refused, and the weight."""
+"""When a request was sent, beside how many others, whether it was refused, and its weight."""
 
 
 class RefusalLog:
@@ -101,13 +121,14 @@ class RefusalLog:
         refused: how many were refused in all.
     """
 
-    __slots__ = ("_delay", "_entries", "_since", "refused")
+    __slots__ = ("_delay", "_entries", "_quiet", "_since", "refused")
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_REMEMBERED)
         self._delay = 0.0
         self._since = -math.inf
         self.refused: int = 0
+        self._quiet: deque[tuple[float, float]] = deque(maxlen=64)
 
     def sent(self, entry: Entry, beside: int) -> None:
         """Record that `entry` was sent beside so many others."""
@@ -115,9 +136,15 @@ class RefusalLog:
         entry.verdict = PENDING
         self._entries.append(entry)
 
-    def was_refused(self, entry: Entry, now: float) -> None:
+    def was_refused(self, entry: Entry, now: float, wait: float = 0.0) -> None:
         """Record that the provider refused `entry`: it was never beside those sent after it."""
         self.refused += 1
+        if wait > 0:
+            start, end = now, now + wait
+            if self._quiet and self._quiet[-1][1] > start:
+                start, before = self._quiet.pop()
+                end = max(end, before)
+            self._quiet.append((start, end))
         entry.verdict = REFUSED
         delay = now - entry.sent_at
         self._delay += (delay - self._delay) * _SMOOTHING if self._delay else delay
@@ -127,7 +154,7 @@ class RefusalLog:
             later.beside -= 1
 
     def forget(self, before: float) -> None:
-        """Leave out what was sent before: another limit held then."""
+        """Leave out requests that were sent before: another limit held then."""
         self._since = max(self._since, before)
 
     def carried(self) -> int:
@@ -152,12 +179,21 @@ class RefusalLog:
         let_in = now - self.settling
         return any(entry.verdict == PENDING and entry.sent_at < let_in for entry in self._entries)
 
-    def explain(self, now: float, known: float | None = None) -> Explanation:
+    def _active(self, start: float, end: float) -> float:
+        """Return the seconds between two times outside of the waits that refusals asked for."""
+        quiet = sum(max(0.0, min(end, until) - max(start, since)) for since, until in self._quiet)
+        return max(end - start - quiet, _LEAST_ACTIVE * (end - start))
+
+    def explain(
+        self, now: float, known_rates: Sequence[float | None] = (), known_limit: int | None = None
+    ) -> Explanation:
         """Return the likeliest cause of the refusals among the newest requests.
 
         Args:
             now: the time.
-            known: a rate that is believed already, tried among others.
+            known_rates: rates that are believed already, tried among others.
+            known_limit: a number in flight that is believed already; giving it up for a rate takes more
+                evidence than finding the rate.
         """
         events = self._events(now)
         first = next((place for place, event in enumerate(events) if event[2]), None)
@@ -174,13 +210,25 @@ class RefusalLog:
                 unexplained=of_limit,
                 mixed=_is_mixed(events, self.settling),
             )
-        rate, highest, of_rate = _likeliest_rate(after, known)
+        rate, highest, of_rate = _likeliest_rate(
+            after, [rate for rate in known_rates if rate is not None], self._active
+        )
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
-        if min(by_limit, by_rate) > _CONVINCING * refused:
+        rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
+        # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
+        # better than both.
+        let_in = sum(weight for _, _, was_refused, weight in after if not was_refused)
+        is_vain = min(of_limit, of_rate) > _CONVINCING * let_in
+        if is_vain or min(by_limit, by_rate) > _CONVINCING * refused:
+            if known_limit is not None and rather_limit and _still_binds(events, known_limit):
+                return Explanation("in flight", limit=known_limit, refused=refused, unexplained=of_limit)
             return Explanation("noise", refused=refused, unexplained=refused)
-        if by_limit <= by_rate:
+        if rather_limit:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
-        return Explanation("rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate)
+        clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
+        return Explanation(
+            "rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate, clear=clear
+        )
 
     def weight(self, now: float) -> float:
         """Return the weight of the refusals among the newest requests."""
@@ -192,7 +240,7 @@ class RefusalLog:
         if len(events) < _ENOUGH or events[-1][0] <= events[0][0]:
             return 1.0, 0.0
         let_in = sum(not refused for _, _, refused, _ in events)
-        return let_in / len(events), let_in / (events[-1][0] - events[0][0])
+        return let_in / len(events), let_in / self._active(events[0][0], events[-1][0])
 
     def rate_between_refusals(self, now: float) -> float | None:
         """Return how much was let in a second between the last refusal and one before; `None` for too little.
@@ -210,10 +258,13 @@ class RefusalLog:
         if first is None or events[last][0] <= events[first][0]:
             return None
         let_in = sum(not refused for _, _, refused, _ in events[first:last])
-        return let_in / (events[last][0] - events[first][0]) if let_in else None
+        if not let_in:
+            return None
+        start, end = events[first][0], events[last][0]
+        return let_in / math.sqrt((end - start) * self._active(start, end))
 
     def _events(self, now: float) -> list[_Event]:
-        # Of what was sent later, some refusals may be here already and others not.
+        # Of the requests after that, some refusals may be here already and others not.
         latest = now - self.settling
         known = [
             (entry.sent_at, entry.beside, entry.verdict == REFUSED)
@@ -228,7 +279,7 @@ class RefusalLog:
 
 
 def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
-    """Whether most of what was sent beside as many, right after the first refused request, was let in.
+    """Whether most requests beside as many, right after the first refused one, were accepted.
 
     A limit that refuses one refuses the next as well, until another ends or the bucket is refilled.
     """
@@ -241,8 +292,19 @@ def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
     return let_in >= _MIXED and let_in >= 2 * (len(after) - let_in)
 
 
+def _still_binds(events: Sequence[_Event], limit: int) -> bool:
+    """Whether a number in flight that is believed still predicts the outcomes beside as many.
+
+    Refusals beside fewer are then noise, which is no reason to give the limit up.
+    """
+    refused, let_in = [0.0, 0.0], [0.0, 0.0]
+    for _, beside, was_refused, weight in events:
+        (refused if was_refused else let_in)[beside >= limit] += weight
+    return refused[1] >= _PROBED and let_in[1] <= _CONVINCING * refused[1] and refused[0] <= let_in[0]
+
+
 def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
-    """Return the number in flight that explains most, and the weight of what it does not."""
+    """Return the number in flight that explains most, and the weight of the outcomes that it does not."""
     candidates = {beside for _, beside, refused, _ in events if refused and beside > 0}
     best, fewest = 0, math.inf
     for limit in sorted(candidates, reverse=True):
@@ -252,11 +314,13 @@ def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
     return best, fewest
 
 
-def _likeliest_rate(events: Sequence[_Event], known: float | None) -> tuple[float, float, float]:
-    """Return the rate that explains most, the highest that does so as well, and what it does not explain."""
+def _likeliest_rate(
+    events: Sequence[_Event], known: Sequence[float], active: _Active
+) -> tuple[float, float, float]:
+    """Return the likeliest rate, the highest one that is as likely, and the unexplained weight."""
     found = [
-        (min(_unexplained(events, rate, burst) for burst in _BURSTS), rate)
-        for rate in _candidates(events, known)
+        (min(_unexplained(events, rate, burst) for burst in (*_BURSTS, *_fitting_bursts(events, rate))), rate)
+        for rate in _candidates(events, known, active)
     ]
     if not found:
         return 0.0, 0.0, math.inf
@@ -267,37 +331,74 @@ def _likeliest_rate(events: Sequence[_Event], known: float | None) -> tuple[floa
     return equal[0], max(equal), fewest
 
 
-def _candidates(events: Sequence[_Event], known: float | None) -> Iterable[float]:
-    """Return rates worth a try: between two refusals, about the refill was let in."""
-    let_in, leaders = 0, list[tuple[float, int]]()
-    before = False
-    for at, _, refused, _ in events:
-        if refused and (not before or not leaders):
-            leaders.append((at, let_in))
-        before = refused
-        let_in += not refused
-    leaders = leaders[-_LEADERS:]
-    windows: list[tuple[float, float]] = []
-    for place, (start, count) in enumerate(leaders):
-        windows += [
-            (more - count, (more - count) / (end - start))
-            for end, more in leaders[place + 1 :]
-            if end > start and more > count
-        ]
+def _candidates(events: Sequence[_Event], known: Sequence[float], active: _Active) -> Iterable[float]:
+    """Return rates worth a try, the likeliest first."""
+    leaders = _leaders(events)
+    rates = _rates_between(leaders)
     span = events[-1][0] - events[0][0]
-    if not windows and span > 0:
+    if not rates and span > 0:
         # Nothing was let in since: all that is known is that a token takes longer.
-        windows = [(let_in, max(let_in, 0.5) / span)]
-    # The longest window is the most exact.
-    rates = [rate for _, rate in sorted(windows, reverse=True)]
-    base = rates[0] if rates else known
-    if known is not None:
-        rates.append(known)
+        let_in = leaders[-1][1]
+        rates = [max(let_in, 0.5) / span]
+    rates += known
+    base = rates[0] if rates else None
+    (start, before), (end, after) = leaders[0], leaders[-1]
+    if end > start and active(start, end) < _MOSTLY * (end - start):
+        # A small bucket is full long before a wait ends, and later refill is lost.
+        rates.append((after - before) / active(start, end))
     if base is not None:
         rates += [base * factor for factor in _FACTORS]
     fastest = _fastest(events)
     rates += [fastest, fastest / 1.25, fastest / 2] if fastest else []
-    return dict.fromkeys(rates)
+    return dict.fromkeys(rate for rate in rates if rate > 0)
+
+
+def _leaders(events: Sequence[_Event]) -> list[tuple[float, int]]:
+    """Return when the newest waves of refusals began, and how many requests were let in before each."""
+    leaders: list[tuple[float, int]] = []
+    let_in, before = 0, False
+    for at, _, refused, _ in events:
+        if refused and not before:
+            leaders.append((at, let_in))
+        before = refused
+        let_in += not refused
+    return leaders[-_LEADERS:]
+
+
+def _rates_between(leaders: Sequence[tuple[float, int]]) -> list[float]:
+    """Return the rates of accepted requests between two waves, which are about the refill.
+
+    The window with the most requests is the most exact, and comes first.
+    """
+    windows = [
+        (more - count, (more - count) / (end - start))
+        for place, (start, count) in enumerate(leaders)
+        for end, more in leaders[place + 1 :]
+        if end > start and more > count
+    ]
+    return [rate for _, rate in sorted(windows, reverse=True)]
+
+
+def _fitting_bursts(events: Sequence[_Event], rate: float) -> set[float]:
+    """Return the bucket sizes that the newest refusals tell if `rate` is the refill.
+
+    A request that is refused although a large bucket would hold a token tells how much of the refill was lost
+    since the bucket was full last.
+    """
+    level, last, most = 0.5, events[0][0], 0.5
+    found: list[float] = []
+    for at, _, refused, _ in events:
+        if at > last:
+            level += (at - last) * rate
+            last = at
+        most = max(most, level)
+        if refused:
+            if level > 1.0 + _TOLERANCE:
+                found.append(most - level + 1.0)
+            level = most = min(level, 1.0)
+        else:
+            level = max(level - 1.0, 0.0)
+    return {burst for burst in found[-2:] if burst > 1.0}
 
 
 def _fastest(events: Sequence[_Event]) -> float:
@@ -312,9 +413,11 @@ def _unexplained(events: Sequence[_Event], rate: float, burst: float) -> float:
     """Return the weight of the outcomes that a bucket of `burst` tokens does not predict.
 
     The replay begins at a refusal, when the bucket held less than a token, and is put right by each outcome
-    that it did not predict.
+    that it did not predict. A refusal within the tolerance counts by how far it is off (a hinge loss): a
+    client that keeps to some rate is always near the edge of a bucket with this rate, and random refusals
+    would be explained by whatever rate is kept to.
     """
-    # Within the tolerance nothing is predicted, so that it may be no large share of a small bucket.
+    # The tolerance may be no large share of a small bucket.
     tolerance = _TOLERANCE + min(_JITTER * rate, _JITTER_SHARE * (burst - 1.0))
     level, last, total = 0.5, events[0][0], 0.0
     for at, _, refused, weight in events:
@@ -326,6 +429,7 @@ def _unexplained(events: Sequence[_Event], rate: float, burst: float) -> float:
                 total += weight
                 level = (level + 1.0) / 2
             elif level > 1.0:
+                total += weight * (level - 1.0) / tolerance
                 level = 1.0
         else:
             if level < 1.0 - tolerance:

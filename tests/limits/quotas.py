@@ -1,4 +1,4 @@
-"""What the tests of quotas share: virtual time on both kinds of event loop, requests without a provider."""
+"""Helpers for tests of quotas: virtual time on asyncio and Trio, and requests without a provider."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BACKENDS: Final = ("asyncio", "trio")
 
 
 def virtually(backend: str, main: Callable[[], Awaitable[T]], *, seed: int = 0) -> T:
-    """Run `main` in virtual time and return what it returns; another `seed` is another order and jitter."""
+    """Run `main` in virtual time and return its result; another `seed` is another order and jitter."""
     return virtual.run(main, backend=backend, seed=seed, longest=10_000)
 
 
@@ -38,7 +38,7 @@ def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) 
 
 
 def usage_of(tokens: int, output: int = 0) -> Usage:
-    """Return what an answer says about its cost."""
+    """Return the usage of an answer."""
     return Usage(tokens, output, tokens + output)
 
 
@@ -120,12 +120,12 @@ class Counter:
 
 
 def is_idle(quota: Quota) -> bool:
-    """Whether nobody is in `quota` any more, and nothing of those who were."""
+    """Whether `quota` is empty, and holds nothing of requests that ended."""
     statistics = quota.statistics()
     return (
         statistics.in_flight == 0
         and statistics.waiting == 0
-        and not quota._line._desks
+        and not quota._queue._loops
         and not quota.retries.awaited
-        and not quota._line
+        and not quota._queue
     )

@@ -37,9 +37,24 @@ def test_in_flight_limit_holds_longer_after_a_probe_that_failed() -> None:
     assert holds == sorted(holds)
     assert holds[0] == pytest.approx(1.2)
     assert holds[-1] == pytest.approx(30)
-    other = InFlightLimit()
-    other.found(4, 0.1, 2.0, 0.0)
-    assert other.lets_in_at(4, 0.1, -1.0, 0.0) == pytest.approx(50)
+    other, holds = InFlightLimit(), []
+    for _ in range(5):
+        other.found(4, 0.1, 2.0, 0.0)
+        holds.append(other.lets_in_at(4, 0.1, -1.0, 0.0))
+    assert holds[0] == pytest.approx(12), "a wrong limit costs as much as a probe that fails"
+    assert holds[-1] == pytest.approx(50)
+
+
+def test_in_flight_limit_is_outgrown_by_several_times_as_many() -> None:
+    """What the last refusal told stays known meanwhile."""
+    limit = InFlightLimit()
+    assert limit.base is None
+    limit.found(2, 0.1, 0.0, 0.0)
+    now = 0.0
+    while not limit.is_outgrown:
+        assert (limit.limit or 0) <= 8
+        now = max(limit.lets_in_at(limit.limit or 0, 0.1, now - 1, now), now) + 0.1
+    assert limit.base == 2
 
 
 def test_in_flight_limit_that_is_dropped_holds_nothing() -> None:

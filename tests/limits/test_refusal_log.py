@@ -76,6 +76,66 @@ def test_refusal_log_takes_refusals_at_random_for_noise(share: float, seed: int)
     assert log.explain(now).cause == "noise"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_refusal_log_takes_random_refusals_of_a_paced_client_for_noise(seed: int) -> None:
+    """The pace that is kept to would explain any refusal: it is always near the edge of such a bucket."""
+    dice = random.Random(seed)
+    log, now = log_of([(number / 5, 1, dice.random() < 0.15) for number in range(150)])
+    assert log.explain(now, known_rates=[5.0]).cause == "noise"
+
+
+def test_refusal_log_needs_more_than_that_most_is_refused() -> None:
+    """A rate so low that it predicts nothing but refusals explains none of them."""
+    dice = random.Random(1)
+    log, now = log_of([(0.2 * number, 0, dice.random() < 0.75) for number in range(150)])
+    assert log.explain(now).cause == "noise"
+
+
+def test_refusal_log_keeps_a_limit_beside_random_refusals() -> None:
+    """Refusals beside fewer are noise and no reason to give a number in flight up for another cause."""
+    dice = random.Random(2)
+    wave = [(0.0, beside, beside >= 4) for beside in range(16)]
+    later = [(1 + 0.05 * number, number % 4, dice.random() < 0.05) for number in range(60)]
+    log, now = log_of([*wave, *later, (5.0, 4, True)])
+    explanation = log.explain(now, known_limit=4)
+    assert (explanation.cause, explanation.limit) == ("in flight", 4)
+
+
+def test_refusal_log_fits_the_size_of_the_bucket() -> None:
+    """A size between those that are tried: what came in while it was full tells it."""
+    outcomes, level, last = list[tuple[float, int, bool]](), 40.0, 0.0
+    for burst in range(4):
+        for number in range(70):
+            at = 2.0 * burst + number * 0.002
+            level, last = min(40.0, level + 100 * (at - last)), at
+            refused = level < 1
+            level -= not refused
+            outcomes.append((at, 5, refused))
+    log, now = log_of(outcomes)
+    explanation = log.explain(now)
+    assert explanation.cause == "rate"
+    assert explanation.rate <= 120
+    assert explanation.highest >= 80
+
+
+def test_refusal_log_leaves_named_waits_out_of_the_pace() -> None:
+    """Nothing is sent during them: a pace is kept between two waits."""
+    log, at = RefusalLog(), 0.0
+    for _ in range(4):
+        for number in range(10):
+            entry = Entry(at)
+            log.sent(entry, 1)
+            if number == 9:
+                log.was_refused(entry, at + RESULT, wait=9.0)
+                log.was_refused(Entry(at), at + RESULT, wait=8.0)
+            else:
+                entry.verdict = ACCEPTED
+            at += 0.1
+        at += 9.0
+    _, rate = log.let_in(at)
+    assert 8 <= rate <= 12
+
+
 def test_refusal_log_infers_nothing_from_one_refusal() -> None:
     """Any limit would explain it; what was let in right after it and beside as many tells that none does."""
     single = [(0.1 * number, 3, number == 20) for number in range(30)]

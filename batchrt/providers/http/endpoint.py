@@ -179,7 +179,7 @@ class Endpoint:
         if not 200 <= reply.status < 300:  # noqa: PLR2004
             error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
             if refuses_parallel(reply.headers, error):
-                # A place is free as soon as another request ends, whatever wait is named.
+                # One more may be sent as soon as another request ends, whatever wait is named.
                 permit.parallel, error.retry_after = True, None
             raise error
         answer = read(reply, clock)
