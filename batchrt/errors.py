@@ -56,6 +56,7 @@ __all__ = [
     "RateLimitError",
     "RecursionLimitError",
     "RequestTimeoutError",
+    "RunStoppedError",
     "ServerError",
     "SpendingLimitError",
     "StrayCancelledError",

@@ -1,4 +1,4 @@
-"""Runs in virtual time are the same every time: what a test asserts of one holds on every machine."""
+"""Runs in virtual time are the same every time: an assertion about one holds on every machine."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from batchrt.runtime.clock import Clock, common_offset
 from tests import virtual
 from tests.trace import digest_of, trace
 
-# What `python -m tests.trace trio` prints, hashed. Whoever changes when requests are sent, or what the mock
-# provider answers, puts the new ones here, the same for every Python.
-TRACES = {"trio": "8dd82f26bb3dd407", "asyncio": "2ef094cd8e6ae6ee"}
+# What `python -m tests.trace trio` prints, hashed. A change of when requests are sent, or of
+# the mock provider's answers, needs new ones here, the same for every Python.
+TRACES = {"trio": "6812c30f3c18e6d6", "asyncio": "fbc1384db4ea500e"}
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,7 +92,7 @@ def test_virtual_order_of_tasks_is_drawn_from_the_seed() -> None:
 
 
 def test_virtual_chance_is_given_back() -> None:
-    """What a test draws outside does not depend on the runs in it, and clocks outside draw as ever."""
+    """Draws of a test outside do not depend on the runs in it, and clocks outside draw as ever."""
     with virtual.repeatable_order("outside"):
         expected = [random.random(), random.random()]
     with virtual.repeatable_order("outside"):

@@ -1,9 +1,10 @@
-"""A concurrency that finds itself: `max_concurrency="auto"`.
+"""Adaptive concurrency: `max_concurrency="auto"`.
 
-What is looked for is the least number of requests in flight that brings the most. It shows in two ways:
-a server that queues answers later, per unit of work, and no more of them come (goodput stops growing);
-one that rejects says so. A *round* is what one round trip brings: from its beginning to the first answer
-to a request that was sent after that.
+The controller looks for the least number of requests in flight with the highest goodput. It combines the two
+signals of congestion control. Latency, as TCP Vegas has it: a server that queues answers later per unit of
+work, and goodput stops growing. Loss, with a multiplicative decrease once for each episode, as TCP Reno has
+it: a server that rejects says so. A *round* lasts one round trip, from its beginning to the first answer to a
+request that was sent after that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FIRST_LIMIT: Final = 8
 MOST_AT_ONCE: Final = 10_000
 
 _STEADY: Final = 1.2
-"""Latency in terms of the usual one, per unit of work, up to which a round tells what is usual."""
+"""Latency in terms of the usual one, per unit of work, up to which a round refines the usual one."""
 _RISING: Final = 1.3
 """From which on no more are sent at once: the third above is margin for noise, and keeps a queue short."""
 _QUEUEING: Final = 1.5
@@ -30,8 +31,8 @@ _FLOODED: Final = 2.5
 """At which as few as half are sent at once."""
 _TRIED: Final = 0.7
 _UNMOVED: Final = 0.85
-"""Where less than that share at once leaves latency at more than that share of what it was, there is no
-queue: latency would have fallen as they did."""
+"""Where less than the first share at once leaves latency above the second share of the former one, there is
+no queue: latency would have fallen as the requests did."""
 _FEWEST_SAMPLES: Final = 16
 """Answers that a mean needs: with LLM latencies, spread by half, it is then an eighth off."""
 _CUT: Final = 0.9
@@ -40,11 +41,11 @@ _STEP: Final = 0.1
 _CAREFUL_STEP: Final = 0.02
 _HOLD_ROUNDS: Final = 20
 _HOLD_WAITS: Final = 40
-"""How long to stay below what was refused: a probe that fails costs a round, or the wait that is asked
-for, and may cost no more than a fortieth of the time."""
+"""Rounds and named waits for which the limit stays below a refused one: a probe that fails costs a round, or
+the wait, and may cost no more than a fortieth of the time."""
 _STILL_TOO_MANY: Final = 0.45
-"""Who is refused with less than this share of what was carried before is not refused for how many there are
-at once: a capacity that was halved is still above."""
+"""The share of the requests carried before, below which their number is no reason for a refusal: a capacity
+that was halved is still above."""
 
 Changed = Callable[[float, float, str], object]
 
@@ -53,11 +54,11 @@ class AdaptiveConcurrency:
     """Find how many requests to have in flight.
 
     Args:
-        changed: is told of each change: before, after, and why.
+        changed: called for each change: before, after, and why.
 
     Attributes:
-        limit: how many there may be.
-        wanted: somebody has waited for it in this round.
+        limit: how many requests may be in flight.
+        wanted: whether a request has waited for the limit in this round.
     """
 
     def __init__(self, changed: Changed) -> None:
@@ -85,11 +86,11 @@ class AdaptiveConcurrency:
         self._outputs = _Mean()
 
     def sent(self, in_flight: int) -> None:
-        """Note that a request was sent; `in_flight` are under way with it."""
+        """Record that a request was sent; `in_flight` are under way with it."""
         self._peak = max(self._peak, in_flight)
 
     def answered(self, sent_at: float, now: float, tokens: float) -> None:
-        """Note an answer of so many tokens to a request that was sent at `sent_at`."""
+        """Record an answer of so many tokens to a request that was sent at `sent_at`."""
         self._outputs.add(max(tokens, 1.0))
         work = 0.5 + 0.5 * max(tokens, 1.0) / self._outputs.value
         round_ = self._round
@@ -102,17 +103,17 @@ class AdaptiveConcurrency:
             self._end_round(round_, now)
 
     def failed(self) -> None:
-        """Note a 5xx, or no answer: nothing grows in such a round."""
+        """Record a 5xx, or no answer: the limit does not grow in such a round."""
         self._troubled = True
 
     def rejected(self, sent_at: float, now: float, in_flight: int, wait: float) -> bool:
-        """Note a 429, or a 503 that says overloaded; `in_flight` are left. Asked to `wait` seconds.
+        """Record a 429, or a 503 that says overloaded; `in_flight` are left, and it asks for `wait` seconds.
 
         Return whether that so many were in flight may be the reason.
         """
         self._troubled = True
         if sent_at < self._cut_at:
-            # Of the same episode. What was let in bounds what can be.
+            # Of the same episode. The accepted requests bound the cut.
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
             return self._before_cut >= self._carried * _STILL_TOO_MANY
@@ -170,7 +171,7 @@ class AdaptiveConcurrency:
         if ratio < _QUEUEING:
             self._trial, self._late = None, 0
         before, self._judged = self._judged, (self.limit, goodput)
-        # What was measured was sent under the limit that the round began with.
+        # The measured requests were sent under the limit that the round began with.
         fit = max(1, math.ceil(sent_under / max(ratio, 1.0) * _RISING))
         vain = before is not None and self._is_vain(before, goodput)
         if self._doubling and (vain or ratio >= _QUEUEING):
@@ -202,7 +203,7 @@ class AdaptiveConcurrency:
                 self._base.join(latency)
                 self._set(limit, "fewer at once were answered no sooner: latency rose for another reason")
                 return
-        self._skipped = 1  # the next round still tells of what was sent before
+        self._skipped = 1  # the next round still answers requests from before
         most = self.limit / 2 if ratio >= _FLOODED else self.limit * _CUT
         self._set(max(fit, int(most)), f"latency rose to {ratio:.1f} times the usual")
 
@@ -214,7 +215,7 @@ class AdaptiveConcurrency:
             step = max(1, int(ceiling * _CAREFUL_STEP))
             self._set(min(limit + step, ceiling - 1), "all are used, and fewer than were refused")
         elif now >= self._hold_until:
-            # What was refused may be possible by now: in steps that grow as they succeed.
+            # The refused number may be possible by now: try steps that grow as they succeed.
             self._climb = min(2 * self._climb or 1, max(1, int(limit * _STEP)))
             self._ceiling = limit + self._climb + 1
             self._set(limit + self._climb, "all are used, and nothing was refused for long")
@@ -227,7 +228,7 @@ class AdaptiveConcurrency:
 
 
 class _Mean:
-    """A mean, of ratios of sums: latency to work."""
+    """A ratio of sums: latency to work."""
 
     __slots__ = ("_total", "_weight", "count")
 
@@ -242,7 +243,7 @@ class _Mean:
         self.count += 1
 
     def join(self, other: _Mean, most: int | None = None) -> None:
-        """Add what `other` has; old values fade once there are more than `most`."""
+        """Add the values of `other`; old ones fade once there are more than `most`."""
         self._total += other._total
         self._weight += other._weight
         self.count += other.count
@@ -258,7 +259,7 @@ class _Mean:
 
 
 class _Round:
-    """What one round trip brought."""
+    """The answers of one round trip."""
 
     __slots__ = ("began", "latency", "limit", "work")
 
@@ -282,7 +283,7 @@ class _Round:
 
 
 class _Trial(NamedTuple):
-    """How things were before fewer were sent at once, for latency."""
+    """The limit and the latency before fewer requests were sent at once because of latency."""
 
     limit: int
     ratio: float

@@ -1,4 +1,4 @@
-"""The time for which a provider asked to be left alone, and how to begin again afterwards."""
+"""The cool-down that a provider asked for, and the recovery after it: slow start and half-open probes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from batchrt.runtime.clock import clock_time
 __all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart", "longest_quiet"]
 
 _MARGIN: Final = 0.1
+"""The share of its span by which a half-open recovery's first allowance lasts longer: arrival is not
+sending."""
 _MANY_TIMES: Final = 8
+"""How many times as many as enough may be sent until a half-open recovery is over in any case."""
 _DOUBLING: Final = 0.025
-"""Seconds."""
 _DOUBLINGS: Final = 16
+"""Seconds in which a slow start doubles, and after how many doublings it holds nothing back."""
 LONGEST_QUIET: Final = 3600.0
 """Seconds for which a provider is left alone at the most, whatever it asks for, unless a policy is willing to
-wait for longer: then one request looks. Azure has been seen to say a day when it meant seconds."""
+wait for longer: then a half-open probe is sent. Azure has been seen to say a day when it meant seconds."""
 
 
 def longest_quiet(longest: float) -> float:
     """Return for how many seconds a provider is left alone at the most.
 
     Args:
-        longest: seconds that the request is willing to wait which was refused; infinity if nothing says.
+        longest: seconds for which the refused request is willing to wait; infinity for no bound.
     """
     return LONGEST_QUIET if longest == math.inf else max(LONGEST_QUIET, longest)
 
 
 class CoolDown:
-    """Keep until when nobody is to send. It belongs to no request: who caused it may be cancelled.
+    """Keep until when no request is to be sent; the request that caused it may be cancelled meanwhile.
 
     Attributes:
-        until: when it is over; it was long ago if it is none.
+        until: when it is over; minus infinity if there was none.
     """
 
     __slots__ = ("_asked_until", "_cause", "_since", "until")
@@ -46,7 +49,7 @@ class CoolDown:
         self._cause: ProviderError | None = None
 
     def is_new(self, sent_at: float, now: float) -> bool:
-        """Whether what was sent then is the first of its wave to be refused; notes that it was."""
+        """Whether a request sent then is the first of its wave to be refused; records that it was."""
         if sent_at < self._since:
             return False
         self._since = now
@@ -69,7 +72,7 @@ class CoolDown:
         return max(0.0, self.until - now)
 
     def too_long(self, now: float, longest: float, wall: Callable[[], float]) -> RateLimitError | None:
-        """Return the error for who does not wait longer than `longest` seconds, if this is longer."""
+        """Return the error for a request that waits for `longest` seconds at most, if that is too short."""
         if now >= self.until or self._asked_until - now <= longest:
             return None
         left, cause = self._asked_until - now, self._cause
@@ -86,11 +89,15 @@ class CoolDown:
 
 
 class Ramp:
-    """After a time in which nobody sent: one more at first, and for each answer another one.
+    """Slow start after a pause, as TCP has it: one more request at first, and another one for each answer.
+
+    Args:
+        enough: how many are no reason to hold back.
+        allowed: how many may be in flight at first; 0 for one more than there are when the pause ends.
 
     Attributes:
-        allowed: how many may be in flight; 0 until the time is over.
-        enough: how many are no reason to hold back.
+        allowed: how many may be in flight; 0 until the pause is over.
+        enough: as given, at least 2.
     """
 
     __slots__ = ("allowed", "enough")
@@ -106,14 +113,14 @@ class Ramp:
         return in_flight < self.allowed
 
     def answered(self) -> bool:
-        """Note an answer; return whether it is over."""
+        """Record an answer; return whether the slow start is over."""
         if self.allowed:
             self.allowed += 1
         return self.allowed >= self.enough
 
 
 class SlowStart:
-    """Send few requests at first, and twice as many every 25 ms: a limit shows within a round trip.
+    """Send few requests to an unknown provider, and twice as many every 25 ms: a limit shows in a round trip.
 
     Two more may be sent for each answer, so that a provider that answers faster than that is not held back.
 
@@ -149,9 +156,9 @@ class SlowStart:
 class HalfOpen:
     """After a named wait: one request, and more as those are answered that were sent since.
 
-    The name is a circuit breaker's. What was under way before the wait says nothing about what is possible
-    now. Twice as many may be sent after each further wait's worth of time, so that slow answers do not make
-    the recovery slow.
+    The name is a circuit breaker's. Answers to requests that were sent before the wait say nothing about the
+    provider's limits now. Twice as many may be sent after each further wait's worth of time, so that slow
+    answers do not make the recovery slow.
 
     Args:
         wait: the seconds that were asked for.

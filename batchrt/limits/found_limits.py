@@ -1,9 +1,20 @@
-"""Limits that the provider does not tell, found from its refusals: a rate, or a number in flight.
+"""Found limits: a rate, or a number in flight, that the provider does not tell but enforces.
 
-A limit that is found is a hypothesis. It is believed while it explains the refusals (`refusal_log.py`),
-probed from below so that it never stays too tight for long, and dropped as soon as keeping to it does not
-bring the refusals down. Refusals that no limit explains (a stranger on the same key, a gateway's shared pool)
-change no pace: the wait that they ask for is kept, and then sending goes on as before.
+A found limit is a hypothesis of `RefusalLog.explain`, kept to until it is contradicted:
+
+- Both kinds are probed from below (CUBIC, `rate_estimator.py`; slow start, `in_flight_limit.py`), so
+  that a limit never stays too tight for long. A refusal that a probe brings about is expected.
+- A refusal while requests keep to the believed rate contradicts it. Three in a row give it up; each time that
+  happens it takes twice as many, since beside random refusals a true rate is contradicted and found again.
+  For some time afterwards only a rate beyond doubt is believed.
+- A refusal beside fewer requests than the believed number in flight does not contradict that number, for it
+  says nothing about as many; too many of them bring the next probe forward.
+- Refusals that no limit explains (a stranger on the same key, a gateway's shared pool) change no pace: the
+  wait that they name is kept, and sending goes on as before. Where most requests are refused without a
+  reason, little more is sent than is accepted, but never less than one request at a time: acceptance may be a
+  matter of chance that no slower pace improves.
+
+Conclusions are drawn once per wave, when the refusals of everything sent before the first of them are known.
 """
 
 from __future__ import annotations
@@ -36,10 +47,10 @@ _SEPARABLE: Final = 0.6
 _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
 _LEAST_CUT: Final = 0.7
-"""What is left of a rate after a refusal or two, at the least."""
+"""The least factor by which a refusal or two lower a rate."""
 _SPARED: Final = 0.6
-"""The share of requests let in below which no more is sent than a little above what is let in."""
 _SPARING: Final = 1.25
+"""The share of accepted requests below which the pace is held to so many times the rate of accepted ones."""
 _SURPRISES: Final = 3
 _MOST_SURPRISES: Final = 24
 """Refusals in a row below the rate that is kept to, after which it is no explanation; doubling each time that
@@ -62,7 +73,7 @@ class FoundLimits:
     Args:
         changed: is told of each change: name, before, after, why.
         crowded: is told of refusals that the number in flight may be the reason of.
-        reopen: is called when a rate is given up: what waited for it must not come all at once.
+        reopen: is called when a rate is given up: requests that waited for it must not go all at once.
 
     Attributes:
         rate: the rate that is kept to, if one is believed.
@@ -234,7 +245,11 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
-        explanation = self.log.explain(now, self.rate.base, self.in_flight.base)
+        overrun = self.rate.overrun if (self.rate.rate or 0.0) > 1.3 * (self.rate.base or 1.0) else None
+        explanation = self.log.explain(now, (self.rate.base, overrun), self.in_flight.base)
+        if overrun is not None and explanation.rate < overrun <= explanation.highest:
+            # It is the more exact: the log also counts the refill that was lost while the pace was lower.
+            explanation = explanation._replace(rate=overrun, highest=overrun)
         cause = explanation.cause
         if cause == "in flight":
             self._crowded(wave)
@@ -252,7 +267,7 @@ class FoundLimits:
             self._spare(wave, now)
 
     def _spare(self, wave: Wave, now: float) -> None:
-        """Send hardly more than is let in where most is refused, whatever the reason: hammer no provider."""
+        """Send little more than is accepted where most requests are refused, for whatever reason."""
         share, rate = self.log.let_in(now)
         if share < _SPARED and rate > 0:
             # One request at a time hammers no provider, and a chance that no pace improves is taken often.
@@ -296,7 +311,7 @@ class FoundLimits:
             self.unexplained += 1
 
     def _surprise(self, wave: Wave, now: float) -> None:
-        """Lower a rate that is believed by what was let in since; give it up where that did not help."""
+        """Lower the believed rate to that of the accepted requests; give it up where that did not help."""
         rate, base = self.log.rate_between_refusals(now), self.rate.base
         assert base is not None
         if self.rate.probed(wave.at):
@@ -355,7 +370,7 @@ class FoundLimits:
 
 
 class Wave(NamedTuple):
-    """Refusals of what was sent before the first of them was known.
+    """The refusals of requests that were sent before the first refusal was known.
 
     Attributes:
         beside: the fewest that one of them was sent beside.

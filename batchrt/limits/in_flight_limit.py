@@ -1,4 +1,4 @@
-"""A limit of requests in flight that nobody tells: found from refusals, probed from below."""
+"""The found limit of requests in flight: kept to, and probed from below."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _OUTGROWN: Final = 4
 class InFlightLimit:
     """Keep to a number of requests in flight that was found.
 
-    Additive increase: one request more after the hold, and while that is answered 1, 2, 4 … more for each
-    round trip. A refusal goes back to what was carried and doubles the hold.
+    Slow start from the limit: one request more after the hold, and while that is answered 1, 2, 4 … more for
+    each round trip. A failed probe goes back to the limit that was found and doubles the hold.
 
     Attributes:
         limit: how many may be in flight; `None` while none is believed.
@@ -55,7 +55,7 @@ class InFlightLimit:
 
     @property
     def base(self) -> int | None:
-        """The limit that the last refusal told, without what was probed since; `None` without a limit."""
+        """The limit that the last refusal told, before probes raised it; `None` without a limit."""
         return None if self.limit is None else self._found
 
     def hold(self, now: float, seconds: float) -> None:

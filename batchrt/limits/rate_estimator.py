@@ -1,4 +1,4 @@
-"""A rate that nobody tells: kept to, and probed from below, until refusals tell it more exactly.
+"""The rate estimator: a rate that was found is kept to, and probed from below.
 
 The rate comes from `RefusalLog.explain`. It grows with the cube of the time since the last refusal, as
 CUBIC (RFC 9438) has it: hardly at first, so that a limit that stays costs about one refusal in a hundred
@@ -40,7 +40,7 @@ _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1e-3
 _MOST: Final = 1e6
-"""Requests a second: what is beyond is no rate."""
+"""Requests a second: the bounds of a rate."""
 
 
 class RateEstimator:

@@ -1,11 +1,16 @@
-"""The evidence for a limit that the provider does not tell: which requests it refused, and beside how many.
+"""The log of refusals: the evidence for limits that the provider does not tell.
 
-Four causes make a provider refuse a request, and each leaves another trace. A rate refuses by how much was
-let in before, a number in flight by how many are open, a stranger on the same key (or a gateway's shared
-pool) by nothing that is visible here, and an overload by how busy the provider is. `RefusalLog.explain`
-replays the newest requests under one hypothesis after the other and counts the outcomes that it does not
-predict: the hypothesis with the fewest unexplained outcomes wins, and a limit is only believed where it
-explains most of the refusals. Noise is the null hypothesis: it predicts that every request is accepted.
+Four causes make a provider answer 429, and each leaves another trace. A rate limit refuses by how much was
+accepted before, a concurrency limit by how many requests are open, a stranger on the same key (or a gateway's
+shared pool) by nothing that is visible here, and an overload by how busy the provider is.
+`RefusalLog.explain` selects among models: it replays the newest requests under a token bucket of each
+plausible rate and size and under each number in flight, and counts the outcomes that the model does not
+predict, newer ones with more weight. The model with the fewest unexplained outcomes wins, after a price for
+its parameters, as the Bayesian information criterion has it.
+
+Invariant: a limit is believed only where it beats both null hypotheses, "every request is accepted" (refusals
+    are noise) and "every request is refused". The first keeps random refusals from setting a pace, the second
+    keeps a pace from falling for ever where acceptance is chance.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ PENDING: Final = 0
 ACCEPTED: Final = 1
 REFUSED: Final = 2
 UNKNOWN: Final = 3
-"""What became of a request: under way, let in by the provider, refused by it, or neither is known."""
+"""The outcome of a request: under way, accepted by the provider, refused by it, or unknown."""
 
 Cause: TypeAlias = Literal["rate", "in flight", "noise", "too little evidence"]
 
@@ -37,14 +42,14 @@ _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
 _IN_FLIGHT_PRICE: Final = 0.6
-"""What a hypothesis pays for its parameters, in unexplained outcomes (as the Bayesian information criterion
-has it): two refusals always fit some rate."""
+"""The price of a model's parameters, in unexplained outcomes: two refusals always fit some rate."""
 _SWITCH_PRICE: Final = 1.0
-"""What a rate pays besides where a number in flight is believed: one refusal beside fewer may be chance."""
+"""The further price of a rate where a number in flight is believed: one refusal beside fewer may be
+chance."""
 _CLEAR: Final = 0.15
 _CLEAR_REFUSALS: Final = 6.0
-"""The share of the refusals, and of what was let in, that a rate leaves unexplained where there is no doubt
-about it, and the weight of refusals that this takes."""
+"""The share of the refusals, and of the accepted requests, that a rate may leave unexplained to be beyond
+doubt, and the weight of refusals that this takes."""
 _PROBED: Final = 0.8
 """The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
 _TOLERANCE: Final = 0.35
@@ -52,7 +57,8 @@ _JITTER: Final = 0.01
 """Tokens, and seconds' worth of a rate, by which the replayed bucket may be off: arrival is not sending."""
 _JITTER_SHARE: Final = 0.15
 _BURSTS: Final = (1.0, 2.0, 4.0, 10.0, 30.0, 100.0, math.inf)
-"""Bucket sizes that are tried: what comes into a full bucket is lost, and only its size tells how much."""
+"""Bucket sizes that are tried, in requests: refill into a full bucket is lost, and only its size tells how
+much."""
 _FACTORS: Final = (0.5, 0.7, 0.85, 0.93, 1.0, 1.08, 1.2, 1.5, 2.0, 3.0, 5.0)
 _LEADERS: Final = 6
 _ENOUGH: Final = 30
@@ -60,8 +66,9 @@ _FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
-"""Requests let in after a refused one, and beside as many, from which on the refusal is taken for noise."""
+"""Requests accepted after a refused one, beside as many, from which on the refusal is taken for noise."""
 _MOSTLY: Final = 0.9
+"""The share of a window outside of named waits, below which the rate without the waits is tried as well."""
 _LEAST_ACTIVE: Final = 1e-3
 _EQUAL: Final = 0.4
 _EQUAL_SHARE: Final = 0.05
@@ -69,7 +76,7 @@ _EQUAL_SHARE: Final = 0.05
 
 
 class Entry(Protocol):
-    """A request, as far as it is evidence."""
+    """The evidence that a request is: when it was sent, beside how many, and its outcome."""
 
     sent_at: float
     beside: int
@@ -86,7 +93,8 @@ class Explanation(NamedTuple):
         limit: requests in flight, for the cause `in flight`.
         refused: weight of the refusals looked at.
         unexplained: weight of the outcomes that the cause does not predict.
-        mixed: of what was sent right after the last refused request, most was let in.
+        mixed: most requests that were sent right after the last refused one were accepted.
+        clear: the rate is beyond doubt.
     """
 
     cause: Cause
@@ -103,7 +111,7 @@ _NOTHING: Final = Explanation("too little evidence")
 
 _Active: TypeAlias = Callable[[float, float], float]
 _Event: TypeAlias = tuple[float, int, bool, float]
-"""When it was sent, beside how many others, whether it was refused, and the weight."""
+"""When a request was sent, beside how many others, whether it was refused, and its weight."""
 
 
 class RefusalLog:
@@ -146,7 +154,7 @@ class RefusalLog:
             later.beside -= 1
 
     def forget(self, before: float) -> None:
-        """Leave out what was sent before: another limit held then."""
+        """Leave out requests that were sent before: another limit held then."""
         self._since = max(self._since, before)
 
     def carried(self) -> int:
@@ -177,13 +185,13 @@ class RefusalLog:
         return max(end - start - quiet, _LEAST_ACTIVE * (end - start))
 
     def explain(
-        self, now: float, known_rate: float | None = None, known_limit: int | None = None
+        self, now: float, known_rates: Sequence[float | None] = (), known_limit: int | None = None
     ) -> Explanation:
         """Return the likeliest cause of the refusals among the newest requests.
 
         Args:
             now: the time.
-            known_rate: a rate that is believed already, tried among others.
+            known_rates: rates that are believed already, tried among others.
             known_limit: a number in flight that is believed already; giving it up for a rate takes more
                 evidence than finding the rate.
         """
@@ -202,7 +210,9 @@ class RefusalLog:
                 unexplained=of_limit,
                 mixed=_is_mixed(events, self.settling),
             )
-        rate, highest, of_rate = _likeliest_rate(after, known_rate, self._active)
+        rate, highest, of_rate = _likeliest_rate(
+            after, [rate for rate in known_rates if rate is not None], self._active
+        )
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
         rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
         # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
@@ -254,7 +264,7 @@ class RefusalLog:
         return let_in / math.sqrt((end - start) * self._active(start, end))
 
     def _events(self, now: float) -> list[_Event]:
-        # Of what was sent later, some refusals may be here already and others not.
+        # Of the requests after that, some refusals may be here already and others not.
         latest = now - self.settling
         known = [
             (entry.sent_at, entry.beside, entry.verdict == REFUSED)
@@ -269,7 +279,7 @@ class RefusalLog:
 
 
 def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
-    """Whether most of what was sent beside as many, right after the first refused request, was let in.
+    """Whether most requests beside as many, right after the first refused one, were accepted.
 
     A limit that refuses one refuses the next as well, until another ends or the bucket is refilled.
     """
@@ -294,7 +304,7 @@ def _still_binds(events: Sequence[_Event], limit: int) -> bool:
 
 
 def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
-    """Return the number in flight that explains most, and the weight of what it does not."""
+    """Return the number in flight that explains most, and the weight of the outcomes that it does not."""
     candidates = {beside for _, beside, refused, _ in events if refused and beside > 0}
     best, fewest = 0, math.inf
     for limit in sorted(candidates, reverse=True):
@@ -305,9 +315,9 @@ def _likeliest_limit(events: Sequence[_Event]) -> tuple[int, float]:
 
 
 def _likeliest_rate(
-    events: Sequence[_Event], known: float | None, active: _Active
+    events: Sequence[_Event], known: Sequence[float], active: _Active
 ) -> tuple[float, float, float]:
-    """Return the rate that explains most, the highest that does so as well, and what it does not explain."""
+    """Return the likeliest rate, the highest one that is as likely, and the unexplained weight."""
     found = [
         (min(_unexplained(events, rate, burst) for burst in (*_BURSTS, *_fitting_bursts(events, rate))), rate)
         for rate in _candidates(events, known, active)
@@ -321,7 +331,7 @@ def _likeliest_rate(
     return equal[0], max(equal), fewest
 
 
-def _candidates(events: Sequence[_Event], known: float | None, active: _Active) -> Iterable[float]:
+def _candidates(events: Sequence[_Event], known: Sequence[float], active: _Active) -> Iterable[float]:
     """Return rates worth a try, the likeliest first."""
     leaders = _leaders(events)
     rates = _rates_between(leaders)
@@ -330,12 +340,11 @@ def _candidates(events: Sequence[_Event], known: float | None, active: _Active) 
         # Nothing was let in since: all that is known is that a token takes longer.
         let_in = leaders[-1][1]
         rates = [max(let_in, 0.5) / span]
-    base = rates[0] if rates else known
-    if known is not None:
-        rates.append(known)
+    rates += known
+    base = rates[0] if rates else None
     (start, before), (end, after) = leaders[0], leaders[-1]
     if end > start and active(start, end) < _MOSTLY * (end - start):
-        # A small bucket is full long before the waits end, and what comes in afterwards is lost.
+        # A small bucket is full long before a wait ends, and later refill is lost.
         rates.append((after - before) / active(start, end))
     if base is not None:
         rates += [base * factor for factor in _FACTORS]
@@ -357,7 +366,7 @@ def _leaders(events: Sequence[_Event]) -> list[tuple[float, int]]:
 
 
 def _rates_between(leaders: Sequence[tuple[float, int]]) -> list[float]:
-    """Return the rates of what was let in between two waves, which is about the refill.
+    """Return the rates of accepted requests between two waves, which are about the refill.
 
     The window with the most requests is the most exact, and comes first.
     """

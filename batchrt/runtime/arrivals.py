@@ -1,6 +1,6 @@
-"""Who of a run is on the way: what a list that waits to be filled has to know.
+"""Arrivals: the strands of a run that may still come to a step which takes lists.
 
-A list need not wait for anybody once all strands that move are past it and no input may follow.
+A list need not wait any longer once all moving strands are past it and no input may follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MANY: Final = 64
 
 
 class Admission(Protocol):
-    """What admits items."""
+    """A source that admits items."""
 
     def may_admit(self) -> bool:
         """Whether another item may be admitted as things stand."""
@@ -38,22 +38,22 @@ class RendezvousPoint(Protocol):
     beyond: int
 
     def stir(self) -> None:
-        """Be told that nobody is on the way here."""
+        """Handle that no strand is on the way here."""
 
     def idle(self) -> bool:
-        """Whether nobody is here and nothing is kept for those who come."""
+        """Whether no strand waits here and no result is kept for later ones."""
 
 
 class Arrivals:
     """Count the strands of a run, and of the runs nested in it on the same loop.
 
     Attributes:
-        task_pool: runs what the strands wait for together; `None` for a run of a single item, where nobody
+        task_pool: runs the work that strands wait for together; `None` for a run of a single item, where none
             meets anybody.
         moving: strands that do not wait for others: not in a `RendezvousPoint`, not for their own branches,
             not for nested work.
         sources: where further items may come from.
-        places: where strands wait, by the slots they are under and what they wait for.
+        places: the rendezvous points, by the slots of their strands and the step they are for.
         base: the context of the run's caller, in which none of its items has set anything.
     """
 
@@ -87,7 +87,7 @@ class Arrivals:
             del self.places[key]
 
     def slowed(self) -> None:
-        """Tell the places where nobody is awaited any more."""
+        """Notify the places where no strand is awaited any more."""
         for place in self.places.values():
             if not self.awaited(place):
                 place.stir()

@@ -1,4 +1,4 @@
-"""Pull an async iterable from one task, whoever asks.
+"""Pull an async iterable from one task, for any number of workers.
 
 An async generator may hold cancel scopes and task groups open between its yields; they belong to the
 task that entered them. So one task, and no other, runs the generator.
@@ -29,7 +29,7 @@ def is_iterable(inputs: object) -> TypeGuard[Iterable[Any]]:
 def length_of(inputs: object) -> int | None:
     """Return how long `inputs` say they are: a hint; `None` if they cannot say.
 
-    Whatever an object raises when it is asked concerns nobody: `list` and `for` do not need its length.
+    An error that an object raises when asked is ignored: `list` and `for` do not need its length.
     """
     try:
         return len(cast("Sized", inputs))
@@ -76,7 +76,7 @@ class AsyncInput:
                 await _close(self._source)
 
     def cut(self) -> None:
-        """End before the source does; what the source does to clean up is not cut short."""
+        """End before the source does; its cleanup is not cut short."""
         self._cut = True
         if not self._closing:
             self._serving.cancel()
@@ -95,7 +95,7 @@ class AsyncInput:
             raise
 
     def expose(self) -> None:
-        """Let a cancellation from outside through to what cleans up."""
+        """Let a cancellation from outside through to the cleanup."""
         self._exposed = True
         self._cleanup.shield = False
 
@@ -121,14 +121,14 @@ class AsyncInput:
 
         Raises:
             StopAsyncIteration: at the end of the source.
-            Exception: what the source raised.
+            Exception: the error of the source.
         """
         value = await self.peek()
         self.take()
         return value
 
     async def peek(self) -> Any:
-        """Do `get`, but keep the value until `take`; whoever is cancelled first loses nothing."""
+        """Do `get`, but keep the value until `take`; a cancelled call loses no value."""
         if not self._pulling:
             self._pulling = True
             self._answered = anyio.Event()
@@ -148,7 +148,7 @@ class AsyncInput:
         return int(self._has_value)
 
     def stop(self) -> None:
-        """Have the source end for whoever asks, also for one who waits."""
+        """Have the source end for every later `get`, and for one that waits."""
         if self._error is None:
             self._error = StopAsyncIteration()
         self._answered.set()
@@ -189,7 +189,7 @@ async def _close(source: Any) -> None:
     try:
         await source.aclose()
     except BaseExceptionGroup as group:
-        # What closes a generator comes out of its task groups wrapped, and is no error.
+        # The exception that closes a generator comes out of its task groups wrapped, and is no error.
         _, errors = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))
         if errors is not None:
             raise errors from None

@@ -22,7 +22,7 @@ from batchrt.runtime.event_loop import LoopHandle
 __all__ = ["background"]
 
 STOP_SECONDS: Final = 5.0
-"""How long the interpreter's exit waits for a loop to end; cancelling what is left takes far less."""
+"""Seconds that the interpreter's exit waits for a loop to end; cancelling its tasks takes far less."""
 
 
 class _BackgroundLoop:
@@ -39,7 +39,7 @@ class _BackgroundLoop:
         """Start it, or wait for the thread that does, and return when it runs.
 
         `False` if that thread is this one, further down its stack: a finalizer or a signal handler runs
-        there, and whoever waits for the frame that it interrupts waits for ever.
+        there, and would wait for ever for the frame that it interrupts.
         """
         me = (object(), threading.get_ident())
         # In one step: of all that ask at once, one starts it.
@@ -81,7 +81,7 @@ class _BackgroundLoop:
             self.ended = True
 
     def stop(self) -> None:
-        """End the loop and what is left on it."""
+        """End the loop and the tasks left on it."""
         if self._thread is not None and self._stop is not None:
             self.handle.call(self._stop.set)
             self._thread.join(STOP_SECONDS)
@@ -106,7 +106,7 @@ class _Background:
 
     @contextmanager
     def loop(self) -> Iterator[LoopHandle]:
-        """Return the loop, or one of its own for a caller that blocks it or would wait for one who does.
+        """Return the loop, or one of its own for a caller that blocks it or would wait for such a caller.
 
         Raises:
             RuntimeError: if the interpreter is exiting, and no other thread runs any more.

@@ -60,10 +60,10 @@ _INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Say what is to be run over what, and how; checked before anything runs.
+    """Describe a run: its step, its inputs and its configuration; checked before anything runs.
 
     Attributes:
-        step: what to do with each input.
+        step: carries each input.
         inputs: any iterable or async iterable; pulled lazily.
         config: the run's configuration.
         item_configs: one configuration for all items, or one for each.
@@ -125,7 +125,7 @@ class Job:
 
     @property
     def has_spending_limit(self) -> bool:
-        """Whether the run, or one that it is nested in, may come to an end of what it may spend."""
+        """Whether the run, or one that it is nested in, may reach a limit of spending."""
         if self.config.get("max_tokens_total") is not None or self.config.get("max_cost") is not None:
             return True
         parent = current_strand()
@@ -201,7 +201,7 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
 
     Raises:
         ItemTimeoutError, DeadlineExceededError: as the config says.
-        Exception: what the step raises, as itself.
+        Exception: an error of the step, as itself.
     """
     parent = current_strand()
     merged = merge_configs(inherited(parent), check_config(config))
@@ -259,7 +259,7 @@ async def _bounded_and_given(step: Step, value: Any, strand: Strand) -> Any:
     try:
         return await _bounded(step, value, strand)
     finally:
-        strand.give()  # nobody holds a slot while waiting for others to end, who may need it
+        strand.give()  # tasks that have not ended may need the slot
 
 
 async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
@@ -329,7 +329,7 @@ def outcome_of(
         error,
         item.retries + 1,
         seconds,
-        item.usage,
+        None if bills is None else item.usage,
         item.request_seconds,
         bills,
         item.waits,
@@ -343,7 +343,7 @@ async def collect(job: Job, *, return_exceptions: bool) -> list[Any]:
     Raises:
         DeadlineExceededError, SpendingLimitError: unless `return_exceptions` and the number of inputs is
             known: then the items that were not finished have it in their places. The latter's `result`
-            has what was done.
+            has the outcomes until then.
         Exception: without `return_exceptions`, the first error, as itself.
     """
     if job.has_spending_limit:

@@ -57,7 +57,7 @@ class Blockade:
         _active.add(self)
         self.active = True
         try:
-            # Whoever comes to wait from now on sees that it is active.
+            # A task that comes to wait from now on sees that it is active.
             for watcher in list(self._watchers):
                 watcher()
             yield
@@ -94,11 +94,11 @@ def is_blocking(blockades: Blockades) -> bool:
 
 
 def all_blocked(loops: Iterable[LoopHandle | None], waiting: Iterable[Blockades]) -> bool:
-    """Whether nothing on `loops` can go on as long as those who wait do; `False` for no loops.
+    """Whether nothing on `loops` can go on as long as the waiting tasks do not; `False` for no loops.
 
     Args:
         loops: where that runs whose end is waited for.
-        waiting: the sync calls that each of those who wait works for.
+        waiting: the sync calls that each waiting task works for.
     """
     blocked = {each.loop.token for blockades in waiting for each in blockades if each.active}
     if not blocked:

@@ -47,14 +47,14 @@ IN_MEMORY: Final[tuple[type[Any], ...]] = (
     type({}.values()),
     type({}.items()),
 )
-"""What any thread may iterate over: there is no code of the caller's behind it."""
+"""Types that any thread may iterate over: no code of the caller's is behind them."""
 
 
 class Caller:
-    """A thread that waits for work on a loop, and meanwhile runs what the work asks it to run.
+    """A thread that waits for work on a loop, and meanwhile runs functions that the work hands it.
 
     Attributes:
-        look: called now and then while it waits, to raise what ends the wait; `None` for nothing.
+        look: called now and then while it waits; may raise to end the wait. `None` for no such function.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Caller:
         self._mail.put(token)
 
     def retire(self) -> None:
-        """Run nothing any more, not even what was asked for already: the work is about to be cancelled."""
+        """Run no function any more, not even a queued one: the work is about to be cancelled."""
         self._retired = True
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -143,7 +143,7 @@ class _Pulled(AsyncIterator[T]):
 
 
 class _PulledAll(_Pulled[T]):
-    """Iterate over what has a length in the caller's thread."""
+    """Iterate over a sized iterable in the caller's thread."""
 
     def __len__(self) -> int:
         return len(cast("Sized", self._inputs))

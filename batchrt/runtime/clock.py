@@ -50,9 +50,9 @@ class Clock:
 
 
 def common_offset() -> float:
-    """Return what to add to the running loop's time for a time that all event loops have in common.
+    """Return the difference between the running loop's time and a time that all event loops have in common.
 
-    Loops count from where they like. What they share, such as a quota, needs one time; of a loop whose
+    Each loop's clock has its own zero. Shared state, such as a quota, needs one time; of a loop whose
     time is virtual the differences stay virtual.
     """
     offset = _offset.get(None)

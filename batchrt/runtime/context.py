@@ -1,6 +1,6 @@
 """Run a coroutine in a context of its own without a task of its own.
 
-A worker carries thousands of items in one task. What an item sets in a context variable must not reach
+A worker carries thousands of items in one task. A context variable that an item sets must not reach
 the next one, so each item's coroutine is driven inside its own copy of the context: a copy is O(1) and
 costs a hundredth of a task.
 """

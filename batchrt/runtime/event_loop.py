@@ -1,6 +1,6 @@
-"""Event loops seen from outside: what other threads can call into, tasks of no caller, cheap signals.
+"""Event loops: handles for other threads, tasks that belong to no caller, cheap signals.
 
-What AnyIO has no public name for, or none that is cheap enough to use several times an item. Everything
+AnyIO has no public name for these, or none that is cheap enough to use several times an item. Everything
 that depends on which library runs the loop is here, and asyncio is imported nowhere else.
 """
 
@@ -86,7 +86,7 @@ class LoopHandle:
     def call(self, function: Callable[[], object]) -> bool:
         """Call `function` on the loop: at once from its own thread, soon from another.
 
-        `False`, and nothing else, once the loop has ended: there is nobody left to tell.
+        Returns `False`, and does nothing else, once the loop has ended.
         """
         if threading.get_ident() == self._thread:
             function()
@@ -96,7 +96,7 @@ class LoopHandle:
     def soon(self, function: Callable[[], object]) -> bool:
         """Call `function` on the loop soon, also from its own thread; `False` once the loop has ended.
 
-        What the garbage collector calls must not run at once: it may stand in the midst of anything.
+        A finalizer that the garbage collector calls must not run it at once: it interrupts any code.
         """
         native = self._native
         if isinstance(native, asyncio.AbstractEventLoop):
@@ -120,7 +120,7 @@ class LoopHandle:
     ) -> object:
         """Start `function` as a task that belongs to the loop and to no caller's scope; on its thread.
 
-        Whoever starts it holds what is returned (asyncio keeps only weak references to tasks) and sees
+        The caller holds the returned object (asyncio keeps only weak references to tasks) and sees
         to it that the task ends. `function` must not raise. `done` is called when the task has ended,
         also if it never began: asyncio's teardown cancels tasks before their first step.
         """
@@ -151,7 +151,7 @@ def _nothing() -> None:
 class Alarm:
     """Call `function` on the current event loop when a moment has come; there is one moment at a time.
 
-    It belongs to no task, so that thousands may wait for what it brings about and none has a timer. Only
+    It belongs to no task, so that thousands of tasks may wait for one alarm without a timer each. Only
     to be used on its loop's own thread, and to be cleared in the end. `function` must not raise.
     """
 
@@ -295,7 +295,7 @@ class OwnTask:
     """The current task, which is the runtime's own, and which user code runs in.
 
     Only the cancel scopes around it end such a task. User code can do so too (on asyncio, by `cancel` of the
-    current task, or of every task there is): that concerns what the task does just then, and neither what it
+    current task, or of every task there is): that ends its current step, and neither the work it
     does next nor the group that it belongs to.
     """
 
@@ -317,20 +317,21 @@ class OwnTask:
     async def goes_on(self) -> bool:
         """Take back a cancellation that user code asked for; `False` if a cancel scope around the task asked.
 
-        Also if one does within a round of the loop: whoever ends a loop cancels every task there is, and with
+        Also if one does within a round of the loop: the end of a loop cancels every task there is, and with
         that of a group's host the scope of the group.
         """
         await self.put_right()
         return not self.is_cancelled()
 
     async def put_right(self) -> bool:
-        """Take back what user code asked for; return whether it left a cancel scope open (see `Host`)."""
+        """Take back cancellations by user code; return whether it left a cancel scope open (see `Host`)."""
         task = self._task
         if task is None or self.is_cancelled():
-            return False  # what is counted may be the scope's
+            return False  # the count may be the scope's
         while task.uncancel():
             pass
-        # What was asked for and has not come yet comes at the next wait, whatever the count says.
+        # A cancellation that is requested and not delivered yet comes at the next wait, whatever the count
+        # says.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
         return False
@@ -340,7 +341,7 @@ class Host(OwnTask):
     """A task of the runtime's own that does one thing after another, and is found by each as by the first.
 
     A function that leaves a cancel scope or a task group open (an async generator that it did not close, say)
-    leaves the task under it: what comes next would be cancelled with it, and the task could not end. Neither
+    leaves the task under it: the next item would be cancelled with it, and the task could not end. Neither
     AnyIO nor Trio has a public name for the innermost scope of a task.
     """
 
@@ -426,7 +427,7 @@ class _TrioHost(Host):
 
 @cache
 def _anyio_task_states() -> Any:
-    """Return what AnyIO knows of asyncio's tasks: their innermost scopes."""
+    """Return AnyIO's state of asyncio's tasks: their innermost scopes."""
     from anyio._backends import _asyncio
 
     return getattr(_asyncio, "_task_states", {})

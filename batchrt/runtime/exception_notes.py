@@ -1,4 +1,4 @@
-"""What is noted on an exception that is somebody else's."""
+"""Notes on exceptions of user code."""
 
 from __future__ import annotations
 

@@ -64,13 +64,13 @@ class _Fork:
 
     __slots__ = (
         "_base",
-        "_crew",
         "_cut_off",
         "_done",
         "_error",
         "_jobs",
         "_left",
         "_scopes",
+        "_task_pool",
         "_unbegun",
         "strand",
     )
@@ -84,7 +84,7 @@ class _Fork:
     ) -> None:
         self.strand = strand
         self._jobs = deque(jobs)
-        self._crew = task_pool
+        self._task_pool = task_pool
         self._base: Context = copy_context()
         self._done: Signal | None = None
         self._left = 0
@@ -108,16 +108,16 @@ class _Fork:
         finally:
             self.strand.go()
         if self._error is None and self._cut_off is not None:
-            # Whatever cancelled the branch is about to cancel this task: nobody may see half an output.
+            # The cancellation of the branch is about to reach this task: half an output must not be returned.
             await anyio.lowlevel.checkpoint()
             self._error = StrayCancelledError.of(self._cut_off)
         if self._error is not None:
             raise self._error
 
     def _spread(self) -> None:
-        """Give what has not begun to the task_pool."""
-        while self._jobs and self._crew is not None:
-            self._dispatch(self._crew, self._jobs.popleft())
+        """Give the jobs that have not begun to the task pool."""
+        while self._jobs and self._task_pool is not None:
+            self._dispatch(self._task_pool, self._jobs.popleft())
         self.settle()
 
     def _dispatch(self, task_pool: TaskPool, job: Job) -> None:
@@ -128,8 +128,8 @@ class _Fork:
 
     def add(self, job: Job) -> None:
         """Run one job more; to be called by a job."""
-        if self._error is None and self._crew is not None:
-            self._dispatch(self._crew, job)
+        if self._error is None and self._task_pool is not None:
+            self._dispatch(self._task_pool, job)
 
     def settle(self) -> None:
         """Have the strand wait for its branches once all of them are on their own way."""
@@ -137,7 +137,7 @@ class _Fork:
             self.strand.halt()
 
     def begin(self, branch: _Branch) -> bool:
-        """Note that a branch begins in another task; `False` if nobody waits for it any more."""
+        """Record that a branch begins in another task; `False` if the fork has failed before."""
         if branch not in self._unbegun:
             return False
         self._unbegun.remove(branch)
@@ -187,21 +187,22 @@ class _Fork:
                 await self._done.wait()
 
     def fail(self, error: BaseException) -> None:
-        """Cancel all branches; `error` is what the fork raises, if it is the first."""
+        """Cancel all branches; the fork raises `error`, if it is the first."""
         if self._error is None:
             self._error = error
-            # What has not begun may never do: asyncio's teardown cancels tasks before their first step.
+            # Branches that have not begun may never do: asyncio's teardown cancels tasks before their first
+            # step.
             self._left -= len(self._unbegun)
             self._unbegun.clear()
             for scope in self._scopes:
                 scope.cancel()
 
     def cut_off(self, error: BaseException) -> None:
-        """Note that a branch was cancelled from outside, or before it began, and has no output."""
+        """Record that a branch was cancelled from outside, or before it began, and has no output."""
         self._cut_off = error
 
     def end(self) -> None:
-        """Note that a branch in another task has ended."""
+        """Record that a branch in another task has ended."""
         self._left -= 1
         if self._left == 0 and self._done is not None:
             self._done.set()

@@ -17,7 +17,7 @@ class Item:
         bills: the tokens that were billed, by model; `None` if no server said.
         request_seconds: those of the requests that were answered, from sending them to the end of the
             answer; `None` if there were none.
-        waits: seconds of waiting for a quota, by what was waited for; `None` if there were none.
+        waits: seconds of waiting for a quota, by the reason; `None` if there were none.
     """
 
     __slots__ = ("bills", "finished", "index", "parent", "request_seconds", "retries", "started", "waits")
@@ -43,7 +43,7 @@ class Item:
         return bool(self.retries) or self.bills is not None or self.request_seconds is not None
 
     def add_usage(self, usage: Usage, model: str = "") -> None:
-        """Add what a call to `model` was billed, to this item and to the one it is nested in."""
+        """Add the tokens that a call to `model` was billed, to this item and to the one it is nested in."""
         bills = self.bills
         if bills is None:
             self.bills = {model: usage}
@@ -54,9 +54,15 @@ class Item:
             self.parent.add_usage(usage, model)
 
     def add_bills(self, bills: Mapping[str, Usage] | None) -> None:
-        """Add a share of what a list was billed."""
+        """Add a share of a list's bill."""
         for model, usage in (bills or {}).items():
             self.add_usage(usage, model)
+
+    def add_book(self, book: Item) -> None:
+        """Add the retries, the bill and the requests' seconds of a part of a list."""
+        self.retries += book.retries
+        self.add_bills(book.bills)
+        self.add_request(book.request_seconds)
 
     def add_wait(self, reason: str, seconds: float) -> None:
         """Add seconds of waiting for a quota, to this item and to the one it is nested in."""

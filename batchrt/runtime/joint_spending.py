@@ -16,8 +16,8 @@ class JointSpending:
 
     Args:
         items: the list that is handed on.
-        payers: what each item is paid from; `None` for one whose run has no limit.
-        costs: what each item adds to the list's cost; all alike if nothing does.
+        payers: of each item; `None` for one whose run has no limit.
+        costs: each item's part of the list's cost; equal parts if none has any.
         waits: wait where it does not fit beside requests under way; else raise `SpendingBusyError`.
         whole: the payer of all of the list, if this is of a part of it.
 
@@ -85,7 +85,7 @@ class JointSpending:
 
 
 def part_of(payer: Payer | None, items: Sequence[object], places: Sequence[int]) -> Payer | None:
-    """Return who pays for those of `items` in these places, where `payer` pays for all of them."""
+    """Return the payer of those of `items` in these places, where `payer` pays for all of them."""
     if not isinstance(payer, JointSpending) or payer.items is not items:
         return payer  # of a list that these are nested in, say
     payers, costs = [payer.payers[place] for place in places], [payer.costs[place] for place in places]

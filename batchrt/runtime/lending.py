@@ -15,7 +15,7 @@ __all__ = ["lending"]
 
 
 def lending(*, newcomers: bool = False) -> AbstractAsyncContextManager[None]:
-    """Give up the slot of the leaf that the caller is in, if it is in one, to what it waits for."""
+    """Lend the slot of the leaf that the caller is in, if it is in one, to the work it waits for."""
     parent = current_strand()
     if parent is None:
         return nullcontext()

@@ -1,4 +1,4 @@
-"""What became of the items of a run."""
+"""Outcomes: an item's output or error, with its attempts, seconds and tokens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def cost_of(bills: Mapping[str, Usage], prices: Price | Mapping[str, Price]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Out]):
-    """Tell what became of one input.
+    """Hold the output or the error of one input.
 
     Attributes:
         index: the input's place, from 0.
@@ -75,10 +75,10 @@ class Outcome(Generic[Out]):
 
     @property
     def status(self) -> Status:
-        """What became of it.
+        """Its end in a word.
 
-        `done` or `failed`; where the run ended early, `cancelled` for what was under way or may have been,
-        and `not started` for what is known not to have been.
+        `done` or `failed`; where the run ended early, `cancelled` for an item that was or may have been sent,
+        and `not started` for one that is known not to have been.
         """
         if self.error is None:
             return "done"
@@ -97,7 +97,7 @@ class BatchResult(Sequence[Outcome[Out]]):
     Attributes:
         outcomes: one for each input.
         seconds: the whole run, wall clock.
-        ended: why it ended before all inputs were done, if it had spent what it may; else `None`.
+        ended: the limit of spending that ended it before all inputs were done; else `None`.
         prices: the run's, by which `cost` is counted.
     """
 
@@ -152,7 +152,7 @@ class BatchResult(Sequence[Outcome[Out]]):
 
     @property
     def cost(self) -> float | None:
-        """What that costs by the run's `prices`; `None` if it had none, or has none for one of the models."""
+        """The price of that by the run's `prices`; `None` without a price for each of the models."""
         prices = self.prices
         if prices is None:
             return None

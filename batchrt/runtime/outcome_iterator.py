@@ -78,19 +78,21 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
 
         Raises:
             StopAsyncIteration: there are no more.
-            Exception: what the inputs raised, once what was finished before has been handed out.
+            Exception: an error of the inputs, once earlier outcomes have been handed out.
         """
         if self._stop_called and self._state is not None:
             self._wind_down()  # a call that came as the run was started
         chunk = await super().next_chunk(most)
         self._delivered += len(chunk)
-        self._not_started += sum(outcome.status == "not started" for outcome in chunk if outcome.error)
+        for outcome in chunk:
+            if outcome.error is not None and outcome.status == "not started":
+                self._not_started += 1
         return chunk
 
     def stop(self) -> None:
-        """End gracefully: pull no more inputs, finish what is in flight, withdraw items that wait to be sent.
+        """End gracefully: pull no more inputs, let items in flight finish, withdraw those that wait.
 
-        To be called from any thread, at any time; the iteration ends after the outcomes of what was pulled.
+        To be called from any thread, at any time; the iteration ends after the outcomes of all pulled inputs.
         A withdrawn item's error is a `RunStoppedError`: its status is "not started", or "cancelled" if a
         request of it had been answered or tried again before. An item waits if nothing of it is at work: it
         is throttled by a quota, between two attempts, held by a provider that is down, or queued for a list.
@@ -134,7 +136,7 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
 
 
 class _OutcomeState(State):
-    """What the run and the consumer of its outcomes share."""
+    """The state that a run and the consumer of its outcomes share."""
 
     def __init__(self, job: Job, *, ordered: bool) -> None:
         prices = job.config.get("prices")
@@ -190,7 +192,7 @@ class _OutcomeState(State):
         return error or RunStoppedError("the run was stopped before the item was sent")
 
     def end(self) -> None:
-        """Note that the run's task has ended."""
+        """Record that the run's task has ended."""
         self._expected = self._pulled
         if self._lists is not None and self._failure is None and self._lists.ended is not None:
             self._failure = self._lists.ended.again(started=False)
@@ -225,7 +227,7 @@ class _ListWindow:
 
     @property
     def ended(self) -> SpendingLimitError | None:
-        """Why not all lists were sent, if the run had spent what it may."""
+        """The limit of spending that kept lists from being sent."""
         return self._run.ended
 
     def unsettled(self, lists: Iterable[int]) -> int:
@@ -257,7 +259,10 @@ def _window(job: Job) -> int:
 
 
 class SyncOutcomeIterator(Iterator[Outcome[Out]], Generic[Out]):
-    """Do what `OutcomeIterator` does, from sync code; `close`, or the end of a `with` block, ends the run."""
+    """Iterate over the outcomes of a run from sync code, as `OutcomeIterator` does.
+
+    `close`, or the end of a `with` block, ends the run.
+    """
 
     def __init__(self, job: Job, caller: Caller, *, ordered: bool) -> None:
         self._outcomes: OutcomeIterator[Out] = OutcomeIterator(job, ordered=ordered)

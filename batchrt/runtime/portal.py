@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class LoopEndedError(RuntimeError):
-    """Say that an event loop has ended, and what belonged to it with it."""
+    """Say that an event loop has ended, and its tasks with it."""
 
 
 class Crossing:
@@ -120,8 +120,8 @@ def crossing(caller: Caller) -> Iterator[Crossing]:
 
     From a function that a run called in a thread: that run's loop, as part of it. From anywhere else:
     the background loop. If the calling thread runs an event loop (a notebook, a service), that loop
-    stands still while a call is awaited, as with any blocking call. What could only wait for that loop then
-    fails with a `BlockedEventLoopError`.
+    stands still while a call is awaited, as with any blocking call. A call that could only wait for that loop
+    then fails with a `BlockedEventLoopError`.
     """
     strand, blocks_a_loop = current_strand(), running_loop() is not None
     if strand is not None and strand.run.loop is not None and not blocks_a_loop:
@@ -198,7 +198,7 @@ class _Ticket(Generic[T]):
             raise
 
     def result(self) -> T:
-        """Return what came of it, or raise it."""
+        """Return its result, or raise its error."""
         if self._error is not None:
             try:
                 raise self._error

@@ -1,6 +1,6 @@
-"""Another attempt for the item that failed, and for nobody else.
+"""Retries: another attempt for the one item that failed.
 
-The parts (when to stop, how long to wait, what to retry) are tenacity's. The loop is here, because a
+The parts (when to stop, how long to wait, which errors to retry) are tenacity's. The loop is here, because a
 first attempt that succeeds must not pay for it, and because a strand that sleeps must not hold a slot.
 """
 
@@ -41,12 +41,12 @@ MAX_RETRY_AFTER: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Say what is tried again, when it is enough, and how long to wait in between.
+    """Say which errors are retried, when to stop, and how long to wait in between.
 
     The first three are tenacity's own parts and their combinations, as
     `RetryPolicy(stop=stop_after_attempt(5) | stop_after_delay(60), wait=wait_random_exponential(max=20))`;
-    each is called with a `tenacity.RetryCallState`. What is left out is the model's own: what may pass is
-    tried again, `max_retries` times, after the wait that the openai SDK has.
+    each is called with a `tenacity.RetryCallState`. A part that is left out is the model's own: an error that
+    may pass is tried again, `max_retries` times, after the wait that the openai SDK has.
 
     Whatever the parts say, a provider that names a time to wait is not asked before.
 
@@ -56,7 +56,7 @@ class RetryPolicy:
         wait: seconds until the next attempt; longer where the provider asks for more.
         max_retry_after: the most seconds that a provider may ask to wait; where it asks for more, the
             error says until when.
-        patience: seconds to wait for a provider that is down, instead of failing: nobody answers, or the
+        patience: seconds to wait for a provider that is down, instead of failing: no answers come, or the
             retry budget is empty. Meanwhile one request at a time looks whether it is back, and attempts
             do not count.
 
@@ -143,7 +143,7 @@ async def retry_after_failure(
 
 
 def first_failure(error: BaseException, strand: Strand) -> RetryCallState:
-    """Return what tenacity's parts look at, after a first attempt that raised `error`."""
+    """Return the state that tenacity's parts look at, after a first attempt that raised `error`."""
     retry_object: Any = None  # the parts look at the state alone
     state = RetryCallState(retry_object, None, (), {})
     state.start_time = strand.run.clock.now()

@@ -26,11 +26,11 @@ __all__ = ["Run"]
 
 UNCAPPED_THREADS: Final = 64
 """Threads for sync functions when `max_concurrency` is `None`. No cap on leaves is no wish for a
-thousand threads; whoever wants them says so with a number."""
+thousand threads; a number asks for them."""
 
 
 class Run:
-    """Hold what the strands of a run share.
+    """Hold the state that the strands of a run share.
 
     Attributes:
         slots: the run's right to run leaves.
@@ -40,11 +40,11 @@ class Run:
         loop: the event loop it runs on; `None` if direct.
         process: the one it runs in; a fork of it is no part of the run.
         threads: bounds the threads of sync functions where `slots` do not.
-        arrivals: who is on the way; shared with the run this is nested in.
-        source: what admits its items; `None` for a run of a single one.
+        arrivals: counts its strands on the way; shared with the run this is nested in.
+        source: its scheduler; `None` for a run of a single item.
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         blockades: the sync calls that it works for, which block event loops meanwhile.
-        held: how many of its strands wait for what is no leaf of theirs, such as a provider's quota.
+        held: how many of its strands are throttled, as by a provider's quota.
         live: the open strands of the run and of those nested in it on its loop, if it can be stopped
             gracefully; else `None`.
         calls: how many calls from its strands' threads are under way on its loop.
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def offset(self) -> float:
-        """What to add to its loop's time for the time that all loops have in common."""
+        """The difference between its loop's time and the time that all loops have in common."""
         if self._offset is None:
             self._offset = common_offset()
         return self._offset
@@ -123,7 +123,7 @@ class Run:
         return self.loop.time() + (self.offset if self._offset is None else self._offset)
 
     def hire(self, task_pool: TaskPool) -> None:
-        """Have helper tasks for forks, and for what strands wait for together."""
+        """Have helper tasks for forks and for lists."""
         self.task_pool = task_pool
         if self.arrivals.task_pool is None:
             self.arrivals.task_pool = task_pool
@@ -158,7 +158,7 @@ class Run:
         known = self._sections.get((id(key), outer))
         if known is None:
             slots = Slots(total, outer, adaptive=adaptive or None)
-            # With the key, whose id may be nobody else's meanwhile.
+            # The key is kept, so that no other object gets its id.
             known = self._sections[id(key), outer] = (key, slots)
         return known[1]
 

@@ -43,8 +43,8 @@ class Scheduler(Workers):
     """Carry `source` through `step` in a task group of its own.
 
     Args:
-        run: what the items share; gets its task_pool here.
-        step: what to do with each input.
+        run: the items' run; gets its task pool here.
+        step: carries each input.
         source: the inputs, pulled one at a time as slots are free.
         config: the items' configuration, or one for each input.
         deliver: is given each outcome, in the order of completion.
@@ -54,10 +54,10 @@ class Scheduler(Workers):
         fail_fast: stop at the first error instead of delivering it.
         parent: the item this is nested in.
         timed: fill in the items' `started` and `finished`.
-        unit: what an item is called in messages; errors of anything but an `item` are noted by whoever
+        unit: the word for an item in messages; errors of anything but an `item` get their note from code that
             knows where they belong.
         room: says whether the consumer wants more; see also `delivered`.
-        expected: how many inputs there are said to be. A hint: what counts is where the source ends.
+        expected: how many inputs there are said to be. A hint: the source's own end counts.
         stoppable: `wind_down` may be called; every item that was pulled has an outcome then.
     """
 
@@ -100,7 +100,7 @@ class Scheduler(Workers):
 
     @property
     def spending(self) -> Payer | None:
-        """What keeps the run within its limits; `None` without any."""
+        """The budget of the run; `None` without a limit."""
         return self._run.spending
 
     @property
@@ -113,9 +113,9 @@ class Scheduler(Workers):
 
         Raises:
             DeadlineExceededError: when the deadline passed first.
-            SpendingLimitError: when it had spent what it may; what was under way is delivered.
-            BaseException: the first error, as itself, if `fail_fast`; and always what the source
-                raises and what is no `Exception`.
+            SpendingLimitError: when a limit of spending was reached; items under way then are delivered.
+            BaseException: the first error, as itself, if `fail_fast`; and always an error of the source,
+                and one that is no `Exception`.
         """
         arrivals = self._run.arrivals
         arrivals.sources.append(self)
@@ -136,21 +136,21 @@ class Scheduler(Workers):
             raise spending.ended.again(started=False)
 
     async def _run_all(self) -> bool:
-        if self._feeder is None:
+        if self._async_input is None:
             return await self._run_workers()
         completed, failure = False, None
         try:
             # A group around the workers', which the run's own end cancels: that a source may close in peace.
             async with anyio.create_task_group() as group:
-                group.start_soon(Unbegun, self._feed, self._feeder, name="batchrt inputs")
+                group.start_soon(Unbegun, self._feed, self._async_input, name="batchrt inputs")
                 try:
                     completed = await self._run_workers()
                 except anyio.get_cancelled_exc_class():
-                    self._feeder.expose()
+                    self._async_input.expose()
                     raise
                 except BaseException as error:  # noqa: BLE001  raised below: the group would wrap it
                     failure = error
-                await self._feeder.end()
+                await self._async_input.end()
         except BaseExceptionGroup as errors:
             failure = error_of(errors) if failure is None else failure
         if failure is not None:
@@ -188,7 +188,7 @@ class Scheduler(Workers):
         return completed
 
     def stop(self) -> None:
-        """End the run, for nobody wants its outcomes any more: cancel what is under way."""
+        """End the run without its outcomes: cancel all items under way."""
         self._stopped = True
         self._cancel()
 
@@ -216,12 +216,12 @@ class Scheduler(Workers):
     def _cancel(self) -> None:
         if self._group is not None:
             self._group.cancel_scope.cancel()
-        if self._feeder is not None:
-            self._feeder.cut()
+        if self._async_input is not None:
+            self._async_input.cut()
 
-    async def _feed(self, feeder: AsyncInput) -> None:
+    async def _feed(self, async_input: AsyncInput) -> None:
         try:
-            await feeder.run()
+            await async_input.run()
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:  # noqa: BLE001  raised by `run`
@@ -244,7 +244,7 @@ class Scheduler(Workers):
             self._run.slots.offer()
 
     def _is_over(self) -> bool:
-        """Whether no more is to be begun; what is under way is finished."""
+        """Whether no more items are to be begun; those under way are finished."""
         if self._deadline is not None and not self._drained and anyio.current_time() >= self._ends_at:
             self._end_in_time()
         if self._run.spending is not None and self._is_broke() and not (self._drained or self._seems_over):
@@ -280,8 +280,8 @@ class Scheduler(Workers):
             self._withdrawals.add(strand, own)
         return strand
 
-    # What waits with an item is what the garbage collector walks through, ten thousand times over: its
-    # worker, this, what drives the step, and no coroutine more.
+    # The garbage collector walks through the objects of each waiting item, ten thousand times over: its
+    # worker, this, the driver of the step, and no coroutine more.
     async def _carry(self, value: Any, own: Host) -> bool:
         """Carry `value` through; return whether its slot is left."""
         strand, output = self._admit(own), None
@@ -352,9 +352,9 @@ class Scheduler(Workers):
             self._delivered += 1
 
     def _ends_by_itself(self, failure: BaseException) -> bool:
-        """Whether it is one of the errors with which a run ends that has spent what it may.
+        """Whether it is an error of the limit of spending that ended the run.
 
-        Then what is under way is finished, for it is paid.
+        Then items under way are finished, for they are paid.
         """
         # By its type: an instance may answer anything when it is asked for its class.
         if not issubclass(type(failure), SpendingLimitError):

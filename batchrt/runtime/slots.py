@@ -1,13 +1,13 @@
 """Promise 1: no more leaf calls at once than there are slots.
 
-A slot is held by a strand (see `run.py`) while it does work of its own, and by nobody who waits: not by
-a retry that sleeps, not by a leaf that waits for work nested inside it. Nobody ever waits for a slot
+A strand holds a slot while it does work of its own, and not while it waits: not a retry that
+sleeps, not a leaf that waits for work nested inside it. No strand ever waits for a slot
 while holding one of the same `Slots`, so there is nothing to deadlock on, at any nesting and at cap 1.
 
-Nobody ever waits for the lock either. Python may run code of the user's between any two steps of a
+No thread ever waits for the lock either. Python may run code of the user's between any two steps of a
 critical section (a finalizer that the garbage collector calls, a signal handler), and that code may batch
 in turn: it would wait for the frame that it interrupts. So a thread that finds the lock taken leaves its
-change in a queue, and whoever holds the lock makes it before it goes on (flat combining).
+change in a queue, and the thread that holds the lock makes it before it goes on (flat combining).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Waiter:
 class Slots:
     """Count out `total` slots, first come first served; `None` is without end.
 
-    Strands that are under way are served before newcomers (`newcomer=True`), so that what was started
+    Strands that are under way are served before newcomers (`newcomer=True`), so that an item that was started
     is finished first. With a `parent`, a slot here is also a slot there. `adaptive` says that requests
     under it are as many at once as their provider's quota finds best. All methods may be called
     from any thread: leaves run in threads, and a function may start an event loop of its own.
@@ -136,7 +136,7 @@ class Slots:
         return self._parent is not None and self._parent.wanted()
 
     def try_take(self) -> bool:
-        """Take a slot if one is free and nobody was here before.
+        """Take a slot if one is free and no strand waits for it.
 
         `False` also where another thread is at it in this very moment, or this one further down its stack.
         """
@@ -191,7 +191,7 @@ class Slots:
             self._newcomers.append(waiter)
         else:
             self._waiters.append(waiter)
-        # What is free belongs to whoever asks for it first; newcomers that were not offered it do not ask.
+        # A free slot belongs to the first strand that asks; newcomers that were not offered it do not ask.
         self._change(0, newcomers=newcomer)
         if waiter.granted:
             return True
@@ -204,23 +204,23 @@ class Slots:
         return waiter.granted
 
     def give(self, *, newcomers: bool = True) -> None:
-        """Give a slot back, to whoever waits longest; without `newcomers`, not to one of those.
+        """Give a slot back, to the longest waiter; without `newcomers`, not to one of those.
 
         A leaf that lends its slot to nested work means it for that work, which asks for it at once.
         """
-        # The outer slot first: whoever is woken here goes on to ask for one there.
+        # The outer slot first: a waiter that is woken here goes on to ask for one there.
         if self._parent is not None:
             self._parent.give(newcomers=newcomers)
         self._change(1, newcomers=newcomers)
 
     def offer(self) -> None:
-        """Let newcomers have what is free."""
+        """Let newcomers have the free slots."""
         self._change(0, newcomers=True)
         if self._parent is not None:
             self._parent.offer()
 
     def _change(self, more: int, *, newcomers: bool) -> None:
-        """Have so many slots more, and grant what is free; without `newcomers`, not to one of those."""
+        """Have so many slots more, and grant the free ones; without `newcomers`, not to one of those."""
         if not self._lock.acquire(blocking=False):
             self._late.append((more, newcomers))
             self._catch_up()
@@ -241,7 +241,7 @@ class Slots:
     def _catch_up(self) -> None:
         """Make the changes that came while the lock was taken, unless somebody else is about to.
 
-        Whoever holds it looks here once more after it has let go of it.
+        The thread that holds it looks here once more after it has released it.
         """
         while self._late and self._lock.acquire(blocking=False):
             all_granted: list[Waiter] = []
@@ -270,7 +270,7 @@ class LentSlots(Slots):
     """Count the slots of `parent` that nested work on another event loop has.
 
     Such a loop belongs to the function that started it, which may close it with tasks in it. They will never
-    give back what they have.
+    give back their slots.
     """
 
     __slots__ = ("__weakref__", "_asking", "_held", "_lost", "_outer")
@@ -304,7 +304,7 @@ class LentSlots(Slots):
         return taken
 
     def give(self, *, newcomers: bool = True) -> None:
-        """Do as `Slots.give`, but for what was taken back already."""
+        """Do as `Slots.give`, but for slots that were taken back already."""
         if self._lost:
             self._lost -= 1
             return
@@ -312,7 +312,7 @@ class LentSlots(Slots):
         super().give(newcomers=newcomers)
 
     def take_back(self) -> None:
-        """Give back what tasks of a closed loop have, and what they were granted too late to know."""
+        """Give back the slots of tasks of a closed loop, and those granted too late for a task to know."""
         for waiter in tuple(self._asking):
             for level in waiter.abandon():
                 if level is not self:

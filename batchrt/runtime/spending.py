@@ -1,4 +1,10 @@
-"""What a run may spend: tokens, or money by prices that the user gives."""
+"""Spending limits of a run: tokens, or money by prices that the user gives.
+
+Invariant: the tokens that were spent, and those set aside for requests under way, stay within the limit, up
+to the error of the estimates; each amount set aside is settled once. A request that does not fit waits only
+while others are under way, whose end wakes it; with none under way the run ends. Prior art: reserve and
+settle, as in card payments.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Expect", "Holder", "Payer", "Reservation", "Spending", "SpendingBusyError", "reserve"]
 
 _GUESSED: Final = 4
-"""Requests under way while nobody knows what answers cost: the first one says it for the others."""
+"""Requests under way while the cost of answers is unknown: the first answer tells it for the others."""
 _NEARLY: Final = 1e-9
 """The relative error of sums of shares: a limit that is met exactly is not exceeded."""
 
@@ -63,7 +69,7 @@ class Payer(Protocol):
         """Why nothing more is sent; `None` as long as there is enough in each budget."""
 
     async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
-        """Set aside what a request is expected to cost; see `Spending.reserve`."""
+        """Set aside the expected cost of a request; see `Spending.reserve`."""
 
     def refused(self, spending: Spending, error: Exception) -> None:
         """Be told that a request is not sent because of one of the budgets."""
@@ -74,7 +80,7 @@ class SpendingBusyError(BatchError):
 
 
 class Reservation:
-    """What one request is expected to spend, until it is known."""
+    """The expected spending of one request, until it is known."""
 
     __slots__ = ("_parts",)
 
@@ -82,18 +88,18 @@ class Reservation:
         self._parts: list[tuple[Spending, _Aside]] = []
 
     def add(self, spending: Spending, aside: _Aside) -> None:
-        """Record what was set aside of one budget."""
+        """Record an amount set aside of one budget."""
         self._parts.append((spending, aside))
 
     def settle(self, usage: Usage | None) -> None:
-        """Charge each budget its share of what the request was billed; `None` if that is not known."""
+        """Charge each budget its share of the request's bill; `None` if that is not known."""
         for spending, aside in self._parts:
             spending._settle(aside, usage)
         self._parts.clear()
 
 
 class _Aside:
-    """A share of what one request is expected to spend, set aside of one budget.
+    """A share of the expected spending of one request, set aside of one budget.
 
     Attributes:
         loop: where the request runs, whose answer settles this.
@@ -124,8 +130,8 @@ class _Waiter:
 class Spending:
     """Keep a run within its limits; safe to use from any event loop and thread.
 
-    What requests under way are expected to cost is set aside. Who does not fit beside that waits until it
-    is settled, and who does not fit even then ends the run: nothing more is sent, what is under way is
+    The expected cost of requests under way is set aside. A request that does not fit beside that waits until
+    it is settled, and one that does not fit even then ends the run: no more is sent, requests under way are
     finished, for it is paid.
 
     A request is charged to its run's budget and to those of the runs around it. Budgets are reserved in one
@@ -133,13 +139,13 @@ class Spending:
 
     Args:
         max_tokens: tokens that may be spent; `None` for no limit.
-        max_cost: what may be spent, in the prices' currency; `None` for no limit.
+        max_cost: money that may be spent, in the prices' currency; `None` for no limit.
         prices: of a model each, or of all.
         above: of the run that this is nested in, whose limits hold too.
 
     Attributes:
         tokens: how many were spent.
-        cost: what was spent, as far as there are prices.
+        cost: money that was spent, as far as there are prices.
     """
 
     def __init__(
@@ -169,13 +175,13 @@ class Spending:
         self._cost_aside = 0.0
         self._asides: set[_Aside] = set()
         self._waiting: deque[_Waiter] = deque()
-        # By model: what answers would have cost at the full price, and what they did cost. Caches and tiers
-        # make the difference, and nobody knows it beforehand.
+        # By model: the cost of answers at the full price, and their real cost. Caches and tiers
+        # make the difference, which is not known beforehand.
         self._billed: dict[str, tuple[float, float]] = {}
 
     @classmethod
     def of(cls, config: RunConfig, above: Payer | None) -> Payer | None:
-        """Return what `config` allows, within what is allowed `above`; `None` for no limit."""
+        """Return the budget of `config`, within that of `above`; `None` for no limit."""
         tokens, cost, prices = config.get("max_tokens_total"), config.get("max_cost"), config.get("prices")
         if tokens is None and cost is None:
             return above
@@ -194,11 +200,11 @@ class Spending:
         return len(self._asides)
 
     async def reserve(self, model: str, expect: Expect, strand: Holder) -> Reservation:
-        """Set aside what a request is expected to cost; wait without a slot for others if that is too much.
+        """Set aside the expected cost of a request; wait without a slot for others if that is too much.
 
         Args:
             model: the model's name.
-            expect: says what it is expected to cost as things stand: tokens in, tokens out, and whether
+            expect: returns the expected cost as things stand: tokens in, tokens out, and whether
                 that is more than a guess.
             strand: whose request it is.
 
@@ -217,7 +223,7 @@ class Spending:
     async def _reserve(
         self, share: float, model: str, expect: Expect, strand: Holder, *, wait: bool
     ) -> _Aside:
-        """Set aside a share of what a request is expected to cost, of this budget alone."""
+        """Set aside a share of the expected cost of a request, of this budget alone."""
         aside = _Aside(share, strand.run.loop, model)
         aside.price = self._price(model)
         came_now = True
@@ -275,7 +281,7 @@ class Spending:
                     waiter.signal.set()
 
     def _share(self, model: str) -> float:
-        """Return what part of the full price answers of `model` cost so far."""
+        """Return the part of the full price that answers of `model` cost so far."""
         full, cost = self._billed.get(model, (0.0, 0.0))
         return cost / full if full else 1.0
 
@@ -288,7 +294,7 @@ class Spending:
         return price
 
     def _fits(self, aside: _Aside) -> bool:
-        # What is under way was set aside by what was known then, and is worth what is known now.
+        # Requests under way were set aside by an older estimate, and are worth the present one.
         tokens_aside = max(self._tokens_aside, self._under_way * aside.tokens)
         cost_aside = max(self._cost_aside, self._under_way * aside.cost)
         tokens = self.tokens + tokens_aside + aside.tokens
@@ -316,11 +322,11 @@ class Spending:
         )
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> None:
-        """Note what a request was billed; `None` if that is not known."""
+        """Charge a request's bill; `None` if that is not known."""
         reservation.settle(usage)
 
     def release(self, reservation: Reservation) -> None:
-        """Note that a request was not billed."""
+        """Record that a request was not billed."""
         reservation.settle(Usage())
 
     def _settle(self, aside: _Aside, usage: Usage | None) -> None:
@@ -348,7 +354,7 @@ class Spending:
 
 
 async def reserve(payer: Payer, model: str, expect: Expect, strand: Holder) -> Reservation:
-    """Set aside a share of what a request is expected to cost of each budget of `payer`, or of none."""
+    """Set aside a share of the expected cost of a request of each budget of `payer`, or of none."""
     reservation = Reservation()
     try:
         for spending, share in payer.shares:

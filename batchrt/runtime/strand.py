@@ -37,7 +37,7 @@ __all__ = ["Carrier", "Strand", "current_strand", "strand_context"]
 
 
 class _Lending(AbstractAsyncContextManager[None]):
-    """What `Strand.lending` returns. One of contextlib's would fail on an exception that is frozen."""
+    """The context manager of `Strand.lending`. One of contextlib's would fail on a frozen exception."""
 
     __slots__ = ("_lent", "_newcomers", "_strand")
 
@@ -73,13 +73,13 @@ class Carrier(Protocol):
 
 
 class Strand:
-    """Carry one line of work: the slot it may hold, its configuration, its item, and who pays for it.
+    """Carry one line of work: the slot it may hold, its configuration, its item, and its payer.
 
     Attributes:
         above: the strand that it is a branch of, if any.
         scopes: the cancel scopes that the runtime has put around it, within its run's.
-        spending: who pays for its requests; `None` for no limit.
-        list: what carries its input in a list with others', while it waits for that; else `None`.
+        spending: pays for its requests; `None` for no limit.
+        list: carries its input in a list with others', while it waits for that; else `None`.
     """
 
     __slots__ = (
@@ -153,7 +153,7 @@ class Strand:
     def close(self) -> None:
         """End: give the slot up. User code that goes on in this context is no longer part of the item.
 
-        What a thread of the user's still waits for on the strand's behalf is cancelled.
+        Nested work that a thread of the user's still waits for on the strand's behalf is cancelled.
         """
         self.open = False
         if self.run.live is not None:
@@ -169,7 +169,7 @@ class Strand:
         self.halt()
 
     def halt(self) -> None:
-        """Note that this strand waits for others and comes nowhere until `go`."""
+        """Record that this strand waits for others and comes nowhere until `go`."""
         if self.moving:
             self.moving = False
             arrivals = self.run.arrivals
@@ -180,7 +180,7 @@ class Strand:
                 arrivals.slowed()
 
     def go(self) -> None:
-        """Note that this strand goes on."""
+        """Record that this strand goes on."""
         if not self.moving and self.open:
             self.moving = True
             self.run.arrivals.moving += 1
@@ -192,7 +192,7 @@ class Strand:
         return self._passed or ()
 
     def visit(self, *places: RendezvousPoint) -> None:
-        """Note that it, or a branch of it, has come to `places`, and will hardly come again."""
+        """Record that it, or a branch of it, has come to `places`, and will hardly come again."""
         if self._passed is None:
             self._passed = []
         for place in places:
@@ -201,14 +201,14 @@ class Strand:
                 place.beyond += self.moving
 
     def start_over(self) -> None:
-        """Note that it begins with something new, and may come to every place again."""
+        """Record that it begins with something new, and may come to every place again."""
         if self._passed is not None:
             for place in self._passed:
                 place.beyond -= self.moving
             self._passed = None
 
     def wait_throttled(self) -> None:
-        """Give the slot up to wait for what more items could only make longer, until `release`.
+        """Give the slot up to wait for a limit, which more items could only make longer, until `release`.
 
         The slot is for those under way. Of new items only as many are admitted meanwhile as can be held
         without their waiting all of their `timeout` here.
@@ -217,7 +217,7 @@ class Strand:
         self.give()
 
     def release(self) -> None:
-        """Note that this strand waits no longer."""
+        """Record that this strand waits no longer."""
         run = self.run
         run.held -= 1
         if run.source is not None:
@@ -250,7 +250,7 @@ class Strand:
     def standing_in(self) -> Iterator[Strand]:
         """Return a strand for nested work that is waited for by blocking this strand's own event loop.
 
-        Nobody on that loop can give a slot back meanwhile, so the nested work gets this strand's own
+        No strand on that loop can give a slot back meanwhile, so the nested work gets this strand's own
         slot and no other.
         """
         slots = self.slots
@@ -276,11 +276,11 @@ class Strand:
                 slots.give()
 
     def enter_thread(self) -> None:
-        """Note that this strand is in a worker thread; what an earlier visit met is forgotten."""
+        """Record that this strand is in a worker thread; a cancellation of an earlier visit is forgotten."""
         self.in_thread, self._cancelled = True, False
 
     def leave_thread(self) -> None:
-        """Note that it is back."""
+        """Record that it is back."""
         self.in_thread = False
 
     @contextmanager
@@ -296,7 +296,7 @@ class Strand:
             watched.remove(cancel)
 
     def cancel_nested(self) -> None:
-        """Cancel what this strand's thread waits for, now and from now on."""
+        """Cancel the calls that this strand's thread waits for, now and from now on."""
         self._cancelled = True
         for cancel in list(self._watched or ()):
             cancel()
@@ -305,13 +305,13 @@ class Strand:
         """Give the slot up for as long as work nested inside this strand's leaf runs.
 
         Without `newcomers` it is for the nested work, which is about to start, and no new item of the
-        surrounding run may have it first: what was begun is finished before more is begun.
+        surrounding run may have it first: items that were begun are finished before more are begun.
 
         A leaf may wait for several nested calls at once: the first to start gives the slot up, the last
         to end takes it back, however it ended: a leaf that put a cancel scope of its own around nested work
-        goes on when that is cancelled. Only what the runtime itself has cancelled, as by an item's timeout,
-        does not wait: it unwinds at once, if need be on a slot that is overdrawn, and no new leaf starts
-        until it has ended.
+        goes on when that is cancelled. Only a leaf that the runtime itself has cancelled, as by an item's
+        timeout, does not wait: it unwinds at once, if need be on a slot that is overdrawn, and no new leaf
+        starts until it has ended.
         """
         return _Lending(self, newcomers=newcomers)
 
@@ -391,7 +391,7 @@ class Strand:
             self.slots.take_now()
             self._in_debt = True
         if offer or not self.open:
-            # Cancelled nested work gave back what it had for this leaf alone, which needs one of them.
+            # Cancelled nested work gave its slots back for this leaf alone, which needs one of them.
             self.slots.offer()
         self._allow_threads(-1)
 

@@ -29,11 +29,7 @@ _NOTHING: Final = object()
 """Stands for an item that is not handed over."""
 
 Make: TypeAlias = "Callable[[Item, Any, Exception | None], Any]"
-"""Makes what is handed over for an item."""
-
-
-def _output_or_error(_item: Item, output: Any, error: Exception | None) -> Any:
-    return output if error is None else error
+"""Makes the value that is handed over for an item; `None` for the output, or the error."""
 
 
 def _indexed(item: Item, output: Any, error: Exception | None) -> Any:
@@ -66,7 +62,7 @@ class Stream(AsyncIterator[T], Generic[T]):
 
         Raises:
             StopAsyncIteration: when there are no more.
-            Exception: the run's error, once what was finished before it has been handed out. With
+            Exception: the run's error, once earlier outcomes have been handed out. With
                 `return_exceptions` and inputs of known number, items that the run's deadline kept from
                 being finished have that error in their places instead, as in a list.
         """
@@ -129,7 +125,7 @@ class Stream(AsyncIterator[T], Generic[T]):
             if all_blocked([state.loop], [current_blockades()]):
                 state.loop.call(state.cancel)
                 return  # the run ends when its loop goes on, which waits for the caller
-            # What is cancelled may need the slot of the leaf that waits here.
+            # Cancelled items may need the slot of the leaf that waits here.
             async with lending():
                 await state.stop()
 
@@ -165,7 +161,7 @@ class Stream(AsyncIterator[T], Generic[T]):
             lead=job.lead,
             errors=errors,
             expected=job.expected if bounded else None,
-            make=_output_or_error if self._ordered else _indexed,
+            make=None if self._ordered else _indexed,
         )
         state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
@@ -173,12 +169,14 @@ class Stream(AsyncIterator[T], Generic[T]):
 
 
 class State:
-    """Hold what the run and its consumer share.
+    """Hold the state that the run and its consumer share.
 
-    The run's task knows this and not the `Stream`, so that a stream nobody holds is collected.
+    The run's task refers to this and not to the `Stream`, so that an unreferenced stream is collected.
     """
 
-    def __init__(self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make) -> None:
+    def __init__(
+        self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make | None
+    ) -> None:
         self.scope = CancelScope()
         self.ended = anyio.Event()
         self.ended_for: list[Callable[[], object]] = []
@@ -203,8 +201,9 @@ class State:
         return len(self.ready) < self._lead
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
-        """Take what became of an item; return whether that delivered it."""
-        value = self._make(item, output, error)
+        """Take an item's output or error; return whether that delivered it."""
+        make = self._make
+        value = (output if error is None else error) if make is None else make(item, output, error)
         # Where errors end the run, the one that is handed over is its end, which the consumer is told of.
         nothing = error is not None and not self._errors
         if not self._ordered:
@@ -223,7 +222,7 @@ class State:
         return nothing
 
     def _pass(self, index: int) -> None:
-        """Note that the outcome of `index` is there; those before `_next` all are."""
+        """Record that the outcome of `index` is there; those before `_next` all are."""
         self._ahead[index] = None
         while self._next in self._ahead:
             del self._ahead[self._next]
@@ -233,8 +232,10 @@ class State:
         """Make up to `most` outcomes of items that the deadline kept from being finished ready, if any."""
         error = self._missing_error()
         for index in islice(self._missing, most):
-            ready = self._ordered and index in self._ahead
-            self.ready.append(self._ahead.pop(index) if ready else self._make(Item(index), None, error))
+            if self._ordered and index in self._ahead:
+                self.ready.append(self._ahead.pop(index))
+            else:
+                self.ready.append(error if self._make is None else self._make(Item(index), None, error))
         return bool(self.ready)
 
     def take(self, most: int) -> list[Any]:
@@ -287,11 +288,11 @@ class State:
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
         finally:
-            # The slots that it gave back for its consumer's sake, who may have gone.
+            # The slots that it gave back for its consumer, which may have gone.
             self.scheduler.offer()
 
     def end(self) -> None:
-        """Note that the run's task has ended."""
+        """Record that the run's task has ended."""
         if self._expected is not None and self._is_filled():
             places = range(self._next, self._expected)
             ahead = () if self._ordered else frozenset(self._ahead)
@@ -309,7 +310,7 @@ class State:
         return cast("Exception", self._failure)
 
     def raise_end(self) -> None:
-        """Raise what ended the run, unless the items have it."""
+        """Raise the error that ended the run, unless the items have it."""
         if self._failure is not None and not (self._expected is not None and self._is_filled()):
             raise self._failure
         raise StopAsyncIteration

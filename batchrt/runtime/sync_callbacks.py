@@ -1,4 +1,4 @@
-"""Functions that would have to be awaited where nobody awaits: told before they are taken for a yes."""
+"""Sync callbacks: async functions in their place are refused, whose coroutines would be taken for a yes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_sync(name: str, part: object) -> None:
     Tenacity's parts hold theirs in attributes: `retry_if_exception(predicate)`, `a | b`, `wait_chain(…)`.
 
     Args:
-        name: what errors call it.
+        name: its name in errors.
         part: a function, or one of tenacity's parts.
     """
     found = _async_in(part, 0, set())
@@ -43,7 +43,7 @@ def check_sync(name: str, part: object) -> None:
 
 
 def checked_sync(name: str, answer: Any) -> Any:
-    """Return what a part answered.
+    """Return a part's answer.
 
     Raises:
         TypeError: it is to be awaited, as from a lambda around an async function.
@@ -56,7 +56,7 @@ def checked_sync(name: str, answer: Any) -> Any:
 
 
 def _async_in(part: object, depth: int, seen: set[int]) -> object:
-    """Return what is async in `part`; `None` for nothing."""
+    """Return the async function in `part`; `None` if there is none."""
     if depth > _DEEPEST or id(part) in seen:
         return None
     seen.add(id(part))

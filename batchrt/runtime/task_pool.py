@@ -26,13 +26,13 @@ T = TypeVar("T")
 
 
 class Task(Protocol):
-    """What a task_pool does."""
+    """A job for a task pool."""
 
     async def run(self) -> None:
         """Do it; raise nothing but a cancellation that comes from outside."""
 
     def abandon(self, error: BaseException) -> None:
-        """Be told that it will not be done: `error` cancelled the task_pool first."""
+        """Be told that it will not be done: `error` cancelled the task pool first."""
 
 
 class _Helper:
@@ -146,7 +146,7 @@ class Unbegun(Coroutine[Any, Any, T]):
 def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the one error to raise for those that ended a task group of the runtime's own.
 
-    What user code raises is caught inside of the tasks, so that a group holds what came from outside: an
+    Errors of user code are caught inside of the tasks, so that a group holds those from outside: an
     interrupt first of all, which Trio raises in whatever task the main one is.
     """
     cancelled = anyio.get_cancelled_exc_class()
@@ -156,7 +156,7 @@ def error_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def unswallowed(cancelled: BaseException | None) -> BaseException:
-    """Return what to raise where a task group swallowed the cancellation with which its host left it.
+    """Return the exception to raise where a task group swallowed the cancellation of its host.
 
     A group does so if its own scope was cancelled, as by a helper that somebody cancelled before its first
     step. AnyIO (4.16) does it too to one from outside, such as `asyncio.timeout`'s: on exit, the scopes

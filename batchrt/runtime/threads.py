@@ -22,7 +22,7 @@ def is_awaitable(output: object) -> bool:
 
 
 class _Call:
-    """A function's call in a worker thread, and what came of it.
+    """A function's call in a worker thread, and its result.
 
     There is no lock: a finalizer may run at any moment, call this package and wait for the loop's thread,
     which must not wait for this one then.
@@ -48,7 +48,7 @@ class _Call:
         return True
 
     def run(self) -> None:
-        """Be called in the thread; what comes of it stays here.
+        """Be called in the thread; the result stays here.
 
         AnyIO's and Trio's threads look at results and errors: one takes coroutines for a mistake, another is
         lost with an exception that cannot be looked at.
@@ -64,7 +64,7 @@ class _Call:
             self._on_end()
 
     def result(self) -> Any:
-        """Return what the function returned, or raise what it raised."""
+        """Return the function's result, or raise its error."""
         error, self._error = self._error, None
         if error is None:
             return self._result
@@ -86,13 +86,13 @@ class _Call:
                 with CancelScope(shield=True):
                     await signal.wait()
         if isinstance(self._result, CoroutineType):
-            self._result.close()  # nobody will await it
+            self._result.close()  # it will not be awaited
 
 
 async def call_in_thread(function: Callable[[Any], Any], value: Any, strand: Strand) -> Any:
     """Run `function(value)` in a worker thread, with the caller's context variables.
 
-    The strand holds a slot. A cancellation is passed on to what the function waits for, if that is
+    The strand holds a slot. A cancellation is passed on to the call that the function waits for, if that is
     nested work of this package; the function itself cannot be interrupted and is waited for. If it returns
     an awaitable, as a plain wrapper of an async function does, that is awaited here.
     """

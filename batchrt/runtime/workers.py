@@ -70,9 +70,9 @@ class Workers:
         plain = hasattr(type(source), "__next__")
         self._iterator = cast("Iterator[Any]", source) if plain else None
         if plain or isinstance(source, AsyncInput):
-            self._feeder = None if plain else cast("AsyncInput", source)
+            self._async_input = None if plain else cast("AsyncInput", source)
         else:
-            self._feeder = AsyncInput(cast("AsyncIterator[Any]", source))
+            self._async_input = AsyncInput(cast("AsyncIterator[Any]", source))
         self._shared_config = config if isinstance(config, dict) else None
         self._configs = cast("Sequence[RunConfig]", config)
         self._window = window
@@ -102,7 +102,7 @@ class Workers:
         raise NotImplementedError
 
     def _is_over(self) -> bool:
-        """Whether no more is to be begun; what is under way is finished."""
+        """Whether no more items are to be begun; those under way are finished."""
         raise NotImplementedError
 
     def _fail(self, error: BaseException, note: str | None) -> None:
@@ -124,10 +124,10 @@ class Workers:
     @property
     def ahead(self) -> int:
         """How many values of an async source were pulled and not admitted."""
-        return 0 if self._feeder is None else self._feeder.ahead
+        return 0 if self._async_input is None else self._async_input.ahead
 
     def delivered(self, count: int = 1) -> None:
-        """Note that the consumer took `count` outcomes that `deliver` had kept for it."""
+        """Record that the consumer took `count` outcomes that `deliver` had kept for it."""
         self._delivered += count
         self._recruit()
 
@@ -147,15 +147,15 @@ class Workers:
     def _is_done_with(self, *, returned: bool) -> bool:
         """Whether a worker is to end where the source seems to be over; it may have `returned` from an item.
 
-        One that comes back from an item looks whether it is, as a `for` would, or the last one does; what an
-        item has appended to the inputs is not lost.
+        One that comes back from an item looks whether it is, as a `for` would, or the last one does; inputs
+        that an item has appended to the inputs is not lost.
         """
-        if (returned or self._workers == 1) and self._feeder is None:
+        if (returned or self._workers == 1) and self._async_input is None:
             self._look_further()
         return self._is_over() or (self._seems_over and not returned and self._workers > 1)
 
     def resume(self) -> None:
-        """Note that one strand less is held up, as by a provider's quota."""
+        """Record that one strand less is held up, as by a provider's quota."""
         if self._workers and not self._drained:
             self._recruit()
 
@@ -197,13 +197,13 @@ class Workers:
             while not (self._is_done_with(returned=returned) if self._seems_over else self._is_over()):
                 try:
                     ready = self._seems_over or self.may_admit()
-                    if holding and (self._feeder is not None or not ready):
+                    if holding and (self._async_input is not None or not ready):
                         slots.give()
                         holding = False
                     if not ready:
                         await self._rest()
-                    elif self._feeder is not None:
-                        holding = await self._admit_from_feeder(self._feeder, own)
+                    elif self._async_input is not None:
+                        holding = await self._admit_from_async_input(self._async_input, own)
                         returned = True
                     elif holding or slots.try_take():
                         holding = False  # the slot goes with the item, and comes back with it
@@ -280,13 +280,13 @@ class Workers:
 
     def _look_at_nothing(self) -> None:
         # An empty list needs no worker to be found so.
-        if self._feeder is None:
+        if self._async_input is None:
             self._look_further()
         else:
             self._expected = None
 
     def _go_on_pulling(self) -> None:
-        # Who was wrong once is not asked again.
+        # A length that was wrong once is not used again.
         self._seems_over, self._expected = False, None
 
     def _has_config(self) -> bool:
@@ -296,15 +296,15 @@ class Workers:
         self._fail(ValueError(f"there must be one config for each input: {count} for more inputs"), None)
         return False
 
-    async def _admit_from_feeder(self, feeder: AsyncInput, own: Host) -> bool:
-        # Nobody holds a slot while waiting for the source: a retry that wakes up may need it.
+    async def _admit_from_async_input(self, async_input: AsyncInput, own: Host) -> bool:
+        # No slot is held while a worker waits for the source: a retry that wakes up may need it.
         if self._leading:
             await self._rest()
             return False
         self._leading = True
         self._run.slots.offer()
         try:
-            value = await feeder.peek()
+            value = await async_input.peek()
             if self._seems_over:
                 self._go_on_pulling()
             if not self._has_config():
@@ -323,25 +323,25 @@ class Workers:
         finally:
             self._leader = None
             self._leading = False
-        feeder.take()
+        async_input.take()
         return await self._carry(value, own)
 
     def _run_out(self) -> None:
-        """Note that the source has ended."""
+        """Record that the source has ended."""
         self._ended = True
         self._drain()
 
     def _drain(self) -> None:
-        """Note that there are no more inputs, or none that are wanted."""
+        """Record that there are no more inputs, or none that are wanted."""
         self._drained = True
-        if self._feeder is not None:
-            self._feeder.stop()
+        if self._async_input is not None:
+            self._async_input.stop()
         elif self._seems_over:
             return  # all have been told
         self._dismiss()
 
     def _dismiss(self) -> None:
-        """Tell those who wait for an input that there is none to be expected."""
+        """Wake the workers that wait for an input: none will come."""
         self._run.arrivals.slowed()
         if self._leader is not None:
             self._leader.withdraw()

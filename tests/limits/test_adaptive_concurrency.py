@@ -1,4 +1,4 @@
-"""A concurrency that finds itself: up while it brings more, down when it is refused."""
+"""Adaptive concurrency: up while goodput grows, down at refusals."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Load:
             answers -= 1
 
 
-def test_it_begins_with_few_and_doubles() -> None:
+def test_adaptive_concurrency_begins_with_few_and_doubles() -> None:
     """While answers come, none is refused, and more wait."""
     load = Load()
     assert load.adaptive.limit == FIRST_LIMIT
@@ -58,8 +58,8 @@ def test_it_begins_with_few_and_doubles() -> None:
 
 @pytest.mark.parametrize("capacity", [16, 40, 200])
 @pytest.mark.parametrize("rejects", [True, False], ids=["rejects", "queues"])
-def test_it_ends_near_what_the_server_can_do(capacity: int, rejects: bool) -> None:
-    """Whether that queues or rejects what is more."""
+def test_adaptive_concurrency_ends_near_the_capacity(capacity: int, rejects: bool) -> None:
+    """Whether it queues or rejects the requests beyond that."""
     for seed in range(3):
         load = Load(seed)
         load.run(60 * capacity, capacity, rejects=rejects)
@@ -67,7 +67,7 @@ def test_it_ends_near_what_the_server_can_do(capacity: int, rejects: bool) -> No
 
 
 @pytest.mark.parametrize("rejects", [True, False], ids=["rejects", "queues"])
-def test_it_follows_a_capacity_that_falls(rejects: bool) -> None:
+def test_adaptive_concurrency_follows_a_capacity_that_falls(rejects: bool) -> None:
     """Half the servers, and no more than twice as much as they can do."""
     load = Load()
     load.run(4000, 80, rejects=rejects)
@@ -75,7 +75,7 @@ def test_it_follows_a_capacity_that_falls(rejects: bool) -> None:
     assert load.adaptive.limit <= 2 * 40
 
 
-def test_it_follows_a_capacity_that_rises() -> None:
+def test_adaptive_concurrency_follows_a_capacity_that_rises() -> None:
     """In steps that grow as they succeed."""
     load = Load()
     load.run(2000, 20, rejects=True)
@@ -84,7 +84,7 @@ def test_it_follows_a_capacity_that_rises() -> None:
     assert load.adaptive.limit >= 60
 
 
-def test_what_nobody_waits_for_does_not_grow() -> None:
+def test_adaptive_concurrency_does_not_grow_unless_requests_wait() -> None:
     """Few requests tell nothing about many."""
     load = Load()
     for _ in range(500):
@@ -95,7 +95,7 @@ def test_what_nobody_waits_for_does_not_grow() -> None:
     assert not load.changes
 
 
-def test_nothing_grows_while_requests_fail() -> None:
+def test_adaptive_concurrency_does_not_grow_while_requests_fail() -> None:
     """A provider in trouble is no reason to send more, nor to send less."""
     load = Load()
     load.run(16, 10_000)
@@ -108,7 +108,7 @@ def test_nothing_grows_while_requests_fail() -> None:
     assert load.adaptive.limit == limit
 
 
-def test_a_wave_of_refusals_is_one() -> None:
+def test_adaptive_concurrency_cuts_once_for_a_wave_of_refusals() -> None:
     """A hundred that were sent before the first of them was heard do not cut a hundred times."""
     load = Load()
     load.run(100, 10_000)
@@ -118,7 +118,7 @@ def test_a_wave_of_refusals_is_one() -> None:
     assert 0.45 * limit <= load.adaptive.limit < limit
 
 
-def test_each_change_says_why() -> None:
+def test_adaptive_concurrency_says_why_it_changes() -> None:
     """Before, after, and a reason in words; one follows on the other."""
     load = Load()
     load.run(2000, 30)
@@ -148,7 +148,7 @@ EVENTS: Any = st.lists(
 
 
 @given(EVENTS)
-def test_whatever_happens_it_is_at_least_one_and_no_more_than_the_most(events: Any) -> None:
+def test_adaptive_concurrency_stays_within_its_bounds(events: Any) -> None:
     """Latencies of nothing, answers of nothing, waits of any length."""
     load, now = Load(), 0.0
     for what, pause, latency, amount, in_flight, wanted in events:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchrt.limits.cooldown import HalfOpen, SlowStart
+from batchrt.limits.cooldown import HalfOpen, Ramp, SlowStart
 
 
 def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
@@ -24,8 +24,21 @@ def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
     assert start.is_over(10.5)
 
 
+def test_ramp_adds_one_request_for_each_answer() -> None:
+    """From one more than there are, or from as many as went before."""
+    ramp = Ramp(4)
+    assert ramp.lets_in(1)
+    assert not ramp.lets_in(2)
+    assert not ramp.answered()
+    assert ramp.lets_in(2)
+    assert ramp.answered()
+    other = Ramp(40, allowed=10)
+    assert other.lets_in(9)
+    assert not other.lets_in(10)
+
+
 def test_half_open_lets_one_through_and_more_as_those_are_answered() -> None:
-    """What was sent before the wait does not count."""
+    """Requests that were sent before the wait do not count."""
     recovery = HalfOpen(2.0, 4, 10.0, at_first=math.inf, span=2.0)
     assert recovery.due(10.0) == 10.0
     recovery.sent()

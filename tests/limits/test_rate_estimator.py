@@ -18,7 +18,7 @@ def found(rate: float, *, highest: float = 0.0, wait: float = 0.0, now: float = 
 
 
 def drain(estimator: RateEstimator, now: float, until: float) -> list[float]:
-    """Send whenever it may be, as somebody does who always waits."""
+    """Send whenever the estimator allows it, as a client with a full queue does."""
     sent = []
     assert estimator.bucket is not None
     while now < until:
@@ -33,7 +33,7 @@ def drain(estimator: RateEstimator, now: float, until: float) -> list[float]:
 
 
 def test_rate_estimator_sends_nothing_until_the_wait_is_over_and_one_then() -> None:
-    """Not what came in meanwhile."""
+    """Not the refill of the wait."""
     estimator = found(10, wait=5.0)
     sent = drain(estimator, 10, 17)
     assert sent[0] == pytest.approx(15)
@@ -51,7 +51,7 @@ def test_rate_estimator_grows_hardly_at_first_and_to_twice_in_a_while() -> None:
 
 
 def test_rate_estimator_grows_only_while_requests_wait() -> None:
-    """A rate that nobody uses up is not tested."""
+    """A rate that is not used up is not tested."""
     estimator = found(10)
     for second in range(1, 100):
         estimator.advance(10.0 + second, wanted=False)
@@ -67,7 +67,7 @@ def test_rate_estimator_tries_the_mean_of_what_is_as_likely() -> None:
 
 
 def test_rate_estimator_never_falls_below_a_share_of_what_it_was_of_late() -> None:
-    """Refusals that no pace ends must not end the work; what was long ago does not count."""
+    """Refusals that no pace ends must not end the work; a rate of long ago does not count."""
     estimator = found(100)
     for second in range(20):
         estimator.found(0.1, 0.1, 0.0, 11.0 + second)
@@ -86,6 +86,15 @@ def test_rate_estimator_knows_whether_growing_explains_a_refusal() -> None:
     assert estimator.probed(15.0)
     estimator.drop()
     assert (estimator.rate, estimator.base, estimator.wait_for(20)) == (None, None, 0.0)
+
+
+def test_rate_estimator_tells_the_rate_that_growing_ran_into() -> None:
+    """It lies between the mean and the last rate of the growth: a large or a small bucket."""
+    estimator = found(50)
+    assert estimator.overrun == pytest.approx(50)
+    drain(estimator, 10, 40)
+    assert estimator.rate is not None
+    assert 50 < estimator.overrun < estimator.rate
 
 
 @given(

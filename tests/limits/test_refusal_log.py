@@ -81,7 +81,7 @@ def test_refusal_log_takes_random_refusals_of_a_paced_client_for_noise(seed: int
     """The pace that is kept to would explain any refusal: it is always near the edge of such a bucket."""
     dice = random.Random(seed)
     log, now = log_of([(number / 5, 1, dice.random() < 0.15) for number in range(150)])
-    assert log.explain(now, known_rate=5.0).cause == "noise"
+    assert log.explain(now, known_rates=[5.0]).cause == "noise"
 
 
 def test_refusal_log_needs_more_than_that_most_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Runs against the mock provider in virtual time, and what it has to say about them."""
+"""Runs against the mock provider in virtual time, and its verdict on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LATENCY = LogNormal(1.0, 0.5)
 
 
 class Simulated(NamedTuple):
-    """Hold what came of it.
+    """Hold the results of a simulated run.
 
     Attributes:
         verdict: the provider's.
@@ -43,7 +43,7 @@ class Simulated(NamedTuple):
 
 
 def lengths(body: Mapping[str, Any]) -> str:
-    """Answer in lengths that differ by fifty times, from 10 to 500 tokens, as nobody can know beforehand."""
+    """Answer in lengths that differ by fifty times, from 10 to 500 tokens, unknown beforehand."""
     return "x" * int(40 + (zlib.crc32(str(body).encode()) % 100) ** 2 / 5)
 
 

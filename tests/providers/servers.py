@@ -24,7 +24,7 @@ class Case(NamedTuple):
         provider: the server.
         cap: the client's `max_concurrency`.
         items: how many requests keep it busy for half a minute or so.
-        words: what kind of server it is.
+        words: the kind of server.
     """
 
     provider: MockProvider
@@ -33,13 +33,13 @@ class Case(NamedTuple):
     words: str
 
     def verdict(self) -> Verdict:
-        """Judge what came, with the client's own cap in mind; refusals take 5 ms."""
+        """Judge the requests that came, with the client's own cap in mind; refusals take 5 ms."""
         most = self.cap if isinstance(self.cap, int) else None
         return self.provider.verdict(grace=0.006, max_concurrency=most)
 
 
 def random_case(seed: int) -> Case:
-    """Draw a server: what it limits, how it tells, whom it serves besides, and what changes halfway."""
+    """Draw a server: its limits, how it tells them, a stranger on the same key, and a change halfway."""
     dice = SeededDice(seed)
     kind = _one_of(dice, ("rate", "rate", "parallel", "queue", "both", "noise"))
     latency = _one_of(dice, _LATENCIES)
@@ -80,7 +80,7 @@ def random_case(seed: int) -> Case:
 
 
 def _words(given: dict[str, Any]) -> str:
-    """Name what differs from the defaults."""
+    """Name the options that differ from their defaults."""
     named = []
     for name, value in given.items():
         if not is_dataclass(value):

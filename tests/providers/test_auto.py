@@ -27,8 +27,8 @@ def found(simulated: Simulated) -> int:
 
 
 @pytest.mark.parametrize(("seed", "capacity"), [(1, 16), (2, 64)])
-def test_a_server_that_queues_is_kept_busy_and_not_flooded(seed: int, capacity: int) -> None:
-    """Nearly as fast as it can be, in the end with a queue that is shorter than what is worked on."""
+def test_auto_keeps_a_server_that_queues_busy(seed: int, capacity: int) -> None:
+    """Nearly as fast as possible, in the end with a queue that is shorter than the capacity."""
     simulated = simulate(provider(capacity, seed), 60 * capacity // 2, cap="auto")
     assert not simulated.errors
     assert 0.7 * capacity <= found(simulated) <= 2 * capacity
@@ -37,7 +37,7 @@ def test_a_server_that_queues_is_kept_busy_and_not_flooded(seed: int, capacity: 
 
 
 @pytest.mark.parametrize(("seed", "status", "wait"), [(1, 429, None), (2, 429, 1), (3, 503, 1)])
-def test_a_server_that_rejects_is_kept_busy_and_seldom_rejects(seed: int, status: Any, wait: Any) -> None:
+def test_auto_keeps_a_server_that_rejects_busy(seed: int, status: Any, wait: Any) -> None:
     """With a time to wait or without one, as a 429 or a 503."""
     capacity = 32
     made = provider(capacity, seed, max_waiting=0, full_status=status, retry_after=wait)
@@ -47,8 +47,8 @@ def test_a_server_that_rejects_is_kept_busy_and_seldom_rejects(seed: int, status
     assert simulated.verdict.refused <= 0.06 * simulated.verdict.sent
 
 
-def test_every_change_is_an_event_with_a_reason() -> None:
-    """One follows on the other, and the last one is what statistics say."""
+def test_auto_announces_every_change_with_a_reason() -> None:
+    """Each begins where the one before ended, and statistics show the last one."""
 
     async def main() -> None:
         model = chat(provider(16))
@@ -70,8 +70,8 @@ def test_every_change_is_an_event_with_a_reason() -> None:
     virtually("trio", main)
 
 
-def test_errors_of_the_server_pause_the_growth() -> None:
-    """Nobody sends more because requests fail fast."""
+def test_auto_does_not_grow_while_the_server_fails() -> None:
+    """Requests that fail fast are no reason to send more."""
     made = MockProvider(latency=LATENCY, outages=[Outage(0.5, 1e6, 500)])
 
     async def main() -> None:
@@ -83,7 +83,7 @@ def test_errors_of_the_server_pause_the_growth() -> None:
     assert made.verdict().peak_in_flight <= 16
 
 
-def test_two_clients_share_what_one_finds() -> None:
+def test_auto_is_shared_by_two_clients() -> None:
     """Together they are no more than one would be."""
     simulated = simulate(provider(24), 1200, runs=2, cap="auto")
     assert not simulated.errors
@@ -92,7 +92,7 @@ def test_two_clients_share_what_one_finds() -> None:
     assert max(simulated.ended) - min(simulated.ended) < 0.3 * simulated.seconds
 
 
-def test_a_part_of_a_chain_may_be_auto() -> None:
+def test_auto_may_be_a_part_of_a_chain() -> None:
     """With the others under the run's own cap."""
     made = provider(16)
     watch = Watch()
@@ -115,7 +115,7 @@ def test_a_part_of_a_chain_may_be_auto() -> None:
 
 
 @pytest.mark.parametrize("cap", [1, 3])
-def test_a_cap_around_it_still_holds(cap: int) -> None:
+def test_auto_keeps_to_a_cap_around_it(cap: int) -> None:
     """The run's own, though the provider could do more."""
     made = provider(1000)
 
@@ -128,13 +128,13 @@ def test_a_cap_around_it_still_holds(cap: int) -> None:
     assert made.verdict().peak_in_flight == cap
 
 
-def test_a_cap_of_the_quota_still_holds() -> None:
+def test_auto_keeps_to_the_quota_s_max_in_flight() -> None:
     """`max_in_flight` is for everybody."""
     simulated = simulate(provider(1000), 200, cap="auto", max_in_flight=5)
     assert simulated.verdict.peak_in_flight == 5
 
 
-def test_others_than_requests_are_not_capped() -> None:
+def test_auto_does_not_cap_plain_functions() -> None:
     """Functions have no provider that could be asked too much."""
     watch = Watch()
 
@@ -150,7 +150,7 @@ def test_others_than_requests_are_not_capped() -> None:
     assert watch.peak == 200
 
 
-def test_who_did_not_ask_for_it_is_not_held_by_it() -> None:
+def test_auto_does_not_hold_runs_with_a_cap_of_their_own() -> None:
     """A run with a cap of its own sends as many as that says."""
     made = provider(1000)
 

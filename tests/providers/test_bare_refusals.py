@@ -45,7 +45,7 @@ def test_bare_refusals_cost_neither_rows_nor_pace(server: str, cap: Any) -> None
     judge(server, cap)
 
 
-def test_outcomes_tell_what_was_waited_for() -> None:
+def test_bare_refusals_show_in_outcomes_and_statistics() -> None:
     """By its name, and for how long; the limit that was found is among the statistics, with its reason."""
     provider = MockProvider(
         latency=0.1, refusal_latency=0.005, rate_limits=RateLimits(max_parallel_requests=4, style="nginx")

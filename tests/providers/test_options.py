@@ -95,9 +95,9 @@ def test_options_signature_names_every_option_once(model: Any, kind: Any) -> Non
 def test_options_are_documented_each(model: Any, kind: Any) -> None:
     """A typed set of options describes all keys that it adds to its bases."""
     bases = [one for one in (ModelOptions, SamplingOptions, CompletionOptions) if _extends(kind, one)]
-    words = "\n".join(base.__doc__ or "" for base in bases)
+    words = "\n".join(inspect.cleandoc(base.__doc__ or "") for base in bases)
     for name in kind.__annotations__:
-        assert f"\n        {name}: " in words, name
+        assert f"\n    {name}: " in words, name
 
 
 def _extends(kind: Any, base: Any) -> bool:

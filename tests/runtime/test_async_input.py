@@ -22,7 +22,8 @@ async def same(value: Any) -> Any:
     return value
 
 
-async def test_nothing_is_pulled_before_it_is_asked_for() -> None:
+async def test_async_input_nothing_is_pulled_before_it_is_asked_for() -> None:
+    """Nothing is pulled before it is asked for."""
     pulled: list[int] = []
 
     async def source() -> AsyncIterator[int]:
@@ -43,7 +44,8 @@ async def test_nothing_is_pulled_before_it_is_asked_for() -> None:
             await feeder.get()
 
 
-async def test_an_error_of_the_source_comes_as_itself() -> None:
+async def test_async_input_error_of_the_source_comes_as_itself() -> None:
+    """An error of the source comes as itself."""
     error = Boom()
 
     async def source() -> AsyncIterator[int]:
@@ -59,7 +61,8 @@ async def test_an_error_of_the_source_comes_as_itself() -> None:
         assert caught.value is error
 
 
-async def test_one_task_pulls_a_generator_that_holds_a_task_group_open() -> None:
+async def test_async_input_one_task_pulls_a_generator_that_holds_a_task_group_open() -> None:
+    """One task pulls a generator that holds a task group open."""
     ran: set[int] = set()
 
     async def source() -> AsyncIterator[int]:
@@ -75,7 +78,7 @@ async def test_one_task_pulls_a_generator_that_holds_a_task_group_open() -> None
 
 
 @pytest.mark.parametrize("how", ["error", "close", "cancel"])
-async def test_a_generator_with_a_task_group_ends_with_the_run(how: str) -> None:
+async def test_async_input_generator_with_a_task_group_ends_with_the_run(how: str) -> None:
     """However the run ends: closed in the task that opened it, and nothing of it is left."""
     before, ended = tasks(), anyio.Event()
 
@@ -110,7 +113,8 @@ async def test_a_generator_with_a_task_group_ends_with_the_run(how: str) -> None
     assert tasks() == before
 
 
-def test_a_generator_with_a_task_group_ends_with_the_deadline() -> None:
+def test_async_input_generator_with_a_task_group_ends_with_the_deadline() -> None:
+    """A generator with a task group ends with the deadline."""
     ended: list[bool] = []
 
     async def source() -> AsyncIterator[int]:
@@ -132,9 +136,11 @@ def test_a_generator_with_a_task_group_ends_with_the_deadline() -> None:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Boom])
 @pytest.mark.parametrize("tolerant", [False, True])
-async def test_what_the_source_raises_ends_the_run_as_itself(
+async def test_async_input_what_the_source_raises_ends_the_run_as_itself(
     kind: type[BaseException], tolerant: bool
 ) -> None:
+    """What the source raises ends the run as itself."""
+
     async def source() -> AsyncIterator[int]:
         yield 1
         raise kind
@@ -143,7 +149,7 @@ async def test_what_the_source_raises_ends_the_run_as_itself(
         await RunnableLambda(same).abatch(source(), return_exceptions=tolerant)
 
 
-async def test_a_stream_that_feeds_another_ends_with_it() -> None:
+async def test_async_input_stream_that_feeds_another_ends_with_it() -> None:
     """Closing the outer run closes the inner one, as it does with any async generator."""
     before = tasks()
     chain = RunnableLambda(same)
@@ -156,7 +162,7 @@ async def test_a_stream_that_feeds_another_ends_with_it() -> None:
 
 @pytest.mark.parametrize("pulling", [False, True])
 @pytest.mark.parametrize("how", ["close", "drop", "error", "deadline"])
-async def test_the_cleanup_of_a_source_is_not_cut_short_by_the_runs_own_end(how: str, pulling: bool) -> None:
+async def test_async_input_cleanup_is_not_cut_short_by_the_runs_end(how: str, pulling: bool) -> None:
     """A connection is given back, whether the source stood at a yield or was waiting for its next row."""
     log: list[str] = []
 
@@ -195,7 +201,7 @@ async def test_the_cleanup_of_a_source_is_not_cut_short_by_the_runs_own_end(how:
 
 @pytest.mark.parametrize("pulling", [False, True])
 @pytest.mark.parametrize("how", ["during the run", "during the cleanup"])
-async def test_a_cancellation_from_outside_reaches_the_cleanup_of_a_source(how: str, pulling: bool) -> None:
+async def test_async_input_cleanup_is_reached_by_outer_cancellation(how: str, pulling: bool) -> None:
     """A cleanup that hangs holds up no caller that is cancelled."""
     cleaning, before = anyio.Event(), tasks()
 
@@ -229,7 +235,9 @@ async def test_a_cancellation_from_outside_reaches_the_cleanup_of_a_source(how: 
     assert tasks() == before
 
 
-async def test_a_source_that_swallows_its_end_and_goes_on_is_ended() -> None:
+async def test_async_input_source_that_swallows_its_end_and_goes_on_is_ended() -> None:
+    """A source that swallows its end and goes on is ended."""
+
     async def source() -> AsyncIterator[int]:
         while True:
             try:

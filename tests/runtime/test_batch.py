@@ -44,7 +44,8 @@ class Untouchable:
 
 
 @pytest.mark.parametrize("bad", BAD_CONFIGS)
-async def test_a_config_that_makes_no_sense_is_refused_before_anything_runs(bad: Any) -> None:
+async def test_batch_config_that_makes_no_sense_is_refused_before_anything_runs(bad: Any) -> None:
+    """A config that makes no sense is refused before anything runs."""
     inputs: Any = Untouchable()
     for call in (chain.abatch, chain.arun):
         with pytest.raises(ValueError, match=next(iter(bad))):
@@ -66,7 +67,8 @@ async def test_a_config_that_makes_no_sense_is_refused_before_anything_runs(bad:
 
 
 @pytest.mark.parametrize("bad", ["a string", b"bytes", 7, None])
-async def test_what_is_no_list_of_inputs_is_refused(bad: Any) -> None:
+async def test_batch_what_is_no_list_of_inputs_is_refused(bad: Any) -> None:
+    """What is no list of inputs is refused."""
     with pytest.raises(TypeError, match="iterable of inputs"):
         await chain.abatch(bad)
     with pytest.raises(TypeError, match="iterable of inputs"):
@@ -74,12 +76,15 @@ async def test_what_is_no_list_of_inputs_is_refused(bad: Any) -> None:
 
 
 @pytest.mark.parametrize("inputs", [[1], [1, 2, 3], iter([1, 2])])
-async def test_there_must_be_one_config_for_each_input(inputs: Any) -> None:
+async def test_batch_there_must_be_one_config_for_each_input(inputs: Any) -> None:
+    """There must be one config for each input."""
     with pytest.raises(ValueError, match="one config for each input"):
         await chain.abatch(inputs, [{}, {}])
 
 
-async def test_each_input_may_have_its_own_config() -> None:
+async def test_batch_each_input_may_have_its_own_config() -> None:
+    """Each input may have its own config."""
+
     async def tagged(_: object, config: Any) -> list[str]:
         await pause(1)
         return list(config.get("tags", []))
@@ -88,7 +93,9 @@ async def test_each_input_may_have_its_own_config() -> None:
     assert outputs == [["a"], [], ["c"]]
 
 
-def test_the_window_is_ten_times_the_cap_and_at_least_a_thousand() -> None:
+def test_batch_window_is_ten_times_the_cap_and_at_least_a_thousand() -> None:
+    """The window is ten times the cap and at least a thousand."""
+
     def window(**keys: Any) -> int:
         return Job.of(Step(lambda value, _: value), [1], config(**keys)).window
 
@@ -98,7 +105,8 @@ def test_the_window_is_ten_times_the_cap_and_at_least_a_thousand() -> None:
     assert window(max_concurrency=500, window=7) == 7
 
 
-async def test_nested_calls_inherit_what_is_the_users_and_not_the_limits() -> None:
+async def test_batch_nested_calls_inherit_what_is_the_users_and_not_the_limits() -> None:
+    """Nested calls inherit what is the users and not the limits."""
     seen: list[Any] = []
 
     async def inner(_: object, config: Any) -> None:
@@ -118,13 +126,15 @@ async def test_nested_calls_inherit_what_is_the_users_and_not_the_limits() -> No
     assert seen[1] == {"tags": ["outer"], "metadata": {"a": 1}, "configurable": {"c": 3}}
 
 
-async def test_lending_outside_of_a_run_does_nothing() -> None:
+async def test_batch_lending_outside_of_a_run_does_nothing() -> None:
+    """Lending outside of a run does nothing."""
     assert current_strand() is None
     async with lending():
         pass
 
 
-async def test_arun_keeps_the_books_of_each_item() -> None:
+async def test_batch_arun_keeps_the_books_of_each_item() -> None:
+    """Arun keeps the books of each item."""
     failed: set[int] = set()
 
     async def leaf(value: int) -> int:
@@ -147,7 +157,9 @@ async def test_arun_keeps_the_books_of_each_item() -> None:
     assert result.usage == Usage(4, 4, 8)
 
 
-def test_an_items_seconds_are_from_its_admission_to_its_end() -> None:
+def test_batch_items_seconds_are_from_its_admission_to_its_end() -> None:
+    """An items seconds are from its admission to its end."""
+
     async def main() -> tuple[list[float], float]:
         result = await RunnableLambda(anyio.sleep).arun([3, 1, 2], config(max_concurrency=1))
         return [outcome.seconds for outcome in result], result.seconds
@@ -155,7 +167,8 @@ def test_an_items_seconds_are_from_its_admission_to_its_end() -> None:
     assert on_trio(main) == ([3, 1, 2], 6)
 
 
-def test_a_retried_items_seconds_include_its_waits() -> None:
+def test_batch_retried_items_seconds_include_its_waits() -> None:
+    """A retried items seconds include its waits."""
     failed: list[int] = []
 
     async def leaf(_: object) -> None:
@@ -171,7 +184,8 @@ def test_a_retried_items_seconds_include_its_waits() -> None:
     assert on_trio(main) == 50
 
 
-def test_a_timeout_within_a_chain_is_for_that_part() -> None:
+def test_batch_timeout_within_a_chain_is_for_that_part() -> None:
+    """A timeout within a chain is for that part."""
     slow = RunnableLambda(anyio.sleep).with_config(timeout=10)
 
     async def main() -> list[Any]:
@@ -183,7 +197,7 @@ def test_a_timeout_within_a_chain_is_for_that_part() -> None:
     assert isinstance(outputs[1], ItemTimeoutError)
 
 
-async def test_a_long_async_input_runs_in_bounded_memory() -> None:
+async def test_batch_long_async_input_runs_in_bounded_memory() -> None:
     """What is delivered is let go of."""
     import weakref
 

@@ -154,7 +154,7 @@ class Sides:
 
 
 @on_both
-def test_quota_turns_a_call_away_that_waits_for_its_own_loop(backend: str) -> None:
+def test_blocked_loops_quota_turns_a_call_away_that_waits_for_its_own_loop(backend: str) -> None:
     """It names the cause and the cure; then everything goes on."""
 
     async def main() -> None:
@@ -177,7 +177,7 @@ def test_quota_turns_a_call_away_that_waits_for_its_own_loop(backend: str) -> No
 
 
 @on_both
-def test_quota_turns_a_call_away_when_the_last_other_request_has_ended(backend: str) -> None:
+def test_blocked_loops_quota_turns_a_call_away_when_the_last_other_request_has_ended(backend: str) -> None:
     """As long as requests of other loops are under way there is something to wait for."""
 
     async def main() -> None:
@@ -200,7 +200,7 @@ def test_quota_turns_a_call_away_when_the_last_other_request_has_ended(backend: 
 
 
 @on_both
-def test_quota_lets_a_call_wait_for_requests_of_its_own_and_of_other_loops(backend: str) -> None:
+def test_blocked_loops_quota_lets_call_wait_for_requests_of_its_own_and_of_other_loops(backend: str) -> None:
     """They end whatever is blocked."""
 
     async def main() -> None:
@@ -224,7 +224,7 @@ def test_quota_lets_a_call_wait_for_requests_of_its_own_and_of_other_loops(backe
 
 
 @on_both
-def test_quota_lets_a_call_wait_for_time_to_pass(backend: str) -> None:
+def test_blocked_loops_quota_lets_a_call_wait_for_time_to_pass(backend: str) -> None:
     """Rates and cool-downs end by themselves."""
 
     async def main() -> None:
@@ -243,7 +243,7 @@ def test_quota_lets_a_call_wait_for_time_to_pass(backend: str) -> None:
 
 
 @on_both
-def test_quota_looks_again_when_a_loop_comes_to_stand_still(backend: str) -> None:
+def test_blocked_loops_quota_looks_again_when_a_loop_comes_to_stand_still(backend: str) -> None:
     """A sync iterator's run goes on between its items, and may wait by then."""
 
     async def main() -> None:
@@ -269,7 +269,7 @@ def test_quota_looks_again_when_a_loop_comes_to_stand_still(backend: str) -> Non
 
 
 @on_both
-def test_quota_turns_one_of_two_calls_away_that_wait_for_each_other(backend: str) -> None:
+def test_blocked_loops_quota_turns_one_of_two_calls_away_that_wait_for_each_other(backend: str) -> None:
     """Two threads' loops: the other can go on then."""
 
     async def main() -> None:
@@ -295,7 +295,7 @@ def test_quota_turns_one_of_two_calls_away_that_wait_for_each_other(backend: str
 
 
 @on_both
-def test_quota_turns_a_call_away_whose_probe_of_a_provider_that_is_down_is_on_its_loop(backend: str) -> None:
+def test_blocked_loops_quota_turns_a_call_away_whose_probe_is_on_its_loop(backend: str) -> None:
     """One request at a time looks whether it is back; if that one cannot go on, none ever will."""
 
     async def main() -> None:
@@ -316,7 +316,7 @@ def test_quota_turns_a_call_away_whose_probe_of_a_provider_that_is_down_is_on_it
 
 
 @on_both
-def test_quota_does_not_spin_while_a_probe_outlasts_the_patience_of_others(backend: str) -> None:
+def test_blocked_loops_quota_does_not_spin_while_probe_outlasts_patience_of_others(backend: str) -> None:
     """They are told when it has ended, and nothing is looked at before."""
 
     async def main() -> None:
@@ -350,7 +350,7 @@ def test_quota_does_not_spin_while_a_probe_outlasts_the_patience_of_others(backe
 
 
 @on_both
-def test_quota_tells_a_call_that_no_answer_can_pay_for_its_retry(backend: str) -> None:
+def test_blocked_loops_quota_tells_a_call_that_no_answer_can_pay_for_its_retry(backend: str) -> None:
     """Those that could are on the loop that it blocks; nothing under way at all is another matter."""
 
     async def main() -> None:
@@ -374,7 +374,7 @@ def test_quota_tells_a_call_that_no_answer_can_pay_for_its_retry(backend: str) -
 
 
 @on_both
-def test_spending_turns_a_call_away_that_waits_for_its_own_loop(backend: str) -> None:
+def test_blocked_loops_spending_turns_a_call_away_that_waits_for_its_own_loop(backend: str) -> None:
     """What is under way there is never settled while the call waits; on other loops it is."""
 
     async def main() -> None:
@@ -450,7 +450,7 @@ class Gate:
 
 
 @pytest.mark.anyio
-async def test_bridge_turns_a_sync_call_away_beside_other_work_of_its_loop() -> None:
+async def test_blocked_loops_portal_turns_a_sync_call_away_beside_other_work_of_its_loop() -> None:
     """A notebook: a batch in the background has all there is, and a cell asks synchronously."""
     gate = Gate()
     model = gate.chat(max_in_flight=3)
@@ -479,7 +479,7 @@ async def test_bridge_turns_a_sync_call_away_beside_other_work_of_its_loop() -> 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_bridge_turns_a_sync_call_of_a_callback_away() -> None:
+async def test_blocked_loops_portal_turns_a_sync_call_of_a_callback_away() -> None:
     """A timer's, say: it belongs to no task, and blocks the loop all the same."""
     gate = Gate()
     model = gate.chat(max_in_flight=1)
@@ -501,7 +501,7 @@ async def test_bridge_turns_a_sync_call_of_a_callback_away() -> None:
 
 
 @pytest.mark.anyio
-async def test_bridge_turns_a_sync_call_away_beside_what_auto_has_let_in() -> None:
+async def test_blocked_loops_portal_turns_a_sync_call_away_beside_what_auto_has_let_in() -> None:
     """However many that are."""
     gate = Gate()
     model = gate.chat()
@@ -518,7 +518,7 @@ async def test_bridge_turns_a_sync_call_away_beside_what_auto_has_let_in() -> No
 
 
 @pytest.mark.anyio
-async def test_bridge_turns_a_nested_sync_call_away() -> None:
+async def test_blocked_loops_portal_turns_a_nested_sync_call_away() -> None:
     """A slip that everybody makes once; the run ends with the error, and so does nothing else."""
     gate = Gate()
     model = gate.chat(max_in_flight=2)
@@ -546,7 +546,7 @@ async def test_bridge_turns_a_nested_sync_call_away() -> None:
     assert is_idle(model.quota)
 
 
-def test_bridge_turns_a_nested_sync_call_away_on_the_background_loop() -> None:
+def test_blocked_loops_portal_turns_a_nested_sync_call_away_on_the_background_loop() -> None:
     """A script that batches synchronously, with an async step that does so too."""
 
     def main() -> None:
@@ -567,7 +567,7 @@ def test_bridge_turns_a_nested_sync_call_away_on_the_background_loop() -> None:
 
 
 @pytest.mark.anyio
-async def test_bridge_turns_a_sync_call_away_that_its_runs_spending_cannot_settle() -> None:
+async def test_blocked_loops_portal_turns_a_sync_call_away_that_its_runs_spending_cannot_settle() -> None:
     """Requests under way on the blocked loop have set the rest aside."""
     gate = Gate()
     model = gate.chat(max_tokens=1000)
@@ -595,7 +595,7 @@ async def test_bridge_turns_a_sync_call_away_that_its_runs_spending_cannot_settl
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("share", [False, True])
-async def test_bridge_turns_sync_calls_for_lists_away(share: bool) -> None:
+async def test_blocked_loops_portal_turns_sync_calls_for_lists_away(share: bool) -> None:
     """Also where lists are shared."""
     gate = Gate()
     model = OpenAIEmbeddings(
@@ -619,7 +619,7 @@ async def test_bridge_turns_sync_calls_for_lists_away(share: bool) -> None:
 
 
 @pytest.mark.anyio
-async def test_bridge_turns_a_sync_call_away_whose_inputs_come_from_its_loop() -> None:
+async def test_blocked_loops_portal_turns_a_sync_call_away_whose_inputs_come_from_its_loop() -> None:
     """A stream that was begun there; one that was not is begun where it is used."""
     ended = False
 
@@ -643,7 +643,7 @@ async def test_bridge_turns_a_sync_call_away_whose_inputs_come_from_its_loop() -
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("here", [True, False])
-async def test_bridge_turns_away_what_the_end_of_an_iterator_waits_for(here: bool) -> None:
+async def test_blocked_loops_portal_turns_away_what_the_end_of_an_iterator_waits_for(here: bool) -> None:
     """A cleanup that needs a request, say; not where the iterator is closed in a thread without a loop."""
     gate = Gate()
     model = gate.chat(max_in_flight=1)
@@ -680,7 +680,7 @@ async def test_bridge_turns_away_what_the_end_of_an_iterator_waits_for(here: boo
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("through", ["client", "transport"])
-async def test_bridge_turns_a_sync_call_away_whose_connections_are_bound_to_its_loop(through: str) -> None:
+async def test_blocked_loops_portal_turns_a_call_away_whose_connections_are_on_its_loop(through: str) -> None:
     """Httpx's own belong to the loop that they were made on; what keeps none serves all loops."""
 
     class Pool(httpx.AsyncHTTPTransport):
@@ -706,7 +706,7 @@ async def test_bridge_turns_a_sync_call_away_whose_connections_are_bound_to_its_
 
 
 @pytest.mark.anyio
-async def test_bridge_lets_sync_calls_of_other_threads_wait() -> None:
+async def test_blocked_loops_portal_lets_sync_calls_of_other_threads_wait() -> None:
     """They block no loop, and are served when this one goes on."""
     gate = Gate()
     model = gate.chat(max_in_flight=1)

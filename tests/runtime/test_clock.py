@@ -12,7 +12,9 @@ from tests.limits.quotas import BACKENDS, virtually
 from tests.runtime.harness import in_thread, on_trio
 
 
-def test_sleeping_moves_with_the_loops_clock() -> None:
+def test_clock_sleeping_moves_with_the_loops_clock() -> None:
+    """Sleeping moves with the loops clock."""
+
     async def main() -> float:
         clock = Clock()
         before = clock.now()
@@ -22,19 +24,21 @@ def test_sleeping_moves_with_the_loops_clock() -> None:
     assert on_trio(main) == 3600
 
 
-def test_randomness_and_wall_time_can_be_replaced() -> None:
+def test_clock_randomness_and_wall_time_can_be_replaced() -> None:
+    """Randomness and wall time can be replaced."""
     clock = Clock(random=random.Random(7).random, wall=lambda: 12.0)
     assert clock.random() == random.Random(7).random()
     assert clock.wall() == 12.0
 
 
-def test_two_clocks_draw_different_numbers() -> None:
+def test_clock_two_clocks_draw_different_numbers() -> None:
+    """Two clocks draw different numbers."""
     assert [Clock().random() for _ in range(3)] != [Clock().random() for _ in range(3)]
     assert all(0 <= Clock().random() < 1 for _ in range(20))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_loops_have_one_time_in_common(backend: str) -> None:
+def test_clock_loops_have_one_time_in_common(backend: str) -> None:
     """It runs as fast as the loop's own, also where that is virtual, and its offset stays."""
 
     async def main() -> None:
@@ -46,7 +50,7 @@ def test_loops_have_one_time_in_common(backend: str) -> None:
     virtually(backend, main)
 
 
-def test_two_loops_agree_on_what_time_it_is() -> None:
+def test_clock_two_loops_agree_on_what_time_it_is() -> None:
     """Though each counts from where it likes."""
 
     async def main() -> float:

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.anyio
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
 
-async def test_every_step_runs_in_the_context() -> None:
+async def test_context_every_step_runs_in_the_context() -> None:
+    """Every step runs in the context."""
     seen: list[str] = []
 
     async def work() -> str:
@@ -33,7 +34,8 @@ async def test_every_step_runs_in_the_context() -> None:
     assert variable.get() == "unset"
 
 
-async def test_errors_come_out_as_themselves() -> None:
+async def test_context_errors_come_out_as_themselves() -> None:
+    """Errors come out as themselves."""
     error = Boom()
 
     async def work() -> None:
@@ -45,7 +47,8 @@ async def test_errors_come_out_as_themselves() -> None:
     assert caught.value is error
 
 
-async def test_a_cancellation_goes_in_and_may_be_cleaned_up_after() -> None:
+async def test_context_cancellation_goes_in_and_may_be_cleaned_up_after() -> None:
+    """A cancellation goes in and may be cleaned up after."""
     seen: list[str] = []
 
     async def work() -> None:
@@ -67,7 +70,9 @@ async def test_a_cancellation_goes_in_and_may_be_cleaned_up_after() -> None:
     assert seen == ["inside"]
 
 
-async def test_a_coroutine_may_handle_what_is_thrown_in() -> None:
+async def test_context_coroutine_may_handle_what_is_thrown_in() -> None:
+    """A coroutine may handle what is thrown in."""
+
     async def work() -> str:
         with anyio.move_on_after(0):
             await anyio.sleep_forever()
@@ -77,7 +82,8 @@ async def test_a_coroutine_may_handle_what_is_thrown_in() -> None:
     assert await drive(copy_context(), work()) == "went on"
 
 
-async def test_closing_closes_the_coroutine_in_its_context() -> None:
+async def test_context_closing_closes_the_coroutine_in_its_context() -> None:
+    """Closing closes the coroutine in its context."""
     seen: list[str] = []
 
     class Trap:
@@ -100,7 +106,9 @@ async def test_closing_closes_the_coroutine_in_its_context() -> None:
     assert seen == ["inside"]
 
 
-def test_driving_to_the_end_needs_no_loop() -> None:
+def test_context_driving_to_the_end_needs_no_loop() -> None:
+    """Driving to the end needs no loop."""
+
     async def work() -> str:
         return variable.get()
 
@@ -109,7 +117,9 @@ def test_driving_to_the_end_needs_no_loop() -> None:
     assert drive_to_end(context, work()) == "given"
 
 
-def test_driving_to_the_end_what_waits_is_an_error() -> None:
+def test_context_driving_to_the_end_what_waits_is_an_error() -> None:
+    """Driving to the end what waits is an error."""
+
     class Trap:
         def __await__(self):  # type: ignore[no-untyped-def]
             yield

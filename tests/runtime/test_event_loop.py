@@ -18,13 +18,15 @@ from tests.runtime.harness import in_thread, output_of, pause
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_call_from_the_loops_own_thread_is_made_at_once() -> None:
+async def test_event_loop_call_from_the_loops_own_thread_is_made_at_once() -> None:
+    """A call from the loops own thread is made at once."""
     called: list[int] = []
     assert LoopHandle.current().call(lambda: called.append(threading.get_ident()))
     assert called == [threading.get_ident()]
 
 
-async def test_a_call_from_another_thread_is_made_on_the_loop() -> None:
+async def test_event_loop_call_from_another_thread_is_made_on_the_loop() -> None:
+    """A call from another thread is made on the loop."""
     loop, called = LoopHandle.current(), anyio.Event()
     assert await anyio.to_thread.run_sync(loop.call, called.set)
     await called.wait()
@@ -33,7 +35,9 @@ async def test_a_call_from_another_thread_is_made_on_the_loop() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_call_to_a_loop_that_has_ended_says_so(backend: str) -> None:
+def test_event_loop_call_to_a_loop_that_has_ended_says_so(backend: str) -> None:
+    """A call to a loop that has ended says so."""
+
     async def main() -> LoopHandle:
         return LoopHandle.current()
 
@@ -43,7 +47,8 @@ def test_a_call_to_a_loop_that_has_ended_says_so(backend: str) -> None:
     assert called == []
 
 
-async def test_handles_on_one_loop_are_the_same() -> None:
+async def test_event_loop_handles_on_one_loop_are_the_same() -> None:
+    """Handles on one loop are the same."""
     loop = LoopHandle.current()
     assert loop.same(LoopHandle.current())
     elsewhere = await anyio.to_thread.run_sync(lambda: anyio.run(_current))
@@ -54,7 +59,8 @@ async def _current() -> LoopHandle:
     return LoopHandle.current()
 
 
-async def test_a_started_task_belongs_to_no_callers_scope() -> None:
+async def test_event_loop_started_task_belongs_to_no_callers_scope() -> None:
+    """A started task belongs to no callers scope."""
     loop, go, ended = LoopHandle.current(), anyio.Event(), anyio.Event()
     seen: list[str] = []
 
@@ -71,7 +77,7 @@ async def test_a_started_task_belongs_to_no_callers_scope() -> None:
     assert task is not None
 
 
-def test_the_end_of_a_task_that_never_began_is_told() -> None:
+def test_event_loop_end_of_a_task_that_never_began_is_told() -> None:
     """The teardown of asyncio cancels what was started in its last round before its first step."""
     ended: list[bool] = []
 
@@ -88,14 +94,16 @@ def test_the_end_of_a_task_that_never_began_is_told() -> None:
     assert ended == [True]
 
 
-async def test_a_signal_set_before_it_is_waited_for_is_not_missed() -> None:
+async def test_event_loop_signal_set_before_it_is_waited_for_is_not_missed() -> None:
+    """A signal set before it is waited for is not missed."""
     signal = Signal()
     signal.set()
     signal.set()
     await signal.wait()
 
 
-async def test_a_signal_may_be_set_from_another_thread() -> None:
+async def test_event_loop_signal_may_be_set_from_another_thread() -> None:
+    """A signal may be set from another thread."""
     signal = Signal()
     async with anyio.create_task_group() as group:
         group.start_soon(signal.wait)
@@ -104,7 +112,9 @@ async def test_a_signal_may_be_set_from_another_thread() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_signal_of_a_loop_that_has_ended_may_be_set(backend: str) -> None:
+def test_event_loop_signal_of_a_loop_that_has_ended_may_be_set(backend: str) -> None:
+    """A signal of a loop that has ended may be set."""
+
     async def main() -> Signal:
         return Signal()
 
@@ -112,7 +122,7 @@ def test_a_signal_of_a_loop_that_has_ended_may_be_set(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_alarm_goes_off_once_when_its_moment_has_come(backend: str) -> None:
+def test_event_loop_alarm_goes_off_once_when_its_moment_has_come(backend: str) -> None:
     """And again if it is set again, also by what it calls."""
     rung: list[float] = []
 
@@ -136,7 +146,7 @@ def test_an_alarm_goes_off_once_when_its_moment_has_come(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_alarm_has_one_moment(backend: str) -> None:
+def test_event_loop_alarm_has_one_moment(backend: str) -> None:
     """An earlier one, a later one, or none, takes the place of the one before."""
     rung: list[float] = []
 
@@ -161,7 +171,7 @@ def test_an_alarm_has_one_moment(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_alarm_that_was_cleared_leaves_nothing_on_the_loop(backend: str) -> None:
+def test_event_loop_alarm_that_was_cleared_leaves_nothing_on_the_loop(backend: str) -> None:
     """Twice is no mistake, and it may be set anew right away."""
     rung: list[float] = []
 
@@ -187,7 +197,7 @@ def test_an_alarm_that_was_cleared_leaves_nothing_on_the_loop(backend: str) -> N
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_loop_may_end_with_an_alarm_set(backend: str) -> None:
+def test_event_loop_loop_may_end_with_an_alarm_set(backend: str) -> None:
     """It rings for nobody."""
     rung: list[bool] = []
 
@@ -199,12 +209,14 @@ def test_a_loop_may_end_with_an_alarm_set(backend: str) -> None:
     assert not rung
 
 
-async def test_there_is_a_running_loop_here_and_none_in_a_thread() -> None:
+async def test_event_loop_there_is_a_running_loop_here_and_none_in_a_thread() -> None:
+    """There is a running loop here and none in a thread."""
     assert running_loop() is not None
     assert await anyio.to_thread.run_sync(running_loop) is None
 
 
-async def test_a_cancelled_scope_is_a_real_cancellation() -> None:
+async def test_event_loop_cancelled_scope_is_a_real_cancellation() -> None:
+    """A cancelled scope is a real cancellation."""
     seen: list[bool] = []
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -216,7 +228,8 @@ async def test_a_cancelled_scope_is_a_real_cancellation() -> None:
     assert seen == [True]
 
 
-def test_asyncios_own_cancel_is_a_real_cancellation_and_a_raised_one_is_not() -> None:
+def test_event_loop_asyncios_own_cancel_is_a_real_cancellation_and_a_raised_one_is_not() -> None:
+    """Asyncios own cancel is a real cancellation and a raised one is not."""
     seen: list[bool] = []
 
     async def wait() -> None:
@@ -239,7 +252,7 @@ def test_asyncios_own_cancel_is_a_real_cancellation_and_a_raised_one_is_not() ->
     assert seen == [True, False]
 
 
-def test_a_loop_that_ends_while_workers_start_says_nothing() -> None:
+def test_event_loop_loop_that_ends_while_workers_start_says_nothing() -> None:
     """Leaving an `async for` early as the last thing of a program gives no warning."""
     assert (
         output_of(

@@ -38,7 +38,7 @@ def leaf_of(watch: Watch, rounds: int = 3) -> RunnableLambda[Any, Any]:
 
 
 @pytest.mark.parametrize("cap", [1, 2, 5])
-async def test_the_cap_holds_through_branches_of_branches(cap: int) -> None:
+async def test_fork_cap_holds_through_branches_of_branches(cap: int) -> None:
     """Nine leaves an item, async and sync, and never more than the cap at once."""
     watch = Watch()
 
@@ -53,7 +53,8 @@ async def test_the_cap_holds_through_branches_of_branches(cap: int) -> None:
     assert 1 <= watch.peak <= cap
 
 
-async def test_branches_run_at_the_same_time() -> None:
+async def test_fork_branches_run_at_the_same_time() -> None:
+    """Branches run at the same time."""
     first, second = anyio.Event(), anyio.Event()
 
     async def one(_: object) -> None:
@@ -70,7 +71,8 @@ async def test_branches_run_at_the_same_time() -> None:
 
 
 @pytest.mark.parametrize("batch", [False, True])
-async def test_the_first_error_ends_the_other_branches_and_comes_as_itself(batch: bool) -> None:
+async def test_fork_first_error_ends_the_other_branches_and_comes_as_itself(batch: bool) -> None:
+    """The first error ends the other branches and comes as itself."""
     before, watch, error = tasks(), Watch(), Boom()
 
     async def forever(_: object) -> None:
@@ -88,7 +90,8 @@ async def test_the_first_error_ends_the_other_branches_and_comes_as_itself(batch
     await check_over(watch, before)
 
 
-async def test_a_branch_that_fails_while_it_waits_for_a_slot_lets_the_others_go() -> None:
+async def test_fork_branch_that_fails_while_it_waits_for_a_slot_lets_the_others_go() -> None:
+    """A branch that fails while it waits for a slot lets the others go."""
     watch = Watch()
 
     async def fail(_: object) -> None:
@@ -101,7 +104,9 @@ async def test_a_branch_that_fails_while_it_waits_for_a_slot_lets_the_others_go(
     assert watch.active == 0
 
 
-async def test_branches_do_not_see_each_others_context() -> None:
+async def test_fork_branches_do_not_see_each_others_context() -> None:
+    """Branches do not see each others context."""
+
     async def mark(value: int) -> str:
         before = variable.get()
         variable.set(f"set for {value}")
@@ -117,7 +122,9 @@ async def test_branches_do_not_see_each_others_context() -> None:
     assert variable.get() == "caller"
 
 
-async def test_map_elements_do_not_see_each_others_context() -> None:
+async def test_fork_map_elements_do_not_see_each_others_context() -> None:
+    """Map elements do not see each others context."""
+
     async def mark(value: int) -> str:
         before = variable.get()
         variable.set(f"set for {value}")
@@ -131,7 +138,8 @@ async def test_map_elements_do_not_see_each_others_context() -> None:
 
 
 @pytest.mark.parametrize("cap", [1, 3, None])
-async def test_map_keeps_order_and_cap(cap: int | None) -> None:
+async def test_fork_map_keeps_order_and_cap(cap: int | None) -> None:
+    """Map keeps order and cap."""
     watch = Watch()
     chain = leaf_of(watch).map().map()
     value = [[1, 2, 3], [], [4]]
@@ -142,7 +150,8 @@ async def test_map_keeps_order_and_cap(cap: int | None) -> None:
         assert watch.peak <= cap
 
 
-async def test_an_item_that_times_out_takes_its_branches_with_it() -> None:
+async def test_fork_item_that_times_out_takes_its_branches_with_it() -> None:
+    """An item that times out takes its branches with it."""
     watch = Watch()
 
     async def forever(_: object) -> None:
@@ -156,7 +165,7 @@ async def test_an_item_that_times_out_takes_its_branches_with_it() -> None:
     assert watch.active == 0
 
 
-async def test_an_item_that_times_out_ends_when_its_branches_have_ended() -> None:
+async def test_fork_item_that_times_out_ends_when_its_branches_have_ended() -> None:
     """What comes after, a fallback here, does not run beside a branch that is still unwinding."""
     watch = Watch()
 
@@ -181,7 +190,9 @@ async def test_an_item_that_times_out_ends_when_its_branches_have_ended() -> Non
     assert outputs == [0]
 
 
-def test_a_branchs_stray_cancellation_is_the_items_error() -> None:
+def test_fork_branchs_stray_cancellation_is_the_items_error() -> None:
+    """A branchs stray cancellation is the items error."""
+
     async def stray(_: object) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.cancel()
@@ -203,7 +214,8 @@ def test_a_branchs_stray_cancellation_is_the_items_error() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_an_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]) -> None:
+async def test_fork_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]) -> None:
+    """An interrupt in a branch ends the run."""
     watch = Watch()
 
     async def interrupt(_: object) -> None:
@@ -216,7 +228,7 @@ async def test_an_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]) 
     assert watch.active == 0
 
 
-def test_a_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
+def test_fork_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
     """asyncio.run cancels tasks that have not had their first step; nobody may wait for those."""
     assert (
         output_of(
@@ -252,7 +264,7 @@ def test_a_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_an_interrupt_in_a_single_call_is_raised_as_itself(first: bool) -> None:
+async def test_fork_interrupt_in_a_single_call_is_raised_as_itself(first: bool) -> None:
     """Also where the fork made its own tasks: not wrapped in their group."""
 
     class Interrupt(BaseException):

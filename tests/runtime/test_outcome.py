@@ -22,14 +22,16 @@ def result(*outcomes: Outcome[Any], seconds: float = 2.0) -> BatchResult[Any]:
 BOOM = Boom("no")
 
 
-def test_outputs_and_errors_stand_where_their_inputs_stood() -> None:
+def test_outcome_outputs_and_errors_stand_where_their_inputs_stood() -> None:
+    """Outputs and errors stand where their inputs stood."""
     books = result(outcome(0, "a"), outcome(1, error=BOOM), outcome(2, "c"))
     assert books.outputs == ["a", None, "c"]
     assert books.errors == {1: BOOM}
     assert [each.ok for each in books] == [True, False, True]
 
 
-def test_a_result_is_a_sequence_of_outcomes() -> None:
+def test_outcome_result_is_a_sequence_of_outcomes() -> None:
+    """A result is a sequence of outcomes."""
     outcomes = (outcome(0, "a"), outcome(1, "b"))
     books = result(*outcomes)
     assert len(books) == 2
@@ -38,26 +40,30 @@ def test_a_result_is_a_sequence_of_outcomes() -> None:
     assert list(books) == list(outcomes)
 
 
-def test_usage_adds_up_and_what_no_server_said_counts_nothing() -> None:
+def test_outcome_usage_adds_up_and_what_no_server_said_counts_nothing() -> None:
+    """Usage adds up and what no server said counts nothing."""
     books = result(outcome(0, usage=Usage(1, 2, 3)), outcome(1), outcome(2, usage=Usage(10, 20, 30)))
     assert books.usage == Usage(11, 22, 33)
     assert result().usage == Usage()
 
 
-def test_an_exception_as_output_is_no_error() -> None:
+def test_outcome_exception_as_output_is_no_error() -> None:
+    """An exception as output is no error."""
     books = result(outcome(0, BOOM))
     assert books.errors == {}
     books.raise_for_errors()
 
 
-def test_errors_are_raised_together() -> None:
+def test_outcome_errors_are_raised_together() -> None:
+    """Errors are raised together."""
     books = result(outcome(0, "a"), outcome(1, error=BOOM), outcome(2, error=KeyError("x")))
     with pytest.raises(ExceptionGroup, match="2 of 3 items failed") as caught:
         books.raise_for_errors()
     assert caught.value.exceptions == (BOOM, books.errors[2])
 
 
-def test_the_summary_says_how_many_how_fast_and_what_went_wrong() -> None:
+def test_outcome_summary_says_how_many_how_fast_and_what_went_wrong() -> None:
+    """The summary says how many how fast and what went wrong."""
     books = result(
         outcome(0, "a", attempts=3, usage=Usage(5, 6, 11)),
         outcome(1, error=KeyError("x")),
@@ -71,7 +77,8 @@ def test_the_summary_says_how_many_how_fast_and_what_went_wrong() -> None:
     assert summary.endswith("3 failed: 2 Boom, 1 KeyError")
 
 
-def test_the_summary_leaves_out_what_there_is_none_of() -> None:
+def test_outcome_summary_leaves_out_what_there_is_none_of() -> None:
+    """The summary leaves out what there is none of."""
     assert result(outcome(0, "a"), seconds=0).summary() == "1 of 1 items done in 0.00 s (at once)"
 
 
@@ -89,12 +96,12 @@ ENDED = SpendingLimitError("the limit is reached", limit="max_tokens_total", tok
         (ENDED.again(), "cancelled"),
     ],
 )
-def test_the_status_says_what_became_of_an_item(error: Exception | None, status: str) -> None:
+def test_outcome_status_says_what_became_of_an_item(error: Exception | None, status: str) -> None:
     """By its error alone."""
     assert outcome(0, error=error).status == status
 
 
-def test_the_summary_of_a_run_that_ended_early_counts_every_status() -> None:
+def test_outcome_summary_of_a_run_that_ended_early_counts_every_status() -> None:
     """Those that there are none of are left out, and what ended it is told once."""
     outcomes = (
         outcome(0, "a", usage=Usage(5, 2, 7)),
@@ -109,7 +116,7 @@ def test_the_summary_of_a_run_that_ended_early_counts_every_status() -> None:
     assert some.endswith("ended early (the limit is reached): 1 done, 1 not started")
 
 
-def test_result_is_shown_on_one_line() -> None:
+def test_outcome_result_is_shown_on_one_line() -> None:
     """However many items there are: how many, and what became of them."""
     limit = SpendingLimitError("enough", limit="max_cost", tokens=1, cost=1.0)
     late = DeadlineExceededError("late", seconds=1)
@@ -137,7 +144,7 @@ def priced(prices: Price | dict[str, Price] | None) -> BatchResult[Any]:
     return BatchResult(tuple(items), 2.0, None, prices)
 
 
-def test_result_tells_usage_by_model() -> None:
+def test_outcome_result_tells_usage_by_model() -> None:
     """Of all items together."""
     assert priced(None).usage_by_model == {
         "mini": Usage(1_000_000, 500_000, 1_500_000),
@@ -158,13 +165,13 @@ def test_result_tells_usage_by_model() -> None:
         (Price(input=0.0), 0.0),
     ],
 )
-def test_result_tells_the_cost_if_all_prices_are_known(prices: Any, cost: float | None) -> None:
+def test_outcome_result_tells_the_cost_if_all_prices_are_known(prices: Any, cost: float | None) -> None:
     """A part of it would be taken for the whole."""
     assert priced(prices).cost == (None if cost is None else pytest.approx(cost))
     assert ("cost" in priced(prices).summary()) is bool(cost)
 
 
-def test_result_costs_what_a_spending_limit_counts() -> None:
+def test_outcome_result_costs_what_a_spending_limit_counts() -> None:
     """Each item by what the cache held of it, and by its tier."""
     bills = [
         {"m": Usage(1_000_000, 0, 1_000_000, cached_input_tokens=1_000_000)},
@@ -175,12 +182,12 @@ def test_result_costs_what_a_spending_limit_counts() -> None:
     assert BatchResult(items, 1.0, None, MINI).cost == pytest.approx(0.1 + 0.5 + 1.0)
 
 
-def test_result_without_any_usage_costs_nothing() -> None:
+def test_outcome_result_without_any_usage_costs_nothing() -> None:
     """If there are prices."""
     assert BatchResult((outcome(0, 1),), 1.0, None, MINI).cost == 0.0
 
 
-def test_result_survives_pickling() -> None:
+def test_outcome_result_survives_pickling() -> None:
     """It travels between processes."""
     books = priced({"mini": MINI, "large": LARGE})
     assert pickle.loads(pickle.dumps(books)).cost == books.cost

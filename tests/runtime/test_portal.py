@@ -52,7 +52,8 @@ def batched(inputs: Any = range(9)) -> list[int]:
 EXPECTED = list(range(3, 12))
 
 
-def test_from_plain_code() -> None:
+def test_portal_from_plain_code() -> None:
+    """From plain code."""
     assert batched() == EXPECTED
     assert list(chain.batch_iter(range(9))) == EXPECTED
     assert dict(chain.batch_as_completed(range(9))) == dict(enumerate(EXPECTED))
@@ -61,18 +62,20 @@ def test_from_plain_code() -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_from_a_thread_that_carries_the_context_of_a_loop(backend: str) -> None:
+def test_portal_from_a_thread_that_carries_the_context_of_a_loop(backend: str) -> None:
     """`asyncio.to_thread` and web frameworks' test clients copy contexts that say which loop runs."""
 
     async def main() -> None:
         context = copy_context()
-        await anyio.to_thread.run_sync(in_thread, partial(context.run, test_from_plain_code))
+        await anyio.to_thread.run_sync(in_thread, partial(context.run, test_portal_from_plain_code))
 
     anyio.run(main, backend=backend)
 
 
 @pytest.mark.parametrize("how", ["from its item", "from elsewhere"])
-def test_asyncios_own_threads_may_call(how: str) -> None:
+def test_portal_asyncios_own_threads_may_call(how: str) -> None:
+    """Asyncios own threads may call."""
+
     async def item(value: int) -> int:
         return await asyncio.to_thread(chain.invoke, value)
 
@@ -84,7 +87,8 @@ def test_asyncios_own_threads_may_call(how: str) -> None:
     assert anyio.run(main) == EXPECTED
 
 
-def test_from_many_threads_at_once() -> None:
+def test_portal_from_many_threads_at_once() -> None:
+    """From many threads at once."""
     with all_slots_come_back():
         outputs: list[list[int]] = []
         threads = [threading.Thread(target=lambda: outputs.append(batched())) for _ in range(20)]
@@ -99,18 +103,20 @@ def test_from_many_threads_at_once() -> None:
     assert outputs == [EXPECTED] * 20
 
 
-async def test_from_inside_a_running_loop() -> None:
+async def test_portal_from_inside_a_running_loop() -> None:
     """A notebook: the loop stands still meanwhile."""
     assert batched() == EXPECTED
     assert list(chain.batch_iter(range(9))) == EXPECTED
     assert chain.invoke(0) == 3
 
 
-async def test_from_a_worker_thread_of_somebody_else() -> None:
+async def test_portal_from_a_worker_thread_of_somebody_else() -> None:
+    """From a worker thread of somebody else."""
     assert await anyio.to_thread.run_sync(batched) == EXPECTED
 
 
-async def test_from_a_worker_thread_of_a_run() -> None:
+async def test_portal_from_a_worker_thread_of_a_run() -> None:
+    """From a worker thread of a run."""
     outer = RunnableLambda(lambda value: sum(batched([value])))
     assert await outer.abatch(range(9), config(max_concurrency=2)) == EXPECTED
     assert outer.batch(range(9), config(max_concurrency=2)) == EXPECTED
@@ -119,7 +125,7 @@ async def test_from_a_worker_thread_of_a_run() -> None:
 
 @pytest.mark.parametrize("how", ["batch", "batch_iter", "as_completed", "invoke"])
 @pytest.mark.parametrize("cap", [1, 2, None])
-def test_from_an_async_function_on_the_background_loop(how: str, cap: int | None) -> None:
+def test_portal_from_an_async_function_on_the_background_loop(how: str, cap: int | None) -> None:
     """It blocks the very loop it would need."""
     watch = Watch()
 
@@ -147,7 +153,7 @@ def test_from_an_async_function_on_the_background_loop(how: str, cap: int | None
         assert watch.peak == 1
 
 
-def test_a_sync_iterator_in_a_leaf_holds_the_cap_between_its_items() -> None:
+def test_portal_sync_iterator_in_a_leaf_holds_the_cap_between_its_items() -> None:
     """The leaf works between the items; what is nested may not run beside it."""
     watch = Watch()
 
@@ -178,7 +184,9 @@ def test_a_sync_iterator_in_a_leaf_holds_the_cap_between_its_items() -> None:
     assert watch.peak == 1
 
 
-def test_nothing_is_set_in_the_callers_context() -> None:
+def test_portal_nothing_is_set_in_the_callers_context() -> None:
+    """Nothing is set in the callers context."""
+
     async def mark(_: object) -> str:
         before = variable.get()
         variable.set("inside")
@@ -198,7 +206,8 @@ def test_nothing_is_set_in_the_callers_context() -> None:
 # Inputs
 
 
-def test_a_generator_runs_in_the_calling_thread() -> None:
+def test_portal_generator_runs_in_the_calling_thread() -> None:
+    """A generator runs in the calling thread."""
     idents: set[int] = set()
 
     def source() -> Iterator[int]:
@@ -211,7 +220,7 @@ def test_a_generator_runs_in_the_calling_thread() -> None:
     assert idents == {threading.get_ident()}
 
 
-def test_an_iterator_or_sequence_without_iter_runs_in_the_calling_thread_too() -> None:
+def test_portal_iterator_or_sequence_without_iter_runs_in_the_calling_thread_too() -> None:
     """Whatever `list` takes."""
     idents: set[int] = set()
 
@@ -239,7 +248,7 @@ def test_an_iterator_or_sequence_without_iter_runs_in_the_calling_thread_too() -
 
 
 @pytest.mark.parametrize("sized", [False, True])
-def test_so_does_any_code_behind_the_inputs(sized: bool) -> None:
+def test_portal_so_does_any_code_behind_the_inputs(sized: bool) -> None:
     """A query, a data set: iterable, no iterator."""
     idents: set[int] = set()
 
@@ -260,7 +269,7 @@ def test_so_does_any_code_behind_the_inputs(sized: bool) -> None:
     assert idents == {threading.get_ident()}
 
 
-def test_a_generator_that_blocks_does_not_stall_what_is_in_flight() -> None:
+def test_portal_generator_that_blocks_does_not_stall_what_is_in_flight() -> None:
     """It waits here for the outputs of what it has given already."""
     done = threading.Event()
 
@@ -278,7 +287,8 @@ def test_a_generator_that_blocks_does_not_stall_what_is_in_flight() -> None:
 
 
 @pytest.mark.parametrize("kind", [Boom, KeyboardInterrupt, SystemExit])
-def test_what_a_generator_raises_ends_the_run_as_itself(kind: type[BaseException]) -> None:
+def test_portal_what_a_generator_raises_ends_the_run_as_itself(kind: type[BaseException]) -> None:
+    """What a generator raises ends the run as itself."""
     watch, error = Watch(), kind()
 
     async def forever(_: object) -> None:
@@ -296,7 +306,7 @@ def test_what_a_generator_raises_ends_the_run_as_itself(kind: type[BaseException
     assert batched() == EXPECTED
 
 
-def test_nothing_is_pulled_after_an_iterator_was_closed() -> None:
+def test_portal_nothing_is_pulled_after_an_iterator_was_closed() -> None:
     """Not even what was asked for before: it may be long in coming."""
     pulled: list[int] = []
 
@@ -316,7 +326,8 @@ def test_nothing_is_pulled_after_an_iterator_was_closed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["batch_iter", "batch_as_completed"])
-def test_closing_an_iterator_ends_its_work_before_it_returns(kind: str) -> None:
+def test_portal_closing_an_iterator_ends_its_work_before_it_returns(kind: str) -> None:
+    """Closing an iterator ends its work before it returns."""
     watch = Watch()
 
     async def leaf(value: int) -> int:
@@ -331,13 +342,14 @@ def test_closing_an_iterator_ends_its_work_before_it_returns(kind: str) -> None:
     assert watch.active == 0
 
 
-def test_an_iterator_never_begun_has_nothing_to_close() -> None:
+def test_portal_iterator_never_begun_has_nothing_to_close() -> None:
+    """An iterator never begun has nothing to close."""
     iterator = chain.batch_iter(range(3))
     iterator.close()  # type: ignore[attr-defined]
     assert list(iterator) == []
 
 
-async def test_an_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:
+async def test_portal_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:
     """An error, where it would wait for itself forever."""
 
     async def step(iterator: Iterator[int]) -> int:
@@ -355,7 +367,7 @@ async def test_an_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:
 @pytest.mark.parametrize("threads", ["asyncio", "anyio"])
 @pytest.mark.parametrize("how", ["timeout", "error", "cancel"])
 @pytest.mark.parametrize("method", ["batch", "batch_iter"])
-def test_nested_sync_calls_end_with_their_item(threads: str, how: str, method: str) -> None:
+def test_portal_nested_sync_calls_end_with_their_item(threads: str, how: str, method: str) -> None:
     """Also those from threads of the user's own, of which one library's wait behind a shield."""
     watch, began = Watch(), threading.Event()
 
@@ -406,7 +418,7 @@ def test_nested_sync_calls_end_with_their_item(threads: str, how: str, method: s
     anyio.run(main)
 
 
-def test_an_iterator_between_two_items_ends_with_the_item_that_its_thread_belongs_to() -> None:
+def test_portal_iterator_between_two_items_ends_with_the_item_that_its_thread_belongs_to() -> None:
     """Nothing of it runs on, whatever the thread is at."""
     watch, go_on = Watch(), threading.Event()
 
@@ -432,7 +444,7 @@ def test_an_iterator_between_two_items_ends_with_the_item_that_its_thread_belong
     anyio.run(main)
 
 
-def test_an_iterator_that_its_loops_own_thread_collects_ends_without_a_word() -> None:
+def test_portal_iterator_that_its_loops_own_thread_collects_ends_without_a_word() -> None:
     """The garbage collector runs in whatever thread it likes."""
     source = """
         import gc, threading
@@ -467,7 +479,9 @@ def test_an_iterator_that_its_loops_own_thread_collects_ends_without_a_word() ->
     assert output_of(source).split() == ["0", "True"]
 
 
-def test_an_iterator_raises_a_frozen_exception_as_itself() -> None:
+def test_portal_iterator_raises_a_frozen_exception_as_itself() -> None:
+    """An iterator raises a frozen exception as itself."""
+
     @dataclass(frozen=True)
     class Frozen(Exception):
         code: int
@@ -482,7 +496,7 @@ def test_an_iterator_raises_a_frozen_exception_as_itself() -> None:
 
 
 @pytest.mark.parametrize("way", ["batch", "invoke", "batch_iter", "run"])
-async def test_a_worker_thread_whose_scope_is_cancelled_ends_its_call(way: str) -> None:
+async def test_portal_worker_thread_whose_scope_is_cancelled_ends_its_call(way: str) -> None:
     """A thread cannot be interrupted, so the call looks; what it had begun is cancelled."""
     watch = Watch()
 
@@ -506,6 +520,6 @@ async def test_a_worker_thread_whose_scope_is_cancelled_ends_its_call(way: str) 
     assert watch.active == 0
 
 
-async def test_a_worker_thread_that_is_not_cancelled_gets_its_outputs() -> None:
+async def test_portal_worker_thread_that_is_not_cancelled_gets_its_outputs() -> None:
     """However long it takes."""
     assert await anyio.to_thread.run_sync(batched) == EXPECTED

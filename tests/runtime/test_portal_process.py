@@ -32,7 +32,9 @@ class Interrupted(Caller):
         raise KeyboardInterrupt
 
 
-def test_an_interrupt_as_the_work_ends_is_not_waited_out_for_ever() -> None:
+def test_portal_interrupt_as_the_work_ends_is_not_waited_out_for_ever() -> None:
+    """An interrupt as the work ends is not waited out for ever."""
+
     async def work() -> int:
         return 1
 
@@ -59,7 +61,8 @@ class InterruptedTooEarly(Caller):
         super().wait(token)
 
 
-def test_an_interrupt_cancels_the_work_and_waits_for_its_end() -> None:
+def test_portal_interrupt_cancels_the_work_and_waits_for_its_end() -> None:
+    """An interrupt cancels the work and waits for its end."""
     began, watch = threading.Event(), Watch()
 
     async def work() -> None:
@@ -80,7 +83,8 @@ def test_an_interrupt_cancels_the_work_and_waits_for_its_end() -> None:
 
 
 @pytest.mark.parametrize("how", ["batch", "batch_iter", "invoke"])
-def test_ctrl_c_ends_everything_and_is_raised(how: str) -> None:
+def test_portal_ctrl_c_ends_everything_and_is_raised(how: str) -> None:
+    """Ctrl c ends everything and is raised."""
     process = script(
         f"""
         import sys, threading, anyio
@@ -120,7 +124,7 @@ def test_ctrl_c_ends_everything_and_is_raised(how: str) -> None:
 # The end of the process
 
 
-def test_a_process_that_has_batched_exits() -> None:
+def test_portal_process_that_has_batched_exits() -> None:
     """With worker threads idle, at once and without a word."""
     assert (
         output_of(
@@ -138,7 +142,8 @@ def test_a_process_that_has_batched_exits() -> None:
     )
 
 
-def test_a_process_exits_with_an_iterator_left_open() -> None:
+def test_portal_process_exits_with_an_iterator_left_open() -> None:
+    """A process exits with an iterator left open."""
     assert (
         output_of(
             """
@@ -155,7 +160,7 @@ def test_a_process_exits_with_an_iterator_left_open() -> None:
     )
 
 
-def test_a_batch_at_exit_still_runs() -> None:
+def test_portal_batch_at_exit_still_runs() -> None:
     """Also after the package's own exit handler, which was registered later and is called before."""
     assert (
         output_of(
@@ -174,7 +179,8 @@ def test_a_batch_at_exit_still_runs() -> None:
     )
 
 
-def test_there_is_one_background_loop_however_many_threads_ask_first() -> None:
+def test_portal_there_is_one_background_loop_however_many_threads_ask_first() -> None:
+    """There is one background loop however many threads ask first."""
     assert (
         output_of(
             """
@@ -204,7 +210,8 @@ def test_there_is_one_background_loop_however_many_threads_ask_first() -> None:
     )
 
 
-def test_a_background_loop_that_user_code_ended_is_replaced() -> None:
+def test_portal_background_loop_that_user_code_ended_is_replaced() -> None:
+    """A background loop that user code ended is replaced."""
     assert (
         output_of(
             """
@@ -239,7 +246,7 @@ def test_a_background_loop_that_user_code_ended_is_replaced() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("where", ["plain", "leaf"])
-def test_a_forked_child_has_a_loop_of_its_own(where: str) -> None:
+def test_portal_forked_child_has_a_loop_of_its_own(where: str) -> None:
     """Also where the fork happens inside a run: the child is no part of it."""
     assert (
         output_of(
@@ -298,7 +305,7 @@ def test_background_loop_is_made_once_more_for_a_finalizer_that_needs_it_meanwhi
     )
 
 
-def test_finalizers_may_batch_at_every_moment_of_a_batch() -> None:
+def test_portal_finalizers_may_batch_at_every_moment_of_a_batch() -> None:
     """Whatever lock is held then: the collector may run wherever something is allocated."""
     assert (
         output_of(
@@ -349,7 +356,7 @@ def test_finalizers_may_batch_at_every_moment_of_a_batch() -> None:
     )
 
 
-def test_finalizers_that_batch_at_exit_do_not_hang() -> None:
+def test_portal_finalizers_that_batch_at_exit_do_not_hang() -> None:
     """Of a module's globals, when no other thread runs any more: an error, which Python writes somewhere."""
     assert (
         output_of(

@@ -24,23 +24,26 @@ def state(attempt: int) -> tenacity.RetryCallState:
     return made
 
 
-def test_waits_grow_exponentially_with_jitter_up_to_the_most() -> None:
+def test_retry_waits_grow_exponentially_with_jitter_up_to_the_most() -> None:
+    """Waits grow exponentially with jitter up to the most."""
     wait = wait_exponential_jitter(lambda: 0.5, initial=1, exp_base=2, max=10, jitter=2)
     assert [wait(state(attempt)) for attempt in (1, 2, 3, 4, 5)] == [2, 3, 5, 9, 10]
 
 
-def test_a_wait_that_overflows_is_the_most() -> None:
+def test_retry_wait_that_overflows_is_the_most() -> None:
+    """A wait that overflows is the most."""
     wait = wait_exponential_jitter(lambda: 0.0, max=60)
     assert wait(state(100_000)) == 60
 
 
-def test_the_parts_default_to_tenacitys() -> None:
+def test_retry_parts_default_to_tenacitys() -> None:
+    """The parts default to tenacitys."""
     ours = wait_exponential_jitter(lambda: 0.0)
     theirs = tenacity.wait_exponential_jitter(jitter=0)
     assert [ours(state(n)) for n in range(1, 9)] == [theirs(state(n)) for n in range(1, 9)]
 
 
-def test_others_work_while_an_item_sleeps() -> None:
+def test_retry_others_work_while_an_item_sleeps() -> None:
     """At cap 1: the second item is done long before the first one's next attempt."""
     events: list[str] = []
     failed: set[int] = set()
@@ -67,7 +70,7 @@ def test_others_work_while_an_item_sleeps() -> None:
     assert events == ["0 at 0", "1 at 0", "2 at 0", "0 at 100"]
 
 
-def test_retries_of_many_items_sleep_at_the_same_time() -> None:
+def test_retry_retries_of_many_items_sleep_at_the_same_time() -> None:
     """There is no round and no barrier: a thousand sleep as long as one, at cap 1."""
     failed: set[int] = set()
 
@@ -88,7 +91,8 @@ def test_retries_of_many_items_sleep_at_the_same_time() -> None:
     assert on_trio(main) == 100
 
 
-def test_a_timeout_covers_an_items_retries_and_waits() -> None:
+def test_retry_timeout_covers_an_items_retries_and_waits() -> None:
+    """A timeout covers an items retries and waits."""
     attempts: list[float] = []
 
     async def leaf(_: object) -> None:
@@ -107,7 +111,8 @@ def test_a_timeout_covers_an_items_retries_and_waits() -> None:
     assert [attempt - attempts[0] for attempt in attempts] == [0, 100, 300]
 
 
-async def test_only_what_failed_is_tried_again() -> None:
+async def test_retry_only_what_failed_is_tried_again() -> None:
+    """Only what failed is tried again."""
     watch, calls = Watch(), []
 
     async def leaf(value: int) -> int:
@@ -125,7 +130,8 @@ async def test_only_what_failed_is_tried_again() -> None:
     assert watch.peak == 1
 
 
-async def test_the_last_error_is_raised_as_itself() -> None:
+async def test_retry_last_error_is_raised_as_itself() -> None:
+    """The last error is raised as itself."""
     errors = [Boom(1), Boom(2), Boom(3)]
     left = iter(errors)
 
@@ -139,7 +145,8 @@ async def test_the_last_error_is_raised_as_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_an_interrupt_is_not_tried_again(kind: type[BaseException]) -> None:
+async def test_retry_interrupt_is_not_tried_again(kind: type[BaseException]) -> None:
+    """An interrupt is not tried again."""
     calls: list[int] = []
 
     async def leaf(value: int) -> None:

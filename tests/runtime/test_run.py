@@ -26,7 +26,8 @@ def strand_on(slots: Slots, *, has_slot: bool = False) -> Strand:
     return Strand(Run(slots), Item(0), config(), slots, has_slot=has_slot)
 
 
-async def test_usage_reaches_every_item_that_a_call_is_nested_in() -> None:
+async def test_run_usage_reaches_every_item_that_a_call_is_nested_in() -> None:
+    """Usage reaches every item that a call is nested in."""
     outer = Item(0)
     inner = Item(1, outer)
     inner.add_usage(Usage(1, 2, 3))
@@ -34,7 +35,8 @@ async def test_usage_reaches_every_item_that_a_call_is_nested_in() -> None:
     assert inner.usage == outer.usage == Usage(2, 4, 6)
 
 
-async def test_a_strand_takes_one_slot_however_often_it_asks() -> None:
+async def test_run_strand_takes_one_slot_however_often_it_asks() -> None:
+    """A strand takes one slot however often it asks."""
     slots = Slots(2)
     strand = strand_on(slots)
     await strand.take()
@@ -45,7 +47,7 @@ async def test_a_strand_takes_one_slot_however_often_it_asks() -> None:
     assert slots.free == 2
 
 
-async def test_a_closed_strand_is_nobodys() -> None:
+async def test_run_closed_strand_is_nobodys() -> None:
     """Work that a leaf left behind is not part of the item any more."""
     strand = strand_on(Slots(1))
     context = strand_context(strand)
@@ -54,13 +56,15 @@ async def test_a_closed_strand_is_nobodys() -> None:
     assert context.run(current_strand) is None
 
 
-async def test_a_forked_process_is_no_part_of_the_run() -> None:
+async def test_run_forked_process_is_no_part_of_the_run() -> None:
+    """A forked process is no part of the run."""
     strand = strand_on(Slots(1))
     strand.run.process = os.getpid() + 1
     assert strand_context(strand).run(current_strand) is None
 
 
-async def test_a_strands_context_is_a_copy() -> None:
+async def test_run_strands_context_is_a_copy() -> None:
+    """A strands context is a copy."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
     context = strand_context(strand_on(Slots(1)))
     context.run(variable.set, "set")
@@ -68,7 +72,8 @@ async def test_a_strands_context_is_a_copy() -> None:
     assert current_strand() is None
 
 
-async def test_threads_are_bounded_by_the_slots_or_by_a_number() -> None:
+async def test_run_threads_are_bounded_by_the_slots_or_by_a_number() -> None:
+    """Threads are bounded by the slots or by a number."""
     for slots, threads in (
         (Slots(None), UNCAPPED_THREADS),
         (Slots(500), math.inf),
@@ -79,7 +84,8 @@ async def test_threads_are_bounded_by_the_slots_or_by_a_number() -> None:
         assert limiter.total_tokens == threads
 
 
-async def test_nested_runs_share_the_threads_of_their_loop() -> None:
+async def test_run_nested_runs_share_the_threads_of_their_loop() -> None:
+    """Nested runs share the threads of their loop."""
     outer = Run(Slots(None))
     assert Run(Slots(None), parent=outer).threads is outer.threads
     elsewhere = await anyio.to_thread.run_sync(lambda: anyio.run(_run_under, outer))
@@ -90,7 +96,8 @@ async def _run_under(outer: Run) -> Run:
     return Run(Slots(None), parent=outer)
 
 
-async def test_a_section_is_one_for_all_items() -> None:
+async def test_run_section_is_one_for_all_items() -> None:
+    """A section is one for all items."""
     run, slots, key = Run(Slots(5)), Slots(5), object()
     section = run.section(key, 2, slots)
     assert run.section(key, 2, slots) is section
@@ -98,7 +105,8 @@ async def test_a_section_is_one_for_all_items() -> None:
     assert section.limit == 2
 
 
-async def test_lending_gives_the_slot_up_and_takes_it_back() -> None:
+async def test_run_lending_gives_the_slot_up_and_takes_it_back() -> None:
+    """Lending gives the slot up and takes it back."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
     async with strand.lending(newcomers=False):
@@ -108,7 +116,8 @@ async def test_lending_gives_the_slot_up_and_takes_it_back() -> None:
     assert slots.free == 1
 
 
-async def test_a_strand_without_a_slot_has_nothing_to_lend() -> None:
+async def test_run_strand_without_a_slot_has_nothing_to_lend() -> None:
+    """A strand without a slot has nothing to lend."""
     slots = Slots(1)
     strand = strand_on(slots)
     async with strand.lending(newcomers=False):
@@ -117,7 +126,8 @@ async def test_a_strand_without_a_slot_has_nothing_to_lend() -> None:
     assert not strand.has_slot
 
 
-async def test_a_leaf_that_handles_an_error_of_nested_work_goes_on_with_a_slot() -> None:
+async def test_run_leaf_that_handles_an_error_of_nested_work_goes_on_with_a_slot() -> None:
+    """A leaf that handles an error of nested work goes on with a slot."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
     with pytest.raises(KeyError):
@@ -128,7 +138,7 @@ async def test_a_leaf_that_handles_an_error_of_nested_work_goes_on_with_a_slot()
     strand.close()
 
 
-async def test_a_cancelled_leaf_unwinds_on_a_slot_that_is_overdrawn() -> None:
+async def test_run_cancelled_leaf_unwinds_on_a_slot_that_is_overdrawn() -> None:
     """If it is the runtime that cancels it: then it does not go on."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
@@ -145,7 +155,7 @@ async def test_a_cancelled_leaf_unwinds_on_a_slot_that_is_overdrawn() -> None:
     assert slots.free == 1
 
 
-async def test_a_leaf_that_cancels_its_nested_work_waits_for_its_slot() -> None:
+async def test_run_leaf_that_cancels_its_nested_work_waits_for_its_slot() -> None:
     """It may go on, and so must not without one; also if another error or no error came of the work."""
     slots, order = Slots(1), []
     strand = strand_on(slots, has_slot=True)
@@ -170,7 +180,8 @@ async def test_a_leaf_that_cancels_its_nested_work_waits_for_its_slot() -> None:
     assert slots.free == 1
 
 
-async def test_a_leaf_that_is_cancelled_while_it_takes_its_slot_back_waits_for_it_too() -> None:
+async def test_run_leaf_that_is_cancelled_while_it_takes_its_slot_back_waits_for_it_too() -> None:
+    """A leaf that is cancelled while it takes its slot back waits for it too."""
     slots, order = Slots(1), []
     strand = strand_on(slots, has_slot=True)
 
@@ -196,7 +207,7 @@ async def test_a_leaf_that_is_cancelled_while_it_takes_its_slot_back_waits_for_i
     assert slots.free == 1
 
 
-async def test_a_leaf_in_debt_lends_what_it_owes() -> None:
+async def test_run_leaf_in_debt_lends_what_it_owes() -> None:
     """At cap 1: nested work that it begins on an overdrawn slot would wait for it for ever."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
@@ -212,7 +223,8 @@ async def test_a_leaf_in_debt_lends_what_it_owes() -> None:
     assert slots.free == 1
 
 
-async def test_the_last_of_several_nested_calls_takes_the_slot_back() -> None:
+async def test_run_last_of_several_nested_calls_takes_the_slot_back() -> None:
+    """The last of several nested calls takes the slot back."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
     async with strand.lending(newcomers=False):
@@ -223,7 +235,7 @@ async def test_the_last_of_several_nested_calls_takes_the_slot_back() -> None:
     strand.close()
 
 
-async def test_a_nested_call_begun_while_the_slot_is_taken_back_gets_it() -> None:
+async def test_run_nested_call_begun_while_the_slot_is_taken_back_gets_it() -> None:
     """At cap 1: the leaf waits for the second call, so it must not sit on the slot."""
     watch, nested = Watch(), [0]
     ended = anyio.Event()
@@ -253,7 +265,8 @@ async def test_a_nested_call_begun_while_the_slot_is_taken_back_gets_it() -> Non
     assert watch.peak == 1
 
 
-async def test_a_take_back_that_is_overtaken_by_another_nested_call_gives_the_slot_on() -> None:
+async def test_run_take_back_that_is_overtaken_by_another_nested_call_gives_the_slot_on() -> None:
+    """A take back that is overtaken by another nested call gives the slot on."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
     second, leave = anyio.Event(), anyio.Event()
@@ -281,7 +294,8 @@ async def test_a_take_back_that_is_overtaken_by_another_nested_call_gives_the_sl
     assert slots.free == 1
 
 
-async def test_standing_in_lends_the_strands_own_slot() -> None:
+async def test_run_standing_in_lends_the_strands_own_slot() -> None:
+    """Standing in lends the strands own slot."""
     slots = Slots(1)
     strand = strand_on(slots, has_slot=True)
     with strand.standing_in() as own:
@@ -292,7 +306,8 @@ async def test_standing_in_lends_the_strands_own_slot() -> None:
     assert slots.free == 1
 
 
-async def test_what_a_thread_waits_for_is_cancelled_now_and_from_now_on() -> None:
+async def test_run_what_a_thread_waits_for_is_cancelled_now_and_from_now_on() -> None:
+    """What a thread waits for is cancelled now and from now on."""
     strand, cancelled = strand_on(Slots(1)), []
     strand.enter_thread()
     with strand.watching(lambda: cancelled.append("first")):

@@ -43,7 +43,8 @@ def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
 
 
 @pytest.mark.parametrize("cap", [1, 3, 50])
-async def test_as_many_leaves_as_the_cap_run_and_no_more(cap: int) -> None:
+async def test_scheduler_as_many_leaves_as_the_cap_run_and_no_more(cap: int) -> None:
+    """As many leaves as the cap run and no more."""
     watch = Watch()
     with all_slots_come_back():
         await leaf_of(watch, 10).abatch(range(100), config(max_concurrency=cap))
@@ -52,7 +53,7 @@ async def test_as_many_leaves_as_the_cap_run_and_no_more(cap: int) -> None:
 
 @pytest.mark.parametrize("sync_at", [(), (0,), (1,), (2,), (0, 1, 2)])
 @pytest.mark.parametrize("cap", [1, 2])
-async def test_nested_batches_three_deep_hold_the_cap(sync_at: tuple[int, ...], cap: int) -> None:
+async def test_scheduler_nested_batches_three_deep_hold_the_cap(sync_at: tuple[int, ...], cap: int) -> None:
     """In async and in sync functions, and the two mixed."""
     watch = Watch()
 
@@ -80,7 +81,8 @@ async def test_nested_batches_three_deep_hold_the_cap(sync_at: tuple[int, ...], 
     assert watch.peak <= cap
 
 
-async def test_two_nested_batches_at_once_in_one_leaf_share_its_slot() -> None:
+async def test_scheduler_two_nested_batches_at_once_in_one_leaf_share_its_slot() -> None:
+    """Two nested batches at once in one leaf share its slot."""
     watch = Watch()
     inner = leaf_of(watch)
 
@@ -97,7 +99,8 @@ async def test_two_nested_batches_at_once_in_one_leaf_share_its_slot() -> None:
     assert watch.entered == 32
 
 
-async def test_a_nested_cap_holds_in_addition() -> None:
+async def test_scheduler_nested_cap_holds_in_addition() -> None:
+    """A nested cap holds in addition."""
     loose, tight = Watch(), Watch()
 
     async def outer(value: int) -> int:
@@ -110,7 +113,8 @@ async def test_a_nested_cap_holds_in_addition() -> None:
     assert tight.peak == 1
 
 
-async def test_a_cap_inside_a_chain_holds_over_all_items() -> None:
+async def test_scheduler_cap_inside_a_chain_holds_over_all_items() -> None:
+    """A cap inside a chain holds over all items."""
     narrow, wide = Watch(), Watch()
     chain = leaf_of(wide, 10) | leaf_of(narrow).with_config(max_concurrency=2) | leaf_of(wide)
     with all_slots_come_back():
@@ -119,7 +123,8 @@ async def test_a_cap_inside_a_chain_holds_over_all_items() -> None:
     assert 2 < wide.peak <= 8
 
 
-async def test_fallbacks_are_under_the_cap() -> None:
+async def test_scheduler_fallbacks_are_under_the_cap() -> None:
+    """Fallbacks are under the cap."""
     watch = Watch()
 
     async def fail(_: object) -> None:
@@ -135,7 +140,7 @@ async def test_fallbacks_are_under_the_cap() -> None:
 
 
 @pytest.mark.parametrize("cap", [1, 2])
-async def test_a_sync_batch_inside_an_async_leaf_blocks_its_loop_and_ends(cap: int) -> None:
+async def test_scheduler_sync_batch_inside_an_async_leaf_blocks_its_loop_and_ends(cap: int) -> None:
     """Nobody on the loop can give a slot back meanwhile: it works with its own."""
     watch = Watch()
 
@@ -153,7 +158,8 @@ async def test_a_sync_batch_inside_an_async_leaf_blocks_its_loop_and_ends(cap: i
 # No barrier
 
 
-async def test_a_slow_item_holds_nobody_up() -> None:
+async def test_scheduler_slow_item_holds_nobody_up() -> None:
+    """A slow item holds nobody up."""
     slow, done = anyio.Event(), []
 
     async def first(value: int) -> int:
@@ -172,7 +178,8 @@ async def test_a_slow_item_holds_nobody_up() -> None:
     assert done == [*range(1, 100), 0]
 
 
-async def test_items_start_in_input_order() -> None:
+async def test_scheduler_items_start_in_input_order() -> None:
+    """Items start in input order."""
     started: list[int] = []
 
     async def leaf(value: int) -> int:
@@ -241,7 +248,8 @@ class SizedDataset(Dataset):
     ],
 )
 @pytest.mark.parametrize("cap", [1, 3, None])
-async def test_any_iterable_will_do(make: Callable[[], Any], cap: int | None) -> None:
+async def test_scheduler_any_iterable_will_do(make: Callable[[], Any], cap: int | None) -> None:
+    """Any iterable will do."""
     chain = leaf_of(Watch())
     assert await chain.abatch(make(), config(max_concurrency=cap)) == [0, 1, 2, 3, 4]
     assert [out async for out in chain.abatch_iter(make(), config(max_concurrency=cap))] == list(range(5))
@@ -254,7 +262,8 @@ async def _nothing() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("make", [list, lambda: iter(()), _nothing])
-async def test_no_inputs_give_no_outputs(make: Callable[[], Any]) -> None:
+async def test_scheduler_no_inputs_give_no_outputs(make: Callable[[], Any]) -> None:
+    """No inputs give no outputs."""
     chain = leaf_of(Watch())
     assert await chain.abatch(make()) == []
     assert [out async for out in chain.abatch_iter(make())] == []
@@ -262,7 +271,7 @@ async def test_no_inputs_give_no_outputs(make: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_inputs_are_pulled_as_slots_are_free(kind: str) -> None:
+async def test_scheduler_inputs_are_pulled_as_slots_are_free(kind: str) -> None:
     """Never more than what is running, and one."""
     watch, pulled, done, most = Watch(), [0], [0], [0]
 
@@ -293,9 +302,10 @@ async def test_inputs_are_pulled_as_slots_are_free(kind: str) -> None:
 
 @pytest.mark.parametrize("tolerant", [False, True])
 @pytest.mark.parametrize("kind", [Boom, KeyboardInterrupt, SystemExit])
-async def test_what_the_inputs_raise_ends_the_run_as_itself(
+async def test_scheduler_what_the_inputs_raise_ends_the_run_as_itself(
     tolerant: bool, kind: type[BaseException]
 ) -> None:
+    """What the inputs raise ends the run as itself."""
     watch, before, error = Watch(), tasks(), kind()
 
     async def leaf(_: object) -> None:
@@ -317,7 +327,9 @@ async def test_what_the_inputs_raise_ends_the_run_as_itself(
 # Context variables
 
 
-async def test_items_do_not_see_each_others_context() -> None:
+async def test_scheduler_items_do_not_see_each_others_context() -> None:
+    """Items do not see each others context."""
+
     async def mark(value: int) -> str:
         before = variable.get()
         variable.set(f"set for {value}")
@@ -334,7 +346,9 @@ async def test_items_do_not_see_each_others_context() -> None:
     assert variable.get() == "caller"
 
 
-async def test_steps_of_one_item_share_its_context() -> None:
+async def test_scheduler_steps_of_one_item_share_its_context() -> None:
+    """Steps of one item share its context."""
+
     async def mark(value: int) -> int:
         variable.set(f"set for {value}")
         await pause(1)
@@ -351,7 +365,7 @@ async def test_steps_of_one_item_share_its_context() -> None:
 # A shared loop
 
 
-async def test_a_run_that_never_waits_lets_others_run() -> None:
+async def test_scheduler_run_that_never_waits_lets_others_run() -> None:
     """A service's other tasks share the loop; ten thousand inline items must not shut them out."""
     rounds = [0]
 
@@ -426,12 +440,14 @@ async def test_scheduler_sees_what_items_append_to_the_inputs(cap: int, seen: li
 
 
 async def test_scheduler_wants_one_config_for_each_input_whatever_their_length_says() -> None:
+    """Scheduler wants one config for each input whatever their length says."""
     configs: Any = [{}, {}]
     with all_slots_come_back(), pytest.raises(ValueError, match="one config for each input: 2 for more"):
         await RunnableLambda(pause).abatch(Said([1, 1, 1], 2), configs)
 
 
-async def test_map_and_lists_do_not_ask_for_lengths() -> None:
+async def test_scheduler_map_and_lists_do_not_ask_for_lengths() -> None:
+    """Map and lists do not ask for lengths."""
     values: Any = Said([1, 1], 10**18)
     assert await RunnableLambda(pause).map().ainvoke(values) == [None, None]
 

@@ -56,7 +56,8 @@ def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
     return RunnableLambda(leaf)
 
 
-async def test_the_first_error_comes_as_itself_when_all_has_ended() -> None:
+async def test_scheduler_first_error_comes_as_itself_when_all_has_ended() -> None:
+    """The first error comes as itself when all has ended."""
     watch, before, error = Watch(), tasks(), Boom()
 
     async def leaf(value: int) -> None:
@@ -73,7 +74,9 @@ async def test_the_first_error_comes_as_itself_when_all_has_ended() -> None:
     await check_over(watch, before)
 
 
-async def test_an_error_that_cannot_take_a_note_comes_without() -> None:
+async def test_scheduler_error_that_cannot_take_a_note_comes_without() -> None:
+    """An error that cannot take a note comes without."""
+
     @dataclass(frozen=True)
     class FrozenError(Exception):
         code: int
@@ -85,7 +88,8 @@ async def test_an_error_that_cannot_take_a_note_comes_without() -> None:
         await RunnableLambda(fail).abatch([1, 2])
 
 
-async def test_an_error_while_others_clean_up_does_not_take_the_firsts_place() -> None:
+async def test_scheduler_error_while_others_clean_up_does_not_take_the_firsts_place() -> None:
+    """An error while others clean up does not take the firsts place."""
     first = Boom("first")
 
     async def leaf(value: int) -> None:
@@ -102,7 +106,8 @@ async def test_an_error_while_others_clean_up_does_not_take_the_firsts_place() -
     assert caught.value is first
 
 
-async def test_exceptions_that_are_returned_are_values() -> None:
+async def test_scheduler_exceptions_that_are_returned_are_values() -> None:
+    """Exceptions that are returned are values."""
     error = Boom()
 
     async def give(_: object) -> Boom:
@@ -115,7 +120,8 @@ async def test_exceptions_that_are_returned_are_values() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_an_interrupt_in_a_leaf_ends_the_run_whatever_is_tolerated(kind: type[BaseException]) -> None:
+async def test_scheduler_interrupt_in_leaf_ends_run_whatever_is_tolerated(kind: type[BaseException]) -> None:
+    """An interrupt in a leaf ends the run whatever is tolerated."""
     watch, before, error = Watch(), tasks(), kind()
 
     async def leaf(value: int) -> None:
@@ -144,7 +150,7 @@ async def _endless() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("how", ["abatch", "async inputs", "ainvoke", "fork", "lists", "stream"])
-def test_ctrl_c_on_trio_comes_as_itself(how: str) -> None:
+def test_scheduler_ctrl_c_on_trio_comes_as_itself(how: str) -> None:
     """Trio raises it in the main task, inside of the run's nursery."""
 
     class Lists(Runnable[int, int]):
@@ -184,7 +190,8 @@ async def _unprotected(main: Any) -> None:
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
-async def test_a_cancellation_gets_through_whatever_is_tolerated(tolerant: bool) -> None:
+async def test_scheduler_cancellation_gets_through_whatever_is_tolerated(tolerant: bool) -> None:
+    """A cancellation gets through whatever is tolerated."""
     watch, before = Watch(), tasks()
 
     async def forever(_: object) -> None:
@@ -205,7 +212,8 @@ async def test_a_cancellation_gets_through_whatever_is_tolerated(tolerant: bool)
 
 
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
-def test_asyncios_own_cancellation_gets_through(how: str) -> None:
+def test_scheduler_asyncios_own_cancellation_gets_through(how: str) -> None:
+    """Asyncios own cancellation gets through."""
     watch = Watch()
 
     async def forever(_: object) -> None:
@@ -238,7 +246,7 @@ def test_asyncios_own_cancellation_gets_through(how: str) -> None:
     asyncio.run(main())
 
 
-def test_leaves_may_use_asyncios_own_timeouts_and_groups() -> None:
+def test_scheduler_leaves_may_use_asyncios_own_timeouts_and_groups() -> None:
     """They cancel the task they run in, which is a worker with other items to carry."""
 
     async def leaf(value: int) -> int:
@@ -265,7 +273,9 @@ def test_leaves_may_use_asyncios_own_timeouts_and_groups() -> None:
     asyncio.run(main())
 
 
-def test_a_stray_cancellation_is_its_items_error_and_nobody_elses() -> None:
+def test_scheduler_stray_cancellation_is_its_items_error_and_nobody_elses() -> None:
+    """A stray cancellation is its items error and nobody elses."""
+
     async def leaf(value: int) -> int:
         if value == 1:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -289,7 +299,9 @@ def test_a_stray_cancellation_is_its_items_error_and_nobody_elses() -> None:
         RunnableLambda(leaf).invoke(1)
 
 
-def test_a_stray_cancellation_from_the_inputs_is_raised_as_one() -> None:
+def test_scheduler_stray_cancellation_from_the_inputs_is_raised_as_one() -> None:
+    """A stray cancellation from the inputs is raised as one."""
+
     async def source() -> AsyncIterator[int]:
         yield 1
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -306,7 +318,7 @@ def test_a_stray_cancellation_from_the_inputs_is_raised_as_one() -> None:
 @pytest.mark.parametrize("how", ["waits", "returns", "swallows", "later"])
 @pytest.mark.parametrize("cap", [1, 3])
 @pytest.mark.parametrize("kind", [range, _several])
-def test_an_item_that_cancels_its_own_task_harms_no_other(how: str, cap: int, kind: Any) -> None:
+def test_scheduler_item_that_cancels_its_own_task_harms_no_other(how: str, cap: int, kind: Any) -> None:
     """A worker's task is put right between items, and while it waits for the next."""
     watch = Watch()
 
@@ -343,7 +355,7 @@ def test_an_item_that_cancels_its_own_task_harms_no_other(how: str, cap: int, ki
 
 @pytest.mark.parametrize("what", ["scope", "cancelled scope", "deadline", "group"])
 @pytest.mark.parametrize("how", ["plain", "timeout", "fork", "map"])
-async def test_an_item_that_leaves_a_scope_open_harms_no_other(what: str, how: str) -> None:
+async def test_scheduler_item_that_leaves_a_scope_open_harms_no_other(what: str, how: str) -> None:
     """A worker's task goes on with the next item as if nothing had been, and a group's tasks have ended."""
     before = tasks()
 
@@ -395,7 +407,7 @@ def _raises_in_a_thread(value: int) -> int:
 
 
 @pytest.mark.parametrize("leaf", [_raises_at_once, _raises_in_a_thread])
-async def test_generator_exit_is_its_items_error(leaf: Any) -> None:
+async def test_scheduler_generator_exit_is_its_items_error(leaf: Any) -> None:
     """It says that a coroutine is closed, and none is."""
     chain: Any = RunnableLambda(leaf)
     made: Any
@@ -408,7 +420,7 @@ async def test_generator_exit_is_its_items_error(leaf: Any) -> None:
         await anyio.to_thread.run_sync(chain.invoke, 1)
 
 
-def test_a_loop_that_is_torn_down_starts_no_more_items() -> None:
+def test_scheduler_loop_that_is_torn_down_starts_no_more_items() -> None:
     """Then every task is cancelled, workers as well: that is no item's doing."""
     started: list[int] = []
 
@@ -428,7 +440,9 @@ def test_a_loop_that_is_torn_down_starts_no_more_items() -> None:
 # Time
 
 
-def test_a_timeout_is_for_each_item() -> None:
+def test_scheduler_timeout_is_for_each_item() -> None:
+    """A timeout is for each item."""
+
     async def leaf(value: int) -> int:
         await anyio.sleep(value)
         return value
@@ -447,7 +461,9 @@ def test_a_timeout_is_for_each_item() -> None:
     on_trio(main)
 
 
-def test_a_timeout_ends_the_run_if_nothing_is_tolerated() -> None:
+def test_scheduler_timeout_ends_the_run_if_nothing_is_tolerated() -> None:
+    """A timeout ends the run if nothing is tolerated."""
+
     async def main() -> None:
         with pytest.raises(ItemTimeoutError):
             await RunnableLambda(anyio.sleep).abatch([1, 100, 2], config(timeout=10))
@@ -457,7 +473,9 @@ def test_a_timeout_ends_the_run_if_nothing_is_tolerated() -> None:
     on_trio(main)
 
 
-def test_a_deadline_is_for_the_run() -> None:
+def test_scheduler_deadline_is_for_the_run() -> None:
+    """A deadline is for the run."""
+
     async def leaf(value: int) -> int:
         await anyio.sleep(value)
         return value
@@ -482,7 +500,9 @@ def test_a_deadline_is_for_the_run() -> None:
     on_trio(main)
 
 
-def test_a_deadline_with_inputs_of_unknown_number_is_raised() -> None:
+def test_scheduler_deadline_with_inputs_of_unknown_number_is_raised() -> None:
+    """A deadline with inputs of unknown number is raised."""
+
     async def main() -> None:
         for source in (iter([1, 100]), _unsized()):
             with pytest.raises(DeadlineExceededError):
@@ -498,7 +518,9 @@ async def _unsized() -> AsyncIterator[float]:
     await anyio.sleep(100)
 
 
-def test_a_deadline_inside_an_item_is_the_items_error() -> None:
+def test_scheduler_deadline_inside_an_item_is_the_items_error() -> None:
+    """A deadline inside an item is the items error."""
+
     async def nested(value: int) -> Any:
         return await RunnableLambda(anyio.sleep).abatch([value], config(deadline=10))
 
@@ -556,7 +578,7 @@ class UntouchableBoom(Boom):
     "boom",
     [FrozenBoom, FalsyBoom, EmptyBoom, DelegatingBoom, NotedBoom, UnequalBoom, UntouchableBoom],
 )
-async def test_an_error_is_raised_and_returned_as_itself_whatever_it_is(boom: type[Boom]) -> None:
+async def test_scheduler_error_is_raised_and_returned_as_itself_whatever_it_is(boom: type[Boom]) -> None:
     """An exception may be frozen, false, or raise when it is looked at: no slot is lost."""
 
     async def fail(value: int) -> int:
@@ -604,7 +626,7 @@ async def test_an_error_is_raised_and_returned_as_itself_whatever_it_is(boom: ty
                 assert kind is boom
 
 
-def test_a_native_timeout_around_nested_work_is_a_timeout() -> None:
+def test_scheduler_native_timeout_around_nested_work_is_a_timeout() -> None:
     """Also if scopes in the nested work are on their way out, which AnyIO counts as the group's."""
 
     async def slow(value: int) -> None:
@@ -632,7 +654,7 @@ def test_a_native_timeout_around_nested_work_is_a_timeout() -> None:
 
 
 @pytest.mark.parametrize("how", ["abatch", "iter", "as_completed", "batch", "tolerant", "empty"])
-def test_nested_runs_begun_after_the_spending_limit_say_so(how: str) -> None:
+def test_scheduler_nested_runs_begun_after_the_spending_limit_say_so(how: str) -> None:
     """An empty list of outputs would be a wrong result, just where money runs out."""
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -672,7 +694,7 @@ def test_nested_runs_begun_after_the_spending_limit_say_so(how: str) -> None:
 
 @pytest.mark.parametrize("cap", [None, 1, 5, "auto"])
 @pytest.mark.parametrize("given", [list, iter], ids=["a list", "an iterator"])
-def test_a_deadline_is_looked_at_between_items_that_never_await(cap: Any, given: Any) -> None:
+def test_scheduler_deadline_is_looked_at_between_items_that_never_await(cap: Any, given: Any) -> None:
     """The event loop cannot see it pass: each function takes half of it, and the third is not begun."""
     begun = 0
 
@@ -703,7 +725,7 @@ def test_a_deadline_is_looked_at_between_items_that_never_await(cap: Any, given:
         assert len(results) == 40
 
 
-def test_a_deadline_that_passes_in_the_last_item_is_no_error() -> None:
+def test_scheduler_deadline_that_passes_in_the_last_item_is_no_error() -> None:
     """Nothing is left that could have been cancelled."""
     clock = MockClock()
 

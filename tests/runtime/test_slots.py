@@ -19,7 +19,8 @@ from tests.runtime.harness import config, in_thread, pause
 pytestmark = pytest.mark.anyio
 
 
-def test_there_are_as_many_slots_as_were_said() -> None:
+def test_slots_there_are_as_many_slots_as_were_said() -> None:
+    """There are as many slots as were said."""
     slots = Slots(2)
     assert slots.try_take()
     assert slots.try_take()
@@ -29,14 +30,16 @@ def test_there_are_as_many_slots_as_were_said() -> None:
     assert slots.try_take()
 
 
-def test_none_is_without_end() -> None:
+def test_slots_none_is_without_end() -> None:
+    """None is without end."""
     slots = Slots(None)
     assert all(slots.try_take() for _ in range(1000))
     assert slots.free == math.inf
     assert slots.limit is None
 
 
-def test_the_limit_is_the_tightest_of_all_levels() -> None:
+def test_slots_limit_is_the_tightest_of_all_levels() -> None:
+    """The limit is the tightest of all levels."""
     outer = Slots(3)
     assert Slots(5, outer).limit == 3
     assert Slots(2, outer).limit == 2
@@ -44,7 +47,8 @@ def test_the_limit_is_the_tightest_of_all_levels() -> None:
     assert Slots(5, outer).free == 3
 
 
-def test_a_slot_here_is_a_slot_there() -> None:
+def test_slots_slot_here_is_a_slot_there() -> None:
+    """A slot here is a slot there."""
     outer = Slots(1)
     inner = Slots(2, outer)
     assert inner.try_take()
@@ -55,7 +59,8 @@ def test_a_slot_here_is_a_slot_there() -> None:
     assert inner._free == 2
 
 
-def test_an_overdrawn_slot_is_a_debt() -> None:
+def test_slots_overdrawn_slot_is_a_debt() -> None:
+    """An overdrawn slot is a debt."""
     slots = Slots(1)
     slots.take_now()
     slots.take_now()
@@ -65,7 +70,8 @@ def test_an_overdrawn_slot_is_a_debt() -> None:
     assert slots.try_take()
 
 
-async def test_who_waits_longest_is_served_first() -> None:
+async def test_slots_who_waits_longest_is_served_first() -> None:
+    """Who waits longest is served first."""
     slots, order = Slots(1), []
     assert slots.try_take()
 
@@ -84,7 +90,8 @@ async def test_who_waits_longest_is_served_first() -> None:
     assert slots.free == 1
 
 
-async def test_what_is_under_way_goes_before_newcomers() -> None:
+async def test_slots_what_is_under_way_goes_before_newcomers() -> None:
+    """What is under way goes before newcomers."""
     slots, order = Slots(1), []
     assert slots.try_take()
 
@@ -106,7 +113,8 @@ async def test_what_is_under_way_goes_before_newcomers() -> None:
     assert order == ["old", "new"]
 
 
-async def test_a_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_offered() -> None:
+async def test_slots_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_offered() -> None:
+    """A slot lent to nested work is not for newcomers until it is offered."""
     slots, got = Slots(1), anyio.Event()
     assert slots.try_take()
 
@@ -124,7 +132,8 @@ async def test_a_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_offer
         await got.wait()
 
 
-async def test_offer_lets_as_many_newcomers_in_as_there_are_slots() -> None:
+async def test_slots_offer_lets_as_many_newcomers_in_as_there_are_slots() -> None:
+    """Offer lets as many newcomers in as there are slots."""
     slots = Slots(3)
     assert all(slots.try_take() for _ in range(3))
     async with anyio.create_task_group() as group:
@@ -166,7 +175,8 @@ async def test_slots_are_never_waited_for_by_code_that_interrupts_them() -> None
     assert slots.free == 1
 
 
-async def test_nobody_overtakes_who_waits() -> None:
+async def test_slots_nobody_overtakes_who_waits() -> None:
+    """Nobody overtakes who waits."""
     slots = Slots(1)
     assert slots.try_take()
     async with anyio.create_task_group() as group:
@@ -178,7 +188,7 @@ async def test_nobody_overtakes_who_waits() -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @pytest.mark.parametrize("given_before", [False, True])
-async def test_a_waiter_that_is_cancelled_leaves_its_slot_to_others(levels: int, given_before: bool) -> None:
+async def test_slots_cancelled_waiter_leaves_its_slot_to_others(levels: int, given_before: bool) -> None:
     """Also when the slot was granted to it in the very moment of the cancellation."""
     outer = slots = Slots(1)
     for _ in range(levels - 1):
@@ -201,7 +211,8 @@ async def test_a_waiter_that_is_cancelled_leaves_its_slot_to_others(levels: int,
     assert slots.try_take()
 
 
-async def test_a_withdrawn_waiter_wakes_without_a_slot() -> None:
+async def test_slots_withdrawn_waiter_wakes_without_a_slot() -> None:
+    """A withdrawn waiter wakes without a slot."""
     slots, waiter, answers = Slots(1, Slots(1)), Waiter(), []
     assert slots.try_take()
 
@@ -217,14 +228,15 @@ async def test_a_withdrawn_waiter_wakes_without_a_slot() -> None:
     assert slots.free == 1
 
 
-async def test_a_waiter_withdrawn_before_it_waits_gets_nothing() -> None:
+async def test_slots_waiter_withdrawn_before_it_waits_gets_nothing() -> None:
+    """A waiter withdrawn before it waits gets nothing."""
     slots, waiter = Slots(1), Waiter()
     assert waiter.withdraw()
     assert not await slots.take(waiter)
     assert slots.free == 1
 
 
-async def test_waiter_that_is_withdrawn_and_cancelled_at_once_gives_nothing_back() -> None:
+async def test_slots_waiter_that_is_withdrawn_and_cancelled_at_once_gives_nothing_back() -> None:
     """Nor twice, if it is withdrawn twice: it never had a slot."""
     slots, waiter = Slots(1), Waiter()
     assert slots.try_take()
@@ -237,14 +249,16 @@ async def test_waiter_that_is_withdrawn_and_cancelled_at_once_gives_nothing_back
     assert slots.free == 0
 
 
-async def test_a_granted_slot_cannot_be_withdrawn() -> None:
+async def test_slots_granted_slot_cannot_be_withdrawn() -> None:
+    """A granted slot cannot be withdrawn."""
     slots, waiter = Slots(1), Waiter()
     assert await slots.take(waiter)
     assert not waiter.withdraw()
     slots.give()
 
 
-async def test_a_slot_may_be_given_from_another_thread() -> None:
+async def test_slots_slot_may_be_given_from_another_thread() -> None:
+    """A slot may be given from another thread."""
     slots = Slots(1)
     assert slots.try_take()
     async with anyio.create_task_group() as group:
@@ -254,7 +268,8 @@ async def test_a_slot_may_be_given_from_another_thread() -> None:
     assert slots.free == 0
 
 
-def test_threads_and_loops_that_fight_for_slots_never_hold_too_many() -> None:
+def test_slots_threads_and_loops_that_fight_for_slots_never_hold_too_many() -> None:
+    """Threads and loops that fight for slots never hold too many."""
     slots, active, lock, peaks = Slots(2), [0], threading.Lock(), []
 
     async def work() -> None:

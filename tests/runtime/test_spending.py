@@ -41,7 +41,7 @@ async def reserve(spending: Spending, tokens: float) -> Reservation:
     return await spending.reserve("m", lambda: (tokens, 0, True), new_strand())
 
 
-def test_what_is_billed_takes_the_place_of_what_was_set_aside() -> None:
+def test_spending_what_is_billed_takes_the_place_of_what_was_set_aside() -> None:
     """Nothing billed, something else, or as expected where nobody knows."""
 
     async def main() -> None:
@@ -57,7 +57,7 @@ def test_what_is_billed_takes_the_place_of_what_was_set_aside() -> None:
     virtually("trio", main)
 
 
-def test_exactly_the_limit_may_be_spent() -> None:
+def test_spending_exactly_the_limit_may_be_spent() -> None:
     """And not one token more."""
 
     async def main() -> None:
@@ -70,7 +70,7 @@ def test_exactly_the_limit_may_be_spent() -> None:
     virtually("trio", main)
 
 
-def test_money_is_counted_by_the_prices_of_the_model() -> None:
+def test_spending_money_is_counted_by_the_prices_of_the_model() -> None:
     """Of both kinds of tokens."""
 
     async def main() -> None:
@@ -89,7 +89,7 @@ def test_money_is_counted_by_the_prices_of_the_model() -> None:
     virtually("trio", main)
 
 
-def test_what_a_cache_or_a_tier_saves_is_counted_and_expected() -> None:
+def test_spending_what_a_cache_or_a_tier_saves_is_counted_and_expected() -> None:
     """A request is expected to cost the part of the full price that those before it did."""
 
     async def main() -> None:
@@ -118,7 +118,7 @@ def test_what_a_cache_or_a_tier_saves_is_counted_and_expected() -> None:
 @pytest.mark.parametrize(
     ("prices", "known"), [({"a": Price(1), "b": Price(2)}, "'a', 'b'"), (None, "none"), ({}, "none")]
 )
-def test_a_model_without_a_price_cannot_be_held_to_a_limit_of_money(prices: Any, known: str) -> None:
+def test_spending_model_without_a_price_cannot_be_held_to_a_limit_of_money(prices: Any, known: str) -> None:
     """It is no end of the run: others have prices. Without such a limit none is needed."""
 
     async def main() -> None:
@@ -135,7 +135,7 @@ def test_a_model_without_a_price_cannot_be_held_to_a_limit_of_money(prices: Any,
 
 
 @on_both
-def test_who_does_not_fit_waits_for_who_is_under_way(backend: str) -> None:
+def test_spending_who_does_not_fit_waits_for_who_is_under_way(backend: str) -> None:
     """And goes on if less was billed than was set aside; without a slot meanwhile."""
     order: list[str] = []
 
@@ -166,7 +166,7 @@ def test_who_does_not_fit_waits_for_who_is_under_way(backend: str) -> None:
 
 
 @on_both
-def test_who_waits_in_vain_is_told_with_all_others(backend: str) -> None:
+def test_spending_who_waits_in_vain_is_told_with_all_others(backend: str) -> None:
     """Each has an error of its own, as tracebacks grow."""
 
     async def main() -> None:
@@ -193,7 +193,7 @@ def test_who_waits_in_vain_is_told_with_all_others(backend: str) -> None:
 
 
 @on_both
-def test_whoever_comes_later_does_not_overtake(backend: str) -> None:
+def test_spending_whoever_comes_later_does_not_overtake(backend: str) -> None:
     """Though it would fit beside what is under way: else what is large might wait for ever."""
     order: list[int] = []
 
@@ -219,7 +219,7 @@ def test_whoever_comes_later_does_not_overtake(backend: str) -> None:
 
 
 @on_both
-def test_what_is_known_in_the_meantime_counts(backend: str) -> None:
+def test_spending_what_is_known_in_the_meantime_counts(backend: str) -> None:
     """Who waits is judged by it, and a guess lets a few through and no more."""
 
     async def main() -> None:
@@ -246,7 +246,7 @@ def test_what_is_known_in_the_meantime_counts(backend: str) -> None:
 
 
 @on_both
-def test_who_is_cancelled_while_waiting_leaves_nothing_behind(backend: str) -> None:
+def test_spending_who_is_cancelled_while_waiting_leaves_nothing_behind(backend: str) -> None:
     """Neither in a run nor in the one around it."""
 
     async def main() -> None:
@@ -267,7 +267,7 @@ def test_who_is_cancelled_while_waiting_leaves_nothing_behind(backend: str) -> N
     virtually(backend, main)
 
 
-def test_what_is_nested_is_held_to_both_limits() -> None:
+def test_spending_what_is_nested_is_held_to_both_limits() -> None:
     """What it spends counts in both; an end of its own is none of the other."""
 
     async def main() -> None:
@@ -287,7 +287,7 @@ def test_what_is_nested_is_held_to_both_limits() -> None:
     virtually("trio", main)
 
 
-def test_no_limit_is_none_of_its_own() -> None:
+def test_spending_no_limit_is_none_of_its_own() -> None:
     """Then that of the run around it holds, if there is one; prices alone limit nothing."""
     above = of_tokens(5)
     assert Spending.of({}, None) is None
@@ -362,7 +362,7 @@ async def carry_out(plans: Sequence[Plan], spendings: Sequence[Spending]) -> lis
 
 
 @given(PLANS, LIMITS, st.sampled_from(BACKENDS))
-def test_whatever_requests_cost_limits_hold_and_all_ends(
+def test_spending_whatever_requests_cost_limits_hold_and_all_ends(
     plans: list[Plan], limits: tuple[int, int, int], backend: str
 ) -> None:
     """No more is spent than the limit and what estimates fell short of; nobody waits for ever."""

@@ -37,7 +37,8 @@ def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
     return RunnableLambda(leaf)
 
 
-async def test_a_slow_first_item_holds_no_other_up_as_completed() -> None:
+async def test_stream_slow_first_item_holds_no_other_up_as_completed() -> None:
+    """A slow first item holds no other up as completed."""
     slow = anyio.Event()
 
     async def leaf(value: int) -> int:
@@ -55,7 +56,8 @@ async def test_a_slow_first_item_holds_no_other_up_as_completed() -> None:
 
 
 @pytest.mark.parametrize("window", [1, 3, 10])
-async def test_in_order_work_goes_on_behind_a_slow_item_up_to_the_window(window: int) -> None:
+async def test_stream_in_order_work_goes_on_behind_a_slow_item_up_to_the_window(window: int) -> None:
+    """In order work goes on behind a slow item up to the window."""
     slow, started = anyio.Event(), []
 
     async def leaf(value: int) -> int:
@@ -81,7 +83,8 @@ async def test_in_order_work_goes_on_behind_a_slow_item_up_to_the_window(window:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_a_slow_consumer_stops_admission(ordered: bool) -> None:
+async def test_stream_slow_consumer_stops_admission(ordered: bool) -> None:
+    """A slow consumer stops admission."""
     watch = Watch()
     chain = leaf_of(watch, 0)
     keys = config(max_concurrency=3, window=1000)
@@ -99,7 +102,8 @@ async def test_a_slow_consumer_stops_admission(ordered: bool) -> None:
         assert ahead < watch.entered <= ahead + 12
 
 
-async def test_nothing_is_pulled_before_the_first_anext() -> None:
+async def test_stream_nothing_is_pulled_before_the_first_anext() -> None:
+    """Nothing is pulled before the first anext."""
     pulled: list[int] = []
 
     def source() -> Iterator[int]:
@@ -118,7 +122,7 @@ async def test_nothing_is_pulled_before_the_first_anext() -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("ordered", [True, False])
-async def test_an_infinite_input_may_be_left_early(kind: str, ordered: bool) -> None:
+async def test_stream_infinite_input_may_be_left_early(kind: str, ordered: bool) -> None:
     """And no more of it is pulled than the window and one."""
     watch, before, pulled = Watch(), tasks(), [0]
 
@@ -146,7 +150,8 @@ async def test_an_infinite_input_may_be_left_early(kind: str, ordered: bool) -> 
     await check_over(watch, before)
 
 
-async def test_closing_ends_the_work_before_it_returns() -> None:
+async def test_stream_closing_ends_the_work_before_it_returns() -> None:
+    """Closing ends the work before it returns."""
     watch, before, ended = Watch(), tasks(), []
 
     async def leaf(value: int) -> int:
@@ -171,7 +176,8 @@ async def test_closing_ends_the_work_before_it_returns() -> None:
         await anext(stream)
 
 
-async def test_a_dropped_stream_ends_its_work() -> None:
+async def test_stream_dropped_stream_ends_its_work() -> None:
+    """A dropped stream ends its work."""
     watch, before = Watch(), tasks()
 
     async def leaf(value: int) -> int:
@@ -188,7 +194,8 @@ async def test_a_dropped_stream_ends_its_work() -> None:
     await check_over(watch, before)
 
 
-async def test_a_consumer_that_is_cancelled_while_it_waits_ends_the_run() -> None:
+async def test_stream_consumer_that_is_cancelled_while_it_waits_ends_the_run() -> None:
+    """A consumer that is cancelled while it waits ends the run."""
     watch, before = Watch(), tasks()
 
     async def leaf(_: object) -> None:
@@ -203,7 +210,8 @@ async def test_a_consumer_that_is_cancelled_while_it_waits_ends_the_run() -> Non
     await check_over(watch, before)
 
 
-async def test_the_first_error_is_raised_as_itself_after_what_was_done() -> None:
+async def test_stream_first_error_is_raised_as_itself_after_what_was_done() -> None:
+    """The first error is raised as itself after what was done."""
     watch, before, error = Watch(), tasks(), Boom()
 
     async def leaf(value: int) -> int:
@@ -224,7 +232,9 @@ async def test_the_first_error_is_raised_as_itself_after_what_was_done() -> None
         await anext(stream)
 
 
-async def test_tolerated_errors_are_outcomes() -> None:
+async def test_stream_tolerated_errors_are_outcomes() -> None:
+    """Tolerated errors are outcomes."""
+
     async def leaf(value: int) -> int:
         if value % 2:
             raise Boom(value)
@@ -237,9 +247,11 @@ async def test_tolerated_errors_are_outcomes() -> None:
 
 
 @pytest.mark.parametrize("kind", [Boom, KeyboardInterrupt])
-async def test_an_error_of_the_inputs_comes_after_the_outcomes_that_were_ready(
+async def test_stream_error_of_the_inputs_comes_after_the_outcomes_that_were_ready(
     kind: type[BaseException],
 ) -> None:
+    """An error of the inputs comes after the outcomes that were ready."""
+
     def source() -> Iterator[int]:
         yield 0
         yield 1
@@ -266,7 +278,7 @@ async def endless(count: int) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("errors", [True, False])
 @pytest.mark.parametrize("inputs", [lambda: range(3), lambda: iter(range(3)), lambda: endless(3)])
-def test_deadline_ends_the_stream_with_its_error(errors: bool, inputs: Any) -> None:
+def test_stream_deadline_ends_the_stream_with_its_error(errors: bool, inputs: Any) -> None:
     """Where errors have no places to stand in: the number of inputs is not known, or none is wanted."""
 
     async def main() -> None:
@@ -285,7 +297,7 @@ def test_deadline_ends_the_stream_with_its_error(errors: bool, inputs: Any) -> N
 
 @pytest.mark.parametrize("cap", [1, 2, 5, None])
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_deadline_of_an_iterator_is_that_of_a_list(cap: int | None, chunk: int) -> None:
+def test_stream_deadline_of_an_iterator_is_that_of_a_list(cap: int | None, chunk: int) -> None:
     """Each position holds the same, whichever way the outcomes are asked for."""
 
     def told(outcome: Any) -> Any:
@@ -314,7 +326,7 @@ def test_deadline_of_an_iterator_is_that_of_a_list(cap: int | None, chunk: int) 
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_deadline_of_a_sync_iterator_is_that_of_a_list(ordered: bool) -> None:
+def test_stream_deadline_of_a_sync_iterator_is_that_of_a_list(ordered: bool) -> None:
     """In a thread of plain code; the time is real, and passed before anything can be done."""
 
     async def never(value: int) -> int:
@@ -332,7 +344,7 @@ def test_deadline_of_a_sync_iterator_is_that_of_a_list(ordered: bool) -> None:
     assert all(isinstance(outcome, DeadlineExceededError) for outcome in outcomes)
 
 
-def test_deadline_that_an_item_raises_is_the_items_own() -> None:
+def test_stream_deadline_that_an_item_raises_is_the_items_own() -> None:
     """It ends nothing."""
 
     async def main() -> None:
@@ -348,7 +360,7 @@ def test_deadline_that_an_item_raises_is_the_items_own() -> None:
     on_trio(main)
 
 
-def test_deadline_with_outcomes_that_wait_for_a_slow_consumer() -> None:
+def test_stream_deadline_with_outcomes_that_wait_for_a_slow_consumer() -> None:
     """What was ready when it passed is handed out first; nothing is begun any more."""
 
     async def main() -> None:
@@ -371,7 +383,7 @@ def test_deadline_with_outcomes_that_wait_for_a_slow_consumer() -> None:
     on_trio(main)
 
 
-async def test_a_stream_is_for_one_task_at_a_time() -> None:
+async def test_stream_stream_is_for_one_task_at_a_time() -> None:
     """A second one would never be woken."""
     watch = Watch()
 
@@ -388,7 +400,8 @@ async def test_a_stream_is_for_one_task_at_a_time() -> None:
         await stream.aclose()
 
 
-async def test_another_task_may_close_the_stream_that_one_waits_for() -> None:
+async def test_stream_another_task_may_close_the_stream_that_one_waits_for() -> None:
+    """Another task may close the stream that one waits for."""
     watch, ended = Watch(), []
 
     async def forever(_: object) -> None:
@@ -409,7 +422,8 @@ async def test_another_task_may_close_the_stream_that_one_waits_for() -> None:
     assert ended == [True]
 
 
-async def test_a_stream_may_be_consumed_under_a_scope_that_is_left() -> None:
+async def test_stream_stream_may_be_consumed_under_a_scope_that_is_left() -> None:
+    """A stream may be consumed under a scope that is left."""
     stream = leaf_of(Watch()).abatch_iter(range(6), config(max_concurrency=2))
     with anyio.move_on_after(60):
         assert await anext(stream) == 0
@@ -419,7 +433,7 @@ async def test_a_stream_may_be_consumed_under_a_scope_that_is_left() -> None:
 
 
 @pytest.mark.parametrize("cap", [1, 2])
-async def test_a_nested_stream_is_under_the_cap(cap: int) -> None:
+async def test_stream_nested_stream_is_under_the_cap(cap: int) -> None:
     """Its leaf works between the items, and gives its slot up while it waits for one."""
     watch = Watch()
     inner = leaf_of(watch)
@@ -438,7 +452,8 @@ async def test_a_nested_stream_is_under_the_cap(cap: int) -> None:
     assert watch.peak <= cap
 
 
-def test_a_stream_left_open_ends_with_its_loop() -> None:
+def test_stream_stream_left_open_ends_with_its_loop() -> None:
+    """A stream left open ends with its loop."""
     watch = Watch()
 
     async def leaf(value: int) -> int:
@@ -460,7 +475,8 @@ def test_a_stream_left_open_ends_with_its_loop() -> None:
     kept.clear()
 
 
-def test_a_stream_begun_in_the_last_moment_of_a_loop_does_not_hold_it() -> None:
+def test_stream_stream_begun_in_the_last_moment_of_a_loop_does_not_hold_it() -> None:
+    """A stream begun in the last moment of a loop does not hold it."""
     assert (
         output_of(
             """

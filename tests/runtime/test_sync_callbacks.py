@@ -61,7 +61,7 @@ ASYNC: list[Any] = [
 
 
 @pytest.mark.parametrize("part", ASYNC, ids=lambda part: type(part).__name__)
-def test_a_retry_that_is_async_is_refused(part: Any) -> None:
+def test_sync_callbacks_retry_that_is_async_is_refused(part: Any) -> None:
     """However deep it is in others."""
     with pytest.raises(TypeError, match=r"retry must be sync, and \w+ is async"):
         RetryPolicy(retry=part)
@@ -77,7 +77,7 @@ def test_a_retry_that_is_async_is_refused(part: Any) -> None:
         ("wait", tenacity.wait_chain(seconds)),  # type: ignore[arg-type]
     ],
 )
-def test_a_stop_or_a_wait_that_is_async_is_refused(name: str, part: Any) -> None:
+def test_sync_callbacks_stop_or_a_wait_that_is_async_is_refused(name: str, part: Any) -> None:
     """By its name."""
     with pytest.raises(TypeError, match=f"{name} must be sync"):
         RetryPolicy(**{name: part})
@@ -96,12 +96,12 @@ def test_a_stop_or_a_wait_that_is_async_is_refused(name: str, part: Any) -> None
     ],
     ids=lambda part: type(part).__name__,
 )
-def test_parts_that_are_sync_are_taken(part: Any) -> None:
+def test_sync_callbacks_parts_that_are_sync_are_taken(part: Any) -> None:
     """Tenacity's and one's own."""
     assert RetryPolicy(retry=part).retry is part
 
 
-def test_a_part_that_holds_itself_is_looked_at_once() -> None:
+def test_sync_callbacks_part_that_holds_itself_is_looked_at_once() -> None:
     """And one that is nested deeper than anybody nests is left alone."""
 
     class Ring:
@@ -119,7 +119,7 @@ def test_a_part_that_holds_itself_is_looked_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["retry", "stop"])
-def test_an_answer_that_is_to_be_awaited_is_an_error(name: str) -> None:
+def test_sync_callbacks_answer_that_is_to_be_awaited_is_an_error(name: str) -> None:
     """From a lambda around an async function, which does not look it: never a yes."""
     sent: list[Any] = []
 
@@ -138,7 +138,7 @@ def test_an_answer_that_is_to_be_awaited_is_an_error(name: str) -> None:
     assert checked_sync("retry", True) is True
 
 
-def test_a_retry_of_a_step_that_is_async_is_refused() -> None:
+def test_sync_callbacks_retry_of_a_step_that_is_async_is_refused() -> None:
     """As a predicate; and a lambda around one is an error."""
     with pytest.raises(TypeError, match="retry_if_exception_type must be sync"):
         RunnableLambda(no).with_retry(retry_if_exception_type=never)  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ def test_a_retry_of_a_step_that_is_async_is_refused() -> None:
         step.invoke(1)
 
 
-def test_a_partial_variable_that_is_async_is_refused() -> None:
+def test_sync_callbacks_partial_variable_that_is_async_is_refused() -> None:
     """Its coroutine's repr is no text for a prompt."""
 
     async def today() -> str:
@@ -167,7 +167,7 @@ def test_a_partial_variable_that_is_async_is_refused() -> None:
         prompt.invoke({})
 
 
-def test_what_is_async_is_seen() -> None:
+def test_sync_callbacks_what_is_async_is_seen() -> None:
     """Functions, methods, objects, partials; classes are not called for what they give."""
     assert all(map(is_async, [never, partial(never), Predicate(), Predicate().__call__]))
     assert not any(map(is_async, [no, Predicate, anyio.Event, 5, None]))

@@ -29,7 +29,8 @@ class Job:
         self.abandoned = error
 
 
-async def test_an_idle_helper_is_used_again() -> None:
+async def test_task_pool_idle_helper_is_used_again() -> None:
+    """An idle helper is used again."""
     async with anyio.create_task_group() as group:
         task_pool = TaskPool(group)
         jobs = [Job() for _ in range(5)]
@@ -40,7 +41,8 @@ async def test_an_idle_helper_is_used_again() -> None:
     assert len({job.ran_in for job in jobs}) == 1
 
 
-async def test_jobs_that_wait_run_at_the_same_time() -> None:
+async def test_task_pool_jobs_that_wait_run_at_the_same_time() -> None:
+    """Jobs that wait run at the same time."""
     async with anyio.create_task_group() as group:
         task_pool, go = TaskPool(group), anyio.Event()
         jobs = [Job(go.wait) for _ in range(4)]
@@ -53,7 +55,8 @@ async def test_jobs_that_wait_run_at_the_same_time() -> None:
         task_pool.dismiss()
 
 
-async def test_dismissed_helpers_go_home() -> None:
+async def test_task_pool_dismissed_helpers_go_home() -> None:
+    """Dismissed helpers go home."""
     before = tasks()
     async with anyio.create_task_group() as group:
         task_pool = TaskPool(group)
@@ -66,7 +69,7 @@ async def test_dismissed_helpers_go_home() -> None:
         assert tasks() == before
 
 
-async def test_a_job_given_to_a_helper_that_is_cancelled_first_is_abandoned_or_run() -> None:
+async def test_task_pool_job_given_to_a_helper_that_is_cancelled_first_is_abandoned_or_run() -> None:
     """Its owner waits for it: it must hear of one or the other."""
     job = Job()
     async with anyio.create_task_group() as group:
@@ -78,7 +81,7 @@ async def test_a_job_given_to_a_helper_that_is_cancelled_first_is_abandoned_or_r
     assert (job.ran_in is None) != (job.abandoned is None)
 
 
-def test_crew_an_idle_helper_that_is_cancelled_ends_alone() -> None:
+def test_task_pool_idle_helper_that_is_cancelled_ends_alone() -> None:
     """The group and what others do in it go on."""
 
     async def main() -> None:
@@ -99,7 +102,8 @@ def test_crew_an_idle_helper_that_is_cancelled_ends_alone() -> None:
     anyio.run(main)
 
 
-def test_crew_a_job_that_cancels_its_helper_leaves_nothing_to_the_next() -> None:
+def test_task_pool_job_that_cancels_its_helper_leaves_nothing_to_the_next() -> None:
+    """A job that cancels its helper leaves nothing to the next."""
     counts: list[int] = []
 
     async def disturb() -> None:

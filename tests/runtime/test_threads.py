@@ -35,7 +35,7 @@ MEETING_SECONDS = 30
 """How long threads wait for each other before a test fails."""
 
 
-async def test_as_many_functions_as_the_cap_run_at_once() -> None:
+async def test_threads_as_many_functions_as_the_cap_run_at_once() -> None:
     """Fifty threads meet; the event loop's default of a few would never let them."""
     meeting = threading.Barrier(50)
 
@@ -47,7 +47,8 @@ async def test_as_many_functions_as_the_cap_run_at_once() -> None:
     assert await chain.abatch(range(100), config(max_concurrency=50)) == list(range(100))
 
 
-async def test_without_a_cap_there_are_64_threads_and_no_more() -> None:
+async def test_threads_without_a_cap_there_are_64_threads_and_no_more() -> None:
+    """Without a cap there are 64 threads and no more."""
     watch, meeting = Watch(), threading.Barrier(64)
 
     def meet(value: int) -> int:
@@ -60,7 +61,7 @@ async def test_without_a_cap_there_are_64_threads_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("cap", [None, 1, 3, 64])
-async def test_functions_that_batch_in_turn_do_not_deadlock(cap: int | None) -> None:
+async def test_threads_functions_that_batch_in_turn_do_not_deadlock(cap: int | None) -> None:
     """Three deep and more of them than threads: a thread that waits for others makes room for one."""
     watch = Watch()
 
@@ -80,7 +81,8 @@ async def test_functions_that_batch_in_turn_do_not_deadlock(cap: int | None) -> 
     assert watch.peak <= (cap or 64)
 
 
-async def test_a_function_that_runs_a_loop_of_its_own_is_part_of_the_run() -> None:
+async def test_threads_function_that_runs_a_loop_of_its_own_is_part_of_the_run() -> None:
+    """A function that runs a loop of its own is part of the run."""
     watch = Watch()
 
     async def leaf(value: int) -> int:
@@ -100,7 +102,7 @@ async def test_a_function_that_runs_a_loop_of_its_own_is_part_of_the_run() -> No
     assert watch.peak == 1
 
 
-async def test_uncapped_functions_with_loops_of_their_own_make_room_for_others() -> None:
+async def test_threads_uncapped_functions_with_loops_of_their_own_make_room_for_others() -> None:
     """From their own threads they change what belongs to the run's loop, which must be told safely."""
     meeting = threading.Barrier(70)
 
@@ -117,7 +119,7 @@ async def test_uncapped_functions_with_loops_of_their_own_make_room_for_others()
     assert await RunnableLambda(outer).abatch(range(70)) == list(range(70))
 
 
-async def test_context_variables_go_in_and_do_not_come_out() -> None:
+async def test_threads_context_variables_go_in_and_do_not_come_out() -> None:
     """Not into the next item on the same thread either."""
 
     def mark(value: int) -> str:
@@ -134,7 +136,7 @@ async def test_context_variables_go_in_and_do_not_come_out() -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "timeout", "error"])
-async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
+async def test_threads_no_function_runs_on_when_the_call_is_over(how: str) -> None:
     """A thread cannot be interrupted: the call waits for it, and starts no other."""
     watch, go, before = Watch(), threading.Event(), tasks()
 
@@ -174,7 +176,8 @@ async def test_no_function_runs_on_when_the_call_is_over(how: str) -> None:
     assert watch.entered <= 3
 
 
-async def test_a_function_that_waits_for_nested_work_is_cancelled_with_it() -> None:
+async def test_threads_function_that_waits_for_nested_work_is_cancelled_with_it() -> None:
+    """A function that waits for nested work is cancelled with it."""
     watch, errors, before = Watch(), [], tasks()
 
     async def forever(_: object) -> None:
@@ -198,7 +201,8 @@ async def test_a_function_that_waits_for_nested_work_is_cancelled_with_it() -> N
 
 
 @pytest.mark.parametrize("how", ["abatch", "ainvoke", "abatch_iter"])
-async def test_so_is_one_that_waits_on_a_loop_of_its_own(how: str) -> None:
+async def test_threads_so_is_one_that_waits_on_a_loop_of_its_own(how: str) -> None:
+    """So is one that waits on a loop of its own."""
     watch, before, errors = Watch(), tasks(), []
 
     async def forever(_: object) -> None:
@@ -230,7 +234,7 @@ async def test_so_is_one_that_waits_on_a_loop_of_its_own(how: str) -> None:
     assert [type(error).__name__ for error in errors] == ["CancelledError"] * 2
 
 
-async def test_what_comes_after_a_cancelled_function_may_do_nested_work() -> None:
+async def test_threads_what_comes_after_a_cancelled_function_may_do_nested_work() -> None:
     """The cancellation was the first function's, not the item's."""
     inner: RunnableLambda[Any, Any] = RunnableLambda(lambda value: value)
 
@@ -248,7 +252,8 @@ async def test_what_comes_after_a_cancelled_function_may_do_nested_work() -> Non
     assert await chain.abatch([7]) == [[7, 7]]
 
 
-async def test_a_function_that_starts_threads_may_batch_in_them() -> None:
+async def test_threads_function_that_starts_threads_may_batch_in_them() -> None:
+    """A function that starts threads may batch in them."""
     watch = Watch()
 
     def leaf(value: int) -> int:
@@ -278,7 +283,9 @@ async def test_a_function_that_starts_threads_may_batch_in_them() -> None:
         assert outputs == [6 * value for value in range(4)]
 
 
-async def test_a_function_may_raise_stop_iteration() -> None:
+async def test_threads_function_may_raise_stop_iteration() -> None:
+    """A function may raise stop iteration."""
+
     def stop(_: object) -> None:
         raise StopIteration
 
@@ -287,7 +294,8 @@ async def test_a_function_may_raise_stop_iteration() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-async def test_an_interrupt_raised_by_a_function_ends_the_run(kind: type[BaseException]) -> None:
+async def test_threads_interrupt_raised_by_a_function_ends_the_run(kind: type[BaseException]) -> None:
+    """An interrupt raised by a function ends the run."""
     watch = Watch()
 
     def interrupt(value: int) -> int:
@@ -302,12 +310,15 @@ async def test_an_interrupt_raised_by_a_function_ends_the_run(kind: type[BaseExc
     assert watch.entered < 1000
 
 
-def test_invoke_of_functions_alone_stays_in_the_calling_thread() -> None:
+def test_threads_invoke_of_functions_alone_stays_in_the_calling_thread() -> None:
+    """Invoke of functions alone stays in the calling thread."""
     chain = RunnableLambda(lambda _: threading.get_ident()) | (lambda ident: (ident, threading.get_ident()))
     assert chain.invoke(None) == (threading.get_ident(),) * 2
 
 
-def test_invoke_sets_nothing_in_the_callers_context() -> None:
+def test_threads_invoke_sets_nothing_in_the_callers_context() -> None:
+    """Invoke sets nothing in the callers context."""
+
     def mark(_: object) -> str:
         before = variable.get()
         variable.set("inside")
@@ -322,7 +333,7 @@ def test_invoke_sets_nothing_in_the_callers_context() -> None:
     in_thread(main)
 
 
-async def test_call_in_thread_awaits_what_the_function_returns_on_the_loop() -> None:
+async def test_threads_call_in_thread_awaits_what_the_function_returns_on_the_loop() -> None:
     """A plain wrapper of an async function is one more way to be async."""
     threads: list[int] = []
 
@@ -355,7 +366,7 @@ async def test_call_in_thread_awaits_what_the_function_returns_on_the_loop() -> 
         threads.clear()
 
 
-async def test_call_in_thread_that_is_cancelled_leaves_no_coroutine_behind(
+async def test_threads_call_in_thread_that_is_cancelled_leaves_no_coroutine_behind(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     """That nobody will await."""
