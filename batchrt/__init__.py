@@ -77,7 +77,8 @@ if TYPE_CHECKING:
         Retried,
         Sent,
     )
-    from batchrt.limits.quota import LimitStatus, Quota, QuotaStatistics
+    from batchrt.limits.quota import Quota
+    from batchrt.limits.quota_statistics import LimitStatus, QuotaStatistics
     from batchrt.limits.retry_budget import RetryBudget
     from batchrt.providers.chat.model import ChatOpenAI
     from batchrt.providers.completions.model import OpenAI
@@ -176,8 +177,8 @@ _HOMES = {
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "Quota": "batchrt.limits.quota",
-    "LimitStatus": "batchrt.limits.quota",
-    "QuotaStatistics": "batchrt.limits.quota",
+    "LimitStatus": "batchrt.limits.quota_statistics",
+    "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
 }

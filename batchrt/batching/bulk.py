@@ -1,20 +1,29 @@
-"""Lists made of a run's inputs, for a step that does nothing but take lists.
+"""Inputs for a step that does nothing but take lists: packed and sent as they are.
 
-Items do not have to meet, so there is neither a task nor a queue for each of them.
+No input waits for others to arrive, so that there is no task and no queue for each.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
 
-from batchrt.batching.list_call import Limits, ListCall, Part, carry, pack, share_bills
+from batchrt.batching.distinct import (
+    UNBOUNDED_LIST,
+    DistinctInputs,
+    Examined,
+    ListBuffer,
+    examiner,
+    read_lists,
+)
+from batchrt.batching.list_call import Limits, ListCall, Part, share_bills
 from batchrt.config import RunConfig
 from batchrt.errors import SpendingLimitError
 from batchrt.runtime.async_input import AsyncInput, is_iterable
@@ -24,47 +33,39 @@ from batchrt.runtime.item import Item
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
-__all__ = ["Bulk"]
+__all__ = ["Bulk", "BulkList"]
 
 Put: TypeAlias = "Callable[[Item, Any, Exception | None], object]"
 
 _STRIDE: Final = 1000
-"""Inputs to look at between checkpoints: a millisecond or two."""
+"""Inputs to take in between checkpoints: a millisecond or two."""
 
-_UNBOUNDED: Final = 2048
-"""Inputs that make a list, of those that are pulled as they are needed, where the step sets no bound."""
-
-_LINGER: Final = 1.0
-"""Seconds that a list of async inputs waits to be filled, after its first one: more may never come."""
+PATIENCE: Final = 1.0
+"""Seconds that a list of async inputs waits for more after its first one: they may never come."""
 
 
-class _Entry(NamedTuple):
-    """A value to send, what it costs, and the places of the inputs that are equal to it."""
+class BulkList(NamedTuple):
+    """Name the values of one list, by their numbers among the values of `inputs`."""
 
-    value: Any
-    cost: float
-    places: list[int]
-    key: Hashable | None = None
-    error: Exception | None = None
-
-    @property
-    def place(self) -> int:
-        """The place of the first of them, whose entry it was made for."""
-        return self.places[0]
+    inputs: DistinctInputs
+    numbers: range
 
 
 class Bulk:
     """Carry inputs through a `ListCall` in a run whose items are lists.
 
+    Either all inputs are known (`look_at`, then `lists`) and equal ones are sent once, or they are pulled as
+    lists are asked for (`pack`), and equal ones of one list are sent once.
+
     Args:
-        call: what takes the lists.
+        call: sends the lists.
         config: the items' configuration.
         put: is given each input's outcome.
         fail_fast: raise the first error instead of putting it.
         parent: the item this is nested in.
 
     Attributes:
-        ended: why not all lists were sent, if the run had spent what it may.
+        ended: the spending limit that was reached before all lists were sent, if any.
         pulled: how many inputs were taken in.
     """
 
@@ -72,146 +73,96 @@ class Bulk:
         self, call: ListCall, config: RunConfig, put: Put, *, fail_fast: bool, parent: Item | None
     ) -> None:
         self._call = call
-        self._on_entries = _on_entries(call)
-        self._config = config
+        self._examine = examiner(call, config)
         self._put = put
         self._fail_fast = fail_fast
         self._parent = parent
-        self._entries: list[_Entry] = []
-        self._open: set[int] = set()
-        self._under_way: dict[int, list[_Entry]] = {}
-        self._packs = False
+        self._inputs = DistinctInputs(call)
+        self._carried: dict[int, BulkList] = {}
         self.ended: SpendingLimitError | None = None
         self.pulled: int = 0
 
     async def look_at(self, inputs: Iterable[Any]) -> int:
-        """Take the inputs in, and return how many there are; those of equal keys are sent once.
+        """Take all inputs in and return how many there are.
 
         Raises:
-            Exception: what is wrong with the first input that is wrong by itself, if `fail_fast`.
+            Exception: the error of the first input that is wrong by itself, if `fail_fast`.
         """
-        known: dict[Hashable, _Entry] = {}
-        place = -1
-        for place, value in enumerate(inputs):
-            if place % _STRIDE == 0:
-                await anyio.lowlevel.checkpoint()
-            try:
-                self._add(place, value, known)
-            except Exception as error:  # noqa: BLE001  this item's outcome
-                self._fail(place, error)
-        self.pulled = place + 1
+        distinct, examined = self._inputs, map(self._examine, iter(inputs))
+        while distinct.extend(islice(examined, _STRIDE)):
+            self._put_errors(distinct)
+            await anyio.lowlevel.checkpoint()
+        distinct.seal()
+        self.pulled = distinct.count
         return self.pulled
 
-    def _add(self, place: int, value: Any, known: dict[Hashable, _Entry]) -> None:
-        queued, key = self._keyed(value)
-        if key is not None and key in known:
-            known[key].places.append(place)
-            return
-        entry = _Entry(queued, self._cost(queued), [place], key)
-        self._entries.append(entry)
-        if key is not None:
-            known[key] = entry
+    def lists(self) -> Iterator[BulkList]:
+        """Yield the run's items: lists of the inputs that were taken in."""
+        return (BulkList(self._inputs, numbers) for numbers in self._inputs.lists())
 
-    def _keyed(self, value: Any) -> tuple[Any, Hashable | None]:
-        queued = self._call.queued(value, self._config)
-        return queued, None if self._call.key is None else self._call.key(queued)
+    def pack(self, inputs: Iterable[Any] | AsyncIterable[Any]) -> Iterator[BulkList] | AsyncInput:
+        """Return the run's items: lists of `inputs`, which are pulled as lists are asked for.
 
-    def _cost(self, queued: Any) -> float:
-        return 0.0 if self._call.cost is None else self._call.cost(queued)
-
-    def take_in(self, value: Any) -> _Entry:
-        """Return the entry of the next input; of one that is wrong by itself it has the error."""
-        place = self.pulled
-        self.pulled += 1
-        self._open.add(place)
-        try:
-            queued, key = self._keyed(value)
-            return _Entry(queued, self._cost(queued), [place], key)
-        except Exception as error:  # noqa: BLE001  this item's outcome
-            return _Entry(None, 0.0, [place], error=error)
-
-    def pack(self, inputs: Iterable[Any] | AsyncIterable[Any]) -> Iterator[list[_Entry]] | AsyncInput:
-        """Give lists of `inputs`, which are pulled as lists are asked for.
-
-        Equal inputs of a list are sent once. They count towards its length, and so do wrong inputs, so that
-        a list holds a bounded number of inputs.
+        The errors of inputs that are wrong by themselves are put when their list is carried.
         """
-        self._packs = True
         if not is_iterable(inputs):
-            return _ListInput(aiter(cast("AsyncIterable[Any]", inputs)), self)
-        return pack(map(self.take_in, inputs), self.bounded())
+            return ListInput(aiter(cast("AsyncIterable[Any]", inputs)), self)
+        return map(_whole, read_lists(self.bounded(), map(self.take_in, inputs)))
+
+    def take_in(self, value: Any) -> Examined:
+        """Examine the next input that was pulled."""
+        self.pulled += 1
+        return self._examine(value)
 
     def bounded(self) -> ListCall:
-        """Return the call for entries, with a bound for lists that have none."""
-        call = self._on_entries
-        limits = call.limits
-        return replace(call, limits=lambda: Limits(limits().size or _UNBOUNDED, limits().cost))
-
-    def end_list(self, index: int, error: Exception | None) -> int:
-        """End a list, give `error` to its inputs without an outcome, and return how many inputs it has."""
-        entries = self._under_way.pop(index)
-        if error is not None:
-            for place in self._places_left(entries):
-                self._give_out(Item(place, self._parent), None, error)
-        return len(entries)
-
-    def unsettled(self, index: int) -> int:
-        """Return how many inputs of a list under way have no outcome yet."""
-        return sum(1 for _ in self._places_left(self._under_way.get(index, ())))
-
-    def _places_left(self, entries: Sequence[_Entry]) -> Iterator[int]:
-        return (entry.place for entry in entries if entry.place in self._open)
-
-    def _distinct(self, entries: Sequence[_Entry]) -> list[_Entry]:
-        """Return the entries to send; those of wrong inputs have ended, and equal ones are one."""
-        distinct: list[_Entry] = []
-        known: dict[Hashable, _Entry] = {}
-        for entry in entries:
-            if entry.error is not None:
-                self._fail(entry.place, entry.error)
-            elif entry.key is None:
-                distinct.append(entry)
-            elif entry.key in known:
-                known[entry.key].places.append(entry.place)
-            else:
-                known[entry.key] = entry
-                distinct.append(entry)
-        return distinct
-
-    def _give_out(self, item: Item, output: Any, error: Exception | None) -> None:
-        self._open.discard(item.index)
-        self._put(item, output, error)
-
-    def lists(self) -> Iterator[list[_Entry]]:
-        """Yield the run's inputs."""
-        return pack(self._entries, self._on_entries)
+        """Return the call, with a bound for lists that have none."""
+        limits = self._call.limits
+        return replace(self._call, limits=lambda: Limits(limits().size or UNBOUNDED_LIST, limits().cost))
 
     @property
     def step(self) -> Step:
         """The run's step."""
         return Step(self._carry)
 
-    async def _carry(self, entries: list[_Entry], strand: Strand) -> None:
-        started = anyio.current_time()
-        if self._packs:
-            self._under_way[strand.item.index] = entries
-            entries = self._distinct(entries)
-            if not entries:
-                return
-        give = partial(self._give, entries, started)
-        await carry(self._on_entries, entries, strand, give, OwnTask())
+    def end_list(self, index: int, error: Exception | None) -> int:
+        """End the list at `index` and return how many inputs it has; those without an outcome get `error`."""
+        inputs, numbers = self._carried.pop(index)
+        if error is not None:
+            for number in inputs.unfinished(numbers):
+                for place in inputs.places_of(number):
+                    self._put(Item(inputs.start + place, self._parent), None, error)
+        return inputs.count
 
-    def _give(self, entries: Sequence[_Entry], started: float, part: Part) -> None:
-        given = entries[part.start : part.stop]
-        results: Sequence[Any] = part.results if part.error is None else [part.error] * len(given)
-        shares = share_bills(part.book, [entry.cost for entry in given])
-        for entry, result, bills in zip(given, results, shares, strict=True):
-            for place in entry.places:
-                item = Item(place, self._parent)
+    def unsettled(self, index: int) -> int:
+        """Return how many inputs of the list at `index`, if it was begun, have no outcome yet."""
+        if index not in self._carried:
+            return 0
+        inputs, numbers = self._carried[index]
+        return sum(1 + len(inputs.copies.get(number, ())) for number in inputs.unfinished(numbers))
+
+    async def _carry(self, bulk_list: BulkList, strand: Strand) -> None:
+        inputs, started = bulk_list.inputs, anyio.current_time()
+        if inputs is not self._inputs:
+            self._carried[strand.item.index] = bulk_list
+            self._put_errors(inputs)
+        give = partial(self._give, inputs, started)
+        await inputs.carry(bulk_list.numbers, strand, give, own=OwnTask())
+
+    def _put_errors(self, inputs: DistinctInputs) -> None:
+        """Put the errors of inputs that are wrong by themselves."""
+        errors, inputs.errors = inputs.errors, {}
+        for place, error in errors.items():
+            self._fail(Item(inputs.start + place, self._parent), error)
+
+    def _give(self, inputs: DistinctInputs, started: float, part: Part) -> None:
+        shares = share_bills(part.book, inputs.costs(part))
+        for number, result, share in zip(range(part.start, part.stop), part.each(), shares, strict=True):
+            for place in inputs.places_of(number):
+                item = Item(inputs.start + place, self._parent)
                 item.retries, item.started, item.finished = part.book.retries, started, anyio.current_time()
                 item.request_seconds = part.book.request_seconds
-                if place == entry.places[0]:
-                    item.add_bills(bills)
+                if place == inputs.places[number]:  # billed once, however many inputs there are
+                    item.add_bills(share)
                 self._put_result(item, result)
 
     def _put_result(self, item: Item, result: Any) -> None:
@@ -224,36 +175,35 @@ class Bulk:
         except Exception as failure:  # noqa: BLE001  this item's outcome
             output, error = None, failure
         if error is None:
-            self._give_out(item, output, None)
+            self._put(item, output, None)
         else:
-            self._fail(item.index, error, item)
+            self._fail(item, error)
 
-    def _fail(self, place: int, error: Exception, item: Item | None = None) -> None:
+    def _fail(self, item: Item, error: Exception) -> None:
         if issubclass(type(error), SpendingLimitError):
-            # An end, and not a failure: what is under way is finished.
+            # An end, and not a failure: requests in flight are finished.
             self.ended = cast("SpendingLimitError", error)
             self.ended.started = True
         elif self._fail_fast:
-            add_note(error, f"batchrt: item {place} failed; the rest was cancelled")
+            add_note(error, f"batchrt: item {item.index} failed; the rest was cancelled")
             raise error
-        self._give_out(item or Item(place, self._parent), None, error)
+        self._put(item, None, error)
 
 
-class _ListInput(AsyncInput):
+class ListInput(AsyncInput):
     """Hand out lists of the values of an async source, which may be long in coming.
 
-    A list is handed out when it is full, when the source ends, or `_LINGER` seconds after its first value.
+    A list is handed out when it is full, when the source ends, or `PATIENCE` seconds after its first value.
     """
 
     def __init__(self, source: AsyncIterator[Any], bulk: Bulk) -> None:
         super().__init__(source)
-        self._bulk = bulk
-        self._call = bulk.bounded()
-        self._gathered: list[_Entry] = []
-        self._full: deque[list[_Entry]] = deque()
+        self._examine = bulk.take_in
+        self._buffer = ListBuffer(bulk.bounded())
+        self._full: deque[BulkList] = deque()
         self._over = self._stopped = False
 
-    async def peek(self) -> list[_Entry]:
+    async def peek(self) -> BulkList:
         """Return the next list, and keep it until `take`."""
         while not (self._full or self._over):
             await self._gather()
@@ -271,30 +221,24 @@ class _ListInput(AsyncInput):
         super().stop()
 
     async def _gather(self) -> None:
-        gathered, most = self._gathered, self._call.limits().size or _UNBOUNDED
+        """Wait until a list is full, the source ends, or a list has waited long enough."""
+        buffer, due = self._buffer, True
         try:
-            while not gathered:
+            if not buffer.waiting:
                 await self._pull()
-            with anyio.move_on_after(_LINGER):
-                # One value more than a list takes tells that the list is full.
-                while len(gathered) <= most:
+            with anyio.move_on_after(PATIENCE):
+                while not buffer.full:
                     await self._pull()
+                due = False
         except StopAsyncIteration:
             self._over = True
-        lists = list(pack(gathered, self._call))
-        self._gathered = lists.pop() if len(gathered) > most and lists else []
-        self._full.extend(lists)
+        self._full.extend(map(_whole, buffer.take(rest=due)))
 
     async def _pull(self) -> None:
         value = await super().peek()
         super().take()
-        self._gathered.append(self._bulk.take_in(value))
+        self._buffer.waiting.append(self._examine(value))
 
 
-def _on_entries(call: ListCall) -> ListCall:
-    """Return `call` for lists of entries."""
-
-    async def on_entries(entries: Sequence[_Entry], strand: Strand) -> Sequence[Any]:
-        return await call.call([entry.value for entry in entries], strand)
-
-    return replace(call, call=on_entries, cost=None if call.cost is None else lambda entry: entry.cost)
+def _whole(inputs: DistinctInputs) -> BulkList:
+    return BulkList(inputs, inputs.numbers())

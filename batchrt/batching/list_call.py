@@ -1,10 +1,11 @@
-"""A list carried through a step that takes lists: packed, sent, split where it fails."""
+"""List calls: a list packed, sent, and split where it fails."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from itertools import accumulate, islice
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "ListCall",
     "Part",
     "RepackError",
+    "Split",
     "carry",
     "check_length",
     "lingering",
@@ -40,28 +42,28 @@ __all__ = [
 T = TypeVar("T")
 
 LINGER: Final = 0.05
-"""Seconds that a list waits after the last arrival. Measured on chains with a slow tail: pauses of arrivals
-are seldom longer while there is work, so that lists stay full, and the total is the same as with 0.01."""
+"""Seconds for which a list waits after the last arrival. Measured on chains with a slow tail: pauses between
+arrivals are seldom longer while there is work, so that lists stay full, and the total is that of 0.01."""
 MAX_LINGER: Final = 1.0
-"""Seconds after the first arrival: bounds what a steady trickle makes it wait."""
+"""Seconds after the first arrival: bounds the wait under a steady trickle of arrivals."""
 SHARED_LINGER: Final = 0.005
 SHARED_MAX_LINGER: Final = 0.05
-"""The same for lists that requests share: somebody waits for each of them."""
+"""The same for shared lists, in seconds: a request waits for each of them."""
 
 
 def lingering(linger: float | None, max_linger: float | None, *, shared: bool) -> tuple[float, float]:
-    """Return for how long lists wait after the last and the first arrival, where nothing else is said."""
+    """Return how long lists wait after the last and the first arrival, in seconds; `None` for the default."""
     usual, longest = (SHARED_LINGER, SHARED_MAX_LINGER) if shared else (LINGER, MAX_LINGER)
     return usual if linger is None else linger, longest if max_linger is None else max_linger
 
 
 _FAILURES_BEYOND_DEPTH: Final = 4
-"""Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors
-look like an outage is not split any further."""
+"""Failures in a row, beyond those that finding one guilty item takes, after which a list whose errors look
+like an outage is not split any further."""
 
 
 _UNCAPPED_LISTS: Final = 16
-"""Lists at a time of one that is packed again, where no cap says how many."""
+"""Lists at a time, of one that is packed again, in a run without a cap."""
 
 
 class Limits(NamedTuple):
@@ -85,34 +87,39 @@ class RepackError(Exception):
     """
 
 
-def _always(_error: Exception) -> bool:
-    return True
+class Split(Enum):
+    """Say whether a list that failed is worth sending in halves."""
+
+    NEVER = "never"
+    """The error says nothing about the list's values: a wrong key, a rate limit, no connection."""
+    CAUTIOUSLY = "cautiously"
+    """The error may be that of an outage: end when nothing but failures has come of it for long."""
+    FULLY = "fully"
+    """The error blames the values: end when the guilty one stands alone."""
 
 
-def _never(_error: Exception) -> bool:
-    return False
+def _fully(_error: Exception) -> Split:
+    return Split.FULLY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ListCall:
-    """Say how a step takes lists.
+    """Describe how a step takes lists.
 
     Attributes:
-        name: what errors call the step.
-        call: gives one result for each value, in their order; is handed a strand that holds a slot. An
-            exception in a result's place is that item's error.
-        limits: how long a list may be; asked anew for every list.
-        cost: what a value adds to its list's cost.
-        prepare: what to queue for an input; raises what is wrong with an input by itself. Called
-            inline, as the item arrives.
-        key: values of equal keys are sent once, as long as the first is waiting or under way.
+        name: the name of the step in errors.
+        call: returns one result for each value, in their order; gets a strand that holds a slot. An exception
+            in place of a result is that item's error.
+        limits: returns how long a list may be; called for every list.
+        cost: returns the amount that a value adds to its list's cost.
+        prepare: returns the value to queue for an input, or raises the input's own error. Called inline, as
+            the item arrives.
+        key: values of equal keys are sent once, as long as the first one is queued or in flight.
         configured: the values are pairs of an input and its item's configuration.
-        remembered: bytes of results kept for values of equal keys that come later in the run; the
+        remembered: bytes of results to cache for values of equal keys that arrive later in the run; the
             results have to be `bytes`.
-        finish: makes an item's output of its result; called once for each item, inline.
-        splits: whether a list that failed with this error is worth trying in parts.
-        outage: whether this error may have nothing to do with the list. Then splitting ends when
-            nothing but failures came of it for long.
+        finish: turns a result into an item's output; called once for each item, inline.
+        split: whether a list that failed for good with this error is sent in halves.
         linger: seconds after the last arrival for which a list waits to be filled.
         max_linger: seconds after the first one.
     """
@@ -126,13 +133,12 @@ class ListCall:
     configured: bool = False
     remembered: int = 0
     finish: Callable[[Any], Any] | None = None
-    splits: Callable[[Exception], bool] = _always
-    outage: Callable[[Exception], bool] = _never
+    split: Callable[[Exception], Split] = _fully
     linger: float = LINGER
     max_linger: float = MAX_LINGER
 
     def queued(self, value: Any, config: RunConfig) -> Any:
-        """Return what to queue for an input.
+        """Return the value to queue for an input.
 
         Raises:
             Exception: the input's own error.
@@ -143,9 +149,14 @@ class ListCall:
 
 
 class Part(NamedTuple):
-    """Hold what came of the values from `start` to `stop`: results, or the error of all of them.
+    """Hold the outcome of the values from `start` to `stop` of a list.
 
-    `book` has the tokens they were billed together, and the retries it took.
+    Attributes:
+        start: the first value's place in the list.
+        stop: the place after the last one's.
+        results: one for each value, unless there is an error.
+        error: the error of all of the values; `None` if there are results.
+        book: the tokens that were billed for all of them together, the retries, and the requests' seconds.
     """
 
     start: int
@@ -153,6 +164,14 @@ class Part(NamedTuple):
     results: Sequence[Any]
     error: Exception | None
     book: Item
+
+    def each(self) -> Sequence[Any]:
+        """Return one result, or error, for each value."""
+        return self.results if self.error is None else [self.error] * (self.stop - self.start)
+
+    def moved(self, by: int) -> Part:
+        """Return the same part of a list in which it begins `by` places later."""
+        return self._replace(start=self.start + by, stop=self.stop + by)
 
 
 Give: TypeAlias = "Callable[[Part], None]"
@@ -183,14 +202,14 @@ def pack(values: Iterable[T], call: ListCall) -> Iterator[list[T]]:
 async def carry(
     call: ListCall, values: Sequence[Any], strand: Strand, give: Give, own: OwnTask | None = None
 ) -> None:
-    """Carry `values` through, as the one list they were packed as, and `give` each part once.
+    """Send `values` as one list, and call `give` once for each part.
 
-    A list that fails for good is split until the guilty item stands alone, one part after the other on the
-    one slot. A list that is refused as too large is packed again, and its parts run at the same time.
-    `own` is the current task if it is the runtime's and no code of the user's is around this.
+    A list that fails for good is halved until the guilty item stands alone (see `Split`), one part after the
+    other on the one slot. A list that is refused as too large is packed again, and its parts run at the same
+    time. `own` is the current task if the runtime started it and no user code is between it and this call.
 
     Raises:
-        BaseException: nothing but a cancellation, what `give` raises, and what is no `Exception`.
+        BaseException: only a cancellation, an error of `give`, and an error that is no `Exception`.
     """
     item = strand.item
     try:
@@ -208,45 +227,47 @@ async def _carry_parts(
         start, stop = parts.pop()
         part = list(values[start:stop])
         strand.item = book = Item(-1)
-        try:
-            await strand.take()
-            results = check_length(call, part, await call.call(part, strand))
-        except RepackError as error:
+        results, failure = await _attempt(call, part, strand, own)
+        if failure is not None and issubclass(type(failure), RepackError):
             lists = list(pack(part, call))
             if len(lists) > 1:
                 await _carry_apart(call, lists, strand, give, start)
                 continue
-            failure: Exception = _cause_of(error)
-        except anyio.get_cancelled_exc_class() as error:
-            if own.is_cancelled() if own else cancellation_is_real():
-                raise
-            failure = StrayCancelledError.of(error)
-        except Exception as error:  # noqa: BLE001  the items' outcome
-            failure = error
-        else:
+            failure = _cause_of(failure)
+        if failure is None:
             failures = 0
-            if own and own.is_disturbed():
-                await own.put_right()
-            give(Part(start, stop, results, None, book))
-            continue
-        if own and own.is_disturbed():
-            await own.put_right()
-        failures += 1
-        hopeless = failures > patience and call.outage(failure)
-        if (
-            stop - start == 1
-            or hopeless
-            or issubclass(type(failure), ListLengthError)
-            or not _splits(call, failure)
-        ):
-            give(Part(start, stop, (), failure, book))
         else:
-            middle = (start + stop + 1) // 2
-            parts += [(middle, stop), (start, middle)]
+            failures += 1
+            split = _split(call, failure) if len(part) > 1 else Split.NEVER
+            if split is Split.FULLY or (split is Split.CAUTIOUSLY and failures <= patience):
+                middle = (start + stop + 1) // 2
+                parts += [(middle, stop), (start, middle)]
+                continue
+        give(Part(start, stop, results, failure, book))
+
+
+async def _attempt(
+    call: ListCall, part: list[Any], strand: Strand, own: OwnTask | None
+) -> tuple[Sequence[Any], Exception | None]:
+    """Send one part and return its results, or the error of all of its values."""
+    results: Sequence[Any] = ()
+    failure: Exception | None = None
+    try:
+        await strand.take()
+        results = check_length(call, part, await call.call(part, strand))
+    except anyio.get_cancelled_exc_class() as error:
+        if own.is_cancelled() if own else cancellation_is_real():
+            raise
+        failure = StrayCancelledError.of(error)
+    except Exception as error:  # noqa: BLE001  the items' outcome
+        failure = error
+    if own and own.is_disturbed():
+        await own.put_right()
+    return results, failure
 
 
 def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:
-    """Yield the shares of what a list was billed by model, by its values' costs; `None` if nobody said."""
+    """Yield each value's share of a list's bill by model, in proportion to its cost; `None` for no bill."""
     if book.bills is None:
         yield from (None for _ in costs)
         return
@@ -260,11 +281,11 @@ _COUNTED: Final = ("input_tokens", "output_tokens", "total_tokens", *_DETAILS)
 
 
 def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
-    """Yield the shares of what a list was billed, by its values' costs, exact to the last token."""
+    """Yield each value's share of a list's tokens, in proportion to its cost; the shares add up exactly."""
     total = sum(costs)
     if not total > 0:
         costs, total = [1.0] * len(costs), float(len(costs))
-    # Most lists are billed no more than these three, and a list has thousands of values.
+    # Most bills have these three counts alone, and a list has thousands of values.
     counted = _COUNTED if any(getattr(usage, name) for name in _DETAILS) else _COUNTED[:3]
     whole = [getattr(usage, name) for name in counted]
     reached, done = 0.0, [0] * len(whole)
@@ -277,17 +298,19 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
         done = now
 
 
-def _splits(call: ListCall, failure: Exception) -> bool:
+def _split(call: ListCall, failure: Exception) -> Split:
+    if issubclass(type(failure), ListLengthError):
+        return Split.NEVER  # the step's own error: its parts cannot be trusted either
     try:
-        return call.splits(failure)
-    except Exception:  # noqa: BLE001  an instance may raise when it is looked at
-        return True
+        return call.split(failure)
+    except Exception:  # noqa: BLE001  an error's attributes may raise
+        return Split.FULLY
 
 
 async def _carry_apart(
     call: ListCall, lists: Sequence[list[Any]], strand: Strand, give: Give, start: int
 ) -> None:
-    """Carry lists that follow one another from `start` on at the same time."""
+    """Carry consecutive lists, the first of which begins at `start`, at the same time."""
     starts = accumulate((len(values) for values in lists), initial=start)
     source = zip(starts, lists, strict=False)
 
@@ -301,17 +324,17 @@ async def _carry_apart(
 
 
 def _give_moved(give: Give, begin: int, part: Part) -> None:
-    give(part._replace(start=begin + part.start, stop=begin + part.stop))
+    give(part.moved(begin))
 
 
-def _cause_of(error: RepackError) -> Exception:
+def _cause_of(error: Exception) -> Exception:
     return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
 def check_length(call: ListCall, part: Sequence[Any], results: Any) -> Sequence[Any]:
-    """Return `results` as a list if they are one that is as long as `part`.
+    """Return `results` as a list if it is one that is as long as `part`.
 
-    They are counted, and not asked: a length may be wrong.
+    The results are counted: `len()` may be wrong.
 
     Raises:
         ListLengthError: if not.

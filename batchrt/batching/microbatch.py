@@ -1,17 +1,36 @@
-"""Items that meet at a step which takes lists.
+"""Micro-batching: items of a run that arrive at a step which takes lists are queued and sent as lists.
 
-Whoever comes to such a step waits in its queue, without a slot. A list is sent when the queue holds a
-full one, when nobody is on the way to it any more, or when arrivals pause. It is taken from the queue
-once it has its slot, so that it goes on filling while all slots are busy.
+An arriving strand waits in the step's queue, without a slot. A list is due when
+
+1. the queue holds a full one;
+2. no other item can arrive: every moving strand of the run has been here before (`_Queue.beyond`), and the
+   scheduler admits no more. This is known, not guessed: `Arrivals` counts the strands that move, those that
+   wait in no queue, for no branches and for no nested work. So the last list of a run, and the only one of a
+   single call, goes at once;
+3. arrivals pause: `linger` seconds after the last arrival, `max_linger` after the first. This bounds the wait
+   where 2 cannot be known: functions that loop back, nested work on another event loop.
+
+Invariants:
+
+- At most one list at a time waits for a slot (`_sending`), and its values are taken from the queue only once
+  it has the slot. So a list goes on filling while all slots are busy.
+- A queue that is not empty has a task that tends it, or a list on its way to a slot, which takes from it.
+- While this step's own lists hold all slots, or strands that have been here wait for a slot, no item can
+  arrive, and the pause is not one of the arrivals: `linger` counts from its end.
+- An entry has its result or error exactly once; one that no strand waits for any more is skipped, and a list
+  without any such strand is cancelled.
+
+Nagle's algorithm (RFC 896) and Kafka's `linger.ms` with `batch.size` are the same trade; 2 is what a bounded
+run can know beyond them.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextvars import Context
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
@@ -20,14 +39,15 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.batching.bulk import Bulk
-from batchrt.batching.list_call import ListCall, Part, carry, check_length, share_bills
+from batchrt.batching.joint_payment import paid_jointly
+from batchrt.batching.list_call import ListCall, Part, carry, share_bills
+from batchrt.batching.result_cache import ResultCache
 from batchrt.config import RunConfig
-from batchrt.errors import SpendingLimitError, StrayCancelledError
+from batchrt.errors import StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import OwnTask, Signal
 from batchrt.runtime.item import Item
-from batchrt.runtime.joint_spending import JointSpending, joint
 from batchrt.runtime.run import Run
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.step import Step
@@ -35,15 +55,15 @@ from batchrt.runtime.strand import Strand, strand_context
 
 __all__ = ["list_step"]
 
-UNBOUNDED_LIST: Final = 1000
-"""How many items to let meet at a step whose lists have no bound; the run's default window."""
+_UNBOUNDED_QUEUE: Final = 1000
+"""Items to queue for a list where nothing bounds it; the run's default window."""
 
 
 def list_step(call: ListCall, identity: Hashable) -> Step:
-    """Return a step that sends the items which come to it as lists.
+    """Return a step that sends the items which arrive at it as lists.
 
-    Steps of equal `identity` share their lists, wherever in a run they are: the runnable, and whatever
-    was bound to it.
+    Steps of equal `identity` share their lists, wherever in a run they are: it is the runnable, and the
+    arguments bound to it.
     """
 
     async def step(value: Any, strand: Strand) -> Any:
@@ -58,84 +78,67 @@ def list_step(call: ListCall, identity: Hashable) -> Step:
             arrivals.open(key, queue)
         return await cast("_Queue", queue).meet(value, strand)
 
-    return Step(step, lists=call.limits().size or UNBOUNDED_LIST, bulk=partial(Bulk, call))
+    return Step(step, lists=call.limits().size or _UNBOUNDED_QUEUE, bulk=partial(Bulk, call))
 
 
 async def _alone(call: ListCall, value: Any, strand: Strand) -> Any:
-    """Send a list of one, where nobody else can come."""
+    """Send a list of one, where no other item can arrive."""
     parts: list[Part] = []
     await carry(call, [value], strand, parts.append)
     (part,) = parts
-    strand.item.retries += part.book.retries
-    strand.item.add_bills(part.book.bills)
-    strand.item.add_request(part.book.request_seconds)
-    return _output(call, part.results[0] if part.error is None else part.error)
+    strand.item.add_book(part.book)
+    return _output(call, part.each()[0])
 
 
 def _output(call: ListCall, result: Any) -> Any:
     if isinstance(result, BaseException):
-        # Several items may have the same error: each raises it with its own way down.
+        # Several items may have the same error: each raises it with a traceback of its own.
         raise BaseException.with_traceback(result, None)
     return result if call.finish is None else call.finish(result)
 
 
+@dataclass(slots=True, eq=False)
 class _Entry:
-    """A value in the queue or under way, and who waits for its result."""
+    """A value in the queue or in flight, and the signals of the strands that wait for its result."""
 
-    __slots__ = (
-        "arrived",
-        "bills",
-        "config",
-        "cost",
-        "key",
-        "list",
-        "request_seconds",
-        "result",
-        "retries",
-        "spending",
-        "value",
-        "waiting",
-    )
-
-    def __init__(self, value: Any, cost: float, key: Hashable | None, arrived: float, strand: Strand) -> None:
-        self.value = value
-        self.config: RunConfig = strand.config
-        self.spending: Payer | None = strand.spending
-        self.cost = cost
-        self.key = key
-        self.arrived = arrived
-        self.waiting: list[Signal] = []
-        self.list: _List | None = None
-        self.result: Any = None
-        self.bills: Mapping[str, Usage] | None = None
-        self.request_seconds: float | None = None
-        self.retries = 0
+    value: Any
+    cost: float
+    key: Hashable | None
+    arrived: float
+    config: RunConfig
+    spending: Payer | None
+    waiting: list[Signal]
+    sent_in: _List | None = None
+    result: Any = None
+    bills: Mapping[str, Usage] | None = None
+    request_seconds: float | None = None
+    retries: int = 0
 
     @property
     def is_at_work(self) -> bool:
         """Whether its list has a slot."""
-        return self.list is not None and self.list.is_at_work
+        return self.sent_in is not None and self.sent_in.is_at_work
 
 
 class _Queue:
-    """Where the strands of a run meet for one step, under one set of slots."""
+    """Queue the strands of a run at one step, under one set of slots."""
 
     def __init__(self, call: ListCall, strand: Strand) -> None:
         self.call = call
-        self.on_entries = _on_entries(call)
-        # One of its own: the first to come may be part of a nested run, which ends before this does.
+        self.paid_jointly = paid_jointly(call)
+        # A run of its own: the first arrival may be part of a nested run, which ends before this does.
         self.run = Run(strand.slots, parent=strand.run)
-        self.run.spending = None  # each item's run pays for its own
+        self.run.spending = None  # each item's run pays for its own items
         self.slots = strand.slots
         self.beyond = 0
         assert strand.run.arrivals.task_pool is not None
-        self._crew = self.run.task_pool = strand.run.arrivals.task_pool
+        self._task_pool = self.run.task_pool = strand.run.arrivals.task_pool
         self._base = strand.run.arrivals.base
         self._entries: deque[_Entry] = deque()
         self._size = 0
         self._cost = 0.0
         self._known: dict[tuple[Hashable, Payer | None], _Entry] = {}
-        self._memory = _Memory(call.remembered)
+        self._cache = ResultCache(call.remembered)
         self._last_arrival = 0.0
         self._starved_at = self._hindered_at = -math.inf
         self._carriers: list[Strand] = []
@@ -145,12 +148,12 @@ class _Queue:
         self._wake: Signal | None = None
 
     async def meet(self, value: Any, strand: Strand) -> Any:
-        """Wait for the output of `value`, which goes in a list with others'."""
+        """Return the output of `value`, which is sent in a list with other strands' values."""
         call = self.call
         key = None if call.key is None else call.key(value)
-        if key is not None and (result := self._memory.get(key)) is not None:
+        if key is not None and (result := self._cache.get(key)) is not None:
             return _output(call, result)
-        # Whoever does not pay together does not share either: a limit that one meets is not the other's.
+        # Only strands with the same budgets share an entry: a limit that one reaches is not the other's.
         entry = self._known.get((key, strand.spending)) if key is not None else None
         signal = Signal()
         if entry is None:
@@ -171,25 +174,25 @@ class _Queue:
         strand.item.retries += entry.retries
         strand.item.add_request(entry.request_seconds)
         if entry.bills is not None:
-            # Billed once, whoever else waits for it.
+            # Billed once, however many strands wait for it.
             bills, entry.bills = entry.bills, None
             strand.item.add_bills(bills)
         return _output(call, entry.result)
 
     def stir(self) -> None:
-        """Be told that nobody is on the way here."""
+        """Handle that no strand may be on its way here any more; see `Arrivals`."""
         if self._size and not self._quiet:
             self._quiet = True
-            self._rouse()
+            self._wake_up()
 
     def idle(self) -> bool:
-        """Whether nobody is here and nothing is kept for those who come."""
-        return not (self._size or self._tended or self._sending or self._carriers or self._memory)
+        """Whether the queue can be dropped: nothing is queued, in flight or cached."""
+        return not (self._size or self._tended or self._sending or self._carriers or self._cache)
 
     def _add(self, value: Any, key: Hashable | None, strand: Strand) -> _Entry:
         cost = 0.0 if self.call.cost is None else self.call.cost(value)
         self._last_arrival = anyio.current_time()
-        entry = _Entry(value, cost, key, self._last_arrival, strand)
+        entry = _Entry(value, cost, key, self._last_arrival, strand.config, strand.spending, [])
         self._entries.append(entry)
         self._size += 1
         self._cost += cost
@@ -199,41 +202,39 @@ class _Queue:
             self._send()
         if not self._tended:
             self._tended = True
-            self._crew.dispatch(_Task(self._tend, self._untended))
+            self._task_pool.dispatch(_Task(self._tend, self._untended))
         return entry
 
     async def _leave(self, entry: _Entry, signal: Signal) -> None:
-        """Take a strand that was cancelled out; a list that nobody waits for any more ends with it."""
+        """Remove a cancelled strand; cancel the list if no other strand waits for it."""
         if signal not in entry.waiting:
             return
         entry.waiting.remove(signal)
         if entry.waiting:
             return
         self._forget(entry)
-        if entry.list is not None:
-            await entry.list.leave()
+        if entry.sent_in is not None:
+            await entry.sent_in.leave()
             return
         self._size -= 1
-        self._lose(entry.cost)
-        self._rouse()
+        self._subtract(entry.cost)
+        self._wake_up()
 
     def _forget(self, entry: _Entry) -> None:
-        # Nobody is to join a list that is being cancelled.
+        # No strand must join a list that is being cancelled.
         known = entry.key, entry.spending
         if entry.key is not None and self._known.get(known) is entry:
             del self._known[known]
 
     def settle(self, entry: _Entry, result: Any) -> None:
-        """Hand a result, or an error, to whoever waits for it."""
+        """Hand a result, or an error, to the waiting strands."""
         entry.result = result
         self._forget(entry)
         if entry.key is not None and isinstance(result, bytes):
-            self._memory.put(entry.key, result)
+            self._cache.put(entry.key, result)
         waiting, entry.waiting = entry.waiting, []
         for signal in waiting:
             signal.set()
-
-    # When to send
 
     def _full(self) -> bool:
         size, cost = self.call.limits()
@@ -245,29 +246,29 @@ class _Queue:
         if not self._entries:
             return math.inf
         if self.call.linger > 0:
-            self._look_for_hindrances()
+            self._observe_starvation()
         first = max(self._entries[0].arrived, self._starved_at)
         last = max(self._last_arrival, self._starved_at, self._hindered_at)
         return min(last + self.call.linger, first + self.call.max_linger)
 
-    def _look_for_hindrances(self) -> None:
-        """Note when it is this step's own doing that nobody comes: such a pause is none of the arrivals'."""
+    def _observe_starvation(self) -> None:
+        """Record when this step itself keeps items from arriving: such a pause is not one of the arrivals."""
         limit = self.slots.limit
         if limit is not None and sum(each.has_slot for each in self._carriers) >= limit:
             self._starved_at = anyio.current_time()
         elif self.beyond and self.slots.wanted():
-            # Those who have been here go before those who are to come.
+            # Strands that have been here get slots before new items.
             self._hindered_at = anyio.current_time()
 
     async def _tend(self) -> None:
-        """See that what is in the queue is sent in time."""
+        """Send lists when they are due, until the queue is empty."""
         self._tended = True
         try:
             while self._size:
                 if not self._sending and await self._due():
                     self._send()
                 elif self._size:
-                    await self._doze()
+                    await self._wait_until_due()
         finally:
             self._untended()
 
@@ -278,32 +279,30 @@ class _Queue:
         if self._full():
             return True
         if anyio.current_time() >= self._due_at():
-            # A pause of the event loop's own is none of the arrivals'.
+            # The event loop itself may have stood still: let items arrive first.
             await anyio.lowlevel.checkpoint()
             return anyio.current_time() >= self._due_at()
         if not self._quiet:
             return False
-        # Whoever was just woken or started has not come a step further yet.
+        # Tasks that were just woken or started have not run yet.
         await anyio.lowlevel.checkpoint()
         self._quiet = False
         return not self.run.arrivals.awaited(self)
 
-    async def _doze(self) -> None:
+    async def _wait_until_due(self) -> None:
         self._wake = Signal()
         with CancelScope(deadline=math.inf if self._sending else self._due_at()):
             await self._wake.wait()
         self._wake = None
 
-    def _rouse(self) -> None:
+    def _wake_up(self) -> None:
         if self._wake is not None:
             self._wake.set()
-
-    # Sending
 
     def _send(self) -> None:
         if not self._sending:
             self._sending = True
-            self._crew.dispatch(_Task(self._send_list, self._unsent))
+            self._task_pool.dispatch(_Task(self._send_list, self._unsent))
 
     def _unsent(self) -> None:
         self._sending = False
@@ -327,7 +326,7 @@ class _Queue:
 
     async def _carry_list(self, strand: Strand) -> None:
         entries = self._take()
-        self._rouse()
+        self._wake_up()
         if self._full():
             self._send()
         if entries:
@@ -335,7 +334,7 @@ class _Queue:
             await _List(self, entries).carry(strand, self._base)
 
     def _take(self) -> list[_Entry]:
-        """Take a list out of the queue."""
+        """Take a list from the queue."""
         size, most = self.call.limits()
         taken: list[_Entry] = []
         total = 0.0
@@ -348,17 +347,17 @@ class _Queue:
                 taken.append(entry)
                 total += entry.cost
         self._size -= len(taken)
-        self._lose(total)
+        self._subtract(total)
         return taken
 
-    def _lose(self, cost: float) -> None:
+    def _subtract(self, cost: float) -> None:
         self._cost -= cost
         if not self._size or not math.isfinite(self._cost):
             self._cost = sum(entry.cost for entry in self._entries if entry.waiting)
 
 
 class _List:
-    """A list under way."""
+    """Carry one list and settle its entries."""
 
     def __init__(self, queue: _Queue, entries: list[_Entry]) -> None:
         self._queue = queue
@@ -368,7 +367,7 @@ class _List:
         self._ended = anyio.Event()
         self._strand: Strand | None = None
         for entry in entries:
-            entry.list = self
+            entry.sent_in = self
 
     @property
     def is_at_work(self) -> bool:
@@ -376,7 +375,7 @@ class _List:
         return self._strand is not None and self._strand.has_slot
 
     async def carry(self, strand: Strand, base: Context) -> None:
-        """Carry it through and settle its entries."""
+        """Send the list; return when all of its entries are settled."""
         entries, queue = self._entries, self._queue
         own = OwnTask()
         self._strand = strand
@@ -385,7 +384,7 @@ class _List:
         call: ListCall = queue.call
         values: Sequence[Any] = [entry.value for entry in entries]
         if any(entry.spending is not strand.spending for entry in entries):
-            call, values = queue.on_entries, entries
+            call, values = queue.paid_jointly, entries
         try:
             with self._scope:
                 sent = carry(call, values, strand, self._give, own)
@@ -394,7 +393,7 @@ class _List:
             if own.is_cancelled():
                 raise
             self._settle_all(StrayCancelledError.of(error))
-        except BaseException as error:  # noqa: BLE001  raised by the strands that wait
+        except BaseException as error:  # noqa: BLE001  raised in the waiting strands
             self._settle_all(error)
         finally:
             self._ended.set()
@@ -404,7 +403,7 @@ class _List:
             self._queue.settle(entry, error)
 
     async def leave(self) -> None:
-        """Take one entry out; the last one ends the call and waits for its end."""
+        """Remove one entry; the last one cancels the call and waits for its end."""
         self._wanted -= 1
         if not self._wanted:
             self._scope.cancel()
@@ -417,76 +416,15 @@ class _List:
             shares = share_bills(part.book, [entry.cost for entry in entries])
             for entry, bills in zip(entries, shares, strict=True):
                 entry.bills = bills
-        results: Sequence[Any] = part.results if part.error is None else [part.error] * len(entries)
-        for entry, result in zip(entries, results, strict=True):
+        for entry, result in zip(entries, part.each(), strict=True):
             entry.retries += part.book.retries
             entry.request_seconds = part.book.request_seconds
             self._wanted -= bool(entry.waiting)
             self._queue.settle(entry, result)
 
 
-def _on_entries(call: ListCall) -> ListCall:
-    """Return `call` for lists of entries that several runs pay for, each for its own."""
-
-    async def on_entries(entries: Sequence[_Entry], strand: Strand) -> Sequence[Any]:
-        results: dict[_Entry, Any] = {}
-        while left := [entry for entry in entries if entry not in results]:
-            values = [entry.value for entry in left]
-            payer = joint(values, [entry.spending for entry in left], [entry.cost for entry in left])
-            strand.spending = payer
-            await strand.take()
-            try:
-                sent = await call.call(values, strand)
-            except Exception as error:
-                refused = _refused(payer, left, error)
-                if not refused:
-                    raise
-                results.update(refused)
-            else:
-                results.update(zip(left, check_length(call, left, sent), strict=True))
-        return [results[entry] for entry in entries]
-
-    return replace(call, call=on_entries, cost=None if call.cost is None else lambda entry: entry.cost)
-
-
-def _refused(payer: Payer | None, entries: Sequence[_Entry], failure: Exception) -> dict[_Entry, Exception]:
-    """Return the errors of those entries whose runs may not spend more; the others are none of that."""
-    if not isinstance(payer, JointSpending):
-        return {}
-    found = {entry: payer.refuses(entry.spending) for entry in entries}
-    if payer.refusal is None and issubclass(type(failure), SpendingLimitError):
-        # One had ended before, and what is nested in the list call did not even try.
-        found = {entry: None if entry.spending is None else entry.spending.ended for entry in entries}
-    return {entry: error for entry, error in found.items() if error is not None}
-
-
-class _Memory:
-    """Keep the results of values that may come again, the latest up to a number of bytes."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._results: OrderedDict[Hashable, bytes] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def get(self, key: Hashable) -> bytes | None:
-        result = self._results.get(key)
-        if result is not None:
-            self._results.move_to_end(key)
-        return result
-
-    def put(self, key: Hashable, result: bytes) -> None:
-        if key in self._results or len(result) > self._most:
-            return
-        self._results[key] = result
-        self._left -= len(result)
-        while self._left < 0:
-            self._left += len(self._results.popitem(last=False)[1])
-
-
 class _Task:
-    """A function for the task_pool."""
+    """A function to run in the task pool, again if user code cancels it."""
 
     __slots__ = ("_abandoned", "_function")
 
@@ -502,9 +440,9 @@ class _Task:
             except anyio.get_cancelled_exc_class():
                 if own.is_cancelled():
                     raise
-                await own.put_right()  # and again: others wait for what it does
+                await own.put_right()  # and run again: other strands wait for its work
             else:
                 return
 
-    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  a task_pool's word
+    def abandon(self, error: BaseException) -> None:  # noqa: ARG002  the task pool's interface
         self._abandoned()

@@ -1,7 +1,8 @@
-"""Lists that runs share: what concurrent requests of a service send to the same step goes together.
+"""Shared lists: the lists that concurrent runs send to the same step are joined, for a service's requests.
 
-Each run packs its own list, and takes a slot of its own for it, as ever. Here the lists of runs that are
-under way at the same time on one event loop are put together before they are sent.
+Each run packs its own list and takes a slot of its own for it. Here the lists of runs that are in flight at
+the same time on one event loop are joined before they are sent. So the cap of every run holds, and nothing
+here waits for a slot.
 """
 
 from __future__ import annotations
@@ -32,36 +33,36 @@ __all__ = ["shared"]
 
 
 def shared(call: ListCall) -> ListCall:
-    """Return `call` such that lists of concurrent runs are sent together; keep it for all of them."""
-    desks = _Desks(call)
-    return replace(call, call=desks.send)
+    """Return `call` such that lists of concurrent runs are joined; all of the runs must use the result."""
+    queues = _SharedQueues(call)
+    return replace(call, call=queues.send)
 
 
-class _Desks:
-    """Keep one desk for each event loop that has lists under way."""
+class _SharedQueues:
+    """Keep one queue for each event loop that has lists in flight."""
 
     def __init__(self, call: ListCall) -> None:
         self._call = call
-        self._desks: dict[object, _Desk] = {}
+        self._queues: dict[object, _SharedQueue] = {}
 
     async def send(self, values: list[Any], strand: Strand) -> Sequence[Any]:
-        """Be a `ListCall.call`."""
+        """Send `values` as a `ListCall.call` does."""
         loop = LoopHandle.current()
-        part = _Part(values, self._costs_of(values), strand)
-        # No other thread has to do with this loop's desk, and no lock is needed for it.
-        desk = self._desks.get(loop.token)
-        if desk is None:
-            desk = self._desks[loop.token] = _Desk(self._call)
-        desk.users += 1
-        desk.open(loop)  # when it has a user: an eager task begins at once
+        member = _Member(values, self._costs_of(values), strand)
+        # Only this loop's thread uses its queue, so that no lock is needed.
+        queue = self._queues.get(loop.token)
+        if queue is None:
+            queue = self._queues[loop.token] = _SharedQueue(self._call)
+        queue.users += 1
+        queue.open(loop)  # with a user already: an eager task starts at once
         try:
-            desk.put(part)
-            results = await part.wait()
+            queue.put(member)
+            results = await member.wait()
         finally:
-            desk.users -= 1
-            if not desk.users:
-                del self._desks[loop.token]
-                await desk.end()
+            queue.users -= 1
+            if not queue.users:
+                del self._queues[loop.token]
+                await queue.end()
         return await self._call.call(values, strand) if results is None else results
 
     def _costs_of(self, values: list[Any]) -> list[float]:
@@ -69,22 +70,22 @@ class _Desks:
         return [0.0] * len(values) if cost_of is None else list(map(cost_of, values))
 
 
-class _Part:
-    """One run's list."""
+class _Member:
+    """The list of one run, which waits to be sent or for its results."""
 
     def __init__(self, values: list[Any], costs: list[float], strand: Strand) -> None:
         self.values = values
         self.costs = costs
         self.cost = sum(costs)
         self.strand = strand
-        self.sent: _Sent | None = None
+        self.sent: _JointList | None = None
         self.wanted = True
         self._signal = Signal()
         self._results: Sequence[Any] | None = ()
         self._error: BaseException | None = None
 
     async def wait(self) -> Sequence[Any] | None:
-        """Return the results; `None` if its run is to send it by itself."""
+        """Return the results; `None` if the run has to send the list itself."""
         try:
             await self._signal.wait()
         except BaseException:
@@ -97,7 +98,7 @@ class _Part:
         return self._results
 
     def leave_alone(self) -> None:
-        """Have its run send it by itself."""
+        """Have the run send the list itself."""
         self._results = None
         self._signal.set()
 
@@ -106,19 +107,19 @@ class _Part:
         self._signal.set()
 
 
-class _Sent:
-    """Lists that were sent together."""
+class _JointList:
+    """Lists that are sent together."""
 
-    def __init__(self, parts: list[_Part]) -> None:
-        self.parts = parts
+    def __init__(self, members: list[_Member]) -> None:
+        self.members = members
         self.scope = CancelScope()
         self.begun = False
         self.ended = anyio.Event()
-        for part in parts:
-            part.sent = self
+        for member in members:
+            member.sent = self
 
     async def leave(self) -> None:
-        """End the call if nobody waits for it any more."""
+        """Cancel the call if no run waits for it any more."""
         if self.wanted():
             return
         self.scope.cancel()
@@ -127,46 +128,46 @@ class _Sent:
                 await self.ended.wait()
 
     def wanted(self) -> bool:
-        """Whether anybody waits for it."""
-        return any(part.wanted for part in self.parts)
+        """Whether a run waits for it."""
+        return any(member.wanted for member in self.members)
 
 
-class _Desk:
-    """Put the lists of one loop together; there while anybody has one there."""
+class _SharedQueue:
+    """Join the lists of one event loop; exists while a run has a list there."""
 
     def __init__(self, call: ListCall) -> None:
         self._call = call
         self.users = 0
-        self._parts: list[_Part] = []
+        self._members: list[_Member] = []
         self._first = self._last = 0.0
         self._changed = Signal()
         self._ended = anyio.Event()
         self._task: object = None
 
     def open(self, loop: LoopHandle) -> None:
-        """Start its task, unless it has one."""
+        """Start the task that sends lists, unless it is running."""
         if self._task is None:
-            self._task = self  # until there is one: an eager task begins at once
-            # Nobody's context: what it does is done for several requests.
+            self._task = self  # until there is one: an eager task starts at once
+            # An empty context: the task works for several requests.
             self._task = loop.start(self._serve, Context(), "batchrt shared lists", self._ended.set)
 
     async def end(self) -> None:
-        """Return when its task has ended, of which nobody wants anything any more."""
+        """End the task, when no run needs it any more, and wait for its end."""
         self._changed.set()
         with CancelScope(shield=True):
             await self._ended.wait()
 
-    def put(self, part: _Part) -> None:
+    def put(self, member: _Member) -> None:
         self._last = anyio.current_time()
-        if not self._parts:
+        if not self._members:
             self._first = self._last
-        self._parts.append(part)
+        self._members.append(member)
         self._changed.set()
 
     async def _serve(self) -> None:
         async with anyio.create_task_group() as group:
             while self.users:
-                self._parts = [part for part in self._parts if part.wanted]
+                self._members = [member for member in self._members if member.wanted]
                 if self._full() or anyio.current_time() >= self._due_at():
                     self._send(group)
                 else:
@@ -175,60 +176,60 @@ class _Desk:
                         await self._changed.wait()
 
     def _due_at(self) -> float:
-        if not self._parts:
+        if not self._members:
             return math.inf
         return min(self._last + self._call.linger, self._first + self._call.max_linger)
 
     def _full(self) -> bool:
         size, cost = self._call.limits()
-        enough = size is not None and sum(len(part.values) for part in self._parts) >= size
-        return enough or (cost is not None and sum(part.cost for part in self._parts) >= cost)
+        enough = size is not None and sum(len(member.values) for member in self._members) >= size
+        return enough or (cost is not None and sum(member.cost for member in self._members) >= cost)
 
     def _send(self, group: TaskGroup) -> None:
         size, most = self._call.limits()
         taken = 0
         count, cost = 0, 0.0
-        for part in self._parts:
-            count, cost = count + len(part.values), cost + part.cost
+        for member in self._members:
+            count, cost = count + len(member.values), cost + member.cost
             if taken and ((size is not None and count > size) or (most is not None and cost > most)):
                 break
             taken += 1
-        parts, self._parts = self._parts[:taken], self._parts[taken:]
-        if parts:
-            group.start_soon(Unbegun, self._carry, _Sent(parts), group)
+        members, self._members = self._members[:taken], self._members[taken:]
+        if members:
+            group.start_soon(Unbegun, self._carry, _JointList(members), group)
 
-    async def _carry(self, sent: _Sent, group: TaskGroup) -> None:
+    async def _carry(self, sent: _JointList, group: TaskGroup) -> None:
         if not sent.wanted():
             return
         sent.begun = True
         try:
             with sent.scope:
-                if not await self._try(sent.parts):
-                    # One of them is guilty: each is sent for itself.
-                    for part in sent.parts:
-                        if part.wanted:
-                            group.start_soon(Unbegun, self._carry, _Sent([part]), group)
+                if not await self._try(sent.members):
+                    # One of them is guilty: send each by itself.
+                    for member in sent.members:
+                        if member.wanted:
+                            group.start_soon(Unbegun, self._carry, _JointList([member]), group)
         finally:
             sent.ended.set()
 
-    async def _try(self, parts: list[_Part]) -> bool:
-        """Send `parts` and settle them; several that fail are left to be sent one by one."""
-        # Each run has given one slot for this, and work nested in it gets no more.
-        capped = any(part.strand.slots.limit is not None for part in parts)
-        adaptive = any(part.strand.slots.adaptive for part in parts)
+    async def _try(self, members: list[_Member]) -> bool:
+        """Send `members` and settle them; return `False` if several failed, to be sent one by one."""
+        # Each run has given one slot for this, and nested work gets no more.
+        capped = any(member.strand.slots.limit is not None for member in members)
+        adaptive = any(member.strand.slots.adaptive for member in members)
         slots = Slots(1 if capped else None, adaptive=adaptive)
         run = Run(slots)
-        run.blockades = tuple({each for part in parts for each in part.strand.run.blockades})
-        strand = Strand(run, Item(-1), parts[0].strand.config, slots, has_slot=slots.try_take())
-        values = [value for part in parts for value in part.values]
-        payer = strand.spending = _payer_of(parts, values)
+        run.blockades = tuple({each for member in members for each in member.strand.run.blockades})
+        strand = Strand(run, Item(-1), members[0].strand.config, slots, has_slot=slots.try_take())
+        values = [value for member in members for value in member.values]
+        payer = strand.spending = _payer_of(members, values)
         results: Sequence[Any] = ()
         failure: BaseException | None = None
         own = Host()
         try:
             results = await drive(strand_context(strand, Context()), self._answer(values, strand))
         except anyio.get_cancelled_exc_class() as error:
-            if not await own.goes_on():  # or the lists of others would end with this task
+            if not await own.goes_on():  # or the lists of other runs would end with this task
                 raise
             failure = StrayCancelledError.of(error)
         except BaseException as error:  # noqa: BLE001  raised in the runs
@@ -238,19 +239,19 @@ class _Desk:
         if own.is_disturbed():
             left = await own.error_left()
             failure = left if failure is None else failure
-        _account(parts, strand.item)
-        # An interrupt says nothing about the lists, and is never followed by another attempt.
+        _account(members, strand.item)
+        # An interrupt says nothing about the lists and is not followed by another attempt.
         if isinstance(failure, Exception):
             if payer is not None and payer.is_to_blame(failure):
-                for part in parts:
-                    part.leave_alone()
+                for member in members:
+                    member.leave_alone()
                 return True
-            if len(parts) > 1:
+            if len(members) > 1:
                 return False
         start = 0
-        for part in parts:
-            stop = start + len(part.values)
-            part.settle(results[start:stop], failure)
+        for member in members:
+            stop = start + len(member.values)
+            member.settle(results[start:stop], failure)
             start = stop
         return True
 
@@ -258,30 +259,30 @@ class _Desk:
         return check_length(self._call, values, await self._call.call(values, strand))
 
 
-def _payer_of(parts: Sequence[_Part], values: Sequence[Any]) -> JointSpending | None:
-    """Return who pays for a shared list: each run for its items; `None` if none of them has a limit."""
-    if all(part.strand.spending is None for part in parts):
+def _payer_of(members: Sequence[_Member], values: Sequence[Any]) -> JointSpending | None:
+    """Return the payer of a shared list, each run paying for its items; `None` if no run has a limit."""
+    if all(member.strand.spending is None for member in members):
         return None
     payers: list[Payer | None] = []
     costs: list[float] = []
-    total = sum(part.cost for part in parts)
-    for part in parts:
-        payer = part.strand.spending
-        if isinstance(payer, JointSpending) and payer.items is part.values:
+    total = sum(member.cost for member in members)
+    for member in members:
+        payer = member.strand.spending
+        if isinstance(payer, JointSpending) and payer.items is member.values:
             payers += payer.payers
         else:
-            payers += [payer] * len(part.values)
-        costs += part.costs if total > 0 else [1.0] * len(part.values)
-    # The runs' slots are not given up here, and so nothing waits here for what they have under way: it may
-    # need such a slot.
+            payers += [payer] * len(member.values)
+        costs += member.costs if total > 0 else [1.0] * len(member.values)
+    # The runs' slots are not given up here, so the payer must not wait for their requests in flight: these
+    # may need such a slot.
     return JointSpending(values, payers, costs, waits=False)
 
 
-def _account(parts: Sequence[_Part], book: Item) -> None:
-    """Add the retries and seconds of a list to the books of its parts, and share out its tokens."""
-    shares = share_bills(book, [part.cost or len(part.values) for part in parts])
-    for part, bills in zip(parts, shares, strict=True):
-        item = part.strand.item
+def _account(members: Sequence[_Member], book: Item) -> None:
+    """Add the retries and seconds of a list to the items of its members, and share its bill among them."""
+    shares = share_bills(book, [member.cost or len(member.values) for member in members])
+    for member, bills in zip(members, shares, strict=True):
+        item = member.strand.item
         item.retries += book.retries
         item.add_bills(bills)
         item.add_request(book.request_seconds)

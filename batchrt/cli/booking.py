@@ -24,7 +24,7 @@ from batchrt.errors import (
 from batchrt.files import BadRow, Row, Source
 from batchrt.files.cells import cell, listed
 from batchrt.files.rows import bad_row
-from batchrt.limits.error_kinds import blames_address, is_overloaded
+from batchrt.limits.error_kinds import kind_of
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -150,7 +150,7 @@ class Gatekeeper:
         """Note a row that failed; return whether it did by itself, and not along with the whole job."""
         most = self._most_in_a_row(error)
         if most is None:
-            if not isinstance(error, InputError) and not blames_address(error):  # nothing was sent
+            if not isinstance(error, InputError) and not kind_of(error).wrong_address:  # nothing was sent
                 self.passed()
             return True
         if self.is_shut:
@@ -176,11 +176,11 @@ class Gatekeeper:
 
     def _has_wrong_address(self, error: Exception | None) -> bool:
         """Whether the address is wrong, as far as is known: nobody was reached there before."""
-        return self._waits and not self._reached and blames_address(error)
+        return self._waits and not self._reached and kind_of(error).wrong_address
 
     def _asks_too_much(self, error: Exception | None) -> bool:
         """Whether the provider asks, for all that is sent, to wait for longer than that."""
-        if not isinstance(error, ProviderError) or not is_overloaded(error):
+        if not isinstance(error, ProviderError) or not kind_of(error).overloaded:
             return False
         return (error.retry_after or 0.0) > self._max_wait
 

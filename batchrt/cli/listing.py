@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import anyio
 
-from batchrt.batching.list_call import ListCall, Part, RepackError, carry
+from batchrt.batching.list_call import ListCall, Part, RepackError, Split, carry
 from batchrt.cli.booking import Gatekeeper
 from batchrt.cli.brake import Brake, LeftOutError
 from batchrt.cli.entries import Entry
@@ -67,7 +67,7 @@ class Embedded(Runnable[list[Text], None]):
         *,
         timeout: float | None = None,
     ) -> None:
-        self._call = replace(call, splits=partial(_splits, call))
+        self._call = replace(call, split=partial(_split, call))
         self._ask = call.call
         self._tally = tally
         self._gate = gate
@@ -170,8 +170,8 @@ class Embedded(Runnable[list[Text], None]):
         self._tally.add_failure(entry, error)
 
 
-def _splits(call: ListCall, error: Exception) -> bool:
-    return not isinstance(error, _LEFT_OUT) and call.splits(error)
+def _split(call: ListCall, error: Exception) -> Split:
+    return Split.NEVER if isinstance(error, _LEFT_OUT) else call.split(error)
 
 
 class ListCargo:

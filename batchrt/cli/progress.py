@@ -19,7 +19,7 @@ from batchrt.cli.tally import Tally
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from batchrt.limits.quota import QuotaStatistics
+    from batchrt.limits.quota_statistics import QuotaStatistics
 
 __all__ = ["Display", "LiveLine", "LogLines", "Progress", "Silence", "choose_display"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from batchrt.cli.numbers import count, duration, short
-from batchrt.limits.quota import QuotaStatistics
+from batchrt.limits.quota_statistics import QuotaStatistics
 
 __all__ = ["in_flight", "trouble", "use"]
 

@@ -1,4 +1,4 @@
-"""Whether a provider is down, and who looks whether it is back."""
+"""The circuit breaker: whether a provider is down, and when to probe it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,45 @@ from typing import Final
 __all__ = ["CircuitBreaker"]
 
 _FAILURES: Final = 10
-"""Requests in a row without an answer, from which on the provider counts as down."""
-_FIRST_LOOK: Final = 1.0
-_LONGEST_LOOK: Final = 5.0
-"""Seconds between one request and the next that looks whether it is back, doubling up to this. The longest
-bounds what is lost when it is."""
+"""Requests in a row without an answer that open the breaker."""
+_FIRST_PROBE: Final = 1.0
+_LONGEST_PROBE: Final = 5.0
+"""Seconds between one half-open probe and the next, doubling up to the longest, which bounds the time lost
+when the provider is back."""
 
-_KNOWN_SECONDS: Final = 3 * _LONGEST_LOOK
+_RECENT: Final = 3 * _LONGEST_PROBE
+"""Seconds for which a failed probe shows that the provider is down."""
 
 
 class CircuitBreaker:
-    """Count failures, and say when to look.
+    """Count failures, open on too many, and pace the half-open probes.
+
+    Invariants: the breaker opens on failures in a row alone, and only an answer to a request that was sent
+    after the first of them closes it; at most one probe is in flight, while `probe_at` is infinity.
 
     Attributes:
-        since: when the provider went down; `None` while it is not.
+        since: when the provider went down; `None` while the breaker is closed.
         failures: requests in a row that had no answer.
-        look_at: when the next request may look whether it is back; infinity while one does.
-        looked_at: when somebody saw last that it is not.
-        answered_at: when the last request was sent that was answered.
+        probe_at: when the next probe may be sent; infinity while one is in flight.
+        probed_at: when a probe failed last.
+        answered_at: when the latest request was sent that was answered.
     """
 
-    __slots__ = ("_failing_since", "_pause", "answered_at", "failures", "look_at", "looked_at", "since")
+    __slots__ = ("_failing_since", "_pause", "answered_at", "failures", "probe_at", "probed_at", "since")
 
     def __init__(self) -> None:
         self.since: float | None = None
         self.failures: int = 0
-        self.look_at: float = math.inf
-        self.looked_at: float = -math.inf
+        self.probe_at: float = math.inf
+        self.probed_at: float = -math.inf
         self.answered_at: float = -math.inf
         self._failing_since = -math.inf
-        self._pause = _FIRST_LOOK
+        self._pause = _FIRST_PROBE
 
     def answered(self, sent_at: float, now: float) -> float | None:
-        """Note an answer to a request that was sent then; return how long the provider was down, if it was.
+        """Record an answer to a request that was sent then; return how long the provider was down, if it was.
 
-        Answers to what was sent before the first failure say nothing about what came after it.
+        An answer to a request sent before the first failure says nothing about the time after it.
         """
         self.answered_at = max(self.answered_at, sent_at)
         if sent_at < self._failing_since:
@@ -54,32 +58,32 @@ class CircuitBreaker:
         return seconds
 
     def failed(self, sent_at: float, now: float) -> bool:
-        """Note a request without an answer; return whether that makes the provider count as down."""
+        """Record a request without an answer; return whether that opens the breaker."""
         if not self.failures:
             self._failing_since = sent_at
         self.failures += 1
-        return self.since is None and self.failures >= _FAILURES and self.begin(now)
+        return self.since is None and self.failures >= _FAILURES and self.open(now)
 
-    def begin(self, now: float) -> bool:
-        """Have it count as down."""
+    def open(self, now: float) -> bool:
+        """Open the breaker; return whether it was closed."""
         if self.since is None:
             self.since = now
-            self._pause = _FIRST_LOOK
-            self.look_at = now + self._pause
-            self.looked_at = now
+            self._pause = _FIRST_PROBE
+            self.probe_at = now + self._pause
+            self.probed_at = now
             return True
         return False
 
-    def is_known(self, now: float) -> bool:
-        """Whether somebody has looked lately: what nobody has asked for long may be back."""
-        return now - self.looked_at < _KNOWN_SECONDS
+    def is_recent(self, now: float) -> bool:
+        """Whether a probe failed lately: a provider that was not probed for long may be up again."""
+        return now - self.probed_at < _RECENT
 
-    def look(self) -> None:
-        """Note that a request looks."""
-        self.look_at = math.inf
+    def probe_sent(self) -> None:
+        """Record that a half-open probe is in flight."""
+        self.probe_at = math.inf
 
-    def looked(self, now: float) -> None:
-        """Note that it saw nothing, or was given up."""
-        self.looked_at = now
-        self._pause = min(2 * self._pause, _LONGEST_LOOK)
-        self.look_at = now + self._pause
+    def probe_failed(self, now: float) -> None:
+        """Record that a probe was not answered, or was given up."""
+        self.probed_at = now
+        self._pause = min(2 * self._pause, _LONGEST_PROBE)
+        self.probe_at = now + self._pause

@@ -1,4 +1,4 @@
-"""What a quota tells those who listen."""
+"""Events of a quota, and their delivery to listeners."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Admitted:
 
     Attributes:
         waited: seconds.
-        tokens: what it is expected to cost.
+        tokens: the tokens that are expected, of prompt and answer.
     """
 
     waited: float
@@ -43,7 +43,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request is sent; `in_flight` are under way, this one included."""
+    """A request is sent; `in_flight` requests are in flight, this one included."""
 
     in_flight: int
     tokens: float
@@ -66,12 +66,12 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class CooledDown:
-    """The provider asked to be left alone for `wait` seconds; nobody sends until then.
+    """A cool-down begins: no request is sent for `wait` seconds.
 
     Attributes:
         wait: seconds.
         reason: the refusal's class and status.
-        named: the provider named a wait; else an answer to what is under way ends it before.
+        named: whether the provider named the wait; if not, an answer to a request in flight ends it sooner.
     """
 
     wait: float
@@ -81,14 +81,14 @@ class CooledDown:
 
 @dataclass(frozen=True, slots=True)
 class LimitChanged:
-    """A limit is another one from now on.
+    """A limit has changed.
 
     Attributes:
         name: `max_concurrency`, `max_in_flight`, `requests_per_minute`, `tokens_per_minute`,
             `requests_per_day` or `tokens_per_day`.
-        before: what it was; `None` for none that was known.
-        after: what it is; `None` for none.
-        reason: why.
+        before: the former value; `None` for none that was known.
+        after: the new value; `None` for none.
+        reason: the reason.
     """
 
     name: str
@@ -99,7 +99,7 @@ class LimitChanged:
 
 @dataclass(frozen=True, slots=True)
 class BudgetEmpty:
-    """The retry budget has less left than a retry costs; this one is not made, or waits."""
+    """The retry budget has less left than a retry costs: the retry is not made, or waits."""
 
     left: float
     cost: float
@@ -107,12 +107,12 @@ class BudgetEmpty:
 
 @dataclass(frozen=True, slots=True)
 class ProviderDown:
-    """So many requests in a row had no answer; who has the patience waits, and one at a time looks.
+    """The provider is down. Requests with patience wait, and one at a time is sent as a probe.
 
     Attributes:
-        failures: how many.
+        failures: requests in a row without an answer.
         reason: the last error's class and status.
-        message: what the last error says.
+        message: the last error's message.
     """
 
     failures: int
@@ -122,7 +122,7 @@ class ProviderDown:
 
 @dataclass(frozen=True, slots=True)
 class ProviderUp:
-    """The provider answers again, after so many seconds."""
+    """The provider is up again, after so many seconds."""
 
     seconds: float
 
@@ -133,7 +133,7 @@ QuotaEvent: TypeAlias = (
 
 _LOG: Final = logging.getLogger("batchrt")
 BY_HAND: Final = "given by hand"
-"""The reason for a limit that is no finding."""
+"""The reason of a limit that a user has set."""
 _WORTH_LOGGING: Final = 1.0
 """Seconds of a cool-down above which it is logged."""
 
@@ -141,10 +141,10 @@ Listener: TypeAlias = Callable[[QuotaEvent], object]
 
 
 class Events:
-    """Tell listeners; costs nothing while there are none.
+    """Deliver events to listeners; free of cost while there are none.
 
     Attributes:
-        listeners: falsy if nobody listens.
+        listeners: the listeners.
         waiting: events that happened under a lock, to be delivered once it is released.
     """
 
@@ -159,7 +159,7 @@ class Events:
 
     @contextmanager
     def listening(self, listener: Listener) -> Iterator[None]:
-        """Have `listener` told of everything, within the block."""
+        """Call `listener` for each event within the block."""
         self.listeners = (*self.listeners, listener)
         try:
             yield
@@ -169,10 +169,10 @@ class Events:
             self.listeners = tuple(left)
 
     def announce(self, event: CooledDown | LimitChanged | ProviderDown, now: float) -> None:
-        """Tell all of what is seldom, and log what somebody who runs a service would want to know.
+        """Deliver a rare event, and log it where an operator should know.
 
-        One WARNING of the logger `batchrt` for a cool-down of more than a second, for an outage, and for a
-        limit when it is found; nothing for a change of one that is known, or a cool-down that is prolonged.
+        The logger `batchrt` gets one WARNING for a cool-down of more than a second, for an outage, and for
+        a limit when it is found; none when a known limit changes, or a cool-down gets longer.
         """
         warning = self._warning(event, now)
         if warning:
@@ -195,22 +195,22 @@ class Events:
         if event.after is None or event.reason == BY_HAND or event.name in self._names:
             return ""
         if event.name == "max_concurrency" and (event.before is None or event.after >= event.before):
-            return ""  # it goes up for as long as none was found
+            return ""  # it rises until a limit is found
         self._names.add(event.name)
         return f"a limit was found: {event.name} is {event.after:g} ({event.reason})"
 
     def tell(self, event: QuotaEvent) -> None:
-        """Tell all; what a listener raises is logged, for the work is not to suffer from it."""
+        """Deliver an event; an exception of a listener is logged, since requests must not fail for it."""
         self.waiting.append(event)
         if not self._held:
             self.deliver()
 
     def hold(self) -> None:
-        """Keep what happens until `deliver`: a lock is taken, and listeners are code of somebody else."""
+        """Keep events until `deliver`: a lock is held, under which no foreign code may run."""
         self._held = True
 
     def deliver(self) -> None:
-        """Tell what was kept."""
+        """Deliver the events that were kept."""
         self._held = False
         while self.waiting:
             event = self.waiting.popleft()
@@ -222,12 +222,12 @@ class Events:
 
 
 class TellingLock:
-    """Hold a lock, and deliver events when it is released: no listener is called under it.
+    """A reentrant lock that delivers events once it is released: no listener is called under it.
 
-    A thread that holds it may take it again.
+    Reentrant, since a finalizer that the garbage collector runs under it may end a request.
 
     Args:
-        events: to be delivered.
+        events: the events to deliver.
     """
 
     __slots__ = ("_depth", "_events", "_lock")

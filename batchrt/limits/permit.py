@@ -1,4 +1,4 @@
-"""One request's way through a quota."""
+"""The permit of one request: its needs, its patience, and its way through the quota."""
 
 from __future__ import annotations
 
@@ -7,35 +7,66 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchrt.errors import BatchError
-from batchrt.limits.rate_limits import RateLimitStatus, RequestAccount
 from batchrt.runtime.event_loop import LoopHandle, Signal
 
 if TYPE_CHECKING:
+    from batchrt.limits.rate_limits import RateLimitStatus
     from batchrt.runtime.spending import Reservation
 
-__all__ = ["Permit"]
+__all__ = ["Permit", "RequestAccount"]
+
+
+class RequestAccount:
+    """Hold the charge for one request, and the totals right after it.
+
+    Attributes:
+        input: tokens that the prompt is expected to have.
+        output: tokens that the answer is expected to have.
+        most: the most tokens that the answer may have; `None` if nothing says.
+        sent_at: when it was sent.
+        counted: the totals charged by then, this request included, in each way of counting.
+    """
+
+    __slots__ = ("counted", "input", "most", "output", "sent_at")
+
+    def __init__(self, most: float | None = None) -> None:
+        self.input: float = 0.0
+        self.output: float = 0.0
+        self.most: float | None = most
+        self.sent_at: float = 0.0
+        self.counted: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def tokens(self) -> float:
+        """The tokens that are expected."""
+        return self.input + self.output
 
 
 class Permit(RequestAccount):
-    """One request's way through a quota.
+    """Carry one request through a quota: waiting, granted, ended.
 
     Args:
         size: bytes of its body.
         answers: how many answers it asks for; 0 for vectors.
         most: the most tokens of one answer; `None` if nothing says.
-        auto: it is one of those whose number finds itself.
-        longest_quiet: seconds that it is willing to wait where the provider asks for that.
-        patience: seconds that it is willing to wait for a provider that is down.
+        auto: it runs under `max_concurrency="auto"`.
+        longest_quiet: the most seconds that the provider may ask it to wait.
+        patience: seconds that it waits for a provider that is down.
 
     Attributes:
+        again: it is a retry, and goes before first attempts.
+        probes: it is the half-open probe of a provider that is down.
         granted: it counts as sent, and has not ended.
-        beside: requests that were under way when it was sent, less those that turned out to be refused.
-        verdict: what became of it, for the evidence of limits (`refusal_log.py`).
+        withdrawn: it waits no longer; the queue drops it.
+        error: why it was rejected while it waited.
+        signal: set when it is granted or rejected.
+        beside: requests in flight when it was sent, less those that turned out to be refused.
+        verdict: its outcome, as evidence for limits (`refusal_log.py`).
         loop: the event loop it is sent from.
         run: the outermost run that it belongs to.
-        parallel: it was refused since too many were in flight, as the reply says.
-        told: what the reply says about limits.
-        reservation: what was set aside for it of what its run may spend.
+        parallel: the reply says that too many requests were in flight.
+        told: the limits that the reply tells.
+        reservation: the part of the run's spending limit that is set aside for it.
     """
 
     __slots__ = (
@@ -47,10 +78,10 @@ class Permit(RequestAccount):
         "error",
         "granted",
         "longest_quiet",
-        "looks",
         "loop",
         "parallel",
         "patience",
+        "probes",
         "reservation",
         "run",
         "signal",
@@ -77,7 +108,7 @@ class Permit(RequestAccount):
         self.longest_quiet: float = longest_quiet
         self.patience: float = patience
         self.again: bool = False
-        self.looks: bool = False
+        self.probes: bool = False
         self.granted: bool = False
         self.beside: int = 0
         self.verdict: int = 0
@@ -90,3 +121,9 @@ class Permit(RequestAccount):
         self.error: BatchError | None = None
         self.loop: LoopHandle | None = None
         self.signal: Signal | None = None
+
+    def reject(self, error: BatchError) -> None:
+        """End the wait with `error`."""
+        self.withdrawn, self.error = True, error
+        if self.signal is not None:
+            self.signal.set()

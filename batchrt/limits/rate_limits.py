@@ -1,4 +1,4 @@
-"""The limits of a provider that are known: given by hand, or told by its answers."""
+"""Rate limits that are known: requests and tokens per period, given by hand or told by the provider."""
 
 from __future__ import annotations
 
@@ -8,40 +8,46 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+from batchrt.limits.counted_limit import AFTERWARDS, BEFOREHAND, REQUESTS, CountedLimit, likeliest
 from batchrt.limits.events import BY_HAND
+from batchrt.limits.permit import RequestAccount
 from batchrt.limits.token_bucket import SECONDS, Period, TokenBucket, Unit
+from batchrt.limits.token_estimator import RunningMean
 
-__all__ = ["KnownRateLimits", "RateLimitStatus", "RequestAccount"]
+__all__ = ["KnownRateLimits", "RateLimitStatus"]
 
 _MINUTE_AT_MOST: Final = 61.5
-"""Seconds until all of a minute's limit is back: some tell it in whole seconds."""
+"""Seconds, at the most, until all of a minute's limit is back: some providers round up to whole seconds."""
 _RESERVED_SECONDS: Final = 0.1
-"""What stays in a bucket that answers tell of: requests arrive less evenly than they are sent."""
 _RESERVED_SHARE: Final = 0.1
+"""The reserve of a bucket that the provider tells, in seconds of its rate, and at the most as a share of its
+capacity: requests arrive less evenly than they are sent."""
 _FIRST_SECONDS: Final = 1.0
-"""How much of a limit that was given may be used at once, while nobody has said what the provider's bucket
-holds; it may be as little as a second's, and as much as a minute's."""
+"""Seconds of a given limit that may be used at once, before the capacity of the provider's bucket is known;
+that may be as little as a second's worth, and as much as a minute's."""
 _MANY_REFUSALS: Final = 3
 _MANY_SECONDS: Final = 30.0
 _MANY_SHARE: Final = 0.01
-"""Refusals from which on the limits that are known cannot be all there are."""
+"""Refusals within so many seconds, and their share of all requests, that show a limit which is not known."""
 _REMEMBERED: Final = 16
+"""Refusals whose time is remembered."""
 _SLOW: Final = 0.05
+"""The weight of the newest value in running averages."""
 _ONE: Final = 0.95
-"""A request, rounded as generously as durations are."""
+"""One request, rounded as generously as durations are."""
 _SILENCE: Final = 20
-"""Answers that tell of a unit's other period only, after which what was told of this one is dropped: they
-tell of the one with less left, and one strange answer is not to be believed for ever."""
+"""Answers in a row about a unit's other period, after which the limit told for this one is dropped. Providers
+tell the period with less left, and one odd answer must not count for ever."""
 
 
 class RateLimitStatus(NamedTuple):
-    """What an answer says about one limit, as it was when the request arrived.
+    """The state of one limit when a request arrived, as its answer tells it.
 
     Attributes:
-        unit: what is limited.
-        limit: how much there may be in the limit's period, which nobody tells.
-        remaining: how much is left.
-        reset: seconds until all of it is back; `None` if that is not said.
+        unit: requests or tokens.
+        limit: the amount allowed in the limit's period, which is not told.
+        remaining: the amount left.
+        reset: seconds until all of it is back; `None` if the answer does not say.
     """
 
     unit: Unit
@@ -50,100 +56,46 @@ class RateLimitStatus(NamedTuple):
     reset: float | None
 
 
-class RequestAccount:
-    """What was charged for one request, and how things stood right after that.
-
-    Attributes:
-        input: tokens it is expected to take.
-        output: tokens it is expected to be answered with.
-        most: tokens it may be answered with; `None` if nothing says.
-        sent_at: when it was sent.
-        counted: what had been charged by then, this one included, in each way of counting.
-    """
-
-    __slots__ = ("counted", "input", "most", "output", "sent_at")
-
-    def __init__(self, most: float | None = None) -> None:
-        self.input: float = 0.0
-        self.output: float = 0.0
-        self.most: float | None = most
-        self.sent_at: float = 0.0
-        self.counted: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    @property
-    def tokens(self) -> float:
-        """What it is expected to cost."""
-        return self.input + self.output
-
-
-_REQUESTS: Final = 0
-_AFTERWARDS: Final = 1
-_BEFOREHAND: Final = 2
-"""Ways of counting: requests; tokens, those of answers when they are made; tokens, the most that an answer
-may have when the request comes, corrected when it is answered, as OpenAI does."""
-
-
-class _Limit:
-    """A bucket, and in which way what goes into it is counted.
-
-    Attributes:
-        bucket: what is left.
-        way: of counting.
-        error: how far answers are off from what is expected by counting like that.
-        newest: when the request was sent whose answer was heeded last.
-        silent: answers since then that tell of another period.
-    """
-
-    __slots__ = ("bucket", "error", "newest", "silent", "way")
-
-    def __init__(self, bucket: TokenBucket, way: int) -> None:
-        self.bucket = bucket
-        self.way = way
-        self.error = 0.0
-        self.newest = -math.inf
-        self.silent = 0
-
-    def amount(self, charge: RequestAccount) -> float:
-        if self.way == _REQUESTS:
-            return 1.0
-        if self.way == _BEFOREHAND and charge.most is not None:
-            return charge.input + charge.most
-        return charge.input + charge.output
-
-
 Changed = Callable[[str, "float | None", "float | None", str], object]
 
 
 class KnownRateLimits:
-    """Keep the buckets that a request must fit into.
+    """Keep the token buckets that a request must fit into.
+
+    Invariants: a told bucket holds no more than the provider's did when the newest answered request
+    arrived, less all that was charged since, plus the refill. Each request is charged to every bucket once,
+    and settled once. Where a unit is counted in two ways, both buckets are kept and the one whose
+    predictions differ less from the headers is used.
+
+    The prior art is the token bucket and the RateLimit header fields (draft-ietf-httpapi-ratelimit-headers).
 
     Args:
-        limits: what was given: requests and tokens, for a minute or a day.
+        limits: the given limits: requests and tokens, per minute or day.
         burst_seconds: how many seconds of a minute's limit may be used at once; `None` to find it out.
-        changed: is told of limits that change: name, before, after, why.
+        changed: called when a limit changes, with its name, the values before and after, and the reason.
     """
 
     def __init__(
         self, limits: Mapping[tuple[Unit, Period], float], burst_seconds: float | None, changed: Changed
     ) -> None:
-        self.limited: Sequence[_Limit] = ()
+        self.limited: Sequence[CountedLimit] = ()
         self._limits = dict(limits)
         self._burst_seconds = burst_seconds
         self._changed = changed
-        self._given: dict[tuple[Unit, Period], _Limit] = {}
-        self._told: dict[tuple[Unit, Period], list[_Limit]] = {}
+        self._given: dict[tuple[Unit, Period], CountedLimit] = {}
+        self._told: dict[tuple[Unit, Period], list[CountedLimit]] = {}
         self._episodes: deque[_Episode] = deque(maxlen=_REMEMBERED)
         self._counted = (0.0, 0.0, 0.0)
         self._outstanding = [0.0, 0.0, 0.0]
         self._refused = 0
         self._sent = 0
         self._episode_at = -math.inf
-        self._latency = _Mean()
-        self._share = _Mean()
+        self._latency = RunningMean()
+        self._share = RunningMean()
         self._stale = bool(limits)
 
     def set_limits(self, limits: Mapping[tuple[Unit, Period], float | None]) -> None:
-        """Have other limits from now on; `None` lifts one that was given."""
+        """Replace given limits; `None` lifts one."""
         for name, limit in limits.items():
             before = self._limits.get(name)
             if before != limit:
@@ -157,29 +109,29 @@ class KnownRateLimits:
         self._stale = True
 
     def given(self) -> dict[str, float]:
-        """Return the limits that were given, by name."""
+        """Return the given limits, by name."""
         return {_name(*key): limit for key, limit in self._limits.items()}
 
     @property
     def paces(self) -> bool:
-        """Whether there is a limit that is known."""
+        """Whether any limit is known."""
         return bool(self.limited)
 
     def limits(self) -> dict[str, float]:
-        """Return the limits that are known, by name: the lower one of what was given and what was told."""
+        """Return the known limits, by name: the lower one of given and told."""
         found = self.given()
         for name, limit in self.told().items():
             found[name] = min(found.get(name, math.inf), limit)
         return found
 
     def told(self) -> dict[str, float]:
-        """Return the limits that answers tell, by name."""
+        """Return the told limits, by name."""
         return {_name(*key): ways[0].bucket.limit for key, ways in self._told.items()}
 
     def used(self, now: float) -> dict[str, float]:
         """Return the share of each limit that is used up, by name."""
         found: dict[str, float] = {}
-        told = {key: _likeliest(ways) for key, ways in self._told.items()}
+        told = {key: likeliest(ways) for key, ways in self._told.items()}
         for limits in (self._given, told):
             for key, limit in limits.items():
                 limit.bucket.advance(now)
@@ -192,10 +144,10 @@ class KnownRateLimits:
             rate = limit / SECONDS[period]
             given = self._given.get((unit, period))
             if given is None:
-                way = _REQUESTS if unit == "requests" else _BEFOREHAND
+                way = REQUESTS if unit == "requests" else BEFOREHAND
                 bucket = self._new(unit, period, rate, now)
                 bucket.outstanding = self._outstanding[way]
-                self._given[unit, period] = _Limit(bucket, way)
+                self._given[unit, period] = CountedLimit(bucket, way)
             elif given.bucket.rate != rate:
                 bucket = given.bucket
                 bucket.advance(now)
@@ -219,9 +171,9 @@ class KnownRateLimits:
         return bucket
 
     def _collect(self) -> None:
-        self.limited = [*self._given.values(), *map(_likeliest, self._told.values())]
+        self.limited = [*self._given.values(), *map(likeliest, self._told.values())]
 
-    def wait_for(self, charge: RequestAccount, now: float, *, wanted: bool, late: float) -> float:
+    def wait_for(self, account: RequestAccount, now: float, *, wanted: bool, late: float) -> float:
         """Return the seconds until a request fits; infinity if others have to end first.
 
         For `wanted` and `late` see `TokenBucket.advance`.
@@ -231,121 +183,121 @@ class KnownRateLimits:
         longest = 0.0
         for limit in self.limited:
             limit.bucket.advance(now, wanted=wanted, late=late)
-            wait = limit.bucket.wait_for(limit.amount(charge))
+            wait = limit.bucket.wait_for(limit.amount(account))
             longest = max(longest, wait)
         return longest
 
-    def tightest(self, charge: RequestAccount) -> str | None:
+    def tightest(self, account: RequestAccount) -> str | None:
         """Return the name of the limit that a request waits for longest; `None` if it fits into all."""
-        waits = [(limit.bucket.wait_for(limit.amount(charge)), limit.bucket) for limit in self.limited]
+        waits = [(limit.bucket.wait_for(limit.amount(account)), limit.bucket) for limit in self.limited]
         seconds, bucket = max(waits, key=itemgetter(0), default=(0.0, None))
         return None if bucket is None or seconds <= 0 else _name(bucket.unit, bucket.period)
 
-    def charge(self, charge: RequestAccount, now: float) -> None:
-        """RequestAccount a request that is sent."""
+    def charge(self, account: RequestAccount, now: float) -> None:
+        """Charge a request that is sent."""
         self._sent += 1
         requests, afterwards, beforehand = self._counted
-        charge.sent_at = now
-        charge.counted = self._counted = (
+        account.sent_at = now
+        account.counted = self._counted = (
             requests + 1,
-            afterwards + charge.input,
-            beforehand + charge.input + (charge.most or 0.0),
+            afterwards + account.input,
+            beforehand + account.input + (account.most or 0.0),
         )
-        self._await(charge, 1)
+        self._count_outstanding(account, 1)
         if not self.limited:
             return
         for limit in self._all():
-            limit.bucket.charge(limit.amount(charge))
+            limit.bucket.charge(limit.amount(account))
             limit.bucket.outstanding = self._outstanding[limit.way]
 
-    def _await(self, charge: RequestAccount, sign: int) -> None:
-        """Note what is charged over there only when the answer is made, or that this is done."""
-        self._outstanding[_AFTERWARDS] += sign * charge.output
-        if charge.most is None:
-            self._outstanding[_BEFOREHAND] += sign * charge.output
+    def _count_outstanding(self, account: RequestAccount, sign: int) -> None:
+        """Add or remove the amount that the provider charges only when the answer is made."""
+        self._outstanding[AFTERWARDS] += sign * account.output
+        if account.most is None:
+            self._outstanding[BEFOREHAND] += sign * account.output
 
-    def _all(self) -> Iterator[_Limit]:
-        """Give what is looked at, and what would be if it turned out to be likelier."""
+    def _all(self) -> Iterator[CountedLimit]:
+        """Yield the limits in use, and the other ways of counting them."""
         yield from self.limited
         for ways in self._told.values():
             if len(ways) > 1:
                 yield from (way for way in ways if way not in self.limited)
 
-    def settle(self, charge: RequestAccount, tokens: float | None, *, request: bool = True) -> None:
-        """RequestAccount what it cost in the end.
+    def settle(self, account: RequestAccount, tokens: float | None, *, request: bool = True) -> None:
+        """Replace the expected tokens of a request by those that it had.
 
         Args:
-            charge: what was charged.
-            tokens: what it cost; `None` if that is not known, and stays as it was expected.
-            request: the request itself counts.
+            account: the request's.
+            tokens: the tokens it had; `None` if that is not known: they stay as expected.
+            request: whether the request itself counts.
         """
-        cost = charge.tokens if tokens is None else tokens
+        cost = account.tokens if tokens is None else tokens
         requests, afterwards, beforehand = self._counted
         self._counted = (
             requests - (not request),
-            afterwards + cost - charge.input,
-            beforehand + (0.0 if tokens is None else cost - charge.input - (charge.most or 0.0)),
+            afterwards + cost - account.input,
+            beforehand + (0.0 if tokens is None else cost - account.input - (account.most or 0.0)),
         )
-        self._await(charge, -1)
+        self._count_outstanding(account, -1)
         if not self.limited:
             return
         for limit in self._all():
             bucket = limit.bucket
-            if limit.way != _REQUESTS:
+            if limit.way != REQUESTS:
                 bucket.outstanding = self._outstanding[limit.way]
                 if tokens is not None:
-                    bucket.charge(tokens - limit.amount(charge))
+                    bucket.charge(tokens - limit.amount(account))
             elif not request:
                 bucket.charge(-1.0)
 
-    def undo(self, charge: RequestAccount) -> None:
-        """Give back what was charged for a request that was not sent after all."""
+    def undo(self, account: RequestAccount) -> None:
+        """Give back the charge for a request that was not sent after all."""
         self._sent -= 1
-        self.settle(charge, 0.0, request=False)
+        self.settle(account, 0.0, request=False)
 
     def forget_outstanding(self) -> None:
-        """Note that nothing is under way any more, whatever becomes of it."""
+        """Forget requests in flight."""
         self._outstanding = [0.0, 0.0, 0.0]
         for limit in self._all():
             limit.bucket.outstanding = 0.0
 
-    # What answers tell
+    # Limits that answers tell
 
-    def answered(self, charge: RequestAccount, now: float, output: float) -> None:
-        """Note how long an answer took, and how much of its cost it was."""
+    def answered(self, account: RequestAccount, now: float, output: float) -> None:
+        """Record the latency of an answer, and its share of the request's tokens."""
         if not self.limited:
-            return  # there is nothing to fit it into
-        self._latency.add(now - charge.sent_at)
-        self._share.add(output / max(charge.input + output, 1.0))
+            return  # there is no bucket to weigh
+        self._latency.add(now - account.sent_at)
+        self._share.add(output / max(account.input + output, 1.0))
         seconds = self._latency.value * self._share.value
         for limit in self._all():
             bucket = limit.bucket
-            if limit.way != _REQUESTS and seconds > 0:
+            if limit.way != REQUESTS and seconds > 0:
                 bucket.weight = min(1.0, bucket.capacity / (4 * bucket.rate * seconds))
 
     def learn(
         self,
         limits_told: Sequence[RateLimitStatus],
-        charge: RequestAccount,
+        account: RequestAccount,
         now: float,
         *,
         cost: float | None = None,
         refused: bool = False,
     ) -> None:
-        """Correct what is known by what an answer says.
+        """Correct the buckets by the limits that an answer tells.
 
         Args:
-            limits_told: what it says.
-            charge: the request's, which is settled.
+            limits_told: the limits it tells.
+            account: the request's, which is settled.
             now: the time.
-            cost: tokens that it cost, if that is known.
-            refused: it did not take anything itself.
+            cost: the tokens it had, if that is known.
+            refused: whether it was refused, and so not charged by the provider.
         """
         if self._stale:
             self._renew(now)
         for status in limits_told:
             if cost is not None and status.unit == "tokens" and status.limit < cost:
-                continue  # what was just let in contradicts it
+                continue  # the request that was just let in contradicts it
             period = self._period(status)
             self._forget_silent(status.unit, period)
             rate = status.limit / SECONDS[period]
@@ -353,23 +305,23 @@ class KnownRateLimits:
             ways = self._told.get((status.unit, period))
             if status.reset is not None:
                 if ways is not None and not remaining:
-                    # There may be a debt, which is not said.
+                    # There may be a debt, which headers do not show.
                     capacity = ways[0].bucket.capacity
                     remaining = min(remaining, capacity - status.reset * rate)
                 else:
                     capacity = max(1.0, min(capacity, remaining + status.reset * rate))
             if ways is None:
                 ways = self._first_told(status.unit, period, rate, capacity, now)
-            elif charge.sent_at < ways[0].newest:
-                continue  # what was said later is known already
-            level = remaining + (now - charge.sent_at) * rate
+            elif account.sent_at < ways[0].newest:
+                continue  # a later state is known already
+            level = remaining + (now - account.sent_at) * rate
             for limit in ways:
-                self._correct(limit, rate, capacity, level, charge, now, refused=refused)
-            if len(ways) > 1 and _likeliest(ways) not in self.limited:
+                self._correct(limit, rate, capacity, level, account, now, refused=refused)
+            if len(ways) > 1 and likeliest(ways) not in self.limited:
                 self._collect()
 
     def _forget_silent(self, unit: Unit, period: Period) -> None:
-        """Drop what was told of another period, if nothing is told of it any more."""
+        """Drop the limit of the unit's other period, if answers tell of it no more."""
         other: Period = "day" if period == "minute" else "minute"
         ways = self._told.get((unit, other))
         if ways is not None:
@@ -383,10 +335,10 @@ class KnownRateLimits:
 
     def _first_told(
         self, unit: Unit, period: Period, rate: float, capacity: float, now: float
-    ) -> list[_Limit]:
-        counting = (_REQUESTS,) if unit == "requests" else (_BEFOREHAND, _AFTERWARDS)
+    ) -> list[CountedLimit]:
+        counting = (REQUESTS,) if unit == "requests" else (BEFOREHAND, AFTERWARDS)
         ways = [
-            _Limit(TokenBucket(unit, period, rate=rate, capacity=capacity, now=now, level=0.0), way)
+            CountedLimit(TokenBucket(unit, period, rate=rate, capacity=capacity, now=now, level=0.0), way)
             for way in counting
         ]
         for limit in ways:
@@ -400,32 +352,32 @@ class KnownRateLimits:
         return ways
 
     def _period(self, status: RateLimitStatus) -> Period:
-        # A minute's limit is all back within a minute, unless there is a debt; and what is lacking of a
-        # day's comes back at a day's rate.
+        # A minute's limit is all back within a minute, unless there is a debt; the part of a day's limit
+        # that is used comes back at the day's rate.
         if status.reset is None or status.reset <= _MINUTE_AT_MOST:
             return "minute"
         rate, lacks = status.limit / SECONDS["day"], status.limit - status.remaining
         comes_back = status.reset * rate
-        # The request itself lacks, if nothing else does.
+        # At least the request itself is used.
         fits = comes_back >= _ONE and abs(lacks - comes_back) <= _SLOW * lacks + 1.0 + rate
         return "day" if fits else "minute"
 
-    def _correct(  # noqa: PLR0917  what was read
+    def _correct(  # noqa: PLR0917  the values of one header set
         self,
-        limit: _Limit,
+        limit: CountedLimit,
         rate: float,
         capacity: float,
         level: float,
-        charge: RequestAccount,
+        account: RequestAccount,
         now: float,
         *,
         refused: bool,
     ) -> None:
         bucket = limit.bucket
         bucket.advance(now)
-        limit.newest = charge.sent_at
+        limit.newest = account.sent_at
         if bucket.rate != rate:
-            if limit.way != _AFTERWARDS:
+            if limit.way != AFTERWARDS:
                 name = _name(bucket.unit, bucket.period)
                 after = rate * SECONDS[bucket.period]
                 self._changed(name, bucket.limit, after, "changed by the provider")
@@ -436,41 +388,41 @@ class KnownRateLimits:
             bucket.capacity += (capacity - bucket.capacity) * _SLOW
         if bucket.period == "minute":
             bucket.reserve = min(rate * _RESERVED_SECONDS, bucket.capacity * _RESERVED_SHARE)
-        level -= self._counted[limit.way] - charge.counted[limit.way]
-        if refused and limit.way != _REQUESTS:
-            # It was given back here, and never taken over there.
-            level -= charge.input + (charge.most or 0.0 if limit.way == _BEFOREHAND else 0.0)
+        level -= self._counted[limit.way] - account.counted[limit.way]
+        if refused and limit.way != REQUESTS:
+            # It was given back here, and the provider never charged it.
+            level -= account.input + (account.most or 0.0 if limit.way == BEFOREHAND else 0.0)
         level = min(level, bucket.capacity) - bucket.outstanding
         limit.error += (abs(level - bucket.level) - limit.error) * _SLOW
         bucket.level = level
 
-    # What refusals tell
+    # Refusals
 
     def refuse(
-        self, charge: RequestAccount, now: float, wait: float, unit: Unit | None, *, told: bool
+        self, account: RequestAccount, now: float, wait: float, unit: Unit | None, *, told: bool
     ) -> bool:
         """Record that a request was refused for `wait` seconds; return whether a known limit explains it.
 
         Args:
-            charge: the request's, which is settled.
+            account: the request's, which is settled.
             now: the time.
-            wait: what the provider asked for; 0 for nothing.
-            unit: what there is too much of, if that was said.
-            told: the refusal said how the limits stand.
+            wait: seconds that the provider asks to wait; 0 for none.
+            unit: the limit that was exceeded, if the reply says.
+            told: whether the refusal told the state of the limits.
         """
         self._refused += 1
-        if charge.sent_at >= self._episode_at:
+        if account.sent_at >= self._episode_at:
             self._episode_at = now
             self._episodes.append(_Episode(now, self._sent - self._refused, self._refused))
-        known = list(map(_likeliest, self._told.values())) if self._told else list(self._given.values())
+        known = list(map(likeliest, self._told.values())) if self._told else list(self._given.values())
         found = [] if told else [limit for limit in known if unit is None or limit.bucket.unit == unit]
         if found and wait > 0:
             tightest = min(found, key=lambda limit: limit.bucket.level / limit.bucket.capacity)
-            tightest.bucket.exhausted(tightest.amount(charge), wait)
+            tightest.bucket.exhausted(tightest.amount(account), wait)
         return bool(known) and not self._contradicted(now)
 
     def _contradicted(self, now: float) -> bool:
-        """Whether requests are refused though they fit into everything that is known."""
+        """Whether requests are refused though they fit all known limits."""
         recent = [episode for episode in self._episodes if episode.time >= now - _MANY_SECONDS]
         if len(recent) < _MANY_REFUSALS:
             return False
@@ -479,29 +431,11 @@ class KnownRateLimits:
 
 
 class _Episode(NamedTuple):
-    """A moment at which the provider refused: when, and how many had been let in and refused by then."""
+    """The time of a refusal, and how many requests had been let in and refused by then."""
 
     time: float
     let_in: int
     refused: int
-
-
-def _likeliest(ways: Sequence[_Limit]) -> _Limit:
-    return min(ways, key=lambda limit: limit.error)
-
-
-class _Mean:
-    """A mean of the first values, and then one that follows."""
-
-    __slots__ = ("_count", "value")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self.value = 0.0
-
-    def add(self, value: float) -> None:
-        self._count += 1
-        self.value += (value - self.value) * max(_SLOW, 1 / self._count)
 
 
 def _name(unit: Unit, period: Period) -> str:

@@ -1,4 +1,4 @@
-"""The quotas of this process: one for each endpoint, key and model, whoever names them."""
+"""The registry of quotas: one for each endpoint, key and model in this process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["owner_of", "shared_quota"]
 Key: TypeAlias = "tuple[bytes, str]"
 
 _KEPT: Final = 1024
-"""Quotas that are remembered though nobody has a model for them: a service that makes a model for each
-request still shares one. Likewise transports that cannot be referred to weakly."""
+"""Quotas that are kept although no model refers to them: a service that makes a model for each request still
+shares one. Also the number of transports that are kept since they do not support weak references."""
 
 
 class _Owner:
-    """The quotas of one transport or client, told from others by nothing but its identity.
+    """The quotas of one transport or client, identified by `id` alone.
 
     Args:
-        owner: it may be neither hashable nor comparable, and what its attributes are called means nothing.
-        gone: is called when it is collected; never for one that cannot be referred to weakly, which is kept
-            alive instead.
+        owner: it may be neither hashable nor comparable, and its attributes' names mean nothing.
+        gone: called when it is collected; never for one without weak references, which is kept alive
+            instead.
     """
 
     def __init__(self, owner: object, gone: Callable[[_Owner], object]) -> None:
@@ -42,16 +42,16 @@ class _Owner:
             self.is_kept, self._get = True, lambda: owner
 
     def is_of(self, owner: object) -> bool:
-        """Whether these are the quotas of `owner`, and not of one that had its place in memory before."""
+        """Whether these are the quotas of `owner`, and not of a collected object with the same `id`."""
         return self._get() is owner
 
 
-class _Book:
-    """Remember quotas by what they are of."""
+class _Registry:
+    """Find quotas by key, and by owner if they have one."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        # One that the same thread may take again: a collection calls `_forget` at any time.
+        # Reentrant: the garbage collector may call `_forget` at any time.
         self._lock = threading.RLock()
         self._alive: WeakValueDictionary[Key, Quota] = WeakValueDictionary()
         self._recent: OrderedDict[Key, Quota] = OrderedDict()
@@ -61,13 +61,13 @@ class _Book:
     def find(self, key: Key, owner: object) -> Quota:
         with self._lock:
             if owner is None:
-                quota = self._found(self._alive, key)
+                quota = self._find_or_make(self._alive, key)
                 self._recent[key] = quota
                 self._recent.move_to_end(key)
                 if len(self._recent) > _KEPT:
                     self._recent.popitem(last=False)
                 return quota
-            return self._found(self._owned_by(owner).quotas, key)
+            return self._find_or_make(self._owned_by(owner).quotas, key)
 
     def _owned_by(self, owner: object) -> _Owner:
         found = self._owners.get(id(owner))
@@ -85,21 +85,22 @@ class _Book:
             if self._owners.get(owner.key) is owner:
                 del self._owners[owner.key]
 
-    def _found(self, quotas: MutableMapping[Key, Quota], key: Key) -> Quota:
+    def _find_or_make(self, quotas: MutableMapping[Key, Quota], key: Key) -> Quota:
         quota = quotas.get(key)
         if quota is None:
             quota = quotas[key] = Quota()
         return quota
 
 
-_books: Final[list[_Book]] = []
-"""The process's one; what is shared by all of a process has to be kept somewhere."""
+_registries: Final[list[_Registry]] = []
+"""The process's only one; module state, since it is shared by the whole process."""
 
 
 def owner_of(transport: object, client: object) -> object:
-    """Return what requests go through: a transport or a client of the user's, or `None` for the network.
+    """Return the transport or client of the user's that requests go through; `None` for the network.
 
-    A transport that is made anew for the same server names that, by a method that its class has for it.
+    A transport that is made anew for the same server names that server, by the method
+    `__batchrt_endpoint__` of its class.
     """
     if transport is None:
         return client
@@ -108,12 +109,11 @@ def owner_of(transport: object, client: object) -> object:
 
 
 def shared_quota(account: bytes, model: str, owner: object = None) -> Quota:
-    """Return the quota of `model` for `account`, a digest of an address and what is shown there.
+    """Return the quota of `model` for `account`, a digest of an address and its credentials.
 
-    `owner` is what requests go through if it is not the network as such: a transport or client of the
-    user's, which may lead anywhere. Each has quotas of its own.
+    Each `owner`, a transport or client of the user's, has quotas of its own: it may lead anywhere.
     """
-    # A fork has its own: locks may have been held, and the parent's requests are not its business.
-    if not _books or _books[0].process != os.getpid():
-        _books[:] = [_Book()]
-    return _books[0].find((account, model), owner)
+    # A fork has a registry of its own: the parent's lock may be held, and its requests do not end here.
+    if not _registries or _registries[0].process != os.getpid():
+        _registries[:] = [_Registry()]
+    return _registries[0].find((account, model), owner)

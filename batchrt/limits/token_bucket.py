@@ -1,4 +1,4 @@
-"""A bucket that refills continuously: so many requests, or tokens, a minute or a day."""
+"""The token bucket: requests, or tokens, per minute or day, refilled continuously."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ MINUTE: Final = 60.0
 SECONDS: Final[dict[Period, float]] = {"minute": MINUTE, "day": 86_400.0}
 
 _NEARLY: Final = 1e-6
-"""Sums of floats end a little beside the number they stand for."""
+"""The rounding error of sums of floats."""
 _LATE: Final = 0.1
-"""Seconds by which a timer may be late without costing anything: what came in meanwhile is not cut off
-at the capacity, so that a bucket of 1 at 200 a second gives 200 a second."""
+"""Seconds by which a timer may be late without a loss: the refill of that time is not cut off at the
+capacity, so that a bucket of 1 at 200 a second gives 200 a second."""
 
 
 class TokenBucket:
-    """Hold what is left of one limit; what is left is below 0 while there is debt.
+    """Hold the level of one limit; it is below 0 while there is debt.
 
-    Times are seconds on the clock that all event loops have in common.
+    Invariant: the level grows by `rate` a second, never above the capacity less the outstanding amount
+    (lateness aside), and every charge lowers it at once. Times are seconds on the clock that all event loops
+    have in common.
 
     Args:
-        unit: what is counted.
-        period: the time that the limit is for.
-        rate: how much comes in a second.
-        capacity: how much it holds.
-        level: how much is in it; full if `None`.
-        stock: how much the other side's bucket may hold beyond that, which nobody knows. It is used up,
-            as fast as the limit refills, while requests wait, until a refusal shows that there is none.
+        unit: requests or tokens.
+        period: the period of the limit.
+        rate: refill per second.
+        capacity: the highest level.
+        level: the level at first; full if `None`.
+        stock: how much more the provider's bucket may hold, which is not known. It is used up, as fast as
+            the limit refills, while requests wait, until a refusal shows that there is none.
         now: the time.
 
     Attributes:
-        reserve: what stays in it, for requests do not arrive as evenly as they are sent.
-        outstanding: what was charged here and not yet over there, where answers are charged when they are
-            made; over there is so much more, and it is that which has to fit.
-        weight: how much of what is outstanding has to fit, 0 to 1. All of it would keep a small bucket
-            full over there, and of a full bucket what comes in is lost.
+        reserve: an amount that is left in it: requests do not arrive as evenly as they are sent.
+        outstanding: the amount charged here and not yet by the provider, which charges answers when they are
+            made. The provider's level is higher by this amount, which has to fit in the end.
+        weight: the share of the outstanding amount that has to fit, 0 to 1. With all of it the provider's
+            bucket would stay full where it is small, and the refill of a full bucket is lost.
     """
 
     __slots__ = (
@@ -79,12 +81,12 @@ class TokenBucket:
         self.at: float = now
 
     def advance(self, now: float, *, wanted: bool = False, late: float = 0.0) -> None:
-        """Let the time pass.
+        """Refill.
 
         Args:
-            now: until then.
-            wanted: requests wait for it.
-            late: seconds for which one that waits could have been let through already.
+            now: the time.
+            wanted: whether requests wait for it.
+            late: seconds since which the first of them could have been sent.
         """
         passed = now - self.at
         if passed <= 0:
@@ -102,7 +104,7 @@ class TokenBucket:
     def wait_for(self, amount: float) -> float:
         """Return the seconds until `amount` fits, 0 if it does; infinity if answers have to come first.
 
-        What is more than the bucket can hold goes when it is full, and leaves a debt.
+        An amount above the capacity fits when the bucket is full, and leaves a debt.
         """
         needed = min(amount + self.reserve, self.capacity)
         lacks = needed - self.level - (1 - self.weight) * self.outstanding
@@ -116,16 +118,16 @@ class TokenBucket:
         return lacks / self.rate
 
     def charge(self, amount: float) -> None:
-        """Take `amount` out; what is below 0 is given back."""
+        """Take `amount` out; a negative amount is put back."""
         self.level = min(self.level - amount, self.capacity)
 
     def exhausted(self, amount: float, wait: float) -> None:
-        """Note a refusal: `amount` did not fit, and will in `wait` seconds at the soonest."""
+        """Record a refusal: `amount` did not fit, and will in `wait` seconds at the soonest."""
         self.stock = 0.0
         self.level = min(self.level, amount - wait * self.rate)
 
     def trust(self) -> None:
-        """Note that somebody else watches how much the other side's bucket holds: have all of it at once."""
+        """Use the stock at once: the provider tells the state of its own bucket."""
         if self.stock:
             self.capacity += self.stock
             self.level += self.stock
@@ -133,10 +135,10 @@ class TokenBucket:
 
     @property
     def limit(self) -> float:
-        """What the rate comes to in its period."""
+        """The amount per period."""
         return self.rate * SECONDS[self.period]
 
     @property
     def used(self) -> float:
-        """The share that is not left, 0 to 1."""
+        """The share that is used up, 0 to 1."""
         return min(1.0, max(0.0, 1.0 - self.level / self.capacity)) if self.capacity > 0 else math.nan

@@ -1,4 +1,4 @@
-"""What a request costs in tokens: estimated before it is sent, learned from what others cost."""
+"""The token estimator: the tokens of a request, estimated from those of earlier requests."""
 
 from __future__ import annotations
 
@@ -6,25 +6,40 @@ from typing import Final, NamedTuple
 
 from batchrt.messages import Usage
 
-__all__ = ["TokenEstimate", "TokenEstimator"]
+__all__ = ["RunningMean", "TokenEstimate", "TokenEstimator"]
 
 _TOKENS_PER_BYTE: Final = 0.25
-"""The usual four characters a token, until answers have said."""
+"""The usual four characters a token, until an answer has told its usage."""
 _FIRST_OUTPUT: Final = 256.0
 """Tokens of an answer, until one has come."""
-_SPEED: Final = 0.05
-"""How fast averages follow: by the last twenty answers or so."""
+_WEIGHT: Final = 0.05
+"""The weight of the newest value: an average covers about the last twenty answers."""
 
 
 class TokenEstimate(NamedTuple):
-    """Tokens that a request is expected to take, and to be answered with."""
+    """Tokens that a request and its answer are expected to have."""
 
     input: float
     output: float
 
 
+class RunningMean:
+    """The mean of the first values, then an exponential moving average."""
+
+    __slots__ = ("count", "value")
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.count: int = 0
+        self.value: float = value
+
+    def add(self, value: float) -> None:
+        """Take in a value."""
+        self.count += 1
+        self.value += (value - self.value) * max(_WEIGHT, 1 / self.count)
+
+
 class TokenEstimator:
-    """Estimate costs by running averages."""
+    """Estimate tokens by running averages."""
 
     __slots__ = ("_answers", "_output", "_per_byte")
 
@@ -34,7 +49,7 @@ class TokenEstimator:
         self._answers = 0
 
     def expect(self, size: int, *, answers: int = 1, most: float | None = None) -> TokenEstimate:
-        """Return the expected cost of a request.
+        """Return the expected tokens of a request.
 
         Args:
             size: of its body, in bytes.
@@ -48,15 +63,15 @@ class TokenEstimator:
 
     @property
     def known(self) -> bool:
-        """Whether an answer has said what they cost."""
+        """Whether any answer has told its usage."""
         return self._answers > 0
 
     def learn(self, size: int, answers: int, usage: Usage) -> None:
-        """Take in what a request of so many bytes and `answers` cost."""
-        # The mean of the first answers, then an average that follows.
+        """Take in the usage of a request of so many bytes and `answers`."""
+        # The mean of the first answers, then a moving average.
         self._answers += 1
-        speed = max(_SPEED, 1 / self._answers)
+        weight = max(_WEIGHT, 1 / self._answers)
         if size > 0 and usage.input_tokens > 0:
-            self._per_byte += (usage.input_tokens / size - self._per_byte) * speed
+            self._per_byte += (usage.input_tokens / size - self._per_byte) * weight
         if answers:
-            self._output += (usage.output_tokens / answers - self._output) * speed
+            self._output += (usage.output_tokens / answers - self._output) * weight

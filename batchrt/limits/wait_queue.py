@@ -1,4 +1,4 @@
-"""Those who wait to be let in: in which order, and what wakes them."""
+"""The wait queue: permits that wait for a quota, in which order, and the timers that wake them."""
 
 from __future__ import annotations
 
@@ -12,47 +12,48 @@ from batchrt.errors import ProviderError
 from batchrt.limits.permit import Permit
 from batchrt.runtime.event_loop import Alarm, LoopHandle
 
-__all__ = ["LoopWaiters", "Turns", "WaitQueue"]
+__all__ = ["FairQueue", "LoopWaiters", "WaitQueue"]
 
 _TOO_EARLY: Final = 0.0005
 """Seconds: event loops are no more exact than a millisecond."""
 
 _FEW: Final = 32
+"""Withdrawn permits that are left in the queue."""
 
-Look = Callable[[float], object]
+Wake: TypeAlias = "Callable[[float], object]"
 
 
 class LoopWaiters:
-    """Those of one event loop who wait.
+    """Count the permits that wait on one event loop, and hold the loop's timer.
 
     Args:
-        loop: where they wait.
-        offset: what to add to its time for the time that all loops have in common.
-        look: to be called with that time, when it is time.
+        loop: the event loop.
+        offset: added to its time gives the time that all loops have in common (seconds).
+        wake: called with the common time when a permit may be due.
     """
 
-    __slots__ = ("_look", "_offset", "alarm", "loop", "waiting")
+    __slots__ = ("_offset", "_wake", "alarm", "loop", "waiting")
 
-    def __init__(self, loop: LoopHandle, offset: float, look: Look) -> None:
+    def __init__(self, loop: LoopHandle, offset: float, wake: Wake) -> None:
         self.loop: LoopHandle = loop
         self.alarm: Alarm = Alarm(self.ring)
         self.waiting: int = 0
         self._offset = offset
-        self._look = look
+        self._wake = wake
 
     def now(self) -> float:
         """Return the time that all event loops have in common; on the loop's own thread."""
         return self.loop.time() + self._offset
 
     def ring(self) -> None:
-        """Look who may be let in; on the loop's own thread."""
+        """Let the quota grant permits; on the loop's own thread."""
         if self.waiting:
-            self._look(self.now())
+            self._wake(self.now())
 
-    def look_at(self, due: float) -> None:
-        """Look at `due`, or before; from any thread."""
+    def wake_at(self, due: float) -> None:
+        """Ring at `due`, or before; from any thread."""
         when = due - self._offset
-        # An alarm that goes off too early finds out when it is time; to set it anew each time costs more.
+        # An alarm that rings too early finds out when it is due; resetting it each time costs more.
         if when < self.alarm.when - _TOO_EARLY:
             if self.loop.here():
                 self.alarm.set(when)
@@ -60,10 +61,10 @@ class LoopWaiters:
                 self.loop.call(self.ring)
 
 
-class Turns:
-    """Queue permits: of each run the first first, and one of each run after the other.
+class FairQueue:
+    """Queue permits first in, first out within each run, and round-robin between runs.
 
-    As long as a single run waits this is a deque.
+    With a single run it behaves as a deque.
     """
 
     def __init__(self) -> None:
@@ -91,7 +92,7 @@ class Turns:
         queue.append(permit)
 
     def appendleft(self, permit: Permit) -> None:
-        """Add `permit` before those of its run, whose turn it is then."""
+        """Add `permit` before those of its run, whose turn is next."""
         queue = self._queues.get(permit.run)
         if queue is None:
             queue = self._queues[permit.run] = deque()
@@ -99,7 +100,7 @@ class Turns:
         self._queues.move_to_end(permit.run, last=False)
 
     def popleft(self) -> Permit:
-        """Take the next out; its run's next turn comes after those of the others."""
+        """Remove the next permit; its run's next turn comes after those of the others."""
         run, queue = next(iter(self._queues.items()))
         permit = queue.popleft()
         if not queue:
@@ -109,14 +110,14 @@ class Turns:
         return permit
 
     def remove(self, permit: Permit) -> None:
-        """Take `permit` out."""
+        """Remove `permit`."""
         queue = self._queues[permit.run]
         queue.remove(permit)
         if not queue:
             del self._queues[permit.run]
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all permits."""
         self._queues.clear()
 
     def extend(self, permits: Iterable[Permit]) -> None:
@@ -125,31 +126,35 @@ class Turns:
             self.append(permit)
 
 
-Queue: TypeAlias = "deque[Permit] | Turns"
+Queue: TypeAlias = "deque[Permit] | FairQueue"
 
 
 class WaitQueue:
-    """Keep who waits, first come first served; not safe by itself to use from several threads.
+    """Order the permits that wait; not thread-safe: the quota's lock guards it.
 
-    Runs take turns, so that a single request does not wait for all of a batch that came before it.
+    There are three queues. Retries go first, then first attempts, each first in, first out; runs take turns
+    at first attempts (fair queuing), so that a single request does not wait for a batch that came before
+    it. Permits with the patience to wait for a provider that is down are parked, and granted one at a time as
+    half-open probes.
 
-    Who was sent before goes first. Who has the patience to wait for a provider that is down is parked.
+    Invariants: a permit is in at most one queue. One that was withdrawn stays where it is until it comes
+    to the head, or until withdrawn permits are more than half of all: removal costs O(1) on average.
 
     Args:
-        look: is called with the time when somebody may be due.
+        wake: called with the time when a permit may be due.
     """
 
-    def __init__(self, look: Look) -> None:
-        self._look = look
-        self._first = Turns()
+    def __init__(self, wake: Wake) -> None:
+        self._wake = wake
+        self._first = FairQueue()
         self._again: deque[Permit] = deque()
         self._parked: deque[Permit] = deque()
-        self._desks: dict[object, LoopWaiters] = {}
+        self._loops: dict[object, LoopWaiters] = {}
         self._withdrawn = 0
         self._least_patience = math.inf
 
     def __len__(self) -> int:
-        return sum(not one.withdrawn for one in (*self._again, *self._first, *self._parked))
+        return sum(not permit.withdrawn for permit in (*self._again, *self._first, *self._parked))
 
     def __bool__(self) -> bool:
         if not (self._first or self._again or self._parked):
@@ -157,7 +162,7 @@ class WaitQueue:
         return self._alive(self._again) or self._alive(self._first) or self._alive(self._parked)
 
     def join(self, permit: Permit, *, parked: bool) -> bool:
-        """Add `permit`; return whether it is the first in its row."""
+        """Add `permit`; return whether it is the first in its queue."""
         queue: Queue = self._parked if parked else self._again if permit.again else self._first
         if parked:
             self._least_patience = min(self._least_patience, permit.patience)
@@ -165,36 +170,36 @@ class WaitQueue:
         return queue[0] is permit
 
     def is_ahead(self, permit: Permit, *, parked: bool) -> bool:
-        """Whether nobody waits who would be let in before `permit`."""
+        """Whether no waiting permit is to be granted before `permit`."""
         if parked:
             return not self._parked
         return not self._again and (permit.again or not self._first)
 
     def head(self) -> Permit | None:
-        """Return who is to be let in next, if the provider is there."""
+        """Return the next permit to grant, assuming the provider is up."""
         queues: tuple[Queue, ...] = (self._again, self._first)
         return next((queue[0] for queue in queues if self._alive(queue)), None)
 
     def pop(self) -> Permit:
-        """Take `head()` out."""
+        """Remove `head()`."""
         return self._again.popleft() if self._again else self._first.popleft()
 
-    def looker(self) -> Permit | None:
-        """Return who is to look next whether the provider is back."""
+    def next_probe(self) -> Permit | None:
+        """Return the permit to grant as the next half-open probe."""
         return self._parked[0] if self._alive(self._parked) else None
 
-    def pop_looker(self) -> Permit:
-        """Take `looker()` out."""
+    def pop_probe(self) -> Permit:
+        """Remove `next_probe()`."""
         return self._parked.popleft()
 
     def _queues(self) -> tuple[Queue, ...]:
         return self._again, self._first, self._parked
 
     def drop_closed(self) -> None:
-        """Take out what waits on event loops that have ended: nothing will wait there any more."""
-        for token, desk in list(self._desks.items()):
-            if not desk.loop.is_open():
-                del self._desks[token]
+        """Withdraw the permits of event loops that were closed."""
+        for token, waiters in list(self._loops.items()):
+            if not waiters.loop.is_open():
+                del self._loops[token]
         for queue in self._queues():
             for permit in queue:
                 permit.withdrawn = permit.withdrawn or not (permit.loop is None or permit.loop.is_open())
@@ -205,24 +210,24 @@ class WaitQueue:
         return bool(queue)
 
     def take_out(self, permit: Permit) -> None:
-        """Take `permit` out, wherever it is."""
+        """Remove `permit` from its queue."""
         for queue in self._queues():
             if permit in queue:
                 queue.remove(permit)
 
-    def tidy(self) -> None:
-        """Note that one more does not wait any longer; those behind somebody are taken out in time."""
+    def note_withdrawn(self) -> None:
+        """Count a withdrawn permit; once they are many, remove them all."""
         self._withdrawn += 1
-        rows = self._queues()
-        if self._withdrawn > _FEW and 2 * self._withdrawn > sum(map(len, rows)):
+        queues = self._queues()
+        if self._withdrawn > _FEW and 2 * self._withdrawn > sum(map(len, queues)):
             self._withdrawn = 0
-            for row in rows:
-                waiting = [permit for permit in row if not permit.withdrawn]
-                row.clear()
-                row.extend(waiting)
+            for queue in queues:
+                waiting = [permit for permit in queue if not permit.withdrawn]
+                queue.clear()
+                queue.extend(waiting)
 
     def park(self) -> None:
-        """Have those who have the patience wait until the provider is back."""
+        """Park the permits that have patience, until the provider is up again."""
         queues: tuple[Queue, ...] = (self._again, self._first)
         for queue in queues:
             waiting = list(queue)
@@ -235,67 +240,66 @@ class WaitQueue:
                     queue.append(permit)
 
     def unpark(self) -> None:
-        """Have them in the line again: the provider is back."""
+        """Return parked permits to the front of their queues."""
         while self._parked:
             permit = self._parked.pop()
             queue: Queue = self._again if permit.again else self._first
             queue.appendleft(permit)
 
-    def turn_away(self, why: Callable[[Permit], ProviderError | None]) -> None:
-        """Let those go for whom `why` gives a reason."""
+    def reject(self, why: Callable[[Permit], ProviderError | None]) -> None:
+        """Reject the permits for which `why` returns an error."""
         for queue in self._queues():
-            self._turn_away(queue, why)
+            _reject(queue, why)
 
-    def turn_away_parked(self, why: Callable[[Permit], ProviderError | None]) -> None:
-        """Let those of the parked go for whom `why` gives a reason."""
-        self._turn_away(self._parked, why)
-
-    def _turn_away(self, queue: Queue, why: Callable[[Permit], ProviderError | None]) -> None:
-        for permit in queue:
-            error = None if permit.withdrawn else why(permit)
-            if error is not None:
-                permit.withdrawn, permit.error = True, error
-                if permit.signal is not None:
-                    permit.signal.set()
+    def reject_parked(self, why: Callable[[Permit], ProviderError | None]) -> None:
+        """Reject the parked permits for which `why` returns an error."""
+        _reject(self._parked, why)
 
     def least_patience(self) -> float | None:
-        """Return the seconds that nobody of the parked waits less than; `None` if there is nobody."""
+        """Return a lower bound of the parked permits' patience in seconds; `None` if none is parked."""
         if self._alive(self._parked):
             return self._least_patience
         self._least_patience = math.inf
         return None
 
-    # What wakes them
+    # Timers
 
-    def desk(self, loop: LoopHandle, offset: float) -> LoopWaiters:
-        """Return the desk of an event loop, for one more who waits there; it has to be left."""
-        desk = self._desks.get(loop.token)
-        if desk is None:
-            desk = self._desks[loop.token] = LoopWaiters(loop, offset, self._look)
-        desk.waiting += 1
-        return desk
+    def waiters_on(self, loop: LoopHandle, offset: float) -> LoopWaiters:
+        """Return the waiters of an event loop, one more than before; `leave` counts it out."""
+        waiters = self._loops.get(loop.token)
+        if waiters is None:
+            waiters = self._loops[loop.token] = LoopWaiters(loop, offset, self._wake)
+        waiters.waiting += 1
+        return waiters
 
     def loops(self) -> list[LoopHandle]:
-        """Return the event loops where somebody waits."""
-        return [desk.loop for desk in self._desks.values()]
+        """Return the event loops on which permits wait."""
+        return [waiters.loop for waiters in self._loops.values()]
 
-    def leave(self, desk: LoopWaiters) -> None:
-        """Note that one less waits at a desk; on its loop's own thread."""
-        desk.waiting -= 1
-        if not desk.waiting:
-            desk.alarm.clear()
-            self._desks.pop(desk.loop.token, None)
+    def leave(self, waiters: LoopWaiters) -> None:
+        """Count out one waiter of an event loop; on the loop's own thread."""
+        waiters.waiting -= 1
+        if not waiters.waiting:
+            waiters.alarm.clear()
+            self._loops.pop(waiters.loop.token, None)
 
-    def look_at(self, due: float) -> None:
-        """Have somebody look at `due`, or before."""
-        for desk in self._desks.values():
-            desk.look_at(due)
+    def wake_at(self, due: float) -> None:
+        """Call `wake` at `due`, or before."""
+        for waiters in self._loops.values():
+            waiters.wake_at(due)
 
-    def rouse(self) -> None:
-        """Have somebody look soon."""
-        for desk in list(self._desks.values()):
-            desk.loop.call(desk.ring)
+    def wake_soon(self) -> None:
+        """Call `wake` soon, on each event loop on which permits wait."""
+        for waiters in list(self._loops.values()):
+            waiters.loop.call(waiters.ring)
 
     def now(self) -> float | None:
-        """Return the time, if this is the thread of a loop where somebody waits."""
-        return next((desk.now() for desk in self._desks.values() if desk.loop.here()), None)
+        """Return the common time, if this is the thread of an event loop on which permits wait."""
+        return next((waiters.now() for waiters in self._loops.values() if waiters.loop.here()), None)
+
+
+def _reject(queue: Queue, why: Callable[[Permit], ProviderError | None]) -> None:
+    for permit in queue:
+        error = None if permit.withdrawn else why(permit)
+        if error is not None:
+            permit.reject(error)

@@ -1,4 +1,4 @@
-"""What a server that refuses a list says of its limits; no I/O."""
+"""Limit messages: the limits that a server names when it refuses a list; no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Named", "named_limits"]
 Unit: TypeAlias = Literal["texts", "tokens of a request", "tokens of a text"]
 
 _READ: Final = 10_000
-"""Characters of a message that are looked at: some servers say the whole input back."""
+"""Characters of a message that are searched: some servers repeat the whole input."""
 
 _NUMBER: Final = r"(?<![\w.-])(\d[\d,_]{0,14})(?![\w-])"
 # "maximum allowed batch size 32", "at most 2048", "larger than 10", "limit is 1000", "66 > 32"
@@ -39,9 +39,9 @@ class Named(NamedTuple):
     """Hold a limit that a message names.
 
     Attributes:
-        unit: what it counts.
+        unit: the unit that it counts.
         most: the limit.
-        given: how many there were, if the message says.
+        given: the number that was sent, if the message has it.
     """
 
     unit: Unit
@@ -52,8 +52,8 @@ class Named(NamedTuple):
 def named_limits(message: str) -> Iterator[Named]:
     """Yield the limits that an error's `message` may name, the likeliest first.
 
-    Which of several numbers is the limit is not certain: "maximum exceeded: 66 > 32" has two. The
-    caller takes the first one that what was sent is beyond of.
+    Which of several numbers is the limit is not certain: "maximum exceeded: 66 > 32" has two. The caller
+    takes the first one that the list was longer than.
     """
     message = message[:_READ]
     numbers = [_value(found) for found in _ANY.finditer(message)]
@@ -69,11 +69,11 @@ def named_limits(message: str) -> Iterator[Named]:
 
 
 def _overlapping(pattern: re.Pattern[str], message: str) -> Iterator[re.Match[str]]:
-    """Yield a match for every place where one begins: the word before the wrong number hides no other."""
-    place = 0
-    while (found := pattern.search(message, place)) is not None:
+    """Yield a match for every position: one that begins with the wrong word does not hide the next."""
+    position = 0
+    while (found := pattern.search(message, position)) is not None:
         yield found
-        place = found.start() + 1
+        position = found.start() + 1
 
 
 def _value(found: re.Match[str]) -> int:

@@ -1,4 +1,4 @@
-"""A step that sends items in lists as long as the server takes them."""
+"""List requests: items sent in lists for as long as the server accepts lists."""
 
 from __future__ import annotations
 
@@ -6,42 +6,41 @@ from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Seque
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from batchrt.batching.list_call import Limits, ListCall
+from batchrt.batching.list_call import Limits, ListCall, Split
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
     ProviderError,
-    QuotaExhaustedError,
     RateLimitError,
 )
+from batchrt.limits.error_kinds import FailureKind, kind_of
 from batchrt.providers.list_support import AloneError, ListSupport
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
-__all__ = ["BATCH_SIZE", "Lists", "Send", "listed"]
+__all__ = ["BATCH_SIZE", "ListOptions", "Send", "listed"]
 
 BATCH_SIZE: Final = 20
 """Items in a list unless the user says otherwise; LangChain's number for completions too.
 
-A list is answered when the longest of its texts is written: items wait for one another, the longer the
-more there are of them. Twenty save 95% of the requests, and more can save only the rest."""
+A list is answered when the longest of its texts is written: the more items, the longer they wait for one
+another. Twenty save 95% of the requests, and more can save only the rest."""
 
 Send: TypeAlias = Callable[[Sequence[Any], Strand], Awaitable[Sequence[Any]]]
-"""Sends prepared values in one request and gives their results; in the place of one that is broken its
-error."""
+"""Sends prepared values in one request and returns their results, with an error in place of a broken one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lists:
-    """Say how lists are made.
+class ListOptions:
+    """Hold the options of lists.
 
     Attributes:
         max_batch_size: the most items in one.
         linger: seconds after the last arrival for which one waits to be filled.
         max_linger: seconds after the first one.
-        own_path: they go to a path of their own, which servers may lack.
+        own_path: lists have a path of their own, which servers may lack.
     """
 
     max_batch_size: int
@@ -54,46 +53,44 @@ def listed(
     alone: Step,
     send: Send,
     support: ListSupport,
-    lists: Lists,
+    options: ListOptions,
     *,
     name: str,
     identity: Hashable,
     prepare: Callable[[Any], Any],
     shared_calls: MutableMapping[Hashable, ListCall] | None = None,
 ) -> Step:
-    """Return a step that sends items in lists as long as the server takes them.
+    """Return a step that sends items in lists for as long as the server accepts lists.
 
-    An item whose list was refused goes through `alone` by itself, on a slot of its own, and so does
-    whatever comes later: as if there had been no lists. An item that is broken in its list's answer is
-    sent again like that.
+    An item whose list was refused goes through `alone`, on a slot of its own, and so do all later ones: as if
+    there were no lists. An item that is broken in its list's response is sent again in the same way.
 
     Args:
         alone: carries one input through.
-        send: see `Send`; a single value goes as it does in `alone`.
-        support: what is known of the server.
-        lists: how they are made.
-        name: what errors call the step.
-        identity: steps of the same share their lists.
-        prepare: what to send for an input.
-        shared_calls: where calls are kept whose lists concurrent runs share, by `identity`; `None` if
-            each run has lists of its own.
+        send: see `Send`; a single value is sent as in `alone`.
+        support: whether the server accepts lists.
+        options: of the lists.
+        name: the name of the step in errors.
+        identity: steps of equal identity share their lists.
+        prepare: returns the value to send for an input.
+        shared_calls: keeps the calls whose lists concurrent runs share, by `identity`; `None` if each run
+            has lists of its own.
     """
-    if lists.max_batch_size == 1 or support.hopeless:
+    if options.max_batch_size == 1 or support.hopeless:
         return alone
 
     def limits() -> Limits:
         most = support.most
-        return Limits(lists.max_batch_size if most is None else min(most, lists.max_batch_size))
+        return Limits(options.max_batch_size if most is None else min(most, options.max_batch_size))
 
     call = ListCall(
         name=name,
-        call=_list_call(send, support, own_path=lists.own_path),
+        call=_list_call(send, support, own_path=options.own_path),
         limits=limits,
         prepare=prepare,
-        splits=_is_worth_splitting,
-        outage=_may_be_outage,
-        linger=lists.linger,
-        max_linger=lists.max_linger,
+        split=_split,
+        linger=options.linger,
+        max_linger=options.max_linger,
     )
     if shared_calls is not None:
         call = shared_calls.setdefault(identity, shared(call))
@@ -144,15 +141,12 @@ def _together_or_alone(together: StepCall, alone: StepCall, support: ListSupport
     return carry
 
 
-def _is_worth_splitting(error: Exception) -> bool:
-    """Whether one item of a list, or its length, may have been the cause."""
-    if isinstance(error, AloneError | AuthenticationError | QuotaExhaustedError):
-        return False
-    if isinstance(error, RateLimitError):
-        # More requests are the last thing to answer a limit with, unless the list alone was over it.
-        return "too large" in error.message.lower()
-    return not (isinstance(error, ProviderError) and error.status in (404, 405))
-
-
-def _may_be_outage(error: Exception) -> bool:
-    return not isinstance(error, BadRequestError)
+def _split(error: Exception) -> Split:
+    """Return whether one item of a list, or the list's length, may have been the cause of `error`."""
+    if isinstance(error, AloneError | AuthenticationError) or kind_of(error) is FailureKind.EXHAUSTED:
+        return Split.NEVER
+    if isinstance(error, RateLimitError) and "too large" not in error.message.lower():
+        return Split.NEVER  # more requests make it worse, unless the list alone was over the limit
+    if isinstance(error, ProviderError) and error.status in (404, 405):
+        return Split.NEVER
+    return Split.FULLY if isinstance(error, BadRequestError) else Split.CAUTIOUSLY

@@ -1,11 +1,11 @@
-"""Whether a server takes lists: found out from how it answers, and remembered.
+"""List support: whether a server accepts lists, learned from its responses and remembered.
 
-Nobody says so beforehand, and a server that does not take them says it in its own way: no such path, an
-error that blames the request or the server itself, one answer for the whole list. Yet each of these but
-the first may also be the fault of one item, or of the moment, and lists are not to be given up for good
-because of that. So a list's failure raises a doubt, and its items, sent one by one, settle it: if all of
-them have an answer, it was the list; if one fails too, that explains the failure. Once a list was
-answered there are no more doubts. A server that says how many items it takes gets so many.
+Servers do not announce it, and a server without lists refuses one in its own way: no such path, an error that
+blames the request or the server itself, one answer for the whole list. All of these but the first may also
+be the fault of one item, or temporary, and must not end lists for good. So a list's failure raises a doubt,
+and its items, sent one by one, settle it: if all of them are answered, the list was the cause; if one fails
+too, that explains the failure. Once a list was answered there are no more doubts. A server that names the
+number of items that it accepts gets that many.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ __all__ = ["AloneError", "Doubt", "ListMemory", "ListSupport"]
 _MISSING: Final = (404, 405)
 _MAY_BLAME_LISTS: Final = (400, 422)
 _DELIBERATE: Final = (200, 500, 501)
-"""What a server may answer with that takes a list it does not know for its own error; the others of its
-errors stand for an outage. LM Studio answers 200 where it has no such path."""
+"""Statuses of a server that takes an unknown list for an error of its own; its other errors stand for an
+outage. LM Studio answers 200 where it has no such path."""
 
 
 class ListMemory:
-    """Remember what a client knows about its server's lists.
+    """Remember whether a client's server accepts lists.
 
-    A refusal may be about an option: vLLM's batches of chats know no tools. So it counts for requests
-    of the same options only; that there is no such path counts for all.
+    A refusal may be about an option: vLLM's batches of chats do not support tools. So it counts for requests
+    with the same options only; a path that is missing counts for all.
     """
 
     def __init__(self) -> None:
@@ -44,19 +44,19 @@ class ListMemory:
         self._of: dict[Hashable, ListSupport] = {}
 
     def support(self, options: Hashable) -> ListSupport:
-        """Return what is known for requests of these options."""
+        """Return the support of lists for requests with these options."""
         return self._of.setdefault(options, ListSupport(self))
 
 
 class ListSupport:
-    """Know whether lists of one kind of request are taken.
+    """Track whether lists of one kind of request are accepted.
 
     Attributes:
-        refused: they are not.
-        taken: one was answered.
-        suspected: one failed once, though all of its items were answered right after; if it happens to
-            another, it is proof.
-        most: how many items are taken, as the server said; `None` if it did not.
+        refused: lists are not accepted.
+        taken: a list was answered.
+        suspected: a list failed once, though all of its items were answered right after; a second one is
+            proof.
+        most: the most items in a list, as the server named it; `None` if it did not.
     """
 
     def __init__(self, memory: ListMemory | None = None) -> None:
@@ -79,15 +79,15 @@ class ListSupport:
         return not (self._tests or self.hopeless)
 
     def judge(self, error: ProviderError, items: int, *, own_path: bool, suspected: bool) -> Exception:
-        """Return what to raise for a list that failed.
+        """Return the exception to raise for a list that failed.
 
-        Its `error`; or that its items have to go alone; or that the list has to be packed again.
+        It is `error` itself; an `AloneError`, to send the items alone; or a `RepackError`, to pack again.
 
         Args:
             error: of the last attempt.
-            items: how many there are in the list.
-            own_path: lists go to a path of their own.
-            suspected: what `suspected` was when the list was sent.
+            items: the length of the list.
+            own_path: lists have a path of their own.
+            suspected: the value of `suspected` when the list was sent.
         """
         if own_path and _is_no_path(error):
             self._memory.missing = True
@@ -98,27 +98,27 @@ class ListSupport:
             return RepackError()
         if self.taken or not _may_mean_lists(error):
             return error
-        # What is refused for what it is would be refused again, and what failed at every attempt has
-        # had its time. A single one may have been the moment.
+        # A deliberate refusal would come again, and several failed attempts are no accident. A single failed
+        # attempt may be.
         lasting = isinstance(error, BadRequestError) or error.retry_advised is False or error.attempts > 1
         return AloneError(Doubt(self, items, enough=lasting or suspected))
 
     def begin_test(self, test: object) -> None:
-        """Note that an item is sent alone to settle a doubt."""
+        """Record that an item is being sent alone to settle a doubt."""
         self._tests.add(test)
 
     def end_test(self, test: object) -> None:
-        """Note that it has ended, in whatever way."""
+        """Record that it has ended, with an answer or an error."""
         self._tests.discard(test)
 
 
 class Doubt:
-    """Stand for a list that failed until its items have settled why.
+    """The open question of why a list failed, until its items have settled it.
 
     Args:
-        support: what the doubt is about.
-        items: how many there are.
-        enough: whether answers to all of them are proof, or raise a suspicion.
+        support: is told the result.
+        items: the length of the list.
+        enough: whether answers to all items are proof; otherwise they raise a suspicion.
     """
 
     def __init__(self, support: ListSupport, items: int, *, enough: bool) -> None:
@@ -127,7 +127,7 @@ class Doubt:
         self._enough = enough
 
     def answered(self) -> None:
-        """Note that one more of the items has its answer."""
+        """Record that one more of the items was answered."""
         self._unanswered -= 1
         if self._unanswered or self._support.taken:
             return
@@ -138,7 +138,7 @@ class Doubt:
 
 
 class AloneError(Exception):
-    """Stand in for the result of an item that has to be sent alone; `doubt` is what that settles."""
+    """Raised, or given as a result, for an item that has to be sent alone; this settles `doubt`, if any."""
 
     def __init__(self, doubt: Doubt | None = None) -> None:
         super().__init__("this item has to be sent alone")
@@ -151,7 +151,7 @@ def _is_no_path(error: ProviderError) -> bool:
 
 
 def _named_limit(error: ProviderError, items: int) -> int | None:
-    """Return how many items a refusal allows that names both that and how many there were."""
+    """Return the limit that a refusal names, if it also names the number of items that were sent."""
     if isinstance(error, BadRequestError):
         for limit in named_limits(error.message):
             if limit.unit == "texts" and limit.given == items:
@@ -160,12 +160,12 @@ def _named_limit(error: ProviderError, items: int) -> int | None:
 
 
 def _may_mean_lists(error: ProviderError) -> bool:
-    """Whether a server that does not take lists may say it like this."""
+    """Whether a server without lists may answer with this error."""
     if isinstance(error, ContextLengthError):
         return False
     if isinstance(error, BadRequestError):
         return error.status in _MAY_BLAME_LISTS
     if isinstance(error, ServerError):
         return error.status in _DELIBERATE
-    # One without a status is our own: the answer was larger than allowed, and half the list may do.
+    # An error without a status is our own: the response was too large, and half the list may fit.
     return isinstance(error, MalformedResponseError) and error.status is not None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from batchrt.batching.list_call import lingering
 from batchrt.providers.http.secrets import Hidden
-from batchrt.providers.list_requests import BATCH_SIZE, Lists
+from batchrt.providers.list_requests import BATCH_SIZE, ListOptions
 
 if TYPE_CHECKING:
     from batchrt.limits.quota import Quota, Unchanged
@@ -299,7 +299,7 @@ def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI")
     return extra
 
 
-def lists_of(settings: Mapping[str, Any], *, own_path: bool = False) -> Lists:
+def lists_of(settings: Mapping[str, Any], *, own_path: bool = False) -> ListOptions:
     """Return the settings of lists from complete `settings`.
 
     Raises:
@@ -309,7 +309,7 @@ def lists_of(settings: Mapping[str, Any], *, own_path: bool = False) -> Lists:
     size = BATCH_SIZE if size is None else size
     short, long = lingering(settings["linger"], settings["max_linger"], shared=settings["share_lists"])
     check_lists(size, short, long)
-    return Lists(max_batch_size=size, linger=short, max_linger=long, own_path=own_path)
+    return ListOptions(max_batch_size=size, linger=short, max_linger=long, own_path=own_path)
 
 
 def check_lists(max_batch_size: int, linger: float, max_linger: float) -> None:

@@ -1,4 +1,4 @@
-"""Runnables that take lists: what their classes say becomes a `ListCall`."""
+"""Native list methods: a `ListCall` built from the attributes and methods of a runnable's class."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ ListMethod = Literal["abatch_native", "abatch", "batch"]
 
 
 def native_step(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping[str, Any]) -> Step:
-    """Return the step that sends the items which come to `runnable` to its list method.
+    """Return the step that sends items to the list method of `runnable`.
 
     Raises:
-        ValueError: for a bound that makes no sense.
+        ValueError: a bound is invalid.
     """
     identity = identity_of(runnable, method, kwargs)
     if runnable.share_lists:
-        # Kept with the runnable, for runs have nothing else in common, as long as a step uses it: a service
-        # may bind other arguments with each request.
+        # Kept with the runnable, which is all that the runs have in common, and only while a step uses it: a
+        # service may bind other arguments with each request.
         lists = runnable.__dict__.setdefault("_shared_lists", WeakValueDictionary())
         call = lists.get(identity)
         if call is None:
@@ -60,13 +60,13 @@ def _list_call(runnable: Runnable[Any, Any], method: ListMethod, kwargs: Mapping
 
 
 def identity_of(runnable: Runnable[Any, Any], method: str, kwargs: Mapping[str, Any]) -> Hashable:
-    """Say which steps may share their lists: those of one runnable with the same bound to it."""
+    """Return the identity of steps that may share lists: one runnable with the same arguments bound to it."""
     bound = frozenset((name, _key_of(value)) for name, value in kwargs.items())
     return (id(runnable), method, bound)
 
 
 class _Same:
-    """Stand for one object, however it compares with others."""
+    """Compare one object by identity, whatever its `__eq__`."""
 
     __slots__ = ("_value",)
 
@@ -81,10 +81,10 @@ class _Same:
 
 
 def _key_of(value: object) -> Hashable:
-    """Return what is equal for values that nothing can tell apart.
+    """Return keys that are equal for indistinguishable values alone.
 
-    Equality is the values' own affair, and no promise: two moments in different time zones are equal, and so
-    are records that differ in a field which is not compared.
+    The values' own equality is not enough: two moments in different time zones are equal, and so are records
+    that differ in a field which is not compared.
     """
     kind = type(value)
     if kind in (str, int, bool, bytes, type(None)):
@@ -107,7 +107,7 @@ def _native_call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any
 
 
 def _override_call(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
-    # LCEL's way to say which items of a list failed.
+    # With it, LCEL's list methods say which items of a list failed.
     options = {"return_exceptions": True} if _takes(function, "return_exceptions") else {}
 
     def bound(pairs: Sequence[tuple[Any, RunConfig]]) -> Callable[[list[Any]], Any]:
@@ -130,7 +130,7 @@ def _on_values(
 
 
 async def _without_awaitables(results: Any) -> Any:
-    """Return a list's results with what is to be awaited among them awaited, one after the other."""
+    """Return a list's results, awaitables among them awaited one after the other."""
     if not isinstance(results, list | tuple) or not any(
         hasattr(kind, "__await__") for kind in set(map(type, results))
     ):
@@ -139,7 +139,7 @@ async def _without_awaitables(results: Any) -> Any:
     for result in results:
         try:
             outputs.append(await result if hasattr(type(result), "__await__") else result)
-        except Exception as error:  # noqa: BLE001  this item's own
+        except Exception as error:  # noqa: BLE001  this item's error
             outputs.append(error)
     return outputs
 
@@ -161,13 +161,13 @@ def _takes(function: Callable[..., Any], name: str) -> bool:
 
 
 class _Bounds:
-    """Say how long a runnable's lists may be; asked anew each time, for it may learn what its server takes.
+    """Return the limits of a runnable's lists; read every time, for it may learn them from its server.
 
-    It is asked in places where an error would be that of every item there is. So the last answer that made
-    sense holds on, and the error is raised by the list call: it is that of the items in the list.
+    They are read where an error would be that of the whole run. So the last valid limits stay in force, and
+    the error is raised by the list call, for the items of the list.
 
     Raises:
-        Exception: from the start, what is wrong with the bounds.
+        Exception: the bounds are invalid from the start.
     """
 
     __slots__ = ("_error", "_last", "_runnable")
@@ -175,11 +175,11 @@ class _Bounds:
     def __init__(self, runnable: Runnable[Any, Any]) -> None:
         self._runnable = runnable
         self._error: Exception | None = None
-        self._last = self._ask()
+        self._last = self._read()
 
     def __call__(self) -> Limits:
         try:
-            self._last = self._ask()
+            self._last = self._read()
         except Exception as error:  # noqa: BLE001  raised by the list call
             self._error = error
         else:
@@ -187,7 +187,7 @@ class _Bounds:
         return self._last
 
     def checked(self, call: Any) -> Any:
-        """Return `call` such that it raises what was wrong with the bounds of its list."""
+        """Return `call` such that it raises the error of its list's bounds."""
 
         async def checked(values: list[Any], strand: Strand) -> Any:
             if self._error is not None:
@@ -196,7 +196,7 @@ class _Bounds:
 
         return checked
 
-    def _ask(self) -> Limits:
+    def _read(self) -> Limits:
         runnable = self._runnable
         size: Any = runnable.max_batch_size
         cost: Any = runnable.max_batch_cost

@@ -58,6 +58,12 @@ class Item:
         for model, usage in (bills or {}).items():
             self.add_usage(usage, model)
 
+    def add_book(self, book: Item) -> None:
+        """Add the retries, the bill and the requests' seconds of a part of a list."""
+        self.retries += book.retries
+        self.add_bills(book.bills)
+        self.add_request(book.request_seconds)
+
     def add_wait(self, reason: str, seconds: float) -> None:
         """Add seconds of waiting for a quota, to this item and to the one it is nested in."""
         if self.waits is None:

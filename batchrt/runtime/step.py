@@ -37,11 +37,11 @@ class ListRun(Protocol):
         """How many inputs were taken in."""
         ...
 
-    def lists(self) -> Iterator[list[Any]]:
+    def lists(self) -> Iterator[Any]:
         """Yield the lists to send."""
         ...
 
-    def pack(self, inputs: Iterable[Any] | AsyncIterable[Any]) -> Iterator[list[Any]] | AsyncInput:
+    def pack(self, inputs: Iterable[Any] | AsyncIterable[Any]) -> Iterator[Any] | AsyncInput:
         """Give lists of `inputs`, pulled as lists are asked for; instead of `look_at` and `lists`."""
         ...
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from batchrt import Usage
-from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, carry, pack, share
+from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, Split, carry, pack, share
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -58,7 +58,7 @@ def carried(call: ListCall, values: Sequence[int], **keys: Any) -> list[Part]:
     return sorted(parts)
 
 
-def test_a_list_that_is_too_large_is_packed_again_and_runs_at_the_same_time() -> None:
+def test_list_call_a_list_that_is_too_large_is_packed_again_and_runs_at_the_same_time() -> None:
     """The rest of it does not wait in line for the one slot that the large list had."""
     server = Server(takes=10)
     parts = carried(server.list_call(), range(100), max_concurrency=4)
@@ -68,14 +68,14 @@ def test_a_list_that_is_too_large_is_packed_again_and_runs_at_the_same_time() ->
     assert [(part.start, part.stop) for part in parts] == [(n, n + 10) for n in range(0, 100, 10)]
 
 
-def test_the_cap_holds_for_a_list_that_is_packed_again() -> None:
+def test_list_call_the_cap_holds_for_a_list_that_is_packed_again() -> None:
     """Also at one."""
     server = Server(takes=10)
     carried(server.list_call(), range(100), max_concurrency=1)
     assert server.peak == 1
 
 
-def test_limits_that_did_not_help_are_the_refusals_own_error() -> None:
+def test_list_call_limits_that_did_not_help_are_the_refusals_own_error() -> None:
     """What cannot be packed in smaller lists is not sent again."""
     server = Server(takes=0)
 
@@ -102,26 +102,28 @@ def failing(error: Exception, bad: set[int], **options: Any) -> tuple[ListCall, 
     return ListCall(name="call", call=call, **options), sizes
 
 
-def test_errors_that_say_nothing_about_items_are_not_split() -> None:
+def test_list_call_errors_that_say_nothing_about_items_are_not_split() -> None:
     """A wrong key is everybody's error, after one call."""
-    call, sizes = failing(ValueError(), {3}, splits=lambda error: not isinstance(error, ValueError))
+    call, sizes = failing(
+        ValueError(), {3}, split=lambda error: Split.NEVER if isinstance(error, ValueError) else Split.FULLY
+    )
     (part,) = carried(call, range(64))
     assert (part.start, part.stop) == (0, 64)
     assert sizes == [64]
 
 
-def test_an_outage_ends_the_splitting() -> None:
+def test_list_call_an_outage_ends_the_splitting() -> None:
     """Of a thousand items that all fail, not two thousand lists are made."""
-    call, sizes = failing(ValueError(), set(range(1024)), outage=lambda _: True)
+    call, sizes = failing(ValueError(), set(range(1024)), split=lambda _: Split.CAUTIOUSLY)
     parts = carried(call, range(1024))
     assert sum(part.stop - part.start for part in parts) == 1024
     assert len(sizes) < 60
-    call, sizes = failing(ValueError(), {700}, outage=lambda _: True)
+    call, sizes = failing(ValueError(), {700}, split=lambda _: Split.CAUTIOUSLY)
     parts = carried(call, range(1024))
     assert [(part.start, part.stop) for part in parts if part.error] == [(700, 701)]
 
 
-def test_packing_is_lazy_and_asks_for_the_limits_anew() -> None:
+def test_list_call_packing_is_lazy_and_asks_for_the_limits_anew() -> None:
     """A limit that is learned on the way counts for the next list."""
     limits = [Limits(3)]
     pulled: list[int] = []
@@ -143,7 +145,7 @@ def test_packing_is_lazy_and_asks_for_the_limits_anew() -> None:
 
 @pytest.mark.parametrize("costs", [[1.0] * 7, [0.0] * 3, [1, 2, 3.5, 0.1], [5.0]])
 @pytest.mark.parametrize("tokens", [0, 1, 10, 1001])
-def test_shares_add_up(costs: list[float], tokens: int) -> None:
+def test_list_call_shares_add_up(costs: list[float], tokens: int) -> None:
     """To the last token."""
     shares = list(share(Usage(tokens, 2 * tokens, 3 * tokens), costs))
     assert len(shares) == len(costs)
@@ -152,7 +154,7 @@ def test_shares_add_up(costs: list[float], tokens: int) -> None:
     assert all(each.input_tokens >= 0 for each in shares)
 
 
-def test_shares_have_the_details_too() -> None:
+def test_list_call_shares_have_the_details_too() -> None:
     """Exact to the last token, whatever is counted; the tier is that of the list."""
     whole = Usage(
         10,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
 from batchrt.cli.tally import Kind, Tally
-from batchrt.limits.quota import QuotaStatistics
+from batchrt.limits.quota_statistics import QuotaStatistics
 from tests import virtual
 
 

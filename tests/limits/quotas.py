@@ -1,4 +1,4 @@
-"""What the tests of quotas share: virtual time on both kinds of event loop, requests without a provider."""
+"""Helpers for tests of quotas: virtual time on asyncio and Trio, and requests without a provider."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import anyio
 from anyio.abc import TaskGroup
 
 from batchrt.errors import ProviderError
+from batchrt.limits.error_kinds import Failure
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota import Quota
 from batchrt.messages import Usage
 from batchrt.runtime.item import Item
+from batchrt.runtime.retry import MAX_RETRY_AFTER
 from batchrt.runtime.run import Run
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.strand import Strand
 from tests import virtual
 
-__all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "usage_of", "virtually"]
+__all__ = ["BACKENDS", "Counter", "Sending", "is_idle", "should_retry", "usage_of", "virtually"]
 
 T = TypeVar("T")
 
@@ -26,12 +28,17 @@ BACKENDS: Final = ("asyncio", "trio")
 
 
 def virtually(backend: str, main: Callable[[], Awaitable[T]], *, seed: int = 0) -> T:
-    """Run `main` in virtual time and return what it returns; another `seed` is another order and jitter."""
+    """Run `main` in virtual time and return its result; another `seed` is another order and jitter."""
     return virtual.run(main, backend=backend, seed=seed, longest=10_000)
 
 
+def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) -> bool:
+    """Whether another attempt may succeed after `error`."""
+    return isinstance(error, ProviderError) and Failure.of(error).is_worth_retrying(longest)
+
+
 def usage_of(tokens: int, output: int = 0) -> Usage:
-    """Return what an answer says about its cost."""
+    """Return the usage of an answer."""
     return Usage(tokens, output, tokens + output)
 
 
@@ -97,7 +104,7 @@ class Counter:
             if error is None:
                 self.quota.answered(permit, usage, self.run.now())
             else:
-                self.quota.failed(permit, error, self.run.now())
+                self.quota.failed(permit, Failure.of(error), self.run.now())
         finally:
             if permit.granted:
                 self.quota.abandoned(permit, self.run.now())
@@ -113,12 +120,12 @@ class Counter:
 
 
 def is_idle(quota: Quota) -> bool:
-    """Whether nobody is in `quota` any more, and nothing of those who were."""
+    """Whether `quota` is empty, and holds nothing of requests that ended."""
     statistics = quota.statistics()
     return (
         statistics.in_flight == 0
         and statistics.waiting == 0
-        and not quota._line._desks
+        and not quota._queue._loops
         and not quota.retries.awaited
-        and not quota._line
+        and not quota._queue
     )

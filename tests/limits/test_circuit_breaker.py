@@ -1,4 +1,4 @@
-"""When a provider counts as down, and how often somebody looks."""
+"""The circuit breaker: when it opens, and how often it is probed."""
 
 from __future__ import annotations
 
@@ -7,61 +7,61 @@ import math
 from batchrt.limits.circuit_breaker import CircuitBreaker
 
 
-def test_ten_failures_in_a_row_are_an_outage() -> None:
+def test_breaker_opens_after_ten_failures_in_a_row() -> None:
     """One answer in between, and they are not in a row."""
-    downtime = CircuitBreaker()
+    breaker = CircuitBreaker()
     for second in range(9):
-        assert not downtime.failed(second, second)
-    assert downtime.answered(9, 9) is None
-    assert [downtime.failed(second, second) for second in range(10, 20)] == [False] * 9 + [True]
-    assert downtime.since == 19
-    assert not downtime.failed(20, 20), "it is known already"
+        assert not breaker.failed(second, second)
+    assert breaker.answered(9, 9) is None
+    assert [breaker.failed(second, second) for second in range(10, 20)] == [False] * 9 + [True]
+    assert breaker.since == 19
+    assert not breaker.failed(20, 20), "it is known already"
 
 
-def test_the_end_says_how_long_it_was() -> None:
+def test_breaker_tells_how_long_it_was_open() -> None:
     """From the failure that made it one to the answer that ended it."""
-    downtime = CircuitBreaker()
-    assert downtime.begin(100)
-    assert not downtime.begin(150)
-    assert downtime.answered(162, 163) == 63
-    assert downtime.since is None
-    assert downtime.failures == 0
-    assert downtime.answered(163, 164) is None
+    breaker = CircuitBreaker()
+    assert breaker.open(100)
+    assert not breaker.open(150)
+    assert breaker.answered(162, 163) == 63
+    assert breaker.since is None
+    assert breaker.failures == 0
+    assert breaker.answered(163, 164) is None
 
 
-def test_an_answer_to_what_was_sent_before_ends_nothing() -> None:
+def test_breaker_stays_open_on_answers_to_earlier_requests() -> None:
     """It was made before the provider went down."""
-    downtime = CircuitBreaker()
+    breaker = CircuitBreaker()
     for _ in range(10):
-        downtime.failed(100, 101)
-    assert downtime.since == 101
-    assert downtime.answered(99, 105) is None
-    assert downtime.since == 101
-    assert downtime.failures == 10
-    assert downtime.answered_at == 99
-    assert downtime.answered(106, 111) == 10
+        breaker.failed(100, 101)
+    assert breaker.since == 101
+    assert breaker.answered(99, 105) is None
+    assert breaker.since == 101
+    assert breaker.failures == 10
+    assert breaker.answered_at == 99
+    assert breaker.answered(106, 111) == 10
 
 
-def test_looks_become_rarer_but_never_rare() -> None:
+def test_breaker_probes_become_rarer_but_never_rare() -> None:
     """After one second, two, four, and then every five."""
-    downtime = CircuitBreaker()
-    downtime.begin(0)
+    breaker = CircuitBreaker()
+    breaker.open(0)
     gaps, now = [], 0.0
     for _ in range(6):
-        gaps.append(downtime.look_at - now)
-        now = downtime.look_at
-        downtime.look()
-        assert downtime.look_at == math.inf, "one at a time"
-        downtime.looked(now)
+        gaps.append(breaker.probe_at - now)
+        now = breaker.probe_at
+        breaker.probe_sent()
+        assert breaker.probe_at == math.inf, "one at a time"
+        breaker.probe_failed(now)
     assert gaps == [1, 2, 4, 5, 5, 5]
 
 
-def test_another_outage_begins_with_quick_looks() -> None:
+def test_breaker_probes_quickly_at_first_in_each_outage() -> None:
     """Whatever the last one came to."""
-    downtime = CircuitBreaker()
-    downtime.begin(0)
+    breaker = CircuitBreaker()
+    breaker.open(0)
     for _ in range(5):
-        downtime.looked(0)
-    downtime.answered(49, 50)
-    downtime.begin(100)
-    assert downtime.look_at == 101
+        breaker.probe_failed(0)
+    breaker.answered(49, 50)
+    breaker.open(100)
+    assert breaker.probe_at == 101

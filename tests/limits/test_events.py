@@ -10,7 +10,7 @@ import pytest
 from batchrt.limits.events import BY_HAND, CooledDown, Events, LimitChanged, ProviderDown, QuotaEvent, Sent
 
 
-def test_who_listens_is_told_and_nobody_else() -> None:
+def test_events_go_to_listeners_alone() -> None:
     """Within its block, each as often as it asked for it."""
     events = Events()
     first: list[QuotaEvent] = []
@@ -27,7 +27,7 @@ def test_who_listens_is_told_and_nobody_else() -> None:
     assert not events.listeners
 
 
-def test_blocks_may_end_in_any_order() -> None:
+def test_events_blocks_may_end_in_any_order() -> None:
     """Each takes out its own listener."""
     events = Events()
     heard: list[str] = []
@@ -42,7 +42,7 @@ def test_blocks_may_end_in_any_order() -> None:
     assert not events.listeners
 
 
-def test_a_listener_leaves_when_its_block_fails() -> None:
+def test_events_listener_leaves_when_its_block_fails() -> None:
     """It does not listen on behind an error."""
     events = Events()
     with pytest.raises(KeyError), events.listening(print):
@@ -50,7 +50,7 @@ def test_a_listener_leaves_when_its_block_fails() -> None:
     assert not events.listeners
 
 
-def test_what_a_listener_raises_is_logged_and_the_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_log_a_listeners_exception_and_reach_the_others(caplog: pytest.LogCaptureFixture) -> None:
     """The work does not suffer from it."""
     events = Events()
     heard: list[QuotaEvent] = []
@@ -65,7 +65,7 @@ def test_what_a_listener_raises_is_logged_and_the_others_are_told(caplog: pytest
     assert "the listener's own fault" in caplog.text
 
 
-def test_an_interrupt_from_a_listener_is_one() -> None:
+def test_events_let_an_interrupt_of_a_listener_through() -> None:
     """Only errors are kept from the work."""
     events = Events()
 
@@ -77,7 +77,7 @@ def test_an_interrupt_from_a_listener_is_one() -> None:
 
 
 def test_events_are_values() -> None:
-    """They compare, and nobody changes them."""
+    """They are compared by value, and immutable."""
     event = LimitChanged("max_concurrency", 8, 9, "why")
     assert event == LimitChanged("max_concurrency", 8, 9, "why")
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -85,7 +85,7 @@ def test_events_are_values() -> None:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged as a warning, and check that nothing else was."""
+    """Return the warnings that were logged, and check that nothing else was."""
     assert {record.levelname for record in caplog.records} <= {"WARNING"}
     assert {record.name for record in caplog.records} <= {"batchrt"}
     return [record.getMessage() for record in caplog.records]
@@ -103,10 +103,10 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ([(0.0, 0.5), (0.1, 30.0), (0.2, 30.0)], 1),
     ],
 )
-def test_log_has_one_warning_for_a_cool_down_of_more_than_a_second(
+def test_events_log_one_warning_for_a_cool_down_of_more_than_a_second(
     caplog: pytest.LogCaptureFixture, waits: list[tuple[float, float]], logged: int
 ) -> None:
-    """Those who were refused with the first prolong it, and are not worth a line."""
+    """Refusals of the same wave make it longer, and are not logged."""
     events = Events()
     heard: list[QuotaEvent] = []
     with events.listening(heard.append):
@@ -117,7 +117,7 @@ def test_log_has_one_warning_for_a_cool_down_of_more_than_a_second(
     assert all("the provider asked for it, with a RateLimitError" in line for line in warnings(caplog))
 
 
-def test_log_does_not_say_that_a_wait_was_asked_for_that_was_not(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_log_no_named_wait_where_there_was_none(caplog: pytest.LogCaptureFixture) -> None:
     """A refusal may name none."""
     Events().announce(CooledDown(4.0, "RateLimitError (status 429)", named=False), 0.0)
     assert warnings(caplog) == [
@@ -140,17 +140,17 @@ def test_log_does_not_say_that_a_wait_was_asked_for_that_was_not(caplog: pytest.
         ([LimitChanged("tokens_per_minute", 5, None, "gone")], 0),
     ],
 )
-def test_log_has_one_warning_for_a_limit_that_was_found(
+def test_events_log_one_warning_for_a_limit_that_was_found(
     caplog: pytest.LogCaptureFixture, changes: list[LimitChanged], logged: int
 ) -> None:
-    """By its name, and not for what is given by hand, nor for the changes of one that is known."""
+    """With its name; none for a limit given by hand, nor for changes of a known one."""
     events = Events()
     for change in changes:
         events.announce(change, 0.0)
     assert len(warnings(caplog)) == logged
 
 
-def test_log_has_a_warning_for_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_log_a_warning_for_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """With the reason."""
     Events().announce(ProviderDown(10, "ServerError (status 503)", "no capacity"), 0.0)
     (line,) = warnings(caplog)

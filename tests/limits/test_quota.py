@@ -20,9 +20,10 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
+from batchrt.limits.cooldown import _DOUBLING
 from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
+from batchrt.limits.pacing import _AT_ONCE
 from batchrt.limits.permit import Permit
-from batchrt.limits.quota import _AT_ONCE, _DOUBLING
 from batchrt.runtime.item import Item
 from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
@@ -35,7 +36,7 @@ on_both = pytest.mark.parametrize("backend", BACKENDS)
 
 
 @on_both
-def test_first_come_first_served(backend: str) -> None:
+def test_quota_is_first_come_first_served(backend: str) -> None:
     """A request a second, in the order in which they asked."""
 
     async def main() -> None:
@@ -53,8 +54,8 @@ def test_first_come_first_served(backend: str) -> None:
 
 
 @on_both
-def test_whoever_is_sent_again_goes_first(backend: str) -> None:
-    """What was begun is finished before more is begun; among each other in order."""
+def test_quota_sends_retries_first(backend: str) -> None:
+    """Work that was begun is finished first; retries keep their order."""
 
     async def main() -> None:
         counter = Counter(Quota(requests_per_minute=60, burst_seconds=1))
@@ -72,8 +73,8 @@ def test_whoever_is_sent_again_goes_first(backend: str) -> None:
 
 
 @on_both
-def test_nobody_slips_past_those_who_wait(backend: str) -> None:
-    """Who comes when there is room, but others were there before, waits behind them."""
+def test_quota_lets_no_request_pass_waiting_ones(backend: str) -> None:
+    """A request that comes when there is room waits behind earlier ones."""
 
     async def main() -> None:
         counter = Counter(Quota(tokens_per_minute=600, burst_seconds=10))
@@ -92,7 +93,7 @@ def test_nobody_slips_past_those_who_wait(backend: str) -> None:
 
 
 @on_both
-def test_a_large_request_is_not_starved_by_small_ones(backend: str) -> None:
+def test_quota_does_not_starve_large_requests(backend: str) -> None:
     """However many keep coming."""
 
     async def main() -> None:
@@ -113,7 +114,7 @@ def test_a_large_request_is_not_starved_by_small_ones(backend: str) -> None:
 
 
 @on_both
-def test_more_than_the_bucket_holds_goes_when_it_is_full(backend: str) -> None:
+def test_quota_sends_a_request_larger_than_the_bucket_when_it_is_full(backend: str) -> None:
     """And those behind wait until the debt is paid."""
 
     async def main() -> None:
@@ -132,7 +133,7 @@ def test_more_than_the_bucket_holds_goes_when_it_is_full(backend: str) -> None:
 
 
 @on_both
-def test_a_rate_is_exact(backend: str) -> None:
+def test_quota_keeps_a_rate_exactly(backend: str) -> None:
     """200 a second from a bucket of one, and not the first two at once."""
 
     async def main() -> None:
@@ -157,10 +158,10 @@ def test_a_rate_is_exact(backend: str) -> None:
         ({"requests_per_minute": 300, "tokens_per_minute": 60_000, "requests_per_day": 10**9}, 1, 5),
     ],
 )
-def test_no_more_goes_than_the_tightest_limit_allows(
+def test_quota_keeps_to_the_tightest_limit(
     backend: str, limits: dict[str, Any], burst: float | None, rate: float | None
 ) -> None:
-    """In any window: what the bucket holds and what came in; and no less while requests wait."""
+    """In any window: the bucket's capacity and the refill; and no less while requests wait."""
 
     async def main() -> None:
         counter = Counter(Quota(burst_seconds=burst, **limits))
@@ -181,8 +182,8 @@ def test_no_more_goes_than_the_tightest_limit_allows(
 
 
 @on_both
-def test_a_days_limit_is_kept_to_the_day(backend: str) -> None:
-    """What is used up comes back at a day's rate."""
+def test_quota_keeps_a_days_limit_to_the_day(backend: str) -> None:
+    """The used part comes back at a day's rate."""
 
     async def main() -> None:
         counter = Counter(Quota(requests_per_day=864))
@@ -196,7 +197,7 @@ def test_a_days_limit_is_kept_to_the_day(backend: str) -> None:
 
 
 @on_both
-def test_a_bucket_whose_size_nobody_knows_is_tried_at_twice_the_rate(backend: str) -> None:
+def test_quota_tries_a_bucket_of_unknown_size_at_twice_the_rate(backend: str) -> None:
     """A second's worth at once, and then so much that a full one is used up in its time."""
 
     async def main() -> None:
@@ -214,7 +215,7 @@ def test_a_bucket_whose_size_nobody_knows_is_tried_at_twice_the_rate(backend: st
 
 
 @on_both
-def test_as_many_are_under_way_as_may_be(backend: str) -> None:
+def test_quota_keeps_as_many_in_flight_as_allowed(backend: str) -> None:
     """And the next goes when one has ended."""
 
     async def main() -> None:
@@ -231,8 +232,8 @@ def test_as_many_are_under_way_as_may_be(backend: str) -> None:
 
 
 @on_both
-def test_limits_that_change_hold_from_then_on(backend: str) -> None:
-    """For those who wait already, too; nobody has to come for it to be noticed."""
+def test_quota_keeps_changed_limits_from_then_on(backend: str) -> None:
+    """For requests that wait already, too, without a new request."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=60, burst_seconds=1)
@@ -255,8 +256,8 @@ def test_limits_that_change_hold_from_then_on(backend: str) -> None:
 
 
 @on_both
-def test_room_that_is_made_is_used_at_once(backend: str) -> None:
-    """`max_in_flight` that is raised lets those in who wait."""
+def test_quota_uses_new_room_at_once(backend: str) -> None:
+    """A raised `max_in_flight` admits waiting requests."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=1)
@@ -276,7 +277,7 @@ def test_room_that_is_made_is_used_at_once(backend: str) -> None:
     [{"max_in_flight": 1}, {"requests_per_minute": 1}, {"tokens_per_day": 1}, {"requests_per_day": 1}],
 )
 @on_both
-def test_a_limit_that_is_lifted_lets_those_in_who_wait(backend: str, limit: dict[str, Any]) -> None:
+def test_quota_admits_waiting_requests_when_a_limit_is_lifted(backend: str, limit: dict[str, Any]) -> None:
     """At once; those that are not mentioned still hold."""
 
     async def main() -> None:
@@ -306,7 +307,7 @@ def test_a_limit_that_is_lifted_lets_those_in_who_wait(backend: str, limit: dict
     ("end", "more"), [("cancelled", 0), ("no connection", 0), ("answered", 2), ("bad request", 2)]
 )
 @on_both
-def test_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, more: int) -> None:
+def test_quota_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, more: int) -> None:
     """By two requests for each; a request that is given up says nothing about the provider."""
 
     async def main() -> None:
@@ -328,7 +329,7 @@ def test_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, more: in
 
 
 @on_both
-def test_a_provider_that_has_not_answered_yet_is_not_flooded(backend: str) -> None:
+def test_quota_slow_start_does_not_flood_a_provider_before_its_first_answer(backend: str) -> None:
     """Some at once, and then ever more, two for each answer on top; later there is no such bound."""
 
     async def main() -> None:
@@ -355,7 +356,7 @@ def test_a_provider_that_has_not_answered_yet_is_not_flooded(backend: str) -> No
 
 
 @on_both
-def test_what_was_expected_is_settled_by_what_it_was(backend: str) -> None:
+def test_quota_settles_expected_tokens_by_usage(backend: str) -> None:
     """An answer that was shorter than expected makes room, a longer one takes it."""
 
     async def main() -> None:
@@ -364,7 +365,7 @@ def test_what_was_expected_is_settled_by_what_it_was(backend: str) -> None:
         await counter.send("short", tokens=50, usage=usage_of(50 - 40))
         assert quota.statistics().used["tokens_per_minute"] == pytest.approx(10 / 60)
         await counter.send("long", tokens=10, usage=usage_of(70))
-        assert quota._allowance._given["tokens", "minute"].bucket.level == pytest.approx(-20)
+        assert quota._limiter.rates._given["tokens", "minute"].bucket.level == pytest.approx(-20)
         await counter.send("unknown")
         assert counter.times == pytest.approx([0, 0, 20])
 
@@ -380,7 +381,7 @@ REFUNDED: list[ProviderError] = [
 
 @on_both
 @pytest.mark.parametrize("error", REFUNDED, ids=repr)
-def test_the_tokens_of_a_failure_are_given_back(backend: str, error: ProviderError) -> None:
+def test_quota_gives_tokens_of_a_failure_back(backend: str, error: ProviderError) -> None:
     """The request is not: it was one."""
 
     async def main() -> None:
@@ -395,8 +396,8 @@ def test_the_tokens_of_a_failure_are_given_back(backend: str, error: ProviderErr
 
 
 @on_both
-def test_a_connection_that_failed_cost_nothing(backend: str) -> None:
-    """Nobody has seen the request."""
+def test_quota_charges_nothing_for_a_failed_connection(backend: str) -> None:
+    """The request never reached the provider."""
 
     async def main() -> None:
         quota = Quota(tokens_per_minute=100, requests_per_minute=10, burst_seconds=60)
@@ -407,7 +408,7 @@ def test_a_connection_that_failed_cost_nothing(backend: str) -> None:
 
 
 @on_both
-def test_what_may_go_on_over_there_stays_charged(backend: str) -> None:
+def test_quota_keeps_the_charge_of_an_abandoned_request(backend: str) -> None:
     """A request that was given up, and one that timed out."""
 
     async def main() -> None:
@@ -431,7 +432,7 @@ def test_what_may_go_on_over_there_stays_charged(backend: str) -> None:
 
 
 @pytest.mark.parametrize("count", [3000])
-def test_thousands_wait_without_a_timer_each(count: int) -> None:
+def test_quota_has_one_timer_for_thousands_of_waiting_requests(count: int) -> None:
     """One alarm for all of them, and no slot."""
 
     async def main() -> None:
@@ -455,7 +456,7 @@ def test_thousands_wait_without_a_timer_each(count: int) -> None:
 
 
 @on_both
-def test_the_alarm_goes_with_the_last_who_waits(backend: str) -> None:
+def test_quota_clears_the_alarm_with_the_last_waiting_request(backend: str) -> None:
     """A loop that ends has nothing of a quota on it."""
 
     async def main() -> None:
@@ -464,7 +465,7 @@ def test_the_alarm_goes_with_the_last_who_waits(backend: str) -> None:
         await counter.send()
         with anyio.move_on_after(1):
             await counter.send()
-        assert not quota._line._desks
+        assert not quota._queue._loops
         if backend == "asyncio":
             loop: Any = asyncio.get_running_loop()
             assert all(handle.cancelled() for handle in loop._scheduled if "_go_off" in repr(handle))
@@ -474,7 +475,7 @@ def test_the_alarm_goes_with_the_last_who_waits(backend: str) -> None:
 
 @on_both
 @pytest.mark.parametrize("limit", [{"max_in_flight": 1}, {"requests_per_minute": 60, "burst_seconds": 1}])
-def test_whoever_leaves_the_queue_is_not_missed(backend: str, limit: dict[str, Any]) -> None:
+def test_quota_skips_a_withdrawn_request(backend: str, limit: dict[str, Any]) -> None:
     """Wherever in it they stood: the others go on in order."""
 
     async def main() -> None:
@@ -503,8 +504,8 @@ def test_whoever_leaves_the_queue_is_not_missed(backend: str, limit: dict[str, A
 
 
 @on_both
-def test_whoever_left_was_not_late(backend: str) -> None:
-    """What nobody waited for is no more than the bucket holds."""
+def test_quota_does_not_count_a_withdrawn_request_as_late(backend: str) -> None:
+    """The refill while no request waits is bounded by the capacity."""
 
     async def main() -> None:
         counter = Counter(Quota(requests_per_minute=120, burst_seconds=0.1))
@@ -521,7 +522,7 @@ def test_whoever_left_was_not_late(backend: str) -> None:
 
 
 @on_both
-def test_leaving_while_it_waits_for_a_slot_gives_back_what_was_granted(backend: str) -> None:
+def test_quota_takes_a_grant_back_from_a_request_cancelled_before_its_slot(backend: str) -> None:
     """Its place is given back after a moment; it waits for the slot without one, until it is cancelled."""
 
     async def main() -> None:
@@ -558,7 +559,7 @@ async def _occupy(slots: Any, seconds: float) -> None:
 
 
 @on_both
-def test_the_next_is_let_in_when_the_granted_one_leaves(backend: str) -> None:
+def test_quota_admits_the_next_when_a_granted_request_leaves(backend: str) -> None:
     """At once where it is cancelled, and after a moment where it waits for a slot of its run."""
 
     async def main() -> None:
@@ -584,8 +585,8 @@ def test_the_next_is_let_in_when_the_granted_one_leaves(backend: str) -> None:
 
 
 @on_both
-def test_a_scope_that_was_cancelled_before_asks_for_nothing(backend: str) -> None:
-    """Nothing is charged, nobody waits."""
+def test_quota_is_not_asked_in_a_cancelled_scope(backend: str) -> None:
+    """Nothing is charged, and no request waits."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=60, burst_seconds=1)
@@ -605,8 +606,8 @@ def test_a_scope_that_was_cancelled_before_asks_for_nothing(backend: str) -> Non
 
 
 @on_both
-def test_nobody_sends_until_the_provider_said(backend: str) -> None:
-    """One was told, all keep to it: those who wait, those who come, and those of another run."""
+def test_quota_sends_nothing_before_a_named_wait_is_over(backend: str) -> None:
+    """One request was told, and all keep to it: waiting ones, new ones, and those of another run."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=60_000, burst_seconds=60)
@@ -634,7 +635,7 @@ def test_nobody_sends_until_the_provider_said(backend: str) -> None:
 
 
 @on_both
-def test_the_longest_wait_counts(backend: str) -> None:
+def test_quota_keeps_the_longest_named_wait(backend: str) -> None:
     """A shorter one that comes later does not end it."""
 
     async def main() -> None:
@@ -652,7 +653,7 @@ def test_the_longest_wait_counts(backend: str) -> None:
 
 
 @on_both
-def test_giving_up_the_call_that_met_it_wakes_nobody(backend: str) -> None:
+def test_quota_cooldown_outlasts_the_call_that_caused_it(backend: str) -> None:
     """It is the provider that asked, and not the call."""
 
     async def main() -> None:
@@ -677,8 +678,8 @@ def test_giving_up_the_call_that_met_it_wakes_nobody(backend: str) -> None:
 
 
 @on_both
-def test_who_is_granted_when_the_wait_begins_does_not_go(backend: str) -> None:
-    """It waited for its slot, and nobody sends until then."""
+def test_quota_holds_back_a_granted_request_when_a_cooldown_begins(backend: str) -> None:
+    """It waited for its slot, and no request is sent until the cool-down ends."""
 
     async def main() -> None:
         quota = Quota(max_in_flight=2)
@@ -699,8 +700,8 @@ def test_who_is_granted_when_the_wait_begins_does_not_go(backend: str) -> None:
 
 
 @on_both
-def test_after_an_overload_one_goes_first_and_then_more(backend: str) -> None:
-    """A server that comes back is not met by all who waited: for each answer one more."""
+def test_quota_probes_with_one_request_after_an_overload(backend: str) -> None:
+    """A server that comes back does not get all waiting requests: each answer admits one more."""
 
     async def main() -> None:
         counter = Counter(Quota())
@@ -718,7 +719,7 @@ def test_after_an_overload_one_goes_first_and_then_more(backend: str) -> None:
 
 
 @on_both
-def test_one_refusal_does_not_hold_up_those_who_wait_for_long(backend: str) -> None:
+def test_quota_recovers_from_one_refusal_quickly(backend: str) -> None:
     """Where nothing else is known, one is sent after the wait, and more as those are answered."""
 
     async def main() -> None:
@@ -737,8 +738,8 @@ def test_one_refusal_does_not_hold_up_those_who_wait_for_long(backend: str) -> N
 
 @pytest.mark.parametrize("wait", [float("nan"), float("inf"), 1e9, -1.0, 0.0, None])
 @on_both
-def test_no_wait_makes_it_hang(backend: str, wait: float | None) -> None:
-    """Nonsense is no wait, and of too much an hour is waited: then somebody looks."""
+def test_quota_does_not_hang_on_any_named_wait(backend: str, wait: float | None) -> None:
+    """An invalid wait is none, and one that is too long is cut to an hour, after which one request probes."""
 
     async def main() -> None:
         counter = Counter(Quota())
@@ -751,10 +752,10 @@ def test_no_wait_makes_it_hang(backend: str, wait: float | None) -> None:
 
 @pytest.mark.parametrize(("longest", "until"), [(120.0, 3600), (7200.0, 5000), (4000.0, 4000), (1e6, 5000)])
 @on_both
-def test_cooldown_lasts_for_as_long_as_the_policy_would_wait(
+def test_quota_cooldown_lasts_for_as_long_as_the_policy_would_wait(
     backend: str, longest: float, until: float
 ) -> None:
-    """An hour at the most, or what the policy of the refused request is willing to wait."""
+    """An hour at the most, or as long as the policy of the refused request allows."""
 
     async def main() -> None:
         quota = Quota()
@@ -771,7 +772,7 @@ def test_cooldown_lasts_for_as_long_as_the_policy_would_wait(
 # Several loops
 
 
-def test_several_loops_in_threads_share_one() -> None:
+def test_quota_is_shared_by_loops_in_threads() -> None:
     """Its numbers hold for all of them together, each goes on, and nothing stays behind."""
     quota = Quota(max_in_flight=3, retry_budget=RetryBudget())
     lock, under_way, peak, done = threading.Lock(), 0, 0, 0
@@ -815,8 +816,8 @@ def test_several_loops_in_threads_share_one() -> None:
     assert is_idle(quota)
 
 
-def test_a_rate_is_shared_by_loops_in_threads() -> None:
-    """Who waits on one loop is let in though another has the room that comes back."""
+def test_quota_rate_is_shared_by_loops_in_threads() -> None:
+    """A request that waits on one loop is admitted when one on another loop ends."""
     quota = Quota(requests_per_minute=60_000, burst_seconds=0.001)
     sent: list[int] = []
 
@@ -839,7 +840,7 @@ def test_a_rate_is_shared_by_loops_in_threads() -> None:
     assert is_idle(quota)
 
 
-def test_a_loop_that_ended_with_requests_in_the_queue_is_forgotten() -> None:
+def test_quota_forgets_a_closed_loop_with_waiting_requests() -> None:
     """Cancelled by the loop's end, they hold nothing."""
     quota = Quota(requests_per_minute=1, burst_seconds=1)
 
@@ -862,7 +863,7 @@ def test_a_loop_that_ended_with_requests_in_the_queue_is_forgotten() -> None:
     "name",
     ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "burst_seconds"],
 )
-def test_limits_are_more_than_nothing_and_finite(name: str) -> None:
+def test_quota_limits_are_positive_and_finite(name: str) -> None:
     """An error says which is not, before anything is sent."""
     for value in (0, -1, float("nan"), float("inf")):
         given: dict[str, Any] = {name: value}
@@ -874,7 +875,7 @@ def test_limits_are_more_than_nothing_and_finite(name: str) -> None:
             Quota(**given)
 
 
-def test_a_number_of_requests_is_whole() -> None:
+def test_quota_max_in_flight_is_an_integer() -> None:
     """At least one, or nothing would ever be sent."""
     for value in (0, -1):
         with pytest.raises(ValueError, match="max_in_flight must be at least 1"):
@@ -885,7 +886,7 @@ def test_a_number_of_requests_is_whole() -> None:
             Quota(max_in_flight=given)
 
 
-def test_what_is_refused_changes_nothing() -> None:
+def test_quota_is_unchanged_by_invalid_limits() -> None:
     """A mistake in one limit leaves the others as they were."""
     quota = Quota(requests_per_minute=60, max_in_flight=2)
     with pytest.raises(ValueError, match="max_in_flight"):
@@ -894,8 +895,8 @@ def test_what_is_refused_changes_nothing() -> None:
 
 
 @on_both
-def test_statistics_tell_how_it_stands(backend: str) -> None:
-    """Who is under way, who waits, what is used, and for how long nobody sends."""
+def test_quota_statistics_tell_the_state(backend: str) -> None:
+    """Requests in flight and waiting, the used share of limits, and the cool-down."""
 
     async def main() -> None:
         quota = Quota(requests_per_minute=600, max_in_flight=2, retry_budget=None)
@@ -926,7 +927,7 @@ def test_statistics_tell_how_it_stands(backend: str) -> None:
 
 
 @on_both
-def test_line_gives_runs_turns(backend: str) -> None:
+def test_quota_queue_gives_runs_turns(backend: str) -> None:
     """A single request that comes behind a batch is sent next, not last."""
 
     async def main() -> None:
@@ -943,7 +944,7 @@ def test_line_gives_runs_turns(backend: str) -> None:
     virtually(backend, main)
 
 
-def test_line_forgets_what_waits_on_a_loop_that_has_ended() -> None:
+def test_quota_queue_forgets_permits_of_a_closed_loop() -> None:
     """And so do the requests that were under way there: neither holds anybody up."""
     quota = Quota(max_in_flight=1)
 
@@ -973,7 +974,7 @@ def test_line_forgets_what_waits_on_a_loop_that_has_ended() -> None:
         task.get_coro().close()
 
 
-def test_slot_of_a_run_is_waited_for_without_a_place_at_the_quota() -> None:
+def test_quota_grant_is_given_back_while_no_slot_is_free() -> None:
     """Another run is not held up by one whose slots are busy with something else."""
 
     async def main() -> None:
@@ -998,7 +999,7 @@ def test_slot_of_a_run_is_waited_for_without_a_place_at_the_quota() -> None:
 
 
 @on_both
-def test_listeners_are_called_without_the_lock(backend: str) -> None:
+def test_quota_calls_listeners_without_the_lock(backend: str) -> None:
     """One that waits for a thread that asks the quota something does not wait for ever."""
 
     async def main() -> None:
@@ -1025,7 +1026,7 @@ def test_listeners_are_called_without_the_lock(backend: str) -> None:
 
 
 @on_both
-def test_statistics_tell_where_a_limit_comes_from(backend: str) -> None:
+def test_quota_statistics_tell_the_source_of_a_limit(backend: str) -> None:
     """Given by hand, told or found; since when, and why."""
 
     async def main() -> None:

@@ -19,6 +19,7 @@ from batchrt import (
     RetryBudget,
     ServerError,
 )
+from batchrt.limits.error_kinds import Failure
 from batchrt.limits.permit import Permit
 from batchrt.limits.rate_limits import RateLimitStatus
 from batchrt.runtime.item import Item
@@ -28,7 +29,7 @@ from tests.runtime.harness import tasks
 
 
 class Plan(NamedTuple):
-    """Say what becomes of one request.
+    """The outcome of one request.
 
     Attributes:
         at: when it comes.
@@ -112,7 +113,7 @@ async def carry_out(counter: Counter, plans: Sequence[Plan]) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(options=QUOTAS, plans=PLANS, slots=st.sampled_from([None, 1, 3]))
-def test_everything_is_given_back(
+def test_quota_is_empty_after_all_requests_ended(
     backend: str, options: dict[str, Any], plans: list[Plan], slots: int | None
 ) -> None:
     """However requests end, and wherever they were: the next is let in as if nothing had been."""
@@ -125,7 +126,7 @@ def test_everything_is_given_back(
         assert is_idle(quota)
         assert counter.run.held == 0
         assert counter.run.slots.free == (slots or float("inf"))
-        assert sum(quota._allowance._outstanding) == pytest.approx(0)
+        assert sum(quota._limiter.rates._outstanding) == pytest.approx(0)
         assert counter.peak <= (options["max_in_flight"] or len(plans) + 1)
         await anyio.sleep(600)
         began = counter.now()
@@ -138,10 +139,10 @@ def test_everything_is_given_back(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(options=QUOTAS, plans=PLANS)
-def test_no_window_has_more_requests_than_the_bucket_allows(
+def test_quota_sends_no_more_in_any_window_than_the_bucket_allows(
     backend: str, options: dict[str, Any], plans: list[Plan]
 ) -> None:
-    """From any request to any later one: what it holds, and what came in meanwhile."""
+    """From any request to any later one: the capacity, and the refill meanwhile."""
     rate = (options["requests_per_minute"] or 0) / 60
 
     async def main() -> None:
@@ -166,9 +167,7 @@ def test_no_window_has_more_requests_than_the_bucket_allows(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(plans=PLANS, waits=st.lists(st.floats(0.1, 20), min_size=1, max_size=4))
-def test_nobody_is_sent_while_the_provider_is_left_alone(
-    backend: str, plans: list[Plan], waits: list[float]
-) -> None:
+def test_quota_sends_nothing_during_a_cooldown(backend: str, plans: list[Plan], waits: list[float]) -> None:
     """Whatever else is going on."""
 
     async def main() -> None:
@@ -182,7 +181,8 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
             permit = Permit(0, answers=0)
             await quota.admit(permit, strand)
             now = counter.run.now()
-            quota.failed(permit, RateLimitError("x", status=429, retry_after=wait), now)
+            error = RateLimitError("x", status=429, retry_after=wait)
+            quota.failed(permit, Failure.of(error), now)
             quiet.append((counter.now(), wait))
             strand.close()
 
@@ -212,10 +212,8 @@ def test_nobody_is_sent_while_the_provider_is_left_alone(
         max_size=40,
     ),
 )
-def test_whatever_answers_tell_the_numbers_stay_numbers(
-    plans: list[Plan], told: list[RateLimitStatus]
-) -> None:
-    """Nothing becomes NaN, and what is said is taken back by what is said later."""
+def test_quota_numbers_stay_finite_for_any_headers(plans: list[Plan], told: list[RateLimitStatus]) -> None:
+    """Nothing becomes NaN, and later headers replace earlier ones."""
 
     async def main() -> None:
         quota = Quota()
@@ -229,7 +227,7 @@ def test_whatever_answers_tell_the_numbers_stay_numbers(
                 quota.answered(permit, usage_of(10, 10), run.now())
             assert permit.granted is False
             strand.close()
-            for limit in quota._allowance._all():
+            for limit in quota._limiter.rates._all():
                 bucket = limit.bucket
                 values = (bucket.level, bucket.rate, bucket.capacity, bucket.reserve)
                 assert all(abs(value) < 1e20 for value in values), (number, status)
@@ -244,8 +242,8 @@ def test_whatever_answers_tell_the_numbers_stay_numbers(
     st.lists(st.sampled_from(["answered", "failed", "refused", "timeout"]), max_size=60),
     st.floats(0, 30),
 )
-def test_the_budget_is_spent_once_and_repaid_by_answers(events: list[str], capacity: float) -> None:
-    """What is left is what was there, less what retries cost, and what answers put in."""
+def test_quota_retry_budget_is_spent_once_and_repaid_by_answers(events: list[str], capacity: float) -> None:
+    """The tokens left are the first ones less the cost of retries, plus the repayments."""
 
     async def main() -> None:
         quota = Quota(retry_budget=RetryBudget(capacity=capacity))
@@ -262,7 +260,7 @@ def test_the_budget_is_spent_once_and_repaid_by_answers(events: list[str], capac
                 await counter.send()
                 left = min(left + 1, capacity)
             else:
-                afforded = quota.retries.afford(errors[event])
+                afforded = quota.retries.afford(Failure.of(errors[event]))
                 assert afforded == (left >= costs[event]) or not capacity
                 left -= costs[event] if afforded else 0
             assert quota.statistics().retry_tokens == pytest.approx(left)

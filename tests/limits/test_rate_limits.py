@@ -1,4 +1,4 @@
-"""What a provider allows: given by hand, told by its answers, and what requests took of it."""
+"""Known rate limits: given by hand or told by answers, and the charges of requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus, RequestAccount
+from batchrt.limits.permit import RequestAccount
+from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
 from batchrt.limits.token_bucket import Period, Unit
 
 Change = tuple[str, float | None, float, str]
@@ -17,8 +18,8 @@ RPM: tuple[Unit, Period] = ("requests", "minute")
 TPM: tuple[Unit, Period] = ("tokens", "minute")
 
 
-class LoopWaiters:
-    """RequestAccount requests, and note which limits change."""
+class Requests:
+    """Charge requests, and record which limits change."""
 
     def __init__(self, limits: Any = (), burst_seconds: float | None = None) -> None:
         self.changes: list[Change] = []
@@ -44,74 +45,76 @@ class LoopWaiters:
         self.rate_limits.learn(limits_told, charge, now, refused=False)
 
 
-def test_without_limits_everything_goes() -> None:
+def test_rate_limits_admit_everything_where_none_is_known() -> None:
     """Nothing is known, nothing is waited for."""
-    desk = LoopWaiters()
+    requests = Requests()
     for _ in range(1000):
-        desk.charge()
-    assert desk.wait(0.0, 10**9) == 0
-    assert desk.rate_limits.limits() == {}
-    assert desk.rate_limits.used(0.0) == {}
+        requests.charge()
+    assert requests.wait(0.0, 10**9) == 0
+    assert requests.rate_limits.limits() == {}
+    assert requests.rate_limits.used(0.0) == {}
 
 
-def test_a_request_has_to_fit_into_all_limits() -> None:
+def test_rate_limits_all_have_to_fit() -> None:
     """The longest of their waits counts."""
-    desk = LoopWaiters({RPM: 60, TPM: 6000}, burst_seconds=1)
-    desk.charge(tokens=50)
-    assert desk.wait(0.0, 10) == pytest.approx(1)
-    assert desk.wait(1.0, 100) == 0
-    desk.charge(1.0, tokens=100)
-    desk.charge(1.0, tokens=400)
-    assert desk.wait(1.0, 10) == pytest.approx(4.1)
+    requests = Requests({RPM: 60, TPM: 6000}, burst_seconds=1)
+    requests.charge(tokens=50)
+    assert requests.wait(0.0, 10) == pytest.approx(1)
+    assert requests.wait(1.0, 100) == 0
+    requests.charge(1.0, tokens=100)
+    requests.charge(1.0, tokens=400)
+    assert requests.wait(1.0, 10) == pytest.approx(4.1)
 
 
-def test_an_answer_tells_of_a_limit_nobody_gave() -> None:
-    """As it was when the request arrived; what was sent since is taken off."""
-    desk = LoopWaiters()
-    first, second = desk.charge(0.0), desk.charge(0.1)
-    desk.rate_limits.settle(first, None)
-    desk.rate_limits.learn([RateLimitStatus("requests", 60, 1, None)], first, 0.2, refused=False)
-    assert desk.rate_limits.limits() == {"requests_per_minute": 60}
-    assert desk.changes == [("requests_per_minute", None, 60, "told by the provider")]
-    assert desk.wait(0.2) == pytest.approx(0.8 + 0.1, abs=0.05), (
+def test_rate_limits_are_told_by_answers() -> None:
+    """Its state is that when the request arrived; charges since then are subtracted."""
+    requests = Requests()
+    first, second = requests.charge(0.0), requests.charge(0.1)
+    requests.rate_limits.settle(first, None)
+    requests.rate_limits.learn([RateLimitStatus("requests", 60, 1, None)], first, 0.2, refused=False)
+    assert requests.rate_limits.limits() == {"requests_per_minute": 60}
+    assert requests.changes == [("requests_per_minute", None, 60, "told by the provider")]
+    assert requests.wait(0.2) == pytest.approx(0.8 + 0.1, abs=0.05), (
         "one is left, the second took it, 0.2 came in"
     )
     assert second.counted[0] == 2
 
 
-def test_what_was_said_earlier_does_not_correct_what_was_said_later() -> None:
+def test_rate_limits_are_not_corrected_by_earlier_answers() -> None:
     """Answers come in another order than their requests were sent."""
-    desk = LoopWaiters()
-    early, late = desk.charge(0.0), desk.charge(5.0)
+    requests = Requests()
+    early, late = requests.charge(0.0), requests.charge(5.0)
     for charge, remaining in ((late, 2.0), (early, 59.0)):
-        desk.rate_limits.settle(charge, None)
-        desk.rate_limits.learn([RateLimitStatus("requests", 60, remaining, None)], charge, 6.0, refused=False)
-    bucket = desk.rate_limits.limited[0].bucket
+        requests.rate_limits.settle(charge, None)
+        requests.rate_limits.learn(
+            [RateLimitStatus("requests", 60, remaining, None)], charge, 6.0, refused=False
+        )
+    bucket = requests.rate_limits.limited[0].bucket
     assert bucket.level == pytest.approx(3)
 
 
-def test_the_tighter_of_what_is_given_and_what_is_told_counts() -> None:
+def test_rate_limits_keep_the_tighter_of_given_and_told() -> None:
     """A limit that was raised by hand above the provider's is of no use."""
-    desk = LoopWaiters({RPM: 600})
-    desk.answer(0.0, RateLimitStatus("requests", 60, 0, None))
-    assert desk.rate_limits.limits() == {"requests_per_minute": 60}
-    assert desk.wait(0.0) > 0.9
-    desk.rate_limits.set_limits({RPM: 6})
-    assert desk.rate_limits.limits() == {"requests_per_minute": 6}
-    assert desk.changes[-1] == ("requests_per_minute", 600, 6, "given by hand")
+    requests = Requests({RPM: 600})
+    requests.answer(0.0, RateLimitStatus("requests", 60, 0, None))
+    assert requests.rate_limits.limits() == {"requests_per_minute": 60}
+    assert requests.wait(0.0) > 0.9
+    requests.rate_limits.set_limits({RPM: 6})
+    assert requests.rate_limits.limits() == {"requests_per_minute": 6}
+    assert requests.changes[-1] == ("requests_per_minute", 600, 6, "given by hand")
 
 
-def test_a_limit_that_the_provider_changes_is_followed() -> None:
+def test_rate_limits_follow_the_providers_changes() -> None:
     """And said so."""
-    desk = LoopWaiters()
-    desk.answer(0.0, RateLimitStatus("requests", 60, 50, None))
-    desk.answer(1.0, RateLimitStatus("requests", 30, 20, None))
-    desk.answer(2.0, RateLimitStatus("requests", 30, 20, None))
-    assert desk.changes == [
+    requests = Requests()
+    requests.answer(0.0, RateLimitStatus("requests", 60, 50, None))
+    requests.answer(1.0, RateLimitStatus("requests", 30, 20, None))
+    requests.answer(2.0, RateLimitStatus("requests", 30, 20, None))
+    assert requests.changes == [
         ("requests_per_minute", None, 60, "told by the provider"),
         ("requests_per_minute", 60, 30, "changed by the provider"),
     ]
-    assert desk.rate_limits.limits() == {"requests_per_minute": 30}
+    assert requests.rate_limits.limits() == {"requests_per_minute": 30}
 
 
 @pytest.mark.parametrize(
@@ -126,42 +129,44 @@ def test_a_limit_that_the_provider_changes_is_followed() -> None:
         (60, 0, 90.0, "requests_per_minute"),
     ],
 )
-def test_the_reset_tells_a_minute_from_a_day(limit: float, remaining: float, reset: float, name: str) -> None:
-    """What lacks of a day's limit comes back at a day's rate."""
-    desk = LoopWaiters()
-    desk.answer(0.0, RateLimitStatus("requests", limit, remaining, reset))
-    assert desk.rate_limits.limits() == {name: limit}
+def test_rate_limits_reset_tells_a_minute_from_a_day(
+    limit: float, remaining: float, reset: float, name: str
+) -> None:
+    """The used part of a day's limit comes back at a day's rate."""
+    requests = Requests()
+    requests.answer(0.0, RateLimitStatus("requests", limit, remaining, reset))
+    assert requests.rate_limits.limits() == {name: limit}
 
 
-def test_the_reset_tells_how_much_the_bucket_holds() -> None:
+def test_rate_limits_reset_tells_the_buckets_capacity() -> None:
     """A strict one, that holds a second of its limit."""
-    desk = LoopWaiters()
-    desk.answer(0.0, RateLimitStatus("requests", 600, 4, 0.6))
-    assert desk.rate_limits.limited[0].bucket.capacity == pytest.approx(10)
+    requests = Requests()
+    requests.answer(0.0, RateLimitStatus("requests", 600, 4, 0.6))
+    assert requests.rate_limits.limited[0].bucket.capacity == pytest.approx(10)
 
 
 @pytest.mark.parametrize("request_counts", [True, False])
-def test_what_is_undone_leaves_no_trace(*, request_counts: bool) -> None:
-    """Neither in a bucket nor in what is counted."""
-    desk = LoopWaiters({RPM: 60, TPM: 600}, burst_seconds=60)
-    before = desk.rate_limits._counted
-    charge = desk.charge(0.0, tokens=100, most=50.0)
+def test_rate_limits_undo_leaves_no_trace(*, request_counts: bool) -> None:
+    """Neither in a bucket nor in the totals."""
+    requests = Requests({RPM: 60, TPM: 600}, burst_seconds=60)
+    before = requests.rate_limits._counted
+    charge = requests.charge(0.0, tokens=100, most=50.0)
     if request_counts:
-        desk.rate_limits.settle(charge, 0.0, request=False)
+        requests.rate_limits.settle(charge, 0.0, request=False)
     else:
-        desk.rate_limits.undo(charge)
-    assert tuple(desk.rate_limits._counted) == tuple(before)
-    assert desk.rate_limits.used(0.0) == {"requests_per_minute": 0, "tokens_per_minute": 0}
-    assert desk.rate_limits._outstanding == [0, 0, 0]
+        requests.rate_limits.undo(charge)
+    assert tuple(requests.rate_limits._counted) == tuple(before)
+    assert requests.rate_limits.used(0.0) == {"requests_per_minute": 0, "tokens_per_minute": 0}
+    assert requests.rate_limits._outstanding == [0, 0, 0]
 
 
-def test_a_refusal_says_how_empty_a_given_limit_is() -> None:
+def test_rate_limits_refusal_tells_the_level_of_a_given_limit() -> None:
     """Of the unit that it names, else of the one with the least left."""
-    desk = LoopWaiters({RPM: 60, TPM: 6000}, burst_seconds=60)
-    charge = desk.charge(0.0, tokens=10)
-    desk.rate_limits.settle(charge, 0.0)
-    desk.rate_limits.refuse(charge, 0.0, 3.0, "tokens", told=False)
-    used = desk.rate_limits.used(0.0)
+    requests = Requests({RPM: 60, TPM: 6000}, burst_seconds=60)
+    charge = requests.charge(0.0, tokens=10)
+    requests.rate_limits.settle(charge, 0.0)
+    requests.rate_limits.refuse(charge, 0.0, 3.0, "tokens", told=False)
+    used = requests.rate_limits.used(0.0)
     assert used["tokens_per_minute"] > 0.99
     assert used["requests_per_minute"] < 0.05
 
@@ -187,33 +192,33 @@ STANDINGS = st.builds(
     ),
     st.booleans(),
 )
-def test_whatever_happens_what_is_counted_comes_out_even(
+def test_rate_limits_counts_balance_for_any_events(
     events: list[tuple[str, float, float, RateLimitStatus]], given_too: bool
 ) -> None:
-    """When all has ended, nothing is outstanding, and a wait is bounded by what was charged."""
-    desk = LoopWaiters({RPM: 60, TPM: 6000} if given_too else {})
+    """When all requests have ended, nothing is outstanding, and a wait is bounded by the charges."""
+    requests = Requests({RPM: 60, TPM: 6000} if given_too else {})
     now = 0.0
     open_: list[RequestAccount] = []
     for what, pause, tokens, status in events:
         now += pause
         told = status._replace(remaining=min(status.remaining, status.limit))
         if what == "charge" or not open_:
-            open_.append(desk.charge(now, tokens, most=tokens if int(tokens) % 2 else None))
+            open_.append(requests.charge(now, tokens, most=tokens if int(tokens) % 2 else None))
             continue
         if what == "wait":
-            assert desk.wait(now, tokens, wanted=True) >= 0
+            assert requests.wait(now, tokens, wanted=True) >= 0
             continue
         charge = open_.pop(0)
         if what == "undo":
-            desk.rate_limits.undo(charge)
+            requests.rate_limits.undo(charge)
         else:
-            desk.rate_limits.settle(charge, tokens)
+            requests.rate_limits.settle(charge, tokens)
         if what == "learn":
-            desk.rate_limits.learn([told], charge, now, refused=False)
+            requests.rate_limits.learn([told], charge, now, refused=False)
         if what == "refuse":
-            desk.rate_limits.refuse(charge, now, pause, told.unit, told=False)
+            requests.rate_limits.refuse(charge, now, pause, told.unit, told=False)
     for charge in open_:
-        desk.rate_limits.settle(charge, None)
-    assert desk.rate_limits._outstanding == pytest.approx([0, 0, 0], abs=1e-3)
-    for share in desk.rate_limits.used(now).values():
+        requests.rate_limits.settle(charge, None)
+    assert requests.rate_limits._outstanding == pytest.approx([0, 0, 0], abs=1e-3)
+    for share in requests.rate_limits.used(now).values():
         assert 0 <= share <= 1

@@ -1,4 +1,4 @@
-"""One quota for each endpoint, key and model of a process, and nobody's secret in it."""
+"""The registry: one quota for each endpoint, key and model of a process, and no secret in it."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ KINDS: list[Callable[..., Model[Any, Any]]] = [ChatOpenAI, OpenAI, OpenAIEmbeddi
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what the environment says out of it."""
+    """Clear the environment variables."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     # A book of its own for each test.
-    monkeypatch.setattr(quotas, "_books", [])
+    monkeypatch.setattr(quotas, "_registries", [])
 
 
 def chat(model: str = "m", **options: Any) -> ChatOpenAI:
     return ChatOpenAI(model, **{"base_url": "http://host/v1", "api_key": KEY, **options})
 
 
-def test_who_names_the_same_endpoint_key_and_model_shares_one() -> None:
+def test_registry_shares_a_quota_for_the_same_endpoint_key_and_model() -> None:
     """Whatever else they are told, and whatever kind of model they are."""
     assert chat().quota is chat(temperature=1, timeout=3, max_retries=9).quota
     made = [kind("m", base_url="http://host/v1", api_key=KEY) for kind in KINDS]
@@ -63,13 +63,13 @@ def test_who_names_the_same_endpoint_key_and_model_shares_one() -> None:
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_whoever_names_another_has_another(options: dict[str, Any]) -> None:
+def test_registry_has_another_quota_for_another_endpoint_key_or_model(options: dict[str, Any]) -> None:
     """Their limits are not each other's business."""
     assert chat(**options).quota is not chat().quota
     assert chat(**options).quota is chat(**options).quota
 
 
-def test_what_is_no_credential_tells_nobody_apart() -> None:
+def test_registry_ignores_headers_that_are_no_credentials() -> None:
     """A header that names a trace or a team is sent to the same account."""
     assert (
         chat(extra_headers={"x-trace": "1"}).quota
@@ -78,13 +78,13 @@ def test_what_is_no_credential_tells_nobody_apart() -> None:
     )
 
 
-def test_an_address_may_be_written_in_several_ways() -> None:
+def test_registry_normalizes_addresses() -> None:
     """A slash at the end, a name in capitals, a port that goes without saying."""
     for written in ("http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1"):
         assert chat(base_url=written).quota is chat().quota
 
 
-def test_what_the_environment_says_counts_as_if_it_were_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_treats_environment_variables_like_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Key, address, organization and project."""
     explicit = chat(organization="o", project="p").quota
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -94,8 +94,8 @@ def test_what_the_environment_says_counts_as_if_it_were_passed(monkeypatch: pyte
     assert ChatOpenAI("m").quota is explicit
 
 
-def test_transports_of_a_users_own_share_nothing() -> None:
-    """They may lead anywhere; who goes through the same one shares."""
+def test_registry_separates_transports_of_the_users() -> None:
+    """They may lead anywhere; models that use the same one share a quota."""
 
     def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=chat_body())
@@ -106,14 +106,14 @@ def test_transports_of_a_users_own_share_nothing() -> None:
     assert chat(transport=one, model="n").quota is not chat(transport=one).quota
 
 
-def test_clients_of_a_users_own_share_nothing() -> None:
+def test_registry_separates_clients_of_the_users() -> None:
     """As their transports."""
     one, two = httpx.AsyncClient(), httpx.AsyncClient()
     assert chat(http_client=one).quota is chat(http_client=one).quota
     assert chat(http_client=one).quota is not chat(http_client=two).quota
 
 
-def test_transports_to_one_mock_provider_share_what_it_allows() -> None:
+def test_registry_shares_a_quota_for_transports_to_one_mock_provider() -> None:
     """It is made anew for each model, and leads to the same place."""
     provider, other = MockProvider(), MockProvider()
     shared = chat(transport=provider.transport()).quota
@@ -122,7 +122,7 @@ def test_transports_to_one_mock_provider_share_what_it_allows() -> None:
 
 
 class Plain(httpx.AsyncBaseTransport):
-    """What any user may write, to be a transport or a client."""
+    """Objects that a user may pass as a transport or a client."""
 
     build_request = send = httpx.AsyncBaseTransport.handle_async_request
 
@@ -189,8 +189,8 @@ TRANSPORTS: list[Callable[[], Any]] = [
 
 @pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("way", ["transport", "http_client"])
-def test_quota_belongs_to_the_transport_itself_whatever_it_is_like(kind: Callable[[], Any], way: str) -> None:
-    """Its hash, what it equals, its attributes and slots mean nothing; a limit that is given holds."""
+def test_registry_identifies_a_transport_by_identity_alone(kind: Callable[[], Any], way: str) -> None:
+    """Its hash, equality, attributes and slots mean nothing; a given limit holds."""
     one, two = kind(), kind()
     for model in ("m", "n"):
         quota = chat(model, **{way: one}, requests_per_minute=60).quota
@@ -203,28 +203,28 @@ def test_quota_belongs_to_the_transport_itself_whatever_it_is_like(kind: Callabl
 
 
 @pytest.mark.parametrize("kind", [Plain, Unhashable, Alike])
-def test_quotas_of_a_transport_that_is_gone_are_none_of_another(kind: Callable[[], Any]) -> None:
+def test_registry_does_not_mistake_a_new_transport_for_a_collected_one(kind: Callable[[], Any]) -> None:
     """Which may come to lie where it lay."""
     for _ in range(6):
         assert not chat(transport=kind(), requests_per_minute=60).quota.statistics().in_flight
         assert not chat(transport=kind()).quota.statistics().limits
         gc.collect()
-    assert len(quotas._books[0]._owners) <= 1
+    assert len(quotas._registries[0]._owners) <= 1
 
 
-def test_transports_that_cannot_be_referred_to_weakly_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest are kept, and with them what they allow."""
+def test_registry_bounds_transports_without_weak_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest are kept, with their quotas."""
     monkeypatch.setattr(quotas, "_KEPT", 3)
     kept = Bare()
     quota = chat(transport=kept).quota
     for _ in range(10):
         chat(transport=Bare())
         assert chat(transport=kept).quota is quota
-    assert len(quotas._books[0]._owners) == len(quotas._books[0]._kept) == 3
+    assert len(quotas._registries[0]._owners) == len(quotas._registries[0]._kept) == 3
 
 
-def test_a_quota_that_is_handed_in_is_the_one() -> None:
-    """For every model name, and for whoever else has it."""
+def test_registry_is_not_asked_where_a_quota_is_given() -> None:
+    """For every model name, and for every other model that has it."""
     quota = Quota(requests_per_minute=60)
     for kind in KINDS:
         assert kind("m", base_url="http://host/v1", api_key=KEY, quota=quota).quota is quota
@@ -237,7 +237,7 @@ def test_a_quota_that_is_handed_in_is_the_one() -> None:
     "name",
     ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "max_in_flight"],
 )
-def test_limits_are_options_of_each_model(kind: Callable[..., Model[Any, Any]], name: str) -> None:
+def test_registry_sets_limits_that_models_are_given(kind: Callable[..., Model[Any, Any]], name: str) -> None:
     """They are given to the quota, and not beside one that is handed in."""
     options = {"base_url": "http://host/v1", "api_key": KEY, name: 7}
     assert f"{name}=7" in repr(kind("m", **options).quota)
@@ -255,10 +255,10 @@ def test_limits_are_options_of_each_model(kind: Callable[..., Model[Any, Any]], 
     "name",
     ["requests_per_minute", "tokens_per_minute", "requests_per_day", "tokens_per_day", "max_in_flight"],
 )
-def test_limits_follow_the_latest_word_and_none_lifts_them(
+def test_registry_limits_follow_the_latest_value_and_none_lifts_them(
     kind: Callable[..., Model[Any, Any]], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For all who share the quota; what is not mentioned stays, and the quota shows it."""
+    """For all models that share the quota; omitted limits stay, and the quota shows them."""
     events: list[QuotaEvent] = []
 
     def make(**options: Any) -> Quota:
@@ -285,7 +285,7 @@ def test_limits_follow_the_latest_word_and_none_lifts_them(
     ]
 
 
-def test_limits_of_a_quota_that_is_handed_in_are_its_own() -> None:
+def test_registry_refuses_limits_beside_a_given_quota() -> None:
     """A wrapper that passes `None` on says nothing about them."""
     quota = Quota(max_in_flight=3)
     assert chat(quota=quota, max_in_flight=None, requests_per_minute=None).quota is quota
@@ -293,7 +293,7 @@ def test_limits_of_a_quota_that_is_handed_in_are_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_a_quota_is_one(kind: Callable[..., Model[Any, Any]]) -> None:
+def test_registry_refuses_an_argument_that_is_no_quota(kind: Callable[..., Model[Any, Any]]) -> None:
     """A number is none, and is refused before anything is sent."""
     with pytest.raises(TypeError, match="quota must be a Quota, not int"):
         kind("m", base_url="http://host/v1", api_key=KEY, quota=5)
@@ -301,7 +301,7 @@ def test_only_a_quota_is_one(kind: Callable[..., Model[Any, Any]]) -> None:
         kind("m", base_url="http://host/v1", api_key=KEY, retry_policy=5)
 
 
-def test_a_bound_model_uses_the_other_models_quota() -> None:
+def test_registry_shares_a_quota_with_a_bound_model() -> None:
     """The name that is sent counts."""
     provider = MockProvider()
     transport = provider.transport()
@@ -320,7 +320,7 @@ def test_a_bound_model_uses_the_other_models_quota() -> None:
     assert names == ["n", "m"]
 
 
-def test_as_many_are_remembered_as_a_service_needs_and_no_more() -> None:
+def test_registry_bounds_quotas_that_are_not_in_use() -> None:
     """A model that is made for each request still finds the quota; thousands of names do not pile up."""
     first = chat("kept").quota
     reference = weakref.ref(first)
@@ -333,12 +333,12 @@ def test_as_many_are_remembered_as_a_service_needs_and_no_more() -> None:
         quotas.shared_quota(b"x", f"{number}")
     gc.collect()
     assert forgotten() is None
-    assert len(quotas._books[0]._recent) == quotas._KEPT
-    assert len(quotas._books[0]._alive) == quotas._KEPT
+    assert len(quotas._registries[0]._recent) == quotas._KEPT
+    assert len(quotas._registries[0]._alive) == quotas._KEPT
 
 
-def test_one_in_use_is_never_forgotten() -> None:
-    """Else two who name the same would not share."""
+def test_registry_never_forgets_a_quota_in_use() -> None:
+    """Otherwise two models with the same key would not share."""
     model = chat()
     quota = model.quota
     for number in range(quotas._KEPT + 10):
@@ -347,7 +347,7 @@ def test_one_in_use_is_never_forgotten() -> None:
     assert model.quota is quota
 
 
-def test_quotas_end_with_the_transport_they_were_for() -> None:
+def test_registry_forgets_quotas_with_their_transport() -> None:
     """Nothing of a test's mock stays in the process."""
     provider = MockProvider()
     reference = weakref.ref(chat(transport=provider.transport()).quota)
@@ -356,14 +356,14 @@ def test_quotas_end_with_the_transport_they_were_for() -> None:
     assert reference() is None
 
 
-def test_a_fork_has_quotas_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks may have been held, and what the parent has under way is not its business."""
+def test_registry_is_new_in_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its locks may be held, and the parent's requests do not end in it."""
     quota = chat().quota
     monkeypatch.setattr(os, "getpid", lambda: 0)  # another process, as far as anybody can tell
     assert chat().quota is not quota
 
 
-def test_the_key_shows_nowhere() -> None:
+def test_registry_shows_no_key() -> None:
     """Not in a quota, its events and statistics, the registry or a model."""
     events: list[QuotaEvent] = []
 
@@ -387,8 +387,8 @@ def test_the_key_shows_nowhere() -> None:
     assert KEY not in str(error)
     assert KEY.encode() not in pickle.dumps(error)
     chat()
-    book = quotas._books[0]
-    assert KEY not in repr([vars(book), dict(book._alive), dict(book._recent)])
-    for account, _ in book._recent:
+    registry = quotas._registries[0]
+    assert KEY not in repr([vars(registry), dict(registry._alive), dict(registry._recent)])
+    for account, _ in registry._recent:
         assert KEY.encode() not in account
         assert len(account) == 16

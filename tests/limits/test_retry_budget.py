@@ -12,7 +12,7 @@ from batchrt import RetryBudget
 from batchrt.limits.retry_budget import RetryTokens
 
 
-def test_a_hundred_retries_at_once_and_then_one_for_five_answers() -> None:
+def test_retry_budget_allows_a_hundred_retries_and_then_one_for_five_answers() -> None:
     """As AWS's SDKs have it: 500 tokens, five for a retry, one for an answer."""
     tokens = RetryTokens(RetryBudget())
     cost = tokens.cost(timed_out=False)
@@ -25,13 +25,13 @@ def test_a_hundred_retries_at_once_and_then_one_for_five_answers() -> None:
     assert tokens.left == 0
 
 
-def test_a_timeout_costs_twice_as_much() -> None:
+def test_retry_budget_charges_twice_for_a_timeout() -> None:
     """It has held up the provider for longer."""
     tokens = RetryTokens(RetryBudget())
     assert tokens.cost(timed_out=True) == 2 * tokens.cost(timed_out=False) == 10
 
 
-def test_answers_fill_it_no_further_than_it_was() -> None:
+def test_retry_budget_is_repaid_up_to_its_capacity() -> None:
     """A good day is no licence for a bad one."""
     tokens = RetryTokens(RetryBudget(capacity=7, cost=5, repayment=4))
     assert tokens.spend(5)
@@ -41,7 +41,7 @@ def test_answers_fill_it_no_further_than_it_was() -> None:
     assert tokens.left == 7
 
 
-def test_a_capacity_of_nothing_allows_no_retry() -> None:
+def test_retry_budget_without_capacity_allows_no_retry() -> None:
     """Not even one that costs nothing."""
     tokens = RetryTokens(RetryBudget(capacity=0, cost=0))
     tokens.repay()
@@ -50,7 +50,7 @@ def test_a_capacity_of_nothing_allows_no_retry() -> None:
 
 @pytest.mark.parametrize("name", ["capacity", "cost", "timeout_cost", "repayment"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
-def test_what_makes_no_sense_is_an_error(name: str, value: float) -> None:
+def test_retry_budget_refuses_invalid_numbers(name: str, value: float) -> None:
     """That names the option."""
     given_: Any = {name: value}
     with pytest.raises(ValueError, match=f"{name} must be 0 tokens or more"):
@@ -58,14 +58,14 @@ def test_what_makes_no_sense_is_an_error(name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["5", None, True])
-def test_tokens_are_a_number(value: Any) -> None:
+def test_retry_budget_refuses_other_types(value: Any) -> None:
     """And no truth."""
     with pytest.raises(TypeError, match="capacity must be a number of tokens"):
         RetryBudget(capacity=value)
 
 
 @given(st.lists(st.sampled_from(["retry", "timeout", "answer"]), max_size=300))
-def test_retries_are_never_more_than_capacity_and_answers_pay_for(events: list[str]) -> None:
+def test_retry_budget_never_allows_more_than_capacity_and_answers_pay_for(events: list[str]) -> None:
     """Whatever happens in whatever order."""
     tokens = RetryTokens(RetryBudget(capacity=40, cost=5, timeout_cost=10, repayment=1))
     spent = answers = 0.0

@@ -1,4 +1,4 @@
-"""A bucket gives what its rate brings and what it holds, and not a request more."""
+"""The token bucket: its capacity and its refill, and not a request more."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def bucket(rate: float = 1.0, capacity: float = 10.0, **options: float) -> Token
     return TokenBucket("requests", "minute", rate=rate, capacity=capacity, now=0.0, **options)
 
 
-def test_it_is_full_at_first_and_no_fuller_later() -> None:
-    """What comes in beyond its capacity is lost."""
+def test_token_bucket_is_full_at_first_and_no_fuller_later() -> None:
+    """The refill above its capacity is lost."""
     full = bucket()
     full.advance(100)
     assert full.level == 10
@@ -24,7 +24,7 @@ def test_it_is_full_at_first_and_no_fuller_later() -> None:
     assert full.wait_for(11) == 0, "more than it holds goes when it is full"
 
 
-def test_what_was_taken_comes_back_at_its_rate() -> None:
+def test_token_bucket_refills_at_its_rate() -> None:
     """The wait that it names is the one after which it fits."""
     one = bucket(rate=2)
     one.charge(10)
@@ -35,8 +35,8 @@ def test_what_was_taken_comes_back_at_its_rate() -> None:
     assert one.wait_for(1) == 0
 
 
-def test_a_debt_is_paid_before_anything_else_goes() -> None:
-    """What was larger than the bucket is waited for by those who come afterwards."""
+def test_token_bucket_pays_a_debt_first() -> None:
+    """Requests after one larger than the bucket wait for its debt."""
     one = bucket(rate=1)
     one.charge(25)
     assert one.level == -15
@@ -44,7 +44,7 @@ def test_a_debt_is_paid_before_anything_else_goes() -> None:
     assert one.used == 1.0
 
 
-def test_what_is_given_back_is_no_more_than_it_holds() -> None:
+def test_token_bucket_takes_back_no_more_than_its_capacity() -> None:
     """A refund to a full bucket is nothing."""
     one = bucket()
     one.charge(3)
@@ -53,7 +53,7 @@ def test_what_is_given_back_is_no_more_than_it_holds() -> None:
     assert one.used == 0.0
 
 
-def test_time_does_not_run_backwards() -> None:
+def test_token_bucket_ignores_time_that_runs_backwards() -> None:
     """Loops whose clocks differ may look at it."""
     one = bucket()
     one.charge(5)
@@ -64,13 +64,13 @@ def test_time_does_not_run_backwards() -> None:
     assert one.level == 7
 
 
-def test_the_limit_is_what_its_rate_comes_to() -> None:
+def test_token_bucket_limit_is_its_rate_times_the_period() -> None:
     """In a minute or in a day."""
     assert bucket(rate=2).limit == 120
     assert TokenBucket("tokens", "day", rate=2, capacity=1, now=0).limit == 172_800
 
 
-def test_what_a_late_timer_missed_is_not_lost_while_somebody_waited() -> None:
+def test_token_bucket_refills_for_a_late_timer_while_requests_wait() -> None:
     """A bucket of one at 200 a second gives 200 a second, though timers are late; up to a tenth."""
     one = bucket(rate=200, capacity=1)
     one.charge(1)
@@ -86,8 +86,8 @@ def test_what_a_late_timer_missed_is_not_lost_while_somebody_waited() -> None:
     assert long.level == pytest.approx(21)
 
 
-def test_stock_comes_at_once_the_rate_and_only_while_it_is_wanted() -> None:
-    """A burst that nobody knows the size of is found out slowly."""
+def test_token_bucket_stock_is_used_at_the_rate_while_it_is_wanted() -> None:
+    """A burst of unknown size is found out slowly."""
     one = bucket(rate=1, capacity=1, stock=59)
     one.advance(10)
     assert (one.level, one.stock) == (1, 59)
@@ -99,7 +99,7 @@ def test_stock_comes_at_once_the_rate_and_only_while_it_is_wanted() -> None:
     assert one.wait_for(1) == pytest.approx(10 / 2)
 
 
-def test_a_refusal_shows_that_there_is_no_stock() -> None:
+def test_token_bucket_has_no_stock_after_a_refusal() -> None:
     """And how little is left: so little that it takes as long as was said."""
     one = bucket(rate=2, capacity=10, stock=50)
     one.exhausted(1, wait=3)
@@ -107,7 +107,7 @@ def test_a_refusal_shows_that_there_is_no_stock() -> None:
     assert one.wait_for(1) == pytest.approx(3)
 
 
-def test_a_refusal_never_fills_it() -> None:
+def test_token_bucket_is_never_filled_by_a_refusal() -> None:
     """It is known to be empty for longer than was said."""
     one = bucket()
     one.charge(30)
@@ -115,15 +115,15 @@ def test_a_refusal_never_fills_it() -> None:
     assert one.level == -20
 
 
-def test_trusted_it_has_its_stock_at_once() -> None:
-    """Somebody else watches what the provider's holds."""
+def test_token_bucket_has_its_stock_at_once_when_trusted() -> None:
+    """The provider tells the level of its own bucket."""
     one = bucket(capacity=1, stock=9)
     one.trust()
     one.trust()
     assert (one.level, one.capacity, one.stock) == (10, 10, 0)
 
 
-def test_what_is_outstanding_bounds_what_it_fills_to() -> None:
+def test_token_bucket_fills_up_to_the_capacity_less_the_outstanding() -> None:
     """It is charged over there when the answer comes, and has to fit then."""
     one = bucket(capacity=10, level=0.0)
     one.outstanding = 8
@@ -135,8 +135,8 @@ def test_what_is_outstanding_bounds_what_it_fills_to() -> None:
     assert one.wait_for(5) == 3
 
 
-def test_a_reserve_stays_in_it() -> None:
-    """But what needs all of it goes when it is full."""
+def test_token_bucket_keeps_its_reserve() -> None:
+    """But a request that needs all of it goes when it is full."""
     one = bucket()
     one.reserve = 2
     one.charge(7)
@@ -150,10 +150,10 @@ def test_a_reserve_stays_in_it() -> None:
     st.floats(1, 100),
     st.lists(st.tuples(st.floats(0, 10), st.floats(0.001, 50)), max_size=60),
 )
-def test_no_window_gets_more_than_it_holds_and_its_rate(
+def test_token_bucket_gives_no_window_more_than_capacity_and_rate(
     rate: float, capacity: float, arrivals: list[tuple[float, float]]
 ) -> None:
-    """Whoever waits as long as it says: from any moment to any later one."""
+    """For requests that wait as long as it says, from any moment to any later one."""
     one = bucket(rate=rate, capacity=capacity)
     now, gone = 0.0, []
     for pause, size in arrivals:

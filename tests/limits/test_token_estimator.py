@@ -1,4 +1,4 @@
-"""What a request will cost, by what others did."""
+"""The token estimator: expected tokens, from those of earlier requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchrt.limits.token_estimator import TokenEstimator
 from batchrt.messages import Usage
 
 
-def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:
+def test_token_estimator_begins_with_four_bytes_a_token_and_a_usual_answer() -> None:
     """For each of the answers that are asked for, and none for vectors."""
     costs = TokenEstimator()
     assert costs.expect(400) == (100, 256)
@@ -18,8 +18,8 @@ def test_at_first_it_is_a_token_for_four_bytes_and_a_usual_answer() -> None:
     assert costs.expect(400, answers=0) == (100, 0)
 
 
-def test_an_answer_is_not_longer_than_it_may_be() -> None:
-    """`max_tokens` bounds what is expected; before there was an answer nothing else is known."""
+def test_token_estimator_expects_no_more_than_the_longest_answer() -> None:
+    """`max_tokens` bounds the estimate; before the first answer nothing else is known."""
     costs = TokenEstimator()
     assert costs.expect(0, most=50).output == 50
     assert costs.expect(0, most=5000).output == 5000
@@ -28,7 +28,7 @@ def test_an_answer_is_not_longer_than_it_may_be() -> None:
     assert costs.expect(0, most=50).output == 50
 
 
-def test_the_first_answers_count_in_full() -> None:
+def test_token_estimator_counts_the_first_answers_in_full() -> None:
     """One answer is all that is known; of two it is the mean."""
     costs = TokenEstimator()
     costs.learn(1000, 1, Usage(500, 100, 600))
@@ -37,7 +37,7 @@ def test_the_first_answers_count_in_full() -> None:
     assert costs.expect(1000) == pytest.approx((400, 150))
 
 
-def test_it_follows_when_answers_become_longer() -> None:
+def test_token_estimator_follows_answers_that_become_longer() -> None:
     """Within some dozens of answers."""
     costs = TokenEstimator()
     for _ in range(1000):
@@ -47,14 +47,14 @@ def test_it_follows_when_answers_become_longer() -> None:
     assert 900 < costs.expect(0).output <= 1000
 
 
-def test_answers_of_a_list_are_counted_one_by_one() -> None:
-    """What four cost together is four times what each will."""
+def test_token_estimator_counts_answers_of_a_list_one_by_one() -> None:
+    """Four answers in one request count as a quarter each."""
     costs = TokenEstimator()
     costs.learn(100, 4, Usage(25, 400, 425))
     assert costs.expect(0, answers=1).output == 100
 
 
-def test_usage_that_says_nothing_teaches_nothing() -> None:
+def test_token_estimator_ignores_empty_usage() -> None:
     """Some servers count no input, and vectors have no output."""
     costs = TokenEstimator()
     costs.learn(100, 0, Usage(0, 0, 0))
@@ -67,7 +67,7 @@ def test_usage_that_says_nothing_teaches_nothing() -> None:
         st.tuples(st.integers(0, 10**6), st.integers(0, 50), st.integers(0, 10**6), st.integers(0, 10**6))
     )
 )
-def test_expectations_stay_among_what_was_seen(answers: list[tuple[int, int, int, int]]) -> None:
+def test_token_estimator_stays_within_observed_values(answers: list[tuple[int, int, int, int]]) -> None:
     """Never below nothing, never beyond the most."""
     costs = TokenEstimator()
     for size, count, tokens, output in answers:

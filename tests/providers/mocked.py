@@ -10,7 +10,7 @@ import anyio
 import httpx
 
 from batchrt import BatchResult, ChatOpenAI, Quota
-from batchrt.limits.quota import QuotaStatistics
+from batchrt.limits.quota_statistics import QuotaStatistics
 from batchrt.testing import LogNormal, MockProvider
 from batchrt.testing.verdict import Verdict
 from tests.limits.quotas import is_idle, virtually

@@ -23,9 +23,9 @@ from batchrt.errors import (
 )
 from batchrt.providers.chat.messages_json import read_chat, read_chats
 from batchrt.providers.choices import FAILED, positions_of
-from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.response_body import read_usage
+from tests.limits.quotas import should_retry
 from tests.providers.http.replies import chat_body, reply, wall
 
 

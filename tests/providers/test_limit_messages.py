@@ -39,12 +39,12 @@ SAID = [
 
 
 @pytest.mark.parametrize(("message", "limit"), SAID, ids=[message[:40] for message, _ in SAID])
-def test_what_servers_say_is_understood(message: str, limit: tuple[str, int]) -> None:
+def test_limit_messages_messages_of_servers_are_understood(message: str, limit: tuple[str, int]) -> None:
     """The limit is among what may be meant, with its unit, whatever the words."""
     assert limit in [(named.unit, named.most) for named in named_limits(message)]
 
 
-def test_how_much_it_was_is_told_where_it_is_said() -> None:
+def test_limit_messages_how_much_it_was_is_told_where_it_is_said() -> None:
     """So that the next guess is a good one."""
     (named,) = named_limits("Requested 426381 tokens, max 300000 tokens per request")
     assert named == Named("tokens of a request", 300_000, 426_381)
@@ -65,13 +65,13 @@ def test_how_much_it_was_is_told_where_it_is_said() -> None:
         "Too many inputs in request, split into more batches.",
     ],
 )
-def test_where_nothing_is_named_nothing_is_found(message: str) -> None:
+def test_limit_messages_where_nothing_is_named_nothing_is_found(message: str) -> None:
     """No limit of zero, of bytes, or out of a model's name."""
     assert not list(named_limits(message))
 
 
 @pytest.mark.parametrize("text", ["max 1", "exceeds ", "1 ", "> ", "limit limit 9" * 3])
-def test_a_long_message_takes_no_long_time(text: str) -> None:
+def test_limit_messages_a_long_message_takes_no_long_time(text: str) -> None:
     """A server that says the whole input back costs milliseconds."""
     began = time.process_time()
     list(named_limits(text * 2_000_000))

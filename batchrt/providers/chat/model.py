@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from batchrt.batching.list_call import ListCall
 from batchrt.messages import AIMessage
 from batchrt.providers.base import Model
-from batchrt.providers.list_requests import Lists, Send, listed
+from batchrt.providers.list_requests import ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import (
     OptionsSignature,
@@ -128,7 +128,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         alone = Step(call)
         return alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
 
-    def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: Lists) -> Step:
+    def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: ListOptions) -> Step:
         from batchrt.providers.chat.messages_json import encode_conversation
 
         return listed(
@@ -234,7 +234,7 @@ def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:
     return request.names[0], request.most
 
 
-def _lists(settings: Mapping[str, Any], *, wanted: bool) -> Lists | None:
+def _lists(settings: Mapping[str, Any], *, wanted: bool) -> ListOptions | None:
     """Return how lists are made; `None` if they are not.
 
     Raises:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
+from batchrt.limits.error_kinds import Failure
 from batchrt.messages import AIMessage, HumanMessage, Message
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
@@ -152,7 +153,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         quota = getattr(self._model, "quota", None)
         if quota is None:
             return True
-        if quota.retries.afford(MalformedResponseError(str(misfit))):
+        if quota.retries.afford(Failure.of(MalformedResponseError(str(misfit)))):
             return True
         misfit.add_note(f"not asked again: {quota.retries.words()}")
         return False

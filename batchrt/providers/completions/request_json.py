@@ -21,14 +21,14 @@ __all__ = ["TextInput", "TextLike", "TextRequest", "Texts", "encode_prompt", "re
 
 
 class TextLike(Protocol):
-    """What a prompt gives: something that turns into a text."""
+    """A prompt's value, or another object that turns into a text."""
 
     def to_string(self) -> str:
         """Return it as one text."""
 
 
 TextInput: TypeAlias = "str | Message | Sequence[MessageLike] | TextLike"
-"""What a completion model takes: a text, a prompt's value, or messages, which become lines of a text."""
+"""The input of a completion model: a text, a prompt's value, or messages, which become lines of a text."""
 
 
 class TextRequest:
@@ -36,7 +36,7 @@ class TextRequest:
 
     Attributes:
         start: the beginning of them all: the rest of the body, encoded once.
-        names: the model and what other members there are.
+        names: the model and the names of the other members.
         most: the most tokens of a text; `None` if nothing says.
 
     Raises:
@@ -64,7 +64,7 @@ def encode_prompt(value: TextInput) -> bytes:
     """Return the prompt for one input, as JSON.
 
     Raises:
-        BadRequestError: for what has no text.
+        BadRequestError: for an input without a text.
     """
     text = _text_of(value)
     try:

@@ -1,35 +1,45 @@
-"""Vectors for many texts at once: as one matrix, or block by block.
+"""Vectors for many texts: as one numpy matrix, or block by block.
 
-What is run is lists of texts: nothing is made for a text but its row, and the bytes of its vector go from
-the answer into the matrix as they are.
+The items of the run are lists of texts. A text costs a row and a few numbers, and no object of its own: the
+bytes of its vector go from the response into the matrix as they are.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from itertools import islice
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
 
-from batchrt.batching.list_call import ListCall, pack
+from batchrt.batching.distinct import (
+    UNBOUNDED_LIST,
+    DistinctInputs,
+    Examined,
+    examiner,
+    read_lists,
+    read_lists_async,
+)
+from batchrt.batching.list_call import ListCall, Part
 from batchrt.config import RunConfig, cap_of, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.messages import Usage
-from batchrt.providers.embeddings.array_buffer import Distinct, Lists, Rows, fill, numpy
+from batchrt.providers.embeddings.response_json import FLOAT_BYTES, Store, Stored
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.caller import Caller
+from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.portal import crossing
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.step import Step
@@ -37,31 +47,41 @@ from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
-    from batchrt.providers.embeddings.array_buffer import Matrix
+    import numpy as np
+    import numpy.typing as npt
 
-__all__ = ["EmbeddingBlock", "block_job", "iterate_blocks", "matrix_of"]
+    Matrix: TypeAlias = npt.NDArray[np.float32]
+
+__all__ = ["EmbeddingBlock", "VectorCall", "block_job", "iterate_blocks", "matrix_of"]
 
 _Texts: TypeAlias = "Iterable[str] | AsyncIterable[str]"
 
-_Chunk: TypeAlias = "tuple[int, list[str]]"
-"""A list of texts, and the place of the first of them."""
-
 _BLOCKS_AHEAD: Final = 2
-"""Blocks beside those under way that may wait for a slow consumer, or for one that is late."""
+"""Blocks beside those in flight that may wait for a slow consumer, or for an earlier one that is late."""
 _UNCAPPED: Final = 16
-"""Lists under way where the configuration says that nothing bounds them."""
+"""Lists in flight where the configuration has no bound."""
 _STRIDE: Final = 1000
-"""Texts to look at between checkpoints: less than a millisecond."""
-_BUFFERED: Final = 2048
-"""Texts of an async iterable that are packed together where lists have no bound."""
+"""Texts to take in between checkpoints: less than a millisecond."""
+
+
+class VectorCall(NamedTuple):
+    """Say how lists of texts become vectors.
+
+    Attributes:
+        call: how lists are packed and split.
+        embed: returns the vectors of one list; see `Store`.
+    """
+
+    call: ListCall
+    embed: Callable[[Sequence[str], Strand, Store], Awaitable[Sequence[Any]]]
 
 
 class EmbeddingBlock(NamedTuple):
-    """Hold the vectors of texts that follow one another.
+    """Hold the vectors of consecutive texts.
 
     Attributes:
-        start: the place of the first of them among all texts, from 0.
-        matrix: float32, a row for each; of NaN where there is an error.
+        start: the place of the first one among all texts, from 0.
+        matrix: float32, a row for each text; of NaN where there is an error.
         errors: why a text has no vector, by its place among all texts.
         usage: the tokens billed for them; `None` if the server did not say.
     """
@@ -72,8 +92,189 @@ class EmbeddingBlock(NamedTuple):
     usage: Usage | None
 
 
+def numpy() -> ModuleType:
+    """Return numpy.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise ImportError(
+            "a matrix needs numpy: install batchrt[numpy], or use embed_documents for lists of numbers"
+        ) from error
+    return np
+
+
+class _Landed:
+    """Stand for a vector that is in the matrix already, in a row that may be another text's."""
+
+    __slots__ = ("row", "size")
+
+    def __init__(self, row: int, size: int) -> None:
+        self.row = row
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class _MatrixBuffer:
+    """Fill a matrix row by row; its memory is allocated for the first vector, which has its width.
+
+    Args:
+        height: the number of rows.
+        width: the number of columns if there is no vector at all.
+    """
+
+    def __init__(self, height: int, width: int | None) -> None:
+        self._np: Any = numpy()
+        self._height = height
+        self._width = width or 0
+        self._matrix: Any = None
+        self._bytes = memoryview(bytearray())
+        self._size = 0  # of a row, in bytes
+        self._filled = False
+
+    def land(self, row: int, vector: bytes) -> bytes | Stored:
+        """Write a vector where it may belong, if it fits, before the response has been checked.
+
+        `put` says whether it is used.
+        """
+        if self._matrix is None:
+            self._allocate(len(vector))
+        if len(vector) != self._size:
+            return vector
+        self._write(row, vector)
+        return _Landed(row, len(vector))
+
+    def put(self, rows: Sequence[int], vectors: Sequence[Any]) -> bool:
+        """Fill rows with little-endian float32, or with the result of `land`; skip errors.
+
+        All vectors that are put have one size. Return whether there was no error.
+        """
+        errors = 0
+        # A response may have them in another order: copy those that move before their rows are overwritten.
+        moving = {
+            vector.row: bytes(self._row(vector.row))
+            for row, vector in zip(rows, vectors, strict=True)
+            if isinstance(vector, _Landed) and vector.row != row
+        }
+        for row, vector in zip(rows, vectors, strict=True):
+            if isinstance(vector, Exception):
+                errors += 1
+                continue
+            if len(vector) != self._size:
+                self._allocate(len(vector))  # the vector that landed first had another size than the others
+            if not isinstance(vector, _Landed):
+                self._write(row, vector)
+            elif vector.row != row:
+                self._write(row, moving[vector.row])
+        self._filled = self._filled or errors < len(rows)
+        return not errors
+
+    def copy(self, row: int, others: Iterable[int]) -> None:
+        """Copy a row that was put to other rows."""
+        vector = self._row(row)
+        for other in others:
+            self._write(other, vector)
+
+    def finish(self, missing: Iterable[int]) -> Matrix:
+        """Return the matrix, with NaN in the rows that are `missing`."""
+        self._bytes.release()
+        matrix: Any = self._matrix
+        if not self._filled:
+            matrix = self._np.empty((self._height, self._width), dtype="f4")
+        elif sys.byteorder == "big":
+            matrix.byteswap(inplace=True)
+        if rows := list(missing):
+            matrix[rows] = self._np.nan
+        return cast("Matrix", matrix)
+
+    def _allocate(self, size: int) -> None:
+        self._size = size
+        self._matrix = self._np.empty((self._height, size // FLOAT_BYTES), dtype="f4")
+        self._bytes = memoryview(self._matrix).cast("B")
+
+    def _row(self, row: int) -> memoryview:
+        return self._bytes[row * self._size : (row + 1) * self._size]
+
+    def _write(self, row: int, vector: bytes | memoryview) -> None:
+        self._bytes[row * self._size : (row + 1) * self._size] = vector
+
+
+class _MatrixFiller:
+    """Embed texts into the rows of a matrix.
+
+    Args:
+        vectors: embeds lists.
+        inputs: the texts, a row for each.
+        width: the number of columns if there is no vector at all.
+        fail_fast: raise the first error.
+    """
+
+    def __init__(
+        self, vectors: VectorCall, inputs: DistinctInputs, width: int | None, *, fail_fast: bool
+    ) -> None:
+        self._embed = vectors.embed
+        self._inputs = inputs
+        self._fail_fast = fail_fast
+        self.errors = inputs.errors
+        self._raise_first()
+        self._rows = _MatrixBuffer(inputs.count, width)
+
+    async def carry(self, numbers: range, strand: Strand) -> None:
+        """Embed the texts of these numbers as one list, and fill the rows of all texts that equal them."""
+        item = strand.item
+
+        def give(part: Part) -> None:
+            item.add_book(part.book)
+            self._give(part)
+
+        await self._inputs.carry(numbers, strand, give, send=self._send)
+        self._raise_first()
+
+    def fail_rest(self, numbers: range, error: Exception) -> None:
+        """Give `error` to the texts of these numbers that have neither a vector nor an error."""
+        for number in self._inputs.unfinished(numbers):
+            for row in self._inputs.places_of(number):
+                self.errors.setdefault(row, error)
+
+    def finish(self) -> tuple[Matrix, dict[int, Exception]]:
+        """Return the matrix, and the errors by their rows."""
+        return self._rows.finish(self.errors), dict(sorted(self.errors.items()))
+
+    async def _send(self, numbers: list[int], strand: Strand) -> Sequence[Any]:
+        values, rows, land = self._inputs.values, self._inputs.places, self._rows.land
+
+        def store(position: int, vector: bytes) -> bytes | Stored:
+            return land(rows[numbers[position]], vector) if position < len(numbers) else vector
+
+        return await self._embed([values[number] for number in numbers], strand, store)
+
+    def _give(self, part: Part) -> None:
+        inputs, vectors = self._inputs, part.each()
+        complete = self._rows.put(inputs.places[part.start : part.stop], vectors)
+        if complete and not inputs.copies:
+            return
+        for number, vector in enumerate(vectors, part.start):
+            if isinstance(vector, Exception):
+                self.errors.update(dict.fromkeys(inputs.places_of(number), vector))
+            elif number in inputs.copies:
+                self._rows.copy(inputs.places[number], inputs.copies[number])
+
+    def _raise_first(self) -> None:
+        """Raise the error of the first text that has one, if the job is to fail fast."""
+        if self.errors and self._fail_fast:
+            row = min(self.errors)
+            error = self.errors[row]
+            add_note(error, f"batchrt: text {self._inputs.start + row} failed; the rest was cancelled")
+            raise error
+
+
 class _ListJob(Job):
-    """Be a job whose items are lists."""
+    """A job whose items are lists."""
 
     __slots__ = ()
 
@@ -83,144 +284,97 @@ class _ListJob(Job):
 
 def _job(
     step: Callable[[Any, Strand], Any],
-    chunks: Iterable[_Chunk] | AsyncIterable[_Chunk],
+    lists: Iterable[Any] | AsyncIterable[Any],
     config: RunConfig,
     size: int,
 ) -> Job:
-    """Return a job over lists. Its window, which the configuration gives in texts, is one of lists."""
+    """Return a job over lists; the configuration gives its window in texts, `size` to a list."""
     cap, window = cap_of(config), config.get("window")
     if window is not None:
-        lists = max(1, window // size)
+        ahead = max(1, window // size)
     else:
-        lists = _UNCAPPED if cap is None else cap + _BLOCKS_AHEAD
-    return _ListJob.of(Step(step), chunks, {**config, "window": lists})
-
-
-def _numbered(lists: Iterable[list[str]]) -> Iterator[_Chunk]:
-    start = 0
-    for texts in lists:
-        yield start, texts
-        start += len(texts)
-
-
-async def _numbered_async(texts: AsyncIterable[str], call: ListCall) -> AsyncIterator[_Chunk]:
-    """Do what `pack` does, for an async iterable; a generator is closed here too."""
-    start, waiting = 0, list[str]()
-    try:
-        async for text in texts:
-            waiting.append(text)
-            size = call.limits().size
-            if len(waiting) >= (size or _BUFFERED):
-                *full, waiting = pack(waiting, call)
-                if len(waiting) == size:
-                    full, waiting = [*full, waiting], []
-                for packed in full:
-                    yield start, packed
-                    start += len(packed)
-        for packed in pack(waiting, call):
-            yield start, packed
-            start += len(packed)
-    finally:
-        if isinstance(texts, AsyncGenerator):
-            await texts.aclose()
-
-
-# One matrix
+        ahead = _UNCAPPED if cap is None else cap + _BLOCKS_AHEAD
+    return _ListJob.of(Step(step), lists, {**config, "window": ahead})
 
 
 async def matrix_of(
-    lists: Lists, texts: _Texts, config: RunConfig, *, width: int | None, return_exceptions: bool
+    vectors: VectorCall, texts: _Texts, config: RunConfig, *, width: int | None, return_exceptions: bool
 ) -> tuple[Matrix, dict[int, Exception]]:
     """Return the vectors of `texts`, equal ones sent once, and the errors by their places.
 
     Args:
-        lists: embeds them.
+        vectors: embeds lists.
         texts: all of them are pulled before the first list is sent.
         config: the run's configuration.
-        width: how many numbers a vector has, if that is known.
+        width: the number of columns, if it is known.
         return_exceptions: do not stop at an error.
 
     Raises:
-        DeadlineExceededError, SpendingLimitError: without `return_exceptions`; with it, that stands for
-            what is missing.
+        DeadlineExceededError, SpendingLimitError: without `return_exceptions`; with it, the error of the
+            texts that have no vector by then.
         Exception: without `return_exceptions`, the first error, as itself.
     """
-    config, distinct = await _looked_at(texts, lists.call, config)
-    if not return_exceptions:
-        distinct.raise_first()
-    rows = Rows(distinct.count, width)
-    spans: dict[int, range] = {}
+    config, inputs = await _pull_all(texts, vectors.call, config)
+    filler = _MatrixFiller(vectors, inputs, width, fail_fast=not return_exceptions)
+    lists: dict[int, range] = {}
 
-    async def embed(chunk: _Chunk, strand: Strand) -> None:
-        start, stop = chunk[0], chunk[0] + len(chunk[1])
-        spans[strand.item.index] = range(start, stop)
-        await fill(rows, distinct, lists, strand, range(start, stop))
-        if not return_exceptions:
-            distinct.raise_first()
+    async def embed(numbers: range, strand: Strand) -> None:
+        lists[strand.item.index] = numbers
+        await filler.carry(numbers, strand)
 
-    chunks = _numbered(pack(distinct.texts, lists.call))
-    job = _job(embed, chunks, config, 1)
     try:
-        outcomes = await collect(job, return_exceptions=return_exceptions)
+        outcomes = await collect(_job(embed, inputs.lists(), config, 1), return_exceptions=return_exceptions)
     except (DeadlineExceededError, SpendingLimitError) as error:
         if not return_exceptions:
             raise
-        _excuse(distinct, rows, error, range(len(distinct.texts)))
+        filler.fail_rest(inputs.numbers(), error)
     else:
         for index, outcome in enumerate(outcomes):
             if isinstance(outcome, Exception):  # a timeout
-                _excuse(distinct, rows, outcome, spans[index])
-    return distinct.end(rows), dict(sorted(distinct.errors.items()))
+                filler.fail_rest(lists[index], outcome)
+    return filler.finish()
 
 
-async def _looked_at(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[RunConfig, Distinct]:
-    """Return the texts, and the configuration with what is left of its deadline.
+async def _pull_all(texts: _Texts, call: ListCall, config: RunConfig) -> tuple[RunConfig, DistinctInputs]:
+    """Pull the texts, and return them and the configuration with the rest of its deadline.
 
     Raises:
-        DeadlineExceededError: when it passed before all texts were there.
+        DeadlineExceededError: it passed before all texts were pulled.
     """
-    distinct, deadline = Distinct(call), check_config(config).get("deadline")
+    inputs, deadline = DistinctInputs(call), check_config(config).get("deadline")
     if deadline is None:
-        await _pull(texts, distinct)
-        return config, distinct
+        await _pull(texts, examiner(call, config), inputs)
+        return config, inputs
     started = anyio.current_time()
     with anyio.move_on_after(deadline) as scope:
-        await _pull(texts, distinct)
+        await _pull(texts, examiner(call, config), inputs)
     if scope.cancelled_caught:
         raise DeadlineExceededError(
             f"the run's deadline of {deadline:g} s passed while the texts were pulled; none was sent",
             seconds=deadline,
         )
     left = deadline - (anyio.current_time() - started)
-    return {**config, "deadline": max(left, sys.float_info.min)}, distinct
+    return {**config, "deadline": max(left, sys.float_info.min)}, inputs
 
 
-async def _pull(texts: _Texts, distinct: Distinct) -> None:
-    add = distinct.add
+async def _pull(texts: _Texts, examine: Callable[[Any], Examined], inputs: DistinctInputs) -> None:
     if isinstance(texts, AsyncIterable):
+        waiting: list[Any] = []
         async for text in texts:
-            add(text)
+            waiting.append(text)
+            if len(waiting) == _STRIDE:
+                inputs.extend(map(examine, waiting))
+                waiting.clear()
+        inputs.extend(map(examine, waiting))
     else:
-        for text in texts:
-            add(text)
-            if distinct.count % _STRIDE == 0:
-                await anyio.lowlevel.checkpoint()
-    distinct.seal()
-
-
-def _excuse(distinct: Distinct, rows: Rows, error: Exception, span: range) -> None:
-    """Give `error` to those of a span of texts that have neither a vector nor an error."""
-    missing = set(rows.missing())
-    for place in distinct.rows[span.start : span.stop]:
-        if place in missing:
-            distinct.errors.setdefault(place, error)
-
-
-# Blocks
+        examined = map(examine, texts)
+        while inputs.extend(islice(examined, _STRIDE)):
+            await anyio.lowlevel.checkpoint()
+    inputs.seal()
 
 
 def block_job(
-    lists: Lists,
+    vectors: VectorCall,
     texts: _Texts,
     config: RunConfig,
     *,
@@ -231,10 +385,10 @@ def block_job(
     """Return a job that gives an `EmbeddingBlock` for each list of `texts`; equal ones in it are sent once.
 
     Args:
-        lists: embeds them.
+        vectors: embeds lists.
         texts: pulled as lists are sent; by `caller`, if there is one.
         config: the run's configuration.
-        width: says how many numbers a vector has, as far as that is known.
+        width: returns the number of columns, if it is known by then.
         return_exceptions: put errors into the blocks instead of stopping.
         caller: where an iterable has to be pulled.
 
@@ -242,38 +396,30 @@ def block_job(
         ImportError: numpy is not installed.
     """
     numpy()
-    call = lists.call
-    cost = call.cost
-    # What is no text has its error later.
-    packing = replace(call, cost=cost and (lambda text: cost(text) if isinstance(text, str) else 0.0))
+    call = vectors.call
 
-    async def embed(chunk: _Chunk, strand: Strand) -> EmbeddingBlock:
-        start, given = chunk
-        distinct = Distinct(call)
-        for text in given:
-            distinct.add(text)
-        if not return_exceptions:
-            distinct.raise_first(start)
-        rows = Rows(distinct.count, width())
-        await fill(rows, distinct, lists, strand, range(len(distinct.texts)))
-        if not return_exceptions:
-            distinct.raise_first(start)
-        matrix = distinct.end(rows)
-        errors = {start + row: error for row, error in sorted(distinct.errors.items())}
-        return EmbeddingBlock(start, matrix, errors, strand.item.usage)
+    async def embed(inputs: DistinctInputs, strand: Strand) -> EmbeddingBlock:
+        filler = _MatrixFiller(vectors, inputs, width(), fail_fast=not return_exceptions)
+        await filler.carry(inputs.numbers(), strand)
+        matrix, errors = filler.finish()
+        start = inputs.start
+        return EmbeddingBlock(
+            start, matrix, {start + row: error for row, error in errors.items()}, strand.item.usage
+        )
 
-    chunks: Iterable[_Chunk] | AsyncIterable[_Chunk]
+    examine = examiner(call, config)
+    lists: Iterable[DistinctInputs] | AsyncIterable[DistinctInputs]
     if isinstance(texts, AsyncIterable):
-        chunks = _numbered_async(texts, packing)
+        lists = read_lists_async(call, examine, texts)
     else:
-        chunks = _numbered(pack(texts, packing))
+        lists = read_lists(call, map(examine, texts))
         if caller is not None:
-            chunks = caller.pull(chunks)
-    return _job(embed, chunks, config, call.limits().size or _BUFFERED)
+            lists = caller.pull(lists)
+    return _job(embed, lists, config, call.limits().size or UNBOUNDED_LIST)
 
 
 def iterate_blocks(job: Job, caller: Caller) -> Iterator[EmbeddingBlock]:
-    """Yield what a job gives from sync code; closing the generator ends the run."""
+    """Yield the outcomes of a job from sync code; closing the generator ends the run."""
     stream: Stream[EmbeddingBlock] = Stream(job, ordered=True, return_exceptions=False)
     with crossing(caller) as call:
         try:

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from batchrt.config import RunConfig
-    from batchrt.providers.embeddings.array_buffer import Lists, Matrix
-    from batchrt.providers.embeddings.arrays import EmbeddingBlock
+    from batchrt.providers.embeddings.arrays import EmbeddingBlock, Matrix, VectorCall
     from batchrt.providers.embeddings.request_limits import Capacity, Encoding
     from batchrt.providers.embeddings.requests import EmbeddingLists
     from batchrt.providers.embeddings.server_families import ServerFamily
@@ -37,36 +36,36 @@ __all__ = ["OpenAIEmbeddings"]
 Texts: TypeAlias = "Iterable[str] | AsyncIterable[str]"
 
 _CONCURRENCY: Final = 4
-"""Lists under way unless the configuration says otherwise. The answer to 2,048 texts is 17 MB and more,
+"""Lists in flight unless the configuration says otherwise. The answer to 2,048 texts is 17 MB and more,
 and all of them may come at once."""
 _LARGEST_ANSWER: Final = 256 * 2**20
 """2,048 vectors of 3,072 numbers are 34 MB in base64, and 130 MB from a server that writes them out."""
 
 
 class OpenAIEmbeddings(Model[str, list[float]]):
-    """Turn texts into vectors; texts that are there at the same time share a request.
+    """Turn texts into vectors; texts that are ready at the same time share a request.
 
-    As a runnable it takes a text and gives a list of numbers, and wherever it stands in a chain the texts
-    that come to it meet in lists. `aembed_documents` and `aembed_query` are LangChain's names;
-    `aembed_array` gives a numpy matrix, `aembed_blocks` a stream of them for what does not fit in
-    memory; each has its sync twin. May be used from several event loops.
+    As a runnable it maps a text to a list of numbers, and the texts that arrive at it anywhere in a chain are
+    sent in lists. `aembed_documents` and `aembed_query` are LangChain's names; `aembed_array` returns a numpy
+    matrix, `aembed_blocks` a stream of them for vectors that do not fit in memory; each has its sync twin.
+    May be used from several event loops.
 
-    Lists are packed by their number of texts and of tokens. What a server takes is learned from its
-    refusals, and how many tokens a text has from its bills; both are remembered for as long as this object
-    lives. Equal texts of a run are sent once. A text that is empty or too long has its own error, and so
-    has a vector that is broken; where it helps, lists are split or sent again, as floats if a server does
-    not know base64, one by one if it does not know lists.
+    Lists are packed by their number of texts and of tokens. The server's limits are learned from its
+    refusals, and the tokens of a text from its bills; both are remembered for as long as this object lives. Equal texts
+    of a run are sent once. A text that is empty or too long has its own error, and so has a vector that is
+    broken; where it helps, lists are split or sent again, as floats if a server does not support base64, one
+    by one if it does not support lists.
 
     Args:
         model: the model's name.
         dimensions: ask for shorter vectors; not every model and server can give them.
-        server: what kind of server it is, for its limits. By default `base_url` says whether it is OpenAI
+        server: the kind of server, for its limits. By default `base_url` says whether it is OpenAI
             or Azure; any other is tried with 2,048 texts and 300,000 tokens.
         max_batch_tokens: the most tokens in a request.
         tokenizer: how tokens are counted: `estimate` needs no download and stays on the safe side,
             `tiktoken` is exact for OpenAI's models and needs the extra `batchrt[tiktoken]`.
         truncate: cut a text that is too long instead of failing it: to so many tokens, or, if `True`, to
-            what the model takes, as far as it is known or a refusal says it.
+            the limit of the model, if it is known or a refusal names it.
         encoding_format: how vectors are sent: `base64` is a fourth of the bytes and a tenth of the work.
         options: `ModelOptions`, in `batchrt/providers/options.py`: address, key, timeout, retries, limits,
             lists. `timeout` and an item's timeout apply to a list as a whole.
@@ -74,7 +73,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     Raises:
         AuthenticationError: no key was given, and OpenAI wants one.
         ImportError: tiktoken is asked for and not installed.
-        ValueError: for options that make no sense.
+        ValueError: an option is invalid.
 
     `bind` overrides `model`, `dimensions` and further members of the body for its part of a chain.
     """
@@ -144,7 +143,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         return self._new_lists(self._client, fields, capacity, truncate=self._truncate, one_run=one_run)
 
     def _capacity_of(self, model: str) -> Capacity:
-        """Return what is known of a model, which is remembered."""
+        """Return the capacity of a model, which is kept."""
         if model not in self._capacities:
             self._capacities[model] = self._new_capacity(model)
         return self._capacities[model]
@@ -159,11 +158,11 @@ class OpenAIEmbeddings(Model[str, list[float]]):
             call = self._shared.setdefault(lists.start, shared(call))
         return list_step(call, (self, lists.start))
 
-    def _matrix_lists(self, kwargs: Mapping[str, Any]) -> tuple[Lists, EmbeddingLists]:
-        from batchrt.providers.embeddings.array_buffer import Lists
+    def _vector_call(self, kwargs: Mapping[str, Any]) -> tuple[VectorCall, EmbeddingLists]:
+        from batchrt.providers.embeddings.arrays import VectorCall
 
         lists = self._lists(kwargs)
-        return Lists(lists.list_call(self.get_name()), lists.call), lists
+        return VectorCall(lists.list_call(self.get_name()), lists.call), lists
 
     # LangChain's names
 
@@ -216,8 +215,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     ) -> Matrix | tuple[Matrix, dict[int, Exception]]:
         """Return the vectors of `texts` as a float32 matrix, a row for each.
 
-        The rows are filled as answers come. What runs under `config` is lists: `max_concurrency` is how
-        many are under way (4 if it is not given), `timeout` is for each of them. All texts are pulled
+        The rows are filled as responses arrive. The items of the run are lists: `max_concurrency` bounds the
+        lists in flight (4 if it is not given), `timeout` is for each of them. All texts are pulled
         before the first list is sent; equal ones are sent once.
 
         Args:
@@ -229,16 +228,16 @@ class OpenAIEmbeddings(Model[str, list[float]]):
 
         Raises:
             ImportError: numpy is not installed.
-            DeadlineExceededError: when `deadline` passed; with `return_exceptions` it stands in `errors`
-                for what is missing.
+            DeadlineExceededError: `deadline` passed; with `return_exceptions` it is the error of the texts
+                without a vector.
             Exception: without `return_exceptions`, the first error, as itself.
         """
         from batchrt.providers.embeddings.arrays import matrix_of
 
         _check_texts(texts)
-        to_matrix, lists = self._matrix_lists(kwargs)
+        vectors, lists = self._vector_call(kwargs)
         matrix, errors = await matrix_of(
-            to_matrix, texts, _in_lists(config), width=lists.width, return_exceptions=return_exceptions
+            vectors, texts, _in_lists(config), width=lists.width, return_exceptions=return_exceptions
         )
         return (matrix, errors) if return_exceptions else matrix
 
@@ -287,10 +286,9 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     ) -> Stream[EmbeddingBlock]:
         """Iterate over the vectors of `texts` in matrices as long as lists, in order, with bounded memory.
 
-        Texts are pulled as lists are sent. What is under way or waits for its turn is as many lists as
-        `max_concurrency` says (4 if it is not given) and two more, or the `window` of `config`, in texts;
-        a consumer that is slow slows the run down. Equal texts of a list are sent once. For closing it see
-        `Stream`.
+        Texts are pulled as lists are sent. At most `max_concurrency` lists (4 if it is not given) and two
+        more are in flight or wait for the consumer, or the `window` of `config`, in texts; a slow consumer
+        slows the run down. Equal texts of a list are sent once. For closing it see `Stream`.
 
         Args:
             texts: any iterable or async iterable; it may be endless, and each list waits until it is full.
@@ -328,9 +326,9 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         from batchrt.providers.embeddings.arrays import block_job
 
         _check_texts(texts)
-        to_matrix, lists = self._matrix_lists(kwargs)
+        vectors, lists = self._vector_call(kwargs)
         return block_job(
-            to_matrix,
+            vectors,
             texts,
             _in_lists(config),
             width=lambda: lists.width,
@@ -342,7 +340,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
 def _in_lists(config: RunConfig | None) -> RunConfig:
     """Return `config` with a bound on the lists under way, if nothing says one.
 
-    Inside a run it is for that to say, and what has no bound of its own meets in its lists.
+    Inside a run the outer bound holds, and texts without a bound of their own share the outer run's lists.
     """
     if current_strand() is not None:
         return config or {}
@@ -350,7 +348,7 @@ def _in_lists(config: RunConfig | None) -> RunConfig:
 
 
 def _check_texts(texts: object) -> None:
-    """Raise TypeError for what is a text and no list of them."""
+    """Raise TypeError for a single text in place of an iterable."""
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable | AsyncIterable):
         kind = type(texts).__name__
         raise TypeError(f"the texts must be an iterable of texts, not {kind}; for one text use embed_query")

@@ -22,7 +22,7 @@ OF_THE_MODEL: Final = ModelOptions.__optional_keys__ - {"extra_body"} | {
 def request_fields(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of a request beside the texts, later layers over earlier ones.
 
-    A layer's `extra_body` lies over all options; what is `None` is not sent.
+    A layer's `extra_body` overrides all options; `None` is not sent.
 
     Raises:
         ValueError: for an option that makes no sense, or that cannot be set like this.
@@ -72,7 +72,7 @@ def check_list_options(
     linger: float | None,
     max_linger: float | None,
 ) -> None:
-    """Raise ValueError or TypeError for what makes no sense."""
+    """Raise ValueError or TypeError for an invalid option."""
     check_lists(1 if max_batch_size is None else max_batch_size, linger or 0.0, max_linger or 0.0)
     _count("max_batch_tokens", max_batch_tokens)
     if not isinstance(truncate, bool):

@@ -1,4 +1,4 @@
-"""How much a server takes in one request: what is known beforehand, and what its answers teach."""
+"""Request limits: how much a server takes in one request, known beforehand or learned from its responses."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _MARGIN: Final = 0.9
 """How full lists are packed by an estimate. One list's texts have more tokens than another's; being a
 tenth below the limit costs nothing, and being above costs a refusal."""
 _FALL: Final = 0.25
-"""How fast the factor follows downward. Upward it follows at once: an underestimate is what costs."""
+"""Weight of an observation below the factor. Above it the weight is 1: an underestimate costs a refusal."""
 _TELLING: Final = 2_000
-"""Estimated tokens from which on a list says something about the next one."""
+"""Estimated tokens from which on a list has its full weight."""
 _CREDIBLE: Final = (0.2, 4.5)
 """Tokens to one that was estimated: with a token for each byte, nothing has more than four."""
 _DISORDERS: Final = 2
 """Lists: one may be an accident."""
 _UNEXPLAINED: Final = 0.75
-"""What to try next of a list that was refused though it should have fit."""
+"""The share to try next of a list that was refused though it should have fit."""
 
 
 class Capacity:
-    """Know what one server takes for one model. Limits are only ever lowered.
+    """Track what one server takes for one model. Limits are only ever lowered.
 
     Args:
-        family: what is known beforehand.
+        family: the limits known beforehand.
         tokenizer: counts tokens.
         size: the most texts in a request, if the user says so.
         tokens: the most tokens in a request, if the user says so.
@@ -90,9 +90,9 @@ class Capacity:
         return math.ceil(self._cost(text) * self.factor)
 
     def learn_usage(self, billed: int, texts: Sequence[str]) -> None:
-        """Calibrate the estimate by what a list was billed, if that counts tokens.
+        """Calibrate the estimate by a list's bill, if that counts tokens.
 
-        Infinity counts characters, and some count one text of many.
+        Infinity counts characters, and some servers count one text of many.
         """
         if self._exact or not texts or billed == sum(map(len, texts)):
             return
@@ -104,7 +104,7 @@ class Capacity:
         self.factor += (seen - self.factor) * speed * min(1.0, counted / _TELLING)
 
     def learn_disorder(self, count: int, *, proof: bool) -> bool:
-        """Note that it could not be told which vector is for which of so many texts.
+        """Record that the vectors of `count` texts could not be matched to the texts.
 
         Return whether texts go one by one from now on: with `proof` that the server takes no lists, or
         when that happened to two lists and to none that it did not happen to. Otherwise every list would
@@ -155,6 +155,6 @@ class Capacity:
             self.factor *= bound / (counted * _UNEXPLAINED)
 
     def learn_text(self, given: int | None, text: str) -> None:
-        """Note that a text which was counted has `given` tokens."""
+        """Record that a text which was counted has `given` tokens."""
         if given is not None and not self._exact:
             self.factor = max(self.factor, min(given / self._cost(text), _CREDIBLE[1]))

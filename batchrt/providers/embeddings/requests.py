@@ -1,4 +1,4 @@
-"""Lists of texts on their way to `/embeddings`, and what is done about servers that do not like them."""
+"""Requests to `/embeddings`: lists of texts, and the handling of servers that refuse them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from batchrt.batching.list_call import ListCall, RepackError
+from batchrt.batching.list_call import ListCall, RepackError, Split
 from batchrt.errors import (
     BadRequestError,
     BatchError,
@@ -19,7 +19,7 @@ from batchrt.errors import (
     ProviderError,
     ServerError,
 )
-from batchrt.limits.error_kinds import is_overloaded
+from batchrt.limits.error_kinds import FailureKind, kind_of
 from batchrt.providers.embeddings.request_limits import Capacity, Encoding
 from batchrt.providers.embeddings.response_json import (
     FLOAT_BYTES,
@@ -61,8 +61,8 @@ class EmbeddingLists:
     Args:
         client: sends the requests.
         fields: the rest of their bodies.
-        capacity: what is known of the server; learns from every answer.
-        truncate: cut texts that are too long: to so many tokens, or to what the server takes.
+        capacity: the limits of the server; learns from every response.
+        truncate: cut texts that are too long: to so many tokens, or to the server's limit.
         one_run: the lists belong together, and so all vectors have to be of one width.
 
     Attributes:
@@ -94,7 +94,7 @@ class EmbeddingLists:
         self._one_run = one_run
 
     def list_call(self, name: str) -> ListCall:
-        """Return what the runtime has to know; results are vectors as bytes."""
+        """Return the list call; its results are vectors as bytes."""
         return ListCall(
             name=name,
             call=self.call,
@@ -104,8 +104,7 @@ class EmbeddingLists:
             key=_itself,
             remembered=_REMEMBERED,
             finish=floats,
-            splits=_is_worth_splitting,
-            outage=_may_be_outage,
+            split=_split,
         )
 
     def prepare(self, text: object) -> str:
@@ -136,13 +135,13 @@ class EmbeddingLists:
     ) -> Sequence[Vector | BadRequestError]:
         """Return the vectors of `texts` in their order, little-endian float32, or why one has none.
 
-        What is broken in an otherwise good answer is asked for again, once.
+        Vectors that are broken in an otherwise good response are requested again, once.
 
         Args:
             texts: of one list.
             strand: holds a slot.
-            store: keeps the vectors as they are decoded, most of them at least; what it keeps of a list
-                that fails, or of a vector that is not returned, is not to be used.
+            store: keeps most vectors as they are decoded; those of a list that fails, or that are not
+                returned, must not be used.
 
         Raises:
             RepackError: the list was refused as too long, or not taken for a list.
@@ -158,7 +157,7 @@ class EmbeddingLists:
             try:
                 others = await self._try([texts[place] for place in again], strand)
             except (BatchError, RepackError):
-                return vectors  # which say what is wrong with them, and are paid
+                return vectors  # they are paid, and the broken ones are errors
             finally:
                 strand.spending = payer
             for place, vector in zip(again, others, strict=True):
@@ -298,7 +297,7 @@ class EmbeddingLists:
         return [cut(text, most, factor) for text in texts]
 
     def _shorter(self, texts: Sequence[str], error: BadRequestError) -> Sequence[str]:
-        """Return the texts cut to what was learned from a refusal; a single one in any case."""
+        """Return the texts cut to the limit learned from a refusal; a single one in any case."""
         if len(texts) > 1:
             return self._fitting(texts)
         (text,) = texts
@@ -312,23 +311,21 @@ def _itself(text: str) -> str:
     return text
 
 
-def _is_worth_splitting(error: Exception) -> bool:
-    """Whether a list that failed like this may be so because of one of its texts, or of its length."""
-    if isinstance(error, BadRequestError):
-        return _blames_input(error)
-    if isinstance(error, ServerError):
-        if is_overloaded(error):
-            return False
-        # 408 and 409 are no fault of a text's.
-        return error.status is None or error.status >= 500 or error.status < 300  # noqa: PLR2004
-    return isinstance(error, MalformedResponseError)
-
-
-def _may_be_outage(error: Exception) -> bool:
-    """Whether every other list may fail like this as well: all errors but those that blame the input."""
-    if isinstance(error, ContextLengthError):
-        return False
-    return not (isinstance(error, BadRequestError) and error.param is not None)
+def _split(error: Exception) -> Split:
+    """Return whether one of a list's texts, or its length, may have been the cause of `error`."""
+    match kind_of(error):
+        case FailureKind.TOO_LONG:
+            return Split.FULLY
+        case FailureKind.MALFORMED | FailureKind.SERVER_FAILED:
+            return Split.CAUTIOUSLY
+        case FailureKind.CONFLICT if isinstance(error, ServerError):
+            # A 408 or a 409 is no fault of a text's; an error within a success may be.
+            within_success = error.status is None or error.status < 300  # noqa: PLR2004
+            return Split.CAUTIOUSLY if within_success else Split.NEVER
+        case FailureKind.REJECTED if isinstance(error, BadRequestError) and _blames_input(error):
+            return Split.CAUTIOUSLY if error.param is None else Split.FULLY
+        case _:
+            return Split.NEVER
 
 
 def _blames_input(error: BadRequestError) -> bool:
@@ -357,7 +354,7 @@ def _blames_dimensions(error: BadRequestError) -> bool:
 
 
 def _as_too_long(error: BadRequestError | ServerError) -> BadRequestError | ServerError:
-    """Return what llama-server says of a text that is too long, a 500, as the refusal that it is."""
+    """Return llama-server's 500 for a text that is too long as the refusal that it is."""
     if isinstance(error, ServerError) and _TOO_LONG.search(error.message):
         return _as(ContextLengthError, error)
     return error

@@ -51,7 +51,7 @@ Vector: TypeAlias = "bytes | Stored | MalformedResponseError"
 """A vector as little-endian float32, or why there is none."""
 
 Store: TypeAlias = "Callable[[int, bytes], bytes | Stored]"
-"""Is given each vector of an answer and its number there as it is decoded, and gives what is kept of it."""
+"""Called with each vector of a response and its index as it is decoded; returns the vector or a stand-in."""
 
 _MEMBER: Final = b'"embedding"'
 _TO_VALUE: Final = re.compile(rb"\s{0,64}:\s{0,64}")
@@ -66,17 +66,17 @@ _SLICE: Final = 2**18
 """Bytes that are looked at together, of a body that is there as a whole: a copy of them stays in the
 processor's cache."""
 _MARK: Final = "#"
-"""Begins what stands for a vector that was cut out; no base64 has it."""
+"""Begins the mark of a vector that was cut out; base64 does not contain it."""
 
 _FEW_FOR_PROOF: Final = 2
 """Texts of which one vector may be an accident: the other was left out."""
 
-# Decodes several times faster than `binascii`, and needs no string to be made of what it decodes.
+# Decodes several times faster than `binascii`, straight from the bytes.
 _BASE64: Final = SchemaValidator(core_schema.bytes_schema(), CoreConfig(val_json_bytes="base64"))
 
 
 class DisorderError(MalformedResponseError):
-    """Say that nobody can tell which vector belongs to which text."""
+    """Raised if the vectors of a response cannot be matched to the texts."""
 
 
 class OneByOneError(DisorderError):
@@ -111,7 +111,7 @@ def read_vectors(
     """Return the vectors in a successful reply to `count` texts.
 
     Args:
-        bare: the reply, with what `VectorReader.end` gave in place of its body.
+        bare: the reply, its body replaced by the result of `VectorReader.end`.
         reader: has taken the body in.
         count: how many texts were sent.
         secrets: as for `error_from`.
@@ -120,7 +120,7 @@ def read_vectors(
     Raises:
         OneByOneError: if the server does not know lists, as it seems.
         MalformedResponseError: if it is not JSON or not of the API's shape, or if there are more or
-            fewer vectors than texts, or nobody can say which belongs to which.
+            fewer vectors than texts, or they cannot be matched to the texts.
         ProviderError: if the body holds an error instead, as some proxies have it.
     """
     items, usage = read_answer(bare, secrets, wall, _items_and_usage)
@@ -258,10 +258,10 @@ def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Sec
     """
     if len(items) != count:
         number = f"{len(items)} vector{'' if len(items) == 1 else 's'}"
-        what = f"has {number} for {count} text{'' if count == 1 else 's'}"
+        problem = f"has {number} for {count} text{'' if count == 1 else 's'}"
         if count == 1:
-            raise malformed(what, bare, secrets)
-        raise _disorder(what, bare, secrets, lists=len(items) == 1 and count > _FEW_FOR_PROOF)
+            raise malformed(problem, bare, secrets)
+        raise _disorder(problem, bare, secrets, lists=len(items) == 1 and count > _FEW_FOR_PROOF)
     if count == 1:
         return items
     indexes = [item.get("index") for item in items]
@@ -269,18 +269,18 @@ def _in_order(items: list[dict[str, Any]], count: int, bare: Reply, secrets: Sec
         return items
     places = positions_of(indexes)
     if places is None:
-        what = f"has vectors whose indexes are not 0 to {count - 1}, each once"
+        problem = f"has vectors whose indexes are not 0 to {count - 1}, each once"
         same = len(set(map(repr, indexes))) == 1
-        raise _disorder(what, bare, secrets, lists=same and count > _FEW_FOR_PROOF)
+        raise _disorder(problem, bare, secrets, lists=same and count > _FEW_FOR_PROOF)
     ordered = [items[0]] * count
     for place, item in zip(places, items, strict=True):
         ordered[place] = item
     return ordered
 
 
-def _disorder(what: str, bare: Reply, secrets: Secrets, *, lists: bool) -> MalformedResponseError:
+def _disorder(problem: str, bare: Reply, secrets: Secrets, *, lists: bool) -> MalformedResponseError:
     """Return the error for an answer that does not fit the list; `lists`: the server does not know them."""
-    error = malformed(what, bare, secrets)
+    error = malformed(problem, bare, secrets)
     kind = OneByOneError if lists else DisorderError
     error = kind(error.message, status=error.status, request_id=error.request_id)
     error.retry_advised = False  # parts of the list are asked for instead

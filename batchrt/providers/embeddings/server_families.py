@@ -1,4 +1,4 @@
-"""What is known beforehand of the servers that answer `/embeddings`."""
+"""Server families: the limits of `/embeddings` that are known beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ServerFamily: TypeAlias = Literal[
 
 
 class Family(NamedTuple):
-    """Say what a kind of server takes; `None` stands for no limit, or none that is known.
+    """Hold the limits of a kind of server; `None` for no limit, or none that is known.
 
     Attributes:
         size: the most texts in a request.
@@ -51,8 +51,8 @@ _FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
 )
 
 _UNKNOWN: Final = Family(2_048, 300_000)
-"""Whoever offers OpenAI's API is tried with OpenAI's limits: a list that is too long is refused at once,
-with the server's own limit in the message, which is remembered; lists that are too short cost a request
+"""A server that offers OpenAI's API is tried with OpenAI's limits: a list that is too long is refused at
+once, with the server's own limit in the message, which is remembered; lists that are too short cost a request
 each, for ever."""
 
 _AZURE: Final = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")

@@ -55,7 +55,7 @@ class Tokenizer(Protocol):
 
     @property
     def cost(self) -> Callable[[str], float]:
-        """What says how many tokens a text has."""
+        """The function that returns the number of tokens of a text."""
 
     def at_least(self, text: str) -> int:
         """Return a number of tokens that `text` has for certain."""
@@ -111,7 +111,7 @@ class Tiktoken:
             except KeyError:
                 encoding = tiktoken.get_encoding("cl100k_base")
         except Exception as error:
-            # Whatever its HTTP library raises, or what it says of a file that is broken.
+            # Any error of its HTTP library, or of a file that is broken.
             raise TokenizerError(
                 "tiktoken could not load its encoding, which it downloads when it is first used "
                 f"({type(error).__name__}: {shorten(str(error), 200)}): have it loaded where there is a "

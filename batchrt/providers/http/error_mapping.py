@@ -1,4 +1,4 @@
-"""What a reply that is no answer means: one error class for each thing a caller can do about it."""
+"""The mapping of error replies to error classes: one class for each remedy that a caller has."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ __all__ = ["error_from", "excerpt", "scrub"]
 
 _EXCERPT: Final = 200
 _LONGEST_MESSAGE: Final = 500
+"""Characters."""
 _LARGEST_BODY: Final = 2**20
-"""Bytes of an error's body that are worth parsing: some servers echo the whole input."""
+"""Bytes of the largest error body that is parsed: some servers echo the whole input."""
 
 _MAY_LACK_CREDIT: Final = frozenset((400, 401, 403, 429, 500))
-"""Statuses with which servers say in words that there is no credit; 500 is that of an error within a
-success. A 422 may echo the input, whose words are not the server's."""
+"""Statuses of errors whose message may say that there is no credit; 500 is the status of an error within a
+success. A 422 is left out: it may echo the input, whose words are not the server's."""
 _MAY_BE_LIMITED: Final = frozenset((429, 503))
 _LOOKED_AT: Final = 10_000
-"""Bytes of a body that is no JSON which are looked at."""
+"""Bytes that are read of a body that is not JSON."""
 _LONGEST_TITLE: Final = 410
 _CONTEXT_CODES: Final = frozenset(("context_length_exceeded", "exceed_context_size_error"))
 _CONTEXT_WORDS: Final = re.compile(
@@ -49,7 +50,7 @@ _CONTEXT_WORDS: Final = re.compile(
     r"|exceeds? the (?:available )?context (?:size|length|window)"  # llama-server
     r"|exceeds? (?:the )?(?:model's )?context (?:size|length|window)"  # llama-cpp-python, Ollama
     r"|input (?:\(\d+ tokens\) )?is too large to process"  # llama-server, embeddings
-    r"|ContextWindowExceeded"  # LiteLLM, for all that are behind it
+    r"|ContextWindowExceeded"  # LiteLLM, for all servers behind it
     r"|input token count \(\d+\) exceeds the maximum"  # Google
     r"|maximum prompt length is"  # xAI
     r"|`?inputs`? must have less than \d+ tokens"  # TEI, TGI
@@ -64,15 +65,14 @@ _KEY_CODES: Final = frozenset(
     ("invalid_api_key", "authentication_error", "permission_error", "permission_denied")
 )
 
-
 _ASKS: Final = "; the provider asks to wait"
 
 
 @dataclass(slots=True)
-class _Complaint:
-    """What the body of an error says.
+class _ErrorBody:
+    """The fields of an error reply's body.
 
-    `more` is further words that may name a wait, `details` the object that may hold one.
+    `more` is further text that may name a wait, `details` the object that may hold one.
     """
 
     message: str = ""
@@ -93,30 +93,30 @@ def error_from(
     """Return the error that `reply` stands for.
 
     Args:
-        reply: one with a status other than 2xx, or a 2xx whose body holds an `error`.
-        secrets: never shown, even if the server echoes them.
-        wall: gives seconds since the epoch, to read dates against.
-        said: what reports the error, as the body of one; `None` for the reply's own body.
-        longest: seconds; of a wait that is longer, and so not waited for, the message says until when it is.
+        reply: a reply with a status other than 2xx, or a 2xx whose body holds an `error`.
+        secrets: masked in the message, even if the server echoes them.
+        wall: returns seconds since the epoch, against which dates are read.
+        said: the object that reports the error, like the body of one; `None` for the reply's own body.
+        longest: seconds; a wait that is longer is not waited for, and the message says when it ends.
     """
-    complaint = _read(reply) if said is None else _read_json(said) or _Complaint(excerpt(reply.body))
+    body_error = _read(reply) if said is None else _read_json(said) or _ErrorBody(excerpt(reply.body))
     now = wall()
-    status = _effective_status(reply, complaint)
-    words = "\n".join(filter(None, (complaint.message, complaint.more)))
+    status = _effective_status(reply, body_error)
+    words = "\n".join(filter(None, (body_error.message, body_error.more)))
     wait = retry_after(
-        reply.headers, words, now=now, details=complaint.details, limited=status in _MAY_BE_LIMITED
+        reply.headers, words, now=now, details=body_error.details, limited=status in _MAY_BE_LIMITED
     )
-    redirects = 300 <= reply.status < 400  # noqa: PLR2004  and then the body is no help
-    message = "" if redirects else _shorten(scrub(complaint.message, secrets), _LONGEST_MESSAGE)
+    redirects = 300 <= reply.status < 400  # noqa: PLR2004  and then the body does not help
+    message = "" if redirects else _shorten(scrub(body_error.message, secrets), _LONGEST_MESSAGE)
     message = message or _phrase(reply)
     if wait is not None and wait > longest:
         message += _until(wait, now)
-    error = _class_of(status, complaint, wait)(
+    error = _class_of(status, body_error, wait)(
         message,
         status=reply.status,
-        code=_clean(complaint.code, secrets),
-        type=_clean(complaint.type, secrets),
-        param=_clean(complaint.param, secrets),
+        code=_clean(body_error.code, secrets),
+        type=_clean(body_error.type, secrets),
+        param=_clean(body_error.param, secrets),
         request_id=reply.request_id,
         retry_after=wait,
     )
@@ -127,10 +127,10 @@ def error_from(
 
 
 def say_until(error: ProviderError, now: float) -> None:
-    """Have the message of `error` say until when the provider asks to wait, if it does not yet.
+    """Add the end of the wait that the provider asks for to the message of `error`, unless it is there.
 
     Args:
-        error: it has a `retry_after`.
+        error: an error with a `retry_after`.
         now: seconds since the epoch.
     """
     assert error.retry_after is not None
@@ -177,36 +177,36 @@ def _phrase(reply: Reply) -> str:
         return f"the server answered with status {reply.status}"
 
 
-def _lacks_credit(status: int, complaint: _Complaint, wait: float | None) -> bool:
-    if status == 402 or {complaint.code, complaint.type} & NO_CREDIT_CODES:  # noqa: PLR2004  Payment Required
+def _lacks_credit(status: int, body_error: _ErrorBody, wait: float | None) -> bool:
+    if status == 402 or {body_error.code, body_error.type} & NO_CREDIT_CODES:  # noqa: PLR2004  Payment Required
         return True
     # Google says "check your plan and billing details" of limits by the minute too, and when to come back.
-    return wait is None and status in _MAY_LACK_CREDIT and says_no_credit(complaint.message)
+    return wait is None and status in _MAY_LACK_CREDIT and says_no_credit(body_error.message)
 
 
-def _class_of(status: int, complaint: _Complaint, wait: float | None) -> type[ProviderError]:
-    names = {complaint.code, complaint.type}
-    if _lacks_credit(status, complaint, wait):
+def _class_of(status: int, body_error: _ErrorBody, wait: float | None) -> type[ProviderError]:
+    names = {body_error.code, body_error.type}
+    if _lacks_credit(status, body_error, wait):
         return QuotaExhaustedError
     if status in (401, 403):
         return AuthenticationError
     if status == 429:  # noqa: PLR2004
         return RateLimitError
-    if names & _CONTEXT_CODES or _CONTEXT_WORDS.search(complaint.message[:10_000]):
+    if names & _CONTEXT_CODES or _CONTEXT_WORDS.search(body_error.message[:10_000]):
         return ContextLengthError
     if status in (408, 409) or status >= 500:  # noqa: PLR2004
         return ServerError
     return BadRequestError
 
 
-def _effective_status(reply: Reply, complaint: _Complaint) -> int:
+def _effective_status(reply: Reply, body_error: _ErrorBody) -> int:
     """Return the status, or for an error that came as a success the one that its code means."""
     if reply.status >= 300:  # noqa: PLR2004
         return reply.status
-    code = complaint.code or ""
+    code = body_error.code or ""
     if len(code) == 3 and code.isdecimal() and code[0] in "45":  # noqa: PLR2004  a status of HTTP's
         return int(code)
-    names = {complaint.code, complaint.type}
+    names = {body_error.code, body_error.type}
     if names & _RATE_CODES:
         return 429
     if names & _KEY_CODES:
@@ -214,15 +214,15 @@ def _effective_status(reply: Reply, complaint: _Complaint) -> int:
     return 400 if "invalid_request_error" in names else 500
 
 
-def _read(reply: Reply) -> _Complaint:
+def _read(reply: Reply) -> _ErrorBody:
     body = reply.body
     if len(body) <= _LARGEST_BODY:
         try:
-            return _read_json(load_json(body)) or _Complaint(excerpt(body))
+            return _read_json(load_json(body)) or _ErrorBody(excerpt(body))
         except ValueError:
             pass
     page = body[:_LOOKED_AT]
-    return _Complaint(excerpt(_title(page) or body), more=page.decode("utf-8", "replace"))
+    return _ErrorBody(excerpt(_title(page) or body), more=page.decode("utf-8", "replace"))
 
 
 def _title(page: bytes) -> bytes:
@@ -233,7 +233,7 @@ def _title(page: bytes) -> bytes:
     return page[start:stop] if stop > 0 else b""
 
 
-def _read_json(data: object) -> _Complaint | None:
+def _read_json(data: object) -> _ErrorBody | None:
     if isinstance(data, list) and data:  # Google's endpoint wraps its error in a list
         data = data[0]
     if not isinstance(data, dict):
@@ -246,7 +246,7 @@ def _read_json(data: object) -> _Complaint | None:
     if isinstance(error, dict):
         return _from_object(error)
     if isinstance(error, str) and error:
-        return _Complaint(error, _text(data.get("code")), _text(data.get("error_type")), details=data)
+        return _ErrorBody(error, _text(data.get("code")), _text(data.get("error_type")), details=data)
     if data.get("detail"):
         return _from_detail(data["detail"])
     if isinstance(data.get("message"), str):
@@ -254,29 +254,29 @@ def _read_json(data: object) -> _Complaint | None:
     return None
 
 
-def _from_object(error: Mapping[str, Any]) -> _Complaint:
+def _from_object(error: Mapping[str, Any]) -> _ErrorBody:
     metadata = error.get("metadata")
     raw = _text(metadata.get("raw")) if isinstance(metadata, dict) else None
-    return _Complaint(
+    return _ErrorBody(
         _text(error.get("message")) or _text(error.get("msg")) or raw or "",
         _word(error.get("code")),
         _word(error.get("type")) or _word(error.get("status")),
         _word(error.get("param")),
-        more=raw or "",  # OpenRouter: what its upstream said, where the message is that it said something
+        more=raw or "",  # OpenRouter: the upstream's message, where its own says only that there is one
         details=error,
     )
 
 
-def _from_detail(detail: object) -> _Complaint:
+def _from_detail(detail: object) -> _ErrorBody:
     """Read FastAPI's `detail`: a text, an object, or a list of `{loc, msg, type, input}`."""
     if isinstance(detail, str):
-        return _Complaint(detail)
+        return _ErrorBody(detail)
     if isinstance(detail, dict):
         return _from_object(detail)
     parts = [part for part in detail if isinstance(part, dict)] if isinstance(detail, list) else []
     lines = [f"{_place(part)}: {_text(part.get('msg')) or ''}" for part in parts[:5]]
     first = parts[0] if parts else {}
-    return _Complaint("; ".join(lines), type=_text(first.get("type")), param=_place(first) or None)
+    return _ErrorBody("; ".join(lines), type=_text(first.get("type")), param=_place(first) or None)
 
 
 def _place(part: Mapping[str, Any]) -> str:

@@ -7,16 +7,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from batchrt.errors import (
-    ConnectionFailedError,
-    ContextLengthError,
-    MalformedResponseError,
-    ProviderError,
-    QuotaExhaustedError,
-    RateLimitError,
-    RequestTimeoutError,
-    ServerError,
-)
+from batchrt.errors import ProviderError
 from batchrt.providers.http.durations import read_duration, read_rfc3339, wait_in_words
 from batchrt.runtime.retry import MAX_RETRY_AFTER
 
@@ -29,21 +20,12 @@ __all__ = [
     "MAX_RETRY_AFTER",
     "advise",
     "retry_after",
-    "should_retry",
     "wait_before_retry",
 ]
 
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
 _OVERLOADED: Final = frozenset(("server_is_overloaded", "slow_down"))
-_PASSING: Final = (
-    RateLimitError,
-    ServerError,
-    ConnectionFailedError,
-    RequestTimeoutError,
-    MalformedResponseError,
-)
-_LASTING: Final = (QuotaExhaustedError, ContextLengthError)
 _NUMBER: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}")
 
 _WAITS: Final = ("retry-after", "llm_provider-retry-after", "x-retry-after")
@@ -282,21 +264,6 @@ def _epoch(text: str) -> float | None:
 def advise(error: ProviderError, *, retry: bool | None) -> None:
     """Record on `error` whether another attempt is worth it, whatever its class."""
     error.retry_advised = retry
-
-
-def should_retry(error: BaseException | None, longest: float = MAX_RETRY_AFTER) -> bool:
-    """Whether another attempt after `error` may succeed.
-
-    True for rate limits, 408, 409, 5xx, broken connections, timeouts and malformed answers, unless `advise`
-    recorded otherwise (`x-should-retry`). Never for an exhausted quota or an input that is too long, and
-    never if the wait asked for is over `longest` seconds.
-    """
-    if not isinstance(error, ProviderError) or isinstance(error, _LASTING):
-        return False
-    if error.retry_after is not None and error.retry_after > longest:
-        return False
-    advice = error.retry_advised
-    return isinstance(error, _PASSING) if advice is None else advice
 
 
 def wait_before_retry(error: BaseException | None, attempts: int, random: Callable[[], float]) -> float:

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.anyio
 # One prompt
 
 
-async def test_the_request_is_what_the_api_documents() -> None:
+async def test_completions_the_request_is_what_the_api_documents() -> None:
     """Options under their own names, nothing that was not asked for; a single prompt is a text."""
     seen: list[Any] = []
 
@@ -75,7 +75,7 @@ async def test_the_request_is_what_the_api_documents() -> None:
     }  # fmt: skip
 
 
-async def test_bound_options_override() -> None:
+async def test_completions_bound_options_override() -> None:
     """For their part of the chain; None takes an option out."""
     seen: list[dict[str, Any]] = []
 
@@ -100,7 +100,7 @@ async def test_bound_options_override() -> None:
             await model.bind(**wrong).ainvoke("")
 
 
-async def test_what_is_no_prompt_is_that_items_error() -> None:
+async def test_completions_an_input_that_is_no_prompt_is_that_items_error() -> None:
     """Nothing is sent for it; the others of its list are answered."""
     provider = echo()
     inputs: list[Any] = ["a", 5, "\ud800", "b"]
@@ -110,7 +110,7 @@ async def test_what_is_no_prompt_is_that_items_error() -> None:
     assert sizes(provider) == [2]
 
 
-def test_options_that_make_no_sense_are_named() -> None:
+def test_completions_options_that_make_no_sense_are_named() -> None:
     """When the model is made."""
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"n": 0}, ValueError, "n must be 1 or more, not 0"),
@@ -132,7 +132,7 @@ def test_options_that_make_no_sense_are_named() -> None:
         OpenAI("", base_url="http://mock")
 
 
-def test_a_key_is_wanted_by_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completions_a_key_is_wanted_by_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """And never shown."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(AuthenticationError, match="there is no API key"):
@@ -143,16 +143,16 @@ def test_a_key_is_wanted_by_openai_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert repr(OpenAI.__new__(OpenAI)) == "OpenAI()"
 
 
-def test_the_typed_options_are_those_it_takes() -> None:
-    """The overloads promise the options that the signature shows."""
-    taken = set(inspect.signature(OpenAI).parameters) - {"model", "n"}
+def test_completions_the_typed_options_are_those_it_takes() -> None:
+    """What the overloads promise is what the constructor has."""
+    taken = set(inspect.signature(OpenAI.__init__).parameters) - {"self", "model", "n"}
     assert set(CompletionOptions.__annotations__) == taken
 
 
 # Lists
 
 
-async def test_prompts_that_are_there_go_as_a_list() -> None:
+async def test_completions_prompts_that_are_there_go_as_a_list() -> None:
     """Each gets its own text, twenty at a time unless more or fewer are asked for."""
     prompts = [f"p{i}" for i in range(50)]
     for options, expected in [({}, [20, 20, 10]), ({"max_batch_size": 7}, [7] * 7 + [1])]:
@@ -163,7 +163,7 @@ async def test_prompts_that_are_there_go_as_a_list() -> None:
         assert sizes(provider) == expected
 
 
-async def test_each_by_itself_if_that_is_asked_for() -> None:
+async def test_completions_each_by_itself_if_that_is_asked_for() -> None:
     """`max_batch_size=1` sends texts, no lists of one."""
     bodies: list[Any] = []
 
@@ -175,7 +175,7 @@ async def test_each_by_itself_if_that_is_asked_for() -> None:
     assert sorted(bodies) == ["a", "b"]
 
 
-async def test_several_texts_for_each_prompt() -> None:
+async def test_completions_several_texts_for_each_prompt() -> None:
     """Choice i · n + j is the j-th of prompt i, whatever order they come in."""
     provider = MockProvider(faults=FaultPlan(script=[Fault.SHUFFLED_INDEX]))
     model = model_of(provider, n=3)
@@ -191,7 +191,7 @@ async def test_several_texts_for_each_prompt() -> None:
     assert await one.ainvoke("p0") == outputs[0][:1]
 
 
-async def test_items_meet_in_the_middle_of_a_chain() -> None:
+async def test_completions_items_meet_in_the_middle_of_a_chain() -> None:
     """Behind a prompt and before a function; options that differ do not share a list."""
     provider = echo()
     model = model_of(provider)
@@ -205,7 +205,7 @@ async def test_items_meet_in_the_middle_of_a_chain() -> None:
     assert sizes(provider)[1:] == [2, 2]
 
 
-def test_a_list_takes_one_slot() -> None:
+def test_completions_a_list_takes_one_slot() -> None:
     """No more requests at once than `max_concurrency`, and no fewer."""
     provider = echo(latency=1)
 
@@ -219,7 +219,7 @@ def test_a_list_takes_one_slot() -> None:
     assert sizes(provider) == [4] * 16
 
 
-def test_sync_batches_and_several_loops_share_a_model() -> None:
+def test_completions_sync_batches_and_several_loops_share_a_model() -> None:
     """Connections belong to a loop, the model does not."""
     model = model_of(echo())
     assert model.batch(["a", "b"]) == ["<a>", "<b>"]
@@ -228,7 +228,7 @@ def test_sync_batches_and_several_loops_share_a_model() -> None:
         assert anyio.run(model.abatch, ["a", "b"], backend=backend) == ["<a>", "<b>"]
 
 
-def test_a_list_that_nobody_waits_for_is_cancelled() -> None:
+def test_completions_a_list_without_a_waiting_item_is_cancelled() -> None:
     """The items' timeout ends the request."""
     provider = echo(latency=60)
 
@@ -245,7 +245,7 @@ def test_a_list_that_nobody_waits_for_is_cancelled() -> None:
 # Tokens
 
 
-async def test_tokens_are_billed_once_for_a_list() -> None:
+async def test_completions_tokens_are_billed_once_for_a_list() -> None:
     """And shared out, to the last one."""
     usage = {"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}
     model = answered_by(lambda body: completion(["x"] * len(body["prompt"]), usage))
@@ -259,7 +259,7 @@ async def test_tokens_are_billed_once_for_a_list() -> None:
 # Errors
 
 
-async def test_an_error_says_what_the_provider_said() -> None:
+async def test_completions_an_error_says_what_the_provider_said() -> None:
     """Status, code, parameter, request id, attempts; and hides the key."""
 
     def handle(_: dict[str, Any]) -> httpx.Response:
@@ -279,7 +279,7 @@ async def test_an_error_says_what_the_provider_said() -> None:
     assert "secret" not in "".join(traceback.format_exception(error))
 
 
-def test_a_list_is_sent_again_as_a_whole() -> None:
+def test_completions_a_list_is_sent_again_as_a_whole() -> None:
     """What may pass is waited for, and counted as each item's attempt."""
     provider = echo(faults=FaultPlan(script=[Fault.OVERLOADED, Fault.TRUNCATED_JSON]))
 
@@ -293,7 +293,7 @@ def test_a_list_is_sent_again_as_a_whole() -> None:
     assert seconds > 1
 
 
-async def test_a_wrong_number_of_texts_is_not_paid_for_again() -> None:
+async def test_completions_a_wrong_number_of_texts_is_not_paid_for_again() -> None:
     """A server that does not know `n` does not learn it."""
     requests: list[Any] = []
 
@@ -306,7 +306,7 @@ async def test_a_wrong_number_of_texts_is_not_paid_for_again() -> None:
     assert len(requests) == 1
 
 
-async def test_a_text_that_is_broken_in_a_list_is_asked_for_again_alone() -> None:
+async def test_completions_a_text_that_is_broken_in_a_list_is_asked_for_again_alone() -> None:
     """The others keep theirs."""
     asked: list[Any] = []
 
@@ -330,7 +330,7 @@ def rejecting(*guilty: str) -> MockProvider:
     return echo(reject=lambda text: text in guilty)
 
 
-async def test_one_guilty_prompt_fails_alone() -> None:
+async def test_completions_one_guilty_prompt_fails_alone() -> None:
     """And the lists go on, whether one was answered before or not."""
     provider = rejecting("p3")
     model = model_of(provider)
@@ -345,7 +345,7 @@ async def test_one_guilty_prompt_fails_alone() -> None:
         assert sizes(provider)[before:] == [20]
 
 
-async def test_a_guilty_prompt_is_found_by_halving_once_lists_are_known_to_work() -> None:
+async def test_completions_a_guilty_prompt_is_found_by_halving_once_lists_are_known_to_work() -> None:
     """In as many requests as that takes, not one for each prompt."""
     provider = rejecting("p17")
     model = model_of(provider, max_batch_size=64)
@@ -356,7 +356,7 @@ async def test_a_guilty_prompt_is_found_by_halving_once_lists_are_known_to_work(
     assert provider.log.snapshot().requests == 1 + 2 * 6
 
 
-async def test_what_concerns_all_is_not_split() -> None:
+async def test_completions_an_error_that_concerns_all_is_not_split() -> None:
     """A wrong key, a spent quota, a model or a path that is not there: one request."""
     for answer in [
         httpx.Response(401, json={}),
@@ -375,7 +375,7 @@ async def test_what_concerns_all_is_not_split() -> None:
         assert asked == [["a", "b", "c"]]
 
 
-def test_a_limit_that_lasts_is_not_answered_with_more_requests() -> None:
+def test_completions_a_limit_that_lasts_is_not_answered_with_more_requests() -> None:
     """Unless the list alone was over it."""
     for message, requests in [("slow down", 3), ("Request too large for m on tokens per min", 3 + 1 + 1)]:
         asked: list[Any] = []
@@ -394,7 +394,7 @@ def test_a_limit_that_lasts_is_not_answered_with_more_requests() -> None:
         assert (outputs == ["a", "b"]) is (requests == 5)
 
 
-def test_an_outage_ends_for_all() -> None:
+def test_completions_an_outage_ends_for_all() -> None:
     """Its lists are not split to the last item: each has the error, after a bounded number of requests."""
     provider = echo(faults=FaultPlan({Fault.OVERLOADED: 1.0}, max_consecutive=None))
 
@@ -408,7 +408,7 @@ def test_an_outage_ends_for_all() -> None:
     assert provider.log.snapshot().requests < 64
 
 
-async def test_an_overlong_prompt_is_no_doubt_about_lists() -> None:
+async def test_completions_an_overlong_prompt_is_no_doubt_about_lists() -> None:
     """The server says what it was: the list is halved at once."""
     asked: list[Any] = []
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from batchrt.errors import BadRequestError, MalformedResponseError, RateLimitError
 from batchrt.messages import HumanMessage, SystemMessage, Usage
 from batchrt.providers.completions.request_json import TextRequest, Texts, encode_prompt, read_texts
-from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import NO_SECRETS
 from batchrt.runnables.prompts import ChatPromptTemplate, PromptTemplate
+from tests.limits.quotas import should_retry
 from tests.providers.http.replies import reply, wall
 
 
@@ -52,7 +52,7 @@ def choices(*texts: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_prompt_is_a_text(value: Any, text: str) -> None:
+def test_completion_request_a_prompt_is_a_text(value: Any, text: str) -> None:
     """A string, a prompt's value, or messages as lines."""
     assert json.loads(encode_prompt(value)) == text
 
@@ -70,14 +70,14 @@ def test_a_prompt_is_a_text(value: Any, text: str) -> None:
         (Text("\udfff"), r"U\+DFFF\) at position 0"),
     ],
 )
-def test_what_is_no_prompt_is_named(value: Any, says: str) -> None:
+def test_completion_request_an_input_that_is_no_prompt_is_named(value: Any, says: str) -> None:
     """Before anything is sent."""
     with pytest.raises(BadRequestError, match=says) as caught:
         encode_prompt(value)
     assert caught.value.param == "prompt"
 
 
-def test_one_prompt_is_a_text_several_are_a_list() -> None:
+def test_completion_request_one_prompt_is_a_text_several_are_a_list() -> None:
     """Behind the options, which are encoded once."""
     request = TextRequest({"model": "m", "stop": ["é"]})
     assert json.loads(request.body([b'"a"'])) == {"model": "m", "stop": ["é"], "prompt": "a"}
@@ -89,7 +89,9 @@ def test_one_prompt_is_a_text_several_are_a_list() -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 4), st.randoms(use_true_random=False), st.booleans())
-def test_choices_are_placed_by_index(prompts: int, n: int, random: Any, as_text: bool) -> None:
+def test_completion_request_choices_are_placed_by_index(
+    prompts: int, n: int, random: Any, as_text: bool
+) -> None:
     """For every order of choices, and indexes as texts too: i · n + j is the j-th of prompt i."""
     said: list[Any] = [
         {"index": str(i) if as_text else i, "text": f"{divmod(i, n)}"} for i in range(prompts * n)
@@ -101,7 +103,9 @@ def test_choices_are_placed_by_index(prompts: int, n: int, random: Any, as_text:
 
 
 @given(st.integers(2, 5), st.integers(1, 3), st.lists(st.integers(-1, 15), max_size=16))
-def test_indexes_that_are_no_order_place_nothing(prompts: int, n: int, indexes: list[int]) -> None:
+def test_completion_request_indexes_that_are_no_order_place_nothing(
+    prompts: int, n: int, indexes: list[int]
+) -> None:
     """Too few, too many, twice, out of range."""
     body = {"choices": [{"index": index, "text": str(index)} for index in indexes]}
     if sorted(indexes) == list(range(prompts * n)):
@@ -129,25 +133,25 @@ WRONG: list[tuple[Any, int, str]] = [
 
 
 @pytest.mark.parametrize(("body", "prompts", "says"), WRONG)
-def test_an_answer_of_the_wrong_shape_is_named(body: Any, prompts: int, says: str) -> None:
+def test_completion_request_an_answer_of_the_wrong_shape_is_named(body: Any, prompts: int, says: str) -> None:
     """And never half taken."""
     with pytest.raises(MalformedResponseError, match=says) as caught:
         read(body, prompts)
     assert (caught.value.status, caught.value.request_id) == (200, "r")
 
 
-def test_an_error_in_a_success_is_an_error() -> None:
+def test_completion_request_an_error_in_a_success_is_an_error() -> None:
     """As some proxies have it."""
     with pytest.raises(RateLimitError):
         read({"error": {"message": "slow", "code": "rate_limit_exceeded"}})
 
 
-def test_the_choices_of_one_prompt_need_no_index() -> None:
+def test_completion_request_the_choices_of_one_prompt_need_no_index() -> None:
     """They are alike."""
     assert read({"choices": [{"text": "a"}, {"index": 7, "text": "b"}]}, 1, 2).texts == [["a", "b"]]
 
 
-def test_a_broken_text_is_its_prompts_error() -> None:
+def test_completion_request_a_broken_text_is_its_prompts_error() -> None:
     """The others of the list stand."""
     first, second, third = read(choices("a", "b", None, "d", "e", "f"), 3, 2).texts
     assert (first, third) == (["a", "b"], ["e", "f"])
@@ -169,7 +173,7 @@ def test_a_broken_text_is_its_prompts_error() -> None:
         (["x"] * 3, (10, 3), "fast", Usage(10, 3, 13)),
     ],
 )
-def test_counts_of_a_part_of_the_list_are_not_believed(
+def test_completion_request_counts_of_a_part_of_the_list_are_not_believed(
     texts: list[str], usage: tuple[Any, int], timings: Any, booked: Usage | None
 ) -> None:
     """No figure rather than a wrong one."""

@@ -45,7 +45,7 @@ async def arriving(texts: Any) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("kind", [list, tuple, iter, arriving], ids=lambda kind: kind.__name__)
-async def test_texts_become_a_matrix(kind: Any) -> None:
+async def test_arrays_texts_become_a_matrix(kind: Any) -> None:
     """A row for each, float32, in order, out of any iterable; equal texts are sent once."""
     provider = mock()
     texts = [*words(300), *words(20)]
@@ -58,7 +58,7 @@ async def test_texts_become_a_matrix(kind: Any) -> None:
     assert (log.requests, log.items) == (6, 300)
 
 
-def test_a_matrix_in_sync_code() -> None:
+def test_arrays_a_matrix_in_sync_code() -> None:
     """An iterator is pulled in the calling thread."""
     provider = mock()
     threads: set[int] = set()
@@ -76,7 +76,7 @@ def test_a_matrix_in_sync_code() -> None:
 
 
 @given(st.lists(st.sampled_from("abcdefg"), max_size=30), st.integers(1, 5), st.sampled_from("abcdefgz"))
-def test_every_text_has_its_own_row(texts: list[str], size: int, guilty: str) -> None:
+def test_arrays_every_text_has_its_own_row(texts: list[str], size: int, guilty: str) -> None:
     """Whatever repeats, however lists are cut, whoever fails."""
     provider = mock(reject=lambda text: text == guilty)
 
@@ -93,7 +93,7 @@ def test_every_text_has_its_own_row(texts: list[str], size: int, guilty: str) ->
             np.testing.assert_array_equal(got[row], matrix(provider, [text])[0])
 
 
-async def test_no_texts_give_an_empty_matrix() -> None:
+async def test_arrays_no_texts_give_an_empty_matrix() -> None:
     """And ask nobody; it is as wide as was asked for."""
     provider = mock()
     assert (await model(provider).aembed_array([])).shape == (0, 0)
@@ -101,7 +101,7 @@ async def test_no_texts_give_an_empty_matrix() -> None:
     assert provider.log.snapshot().requests == 0
 
 
-async def test_dimensions_go_along() -> None:
+async def test_arrays_dimensions_go_along() -> None:
     """From the constructor or with the call."""
     provider = mock()
     right = matrix(provider, words(3), dimensions=3)
@@ -109,7 +109,7 @@ async def test_dimensions_go_along() -> None:
     np.testing.assert_array_equal(await model(provider).aembed_array(words(3), dimensions=3), right)
 
 
-async def test_the_first_error_is_raised_before_anything_is_sent_if_it_can_be() -> None:
+async def test_arrays_the_first_error_is_raised_before_anything_is_sent_if_it_can_be() -> None:
     """It says which text it was."""
     provider = mock()
     with pytest.raises(BadRequestError, match="the text is empty") as caught:
@@ -118,7 +118,7 @@ async def test_the_first_error_is_raised_before_anything_is_sent_if_it_can_be() 
     assert provider.log.snapshot().requests == 0
 
 
-async def test_an_error_of_the_servers_is_raised() -> None:
+async def test_arrays_an_error_of_the_servers_is_raised() -> None:
     """With the place among all texts, equal ones counted too."""
     provider = mock(reject=lambda text: text == "no")
     with pytest.raises(BadRequestError) as caught:
@@ -127,7 +127,7 @@ async def test_an_error_of_the_servers_is_raised() -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.NAN_IN_VECTOR, Fault.NULL_VECTOR, Fault.TORN_BASE64])
-async def test_a_broken_vector_is_that_rows_error(fault: Fault) -> None:
+async def test_arrays_a_broken_vector_is_that_rows_error(fault: Fault) -> None:
     """The row is NaN, all others are right."""
     provider = mock(faults=FaultPlan(rates={fault: 1.0}))
     got, errors = await model(provider, max_batch_size=5).aembed_array(words(10), return_exceptions=True)
@@ -138,7 +138,7 @@ async def test_a_broken_vector_is_that_rows_error(fault: Fault) -> None:
     np.testing.assert_array_equal(got[rest], matrix(provider, words(10))[rest])
 
 
-def test_lists_run_under_the_configuration() -> None:
+def test_arrays_lists_run_under_the_configuration() -> None:
     """Four at a time unless it says otherwise."""
     for config, seconds in ((None, 3), ({"max_concurrency": 12}, 1), ({"max_concurrency": None}, 1)):
         provider = mock(latency=1.0)
@@ -147,7 +147,7 @@ def test_lists_run_under_the_configuration() -> None:
         assert took == pytest.approx(seconds)
 
 
-def test_a_deadline_leaves_what_was_there() -> None:
+def test_arrays_a_deadline_leaves_what_was_there() -> None:
     """With `return_exceptions`; else it is raised."""
     provider = mock(latency=1.0)
     embeddings: Any = model(provider, max_batch_size=1)
@@ -162,7 +162,7 @@ def test_a_deadline_leaves_what_was_there() -> None:
         on_mock_clock(lambda: embeddings.aembed_array(["a", "b", "c"], config))
 
 
-def test_a_timeout_is_a_lists() -> None:
+def test_arrays_a_timeout_is_a_lists() -> None:
     """The others go on."""
     provider = mock(faults=FaultPlan(script=[Fault.STALL(seconds=60)]))
     embeddings: Any = model(provider, max_batch_size=2)
@@ -176,7 +176,7 @@ def test_a_timeout_is_a_lists() -> None:
     np.testing.assert_array_equal(got[2:], matrix(provider, words(4))[2:])
 
 
-async def test_inside_a_run_the_outer_cap_holds() -> None:
+async def test_arrays_inside_a_run_the_outer_cap_holds() -> None:
     """And its items are billed."""
     provider = mock(latency=0.001)
     embeddings = model(provider, max_batch_size=5)
@@ -210,7 +210,7 @@ async def test_inside_a_run_the_outer_cap_holds() -> None:
     ],
     ids=lambda fault: fault.name,
 )
-async def test_rows_that_were_filled_too_early_are_mended(fault: Fault) -> None:
+async def test_arrays_rows_that_were_filled_too_early_are_mended(fault: Fault) -> None:
     """A vector is written to where it should belong before it is known whether it does."""
     provider = mock(faults=FaultPlan(script=[fault, None, fault]))
     embeddings = model(provider, max_batch_size=20, max_retries=0)
@@ -218,7 +218,7 @@ async def test_rows_that_were_filled_too_early_are_mended(fault: Fault) -> None:
     np.testing.assert_array_equal(got, matrix(provider, words(50)))
 
 
-async def test_the_first_vector_of_all_may_be_of_another_width() -> None:
+async def test_arrays_the_first_vector_of_all_may_be_of_another_width() -> None:
     """The matrix is as wide as the others."""
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -237,7 +237,7 @@ async def test_the_first_vector_of_all_may_be_of_another_width() -> None:
 
 
 @given(st.permutations(range(9)), st.booleans())
-def test_vectors_in_any_order_come_to_their_rows(order: list[int], coded: bool) -> None:
+def test_arrays_vectors_in_any_order_come_to_their_rows(order: list[int], coded: bool) -> None:
     """None is overwritten on the way."""
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -254,7 +254,7 @@ def test_vectors_in_any_order_come_to_their_rows(order: list[int], coded: bool) 
 # Blocks
 
 
-async def test_texts_become_blocks() -> None:
+async def test_arrays_texts_become_blocks() -> None:
     """A matrix for each list, in order, with what it was billed."""
     provider = mock()
     blocks = [block async for block in model(provider, max_batch_size=4).aembed_blocks(iter(words(10)))]
@@ -269,7 +269,7 @@ async def test_texts_become_blocks() -> None:
     st.integers(1, 6),
     st.sampled_from([iter, arriving]),
 )
-def test_every_text_has_its_place_in_a_block(texts: list[Any], size: int, kind: Any) -> None:
+def test_arrays_every_text_has_its_place_in_a_block(texts: list[Any], size: int, kind: Any) -> None:
     """Whatever repeats and whatever fails; equal texts of a list are sent once."""
     provider = mock(reject=lambda text: text == "no")
 
@@ -290,7 +290,7 @@ def test_every_text_has_its_place_in_a_block(texts: list[Any], size: int, kind: 
                 np.testing.assert_array_equal(block.matrix[row], matrix(provider, [text])[0])
 
 
-async def test_a_block_without_any_vector_is_as_wide_as_the_others() -> None:
+async def test_arrays_a_block_without_any_vector_is_as_wide_as_the_others() -> None:
     """As far as that is known."""
     embeddings = model(mock(), max_batch_size=2)
     config: Any = {"max_concurrency": 1}
@@ -300,7 +300,7 @@ async def test_a_block_without_any_vector_is_as_wide_as_the_others() -> None:
     assert [block.matrix.shape async for block in stream] == [(1, 0)]
 
 
-async def test_blocks_stop_at_an_error() -> None:
+async def test_arrays_blocks_stop_at_an_error() -> None:
     """It says which text it was; what came before has been handed out."""
     embeddings = model(mock(), max_batch_size=2)
     starts = []
@@ -316,7 +316,7 @@ async def test_blocks_stop_at_an_error() -> None:
     [(None, 6), ({"max_concurrency": 2}, 4), ({"max_concurrency": None}, 16), ({"window": 30}, 3)],
     ids=str,
 )
-async def test_blocks_are_bounded_by_the_window(config: Any, most: int) -> None:
+async def test_arrays_blocks_are_bounded_by_the_window(config: Any, most: int) -> None:
     """A slow consumer stops the source; so many lists are pulled beyond what it took, and one to come."""
     pulled = 0
 
@@ -336,7 +336,7 @@ async def test_blocks_are_bounded_by_the_window(config: Any, most: int) -> None:
                 break
 
 
-async def test_an_endless_source_is_pulled_as_it_goes() -> None:
+async def test_arrays_an_endless_source_is_pulled_as_it_goes() -> None:
     """Async ones too; the packing is the same."""
     provider = mock()
 
@@ -354,7 +354,7 @@ async def test_an_endless_source_is_pulled_as_it_goes() -> None:
     np.testing.assert_array_equal(first.matrix, matrix(provider, words(3)))
 
 
-def test_blocks_in_sync_code() -> None:
+def test_arrays_blocks_in_sync_code() -> None:
     """An iterator is pulled in the calling thread, and closing ends the run."""
     provider = mock()
     threads: set[int] = set()
@@ -378,7 +378,7 @@ def test_blocks_in_sync_code() -> None:
     assert len(list(model(provider, max_batch_size=5).embed_blocks(iter(words(12))))) == 3
 
 
-async def test_without_numpy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_arrays_without_numpy_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra; lists need none of it."""
     monkeypatch.setitem(sys.modules, "numpy", None)
     embeddings = model(mock())
@@ -389,7 +389,7 @@ async def test_without_numpy_the_error_says_what_to_install(monkeypatch: pytest.
     assert len(await embeddings.aembed_documents(["a"])) == 1
 
 
-def test_the_deadline_counts_while_the_texts_are_pulled() -> None:
+def test_arrays_the_deadline_counts_while_the_texts_are_pulled() -> None:
     """A source that is slow does not stretch it."""
 
     async def source() -> AsyncIterator[str]:

@@ -32,13 +32,13 @@ from tests.providers.embeddings.embedding import (
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_text_has_a_vector() -> None:
+async def test_embeddings_a_text_has_a_vector() -> None:
     """A list of numbers, exactly those that were sent."""
     provider = mock()
     assert await model(provider).ainvoke("hello") == provider.vector_of("hello", model="m")
 
 
-async def test_a_request_is_what_servers_expect() -> None:
+async def test_embeddings_a_request_is_what_servers_expect() -> None:
     """Texts as strings, in a list unless there is only one, base64 asked for by name, options as given."""
     seen: list[dict[str, Any]] = []
 
@@ -64,7 +64,7 @@ async def test_a_request_is_what_servers_expect() -> None:
     assert seen == [{**same, "input": ["é\n", "b"]}, {**same, "input": "c"}]
 
 
-async def test_texts_share_requests() -> None:
+async def test_embeddings_texts_share_requests() -> None:
     """2,048 of them at most; each has its own vector, in order, and equal ones are sent once."""
     provider = mock()
     texts = [*words(5000), *words(100)]
@@ -74,7 +74,7 @@ async def test_texts_share_requests() -> None:
     assert log.peak_in_flight <= 3
 
 
-async def test_texts_meet_inside_a_chain() -> None:
+async def test_embeddings_texts_meet_inside_a_chain() -> None:
     """One request for all, though each item comes by itself."""
     provider = mock()
     chain = RunnableLambda(str.upper) | model(provider) | RunnableLambda(len)
@@ -83,7 +83,7 @@ async def test_texts_meet_inside_a_chain() -> None:
     assert (log.requests, log.items) == (1, 3)
 
 
-async def test_langchains_names_do_the_same() -> None:
+async def test_embeddings_langchains_names_do_the_same() -> None:
     """Documents and queries."""
     provider = mock()
     embeddings = model(provider)
@@ -92,7 +92,7 @@ async def test_langchains_names_do_the_same() -> None:
     assert await embeddings.aembed_query("a") == provider.vector_of("a", model="m")
 
 
-def test_langchains_names_work_in_sync_code() -> None:
+def test_embeddings_langchains_names_work_in_sync_code() -> None:
     """On the background loop."""
     provider = mock()
     embeddings = model(provider)
@@ -100,7 +100,7 @@ def test_langchains_names_work_in_sync_code() -> None:
     assert embeddings.embed_query("a") == provider.vector_of("a", model="m")
 
 
-def test_documents_are_under_way_four_lists_at_a_time() -> None:
+def test_embeddings_documents_are_under_way_four_lists_at_a_time() -> None:
     """Unless the configuration says otherwise."""
     provider = mock(latency=1.0)
     _, seconds = on_mock_clock(lambda: model(provider, max_batch_size=5).aembed_documents(words(60)))
@@ -108,14 +108,14 @@ def test_documents_are_under_way_four_lists_at_a_time() -> None:
     assert seconds == pytest.approx(3)
 
 
-async def test_tokens_are_counted_where_they_were_billed() -> None:
+async def test_embeddings_tokens_are_counted_where_they_were_billed() -> None:
     """Each item has its share, and the shares add up."""
     result = await model(mock()).arun(["a text", "another text", "a third text"])
     assert result.usage == Usage(8, 0, 8)
     assert all(outcome.usage is not None for outcome in result)
 
 
-async def test_dimensions_can_be_bound() -> None:
+async def test_embeddings_dimensions_can_be_bound() -> None:
     """For a part of a chain; the two do not share lists."""
     provider = mock()
     both = await (
@@ -125,7 +125,7 @@ async def test_dimensions_can_be_bound() -> None:
     assert [row["b"] for row in both] == vectors(provider, ["x", "y"], dimensions=3)
 
 
-async def test_calls_of_several_runs_share_a_list_if_asked() -> None:
+async def test_embeddings_calls_of_several_runs_share_a_list_if_asked() -> None:
     """As in a service, whose requests call `ainvoke` each for itself."""
     provider = mock()
     embeddings = model(provider, share_lists=True)
@@ -159,7 +159,9 @@ async def test_calls_of_several_runs_share_a_list_if_asked() -> None:
     ],
     ids=["empty", "None", "list", "surrogate", "too long"],
 )
-async def test_a_bad_text_has_its_own_error_before_anything_is_sent(text: Any, error: Any, said: str) -> None:
+async def test_embeddings_a_bad_text_has_its_own_error_before_anything_is_sent(
+    text: Any, error: Any, said: str
+) -> None:
     """The others do not hear of it."""
     provider = mock()
     embeddings = model(provider, server="openai")
@@ -175,7 +177,7 @@ async def test_a_bad_text_has_its_own_error_before_anything_is_sent(text: Any, e
 
 
 @pytest.mark.parametrize("server", ["infinity", "vllm", "ollama", "llama-cpp-python"])
-async def test_an_empty_text_is_sent_where_it_is_taken(server: Any) -> None:
+async def test_embeddings_an_empty_text_is_sent_where_it_is_taken(server: Any) -> None:
     """It has a vector there."""
     provider = mock(server=server)
     assert await model(provider, server=server).ainvoke("") == provider.vector_of("", model="m")
@@ -186,7 +188,7 @@ TOO_LONG = "x" * 8000
 
 
 @pytest.mark.parametrize("server", ["openai", "azure", "tei", "llama-server", "llama-cpp-python", "vllm"])
-async def test_a_text_that_the_server_finds_too_long_stands_alone(server: Any) -> None:
+async def test_embeddings_a_text_that_the_server_finds_too_long_stands_alone(server: Any) -> None:
     """Its error says how long it is and what to do; all others have their vectors."""
     provider = mock(server=server, max_input_tokens=500)
     texts = [*words(20), TOO_LONG, *words(10), "another" + TOO_LONG]
@@ -202,7 +204,7 @@ async def test_a_text_that_the_server_finds_too_long_stands_alone(server: Any) -
 
 
 @pytest.mark.parametrize("server", ["openai", "tei", "llama-server", "vllm"])
-async def test_a_text_that_is_too_long_is_cut_if_asked(server: Any) -> None:
+async def test_embeddings_a_text_that_is_too_long_is_cut_if_asked(server: Any) -> None:
     """To what the server says it takes, whether it says it or not."""
     provider = mock(server=server, max_input_tokens=500)
     embeddings = model(provider, truncate=True, max_retries=0)
@@ -212,7 +214,7 @@ async def test_a_text_that_is_too_long_is_cut_if_asked(server: Any) -> None:
     assert got[1] in vectors(provider, possible)
 
 
-async def test_a_text_is_cut_to_so_many_tokens() -> None:
+async def test_embeddings_a_text_is_cut_to_so_many_tokens() -> None:
     """Before anything is sent, by the estimate."""
     seen: list[str] = []
 
@@ -226,7 +228,7 @@ async def test_a_text_is_cut_to_so_many_tokens() -> None:
     assert set(seen[1]) == {"x"}
 
 
-async def test_a_text_that_is_never_short_enough_is_given_up() -> None:
+async def test_embeddings_a_text_that_is_never_short_enough_is_given_up() -> None:
     """One character is the least."""
     sent: list[int] = []
 
@@ -261,7 +263,9 @@ async def test_a_text_that_is_never_short_enough_is_given_up() -> None:
         ({"extra_body": {"x": object()}}, ValueError, "the option x cannot be sent as JSON"),
     ],
 )
-def test_options_that_make_no_sense_are_errors(options: dict[str, Any], error: Any, said: str) -> None:
+def test_embeddings_options_that_make_no_sense_are_errors(
+    options: dict[str, Any], error: Any, said: str
+) -> None:
     """At once."""
     with pytest.raises(error, match=said):
         OpenAIEmbeddings(**{"model": "m", "base_url": "http://x/v1", **options})
@@ -270,13 +274,13 @@ def test_options_that_make_no_sense_are_errors(options: dict[str, Any], error: A
 @pytest.mark.parametrize(
     "bound", [{"timeout": 1}, {"input": ["a"]}, {"dimensions": -1}, {"max_batch_size": 3}]
 )
-async def test_what_cannot_be_bound_is_an_error(bound: dict[str, Any]) -> None:
+async def test_embeddings_an_option_that_cannot_be_bound_is_an_error(bound: dict[str, Any]) -> None:
     """Before anything is sent."""
     with pytest.raises(ValueError, match=next(iter(bound))):
         await model(mock()).bind(**bound).ainvoke("a")
 
 
-def test_openai_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_openai_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else insists on one."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
@@ -284,7 +288,7 @@ def test_openai_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         OpenAIEmbeddings("m")
 
 
-async def test_texts_are_no_text() -> None:
+async def test_embeddings_texts_are_no_text() -> None:
     """A string is a single one."""
     embeddings = model(mock())
     with pytest.raises(TypeError, match="embed_query"):

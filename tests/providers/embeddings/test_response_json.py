@@ -63,7 +63,7 @@ def read(body: Any, count: int | None = None, secrets: Secrets = NO_SECRETS) -> 
 
 @pytest.mark.parametrize("between", ["\\n", "\\r\\n", " ", "\\t", "\\u000a", "\\u000D\\u000A", "\\u0020"])
 @pytest.mark.parametrize("width", [1, 7, 76])
-def test_base64_in_lines_is_decoded(between: str, width: int) -> None:
+def test_embedding_response_base64_in_lines_is_decoded(between: str, width: int) -> None:
     """As MIME writes it, and Python's base64 reads it."""
     numbers = [number / 7 for number in range(60)]
     text = b64encode(raw(numbers)).decode()
@@ -71,7 +71,7 @@ def test_base64_in_lines_is_decoded(between: str, width: int) -> None:
     assert read_text(lines).vectors == [raw(numbers)]
 
 
-def test_base64_with_escaped_slashes_is_decoded() -> None:
+def test_embedding_response_base64_with_escaped_slashes_is_decoded() -> None:
     """As PHP writes JSON."""
     numbers = [-1.9999998807907104, 255.99998474121094] * 8
     text = b64encode(raw(numbers)).decode()
@@ -80,13 +80,13 @@ def test_base64_with_escaped_slashes_is_decoded() -> None:
 
 
 @pytest.mark.parametrize("text", ["A\\nB", "AAAA\\\\", "AA-_\\n", "====", "AAA\\n=A"])
-def test_base64_that_is_none_has_an_error_of_ours(text: str) -> None:
+def test_embedding_response_base64_that_is_none_has_an_error_of_ours(text: str) -> None:
     """In its place."""
     (error,) = read_text(text).vectors
     assert isinstance(error, MalformedResponseError)
 
 
-def test_base64_is_decoded_to_the_bytes_that_it_stands_for() -> None:
+def test_embedding_response_base64_is_decoded_to_the_bytes_that_it_stands_for() -> None:
     """Little-endian float32, and the tokens of all."""
     usage = {"prompt_tokens": 7, "total_tokens": 7}
     vectors = read(answer(*map(base64, NUMBERS), usage=usage))
@@ -94,7 +94,7 @@ def test_base64_is_decoded_to_the_bytes_that_it_stands_for() -> None:
     assert [floats(vector) for vector in vectors.vectors if isinstance(vector, bytes)] == NUMBERS
 
 
-def test_numbers_are_read_the_same() -> None:
+def test_embedding_response_numbers_are_read_the_same() -> None:
     """From a server that does not know base64."""
     vectors = read(answer(*NUMBERS))
     assert vectors == Vectors([raw(numbers) for numbers in NUMBERS], None, in_base64=False)
@@ -106,7 +106,9 @@ def test_numbers_are_read_the_same() -> None:
     st.booleans(),
     st.randoms(),
 )
-def test_however_it_is_written(numbers: list[list[float]], indent: Any, coded: bool, random: Any) -> None:
+def test_embedding_response_vectors_in_every_notation_are_read(
+    numbers: list[list[float]], indent: Any, coded: bool, random: Any
+) -> None:
     """Any spacing, any order of members and items, either form: the same vectors."""
     items = []
     for index, vector in enumerate(numbers):
@@ -119,7 +121,7 @@ def test_however_it_is_written(numbers: list[list[float]], indent: Any, coded: b
     assert read(body, len(numbers)).vectors == [raw(vector) for vector in numbers]
 
 
-def test_slashes_may_be_escaped() -> None:
+def test_embedding_response_slashes_may_be_escaped() -> None:
     """As PHP does."""
     numbers = struct.unpack("<3f", b"\x3f\xff\x7e\x3f" * 3)
     text = base64(numbers)
@@ -128,14 +130,14 @@ def test_slashes_may_be_escaped() -> None:
     assert read(body, 1).vectors == [raw(numbers)]
 
 
-def test_what_looks_like_a_vector_in_a_string_is_none() -> None:
+def test_embedding_response_a_string_that_looks_like_a_vector_is_none() -> None:
     """A server may say the input back."""
     body = answer(base64(NUMBERS[0]), input=['{"embedding":"AAAA"}', '"embedding":[1]'])
     assert read(body).vectors == [raw(NUMBERS[0])]
 
 
 @pytest.mark.parametrize("indexes", [[None] * 3, [0, 1, 2], ["0", "1", "2"]], ids=str)
-def test_without_an_index_the_order_counts(indexes: list[Any]) -> None:
+def test_embedding_response_without_an_index_the_order_counts(indexes: list[Any]) -> None:
     """And an index that is text is an index."""
     data = [
         item(base64(n), **({} if i is None else {"index": i})) for n, i in zip(NUMBERS, indexes, strict=True)
@@ -158,7 +160,9 @@ def test_without_an_index_the_order_counts(indexes: list[Any]) -> None:
     ],
     ids=str,
 )
-def test_indexes_that_leave_no_doubt_are_understood(indexes: list[Any], places: list[int]) -> None:
+def test_embedding_response_indexes_that_leave_no_doubt_are_understood(
+    indexes: list[Any], places: list[int]
+) -> None:
     """One that is missing has the free place, some count from 1, and what is in order may lack some."""
     data = [
         item(base64(NUMBERS[place]), **({} if i is None else {"index": i}))
@@ -167,13 +171,13 @@ def test_indexes_that_leave_no_doubt_are_understood(indexes: list[Any], places: 
     assert read({"data": data}).vectors == [raw(numbers) for numbers in NUMBERS]
 
 
-def test_vectors_are_placed_by_their_index() -> None:
+def test_embedding_response_vectors_are_placed_by_their_index() -> None:
     """Whatever order they come in."""
     data = [item(base64(NUMBERS[index]), index=index) for index in (2, 0, 1)]
     assert read({"data": data}).vectors == [raw(numbers) for numbers in NUMBERS]
 
 
-def test_one_vector_of_one_text_may_say_any_index() -> None:
+def test_embedding_response_one_vector_of_one_text_may_say_any_index() -> None:
     """Some servers count on through all requests."""
     assert read({"data": [item(NUMBERS[0], index=17)]}).vectors == [raw(NUMBERS[0])]
 
@@ -181,7 +185,7 @@ def test_one_vector_of_one_text_may_say_any_index() -> None:
 @pytest.mark.parametrize(
     "indexes", [[0, 0, 1], [0, 1, 3], [0, 1, -1], [None, None, 0], [None, 3, 4], [0, 1, True], [0, 1, 1.5]]
 )
-def test_indexes_that_are_no_order_are_an_error(indexes: list[Any]) -> None:
+def test_embedding_response_indexes_that_are_no_order_are_an_error(indexes: list[Any]) -> None:
     """None of the vectors can be trusted; the list is asked for in parts rather than again."""
     data = [item(NUMBERS[0], index=index) for index in indexes]
     with pytest.raises(MalformedResponseError, match="indexes are not 0 to 2, each once") as caught:
@@ -191,7 +195,7 @@ def test_indexes_that_are_no_order_are_an_error(indexes: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("vectors", "texts"), [(2, 3), (4, 3), (0, 1), (1, 2), (2, 1)])
-def test_another_number_of_vectors_is_an_error(vectors: int, texts: int) -> None:
+def test_embedding_response_another_number_of_vectors_is_an_error(vectors: int, texts: int) -> None:
     """One of two may be an accident; a list's parts are asked for instead, a single text again."""
     with pytest.raises(MalformedResponseError, match=f"has {vectors} vectors? for {texts} text") as caught:
         read(answer(*[NUMBERS[0]] * vectors), texts)
@@ -199,7 +203,7 @@ def test_another_number_of_vectors_is_an_error(vectors: int, texts: int) -> None
     assert not isinstance(caught.value, OneByOneError)
 
 
-def test_a_server_that_knows_no_lists_is_found_out() -> None:
+def test_embedding_response_a_server_that_knows_no_lists_is_found_out() -> None:
     """One vector for all, or all of the same index."""
     with pytest.raises(OneByOneError, match="has 1 vector for 3 texts"):
         read(answer(NUMBERS[0]), 3)
@@ -229,7 +233,7 @@ def test_a_server_that_knows_no_lists_is_found_out() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_vector_is_that_texts_error(value: Any, why: str) -> None:
+def test_embedding_response_a_broken_vector_is_that_texts_error(value: Any, why: str) -> None:
     """The others are as good as ever."""
     first, broken, last = read(answer(base64(NUMBERS[0]), value, base64(NUMBERS[2]))).vectors
     assert (first, last) == (raw(NUMBERS[0]), raw(NUMBERS[2]))
@@ -239,13 +243,13 @@ def test_what_is_no_vector_is_that_texts_error(value: Any, why: str) -> None:
     assert broken.status == 200
 
 
-def test_large_numbers_are_numbers() -> None:
+def test_embedding_response_large_numbers_are_numbers() -> None:
     """The quick look for what is not finite is followed by a closer one."""
     largest = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
     assert read(answer([largest, -largest])).vectors == [raw([largest, -largest])]
 
 
-def test_a_vector_in_an_array_of_its_own_is_one() -> None:
+def test_embedding_response_a_vector_in_an_array_of_its_own_is_one() -> None:
     """As llama-server's older answers have it."""
     assert read(answer([NUMBERS[0]])).vectors == [raw(NUMBERS[0])]
 
@@ -265,19 +269,19 @@ def test_a_vector_in_an_array_of_its_own_is_one() -> None:
         (b'{"data": [1]}', "something in data that is no object"),
     ],
 )
-def test_an_answer_of_another_shape_is_an_error(body: bytes, why: str) -> None:
+def test_embedding_response_an_answer_of_another_shape_is_an_error(body: bytes, why: str) -> None:
     """It says what is missing."""
     with pytest.raises(MalformedResponseError, match=why):
         read(body, 1)
 
 
-def test_an_error_that_came_as_a_success_is_raised() -> None:
+def test_embedding_response_an_error_that_came_as_a_success_is_raised() -> None:
     """As some proxies have it."""
     with pytest.raises(ServerError, match="no workers"):
         read({"error": {"message": "no workers"}}, 1)
 
 
-def test_no_message_holds_a_vector_or_a_key() -> None:
+def test_embedding_response_no_message_holds_a_vector_or_a_key() -> None:
     """The beginning of an answer is shown without either."""
     with pytest.raises(MalformedResponseError) as caught:
         read({"key": "sk-secret", **answer(base64([0.1] * 500))}, 2, Secrets(["sk-secret"]))
@@ -286,7 +290,7 @@ def test_no_message_holds_a_vector_or_a_key() -> None:
 
 
 @pytest.mark.parametrize("value", ["#9", "#x", "#"])
-def test_what_looks_like_a_mark_is_none(value: str) -> None:
+def test_embedding_response_a_string_that_looks_like_a_mark_is_none(value: str) -> None:
     """A name written with escapes is not found when vectors are cut out."""
     body = b'{"data": [{"\\u0065mbedding": "%b"}]}' % value.encode()
     (broken,) = read(body, 1).vectors
@@ -294,7 +298,7 @@ def test_what_looks_like_a_mark_is_none(value: str) -> None:
 
 
 @given(st.data(), st.sampled_from([None, 1]), st.booleans())
-def test_however_a_body_is_cut_into_pieces(data: Any, indent: Any, coded: bool) -> None:
+def test_embedding_response_however_a_body_is_cut_into_pieces(data: Any, indent: Any, coded: bool) -> None:
     """What is read of it is the same."""
     values = [*(base64(numbers) if coded else numbers for numbers in NUMBERS), [[1.0], [2.0]], None, [[5.0]]]
     body = json.dumps(answer(*values, input=['"embedding":"']), indent=indent).encode()
@@ -311,7 +315,7 @@ def test_however_a_body_is_cut_into_pieces(data: Any, indent: Any, coded: bool) 
 @pytest.mark.parametrize(
     "filler", [b'"embedding"', b'"embedding":', b'"embedding" : [', b'"embedding":"', b" ", b'"embedding"  ']
 )
-def test_a_body_made_to_be_slow_is_not(filler: bytes) -> None:
+def test_embedding_response_a_body_made_to_be_slow_is_not(filler: bytes) -> None:
     """Linear in its size, whatever it repeats."""
     began = time.process_time()
     with pytest.raises(MalformedResponseError):

@@ -34,7 +34,7 @@ def patiently(case: Case) -> None:
 
 
 @pytest.mark.parametrize("first", range(0, 40, 10))
-def test_random_servers_answer_whoever_is_patient(first: int) -> None:
+def test_server_families_random_servers_answer_patient_clients(first: int) -> None:
     """All of it, in no less than the least time."""
     for seed in range(first, first + 10):
         case = random_case(seed)
@@ -46,7 +46,7 @@ def test_random_servers_answer_whoever_is_patient(first: int) -> None:
         assert verdict.seconds >= verdict.least_seconds - 1e-9, case.words
 
 
-def test_random_servers_are_of_every_kind() -> None:
+def test_server_families_random_servers_are_of_every_kind() -> None:
     """And the same ones every time."""
     words = [random_case(seed).words for seed in range(200)]
     assert words == [random_case(seed).words for seed in range(200)]

@@ -26,19 +26,19 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("text", COUNTED)
-def test_an_estimate_is_near(text: str) -> None:
+def test_tokenizer_an_estimate_is_near(text: str) -> None:
     """In any script, without a download: within a quarter."""
     assert 0.75 <= COUNTED[text] / estimate(text) <= 1.25
 
 
 @given(st.text())
-def test_every_text_has_an_estimate(text: str) -> None:
+def test_tokenizer_every_text_has_an_estimate(text: str) -> None:
     """Half characters and nothing at all too: at least one, at most three a character."""
     assert 1 <= estimate(text) <= 1 + 2 * len(text)
 
 
 @given(st.text(), st.integers(1, 50), st.floats(0.2, 4.5))
-def test_a_cut_text_fits_and_is_a_beginning(text: str, most: int, factor: float) -> None:
+def test_tokenizer_a_cut_text_fits_and_is_a_beginning(text: str, most: int, factor: float) -> None:
     """Down to one character; what fits is left as it is."""
     cut = Estimate().cut(text, most, factor)
     assert text.startswith(cut)
@@ -47,7 +47,7 @@ def test_a_cut_text_fits_and_is_a_beginning(text: str, most: int, factor: float)
         assert cut == text
 
 
-def test_what_a_text_has_for_certain() -> None:
+def test_tokenizer_least_tokens_of_a_text() -> None:
     """A token for each word, and no token is longer than the longest."""
     assert Estimate().at_least("a bc  d") == 3
     assert Estimate().at_least("x" * 1280) == 10
@@ -85,7 +85,7 @@ def encoding(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_tiktoken_counts(encoding: list[str]) -> None:
+def test_tokenizer_tiktoken_counts(encoding: list[str]) -> None:
     """Exactly, special tokens read as text."""
     counting = Tiktoken("text-embedding-3-small")
     assert counting.exact
@@ -94,13 +94,13 @@ def test_tiktoken_counts(encoding: list[str]) -> None:
     assert encoding == ["text-embedding-3-small"]
 
 
-def test_a_model_that_tiktoken_does_not_know_has_the_usual_encoding(encoding: list[str]) -> None:
+def test_tokenizer_a_model_that_tiktoken_does_not_know_has_the_usual_encoding(encoding: list[str]) -> None:
     """All of OpenAI's embedding models have that."""
     Tiktoken("strange")
     assert encoding == ["strange", "cl100k_base"]
 
 
-def test_tiktoken_cuts_after_the_last_token_that_fits(encoding: list[str]) -> None:
+def test_tokenizer_tiktoken_cuts_after_the_last_token_that_fits(encoding: list[str]) -> None:
     """And leaves no half character."""
     counting = Tiktoken("m")
     assert counting.cut("ababab", 2, 1.0) == "abab"
@@ -110,7 +110,7 @@ def test_tiktoken_cuts_after_the_last_token_that_fits(encoding: list[str]) -> No
     assert counting.cut("ababab", 2, 2.0) == "ab"
 
 
-def test_without_tiktoken_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_without_tiktoken_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra."""
     monkeypatch.setitem(sys.modules, "tiktoken", None)
     with pytest.raises(ImportError, match=r"batchrt\[tiktoken\]"):
@@ -128,7 +128,7 @@ def test_without_tiktoken_the_error_says_what_to_install(monkeypatch: pytest.Mon
     ],
 )
 @pytest.mark.parametrize("model", ["text-embedding-3-small", "strange"])
-def test_tiktoken_without_its_encoding_says_what_to_do(
+def test_tokenizer_tiktoken_without_its_encoding_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, failure: Exception, model: str
 ) -> None:
     """Without a network, say: when the model is made, before anything is sent."""
@@ -143,7 +143,7 @@ def test_tiktoken_without_its_encoding_says_what_to_do(
     assert caught.value.__cause__ is failure
 
 
-def test_another_tokenizer_is_an_error() -> None:
+def test_tokenizer_another_tokenizer_is_an_error() -> None:
     """There are two."""
     name: Any = "words"
     with pytest.raises(ValueError, match='"estimate" or "tiktoken"'):

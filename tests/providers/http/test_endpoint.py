@@ -1,4 +1,4 @@
-"""Another attempt: when it is made, what it costs, how long it waits, and what one gets that is down."""
+"""The endpoint: when it retries, at which cost and after which wait, and how it behaves in an outage."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def error_of(outcome: Any) -> ProviderError:
 
 
 @on_both
-def test_when_to_stop_and_how_long_to_wait_are_tenacitys(backend: str) -> None:
-    """Whichever of two is reached first; the waits are what its part says."""
+def test_endpoint_stops_and_waits_by_tenacitys_parts(backend: str) -> None:
+    """The first of two stop conditions counts; the waits are those of the wait part."""
     server = Server(*[bad() for _ in range(20)])
 
     async def main(policy: RetryPolicy) -> Any:
@@ -120,7 +120,7 @@ def test_when_to_stop_and_how_long_to_wait_are_tenacitys(backend: str) -> None:
 
 
 @on_both
-def test_what_is_tried_again_is_what_the_policy_says(backend: str) -> None:
+def test_endpoint_retries_by_the_policy(backend: str) -> None:
     """And nothing else, though it may pass; a 400 if it says so."""
 
     async def main() -> None:
@@ -139,7 +139,7 @@ def test_what_is_tried_again_is_what_the_policy_says(backend: str) -> None:
 
 @on_both
 @pytest.mark.parametrize(("status", "seconds"), [(429, 7.0), (503, 7.0), (500, 7.0), (429, 0.5), (500, 0.5)])
-def test_a_provider_that_names_a_time_is_not_asked_before(backend: str, status: int, seconds: float) -> None:
+def test_endpoint_waits_for_a_named_time(backend: str, status: int, seconds: float) -> None:
     """Whatever the policy's part says, the longer wait wins."""
     server = Server(bad(status, retry_after_ms=str(seconds * 1000)))
 
@@ -152,8 +152,8 @@ def test_a_provider_that_names_a_time_is_not_asked_before(backend: str, status: 
 
 
 @on_both
-def test_a_part_may_be_a_function_of_ones_own(backend: str) -> None:
-    """It is given what tenacity's are."""
+def test_endpoint_policy_takes_functions(backend: str) -> None:
+    """It is called with tenacity's state."""
     seen: list[tuple[int, str]] = []
 
     def wait(state: Any) -> float:
@@ -172,8 +172,8 @@ def test_a_part_may_be_a_function_of_ones_own(backend: str) -> None:
 
 
 @on_both
-def test_without_retries_there_are_none(backend: str) -> None:
-    """`max_retries=0`, also for who is refused for now."""
+def test_endpoint_makes_no_retries_without(backend: str) -> None:
+    """`max_retries=0` counts for refused requests too."""
     for answer in (bad(500), bad(429, retry_after="1")):
         server = Server(answer)
         error = error_of(virtually(backend, lambda s=server: outcome_of(respond(s, max_retries=0))))  # type: ignore[misc]
@@ -185,7 +185,7 @@ def test_without_retries_there_are_none(backend: str) -> None:
 
 
 @on_both
-def test_a_wait_that_is_too_long_fails_and_says_until_when(backend: str) -> None:
+def test_endpoint_fails_at_a_wait_that_is_too_long_and_says_until_when(backend: str) -> None:
     """Others fail at once without sending anything, and say so, too; then it goes on."""
     server = Server(good(), bad(429, retry_after="500"))
 
@@ -218,7 +218,7 @@ def test_a_wait_that_is_too_long_fails_and_says_until_when(backend: str) -> None
 
 
 @on_both
-def test_those_in_the_queue_fail_as_well(backend: str) -> None:
+def test_endpoint_fails_waiting_requests_too_at_a_wait_that_is_too_long(backend: str) -> None:
     """They waited for something else when it came, and do not wait for that."""
     server = Server(good(), bad(429, retry_after="500"))
 
@@ -235,7 +235,7 @@ def test_those_in_the_queue_fail_as_well(backend: str) -> None:
 
 
 @on_both
-def test_a_policy_says_what_is_too_long(backend: str) -> None:
+def test_endpoint_policy_sets_the_longest_wait(backend: str) -> None:
     """Each waits for as long as its own says."""
     server = Server(good(), bad(429, retry_after="500"))
 
@@ -257,7 +257,7 @@ def test_a_policy_says_what_is_too_long(backend: str) -> None:
 @pytest.mark.parametrize("longest", [5, 30, 600])
 @pytest.mark.parametrize("status", [429, 503, 200])
 @on_both
-def test_a_wait_says_until_when_if_the_policy_does_not_wait_for_it(
+def test_endpoint_says_until_when_if_the_policy_does_not_wait(
     backend: str, status: int, longest: float
 ) -> None:
     """Whatever the usual bound is, and also where a success has an error in it."""
@@ -280,7 +280,7 @@ def test_a_wait_says_until_when_if_the_policy_does_not_wait_for_it(
 
 
 @on_both
-def test_a_wait_holds_everybody_who_shares_the_quota_and_nobody_else(backend: str) -> None:
+def test_endpoint_named_wait_holds_all_that_share_the_quota_and_no_other(backend: str) -> None:
     """Another client with the same address, key and model, another run; not another key or model."""
     provider = MockProvider(
         rate_limits=RateLimits(requests_per_minute=60, burst_seconds=1, headers="none", waits=["retry-after"])
@@ -314,7 +314,7 @@ def test_a_wait_holds_everybody_who_shares_the_quota_and_nobody_else(backend: st
 
 
 @on_both
-def test_cancelling_the_call_that_met_the_wait_wakes_nobody(backend: str) -> None:
+def test_endpoint_named_wait_outlasts_the_call_that_met_it(backend: str) -> None:
     """The provider asked, and still does."""
     server = Server(good(), bad(429, retry_after="30"))
 
@@ -338,8 +338,8 @@ async def _later(seconds: float, model: Any) -> None:
 
 
 @on_both
-def test_those_under_way_finish(backend: str) -> None:
-    """A wait is for what was not sent yet."""
+def test_endpoint_finishes_requests_in_flight_during_a_named_wait(backend: str) -> None:
+    """A wait holds requests that were not sent yet."""
     times: dict[str, float] = {}
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -369,7 +369,7 @@ def test_those_under_way_finish(backend: str) -> None:
 # The retry budget
 
 
-def test_retries_are_paid_for_and_answers_repay() -> None:
+def test_endpoint_retries_are_paid_for_and_answers_repay() -> None:
     """Of a hundred items that fail three times each, as many are tried again as can be paid."""
     server = Server(*[bad(500) for _ in range(1000)])
 
@@ -387,8 +387,8 @@ def test_retries_are_paid_for_and_answers_repay() -> None:
 
 
 @pytest.mark.parametrize(("failure", "cost"), [(bad(500), 5), (httpx.ReadTimeout("slow"), 10)])
-def test_a_timeout_costs_twice(failure: Any, cost: float) -> None:
-    """What it cost stays paid, and the answer repays one."""
+def test_endpoint_timeout_costs_twice(failure: Any, cost: float) -> None:
+    """Its cost stays paid, and the answer repays one token."""
 
     async def main() -> None:
         model = respond(Server(failure))
@@ -398,7 +398,7 @@ def test_a_timeout_costs_twice(failure: Any, cost: float) -> None:
     virtually("trio", main)
 
 
-def test_a_budget_of_nothing_is_no_retry_and_none_is_no_bound() -> None:
+def test_endpoint_retry_budget_of_zero_allows_no_retry_and_none_is_no_bound() -> None:
     """At once, and with a word about it; an event says so."""
 
     async def main() -> None:
@@ -419,7 +419,7 @@ def test_a_budget_of_nothing_is_no_retry_and_none_is_no_bound() -> None:
     virtually("trio", main)
 
 
-def test_who_is_refused_for_the_rate_and_told_when_pays_nothing() -> None:
+def test_endpoint_rate_limit_with_a_named_wait_costs_nothing() -> None:
     """It comes one after the other then; without a time it is like any other failure."""
 
     async def main() -> None:
@@ -433,7 +433,7 @@ def test_who_is_refused_for_the_rate_and_told_when_pays_nothing() -> None:
     virtually("trio", main)
 
 
-def test_each_retry_is_an_event() -> None:
+def test_endpoint_announces_each_retry() -> None:
     """Why, when at the least, and which attempt failed."""
 
     async def main() -> None:
@@ -461,8 +461,8 @@ def down(end: float = 70.0, kind: Any = 503, **options: Any) -> MockProvider:
 
 
 @pytest.mark.parametrize("kind", [503, 500, "refused"])
-def test_in_an_outage_calls_fail_fast_instead_of_multiplying(kind: Any) -> None:
-    """For ten thousand items a thousand requests more, and what the budget allows."""
+def test_endpoint_fails_fast_in_an_outage(kind: Any) -> None:
+    """Ten thousand items make a thousand requests more, and as many as the budget allows."""
     count = 2500
     simulated = simulate(down(kind=kind), count, cap=50)
     verdict = simulated.verdict
@@ -474,7 +474,7 @@ def test_in_an_outage_calls_fail_fast_instead_of_multiplying(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [503, 500, "refused", 429])
-def test_who_has_the_patience_has_every_item_done(kind: Any) -> None:
+def test_endpoint_with_patience_has_every_item_done(kind: Any) -> None:
     """And the provider is not bothered meanwhile: one looks, at most once in a second."""
     provider = down(kind=kind)
     simulated = simulate(provider, 1500, cap=50, retry_policy=RetryPolicy(patience=300))
@@ -487,8 +487,8 @@ def test_who_has_the_patience_has_every_item_done(kind: Any) -> None:
     assert simulated.seconds < 70 + 10 + 1500 / 50 * 1.6
 
 
-def test_patience_that_is_too_short_ends_and_says_for_how_long() -> None:
-    """With an error that says what to do."""
+def test_endpoint_with_short_patience_fails_and_says_for_how_long() -> None:
+    """With an error that names the remedy."""
     simulated = simulate(down(end=10_000), 600, cap=50, retry_policy=RetryPolicy(patience=30))
     assert simulated.errors
     for error in simulated.errors:
@@ -499,8 +499,8 @@ def test_patience_that_is_too_short_ends_and_says_for_how_long() -> None:
     assert simulated.seconds < 60
 
 
-def test_others_without_patience_still_fail_fast() -> None:
-    """Though they share the quota with those who wait."""
+def test_endpoint_without_patience_fails_fast_beside_patient_ones() -> None:
+    """Though they share the quota with waiting requests."""
     provider = down(end=100)
 
     async def main() -> None:
@@ -533,8 +533,8 @@ def test_others_without_patience_still_fail_fast() -> None:
     virtually("trio", main)
 
 
-def test_one_request_alone_is_patient_too() -> None:
-    """When all its attempts failed and nobody else was answered, it waits until the provider is back."""
+def test_endpoint_with_patience_waits_with_one_request_alone() -> None:
+    """When all its attempts failed and no other request was answered, it waits until the provider is back."""
     server = Server(*[httpx.ConnectError("refused") for _ in range(8)])
 
     async def main() -> None:
@@ -548,7 +548,7 @@ def test_one_request_alone_is_patient_too() -> None:
     assert gaps == pytest.approx([2, 4, 5, 5, 5], abs=0.1)
 
 
-def test_a_patient_item_that_is_cancelled_leaves_the_look_to_another() -> None:
+def test_endpoint_probe_that_is_cancelled_is_left_to_another_item() -> None:
     """Else everybody would wait for ever."""
     answers = [httpx.ConnectError("refused") for _ in range(12)]
 
@@ -566,8 +566,8 @@ def test_a_patient_item_that_is_cancelled_leaves_the_look_to_another() -> None:
 
 
 @on_both
-def test_who_was_let_go_for_a_retry_and_gave_up_holds_nobody_up(backend: str) -> None:
-    """The others who wait for one are not left until their patience ends."""
+def test_endpoint_released_retry_that_was_cancelled_holds_no_other_up(backend: str) -> None:
+    """Other waiting retries are not left until their patience ends."""
     server = Server(*[bad(500) for _ in range(3)])
 
     async def main() -> None:
@@ -594,7 +594,7 @@ def test_who_was_let_go_for_a_retry_and_gave_up_holds_nobody_up(backend: str) ->
 
 
 @pytest.mark.parametrize("name", ["max_retry_after", "patience"])
-def test_seconds_of_a_policy_are_numbers_that_make_sense(name: str) -> None:
+def test_endpoint_policy_refuses_invalid_seconds(name: str) -> None:
     """An error names the option."""
     for value in (-1, float("nan"), float("inf")):
         given: dict[str, Any] = {name: value}
@@ -607,14 +607,14 @@ def test_seconds_of_a_policy_are_numbers_that_make_sense(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["retry", "stop", "wait"])
-def test_parts_of_a_policy_can_be_called(name: str) -> None:
+def test_endpoint_policy_refuses_parts_that_cannot_be_called(name: str) -> None:
     """A number of attempts is no part."""
     given: dict[str, Any] = {name: 5}
     with pytest.raises(TypeError, match=f"{name} must be one of tenacity's parts"):
         RetryPolicy(**given)
 
 
-def test_embeddings_have_it_as_well() -> None:
+def test_endpoint_retries_embeddings_too() -> None:
     """Lists wait, retry and pay like other requests."""
     provider = MockProvider(
         rate_limits=RateLimits(requests_per_minute=60, burst_seconds=1),
@@ -642,7 +642,7 @@ def test_embeddings_have_it_as_well() -> None:
     assert verdict.rejected <= 1
 
 
-def test_a_timeout_of_the_request_is_an_error_of_its_own() -> None:
+def test_endpoint_request_timeout_is_an_error_of_its_own() -> None:
     """It is tried again, at twice the price, and says how often it was."""
 
     async def main() -> RequestTimeoutError:
@@ -664,7 +664,7 @@ async def text_of(value: Any) -> str:
 
 
 @on_both
-def test_outcome_tells_the_seconds_of_the_requests_that_were_answered(backend: str) -> None:
+def test_endpoint_outcome_tells_the_seconds_of_answered_requests(backend: str) -> None:
     """Without the wait for a slot and for the limit, and without the attempt that failed."""
 
     async def main() -> Any:
@@ -684,7 +684,7 @@ def test_outcome_tells_the_seconds_of_the_requests_that_were_answered(backend: s
 
 
 @on_both
-def test_outcome_adds_up_the_requests_of_its_calls(backend: str) -> None:
+def test_endpoint_outcome_adds_up_the_requests_of_its_calls(backend: str) -> None:
     """As it does their tokens, by the model that was asked."""
 
     def asking(name: str, seconds: float) -> ChatOpenAI:
@@ -708,7 +708,7 @@ def test_outcome_adds_up_the_requests_of_its_calls(backend: str) -> None:
 
 
 @on_both
-def test_outcome_of_a_list_has_the_seconds_of_the_list(backend: str) -> None:
+def test_endpoint_outcome_of_a_list_has_the_seconds_of_the_list(backend: str) -> None:
     """And its share of the tokens; an item that asked nothing has neither."""
 
     async def main() -> list[Any]:
@@ -770,8 +770,8 @@ PATIENT = RetryPolicy(patience=300.0)
 @on_both
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("items", [1, 30, 400])
-def test_address_that_is_wrong_is_not_waited_out(backend: str, fault: str, items: int) -> None:
-    """However patient the policy: each item says what is wrong, and the provider does not count as down."""
+def test_endpoint_does_not_wait_for_a_wrong_address(backend: str, fault: str, items: int) -> None:
+    """However patient the policy: each error names the fault, and the provider does not count as down."""
     told: list[QuotaEvent] = []
 
     async def main() -> tuple[Any, float, Wire]:
@@ -794,7 +794,7 @@ def test_address_that_is_wrong_is_not_waited_out(backend: str, fault: str, items
 @on_both
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("first", ["answer", "status 500", "status 429"])
-def test_address_that_was_right_before_is_waited_for(backend: str, fault: str, first: str) -> None:
+def test_endpoint_waits_for_an_address_that_was_right_before(backend: str, fault: str, first: str) -> None:
     """Then it is the network that is down, or the server that is started anew."""
 
     async def main() -> tuple[Any, float]:
@@ -814,8 +814,8 @@ def test_address_that_was_right_before_is_waited_for(backend: str, fault: str, f
 
 
 @on_both
-def test_address_faults_among_others_are_an_outage(backend: str) -> None:
-    """A connection that breaks says that somebody is there: that is waited for, as ever."""
+def test_endpoint_address_faults_among_others_are_an_outage(backend: str) -> None:
+    """A connection that breaks shows that the address exists: it is waited for."""
 
     async def main() -> Any:
         wire = Wire(*[ConnectionFailedError("it broke")] * 12)
@@ -828,7 +828,7 @@ def test_address_faults_among_others_are_an_outage(backend: str) -> None:
 
 
 @on_both
-def test_log_of_a_run_has_nothing_for_each_item(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_endpoint_logs_nothing_for_each_item(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     """A limit, its cool-downs and an outage are told once each, however many requests meet them."""
     provider = MockProvider(
         latency=LATENCY,
@@ -849,7 +849,7 @@ def test_log_of_a_run_has_nothing_for_each_item(backend: str, caplog: pytest.Log
 
 
 @on_both
-def test_statistics_count_what_happened(backend: str) -> None:
+def test_endpoint_statistics_count_requests_and_outcomes(backend: str) -> None:
     """Since the quota was made: requests, answers, tokens, refusals and retries."""
 
     async def main() -> Any:
@@ -872,7 +872,7 @@ def test_statistics_count_what_happened(backend: str) -> None:
 
 
 @on_both
-def test_statistics_do_not_count_what_was_not_sent(backend: str) -> None:
+def test_endpoint_statistics_leave_out_requests_that_were_not_sent(backend: str) -> None:
     """Requests that wait and are given up."""
 
     async def main() -> Any:

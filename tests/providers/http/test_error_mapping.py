@@ -21,8 +21,8 @@ from batchrt.errors import (
     ServerError,
 )
 from batchrt.providers.http.error_mapping import error_from, excerpt
-from batchrt.providers.http.retry_after import should_retry
 from batchrt.providers.http.secrets import Secrets
+from tests.limits.quotas import should_retry
 from tests.providers.http.replies import NOW, reply, wall
 
 KEY = "sk-proj-0123456789"
@@ -274,7 +274,9 @@ CASES: list[tuple[str, int, Any, type[ProviderError], dict[str, Any]]] = [
     [case[1:] for case in CASES],
     ids=[case[0] for case in CASES],
 )
-def test_each_shape_is_read(status: int, body: Any, kind: type[ProviderError], says: dict[str, Any]) -> None:
+def test_error_mapping_reads_each_shape(
+    status: int, body: Any, kind: type[ProviderError], says: dict[str, Any]
+) -> None:
     """Its class, its message, its code, and never more than a few hundred characters."""
     error = of(body, status, x_request_id="req_1")
     assert type(error) is kind
@@ -327,14 +329,14 @@ CONTEXT = [
 
 
 @pytest.mark.parametrize(("status", "body"), CONTEXT)
-def test_an_input_that_is_too_long_is_known_by_code_and_by_words(status: int, body: Any) -> None:
-    """Whoever says it, and it is never tried again."""
+def test_error_mapping_knows_an_input_that_is_too_long_by_code_and_message(status: int, body: Any) -> None:
+    """From every kind of server; and it is never retried."""
     error = of(body, status)
     assert type(error) is ContextLengthError
     assert not should_retry(error)
 
 
-def test_a_rate_limit_that_speaks_of_length_is_a_rate_limit() -> None:
+def test_error_mapping_keeps_a_rate_limit_whose_message_speaks_of_length() -> None:
     """OpenAI's answer to a request over the tokens per minute."""
     body = openai(
         "Request too large. Please reduce the length of the messages",
@@ -357,14 +359,14 @@ def test_a_rate_limit_that_speaks_of_length_is_a_rate_limit() -> None:
         ({"error": "upstream failed"}, ServerError),
     ],
 )
-def test_an_error_that_came_as_a_success_is_judged_by_its_code(body: Any, kind: type[Any]) -> None:
+def test_error_mapping_judges_an_error_within_a_success_by_its_code(body: Any, kind: type[Any]) -> None:
     """The status is told as it was."""
     error = of(body, 200)
     assert (type(error), error.status) == (kind, 200)
 
 
-def test_a_redirect_says_where_to() -> None:
-    """What to do about it, without what may be a key in the query."""
+def test_error_mapping_redirect_says_where_to() -> None:
+    """The remedy, without the query, which may hold a key."""
     for body in (b"", b"{}", b"<html>Moved</html>"):
         error = of(body, 307, location=f"https://other/v1?key={KEY}")
         assert type(error) is BadRequestError
@@ -373,7 +375,7 @@ def test_a_redirect_says_where_to() -> None:
         assert KEY not in str(error)
 
 
-def test_keys_that_are_echoed_are_masked() -> None:
+def test_error_mapping_masks_echoed_keys() -> None:
     """In every part that is shown."""
     for body in (openai(f"wrong: {KEY}", KEY, KEY, KEY), {"detail": KEY}, KEY.encode()):
         error = of(body, 401)
@@ -382,14 +384,14 @@ def test_keys_that_are_echoed_are_masked() -> None:
 
 
 @given(st.integers(0, 400))
-def test_a_key_across_the_cut_is_masked(place: int) -> None:
+def test_error_mapping_masks_a_key_across_the_cut(place: int) -> None:
     """No part of it is left at the end of an excerpt."""
     shown = excerpt(b"y" * place + KEY.encode() + b"y" * 300, Secrets([KEY]))
     assert "sk-" not in shown
     assert len(shown) <= 200
 
 
-def test_waits_are_kept_and_long_ones_spelled_out() -> None:
+def test_error_mapping_keeps_waits_and_spells_out_long_ones() -> None:
     """The message says until when."""
     assert of(b"", 429, retry_after="7").retry_after == 7.0
     assert "wait" not in of(b"", 429, retry_after="7").message
@@ -400,7 +402,7 @@ def test_waits_are_kept_and_long_ones_spelled_out() -> None:
     assert "wait 1e+14 s" in of(b"", 429, retry_after="1" + "0" * 14).message
 
 
-def test_a_date_is_read_against_the_clock_or_the_replys_own() -> None:
+def test_error_mapping_reads_dates_against_the_replys_own_or_the_clock() -> None:
     """Whatever the machine's clock says."""
     assert NOW == 1_700_000_000  # Tue, 14 Nov 2023 22:13:20 GMT
     later = "Tue, 14 Nov 2023 22:13:30 GMT"
@@ -411,12 +413,12 @@ def test_a_date_is_read_against_the_clock_or_the_replys_own() -> None:
 @pytest.mark.parametrize(
     ("status", "said", "again"), [(400, "true", True), (500, "false", False), (500, "?", True)]
 )
-def test_the_providers_word_on_retrying_counts(status: int, said: str, again: bool) -> None:
+def test_error_mapping_keeps_the_providers_retry_advice(status: int, said: str, again: bool) -> None:
     """x-should-retry: true or false, nothing else."""
     assert should_retry(of(b"", status, x_should_retry=said)) is again
 
 
-def test_errors_travel_between_processes() -> None:
+def test_error_mapping_errors_can_be_pickled() -> None:
     """With all that they know."""
     packed = pickle.dumps(of(openai("busy", "t", "c", "p"), 500, retry_after="3"))
     error = pickle.loads(packed)
@@ -438,7 +440,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(JSON.map(lambda data: json.dumps(data).encode()) | st.binary(), st.integers(300, 599))
-def test_whatever_comes_is_an_error_of_ours(body: bytes, status: int) -> None:
+def test_error_mapping_maps_any_reply_to_an_error(body: bytes, status: int) -> None:
     """With a message that is neither empty nor endless."""
     error = of(body, status)
     assert 0 < len(error.message) <= 600

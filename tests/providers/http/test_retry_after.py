@@ -27,9 +27,9 @@ from batchrt.providers.http.retry_after import (
     MAX_RETRY_AFTER,
     advise,
     retry_after,
-    should_retry,
     wait_before_retry,
 )
+from tests.limits.quotas import should_retry
 
 NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT, the RFC's own example
 

@@ -109,7 +109,7 @@ async def outcome(model: OpenAIEmbeddings, texts: list[str], **keys: Any) -> str
 
 @shared_or_not
 @on_both
-def test_a_limit_holds_for_shared_lists(backend: str, share: bool) -> None:
+def test_joint_payment_a_limit_holds_for_shared_lists(backend: str, share: bool) -> None:
     """Whether lists of others could join or not."""
     server = Server()
 
@@ -125,7 +125,9 @@ def test_a_limit_holds_for_shared_lists(backend: str, share: bool) -> None:
 @shared_or_not
 @pytest.mark.parametrize("size", [1, 4, 100])
 @on_both
-def test_limits_of_runs_that_meet_at_a_step_are_their_own(backend: str, size: int, share: bool) -> None:
+def test_joint_payment_limits_of_runs_that_meet_at_a_step_are_their_own(
+    backend: str, size: int, share: bool
+) -> None:
     """Neither the first comer's nor the last comer's holds for the other, and each is charged for its own."""
     for limited in (0, 1):
         server = Server()
@@ -149,7 +151,7 @@ def test_limits_of_runs_that_meet_at_a_step_are_their_own(backend: str, size: in
 
 
 @on_both
-def test_runs_of_a_service_share_a_list_and_its_cost(backend: str) -> None:
+def test_joint_payment_runs_of_a_service_share_a_list_and_its_cost(backend: str) -> None:
     """One request for all of them; each is charged by its items, and the limit of one is not another's."""
     server = Server()
 
@@ -184,7 +186,7 @@ def test_runs_of_a_service_share_a_list_and_its_cost(backend: str) -> None:
 
 @shared_or_not
 @on_both
-def test_a_list_that_is_halved_is_still_paid_by_its_items(backend: str, share: bool) -> None:
+def test_joint_payment_a_list_that_is_halved_is_still_paid_by_its_items(backend: str, share: bool) -> None:
     """The guilty item's run pays nothing for what was refused, and the others for what was answered."""
     server = Server()
 
@@ -208,7 +210,7 @@ def test_a_list_that_is_halved_is_still_paid_by_its_items(backend: str, share: b
 
 
 @on_both
-def test_what_is_sent_again_is_paid_by_the_item_that_was_broken(backend: str) -> None:
+def test_joint_payment_a_request_that_is_sent_again_is_paid_by_the_item_that_was_broken(backend: str) -> None:
     """A vector that is broken is asked for once more, and its run pays; if it may not, no more is lost."""
 
     class Broken(Server):
@@ -237,7 +239,7 @@ def test_what_is_sent_again_is_paid_by_the_item_that_was_broken(backend: str) ->
 
 
 @on_both
-def test_equal_texts_of_runs_that_do_not_pay_together_are_not_each_others(backend: str) -> None:
+def test_joint_payment_equal_texts_of_runs_that_do_not_pay_together_are_not_each_others(backend: str) -> None:
     """The limit that one of them meets leaves the other its vector."""
     server = Server()
 
@@ -260,7 +262,7 @@ def test_equal_texts_of_runs_that_do_not_pay_together_are_not_each_others(backen
 
 
 @on_both
-def test_a_shared_list_does_not_hold_the_slot_that_its_budget_waits_for(backend: str) -> None:
+def test_joint_payment_a_shared_list_does_not_hold_the_slot_that_its_budget_waits_for(backend: str) -> None:
     """What is under way needs the run's slot to be settled, and so the list gives it up: no deadlock."""
     server, asked = Server(), 0
 
@@ -292,7 +294,7 @@ def test_a_shared_list_does_not_hold_the_slot_that_its_budget_waits_for(backend:
 
 @shared_or_not
 @on_both
-def test_work_nested_in_a_list_call_is_paid_by_its_items_too(backend: str, share: bool) -> None:
+def test_joint_payment_work_nested_in_a_list_call_is_paid_by_its_items_too(backend: str, share: bool) -> None:
     """A step of the user's that takes lists and asks a model for each."""
     server = Server()
 
@@ -324,7 +326,7 @@ def test_work_nested_in_a_list_call_is_paid_by_its_items_too(backend: str, share
 
 @shared_or_not
 @on_both
-def test_a_run_that_has_ended_does_not_end_those_it_meets(backend: str, share: bool) -> None:
+def test_joint_payment_a_run_that_has_ended_does_not_end_those_it_meets(backend: str, share: bool) -> None:
     """What it had under way comes to the list when its limit has been reached already."""
     server = Server()
 
@@ -357,7 +359,7 @@ def test_a_run_that_has_ended_does_not_end_those_it_meets(backend: str, share: b
 
 
 @on_both
-def test_a_run_that_begins_when_the_one_around_it_has_ended_says_so(backend: str) -> None:
+def test_joint_payment_a_run_that_begins_when_the_one_around_it_has_ended_says_so(backend: str) -> None:
     """It does nothing, which is no empty list of outputs."""
     server = Server()
 
@@ -444,7 +446,7 @@ PLANS = st.lists(
     st.sampled_from([None, 1, 2]),
     st.sampled_from(BACKENDS),
 )
-def test_whatever_runs_meet_each_keeps_to_its_own_limit(
+def test_joint_payment_whatever_runs_meet_each_keeps_to_its_own_limit(
     plans: list[Plan], share: bool, nested: bool, wrapped: bool, size: int, cap: int | None, backend: str
 ) -> None:
     """No run spends beyond its limit, none is held to another's, what is billed is charged, and all ends."""

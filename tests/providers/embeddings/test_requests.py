@@ -39,7 +39,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.parametrize(
     ("server", "most"), [("openai", 2048), ("azure", 2048), ("tei", 32), ("infinity", 2048), ("vllm", 2048)]
 )
-async def test_a_known_server_is_never_sent_too_much(server: Any, most: int) -> None:
+async def test_embedding_requests_a_known_server_is_never_sent_too_much(server: Any, most: int) -> None:
     """It refuses nothing."""
     provider = mock(server=server)
     texts = words(2500)
@@ -52,7 +52,7 @@ async def test_a_known_server_is_never_sent_too_much(server: Any, most: int) -> 
 
 
 @pytest.mark.parametrize("server", ["openai", "azure", "tei", "infinity"])
-async def test_a_maximum_that_is_not_known_is_learned(server: Any) -> None:
+async def test_embedding_requests_a_maximum_that_is_not_known_is_learned(server: Any) -> None:
     """From the refusals of what is under way, and remembered for the next run."""
     provider = mock(server=server, max_inputs=10)
     embeddings = model(provider, max_batch_size=50)
@@ -67,7 +67,7 @@ async def test_a_maximum_that_is_not_known_is_learned(server: Any) -> None:
 
 
 @pytest.mark.parametrize("server", ["openai", "tei"])
-async def test_a_maximum_of_tokens_is_learned(server: Any) -> None:
+async def test_embedding_requests_a_maximum_of_tokens_is_learned(server: Any) -> None:
     """Whatever the estimate said."""
     provider = mock(server=server, max_request_tokens=300, max_inputs=100)
     embeddings = model(provider, max_batch_size=100)
@@ -78,7 +78,7 @@ async def test_a_maximum_of_tokens_is_learned(server: Any) -> None:
     assert log.by_status[200] < 12
 
 
-async def test_a_limit_of_tokens_can_be_said() -> None:
+async def test_embedding_requests_a_limit_of_tokens_can_be_said() -> None:
     """And is kept, by the estimate."""
     provider = mock(max_request_tokens=300)
     texts = words(400)
@@ -86,7 +86,7 @@ async def test_a_limit_of_tokens_can_be_said() -> None:
     assert provider.log.snapshot().by_status.keys() == {200}
 
 
-async def test_a_refusal_without_a_number_halves_the_list() -> None:
+async def test_embedding_requests_a_refusal_without_a_number_halves_the_list() -> None:
     """Only what is too large is refused, in the end nothing."""
 
     def handle(body: dict[str, Any]) -> httpx.Response:
@@ -97,7 +97,7 @@ async def test_a_refusal_without_a_number_halves_the_list() -> None:
     assert await behind(handle).abatch(words(20)) == [[len(text), 1.0] for text in words(20)]
 
 
-async def test_a_guilty_text_is_found() -> None:
+async def test_embedding_requests_a_guilty_text_is_found() -> None:
     """The others have their vectors."""
     provider = mock(reject=lambda text: text in {"text number 3", "text number 77"})
     got: list[Any] = await model(provider).abatch(words(100), return_exceptions=True)
@@ -118,7 +118,7 @@ async def test_a_guilty_text_is_found() -> None:
         (refusal("busy", 409), ServerError),
     ],
 )
-async def test_what_is_no_texts_fault_is_not_looked_for_in_parts(
+async def test_embedding_requests_an_error_that_is_no_texts_fault_is_not_split(
     response: httpx.Response, error: Any
 ) -> None:
     """One request, and all have the error."""
@@ -136,7 +136,7 @@ async def test_what_is_no_texts_fault_is_not_looked_for_in_parts(
 @pytest.mark.parametrize(
     "response", [refusal("broken", 500), refusal("no"), httpx.Response(200, text="<html>")]
 )
-async def test_an_outage_does_not_cost_a_request_a_text(response: httpx.Response) -> None:
+async def test_embedding_requests_an_outage_does_not_cost_a_request_a_text(response: httpx.Response) -> None:
     """The search for a guilty text is given up where nothing but failures come of it."""
     sent: list[int] = []
 
@@ -149,7 +149,7 @@ async def test_an_outage_does_not_cost_a_request_a_text(response: httpx.Response
     assert len(sent) < 50
 
 
-async def test_nothing_shows_the_key_or_the_input() -> None:
+async def test_embedding_requests_nothing_shows_the_key_or_the_input() -> None:
     """Infinity says the whole input back; errors are short, and reprs show no secret."""
 
     def handle(_body: dict[str, Any]) -> httpx.Response:
@@ -170,7 +170,9 @@ async def test_nothing_shows_the_key_or_the_input() -> None:
     "server", ["openai", "azure", "tei", "infinity", "llama-server", "llama-cpp-python", "ollama"]
 )
 @pytest.mark.parametrize("known", [True, False])
-async def test_every_kind_of_server_gives_the_right_vectors(server: Any, known: bool) -> None:
+async def test_embedding_requests_every_kind_of_server_gives_the_right_vectors(
+    server: Any, known: bool
+) -> None:
     """Whether it is known for what it is or not."""
     provider = mock(server=server)
     embeddings = model(provider, server=server) if known else model(provider)
@@ -203,21 +205,23 @@ HOPELESS = [
 
 
 @pytest.mark.parametrize("fault", [*MENDED, Fault.WRONG_WIDTH, *HOPELESS], ids=lambda fault: fault.name)
-async def test_a_defect_that_passes_leaves_no_trace(fault: Fault) -> None:
+async def test_embedding_requests_a_defect_that_passes_leaves_no_trace(fault: Fault) -> None:
     """The first answer has it: every vector is right in the end."""
     provider = mock(faults=FaultPlan(script=[fault]))
     assert await model(provider, max_retries=0).abatch(words(50)) == vectors(provider, words(50))
 
 
 @pytest.mark.parametrize("fault", MENDED, ids=lambda fault: fault.name)
-async def test_a_defect_that_stays_is_lived_with(fault: Fault) -> None:
+async def test_embedding_requests_a_defect_that_stays_is_lived_with(fault: Fault) -> None:
     """Every answer has it: every vector is right."""
     provider = mock(faults=FaultPlan(rates={fault: 1.0}))
     assert await model(provider, max_retries=0).abatch(words(50)) == vectors(provider, words(50))
 
 
 @pytest.mark.parametrize("fault", HOPELESS, ids=lambda fault: fault.name)
-async def test_a_defect_that_nothing_can_be_done_about_is_a_clear_error(fault: Fault) -> None:
+async def test_embedding_requests_a_defect_that_nothing_can_be_done_about_is_a_clear_error(
+    fault: Fault,
+) -> None:
     """Every answer has it, and what it has it in is an error of that text; no vector is wrong."""
     provider = mock(faults=FaultPlan(rates={fault: 1.0}))
     got: list[Any] = await model(provider, max_retries=0).abatch(words(50), return_exceptions=True)
@@ -228,7 +232,7 @@ async def test_a_defect_that_nothing_can_be_done_about_is_a_clear_error(fault: F
         assert isinstance(vector, Exception) or vector == right
 
 
-async def test_a_vector_of_another_width_is_that_texts_error() -> None:
+async def test_embedding_requests_a_vector_of_another_width_is_that_texts_error() -> None:
     """The others are as good as ever."""
 
     def handle(body: dict[str, Any]) -> httpx.Response:
@@ -246,7 +250,7 @@ async def test_a_vector_of_another_width_is_that_texts_error() -> None:
     assert [*got[:4], *got[5:]] == [[1.0, 1.0]] * 8
 
 
-async def test_a_server_that_merges_lists_is_asked_one_by_one() -> None:
+async def test_embedding_requests_a_server_that_merges_lists_is_asked_one_by_one() -> None:
     """From then on: it is remembered."""
     provider = mock(faults=FaultPlan(rates={Fault.MERGED_LIST: 1.0}))
     embeddings = model(provider)
@@ -258,7 +262,7 @@ async def test_a_server_that_merges_lists_is_asked_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.REJECTED_BASE64, Fault.IGNORED_BASE64])
-async def test_a_server_without_base64_is_asked_for_floats(fault: Fault) -> None:
+async def test_embedding_requests_a_server_without_base64_is_asked_for_floats(fault: Fault) -> None:
     """From then on: it is remembered."""
     formats: list[str] = []
     provider = mock(faults=FaultPlan(rates={fault: 1.0}))
@@ -286,7 +290,7 @@ async def test_a_server_without_base64_is_asked_for_floats(fault: Fault) -> None
     ],
 )
 @pytest.mark.parametrize("texts", [1, 3])
-async def test_servers_that_refuse_the_encoding_format_are_served(
+async def test_embedding_requests_servers_that_refuse_the_encoding_format_are_served(
     status: int, error: Any, texts: int
 ) -> None:
     """It is left out, which is remembered; what refuses it is asked twice more at the most."""
@@ -305,7 +309,7 @@ async def test_servers_that_refuse_the_encoding_format_are_served(
     assert seen == ["base64", "float", None, None]
 
 
-async def test_floats_can_be_asked_for() -> None:
+async def test_embedding_requests_floats_can_be_asked_for() -> None:
     """From the start."""
     seen: list[str] = []
 
@@ -317,7 +321,7 @@ async def test_floats_can_be_asked_for() -> None:
     assert seen == ["float"]
 
 
-async def test_a_server_that_refuses_dimensions_is_said_to() -> None:
+async def test_embedding_requests_a_server_that_refuses_dimensions_is_said_to() -> None:
     """The parameter is named, and no text is looked for."""
     provider = mock(server="vllm")
     got: list[Any] = await model(provider, dimensions=3).abatch(words(9), return_exceptions=True)
@@ -326,7 +330,7 @@ async def test_a_server_that_refuses_dimensions_is_said_to() -> None:
     assert provider.log.snapshot().requests == 1
 
 
-async def test_a_server_that_ignores_dimensions_is_said_to() -> None:
+async def test_embedding_requests_a_server_that_ignores_dimensions_is_said_to() -> None:
     """What to do, too; and it is not asked twice."""
     provider = mock(server="llama-server")
     got: list[Any] = await model(provider, dimensions=3).abatch(words(9), return_exceptions=True)
@@ -336,7 +340,7 @@ async def test_a_server_that_ignores_dimensions_is_said_to() -> None:
     assert provider.log.snapshot().requests == 1
 
 
-async def test_a_vector_for_each_token_is_no_vector_for_a_text() -> None:
+async def test_embedding_requests_a_vector_for_each_token_is_no_vector_for_a_text() -> None:
     """What the server needs is said."""
     provider = mock(server="llama-cpp-python", faults=FaultPlan(rates={Fault.NESTED_VECTORS: 1.0}))
     with pytest.raises(MalformedResponseError, match="one for each token: the server does not pool them"):
@@ -344,7 +348,7 @@ async def test_a_vector_for_each_token_is_no_vector_for_a_text() -> None:
 
 
 @pytest.mark.parametrize("server", ["ollama", "tei"])
-def test_a_server_that_is_full_is_asked_again(server: Any) -> None:
+def test_embedding_requests_a_server_that_is_full_is_asked_again(server: Any) -> None:
     """Ollama's 503, TEI's 429 without a time: the whole list, after a while."""
     provider = mock(server=server, faults=FaultPlan(script=[Fault.OVERLOADED, Fault.RATE_LIMIT_BARE]))
 
@@ -359,7 +363,7 @@ def test_a_server_that_is_full_is_asked_again(server: Any) -> None:
     [lambda i: i // 2, lambda i: i + 7, lambda i: -i, lambda i: 2 * i, lambda i: f"text-{i}", lambda i: [i]],
     ids=["each twice", "from 7", "negative", "every second", "texts", "lists"],
 )
-async def test_a_server_whose_order_cannot_be_told_is_asked_one_by_one(index: Any) -> None:
+async def test_embedding_requests_a_server_whose_order_cannot_be_told_is_asked_one_by_one(index: Any) -> None:
     """From the second list on; else every text would be paid for at every length down to one."""
     paid: list[int] = []
 
@@ -380,7 +384,7 @@ async def test_a_server_whose_order_cannot_be_told_is_asked_one_by_one(index: An
     assert paid == [1] * 10
 
 
-async def test_a_disorder_among_lists_that_are_in_order_is_an_accident() -> None:
+async def test_embedding_requests_a_disorder_among_lists_that_are_in_order_is_an_accident() -> None:
     """Lists go on; the one is halved."""
     sent: list[int] = []
 
@@ -398,7 +402,7 @@ async def test_a_disorder_among_lists_that_are_in_order_is_an_accident() -> None
     assert sent.count(1) == 0
 
 
-async def test_lists_that_litellm_calls_too_long_are_halved() -> None:
+async def test_embedding_requests_lists_that_litellm_calls_too_long_are_halved() -> None:
     """Its `"param": "None"` blames nothing."""
     lengths: list[int] = []
 

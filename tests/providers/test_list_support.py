@@ -75,7 +75,7 @@ REFUSALS: dict[str, Callable[[list[str]], httpx.Response]] = {
 }
 
 
-def test_a_list_without_indexes_is_in_order() -> None:
+def test_list_support_a_list_without_indexes_is_in_order() -> None:
     """As many texts as prompts, and nothing that says otherwise: they were paid for."""
 
     def answer(prompts: list[str]) -> httpx.Response:
@@ -91,7 +91,9 @@ def test_a_list_without_indexes_is_in_order() -> None:
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
-def test_a_server_without_lists_gets_single_prompts(answer: Callable[[list[str]], httpx.Response]) -> None:
+def test_list_support_a_server_without_lists_gets_single_prompts(
+    answer: Callable[[list[str]], httpx.Response],
+) -> None:
     """The right texts, from the first run on; and no list is tried again."""
     server = Server(answer)
 
@@ -108,7 +110,7 @@ def test_a_server_without_lists_gets_single_prompts(answer: Callable[[list[str]]
     on_mock_clock(main)
 
 
-def test_single_prompts_run_at_the_same_time() -> None:
+def test_list_support_single_prompts_run_at_the_same_time() -> None:
     """With the fall-back in place all is as with lists of one: a slot for each, as many as there are."""
     server = Server(REFUSALS["transformers"])
 
@@ -132,7 +134,7 @@ async def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return await function(), anyio.current_time() - start
 
 
-def test_a_guilty_prompt_ends_lists_for_nobody() -> None:
+def test_list_support_a_guilty_prompt_does_not_end_lists() -> None:
     """A permanent error for the sake of one prompt, in the very first list: the next goes as a list."""
     for status in (400, 500):
 
@@ -157,7 +159,7 @@ def test_a_guilty_prompt_ends_lists_for_nobody() -> None:
         on_mock_clock(main)
 
 
-def test_a_prompt_that_was_cancelled_proves_nothing() -> None:
+def test_list_support_a_prompt_that_was_cancelled_proves_nothing() -> None:
     """The one that is missing may have been the guilty one."""
 
     class Slow(Server):
@@ -181,7 +183,7 @@ def test_a_prompt_that_was_cancelled_proves_nothing() -> None:
     on_mock_clock(main)
 
 
-def test_while_in_doubt_nobody_waits_for_a_list() -> None:
+def test_list_support_while_in_doubt_no_item_waits_for_a_list() -> None:
     """What comes while the first list's prompts are sent alone goes alone too."""
 
     class Slow(Server):
@@ -203,7 +205,7 @@ def test_while_in_doubt_nobody_waits_for_a_list() -> None:
     on_mock_clock(main)
 
 
-def test_without_retries_one_moment_proves_nothing() -> None:
+def test_list_support_without_retries_one_moment_proves_nothing() -> None:
     """A list that failed once may have met the moment; two that did did not."""
     bad = iter([error(500)])
     server = Server(lambda prompts: next(bad, None) or completion([f"<{p}>" for p in prompts]))
@@ -222,7 +224,7 @@ def test_without_retries_one_moment_proves_nothing() -> None:
     on_mock_clock(main)
 
 
-def test_a_refusal_counts_for_its_options() -> None:
+def test_list_support_a_refusal_counts_for_its_options() -> None:
     """A server may take lists of one kind of request only."""
 
     def answer(prompts: list[str]) -> httpx.Response:
@@ -249,7 +251,7 @@ def test_a_refusal_counts_for_its_options() -> None:
     on_mock_clock(main)
 
 
-def test_a_server_that_says_how_many_it_takes_gets_so_many() -> None:
+def test_list_support_a_server_that_says_how_many_it_takes_gets_so_many() -> None:
     """From then on; not one by one."""
 
     def answer(prompts: list[str]) -> httpx.Response:
@@ -271,7 +273,7 @@ def test_a_server_that_says_how_many_it_takes_gets_so_many() -> None:
     on_mock_clock(main)
 
 
-def test_a_number_in_an_error_is_no_limit_of_lists() -> None:
+def test_list_support_a_number_in_an_error_is_no_limit_of_lists() -> None:
     """Only one beside the number of prompts there were."""
     server = Server(lambda _: error(400, "temperature must be at most 2"))
 
@@ -283,7 +285,7 @@ def test_a_number_in_an_error_is_no_limit_of_lists() -> None:
     on_mock_clock(main)
 
 
-def test_an_answer_over_the_limit_is_halved() -> None:
+def test_list_support_an_answer_over_the_limit_is_halved() -> None:
     """That is our own limit, and says nothing about the server."""
     server = Server(lambda prompts: completion([p * 200 for p in prompts]))
     server.single = lambda prompt: completion([prompt * 200])  # type: ignore[method-assign]
@@ -301,7 +303,7 @@ def test_an_answer_over_the_limit_is_halved() -> None:
 
 
 @pytest.mark.parametrize("server", ["llama-cpp-python", "openai", "vllm", "llama-server"])
-def test_known_servers(server: Any) -> None:
+def test_list_support_known_servers(server: Any) -> None:
     """As the mock plays them."""
     provider = echo(server=server)
 
@@ -321,7 +323,7 @@ OF_LISTS = [fault for fault in Fault if fault.of_lists]
 
 @pytest.mark.parametrize("fault", OF_LISTS, ids=lambda fault: fault.value)
 @pytest.mark.parametrize("always", [True, False])
-def test_defects_of_lists(fault: Fault, always: bool) -> None:
+def test_list_support_defects_of_lists(fault: Fault, always: bool) -> None:
     """Whether a server has them always or now and then: the right texts, or a clear error."""
     plan = FaultPlan({fault: 1.0 if always else 0.3}, max_consecutive=None if always else 2)
     provider = echo(faults=plan)
@@ -344,7 +346,7 @@ def test_defects_of_lists(fault: Fault, always: bool) -> None:
             assert output == text
 
 
-def test_everything_at_once() -> None:
+def test_list_support_everything_at_once() -> None:
     """Each prompt gets its own text or an error, whatever goes wrong."""
     plan = FaultPlan.everything(0.3, stall_seconds=1)
     provider = echo(faults=plan, reject=lambda text: text == "p7")
@@ -362,7 +364,7 @@ def test_everything_at_once() -> None:
 
 
 @pytest.mark.parametrize("guilty", [(), ("p0",), ("p0", "p29")])
-async def test_a_mixture_on_every_loop(guilty: tuple[str, ...]) -> None:
+async def test_list_support_a_mixture_on_every_loop(guilty: tuple[str, ...]) -> None:
     """A list server with guilty prompts, and one without lists."""
     for server in ("openai", "llama-cpp-python"):
         provider = echo(server=server, reject=lambda text: text in guilty)
@@ -395,7 +397,7 @@ def together(ask: Callable[[str], Any], prompts: list[str]) -> dict[str, Any]:
 LINGERS = {"linger": 0.005, "max_linger": 0.05}
 
 
-def test_lists_are_shared_by_runs_if_asked() -> None:
+def test_list_support_lists_are_shared_by_runs_if_asked() -> None:
     """Without the option each goes alone."""
     server = Server(lambda prompts: completion([f"<{prompt}>" for prompt in prompts]))
     model = server.model(share_lists=True, **LINGERS)
@@ -406,7 +408,7 @@ def test_lists_are_shared_by_runs_if_asked() -> None:
 
 
 @pytest.mark.parametrize("answer", REFUSALS.values(), ids=REFUSALS.keys())
-def test_lists_that_runs_share_are_given_up_where_they_are_not_taken(
+def test_list_support_lists_that_runs_share_are_given_up_where_they_are_not_taken(
     answer: Callable[[list[str]], httpx.Response],
 ) -> None:
     """Each run has its text all the same."""
@@ -416,7 +418,7 @@ def test_lists_that_runs_share_are_given_up_where_they_are_not_taken(
     assert together(model.ainvoke, PROMPTS) == dict(zip(PROMPTS, TEXTS, strict=True))
 
 
-def test_lists_that_runs_share_leave_others_alone() -> None:
+def test_list_support_lists_that_runs_share_leave_others_alone() -> None:
     """A prompt that is refused fails its own run; options of another kind have lists of their own."""
 
     def refuse(prompts: list[str]) -> httpx.Response:

@@ -1,0 +1,328 @@
+"""Admission control: permits wait until their requests may be sent, on any number of event loops.
+
+A request is admitted when it fits all limits, no cool-down is in force, and the requests before it have been
+admitted. Until then it waits without a slot in a FIFO queue; retries go first. Each event loop has one timer
+that admits the next request when it is due, so that waiting requests neither poll nor have timers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from batchrt.errors import ProviderError
+from batchrt.limits.events import Admitted, Events, ProviderUp, Sent, TellingLock
+from batchrt.limits.limiter import Limiter
+from batchrt.limits.permit import Permit
+from batchrt.limits.retry_budget import RetryBudget, RetryQueue
+from batchrt.limits.wait_queue import WaitQueue
+from batchrt.runtime.blocked_loops import Blockades, all_blocked, blocked_error, is_blocking
+from batchrt.runtime.event_loop import LoopHandle, Signal
+
+if TYPE_CHECKING:
+    from batchrt.runtime.strand import Strand
+
+__all__ = ["AdmissionControl"]
+
+_MOMENT: Final = 0.05
+"""Seconds for which a request that may be sent waits for a slot of its run before the next may be sent."""
+
+
+class AdmissionControl:
+    """Admit requests one after the other, each when its limits allow; the base of `Quota`.
+
+    Invariants, under the lock:
+
+    - A permit is granted exactly while it is charged to the limits and counted as in flight, and it ends
+      once: it is answered, failed, abandoned, or withdrawn before it was sent.
+    - While permits wait, a timer on some open event loop is set for the time at which the head of the
+      queue is due, unless a request in flight has to end first.
+    - No listener is called, and no slot is waited for, while the lock is held.
+
+    Args:
+        burst_seconds: see `Quota`.
+        retry_budget: see `Quota`.
+
+    Attributes:
+        events: announces events to listeners.
+        retries: the retry budget, and the requests that wait for it.
+    """
+
+    def __init__(self, burst_seconds: float | None, retry_budget: RetryBudget | None) -> None:
+        self.events: Events = Events()
+        self.retries: RetryQueue = RetryQueue(retry_budget, self.events, self._is_idle)
+        self._lock = TellingLock(self.events)
+        self._queue = WaitQueue(self._on_alarm)
+        self._process = os.getpid()
+        self._limiter = Limiter(burst_seconds, self.events)
+        self._under_way: set[Permit] = set()
+        self._loops: dict[object, LoopHandle] = {}
+        self._blocking: dict[Permit, Blockades] = {}
+        self._requests = 0
+
+    async def admit(self, permit: Permit, strand: Strand) -> None:
+        """Wait until `permit` may be sent, and return with a slot for it; it counts as sent.
+
+        Raises:
+            RateLimitError: the provider asked for a longer wait than the permit allows.
+            OutageError: the provider was down for longer than the permit's patience.
+        """
+        if self._process != os.getpid():
+            self._reset_after_fork()
+        await strand.take()
+        self._limiter.clock = strand.run.clock
+        now = strand.run.now()
+        loop = strand.run.loop
+        assert loop is not None
+        permit.loop, permit.run = loop, strand.run.outermost
+        if loop.token not in self._loops:
+            self._add_loop(loop, strand.run.now())
+        permit.asked_at = now
+        waited = False
+        while not self._try_admit(permit, now):
+            waited = True
+            with self._lock:
+                reason = self._limiter.reason(permit, now)
+            try:
+                await self._wait(permit, strand, now)
+            finally:
+                strand.item.add_wait(reason, strand.run.now() - now)
+            taken = await self._take_soon(permit, strand)
+            now = strand.run.now()
+            if taken and self._begin(permit, now):
+                break
+            # Another request can use the permit now; this one comes next, once it has a slot.
+            self._withdraw(permit, now)
+            permit.again = True
+            await strand.take()
+            now = strand.run.now()
+        if self.events.listeners:
+            if waited:
+                self.events.tell(Admitted(now - permit.asked_at, permit.tokens))
+            self.events.tell(Sent(self._limiter.in_flight, permit.tokens))
+
+    def _add_loop(self, loop: LoopHandle, now: float) -> None:
+        """Remember an event loop, and forget the requests that closed loops left in flight or waiting."""
+        with self._lock:
+            self._loops = {token: other for token, other in self._loops.items() if other.is_open()}
+            self._loops[loop.token] = loop
+            self._queue.drop_closed()
+            for permit in list(self._under_way):
+                if permit.loop is not None and not permit.loop.is_open():
+                    self.abandoned(permit, now)
+
+    async def _take_soon(self, permit: Permit, strand: Strand) -> bool:
+        """Return whether a slot is free within a moment; meanwhile `permit` stays granted."""
+        try:
+            if strand.slots.free > 0:
+                await strand.take()
+            else:
+                with anyio.move_on_after(_MOMENT):
+                    await strand.take()
+        except BaseException:
+            self._withdraw(permit, strand.run.now())
+            raise
+        return strand.has_slot
+
+    def _begin(self, permit: Permit, now: float) -> bool:
+        """Record that `permit`, which has waited, is sent; `False` if a cool-down has begun meanwhile."""
+        with self._lock:
+            limiter = self._limiter
+            if limiter.pacing.cooldown.until > limiter.tick(now):
+                return False
+            permit.sent_at = limiter.now
+            self._requests += 1
+            limiter.found.sent(permit)
+            return True
+
+    def _reset_after_fork(self) -> None:
+        """Forget the requests of the parent process: they do not end here, and its lock may be held."""
+        self._process = os.getpid()
+        self._lock = TellingLock(self.events)
+        self._queue = WaitQueue(self._on_alarm)
+        self._under_way.clear()
+        self._blocking.clear()
+        self.retries.reset_after_fork()
+        self._limiter.forget_in_flight()
+
+    def _try_admit(self, permit: Permit, now: float) -> bool:
+        """Admit `permit` at once if it fits all limits and no request is ahead of it."""
+        with self._lock:
+            limiter = self._limiter
+            now = limiter.tick(now)
+            limiter.expect(permit)
+            if permit.auto and limiter.concurrency.auto is None:
+                limiter.concurrency.begin_auto()
+            ahead = self._queue.is_ahead(permit, parked=limiter.waits_for_provider(permit))
+            if not ahead or limiter.due(permit, now, wanted=False) > now:
+                error = limiter.hopeless(permit, now)
+                if error is not None:
+                    raise error
+                return False
+            self._under_way.add(permit)
+            limiter.charge(permit, now)
+            self._requests += 1
+            limiter.found.sent(permit)
+        return True
+
+    async def _wait(self, permit: Permit, strand: Strand, now: float) -> None:
+        """Wait in the queue, without a slot, until `permit` is granted."""
+        permit.signal = signal = Signal()
+        permit.granted = permit.withdrawn = False
+        loop, blockades, wake = strand.run.loop, strand.run.blockades, self._queue.wake_soon
+        assert loop is not None
+        for blockade in blockades:
+            blockade.watch(wake)
+        with self._lock:
+            waiters = self._queue.waiters_on(loop, strand.run.offset)
+            first = self._queue.join(permit, parked=self._limiter.waits_for_provider(permit))
+            if blockades:
+                self._blocking[permit] = blockades
+            # A permit behind others need not look at the queue, unless it is the only one on its loop.
+            if first or waiters.waiting == 1 or blockades:
+                self._pump(self._limiter.tick(now))
+        strand.wait_throttled()
+        try:
+            if not permit.granted and permit.error is None:
+                await signal.wait()
+        except BaseException:
+            self._withdraw(permit, strand.run.now())
+            raise
+        finally:
+            strand.release()
+            for blockade in blockades:
+                blockade.unwatch(wake)
+            with self._lock:
+                self._queue.leave(waiters)
+                self._blocking.pop(permit, None)
+        if permit.error is not None:
+            error, permit.error = permit.error, None
+            raise error
+
+    def _on_alarm(self, now: float) -> None:
+        with self._lock:
+            self._pump(self._limiter.tick(now))
+
+    def _withdraw(self, permit: Permit, now: float) -> None:
+        """Take a permit out of the queue, or give back its grant."""
+        with self._lock:
+            permit.withdrawn = True
+            self._queue.note_withdrawn()
+            now = self._limiter.tick(now)
+            if permit.granted:
+                self._under_way.discard(permit)
+                self._limiter.undo(permit, now)
+            self._pump(now)
+
+    def _pump(self, now: float) -> None:
+        """Grant all permits that are due, and set the alarm for the next."""
+        limiter, due = self._limiter, math.inf
+        while (permit := self._queue.head()) is not None:
+            due = limiter.due(permit, now, wanted=True)
+            if due > now:
+                break
+            self._grant(self._queue.pop(), now)
+            due = math.inf
+        limiter.next_due = due
+        if limiter.breaker.since is not None:
+            due = min(due, self._probe(limiter.breaker.since, now))
+        if self._blocking and due == math.inf:
+            due = self._release_blocking(now)
+        self._queue.wake_at(due)
+
+    def _release_blocking(self, now: float) -> float:
+        """Release permits that wait for requests on event loops which their own sync calls block.
+
+        A permit that only waits behind others is granted: the others could not use their turn. Return when
+        to look again, for permits that wait for nothing but time.
+        """
+        due = math.inf
+        for permit, blockades in list(self._blocking.items()):
+            loops = [other.loop for other in self._under_way]
+            waits = not permit.granted and is_blocking(blockades)
+            if not (waits and all_blocked(loops, self._blocking.values())):
+                continue
+            when = self._limiter.due(permit, now, wanted=False)
+            if now < when < math.inf:
+                due = min(due, when)
+                continue
+            del self._blocking[permit]
+            self._queue.take_out(permit)
+            if when <= now:
+                self._grant(permit, now)
+            else:
+                permit.reject(blocked_error("the provider's quota"))
+        return due
+
+    def _grant(self, permit: Permit, now: float) -> None:
+        self._under_way.add(permit)
+        self._limiter.charge(permit, now)
+        if permit.signal is not None:
+            permit.signal.set()
+
+    def _probe(self, since: float, now: float) -> float:
+        """Grant a half-open probe, if one is due, to a provider that is down; return when to look again."""
+        limiter, queue = self._limiter, self._queue
+        patience = queue.least_patience()
+        if patience is not None and now - since >= patience:
+            queue.reject_parked(lambda permit: limiter.hopeless(permit, now))
+        probe = queue.next_probe()
+        if probe is not None and limiter.due(probe, now, wanted=True) <= now:
+            self._grant(queue.pop_probe(), now)
+        patience = queue.least_patience()
+        if patience is None or limiter.breaker.probe_at == math.inf:
+            return math.inf  # a probe in flight ends the wait, and no permit is rejected before
+        return min(max(limiter.breaker.probe_at, limiter.pacing.cooldown.until), since + patience)
+
+    def abandoned(self, permit: Permit, now: float) -> None:
+        """Record that a request was given up: it may be billed all the same."""
+        with self._lock:
+            now = self._limiter.tick(now)
+            self._limiter.abandoned(permit)
+            self._end(permit, now, answered=False)
+
+    def _end(
+        self, permit: Permit, now: float, *, answered: bool, failure: ProviderError | None = None
+    ) -> None:
+        limiter = self._limiter
+        self._under_way.discard(permit)
+        permit.granted = False
+        limiter.ended(permit, now, answered=answered)
+        if answered:
+            seconds = limiter.breaker.answered(permit.sent_at, now)
+            if seconds is not None:
+                self._queue.unpark()
+                limiter.pacing.ramp_up(limiter.in_flight + len(self._queue))
+                if self.events.listeners:
+                    self.events.tell(ProviderUp(seconds))
+        elif failure is not None and limiter.breaker.failed(permit.sent_at, now):
+            self._went_down(failure)
+        if permit.probes and limiter.breaker.since is not None:
+            limiter.breaker.probe_failed(now)
+        if self._queue:
+            self._pump(now)
+        self.retries.relieve()
+
+    def check_can_wait(self, blockades: Blockades) -> None:
+        """Raise BlockedEventLoopError if no answer can come while a sync call waits for one.
+
+        Args:
+            blockades: the sync calls that the waiting strand works for.
+        """
+        if not is_blocking(blockades):
+            return
+        with self._lock:
+            loops = [*(permit.loop for permit in self._under_way), *self._queue.loops()]
+        if all_blocked(loops, [blockades]):
+            raise blocked_error("the retry budget")
+
+    def _is_idle(self) -> bool:
+        with self._lock:
+            return not self._limiter.in_flight and not self._queue
+
+    def _went_down(self, error: ProviderError) -> None:
+        self._queue.park()
+        self._limiter.went_down(error)

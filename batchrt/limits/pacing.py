@@ -1,0 +1,132 @@
+"""Pacing: how requests are spread out at the start, after a refusal and after an outage."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from batchrt.limits.cooldown import CoolDown, HalfOpen, Ramp, SlowStart
+from batchrt.limits.error_kinds import Failure, FailureKind
+from batchrt.limits.found_limits import FoundLimits
+
+__all__ = ["Pacing"]
+
+_AT_ONCE: Final = 16
+"""Requests that are sent at once to a provider about which nothing is known."""
+_BARE_SHARE: Final = 4
+"""A recovery is over when this many times the requests in flight at the refusal may be in flight."""
+_SEVERAL: Final = 4
+"""Requests let in within one span before a refusal that show a bucket larger than one request."""
+_SECOND: Final = 1.0
+"""Seconds: the shortest span over which requests after a named wait are counted."""
+
+
+class Pacing:
+    """Hold requests back where no known limit does.
+
+    Invariant: at most one of the two recoveries is under way, and a later refusal replaces it. TCP's slow
+    start, a half-open circuit breaker and Retry-After (RFC 9110, 10.2.3) are the prior art.
+
+    Attributes:
+        cooldown: the time for which the provider asked for silence.
+    """
+
+    __slots__ = ("_began", "_half_open", "_ramp", "_start", "cooldown")
+
+    def __init__(self) -> None:
+        self.cooldown: CoolDown = CoolDown()
+        self._began = False
+        self._start: SlowStart | None = None
+        self._ramp: Ramp | None = None
+        self._half_open: HalfOpen | None = None
+
+    def recovery_due(self, in_flight: int, now: float) -> float:
+        """Return when the recovery after a refusal or an outage lets the next request in."""
+        if self._ramp is not None and not self._ramp.lets_in(in_flight):
+            return math.inf
+        return now if self._half_open is None else self._half_open.due(now)
+
+    def start_due(self, now: float) -> float:
+        """Return when the slow start lets the next request in."""
+        if self._start is None:
+            return now
+        if self._start.is_over(now):
+            self._start = None
+            return now
+        return self._start.due(now)
+
+    def sent(self, now: float) -> None:
+        """Record that a request is sent."""
+        if not self._began:
+            self._began, self._start = True, SlowStart(_AT_ONCE, now)
+        if self._start is not None:
+            self._start.sent()
+        if self._half_open is not None:
+            self._half_open.sent()
+
+    def ended(self, sent_at: float, *, answered: bool) -> None:
+        """Record that a request ended."""
+        if self._half_open is not None and self._half_open.ended(sent_at, answered=answered):
+            self._half_open = None
+        if not answered:
+            return
+        if self._start is not None:
+            self._start.answered()
+        if self._ramp is not None and self._ramp.answered():
+            self._ramp = None
+
+    def ramp_up(self, enough: int) -> None:
+        """Send one request, and one more for each answer, until `enough` may be in flight."""
+        self._ramp = Ramp(enough)
+
+    def stop_ramp(self) -> None:
+        """Forget a ramp, after a fork."""
+        self._ramp = None
+
+    def refused(
+        self,
+        failure: Failure,
+        in_flight: int,
+        now: float,
+        found: FoundLimits,
+        *,
+        explained: bool,
+    ) -> None:
+        """Begin a recovery after a refusal, unless its reason is known.
+
+        Args:
+            failure: the refusal.
+            in_flight: requests in flight.
+            now: the time.
+            found: limits that were found from refusals.
+            explained: a known limit explains it.
+        """
+        self._ramp = self._half_open = None
+        if explained or found.rate.bucket is not None:
+            return
+        wait, enough = failure.wait, _BARE_SHARE * in_flight
+        if wait <= 0:
+            self._ramp = Ramp(enough)
+        elif failure.kind is not FailureKind.RATE_LIMITED:
+            self._ramp = Ramp(in_flight)
+        elif found.is_certain:
+            # As many as before may go at once, and the queue behind them as those are answered.
+            carried = found.log.carried()
+            self._ramp = Ramp(_BARE_SHARE * carried, allowed=carried)
+        else:
+            span = max(wait, _SECOND)
+            # A bucket that was full at first, and emptied before the first answer, shows nothing.
+            let_in = found.log.let_in_within(span, now) if found.latency else 0.0
+            at_first = _at_first(wait, span, let_in)
+            self._half_open = HalfOpen(wait, enough, now + wait, at_first=at_first, span=span)
+
+    def reopen(self, in_flight: int) -> None:
+        """Ramp up after a limit that was found is given up."""
+        self._ramp = Ramp(_BARE_SHARE * in_flight)
+
+
+def _at_first(wait: float, span: float, let_in: float) -> float:
+    """Return how many requests may be sent in the first `span` seconds after a named wait."""
+    if wait < span:
+        return max(1.0, let_in / 2)
+    return math.inf if let_in >= _SEVERAL else 1.0
