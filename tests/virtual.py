@@ -25,7 +25,7 @@ import trio._core._run as scheduling
 from anyio._backends import _asyncio as tasks
 from trio.testing import MockClock
 
-from batchrt.runtime import clock, scheduler
+from batchrt.runtime import clock, scheduler, workers
 from batchrt.testing.faults import fault_responses
 
 __all__ = ["LONGEST", "repeatable_order", "run", "without_reality"]
@@ -98,7 +98,8 @@ def without_reality(seed: int | str = 0) -> Iterator[None]:
         patch.setattr(fault_responses, "datetime", _Datetime)
         patch.setattr(tasks, "CancelScope", _CancelScope)
         # A machine on which nothing takes any time: nobody hogs the loop.
-        patch.setattr(scheduler, "perf_counter", lambda: 0.0)
+        for module in (scheduler, workers):
+            patch.setattr(module, "perf_counter", lambda: 0.0)
         yield
 
 

@@ -245,11 +245,7 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
-        overrun = self.rate.overrun if (self.rate.rate or 0.0) > 1.3 * (self.rate.base or 1.0) else None
-        explanation = self.log.explain(now, (self.rate.base, overrun), self.in_flight.base)
-        if overrun is not None and explanation.rate < overrun <= explanation.highest:
-            # It is the more exact: the log also counts the refill that was lost while the pace was lower.
-            explanation = explanation._replace(rate=overrun, highest=overrun)
+        explanation = self._explain(now)
         cause = explanation.cause
         if cause == "in flight":
             self._crowded(wave)
@@ -265,6 +261,17 @@ class FoundLimits:
             self._guess(explanation, wave, now)
         if self.rate.bucket is None and self.in_flight.limit is None:
             self._spare(wave, now)
+
+    def _explain(self, now: float) -> Explanation:
+        """Explain the refusals by the log, and by the growth that ran into a limit."""
+        if not self.rate.has_grown:
+            return self.log.explain(now, [self.rate.base], self.in_flight.base)
+        overrun = self.rate.overrun
+        explanation = self.log.explain(now, [self.rate.base, overrun], self.in_flight.base)
+        if explanation.rate < overrun <= explanation.highest:
+            # The log also counts the seconds at a lower pace, in which a full bucket lost its refill.
+            return explanation._replace(rate=overrun, highest=overrun)
+        return explanation
 
     def _spare(self, wave: Wave, now: float) -> None:
         """Send little more than is accepted where most requests are refused, for whatever reason."""

@@ -116,6 +116,11 @@ class RateEstimator:
             self.bucket.level = min(self.bucket.level, 1.0)
 
     @property
+    def has_grown(self) -> bool:
+        """Whether the rate is far above the base, so that a refusal tells how far growing may go."""
+        return self.bucket is not None and self._growth(self._grown) > _UNCERTAIN
+
+    @property
     def overrun(self) -> float:
         """The rate that a refusal after some growth tells: the limit is between the mean and the last one."""
         mean = self._volume(self._grown) / self._grown if self._grown else 1.0

@@ -24,6 +24,7 @@ from batchrt.limits.cooldown import _DOUBLING
 from batchrt.limits.events import Admitted, CooledDown, LimitChanged, QuotaEvent, Sent
 from batchrt.limits.pacing import _AT_ONCE
 from batchrt.limits.permit import Permit
+from batchrt.limits.wait_queue import LoopWaiters
 from batchrt.runtime.item import Item
 from batchrt.runtime.strand import Strand
 from tests.limits.quotas import BACKENDS, Counter, is_idle, usage_of, virtually
@@ -1044,5 +1045,21 @@ def test_quota_statistics_tell_the_source_of_a_limit(backend: str) -> None:
         told = next(one for one in quota.statistics().sources if one.source == "told")
         assert (told.name, told.limit, told.reason) == ("max_in_flight", 7, "told by the provider")
         assert told.since == pytest.approx(2.0, abs=0.1)
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_quota_keeps_its_rate_though_timers_are_late(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refill of the time by which an alarm was late is not cut off at the bucket's capacity."""
+    wake_at = LoopWaiters.wake_at
+    monkeypatch.setattr(LoopWaiters, "wake_at", lambda self, due: wake_at(self, due + 0.05))
+
+    async def main() -> None:
+        counter = Counter(Quota(requests_per_minute=600, burst_seconds=0.1))
+        async with anyio.create_task_group() as group:
+            for _ in range(21):
+                counter.start(group)
+        assert counter.times[-1] == pytest.approx(2.0, abs=0.11)
 
     virtually(backend, main)

@@ -95,6 +95,9 @@ def test_rate_estimator_tells_the_rate_that_growing_ran_into() -> None:
     drain(estimator, 10, 40)
     assert estimator.rate is not None
     assert 50 < estimator.overrun < estimator.rate
+    assert estimator.has_grown
+    estimator.drop()
+    assert not estimator.has_grown
 
 
 @given(

@@ -14,6 +14,7 @@ import pytest
 from batchrt import (
     ChatOpenAI,
     DeadlineExceededError,
+    ItemTimeoutError,
     Outcome,
     Price,
     Runnable,
@@ -515,3 +516,49 @@ def test_outcome_iterator_in_sync_code() -> None:
         assert list(other) == []
 
     in_thread(main)
+
+
+class Costly(Doubles):
+    """Doubles, of which 6 has no cost."""
+
+    def cost(self, value: int) -> float:
+        if value == 6:
+            raise Boom
+        return 1.0
+
+
+def test_outcome_iterator_stop_of_lists_of_async_inputs() -> None:
+    """Inputs gathered for the next list are told of; one that is wrong by itself is its own outcome."""
+
+    async def source() -> AsyncIterator[int]:
+        for value in range(9):
+            yield value
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        step = Costly()
+        run = step.arun_iter(source(), config(max_concurrency=1))
+        seen = [await anext(run) for _ in range(8)]
+        run.stop()
+        seen += [outcome async for outcome in run]
+        assert statuses(seen) == ["done"] * 6 + ["failed", "done", "not started"]
+        assert step.lists == [[0, 1, 2, 3], [4, 5, 7]]
+
+    on_trio(main)
+
+
+def test_outcome_iterator_bounds_a_list_by_the_timeout() -> None:
+    """The inputs of a list that takes longer have its error."""
+
+    class Slow(Doubles):
+        async def abatch_native(self, inputs: list[int]) -> list[int]:
+            await anyio.sleep(100 if 0 in inputs else 1)
+            return inputs
+
+    async def main() -> None:
+        run = Slow().arun_iter(iter(range(8)), config(max_concurrency=2, timeout=5))
+        seen = [outcome async for outcome in run]
+        assert statuses(seen) == ["failed"] * 4 + ["done"] * 4
+        assert all(isinstance(outcome.error, ItemTimeoutError) for outcome in seen[:4])
+
+    on_trio(main)

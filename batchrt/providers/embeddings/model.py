@@ -51,10 +51,10 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     May be used from several event loops.
 
     Lists are packed by their number of texts and of tokens. The server's limits are learned from its
-    refusals, and the tokens of a text from its bills; both are remembered for as long as this object lives. Equal texts
-    of a run are sent once. A text that is empty or too long has its own error, and so has a vector that is
-    broken; where it helps, lists are split or sent again, as floats if a server does not support base64, one
-    by one if it does not support lists.
+    refusals, and the tokens of a text from its bills; both are remembered for as long as this object lives.
+    Equal texts of a run are sent once. A text that is empty or too long has its own error, and so has a
+    vector that is broken; where it helps, lists are split or sent again, as floats if a server does not
+    support base64, one by one if it does not support lists.
 
     Args:
         model: the model's name.
