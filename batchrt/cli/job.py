@@ -210,8 +210,8 @@ class Job:
         source: Source,
         sink: Sink | VectorSink,
     ) -> None:
-        self.counts = state.counts
-        self.budget = state.budget
+        self.counts: Counts = state.counts
+        self.budget: Budget = state.budget
         self.signal: int | None = None
         self._pipeline = pipeline
         self._abort_policy = state.abort_policy

@@ -177,10 +177,10 @@ class State:
     def __init__(
         self, *, ordered: bool, lead: int, errors: bool, expected: int | None, make: Make | None
     ) -> None:
-        self.scope = CancelScope()
-        self.ended = anyio.Event()
+        self.scope: CancelScope = CancelScope()
+        self.ended: anyio.Event = anyio.Event()
         self.ended_for: list[Callable[[], object]] = []
-        self.loop = LoopHandle.current()
+        self.loop: LoopHandle = LoopHandle.current()
         self.scheduler: Scheduler | None = None
         self.task: object = None
         self.ready: deque[Any] = deque()
