@@ -19,7 +19,7 @@ from batchrt.errors import (
 from batchrt.providers.http.credit_errors import NO_CREDIT_CODES, says_no_credit
 from batchrt.providers.http.response import load_json
 from batchrt.providers.http.retry_after import MAX_RETRY_AFTER, advise, retry_after
-from batchrt.providers.http.secrets import NO_SECRETS, Secrets
+from batchrt.providers.http.secrets import NO_SECRETS, Secrets, scrub
 from batchrt.runtime.clock import clock_time
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from batchrt.providers.http.response import Reply
 
-__all__ = ["error_from", "excerpt", "scrub"]
+__all__ = ["error_from", "excerpt"]
 
 _EXCERPT: Final = 200
 _LONGEST_MESSAGE: Final = 500
@@ -141,13 +141,6 @@ def say_until(error: ProviderError, now: float) -> None:
 
 def _until(wait: float, now: float) -> str:
     return f"{_ASKS} {wait:g} s: until {clock_time(now + wait)}"
-
-
-def scrub(text: str, secrets: Secrets) -> str:
-    """Return `text` with every secret in it masked."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
 
 
 def excerpt(body: bytes, secrets: Secrets = NO_SECRETS) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
-__all__ = ["NO_SECRETS", "Hidden", "Secret", "Secrets", "is_credential", "secrets_of"]
+__all__ = ["NO_SECRETS", "Hidden", "Secret", "Secrets", "is_credential", "scrub", "secrets_of"]
 
 _FEWEST_SECRET_CHARACTERS: Final = 6
 """Shorter "keys", such as the `none` or `EMPTY` that local servers are given, are not secrets, and masking
@@ -104,3 +104,10 @@ def is_credential(header: str) -> bool:
     if not words or (words[-1] == "key" and not _NO_CREDENTIALS.isdisjoint(words)):
         return False
     return "authorization" in words or words[-1] in _CREDENTIALS or words[-1].endswith(_CREDENTIAL_ENDS)
+
+
+def scrub(text: str, secrets: Secrets) -> str:
+    """Return `text` with every secret in it masked."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text
