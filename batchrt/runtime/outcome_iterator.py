@@ -65,7 +65,8 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
     """Iterate over the outcomes of a run; see `Runnable.arun_iter`, and `Stream` for closing it.
 
     Each input that was pulled has one outcome, also if the run was stopped or ended at a limit; one that was
-    never sent has the status "not started". Only `aclose` and a cancellation drop outcomes.
+    never sent has the status "not started". Only `aclose`, a cancellation
+    and an error raised by the inputs drop outcomes.
     """
 
     def __init__(self, job: Job, *, ordered: bool) -> None:
@@ -99,7 +100,8 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
         """
         self._stop_called = True
         state = self._state
-        if state is not None and not state.ended.is_set():
+        if state is not None and state.scheduler is not None and not state.ended.is_set():
+            state.scheduler.pull_no_more()
             state.loop.call(self._wind_down)
 
     def _wind_down(self) -> None:

@@ -166,6 +166,8 @@ class Scheduler(Workers):
                 self._group = group
                 self._run.hire(TaskPool(group))
                 self._yielded_at = perf_counter()
+                if self._withdrawals is not None:
+                    group.start_soon(Unbegun, self._withdrawals.keep, name="batchrt withdrawals")
                 if self._stopped:
                     group.cancel_scope.cancel()
                 if self._expected == 0:
@@ -199,14 +201,17 @@ class Scheduler(Workers):
         slot: its own, its branches', those nested in it, that of its list. One that comes to wait later is
         withdrawn then.
         """
-        if self._wound_down or self._finished.is_set():
+        self.pull_no_more()
+        if self._finished.is_set():
             return
-        self._wound_down = True
         self._drain()
         assert self._withdrawals is not None
-        self._withdrawals.withdraw()
-        if self._group is not None:
-            self._group.start_soon(Unbegun, self._withdrawals.keep, name="batchrt withdrawals")
+        self._withdrawals.begin()
+
+    def pull_no_more(self) -> None:
+        """Record that `wind_down` will be called; from any thread, and from a signal handler."""
+        if not self._finished.is_set():
+            self._wound_down = self._drained = True
 
     @property
     def is_wound_down(self) -> bool:

@@ -42,6 +42,7 @@ class Withdrawals:
         self._live = run.live
         self._carried: dict[Item, _Carried] = {}
         self._scopes: dict[Host, CancelScope] = {}
+        self._begun = anyio.Event()
 
     @contextmanager
     def worker(self) -> Iterator[Host]:
@@ -74,7 +75,20 @@ class Withdrawals:
         return {item.index for item, carried in self._carried.items() if carried.strand in busy}
 
     def _busy(self) -> set[Strand]:
-        return {strand.outermost for strand in self._live if strand.is_at_work}
+        """Return the strands that are at work, and all that they are branches of or nested in."""
+        busy: set[Strand] = set()
+        for strand in self._live:
+            above: Strand | None = strand if strand.is_at_work else None
+            while above is not None and above not in busy:
+                busy.add(above)
+                above = above.above or above.run.above
+        return busy
+
+    def begin(self) -> None:
+        """Withdraw the items that wait, and from now on those that come to wait; needs no current task."""
+        if not self._begun.is_set():
+            self._begun.set()
+            self.withdraw()
 
     def withdraw(self) -> None:
         """Cancel the items that wait."""
@@ -88,7 +102,8 @@ class Withdrawals:
                 carried.scope.cancel()
 
     async def keep(self) -> None:
-        """Withdraw items that come to wait, until cancelled."""
+        """Withdraw items that come to wait after `begin`, until cancelled."""
+        await self._begun.wait()
         while True:
             await anyio.sleep(WITHDRAWAL_SECONDS)
             self.withdraw()
