@@ -165,7 +165,7 @@ class AbortPolicy:
             assert error.retry_after is not None
             return f"the provider asks to wait {_until(error.retry_after)}, which is more than --max-wait"
         if self.is_wrong_address:
-            return "nobody can be reached at the provider's address"
+            return "no server answers at the provider's address"
         return "the provider lets no request through"
 
 

@@ -365,7 +365,7 @@ class Job:
                     complain(line)
         if self.refusal is not None and self.signal is None:
             rest = f"; {not_started}" if not_started and self._settings.quiet else ""
-            complain(f"stopped, for {self._abort_policy.reason()}: {error_line(self.refusal)}{rest}")
+            complain(f"stopped because {self._abort_policy.reason()}: {error_line(self.refusal)}{rest}")
         hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)

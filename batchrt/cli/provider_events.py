@@ -64,7 +64,9 @@ class ProviderEvents:
         elif isinstance(event, ProviderUp):
             self._came_back(event)
         elif isinstance(event, BudgetEmpty):
-            self._note(event, f"the retry budget is empty, for too many requests fail; {self._what_then()}")
+            self._note(
+                event, f"the retry budget is empty because too many requests fail; {self._what_then()}"
+            )
         elif isinstance(event, LimitChanged) and event.name == "max_concurrency" and event.after is not None:
             self.concurrency = round(event.after)
 

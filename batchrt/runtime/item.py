@@ -1,4 +1,4 @@
-"""The books of one input: attempts, tokens, seconds."""
+"""The records of one input: attempts, tokens, seconds."""
 
 from __future__ import annotations
 

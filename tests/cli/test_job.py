@@ -182,7 +182,7 @@ def test_job_aborts_if_the_provider_refuses_every_request(
     assert result.code == 2
     assert len(asked) == 5
     last = result.err.splitlines()[-1]
-    assert last.startswith("batchrt: stopped, for the provider lets no request through: ")
+    assert last.startswith("batchrt: stopped because the provider lets no request through: ")
     assert code in last
     assert len(result.out.splitlines()) == 5
 
@@ -272,7 +272,7 @@ def test_job_wrong_address_ends_a_job_at_once_with_its_reason(
     assert result.code == 2
     origin = url.removesuffix("/v1")
     assert result.err.splitlines()[-1].startswith(
-        f"batchrt: stopped, for nobody can be reached at the provider's address: ConnectionFailedError: "
+        f"batchrt: stopped because no server answers at the provider's address: ConnectionFailedError: "
         f"cannot connect to {origin}: "
     )
     errors = [error for line in out.read_text().splitlines() if (error := json.loads(line)["error"])]

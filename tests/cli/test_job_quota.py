@@ -157,7 +157,7 @@ def test_job_outage_that_is_longer_than_patience_ends_the_job(
     assert " that waited left out\n" in result.err
     last = result.err.splitlines()[-1]
     assert last.startswith(
-        "batchrt: stopped, for the provider was down for longer than --patience: OutageError"
+        "batchrt: stopped because the provider was down for longer than --patience: OutageError"
     )
 
 
@@ -171,7 +171,7 @@ def test_job_outage_from_the_beginning_is_told_by_the_exit_code(
     assert result.code == 2
     assert len(errors(result.out)) == min(rows, 5)
     [line] = result.err.splitlines()
-    assert line.startswith("batchrt: stopped, for the provider was down for longer than --patience: ")
+    assert line.startswith("batchrt: stopped because the provider was down for longer than --patience: ")
 
 
 def test_job_pause_is_waited_for(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_job_pause_that_is_longer_than_allowed_ends_the_job(
     assert len(errors(result.out)) == 1
     assert f"{len(done)} done, 1 failed, " in result.err
     last = result.err.splitlines()[-1]
-    assert last.startswith("batchrt: stopped, for the provider asks to wait until 20")
+    assert last.startswith("batchrt: stopped because the provider asks to wait until 20")
     assert "UTC, which is more than --max-wait: RateLimitError: " in last
 
 

@@ -65,9 +65,9 @@ def test_provider_events_repeated_are_told_once_a_minute() -> None:
     said, words = told([CooledDown(6.0, REFUSED), 10.0, BudgetEmpty(0, 5), 5.0, BudgetEmpty(0, 5)] * 6)
     assert [line.split(":")[0] for line in said] == [
         "nothing is sent for 6 s",
-        "the retry budget is empty, for too many requests fail; others wait until more are answered",
+        "the retry budget is empty because too many requests fail; others wait until more are answered",
         "nothing is sent for 6 s",
-        "the retry budget is empty, for too many requests fail; others wait until more are answered",
+        "the retry budget is empty because too many requests fail; others wait until more are answered",
     ]
     assert words == ["cool-downs: 6, 36 s in all"]
 
@@ -90,7 +90,7 @@ def test_provider_events_without_patience_do_not_tell_of_waiting() -> None:
     said, _ = told([ProviderDown(1, "X"), BudgetEmpty(0, 5)], patience=0)
     assert said == [
         "the provider is down: 1 request in a row without an answer, the last a X",
-        "the retry budget is empty, for too many requests fail; others are not tried again",
+        "the retry budget is empty because too many requests fail; others are not tried again",
     ]
 
 

@@ -72,8 +72,8 @@ class Client:
         own_way = http_client is not None or transport is not None or "authorization" in extra
         if not key and not own_way and self.address.host == "api.openai.com":
             raise AuthenticationError(
-                "there is no API key: set OPENAI_API_KEY or pass api_key (or pass base_url, if "
-                "OpenAI is not who you want to ask)"
+                "there is no API key: set OPENAI_API_KEY or pass api_key (or pass base_url for a "
+                "server other than OpenAI's)"
             )
         headers = {**self.address.credentials, **_headers(key, organization, project), **extra}
         self.secrets: Secrets = secrets_of(key, {**self.address.credentials, **extra})
