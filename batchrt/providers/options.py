@@ -28,6 +28,7 @@ __all__ = [
     "complete_options",
     "is_option",
     "lists_of",
+    "merge_options",
     "sampling_options",
 ]
 
@@ -289,6 +290,20 @@ def check_options(options: Mapping[str, Any], owner: str = "ChatOpenAI") -> dict
         TypeError: for a value of the wrong type.
     """
     return {name: _check(name, value, owner) for name, value in options.items()}
+
+
+def merge_options(
+    own: Mapping[str, Any], extra_body: Mapping[str, Any], given: Mapping[str, Any], owner: str = "ChatOpenAI"
+) -> dict[str, Any]:
+    """Return the members of a request's body: a model's `own` options and `extra_body`, under those `given`.
+
+    Raises:
+        ValueError, TypeError: for a given option, as `check_options` does.
+    """
+    checked = check_options(given, owner)
+    extra = {**extra_body, **checked.pop("extra_body", {})}
+    options = {**own, **checked}
+    return {**{name: value for name, value in options.items() if value is not None}, **extra}
 
 
 def check_extra_body(extra: Mapping[str, Any] | None, owner: str = "ChatOpenAI") -> dict[str, Any]:

@@ -65,8 +65,8 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
     """Iterate over the outcomes of a run; see `Runnable.arun_iter`, and `Stream` for closing it.
 
     Each input that was pulled has one outcome, also if the run was stopped or ended at a limit; one that was
-    never sent has the status "not started". Only `aclose`, a cancellation
-    and an error raised by the inputs drop outcomes.
+    never sent has the status "not started". Only `aclose`, a cancellation and an error of the inputs drop
+    outcomes.
     """
 
     def __init__(self, job: Job, *, ordered: bool) -> None:

@@ -232,14 +232,6 @@ class Strand:
         return branch
 
     @property
-    def outermost(self) -> Strand:
-        """The strand of the outermost run's item that this is a branch of, or nested in."""
-        strand = self
-        while (above := strand.above or strand.run.above) is not None:
-            strand = above
-        return strand
-
-    @property
     def is_at_work(self) -> bool:
         """Whether a leaf runs, a list with its input is under way, or another loop may work for it."""
         if self.has_slot or self._in_debt or self._afar:

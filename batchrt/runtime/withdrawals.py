@@ -15,9 +15,7 @@ import anyio
 import anyio.lowlevel
 from anyio import CancelScope
 
-from batchrt.errors import (
-    RunStoppedError,
-)
+from batchrt.errors import RunStoppedError
 from batchrt.runtime.event_loop import Host
 from batchrt.runtime.item import Item
 from batchrt.runtime.run import Run

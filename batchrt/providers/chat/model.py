@@ -17,6 +17,7 @@ from batchrt.providers.options import (
     check_options,
     complete_options,
     lists_of,
+    merge_options,
     sampling_options,
 )
 from batchrt.runnables.base import Runnable
@@ -107,11 +108,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         self._endpoint = self._client.endpoint(_PATH, *_model_and_most(self._request))
 
     def _request_for(self, kwargs: Mapping[str, Any]) -> ChatRequest:
-        given = check_options(kwargs)
-        extra = {**self._extra_body, **given.pop("extra_body", {})}
-        options = {**self._options, **given}
-        sent = {name: value for name, value in options.items() if value is not None}
-        return self._request_of({**sent, **extra})
+        return self._request_of(merge_options(self._options, self._extra_body, kwargs))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         request, endpoint = self._request, self._endpoint

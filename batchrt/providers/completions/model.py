@@ -24,6 +24,7 @@ from batchrt.providers.options import (
     check_options,
     complete_options,
     lists_of,
+    merge_options,
     sampling_options,
 )
 from batchrt.runnables.base import Out
@@ -112,10 +113,8 @@ class OpenAI(Model[TextInput, Out]):
         self._request_for({})
 
     def _request_for(self, kwargs: Mapping[str, Any]) -> TextRequest:
-        given = check_options(kwargs, "OpenAI")
-        extra = {**self._extra_body, **given.pop("extra_body", {})}
-        options = {**self._options, "n": self._n, **given}
-        return TextRequest({**{name: value for name, value in options.items() if value is not None}, **extra})
+        own = {**self._options, "n": self._n}
+        return TextRequest(merge_options(own, self._extra_body, kwargs, "OpenAI"))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         request = self._request_for(kwargs)
