@@ -138,6 +138,23 @@ def test_rate_limits_reset_tells_a_minute_from_a_day(
     assert requests.rate_limits.limits() == {name: limit}
 
 
+def test_rate_limits_drop_a_told_limit_that_answers_no_longer_report() -> None:
+    """After twenty answers in a row about the unit's other period; other units do not count."""
+    requests = Requests()
+    day, minute = RateLimitStatus("requests", 200, 100, 43_200.0), RateLimitStatus("requests", 60, 50, 10.0)
+    tokens = RateLimitStatus("tokens", 1000, 900, 6.0)
+    requests.answer(0.0, day)
+    for _ in range(19):
+        requests.answer(0.0, minute, tokens)
+    requests.answer(0.0, day)
+    for _ in range(19):
+        requests.answer(0.0, minute)
+        assert "requests_per_day" in requests.rate_limits.limits()
+    requests.answer(0.0, minute)
+    assert set(requests.rate_limits.limits()) == {"requests_per_minute", "tokens_per_minute"}
+    assert {limit.bucket.period for limit in requests.rate_limits.limited} == {"minute"}
+
+
 def test_rate_limits_reset_tells_the_buckets_capacity() -> None:
     """A strict one, that holds a second of its limit."""
     requests = Requests()
