@@ -8,6 +8,7 @@ import anyio
 
 from batchrt.batching.bulk import PATIENCE, Bulk, ListInput
 from batchrt.batching.list_call import Limits, ListCall
+from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.strand import Strand
 from tests.runtime.harness import config, on_trio
 
@@ -64,3 +65,23 @@ def test_bulk_list_of_async_inputs_waits_a_second_for_more() -> None:
 def test_bulk_full_list_of_async_inputs_does_not_wait() -> None:
     """The number of inputs tells; a list with room by cost waits for more."""
     assert arrivals(list_call(2), slow(1, 2)) == [(0, [1, 2]), (100, [9])]
+
+
+def test_bulk_counts_inputs_of_a_list_without_an_outcome() -> None:
+    """Copies of a value count too; a list that was not begun has no such inputs, nor one that ended."""
+    counts: list[int] = []
+
+    async def call(values: list[int], strand: Strand) -> Sequence[int]:
+        counts.extend(lists.unsettled(index) for index in (0, 1))
+        return values
+
+    lists = bulk(ListCall(name="lists", call=call, key=lambda value: value))
+
+    async def main() -> None:
+        await collect(Job.of(lists.step, lists.pack([1, 2, 1]), config()), return_exceptions=False)
+
+    on_trio(main)
+    assert counts == [3, 0]
+    assert lists.unsettled(0) == 0
+    assert lists.end_list(0, None) == 3
+    assert lists.unsettled(0) == 0
