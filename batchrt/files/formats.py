@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from batchrt.errors import InputError
+from batchrt.files.compression import bare_name
 
 __all__ = [
     "DELIMITERS",
@@ -37,7 +38,7 @@ _SAY_WHICH: Final = "say which with `format` csv, tsv or jsonl"
 
 
 def choose_format(path: str, explicit: str | None = None) -> Format:
-    """Return `explicit`, or the format of the suffix; `.gz` after the suffix changes nothing.
+    """Return `explicit`, or the format of the suffix; a compression's suffix after it changes nothing.
 
     Raises:
         InputError: `explicit` is not a format, or there is neither it nor a known suffix.
@@ -48,7 +49,7 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
         raise InputError(
             f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path, parameter="format"
         )
-    suffix = Path(path.lower().removesuffix(".gz")).suffix
+    suffix = Path(bare_name(path).lower()).suffix
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
     if suffix == ".json":

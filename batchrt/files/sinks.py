@@ -12,6 +12,7 @@ from batchrt.errors import InputError
 from batchrt.files.cells import cell, encodable_text, error_line, json_text
 from batchrt.files.encodings import OUTPUT_ENCODINGS
 from batchrt.files.formats import DELIMITERS, STANDARD_STREAM, Format, check_delimiter, choose_format
+from batchrt.files.new_file import NewFile
 from batchrt.files.output_file import Closeable, OutputFile, encode_json, open_output
 from batchrt.files.sources import Source
 
@@ -30,16 +31,17 @@ def open_sink(
     format: str | None = None,  # noqa: A002
     overwrite: bool = False,
     source: Source | None = None,
+    rebuildable: bool = False,
     finish_reasons: bool = False,
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> Sink:
     """Open `path` for rows of `columns` followed by an output and an error.
 
-    `"-"` is stdout, JSONL unless `format` says otherwise; else the suffix decides, and `.gz` after it
-    compresses. `error_column` is by default `error`, and `{output_column}_error` beside an output column of
-    another name, so that an output can be the input of a second run. With `source` given, its own file is
-    refused even when `overwrite` is allowed.
+    `"-"` is stdout, JSONL unless `format` says otherwise; else the suffix decides, and `.gz` or
+    `.zst` after it compresses. `error_column` is by default `error`, and `{output_column}_error` beside an
+    output column of another name, so that an output can be the input of a second run. With `source`
+    given, its own file is refused even when `overwrite` is allowed.
 
     Args:
         path: the file to write.
@@ -47,7 +49,8 @@ def open_sink(
         output_column: the answer's.
         error_column: the error's.
         format: `csv`, `tsv` or `jsonl`, if the suffix does not tell.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file once the new one is complete (see `NewFile`).
+        rebuildable: the rows can be written again, as from a journal: an earlier partial file is replaced.
         source: the origin of the rows. A CSV is written like a CSV that is read: with its delimiter, and with
             a byte order mark if it has one.
         finish_reasons: add a third column, `finish_reason`, or `{output_column}_finish_reason`.
@@ -68,9 +71,9 @@ def open_sink(
     _check_names(columns, added)
     mark = _is_marked(kind, encoding, source)
     encode = encode_json if kind == "jsonl" else _encode_table
-    file = open_output(name, encode, overwrite=overwrite, source=source)
+    file = open_output(name, encode, overwrite=overwrite, source=source, rebuildable=rebuildable)
     if mark:
-        file.put("\ufeff")
+        file.put_header("\ufeff")
     if kind == "jsonl":
         return _JsonSink(file, kind, columns, added)
     return _TableSink(file, kind, columns, added, delimiter or _delimiter_like(kind, source))
@@ -145,7 +148,13 @@ class Sink(Closeable):
 
     def close(self) -> None:
         """Write the remaining rows and close the file; stdout stays open. Raises as `write` does."""
+        if self._is_partial:
+            self._file.mark_partial()
         self._file.close()
+
+    @property
+    def _new_files(self) -> tuple[NewFile, ...]:
+        return self._file._new_files
 
     @abstractmethod
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
@@ -183,7 +192,7 @@ class _TableSink(Sink):
         # and \n in the file.
         self._writer = csv.writer(self._record, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow(self.columns)
-        file.put(self._record.text[:-2] + "\n")
+        file.put_header(self._record.text[:-2] + "\n")
 
     def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
         if not values.keys() <= self._known:

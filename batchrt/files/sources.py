@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import gzip
 import io
 import os
 import stat
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
@@ -18,6 +16,7 @@ from typing import Any, Final, Self
 
 from batchrt.errors import InputError
 from batchrt.files.cells import listed, shorten
+from batchrt.files.compression import DECOMPRESSION_ERRORS, buffered, decompressed
 from batchrt.files.csv_reader import CsvReader
 from batchrt.files.encodings import MARK, NewDecoder, Utf8Stream, find_encoding
 from batchrt.files.formats import (
@@ -34,8 +33,6 @@ from batchrt.files.rows import BadRow, Row, bad_row
 
 __all__ = ["Source", "open_source", "required_columns"]
 
-_BUFFER: Final = 1 << 16
-_GZIP: Final = b"\x1f\x8b"
 _FOREIGN: Final = {
     b"PK\x03\x04": "this is a zip archive or a spreadsheet; export it as CSV (UTF-8)",
     b"PAR1": "this is a Parquet file; convert it to JSONL or CSV",
@@ -61,8 +58,8 @@ def open_source(
 ) -> Source:
     """Open `path` for reading, with its columns known and no row read further than needed.
 
-    `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`, `.ndjson`). Gzip is
-    recognised by its first bytes, whatever the name.
+    `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`, `.ndjson`). Gzip and
+    Zstandard are recognised by their first bytes, whatever the name.
 
     Args:
         path: the file.
@@ -88,8 +85,8 @@ def open_source(
             raise InputError(f"{label}: {os_problem(error)}", path=label) from error
         except UnicodeError as error:
             raise InputError(f"{label}: it is not {encoding}: {error}", path=label) from error
-        except (EOFError, zlib.error) as error:
-            raise InputError(f"{label}: the gzip data is broken; {error}", path=label) from error
+        except DECOMPRESSION_ERRORS as error:
+            raise InputError(f"{label}: the gzip or zst data is broken; {error}", path=label) from error
     raise AssertionError  # pragma: no cover  the stack swallows nothing
 
 
@@ -149,7 +146,7 @@ class Source:
     def __next__(self) -> Row | BadRow:
         try:
             row = self._last = next(self._rows)
-        except (OSError, EOFError, zlib.error, UnicodeError) as error:
+        except (OSError, *DECOMPRESSION_ERRORS, UnicodeError) as error:
             return self._broken(error)
         return row
 
@@ -293,29 +290,22 @@ def _close_match(name: str, columns: Iterable[str]) -> str | None:
 
 def _open_bytes(name: str, stack: ExitStack) -> io.BufferedReader:
     if name != STANDARD_STREAM:
-        return stack.enter_context(_buffered(io.FileIO(name)))
+        return stack.enter_context(buffered(io.FileIO(name)))
     stdin: Any = getattr(sys.stdin, "buffer", None)
     if stdin is None:
         raise InputError("stdin is closed; name a file", path="stdin")
     if isinstance(stdin, io.BufferedReader):
         return stdin
-    wrapped = _buffered(stdin)
+    wrapped = buffered(stdin)
     stack.callback(wrapped.detach)
     return wrapped
-
-
-def _buffered(raw: Any) -> io.BufferedReader:
-    # Any: typeshed makes the class generic in its raw stream, and invariant.
-    return io.BufferedReader(raw, _BUFFER)
 
 
 def _plain_bytes(
     stream: io.BufferedReader, path: str, stack: ExitStack, new_decoder: NewDecoder | None
 ) -> io.BufferedReader:
-    """Decompress gzip, refuse known binary formats, and recode the text as UTF-8."""
-    if stream.peek(2).startswith(_GZIP):
-        # GzipFile is itself readable; the buffer around it reads lines at C speed.
-        stream = stack.enter_context(_buffered(gzip.GzipFile(fileobj=stream)))
+    """Decompress, refuse known binary formats, and recode the text as UTF-8."""
+    stream = decompressed(stream, path, stack)
     head = stream.peek(4)
     for magic, problem in _FOREIGN.items():
         if head.startswith(magic):
@@ -323,7 +313,7 @@ def _plain_bytes(
     if new_decoder is None and head.startswith(_UTF_16):
         problem = "this is UTF-16 text; save it as UTF-8, or add `encoding` utf-16"
         raise InputError(f"{path}: {problem}", path=path, parameter="encoding")
-    return stream if new_decoder is None else stack.enter_context(_buffered(Utf8Stream(stream, new_decoder)))
+    return stream if new_decoder is None else stack.enter_context(buffered(Utf8Stream(stream, new_decoder)))
 
 
 def _regular_status(stream: io.BufferedReader) -> os.stat_result | None:
