@@ -14,7 +14,7 @@ from typing import Final
 
 from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.formats import os_problem
-from batchrt.files.sources import Source
+from batchrt.files.source import Source
 
 __all__ = ["NewFile", "open_new_file", "refuse_source", "write_error"]
 

@@ -16,7 +16,7 @@ from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.compression import Compressor, new_compressor
 from batchrt.files.formats import STANDARD_STREAM
 from batchrt.files.new_file import NewFile, open_new_file, refuse_source, write_error
-from batchrt.files.sources import Source
+from batchrt.files.source import Source
 
 __all__ = [
     "Closeable",

@@ -125,7 +125,7 @@ def test_source_unknown_format_is_refused(tmp_path: Path) -> None:
     """With the known ones."""
     error = refuse(write(tmp_path, "a.csv", "id\n1\n"), format="xml")
     assert "'xml'" in str(error)
-    assert "csv, tsv or jsonl" in str(error)
+    assert "csv, tsv, jsonl or parquet" in str(error)
 
 
 def test_source_missing_file_and_folder_are_said(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from batchrt.files.compression import bare_name, compression_of
 from batchrt.files.formats import STANDARD_STREAM, known_format
 from batchrt.files.new_file import NewFile, open_new_file
 from batchrt.files.output_file import OutputFile, encode_json, open_output
-from batchrt.files.sources import Source
+from batchrt.files.source import Source
 from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
 from batchrt.files.vectors.jsonl import JsonlSink
 from batchrt.files.vectors.npy import NpySink
