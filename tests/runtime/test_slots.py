@@ -133,6 +133,21 @@ async def test_slots_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_o
         await got.wait()
 
 
+async def test_slots_offer_lets_newcomers_of_the_outer_slots_in() -> None:
+    """A slot that nested work kept for the leaf around it is a slot of both levels."""
+    outer = Slots(1)
+    inner = Slots(None, outer)
+    assert inner.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(outer.take, newcomer=True))
+        await pause()
+        inner.give(newcomers=False)
+        await pause()
+        assert outer.free == 1
+        inner.offer()
+        assert outer.free == 0
+
+
 async def test_slots_offer_lets_as_many_newcomers_in_as_there_are_slots() -> None:
     """Offer lets as many newcomers in as there are slots."""
     slots = Slots(3)
