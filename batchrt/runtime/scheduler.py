@@ -191,7 +191,7 @@ class Scheduler(Workers):
 
     def stop(self) -> None:
         """End the run without its outcomes: cancel all items under way."""
-        self._stopped = True
+        self._stopped = self._drained = True  # items that never wait would not meet the cancellation
         self._cancel()
 
     def wind_down(self) -> None:
