@@ -62,7 +62,7 @@ from batchrt.runnables.prompts import (
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
-from batchrt.runtime.outcome_iterator import OutcomeIterator
+from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RunConfig",
+    "RunStatistics",
     "RunStoppedError",
     "Runnable",
     "RunnableAssign",
