@@ -18,7 +18,7 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Outcome OutcomeIterator RunConfig Stream",
+    "running": "BatchResult Outcome OutcomeIterator RunConfig RunStatistics Stream",
     "quotas": """
         Admitted BudgetEmpty CooledDown LimitChanged LimitStatus ProviderDown ProviderUp Quota QuotaEvent
         QuotaStatistics Price Retried RetryBudget RetryPolicy Sent

@@ -18,7 +18,6 @@ from batchrt import (
     Outcome,
     Runnable,
     RunnableLambda,
-    RunnablePassthrough,
     RunnableRetry,
     RunStatistics,
 )
@@ -29,6 +28,10 @@ pytestmark = pytest.mark.anyio
 
 async def same(value: int) -> int:
     return value
+
+
+async def same_text(text: str) -> str:
+    return text
 
 
 class Lists(Runnable[int, int]):
@@ -280,7 +283,7 @@ def test_outcome_iterator_statistics_count_lists(in_a_chain: bool) -> None:
 
     async def main() -> RunStatistics:
         model: Runnable[Any, Any] = embeddings(handle, max_batch_size=4)
-        chain = RunnablePassthrough() | model if in_a_chain else model
+        chain = RunnableLambda(same_text) | model if in_a_chain else model
         run = chain.arun_iter(["a", "a", "b", "c", "d" * 40, "e"], config(max_concurrency=1))
         assert all([outcome.ok async for outcome in run])
         return run.statistics()
