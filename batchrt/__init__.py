@@ -66,6 +66,7 @@ from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.limits.error_kinds import FailureKind
     from batchrt.limits.events import (
         Admitted,
         BudgetEmpty,
@@ -103,6 +104,7 @@ __all__ = [
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "FailureKind",
     "HumanMessage",
     "InputError",
     "ItemTimeoutError",
@@ -177,6 +179,7 @@ _HOMES = {
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
+    "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",
