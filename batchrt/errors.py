@@ -173,22 +173,38 @@ class SpendingLimitError(BatchError):
         limit: the limit that was reached: `max_tokens_total` or `max_cost`.
         tokens: the number of tokens spent.
         cost: the money spent, in the prices' currency.
+        expected: the estimate for the request that did not fit, in tokens or in money as `limit` is.
         started: for an item's error: the item had started and could not be finished.
         result: for the error of a whole run: a `BatchResult` with each item's outcome; else `None`.
     """
 
-    def __init__(self, message: str, *, limit: str, tokens: int, cost: float, started: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        tokens: int,
+        cost: float,
+        expected: float = 0.0,
+        started: bool = False,
+    ) -> None:
         super().__init__(message)
         self.limit = limit
         self.tokens = tokens
         self.cost = cost
+        self.expected = expected
         self.started = started
         self.result: Any = None
 
     def again(self, *, started: bool = True) -> SpendingLimitError:
         """Return a new error with the same facts."""
         return SpendingLimitError(
-            str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
+            str(self),
+            limit=self.limit,
+            tokens=self.tokens,
+            cost=self.cost,
+            expected=self.expected,
+            started=started,
         )
 
 
