@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import anyio
 import httpx
 
-from batchrt.providers.http.connection import CONNECT_TIMEOUT, translate
+from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, translate
 from batchrt.providers.http.content_encoding import too_large
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import Reply, Sink, drained, read_body

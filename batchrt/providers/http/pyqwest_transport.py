@@ -18,20 +18,19 @@ import httpx
 
 from batchrt.errors import ConnectionFailedError, MalformedResponseError
 from batchrt.providers.http.address import origin_of
-from batchrt.providers.http.connection import (
+from batchrt.providers.http.connection_errors import (
     CONNECT_TIMEOUT,
     connection_failed,
     fault_of,
     hide_url,
     reason_of,
-    speaks_http,
-    speaks_tls,
     translate,
 )
 from batchrt.providers.http.content_encoding import too_large
 from batchrt.providers.http.httpx_channels import UnpooledChannel
 from batchrt.providers.http.proxies import proxy_for
 from batchrt.providers.http.response import HeaderMap, Reply, Sink, content_length, read_body
+from batchrt.providers.http.scheme_probe import speaks_http, speaks_tls
 
 if TYPE_CHECKING:
     from typing import Self

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from batchrt.errors import ConnectionFailedError, ConnectionFault
-from batchrt.providers.http.connection import connection_failed, fault_of
+from batchrt.providers.http.connection_errors import connection_failed, fault_of
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.tls import certificate, tls_server
