@@ -69,6 +69,12 @@ _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
 """httpx's errors of a connection that was not made."""
 _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 _MOST_LINKS: Final = 20
+_KINDS: Final[tuple[tuple[type[OSError], ConnectionFault], ...]] = (
+    (socket.gaierror, "host"),
+    (ssl.SSLCertVerificationError, "certificate"),
+    (ConnectionRefusedError, "refused"),
+    (FileNotFoundError, "refused"),  # of a Unix socket
+)
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 _HINTS: Final[dict[ConnectionFault, str]] = {
     "host": "the name of the host is unknown ({reason}); check base_url",
@@ -116,16 +122,13 @@ def fault_of(error: BaseException) -> ConnectionFault | None:
     for link in links_of(error):
         if isinstance(link, ConnectFailed) and (link.fault is not None or link.explained):
             return link.fault
+        for kind, fault in _KINDS:
+            if isinstance(link, kind):
+                return fault
         if isinstance(link, OSError) and link.errno in _NO_DESCRIPTORS:
             return "resources"
-        if isinstance(link, socket.gaierror):
-            return "host"
-        if isinstance(link, ssl.SSLCertVerificationError):
-            return "certificate"
         if isinstance(link, ssl.SSLError) and link.reason in _NO_TLS:
             return "protocol"
-        if isinstance(link, ConnectionRefusedError | FileNotFoundError):  # no file: a Unix socket's
-            return "refused"
     text = str(error)
     return next((fault for fault, words in _WORDS if words.search(text)), None)
 
@@ -214,9 +217,7 @@ def translate(
     origin = origin_of(url)
     if isinstance(error, ConnectFailed):
         proxy = None if error.past_proxy else proxy
-        return connection_failed(
-            origin, reason_of(error), fault_of(error), proxy, explained=error.explained
-        )
+        return connection_failed(origin, reason_of(error), fault_of(error), proxy, explained=error.explained)
     if _is_unconnected(error) or _is_of(library, error, _UNCONNECTED):
         return connection_failed(origin, reason_of(error), fault_of(error), proxy)
     if isinstance(error, TimeoutError) or _is_of(library, error, ("TimeoutException",)):
@@ -226,15 +227,20 @@ def translate(
     if reading and kind in ("RemoteProtocolError", "StreamError", "DecodingError"):
         return MalformedResponseError(f"the answer from {origin} is broken: {reason_of(error)}")
     if kind == "RemoteProtocolError":
-        if _is_unreadable(error):
-            unreadable = MalformedResponseError(
-                f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
-            )
-            advise(unreadable, retry=False)  # another attempt would get the same
-            return unreadable
-        fault = fault_of(error)
-        if fault is not None:
-            return connection_failed(origin, reason_of(error), fault, proxy)
+        return _translate_protocol_error(error, origin, proxy)
+    return ConnectionFailedError(f"the connection to {origin} failed: {reason_of(error)}")
+
+
+def _translate_protocol_error(error: BaseException, origin: str, proxy: Proxy | None) -> ProviderError:
+    if _is_unreadable(error):
+        unreadable = MalformedResponseError(
+            f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
+        )
+        advise(unreadable, retry=False)  # another attempt would get the same
+        return unreadable
+    fault = fault_of(error)
+    if fault is not None:
+        return connection_failed(origin, reason_of(error), fault, proxy)
     return ConnectionFailedError(f"the connection to {origin} failed: {reason_of(error)}")
 
 

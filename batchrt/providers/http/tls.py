@@ -72,4 +72,3 @@ def _unreadable(name: str, path: str, error: BaseException) -> ConnectFailed:
         fault="certificate",
         explained=True,
     )
-
