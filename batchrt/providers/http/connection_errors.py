@@ -101,6 +101,9 @@ class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of
         fault: of the address or the proxy; by default the one that the causes report.
         explained: the reason says everything, and no hint is added to it.
         past_proxy: the error is the server's, behind a proxy that let the connection through.
+
+    Attributes:
+        is_judged: `fault` holds whatever the causes say.
     """
 
     def __init__(
@@ -115,12 +118,13 @@ class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of
         self.fault: ConnectionFault | None = fault
         self.explained: bool = explained
         self.past_proxy: bool = past_proxy
+        self.is_judged: bool = explained or fault is not None
 
 
 def fault_of(error: BaseException) -> ConnectionFault | None:
     """Return the fault of an address that `error` reports; `None` if it reports no such fault."""
     for link in links_of(error):
-        if isinstance(link, ConnectFailed) and (link.fault is not None or link.explained):
+        if isinstance(link, ConnectFailed) and link.is_judged:
             return link.fault
         for kind, fault in _KINDS:
             if isinstance(link, kind):

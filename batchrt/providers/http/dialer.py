@@ -88,7 +88,7 @@ async def _connect_unix(path: str) -> socket.socket:
     try:
         connected.setblocking(False)
         while (code := connected.connect_ex(path)) == errno.EAGAIN:
-            await anyio.sleep(wait)
+            await _sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
         if code:
             raise OSError(code, os.strerror(code), path)
@@ -99,6 +99,10 @@ async def _connect_unix(path: str) -> socket.socket:
         connected.close()
         raise
     return connected
+
+
+async def _sleep(seconds: float) -> None:
+    await anyio.sleep(seconds)
 
 
 async def _open_tunnel(connected: socket.socket, route: Route) -> None:

@@ -189,6 +189,7 @@ def _failure(errors: list[OSError]) -> ConnectFailed:
         fault=faults.pop() if len(faults) == 1 else None,
         explained=all(isinstance(error, ConnectFailed) for error in telling),
     )
+    failure.is_judged = True
     one = len(errors) == 1
     failure.__cause__ = errors[0] if one else ExceptionGroup("no address took the connection", errors)
     return failure

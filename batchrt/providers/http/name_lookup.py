@@ -112,8 +112,9 @@ async def look_up(host: str, port: int) -> Addresses:
     with _locks[0]:
         lookup = _running.get(key)
         if lookup is None:
-            thread = threading.Thread(target=_run, args=key, name=f"batchrt look-up of {host}", daemon=True)
             lookup = _running[key] = _Lookup()
+            name = f"batchrt look-up of {host}"
+            thread = threading.Thread(target=_run, args=(key, lookup), name=name, daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:  # the process has as many threads as it may have
@@ -126,14 +127,14 @@ async def look_up(host: str, port: int) -> Addresses:
     return lookup.found
 
 
-def _run(host: str, port: int) -> None:
-    key = (host, port)
+def _run(key: _Key, lookup: _Lookup) -> None:
     try:
-        found: list[Address] | Exception = _resolve(host, port)
+        found: list[Address] | Exception = _resolve(*key)
     except Exception as error:  # noqa: BLE001  it is the waiters'
         found = error
     with _locks[0]:
-        lookup = _running.pop(key)
+        if _running.get(key) is lookup:
+            del _running[key]
         if isinstance(found, Exception):
             lookup.error = found
         else:

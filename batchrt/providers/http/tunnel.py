@@ -40,13 +40,16 @@ def check_tunnel(route: Route, received: bytes | bytearray) -> None:
     A refusal (4xx) is the proxy's own and lasting, so its `fault` is "proxy". A 5xx may have any cause, an
     outage of the server among them.
     """
-    head = bytes(received[: end_of_head(received) or len(received)])
+    end = end_of_head(received)
+    head = bytes(received[:end])
     status = _STATUS.match(head)
-    if status is None:
+    if status is None and received:
         raise ConnectFailed(f"its answer to CONNECT is not HTTP: {head[:40]!r}", fault="protocol")
+    if status is None or (end is None and len(received) < LONGEST_HEAD):
+        raise ConnectFailed("it closed the connection before its answer to CONNECT was complete")
     code, reason = int(status[1]), (status[2] or b"").decode("latin-1")
     if 200 <= code < 300:  # noqa: PLR2004
-        if len(received) > len(head):
+        if end is None or len(received) > end:
             raise ConnectFailed("it sent bytes into the tunnel before the server did")
         return
     said = f"it answered CONNECT with {code} {reason[:_LONGEST_REASON]}".rstrip()
