@@ -6,7 +6,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import anyio
@@ -20,7 +20,19 @@ from batchrt.errors import (
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.fault_server import Plan, echo, response
 
-__all__ = ["BROKEN", "ODD", "SOUND", "Tally", "cuts", "judge", "mixed", "run_plans", "stalls"]
+__all__ = [
+    "BROKEN",
+    "ODD",
+    "SOUND",
+    "Tally",
+    "cuts",
+    "judge",
+    "mixed",
+    "run_mixup",
+    "run_plans",
+    "shuffled",
+    "stalls",
+]
 
 SOUND: Final = (
     *(
@@ -132,7 +144,7 @@ def judge(plan: Plan, outcome: Any, *, tls: bool) -> str | None:
         return None if may and outcome.headers.get("x-id") is None else f"another answer: {outcome.headers}"
     if plan.framing in BROKEN:
         return f"{outcome!r} in place of an error"
-    status = {"2": 204, "3": 304}.get(plan.framing[:1], 200)
+    status = int(plan.framing) if plan.framing in ("204", "304") else 200
     body = b"" if status != 200 else echo(plan)
     if outcome.status == status and outcome.body == body:
         return None
@@ -158,19 +170,19 @@ class Tally:
         exchanges: all of them.
         answers: those with an answer.
         errors: those with an error, by class.
-        wrong: descriptions of outcomes that must not be.
+        cancelled: requests that were cancelled, which are no exchanges.
+        wrong: descriptions of outcomes that must not be, fifty at most.
     """
 
     exchanges: int = 0
     answers: int = 0
-    errors: dict[str, int] | None = None
-    wrong: list[str] | None = None
+    errors: dict[str, int] = field(default_factory=dict)
+    cancelled: int = 0
+    wrong: list[str] = field(default_factory=list)
 
     def add(self, plan: Plan, outcome: Any, *, tls: bool) -> None:
         """Judge and count one exchange."""
         self.exchanges += 1
-        self.errors = self.errors or {}
-        self.wrong = self.wrong or []
         if isinstance(outcome, BaseException):
             name = type(outcome).__name__
             self.errors[name] = self.errors.get(name, 0) + 1
@@ -220,3 +232,68 @@ def shuffled(plans: Iterable[Plan], seed: int) -> list[Plan]:
     made = list(plans)
     random.Random(seed).shuffle(made)
     return made
+
+
+async def run_mixup(
+    transport: Transport, url: str, exchanges: int, *, seed: int, at_once: int = 50, deadline: float = 30.0
+) -> Tally:
+    """Send requests that are cut, reset, followed by rubbish, cancelled or answered in whole, at random.
+
+    No response may reach another request: not on a connection whose last request was cancelled or broken, and
+    not where a second response, which nothing asked for, comes with the first.
+
+    Args:
+        transport: whose `timeout` is below `deadline`.
+        url: of the server.
+        exchanges: their number.
+        seed: of the plans and of the moments of cancellation.
+        at_once: exchanges in flight.
+        deadline: seconds after which an exchange has failed to end.
+    """
+    tally, tls = Tally(), url.startswith("https")
+    chance = random.Random(seed)
+    work = iter(range(exchanges))
+
+    async def worker() -> None:
+        for number in work:
+            plan, patience = _draw(chance, FOREIGN + 1 + number)
+            try:
+                with anyio.move_on_after(patience or deadline) as scope:
+                    outcome: Any = await transport.post(url, plan.body())
+            except ProviderError as error:
+                outcome = error
+            if scope.cancelled_caught:
+                if not patience:
+                    tally.add(plan, AssertionError("no end"), tls=tls)
+                tally.cancelled += 1
+                continue
+            tally.add(plan, outcome, tls=tls)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(at_once):
+            group.start_soon(worker)
+    return tally
+
+
+_FOREIGN_RESPONSE: Final = response(Plan(id=FOREIGN)).decode("latin-1")
+
+
+def _draw(chance: random.Random, number: int) -> tuple[Plan, float]:
+    """Return a plan, and seconds after which its request is cancelled; 0 for never."""
+    plan = Plan(
+        id=number, framing=chance.choice(("length", "length", "length", "chunked", "trailers", "close"))
+    )
+    kind, patience = chance.random(), 0.0
+    if kind < 0.05:
+        plan.end, plan.at = chance.choice(("cut", "reset", "shut")), chance.randrange(130)
+    elif kind < 0.10:
+        plan.after = chance.choice((_FOREIGN_RESPONSE, "HTTP/1.1 200 OK\r\n", "x", "\r\n"))
+    elif kind < 0.15:
+        plan.wait, patience = chance.uniform(0, 0.004), chance.uniform(1e-9, 0.004)
+    elif kind < 0.17:
+        patience = chance.uniform(1e-9, 0.001)
+    elif kind < 0.19:
+        plan.parts, patience = chance.randrange(2, 5), chance.uniform(1e-9, 0.01)
+    elif kind < 0.20:
+        plan.close = True
+    return plan, patience
