@@ -180,11 +180,12 @@ async def test_native_channel_bounds_the_body(make: Any, served: Served, framing
     assert (await transport.post(served.url, plan.body())).body == echo(plan)
 
 
-NO_HEADERS: dict[str, str] = {}
+NO_HEADERS: Any = {}
 
 
 def reply_to(plan: Plan, body: bytes | None = None, status: int = 200) -> Reply:
-    return Reply(status, {"x-id": str(plan.id)}, echo(plan) if body is None else body)
+    headers: Any = {"x-id": str(plan.id)}
+    return Reply(status, headers, echo(plan) if body is None else body)
 
 
 @pytest.mark.parametrize("framing", SOUND)
