@@ -87,7 +87,6 @@ class Client:
         self._transport = Transport(
             headers,
             tls=self.address.tls,
-            url=self.address.origin,
             timeout=timeout,
             max_response_bytes=max_response_bytes,
             http_client=http_client,
