@@ -150,7 +150,7 @@ async def ask(port: int, requests: int, workers: int, spread: float) -> dict[str
     """Send `requests` with pauses of a second, `spread` more or less; return the counts."""
     url = f"http://127.0.0.1:{port}/v1"
     transport = Transport(
-        {"content-type": "application/json"}, tls=False, url=url, timeout=30, max_response_bytes=10**6
+        {"content-type": "application/json"}, tls=False, timeout=30, max_response_bytes=10**6
     )
     numbers = iter(range(requests))
     failures: list[str] = []

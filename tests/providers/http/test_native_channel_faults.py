@@ -60,7 +60,7 @@ async def make(served: Served, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     def make(**options: Any) -> Transport:
         settings = {"timeout": 5.0, "max_response_bytes": 10**6, **options}
-        made.append(Transport({}, tls=served.cert is not None, url=served.url, **settings))
+        made.append(Transport({}, tls=served.cert is not None, **settings))
         return made[-1]
 
     yield make

@@ -48,9 +48,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, cert: Path) -> None:
 
 def transport_to(url: str, timeout: float = 20.0) -> Transport:
     tls = url.startswith("https")
-    return Transport(
-        {"authorization": "Bearer k"}, tls=tls, url=url, timeout=timeout, max_response_bytes=10**6
-    )
+    return Transport({"authorization": "Bearer k"}, tls=tls, timeout=timeout, max_response_bytes=10**6)
 
 
 async def ask(url: str, requests: int, at_once: int) -> Tally:
