@@ -94,9 +94,9 @@ class AsyncioConnection(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        """Take the orderly end: over TLS this is called for a `close_notify` alone."""
+        """Take the end of what the server sends."""
         self._lost = True
-        self.parser.end()
+        self.parser.end(clean=self._has_ended_cleanly())
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -177,6 +177,18 @@ class AsyncioConnection(asyncio.BufferedProtocol):
 
     def _is_plain(self) -> bool:
         return self._transport.get_extra_info("ssl_object") is None
+
+    def _has_ended_cleanly(self) -> bool:
+        """Whether a TLS stream ended with a `close_notify`; asyncio reports either end alike."""
+        tls = self._transport.get_extra_info("ssl_object")
+        if tls is None:
+            return True
+        try:
+            return not tls.read(1)
+        except ssl.SSLZeroReturnError:
+            return True
+        except ssl.SSLError:
+            return False
 
     def _receive_rest(self) -> None:
         """Read an early answer that came before the server reset the connection under a request's body."""

@@ -52,13 +52,14 @@ class Deadlines:
     timer. (The timing wheels of Varghese and Lauck, 1987, with one slot.)
     """
 
-    __slots__ = ("_alarm", "_pending", "_seconds", "_time")
+    __slots__ = ("_alarm", "_closing", "_pending", "_seconds", "_time")
 
     def __init__(self, seconds: float, time: Callable[[], float]) -> None:
         self._seconds = seconds
         self._time = time
         self._pending: dict[Deadline, None] = {}
         self._alarm = Alarm(self._expire)
+        self._closing = False
 
     def begin(self) -> Deadline:
         """Return the deadline of an exchange that begins now."""
@@ -71,6 +72,14 @@ class Deadlines:
     def end(self, deadline: Deadline) -> None:
         """Forget the deadline of an exchange that has ended."""
         self._pending.pop(deadline, None)
+        if self._closing and not self._pending:
+            self._alarm.clear()
+
+    def close(self) -> None:
+        """Keep no alarm when the exchanges in flight have ended: it would outlive the client by minutes."""
+        self._closing = True
+        if not self._pending:
+            self._alarm.clear()
 
     def clear(self) -> None:
         """Let no further deadline come."""

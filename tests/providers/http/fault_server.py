@@ -1,9 +1,7 @@
 """A server whose responses are broken in the way that each request asks for.
 
 A request's body is a plan, as JSON: the framing of its response, and how that ends. The response carries the
-plan's `id` in a header and in its body, so that a response which reaches another request is noticed. The
-server runs on an event loop of its own, in a thread or (`python -m tests.providers.http.fault_server`) in a
-process of its own.
+plan's `id` in a header and in its body, so that a response which reaches another request is noticed.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import ssl
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["FaultServer", "Plan", "fault_process", "fault_thread", "response"]
+__all__ = ["FaultServer", "Plan", "fault_server", "response"]
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -354,40 +351,8 @@ def _url(port: int, cert: Path | None) -> str:
 
 
 @contextmanager
-def fault_thread(cert: Path | None = None) -> Iterator[Served]:
-    """Serve from a thread."""
-    server, ready = FaultServer(cert), threading.Event()
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # broken connections are the point
-
-    async def main() -> None:
-        async with await server.listen():
-            ready.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.get_running_loop().create_future()
-            for connection in list(server.open):
-                connection.transport.abort()
-            await asyncio.sleep(0.01)
-
-    task = loop.create_task(main())
-
-    def run() -> None:
-        loop.run_until_complete(task)
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(20)
-    try:
-        yield Served(_url(server.port, cert), cert)
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-
-
-@contextmanager
-def fault_process(cert: Path | None = None) -> Iterator[Served]:
-    """Serve from a process, so that the client has a core to itself."""
+def fault_server(cert: Path | None = None) -> Iterator[Served]:
+    """Serve from a process of its own, as another load on the client's process would be a delay."""
     command = [sys.executable, "-m", __name__, *([] if cert is None else [str(cert)])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -17,7 +17,7 @@ import pytest
 from batchrt.errors import ConnectionFailedError
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.fault_plans import Tally
-from tests.providers.http.fault_server import Plan, Served, fault_thread
+from tests.providers.http.fault_server import Plan, Served, fault_server
 from tests.providers.http.proxy_server import proxy_server
 from tests.providers.http.tls import certificate
 
@@ -33,7 +33,7 @@ def cert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["http", "https"])
 def served(request: pytest.FixtureRequest, cert: Path) -> Iterator[Served]:
     """Run a server, with TLS or without."""
-    with fault_thread(cert if request.param == "https" else None) as server:
+    with fault_server(cert if request.param == "https" else None) as server:
         yield server
 
 
@@ -128,7 +128,7 @@ async def test_certificate_behind_a_tunnel_is_the_servers(
     monkeypatch: pytest.MonkeyPatch, cert: Path, tls: bool
 ) -> None:
     """The name is another; the proxy is not to blame."""
-    with fault_thread(cert) as served, proxy_server(cert if tls else None) as proxy:
+    with fault_server(cert) as served, proxy_server(cert if tls else None) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         url = served.url.replace("localhost", "127.0.0.1")
         transport = transport_to(url)
