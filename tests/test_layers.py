@@ -19,6 +19,7 @@ LAYERS = [
     {"limits", "batching"},
     {"runnables"},
     {"providers", "files", "testing"},
+    {"jobs"},
     {"cli"},
     {"__main__"},
 ]
@@ -40,6 +41,7 @@ ROOMS = {
     "pyarrow": {"files/vectors/parquet.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
+    "sqlite3": {"jobs/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

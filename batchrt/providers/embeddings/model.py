@@ -7,12 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 
+from pydantic_core import to_json
+
 from batchrt.batching.list_call import ListCall, lingering
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options
+from batchrt.runnables.description import Description, part
 from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.caller import Caller
 from batchrt.runtime.portal import call_blocking
@@ -147,6 +150,12 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         if model not in self._capacities:
             self._capacities[model] = self._new_capacity(model)
         return self._capacities[model]
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        fields = request_fields(self._options, kwargs or {})
+        truncate = part("truncate", self._truncate)
+        return self._described("/embeddings", fields, to_json, truncate)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         sharing = self.share_lists
