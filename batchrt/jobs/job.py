@@ -20,7 +20,7 @@ from batchrt.jobs.job_run import JobRun, Observer
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.records import Codec
+from batchrt.jobs.records import Codec, error_text
 from batchrt.jobs.report import JobReport
 from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, values_of
 from batchrt.runnables.base import RunnableLike, coerce
@@ -213,9 +213,9 @@ class Job:
             columns = source.survey() if source is not None else _columns(journal)
             with open_sink(self._sink, columns=columns, overwrite=True, source=source) as sink:
                 for _, given, record in journal.records(count):
-                    outcome = self._codec.outcome(0, record)
                     output = None if record.output is None else from_json(record.output)
-                    sink.write(values_of(from_json(given)), output, outcome.error)
+                    error = None if record.error is None else error_text(record.error)
+                    sink.write(values_of(from_json(given)), output, error)
 
 
 def _columns(journal: JournalReader) -> tuple[str, ...]:

@@ -69,7 +69,14 @@ class _RowStep(Runnable[Row, Any]):
                 return None
             if row.error is not None:
                 raise row.error
-            return inner(row.value, strand) if step.inline else await inner(row.value, strand)
+            # While the row runs its item has the row's place, which errors name; the run knows it by the
+            # order in which it was pulled.
+            item = strand.item
+            pulled, item.index = item.index, row.position
+            try:
+                return inner(row.value, strand) if step.inline else await inner(row.value, strand)
+            finally:
+                item.index = pulled
 
         return Step.of(call, [step])
 

@@ -127,6 +127,8 @@ class Matcher:
         if here is not None and here is not old:
             self._displace(here, position)
         if found is not None:
+            if here is not None and self._is_of_another_chain(here, value):
+                self._journal.replace(here.id)
             self._take(found, here, position)
             self._journal.refresh(found.id, RowSource(*keys, self.chain, text))
             return self._use(found, row, keys)
@@ -165,13 +167,13 @@ class Matcher:
         ]
         return min(free, key=lambda entry: (entry.position is None, entry.position, entry.id), default=None)
 
+    def _is_of_another_chain(self, here: Entry, value: Any) -> bool:
+        """Whether an entry is the outcome of another chain for this value."""
+        return here.chain != self.chain and self._identity.is_same_input(here.input, value)
+
     def _old(self, row: Row, here: Entry | None) -> Entry | None:
         """Return the outcome of another chain for the row's input, if there is one."""
-        if (
-            here is not None
-            and here.chain != self.chain
-            and self._identity.is_same_input(here.input, row.value)
-        ):
+        if here is not None and self._is_of_another_chain(here, row.value):
             return here
         assert row.keys is not None
         if not self._may_be_elsewhere(row.position):

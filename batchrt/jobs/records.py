@@ -12,7 +12,7 @@ from batchrt.errors import ProviderError, RecordedError
 from batchrt.messages import Usage
 from batchrt.runtime.outcome import Outcome
 
-__all__ = ["Codec", "Record", "encode_input"]
+__all__ = ["Codec", "Record", "encode_input", "error_text"]
 
 _USAGE: Final = TypeAdapter(dict[str, Usage])
 
@@ -139,6 +139,12 @@ def _encode_error(error: Exception) -> tuple[str, str | None]:
         facts["status"], request_id = error.status, error.request_id
         facts["request_id"] = request_id
     return to_json(facts).decode(), request_id
+
+
+def error_text(error: str) -> str:
+    """Return a recorded error (JSON) as its class and message."""
+    facts = from_json(error)
+    return f"{facts['kind']}: {facts['message']}" if facts["message"] else str(facts["kind"])
 
 
 def _decode_error(text: str) -> RecordedError:
