@@ -43,12 +43,10 @@ class Traffic:
     Attributes:
         kills: so far.
         asked: requests that reached an answer, as (kills before, row).
-        stalled: rows whose answers do not come.
     """
 
     kills: int = 0
     asked: list[tuple[int, int]] = field(default_factory=list)
-    stalled: frozenset[int] = frozenset()
 
     def answer(self, body: Any) -> str:
         found = re.search(r"number (\d+)", json.dumps(body))
@@ -120,12 +118,15 @@ class Process:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        self._reader.join()
+        self._close()
         return True
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from pydantic import BaseModel
 
-from batchrt import AIMessage, InputError, Job, Outcome, RecordedError, RunnableLambda
+from batchrt import AIMessage, InputError, Job, JournalError, Outcome, RecordedError, RunnableLambda
 from batchrt.files import open_source
 from tests.jobs.chains import Answers, questions
 
@@ -245,7 +246,7 @@ async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
 
     async def rows() -> AsyncIterator[dict[str, Any]]:
         for row in questions(5):
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             yield row
 
     assert (await Job(answers.chain(), rows(), journal=journal).arun()).done == 5
@@ -324,7 +325,7 @@ async def test_job_outcomes_are_messages_and_models(answers: Answers, tmp_path: 
 async def test_job_refuses_outputs_that_json_cannot_carry(journal: Path) -> None:
     """The error names the type and what to do."""
     job = Job(lambda value: object(), [1], journal=journal, version="1")
-    with pytest.raises(TypeError, match="of type object.*what JSON can carry"):
+    with pytest.raises(TypeError, match=r"of type object.*what JSON can carry"):
         await job.arun()
 
 
@@ -376,8 +377,6 @@ async def test_job_journal_has_no_secret(answers: Answers, journal: Path) -> Non
 
 async def test_job_refuses_a_second_one_at_once(answers: Answers, journal: Path) -> None:
     """One job writes a journal at a time."""
-    from batchrt import JournalError
-
     errors = []
 
     async def again() -> None:
