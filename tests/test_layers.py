@@ -38,7 +38,7 @@ ROOMS = {
     "pyqwest": {"providers/http/pyqwest_transport.py"},
     "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/arrays.py"},
-    "pyarrow": {"files/vectors/parquet.py"},
+    "pyarrow": {"files/arrow.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/"},

@@ -17,7 +17,7 @@ from anyio import CancelScope
 from batchrt.cli.abort import AbortPolicy, Withdrawals
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
-from batchrt.cli.counts import Counts, losses, summary
+from batchrt.cli.counts import Counts, kept_apart, losses, summary
 from batchrt.cli.errors import UsageError
 from batchrt.cli.models import is_built_in, url_hint
 from batchrt.cli.options import JobSettings
@@ -156,6 +156,8 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
                 with collecting_less():
                     uvloop = importlib.util.find_spec("uvloop") is not None
                     anyio.run(job.run, backend_options={"use_uvloop": uvloop})
+                if not job.is_complete:
+                    job.sink.mark_partial()
             return _conclude(job)
     except OutputClosedError:
         return _BY_SIGNAL + _SIGPIPE
@@ -198,6 +200,7 @@ class Job:
         counts: the counts.
         budget: the limits of spending.
         signal: the number of the signal that ended it, or `None`.
+        sink: where the rows go.
     """
 
     def __init__(
@@ -219,8 +222,8 @@ class Job:
         self._withdrawals = state.withdrawals
         self._model = model
         self._settings = settings
+        self.sink: Sink | VectorSink = sink
         self._source = source
-        self._sink = sink
         self._display = choose_display(
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
@@ -241,10 +244,17 @@ class Job:
         """Whether something other than a signal or a limit ended it before its input ended."""
         return self._abort_policy.is_aborted or self._source.is_broken
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output may replace an older one: no row is missing, and not all of them failed."""
+        is_ended = self.is_stopped or self.signal is not None or self.budget.is_empty
+        nothing_answered = self.counts.failed and not self.counts.answered
+        return not (is_ended or nothing_answered or self._broken is not None)
+
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
         started = anyio.current_time()
-        writer, progress = Writer(self._sink), self._progress()
+        writer, progress = Writer(self.sink), self._progress()
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
@@ -344,6 +354,8 @@ class Job:
             OutputError: the output could not be written, which ended the job early.
         """
         if self._broken is not None:
+            for line in kept_apart(self.sink):
+                complain(line)
             raise self._broken
         stopped = self._stopped()
         not_started = self._not_started()
@@ -352,7 +364,7 @@ class Job:
                 summary(
                     self.counts,
                     self._events,
-                    self._sink,
+                    self.sink,
                     self._seconds,
                     stopped=stopped,
                     not_started="" if stopped else not_started,
@@ -360,7 +372,7 @@ class Job:
                 )
             )
         else:
-            for line in (stopped, *losses(self.counts, self._sink)):
+            for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
                 if line:
                     complain(line)
         if self.refusal is not None and self.signal is None:
