@@ -6,23 +6,22 @@ import os
 from collections.abc import AsyncIterable, Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio.to_thread
-from pydantic_core import from_json
 
 from batchrt.config import RunConfig, check_config
-from batchrt.files import Source, open_sink
+from batchrt.files import Source
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.records import Codec, error_text
+from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
-from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, values_of
+from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
 from batchrt.runnables.base import RunnableLike, coerce
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.portal import call_blocking
@@ -30,9 +29,6 @@ from batchrt.runtime.portal import call_blocking
 __all__ = ["Job", "Reuse"]
 
 Reuse: TypeAlias = Literal["same", "any"]
-
-_COLUMN_ROWS: Final = 20_000
-"""Rows whose names become columns of a CSV; as many as are surveyed of a file."""
 
 
 class Job:
@@ -126,7 +122,10 @@ class Job:
         run = self._run = JobRun(self._chain, self._config, observe)
         with open_rows(self._source) as rows:
             with Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal:
-                self._check_output(journal)
+                own = not journal.is_empty or journal.aside is not None
+                opened = rows if isinstance(rows, Source) else None
+                if self._sink is not None:
+                    check_output(self._sink, opened, replace=own or self._overwrite)
                 self._fresh = False
                 matcher = Matcher(
                     journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed
@@ -140,7 +139,8 @@ class Job:
                     journal.flush()
                 report = self._report_of(run, matcher.matches, journal, perf_counter() - started)
             if report.is_complete and self._sink is not None:
-                await anyio.to_thread.run_sync(self._write_output, rows, run.rows)
+                write = partial(write_output, self.journal, self._sink, opened, rows=run.rows)
+                await anyio.to_thread.run_sync(write)
         self._report = report
         return report
 
@@ -151,6 +151,18 @@ class Job:
         """
         if self._run is not None:
             self._run.stop()
+
+    def write(self) -> None:
+        """Write the rows that the journal has to the sink now, also where others are missing.
+
+        Raises:
+            ValueError: the job has no sink.
+            JournalError, InputError, OutputError: as for `arun`.
+        """
+        if self._sink is None:
+            raise ValueError("the job has no sink; give it one")
+        with open_rows(self._source) as rows:
+            write_output(self.journal, self._sink, rows if isinstance(rows, Source) else None)
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         """Iterate over the outcomes in the journal, in the order of the input, with bounded memory.
@@ -195,32 +207,3 @@ class Job:
             aside=journal.aside,
             **journal.totals()._asdict(),
         )
-
-    def _check_output(self, journal: Journal) -> None:
-        """Raise InputError for an output that is not this job's, before anything is sent."""
-        if self._sink is None or self._overwrite or not Path(self._sink).exists():
-            return
-        if not journal.is_empty or journal.aside is not None:
-            return  # it is an output of this job
-        with open_sink(self._sink, columns=()):
-            pass
-
-    def _write_output(self, rows: object, count: int) -> None:
-        """Write the rows of the journal to the output, in the order of the input."""
-        assert self._sink is not None
-        source = rows if isinstance(rows, Source) else None
-        with JournalReader(self.journal) as journal:
-            columns = source.survey() if source is not None else _columns(journal)
-            with open_sink(self._sink, columns=columns, overwrite=True, source=source) as sink:
-                for _, given, record in journal.records(count):
-                    output = None if record.output is None else from_json(record.output)
-                    error = None if record.error is None else error_text(record.error)
-                    sink.write(values_of(from_json(given)), output, error)
-
-
-def _columns(journal: JournalReader) -> tuple[str, ...]:
-    """Return the names of the columns of inputs that are objects."""
-    names: dict[str, None] = {}
-    for _, given, _ in islice(journal.records(), _COLUMN_ROWS):
-        names.update(dict.fromkeys(values_of(from_json(given))))
-    return tuple(names)

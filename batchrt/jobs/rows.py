@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from batchrt.files import BadRow, Row, Source, open_source
 
-__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows", "values_of"]
+__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows"]
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
 """Rows: a CSV, TSV or JSONL file, by its path or open, or any iterable of values that JSON can carry."""
@@ -62,8 +62,3 @@ def _given(row: Any) -> Given:
     if isinstance(row, BadRow):
         return Given(row.values, row.error)
     return Given(row)
-
-
-def values_of(value: Any) -> dict[str, Any]:
-    """Return an input as columns; one that is no object has the column `input`."""
-    return value if isinstance(value, dict) else {"input": value}

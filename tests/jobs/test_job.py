@@ -281,6 +281,32 @@ async def test_job_refuses_an_output_of_others(answers: Answers, journal: Path, 
     assert len(lines(sink)) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("out.xlsx", "suffix"), ("nowhere/out.csv", "does not exist"), ("out.csv", "a column 'output'")],
+)
+async def test_job_checks_its_output_first(
+    answers: Answers, journal: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    """What is wrong with the output is said before anything is sent."""
+    source = tmp_path / "in.csv"
+    source.write_text("q,output\na,b\n" if "column" in reason else "q\na\n")
+    with pytest.raises(InputError, match=reason):
+        await Job(answers.chain(), source, tmp_path / name, journal=journal).arun()
+    assert answers.take() == []
+
+
+async def test_job_writes_what_there_is_on_demand(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """The rows so far, of a job that was stopped."""
+    sink = tmp_path / "out.jsonl"
+    config: Any = {"max_concurrency": 1}
+    job = Job(answers.chain(), questions(50), sink, journal=journal, config=config)
+    report = await job.arun(lambda _: job.stop())
+    assert not report.is_complete
+    job.write()
+    assert [row["output"] for row in lines(sink)] == [f"SAY Q{number}" for number in range(report.done)]
+
+
 async def test_job_outcomes_are_read_back(answers: Answers, journal: Path) -> None:
     """In input order, with tokens and errors."""
     answers.respond = lambda text: (
