@@ -66,6 +66,7 @@ from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
     from batchrt.limits.events import (
         Admitted,
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIMessage",
+    "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
@@ -179,6 +181,7 @@ _HOMES = {
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
+    "AbortPolicy": "batchrt.limits.abort_policy",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",

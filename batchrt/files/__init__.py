@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
 from batchrt.files.formats import Format, choose_format
+from batchrt.files.row_writer import Entry, RowWriter
 from batchrt.files.rows import BadRow, Row, bad_row
 from batchrt.files.sinks import Sink, open_sink
 from batchrt.files.sources import Source, open_source, required_columns
@@ -15,11 +16,13 @@ from batchrt.files.vectors.sinks import open_vector_sink
 __all__ = [
     "INPUT_THREAD",
     "BadRow",
+    "Entry",
     "Format",
     "OutputClosedError",
     "OutputEncoding",
     "OutputError",
     "Row",
+    "RowWriter",
     "Sink",
     "Source",
     "ThreadedIterator",

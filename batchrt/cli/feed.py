@@ -1,38 +1,19 @@
-"""The pipeline of rows from the input to the output, with bounded memory."""
+"""The feed of a run: rows of the input, as many as memory allows."""
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
-
-import anyio
-from anyio.to_thread import run_sync
+from typing import Final, Literal, TypeAlias
 
 from batchrt.cli.counts import Counts
-from batchrt.files import BadRow, Row, Sink, Source, ThreadedIterator, VectorSink
+from batchrt.files import BadRow, Row, Source, ThreadedIterator
 
-__all__ = ["AnyRow", "Entry", "Feed", "Writer", "window_of", "without_traces"]
+__all__ = ["AnyRow", "Feed", "window_of", "without_traces"]
 
 AnyRow: TypeAlias = "Row | BadRow"
-
-
-class Entry(NamedTuple):
-    """Hold a row and its outcome.
-
-    Attributes:
-        row: as it was read.
-        output: the answer, or `None`.
-        error: why there is none, or why it is not good, or `None`.
-        finish_reason: why the model's answer ended, or `None`.
-    """
-
-    row: AnyRow
-    output: Any = None
-    error: Exception | None = None
-    finish_reason: str | None = None
 
 
 def without_traces(error: Exception) -> Exception:
@@ -142,58 +123,3 @@ def window_of(cap: int | Literal["auto"]) -> int:
         # to be sent the run begins a hundred and no more, and one in flight is only some kilobytes.
         return _MOST_AHEAD
     return max(_FEWEST_AHEAD, 2 * cap, min(_AHEAD_PER_SLOT * cap, _MOST_AHEAD))
-
-
-_FLUSH_SECONDS: Final = 0.1
-"""The longest that a row waits for others before it is written, so that `tail -f` shows it."""
-_FLUSH_ROWS: Final = 512
-_FLUSH_BYTES: Final = 1 << 24
-
-
-class Writer:
-    """Write entries to `sink` in the order they are put, many at a time.
-
-    In a thread, for a pipe whose reader is slow must not hold up the requests in flight.
-    """
-
-    def __init__(self, sink: Sink | VectorSink) -> None:
-        self._sink = sink
-        self._entries: list[Entry] = []
-        self._bytes = 0
-        self._turn = anyio.Lock()
-
-    async def put(self, entries: Sequence[Entry]) -> None:
-        """Take `entries`; wait while there is too much to write.
-
-        Raises:
-            OutputError: as `Sink.write` does.
-        """
-        self._entries.extend(entries)
-        self._bytes += sum(entry.row.size for entry in entries)
-        if len(self._entries) >= _FLUSH_ROWS or self._bytes >= _FLUSH_BYTES:
-            await self.drain()
-
-    async def drain(self) -> None:
-        """Write all there is and hand it to the operating system; raises as `put` does."""
-        async with self._turn:
-            entries, self._entries, self._bytes = self._entries, [], 0
-            if entries:
-                # Rows taken off the list are written: a cancellation comes before or after.
-                with anyio.CancelScope(shield=True):
-                    await run_sync(self._write, entries)
-
-    async def keep_draining(self) -> None:
-        """Call `drain` every tenth of a second until cancelled; raises as `put` does."""
-        while True:
-            await anyio.sleep(_FLUSH_SECONDS)
-            await self.drain()
-
-    def _write(self, entries: Sequence[Entry]) -> None:
-        sink = self._sink
-        if isinstance(sink, Sink):
-            for entry in entries:
-                sink.write(entry.row.values, entry.output, entry.error, entry.finish_reason)
-        else:
-            for entry in entries:
-                sink.write(entry.row.values, entry.output, entry.error)
-        sink.flush()

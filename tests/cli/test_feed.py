@@ -11,10 +11,10 @@ import anyio
 import pytest
 
 from batchrt import RunnableLambda
-from batchrt.cli import pipeline as pipeline_module
+from batchrt.cli import feed as feed_module
 from batchrt.cli.counts import Counts
-from batchrt.cli.pipeline import AnyRow, Entry, Feed, without_traces
-from batchrt.files import Row
+from batchrt.cli.feed import AnyRow, Feed, without_traces
+from batchrt.files import Entry, Row
 
 
 class Values(dict[str, str]):
@@ -56,7 +56,7 @@ def named() -> None:
 
 
 @pytest.mark.parametrize("function", [plain, caused, in_context, grouped, named])
-def test_pipeline_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
+def test_feed_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
     """Without a garbage collection."""
 
     def fail() -> weakref.ref[Values]:
@@ -80,7 +80,7 @@ def test_pipeline_entries_that_failed_are_let_go_of(function: Callable[[], None]
         gc.enable()
 
 
-def test_pipeline_errors_of_entries_keep_their_message() -> None:
+def test_feed_errors_of_entries_keep_their_message() -> None:
     """A chain that bites its tail is no matter."""
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
@@ -122,7 +122,7 @@ def test_feed_keeps_rows_until_they_are_taken() -> None:
 @pytest.mark.anyio
 async def test_feed_of_large_rows_has_no_more_begun_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a row stalls that others wait for; all of them go on once it has ended."""
-    monkeypatch.setattr(pipeline_module, "_HEAVY", 100)
+    monkeypatch.setattr(feed_module, "_HEAVY", 100)
     feed, gate = Feed(rows(50, 30), None, Counts()), anyio.Event()
 
     async def ask(row: AnyRow) -> int:

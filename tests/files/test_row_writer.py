@@ -10,8 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from batchrt.cli.pipeline import Entry, Writer
-from batchrt.files import OutputError, Row, Sink, open_sink
+from batchrt.files import Entry, OutputError, Row, RowWriter, Sink, open_sink
 
 
 def entries(*numbers: int) -> list[Entry]:
@@ -22,12 +21,12 @@ def rows(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
-def test_writer_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -> None:
+def test_row_writer_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -> None:
     """So that `tail -f` shows them, and at once if there are many."""
     path = tmp_path / "out.jsonl"
 
     async def main(sink: Sink) -> None:
-        writer = Writer(sink)
+        writer = RowWriter(sink)
         async with anyio.create_task_group() as group:
             group.start_soon(writer.keep_draining)
             await writer.put(entries(1, 2))
@@ -43,7 +42,7 @@ def test_writer_rows_are_on_the_disk_a_tenth_of_a_second_later(tmp_path: Path) -
 
 
 @pytest.mark.anyio
-async def test_writer_cancelled_write_is_a_write(tmp_path: Path) -> None:
+async def test_row_writer_cancelled_write_is_a_write(tmp_path: Path) -> None:
     """Rows are neither lost nor written twice."""
     path = tmp_path / "out.jsonl"
     writing, release = threading.Event(), threading.Event()
@@ -62,7 +61,7 @@ async def test_writer_cancelled_write_is_a_write(tmp_path: Path) -> None:
 
     with open_sink(path, columns=["n"]) as sink:
         slow: Any = SlowSink(sink)
-        writer = Writer(slow)
+        writer = RowWriter(slow)
         await writer.put(entries(1, 2, 3))
         async with anyio.create_task_group() as group:
             group.start_soon(writer.drain)
@@ -75,11 +74,11 @@ async def test_writer_cancelled_write_is_a_write(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("steps", range(6))
-async def test_writer_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
+async def test_row_writer_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: int) -> None:
     """Before it begins as well."""
     path = tmp_path / "out.jsonl"
     with open_sink(path, columns=["n"]) as sink:
-        writer = Writer(sink)
+        writer = RowWriter(sink)
         await writer.put(entries(1, 2, 3))
         async with anyio.create_task_group() as group:
             group.start_soon(writer.drain)
@@ -92,10 +91,10 @@ async def test_writer_write_may_be_cancelled_at_any_step(tmp_path: Path, steps: 
 
 @pytest.mark.anyio
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-async def test_writer_output_that_fails_says_so() -> None:
+async def test_row_writer_output_that_fails_says_so() -> None:
     """From `put` and from `drain`."""
     sink = open_sink("/dev/full", columns=["n"], format="jsonl")
-    writer = Writer(sink)
+    writer = RowWriter(sink)
     with pytest.raises(OutputError):
         await writer.put(entries(*range(1000)))
     await writer.put(entries(1))
