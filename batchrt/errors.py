@@ -338,7 +338,7 @@ class ServerError(ProviderError):
     """The provider failed; another attempt may succeed."""
 
 
-ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
+ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused", "proxy", "resources"]
 
 
 class ConnectionFailedError(ProviderError):
@@ -347,8 +347,9 @@ class ConnectionFailedError(ProviderError):
     Attributes:
         fault: the fault of the address, or of the proxy's if there is one: `host` (unknown name),
             `certificate` (not accepted), `protocol` (https to a port without TLS, or HTTP to a port that
-            does not speak it), `refused` (no listener). Before the first answer such an error is final and
-            not waited out. `None` for a connection that broke.
+            does not speak it), `refused` (no listener), `proxy` (the proxy refuses to connect). Before the
+            first answer such an error is final and not waited out. `resources`: the process has no file
+            descriptor or port left, which is no fault of the provider's. `None` for a connection that broke.
     """
 
     fault: ConnectionFault | None = None

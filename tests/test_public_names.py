@@ -35,7 +35,7 @@ PUBLIC = {
 }
 HEAVY = [
     "httpx",
-    "pyqwest",
+    "httptools",
     "typer",
     "rich",
     "pydantic",

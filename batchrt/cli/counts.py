@@ -12,7 +12,7 @@ from batchrt.cli.provider_events import ProviderEvents
 from batchrt.files import Sink, VectorSink
 from batchrt.files.cells import error_line, listed
 
-__all__ = ["Counts", "Kind", "cut_off_reason", "losses", "summary"]
+__all__ = ["Counts", "Kind", "cut_off_reason", "kept_apart", "losses", "summary"]
 
 _EXAMPLE: Final = 300
 
@@ -151,7 +151,9 @@ def _summary_lines(
     yield from losses(counts, sink)
     for name, kind in sorted(counts.kinds.items(), key=lambda pair: -pair[1].count):
         yield f"{kind.count:,} {name}, as in {kind.example}"
-    yield from _output(sink)
+    if not sink.kept_old:
+        yield from _output(sink)
+    yield from kept_apart(sink)
 
 
 def _costs(counts: Counts) -> Iterator[str]:
@@ -165,6 +167,17 @@ def _costs(counts: Counts) -> Iterator[str]:
         yield f"tokens: {counts.input_tokens:,} in, {counts.output_tokens:,} out"
     if counts.estimated_tokens:
         yield f"tokens that the server did not count: about {counts.estimated_tokens:,}"
+
+
+def kept_apart(sink: Sink | VectorSink) -> Iterator[str]:
+    """Return a line for each way in which the output is elsewhere than its name says."""
+    if sink.kept_old:
+        where = (
+            f"the rows so far are in {listed(sink.partial_paths)}" if sink.partial_paths else "it has no rows"
+        )
+        yield f"the new file is not complete ({where}); the old one is unchanged"
+    if sink.left_over_paths:
+        yield f"an earlier run was killed; its rows are in {listed(sink.left_over_paths)}"
 
 
 def _output(sink: Sink | VectorSink) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import Any, Final
 from batchrt import InputError, OpenAIEmbeddings, RunConfig, RunnableLambda
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, output_option_named
 from batchrt.cli.feed import AnyRow, Feed
-from batchrt.cli.job import Job, check_limits, execute, output_option_named
+from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
 from batchrt.files import BadRow, Row, Source, VectorSink, bad_row, open_vector_sink, required_columns

@@ -29,8 +29,8 @@ from batchrt import (
 from batchrt.cli.abort import abort_reason
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
-from batchrt.cli.counts import Counts, losses, summary
-from batchrt.cli.errors import UsageError
+from batchrt.cli.counts import Counts, kept_apart, losses, summary
+from batchrt.cli.errors import UsageError, option_named, option_of
 from batchrt.cli.feed import Feed, without_traces
 from batchrt.cli.models import is_built_in, url_hint
 from batchrt.cli.options import JobSettings
@@ -45,9 +45,7 @@ __all__ = [
     "Job",
     "check_limits",
     "execute",
-    "option_named",
     "output_format",
-    "output_option_named",
 ]
 
 _BY_SIGNAL: Final = 128
@@ -69,11 +67,11 @@ def check_limits(settings: JobSettings) -> None:
     for name in ("requests_per_minute", "tokens_per_minute"):
         limit = getattr(settings, name)
         if limit is not None and not 0 < limit < math.inf:
-            raise UsageError(f"{_option(name)} must be a number above 0, not {limit:g}")
+            raise UsageError(f"{option_of(name)} must be a number above 0, not {limit:g}")
     for name in ("patience", "max_wait"):
         wait = getattr(settings, name)
         if not 0 <= wait < math.inf:
-            raise UsageError(f"{_option(name)} must be a number of seconds, 0 or more, not {wait:g}")
+            raise UsageError(f"{option_of(name)} must be a number of seconds, 0 or more, not {wait:g}")
     wanted = settings.max_concurrency
     if wanted == "auto" or is_built_in(settings):
         return
@@ -85,26 +83,8 @@ def check_limits(settings: JobSettings) -> None:
         )
 
 
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def option_named(error: InputError) -> str:
-    """Return the error's message with the option in place of the parameter that it names."""
-    if error.parameter is None:
-        return str(error)
-    return str(error).replace(f"`{error.parameter}`", _option(error.parameter))
-
-
-def output_option_named(error: InputError) -> str:
-    """Do `option_named` for an error of the output, whose format has an option of its own."""
-    if error.parameter != "format":
-        return option_named(error)
-    return str(error).replace("`format`", "--output-format")
-
-
 def output_format(settings: JobSettings) -> str | None:
-    """Return the format of the output, `None` if neither an option nor a suffix tells it."""
+    """Return the format of the output; `None` if neither an option nor a suffix tells it."""
     if settings.output_format is not None or settings.output == "-":
         return settings.output_format
     try:
@@ -142,6 +122,8 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
                 with collecting_less():
                     uvloop = importlib.util.find_spec("uvloop") is not None
                     anyio.run(job.run, backend_options={"use_uvloop": uvloop})
+                if not job.is_complete:
+                    job.sink.mark_partial()
             return _conclude(job)
     except OutputClosedError:
         return _BY_SIGNAL + _SIGPIPE
@@ -189,6 +171,7 @@ class Job:
         counts: the counts.
         budget: as it was given.
         signal: the number of the signal that ended it, or `None`.
+        sink: where the rows go.
     """
 
     def __init__(
@@ -209,8 +192,8 @@ class Job:
         self._feed = feed
         self._model = model
         self._settings = settings
+        self.sink: Sink | VectorSink = sink
         self._source = source
-        self._sink = sink
         limited = budget.limit({**config, "max_concurrency": settings.max_concurrency})
         self._outcomes = budget.run = chain.arun_iter(
             feed.inputs(), limited, room=feed.has_room, on_outcome=self._record
@@ -238,10 +221,20 @@ class Job:
         """Whether something other than a signal or a limit ended it before its input ended."""
         return self._abort_policy.is_aborted or self._source.is_broken
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output may replace an older one: no row is missing, and not all of them failed."""
+        nothing_answered = self.counts.failed and not self.counts.answered
+        return not (self._ended_early or nothing_answered or self._broken is not None)
+
+    @property
+    def _ended_early(self) -> bool:
+        return self.is_stopped or self.signal is not None or self.budget.ended is not None
+
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
         started = anyio.current_time()
-        writer, progress = RowWriter(self._sink), self._progress()
+        writer, progress = RowWriter(self.sink), self._progress()
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
@@ -269,12 +262,13 @@ class Job:
         """Write the rows that ended while others before them had not."""
         entries = self._entries(self._outcomes.take_ready())
         self._count_lists()
-        if self._broken is None:
-            try:
-                await writer.put(entries)
-                await writer.drain()
-            except OutputError as error:
-                self._broken = error
+        if self._broken is not None:
+            return
+        try:
+            await writer.put(entries)
+            await writer.drain()
+        except OutputError as error:
+            self._broken = error
 
     def _record(self, outcome: Outcome[Any]) -> None:
         """Count an outcome, and abort the job if it says so; before another row is begun."""
@@ -360,7 +354,7 @@ class Job:
         source = self._source
         if not self._settings.quiet:
             self._rows = self._total()
-        lists = isinstance(self._sink, VectorSink)
+        lists = isinstance(self.sink, VectorSink)
         return Progress(
             self.counts,
             total=self._rows,
@@ -388,6 +382,8 @@ class Job:
             OutputError: the output could not be written, which ended the job early.
         """
         if self._broken is not None:
+            for line in kept_apart(self.sink):
+                complain(line)
             raise self._broken
         not_started = self._not_started()
         stopped = self._stopped(not_started)
@@ -396,7 +392,7 @@ class Job:
                 summary(
                     self.counts,
                     self._events,
-                    self._sink,
+                    self.sink,
                     self._seconds,
                     stopped=stopped,
                     not_started="" if stopped else not_started,
@@ -404,7 +400,7 @@ class Job:
                 )
             )
         else:
-            for line in (stopped, *losses(self.counts, self._sink)):
+            for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
                 if line:
                     complain(line)
         if self.refusal is not None and self.signal is None:
@@ -426,7 +422,7 @@ class Job:
 
     def _not_started(self) -> str:
         """Return how many rows a job that was stopped never sent; nothing if it sent them all."""
-        if not (self.is_stopped or self.signal is not None or self.budget.ended is not None):
+        if not self._ended_early:
             return ""
         if self._rows is None:
             self._rows = self._total()

@@ -54,7 +54,7 @@ class JobSettings:
     """Hold the options that both commands have; a field without `Annotated` is an option of one of them."""
 
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also gzipped; - for stdin.")
+        str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also .gz, .zst; - for stdin.")
     ]
     model: str
     base_url: Annotated[
@@ -93,7 +93,7 @@ class JobSettings:
     format: Annotated[
         Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT once all is well.")] = False
     delimiter: Annotated[
         str | None,
         typer.Option(

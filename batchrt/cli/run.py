@@ -10,9 +10,9 @@ from batchrt import ChatOpenAI, InputError, RunConfig, Runnable
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, output_option_named
 from batchrt.cli.feed import Feed, window_of
-from batchrt.cli.job import Job, check_limits, execute, output_format, output_option_named
+from batchrt.cli.job import Job, check_limits, execute, output_format
 from batchrt.cli.options import RunSettings
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
 from batchrt.cli.row_chain import Answer, answer_step, fields_step

@@ -1,4 +1,4 @@
-"""Rows of input and output files: CSV, TSV, JSONL, and vectors as .npy and Parquet."""
+"""Rows of input and output files: CSV, TSV, JSONL, Parquet, and vectors as .npy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from batchrt.files.encodings import OutputEncoding
 from batchrt.files.formats import Format, choose_format
 from batchrt.files.row_writer import Entry, RowWriter
 from batchrt.files.rows import BadRow, Row, bad_row
-from batchrt.files.sinks import Sink, open_sink
-from batchrt.files.sources import Source, open_source, required_columns
+from batchrt.files.sink import Sink
+from batchrt.files.sinks import open_sink
+from batchrt.files.source import Source, required_columns
+from batchrt.files.sources import open_source
 from batchrt.files.threaded_iterator import INPUT_THREAD, ThreadedIterator
 from batchrt.files.vectors.base import VectorFormat, VectorSink
 from batchrt.files.vectors.sinks import open_vector_sink

@@ -9,7 +9,7 @@ import anyio
 from anyio.to_thread import run_sync
 
 from batchrt.files.rows import BadRow, Row
-from batchrt.files.sinks import Sink
+from batchrt.files.sink import Sink
 from batchrt.files.vectors.base import VectorSink
 
 __all__ = ["Entry", "RowWriter"]

@@ -1,140 +1,87 @@
-"""Lists of inputs that are pulled as lists are asked for, also from sources that are slow."""
+"""Bulk: complete inputs packed into lists, and lists of async inputs."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 
 import anyio
-import pytest
 
-from batchrt import Runnable, RunnableLambda
-from batchrt.runtime.outcome_iterator import _window
-from tests import virtual
-
-
-class Lists(Runnable[str, str]):
-    """Take texts in lists, whose lengths may add up to `max_batch_cost`; keep the lists and their times."""
-
-    def __init__(self, *, size: int | None = None, cost: float | None = None) -> None:
-        self.max_batch_size: int | None = size
-        self.max_batch_cost: float | None = cost
-        self.lists: list[str] = []
-        self.seconds: list[float] = []
-
-    def cost(self, text: str) -> float:
-        return len(text)
-
-    async def abatch_native(self, inputs: list[str]) -> list[str]:
-        self.lists.append("+".join(inputs))
-        self.seconds.append(anyio.current_time())
-        return inputs
+from batchrt.batching.bulk import PATIENCE, Bulk, ListInput
+from batchrt.batching.list_call import Limits, ListCall
+from batchrt.runtime.batch import Job, collect
+from batchrt.runtime.strand import Strand
+from tests.runtime.harness import config, on_trio
 
 
-class SlowTexts(AsyncIterator[str]):
-    """Give texts; a number stands for so many seconds until the next one is there."""
+def list_call(size: int | None = None, cost: float | None = None) -> ListCall:
+    """Return a call for lists of numbers that cost as much as they are."""
 
-    def __init__(self, *texts: str | float) -> None:
-        self._texts = deque(texts)
-        self._due = 0.0
+    async def call(values: list[int], strand: Strand) -> Sequence[int]:
+        raise NotImplementedError
 
-    async def __anext__(self) -> str:
-        self._due = self._due or anyio.current_time()
-        while self._texts and isinstance(self._texts[0], float):
-            self._due += float(self._texts.popleft())
-        await anyio.sleep_until(self._due)
-        if not self._texts:
-            raise StopAsyncIteration
-        return str(self._texts.popleft())
+    return ListCall(name="lists", call=call, limits=lambda: Limits(size, cost), cost=float)
 
 
-def on_mock_clock(function: Callable[[], Awaitable[Any]]) -> Any:
-    return virtual.run(function, longest=math.inf)
+def bulk(call: ListCall) -> Bulk:
+    return Bulk(call, config(), lambda *outcome: None, fail_fast=False, parent=None)
 
 
-def run(step: Lists, inputs: Any, chain: Runnable[Any, str] | None = None) -> list[str | None]:
-    """Run `inputs` through `step`, or through `chain`, one list at a time."""
+def arrivals(call: ListCall, source: AsyncIterator[int]) -> list[tuple[float, list[int]]]:
+    """Take lists of `source` until it ends; return when each was there, in virtual seconds."""
+    taken: list[tuple[float, list[int]]] = []
 
-    async def main() -> list[str | None]:
-        outcomes = (chain or step).arun_iter(inputs(), {"max_concurrency": 1})
-        return [outcome.output async for outcome in outcomes]
-
-    found: list[str | None] = on_mock_clock(main)
-    return found
-
-
-def test_bulk_lists_are_as_long_as_the_limits_allow() -> None:
-    """By number and by cost."""
-    by_number, by_cost = Lists(size=2), Lists(cost=4)
-    assert run(by_number, lambda: iter("abcde")) == [*"abcde"]
-    assert by_number.lists == ["a+b", "c+d", "e"]
-    run(by_cost, lambda: iter(["aaa", "b", "cc", "dddd", "e"]))
-    assert by_cost.lists == ["aaa+b", "cc", "dddd", "e"]
-
-
-def test_bulk_limit_that_falls_holds_for_the_next_list() -> None:
-    """A server may tell its limits meanwhile."""
-    step = Lists(size=4)
-
-    def texts() -> Iterator[str]:
-        for text in "abcdefghijk":
-            if text == "g":
-                step.max_batch_size = 2
-            yield text
-
-    run(step, texts)
-    assert step.lists == ["a+b+c+d", "e+f+g+h", "i+j", "k"]
-
-
-@pytest.mark.parametrize("in_a_chain", [False, True])
-def test_bulk_inputs_of_a_slow_source_wait_a_second_for_others(in_a_chain: bool) -> None:
-    """A list that is full goes at once; one that is not when a second has passed."""
-    step = Lists(size=3)
-    chain = RunnableLambda(str.strip, inline=True) | step if in_a_chain else None
-    began: list[float] = []
-
-    def texts() -> SlowTexts:
-        began.append(anyio.current_time())
-        return SlowTexts("a", "b", "c", "d", 0.5, "e", 3.0, "f", "g", 9.0)
-
-    assert run(step, texts, chain) == [*"abcdefg"]
-    assert step.lists == ["a+b+c", "d+e", "f+g"]
-    assert [second - began[0] for second in step.seconds] == [0.0, 1.0, 4.5]
-
-
-def test_bulk_lists_of_a_slow_source_are_packed_by_cost_too() -> None:
-    """And the last one is not forgotten."""
-    step = Lists(size=4, cost=4)
-    run(step, lambda: SlowTexts("aaa", "b", "cc", "dddd", "e"))
-    assert step.lists == ["aaa+b", "cc", "dddd", "e"]
-
-
-def test_bulk_stop_ends_the_wait_for_a_slow_source() -> None:
-    """At once; inputs that were gathered for the next list are reported as not started."""
-
-    async def main() -> tuple[float, list[str]]:
-        outcomes = Lists(size=3).arun_iter(SlowTexts("a", 1000.0, "b"), {"max_concurrency": 1})
-        began = anyio.current_time()
-        statuses: list[str] = []
+    async def main() -> None:
+        lists = bulk(call).pack(source)
+        assert isinstance(lists, ListInput)
         async with anyio.create_task_group() as group:
+            group.start_soon(lists.run)
+            start = anyio.current_time()
+            try:
+                while True:
+                    values = (await lists.peek()).inputs.values
+                    lists.take()
+                    taken.append((anyio.current_time() - start, values))
+            except StopAsyncIteration:
+                await lists.end()
 
-            async def stop() -> None:
-                await anyio.sleep(0.25)
-                outcomes.stop()
-
-            group.start_soon(stop)
-            statuses += [outcome.status async for outcome in outcomes]
-        return anyio.current_time() - began, statuses
-
-    assert on_mock_clock(main) == (0.25, ["not started"])
+    on_trio(main)
+    return taken
 
 
-@pytest.mark.parametrize(
-    ("cap", "size", "lists"),
-    [(4, 2048, 8), (4, 32, 84), (4, 4, 84), ("auto", 2048, 16), ("auto", 32, 1024), ("auto", 10**6, 10)],
-)
-def test_bulk_window_is_counted_in_inputs(cap: Any, size: int, lists: int) -> None:
-    """So that memory is bounded, also without a cap on lists in flight."""
-    assert _window(Lists(size=size)._job([], {"max_concurrency": cap}, {})) == lists
+async def slow(*values: int, then: float = 100.0, last: int = 9) -> AsyncIterator[int]:
+    """Yield `values` at once and `last` after `then` seconds."""
+    for value in values:
+        yield value
+    await anyio.sleep(then)
+    yield last
+
+
+def test_bulk_list_of_async_inputs_waits_a_second_for_more() -> None:
+    """From its first input on, whether the list is new or the rest of a full one."""
+    assert arrivals(list_call(4), slow(1, 2)) == [(PATIENCE, [1, 2]), (100, [9])]
+    assert arrivals(list_call(4, cost=6), slow(3, 3, 3, 3)) == [(0, [3, 3]), (PATIENCE, [3, 3]), (100, [9])]
+
+
+def test_bulk_full_list_of_async_inputs_does_not_wait() -> None:
+    """The number of inputs tells; a list with room by cost waits for more."""
+    assert arrivals(list_call(2), slow(1, 2)) == [(0, [1, 2]), (100, [9])]
+
+
+def test_bulk_counts_inputs_of_a_list_without_an_outcome() -> None:
+    """Copies of a value count too; a list that was not begun has no such inputs, nor one that ended."""
+    counts: list[int] = []
+
+    async def call(values: list[int], strand: Strand) -> Sequence[int]:
+        counts.extend(lists.unsettled(index) for index in (0, 1))
+        return values
+
+    lists = bulk(ListCall(name="lists", call=call, key=lambda value: value))
+
+    async def main() -> None:
+        await collect(Job.of(lists.step, lists.pack([1, 2, 1]), config()), return_exceptions=False)
+
+    on_trio(main)
+    assert counts == [3, 0]
+    assert lists.unsettled(0) == 0
+    assert lists.end_list(0, None) == 3
+    assert lists.unsettled(0) == 0
