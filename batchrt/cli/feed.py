@@ -11,30 +11,9 @@ from typing import Final, Literal, TypeAlias
 from batchrt.cli.counts import Counts
 from batchrt.files import BadRow, Row, Source, ThreadedIterator
 
-__all__ = ["AnyRow", "Feed", "window_of", "without_traces"]
+__all__ = ["AnyRow", "Feed", "window_of"]
 
 AnyRow: TypeAlias = "Row | BadRow"
-
-
-def without_traces(error: Exception) -> Exception:
-    """Return `error` without its traceback, cause and context.
-
-    A traceback holds the frames of the call, which hold the row, which holds the error: a cycle that keeps
-    the row with all its columns until a garbage collection, which is rare while a job runs.
-    """
-    seen: set[int] = set()
-    chain: list[BaseException | None] = [error]
-    while chain:
-        link = chain.pop()
-        if link is None or id(link) in seen:
-            continue
-        seen.add(id(link))
-        chain += (link.__cause__, link.__context__)
-        if isinstance(link, BaseExceptionGroup):
-            chain += link.exceptions
-        link.__traceback__ = None
-    error.__cause__ = error.__context__ = None
-    return error
 
 
 _HEAVY: Final = 64 << 20

@@ -27,18 +27,27 @@ from batchrt import (
     Runnable,
 )
 from batchrt.cli.abort import abort_reason
+from batchrt.cli.answers import Answer
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
 from batchrt.cli.counts import Counts, kept_apart, losses, summary
 from batchrt.cli.errors import UsageError, option_named, option_of
-from batchrt.cli.feed import Feed, without_traces
+from batchrt.cli.feed import Feed
 from batchrt.cli.models import is_built_in, url_hint
 from batchrt.cli.options import JobSettings
 from batchrt.cli.process import allow_connections, collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.provider_events import ProviderEvents
-from batchrt.cli.row_chain import Answer
-from batchrt.files import Entry, RowWriter, Sink, Source, VectorSink, choose_format, open_source
+from batchrt.files import (
+    Entry,
+    RowWriter,
+    Sink,
+    Source,
+    VectorSink,
+    choose_format,
+    open_source,
+    without_traces,
+)
 from batchrt.files.cells import error_line
 
 __all__ = [

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
+from batchrt.files.fields import field_reader, text_reader
 from batchrt.files.formats import Format, choose_format
-from batchrt.files.row_writer import Entry, RowWriter
+from batchrt.files.row_writer import Entry, RowWriter, without_traces
 from batchrt.files.rows import BadRow, Row, bad_row
 from batchrt.files.sink import Sink
 from batchrt.files.sinks import open_sink
@@ -32,8 +33,11 @@ __all__ = [
     "VectorSink",
     "bad_row",
     "choose_format",
+    "field_reader",
     "open_sink",
     "open_source",
     "open_vector_sink",
     "required_columns",
+    "text_reader",
+    "without_traces",
 ]

@@ -12,7 +12,7 @@ from batchrt.files.rows import BadRow, Row
 from batchrt.files.sink import Sink
 from batchrt.files.vectors.base import VectorSink
 
-__all__ = ["Entry", "RowWriter"]
+__all__ = ["Entry", "RowWriter", "without_traces"]
 
 
 class Entry(NamedTuple):
@@ -29,6 +29,27 @@ class Entry(NamedTuple):
     output: Any = None
     error: Exception | None = None
     finish_reason: str | None = None
+
+
+def without_traces(error: Exception) -> Exception:
+    """Return `error` without its traceback, cause and context.
+
+    A traceback holds the frames of the call, which hold the row, which holds the error: a cycle that keeps
+    the row with all its columns until a garbage collection, which is rare while a job runs.
+    """
+    seen: set[int] = set()
+    chain: list[BaseException | None] = [error]
+    while chain:
+        link = chain.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        chain += (link.__cause__, link.__context__)
+        if isinstance(link, BaseExceptionGroup):
+            chain += link.exceptions
+        link.__traceback__ = None
+    error.__cause__ = error.__context__ = None
+    return error
 
 
 _FLUSH_SECONDS: Final = 0.1

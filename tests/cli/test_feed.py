@@ -1,10 +1,8 @@
-"""Rows in memory: no more than needed, and those that failed take no more than others."""
+"""Rows in memory: no more than needed."""
 
 from __future__ import annotations
 
-import gc
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import anyio
@@ -13,80 +11,8 @@ import pytest
 from batchrt import RunnableLambda
 from batchrt.cli import feed as feed_module
 from batchrt.cli.counts import Counts
-from batchrt.cli.feed import AnyRow, Feed, without_traces
-from batchrt.files import Entry, Row
-
-
-class Values(dict[str, str]):
-    """Can be referred to weakly."""
-
-
-def plain() -> None:
-    raise ValueError("no")
-
-
-def caused() -> None:
-    try:
-        plain()
-    except ValueError as error:
-        raise KeyError("no") from error
-
-
-def in_context() -> None:
-    try:
-        plain()
-    except ValueError:
-        raise KeyError("no")  # noqa: B904
-
-
-def grouped() -> None:
-    errors: list[Exception] = []
-    for function in (plain, caused):
-        try:
-            function()
-        except (ValueError, KeyError) as error:
-            errors.append(error)
-    raise ExceptionGroup("no", errors)
-
-
-def named() -> None:
-    error = ValueError("no")
-    kept = error  # a frame that holds its own error
-    raise kept
-
-
-@pytest.mark.parametrize("function", [plain, caused, in_context, grouped, named])
-def test_feed_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
-    """Without a garbage collection."""
-
-    def fail() -> weakref.ref[Values]:
-        values = Values(text="x")
-        row, entries = Row(1, 1, values), []
-
-        def call(_row: Row) -> None:
-            function()
-
-        try:
-            call(row)
-        except Exception as error:
-            entries.append(Entry(row, error=without_traces(error)))
-        assert entries[0].error is not None
-        return weakref.ref(values)
-
-    gc.disable()
-    try:
-        assert fail()() is None
-    finally:
-        gc.enable()
-
-
-def test_feed_errors_of_entries_keep_their_message() -> None:
-    """A chain that bites its tail is no matter."""
-    first, second = ValueError("a"), ValueError("b")
-    first.__cause__, second.__cause__ = second, first
-    assert without_traces(first) is first
-    assert str(first) == "a"
-    assert first.__cause__ is None
+from batchrt.cli.feed import AnyRow, Feed
+from batchrt.files import Row
 
 
 def rows(count: int, size: int) -> Any:

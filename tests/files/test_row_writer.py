@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from batchrt.files import Entry, OutputError, Row, RowWriter, Sink, open_sink
+from batchrt.files import Entry, OutputError, Row, RowWriter, Sink, open_sink, without_traces
 
 
 def entries(*numbers: int) -> list[Entry]:
@@ -103,3 +106,75 @@ async def test_row_writer_output_that_fails_says_so() -> None:
     with pytest.raises(OutputError):
         sink.flush()
     sink.close()
+
+
+class Values(dict[str, str]):
+    """Can be referred to weakly."""
+
+
+def plain() -> None:
+    raise ValueError("no")
+
+
+def caused() -> None:
+    try:
+        plain()
+    except ValueError as error:
+        raise KeyError("no") from error
+
+
+def in_context() -> None:
+    try:
+        plain()
+    except ValueError:
+        raise KeyError("no")  # noqa: B904
+
+
+def grouped() -> None:
+    errors: list[Exception] = []
+    for function in (plain, caused):
+        try:
+            function()
+        except (ValueError, KeyError) as error:
+            errors.append(error)
+    raise ExceptionGroup("no", errors)
+
+
+def named() -> None:
+    error = ValueError("no")
+    kept = error  # a frame that holds its own error
+    raise kept
+
+
+@pytest.mark.parametrize("function", [plain, caused, in_context, grouped, named])
+def test_row_writer_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
+    """Without a garbage collection."""
+
+    def fail() -> weakref.ref[Values]:
+        values = Values(text="x")
+        row, entries = Row(1, 1, values), []
+
+        def call(_row: Row) -> None:
+            function()
+
+        try:
+            call(row)
+        except Exception as error:
+            entries.append(Entry(row, error=without_traces(error)))
+        assert entries[0].error is not None
+        return weakref.ref(values)
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
+
+
+def test_row_writer_errors_of_entries_keep_their_message() -> None:
+    """A chain that bites its tail is no matter."""
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert without_traces(first) is first
+    assert str(first) == "a"
+    assert first.__cause__ is None
