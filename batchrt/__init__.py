@@ -64,12 +64,13 @@ from batchrt.runnables.prompts import (
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
-from batchrt.runtime.outcome_iterator import OutcomeIterator
+from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
+    from batchrt.limits.error_kinds import FailureKind
     from batchrt.limits.events import (
         Admitted,
         BudgetEmpty,
@@ -107,6 +108,7 @@ __all__ = [
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "FailureKind",
     "HumanMessage",
     "InputError",
     "ItemTimeoutError",
@@ -148,6 +150,7 @@ __all__ = [
     "RetryBudget",
     "RetryPolicy",
     "RunConfig",
+    "RunStatistics",
     "RunStoppedError",
     "Runnable",
     "RunnableAssign",
@@ -186,6 +189,7 @@ _HOMES = {
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
+    "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",

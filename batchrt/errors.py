@@ -177,22 +177,38 @@ class SpendingLimitError(BatchError):
         limit: the limit that was reached: `max_tokens_total` or `max_cost`.
         tokens: the number of tokens spent.
         cost: the money spent, in the prices' currency.
+        expected: the estimate for the request that did not fit, in tokens or in money as `limit` is.
         started: for an item's error: the item had started and could not be finished.
         result: for the error of a whole run: a `BatchResult` with each item's outcome; else `None`.
     """
 
-    def __init__(self, message: str, *, limit: str, tokens: int, cost: float, started: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        tokens: int,
+        cost: float,
+        expected: float = 0.0,
+        started: bool = False,
+    ) -> None:
         super().__init__(message)
         self.limit = limit
         self.tokens = tokens
         self.cost = cost
+        self.expected = expected
         self.started = started
         self.result: Any = None
 
     def again(self, *, started: bool = True) -> SpendingLimitError:
         """Return a new error with the same facts."""
         return SpendingLimitError(
-            str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
+            str(self),
+            limit=self.limit,
+            tokens=self.tokens,
+            cost=self.cost,
+            expected=self.expected,
+            started=started,
         )
 
 
@@ -362,7 +378,7 @@ class ServerError(ProviderError):
     """The provider failed; another attempt may succeed."""
 
 
-ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
+ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused", "proxy", "resources"]
 
 
 class ConnectionFailedError(ProviderError):
@@ -371,8 +387,9 @@ class ConnectionFailedError(ProviderError):
     Attributes:
         fault: the fault of the address, or of the proxy's if there is one: `host` (unknown name),
             `certificate` (not accepted), `protocol` (https to a port without TLS, or HTTP to a port that
-            does not speak it), `refused` (no listener). Before the first answer such an error is final and
-            not waited out. `None` for a connection that broke.
+            does not speak it), `refused` (no listener), `proxy` (the proxy refuses to connect). Before the
+            first answer such an error is final and not waited out. `resources`: the process has no file
+            descriptor or port left, which is no fault of the provider's. `None` for a connection that broke.
     """
 
     fault: ConnectionFault | None = None

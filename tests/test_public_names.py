@@ -18,10 +18,10 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig Stream",
+    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
     "quotas": """
-        Admitted BudgetEmpty CooledDown LimitChanged LimitStatus ProviderDown ProviderUp Quota QuotaEvent
-        QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
+        Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown ProviderUp Quota
+        QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
@@ -35,7 +35,7 @@ PUBLIC = {
 }
 HEAVY = [
     "httpx",
-    "pyqwest",
+    "httptools",
     "typer",
     "rich",
     "pydantic",

@@ -23,7 +23,7 @@ from typing import (
 import typer
 
 from batchrt.cli.errors import UsageError
-from batchrt.files.encodings import OutputEncoding
+from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
 __all__ = [

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
+from batchrt import ChatOpenAI, ChatPromptTemplate, InputError
 from batchrt.cli.errors import UsageError
 from batchrt.cli.models import new_model
 from batchrt.cli.options import RunSettings
-from batchrt.errors import InputError
 from batchrt.files import Source, required_columns
-from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.options import check_options
-from batchrt.runnables.prompts import ChatPromptTemplate
 
 __all__ = [
     "Messages",

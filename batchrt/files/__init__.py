@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
-from batchrt.files.formats import Format
-from batchrt.files.rows import BadRow, Row
+from batchrt.files.encodings import OutputEncoding
+from batchrt.files.formats import Format, choose_format
+from batchrt.files.rows import BadRow, Row, bad_row
 from batchrt.files.sink import Sink
 from batchrt.files.sinks import open_sink
 from batchrt.files.source import Source, required_columns
 from batchrt.files.sources import open_source
+from batchrt.files.threaded_iterator import INPUT_THREAD, ThreadedIterator
 from batchrt.files.vectors.base import VectorFormat, VectorSink
 from batchrt.files.vectors.sinks import open_vector_sink
 
 __all__ = [
+    "INPUT_THREAD",
     "BadRow",
     "Format",
     "OutputClosedError",
+    "OutputEncoding",
     "OutputError",
     "Row",
     "Sink",
     "Source",
+    "ThreadedIterator",
     "VectorFormat",
     "VectorSink",
+    "bad_row",
+    "choose_format",
     "open_sink",
     "open_source",
     "open_vector_sink",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
@@ -68,7 +69,12 @@ class RunnableSequence(Runnable[In, Out]):
             return _inline_sequence(steps)
 
         direct = all(step.inline or step.direct for step in steps)
-        return Step.of(_waiting_sequence(steps), steps, direct=direct)
+        sequence = Step.of(_waiting_sequence(steps), steps, direct=direct)
+        *before, last = steps
+        if last.bulk is None or not all(step.inline for step in before):
+            return sequence
+        # Nothing waits before the list, so that its inputs can be packed as they are pulled.
+        return sequence._replace(bulk=partial(last.bulk, before=_inline_sequence(before).call))
 
 
 def _inline_sequence(steps: list[Step]) -> Step:

@@ -143,7 +143,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         for _ in range(self._max_reasks):
             if not self._affords(misfit):
                 break
-            strand.item.retries += 1
+            strand.count_retry()
             again = [*conversation(value), *_correction(message, misfit)]
             try:
                 message = await ask(again, strand)
