@@ -162,7 +162,8 @@ class JobRun:
             else:
                 inputs = await self._inputs(rows)
             if inputs is not None and not self._stopped:
-                await self._consume(self._step.arun_iter(inputs, self._config, ordered=False))
+                run = self._step.arun_iter(inputs, self._config, ordered=False, on_outcome=self._record)
+                await self._consume(run)
         if self._failure is not None:
             raise self._failure
         journal.flush()
@@ -176,11 +177,9 @@ class JobRun:
         async with iterator:
             while True:
                 try:
-                    chunk = await iterator.next_chunk(_CHUNK)
+                    await iterator.next_chunk(_CHUNK)
                 except StopAsyncIteration:
                     break
-                for outcome in chunk:
-                    self._record(outcome)
                 while self._journal.is_full:
                     self._room = Signal()
                     if self._journal.is_full:  # the thread may have made room before it saw the signal

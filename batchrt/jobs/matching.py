@@ -152,11 +152,8 @@ class Matcher:
                 old = here
             self._displace(here, row.position)
             self._has_strays |= old is None
-        if (
-            row.position < self._last
-            and not self._searches
-            and not (old is not None and not self._has_strays)
-        ):
+        is_settled = old is not None and not self._has_strays
+        if row.position < self._last and not self._searches and not is_settled:
             self._put_off.append((row, old))
             self._searches = len(self._put_off) >= _MOST_PUT_OFF
             return self.finish() if self._searches else ()

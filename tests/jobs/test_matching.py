@@ -85,3 +85,19 @@ def test_matcher_forgets_moves_that_are_on_the_disk(tmp_path: Path, monkeypatch:
     for shifted in (values[1:] + values[:1], values[::-1], values[200:] + values[:200]):
         assert run(path, shifted) == (400, 0)
         assert [value for value, _ in outputs(path)] == shifted
+
+
+def test_matcher_needs_no_index_for_rows_that_stayed(tmp_path: Path) -> None:
+    """A job that was interrupted goes on at once, however long its journal is."""
+    path = tmp_path / "j"
+    values = list(range(200))
+    with Journal(path) as journal:
+        matcher = Matcher(journal, Identity(RunnableLambda(abs), "1"), reuse_any=False, retry_failed=False)
+        for value in values:
+            (row,) = matcher.match(value, encode_input(value))
+            if value % 7:
+                source = RowSource(*row.keys, matcher.chain, row.given)
+                journal.insert(row.position, source, record(f"[{value}, {value}]"))
+    assert run(path, values) == (171, 29)
+    with Journal(path) as journal:
+        assert journal._read("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL") == []
