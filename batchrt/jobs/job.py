@@ -17,7 +17,7 @@ from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.matching import Matcher, Matches
+from batchrt.jobs.matching import Matcher
 from batchrt.jobs.output import check_output, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
@@ -135,11 +135,11 @@ class Job:
                     given = islice(given, self._limit)
                 await run.run(given, journal, matcher, self._codec)
                 if run.at_end and self._limit is None:
-                    journal.trim(run.rows)
+                    journal.trim(matcher.position)
                     journal.flush()
-                report = self._report_of(run, matcher.matches, journal, perf_counter() - started)
+                report = self._report_of(run, matcher, journal, perf_counter() - started)
             if report.is_complete and self._sink is not None:
-                write = partial(write_output, self.journal, self._sink, opened, rows=run.rows)
+                write = partial(write_output, self.journal, self._sink, opened, rows=matcher.position)
                 await anyio.to_thread.run_sync(write)
         self._report = report
         return report
@@ -188,11 +188,12 @@ class Job:
         with JournalReader(self.journal) as journal:
             return JobReport(self.journal, **journal.totals()._asdict())
 
-    def _report_of(self, run: JobRun, matches: Matches, journal: Journal, seconds: float) -> JobReport:
+    def _report_of(self, run: JobRun, matcher: Matcher, journal: Journal, seconds: float) -> JobReport:
+        matches = matcher.matches
         return JobReport(
             self.journal,
             is_complete=run.at_end and not (run.interrupted or run.not_started),
-            rows=run.rows,
+            rows=matcher.position,
             reused=matches.reused,
             failed_before=matches.failed_before,
             changed=matches.changed,

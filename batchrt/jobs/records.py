@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
@@ -26,6 +25,7 @@ class Record(NamedTuple):
         error: JSON, or `None`.
         attempts, seconds, request_seconds, cost: as in `Outcome`.
         usage: JSON of the tokens by model, or `None`.
+        input_tokens, output_tokens: their sums.
         request_id: the provider's id of the last exchange, if it is known.
         finished: when it was recorded, in seconds since 1970.
     """
@@ -37,6 +37,8 @@ class Record(NamedTuple):
     seconds: float
     request_seconds: float | None
     usage: str | None
+    input_tokens: int | None
+    output_tokens: int | None
     cost: float | None
     request_id: str | None
     finished: float
@@ -80,7 +82,7 @@ class Codec:
             output = self._encode(outcome.output)
         else:
             error, request_id = _encode_error(outcome.error)
-        bills = outcome.usage_by_model
+        bills, usage = outcome.usage_by_model, outcome.usage
         return Record(
             "done" if outcome.error is None else "failed",
             output,
@@ -88,7 +90,9 @@ class Codec:
             outcome.attempts,
             outcome.seconds,
             outcome.request_seconds,
-            _encode_usage(bills) if bills else None,
+            to_json(bills).decode() if bills else None,
+            None if usage is None else usage.input_tokens,
+            None if usage is None else usage.output_tokens,
             outcome.cost,
             request_id if isinstance(request_id, str) else None,
             finished,
@@ -126,10 +130,6 @@ class Codec:
         if self._adapter is not None:
             return self._adapter.validate_json(output)
         return from_json(output)
-
-
-def _encode_usage(bills: Mapping[str, Usage]) -> str:
-    return to_json(bills).decode()
 
 
 def _encode_error(error: Exception) -> tuple[str, str | None]:
