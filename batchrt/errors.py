@@ -15,6 +15,8 @@
     ├── InputError                a file or a row cannot be read (also a ValueError)
     ├── OutputError               a file can no longer be written
     │   └── OutputClosedError     the reader closed the pipe, as `head` does (also a BrokenPipeError)
+    ├── JournalError              a job's journal cannot be read or written
+    ├── RecordedError             a row's error, as a job's journal recorded it
     └── ProviderError             a request without an answer
         ├── AuthenticationError   401, 403: the key is missing, wrong, or may not do this
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
@@ -44,6 +46,7 @@ __all__ = [
     "DeadlineExceededError",
     "InputError",
     "ItemTimeoutError",
+    "JournalError",
     "ListLengthError",
     "MalformedResponseError",
     "MissingFieldError",
@@ -54,6 +57,7 @@ __all__ = [
     "ProviderError",
     "QuotaExhaustedError",
     "RateLimitError",
+    "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
     "RunStoppedError",
@@ -262,6 +266,42 @@ class OutputClosedError(OutputError, BrokenPipeError):
         return str(self.args[0])
 
 
+JournalFault: TypeAlias = Literal["full", "io", "permission", "locked", "corrupt", "version", "path"]
+
+
+class JournalError(BatchError):
+    """A job's journal cannot be read or written; outcomes that were committed before stay in it.
+
+    Attributes:
+        path: the journal.
+        fault: `full` (no room on the disk), `io` (a failing disk), `permission`, `locked` (another process
+            writes it), `corrupt` (damaged, or no journal), `version` (another format), `path` (no folder).
+    """
+
+    def __init__(self, message: str, *, path: str, fault: JournalFault) -> None:
+        super().__init__(message)
+        self.path = path
+        self.fault = fault
+
+
+class RecordedError(BatchError):
+    """A row's error, as a job's journal recorded it.
+
+    Attributes:
+        kind: the name of the error's class.
+        status: the HTTP status, `None` if there was none.
+        request_id: the provider's id of the exchange, or `None`.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str, status: int | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.request_id = request_id
+
+
 class ProviderError(BatchError):
     """A request failed.
 
@@ -338,7 +378,7 @@ class ServerError(ProviderError):
     """The provider failed; another attempt may succeed."""
 
 
-ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
+ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused", "proxy", "resources"]
 
 
 class ConnectionFailedError(ProviderError):
@@ -347,8 +387,9 @@ class ConnectionFailedError(ProviderError):
     Attributes:
         fault: the fault of the address, or of the proxy's if there is one: `host` (unknown name),
             `certificate` (not accepted), `protocol` (https to a port without TLS, or HTTP to a port that
-            does not speak it), `refused` (no listener). Before the first answer such an error is final and
-            not waited out. `None` for a connection that broke.
+            does not speak it), `refused` (no listener), `proxy` (the proxy refuses to connect). Before the
+            first answer such an error is final and not waited out. `resources`: the process has no file
+            descriptor or port left, which is no fault of the provider's. `None` for a connection that broke.
     """
 
     fault: ConnectionFault | None = None

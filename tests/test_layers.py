@@ -19,6 +19,7 @@ LAYERS = [
     {"limits", "batching"},
     {"runnables"},
     {"providers", "files", "testing"},
+    {"jobs"},
     {"__init__"},
     {"cli"},
     {"__main__"},
@@ -32,18 +33,19 @@ PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
 """The same inside of `providers/`; "" are the modules that all models share."""
 
 ROOMS = {
-    "asyncio": {"runtime/event_loop.py"},
+    "asyncio": {"runtime/event_loop.py", "providers/http/asyncio_connection.py"},
     "httpx": {
         "providers/http/httpx_channels.py",
-        "providers/http/pyqwest_transport.py",
+        "providers/http/httpx_transport.py",
         "testing/serving/transport.py",
     },
-    "pyqwest": {"providers/http/pyqwest_transport.py"},
+    "httptools": {"providers/http/response_parser.py"},
     "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/arrays.py"},
     "pyarrow": {"files/arrow.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
+    "sqlite3": {"jobs/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -14,6 +14,7 @@ import anyio
 from anyio import CancelScope
 
 from batchrt import (
+    AbortPolicy,
     ChatOpenAI,
     ContextLengthError,
     InputError,
@@ -25,19 +26,28 @@ from batchrt import (
     RunConfig,
     Runnable,
 )
-from batchrt.cli.abort import AbortPolicy
+from batchrt.cli.abort import abort_reason
+from batchrt.cli.answers import Answer
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
 from batchrt.cli.counts import Counts, kept_apart, losses, summary
 from batchrt.cli.errors import UsageError, option_named, option_of
+from batchrt.cli.feed import Feed
 from batchrt.cli.models import is_built_in, url_hint
 from batchrt.cli.options import JobSettings
-from batchrt.cli.pipeline import Entry, Feed, Writer, without_traces
 from batchrt.cli.process import allow_connections, collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.provider_events import ProviderEvents
-from batchrt.cli.row_chain import Answer
-from batchrt.files import Sink, Source, VectorSink, choose_format, open_source
+from batchrt.files import (
+    Entry,
+    RowWriter,
+    Sink,
+    Source,
+    VectorSink,
+    choose_format,
+    open_source,
+    without_traces,
+)
 from batchrt.files.cells import error_line
 
 __all__ = [
@@ -233,7 +243,7 @@ class Job:
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
         started = anyio.current_time()
-        writer, progress = Writer(self.sink), self._progress()
+        writer, progress = RowWriter(self.sink), self._progress()
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
@@ -245,7 +255,7 @@ class Job:
             helpers.cancel_scope.cancel()
         self._seconds = anyio.current_time() - started
 
-    async def _carry(self, writer: Writer) -> None:
+    async def _carry(self, writer: RowWriter) -> None:
         async with self._model, self._outcomes as outcomes:
             while True:
                 try:
@@ -257,7 +267,7 @@ class Job:
                 except OutputError as error:
                     self._break(error)
 
-    async def _finish(self, writer: Writer) -> None:
+    async def _finish(self, writer: RowWriter) -> None:
         """Write the rows that ended while others before them had not."""
         entries = self._entries(self._outcomes.take_ready())
         self._count_lists()
@@ -302,7 +312,7 @@ class Job:
                 entries.append(Entry(row, output, error, finish_reason))
         return entries
 
-    async def _watch_output(self, writer: Writer) -> None:
+    async def _watch_output(self, writer: RowWriter) -> None:
         try:
             await writer.keep_draining()
         except OutputError as error:
@@ -404,7 +414,7 @@ class Job:
                     complain(line)
         if self.refusal is not None and self.signal is None:
             rest = f"; {not_started}" if not_started and self._settings.quiet else ""
-            complain(f"stopped because {self._abort_policy.reason()}: {error_line(self.refusal)}{rest}")
+            complain(f"stopped because {abort_reason(self._abort_policy)}: {error_line(self.refusal)}{rest}")
         hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)

@@ -15,6 +15,7 @@ from typing import (
     NoReturn,
     TypeAlias,
     TypeVar,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -299,7 +300,7 @@ class EmbedSettings(JobSettings):
     ] = None
 
 
-S = TypeVar("S", bound=JobSettings)
+S = TypeVar("S")
 
 
 def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
@@ -311,13 +312,13 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     """
 
     def command(**given: Any) -> None:
-        for name, (_, read) in _READERS.items():
-            given[name] = read(given[name])
+        for name in given.keys() & _READERS.keys():
+            given[name] = _READERS[name][1](given[name])
         raise typer.Exit(run(kind(**given)))
 
     hints = get_type_hints(kind, include_extras=True)
     parameters = []
-    for each in fields(kind):
+    for each in fields(cast("type[JobSettings]", kind)):
         if get_origin(hints[each.name]) is not Annotated:
             continue
         python_type, option = get_args(hints[each.name])

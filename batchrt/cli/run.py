@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from batchrt import ChatOpenAI, InputError, RunConfig, Runnable
+from batchrt import ChatOpenAI, InputError, RunConfig, Runnable, RunnableLambda
+from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
 from batchrt.cli.errors import UsageError, output_option_named
+from batchrt.cli.feed import Feed, window_of
 from batchrt.cli.job import Job, check_limits, execute, output_format
 from batchrt.cli.options import RunSettings
-from batchrt.cli.pipeline import Feed, window_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.cli.row_chain import Answer, answer_step, fields_step
-from batchrt.files import Sink, Source, open_sink
+from batchrt.files import Sink, Source, field_reader, open_sink
 from batchrt.files.cells import error_line
 
 __all__ = ["run_job"]
@@ -44,7 +44,8 @@ def run_job(settings: RunSettings) -> int:
         ask: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
             ask = ask.with_config(timeout=settings.timeout, run_name="the row")
-        chain = fields_step(source, prompt.input_variables) | ask
+        fields = field_reader(source, prompt.input_variables)
+        chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)
         config = RunConfig(window=window_of(settings.max_concurrency))
         return Job(
