@@ -50,12 +50,7 @@ from batchrt.files import (
 )
 from batchrt.files.cells import error_line
 
-__all__ = [
-    "Job",
-    "check_limits",
-    "execute",
-    "output_format",
-]
+__all__ = ["Job", "check_limits", "execute", "output_format"]
 
 _BY_SIGNAL: Final = 128
 """The shell's offset of the exit code of a program that a signal ended."""
@@ -397,17 +392,9 @@ class Job:
         not_started = self._not_started()
         stopped = self._stopped(not_started)
         if not self._settings.quiet:
-            say(
-                summary(
-                    self.counts,
-                    self._events,
-                    self.sink,
-                    self._seconds,
-                    stopped=stopped,
-                    not_started="" if stopped else not_started,
-                    cost=self.budget.cost_of(self.counts),
-                )
-            )
+            cost = self.budget.cost_of(self.counts)
+            ended = {"stopped": stopped, "not_started": "" if stopped else not_started, "cost": cost}
+            say("\n".join(summary(self.counts, self._events, self.sink, self._seconds, **ended)))
         else:
             for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
                 if line:

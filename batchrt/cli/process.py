@@ -15,13 +15,7 @@ import anyio
 
 from batchrt.files import INPUT_THREAD
 
-__all__ = [
-    "allow_connections",
-    "collecting_less",
-    "leave",
-    "open_standard_streams",
-    "watch_interrupts",
-]
+__all__ = ["allow_connections", "collecting_less", "leave", "open_standard_streams", "watch_interrupts"]
 
 _OTHER_FILES: Final = 64
 _LAST_STEPS: Final = 0.1
