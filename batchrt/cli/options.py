@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias, TypeVar,
 
 import typer
 
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, option_of
 from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
@@ -19,6 +20,7 @@ __all__ = [
     "EmbedSettings",
     "JobSettings",
     "RunSettings",
+    "check_number",
     "check_text",
     "command_of",
     "option",
@@ -52,6 +54,7 @@ def option(default: Any = MISSING, *names: str, repr: bool = True, **shown: Any)
     return field(repr=repr, metadata={"shown": typer.Option(*names, **shown)}, **known)
 
 
+_MODEL: Final = "The model. Without --base-url, 'mock' is a built-in one: no key, no network."
 _INPUT: Final = typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also .gz, .zst; - for stdin.")
 
 
@@ -159,12 +162,7 @@ class RunSettings(JobSettings):
         help="What to ask about each row, with {column} fields. @FILE takes it from FILE; @@ is an @.",
     )
     system: str | None = option(None, help="The system message, written like the prompt.")
-    model: str = option(
-        "gpt-5-mini",
-        "--model",
-        "-m",
-        help="The model. Without --base-url, 'mock' is a built-in one: no key, no network.",
-    )
+    model: str = option("gpt-5-mini", "--model", "-m", help=_MODEL)
     schema: str | None = option(None, metavar="FILE", help="A JSON schema; each answer is an object of it.")
     output: str = option("-", "--output", "-o", metavar="OUT", help="Where the rows go; - for stdout.")
     output_format: Format | None = option(None, help="The output's; by its suffix, else as JSONL on stdout.")
@@ -200,12 +198,7 @@ class EmbedSettings(JobSettings):
     id_column: str | None = option(
         None, "--id", metavar="COLUMN", help="The column with the id.", show_default="the row's number"
     )
-    model: str = option(
-        "text-embedding-3-small",
-        "--model",
-        "-m",
-        help="The model. Without --base-url, 'mock' is a built-in one: no key, no network.",
-    )
+    model: str = option("text-embedding-3-small", "--model", "-m", help=_MODEL)
     output: str = option(
         "-",
         "--output",
@@ -239,6 +232,14 @@ class EmbedSettings(JobSettings):
     timeout: float | None = option(
         None, help="Seconds for a list, with all its attempts and waits.", show_default="no end"
     )
+
+
+def check_number(settings: JobSettings, name: str, *, of: str = "", above_0: bool = False) -> None:
+    """Raise UsageError if the option `name` has a value that is no finite number of this kind, 0 or more."""
+    value = getattr(settings, name)
+    if value is not None and not (0 < value < math.inf or (value == 0 and not above_0)):
+        kind, least = f"a number of {of}" if of else "a number", " above 0" if above_0 else ", 0 or more"
+        raise UsageError(f"{option_of(name)} must be {kind}{least}, not {value:g}")
 
 
 S = TypeVar("S")
