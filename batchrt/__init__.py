@@ -22,6 +22,7 @@ from batchrt.errors import (
     DeadlineExceededError,
     InputError,
     ItemTimeoutError,
+    JournalError,
     ListLengthError,
     MalformedResponseError,
     MissingFieldError,
@@ -32,6 +33,7 @@ from batchrt.errors import (
     ProviderError,
     QuotaExhaustedError,
     RateLimitError,
+    RecordedError,
     RecursionLimitError,
     RequestTimeoutError,
     RunStoppedError,
@@ -66,6 +68,8 @@ from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.job import Job
+    from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
     from batchrt.limits.events import (
@@ -110,6 +114,9 @@ __all__ = [
     "HumanMessage",
     "InputError",
     "ItemTimeoutError",
+    "Job",
+    "JobReport",
+    "JournalError",
     "JsonOutputParser",
     "LimitChanged",
     "LimitStatus",
@@ -138,6 +145,7 @@ __all__ = [
     "QuotaExhaustedError",
     "QuotaStatistics",
     "RateLimitError",
+    "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
     "Retried",
@@ -178,6 +186,8 @@ __all__ = [
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
+    "Job": "batchrt.jobs.job",
+    "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",

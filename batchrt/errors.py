@@ -15,6 +15,8 @@
     ├── InputError                a file or a row cannot be read (also a ValueError)
     ├── OutputError               a file can no longer be written
     │   └── OutputClosedError     the reader closed the pipe, as `head` does (also a BrokenPipeError)
+    ├── JournalError              a job's journal cannot be read or written
+    ├── RecordedError             a row's error, as a job's journal recorded it
     └── ProviderError             a request without an answer
         ├── AuthenticationError   401, 403: the key is missing, wrong, or may not do this
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
@@ -44,6 +46,7 @@ __all__ = [
     "DeadlineExceededError",
     "InputError",
     "ItemTimeoutError",
+    "JournalError",
     "ListLengthError",
     "MalformedResponseError",
     "MissingFieldError",
@@ -54,6 +57,7 @@ __all__ = [
     "ProviderError",
     "QuotaExhaustedError",
     "RateLimitError",
+    "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
     "RunStoppedError",
@@ -260,6 +264,42 @@ class OutputClosedError(OutputError, BrokenPipeError):
     def __str__(self) -> str:
         # OSError's expects an errno.
         return str(self.args[0])
+
+
+JournalFault: TypeAlias = Literal["full", "io", "permission", "locked", "corrupt", "version", "path"]
+
+
+class JournalError(BatchError):
+    """A job's journal cannot be read or written; outcomes that were committed before stay in it.
+
+    Attributes:
+        path: the journal.
+        fault: `full` (no room on the disk), `io` (a failing disk), `permission`, `locked` (another process
+            writes it), `corrupt` (damaged, or no journal), `version` (another format), `path` (no folder).
+    """
+
+    def __init__(self, message: str, *, path: str, fault: JournalFault) -> None:
+        super().__init__(message)
+        self.path = path
+        self.fault = fault
+
+
+class RecordedError(BatchError):
+    """A row's error, as a job's journal recorded it.
+
+    Attributes:
+        kind: the name of the error's class.
+        status: the HTTP status, `None` if there was none.
+        request_id: the provider's id of the exchange, or `None`.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str, status: int | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.request_id = request_id
 
 
 class ProviderError(BatchError):

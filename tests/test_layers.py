@@ -19,6 +19,7 @@ LAYERS = [
     {"limits", "batching"},
     {"runnables"},
     {"providers", "files", "testing"},
+    {"jobs"},
     {"__init__"},
     {"cli"},
     {"__main__"},
@@ -44,6 +45,7 @@ ROOMS = {
     "pyarrow": {"files/arrow.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
+    "sqlite3": {"jobs/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -18,7 +18,7 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Outcome OutcomeIterator RunConfig RunStatistics Stream",
+    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
@@ -27,9 +27,9 @@ PUBLIC = {
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
-        ContextLengthError DeadlineExceededError InputError ItemTimeoutError ListLengthError
+        ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
         MalformedResponseError MissingFieldError OutageError OutputClosedError OutputError
-        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
+        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecordedError RecursionLimitError
         RequestTimeoutError RunStoppedError ServerError SpendingLimitError StrayCancelledError TokenizerError
     """,
 }

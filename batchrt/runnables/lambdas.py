@@ -13,6 +13,7 @@ from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, complete_config
 from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.description import Description, code_part, inline
 from batchrt.runnables.keywords import function_takes
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -105,6 +106,11 @@ class RunnableLambda(Runnable[In, Out]):
         return function_takes(
             (function for function in (self.func, self.afunc) if function is not None), keyword
         )
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        functions = (self.func, self.afunc, dict(kwargs or {}))
+        return inline([code_part(f"function {self.get_name()}", functions)], self._build(kwargs or {}))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:

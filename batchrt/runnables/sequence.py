@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, sequence_of
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -53,6 +54,11 @@ class RunnableSequence(Runnable[In, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self.first._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        first, *rest = self.steps
+        return sequence_of([first.describe(kwargs), *(step.describe() for step in rest)])
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         first, *rest = self.steps

@@ -283,3 +283,15 @@ def test_found_limits_send_little_more_than_is_accepted_where_most_is_refused(
     client.wave(True)
     assert client.found.rate.base == rate
     assert client.changes == ([] if rate is None else [("requests_per_minute", None, 60 * rate)])
+
+
+@pytest.mark.parametrize("found", [CLEAR, Explanation("in flight", limit=3, refused=4.0)])
+def test_found_limits_count_unexplained_refusals_anew_after_an_explanation(found: Explanation) -> None:
+    """Two in a row are certain to have no limit for a reason."""
+    noise = Explanation("noise", refused=2.0, unexplained=2.0)
+    client, log = scripted(noise)
+    client.wave(True)
+    assert client.found.is_certain
+    log.cause = found
+    client.wave(True)
+    assert (client.found.is_certain, client.found.unexplained) == (False, 0)

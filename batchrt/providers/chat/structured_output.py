@@ -17,6 +17,7 @@ from batchrt.providers.chat.json_schema import SchemaError, check_schema
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.description import Description, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.parsers import json_value
 from batchrt.runtime.step import Step, StepCall
@@ -82,6 +83,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
             response_format(schema, method=method, strict=False) if enforced and strict is None else None
         )
         self._include_raw = include_raw
+        self._wanted = self._format  # `_format` may become the loose one
         self._max_reasks = max_reasks
 
     def __repr__(self) -> str:
@@ -94,6 +96,13 @@ class StructuredChat(Runnable[ChatInput, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self._model._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        described = self._model.describe({**(kwargs or {}), "response_format": self._wanted})
+        form = part("output", (self._include_raw, self._max_reasks, self._schema))
+        kind = self._schema if isinstance(self._schema, type) and not self._include_raw else None
+        return described._replace(parts=(*described.parts, form), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._caller(kwargs)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, overload
 
+from pydantic_core import to_json
+
 from batchrt.batching.list_call import ListCall, lingering
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
@@ -14,6 +16,7 @@ from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
 from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options
 from batchrt.runnables.base import Runnable
+from batchrt.runnables.description import Description, part
 from batchrt.runnables.keywords import check_keywords
 from batchrt.runtime.caller import Caller
 from batchrt.runtime.portal import call_blocking
@@ -156,6 +159,12 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         numbers. Lists are not shared with this model itself.
         """
         return _ByteEmbeddings(self)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        fields = request_fields(self._options, kwargs or {})
+        truncate = part("truncate", self._truncate)
+        return self._described("/embeddings", fields, to_json, truncate)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         return self._as_step(kwargs)
