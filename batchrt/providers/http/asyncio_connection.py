@@ -20,7 +20,7 @@ from batchrt.providers.http.route import Route
 from batchrt.providers.http.socket_streams import is_readable
 from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request, end_of_head
 
-__all__ = ["AsyncioConnection", "connect_asyncio"]
+__all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
 _MOST_UNREAD: Final = 1024 * 1024
 """Bytes of a body that wait for a slow reader before the connection stops to receive."""
@@ -183,6 +183,11 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError, ValueError):
             while not self.parser.done and (size := self._socket.recv_into(self._buffer)):
                 self.parser.feed(self._buffer[:size])
+
+
+def loop_time() -> Callable[[], float]:
+    """Return the running loop's function for its time."""
+    return asyncio.get_running_loop().time
 
 
 async def connect_asyncio(

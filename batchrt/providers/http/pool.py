@@ -34,27 +34,31 @@ class Pool:
 
     Attributes:
         loop: the event loop.
+        time: returns the loop's time.
         deadlines: of the exchanges; `None` without a timeout.
     """
 
     def __init__(self, *, keepalive_expiry: float, timeout: float | None) -> None:
         self.loop: LoopHandle = LoopHandle.current()
-        self._time = self.loop.time
-        self.deadlines: Deadlines | None = None if timeout is None else Deadlines(timeout, self._time)
+        self._connect, self.time = connector()
+        self.deadlines: Deadlines | None = None if timeout is None else Deadlines(timeout, self.time)
         self._expiry = keepalive_expiry
-        self._connect = connector()
         # By the identity of the route (see `Pools.intern`): to hash its fields would cost more than the rest.
         self._idle: dict[int, deque[Connection]] = {}
         self._open: set[Connection] = set()
         self._alarm = Alarm(self._expire)
         self._closed = False
 
-    def take(self, route: Route) -> Connection | None:
-        """Return an idle connection; `None` if there is none."""
+    def take(self, route: Route, now: float) -> Connection | None:
+        """Return an idle connection; `None` if there is none.
+
+        Args:
+            route: to the server; interned.
+            now: the loop's time.
+        """
         idle = self._idle.get(id(route))
         if not idle:
             return None
-        now = self._time()
         while idle:
             connection = idle.pop()
             rested = now - connection.idle_since
@@ -78,7 +82,7 @@ class Pool:
         if self._closed or not connection.release():
             connection.cancel()
             return
-        connection.idle_since = self._time()
+        connection.idle_since = self.time()
         idle = self._idle.get(id(route))
         if idle is None:
             idle = self._idle[id(route)] = deque()
@@ -113,7 +117,7 @@ class Pool:
 
     def _expire(self) -> None:
         """Close connections that have been idle for too long: of each route, the first ones."""
-        oldest, now = _NEVER, self._time()
+        oldest, now = _NEVER, self.time()
         for idle in self._idle.values():
             while idle and now - idle[0].idle_since >= self._expiry:
                 idle.popleft().cancel()
