@@ -76,7 +76,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close idle connections."""
-        self._pools.close()
+        await self._pools.aclose()
 
 
 class _BodyStream(httpx.AsyncByteStream, AsyncIterator[bytes]):

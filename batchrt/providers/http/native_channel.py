@@ -91,7 +91,7 @@ class NativeChannel:
 
     async def aclose(self) -> None:
         """Close idle connections; requests fail afterwards."""
-        self._pools.close()
+        await self._pools.aclose()
 
     def _target(self, url: str) -> _Target:
         route = self._pools.intern(route_of(url, ssl_context=self._ssl_context))

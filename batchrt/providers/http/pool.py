@@ -8,6 +8,8 @@ import weakref
 from collections import deque
 from typing import Final
 
+import anyio.lowlevel
+
 from batchrt.providers.http.connector import Connection, connector
 from batchrt.providers.http.deadlines import Deadlines
 from batchrt.providers.http.route import Route
@@ -19,6 +21,8 @@ __all__ = ["KEEPALIVE_EXPIRY", "Pool", "Pools"]
 KEEPALIVE_EXPIRY: Final = 4.0
 """Seconds for which an idle connection is kept: less than the 5 s after which uvicorn and Node close it."""
 _NEVER: Final = math.inf
+_ROUNDS_TO_CLOSE: Final = 3
+"""Rounds of asyncio's loop in which a transport over TLS closes; a loop that ends before would warn."""
 _RESTED: Final = 0.01
 """Seconds of idleness from which on a connection is looked at before it is used."""
 
@@ -167,7 +171,7 @@ class Pools:
         _forked_with.add(pool)
         return self._pools.setdefault(running_loop(), pool)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close idle connections on all loops; those in use are closed when their exchange ends."""
         self.closed = True
         pools = self._pools
@@ -175,6 +179,8 @@ class Pools:
         for pool in pools.values():
             if not (pool.loop.is_open() and pool.loop.call(pool.close_idle)):
                 pool.forget()
+        for _ in range(_ROUNDS_TO_CLOSE):
+            await anyio.lowlevel.checkpoint()
 
 
 _forked_with: Final[weakref.WeakSet[Pool]] = weakref.WeakSet()

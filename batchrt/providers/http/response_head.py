@@ -64,15 +64,21 @@ def repaired(head: bytes) -> bytes:
     Raises:
         MalformedResponseError: there are different lengths, or one is not a number.
     """
-    start, *lines = _LINE_END.split(_FOLD.sub(b" ", head.rstrip(b"\r\n")))
+    start, *lines = _LINE_END.split(_FOLD.sub(b" ", head.strip(b"\r\n")))
     fields = [_SPACE_BEFORE_COLON.sub(b":", line, count=1) for line in lines]
     lengths = [value for name, value in map(_split, fields) if name == b"content-length"]
     if lengths:
         length = content_length(b",".join(lengths).decode("latin-1"))
-        fields = [line for line in fields if _split(line)[0] != b"content-length"]
-        if not any(name == b"transfer-encoding" for name, _ in map(_split, fields)):
-            fields.append(b"content-length: %d" % length)
+        if any(name == b"transfer-encoding" for name, _ in map(_split, fields)):
+            # One of the two is wrong, and so may be the end of the response.
+            fields = [*_without(fields, b"content-length", b"connection"), b"connection: close"]
+        else:
+            fields = [*_without(fields, b"content-length"), b"content-length: %d" % length]
     return b"\r\n".join([start, *fields, b"", b""])
+
+
+def _without(fields: Sequence[bytes], *names: bytes) -> list[bytes]:
+    return [line for line in fields if _split(line)[0] not in names]
 
 
 def _split(line: bytes) -> tuple[bytes, bytes]:

@@ -251,9 +251,9 @@ class ResponseParser:
         except MalformedResponseError as error:
             self._fail(error)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.reusable = False
             if not self.done:
                 self._fail(BrokenResponse(str(error), "body" if self.has_head else "head"))
-        self.reusable = False
 
     def _check_bounds(self, data: memoryview) -> None:
         """Bound the body, and the bytes that bring none."""
