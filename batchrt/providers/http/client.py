@@ -91,7 +91,7 @@ class Client:
             max_response_bytes=max_response_bytes,
             http_client=http_client,
             transport=transport,
-            **({} if ssl_context is None else {"ssl_context": ssl_context}),
+            ssl_context=ssl_context,
         )
 
     def __repr__(self) -> str:

@@ -162,6 +162,7 @@ def connection_failed(
     proxy: Proxy | None = None,
     *,
     explained: bool = False,
+    certain: bool = False,
 ) -> ConnectionFailedError:
     """Return the error for a connection to `origin` that could not be made.
 
@@ -171,10 +172,11 @@ def connection_failed(
         fault: from `fault_of`.
         proxy: the proxy of the connection, if the error may be the proxy's.
         explained: the reason needs no hint.
+        certain: with a `proxy`, the error is the proxy's whatever the fault.
     """
     words, protocol = reason, urlsplit(origin).scheme
-    # Through a proxy, a certificate that fails is still the server's.
-    proxied = proxy is not None and (explained or fault not in _NOT_OF_PROXIES)
+    # Through a proxy, a certificate that fails is mostly the server's.
+    proxied = proxy is not None and (certain or fault not in _NOT_OF_PROXIES)
     if fault is not None and not explained:
         protocol = "TLS" if protocol == "https" and not proxied else "HTTP"
         words = _HINTS[fault].format(reason=reason, protocol=protocol, limit=_descriptor_limit())
@@ -220,8 +222,11 @@ def translate(
     hide_url(error)
     origin = origin_of(url)
     if isinstance(error, ConnectFailed):
-        proxy = None if error.past_proxy else proxy
-        return connection_failed(origin, reason_of(error), fault_of(error), proxy, explained=error.explained)
+        fault = fault_of(error)
+        proxy = None if error.past_proxy or fault == "resources" else proxy
+        return connection_failed(
+            origin, reason_of(error), fault, proxy, explained=error.explained, certain=True
+        )
     if _is_unconnected(error) or _is_of(library, error, _UNCONNECTED):
         return connection_failed(origin, reason_of(error), fault_of(error), proxy)
     if isinstance(error, TimeoutError) or _is_of(library, error, ("TimeoutException",)):

@@ -35,13 +35,14 @@ class Deadlines:
         time: returns the loop's time.
     """
 
-    __slots__ = ("_alarm", "_pending", "_seconds", "_time")
+    __slots__ = ("_alarm", "_closing", "_pending", "_seconds", "_time")
 
     def __init__(self, seconds: float, time: Callable[[], float]) -> None:
         self._seconds = seconds
         self._time = time
         self._pending: dict[Expiring, None] = {}
         self._alarm = Alarm(self._expire)
+        self._closing = False
 
     def begin(self, exchange: Expiring, now: float) -> None:
         """Set the deadline of an exchange that begins now."""
@@ -53,6 +54,14 @@ class Deadlines:
     def end(self, exchange: Expiring) -> None:
         """Forget an exchange that has ended."""
         self._pending.pop(exchange, None)
+        if self._closing and not self._pending:
+            self._alarm.clear()
+
+    def close(self) -> None:
+        """Keep no alarm when the exchanges in flight have ended: it would outlive the client by minutes."""
+        self._closing = True
+        if not self._pending:
+            self._alarm.clear()
 
     def clear(self) -> None:
         """Let no further deadline come."""

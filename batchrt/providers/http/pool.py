@@ -98,6 +98,8 @@ class Pool:
         """Close idle connections, and keep none from now on."""
         self._closed = True
         self._alarm.clear()
+        if self.deadlines is not None:
+            self.deadlines.close()
         for idle in self._idle.values():
             while idle:
                 idle.pop().cancel()

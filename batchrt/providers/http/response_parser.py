@@ -122,6 +122,9 @@ class ResponseParser:
     def feed(self, data: memoryview) -> None:
         """Parse the next bytes."""
         self.untouched = False
+        if self.done:  # and the task that waits for it has not run yet
+            self.reusable = False
+            return
         if self._repairing:
             self._keep(data)
             self._repair()

@@ -20,6 +20,8 @@ _HANDSHAKE: Final = 2.0
 async def speaks_tls(url: str) -> bool:
     """Whether the server of `url` answers a TLS handshake, with any certificate."""
     parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):  # a Unix socket
+        return False
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:

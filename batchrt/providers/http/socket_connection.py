@@ -75,7 +75,10 @@ class SocketConnection:
 
     def release(self) -> bool:
         """End an exchange; return whether the connection may carry another."""
-        return self.parser.reusable and not self._lost and not self._stream.has_unsent()
+        if not self.parser.reusable or self._lost or self._stream.has_unsent():
+            return False
+        # What is in the socket `is_usable` finds.
+        return not self._stream.has_unread()
 
     def cancel(self) -> None:
         """Close the connection at once, and wake the task that waits for it."""

@@ -28,6 +28,9 @@ class Stream(Protocol):
     async def receive(self) -> bytes:
         """Return the next bytes; none at the orderly end."""
 
+    def has_unread(self) -> bool:
+        """Whether bytes or an end are there that the socket no longer has."""
+
 
 class PlainStream:
     """A stream of the bytes of a socket."""
@@ -69,6 +72,10 @@ class PlainStream:
                 return self._socket.recv(_READ_SIZE)
             except (BlockingIOError, InterruptedError):
                 pass
+
+    def has_unread(self) -> bool:
+        """Whether bytes are kept, which are not."""
+        return False
 
     def _send(self, data: bytes) -> int:
         try:
@@ -147,6 +154,16 @@ class TLSStream:
                 await self._receive_records()
             except ssl.SSLZeroReturnError:
                 return b""
+
+    def has_unread(self) -> bool:
+        """Whether bytes or an end are in records that have been received."""
+        try:
+            self._object.read(1)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            pass
+        return True
 
     def _pass_on(self) -> None:
         if self._outgoing.pending:
