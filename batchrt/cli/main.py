@@ -26,7 +26,7 @@ import typer
 
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
-from batchrt.cli.mock import mock
+from batchrt.cli.mock import MockSettings, serve_mock
 from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
 from batchrt.cli.process import leave, open_standard_streams
 
@@ -69,6 +69,14 @@ stopped in the middle (the provider lets nothing through any more, the output ca
 not be read), 129 hung up, 130 interrupted, 143 terminated.
 """
 
+_MOCK_HELP: Final = """
+Serve a provider that needs no model: OpenAI's API, with latency and faults as you like.
+
+Prints its base URL on stdout when it listens, and serves until Ctrl-C. The answers are the same
+every time. GET /_mock/log tells what it saw, and GET /_mock/verdict how well the limits were used and
+the waits kept. Seconds count from the first request.
+"""
+
 
 # The modules of jobs import HTTP clients and numpy; --help and mistakes do without.
 def _run(settings: RunSettings) -> int:
@@ -97,7 +105,9 @@ app.command("run", short_help="Ask a model about each row of a file.", help=_RUN
 app.command("embed", short_help="Turn a text of each row into a vector.", help=_EMBED_HELP)(
     command_of(EmbedSettings, _embed)
 )
-app.command(short_help="Serve a provider to try things against.")(mock)
+app.command("mock", short_help="Serve a provider to try things against.", help=_MOCK_HELP)(
+    command_of(MockSettings, serve_mock)
+)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's callbacks are called like this

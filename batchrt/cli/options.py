@@ -15,6 +15,7 @@ from typing import (
     NoReturn,
     TypeAlias,
     TypeVar,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -23,7 +24,7 @@ from typing import (
 import typer
 
 from batchrt.cli.errors import UsageError
-from batchrt.files.encodings import OutputEncoding
+from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
 __all__ = [
@@ -54,7 +55,7 @@ class JobSettings:
     """Hold the options that both commands have; a field without `Annotated` is an option of one of them."""
 
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also gzipped; - for stdin.")
+        str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also .gz, .zst; - for stdin.")
     ]
     model: str
     base_url: Annotated[
@@ -93,7 +94,7 @@ class JobSettings:
     format: Annotated[
         Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT once all is well.")] = False
     delimiter: Annotated[
         str | None,
         typer.Option(
@@ -299,7 +300,7 @@ class EmbedSettings(JobSettings):
     ] = None
 
 
-S = TypeVar("S", bound=JobSettings)
+S = TypeVar("S")
 
 
 def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
@@ -311,13 +312,13 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     """
 
     def command(**given: Any) -> None:
-        for name, (_, read) in _READERS.items():
-            given[name] = read(given[name])
+        for name in given.keys() & _READERS.keys():
+            given[name] = _READERS[name][1](given[name])
         raise typer.Exit(run(kind(**given)))
 
     hints = get_type_hints(kind, include_extras=True)
     parameters = []
-    for each in fields(kind):
+    for each in fields(cast("type[JobSettings]", kind)):
         if get_origin(hints[each.name]) is not Annotated:
             continue
         python_type, option = get_args(hints[each.name])
