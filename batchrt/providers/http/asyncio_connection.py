@@ -11,8 +11,10 @@ import asyncio  # noqa: TID251  see above
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar, cast
+
+import anyio
 
 from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFailed, reason_of
 from batchrt.providers.http.response_parser import ResponseParser
@@ -22,6 +24,10 @@ from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_re
 
 __all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
+_P = TypeVar("_P", bound=asyncio.BaseProtocol)
+
+_HANDSHAKE_END: Final = 1.0
+"""Seconds for the end of a handshake whose socket receives no more; it takes one round of the loop."""
 _MOST_UNREAD: Final = 1024 * 1024
 """Bytes of a body that wait for a slow reader before the connection stops to receive."""
 
@@ -215,22 +221,19 @@ async def connect_asyncio(
     """
     loop = asyncio.get_running_loop()
     connection = AsyncioConnection(sock, buffer, closed)
-    if route.unix_path is not None:
-        await loop.create_unix_connection(lambda: connection, sock=sock)
-        return connection
     try:
-        if route.proxy_tls is not None and route.tunneled:
-            await _connect_through(route, sock, connection)
+        if route.unix_path is not None:
+            await loop.create_unix_connection(lambda: connection, sock=sock)
+        elif route.proxy_tls is not None and route.tunneled:
+            await _finish_handshake(sock, connection, _connect_through(route, sock, connection))
+        elif route.proxy_tls is not None:
+            making = _handshake(connection, sock, route.proxy_tls, _proxy_host(route))
+            await _finish_handshake(sock, connection, making)
+        elif route.tls is not None:
+            making = _handshake(connection, sock, route.tls, route.server_hostname)
+            await _finish_handshake(sock, connection, making)
         else:
-            context = route.proxy_tls or route.tls
-            name = _proxy_host(route) if route.proxy_tls is not None else route.server_hostname
-            await loop.create_connection(
-                lambda: connection,
-                sock=sock,
-                ssl=context,
-                server_hostname=None if context is None else name,
-                ssl_handshake_timeout=None if context is None else CONNECT_TIMEOUT,
-            )
+            await loop.create_connection(lambda: connection, sock=sock)
     except ConnectFailed:
         raise
     except (OSError, ValueError) as error:  # OpenSSL's errors too
@@ -238,22 +241,52 @@ async def connect_asyncio(
     return connection
 
 
-async def _connect_through(route: Route, sock: socket.socket, connection: AsyncioConnection) -> None:
-    """Open a tunnel through a proxy that speaks TLS, and start the server's TLS in it."""
-    loop = asyncio.get_running_loop()
-    assert route.tls is not None
-    transport, tunnel = await loop.create_connection(
-        _Tunnel,
+async def _finish_handshake(
+    sock: socket.socket, connection: AsyncioConnection, handshake: Coroutine[Any, Any, object]
+) -> None:
+    """Await `handshake`; if the caller is cancelled, end it by an end of what the socket receives.
+
+    uvloop 0.23 closes the connection of a cancelled handshake and may write to it afterwards, which is an
+    error in the log. (It must not be kept from writing either: then libuv aborts the process.)
+    """
+    task = asyncio.ensure_future(handshake)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([task], timeout=_HANDSHAKE_END)
+            if task.cancel():
+                await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            connection.cancel()
+        raise
+
+
+async def _handshake(
+    protocol: _P, sock: socket.socket, context: ssl.SSLContext, name: str
+) -> tuple[asyncio.Transport, _P]:
+    """Start TLS on `sock`."""
+    return await asyncio.get_running_loop().create_connection(
+        lambda: protocol,
         sock=sock,
-        ssl=route.proxy_tls,
-        server_hostname=_proxy_host(route),
+        ssl=context,
+        server_hostname=name,
         ssl_handshake_timeout=CONNECT_TIMEOUT,
     )
+
+
+async def _connect_through(route: Route, sock: socket.socket, connection: AsyncioConnection) -> None:
+    """Open a tunnel through a proxy that speaks TLS, and start the server's TLS in it."""
+    assert route.tls is not None
+    assert route.proxy_tls is not None
+    transport, tunnel = await _handshake(_Tunnel(), sock, route.proxy_tls, _proxy_host(route))
     try:
         transport.write(connect_request(route))
         await tunnel.answered
         check_tunnel(route, tunnel.received)
-        inner = await loop.start_tls(
+        inner = await asyncio.get_running_loop().start_tls(
             transport,
             connection,
             route.tls,
