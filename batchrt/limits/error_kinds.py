@@ -83,6 +83,11 @@ class FailureKind(Enum):
         kind.retryable = True if "retryable" in traits else False if "final" in traits else None
         return kind
 
+    @staticmethod
+    def of(error: BaseException | None) -> FailureKind:
+        """Return the kind of `error`; `REJECTED` for an error that is not a provider's."""
+        return kind_of(error)
+
 
 def kind_of(error: BaseException | None) -> FailureKind:
     """Return the kind of `error`; `REJECTED` for an error that is not a provider's."""

@@ -30,6 +30,8 @@ _HANDSHAKE_END: Final = 1.0
 """Seconds for the end of a handshake whose socket receives no more; it takes one round of the loop."""
 _MOST_UNREAD: Final = 1024 * 1024
 """Bytes of a body that wait for a slow reader before the connection stops to receive."""
+_LONGEST_GREETING: Final = 4096
+"""Bytes of a server that speaks before it is spoken to; more are no greeting."""
 
 
 class AsyncioConnection(asyncio.BufferedProtocol):
@@ -51,6 +53,7 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         "_busy",
         "_closed",
         "_eager",
+        "_greeting",
         "_loop",
         "_lost",
         "_socket",
@@ -72,6 +75,7 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._busy = self._eager = self._lost = False
         self._unread = 0
+        self._greeting = bytearray()
         self.parser: ResponseParser = ResponseParser()
         self.idle_since: float = 0.0
 
@@ -87,8 +91,8 @@ class AsyncioConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse the bytes that have been received."""
-        if not self._busy:  # no request asked for them
-            self.cancel()
+        if not self._busy:
+            self._receive_unasked(nbytes)
             return
         self.parser.feed(self._buffer[:nbytes])
         if self.parser.done:
@@ -131,25 +135,14 @@ class AsyncioConnection(asyncio.BufferedProtocol):
 
     async def exchange(self, request: bytes, limit: float) -> None:
         """Send `request`, and return when the parser is done with the response."""
-        parser = self.parser
-        parser.begin(limit)
-        if self._lost:
-            parser.end()
-            return
-        self._busy, self._eager = True, False
-        self._transport.write(request)
-        self._waiter = self._loop.create_future()
-        await self._waiter
+        self._start(request, limit, bodiless=False, eager=False)
+        if not self.parser.done:
+            self._waiter = self._loop.create_future()
+            await self._waiter
 
     def send(self, request: bytes, limit: float, *, bodiless: bool = False) -> None:
         """Send `request`; its response is read by `advance`."""
-        self.parser.begin(limit, bodiless=bodiless)
-        if self._lost:
-            self.parser.end()
-            return
-        self._busy = self._eager = True
-        self._unread = 0
-        self._transport.write(request)
+        self._start(request, limit, bodiless=bodiless, eager=True)
 
     async def advance(self) -> None:
         """Return when more of the response is there, or the parser is done."""
@@ -177,6 +170,25 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         self._lost = True
         with contextlib.suppress(OSError):
             self._socket.close()
+
+    def _start(self, request: bytes, limit: float, *, bodiless: bool, eager: bool) -> None:
+        parser = self.parser
+        parser.begin(limit, bodiless=bodiless)
+        self._busy, self._eager, self._unread = True, eager, 0
+        if self._greeting:
+            greeting, self._greeting = self._greeting, bytearray()
+            parser.feed(memoryview(greeting))
+        if self._lost:
+            parser.end()
+        elif not parser.done:
+            self._transport.write(request)
+
+    def _receive_unasked(self, nbytes: int) -> None:
+        """Keep what a server says first: it tells its protocol. Later, nothing may come without a request."""
+        if self.parser.status or len(self._greeting) > _LONGEST_GREETING:
+            self.cancel()
+        else:
+            self._greeting += self._buffer[:nbytes]
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -24,6 +24,8 @@ class RequestBytes(bytes):
     def __repr__(self) -> str:
         return f"<request of {len(self)} bytes>"
 
+    __str__ = __repr__
+
 
 class Exchange:
     """Send a request and receive the response, at once or part by part.

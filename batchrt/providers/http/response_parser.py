@@ -133,6 +133,9 @@ class ResponseParser:
                 self._parser.feed_data(data)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
                 self._refused(error, data)
+        self._check_size(data)
+
+    def _check_size(self, data: memoryview) -> None:
         if not self.done:
             self._check_bounds(data)
         elif self._size > self._limit:
