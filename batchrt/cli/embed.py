@@ -6,15 +6,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
-from batchrt import InputError, OpenAIEmbeddings, RunConfig, RunnableLambda
+from batchrt import OpenAIEmbeddings, RunConfig, RunnableLambda
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError, output_option_named
+from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import AnyRow, Feed
 from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job_files import open_output
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
-from batchrt.files import Row, Source, VectorSink, open_vector_sink, required_columns, text_reader
+from batchrt.files import Row, Source, open_vector_sink, required_columns, text_reader
 
 __all__ = ["embed_job"]
 
@@ -35,7 +36,9 @@ def embed_job(settings: EmbedSettings) -> int:
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
-        sink = stack.enter_context(_open_sink(settings, source))
+        columns = {_ID: int if settings.id_column is None else str}
+        sink = open_output(open_vector_sink, settings, source, columns=columns, width=settings.dimensions)
+        stack.enter_context(sink)
         chain = RunnableLambda(text_reader(source, settings.column), inline=True) | model.as_bytes()
         feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
         config = RunConfig(timeout=settings.timeout)
@@ -68,22 +71,6 @@ def _truncate(option: str | None) -> bool | int:
     if tokens is not None:
         return tokens
     raise UsageError(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
-
-
-def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
-    try:
-        return open_vector_sink(
-            settings.output,
-            columns={_ID: int if settings.id_column is None else str},
-            width=settings.dimensions,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-        )
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    except InputError as error:
-        raise UsageError(output_option_named(error)) from error
 
 
 def id_reader(column: str | None) -> Callable[[AnyRow], Row]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -31,31 +30,19 @@ from batchrt.cli.answers import Answer
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
 from batchrt.cli.counts import Counts, kept_apart, losses, summary
-from batchrt.cli.errors import UsageError, option_named, option_of
+from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import Feed
+from batchrt.cli.job_files import open_input, option_named
 from batchrt.cli.models import is_built_in, url_hint
-from batchrt.cli.options import JobSettings
-from batchrt.cli.process import allow_connections, collecting_less, watch_interrupts
+from batchrt.cli.options import JobSettings, check_number
+from batchrt.cli.process import collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.provider_events import ProviderEvents
-from batchrt.files import (
-    Entry,
-    RowWriter,
-    Sink,
-    Source,
-    VectorSink,
-    choose_format,
-    open_source,
-    without_traces,
-)
+from batchrt.files import Entry, RowWriter, Sink, Source, VectorSink, without_traces
 from batchrt.files.cells import error_line
+from batchrt.providers.http.open_files import allow_connections
 
-__all__ = [
-    "Job",
-    "check_limits",
-    "execute",
-    "output_format",
-]
+__all__ = ["Job", "check_limits", "execute"]
 
 _BY_SIGNAL: Final = 128
 """The shell's offset of the exit code of a program that a signal ended."""
@@ -70,17 +57,11 @@ _STOPPED: Final = 4
 
 def check_limits(settings: JobSettings) -> None:
     """Raise UsageError for a time, a rate or a number of requests that cannot be had."""
-    seconds = settings.timeout
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageError(f"--timeout must be a number of seconds above 0, not {seconds:g}")
+    check_number(settings, "timeout", of="seconds", above_0=True)
     for name in ("requests_per_minute", "tokens_per_minute"):
-        limit = getattr(settings, name)
-        if limit is not None and not 0 < limit < math.inf:
-            raise UsageError(f"{option_of(name)} must be a number above 0, not {limit:g}")
+        check_number(settings, name, above_0=True)
     for name in ("patience", "max_wait"):
-        wait = getattr(settings, name)
-        if not 0 <= wait < math.inf:
-            raise UsageError(f"{option_of(name)} must be a number of seconds, 0 or more, not {wait:g}")
+        check_number(settings, name, of="seconds")
     wanted = settings.max_concurrency
     if wanted == "auto" or is_built_in(settings):
         return
@@ -90,28 +71,6 @@ def check_limits(settings: JobSettings) -> None:
             f"--max-concurrency {wanted} needs more open files than this system allows; "
             f"use at most {max(1, fit)}, or allow more with ulimit -n"
         )
-
-
-def output_format(settings: JobSettings) -> str | None:
-    """Return the format of the output; `None` if neither an option nor a suffix tells it."""
-    if settings.output_format is not None or settings.output == "-":
-        return settings.output_format
-    try:
-        return choose_format(settings.output)
-    except InputError:  # opening it raises the same
-        return None
-
-
-def _open_source(settings: JobSettings) -> Source:
-    """Open the input; a delimiter is for CSV, and for an output that is one."""
-    delimiter = settings.delimiter
-    if delimiter is not None and choose_format(settings.source, settings.format) != "csv":
-        if output_format(settings) != "csv":
-            raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
-        delimiter = None
-    return open_source(
-        settings.source, format=settings.format, delimiter=delimiter, encoding=settings.encoding
-    )
 
 
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:
@@ -125,7 +84,7 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     try:
-        with _open_source(settings) as source:
+        with open_input(settings) as source:
             with ExitStack() as stack:
                 job = new_job(source, stack)
                 with collecting_less():
@@ -397,17 +356,9 @@ class Job:
         not_started = self._not_started()
         stopped = self._stopped(not_started)
         if not self._settings.quiet:
-            say(
-                summary(
-                    self.counts,
-                    self._events,
-                    self.sink,
-                    self._seconds,
-                    stopped=stopped,
-                    not_started="" if stopped else not_started,
-                    cost=self.budget.cost_of(self.counts),
-                )
-            )
+            cost = self.budget.cost_of(self.counts)
+            ended = {"stopped": stopped, "not_started": "" if stopped else not_started, "cost": cost}
+            say("\n".join(summary(self.counts, self._events, self.sink, self._seconds, **ended)))
         else:
             for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
                 if line:

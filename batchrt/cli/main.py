@@ -1,18 +1,4 @@
-"""The program: its commands and its exit codes.
-
-Exit codes:
-
-    0    all fine
-    1    some rows failed
-    2    nothing was answered: the command, a file or the key has to be put right first
-    3    stopped at a limit of spending: --max-tokens-total or --max-cost
-    4    stopped in the middle: the provider lets nothing through any more, the output could not be written,
-         or the input could not be read to its end
-    129  the terminal has gone (SIGHUP)
-    130  interrupted (Ctrl-C)
-    141  the reader of the output has gone
-    143  terminated (SIGTERM)
-"""
+"""The program: its commands and their help, which lists the exit codes."""
 
 from __future__ import annotations
 
@@ -37,6 +23,12 @@ _LOG: Final = logging.getLogger("batchrt")
 # Typer brings a copy of click along in some versions and not in others; this class it always names.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
+_EXIT_CODES: Final = """
+Exit codes: 0 all fine, 1 some rows failed, 2 nothing was {}, 3 stopped at a limit of spending, 4
+stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
+not be read), 129 hung up, 130 interrupted, 141 the reader of the output has
+gone, 143 terminated.
+"""
 _RUN_HELP: Final = """
 Ask a model about each row of INPUT; write the rows with the answers, in the same order.
 
@@ -45,11 +37,7 @@ error column. The column finish_reason has the provider's word for why an answer
 content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
 the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
 is finished, and nothing more is sent.
-
-Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 4
-stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-not be read), 129 hung up, 130 interrupted, 143 terminated.
-"""
+""" + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """
 Turn a text of each row of INPUT into a vector; write the vectors, in the same order.
@@ -63,11 +51,7 @@ killed (SIGKILL) loses it, where the other formats keep what was written.
 The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
 for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
 flight is finished, and nothing more is sent. What is done is written.
-
-Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 4
-stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-not be read), 129 hung up, 130 interrupted, 143 terminated.
-"""
+""" + _EXIT_CODES.format("embedded")
 
 _MOCK_HELP: Final = """
 Serve a provider that needs no model: OpenAI's API, with latency and faults as you like.

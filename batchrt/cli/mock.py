@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, cast
+from typing import Any, Final, cast
 
 import typer
 
 from batchrt.cli.errors import UsageError, option_of
+from batchrt.cli.options import option
 
 __all__ = ["MockSettings", "serve_mock"]
 
@@ -21,118 +22,85 @@ _NAMES: Final = {"style": "limit_style", "headers": "limit_headers"}
 class MockSettings:
     """Hold the options of `batchrt mock`."""
 
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000
-    latency: Annotated[
-        str, typer.Option(help="Seconds before an answer, or lognormal:MEDIAN,SIGMA to draw them from.")
-    ] = "0"
-    faults: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="The share of requests that meet a fault, of any kind that a chat can meet."
-        ),
-    ] = 0.0
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND=RATE",
-            help="The share that meets one kind, as stall=0.01, or stall:3=0.01 for 3 s; may be repeated.",
-        ),
-    ] = None
-    seed: Annotated[int, typer.Option(help="Another number: other answers, latencies and faults.")] = 0
-    require_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Refuse requests that do not carry this key.")
-    ] = None
-    server: Annotated[
-        str,
-        typer.Option(
-            metavar="FAMILY",
-            help="The kind of server to be, for embeddings and lists: openai, azure, tei, infinity, "
-            "llama-server, llama-cpp-python, vllm or ollama.",
-        ),
-    ] = "openai"
-    dimensions: Annotated[
-        int, typer.Option(min=1, help="The width of a vector, unless a request asks for less.")
-    ] = 1536
-    max_inputs: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most inputs of an embedding request. [default: FAMILY's own]"),
-    ] = None
-    max_input_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The most tokens of one of them. [default: FAMILY's own]")
-    ] = None
-    max_request_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The most tokens of all of them. [default: FAMILY's own]")
-    ] = None
-    max_in_flight: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Refuse embedding requests when so many requests (tei: inputs) are in flight. "
-            "[default: FAMILY's own]",
-        ),
-    ] = None
-    latency_per_input: Annotated[
-        float, typer.Option(min=0, help="Seconds that each input of a request adds to the latency.")
-    ] = 0.0
-    requests_per_minute: Annotated[
-        str | None,
-        typer.Option(
-            metavar=_SCRIPTED,
-            help="What each key may ask of each model: 600, or 600,300@60 for 300 from second 60 on. "
-            "More gets a 429.",
-        ),
-    ] = None
-    tokens_per_minute: Annotated[
-        str | None, typer.Option(metavar=_SCRIPTED, help="Likewise in tokens: of the input and max_tokens.")
-    ] = None
-    requests_per_day: Annotated[str | None, typer.Option(metavar=_SCRIPTED, help="Likewise for a day.")] = (
-        None
+    host: str = option("127.0.0.1", help="The address to listen on.")
+    port: int = option(8000, min=0, max=65535, help="The port; 0 for any that is free.")
+    latency: str = option("0", help="Seconds before an answer, or lognormal:MEDIAN,SIGMA to draw them from.")
+    faults: float = option(
+        0.0, min=0, max=1, help="The share of requests that meet a fault, of any kind that a chat can meet."
     )
-    tokens_per_day: Annotated[str | None, typer.Option(metavar=_SCRIPTED, help="Likewise in tokens.")] = None
-    max_parallel_requests: Annotated[
-        str | None,
-        typer.Option(
-            metavar=_SCRIPTED, help="How many requests of each key may be in flight; more get a 429."
-        ),
-    ] = None
-    burst_seconds: Annotated[
-        float | None,
-        typer.Option(help="How many seconds of a minute's limit may come at once. [default: 60]"),
-    ] = None
-    limit_style: Annotated[
-        str | None,
-        typer.Option(
-            metavar="STYLE",
-            help="How the limits are told: as by openai, azure, litellm, tei, infinity or nginx. "
-            "[default: FAMILY's own]",
-        ),
-    ] = None
-    limit_headers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHERE", help="Which answers carry x-ratelimit-*: all, success or none. [default: all]"
-        ),
-    ] = None
-    capacity: Annotated[
-        str | None,
-        typer.Option(metavar=_SCRIPTED, help="How many requests are worked on at a time; the others wait."),
-    ] = None
-    max_waiting: Annotated[
-        int | None, typer.Option(min=0, help="How many may wait; more are refused. [default: no bound]")
-    ] = None
-    seconds_per_token: Annotated[
-        float | None,
-        typer.Option(min=0, help="What each token of an answer adds to the latency. [default: 0]"),
-    ] = None
-    outage: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="START-END[=KIND]",
-            help="Fail every request in these seconds, as 60-120=429; the kind is 503, 500, 429, refused "
-            "or hanging. [default kind: 503] May be repeated.",
-        ),
-    ] = None
+    fault: list[str] | None = option(
+        None,
+        metavar="KIND=RATE",
+        help="The share that meets one kind, as stall=0.01, or stall:3=0.01 for 3 s; may be repeated.",
+    )
+    seed: int = option(0, help="Another number: other answers, latencies and faults.")
+    require_key: str | None = option(None, metavar="KEY", help="Refuse requests that do not carry this key.")
+    server: str = option(
+        "openai",
+        metavar="FAMILY",
+        help="The kind of server to be, for embeddings and lists: openai, azure, tei, infinity, "
+        "llama-server, llama-cpp-python, vllm or ollama.",
+    )
+    dimensions: int = option(1536, min=1, help="The width of a vector, unless a request asks for less.")
+    max_inputs: int | None = option(
+        None, min=1, help="The most inputs of an embedding request. [default: FAMILY's own]"
+    )
+    max_input_tokens: int | None = option(
+        None, min=1, help="The most tokens of one of them. [default: FAMILY's own]"
+    )
+    max_request_tokens: int | None = option(
+        None, min=1, help="The most tokens of all of them. [default: FAMILY's own]"
+    )
+    max_in_flight: int | None = option(
+        None,
+        min=1,
+        help="Refuse embedding requests when so many requests (tei: inputs) are in flight. [default: "
+        "FAMILY's own]",
+    )
+    latency_per_input: float = option(
+        0.0, min=0, help="Seconds that each input of a request adds to the latency."
+    )
+    requests_per_minute: str | None = option(
+        None,
+        metavar=_SCRIPTED,
+        help="What each key may ask of each model: 600, or 600,300@60 for 300 from second 60 on. More "
+        "gets a 429.",
+    )
+    tokens_per_minute: str | None = option(
+        None, metavar=_SCRIPTED, help="Likewise in tokens: of the input and max_tokens."
+    )
+    requests_per_day: str | None = option(None, metavar=_SCRIPTED, help="Likewise for a day.")
+    tokens_per_day: str | None = option(None, metavar=_SCRIPTED, help="Likewise in tokens.")
+    max_parallel_requests: str | None = option(
+        None, metavar=_SCRIPTED, help="How many requests of each key may be in flight; more get a 429."
+    )
+    burst_seconds: float | None = option(
+        None, help="How many seconds of a minute's limit may come at once. [default: 60]"
+    )
+    limit_style: str | None = option(
+        None,
+        metavar="STYLE",
+        help="How the limits are told: as by openai, azure, litellm, tei, infinity or nginx. [default: "
+        "FAMILY's own]",
+    )
+    limit_headers: str | None = option(
+        None, metavar="WHERE", help="Which answers carry x-ratelimit-*: all, success or none. [default: all]"
+    )
+    capacity: str | None = option(
+        None, metavar=_SCRIPTED, help="How many requests are worked on at a time; the others wait."
+    )
+    max_waiting: int | None = option(
+        None, min=0, help="How many may wait; more are refused. [default: no bound]"
+    )
+    seconds_per_token: float | None = option(
+        None, min=0, help="What each token of an answer adds to the latency. [default: 0]"
+    )
+    outage: list[str] | None = option(
+        None,
+        metavar="START-END[=KIND]",
+        help="Fail every request in these seconds, as 60-120=429; the kind is 503, 500, 429, refused or "
+        "hanging. [default kind: 503] May be repeated.",
+    )
 
 
 def serve_mock(settings: MockSettings) -> int:

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 from batchrt import AuthenticationError, RetryPolicy, TokenizerError
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.options import JobSettings
-from batchrt.cli.process import allow_connections
 from batchrt.providers.http.address import address_mistake
+from batchrt.providers.http.open_files import allow_connections
 
 __all__ = ["is_built_in", "new_model", "url_hint"]
 
@@ -64,7 +64,9 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
     except (ImportError, TokenizerError) as error:
         raise UsageError(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
     except (TypeError, ValueError) as error:
-        raise UsageError(_in_options(str(error), options)) from error
+        # It begins with a parameter's name, mostly, which is the option's but for the dashes.
+        name, _, rest = str(error).partition(" ")
+        raise UsageError(f"{option_of(name)} {rest}" if name in options else str(error)) from error
 
 
 def _most_in_flight(settings: JobSettings) -> int | None:
@@ -73,12 +75,6 @@ def _most_in_flight(settings: JobSettings) -> int | None:
         return None
     fit = allow_connections(_AUTO_AT_MOST)
     return None if fit >= _AUTO_AT_MOST else max(1, fit)
-
-
-def _in_options(message: str, options: dict[str, Any]) -> str:
-    """Return `message`, which begins with a parameter's name, with the option's name instead."""
-    name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}" if name in options else message
 
 
 _SUSPICIOUS: Final = ("BadRequestError", "MalformedResponseError")

@@ -17,13 +17,7 @@ from batchrt.files import Source, required_columns
 from batchrt.providers.chat.json_schema import SchemaError, load_schema
 from batchrt.providers.options import check_options
 
-__all__ = [
-    "Messages",
-    "chat_model",
-    "prompt_of",
-    "read_prompt",
-    "read_schema",
-]
+__all__ = ["Messages", "chat_model", "prompt_of", "read_prompt", "read_schema"]
 
 _JSON_LIKE: Final = re.compile(r"[\s\"'{}\[\]]")
 """Matches the text between braces that are meant as braces: a quoted key, mostly."""

@@ -99,6 +99,7 @@ class Job:
         self._limit = limit
         self._codec = Codec(self._identity.output_type)
         self._run: JobRun | None = None
+        self._stop_called = False
         self._report: JobReport | None = None
 
     def run(self, observe: Observer | None = None) -> JobReport:
@@ -120,6 +121,8 @@ class Job:
         """
         started = perf_counter()
         run = self._run = JobRun(self._chain, self._config, observe)
+        if self._stop_called:
+            run.stop()
         with open_rows(self._source) as rows:
             with Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal:
                 own = not journal.is_empty or journal.aside is not None
@@ -142,13 +145,16 @@ class Job:
                 write = partial(write_output, self.journal, self._sink, opened, rows=matcher.position)
                 await anyio.to_thread.run_sync(write)
         self._report = report
+        self._stop_called = False
         return report
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.
 
-        May be called from any thread, and from a signal handler.
+        May be called from any thread, from a signal handler, and before the run has begun. It holds for this
+        run alone.
         """
+        self._stop_called = True
         if self._run is not None:
             self._run.stop()
 

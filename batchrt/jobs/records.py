@@ -77,11 +77,12 @@ class Codec:
             TypeError: JSON cannot carry the output.
         """
         output = error = None
-        request_id = getattr(outcome.output, "request_id", None)
+        request_id = outcome.request_id
         if outcome.error is None:
             output = self._encode(outcome.output)
         else:
-            error, request_id = _encode_error(outcome.error)
+            error = _encode_error(outcome.error)
+            request_id = getattr(outcome.error, "request_id", None) or request_id
         bills, usage = outcome.usage_by_model, outcome.usage
         return Record(
             "done" if outcome.error is None else "failed",
@@ -94,7 +95,7 @@ class Codec:
             None if usage is None else usage.input_tokens,
             None if usage is None else usage.output_tokens,
             outcome.cost,
-            request_id if isinstance(request_id, str) else None,
+            request_id,
             finished,
         )
 
@@ -124,6 +125,7 @@ class Codec:
             bills,
             None,
             record.cost,
+            record.request_id,
         )
 
     def _decode(self, output: str) -> Any:
@@ -132,13 +134,11 @@ class Codec:
         return from_json(output)
 
 
-def _encode_error(error: Exception) -> tuple[str, str | None]:
+def _encode_error(error: Exception) -> str:
     facts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
-    request_id = None
     if isinstance(error, ProviderError):
-        facts["status"], request_id = error.status, error.request_id
-        facts["request_id"] = request_id
-    return to_json(facts).decode(), request_id
+        facts |= {"status": error.status, "request_id": error.request_id}
+    return to_json(facts).decode()
 
 
 def error_text(error: str) -> str:

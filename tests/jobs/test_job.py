@@ -316,6 +316,7 @@ async def test_job_outcomes_are_read_back(answers: Answers, journal: Path) -> No
     await job.arun()
     first, second, third = job.outcomes()
     assert (first.index, first.output, third.output) == (0, "SAY Q0", "SAY Q2")
+    assert first.request_id == "req-say q0"
     assert first.usage is not None
     assert (first.usage.input_tokens, first.usage.output_tokens) == (2, 1)
     assert isinstance(second.error, RecordedError)
