@@ -29,6 +29,7 @@ from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import mock
 from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
 from batchrt.cli.process import leave, open_standard_streams
+from batchrt.cli.report import report
 
 __all__ = ["app", "main"]
 
@@ -97,6 +98,7 @@ app.command("run", short_help="Ask a model about each row of a file.", help=_RUN
 app.command("embed", short_help="Turn a text of each row into a vector.", help=_EMBED_HELP)(
     command_of(EmbedSettings, _embed)
 )
+app.command(short_help="Show what the journal of a job holds.")(report)
 app.command(short_help="Serve a provider to try things against.")(mock)
 
 
@@ -148,7 +150,7 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> str:
-    known = arguments and arguments[0] in ("run", "embed", "mock")
+    known = arguments and arguments[0] in ("run", "embed", "report", "mock")
     return f"batchrt {arguments[0]}" if known else "batchrt"
 
 
