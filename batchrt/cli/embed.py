@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Final
 
-from batchrt import InputError, OpenAIEmbeddings, RunConfig, RunnableLambda
+from batchrt import OpenAIEmbeddings, RunConfig, RunnableLambda
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError, output_option_named
+from batchrt.cli.errors import UsageError
+from batchrt.cli.feed import AnyRow, Feed
 from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job_files import open_output
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
-from batchrt.cli.pipeline import AnyRow, Feed
-from batchrt.files import BadRow, Row, Source, VectorSink, bad_row, open_vector_sink, required_columns
-from batchrt.files.cells import cell, listed
+from batchrt.files import Row, Source, open_vector_sink, required_columns, text_reader
 
 __all__ = ["embed_job"]
 
@@ -36,8 +36,10 @@ def embed_job(settings: EmbedSettings) -> int:
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
-        sink = stack.enter_context(_open_sink(settings, source))
-        chain = RunnableLambda(text_reader(source.path, settings.column), inline=True) | model.as_bytes()
+        columns = {_ID: int if settings.id_column is None else str}
+        sink = open_output(open_vector_sink, settings, source, columns=columns, width=settings.dimensions)
+        stack.enter_context(sink)
+        chain = RunnableLambda(text_reader(source, settings.column), inline=True) | model.as_bytes()
         feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
         config = RunConfig(timeout=settings.timeout)
         return Job(
@@ -71,22 +73,6 @@ def _truncate(option: str | None) -> bool | int:
     raise UsageError(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
 
 
-def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
-    try:
-        return open_vector_sink(
-            settings.output,
-            columns={_ID: int if settings.id_column is None else str},
-            width=settings.dimensions,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-        )
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    except InputError as error:
-        raise UsageError(output_option_named(error)) from error
-
-
 def id_reader(column: str | None) -> Callable[[AnyRow], Row]:
     """Return a function from a row to a row of its id alone; its number without a `column`.
 
@@ -95,29 +81,5 @@ def id_reader(column: str | None) -> Callable[[AnyRow], Row]:
 
     def read(row: AnyRow) -> Row:
         return Row(row.number, row.line, {_ID: row.number if column is None else row.values.get(column)})
-
-    return read
-
-
-def text_reader(path: str, column: str) -> Callable[[AnyRow], str]:
-    """Return a function from a row to its `column` as text; a value that is no string, as it is written.
-
-    It raises InputError if there is no text; `path` is of the input, for the error.
-    """
-
-    def read(row: AnyRow) -> str:
-        if isinstance(row, BadRow):
-            raise row.error
-        if row.faults is not None and column in row.faults:
-            raise row.faults[column]
-        value: Any = row.values.get(column)
-        if value is not None and value != "":
-            return value if isinstance(value, str) else cell(value)
-        if column not in row.values:
-            problem = f"the row does not have it (it has: {listed(row.values)})"
-        else:
-            kind = "null" if value is None else "an empty string"
-            problem = f"there is no text ({kind}); leave the row out"
-        raise bad_row(path, row.number, row.line, problem, column=column).error
 
     return read

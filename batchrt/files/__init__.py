@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
+from batchrt.files.fields import field_reader, text_reader
 from batchrt.files.formats import Format, choose_format
+from batchrt.files.row_writer import Entry, RowWriter, without_traces
 from batchrt.files.rows import BadRow, Row, bad_row
 from batchrt.files.sink import Sink
 from batchrt.files.sinks import open_sink
@@ -17,11 +19,13 @@ from batchrt.files.vectors.sinks import open_vector_sink
 __all__ = [
     "INPUT_THREAD",
     "BadRow",
+    "Entry",
     "Format",
     "OutputClosedError",
     "OutputEncoding",
     "OutputError",
     "Row",
+    "RowWriter",
     "Sink",
     "Source",
     "ThreadedIterator",
@@ -29,8 +33,11 @@ __all__ = [
     "VectorSink",
     "bad_row",
     "choose_format",
+    "field_reader",
     "open_sink",
     "open_source",
     "open_vector_sink",
     "required_columns",
+    "text_reader",
+    "without_traces",
 ]
