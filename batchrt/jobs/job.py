@@ -59,7 +59,7 @@ class Job:
         fresh: begin anew; the old journal is kept aside. Only the first run of this object does so.
         retry_failed: run rows again that failed before.
         version: stands for the code of the chain's functions. Without it the bytecode, the defaults and the
-            closure of each function are compared, with those of the functions and runnables of its own
+            closure of each function are compared, with the functions, runnables and constants of its own
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
         limit: the most rows to read.

@@ -15,8 +15,18 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from batchrt import AIMessage, InputError, Job, JournalError, Outcome, RecordedError, RunnableLambda
+from batchrt import (
+    AIMessage,
+    InputError,
+    Job,
+    JournalError,
+    OpenAIEmbeddings,
+    Outcome,
+    RecordedError,
+    RunnableLambda,
+)
 from batchrt.files import open_source
+from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
 pytestmark = pytest.mark.anyio
@@ -362,6 +372,21 @@ async def test_job_refuses_inputs_that_json_cannot_carry(journal: Path) -> None:
     """An input is compared between processes."""
     with pytest.raises(TypeError, match="an input of a job"):
         await Job(lambda value: value, [object()], journal=journal).arun()
+
+
+async def test_job_sends_embeddings_in_lists(journal: Path) -> None:
+    """And only those of texts that have none."""
+    provider = MockProvider(dimensions=4)
+    model = OpenAIEmbeddings(
+        "m", base_url="http://mock/v1", api_key="k", transport=provider.transport(), dimensions=4
+    )
+    texts = [f"text {number}" for number in range(50)]
+    assert (await Job(model, texts[:40], journal=journal).arun()).done == 40
+    assert provider.log.snapshot().requests < 10
+    job = Job(model, texts, journal=journal)
+    assert (await job.arun()).reused == 40
+    assert provider.log.snapshot().items == 50
+    assert [len(outcome.output or ()) for outcome in job.outcomes()] == [4] * 50
 
 
 async def test_job_whose_input_breaks_off_is_not_complete(
