@@ -78,6 +78,7 @@ the terminal has sent to all. A person who means another one takes longer."""
 async def watch_interrupts(*, stop: Callable[[int], None], cancel: Callable[[], None]) -> None:
     """Call `stop` with the number of the first signal and `cancel` for the second; to be cancelled.
 
+    Signals within half a second of the first one count as part of it, a second Ctrl-C included.
     Signals that were ignored when the process began stay so, as nohup wants it for SIGHUP. After the
     second one the system's own handling is back: a third ends the process, whatever it waits for. Where
     signals cannot be watched, it returns, and Ctrl-C is Python's `KeyboardInterrupt`.
