@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
 
 from batchrt.errors import ProviderError, RecordedError
 from batchrt.messages import Usage
@@ -102,8 +102,11 @@ class Codec:
     def _encode(self, output: Any) -> str:
         try:
             if self._adapter is not None and isinstance(output, cast("type", self._output_type)):
-                return self._adapter.dump_json(output).decode()
-            return to_json(output, inf_nan_mode="constants").decode()
+                value = self._adapter.dump_python(output, mode="json")
+            else:
+                value = to_jsonable_python(output, inf_nan_mode="constants")
+            # In two steps: a model writes its NaN as null, which it refuses to read.
+            return to_json(value, inf_nan_mode="constants").decode()
         except (PydanticSerializationError, UnicodeError, ValueError) as error:
             raise TypeError(
                 f"the output, of type {type(output).__name__}, cannot be kept in a journal: {error}; end the "
