@@ -11,7 +11,6 @@ import trio.testing
 
 from batchrt.providers.http.deadlines import Deadlines
 
-
 Expired: TypeAlias = list[tuple[str, float]]
 
 
