@@ -11,10 +11,8 @@ import asyncio  # noqa: TID251  see above
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar, cast
-
-import anyio
+from collections.abc import Callable
+from typing import Final, cast
 
 from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFailed, reason_of
 from batchrt.providers.http.response_parser import ResponseParser
@@ -24,14 +22,8 @@ from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_re
 
 __all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
-_P = TypeVar("_P", bound=asyncio.BaseProtocol)
-
-_HANDSHAKE_END: Final = 1.0
-"""Seconds for the end of a handshake whose socket receives no more; it takes one round of the loop."""
 _MOST_UNREAD: Final = 1024 * 1024
 """Bytes of a body that wait for a slow reader before the connection stops to receive."""
-_LONGEST_GREETING: Final = 4096
-"""Bytes of a server that speaks before it is spoken to; more are no greeting."""
 
 
 class AsyncioConnection(asyncio.BufferedProtocol):
@@ -122,6 +114,40 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         self._closed(self)
         self._wake()
 
+    # Called by `connect_asyncio`
+
+    async def secure(self, context: ssl.SSLContext, name: str, *, past_proxy: bool) -> None:
+        """Start TLS.
+
+        `create_connection` would do that too. But uvloop 0.23, where it is cancelled, leaves a TLS protocol
+        behind that writes to a closed transport.
+        """
+        if self._greeting:
+            start = bytes(self._greeting[:40])
+            raise ConnectFailed(f"it begins with {start!r}", fault="protocol", past_proxy=past_proxy)
+        try:
+            secured = await self._loop.start_tls(
+                self._transport,
+                self,
+                context,
+                server_hostname=name,
+                ssl_handshake_timeout=CONNECT_TIMEOUT,
+            )
+        except (OSError, ValueError) as error:  # OpenSSL's errors too
+            raise ConnectFailed(reason_of(error), past_proxy=past_proxy) from error
+        if secured is None:
+            raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=past_proxy)
+        self._transport = secured
+
+    async def open_tunnel(self, route: Route) -> None:
+        """Have a proxy open a tunnel to the server."""
+        self._transport.write(connect_request(route))
+        while end_of_head(self._greeting) is None and len(self._greeting) < LONGEST_HEAD and not self._lost:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        check_tunnel(route, self._greeting)
+        self._greeting = bytearray()
+
     # Called by pools and exchanges
 
     def is_usable(self, *, rested: bool) -> bool:
@@ -184,11 +210,17 @@ class AsyncioConnection(asyncio.BufferedProtocol):
             self._transport.write(request)
 
     def _receive_unasked(self, nbytes: int) -> None:
-        """Keep what a server says first: it tells its protocol. Later, nothing may come without a request."""
-        if self.parser.status or len(self._greeting) > _LONGEST_GREETING:
-            self.cancel()
+        """Keep bytes that come before a request: a proxy's answer, or a greeting, which tells the protocol.
+
+        Between two requests nothing may come.
+        """
+        if self.parser.status or len(self._greeting) > LONGEST_HEAD:
+            self._lost = True
+            # Not at once: uvloop's TLS goes on with the transport when this callback returns.
+            self._loop.call_soon(self.cancel)
         else:
             self._greeting += self._buffer[:nbytes]
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -233,109 +265,23 @@ async def connect_asyncio(
     """
     loop = asyncio.get_running_loop()
     connection = AsyncioConnection(sock, buffer, closed)
+    if route.unix_path is not None:
+        await loop.create_unix_connection(lambda: connection, sock=sock)
+        return connection
+    await loop.create_connection(lambda: connection, sock=sock)
     try:
-        if route.unix_path is not None:
-            await loop.create_unix_connection(lambda: connection, sock=sock)
-        elif route.proxy_tls is not None and route.tunneled:
-            await _finish_handshake(sock, connection, _connect_through(route, sock, connection))
-        elif route.proxy_tls is not None:
-            making = _handshake(connection, sock, route.proxy_tls, _proxy_host(route))
-            await _finish_handshake(sock, connection, making)
-        elif route.tls is not None:
-            making = _handshake(connection, sock, route.tls, route.server_hostname)
-            await _finish_handshake(sock, connection, making)
-        else:
-            await loop.create_connection(lambda: connection, sock=sock)
-    except ConnectFailed:
-        raise
-    except (OSError, ValueError) as error:  # OpenSSL's errors too
-        raise ConnectFailed(reason_of(error), past_proxy=route.tunneled) from error
-    return connection
-
-
-async def _finish_handshake(
-    sock: socket.socket, connection: AsyncioConnection, handshake: Coroutine[Any, Any, object]
-) -> None:
-    """Await `handshake`; if the caller is cancelled, end it by an end of what the socket receives.
-
-    uvloop 0.23 closes the connection of a cancelled handshake and may write to it afterwards, which is an
-    error in the log. (It must not be kept from writing either: then libuv aborts the process.)
-    """
-    task = asyncio.ensure_future(handshake)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RD)
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task], timeout=_HANDSHAKE_END)
-            if task.cancel():
-                await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is None:
-            connection.cancel()
-        raise
-
-
-async def _handshake(
-    protocol: _P, sock: socket.socket, context: ssl.SSLContext, name: str
-) -> tuple[asyncio.Transport, _P]:
-    """Start TLS on `sock`."""
-    return await asyncio.get_running_loop().create_connection(
-        lambda: protocol,
-        sock=sock,
-        ssl=context,
-        server_hostname=name,
-        ssl_handshake_timeout=CONNECT_TIMEOUT,
-    )
-
-
-async def _connect_through(route: Route, sock: socket.socket, connection: AsyncioConnection) -> None:
-    """Open a tunnel through a proxy that speaks TLS, and start the server's TLS in it."""
-    assert route.tls is not None
-    assert route.proxy_tls is not None
-    transport, tunnel = await _handshake(_Tunnel(), sock, route.proxy_tls, _proxy_host(route))
-    try:
-        transport.write(connect_request(route))
-        await tunnel.answered
-        check_tunnel(route, tunnel.received)
-        inner = await asyncio.get_running_loop().start_tls(
-            transport,
-            connection,
-            route.tls,
-            server_hostname=route.server_hostname,
-            ssl_handshake_timeout=CONNECT_TIMEOUT,
-        )
-    except ssl.SSLError as error:
-        transport.abort()
-        raise ConnectFailed(reason_of(error), past_proxy=True) from error
+        if route.proxy_tls is not None:
+            await connection.secure(route.proxy_tls, _proxy_host(route), past_proxy=False)
+            if route.tunneled:
+                await connection.open_tunnel(route)
+        if route.tls is not None:
+            await connection.secure(route.tls, route.server_hostname, past_proxy=route.proxy is not None)
     except BaseException:
-        transport.abort()
+        connection.cancel()
         raise
-    if inner is None:
-        raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=True)
-    connection.connection_made(inner)
+    return connection
 
 
 def _proxy_host(route: Route) -> str:
     assert route.proxy is not None
     return route.proxy.host
-
-
-class _Tunnel(asyncio.Protocol):
-    """Receive a proxy's answer to `CONNECT`."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        if end_of_head(self.received) is not None or len(self.received) > LONGEST_HEAD:
-            self._wake()
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self.answered.done():
-            self.answered.set_result(None)
