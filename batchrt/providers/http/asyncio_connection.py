@@ -18,7 +18,7 @@ from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFai
 from batchrt.providers.http.response_parser import ResponseParser
 from batchrt.providers.http.route import Route
 from batchrt.providers.http.socket_streams import is_readable
-from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request, end_of_head
+from batchrt.providers.http.tunnel import LONGEST_HEAD
 
 __all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
@@ -139,15 +139,6 @@ class AsyncioConnection(asyncio.BufferedProtocol):
             raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=past_proxy)
         self._transport = secured
 
-    async def open_tunnel(self, route: Route) -> None:
-        """Have a proxy open a tunnel to the server."""
-        self._transport.write(connect_request(route))
-        while end_of_head(self._greeting) is None and len(self._greeting) < LONGEST_HEAD and not self._lost:
-            self._waiter = self._loop.create_future()
-            await self._waiter
-        check_tunnel(route, self._greeting)
-        self._greeting = bytearray()
-
     # Called by pools and exchanges
 
     def is_usable(self, *, rested: bool) -> bool:
@@ -210,7 +201,7 @@ class AsyncioConnection(asyncio.BufferedProtocol):
             self._transport.write(request)
 
     def _receive_unasked(self, nbytes: int) -> None:
-        """Keep bytes that come before a request: a proxy's answer, or a greeting, which tells the protocol.
+        """Keep bytes that come before a request: a greeting, which tells the protocol.
 
         Between two requests nothing may come.
         """
@@ -220,7 +211,6 @@ class AsyncioConnection(asyncio.BufferedProtocol):
             self._loop.call_soon(self.cancel)
         else:
             self._greeting += self._buffer[:nbytes]
-            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -261,7 +251,7 @@ async def connect_asyncio(
     """Return a connection over `sock`, which leads to the server or the proxy of `route`.
 
     Raises:
-        ConnectFailed: a TLS handshake or the tunnel failed.
+        ConnectFailed: the TLS handshake failed.
     """
     loop = asyncio.get_running_loop()
     connection = AsyncioConnection(sock, buffer, closed)
@@ -272,9 +262,7 @@ async def connect_asyncio(
     try:
         if route.proxy_tls is not None:
             await connection.secure(route.proxy_tls, _proxy_host(route), past_proxy=False)
-            if route.tunneled:
-                await connection.open_tunnel(route)
-        if route.tls is not None:
+        elif route.tls is not None:
             await connection.secure(route.tls, route.server_hostname, past_proxy=route.proxy is not None)
     except BaseException:
         connection.cancel()
