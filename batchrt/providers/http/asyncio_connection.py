@@ -18,12 +18,13 @@ from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFai
 from batchrt.providers.http.response_parser import ResponseParser
 from batchrt.providers.http.route import Route
 from batchrt.providers.http.socket_streams import is_readable
-from batchrt.providers.http.tunnel import LONGEST_HEAD
 
 __all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
 _MOST_UNREAD: Final = 1024 * 1024
 """Bytes of a body that wait for a slow reader before the connection stops to receive."""
+_LONGEST_GREETING: Final = 4096
+"""Bytes of a server that speaks before it is spoken to; more are no greeting."""
 
 
 class AsyncioConnection(asyncio.BufferedProtocol):
@@ -201,11 +202,8 @@ class AsyncioConnection(asyncio.BufferedProtocol):
             self._transport.write(request)
 
     def _receive_unasked(self, nbytes: int) -> None:
-        """Keep bytes that come before a request: a greeting, which tells the protocol.
-
-        Between two requests nothing may come.
-        """
-        if self.parser.status or len(self._greeting) > LONGEST_HEAD:
+        """Keep what a server says first: it tells its protocol. Later, nothing may come without a request."""
+        if self.parser.status or len(self._greeting) > _LONGEST_GREETING:
             self._lost = True
             # Not at once: uvloop's TLS goes on with the transport when this callback returns.
             self._loop.call_soon(self.cancel)
@@ -250,6 +248,8 @@ async def connect_asyncio(
 ) -> AsyncioConnection:
     """Return a connection over `sock`, which leads to the server or the proxy of `route`.
 
+    There is one layer of TLS at most.
+
     Raises:
         ConnectFailed: the TLS handshake failed.
     """
@@ -261,15 +261,11 @@ async def connect_asyncio(
     await loop.create_connection(lambda: connection, sock=sock)
     try:
         if route.proxy_tls is not None:
-            await connection.secure(route.proxy_tls, _proxy_host(route), past_proxy=False)
+            assert route.proxy is not None
+            await connection.secure(route.proxy_tls, route.proxy.host, past_proxy=False)
         elif route.tls is not None:
             await connection.secure(route.tls, route.server_hostname, past_proxy=route.proxy is not None)
     except BaseException:
         connection.cancel()
         raise
     return connection
-
-
-def _proxy_host(route: Route) -> str:
-    assert route.proxy is not None
-    return route.proxy.host
