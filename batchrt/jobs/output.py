@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,8 @@ __all__ = ["check_output", "write_output"]
 
 _COLUMN_ROWS: Final = 20_000
 """Rows whose names become columns of a CSV; as many as are surveyed of a file."""
+_ROWS_UNCHECKED: Final = 1000
+"""Rows that are written in some milliseconds."""
 
 
 def check_output(path: str, source: Source | None, *, replace: bool) -> None:
@@ -41,7 +43,13 @@ def check_output(path: str, source: Source | None, *, replace: bool) -> None:
 
 
 def write_output(
-    journal: str, path: str, source: Source | None, *, rows: int | None = None, failed: bool = False
+    journal: str,
+    path: str,
+    source: Source | None,
+    *,
+    rows: int | None = None,
+    failed: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> int:
     """Write rows of a journal to `path`, replacing what is there, and return their number.
 
@@ -51,6 +59,7 @@ def write_output(
         source: the file that the rows come from, or `None`.
         rows: of so many rows of the input; by default of all.
         failed: those that failed alone.
+        check: called now and then; its error ends the writing, and the old file is unchanged.
 
     Raises:
         InputError: the file cannot be created.
@@ -66,6 +75,8 @@ def write_output(
                 error = None if record.error is None else error_text(record.error)
                 sink.write(_values(from_json(given)), output, error)
                 count += 1
+                if count % _ROWS_UNCHECKED == 0:
+                    check()
     return count
 
 

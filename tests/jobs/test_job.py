@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import httpx
 import pytest
@@ -26,6 +27,8 @@ from batchrt import (
     RunnableLambda,
 )
 from batchrt.files import open_source
+from batchrt.files.text_sinks import JsonSink
+from batchrt.jobs import output
 from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
@@ -251,6 +254,32 @@ async def test_job_cancelled_keeps_what_had_ended(answers: Answers, journal: Pat
     asked = len(answers.take())
     assert (await Job(answers.chain(), questions(2000), journal=journal).arun()).is_complete
     assert asked + len(answers.take()) <= 2000 + 2 + 2  # in flight, and ended in the meantime
+
+
+async def test_job_cancelled_while_it_writes_keeps_the_old_output(
+    answers: Answers, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long output does not hold up a cancellation."""
+    sink = tmp_path / "out.jsonl"
+    await Job(answers.chain(), questions(30), sink, journal=journal).arun()
+    before = sink.read_bytes()
+    written = 0
+
+    def write(self: Any, *args: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 5:
+            anyio.from_thread.run_sync(scope.cancel)
+        put(self, *args)
+
+    put = JsonSink._put
+    monkeypatch.setattr(JsonSink, "_put", write)
+    monkeypatch.setattr(output, "_ROWS_UNCHECKED", 10)
+    with anyio.CancelScope() as scope:
+        await Job(answers.chain(), questions(31), sink, journal=journal).arun()
+    assert scope.cancelled_caught
+    assert written == 10
+    assert sink.read_bytes() == before
 
 
 async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
