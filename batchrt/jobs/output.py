@@ -9,12 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from batchrt.errors import InputError
 from batchrt.files import Sink, Source, open_sink
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.records import error_text
+from batchrt.jobs.records import decode_json, error_text
 
 __all__ = ["check_output", "write_output"]
 
@@ -71,9 +69,9 @@ def write_output(
         with _open(path, columns, source) as sink:
             count = 0
             for _, given, record in reader.records(rows, failed=failed):
-                output = None if record.output is None else from_json(record.output)
+                output = None if record.output is None else decode_json(record.output)
                 error = None if record.error is None else error_text(record.error)
-                sink.write(_values(from_json(given)), output, error)
+                sink.write(_values(decode_json(given)), output, error)
                 count += 1
                 if count % _ROWS_UNCHECKED == 0:
                     check()
@@ -88,7 +86,7 @@ def _columns(journal: JournalReader) -> tuple[str, ...]:
     """Return the names of the columns of inputs that are objects."""
     names: dict[str, None] = {}
     for _, given, _ in islice(journal.records(), _COLUMN_ROWS):
-        names.update(dict.fromkeys(_values(from_json(given))))
+        names.update(dict.fromkeys(_values(decode_json(given))))
     return tuple(names)
 
 

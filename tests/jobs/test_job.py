@@ -390,6 +390,40 @@ async def test_job_outcomes_are_messages_and_models(answers: Answers, tmp_path: 
     assert outcome.output == Verdict(word="yes")
 
 
+HOSTILE: list[Any] = [
+    *('"quoted"', "two\nlines", "a,b;c\td", "nul \0 inside", "", " ", "é ü 漢字 🎉", "half \ud83d"),
+    *({"nested": [1, None, True, 1.5]}, [[]], 0, 1e300, float("inf"), None),
+    "x" * 1_000_000,
+]
+
+
+async def test_job_keeps_hostile_values(journal: Path, tmp_path: Path) -> None:
+    """Inputs and outputs come back as they were, and are found again."""
+    sink = tmp_path / "out.jsonl"
+    rows = [{"n": number, "value": value} for number, value in enumerate(HOSTILE)]
+    job = Job(lambda row: row["value"], rows, sink, journal=journal, version="1")
+    assert (await job.arun()).done == len(rows)
+    assert [outcome.output for outcome in job.outcomes()] == HOSTILE
+    assert (await Job(lambda row: 0, rows, journal=journal, version="1").arun()).reused == len(rows)
+    written = lines(sink)
+    assert [row["n"] for row in written] == list(range(len(rows)))
+    assert written[1] == {"n": 1, "value": "two\nlines", "output": "two\nlines", "error": None}
+
+
+async def test_job_keeps_messages_with_half_a_character(answers: Answers, journal: Path) -> None:
+    """A model may answer with a text that UTF-8 cannot carry."""
+    answers.respond = lambda _: httpx.Response(
+        200,
+        content=b'{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a \\ud83d"}}]}',
+        headers={"content-type": "application/json"},
+    )
+    job = Job(answers.model(), ["hello"], journal=journal)
+    await job.arun()
+    (outcome,) = job.outcomes()
+    assert isinstance(outcome.output, AIMessage)
+    assert outcome.output.text == "a \ud83d"
+
+
 async def test_job_refuses_outputs_that_json_cannot_carry(journal: Path) -> None:
     """The error names the type and what to do."""
     job = Job(lambda value: object(), [1], journal=journal, version="1")
