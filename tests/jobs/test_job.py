@@ -191,6 +191,21 @@ async def test_job_without_a_key_has_no_failed_rows(answers: Answers, journal: P
     assert (report.done, report.failed, report.is_complete) == (100, 0, True)
 
 
+async def test_job_at_a_limit_of_spending_goes_on_later(answers: Answers, journal: Path) -> None:
+    """The report says why it ended, and rows that were not sent have no outcome."""
+    chain = answers.chain(max_completion_tokens=5)
+    config: Any = {"max_concurrency": 2, "max_tokens_total": 100}
+    report = await Job(chain, questions(100), journal=journal, config=config).arun()
+    assert not report.is_complete
+    assert "max_tokens_total" in (report.ended or "")
+    assert 0 < report.done == len(answers.take()) < 100
+    assert report.failed == 0
+    assert report.interrupted <= 2  # rows in flight that met the limit
+    again = await Job(chain, questions(100), journal=journal).arun()
+    assert (again.is_complete, again.reused) == (True, report.done)
+    assert len(answers.take()) == 100 - report.done
+
+
 async def test_job_stops_gracefully(answers: Answers, journal: Path, tmp_path: Path) -> None:
     """Rows in flight are recorded, the others are left for the next run, and no output is made."""
     sink = tmp_path / "out.jsonl"
