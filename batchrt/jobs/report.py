@@ -34,8 +34,9 @@ class JobReport:
         new: rows that the journal did not know.
         gone: rows in the journal that are not in the input any more; `None` if its end was not reached.
         kept: of the reused rows, those with an answer of another chain (`reuse="any"`).
-        interrupted: rows without an outcome that stands: their requests could not be answered at all, for the
-            key, the credit or an outage, or the end of the run cancelled them. The next run goes on with them.
+        interrupted: rows without an outcome that stands: their requests could not be answered at all, for
+            the key, the credit or an outage, or the end of the run cancelled them. The next run goes on with
+            them.
         not_started: rows that were read and not sent.
         done, failed: rows in the journal with an output, with an error.
         retries: attempts beyond the first, of all of these rows.
