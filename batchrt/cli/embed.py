@@ -9,7 +9,8 @@ from batchrt.cli.embed_step import ID, EmbedStep, ListPipeline, Lists, PipeLists
 from batchrt.cli.errors import UsageError
 from batchrt.cli.job import Job, JobState, check_limits, execute, output_option_named
 from batchrt.cli.models import new_model
-from batchrt.cli.options import EmbedSettings, read_whole
+from batchrt.cli.option_values import read_whole
+from batchrt.cli.options import EmbedSettings
 from batchrt.cli.pipeline import Feed, feed_of
 from batchrt.errors import InputError
 from batchrt.files import Source, VectorSink, open_vector_sink, required_columns
@@ -84,7 +85,7 @@ def _pipeline(
     settings: EmbedSettings, model: OpenAIEmbeddings, source: Source, state: JobState
 ) -> ListPipeline:
     call = model._lists({}).list_call(model.get_name())
-    read = text_reader(source.path, settings.column, settings.id_column)
+    read = text_reader(source.row_error, settings.column, settings.id_column)
     feed = feed_of(source, settings.limit)
     return ListPipeline(
         EmbedStep(call, state, timeout=settings.timeout),

@@ -20,7 +20,6 @@ from batchrt.config import RunConfig
 from batchrt.errors import ContextLengthError, InputError, ItemTimeoutError, SpendingLimitError
 from batchrt.files import BadRow, Row
 from batchrt.files.cells import cell, listed
-from batchrt.files.rows import bad_row
 from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.step import Step
@@ -31,6 +30,9 @@ __all__ = ["ID", "EmbedStep", "ListPipeline", "Lists", "PipeLists", "Text", "tex
 
 ID: Final = "id"
 """The name of the id column in the output, whatever it is called in the input."""
+
+
+RowError: TypeAlias = Callable[..., InputError]
 
 
 class Text(NamedTuple):
@@ -45,14 +47,14 @@ class Text(NamedTuple):
     text: str
 
 
-def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entry], Text]:
+def text_reader(row_error: RowError, column: str, id_column: str | None) -> Callable[[Entry], Text]:
     """Return a function that takes the text out of a row.
 
     A row that has none gets its error. The rest of the row is let go of: many rows wait for a list to be
     full, and then for its answer.
 
     Args:
-        path: of the input, for the errors.
+        row_error: makes an error with the place of a row, as `Source.row_error` does.
         column: where the text is.
         id_column: where the id is; the row's number is the id if there is no such column.
     """
@@ -61,7 +63,7 @@ def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entr
         row = entry.row
         text = ""
         try:
-            text = _text_of(path, row, column)
+            text = _text_of(row_error, row, column)
         except InputError as error:
             entry.error = without_traces(error)
         kept = row.number if id_column is None else row.values.get(id_column)
@@ -71,7 +73,7 @@ def text_reader(path: str, column: str, id_column: str | None) -> Callable[[Entr
     return read
 
 
-def _text_of(path: str, row: Row | BadRow, column: str) -> str:
+def _text_of(row_error: RowError, row: Row | BadRow, column: str) -> str:
     """Return the row's column as text; a value that is no string, as it is written in the file.
 
     Raises:
@@ -88,7 +90,7 @@ def _text_of(path: str, row: Row | BadRow, column: str) -> str:
         problem = f"the row does not have it (it has: {listed(row.values)})"
     else:
         problem = f"there is no text ({'null' if value is None else 'an empty string'}); leave the row out"
-    raise bad_row(path, row.number, row.line, problem, column=column).error
+    raise row_error(row, problem, column=column)
 
 
 Read: TypeAlias = "Callable[[Entry], Text]"

@@ -29,6 +29,7 @@ from batchrt.errors import InputError, OutageError, SpendingLimitError
 from batchrt.files import OutputClosedError, OutputError, Sink, Source, VectorSink, open_source
 from batchrt.files.cells import error_line
 from batchrt.files.formats import choose_format
+from batchrt.files.paths import expand_paths
 from batchrt.providers.base import Model
 
 __all__ = [
@@ -130,13 +131,12 @@ def output_format(settings: JobSettings) -> str | None:
 def _open_source(settings: JobSettings) -> Source:
     """Open the input; a delimiter is for CSV, and for an output that is one."""
     delimiter = settings.delimiter
-    if delimiter is not None and choose_format(settings.source, settings.format) != "csv":
+    names = expand_paths(settings.source)
+    if delimiter is not None and all(choose_format(name, settings.format) != "csv" for name in names):
         if output_format(settings) != "csv":
             raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
         delimiter = None
-    return open_source(
-        settings.source, format=settings.format, delimiter=delimiter, encoding=settings.encoding
-    )
+    return open_source(names, format=settings.format, delimiter=delimiter, encoding=settings.encoding)
 
 
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from inspect import Parameter, Signature
 from typing import (
     Annotated,
     Any,
-    Final,
     Literal,
-    NoReturn,
     TypeAlias,
     TypeVar,
     get_args,
@@ -22,31 +18,15 @@ from typing import (
 
 import typer
 
-from batchrt.cli.errors import UsageError
+from batchrt.cli.option_values import READERS
 from batchrt.files.encodings import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
-__all__ = [
-    "EmbedSettings",
-    "JobSettings",
-    "RunSettings",
-    "check_text",
-    "command_of",
-    "read_concurrency",
-    "read_delimiter",
-    "read_headers",
-    "read_options",
-    "read_whole",
-]
+__all__ = ["EmbedSettings", "JobSettings", "RunSettings", "command_of"]
 
-Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+Format: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet"]
 VectorFormat: TypeAlias = Literal["npy", "parquet", "jsonl"]
 Tokenizer: TypeAlias = Literal["estimate", "tiktoken"]
-
-_MOST_DIGITS: Final = 20
-_NOT_TEXT: Final = frozenset(("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off"))
-"""Options whose value is a path, of any bytes, and flags that may stand before one."""
-_DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +34,11 @@ class JobSettings:
     """Hold the options that both commands have; a field without `Annotated` is an option of one of them."""
 
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also .gz, .zst; - for stdin.")
+        tuple[str, ...],
+        typer.Argument(
+            metavar="INPUT",
+            help="CSV, TSV, JSONL or Parquet files, also as .gz or .zst, or 'patterns*'; - for stdin.",
+        ),
     ]
     model: str
     base_url: Annotated[
@@ -93,7 +77,9 @@ class JobSettings:
     format: Annotated[
         Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
     ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT once all is well.")] = False
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists, once the new file is complete.")
+    ] = False
     delimiter: Annotated[
         str | None,
         typer.Option(
@@ -311,7 +297,7 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     """
 
     def command(**given: Any) -> None:
-        for name, (_, read) in _READERS.items():
+        for name, (_, read) in READERS.items():
             given[name] = read(given[name])
         raise typer.Exit(run(kind(**given)))
 
@@ -321,7 +307,7 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
         if get_origin(hints[each.name]) is not Annotated:
             continue
         python_type, option = get_args(hints[each.name])
-        shown_type = _READERS[each.name][0] if each.name in _READERS else python_type
+        shown_type = READERS[each.name][0] if each.name in READERS else python_type
         default = None if each.default_factory is not MISSING else each.default
         parameters.append(
             Parameter(
@@ -335,114 +321,3 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
-
-
-def check_text(arguments: Iterable[str]) -> None:
-    """Check that `arguments` are text in the system's encoding, except paths.
-
-    Raises:
-        UsageError: one is not; names its option.
-    """
-    before = ""
-    for argument in arguments:
-        name, value = before, argument
-        if argument.startswith("--"):
-            name, _, value = argument.partition("=")
-        elif argument.startswith("-") and len(argument) > 1:
-            name, value = argument[:2], argument[2:]
-        before = argument if argument.startswith("-") else ""
-        if _is_text(value) and _is_text(name):
-            continue
-        if not _is_text(name) or (name.startswith("-") and name not in _NOT_TEXT and value[:1] != "@"):
-            shown = name.encode("utf-8", "replace").decode()[:40]
-            raise UsageError(
-                f"{shown} is not in this system's encoding ({sys.getfilesystemencoding()}); "
-                "write it in that, or in a file where one can be named"
-            )
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:  # bytes that Python could not decode
-        return False
-    return True
-
-
-def read_concurrency(option: str) -> int | Literal["auto"]:
-    """Return the value of `--max-concurrency`.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if option == "auto":
-        return "auto"
-    number = read_whole(option)
-    if number is not None:
-        return number
-    raise UsageError(f"--max-concurrency must be a positive whole number or auto, not {option[:40]!r}")
-
-
-def read_whole(option: str) -> int | None:
-    """Return a positive whole number, at most `sys.maxsize`; `None` for any other text."""
-    if not (option.isascii() and option.isdecimal()):
-        return None
-    digits = option.lstrip("0")
-    number = sys.maxsize if len(digits) > _MOST_DIGITS else min(int(digits or "0"), sys.maxsize)
-    return number or None
-
-
-def read_delimiter(option: str | None) -> str | None:
-    """Return the character that `--delimiter` names."""
-    return None if option is None else _DELIMITER_NAMES.get(option.lower(), option)
-
-
-def read_headers(given: Iterable[str] | None) -> dict[str, str]:
-    """Return the headers of `--header`. A value, which may be a key, is in no message.
-
-    Raises:
-        UsageError: there is no name.
-    """
-    headers: dict[str, str] = {}
-    for header in given or ():
-        name, colon, value = header.partition(":")
-        if not colon or not name.strip():
-            raise UsageError("--header must be NAME:VALUE, as 'X-Team: search'")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def read_options(given: Iterable[str] | None) -> dict[str, Any]:
-    """Return the options of `--option`: JSON values, or the text where it is not JSON.
-
-    Raises:
-        UsageError: there is no name, or a number that JSON has not.
-    """
-    options: dict[str, Any] = {}
-    for option in given or ():
-        name, equals, text = option.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"--option must be KEY=VALUE, as top_p=0.9, not {option[:40]!r}")
-        options[name.strip()] = _value(text, name.strip())
-    return options
-
-
-def _value(text: str, name: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise UsageError(f"--option {name[:40]}: {constant} is no number that JSON can carry")
-
-    try:
-        value = json.loads(text, parse_constant=refuse)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return text
-    return value
-
-
-_READERS: Final[Mapping[str, tuple[Any, Callable[[Any], Any]]]] = {
-    "max_concurrency": (str, read_concurrency),
-    "delimiter": (str | None, read_delimiter),
-    "options": (list[str] | None, read_options),
-    "headers": (list[str] | None, read_headers),
-}
-"""Options that are texts on the command line and are read by a function; with the type that Typer sees."""

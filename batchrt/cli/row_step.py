@@ -15,7 +15,6 @@ from batchrt.errors import (
 )
 from batchrt.files import BadRow, Row, Source
 from batchrt.files.cells import cell, listed
-from batchrt.files.rows import bad_row
 from batchrt.messages import AIMessage
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.parsers import StrOutputParser
@@ -165,7 +164,7 @@ class RowStep(Runnable[Entry, Entry]):
 
 def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow], Fields]:
     """Return a function from a row of `source` to a prompt's fields `names`."""
-    if source.format != "jsonl":
+    if source.is_table:
         return _table_fields
 
     def fields(row: Row | BadRow) -> Fields:
@@ -178,7 +177,7 @@ def fields_of(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow]
         for name in names:
             if name not in values:
                 problem = f"the row does not have it (it has: {listed(values)})"
-                raise bad_row(source.path, row.number, row.line, problem, column=name).error
+                raise source.row_error(row, problem, column=name)
             value = values[name]
             if value is None or isinstance(value, bool | list | dict):
                 # As it stands in the file, and not as Python would say it.

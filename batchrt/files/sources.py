@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 
 from batchrt.errors import InputError
 from batchrt.files.compression import DECOMPRESSION_ERRORS
 from batchrt.files.encodings import find_encoding
 from batchrt.files.formats import STANDARD_STREAM, check_delimiter, choose_format, os_problem
+from batchrt.files.merged_source import MergedSource
 from batchrt.files.parquet_source import ParquetSource
+from batchrt.files.paths import expand_paths
 from batchrt.files.source import Source
 from batchrt.files.streams import open_stream
 from batchrt.files.text_source import TextSource
@@ -17,7 +21,7 @@ __all__ = ["open_source"]
 
 
 def open_source(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     format: str | None = None,  # noqa: A002
     delimiter: str | None = None,
@@ -26,23 +30,32 @@ def open_source(
     """Open `path` for reading, with its columns known and no row read further than needed.
 
     `"-"` is stdin and needs `format`; else the suffix decides (`.csv`, `.tsv`, `.jsonl`, `.ndjson`,
-    `.parquet`). Gzip and Zstandard are recognised by their first bytes, whatever the name.
+    `.parquet`). Gzip and Zstandard are recognised by their first bytes, whatever the name. Several files are
+    read as one, with the columns of all of them (see `MergedSource`).
 
     Args:
-        path: the file.
+        path: the file, a pattern such as `data/*.jsonl`, whose files are read in the order of their names, or
+            several of these.
         format: `csv`, `tsv`, `jsonl` or `parquet`, if the suffix does not tell.
         delimiter: the character between the fields of a CSV. By default it is detected: a comma, or a
             semicolon, tab or bar where the header has no comma.
-        encoding: Python's name of the text's encoding; UTF-8 by default.
+        encoding: Python's name of the text's encoding; UTF-8 by default. Neither of these two is for Parquet.
 
     Raises:
         InputError: the file cannot be opened, its format is unknown, it is empty, or its header is unusable.
             One line that names the file and the remedy.
     """
-    name = os.fspath(path)
+    given = [path] if isinstance(path, str | os.PathLike) else path
+    names = expand_paths([os.fspath(each) for each in given])
+    for name in names:  # before any is opened
+        check_delimiter(delimiter, choose_format(name, format))
+    opened = partial(_open_one, format=format, delimiter=delimiter, encoding=encoding)
+    return opened(names[0]) if len(names) == 1 else MergedSource(names, opened)
+
+
+def _open_one(name: str, format: str | None, delimiter: str | None, encoding: str | None) -> Source:  # noqa: A002
     kind = choose_format(name, format)
     label = "stdin" if name == STANDARD_STREAM else name
-    check_delimiter(delimiter, kind)
     new_decoder = None if encoding is None else find_encoding(encoding)
     try:
         stream = open_stream(name)

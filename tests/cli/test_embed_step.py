@@ -11,10 +11,17 @@ import anyio
 from batchrt.batching.list_call import Limits, ListCall
 from batchrt.cli.embed_step import Lists, PipeLists, text_reader
 from batchrt.cli.pipeline import Entry, Feed
-from batchrt.files import Row
+from batchrt.errors import InputError
+from batchrt.files import BadRow, Row
+from batchrt.files.rows import bad_row
 from tests import virtual
 
-READ = text_reader("in.csv", "t", None)
+
+def row_error(row: Row | BadRow, problem: str, *, column: str | None = None) -> InputError:
+    return bad_row("in.csv", row.number, row.line, problem, column=column).error
+
+
+READ = text_reader(row_error, "t", None)
 
 
 def list_call(**limits: Any) -> ListCall:

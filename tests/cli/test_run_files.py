@@ -269,3 +269,38 @@ def test_run_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
     assert again.code == 0
     assert out.read_text().startswith("id,new,")
     assert f"output: {out}" in again.err
+
+
+def test_run_several_inputs_and_patterns(command: Command, tmp_path: Path) -> None:
+    """A row that lacks a field of the prompt says so, with its file and its number there."""
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "x"}\n')
+    (tmp_path / "b.csv").write_text("id,text,more\n2,y,z\n")
+    (tmp_path / "c.csv").write_text("id\n3\n")
+    result = command("run", tmp_path / "a.jsonl", tmp_path / "[bc].csv", "-p", "{text}", "-m", "mock", "-q")
+    assert result.code == 1
+    rows = rows_of(result.out)
+    assert [str(row["id"]) for row in rows] == ["1", "2", "3"]
+    assert f"{tmp_path}/c.csv, row 1 (line 2), column 'text': the row does not have it" in rows[2]["error"]
+    assert [row["error"] is None for row in rows] == [True, True, False]
+    embedded = command("embed", tmp_path / "[bc].csv", "--column", "text", "-m", "mock", "-q")
+    assert [row["id"] for row in rows_of(embedded.out)] == [1, 2]
+    assert "c.csv, row 1 (line 2), column 'text'" in rows_of(embedded.out)[1]["error"]
+    assert "no file matches" in command("run", tmp_path / "*.tsv", "-p", "{text}", "-m", "mock").complaint
+
+
+def test_run_parquet_in_and_out(command: Command, tmp_path: Path) -> None:
+    """Values keep their types; a null in the prompt is empty, as in JSONL, and a format may be given."""
+    pa: Any = pytest.importorskip("pyarrow")
+    pq: Any = pytest.importorskip("pyarrow.parquet")
+    path, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"price": [9.5, None], "tags": [["a"], None]}), path)
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "string"}}}')
+    result = command("run", path, "-p", "{price} {tags}", "-m", "mock", "-o", out, "--schema", schema)
+    assert result.code == 0
+    found = pq.read_table(out)
+    assert found.column_names == ["price", "tags", "output", "error", "finish_reason"]
+    assert found.schema.types[:2] == pq.read_schema(path).types
+    assert all(isinstance(json.loads(text), dict) for text in found.column("output").to_pylist())
+    assert command("run", path, "-p", "{price:.2f}", "-m", "mock", "-n", "1").code == 0
+    assert command("embed", path, "--column", "tags", "-m", "mock", "-q").code == 1
