@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from batchrt.errors import InputError
 from batchrt.files.formats import Format
+from batchrt.files.remote import shown_name
 from batchrt.files.rows import BadRow, EmptyFileError, Row, bad_row
 from batchrt.files.source import Source
 
@@ -54,10 +55,11 @@ class MergedSource(Source):
         if not self._files:
             assert facts.empty is not None
             raise facts.empty
-        label = self._files[0]
+        label = shown_name(self._files[0])
         if len(self._files) > 1:
             label += f" and {len(self._files) - 1} more"
         super().__init__(label, facts.format, tuple(facts.columns), self._read())
+        self.paths = tuple(map(shown_name, self._files))
         self.is_table = facts.is_table
         self.delimiter = facts.delimiter
         self.is_marked = facts.is_marked
@@ -123,7 +125,7 @@ class MergedSource(Source):
         """Return an error about a row, with its file and its number there."""
         place = max(0, bisect_right(self._firsts, row.number) - 1)
         number = row.number - self._firsts[place] + 1
-        return bad_row(self._files[place], number, row.line, problem, column=column).error
+        return bad_row(self.paths[place], number, row.line, problem, column=column).error
 
     def _read(self) -> Iterator[Row | BadRow]:
         number = 0

@@ -16,10 +16,11 @@ from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.formats import os_problem
 from batchrt.files.source import Source
 
-__all__ = ["NewFile", "open_new_file", "refuse_source", "write_error"]
+__all__ = ["PARTIAL", "NewFile", "open_local_file", "refuse_source", "write_error"]
 
 _UNFINISHED: Final = ".unfinished"
-_PARTIAL: Final = ".partial"
+PARTIAL: Final = ".partial"
+"""Suffix of a file that did not replace an old one."""
 _PRIVATE: Final = 0o600
 _GROUP_BITS: Final = 0o070
 _OTHER_BITS: Final = 0o007
@@ -131,7 +132,9 @@ class NewFile:
                 raise write_error(self.path, error) from error
 
 
-def open_new_file(path: str, *, overwrite: bool, source: Source | None, rebuildable: bool = False) -> NewFile:
+def open_local_file(
+    path: str, *, overwrite: bool, source: Source | None, rebuildable: bool = False
+) -> NewFile:
     """Open `path` for writing.
 
     Raises:
@@ -237,7 +240,7 @@ def _set_aside(unfinished: str, target: str, *, replace: bool) -> str:
     """Rename an unfinished file to one beside `target`, and return that; its own name if it cannot be."""
     try:
         if replace:
-            name = _sibling(target, "", _PARTIAL)
+            name = _sibling(target, "", PARTIAL)
             Path(unfinished).replace(name)
             return name
         return _rename_to_unused(unfinished, target)
@@ -247,7 +250,7 @@ def _set_aside(unfinished: str, target: str, *, replace: bool) -> str:
 
 def _rename_to_unused(unfinished: str, target: str) -> str:
     for number in count(1):
-        name = _sibling(target, "", _PARTIAL if number == 1 else f"{_PARTIAL}.{number}")
+        name = _sibling(target, "", PARTIAL if number == 1 else f"{PARTIAL}.{number}")
         try:
             os.link(unfinished, name)  # unlike a rename, it replaces nothing
         except FileExistsError:

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO, Final, Self, TypeAlias
 
 from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.compression import Compressor, new_compressor
+from batchrt.files.destinations import open_new_file
 from batchrt.files.formats import STANDARD_STREAM
-from batchrt.files.new_file import NewFile, open_new_file, refuse_source, write_error
+from batchrt.files.new_file import NewFile, refuse_source, write_error
 from batchrt.files.source import Source
 
 __all__ = [

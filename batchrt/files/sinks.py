@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from batchrt.errors import InputError
 from batchrt.files.arrow import pyarrow
+from batchrt.files.destinations import open_new_file
 from batchrt.files.encodings import OUTPUT_ENCODINGS
 from batchrt.files.formats import (
     DELIMITERS,
@@ -16,7 +17,6 @@ from batchrt.files.formats import (
     check_delimiter,
     choose_format,
 )
-from batchrt.files.new_file import open_new_file
 from batchrt.files.output_file import encode_json, open_output
 from batchrt.files.parquet_file import ParquetFile
 from batchrt.files.parquet_sink import ParquetSink

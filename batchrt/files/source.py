@@ -29,6 +29,7 @@ class Source(Iterator[Row | BadRow]):
 
     Attributes:
         path: the file's name as it was given, `stdin` for `"-"`.
+        paths: the names of its files.
         format: `csv`, `tsv`, `jsonl` or `parquet`.
         columns: the header's names; for JSONL the keys of the first good row, and other rows may have others.
             A column without a name is called after its position, as `column_3`.
@@ -43,6 +44,7 @@ class Source(Iterator[Row | BadRow]):
         self, path: str, kind: Format, columns: tuple[str, ...], rows: Iterator[Row | BadRow]
     ) -> None:
         self.path: str = path
+        self.paths: tuple[str, ...] = (path,)
         self.format = kind
         self.columns: tuple[str, ...] = columns
         self.is_table: bool = kind in TEXT_TABLES

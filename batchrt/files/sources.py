@@ -13,6 +13,7 @@ from batchrt.files.formats import STANDARD_STREAM, check_delimiter, choose_forma
 from batchrt.files.merged_source import MergedSource
 from batchrt.files.parquet_source import ParquetSource
 from batchrt.files.paths import expand_paths
+from batchrt.files.remote import shown_name
 from batchrt.files.source import Source
 from batchrt.files.streams import open_stream
 from batchrt.files.text_source import TextSource
@@ -34,8 +35,8 @@ def open_source(
     read as one, with the columns of all of them (see `MergedSource`).
 
     Args:
-        path: the file, a pattern such as `data/*.jsonl`, whose files are read in the order of their names, or
-            several of these.
+        path: the file, an address such as `s3://bucket/key` (by fsspec), a pattern such as `data/*.jsonl`,
+            whose files are read in the order of their names, or several of these.
         format: `csv`, `tsv`, `jsonl` or `parquet`, if the suffix does not tell.
         delimiter: the character between the fields of a CSV. By default it is detected: a comma, or a
             semicolon, tab or bar where the header has no comma.
@@ -55,7 +56,7 @@ def open_source(
 
 def _open_one(name: str, format: str | None, delimiter: str | None, encoding: str | None) -> Source:  # noqa: A002
     kind = choose_format(name, format)
-    label = "stdin" if name == STANDARD_STREAM else name
+    label = "stdin" if name == STANDARD_STREAM else shown_name(name)
     new_decoder = None if encoding is None else find_encoding(encoding)
     try:
         stream = open_stream(name)
