@@ -112,6 +112,17 @@ def test_list_call_errors_that_say_nothing_about_items_are_not_split() -> None:
     assert sizes == [64]
 
 
+def test_list_call_error_that_cannot_be_judged_is_split() -> None:
+    """`split` may raise, as attributes of an error may: only the guilty value fails then."""
+
+    def split(error: Exception) -> Split:
+        raise AttributeError
+
+    call, _ = failing(ValueError(), {3}, split=split)
+    parts = carried(call, range(8))
+    assert [(part.start, part.stop) for part in parts if part.error] == [(3, 4)]
+
+
 def test_list_call_an_outage_ends_the_splitting() -> None:
     """Of a thousand items that all fail, not two thousand lists are made."""
     call, sizes = failing(ValueError(), set(range(1024)), split=lambda _: Split.CAUTIOUSLY)

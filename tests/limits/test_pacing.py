@@ -62,3 +62,25 @@ def test_pacing_holds_nothing_back_after_an_explained_refusal() -> None:
     """The limit that explains it does."""
     pacing = refused(RateLimitError("x", status=429, retry_after=1), explained=True)
     assert pacing.recovery_due(1000, 1.0) == 1.0
+
+
+def test_pacing_recovery_is_replaced_by_that_of_a_later_refusal() -> None:
+    """One recovery at a time: a half-open probe that is awaited does not hold a later ramp back."""
+    pacing = refused(RateLimitError("x", status=429, retry_after=2))
+    pacing.sent(2.0)
+    assert pacing.recovery_due(0, 2.0) > 2.0
+    found = FoundLimits(lambda *_: None, lambda _: None, lambda: None)
+    pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=False)
+    assert pacing.recovery_due(0, 2.0) == 2.0
+    assert pacing.recovery_due(1, 2.0) == math.inf
+    pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=True)
+    assert pacing.recovery_due(1, 2.0) == 2.0
+
+
+def test_pacing_ramp_of_a_parent_process_is_forgotten() -> None:
+    """Its answers do not come in a fork."""
+    pacing = refused(RateLimitError("x", status=429))
+    assert pacing.recovery_due(0, 1.0) == 1.0
+    assert pacing.recovery_due(5, 1.0) == math.inf
+    pacing.stop_ramp()
+    assert pacing.recovery_due(5, 1.0) == 1.0

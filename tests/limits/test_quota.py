@@ -429,7 +429,7 @@ def test_quota_keeps_the_charge_of_an_abandoned_request(backend: str) -> None:
     virtually(backend, main)
 
 
-# Who waits
+# Waiting requests
 
 
 @pytest.mark.parametrize("count", [3000])

@@ -229,7 +229,7 @@ async def test_fork_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]
 
 
 def test_fork_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
-    """asyncio.run cancels tasks that have not had their first step; nobody may wait for those."""
+    """asyncio.run cancels tasks before their first step; the fork must not wait for those."""
     assert (
         output_of(
             """
@@ -289,7 +289,7 @@ async def test_fork_interrupt_in_a_single_call_is_raised_as_itself(first: bool) 
 @pytest.mark.parametrize("uvloop", [False, True])
 @pytest.mark.parametrize("way", ["cancel", "later", "all"])
 @pytest.mark.parametrize("batch", [False, True])
-def test_fork_a_branch_that_cancels_its_task_gives_no_output_and_ends_nobody_else(
+def test_fork_branch_that_cancels_its_task_gives_no_output_and_ends_no_other_branch(
     way: str, batch: bool, uvloop: bool
 ) -> None:
     """Neither `None` in its place, nor the end of the group that the branches are in."""

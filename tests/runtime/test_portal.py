@@ -110,8 +110,8 @@ async def test_portal_from_inside_a_running_loop() -> None:
     assert chain.invoke(0) == 3
 
 
-async def test_portal_from_a_worker_thread_of_somebody_else() -> None:
-    """From a worker thread of somebody else."""
+async def test_portal_called_from_a_foreign_worker_thread() -> None:
+    """A sync call works in a worker thread that no run started."""
     assert await anyio.to_thread.run_sync(batched) == EXPECTED
 
 

@@ -141,7 +141,7 @@ async def test_scheduler_fallbacks_are_under_the_cap() -> None:
 
 @pytest.mark.parametrize("cap", [1, 2])
 async def test_scheduler_sync_batch_inside_an_async_leaf_blocks_its_loop_and_ends(cap: int) -> None:
-    """Nobody on the loop can give a slot back meanwhile: it works with its own."""
+    """No task of the loop can give a slot back meanwhile: the nested call works with its own."""
     watch = Watch()
 
     async def outer(value: int) -> int:
@@ -158,8 +158,8 @@ async def test_scheduler_sync_batch_inside_an_async_leaf_blocks_its_loop_and_end
 # No barrier
 
 
-async def test_scheduler_slow_item_holds_nobody_up() -> None:
-    """A slow item holds nobody up."""
+async def test_scheduler_slow_item_delays_no_other_item() -> None:
+    """A slow item delays no other item."""
     slow, done = anyio.Event(), []
 
     async def first(value: int) -> int:
@@ -405,7 +405,7 @@ class Said:
     "length", [0, 2, 3, 4, 10**9, -1, None, 2.5, TypeError("no len()"), ZeroDivisionError()], ids=repr
 )
 async def test_scheduler_takes_a_length_for_a_hint(length: Any, how: str) -> None:
-    """What counts is where the inputs end; whatever asking for the length raises concerns nobody."""
+    """The end of the inputs decides; an error of `len()` does not matter."""
 
     async def leaf(value: int) -> int:
         await pause(1)

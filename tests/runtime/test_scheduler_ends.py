@@ -273,8 +273,8 @@ def test_scheduler_leaves_may_use_asyncios_own_timeouts_and_groups() -> None:
     asyncio.run(main())
 
 
-def test_scheduler_stray_cancellation_is_its_items_error_and_nobody_elses() -> None:
-    """A stray cancellation is its items error and nobody elses."""
+def test_scheduler_stray_cancellation_is_the_error_of_its_item_alone() -> None:
+    """A stray cancellation is the error of its item alone."""
 
     async def leaf(value: int) -> int:
         if value == 1:

@@ -1,4 +1,4 @@
-"""Promise 1's counter: first come first served, and nothing is lost whoever goes away."""
+"""Promise 1's counter: first come first served, and no slot is lost when a waiter goes away."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_slots_overdrawn_slot_is_a_debt() -> None:
     assert slots.try_take()
 
 
-async def test_slots_who_waits_longest_is_served_first() -> None:
-    """Who waits longest is served first."""
+async def test_slots_longest_waiter_is_served_first() -> None:
+    """The longest waiter is served first."""
     slots, order = Slots(1), []
     assert slots.try_take()
 
@@ -175,8 +175,8 @@ async def test_slots_are_never_waited_for_by_code_that_interrupts_them() -> None
     assert slots.free == 1
 
 
-async def test_slots_nobody_overtakes_who_waits() -> None:
-    """Nobody overtakes who waits."""
+async def test_slots_waiters_are_not_overtaken() -> None:
+    """A slot that is given back goes to the waiter, not to `try_take`."""
     slots = Slots(1)
     assert slots.try_take()
     async with anyio.create_task_group() as group:

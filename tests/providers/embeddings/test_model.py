@@ -281,7 +281,7 @@ async def test_embeddings_an_option_that_cannot_be_bound_is_an_error(bound: dict
 
 
 def test_embeddings_openai_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else insists on one."""
+    """Other servers do not insist on one."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(AuthenticationError):

@@ -1,0 +1,107 @@
+"""Micro-batching: lists of the items that meet at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from batchrt import ItemTimeoutError
+from batchrt.batching.list_call import ListCall
+from batchrt.batching.microbatch import list_step
+from batchrt.runtime.batch import Job, collect
+from batchrt.runtime.item import Item
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
+from tests.limits.quotas import BACKENDS, virtually
+from tests.runtime.harness import config
+
+on_both = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def meeting(
+    send: Callable[[list[Any]], Awaitable[Sequence[Any]]], before: Step | None = None, **options: Any
+) -> Step:
+    """Return a step whose items come one by one to a call that sends them as lists."""
+
+    async def call(values: list[Any], strand: Strand) -> Sequence[Any]:
+        return await send(values)
+
+    native = list_step(ListCall(name="lists", call=call, **options), "lists")
+
+    async def arrive(value: Any, strand: Strand) -> Any:
+        if before is not None:
+            value = await before.call(value, strand)
+        return await native.call(value, strand)
+
+    return Step.of(arrive, [native])
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@on_both
+def test_microbatch_interrupt_in_a_list_ends_the_run_as_itself(
+    backend: str, kind: type[BaseException]
+) -> None:
+    """After one call, although the list might be halved."""
+    sizes: list[int] = []
+
+    async def send(values: list[int]) -> Sequence[int]:
+        sizes.append(len(values))
+        raise kind
+
+    async def main() -> None:
+        with pytest.raises(kind):
+            await collect(Job.of(meeting(send), range(4), config()), return_exceptions=True)
+
+    virtually(backend, main)
+    assert sizes == [4]
+
+
+@on_both
+def test_microbatch_last_item_of_a_list_ends_after_its_call(backend: str) -> None:
+    """A list that no item waits for is cancelled, and nothing of it runs when the item has its outcome."""
+    running = 0
+
+    async def send(values: list[int]) -> Sequence[int]:
+        nonlocal running
+        running += 1
+        try:
+            await anyio.sleep(100)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(5)
+            running -= 1
+        return values
+
+    seen: list[tuple[Any, int]] = []
+
+    def deliver(item: Item, output: Any, error: Exception | None) -> bool:
+        seen.append((error, running))
+        return True
+
+    async def main() -> None:
+        await Job.of(meeting(send), [1], config(timeout=1)).open(deliver, fail_fast=False).run()
+        ((error, running_then),) = seen
+        assert isinstance(error, ItemTimeoutError)
+        assert running_then == 0
+
+    virtually(backend, main)
+
+
+@on_both
+def test_microbatch_equal_values_are_taken_from_the_cache(backend: str) -> None:
+    """Up to `remembered` bytes of results, also for items that arrive after the list has ended."""
+    sent: list[list[int]] = []
+
+    async def send(values: list[int]) -> Sequence[bytes]:
+        sent.append(values)
+        return [bytes(4) for _ in values]
+
+    async def main() -> None:
+        step = meeting(send, key=lambda value: value, remembered=8)
+        await collect(Job.of(step, [1, 2, 1, 3, 3, 1], config(window=1)), return_exceptions=False)
+
+    virtually(backend, main)
+    assert sorted(value for values in sent for value in values) == [1, 2, 3]
