@@ -14,6 +14,7 @@ __all__ = [
     "STANDARD_STREAM",
     "TEXT_TABLES",
     "Format",
+    "SourceFormat",
     "check_delimiter",
     "choose_format",
     "known_format",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet"]
+SourceFormat: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet", "table"]
 F = TypeVar("F", bound=str)
 
 FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl", "parquet")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from batchrt.errors import InputError
-from batchrt.files.formats import Format
+from batchrt.files.formats import SourceFormat
 from batchrt.files.remote import shown_name
 from batchrt.files.rows import BadRow, EmptyFileError, Row, bad_row
 from batchrt.files.source import Source
@@ -152,7 +152,7 @@ class _Facts:
     def __init__(self) -> None:
         self.columns: dict[str, None] = {}
         self.arrow_types: dict[str, Any] = {}
-        self.format: Format = "jsonl"
+        self.format: SourceFormat = "jsonl"
         self.delimiter: str | None = None
         self.is_table = True
         self.is_marked = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from batchrt.files.arrow import pyarrow
+from batchrt.files.arrow import pyarrow, restored, storable
 from batchrt.files.cells import cell, encodable_text
 from batchrt.files.new_file import NewFile
 from batchrt.files.parquet_file import ParquetFile
@@ -47,7 +48,7 @@ class ParquetSink(Sink):
         self._pa: Any = pyarrow()
         self._file = file
         self._known = frozenset(columns)
-        self._types = {name: kind for name, kind in types.items() if name in self._known}
+        self._types = {name: storable(kind) for name, kind in types.items() if name in self._known}
         self._has_group = False
         self._clear()
 
@@ -105,21 +106,18 @@ class ParquetSink(Sink):
         kind = self._types[name]
         if kind == pa.string():
             return pa.array([_text(value) for value in values], kind)
-        if pa.types.is_timestamp(kind):
-            values = [_moment(pa, value, kind) for value in values]
         try:
             return pa.array(values, kind)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             return pa.array([self._fitting(name, value, kind) for value in values], kind)
 
     def _fitting(self, name: str, value: Any, kind: Any) -> Any:
-        """Return `value`, or `None` if its column cannot hold it."""
-        try:
-            self._pa.array([value], kind)
-        except (self._pa.ArrowException, ValueError, TypeError, OverflowError):
-            self._leave_out({name})
-            return None
-        return value
+        """Return `value` as its column can hold it, or else `None`."""
+        for restore in (False, True):  # a value out of a journal has been JSON
+            with suppress(self._pa.ArrowException, ValueError, TypeError, OverflowError):
+                return self._pa.array([restored(value, kind) if restore else value], kind)[0]
+        self._leave_out({name})
+        return None
 
 
 def _type_of(pa: Any, values: list[Any]) -> Any:
@@ -140,11 +138,6 @@ def _type_of(pa: Any, values: list[Any]) -> Any:
 
 def _text(value: Any) -> str | None:
     return None if value is None else encodable_text(cell(value))
-
-
-def _moment(pa: Any, value: Any, kind: Any) -> Any:
-    """Return a time; one with nanoseconds was read as text."""
-    return pa.scalar(value).cast(kind) if isinstance(value, str) else value
 
 
 def _size_of(value: Any) -> int:
