@@ -26,13 +26,24 @@ from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.stream import Stream
 
-__all__ = ["ID", "EmbedStep", "ListPipeline", "Lists", "PipeLists", "Text", "text_reader"]
+__all__ = [
+    "ID",
+    "EmbedStep",
+    "ListPipeline",
+    "Lists",
+    "PipeLists",
+    "Text",
+    "TextOf",
+    "column_text",
+    "text_reader",
+]
 
 ID: Final = "id"
 """The name of the id column in the output, whatever it is called in the input."""
 
 
-RowError: TypeAlias = Callable[..., InputError]
+TextOf: TypeAlias = Callable[[Row | BadRow], str]
+"""Returns the text of a row; raises InputError if there is none."""
 
 
 class Text(NamedTuple):
@@ -47,15 +58,14 @@ class Text(NamedTuple):
     text: str
 
 
-def text_reader(row_error: RowError, column: str, id_column: str | None) -> Callable[[Entry], Text]:
+def text_reader(text_of: TextOf, id_column: str | None) -> Callable[[Entry], Text]:
     """Return a function that takes the text out of a row.
 
     A row that has none gets its error. The rest of the row is let go of: many rows wait for a list to be
     full, and then for its answer.
 
     Args:
-        row_error: makes an error with the place of a row, as `Source.row_error` does.
-        column: where the text is.
+        text_of: returns the text.
         id_column: where the id is; the row's number is the id if there is no such column.
     """
 
@@ -63,7 +73,7 @@ def text_reader(row_error: RowError, column: str, id_column: str | None) -> Call
         row = entry.row
         text = ""
         try:
-            text = _text_of(row_error, row, column)
+            text = text_of(row)
         except InputError as error:
             entry.error = without_traces(error)
         kept = row.number if id_column is None else row.values.get(id_column)
@@ -73,24 +83,30 @@ def text_reader(row_error: RowError, column: str, id_column: str | None) -> Call
     return read
 
 
-def _text_of(row_error: RowError, row: Row | BadRow, column: str) -> str:
-    """Return the row's column as text; a value that is no string, as it is written in the file.
+def column_text(row_error: Callable[..., InputError], column: str) -> TextOf:
+    """Return a function that returns a row's column as text; a value that is no string, as it is in the file.
 
-    Raises:
-        InputError: there is nothing.
+    Args:
+        row_error: makes an error with the place of a row, as `Source.row_error` does.
+        column: its name.
     """
-    if isinstance(row, BadRow):
-        raise row.error
-    if row.faults is not None and column in row.faults:
-        raise row.faults[column]
-    value: Any = row.values.get(column)
-    if value is not None and value != "":
-        return value if isinstance(value, str) else cell(value)
-    if column not in row.values:
-        problem = f"the row does not have it (it has: {listed(row.values)})"
-    else:
-        problem = f"there is no text ({'null' if value is None else 'an empty string'}); leave the row out"
-    raise row_error(row, problem, column=column)
+
+    def text_of(row: Row | BadRow) -> str:
+        if isinstance(row, BadRow):
+            raise row.error
+        if row.faults is not None and column in row.faults:
+            raise row.faults[column]
+        value: Any = row.values.get(column)
+        if value is not None and value != "":
+            return value if isinstance(value, str) else cell(value)
+        if column not in row.values:
+            problem = f"the row does not have it (it has: {listed(row.values)})"
+        else:
+            empty = "null" if value is None else "an empty string"
+            problem = f"there is no text ({empty}); leave the row out"
+        raise row_error(row, problem, column=column)
+
+    return text_of
 
 
 Read: TypeAlias = "Callable[[Entry], Text]"

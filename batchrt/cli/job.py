@@ -30,6 +30,7 @@ from batchrt.files import OutputClosedError, OutputError, Sink, Source, VectorSi
 from batchrt.files.cells import error_line
 from batchrt.files.formats import choose_format
 from batchrt.files.paths import expand_paths
+from batchrt.files.sampled_source import SampledSource
 from batchrt.providers.base import Model
 
 __all__ = [
@@ -136,7 +137,10 @@ def _open_source(settings: JobSettings) -> Source:
         if output_format(settings) != "csv":
             raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
         delimiter = None
-    return open_source(names, format=settings.format, delimiter=delimiter, encoding=settings.encoding)
+    source = open_source(names, format=settings.format, delimiter=delimiter, encoding=settings.encoding)
+    if settings.sample is None:
+        return source
+    return SampledSource(source, settings.sample, seed=settings.sample_seed, limit=settings.limit)
 
 
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:

@@ -149,6 +149,16 @@ class JobSettings:
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help="Only the first N rows.", show_default="all")
     ] = None
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Only N rows, drawn at random (of the first --limit rows).",
+            show_default="all",
+        ),
+    ] = None
+    sample_seed: Annotated[int, typer.Option(metavar="SEED", help="Another number draws other rows.")] = 0
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress and no summary; what is lost is told anyway.")
     ] = False
@@ -224,7 +234,15 @@ class RunSettings(JobSettings):
 class EmbedSettings(JobSettings):
     """Hold the options of `batchrt embed`."""
 
-    column: Annotated[str, typer.Option(help="The column with the text.")]
+    column: Annotated[str | None, typer.Option(help="The column with the text.", show_default=False)] = None
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="The text itself, with {column} fields, as '{title}: {body}'. @FILE takes it from FILE.",
+            show_default=False,
+        ),
+    ] = None
     id_column: Annotated[
         str | None,
         typer.Option(

@@ -30,6 +30,7 @@ __all__ = [
     "prompt_of",
     "read_prompt",
     "read_schema",
+    "read_template",
 ]
 
 _DEEPEST: Final = 64
@@ -176,7 +177,7 @@ def read_prompt(settings: RunSettings) -> Messages:
     messages = []
     for role, option in (("system", settings.system), ("user", settings.prompt)):
         if option is not None:
-            messages.append((role, _template(option, f"--{'prompt' if role == 'user' else role}")))
+            messages.append((role, read_template(option, f"--{'prompt' if role == 'user' else role}")))
     return messages
 
 
@@ -208,7 +209,12 @@ def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> Cha
     return prompt
 
 
-def _template(option: str, name: str) -> str:
+def read_template(option: str, name: str) -> str:
+    """Return the template that an option holds, or that is in the file it names.
+
+    Raises:
+        UsageError: the file cannot be read, or the template is empty.
+    """
     if not option.startswith("@"):
         text = option
     elif option.startswith("@@"):

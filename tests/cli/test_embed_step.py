@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from batchrt.batching.list_call import Limits, ListCall
-from batchrt.cli.embed_step import Lists, PipeLists, text_reader
+from batchrt.cli.embed_step import Lists, PipeLists, column_text, text_reader
 from batchrt.cli.pipeline import Entry, Feed
 from batchrt.errors import InputError
 from batchrt.files import BadRow, Row
@@ -21,7 +21,7 @@ def row_error(row: Row | BadRow, problem: str, *, column: str | None = None) -> 
     return bad_row("in.csv", row.number, row.line, problem, column=column).error
 
 
-READ = text_reader(row_error, "t", None)
+READ = text_reader(column_text(row_error, "t"), None)
 
 
 def list_call(**limits: Any) -> ListCall:

@@ -304,3 +304,66 @@ def test_run_parquet_in_and_out(command: Command, tmp_path: Path) -> None:
     assert all(isinstance(json.loads(text), dict) for text in found.column("output").to_pylist())
     assert command("run", path, "-p", "{price:.2f}", "-m", "mock", "-n", "1").code == 0
     assert command("embed", path, "--column", "tags", "-m", "mock", "-q").code == 1
+
+
+def test_run_sample_draws_rows(command: Command, tmp_path: Path) -> None:
+    """In their order, the same each time, of the first --limit rows; for vectors too."""
+    path = tmp_path / "in.csv"
+    path.write_text("id\n" + "".join(f"{number}\n" for number in range(200)))
+    arguments = ["run", path, "-p", "{id}", "-m", "mock", "--sample", "5"]
+    result = command(*arguments)
+    assert result.code == 0
+    ids = [int(row["id"]) for row in rows_of(result.out)]
+    assert len(ids) == 5
+    assert ids == sorted(ids)
+    assert "5 rows in" in result.err
+    assert rows_of(command(*arguments).out) == rows_of(result.out)
+    other = [int(row["id"]) for row in rows_of(command(*arguments, "--sample-seed", "7").out)]
+    assert other != ids
+    limited = [int(row["id"]) for row in rows_of(command(*arguments, "--limit", "20").out)]
+    assert len(limited) == 5
+    assert max(limited) < 20
+    embedded = command("embed", path, "--column", "id", "-m", "mock", "--sample", "5", "-q")
+    assert [row["id"] - 1 for row in rows_of(embedded.out)] == ids
+
+
+def test_embed_text_is_made_of_columns(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like a prompt; a row without text fails, and a row that lacks a column."""
+    path = tmp_path / "in.jsonl"
+    rows: list[dict[str, Any]] = [{"t": "a", "b": "x"}, {"t": None, "b": ""}, {"t": "c"}, {"t": 1, "b": [2]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = command("embed", path, "--text", "{t} {b}", "-m", "mock", "-q")
+    assert result.code == 1
+    found = rows_of(result.out)
+    assert [row["error"] is None for row in found] == [True, False, False, True]
+    assert f"{path}, row 2 (line 2): there is no text" in found[1]["error"]
+    assert f"{path}, row 3 (line 3), column 'b': the row does not have it" in found[2]["error"]
+    (tmp_path / "same.csv").write_text('text\n"a x"\n"1 [2]"\n')
+    same = rows_of(command("embed", tmp_path / "same.csv", "--column", "text", "-m", "mock", "-q").out)
+    assert [row["embedding"] for row in same] == [found[0]["embedding"], found[3]["embedding"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ([], "Missing option '--column' or '--text' (see batchrt embed --help)"),
+        (["--column", "t", "--text", "{t}"], "leave one out"),
+        (["--text", "{x}"], "no column 'x'"),
+        (["--text", "all the same"], "every row would have the same vector"),
+        (["--text", "{t:.2f}"], "the values of a CSV are text"),
+        (["--text", "@gone.txt"], "cannot read 'gone.txt'"),
+        (["--text", "{t"], "--text"),
+    ],
+)
+def test_embed_text_mistakes_are_found_first(
+    command: Command, tmp_path: Path, options: list[str], problem: str
+) -> None:
+    """Nothing is sent."""
+    path = tmp_path / "in.csv"
+    path.write_text("t\na\n")
+    result = command("embed", path, "-m", "mock", *options)
+    assert result.code == 2
+    if problem != "--text":
+        assert problem in result.complaint
