@@ -48,13 +48,23 @@ Examined: TypeAlias = "tuple[Any, float, Exception | None]"
 """A value to send and its cost, or the error of an input that is wrong by itself."""
 
 
-def examiner(call: ListCall, config: RunConfig) -> Callable[[Any], Examined]:
-    """Return a function that examines one input; `config` is the inputs' configuration."""
+def examiner(
+    call: ListCall, config: RunConfig, before: Callable[[Any], Any] | None = None
+) -> Callable[[Any], Examined]:
+    """Return a function that examines one input.
+
+    Args:
+        call: sends the values.
+        config: the inputs' configuration.
+        before: applied to each input first; may raise the input's own error.
+    """
     prepare, cost = call.prepare, call.cost
     configured = call.configured
 
     def examine(value: Any) -> Examined:
         try:
+            if before is not None:
+                value = before(value)
             if prepare is not None:
                 value = prepare(value)
             if configured:

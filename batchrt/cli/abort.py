@@ -1,21 +1,22 @@
-"""The early end of a job: a provider that refuses every request, and withdrawal of requests that wait."""
+"""The abort of a job whose provider refuses every request."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import anyio
-from anyio import CancelScope
+from batchrt import (
+    AuthenticationError,
+    FailureKind,
+    InputError,
+    OutageError,
+    ProviderError,
+    QuotaExhaustedError,
+)
 
-from batchrt.errors import AuthenticationError, InputError, OutageError, ProviderError, QuotaExhaustedError
-from batchrt.limits.error_kinds import kind_of
-from batchrt.runtime.strand import Strand
-
-__all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "AbortPolicy", "Withdrawals", "WithdrawnError"]
+__all__ = ["MOST_FORBIDDEN", "MOST_REFUSED", "AbortPolicy"]
 
 MOST_REFUSED: Final = 5
 """How many rows in a row may be refused for the key, the model or the credit, or given up for an outage,
@@ -26,61 +27,6 @@ MOST_FORBIDDEN: Final = 50
 
 _FORBIDDEN: Final = 403
 _NOT_FOUND: Final = 404
-
-
-_WITHDRAWAL_SECONDS: Final = 0.1
-"""Seconds between two looks for requests that failed and wait for another attempt."""
-
-
-class WithdrawnError(Exception):
-    """A request was withdrawn while it waited to be sent."""
-
-
-class Withdrawals:
-    """Withdraw requests that wait to be sent, and let requests in flight finish.
-
-    A pause that the provider asks for may be an hour, and its limits may let through one request a
-    minute; a job that is stopped does not wait for either, before a first attempt or another one.
-    """
-
-    def __init__(self) -> None:
-        self._guarded: dict[Strand, tuple[CancelScope, int]] = {}
-        self._begun = anyio.Event()
-
-    @contextmanager
-    def guard(self, strand: Strand, rows: int = 1) -> Iterator[None]:
-        """Carry a request for so many rows within the block.
-
-        Raises:
-            WithdrawnError: it was withdrawn.
-        """
-        with CancelScope() as scope:
-            self._guarded[strand] = (scope, rows)
-            try:
-                yield
-            finally:
-                del self._guarded[strand]
-        if scope.cancelled_caught:
-            raise WithdrawnError
-
-    def begin(self) -> int:
-        """Withdraw waiting requests, now and from now on; return the number of rows withdrawn now."""
-        self._begun.set()
-        return self._withdraw()
-
-    def _withdraw(self) -> int:
-        # A request that waits, for the quota or for another attempt, holds no slot.
-        waiting = [guarded for strand, guarded in self._guarded.items() if not strand.has_slot]
-        for scope, _ in waiting:
-            scope.cancel()
-        return sum(rows for _, rows in waiting)
-
-    async def keep_withdrawing(self) -> None:
-        """Withdraw requests that come to wait after `begin`, until cancelled."""
-        await self._begun.wait()
-        while True:
-            await anyio.sleep(_WITHDRAWAL_SECONDS)
-            self._withdraw()
 
 
 class AbortPolicy:
@@ -114,10 +60,17 @@ class AbortPolicy:
             self._in_a_row = 0
 
     def record_failure(self, error: Exception) -> bool:
-        """Note a row that failed; return whether it did by itself, and not along with the whole job."""
+        """Note a row that failed; return whether it did by itself, and not along with the whole job.
+
+        Rows of one list that failed have the same error, which counts once.
+        """
+        if error is self.refusal:
+            return True
         most = self._most_in_a_row(error)
         if most is None:
-            if not isinstance(error, InputError) and not kind_of(error).wrong_address:  # nothing was sent
+            if (
+                not isinstance(error, InputError) and not FailureKind.of(error).wrong_address
+            ):  # nothing was sent
                 self.record_success()
             return True
         if self.is_aborted:
@@ -143,11 +96,11 @@ class AbortPolicy:
 
     def _has_wrong_address(self, error: Exception | None) -> bool:
         """Whether the address is wrong, as far as is known: no request reached a server there before."""
-        return self._waits and not self._reached and kind_of(error).wrong_address
+        return self._waits and not self._reached and FailureKind.of(error).wrong_address
 
     def _asks_too_much(self, error: Exception | None) -> bool:
         """Whether the provider asks, for all that is sent, to wait for longer than that."""
-        if not isinstance(error, ProviderError) or not kind_of(error).overloaded:
+        if not isinstance(error, ProviderError) or not FailureKind.of(error).overloaded:
             return False
         return (error.retry_after or 0.0) > self._max_wait
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from batchrt import Usage
 from batchrt.cli.console import count, rate
 from batchrt.cli.provider_events import ProviderEvents
 from batchrt.files import Sink, VectorSink
 from batchrt.files.cells import error_line, listed
-from batchrt.messages import Usage
 
 __all__ = ["Counts", "Kind", "cut_off_reason", "kept_apart", "losses", "summary"]
 
@@ -43,10 +43,10 @@ class Counts:
     """Count rows, tokens and errors.
 
     Attributes:
-        started: rows that were begun.
+        started: rows that were read for the run.
         done, failed: rows that ended.
         answered: rows that a model answered, whatever the answer was like.
-        left_out: rows that were begun and given up before they were sent, or all of them could be.
+        cancelled: rows that were given up after a request of theirs had been sent.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: tokens billed.
@@ -60,7 +60,7 @@ class Counts:
     done: int = 0
     failed: int = 0
     answered: int = 0
-    left_out: int = 0
+    cancelled: int = 0
     retries: int = 0
     lists: int = 0
     sent: int = 0
@@ -75,11 +75,6 @@ class Counts:
     def ended(self) -> int:
         """Rows done or failed."""
         return self.done + self.failed
-
-    @property
-    def in_flight(self) -> int:
-        """Rows begun and neither ended nor given up."""
-        return self.started - self.done - self.failed - self.left_out
 
     def add_usage(self, usage: Usage) -> None:
         """Count the tokens of an answer."""
@@ -116,7 +111,7 @@ def summary(
     """Return the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
 
     `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
-    were left out for it. `not_started` is the one about rows that were never begun, `cost` the one about
+    were cancelled for it. `not_started` is the one about rows that were never sent, `cost` the one about
     money.
     """
     return "\n".join(_summary_lines(counts, events, sink, seconds, (stopped, not_started, cost)))
@@ -140,11 +135,10 @@ def _summary_lines(
 ) -> Iterator[str]:
     stopped, not_started, cost = said
     pace = f" ({rate(counts.ended / seconds)})" if seconds > 0 else ""
-    cancelled = f", {counts.in_flight:,} more cancelled" if counts.in_flight else ""
-    left_out = f", {counts.left_out:,} that waited left out" if counts.left_out and not stopped else ""
+    cancelled = f", {counts.cancelled:,} more cancelled" if counts.cancelled and not stopped else ""
     yield (
         f"{count(counts.ended, 'row')} in {seconds:.1f} s{pace}: "
-        f"{counts.done:,} done, {counts.failed:,} failed{cancelled}{left_out}"
+        f"{counts.done:,} done, {counts.failed:,} failed{cancelled}"
     )
     yield from filter(None, (stopped, not_started))
     yield from _costs(counts)

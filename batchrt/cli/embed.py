@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
-from batchrt.cli.embed_step import (
-    ID,
-    EmbedStep,
-    ListPipeline,
-    Lists,
-    PipeLists,
-    TextOf,
-    column_text,
-    text_reader,
-)
-from batchrt.cli.errors import UsageError
-from batchrt.cli.job import Job, JobState, check_limits, execute, output_option_named
+from batchrt import InputError, OpenAIEmbeddings, PromptTemplate, RunConfig, Runnable, RunnableLambda
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts
+from batchrt.cli.errors import UsageError, output_option_named
+from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.models import new_model
 from batchrt.cli.option_values import read_whole
 from batchrt.cli.options import EmbedSettings
-from batchrt.cli.pipeline import Feed, feed_of
+from batchrt.cli.pipeline import AnyRow, Feed
 from batchrt.cli.prompt import prompt_of, read_template
-from batchrt.cli.row_step import fields_of
-from batchrt.errors import InputError
+from batchrt.cli.row_chain import fields_reader
 from batchrt.files import BadRow, Row, Source, VectorSink, open_vector_sink, required_columns
-from batchrt.providers.embeddings.model import OpenAIEmbeddings
-from batchrt.runnables.templates import Template
+from batchrt.files.cells import cell, listed
 
 __all__ = ["embed_job"]
 
-_UNBOUNDED: Final = 2048
+_ID: Final = "id"
+"""The name of the id column in the output, whatever it is called in the input."""
 
 
 def embed_job(settings: EmbedSettings) -> int:
@@ -41,16 +34,20 @@ def embed_job(settings: EmbedSettings) -> int:
     """
     check_limits(settings)
     _check_text(settings)
-    state = JobState.of(settings, answers=False)
+    budget, counts = Budget.of(settings, answers=False), Counts()
     model = embedding_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
-        text_of = _text_of(settings, source)
+        text = _text_step(settings, source)
         required_columns(source, ids)
         sink = stack.enter_context(_open_sink(settings, source))
-        pipeline = _pipeline(settings, model, source, state, text_of)
-        return Job(pipeline, model, state, settings=settings, source=source, sink=sink)
+        chain = text | model.as_bytes()
+        feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
+        config = RunConfig(timeout=settings.timeout)
+        return Job(
+            chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
+        )
 
     return execute(settings, new_job)
 
@@ -70,46 +67,6 @@ def embedding_model(settings: EmbedSettings) -> OpenAIEmbeddings:
     )
 
 
-def _check_text(settings: EmbedSettings) -> None:
-    """Raise UsageError unless there is a column or a template, and not both."""
-    if settings.column is None and settings.text is None:
-        raise UsageError("Missing option '--column' or '--text' (see batchrt embed --help)")
-    if settings.column is not None and settings.text is not None:
-        raise UsageError("--column and --text name two texts; leave one out")
-
-
-def _text_of(settings: EmbedSettings, source: Source) -> TextOf:
-    """Return a function that returns the text of a row of `source`.
-
-    Raises:
-        UsageError: the template is not one.
-        InputError: a column is missing.
-    """
-    if settings.column is not None:
-        required_columns(source, [settings.column])
-        return column_text(source.row_error, settings.column)
-    template = read_template(settings.text or "", "--text")
-    columns = source.survey(settings.limit)
-    prompt = prompt_of([("user", template)], source, columns)
-    if not prompt.input_variables:
-        raise UsageError("--text has no {column}: every row would have the same vector")
-    fields = fields_of(source, prompt.input_variables)
-    fill = Template(template, columns).fill
-
-    def text_of(row: Row | BadRow) -> str:
-        try:
-            text = fill(fields(row))
-        except (TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise source.row_error(row, f"--text cannot be filled: {error}") from error
-        if not text.strip():
-            raise source.row_error(row, "there is no text; leave the row out")
-        return text
-
-    return text_of
-
-
 def _truncate(option: str | None) -> bool | int:
     if option is None or option == "auto":
         return option is not None
@@ -123,7 +80,7 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
     try:
         return open_vector_sink(
             settings.output,
-            columns={ID: int if settings.id_column is None else str},
+            columns={_ID: int if settings.id_column is None else str},
             width=settings.dimensions,
             format=settings.output_format,
             overwrite=settings.overwrite,
@@ -135,17 +92,78 @@ def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
         raise UsageError(output_option_named(error)) from error
 
 
-def _pipeline(
-    settings: EmbedSettings, model: OpenAIEmbeddings, source: Source, state: JobState, text_of: TextOf
-) -> ListPipeline:
-    call = model._lists({}).list_call(model.get_name())
-    read = text_reader(text_of, settings.id_column)
-    feed = feed_of(source, settings.limit)
-    return ListPipeline(
-        EmbedStep(call, state, timeout=settings.timeout),
-        Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
-        cap=settings.max_concurrency,
-        size=call.limits().size or _UNBOUNDED,
-        counts=state.counts,
-        budget=state.budget,
-    )
+def id_reader(column: str | None) -> Callable[[AnyRow], Row]:
+    """Return a function from a row to a row of its id alone; its number without a `column`.
+
+    The rest is let go of: many rows wait for a list to be full, and then for its answer.
+    """
+
+    def read(row: AnyRow) -> Row:
+        return Row(row.number, row.line, {_ID: row.number if column is None else row.values.get(column)})
+
+    return read
+
+
+def _check_text(settings: EmbedSettings) -> None:
+    """Raise UsageError unless there is a column or a template, and not both."""
+    if settings.column is None and settings.text is None:
+        raise UsageError("Missing option '--column' or '--text' (see batchrt embed --help)")
+    if settings.column is not None and settings.text is not None:
+        raise UsageError("--column and --text name two texts; leave one out")
+
+
+def _text_step(settings: EmbedSettings, source: Source) -> Runnable[AnyRow, str]:
+    """Return a step from a row of `source` to the text to embed.
+
+    Raises:
+        UsageError: the template is not one.
+        InputError: a column is missing.
+    """
+    if settings.column is not None:
+        required_columns(source, [settings.column])
+        return RunnableLambda(text_reader(source, settings.column), inline=True)
+    template = read_template(settings.text or "", "--text")
+    columns = source.survey(settings.limit)
+    names = prompt_of([("user", template)], source, columns).input_variables
+    if not names:
+        raise UsageError("--text has no {column}: every row would have the same vector")
+    fields = fields_reader(source, names)
+
+    def read(row: AnyRow) -> Mapping[str, Any]:
+        values = fields(row)
+        if all(values[name] == "" for name in names):
+            raise source.row_error(
+                row, "there is no text, all columns of --text are empty; leave the row out"
+            )
+        return values
+
+    filled = PromptTemplate(template, columns=columns)
+    return RunnableLambda(read, inline=True) | filled | RunnableLambda(_text_of, inline=True)
+
+
+def _text_of(value: Any) -> str:
+    return str(value.to_string())
+
+
+def text_reader(source: Source, column: str) -> Callable[[AnyRow], str]:
+    """Return a function from a row to its `column` as text; a value that is no string, as it is written.
+
+    It raises InputError if there is no text.
+    """
+
+    def read(row: AnyRow) -> str:
+        if isinstance(row, BadRow):
+            raise row.error
+        if row.faults is not None and column in row.faults:
+            raise row.faults[column]
+        value: Any = row.values.get(column)
+        if value is not None and value != "":
+            return value if isinstance(value, str) else cell(value)
+        if column not in row.values:
+            problem = f"the row does not have it (it has: {listed(row.values)})"
+        else:
+            kind = "null" if value is None else "an empty string"
+            problem = f"there is no text ({kind}); leave the row out"
+        raise source.row_error(row, problem, column=column)
+
+    return read

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+from batchrt import AuthenticationError, RetryPolicy, TokenizerError
 from batchrt.cli.counts import Counts
 from batchrt.cli.errors import UsageError
 from batchrt.cli.options import JobSettings
 from batchrt.cli.process import allow_connections
-from batchrt.errors import AuthenticationError, TokenizerError
-from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
-from batchrt.runtime.retry import RetryPolicy
 
 __all__ = ["is_built_in", "new_model", "url_hint"]
 
 M = TypeVar("M")
 
 _BUILT_IN: Final = "mock"
+_AUTO_AT_MOST: Final = 10_000
+"""Requests in flight that `auto` goes up to."""
 
 
 def is_built_in(settings: JobSettings) -> bool:
@@ -72,8 +72,8 @@ def _most_in_flight(settings: JobSettings) -> int | None:
     """Return how many requests the system has files for, if that may be fewer than are tried."""
     if settings.max_concurrency != "auto":
         return None
-    fit = allow_connections(MOST_AT_ONCE)
-    return None if fit >= MOST_AT_ONCE else max(1, fit)
+    fit = allow_connections(_AUTO_AT_MOST)
+    return None if fit >= _AUTO_AT_MOST else max(1, fit)
 
 
 def _in_options(message: str, options: dict[str, Any]) -> str:

@@ -20,7 +20,9 @@ __all__ = [
 ]
 
 _MOST_DIGITS: Final = 20
-_NOT_TEXT: Final = frozenset(("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off"))
+_NOT_TEXT: Final = frozenset(
+    ("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off", "--flatten")
+)
 """Options whose value is a path, of any bytes, and flags that may stand before one."""
 _DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}
 

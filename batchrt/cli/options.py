@@ -19,7 +19,7 @@ from typing import (
 import typer
 
 from batchrt.cli.option_values import READERS
-from batchrt.files.encodings import OutputEncoding
+from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
 __all__ = ["EmbedSettings", "JobSettings", "RunSettings", "command_of"]
@@ -204,6 +204,9 @@ class RunSettings(JobSettings):
             help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'."
         ),
     ] = "output"
+    flatten: Annotated[
+        bool, typer.Option("--flatten", help="Make columns of the schema's fields, beside the output.")
+    ] = False
     output_encoding: Annotated[
         OutputEncoding | None,
         typer.Option(

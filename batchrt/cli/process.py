@@ -13,17 +13,15 @@ from typing import Final, NoReturn
 
 import anyio
 
+from batchrt.files import INPUT_THREAD
+
 __all__ = [
-    "INPUT_THREAD",
     "allow_connections",
     "collecting_less",
     "leave",
     "open_standard_streams",
     "watch_interrupts",
 ]
-
-INPUT_THREAD: Final = "batchrt input"
-"""The name of the thread that reads a pipe."""
 
 _OTHER_FILES: Final = 64
 _LAST_STEPS: Final = 0.1

@@ -13,12 +13,11 @@ import anyio
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, duration, rate, short
 from batchrt.cli.counts import Counts
-from batchrt.limits.quota_statistics import QuotaStatistics
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from batchrt.limits.quota_statistics import QuotaStatistics
+    from batchrt import QuotaStatistics
 
 __all__ = [
     "Display",
@@ -87,6 +86,8 @@ class Progress:
         fraction_read: says which share of the input was read, or `None`; asked where `total` is not known.
         quota: says how things stand with the provider.
         budget: the limits of spending.
+        noun: the unit of requests in flight, if they are not called that.
+        update: brings the counts up to date.
     """
 
     def __init__(
@@ -98,6 +99,8 @@ class Progress:
         fraction_read: Callable[[], float | None],
         quota: Callable[[], QuotaStatistics],
         budget: Budget | None = None,
+        noun: str | None = None,
+        update: Callable[[], None] | None = None,
     ) -> None:
         self.counts = counts
         self._total = total
@@ -105,6 +108,8 @@ class Progress:
         self._fraction_read = fraction_read
         self._quota = quota
         self._budget = Budget() if budget is None else budget
+        self._noun = noun
+        self._update = update
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
@@ -130,8 +135,9 @@ class Progress:
 
     def words(self) -> list[str]:
         """Return the facts, the most important ones first."""
-        counts, quota = self.counts, self._quota()
-        noun = "list" if counts.lists else None
+        if self._update is not None:
+            self._update()
+        counts, quota, noun = self.counts, self._quota(), self._noun
         of_total = f" of {self._total:,}" if self._total is not None else ""
         words = [f"{counts.done:,}{of_total} done"]
         if counts.failed:

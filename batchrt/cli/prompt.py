@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
+from batchrt import ChatOpenAI, ChatPromptTemplate, InputError
 from batchrt.cli.errors import UsageError
 from batchrt.cli.models import new_model
 from batchrt.cli.options import RunSettings
-from batchrt.errors import InputError
 from batchrt.files import Source, required_columns
-from batchrt.files.formats import TEXT_TABLES
-from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.providers.options import check_options
-from batchrt.runnables.prompts import ChatPromptTemplate
 
 __all__ = [
     "Messages",
@@ -200,7 +197,7 @@ def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> Cha
             raise
         hint = "braces that are no field, as those of JSON, are written {{ and }}"
         raise UsageError(f"{error}; {hint}") from error
-    if source.format in TEXT_TABLES:
+    if source.is_text:
         try:
             prompt.invoke(dict.fromkeys(prompt.input_variables, ""))
         except (TypeError, ValueError) as error:

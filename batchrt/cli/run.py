@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from batchrt import ChatOpenAI, InputError, RunConfig, Runnable
+from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError
-from batchrt.cli.job import Job, JobState, check_limits, execute, output_format, output_option_named
+from batchrt.cli.errors import UsageError, output_option_named
+from batchrt.cli.job import Job, check_limits, execute, output_format
 from batchrt.cli.options import RunSettings
-from batchrt.cli.pipeline import RowPipeline, feed_of
+from batchrt.cli.pipeline import Feed, window_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.cli.row_step import Answer, Answers, RowStep, fields_of
-from batchrt.errors import InputError
-from batchrt.files import Sink, Source, open_sink
+from batchrt.cli.row_chain import Answer, answer_step, fields_step
+from batchrt.files import Sink, Source, fields_of_schema, open_sink
 from batchrt.files.cells import error_line
-from batchrt.providers.chat.model import ChatOpenAI
-from batchrt.runnables.base import Runnable
 
 __all__ = ["run_job"]
 
@@ -31,30 +30,35 @@ def run_job(settings: RunSettings) -> int:
     """
     messages = read_prompt(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
+    if settings.flatten and (schema is None or not fields_of_schema(schema)):
+        raise UsageError("--flatten makes columns of a schema's fields: name one with --schema that has some")
     check_limits(settings)
-    state = JobState.of(settings, answers=True)
+    budget, counts = Budget.of(settings, answers=True), Counts()
     model = chat_model(settings)
-    answers = _answers(settings, model, schema, state.counts)
+    answers = _answers(settings, model, schema)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         columns = source.survey(settings.limit)
         prompt = prompt_of(messages, source, columns)
-        sink = stack.enter_context(_open_sink(settings, source, columns))
+        sink = stack.enter_context(_open_sink(settings, source, columns, schema))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        chain: Runnable[Any, Answer] = prompt | answers
+        ask: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
-            chain = chain.with_config(timeout=settings.timeout, run_name="the row")
-        fields = fields_of(source, prompt.input_variables)
-        feed = feed_of(source, settings.limit)
-        row_step = RowStep(chain, fields, state, feed.load)
-        pipeline = RowPipeline(row_step, feed, settings.max_concurrency, state.counts, state.budget)
-        return Job(pipeline, model, state, settings=settings, source=source, sink=sink)
+            ask = ask.with_config(timeout=settings.timeout, run_name="the row")
+        chain = fields_step(source, prompt.input_variables) | ask
+        feed = Feed(source, settings.limit, counts)
+        config = RunConfig(window=window_of(settings.max_concurrency))
+        return Job(
+            chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
+        )
 
     return execute(settings, new_job)
 
 
-def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) -> Sink:
+def _open_sink(
+    settings: RunSettings, source: Source, columns: Sequence[str], schema: dict[str, Any] | None
+) -> Sink:
     kind = output_format(settings)
     try:
         return open_sink(
@@ -65,6 +69,7 @@ def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) ->
             overwrite=settings.overwrite,
             source=source,
             finish_reasons=True,
+            flatten=fields_of_schema(schema) if settings.flatten and schema is not None else None,
             delimiter=settings.delimiter if kind == "csv" else None,
             encoding=settings.output_encoding,
         )
@@ -73,14 +78,14 @@ def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) ->
 
 
 def _answers(
-    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None, counts: Counts
+    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None
 ) -> Runnable[Any, Answer]:
     """Return the part of the chain behind the prompt.
 
     Raises:
         UsageError: the schema cannot be sent.
     """
-    answers = Answers(counts, structured=schema is not None, fail_cut_off=settings.fail_cut_off)
+    answers = answer_step(structured=schema is not None, fail_cut_off=settings.fail_cut_off)
     if schema is None:
         return model | answers
     try:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from batchrt.files.arrow import pyarrow, restored, storable
 from batchrt.files.cells import cell, encodable_text
+from batchrt.files.flattening import Flattening
 from batchrt.files.new_file import NewFile
 from batchrt.files.parquet_file import ParquetFile
 from batchrt.files.sink import Sink
@@ -29,7 +30,8 @@ class ParquetSink(Sink):
     Columns of a Parquet or Arrow input keep their types, and may be null. Columns of another input are
     strings, or, if all values of the first row group are such, booleans, 64-bit integers or doubles; lists
     and objects are JSON text. Outputs, errors and finish reasons are strings, an output of another type is
-    JSON text: every file has the same schema, whatever the answers were.
+    JSON text, but a flattened output's fields have their types: every file has the same schema, whatever the
+    answers were.
 
     A later value that its column cannot hold is null and counts as left out. The file can be read once it is
     closed.
@@ -39,16 +41,26 @@ class ParquetSink(Sink):
         columns: the input's columns.
         added: the output's, the error's, and the finish reason's if there is to be one.
         types: Arrow's, of the input's columns, as far as it has them.
+        flattening: splits outputs into their fields.
     """
 
     def __init__(
-        self, file: ParquetFile, columns: Sequence[str], added: tuple[str, ...], types: Mapping[str, Any]
+        self,
+        file: ParquetFile,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        types: Mapping[str, Any],
+        flattening: Flattening | None = None,
     ) -> None:
-        super().__init__(file.new_file.path, "parquet", columns, added)
+        super().__init__(file.new_file.path, "parquet", columns, added, flattening)
         self._pa: Any = pyarrow()
         self._file = file
         self._known = frozenset(columns)
         self._types = {name: storable(kind) for name, kind in types.items() if name in self._known}
+        arrow = {"integer": self._pa.int64(), "number": self._pa.float64(), "boolean": self._pa.bool_()}
+        kinds = {} if flattening is None else flattening.kinds
+        self._types |= {name: arrow[kind] for name, kind in kinds.items() if kind in arrow}
+        self._is_text = [name not in self._types for name in added]
         self._has_group = False
         self._clear()
 
@@ -82,7 +94,7 @@ class ParquetSink(Sink):
         if not values.keys() <= self._known:
             self._leave_out(set(values.keys() - self._known))
         row = [values.get(name) for name in self._inputs]
-        row += [value if value is None else encodable_text(cell(value)) for value in last]
+        row += [_text(value) if text else value for value, text in zip(last, self._is_text, strict=True)]
         for kept, value in zip(self._lists, row, strict=True):
             kept.append(value)
             self._size += _size_of(value)

@@ -35,6 +35,7 @@ class Source(Iterator[Row | BadRow]):
         format: `csv`, `tsv`, `jsonl` or `parquet`; `table` for an object of Python.
         columns: the header's names; for JSONL the keys of the first good row, and other rows may have others.
             A column without a name is called after its position, as `column_3`.
+        is_text: whether all values are text.
         is_table: whether each row has a text for each column, as in a CSV.
         delimiter: between the fields of a CSV or TSV; `None` for other formats.
         arrow_types: Arrow's types of columns, in Parquet and Arrow tables; empty for other formats.
@@ -49,6 +50,7 @@ class Source(Iterator[Row | BadRow]):
         self.paths: tuple[str, ...] = (path,)
         self.format: SourceFormat = kind
         self.columns: tuple[str, ...] = columns
+        self.is_text: bool = kind in TEXT_TABLES
         self.is_table: bool = kind in TEXT_TABLES
         self.delimiter: str | None = None
         self.arrow_types: Mapping[str, Any] = {}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrt.files.cells import cell, encodable_text, json_text
+from batchrt.files.flattening import Flattening
 from batchrt.files.formats import Format
 from batchrt.files.new_file import NewFile
 from batchrt.files.output_file import OutputFile
@@ -18,9 +19,14 @@ __all__ = ["JsonSink", "TableSink", "encode_table"]
 
 class _TextSink(Sink):
     def __init__(
-        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...]
+        self,
+        file: OutputFile,
+        kind: Format,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        flattening: Flattening | None = None,
     ) -> None:
-        super().__init__(file.path, kind, columns, added)
+        super().__init__(file.path, kind, columns, added, flattening)
         self._file = file
 
     def _put(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> None:
@@ -62,9 +68,16 @@ class TableSink(_TextSink):
     """Write CSV or TSV: a header, then one record a row."""
 
     def __init__(
-        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
+        self,
+        file: OutputFile,
+        kind: Format,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        flattening: Flattening | None = None,
+        *,
+        delimiter: str,
     ) -> None:
-        super().__init__(file, kind, columns, added)
+        super().__init__(file, kind, columns, added, flattening)
         self._known = frozenset(columns)
         self._record = _Record()
         # The csv module quotes a lone \r only if it is part of the line end: so that is \r\n for the module,

@@ -7,6 +7,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, together
 from batchrt.runtime.context import drive
 from batchrt.runtime.fork import Branch, fork
 from batchrt.runtime.slots import Waiter
@@ -38,6 +39,10 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self.bound._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        return together([self.bound.describe(kwargs)])
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.bound._step(kwargs)

@@ -8,8 +8,18 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt import Usage
-from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, Split, carry, pack, share
+from batchrt import ListLengthError, Usage
+from batchrt.batching.list_call import (
+    Limits,
+    ListCall,
+    Part,
+    RepackError,
+    Split,
+    carry,
+    check_length,
+    pack,
+    share,
+)
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -181,3 +191,42 @@ def test_list_call_shares_have_the_details_too() -> None:
     assert sum(shares[1:], shares[0]) == whole
     assert [each.cached_input_tokens for each in shares] == [1, 1, 3]
     assert [each.service_tier for each in share(Usage(3, 0, 3), [1.0] * 3)] == [None] * 3
+
+
+class Said(tuple[int, ...]):
+    """A tuple that says it has another length."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return 100
+
+
+@pytest.mark.parametrize(
+    ("results", "received"),
+    [
+        ([1], 1),
+        ((1,), 1),
+        ([1, 2, 3, 4, 5], 5),
+        ((1, 2, 3, 4, 5), 5),
+        (Said((1,)), 1),
+        (Said((1, 2, 3, 4)), 100),
+        ("ab", None),
+        ({1: 2, 3: 4}, None),
+        (iter([1, 2]), None),
+        (None, None),
+    ],
+)
+def test_list_call_results_of_another_length_are_counted(results: Any, received: int | None) -> None:
+    """The error says how many there were, as far as that is known without asking for all of them."""
+    call, _ = failing(ValueError(), set())
+    with pytest.raises(ListLengthError) as caught:
+        check_length(call, [1, 2], results)
+    assert (caught.value.expected, caught.value.received) == (2, received)
+
+
+@pytest.mark.parametrize("results", [[3, 4], (3, 4), Said((3, 4)), range(3, 5)])
+def test_list_call_results_of_the_lists_length_are_a_list(results: Any) -> None:
+    """Of any kind of sequence."""
+    call, _ = failing(ValueError(), set())
+    assert check_length(call, [1, 2], results) == [3, 4]

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from batchrt import ItemTimeoutError
-from batchrt.batching.list_call import ListCall
+from batchrt.batching.list_call import Limits, ListCall
 from batchrt.batching.microbatch import list_step
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.item import Item
@@ -105,3 +105,26 @@ def test_microbatch_equal_values_are_taken_from_the_cache(backend: str) -> None:
 
     virtually(backend, main)
     assert sorted(value for values in sent for value in values) == [1, 2, 3]
+
+
+@on_both
+def test_microbatch_rest_of_a_full_list_waits_for_more(backend: str) -> None:
+    """The cost of the values that were sent is subtracted from that of the queue."""
+    sent: list[list[int]] = []
+
+    async def send(values: list[int]) -> Sequence[int]:
+        sent.append(values)
+        return values
+
+    async def late(value: int, strand: Strand) -> int:
+        await anyio.sleep(0 if value == 4 else value)
+        return value
+
+    async def main() -> None:
+        step = meeting(
+            send, Step(late), limits=lambda: Limits(None, 6), cost=float, linger=20.0, max_linger=20.0
+        )
+        await collect(Job.of(step, [4, 4, 2, 10], config()), return_exceptions=False)
+
+    virtually(backend, main)
+    assert sent == [[4], [4, 2], [10]]

@@ -1,18 +1,20 @@
-"""Rows that failed take no more memory than others."""
+"""Rows in memory: no more than needed, and those that failed take no more than others."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import anyio
 import pytest
 
-from batchrt.cli import pipeline as load_module
-from batchrt.cli.pipeline import Entry, Load, without_traces
+from batchrt import RunnableLambda
+from batchrt.cli import pipeline as pipeline_module
+from batchrt.cli.counts import Counts
+from batchrt.cli.pipeline import AnyRow, Entry, Feed, without_traces
 from batchrt.files import Row
-from batchrt.runtime.strand import Strand
 
 
 class Values(dict[str, str]):
@@ -59,17 +61,16 @@ def test_pipeline_entries_that_failed_are_let_go_of(function: Callable[[], None]
 
     def fail() -> weakref.ref[Values]:
         values = Values(text="x")
-        entry = Entry(Row(1, 1, values))
+        row, entries = Row(1, 1, values), []
 
-        def call(_entry: Entry) -> None:
+        def call(_row: Row) -> None:
             function()
 
         try:
-            call(entry)
+            call(row)
         except Exception as error:
-            entry.fail(error)
-        assert entry.ended
-        assert entry.error is not None
+            entries.append(Entry(row, error=without_traces(error)))
+        assert entries[0].error is not None
         return weakref.ref(values)
 
     gc.disable()
@@ -88,37 +89,59 @@ def test_pipeline_errors_of_entries_keep_their_message() -> None:
     assert first.__cause__ is None
 
 
-class Strands(Strand):
-    """Stand in for a strand."""
+def rows(count: int, size: int) -> Any:
+    """Give the rows of a file as a `Source` does."""
 
-    def __init__(self) -> None:
-        self.waiting = 0
+    class Rows(Iterator[Row]):
+        fraction_read = 0.5
 
-    def wait_throttled(self) -> None:
-        self.waiting += 1
+        def __init__(self) -> None:
+            self._numbers = iter(range(count))
 
-    def release(self) -> None:
-        self.waiting -= 1
+        def __next__(self) -> Row:
+            number = next(self._numbers)
+            return Row(number + 1, number + 2, {"n": number}, size=size)
+
+    return Rows()
+
+
+def test_feed_keeps_rows_until_they_are_taken() -> None:
+    """By the index of their outcomes, of which some may be left out, and no more than the limit."""
+    feed = Feed(rows(10, 1), 5, Counts())
+    inputs = iter(cast("Iterator[AnyRow]", feed.inputs()))
+    assert [next(inputs).number for _ in range(4)] == [1, 2, 3, 4]
+    assert feed.counts.started == 4
+    assert feed.row(2).number == 3
+    assert feed.take(0).number == 1
+    assert feed.row(2).number == 3
+    assert feed.take(2).number == 3
+    assert feed.take(3).number == 4
+    assert [row.number for row in inputs] == [5]
 
 
 @pytest.mark.anyio
-async def test_pipeline_load_has_rows_wait_until_others_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without their slots, and all of them go on at once."""
-    monkeypatch.setattr(load_module, "_HEAVY", 100)
-    load, strand = Load(), Strands()
-    load.add(100)
-    light = load.is_heavy
-    assert not light
-    load.add(1)
-    assert load.is_heavy
+async def test_feed_of_large_rows_has_no_more_begun_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a row stalls that others wait for; all of them go on once it has ended."""
+    monkeypatch.setattr(pipeline_module, "_HEAVY", 100)
+    feed, gate = Feed(rows(50, 30), None, Counts()), anyio.Event()
+
+    async def ask(row: AnyRow) -> int:
+        if row.number == 1:
+            await gate.wait()
+        return row.number
+
+    run = RunnableLambda(ask).arun_iter(feed.inputs(), {"max_concurrency": 3}, room=feed.has_room)
+    done: list[int] = []
+
+    async def consume() -> None:
+        async for outcome in run:
+            done.append(feed.take(outcome.index).number)
+
     async with anyio.create_task_group() as group:
-        for _ in range(3):
-            group.start_soon(load.lessened, strand)
+        group.start_soon(consume)
         await anyio.wait_all_tasks_blocked()
-        assert strand.waiting == 3
-        load.add(50)
-        load.remove(50)
-        await anyio.wait_all_tasks_blocked()
-        assert strand.waiting == 3
-        load.remove(1)
-    assert [strand.waiting] == [0]
+        assert feed.counts.started == 4
+        assert not feed.has_room()
+        gate.set()
+    assert done == [*range(1, 51)]
+    assert feed.has_room()

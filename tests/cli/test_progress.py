@@ -116,7 +116,7 @@ def test_progress_lists_are_called_that(known: dict[str, Any], words: list[str])
     """They are not rows."""
 
     async def main() -> list[str]:
-        return new_progress(Counts(lists=5), quota=lambda: new_standing(**known)).words()
+        return new_progress(Counts(), noun="list", quota=lambda: new_standing(**known)).words()
 
     assert on_mock_clock(main) == ["0 done", *words]
 

@@ -367,3 +367,23 @@ def test_embed_text_mistakes_are_found_first(
     assert result.code == 2
     if problem != "--text":
         assert problem in result.complaint
+
+
+def test_run_flatten_makes_columns_of_the_schema(command: Command, tmp_path: Path) -> None:
+    """With the types of the schema; it is refused without one."""
+    path, schema = tmp_path / "in.csv", tmp_path / "schema.json"
+    path.write_text("id,name\n1,a\n")
+    schema.write_text(
+        '{"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}'
+    )
+    arguments = ["run", path, "-p", "{id}", "-m", "mock", "--flatten", "-q"]
+    result = command(*arguments, "--schema", schema)
+    assert result.code == 0
+    [row] = rows_of(result.out)
+    assert list(row) == ["id", "name", "output_name", "n", "output", "error", "finish_reason"]
+    assert isinstance(row["output_name"], str)
+    assert isinstance(row["n"], int)
+    assert row["output"] is None
+    assert "name one with --schema" in command(*arguments).complaint
+    schema.write_text('{"type": "object"}')
+    assert "name one with --schema" in command(*arguments, "--schema", schema).complaint

@@ -14,9 +14,13 @@ from batchrt.limits.permit import Permit
 from batchrt.limits.refusal_log import ACCEPTED
 
 
+def found_limits() -> FoundLimits:
+    return FoundLimits(lambda *_: None, lambda _: None, lambda: None)
+
+
 def refused(error: ProviderError, *, unexplained: int = 0, explained: bool = False) -> Pacing:
     """Return the pacing after `error`, beside five requests in flight; three were answered before."""
-    found = FoundLimits(lambda *_: None, lambda _: None, lambda: None)
+    found = found_limits()
     found.unexplained = unexplained
     for _ in range(3):
         permit = Permit(0)
@@ -69,7 +73,7 @@ def test_pacing_recovery_is_replaced_by_that_of_a_later_refusal() -> None:
     pacing = refused(RateLimitError("x", status=429, retry_after=2))
     pacing.sent(2.0)
     assert pacing.recovery_due(0, 2.0) > 2.0
-    found = FoundLimits(lambda *_: None, lambda _: None, lambda: None)
+    found = found_limits()
     pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=False)
     assert pacing.recovery_due(0, 2.0) == 2.0
     assert pacing.recovery_due(1, 2.0) == math.inf

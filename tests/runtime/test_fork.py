@@ -263,6 +263,24 @@ def test_fork_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
     )
 
 
+@pytest.mark.parametrize("single", [True, False])
+async def test_fork_may_be_cancelled_at_any_moment(single: bool) -> None:
+    """Branches that were handed to an idle task and have not begun are over too, and no slot is lost."""
+    watch, before = Watch(), tasks()
+    leaf = leaf_of(watch, 1)
+    chain: Runnable[Any, Any] = RunnableParallel(a=leaf, b=leaf, c=leaf) | RunnableParallel(a=leaf, b=leaf)
+    for rounds in range(40):
+        with all_slots_come_back(), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                if single:
+                    group.start_soon(chain.ainvoke, 1)
+                else:
+                    group.start_soon(chain.abatch, range(12), config(max_concurrency=4))
+                await pause(rounds)
+                scope.cancel()
+        await check_over(watch, before)
+
+
 @pytest.mark.parametrize("first", [True, False])
 async def test_fork_interrupt_in_a_single_call_is_raised_as_itself(first: bool) -> None:
     """Also where the fork made its own tasks: not wrapped in their group."""

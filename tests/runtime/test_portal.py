@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,8 @@ import anyio.to_thread
 import pytest
 
 from batchrt import ItemTimeoutError, RunnableLambda
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.portal import _Ticket, crossing
 from tests.runtime.harness import (
     GUARD_SECONDS,
     Boom,
@@ -349,6 +352,23 @@ def test_portal_iterator_never_begun_has_nothing_to_close() -> None:
     assert list(iterator) == []
 
 
+def test_portal_call_cancelled_before_it_begins_runs_no_code_of_the_users() -> None:
+    """As from a signal handler, before the loop has a scope to cancel."""
+    begun: list[bool] = []
+
+    async def function() -> None:
+        begun.append(True)
+
+    caller = Caller()
+    with crossing(caller) as call:
+        ticket = _Ticket(function, caller)
+        ticket.cancel()
+        ticket.redeem(call._loop, copy_context())
+    with pytest.raises(concurrent.futures.CancelledError, match="cancelled"):
+        ticket.result()
+    assert not begun
+
+
 async def test_portal_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:
     """An error, where it would wait for itself forever."""
 
@@ -450,6 +470,8 @@ def test_portal_iterator_that_its_loops_own_thread_collects_ends_without_a_word(
         import gc, threading
         import anyio
         from batchrt import ItemTimeoutError, RunnableLambda
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.portal import _Ticket, crossing
 
         ended = threading.Event()
 

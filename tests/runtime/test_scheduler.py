@@ -424,6 +424,27 @@ async def test_scheduler_takes_a_length_for_a_hint(length: Any, how: str) -> Non
             assert list(chain.batch_iter(inputs, capped)) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("cap", [1, 2, None])
+@pytest.mark.parametrize("length", [0, 2])
+async def test_scheduler_error_of_inputs_behind_their_length_ends_the_run(
+    length: int, cap: int | None
+) -> None:
+    """Inputs are pulled until their own end, which may be an error."""
+    error = Boom()
+
+    class Failing(Said):
+        def __iter__(self) -> Iterator[int]:
+            yield from range(length)
+            raise error
+
+    with pytest.raises(Boom) as caught:
+        await leaf_of(Watch()).abatch(
+            Failing([], length), config(max_concurrency=cap), return_exceptions=True
+        )
+    assert caught.value is error
+    assert f"{length} of them" in caught.value.__notes__[0]
+
+
 @pytest.mark.parametrize(("cap", "seen"), [(1, [3, 2, 1, 0]), (3, [3, 2])])
 async def test_scheduler_sees_what_items_append_to_the_inputs(cap: int, seen: list[int]) -> None:
     """As a `for` would: what is appended before the end is looked for, also by the last one."""

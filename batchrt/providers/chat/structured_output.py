@@ -16,6 +16,7 @@ from batchrt.messages import AIMessage, HumanMessage, Message
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.description import Description, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.parsers import json_value
 from batchrt.runtime.step import Step, StepCall
@@ -76,6 +77,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
             response_format(schema, method=method, strict=False) if enforced and strict is None else None
         )
         self._include_raw = include_raw
+        self._wanted = self._format  # `_format` may become the loose one
         self._max_reasks = max_reasks
 
     def __repr__(self) -> str:
@@ -88,6 +90,13 @@ class StructuredChat(Runnable[ChatInput, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self._model._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        described = self._model.describe({**(kwargs or {}), "response_format": self._wanted})
+        form = part("output", (self._include_raw, self._max_reasks, self._schema))
+        kind = self._schema if isinstance(self._schema, type) and not self._include_raw else None
+        return described._replace(parts=(*described.parts, form), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._caller(kwargs)
@@ -134,7 +143,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         for _ in range(self._max_reasks):
             if not self._affords(misfit):
                 break
-            strand.item.retries += 1
+            strand.count_retry()
             again = [*conversation(value), *_correction(message, misfit)]
             try:
                 message = await ask(again, strand)

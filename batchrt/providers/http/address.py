@@ -23,7 +23,8 @@ class Address:
     `credentials`, the header that carries them. A query in it is part of every request's URL.
 
     Raises:
-        ValueError: for anything but an http or https URL with a host.
+        ValueError: for anything but an http or https URL with a host, or an http+unix URL with the
+            percent-encoded path of a socket.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -38,7 +39,8 @@ class Address:
         self._path = parts.path.rstrip("/")
         self._query = f"?{parts.query}" if parts.query else ""
         port = parts.port or (443 if self.tls else 80)
-        self.canonical: str = f"{parts.scheme}://{self.host}:{port}{self._path}{self._query}"
+        at = self.origin if parts.scheme == "http+unix" else f"{parts.scheme}://{self.host}:{port}"
+        self.canonical: str = f"{at}{self._path}{self._query}"
 
     def __repr__(self) -> str:
         return f"<Address {self.origin}{self._path}>"
@@ -57,7 +59,7 @@ def origin_of(url: str) -> str:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = parts.scheme in ("http", "https", "http+unix") and parts.hostname and parts.port != 0
     except ValueError:  # not chained: urllib's message may quote a password
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):

@@ -285,7 +285,7 @@ class _RetryDecider:
             state.idle_for += seconds
             state.prepare_for_next_attempt()
         quota.tell_retry(failure.error, seconds, self.attempts)
-        self._strand.item.retries += 1
+        self._strand.count_retry()
         self._strand.give()
         if seconds > 0:
             await self._strand.run.clock.sleep(seconds)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from batchrt.errors import ConnectionFailedError, ConnectionFault
-from batchrt.providers.http.connection import connection_failed, fault_of
+from batchrt.providers.http.connection_errors import connection_failed, fault_of
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.tls import certificate, tls_server
@@ -45,7 +45,7 @@ async def way(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
             clients.append(httpx.AsyncClient())
             options["http_client"] = clients[-1]
         tls = url.startswith("https")
-        made.append(Transport({}, tls=tls, url=url, timeout=20, max_response_bytes=1000, **options))
+        made.append(Transport({}, tls=tls, timeout=20, max_response_bytes=1000, **options))
         return made[-1]
 
     yield make
@@ -126,7 +126,7 @@ async def test_connection_fault_of_http_at_a_port_with_tls(tmp_path: Path) -> No
     """Such a server resets the connection, which is ambiguous: so it is probed."""
     with tls_server(certificate(tmp_path)) as url:
         plain = url.replace("https:", "http:")
-        transport = Transport({}, tls=False, url=plain, timeout=20, max_response_bytes=1000)
+        transport = Transport({}, tls=False, timeout=20, max_response_bytes=1000)
         with pytest.raises(ConnectionFailedError, match="try https://") as caught:
             await transport.post(plain, b"{}")
     assert caught.value.fault == "protocol"
@@ -159,7 +159,7 @@ async def test_connection_fault_of_a_dead_proxy_is_the_proxys(
     proxy = proxy.format(free=free_tcp_port)
     monkeypatch.setenv("ALL_PROXY", proxy)
     url = f"{scheme}://provider.example/v1"
-    transport = Transport({}, tls=scheme == "https", url=url, timeout=20, max_response_bytes=1000)
+    transport = Transport({}, tls=scheme == "https", timeout=20, max_response_bytes=1000)
     with pytest.raises(ConnectionFailedError) as caught:
         await transport.post(url, b"{}")
     shown = str(caught.value)
@@ -177,7 +177,7 @@ async def test_connection_failure_of_a_tunnel_is_the_proxys(
     with blunt_server(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\n\r\n") as port:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
         url = "https://provider.example/v1"
-        transport = Transport({}, tls=True, url=url, timeout=20, max_response_bytes=1000)
+        transport = Transport({}, tls=True, timeout=20, max_response_bytes=1000)
         with pytest.raises(
             ConnectionFailedError, match=rf"the proxy http://127.0.0.1:{port} \(HTTPS_PROXY\)"
         ):

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt.cli.pipeline import ThreadedIterator
+from batchrt.files import ThreadedIterator
 
 pytestmark = pytest.mark.anyio
 

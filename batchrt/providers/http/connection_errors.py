@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
-
-import anyio
-from anyio.streams.tls import TLSStream
 
 from batchrt.errors import (
     ConnectionFailedError,
@@ -25,17 +23,17 @@ from batchrt.providers.http.retry_after import advise
 
 __all__ = [
     "CONNECT_TIMEOUT",
+    "ConnectFailed",
     "connection_failed",
     "fault_of",
     "hide_url",
+    "links_of",
     "reason_of",
-    "speaks_http",
-    "speaks_tls",
     "translate",
 ]
 
 CONNECT_TIMEOUT: Final = 30.0
-"""Seconds for a connection to be made."""
+"""Seconds for a connection to be made: name look-up, connect, tunnel and TLS handshake."""
 
 _WORDS: Final[tuple[tuple[ConnectionFault, re.Pattern[str]], ...]] = (
     # As hyper, rustls and hickory have it, through pyqwest 0.12.
@@ -71,8 +69,13 @@ _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
 """httpx's errors of a connection that was not made."""
 _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 _MOST_LINKS: Final = 20
-_HANDSHAKE: Final = 2.0
-"""Seconds for a probe, with which a server shows whether it speaks TLS."""
+_KINDS: Final[tuple[tuple[type[OSError], ConnectionFault], ...]] = (
+    (socket.gaierror, "host"),
+    (ssl.SSLCertVerificationError, "certificate"),
+    (ConnectionRefusedError, "refused"),
+    (FileNotFoundError, "refused"),  # of a Unix socket
+)
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 _HINTS: Final[dict[ConnectionFault, str]] = {
     "host": "the name of the host is unknown ({reason}); check base_url",
     "certificate": (
@@ -81,25 +84,60 @@ _HINTS: Final[dict[ConnectionFault, str]] = {
     ),
     "protocol": "it does not speak {protocol} there ({reason}); check the scheme and the port of base_url",
     "refused": "nothing listens there ({reason}); check the host and the port of base_url",
+    "proxy": "it does not connect ({reason}); check base_url",
+    "resources": (
+        "this process has used up {limit} ({reason}): raise the limit, with `ulimit -n 65536` for instance, "
+        "or lower max_concurrency"
+    ),
 }
+_NOT_OF_PROXIES: Final = ("certificate", "resources")
+
+
+class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of it by `translate`
+    """A connection that was not made; its cause says why.
+
+    Args:
+        reason: the message.
+        fault: of the address or the proxy; by default the one that the causes report.
+        explained: the reason says everything, and no hint is added to it.
+        past_proxy: the error is the server's, behind a proxy that let the connection through.
+
+    Attributes:
+        is_judged: `fault` holds whatever the causes say.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        fault: ConnectionFault | None = None,
+        explained: bool = False,
+        past_proxy: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.fault: ConnectionFault | None = fault
+        self.explained: bool = explained
+        self.past_proxy: bool = past_proxy
+        self.is_judged: bool = explained or fault is not None
 
 
 def fault_of(error: BaseException) -> ConnectionFault | None:
     """Return the fault of an address that `error` reports; `None` if it reports no such fault."""
-    for link in _links(error):
-        if isinstance(link, socket.gaierror):
-            return "host"
-        if isinstance(link, ssl.SSLCertVerificationError):
-            return "certificate"
+    for link in links_of(error):
+        if isinstance(link, ConnectFailed) and link.is_judged:
+            return link.fault
+        for kind, fault in _KINDS:
+            if isinstance(link, kind):
+                return fault
+        if isinstance(link, OSError) and link.errno in _NO_DESCRIPTORS:
+            return "resources"
         if isinstance(link, ssl.SSLError) and link.reason in _NO_TLS:
             return "protocol"
-        if isinstance(link, ConnectionRefusedError):
-            return "refused"
     text = str(error)
     return next((fault for fault, words in _WORDS if words.search(text)), None)
 
 
-def _links(error: BaseException) -> Iterator[BaseException]:
+def links_of(error: BaseException) -> Iterator[BaseException]:
     """Yield `error`, its causes and contexts, and the members of groups among them."""
     todo: list[BaseException] = [error]
     for _ in range(_MOST_LINKS):
@@ -117,42 +155,14 @@ def _is_unreadable(error: BaseException) -> bool:
     return _UNREADABLE.search(str(error)) is not None
 
 
-async def speaks_tls(url: str) -> bool:
-    """Whether the server of `url` answers a TLS handshake, with any certificate."""
-    parts = urlsplit(url)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with anyio.fail_after(_HANDSHAKE):
-            stream = await anyio.connect_tcp(parts.hostname or "", parts.port or 80)
-            async with stream:
-                await TLSStream.wrap(
-                    stream, hostname=parts.hostname, ssl_context=context, standard_compatible=False
-                )
-    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
-        # A TLS alert is an answer too.
-        return any(
-            isinstance(link, ssl.SSLError) and "ALERT" in (link.reason or "") for link in _links(error)
-        )
-    return True
-
-
-async def speaks_http(url: str) -> bool:
-    """Whether the server of `url` answers HTTP without TLS; the probe has no key and no path."""
-    parts = urlsplit(url)
-    asked = f"HEAD / HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\nconnection: close\r\n\r\n"
-    try:
-        with anyio.fail_after(_HANDSHAKE):
-            stream = await anyio.connect_tcp(parts.hostname or "", parts.port or 443)
-            async with stream:
-                await stream.send(asked.encode())
-                return (await stream.receive()).startswith(b"HTTP/")
-    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError):
-        return False
-
-
 def connection_failed(
-    origin: str, reason: str, fault: ConnectionFault | None, proxy: Proxy | None = None
+    origin: str,
+    reason: str,
+    fault: ConnectionFault | None,
+    proxy: Proxy | None = None,
+    *,
+    explained: bool = False,
+    certain: bool = False,
 ) -> ConnectionFailedError:
     """Return the error for a connection to `origin` that could not be made.
 
@@ -160,14 +170,16 @@ def connection_failed(
         origin: scheme, host and port of the server.
         reason: the message of the operating system or the HTTP library.
         fault: from `fault_of`.
-        proxy: the proxy of the connection.
+        proxy: the proxy of the connection, if the error may be the proxy's.
+        explained: the reason needs no hint.
+        certain: with a `proxy`, the error is the proxy's whatever the fault.
     """
     words, protocol = reason, urlsplit(origin).scheme
-    # Through a proxy, a certificate that fails is still the server's.
-    proxied = proxy is not None and fault != "certificate"
-    if fault is not None:
+    # Through a proxy, a certificate that fails is mostly the server's.
+    proxied = proxy is not None and (certain or fault not in _NOT_OF_PROXIES)
+    if fault is not None and not explained:
         protocol = "TLS" if protocol == "https" and not proxied else "HTTP"
-        words = _HINTS[fault].format(reason=reason, protocol=protocol)
+        words = _HINTS[fault].format(reason=reason, protocol=protocol, limit=_descriptor_limit())
     if proxy is not None and proxied:
         words = words.replace("base_url", proxy.setting)
         where = f"the proxy {proxy.origin} ({proxy.setting}) on the way to {origin}"
@@ -176,6 +188,16 @@ def connection_failed(
     error = ConnectionFailedError(f"cannot connect to {where}: {words}")
     error.fault = fault
     return error
+
+
+def _descriptor_limit() -> str:
+    """Return the number of file descriptors that the process may have, with its noun."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return "the files that it may have open"
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"its {limit} file descriptors"
 
 
 def translate(
@@ -190,7 +212,7 @@ def translate(
     """Return `error` as one of batchrt's.
 
     Args:
-        error: from pyqwest, from `library` or from the operating system.
+        error: a `ConnectFailed`, or an error of `library`, of pyqwest or of the operating system.
         url: of the request.
         timeout: seconds that the request had; `None` for no limit.
         library: httpx or httpx2; `None` if the request did not go through one of them.
@@ -199,7 +221,13 @@ def translate(
     """
     hide_url(error)
     origin = origin_of(url)
-    if isinstance(error, ConnectionError) or _is_of(library, error, _UNCONNECTED):
+    if isinstance(error, ConnectFailed):
+        fault = fault_of(error)
+        proxy = None if error.past_proxy or fault == "resources" else proxy
+        return connection_failed(
+            origin, reason_of(error), fault, proxy, explained=error.explained, certain=True
+        )
+    if _is_unconnected(error) or _is_of(library, error, _UNCONNECTED):
         return connection_failed(origin, reason_of(error), fault_of(error), proxy)
     if isinstance(error, TimeoutError) or _is_of(library, error, ("TimeoutException",)):
         within = "in time" if timeout is None else f"within {timeout:g} s"
@@ -208,16 +236,26 @@ def translate(
     if reading and kind in ("RemoteProtocolError", "StreamError", "DecodingError"):
         return MalformedResponseError(f"the answer from {origin} is broken: {reason_of(error)}")
     if kind == "RemoteProtocolError":
-        if _is_unreadable(error):
-            unreadable = MalformedResponseError(
-                f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
-            )
-            advise(unreadable, retry=False)  # another attempt would get the same
-            return unreadable
-        fault = fault_of(error)
-        if fault is not None:
-            return connection_failed(origin, reason_of(error), fault, proxy)
+        return _translate_protocol_error(error, origin, proxy)
     return ConnectionFailedError(f"the connection to {origin} failed: {reason_of(error)}")
+
+
+def _translate_protocol_error(error: BaseException, origin: str, proxy: Proxy | None) -> ProviderError:
+    if _is_unreadable(error):
+        unreadable = MalformedResponseError(
+            f"the head of the answer from {origin} cannot be read: {reason_of(error)}"
+        )
+        advise(unreadable, retry=False)  # another attempt would get the same
+        return unreadable
+    fault = fault_of(error)
+    if fault is not None:
+        return connection_failed(origin, reason_of(error), fault, proxy)
+    return ConnectionFailedError(f"the connection to {origin} failed: {reason_of(error)}")
+
+
+def _is_unconnected(error: BaseException) -> bool:
+    # Those of an established connection, such as a reset, have classes of their own.
+    return type(error) is ConnectionError or isinstance(error, ConnectionRefusedError)
 
 
 def _is_of(library: Any, error: BaseException, kinds: tuple[str, ...]) -> bool:
