@@ -135,19 +135,20 @@ class OutputFile(Closeable):
 
     def put(self, text: str) -> None:
         """Accept one whole line."""
-        self.is_empty = False
-        self.put_header(text)
-
-    def put_header(self, text: str) -> None:
-        """Accept text before the first row."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         if self._failure is not None:
             raise self._failure
+        self.is_empty = False
         self._pending.append(text)
         self._size += len(text)
         if self._size > self._threshold:
             self._drain()
+
+    def put_header(self, text: str) -> None:
+        """Accept text before the first row."""
+        self.put(text)
+        self.is_empty = True
 
     def flush(self) -> None:
         """Hand all accepted text to the operating system."""
