@@ -21,6 +21,8 @@ __all__ = ["PARTIAL", "NewFile", "open_local_file", "refuse_source", "write_erro
 _UNFINISHED: Final = ".unfinished"
 PARTIAL: Final = ".partial"
 """Suffix of a file that did not replace an old one."""
+_DESCRIPTORS: Final = ("/dev/", "/proc/")
+"""Names of open descriptors, such as /dev/stdout: a file that replaced theirs is not theirs."""
 _PRIVATE: Final = 0o600
 _GROUP_BITS: Final = 0o070
 _OTHER_BITS: Final = 0o007
@@ -33,8 +35,8 @@ _RENAMES_OPEN_FILES: Final = os.name != "nt"
 class NewFile:
     """Hold the file that an output is written to until it is closed.
 
-    - A path without a file, with an empty one, or with a device or a pipe is written in place: there is
-      nothing to lose, and rows can be read (`tail -f`) as they come.
+    - A path without a file, with an empty one, or with a device or a pipe (`/dev/stdout`) is written in
+      place: there is nothing to lose, and rows can be read (`tail -f`) as they come.
     - A file with content is replaced: the new one is `.NAME.unfinished` in the same folder, so that the
       rename is atomic. It takes the old one's name once it is complete and on the disk; until then the old
       one is unchanged. A file that is closed before it is complete becomes `NAME.partial`, or
@@ -148,12 +150,17 @@ def open_local_file(
     if status is not None:
         refuse_source(path, status, source)
     try:
-        if status is not None and stat.S_ISREG(status.st_mode) and overwrite and status.st_size:
+        if status is not None and overwrite and _has_content(path, status):
             return _open_beside(path, status, rebuildable=rebuildable)
         return NewFile(_open_in_place(path, status, overwrite=overwrite), path)
     except OSError as error:
         parameter = "overwrite" if isinstance(error, FileExistsError) else None
         raise InputError(f"{path}: {_open_problem(path, error)}", path=path, parameter=parameter) from error
+
+
+def _has_content(path: str, status: os.stat_result) -> bool:
+    """Return whether this is a file with content to lose, by a name of its own, not a descriptor's."""
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0 and not path.startswith(_DESCRIPTORS)
 
 
 def _open_in_place(path: str, status: os.stat_result | None, *, overwrite: bool) -> io.FileIO:

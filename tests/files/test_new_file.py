@@ -352,6 +352,19 @@ def test_new_file_may_be_a_pipe(tmp_path: Path) -> None:
     os.close(reading)
 
 
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="Unix's names of descriptors")
+def test_new_file_named_as_a_descriptor_is_written_in_place(tmp_path: Path) -> None:
+    """A file that replaced the one that `/dev/stdout` leads to would not be the redirected output."""
+    path = old(tmp_path, "a.jsonl")
+    with path.open("a") as stdout:
+        name = f"/dev/fd/{stdout.fileno()}"
+        with open_sink(name, columns=[], format="jsonl", overwrite=True) as sink:
+            sink.write({}, 1)
+        assert os.fstat(stdout.fileno()).st_ino == path.stat().st_ino
+    assert len(json_rows(path)) == 1
+    assert names(tmp_path) == {"a.jsonl"}
+
+
 def test_new_file_is_never_the_input(tmp_path: Path) -> None:
     """Also where it would be replaced in the end."""
     path = tmp_path / "a.csv"
