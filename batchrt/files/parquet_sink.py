@@ -125,6 +125,8 @@ class ParquetSink(Sink):
 
     def _fitting(self, name: str, value: Any, kind: Any) -> Any:
         """Return `value` as its column can hold it, or else `None`."""
+        if value is None:
+            return None
         for restore in (False, True):  # a value out of a journal has been JSON
             with suppress(self._pa.ArrowException, ValueError, TypeError, OverflowError):
                 return self._pa.array([restored(value, kind) if restore else value], kind)[0]
