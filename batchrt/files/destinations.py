@@ -10,8 +10,12 @@ from batchrt.files.uploaded_file import open_upload
 __all__ = ["open_new_file"]
 
 
-def open_new_file(path: str, *, overwrite: bool, source: Source | None, rebuildable: bool = False) -> NewFile:
+def open_new_file(
+    path: str, *, overwrite: bool, source: Source | None, rebuildable: bool = False, in_place: bool = True
+) -> NewFile:
     """Open `path` for writing, by fsspec if it is an address such as `s3://bucket/key`.
+
+    A new file that can be read as it grows is written `in_place` (see `NewFile`).
 
     Raises:
         InputError: `path` is a file that `source` reads, exists and `overwrite` is false, is written by
@@ -19,4 +23,6 @@ def open_new_file(path: str, *, overwrite: bool, source: Source | None, rebuilda
     """
     if is_remote(path):
         return open_upload(path, overwrite=overwrite, source=source, rebuildable=rebuildable)
-    return open_local_file(local_path(path), overwrite=overwrite, source=source, rebuildable=rebuildable)
+    return open_local_file(
+        local_path(path), overwrite=overwrite, source=source, rebuildable=rebuildable, in_place=in_place
+    )

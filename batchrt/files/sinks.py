@@ -85,7 +85,7 @@ def open_sink(
     mark = _is_marked(kind, encoding, source)
     if kind == "parquet":
         _check_pyarrow(name)
-        new = open_new_file(name, overwrite=overwrite, source=source, rebuildable=rebuildable)
+        new = open_new_file(name, overwrite=overwrite, source=source, rebuildable=rebuildable, in_place=False)
         file = ParquetFile(new, dictionaries=reasons)
         return ParquetSink(file, columns, added, {} if source is None else source.arrow_types, flattening)
     encode = encode_json if kind == "jsonl" else encode_table

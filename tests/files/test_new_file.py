@@ -155,6 +155,54 @@ def test_new_file_of_a_fresh_path_is_written_in_place(tmp_path: Path, name: str)
         assert path.read_text().count("\n") >= 1
 
 
+@pytest.mark.parametrize("how", ["complete", "partial", "error before a row"])
+def test_new_file_that_is_unreadable_meanwhile_takes_its_name_at_the_end(tmp_path: Path, how: str) -> None:
+    """A fresh Parquet file can be read once it is there, also a partial one; its mode is the usual one."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "v.parquet"
+    try:
+        with opened(path) as sink:
+            assert names(tmp_path) == {".v.parquet.unfinished"}
+            if how == "error before a row":
+                raise RuntimeError
+            write_row(sink)
+            if how == "partial":
+                sink.mark_partial()
+    except RuntimeError:
+        pass
+    assert names(tmp_path) == {"v.parquet"}
+    assert pq.read_table(path).num_rows == (how != "error before a row")
+    assert not sink.kept_old
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_new_file_does_not_replace_one_that_came_meanwhile(tmp_path: Path) -> None:
+    """The name was free when it was opened; the error tells where the rows are."""
+    path = tmp_path / "v.parquet"
+    sink = opened(path)
+    write_row(sink)
+    path.write_bytes(b"precious")
+    with pytest.raises(
+        OutputError, match=r"cannot be made: file exists; the new file is .*v\.parquet\.partial"
+    ):
+        sink.close()
+    assert path.read_bytes() == b"precious"
+    assert names(tmp_path) == {"v.parquet", "v.parquet.partial"}
+
+
+@UNIX
+def test_new_file_that_was_killed_and_cannot_be_read_is_deleted(tmp_path: Path) -> None:
+    """By the next one."""
+    path = tmp_path / "v.parquet"
+    (tmp_path / ".v.parquet.unfinished").write_bytes(b"PAR1 no footer")
+    with opened(path) as sink:
+        write_row(sink)
+    assert sink.left_over_paths == ()
+    assert names(tmp_path) == {"v.parquet"}
+
+
 @UNIX
 def test_new_file_has_the_mode_of_the_old_one(tmp_path: Path) -> None:
     """Whatever the umask is."""

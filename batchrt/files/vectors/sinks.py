@@ -73,7 +73,7 @@ def open_vector_sink(
         raise InputError(f"stdout takes jsonl only; name a file for {kind}", path="stdout")
     if kind == "parquet":
         pyarrow(instead=", or write .npy or .jsonl")
-        return ParquetSink(open_new_file(name, **opened), columns, width)
+        return ParquetSink(open_new_file(name, **opened, in_place=False), columns, width)
     file, beside = _open_pair(name, opened)
     return NpySink(file, beside, width)
 
