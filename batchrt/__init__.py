@@ -70,6 +70,7 @@ from batchrt.runtime.stream import Stream
 if TYPE_CHECKING:
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
+    from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
     from batchrt.limits.events import (
         Admitted,
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIMessage",
+    "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
@@ -189,6 +191,7 @@ _HOMES = {
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
+    "AbortPolicy": "batchrt.limits.abort_policy",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",

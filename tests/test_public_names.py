@@ -20,8 +20,8 @@ PUBLIC = {
     """,
     "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
     "quotas": """
-        Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown ProviderUp Quota
-        QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
+        AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
+        ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",

@@ -146,7 +146,7 @@ class Bulk:
         if index not in self._carried:
             return 0
         inputs, numbers = self._carried[index]
-        return sum(1 + len(inputs.copies.get(number, ())) for number in inputs.unfinished(numbers))
+        return inputs.count_unfinished(numbers)
 
     async def _carry(self, bulk_list: BulkList, strand: Strand) -> None:
         inputs, started = bulk_list.inputs, anyio.current_time()

@@ -181,6 +181,13 @@ class DistinctInputs:
         pending = self._pending
         return [number for number in numbers if number >= len(pending) or pending[number]]
 
+    def count_unfinished(self, numbers: range) -> int:
+        """Return how many inputs have those of the values that have neither a result nor an error."""
+        if self.copies:
+            return sum(1 + len(self.copies.get(number, ())) for number in self.unfinished(numbers))
+        unknown = len(range(max(numbers.start, len(self._pending)), numbers.stop))
+        return unknown + self._pending.count(1, numbers.start, numbers.stop)
+
     async def _send(self, numbers: list[int], strand: Strand) -> Sequence[Any]:
         values = self.values
         return await self._call.call([values[number] for number in numbers], strand)

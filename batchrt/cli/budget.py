@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from batchrt import OutcomeIterator, Price, RunConfig, SpendingLimitError
+from batchrt import OutcomeIterator, Price, RunConfig, RunStatistics, SpendingLimitError
 from batchrt.cli.console import money, short
 from batchrt.cli.errors import UsageError
-from batchrt.cli.options import JobSettings
+from batchrt.cli.options import JobSettings, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,14 +52,12 @@ class Budget:
             UsageError: a limit or a price makes no sense, or there is no price for a limit.
         """
         cost = settings.max_cost
+        check_number(settings, "max_cost", above_0=True)
+        check_number(settings, "price_input")
+        check_number(settings, "price_output")
         prices = {"--price-input": settings.price_input}
         if answers:
             prices["--price-output"] = settings.price_output
-        if cost is not None and not 0 < cost < math.inf:
-            raise UsageError(f"--max-cost must be a number above 0, not {cost:g}")
-        for option, value in prices.items():
-            if value is not None and not 0 <= value < math.inf:
-                raise UsageError(f"{option} must be a number, 0 or more, not {value:g}")
         if cost is not None and None in prices.values():
             raise UsageError(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
         if not any(value is not None for value in prices.values()):
@@ -87,14 +84,12 @@ class Budget:
         """Return how much was spent, of how much, for each limit there is."""
         if self._max_cost is None and self._max_tokens is None:
             return []
-        told = None if self.run is None else self.run.statistics()
+        told = RunStatistics() if self.run is None else self.run.statistics()
         words: list[str] = []
         if self._max_cost is not None:
-            spent = 0.0 if told is None else told.cost or 0.0
-            words.append(f"{money(spent)} of {money(self._max_cost)} spent")
+            words.append(f"{money(told.cost or 0.0)} of {money(self._max_cost)} spent")
         if self._max_tokens is not None:
-            tokens = 0.0 if told is None else told.tokens or 0.0
-            words.append(f"{short(round(tokens))} of {short(self._max_tokens)} tokens spent")
+            words.append(f"{short(round(told.tokens or 0.0))} of {short(self._max_tokens)} tokens spent")
         return words
 
     def cost_of(self, counts: Counts) -> str:

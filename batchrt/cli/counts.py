@@ -107,33 +107,13 @@ def summary(
     stopped: str = "",
     not_started: str = "",
     cost: str = "",
-) -> str:
-    """Return the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
+) -> Iterator[str]:
+    """Yield the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
 
     `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
     were cancelled for it. `not_started` is the one about rows that were never sent, `cost` the one about
     money.
     """
-    return "\n".join(_summary_lines(counts, events, sink, seconds, (stopped, not_started, cost)))
-
-
-def losses(counts: Counts, sink: Sink | VectorSink) -> Iterator[str]:
-    """Return a line for each way in which rows have less than they seem to have."""
-    for reason, number in counts.cut_off.items():
-        yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
-    if isinstance(sink, Sink) and sink.left_out:
-        names = listed(sorted(sink.left_out))
-        yield f"left out of {count(sink.rows_short, 'row')}, for there is no column for them: {names}"
-
-
-def _summary_lines(
-    counts: Counts,
-    events: ProviderEvents,
-    sink: Sink | VectorSink,
-    seconds: float,
-    said: tuple[str, str, str],
-) -> Iterator[str]:
-    stopped, not_started, cost = said
     pace = f" ({rate(counts.ended / seconds)})" if seconds > 0 else ""
     cancelled = f", {counts.cancelled:,} more cancelled" if counts.cancelled and not stopped else ""
     yield (
@@ -154,6 +134,15 @@ def _summary_lines(
     if not sink.kept_old:
         yield from _output(sink)
     yield from kept_apart(sink)
+
+
+def losses(counts: Counts, sink: Sink | VectorSink) -> Iterator[str]:
+    """Return a line for each way in which rows have less than they seem to have."""
+    for reason, number in counts.cut_off.items():
+        yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
+    if isinstance(sink, Sink) and sink.left_out:
+        names = listed(sorted(sink.left_out))
+        yield f"left out of {count(sink.rows_short, 'row')}, for there is no column for them: {names}"
 
 
 def _costs(counts: Counts) -> Iterator[str]:

@@ -6,19 +6,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
-from batchrt import InputError, OpenAIEmbeddings, PromptTemplate, RunConfig, Runnable, RunnableLambda
+from batchrt import OpenAIEmbeddings, PromptTemplate, RunConfig, Runnable, RunnableLambda
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError, output_option_named
+from batchrt.cli.errors import UsageError
+from batchrt.cli.feed import AnyRow, Feed
 from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job_files import open_output
 from batchrt.cli.models import new_model
 from batchrt.cli.option_values import read_whole
 from batchrt.cli.options import EmbedSettings
-from batchrt.cli.pipeline import AnyRow, Feed
 from batchrt.cli.prompt import prompt_of, read_template
-from batchrt.cli.row_chain import fields_reader
-from batchrt.files import BadRow, Row, Source, VectorSink, open_vector_sink, required_columns
-from batchrt.files.cells import cell, listed
+from batchrt.files import Row, Source, field_reader, open_vector_sink, required_columns, text_reader
 
 __all__ = ["embed_job"]
 
@@ -41,7 +40,9 @@ def embed_job(settings: EmbedSettings) -> int:
         ids = [] if settings.id_column is None else [settings.id_column]
         text = _text_step(settings, source)
         required_columns(source, ids)
-        sink = stack.enter_context(_open_sink(settings, source))
+        columns = {_ID: int if settings.id_column is None else str}
+        sink = open_output(open_vector_sink, settings, source, columns=columns, width=settings.dimensions)
+        stack.enter_context(sink)
         chain = text | model.as_bytes()
         feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
         config = RunConfig(timeout=settings.timeout)
@@ -74,22 +75,6 @@ def _truncate(option: str | None) -> bool | int:
     if tokens is not None:
         return tokens
     raise UsageError(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
-
-
-def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
-    try:
-        return open_vector_sink(
-            settings.output,
-            columns={_ID: int if settings.id_column is None else str},
-            width=settings.dimensions,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-        )
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    except InputError as error:
-        raise UsageError(output_option_named(error)) from error
 
 
 def id_reader(column: str | None) -> Callable[[AnyRow], Row]:
@@ -127,14 +112,13 @@ def _text_step(settings: EmbedSettings, source: Source) -> Runnable[AnyRow, str]
     names = prompt_of([("user", template)], source, columns).input_variables
     if not names:
         raise UsageError("--text has no {column}: every row would have the same vector")
-    fields = fields_reader(source, names)
+    fields = field_reader(source, names)
 
     def read(row: AnyRow) -> Mapping[str, Any]:
         values = fields(row)
         if all(values[name] == "" for name in names):
-            raise source.row_error(
-                row, "there is no text, all columns of --text are empty; leave the row out"
-            )
+            problem = "there is no text, all columns of --text are empty; leave the row out"
+            raise source.row_error(row, problem)
         return values
 
     filled = PromptTemplate(template, columns=columns)
@@ -143,27 +127,3 @@ def _text_step(settings: EmbedSettings, source: Source) -> Runnable[AnyRow, str]
 
 def _text_of(value: Any) -> str:
     return str(value.to_string())
-
-
-def text_reader(source: Source, column: str) -> Callable[[AnyRow], str]:
-    """Return a function from a row to its `column` as text; a value that is no string, as it is written.
-
-    It raises InputError if there is no text.
-    """
-
-    def read(row: AnyRow) -> str:
-        if isinstance(row, BadRow):
-            raise row.error
-        if row.faults is not None and column in row.faults:
-            raise row.faults[column]
-        value: Any = row.values.get(column)
-        if value is not None and value != "":
-            return value if isinstance(value, str) else cell(value)
-        if column not in row.values:
-            problem = f"the row does not have it (it has: {listed(row.values)})"
-        else:
-            kind = "null" if value is None else "an empty string"
-            problem = f"there is no text ({kind}); leave the row out"
-        raise source.row_error(row, problem, column=column)
-
-    return read

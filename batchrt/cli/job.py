@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import anyio
 from anyio import CancelScope
 
 from batchrt import (
+    AbortPolicy,
     ChatOpenAI,
     ContextLengthError,
     InputError,
@@ -25,27 +25,24 @@ from batchrt import (
     RunConfig,
     Runnable,
 )
-from batchrt.cli.abort import AbortPolicy
+from batchrt.cli.abort import abort_reason
+from batchrt.cli.answers import Answer
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
 from batchrt.cli.counts import Counts, kept_apart, losses, summary
-from batchrt.cli.errors import UsageError, option_named, option_of
+from batchrt.cli.errors import UsageError
+from batchrt.cli.feed import Feed
+from batchrt.cli.job_files import open_input, option_named
 from batchrt.cli.models import is_built_in, url_hint
-from batchrt.cli.options import JobSettings
-from batchrt.cli.pipeline import Entry, Feed, Writer, without_traces
-from batchrt.cli.process import allow_connections, collecting_less, watch_interrupts
+from batchrt.cli.options import JobSettings, check_number
+from batchrt.cli.process import collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.provider_events import ProviderEvents
-from batchrt.cli.row_chain import Answer
-from batchrt.files import SampledSource, Sink, Source, VectorSink, choose_format, expand_paths, open_source
+from batchrt.files import Entry, RowWriter, Sink, Source, VectorSink, without_traces
 from batchrt.files.cells import error_line
+from batchrt.providers.http.open_files import allow_connections
 
-__all__ = [
-    "Job",
-    "check_limits",
-    "execute",
-    "output_format",
-]
+__all__ = ["Job", "check_limits", "execute"]
 
 _BY_SIGNAL: Final = 128
 """The shell's offset of the exit code of a program that a signal ended."""
@@ -60,17 +57,11 @@ _STOPPED: Final = 4
 
 def check_limits(settings: JobSettings) -> None:
     """Raise UsageError for a time, a rate or a number of requests that cannot be had."""
-    seconds = settings.timeout
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageError(f"--timeout must be a number of seconds above 0, not {seconds:g}")
+    check_number(settings, "timeout", of="seconds", above_0=True)
     for name in ("requests_per_minute", "tokens_per_minute"):
-        limit = getattr(settings, name)
-        if limit is not None and not 0 < limit < math.inf:
-            raise UsageError(f"{option_of(name)} must be a number above 0, not {limit:g}")
+        check_number(settings, name, above_0=True)
     for name in ("patience", "max_wait"):
-        wait = getattr(settings, name)
-        if not 0 <= wait < math.inf:
-            raise UsageError(f"{option_of(name)} must be a number of seconds, 0 or more, not {wait:g}")
+        check_number(settings, name, of="seconds")
     wanted = settings.max_concurrency
     if wanted == "auto" or is_built_in(settings):
         return
@@ -80,30 +71,6 @@ def check_limits(settings: JobSettings) -> None:
             f"--max-concurrency {wanted} needs more open files than this system allows; "
             f"use at most {max(1, fit)}, or allow more with ulimit -n"
         )
-
-
-def output_format(settings: JobSettings) -> str | None:
-    """Return the format of the output; `None` if neither an option nor a suffix tells it."""
-    if settings.output_format is not None or settings.output == "-":
-        return settings.output_format
-    try:
-        return choose_format(settings.output)
-    except InputError:  # opening it raises the same
-        return None
-
-
-def _open_source(settings: JobSettings) -> Source:
-    """Open the input; a delimiter is for CSV, and for an output that is one."""
-    delimiter = settings.delimiter
-    names = expand_paths(settings.source)
-    if delimiter is not None and all(choose_format(name, settings.format) != "csv" for name in names):
-        if output_format(settings) != "csv":
-            raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
-        delimiter = None
-    source = open_source(names, format=settings.format, delimiter=delimiter, encoding=settings.encoding)
-    if settings.sample is None:
-        return source
-    return SampledSource(source, settings.sample, seed=settings.sample_seed, limit=settings.limit)
 
 
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:
@@ -117,7 +84,7 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     try:
-        with _open_source(settings) as source:
+        with open_input(settings) as source:
             with ExitStack() as stack:
                 job = new_job(source, stack)
                 with collecting_less():
@@ -235,7 +202,7 @@ class Job:
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
         started = anyio.current_time()
-        writer, progress = Writer(self.sink), self._progress()
+        writer, progress = RowWriter(self.sink), self._progress()
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
@@ -247,7 +214,7 @@ class Job:
             helpers.cancel_scope.cancel()
         self._seconds = anyio.current_time() - started
 
-    async def _carry(self, writer: Writer) -> None:
+    async def _carry(self, writer: RowWriter) -> None:
         async with self._model, self._outcomes as outcomes:
             while True:
                 try:
@@ -259,7 +226,7 @@ class Job:
                 except OutputError as error:
                     self._break(error)
 
-    async def _finish(self, writer: Writer) -> None:
+    async def _finish(self, writer: RowWriter) -> None:
         """Write the rows that ended while others before them had not."""
         entries = self._entries(self._outcomes.take_ready())
         self._count_lists()
@@ -304,7 +271,7 @@ class Job:
                 entries.append(Entry(row, output, error, finish_reason))
         return entries
 
-    async def _watch_output(self, writer: Writer) -> None:
+    async def _watch_output(self, writer: RowWriter) -> None:
         try:
             await writer.keep_draining()
         except OutputError as error:
@@ -389,24 +356,16 @@ class Job:
         not_started = self._not_started()
         stopped = self._stopped(not_started)
         if not self._settings.quiet:
-            say(
-                summary(
-                    self.counts,
-                    self._events,
-                    self.sink,
-                    self._seconds,
-                    stopped=stopped,
-                    not_started="" if stopped else not_started,
-                    cost=self.budget.cost_of(self.counts),
-                )
-            )
+            cost = self.budget.cost_of(self.counts)
+            ended = {"stopped": stopped, "not_started": "" if stopped else not_started, "cost": cost}
+            say("\n".join(summary(self.counts, self._events, self.sink, self._seconds, **ended)))
         else:
             for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
                 if line:
                     complain(line)
         if self.refusal is not None and self.signal is None:
             rest = f"; {not_started}" if not_started and self._settings.quiet else ""
-            complain(f"stopped because {self._abort_policy.reason()}: {error_line(self.refusal)}{rest}")
+            complain(f"stopped because {abort_reason(self._abort_policy)}: {error_line(self.refusal)}{rest}")
         hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from batchrt import AuthenticationError, RetryPolicy, TokenizerError
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.options import JobSettings
-from batchrt.cli.process import allow_connections
+from batchrt.providers.http.address import address_mistake
+from batchrt.providers.http.open_files import allow_connections
 
 __all__ = ["is_built_in", "new_model", "url_hint"]
 
@@ -65,7 +64,9 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
     except (ImportError, TokenizerError) as error:
         raise UsageError(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
     except (TypeError, ValueError) as error:
-        raise UsageError(_in_options(str(error), options)) from error
+        # It begins with a parameter's name, mostly, which is the option's but for the dashes.
+        name, _, rest = str(error).partition(" ")
+        raise UsageError(f"{option_of(name)} {rest}" if name in options else str(error)) from error
 
 
 def _most_in_flight(settings: JobSettings) -> int | None:
@@ -76,17 +77,8 @@ def _most_in_flight(settings: JobSettings) -> int | None:
     return None if fit >= _AUTO_AT_MOST else max(1, fit)
 
 
-def _in_options(message: str, options: dict[str, Any]) -> str:
-    """Return `message`, which begins with a parameter's name, with the option's name instead."""
-    name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}" if name in options else message
-
-
 _SUSPICIOUS: Final = ("BadRequestError", "MalformedResponseError")
 """Errors of a path that does not exist: a 404 or 405, or a page in place of JSON."""
-_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|responses|chat)$")
-_VERSION: Final = re.compile(r"/(v\d+\w*|openai)(?=/|$)")
-"""Where an API of this kind begins: `/v1` mostly, `/openai` with Azure."""
 
 
 def url_hint(base_url: str | None, counts: Counts) -> str:
@@ -94,19 +86,5 @@ def url_hint(base_url: str | None, counts: Counts) -> str:
     given = base_url or os.environ.get("OPENAI_BASE_URL") or ""
     if counts.answered or not given or not any(name in counts.kinds for name in _SUSPICIOUS):
         return ""
-    problem = _problem(given)
+    problem = address_mistake(given)
     return f"{'--base-url' if base_url else 'OPENAI_BASE_URL'} {problem}" if problem else ""
-
-
-def _problem(url: str) -> str:
-    try:
-        path = urlsplit(url.strip()).path.rstrip("/")
-    except ValueError:
-        return ""
-    endpoint = _ENDPOINT.search(path)
-    if endpoint is not None:
-        return f"ends with {endpoint[0]}, which is added to it; leave that out"
-    versions = _VERSION.findall(path)
-    if len(versions) > len(set(versions)):
-        return f"has /{versions[-1]} twice; leave one out"
-    return "" if versions else "has no /v1; most servers want it at the end"

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -24,7 +24,6 @@ __all__ = [
     "LiveLine",
     "LogLines",
     "Progress",
-    "Silence",
     "choose_display",
     "in_flight_words",
     "trouble_words",
@@ -161,8 +160,8 @@ class Progress:
         return (anyio.current_time() - self._started) * (1 - fraction) / fraction
 
 
-class Display(Protocol):
-    """Show a job's progress and its notes."""
+class Display:
+    """Show a job's progress and its notes; this one shows nothing."""
 
     async def show(self, progress: Progress) -> None:
         """Show `progress` until cancelled."""
@@ -171,17 +170,7 @@ class Display(Protocol):
         """Write one line without spoiling the progress line."""
 
 
-class Silence:
-    """Show nothing."""
-
-    async def show(self, progress: Progress) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
-
-
-class LogLines:
+class LogLines(Display):
     """Write a line now and then."""
 
     async def show(self, progress: Progress) -> None:
@@ -195,7 +184,7 @@ class LogLines:
         complain(text)
 
 
-class LiveLine:
+class LiveLine(Display):
     """Keep one line of the terminal up to date; it is gone afterwards."""
 
     def __init__(self, console: Console) -> None:
@@ -241,7 +230,7 @@ def _line(progress: Progress) -> RenderableType:
 def choose_display(*, quiet: bool, rows_on_terminal: bool) -> Display:
     """Return the display for this terminal: a live line needs one to itself."""
     if quiet or sys.stderr is None:  # a daemon's may be closed
-        return Silence()
+        return Display()
     if rows_on_terminal or not sys.stderr.isatty():
         return LogLines()
     from rich.console import Console

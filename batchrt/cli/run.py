@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from batchrt import ChatOpenAI, InputError, RunConfig, Runnable
+from batchrt import ChatOpenAI, RunConfig, Runnable, RunnableLambda
+from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError, output_option_named
-from batchrt.cli.job import Job, check_limits, execute, output_format
+from batchrt.cli.errors import UsageError
+from batchrt.cli.feed import Feed, window_of
+from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job_files import open_output, output_format
 from batchrt.cli.options import RunSettings
-from batchrt.cli.pipeline import Feed, window_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.cli.row_chain import Answer, answer_step, fields_step
-from batchrt.files import Sink, Source, fields_of_schema, open_sink
+from batchrt.files import Sink, Source, field_reader, fields_of_schema, open_sink
 from batchrt.files.cells import error_line
 
 __all__ = ["run_job"]
@@ -46,7 +47,8 @@ def run_job(settings: RunSettings) -> int:
         ask: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
             ask = ask.with_config(timeout=settings.timeout, run_name="the row")
-        chain = fields_step(source, prompt.input_variables) | ask
+        fields = field_reader(source, prompt.input_variables)
+        chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)
         config = RunConfig(window=window_of(settings.max_concurrency))
         return Job(
@@ -59,22 +61,17 @@ def run_job(settings: RunSettings) -> int:
 def _open_sink(
     settings: RunSettings, source: Source, columns: Sequence[str], schema: dict[str, Any] | None
 ) -> Sink:
-    kind = output_format(settings)
-    try:
-        return open_sink(
-            settings.output,
-            columns=columns,
-            output_column=settings.output_column,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-            finish_reasons=True,
-            flatten=fields_of_schema(schema) if settings.flatten and schema is not None else None,
-            delimiter=settings.delimiter if kind == "csv" else None,
-            encoding=settings.output_encoding,
-        )
-    except InputError as error:
-        raise UsageError(output_option_named(error)) from error
+    return open_output(
+        open_sink,
+        settings,
+        source,
+        columns=columns,
+        output_column=settings.output_column,
+        finish_reasons=True,
+        flatten=fields_of_schema(schema) if settings.flatten and schema is not None else None,
+        delimiter=settings.delimiter if output_format(settings) == "csv" else None,
+        encoding=settings.output_encoding,
+    )
 
 
 def _answers(

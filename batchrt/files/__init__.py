@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
+from batchrt.files.fields import field_reader, text_reader
 from batchrt.files.flattening import FieldKind, fields_of_schema
 from batchrt.files.formats import Format, choose_format
 from batchrt.files.paths import expand_paths
+from batchrt.files.row_writer import Entry, RowWriter, without_traces
 from batchrt.files.rows import BadRow, Row, bad_row
 from batchrt.files.sampled_source import SampledSource
 from batchrt.files.sink import Sink
@@ -20,12 +22,14 @@ from batchrt.files.vectors.sinks import open_vector_sink
 __all__ = [
     "INPUT_THREAD",
     "BadRow",
+    "Entry",
     "FieldKind",
     "Format",
     "OutputClosedError",
     "OutputEncoding",
     "OutputError",
     "Row",
+    "RowWriter",
     "SampledSource",
     "Sink",
     "Source",
@@ -35,9 +39,12 @@ __all__ = [
     "bad_row",
     "choose_format",
     "expand_paths",
+    "field_reader",
     "fields_of_schema",
     "open_sink",
     "open_source",
     "open_vector_sink",
     "required_columns",
+    "text_reader",
+    "without_traces",
 ]

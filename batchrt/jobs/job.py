@@ -17,7 +17,7 @@ from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.matching import Matcher, Matches
+from batchrt.jobs.matching import Matcher
 from batchrt.jobs.output import check_output, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
@@ -99,6 +99,7 @@ class Job:
         self._limit = limit
         self._codec = Codec(self._identity.output_type)
         self._run: JobRun | None = None
+        self._stop_called = False
         self._report: JobReport | None = None
 
     def run(self, observe: Observer | None = None) -> JobReport:
@@ -120,6 +121,8 @@ class Job:
         """
         started = perf_counter()
         run = self._run = JobRun(self._chain, self._config, observe)
+        if self._stop_called:
+            run.stop()
         with open_rows(self._source) as rows:
             with Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal:
                 own = not journal.is_empty or journal.aside is not None
@@ -135,20 +138,23 @@ class Job:
                     given = islice(given, self._limit)
                 await run.run(given, journal, matcher, self._codec)
                 if run.at_end and self._limit is None:
-                    journal.trim(run.rows)
+                    journal.trim(matcher.position)
                     journal.flush()
-                report = self._report_of(run, matcher.matches, journal, perf_counter() - started)
+                report = self._report_of(run, matcher, journal, perf_counter() - started)
             if report.is_complete and self._sink is not None:
-                write = partial(write_output, self.journal, self._sink, opened, rows=run.rows)
+                write = partial(write_output, self.journal, self._sink, opened, rows=matcher.position)
                 await anyio.to_thread.run_sync(write)
         self._report = report
+        self._stop_called = False
         return report
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.
 
-        May be called from any thread, and from a signal handler.
+        May be called from any thread, from a signal handler, and before the run has begun. It holds for this
+        run alone.
         """
+        self._stop_called = True
         if self._run is not None:
             self._run.stop()
 
@@ -188,11 +194,12 @@ class Job:
         with JournalReader(self.journal) as journal:
             return JobReport(self.journal, **journal.totals()._asdict())
 
-    def _report_of(self, run: JobRun, matches: Matches, journal: Journal, seconds: float) -> JobReport:
+    def _report_of(self, run: JobRun, matcher: Matcher, journal: Journal, seconds: float) -> JobReport:
+        matches = matcher.matches
         return JobReport(
             self.journal,
             is_complete=run.at_end and not (run.interrupted or run.not_started),
-            rows=run.rows,
+            rows=matcher.position,
             reused=matches.reused,
             failed_before=matches.failed_before,
             changed=matches.changed,

@@ -49,7 +49,7 @@ stopped. One would do for a wrong key, but a proxy in front of several accounts 
 _PROVIDERS: Final = (AuthenticationError, QuotaExhaustedError, OutageError)
 _OF_THE_RUN: Final = (RunStoppedError, SpendingLimitError, DeadlineExceededError)
 
-_PAUSE: Final = Row(-1, None, "")
+_PAUSE: Final = Row(-1, None, "", (b"", b""))
 """Stands in place of a row, and lets the event loop do other work."""
 
 
@@ -97,7 +97,6 @@ class JobRun:
         observe: see `Observer`.
 
     Attributes:
-        rows: rows that were read.
         interrupted: rows without an outcome that stands, since the provider let no request through.
         not_started: rows that were read and not sent.
         at_end: whether all rows of the source were read.
@@ -111,7 +110,6 @@ class JobRun:
         config: RunConfig | None,
         observe: Observer | None,
     ) -> None:
-        self.rows: int = 0
         self.interrupted: int = 0
         self.not_started: int = 0
         self.done: int = 0
@@ -164,7 +162,8 @@ class JobRun:
             else:
                 inputs = await self._inputs(rows)
             if inputs is not None and not self._stopped:
-                await self._consume(self._step.arun_iter(inputs, self._config, ordered=False))
+                run = self._step.arun_iter(inputs, self._config, ordered=False, on_outcome=self._record)
+                await self._consume(run)
         if self._failure is not None:
             raise self._failure
         journal.flush()
@@ -178,11 +177,9 @@ class JobRun:
         async with iterator:
             while True:
                 try:
-                    chunk = await iterator.next_chunk(_CHUNK)
+                    await iterator.next_chunk(_CHUNK)
                 except StopAsyncIteration:
                     break
-                for outcome in chunk:
-                    self._record(outcome)
                 while self._journal.is_full:
                     self._room = Signal()
                     if self._journal.is_full:  # the thread may have made room before it saw the signal
@@ -195,9 +192,10 @@ class JobRun:
     async def _inputs(self, rows: Iterator[Given]) -> Iterator[Row] | None:
         """Return the rows to run, after those at the start that need not be; `None` if there is none."""
         began = perf_counter()
-        for row in self._matched(rows):
-            if not row.reused:
-                return chained((self._noted(row),), self._following(rows))
+        matched = self._matched(rows)
+        for row in matched:
+            if row is not None:
+                return chained((self._noted(row),), self._following(matched))
             if perf_counter() - began > _LONGEST_LOOK:
                 await anyio.lowlevel.checkpoint()
                 began = perf_counter()
@@ -205,32 +203,34 @@ class JobRun:
                 return None
         return None
 
-    def _following(self, rows: Iterator[Given]) -> Iterator[Row]:
+    def _following(self, matched: Iterator[Row | None]) -> Iterator[Row]:
         began = perf_counter()
-        for row in self._matched(rows):
-            if not row.reused:
+        for row in matched:
+            if row is not None:
                 yield self._noted(row)
                 began = perf_counter()
             elif perf_counter() - began > _LONGEST_LOOK:
                 yield self._noted(_PAUSE)
                 began = perf_counter()
 
-    def _matched(self, rows: Iterator[Given]) -> Iterator[Row]:
+    def _matched(self, rows: Iterator[Given]) -> Iterator[Row | None]:
+        """Yield the rows to run, and `None` for rows that need not be."""
         match = self._matcher.match
         for value, error in rows:
-            given = encode_input(value)
-            position = self.rows
-            self.rows += 1
-            yield match(position, value, given, error)
+            to_run = match(value, encode_input(value), error)
+            if to_run:
+                yield from to_run
+            else:
+                yield None
+        yield from self._matcher.finish()
         self.at_end = True
 
     async def _async_inputs(self, rows: AsyncIterator[Given]) -> AsyncIterator[Row]:
         async for value, error in rows:
-            position = self.rows
-            self.rows += 1
-            row = self._matcher.match(position, value, encode_input(value), error)
-            if not row.reused:
+            for row in self._matcher.match(value, encode_input(value), error):
                 yield self._noted(row)
+        for row in self._matcher.finish():
+            yield self._noted(row)
         self.at_end = True
 
     def _noted(self, row: Row) -> Row:
@@ -246,7 +246,6 @@ class JobRun:
             return
         if outcome.error is not None and not self._stands(outcome):
             return
-        assert row.keys is not None
         record = self._codec.record(outcome, self._clock.wall())
         source = RowSource(*row.keys, self._matcher.chain, row.given)
         token = (row.position, outcome)

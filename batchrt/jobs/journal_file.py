@@ -31,16 +31,18 @@ CREATE TABLE rows (
     chain INTEGER NOT NULL,         -- the chain that answered
     status TEXT NOT NULL,           -- done or failed
     replaced INTEGER NOT NULL DEFAULT 0,    -- 1 for the outcome of a row that has a newer one
-    input TEXT NOT NULL,            -- JSON
-    output TEXT,                    -- JSON, of a row that is done
-    error TEXT,                     -- JSON, of a row that failed
     attempts INTEGER NOT NULL,
     seconds REAL NOT NULL,
     request_seconds REAL,
-    usage TEXT,                     -- JSON: tokens by model
+    input_tokens INTEGER,
+    output_tokens INTEGER,
     cost REAL,
+    finished REAL NOT NULL,         -- seconds since 1970
     request_id TEXT,
-    finished REAL NOT NULL          -- seconds since 1970
+    usage TEXT,                     -- JSON: tokens by model
+    input TEXT NOT NULL,            -- JSON
+    output TEXT,                    -- JSON, of a row that is done
+    error TEXT                      -- JSON, of a row that failed
 );
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
@@ -26,6 +25,7 @@ class Record(NamedTuple):
         error: JSON, or `None`.
         attempts, seconds, request_seconds, cost: as in `Outcome`.
         usage: JSON of the tokens by model, or `None`.
+        input_tokens, output_tokens: their sums.
         request_id: the provider's id of the last exchange, if it is known.
         finished: when it was recorded, in seconds since 1970.
     """
@@ -37,6 +37,8 @@ class Record(NamedTuple):
     seconds: float
     request_seconds: float | None
     usage: str | None
+    input_tokens: int | None
+    output_tokens: int | None
     cost: float | None
     request_id: str | None
     finished: float
@@ -75,12 +77,13 @@ class Codec:
             TypeError: JSON cannot carry the output.
         """
         output = error = None
-        request_id = getattr(outcome.output, "request_id", None)
+        request_id = outcome.request_id
         if outcome.error is None:
             output = self._encode(outcome.output)
         else:
-            error, request_id = _encode_error(outcome.error)
-        bills = outcome.usage_by_model
+            error = _encode_error(outcome.error)
+            request_id = getattr(outcome.error, "request_id", None) or request_id
+        bills, usage = outcome.usage_by_model, outcome.usage
         return Record(
             "done" if outcome.error is None else "failed",
             output,
@@ -88,9 +91,11 @@ class Codec:
             outcome.attempts,
             outcome.seconds,
             outcome.request_seconds,
-            _encode_usage(bills) if bills else None,
+            to_json(bills).decode() if bills else None,
+            None if usage is None else usage.input_tokens,
+            None if usage is None else usage.output_tokens,
             outcome.cost,
-            request_id if isinstance(request_id, str) else None,
+            request_id,
             finished,
         )
 
@@ -120,6 +125,7 @@ class Codec:
             bills,
             None,
             record.cost,
+            record.request_id,
         )
 
     def _decode(self, output: str) -> Any:
@@ -128,17 +134,11 @@ class Codec:
         return from_json(output)
 
 
-def _encode_usage(bills: Mapping[str, Usage]) -> str:
-    return to_json(bills).decode()
-
-
-def _encode_error(error: Exception) -> tuple[str, str | None]:
+def _encode_error(error: Exception) -> str:
     facts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
-    request_id = None
     if isinstance(error, ProviderError):
-        facts["status"], request_id = error.status, error.request_id
-        facts["request_id"] = request_id
-    return to_json(facts).decode(), request_id
+        facts |= {"status": error.status, "request_id": error.request_id}
+    return to_json(facts).decode()
 
 
 def error_text(error: str) -> str:

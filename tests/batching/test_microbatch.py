@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt import ItemTimeoutError
+from batchrt import ItemTimeoutError, RunnableLambda
 from batchrt.batching.list_call import Limits, ListCall
 from batchrt.batching.microbatch import list_step
 from batchrt.runtime.batch import Job, collect
@@ -128,3 +128,39 @@ def test_microbatch_rest_of_a_full_list_waits_for_more(backend: str) -> None:
 
     virtually(backend, main)
     assert sent == [[4], [4, 2], [10]]
+
+
+@on_both
+def test_microbatch_cancelled_list_call_does_not_wait_for_its_slot(backend: str) -> None:
+    """Its nested work gave the slot back, and another item has it: the call ends without one."""
+    ended: list[tuple[int, float]] = []
+
+    async def nested(value: int) -> None:
+        await anyio.sleep(50)
+
+    async def send(values: list[int]) -> Sequence[int]:
+        await RunnableLambda(nested).abatch(values)
+        return values
+
+    native = meeting(send)
+
+    async def step(value: int, strand: Strand) -> Any:
+        if value == 1:
+            return await native.call(value, strand)
+        strand.give()
+        await anyio.sleep(0.5)
+        await strand.take()
+        await anyio.sleep(100)
+        return value
+
+    def deliver(item: Item, output: Any, error: Exception | None) -> bool:
+        ended.append((item.index, anyio.current_time()))
+        return True
+
+    async def main() -> None:
+        start = anyio.current_time()
+        configs = [config(max_concurrency=1, timeout=2), config(max_concurrency=1)]
+        await Job.of(Step.of(step, [native]), [1, 2], configs).open(deliver, fail_fast=False).run()
+        assert [(index, round(at - start)) for index, at in ended] == [(0, 2), (1, 102)]
+
+    virtually(backend, main)

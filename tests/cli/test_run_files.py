@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli.prompt import SchemaError, load_schema
 from batchrt.errors import InputError
 from batchrt.files.csv_reader import CsvReader
+from batchrt.providers.chat.json_schema import SchemaError, load_schema
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 

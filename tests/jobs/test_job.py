@@ -180,7 +180,7 @@ async def test_job_stops_gracefully(answers: Answers, journal: Path, tmp_path: P
     """Rows in flight are recorded, the others are left for the next run, and no output is made."""
     sink = tmp_path / "out.jsonl"
     config: Any = {"max_concurrency": 4}
-    job = Job(answers.chain(), questions(200), sink, journal=journal, config=config)
+    job = Job(answers.chain(), questions(2000), sink, journal=journal, config=config)
 
     def stop(outcome: Outcome[Any]) -> None:
         if outcome.index >= 20:
@@ -188,10 +188,10 @@ async def test_job_stops_gracefully(answers: Answers, journal: Path, tmp_path: P
 
     report = await job.arun(stop)
     assert not report.is_complete
-    assert 20 <= report.done == len(answers.take()) < 200
+    assert 20 <= report.done == len(answers.take()) < 2000
     assert not sink.exists()
-    assert (await Job(answers.chain(), questions(200), sink, journal=journal).arun()).is_complete
-    assert len(answers.take()) == 200 - report.done
+    assert (await Job(answers.chain(), questions(2000), sink, journal=journal).arun()).is_complete
+    assert len(answers.take()) == 2000 - report.done
 
 
 async def test_job_shows_only_outcomes_that_are_on_the_disk(answers: Answers, journal: Path) -> None:
@@ -214,10 +214,10 @@ async def test_job_raises_an_error_of_its_observer(answers: Answers, journal: Pa
         raise ZeroDivisionError
 
     config: Any = {"max_concurrency": 1}
-    job = Job(answers.chain(), questions(500), journal=journal, config=config)
+    job = Job(answers.chain(), questions(2000), journal=journal, config=config)
     with pytest.raises(ZeroDivisionError):
         await job.arun(fail)
-    assert 1 <= len(list(job.outcomes())) < 500
+    assert 1 <= len(list(job.outcomes())) < 2000
 
 
 async def test_job_cancelled_keeps_what_had_ended(answers: Answers, journal: Path) -> None:
@@ -231,14 +231,14 @@ async def test_job_cancelled_keeps_what_had_ended(answers: Answers, journal: Pat
             scope.cancel()
 
     config: Any = {"max_concurrency": 2}
-    job = Job(answers.chain(), questions(300), journal=journal, config=config)
+    job = Job(answers.chain(), questions(2000), journal=journal, config=config)
     with anyio.CancelScope() as scope:
         await job.arun(count)
     assert scope.cancelled_caught
     assert len(list(job.outcomes())) >= 10
     asked = len(answers.take())
-    assert (await Job(answers.chain(), questions(300), journal=journal).arun()).is_complete
-    assert asked + len(answers.take()) <= 300 + 2 + 2  # in flight, and ended in the meantime
+    assert (await Job(answers.chain(), questions(2000), journal=journal).arun()).is_complete
+    assert asked + len(answers.take()) <= 2000 + 2 + 2  # in flight, and ended in the meantime
 
 
 async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
@@ -300,7 +300,7 @@ async def test_job_writes_what_there_is_on_demand(answers: Answers, journal: Pat
     """The rows so far, of a job that was stopped."""
     sink = tmp_path / "out.jsonl"
     config: Any = {"max_concurrency": 1}
-    job = Job(answers.chain(), questions(50), sink, journal=journal, config=config)
+    job = Job(answers.chain(), questions(2000), sink, journal=journal, config=config)
     report = await job.arun(lambda _: job.stop())
     assert not report.is_complete
     job.write()
@@ -316,6 +316,7 @@ async def test_job_outcomes_are_read_back(answers: Answers, journal: Path) -> No
     await job.arun()
     first, second, third = job.outcomes()
     assert (first.index, first.output, third.output) == (0, "SAY Q0", "SAY Q2")
+    assert first.request_id == "req-say q0"
     assert first.usage is not None
     assert (first.usage.input_tokens, first.usage.output_tokens) == (2, 1)
     assert isinstance(second.error, RecordedError)

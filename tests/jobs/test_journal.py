@@ -18,7 +18,7 @@ from batchrt.jobs.journal import Journal, RowSource
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.records import Record
 
-RECORD = Record("done", '"out"', None, 1, 0.5, 0.4, None, None, "req-1", 1.0)
+RECORD = Record("done", '"out"', None, 1, 0.5, 0.4, None, None, None, None, "req-1", 1.0)
 
 
 def source(number: int, chain: int = 1) -> RowSource:
@@ -170,9 +170,8 @@ def test_journal_begins_anew_beside_the_old_one(tmp_path: Path) -> None:
 
 def test_journal_totals_count_rows_of_the_input(tmp_path: Path) -> None:
     """Rows that have left it are counted apart."""
-    usage = '{"m": {"input_tokens": 3, "output_tokens": 2}}'
     with Journal(tmp_path / "j") as journal:
-        journal.insert(0, source(0), RECORD._replace(usage=usage, cost=0.5, attempts=3))
+        journal.insert(0, source(0), RECORD._replace(input_tokens=3, output_tokens=2, cost=0.5, attempts=3))
         journal.insert(1, source(1), RECORD._replace(status="failed", output=None, error='{"kind": "E"}'))
         journal.insert(2, source(2), RECORD)
         journal.trim(2)

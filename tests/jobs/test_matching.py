@@ -23,7 +23,7 @@ INPUTS = st.lists(st.integers(0, 6), max_size=25)
 
 
 def record(output: str) -> Record:
-    return Record("done", output, None, 1, 0.0, None, None, None, None, 0.0)
+    return Record("done", output, None, 1, 0.0, None, None, None, None, None, None, 0.0)
 
 
 def run(path: Path, values: list[int], *, killed_after: int | None = None) -> tuple[int, int]:
@@ -35,12 +35,14 @@ def run(path: Path, values: list[int], *, killed_after: int | None = None) -> tu
         matcher = Matcher(journal, Identity(RunnableLambda(abs), "1"), reuse_any=False, retry_failed=False)
         answered = journal.totals().done + journal.gone()
         for position, value in enumerate(values):
-            row = matcher.match(position, value, encode_input(value))
-            if not row.reused and (killed_after is None or position < killed_after):
-                assert row.keys is not None
-                answered += 1
-                source = RowSource(*row.keys, matcher.chain, row.given)
-                journal.insert(position, source, record(f"[{value}, {answered}]"))
+            to_run = [*matcher.match(value, encode_input(value))]
+            if position == len(values) - 1:
+                to_run += matcher.finish()
+            for row in to_run:
+                if killed_after is None or row.position < killed_after:
+                    answered += 1
+                    source = RowSource(*row.keys, matcher.chain, row.given)
+                    journal.insert(row.position, source, record(f"[{row.value}, {answered}]"))
         if killed_after is None:
             journal.trim(len(values))
         return matcher.matches.reused, matcher.matches.new
@@ -83,3 +85,19 @@ def test_matcher_forgets_moves_that_are_on_the_disk(tmp_path: Path, monkeypatch:
     for shifted in (values[1:] + values[:1], values[::-1], values[200:] + values[:200]):
         assert run(path, shifted) == (400, 0)
         assert [value for value, _ in outputs(path)] == shifted
+
+
+def test_matcher_needs_no_index_for_rows_that_stayed(tmp_path: Path) -> None:
+    """A job that was interrupted goes on at once, however long its journal is."""
+    path = tmp_path / "j"
+    values = list(range(200))
+    with Journal(path) as journal:
+        matcher = Matcher(journal, Identity(RunnableLambda(abs), "1"), reuse_any=False, retry_failed=False)
+        for value in values:
+            (row,) = matcher.match(value, encode_input(value))
+            if value % 7:
+                source = RowSource(*row.keys, matcher.chain, row.given)
+                journal.insert(row.position, source, record(f"[{value}, {value}]"))
+    assert run(path, values) == (171, 29)
+    with Journal(path) as journal:
+        assert journal._read("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL") == []

@@ -283,3 +283,47 @@ def test_found_limits_send_little_more_than_is_accepted_where_most_is_refused(
     client.wave(True)
     assert client.found.rate.base == rate
     assert client.changes == ([] if rate is None else [("requests_per_minute", None, 60 * rate)])
+
+
+@pytest.mark.parametrize("found", [CLEAR, Explanation("in flight", limit=3, refused=4.0)])
+def test_found_limits_count_unexplained_refusals_anew_after_an_explanation(found: Explanation) -> None:
+    """Two in a row are certain to have no limit for a reason."""
+    noise = Explanation("noise", refused=2.0, unexplained=2.0)
+    client, log = scripted(noise)
+    client.wave(True)
+    assert client.found.is_certain
+    log.cause = found
+    client.wave(True)
+    assert (client.found.is_certain, client.found.unexplained) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("latency", "jitter", "pauses"),
+    [
+        (0.0, 0.0, [0.5, 1, 2, 4, 8, 8]),
+        (0.0, 1.0, [0.375, 0.75, 1.5, 3, 6, 6]),
+        (0.2, 0.0, [0.1, 0.2, 0.4, 0.8]),
+        (0.01, 0.0, [0.02, 0.04]),
+        (60.0, 0.0, [0.5, 1]),
+    ],
+)
+def test_found_limits_pause_doubles_while_nothing_is_answered(
+    latency: float, jitter: float, pauses: list[float]
+) -> None:
+    """From half a round trip, if that is known; an answer ends it, and the next begins anew."""
+    found = Client().found
+    found.latency = latency
+    assert [found.pause(1.0, 0.0, lambda: jitter) for _ in pauses] == pytest.approx(pauses)
+    until = 1 + pauses[-1]
+    assert found.lets_in_at(Permit(1), 0, 1.0, wanted=True) == pytest.approx(until)
+    answered = Permit(1)
+    answered.sent_at = 1.0 - latency
+    found.answered(answered, 1.0)
+    assert found.lets_in_at(Permit(1), 0, 1.0, wanted=True) == 1.0
+    assert found.pause(1.0, 0.0, lambda: jitter) == pytest.approx(pauses[0])
+
+
+def test_found_limits_named_wait_is_enough_for_three_refusals_in_a_row() -> None:
+    """From the fourth on it may be longer: the provider keeps asking for too little."""
+    found = Client().found
+    assert [found.pause(0.0, 1.0, lambda: 0.0) for _ in range(7)] == [1, 1, 1, 1, 1, 2, 4]

@@ -88,3 +88,23 @@ def test_pacing_ramp_of_a_parent_process_is_forgotten() -> None:
     assert pacing.recovery_due(5, 1.0) == math.inf
     pacing.stop_ramp()
     assert pacing.recovery_due(5, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(("accepted", "second"), [(3, 4.2), (4, 2.5)])
+def test_pacing_sends_one_request_at_first_unless_several_were_accepted_within_the_wait(
+    accepted: int, second: float
+) -> None:
+    """Four within the named wait before show a bucket of more than one request."""
+    found = found_limits()
+    found.latency = 0.1
+    for _ in range(accepted):
+        permit = Permit(0)
+        found.sent(permit)
+        permit.verdict = ACCEPTED
+    pacing = Pacing()
+    error = RateLimitError("x", status=429, retry_after=2)
+    pacing.refused(Failure.of(error), 5, 0.0, found, explained=False)
+    assert pacing.recovery_due(0, 2.0) == 2.0
+    pacing.sent(2.0)
+    pacing.ended(2.0, answered=True)
+    assert pacing.recovery_due(0, 2.5) == pytest.approx(second)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -318,3 +319,58 @@ def test_outcome_iterator_statistics_count_retries_of_items() -> None:
         return run.statistics()
 
     assert on_trio(main).retries == 6
+
+
+@pytest.mark.parametrize("step", [RunnableLambda(same), Lists()], ids=["items", "lists"])
+def test_outcome_iterator_stop_in_sync_code_loses_no_input(step: Runnable[int, int]) -> None:
+    """An input that the calling thread is about to return has an outcome like every other one."""
+    asked, stopped = threading.Event(), threading.Event()
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for value in itertools.count():
+            if value == 6:
+                asked.set()
+                assert stopped.wait(60)
+                time.sleep(0.05)  # the run would end without it meanwhile
+            pulled.append(value)
+            yield value
+
+    def main() -> None:
+        run = step.run_iter(source(), config(max_concurrency=2))
+
+        def stop() -> None:
+            assert asked.wait(60)
+            run.stop()
+            stopped.set()
+
+        thread = threading.Thread(target=stop)
+        thread.start()
+        seen = list(run)
+        thread.join()
+        assert pulled == list(range(7))
+        assert [outcome.index for outcome in seen] == pulled
+        assert seen[-1].status == "not started"
+        assert run.statistics().pulled == 7
+
+    in_thread(main)
+
+
+def test_outcome_iterator_interrupt_of_the_inputs_in_sync_code_ends_the_run() -> None:
+    """It is raised in the calling thread, whose own it is; what was ready is left."""
+
+    def source() -> Iterator[int]:
+        yield 0
+        yield 1
+        raise KeyboardInterrupt
+
+    def main() -> None:
+        run = RunnableLambda(same).run_iter(source(), config(max_concurrency=1))
+        seen = []
+        with pytest.raises(KeyboardInterrupt):
+            for outcome in run:
+                seen.append(outcome.index)
+        assert seen + [outcome.index for outcome in run.take_ready()] == [0, 1]
+        assert list(run) == []
+
+    in_thread(main)

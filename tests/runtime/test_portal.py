@@ -470,8 +470,6 @@ def test_portal_iterator_that_its_loops_own_thread_collects_ends_without_a_word(
         import gc, threading
         import anyio
         from batchrt import ItemTimeoutError, RunnableLambda
-from batchrt.runtime.caller import Caller
-from batchrt.runtime.portal import _Ticket, crossing
 
         ended = threading.Event()
 

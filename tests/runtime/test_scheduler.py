@@ -178,6 +178,23 @@ async def test_scheduler_slow_item_delays_no_other_item() -> None:
     assert done == [*range(1, 100), 0]
 
 
+@pytest.mark.parametrize(("cap", "count", "most"), [(None, 3, 3), (2, 50, 3), (None, 0, 0)])
+async def test_scheduler_starts_no_more_workers_than_have_work(
+    cap: int | None, count: int, most: int
+) -> None:
+    """One for each item or slot, and one that leads: a task costs as much as several items."""
+    workers: set[int] = set()
+
+    async def leaf(value: int) -> int:
+        for _ in range(5):
+            await pause(1)
+            workers.update(task.id for task in anyio.get_running_tasks() if task.name == "batchrt worker")
+        return value
+
+    assert await RunnableLambda(leaf).abatch(range(count), config(max_concurrency=cap)) == list(range(count))
+    assert len(workers) == most
+
+
 async def test_scheduler_items_start_in_input_order() -> None:
     """Items start in input order."""
     started: list[int] = []

@@ -287,6 +287,25 @@ def test_spending_what_is_nested_is_held_to_both_limits() -> None:
     virtually("trio", main)
 
 
+def test_spending_budget_has_ended_with_the_one_around_it() -> None:
+    """Its own end comes first; without either there is none."""
+
+    async def main() -> None:
+        above = of_tokens(100)
+        inner, poor = of_tokens(1000, above), of_tokens(10, above)
+        assert (inner.ended, above.ended) == (None, None)
+        with pytest.raises(SpendingLimitError):
+            await reserve(poor, 20)
+        assert (inner.ended, above.ended) == (None, None)
+        with pytest.raises(SpendingLimitError):
+            await reserve(above, 200)
+        assert above.ended is not None
+        assert inner.ended is above.ended
+        assert poor.ended is not above.ended
+
+    virtually("trio", main)
+
+
 def test_spending_no_limit_is_none_of_its_own() -> None:
     """Then that of the run around it holds, if there is one; prices alone limit nothing."""
     above = of_tokens(5)

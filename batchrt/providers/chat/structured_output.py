@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
 from batchrt.limits.error_kinds import Failure
 from batchrt.messages import AIMessage, HumanMessage, Message
+from batchrt.providers.chat.json_schema import SchemaError, check_schema
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
@@ -68,6 +69,11 @@ class StructuredChat(Runnable[ChatInput, Out]):
             raise TypeError(f"max_reasks must be a whole number, not {max_reasks!r}")
         if max_reasks < 0:
             raise ValueError(f"max_reasks must be 0 or more, not {max_reasks}")
+        if isinstance(schema, Mapping):
+            try:
+                check_schema(schema)
+            except SchemaError as error:
+                raise ValueError(f"the schema {error}") from error
         self._model = model
         self._schema = schema
         self._format = response_format(schema, method=method, strict=strict)

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Address", "check_headers", "origin_of"]
+__all__ = ["Address", "address_mistake", "check_headers", "origin_of"]
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
@@ -82,3 +82,23 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"the value of header {name!r} has a character that HTTP cannot carry")
         checked[name.lower()] = value
     return checked
+
+
+_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|responses|chat)$")
+_VERSION: Final = re.compile(r"/(v\d+\w*|openai)(?=/|$)")
+"""Where an API of this kind begins: `/v1` mostly, `/openai` with Azure."""
+
+
+def address_mistake(url: str) -> str:
+    """Return the probable mistake in a base URL, without its name; empty if it looks right."""
+    try:
+        path = urlsplit(url.strip()).path.rstrip("/")
+    except ValueError:
+        return ""
+    endpoint = _ENDPOINT.search(path)
+    if endpoint is not None:
+        return f"ends with {endpoint[0]}, which is added to it; leave that out"
+    versions = _VERSION.findall(path)
+    if len(versions) > len(set(versions)):
+        return f"has /{versions[-1]} twice; leave one out"
+    return "" if versions else "has no /v1; most servers want it at the end"

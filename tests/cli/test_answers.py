@@ -47,9 +47,7 @@ def rows_of(out: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("schema", [False, True])
-def test_row_chain_answers_tell_why_they_ended(
-    command: Command, source: Path, tmp_path: Path, schema: bool
-) -> None:
+def test_answers_tell_why_they_ended(command: Command, source: Path, tmp_path: Path, schema: bool) -> None:
     """In a column, and in lines that --quiet does not silence."""
     (tmp_path / "s.json").write_text('{"type": "object", "properties": {"said": {"type": "string"}}}')
     options = ["--schema", tmp_path / "s.json"] if schema else []
@@ -66,7 +64,7 @@ def test_row_chain_answers_tell_why_they_ended(
     ]
 
 
-def test_row_chain_answers_that_are_cut_off_may_be_failures(command: Command, source: Path) -> None:
+def test_answers_that_are_cut_off_may_be_failures(command: Command, source: Path) -> None:
     """Their text is kept."""
     result = command("run", source, "-p", "{text}", "-q", "--fail-cut-off", "--output-format", "csv")
     assert result.code == 1
@@ -76,7 +74,7 @@ def test_row_chain_answers_that_are_cut_off_may_be_failures(command: Command, so
     assert "cut off at the token limit; raise --max-tokens" in rows[1]["error"]
 
 
-def test_row_chain_answers_that_failed_have_no_reason(command: Command, tmp_path: Path) -> None:
+def test_answers_that_failed_have_no_reason(command: Command, tmp_path: Path) -> None:
     """Neither has a row that was not sent."""
     path = tmp_path / "in.jsonl"
     path.write_text('{"text": "a"}\n{}\n')
@@ -84,13 +82,13 @@ def test_row_chain_answers_that_failed_have_no_reason(command: Command, tmp_path
     assert [row["finish_reason"] for row in rows] == ["stop", None]
 
 
-def test_row_chain_answers_of_unknown_reasons_are_quoted_briefly() -> None:
+def test_answers_of_unknown_reasons_are_quoted_briefly() -> None:
     """Servers make words of their own."""
     assert cut_off_reason("LENGTH") == "cut off at the token limit"
     assert len(cut_off_reason("x" * 1000)) < 80
 
 
-def test_row_chain_answers_that_do_not_fit_a_schema_are_asked_for_again(
+def test_answers_that_do_not_fit_a_schema_are_asked_for_again(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, and the tokens of both are counted."""

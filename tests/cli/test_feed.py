@@ -1,92 +1,18 @@
-"""Rows in memory: no more than needed, and those that failed take no more than others."""
+"""Rows in memory: no more than needed."""
 
 from __future__ import annotations
 
-import gc
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import anyio
 import pytest
 
 from batchrt import RunnableLambda
-from batchrt.cli import pipeline as pipeline_module
+from batchrt.cli import feed as feed_module
 from batchrt.cli.counts import Counts
-from batchrt.cli.pipeline import AnyRow, Entry, Feed, without_traces
+from batchrt.cli.feed import AnyRow, Feed
 from batchrt.files import Row
-
-
-class Values(dict[str, str]):
-    """Can be referred to weakly."""
-
-
-def plain() -> None:
-    raise ValueError("no")
-
-
-def caused() -> None:
-    try:
-        plain()
-    except ValueError as error:
-        raise KeyError("no") from error
-
-
-def in_context() -> None:
-    try:
-        plain()
-    except ValueError:
-        raise KeyError("no")  # noqa: B904
-
-
-def grouped() -> None:
-    errors: list[Exception] = []
-    for function in (plain, caused):
-        try:
-            function()
-        except (ValueError, KeyError) as error:
-            errors.append(error)
-    raise ExceptionGroup("no", errors)
-
-
-def named() -> None:
-    error = ValueError("no")
-    kept = error  # a frame that holds its own error
-    raise kept
-
-
-@pytest.mark.parametrize("function", [plain, caused, in_context, grouped, named])
-def test_pipeline_entries_that_failed_are_let_go_of(function: Callable[[], None]) -> None:
-    """Without a garbage collection."""
-
-    def fail() -> weakref.ref[Values]:
-        values = Values(text="x")
-        row, entries = Row(1, 1, values), []
-
-        def call(_row: Row) -> None:
-            function()
-
-        try:
-            call(row)
-        except Exception as error:
-            entries.append(Entry(row, error=without_traces(error)))
-        assert entries[0].error is not None
-        return weakref.ref(values)
-
-    gc.disable()
-    try:
-        assert fail()() is None
-    finally:
-        gc.enable()
-
-
-def test_pipeline_errors_of_entries_keep_their_message() -> None:
-    """A chain that bites its tail is no matter."""
-    first, second = ValueError("a"), ValueError("b")
-    first.__cause__, second.__cause__ = second, first
-    assert without_traces(first) is first
-    assert str(first) == "a"
-    assert first.__cause__ is None
 
 
 def rows(count: int, size: int) -> Any:
@@ -122,7 +48,7 @@ def test_feed_keeps_rows_until_they_are_taken() -> None:
 @pytest.mark.anyio
 async def test_feed_of_large_rows_has_no_more_begun_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a row stalls that others wait for; all of them go on once it has ended."""
-    monkeypatch.setattr(pipeline_module, "_HEAVY", 100)
+    monkeypatch.setattr(feed_module, "_HEAVY", 100)
     feed, gate = Feed(rows(50, 30), None, Counts()), anyio.Event()
 
     async def ask(row: AnyRow) -> int:

@@ -1,16 +1,14 @@
-"""The chain that a row goes through: from its fields to its answer."""
+"""The answers of a model: its messages as columns of the output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from batchrt import AIMessage, OutputParserError, Runnable, RunnableLambda, StrOutputParser
 from batchrt.cli.counts import cut_off_reason
-from batchrt.files import BadRow, Row, Source
-from batchrt.files.cells import cell, listed
 
-__all__ = ["Answer", "answer_step", "fields_reader", "fields_step"]
+__all__ = ["Answer", "answer_step"]
 
 _WHOLE: Final = frozenset(
     ("stop", "tool_calls", "function_call", "tool_use", "end_turn", "stop_sequence", "eos", "eos_token")
@@ -77,42 +75,3 @@ def _reason_of(message: AIMessage) -> str | None:
 
 
 _PARSER: Final = StrOutputParser()
-
-
-Fields: TypeAlias = "Mapping[str, Any]"
-
-
-def fields_step(source: Source, names: tuple[str, ...]) -> Runnable[Row | BadRow, Fields]:
-    """Return a step from a row of `source` to a prompt's fields `names`; a bad row's error is raised."""
-    return RunnableLambda(fields_reader(source, names), inline=True)
-
-
-def fields_reader(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadRow], Fields]:
-    """Return a function from a row of `source` to a prompt's fields `names`; it raises a bad row's error."""
-    if source.is_table:
-        return _table_fields
-
-    def fields(row: Row | BadRow) -> Fields:
-        values = _table_fields(row)
-        if isinstance(row, Row) and row.faults is not None:
-            for name in names:
-                if name in row.faults:
-                    raise row.faults[name]
-        changed: dict[str, Any] = {}
-        for name in names:
-            if name not in values:
-                problem = f"the row does not have it (it has: {listed(values)})"
-                raise source.row_error(row, problem, column=name)
-            value = values[name]
-            if value is None or isinstance(value, bool | list | dict):
-                # As it stands in the file, and not as Python would say it.
-                changed[name] = cell(value)
-        return {**values, **changed} if changed else values
-
-    return fields
-
-
-def _table_fields(row: Row | BadRow) -> Fields:
-    if isinstance(row, BadRow):
-        raise row.error
-    return row.values
