@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
+from contextlib import aclosing
 from itertools import chain as chained
 from time import perf_counter
 from typing import Any, Final, TypeAlias
@@ -140,13 +141,22 @@ class JobRun:
         if self._iterator is not None:
             self._iterator.stop()
 
+    def end_early(self, reason: str) -> None:
+        """Record that rows are missing though the source has ended."""
+        self.at_end = False
+        self.ended = reason
+
     def committed(self, tokens: list[Any]) -> None:
         """Take outcomes that are on the disk; called in the journal's thread."""
         self._confirmed.append(tokens)
         self._loop.soon(self._confirm)
 
     async def run(
-        self, rows: Iterator[Given] | AsyncIterator[Given], journal: Journal, matcher: Matcher, codec: Codec
+        self,
+        rows: Iterator[Given] | AsyncGenerator[Given, None],
+        journal: Journal,
+        matcher: Matcher,
+        codec: Codec,
     ) -> None:
         """Run `rows`.
 
@@ -225,10 +235,11 @@ class JobRun:
         yield from self._matcher.finish()
         self.at_end = True
 
-    async def _async_inputs(self, rows: AsyncIterator[Given]) -> AsyncIterator[Row]:
-        async for value, error in rows:
-            for row in self._matcher.match(value, encode_input(value), error):
-                yield self._noted(row)
+    async def _async_inputs(self, rows: AsyncGenerator[Given, None]) -> AsyncGenerator[Row, None]:
+        async with aclosing(rows):
+            async for value, error in rows:
+                for row in self._matcher.match(value, encode_input(value), error):
+                    yield self._noted(row)
         for row in self._matcher.finish():
             yield self._noted(row)
         self.at_end = True

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from batchrt.jobs.commit_thread import CommitThread
 from batchrt.jobs.journal_file import FileLock, open_journal_file, set_aside
-from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader
+from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RunRecord
 from batchrt.jobs.records import Record
 
 __all__ = ["Journal", "RowSource"]
@@ -24,6 +24,9 @@ _UPDATE: Final = f"UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ?,
 _MOVE: Final = "UPDATE rows SET position = ?, replaced = 0 WHERE id = ?"
 _LEAVE: Final = "UPDATE rows SET position = NULL WHERE id = ? AND position = ?"
 _REPLACE: Final = "UPDATE rows SET replaced = 1 WHERE id = ?"
+_END_RUN: Final = (
+    "UPDATE runs SET rows = ?, is_complete = ?, seconds = ?, ended = ? WHERE id = (SELECT max(id) FROM runs)"
+)
 _REFRESH: Final = "UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ? WHERE id = ?"
 
 
@@ -145,6 +148,16 @@ class Journal(JournalReader):
         self.flush()
         ((number,),) = self._read("SELECT id FROM chains WHERE parts = ?", text)
         return int(number)
+
+    # Runs
+
+    def begin_run(self) -> None:
+        """Record that a run has begun; it counts as killed until it is ended."""
+        self._thread.put(("INSERT INTO runs DEFAULT VALUES", (), None))
+
+    def end_run(self, run: RunRecord) -> None:
+        """Record how the run ended."""
+        self._thread.put((_END_RUN, run, None))
 
     # Searching by content
 

@@ -23,6 +23,13 @@ CREATE TABLE chains (
     id INTEGER PRIMARY KEY,
     parts TEXT NOT NULL UNIQUE      -- JSON: [name, digest] of each part
 );
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY,
+    rows INTEGER,                   -- rows that were read; NULL for a run that was killed
+    is_complete INTEGER,            -- 1 if each row had an outcome at its end
+    seconds REAL,
+    ended TEXT                      -- why it ended early
+);
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,         -- in the order of commits
     position INTEGER UNIQUE,        -- the row's place in the input, from 0; NULL for one that has left it

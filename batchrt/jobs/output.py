@@ -40,8 +40,17 @@ def check_output(path: str, source: Source | None, *, replace: bool) -> None:
         _open(str(Path(folder) / target.name), () if source is None else source.columns, source).close()
 
 
-def write_output(journal: str, path: str, source: Source | None, *, rows: int | None = None) -> None:
-    """Write the first `rows` rows of a journal to `path`, all by default, and replace what is there.
+def write_output(
+    journal: str, path: str, source: Source | None, *, rows: int | None = None, failed: bool = False
+) -> int:
+    """Write rows of a journal to `path`, replacing what is there, and return their number.
+
+    Args:
+        journal: the journal's path.
+        path: the output's.
+        source: the file that the rows come from, or `None`.
+        rows: of so many rows of the input; by default of all.
+        failed: those that failed alone.
 
     Raises:
         InputError: the file cannot be created.
@@ -51,10 +60,13 @@ def write_output(journal: str, path: str, source: Source | None, *, rows: int | 
     with JournalReader(journal) as reader:
         columns = _columns(reader) if source is None else source.survey()
         with _open(path, columns, source) as sink:
-            for _, given, record in reader.records(rows):
+            count = 0
+            for _, given, record in reader.records(rows, failed=failed):
                 output = None if record.output is None else from_json(record.output)
                 error = None if record.error is None else error_text(record.error)
                 sink.write(_values(from_json(given)), output, error)
+                count += 1
+    return count
 
 
 def _open(path: str, columns: Sequence[str], source: Source | None) -> Sink:

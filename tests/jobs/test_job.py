@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,18 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from batchrt import AIMessage, InputError, Job, JournalError, Outcome, RecordedError, RunnableLambda
+from batchrt import (
+    AIMessage,
+    InputError,
+    Job,
+    JournalError,
+    OpenAIEmbeddings,
+    Outcome,
+    RecordedError,
+    RunnableLambda,
+)
 from batchrt.files import open_source
+from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
 pytestmark = pytest.mark.anyio
@@ -360,6 +372,57 @@ async def test_job_refuses_inputs_that_json_cannot_carry(journal: Path) -> None:
     """An input is compared between processes."""
     with pytest.raises(TypeError, match="an input of a job"):
         await Job(lambda value: value, [object()], journal=journal).arun()
+
+
+async def test_job_sends_embeddings_in_lists(journal: Path) -> None:
+    """And only those of texts that have none."""
+    provider = MockProvider(dimensions=4)
+    model = OpenAIEmbeddings(
+        "m", base_url="http://mock/v1", api_key="k", transport=provider.transport(), dimensions=4
+    )
+    texts = [f"text {number}" for number in range(50)]
+    assert (await Job(model, texts[:40], journal=journal).arun()).done == 40
+    assert provider.log.snapshot().requests < 10
+    job = Job(model, texts, journal=journal)
+    assert (await job.arun()).reused == 40
+    assert provider.log.snapshot().items == 50
+    assert [len(outcome.output or ()) for outcome in job.outcomes()] == [4] * 50
+
+
+async def test_job_whose_input_breaks_off_is_not_complete(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """Rows after the break are missing, so no output is made, and nothing counts as gone."""
+    source, sink = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl"
+    rng = random.Random(1)
+    text = "".join(f'{{"q": "q{number} {rng.random()}"}}\n' for number in range(3000))
+    whole = gzip.compress(text.encode())
+    source.write_bytes(whole)
+    await Job(answers.chain(), source, journal=journal).arun()
+    source.write_bytes(whole[: len(whole) // 2])
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.is_complete, report.gone) == (False, None)
+    assert report.ended == "the input cannot be read to its end"
+    assert not sink.exists()
+    source.write_bytes(whole)
+    answers.take()
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.is_complete, report.done) == (True, 3000)
+    assert answers.take() == []
+
+
+async def test_job_takes_a_limit_of_async_rows(answers: Answers, journal: Path) -> None:
+    """No row beyond it is pulled."""
+    pulled: list[int] = []
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for row in questions(5):
+            await anyio.lowlevel.checkpoint()
+            pulled.append(row["note"])
+            yield row
+
+    assert (await Job(answers.chain(), rows(), journal=journal, limit=2).arun()).done == 2
+    assert pulled == [0, 1]
 
 
 async def test_job_takes_a_limit(answers: Answers, journal: Path) -> None:
