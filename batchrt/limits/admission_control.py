@@ -128,10 +128,10 @@ class AdmissionControl:
         return strand.has_slot
 
     def _begin(self, permit: Permit, now: float) -> bool:
-        """Record that `permit`, which has waited, is sent; `False` if a cool-down has begun meanwhile."""
+        """Record that `permit`, which has waited, is sent; `False` if a pause has begun meanwhile."""
         with self._lock:
             limiter = self._limiter
-            if limiter.pacing.cooldown.until > limiter.tick(now):
+            if limiter.is_quiet(limiter.tick(now)):
                 return False
             permit.sent_at = limiter.now
             self._requests += 1

@@ -157,21 +157,24 @@ class FoundLimits:
     def answered(self, permit: Permit, now: float) -> None:
         """Record an answer: the request was let in."""
         permit.verdict = ACCEPTED
+        self.log.replied(now)
         seconds = now - permit.sent_at
         self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
         if self._refused_in_a_row:
             self._refused_in_a_row = 0
             self._pause_until = -math.inf
 
-    def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
-        """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
+    def pause_ends(self, now: float) -> float:
+        """Return when the pause after a refusal that names no wait is over, and its wave known; or `now`."""
         if self._unsettled:
             if now >= self._settled_at:
                 self._conclude(now)
             elif self.unexplained < _CERTAIN:
                 return self._settled_at
-        if self._pause_until > now:
-            return self._pause_until
+        return max(now, self._pause_until)
+
+    def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
+        """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
         if not permit.auto:
             due = self.in_flight.lets_in_at(in_flight, self.latency, self._granted_at, now)
             if due > now:

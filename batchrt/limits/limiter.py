@@ -107,6 +107,8 @@ class Limiter:
             return pacing.cooldown.until
         if self.waits_for_provider(permit):
             return self.breaker.probe_at
+        if (due := self.found.pause_ends(now)) > now:
+            return due
         if (due := pacing.recovery_due(self.in_flight, now)) > now:
             return due
         if (due := self.found.lets_in_at(permit, self.in_flight, now, wanted=wanted)) > now:
@@ -116,6 +118,10 @@ class Limiter:
         if wait > 0:
             return now + wait
         return now if self.rates.paces else pacing.start_due(now)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether a refusal has begun a cool-down or a pause that is not over."""
+        return self.pacing.cooldown.until > now or self.found.pause_ends(now) > now
 
     def waits_for_provider(self, permit: Permit) -> bool:
         """Whether a request waits for a provider that is down, instead of failing."""
