@@ -46,6 +46,9 @@ _SEPARABLE: Final = 0.6
 """The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
 _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
+_SENT_SHARE: Final = 2.0
+"""How many times the rate of accepted requests a rate may be, as in botocore's adaptive mode: refusals within
+a moment would be explained by any high rate."""
 _LEAST_CUT: Final = 0.7
 """The least factor by which a refusal or two lower a rate."""
 _SPARED: Final = 0.6
@@ -158,6 +161,7 @@ class FoundLimits:
         """Record an answer: the request was let in."""
         permit.verdict = ACCEPTED
         self.log.replied(now)
+        self.rate.answered()
         seconds = now - permit.sent_at
         self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
         if self._refused_in_a_row:
@@ -250,6 +254,11 @@ class FoundLimits:
         wave = self._wave
         explanation = self._explain(now)
         cause = explanation.cause
+        if cause == "rate":
+            most = _SENT_SHARE * self.log.fastest(now)
+            explanation = explanation._replace(
+                rate=min(explanation.rate, most), highest=min(explanation.highest, most)
+            )
         if cause == "in flight":
             self._crowded(wave)
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")

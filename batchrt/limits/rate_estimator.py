@@ -35,7 +35,9 @@ _UNCERTAIN_WAITS: Final = 5.0
 _MOST_AT_ONCE: Final = 3.0
 _FLOOR: Final = 0.25
 _PEAK_HALF_LIFE: Final = 30.0
-"""The share of the highest rate of late, which halves in so many seconds, that no refusal goes below."""
+_PEAK_SECONDS: Final = 1.0
+"""The share of the highest rate of answers, over at least so many seconds, that no refusal goes below. It
+halves in so many seconds."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1e-3
@@ -51,7 +53,18 @@ class RateEstimator:
         since: when the rate was found first.
     """
 
-    __slots__ = ("_base", "_grown", "_peak", "_peak_at", "_scale", "_ticked", "_until", "bucket", "since")
+    __slots__ = (
+        "_answers",
+        "_base",
+        "_grown",
+        "_measured_at",
+        "_peak",
+        "_scale",
+        "_ticked",
+        "_until",
+        "bucket",
+        "since",
+    )
 
     def __init__(self) -> None:
         self.bucket: TokenBucket | None = None
@@ -60,7 +73,8 @@ class RateEstimator:
         self._scale = _LONGEST
         self._grown = 0.0
         self._peak = 0.0
-        self._peak_at = 0.0
+        self._answers = 0
+        self._measured_at = -math.inf
         self._until = 0.0
         self._ticked = 0.0
 
@@ -78,7 +92,7 @@ class RateEstimator:
         """Keep to `rate` from the end of the `wait` that a refusal at `now` asked for.
 
         `highest` is the highest rate that explains the refusals as well. Where the evidence is `clear`, the
-        rate may be as low as it likes, whatever was believed before.
+        rate may be as low as it likes, whatever was accepted before.
         """
         if clear:
             self._base = self._peak = 0.0
@@ -102,11 +116,16 @@ class RateEstimator:
         self.bucket.at, self.bucket.level = now, 1.0
         self._set_rate(self.bucket)
 
+    def answered(self) -> None:
+        """Count an answer."""
+        self._answers += 1
+
     def _floor(self, now: float) -> float:
         """Return the lowest rate that is believed: refusals that no pace ends must not end the work."""
-        base = 0.0 if self.bucket is None else self._base
-        self._peak = max(base, self._peak * 0.5 ** ((now - self._peak_at) / _PEAK_HALF_LIFE))
-        self._peak_at = now
+        passed = now - self._measured_at
+        if passed >= _PEAK_SECONDS:
+            self._peak = max(self._peak * 0.5 ** (passed / _PEAK_HALF_LIFE), self._answers / passed)
+            self._answers, self._measured_at = 0, now
         return self._peak * _FLOOR
 
     def refused(self, wait: float, now: float) -> None:

@@ -261,6 +261,17 @@ class RefusalLog:
         let_in = sum(not refused for _, _, refused, _ in events)
         return let_in / len(events), let_in / self._active(events[0][0], events[-1][0])
 
+    def fastest(self, now: float) -> float:
+        """Return the highest rate at which requests were let in lately, over spans that last until now."""
+        fastest, let_in, next_count = 0.0, 0, _FEW_BETWEEN
+        for entry in reversed(self._entries):
+            let_in += entry.verdict in {PENDING, ACCEPTED}
+            if let_in >= next_count or entry is self._entries[0]:
+                next_count = 2 * let_in
+                span = self._active(entry.sent_at, now)
+                fastest = max(fastest, max(let_in, 1) / span if span > 0 else math.inf)
+        return fastest
+
     def rate_between_refusals(self, now: float) -> float | None:
         """Return how much was let in a second between the last refusal and one before; `None` for too little.
 
@@ -302,8 +313,8 @@ def _as_arrived(sent: Sequence[_Outcome], moment: float, first_reply: float) -> 
     """Return requests in a likely order of arrival: those sent within a `moment` may have changed places.
 
     So may those that were sent before the first reply: each of them had a connection of its own to wait for.
-    Of such requests a few that were accepted after as many refused ones had arrived before them: a limit
-    refuses the last to arrive. A refusal among many that were accepted is left in its place, as noise.
+    Of such requests the accepted ones came first: a limit refuses the last to arrive. A refusal among many
+    that were accepted is left in its place, as noise.
     """
     arrived: list[_Outcome] = []
     start = 0
@@ -321,8 +332,7 @@ def _last_refused(moment: Sequence[_Outcome]) -> Sequence[_Outcome]:
     if not refused or len(moment) == 1:
         return moment
     late = [place for place in range(refused[0], len(moment)) if not moment[place][2]]
-    overtaken = sum(place < late[-1] for place in refused) if late else 0
-    if not late or len(late) > overtaken:
+    if not late or _is_noise(len(late), len(refused)):
         return moment
     at = moment[0][0]
     accepted = [(at, beside, False) for _, beside, was_refused in moment if not was_refused]
@@ -342,7 +352,12 @@ def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
     at, beside = events[first][:2]
     after = [event[2] for event in events[first + 1 :] if event[0] <= at + settling and event[1] >= beside]
     let_in = sum(not refused for refused in after)
-    return let_in >= _MIXED and let_in >= 2 * (len(after) - let_in)
+    return _is_noise(let_in, len(after) - let_in)
+
+
+def _is_noise(let_in: int, refused: int) -> bool:
+    """Whether so many accepted after a refused one, of requests at the same moment, show that it was noise."""
+    return let_in >= _MIXED and let_in >= 2 * refused
 
 
 def _still_binds(events: Sequence[_Event], limit: int) -> bool:

@@ -43,7 +43,7 @@ class Client:
                 self.found.answered(permit, self.now + LATENCY)
                 self.found.ended()
         self.now += max(LATENCY, wait)
-        self.found.lets_in_at(Permit(1), 0, self.now, wanted=True)
+        self.found.pause_ends(self.now)
 
 
 def test_found_limits_keep_a_number_in_flight_beside_random_refusals() -> None:
