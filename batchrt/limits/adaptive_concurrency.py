@@ -81,6 +81,7 @@ class AdaptiveConcurrency:
         self._round_seconds = 0.0
         self._climb = 0
         self._trial: _Trial | None = None
+        self._accused: tuple[int, bool] | None = None
         self._late = 0
         self._skipped = 0
         self._outputs = _Mean()
@@ -117,6 +118,8 @@ class AdaptiveConcurrency:
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
             return self._before_cut >= self._carried * _STILL_TOO_MANY
+        if self._accused is None:
+            self._accused = self.limit, self._doubling
         self._doubling = False
         self._before_cut = max(1, min(self.limit, in_flight + 1))
         if now > self._hold_until:
@@ -134,6 +137,14 @@ class AdaptiveConcurrency:
         self._cut_to(math.floor(self._before_cut * _CUT))
         self._sustained = min(self._sustained, self.limit)
         return self._before_cut >= self._carried * _STILL_TOO_MANY
+
+    def acquit(self) -> None:
+        """Undo the cuts since the last call: the refusals had another reason than how many were in flight."""
+        self._troubled = False
+        if self._accused is not None:
+            limit, self._doubling = self._accused
+            self._accused, self._ceiling, self._climb = None, None, 0
+            self._set(max(limit, self.limit), "refusals come at any number in flight")
 
     def _cut_to(self, limit: int) -> None:
         if limit < self.limit:

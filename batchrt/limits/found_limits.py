@@ -76,6 +76,7 @@ class FoundLimits:
     Args:
         changed: is told of each change: name, before, after, why.
         crowded: is told of refusals that the number in flight may be the reason of.
+        acquit: is called when refusals turn out to be noise.
         reopen: is called when a rate is given up: requests that waited for it must not go all at once.
 
     Attributes:
@@ -86,6 +87,7 @@ class FoundLimits:
     """
 
     __slots__ = (
+        "_acquit",
         "_changed",
         "_crowded",
         "_doubt",
@@ -108,7 +110,13 @@ class FoundLimits:
         "unexplained",
     )
 
-    def __init__(self, changed: Changed, crowded: Crowded, reopen: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        changed: Changed,
+        crowded: Crowded,
+        acquit: Callable[[], object],
+        reopen: Callable[[], object],
+    ) -> None:
         self.log: RefusalLog = RefusalLog()
         self.rate: RateEstimator = RateEstimator()
         self.in_flight: InFlightLimit = InFlightLimit()
@@ -116,6 +124,7 @@ class FoundLimits:
         self.unexplained: int = 0
         self._changed = changed
         self._crowded = crowded
+        self._acquit = acquit
         self._reopen = reopen
         self._open = 0
         self._pause_until = -math.inf
@@ -319,6 +328,7 @@ class FoundLimits:
             self._surprise(wave, now)
         elif explanation.mixed:
             self.unexplained = max(self.unexplained + 1, _CERTAIN)
+            self._acquit()
             self.in_flight.hold(now, 0.0)
         elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE:
             before = self.in_flight.limit
@@ -349,6 +359,7 @@ class FoundLimits:
 
     def _believe_nothing(self, now: float) -> None:
         self.unexplained = max(self.unexplained + 1, _CERTAIN)
+        self._acquit()
         self._surprises = 0
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate

@@ -73,7 +73,9 @@ class Limiter:
 
     def __init__(self, burst_seconds: float | None, events: Events) -> None:
         self.rates: KnownRateLimits = KnownRateLimits({}, burst_seconds, self._limit_changed)
-        self.found: FoundLimits = FoundLimits(self._limit_changed, self._crowded, self._reopen)
+        self.found: FoundLimits = FoundLimits(
+            self._limit_changed, self._crowded, self._acquit, self._reopen
+        )
         self.concurrency: ConcurrencyLimits = ConcurrencyLimits(self._limit_changed)
         self.breaker: CircuitBreaker = CircuitBreaker()
         self.pacing: Pacing = Pacing()
@@ -221,7 +223,8 @@ class Limiter:
             self.rates.learn(permit.told, permit, now, refused=refused)
         permit.verdict = UNKNOWN
         auto = self.concurrency.auto
-        if auto is not None and permit.auto and (kind.overloaded or kind.outage):
+        is_noise = failure.refused and self.found.is_certain
+        if auto is not None and permit.auto and (kind.overloaded or kind.outage) and not is_noise:
             auto.failed()
         return kind.overloaded and self._refused(permit, failure, now, unit)
 
@@ -311,6 +314,9 @@ class Limiter:
 
     def _crowded(self, wave: Wave) -> None:
         self.concurrency.crowded(wave)
+
+    def _acquit(self) -> None:
+        self.concurrency.acquit()
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

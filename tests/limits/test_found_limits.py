@@ -21,6 +21,7 @@ class Client:
             lambda name, before, after, reason: self.changes.append((name, before, after)),
             lambda wave: None,
             lambda: None,
+            lambda: None,
         )
         self.now = 0.0
 
