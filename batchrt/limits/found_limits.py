@@ -40,8 +40,6 @@ openai SDK's 0.5 and 8, and half a round trip where that is shorter. An answer e
 _NAMED_ARE_ENOUGH: Final = 4
 """Refusals in a row, without an answer, whose named wait is taken for enough."""
 _SMOOTHING: Final = 0.1
-_TRIAL_ROUNDS: Final = 4.0
-"""Round trips for which a single refusal bounds the requests in flight."""
 _SEPARABLE: Final = 0.6
 """The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
 _CERTAIN: Final = 2
@@ -137,7 +135,7 @@ class FoundLimits:
         self._unsettled = False
         self._granted_at = -math.inf
         self._settled_at = -math.inf
-        self._wave = Wave(0, 0.0, 0.0, 0.0)
+        self._wave = Wave(0, 0, 0.0, 0.0, 0.0)
 
     @property
     def is_certain(self) -> bool:
@@ -243,17 +241,23 @@ class FoundLimits:
         """
         self.log.was_refused(permit, now, wait)
         if parallel:
-            self._crowded(Wave(permit.beside, 0.0, now, permit.sent_at))
+            self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at))
             self._keep_to_limit(
                 max(1, permit.beside), 0.0, now, "the provider says that too many are in flight"
             )
         if parallel or explained:
             return
         if leads or not self._unsettled:
-            self._wave = Wave(permit.beside, wait, now, permit.sent_at)
+            self._wave = Wave(permit.beside, permit.beside, wait, now, permit.sent_at)
         else:
             wave = self._wave
-            self._wave = Wave(min(wave.beside, permit.beside), max(wave.wait, wait), now, wave.sent_at)
+            self._wave = Wave(
+                min(wave.beside, permit.beside),
+                max(wave.most, permit.beside),
+                max(wave.wait, wait),
+                now,
+                wave.sent_at,
+            )
         self._unsettled = True
         self._settled_at = now + self.log.settling
 
@@ -268,7 +272,10 @@ class FoundLimits:
             explanation = explanation._replace(
                 rate=min(explanation.rate, most), highest=min(explanation.highest, most)
             )
-        if cause == "in flight":
+        base = self.in_flight.base
+        if cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
+            self._doubt_limit(now)
+        elif cause == "in flight":
             self._crowded(wave)
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
@@ -330,14 +337,18 @@ class FoundLimits:
             self.unexplained = max(self.unexplained + 1, _CERTAIN)
             self._acquit()
             self.in_flight.hold(now, 0.0)
-        elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE:
-            before = self.in_flight.limit
+        elif self.in_flight.base is not None and wave.most < self.in_flight.base:
+            self._doubt_limit(now)
+        elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE and not self.is_certain:
             self.in_flight.found(wave.beside, self.latency, 0.0, now)
-            if before is None:
-                self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
             self._crowded(wave)
         else:
             self.unexplained += 1
+
+    def _doubt_limit(self, now: float) -> None:
+        """Record refusals beside fewer than the number in flight that is believed."""
+        self.unexplained += 1
+        self.in_flight.refused_beside_fewer(now)
 
     def _surprise(self, wave: Wave, now: float) -> None:
         """Lower the believed rate to that of the accepted requests; give it up where that did not help."""
@@ -404,12 +415,14 @@ class Wave(NamedTuple):
 
     Attributes:
         beside: the fewest that one of them was sent beside.
+        most: the most that one of them was sent beside.
         wait: the longest wait that was asked for.
         at: when the last of them came.
         sent_at: when the first of them was sent.
     """
 
     beside: int
+    most: int
     wait: float
     at: float
     sent_at: float

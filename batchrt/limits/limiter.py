@@ -233,7 +233,7 @@ class Limiter:
         if not failure.refused:
             # It may be an outage, for the retry budget and the circuit breaker to handle.
             if permit.auto:
-                self._crowded(Wave(self.in_flight - 1, 0.0, now, permit.sent_at))
+                self._crowded(Wave(self.in_flight - 1, self.in_flight - 1, 0.0, now, permit.sent_at))
             return False
         cooldown, found, parallel = self.pacing.cooldown, self.found, permit.parallel
         wait = min(failure.wait, longest_quiet(permit.longest_quiet))
@@ -244,7 +244,9 @@ class Limiter:
         found.refused(permit, now, wait, leads=leads, parallel=parallel, explained=explained)
         if leads:
             wait = found.pause(now, wait, self.clock.random)
-            self.pacing.refused(failure, self.in_flight, now, found, explained=explained or parallel)
+            self.pacing.refused(
+                failure, self.in_flight, now, found, explained=explained or parallel, pause=wait
+            )
         if failure.wait <= 0:
             if leads:
                 self._announce_pause(wait, failure, named=False)
@@ -317,6 +319,7 @@ class Limiter:
 
     def _acquit(self) -> None:
         self.concurrency.acquit()
+        self.pacing.stop_ramp()
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

@@ -91,6 +91,7 @@ class Pacing:
         found: FoundLimits,
         *,
         explained: bool,
+        pause: float,
     ) -> None:
         """Begin a recovery after a refusal, unless its reason is known.
 
@@ -100,13 +101,14 @@ class Pacing:
             now: the time.
             found: limits that were found from refusals.
             explained: a known limit explains it.
+            pause: seconds for which nothing is sent.
         """
         self._ramp = self._half_open = None
         if explained or found.rate.bucket is not None:
             return
         wait, enough = failure.wait, _BARE_SHARE * in_flight
         if wait <= 0:
-            self._ramp = Ramp(enough)
+            self._ramp = Ramp(enough) if pause > 0 else None
         elif failure.kind is not FailureKind.RATE_LIMITED:
             self._ramp = Ramp(in_flight)
         elif found.is_certain:

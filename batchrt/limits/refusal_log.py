@@ -326,15 +326,12 @@ def _as_arrived(sent: Sequence[_Outcome], moment: float, first_reply: float) -> 
     return arrived
 
 
-def _last_refused(moment: Sequence[_Outcome]) -> Sequence[_Outcome]:
-    """Return the requests of one moment, the refused ones last unless that moves most of the accepted."""
-    refused = [place for place, outcome in enumerate(moment) if outcome[2]]
-    if not refused or len(moment) == 1:
-        return moment
-    late = [place for place in range(refused[0], len(moment)) if not moment[place][2]]
+def _last_refused(moment: Sequence[_Outcome]) -> Iterable[_Outcome]:
+    """Return the requests of one moment, at one time, the refused ones last unless they are noise."""
+    at, refused = moment[0][0], [place for place, outcome in enumerate(moment) if outcome[2]]
+    late = [place for place in range(refused[0], len(moment)) if not moment[place][2]] if refused else []
     if not late or _is_noise(len(late), len(refused)):
-        return moment
-    at = moment[0][0]
+        return [(at, beside, was_refused) for _, beside, was_refused in moment]
     accepted = [(at, beside, False) for _, beside, was_refused in moment if not was_refused]
     return accepted + [
         (at, moment[place][1] + sum(other > place for other in late), True) for place in refused

@@ -23,7 +23,7 @@ def refused(error: ProviderError, *, unexplained: int = 0, explained: bool = Fal
         found.sent(permit)
         permit.verdict = ACCEPTED
     pacing = Pacing()
-    pacing.refused(Failure.of(error), 5, 0.0, found, explained=explained)
+    pacing.refused(Failure.of(error), 5, 0.0, found, explained=explained, pause=1.0)
     return pacing
 
 
