@@ -43,6 +43,8 @@ _HOLD_ROUNDS: Final = 20
 _HOLD_WAITS: Final = 40
 """Rounds and named waits for which the limit stays below a refused one: a probe that fails costs a round, or
 the wait, and may cost no more than a fortieth of the time."""
+_TRIAL_ROUNDS: Final = 2
+"""Rounds without a refusal after which the doubling goes on that a first refusal ended: it may be chance."""
 _STILL_TOO_MANY: Final = 0.45
 """The share of the requests carried before, below which their number is no reason for a refusal: a capacity
 that was halved is still above."""
@@ -82,6 +84,7 @@ class AdaptiveConcurrency:
         self._climb = 0
         self._trial: _Trial | None = None
         self._accused: tuple[int, bool] | None = None
+        self._on_trial = 0
         self._late = 0
         self._skipped = 0
         self._outputs = _Mean()
@@ -118,6 +121,7 @@ class AdaptiveConcurrency:
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
             return self._before_cut >= self._carried * _STILL_TOO_MANY
+        self._on_trial = _TRIAL_ROUNDS if self._accused is None and self._doubling else 0
         if self._accused is None:
             self._accused = self.limit, self._doubling
         self._doubling = False
@@ -143,7 +147,7 @@ class AdaptiveConcurrency:
         self._troubled = False
         if self._accused is not None:
             limit, self._doubling = self._accused
-            self._accused, self._ceiling, self._climb = None, None, 0
+            self._accused, self._ceiling, self._climb, self._on_trial = None, None, 0, 0
             self._set(max(limit, self.limit), "refusals come at any number in flight")
 
     def _cut_to(self, limit: int) -> None:
@@ -163,6 +167,10 @@ class AdaptiveConcurrency:
             self._pooled = _Mean()
             self._peak_before = self._peak = 0
             return
+        if self._on_trial:
+            self._on_trial -= 1
+            if not self._on_trial:
+                self._doubling, self._accused, self._ceiling = True, None, None
         self._sustained = max(self._sustained, self._peak_before)
         self._peak_before, self._peak = self._peak, 0
         if self._pooled.count >= _FEWEST_SAMPLES:

@@ -276,7 +276,7 @@ class FoundLimits:
         if cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
             self._doubt_limit(now)
         elif cause == "in flight":
-            self._crowded(wave)
+            self._crowded(wave._replace(beside=explanation.limit))
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
             if self._lowering_helps(explanation, wave):
@@ -348,7 +348,8 @@ class FoundLimits:
     def _doubt_limit(self, now: float) -> None:
         """Record refusals beside fewer than the number in flight that is believed."""
         self.unexplained += 1
-        self.in_flight.refused_beside_fewer(now)
+        if self.in_flight.refused_beside_fewer(now):
+            self._acquit()
 
     def _surprise(self, wave: Wave, now: float) -> None:
         """Lower the believed rate to that of the accepted requests; give it up where that did not help."""

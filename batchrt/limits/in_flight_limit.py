@@ -66,12 +66,14 @@ class InFlightLimit:
         self._doubts = 0
         self._step = 1
 
-    def refused_beside_fewer(self, now: float) -> None:
-        """Record refusals that the limit does not explain: several of them bring the next probe forward."""
+    def refused_beside_fewer(self, now: float) -> bool:
+        """Record refusals that the limit does not explain; return whether they bring the next probe forward."""
         self._doubts += 1
-        if self._doubts >= self._most_doubts:
-            self._doubts = 0
-            self._hold_until = min(self._hold_until, now)
+        if self._doubts < self._most_doubts:
+            return False
+        self._doubts = 0
+        self._hold_until = min(self._hold_until, now)
+        return True
 
     @property
     def base(self) -> int | None:
