@@ -40,6 +40,8 @@ openai SDK's 0.5 and 8, and half a round trip where that is shorter. An answer e
 _NAMED_ARE_ENOUGH: Final = 4
 """Refusals in a row, without an answer, whose named wait is taken for enough."""
 _SMOOTHING: Final = 0.1
+_TRIAL_ROUNDS: Final = 2.0
+"""Round trips after which a number in flight that one wave told is probed."""
 _SEPARABLE: Final = 0.6
 """The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
 _CERTAIN: Final = 2
@@ -74,7 +76,7 @@ class FoundLimits:
     Args:
         changed: is told of each change: name, before, after, why.
         crowded: is told of refusals that the number in flight may be the reason of.
-        acquit: is called when refusals turn out to be noise.
+        acquit: is called with the wait that was asked for when refusals turn out to be noise.
         reopen: is called when a rate is given up: requests that waited for it must not go all at once.
 
     Attributes:
@@ -112,7 +114,7 @@ class FoundLimits:
         self,
         changed: Changed,
         crowded: Crowded,
-        acquit: Callable[[], object],
+        acquit: Callable[[float], object],
         reopen: Callable[[], object],
     ) -> None:
         self.log: RefusalLog = RefusalLog()
@@ -168,7 +170,6 @@ class FoundLimits:
         """Record an answer: the request was let in."""
         permit.verdict = ACCEPTED
         self.log.replied(now)
-        self.rate.answered()
         seconds = now - permit.sent_at
         self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
         if self._refused_in_a_row:
@@ -335,12 +336,12 @@ class FoundLimits:
             self._surprise(wave, now)
         elif explanation.mixed:
             self.unexplained = max(self.unexplained + 1, _CERTAIN)
-            self._acquit()
+            self._acquit(wave.wait)
             self.in_flight.hold(now, 0.0)
         elif self.in_flight.base is not None and wave.most < self.in_flight.base:
             self._doubt_limit(now)
         elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE and not self.is_certain:
-            self.in_flight.found(wave.beside, self.latency, 0.0, now)
+            self._try_limit(wave.beside, 0.0, now)
             self._crowded(wave)
         else:
             self.unexplained += 1
@@ -349,7 +350,7 @@ class FoundLimits:
         """Record refusals beside fewer than the number in flight that is believed."""
         self.unexplained += 1
         if self.in_flight.refused_beside_fewer(now):
-            self._acquit()
+            self._acquit(self._wave.wait)
 
     def _surprise(self, wave: Wave, now: float) -> None:
         """Lower the believed rate to that of the accepted requests; give it up where that did not help."""
@@ -371,7 +372,8 @@ class FoundLimits:
 
     def _believe_nothing(self, now: float) -> None:
         self.unexplained = max(self.unexplained + 1, _CERTAIN)
-        self._acquit()
+        if self.log.accepts_most(now):
+            self._acquit(self._wave.wait)
         self._surprises = 0
         self._doubted_share = max(self.log.weight(now), 1.0)
         if self.rate.bucket is not None:
@@ -388,13 +390,20 @@ class FoundLimits:
         elif self.log.weight(now) >= _DISPROOF:
             self.in_flight.hold(now, 0.0)
 
+    def _try_limit(self, limit: int, wait: float, now: float) -> None:
+        """Keep to a number in flight; one that is new is probed soon, unless a failed probe costs a wait."""
+        is_new = self.in_flight.limit is None
+        self.in_flight.found(limit, self.latency, wait, now)
+        if is_new and wait <= 0:
+            self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
+
     def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         self.unexplained = 0
         before = self.in_flight.limit
         if self.rate.bucket is not None:
             self._changed("requests_per_minute", 60 * self.rate.bucket.rate, None, reason)
             self.rate.drop()
-        self.in_flight.found(limit, self.latency, wait, now)
+        self._try_limit(limit, wait, now)
         if before != self.in_flight.limit:
             self._changed("max_in_flight", before, limit, f"found: {reason}")
 

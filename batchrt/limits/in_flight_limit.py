@@ -6,10 +6,8 @@ from typing import Final
 
 __all__ = ["InFlightLimit"]
 
-_TRIAL_ROUNDS: Final = 2.0
-"""Round trips for which a limit that one wave told is kept before one request more is tried."""
 _HOLD_ROUNDS: Final = 12.0
-"""Round trips after a failed probe: it costs one refusal in so many times the limit."""
+"""Round trips for which a limit is kept before one request more is tried."""
 _SHORTEST_HOLD: Final = 1.0
 _LONGEST_HOLD: Final = 30.0
 """Seconds: a failed probe doubles the hold up to this."""
@@ -29,8 +27,7 @@ class InFlightLimit:
     """Keep to a number of requests in flight that was found.
 
     Slow start from the limit: one request more after the hold, and while that is answered 1, 2, 4 … more for
-    each round trip. A limit that is found first is on trial, and probed after two round trips. A failed probe
-    goes back to the limit that was found and doubles the hold.
+    each round trip. A failed probe goes back to the limit that was found and doubles the hold.
 
     Attributes:
         limit: how many may be in flight; `None` while none is believed.
@@ -43,7 +40,7 @@ class InFlightLimit:
         self.limit: int | None = None
         self.since: float = 0.0
         self._found = 0
-        self._hold = 0.0
+        self._hold = _SHORTEST_HOLD
         self._hold_until = 0.0
         self._doubts = 0
         self._most_doubts = _DOUBTS
@@ -54,11 +51,9 @@ class InFlightLimit:
         again = self.limit is not None and self._found - 1 <= limit <= self.limit
         shortest = max(_SHORTEST_HOLD, _HOLD_ROUNDS * latency, _FIRST_HOLD_WAITS * wait)
         longest = max(_LONGEST_HOLD, shortest, _HOLD_WAITS * wait)
+        self._hold = min(max(2 * self._hold if again else 0.0, shortest), longest)
         if again:
-            self._hold = min(max(2 * self._hold, shortest), longest)
             self._most_doubts = min(2 * self._most_doubts, _MOST_DOUBTS)
-        else:
-            self._hold = max(_TRIAL_ROUNDS * (latency or _SHORTEST_HOLD), _FIRST_HOLD_WAITS * wait)
         if self.limit is None:
             self.since = now
         self.limit = self._found = max(1, limit)
@@ -92,6 +87,7 @@ class InFlightLimit:
     def drop(self) -> None:
         """Believe in no limit any more."""
         self.limit = None
+        self._hold = _SHORTEST_HOLD
         self._most_doubts = _DOUBTS
 
     def lets_in_at(self, in_flight: int, latency: float, sent_at: float, now: float) -> float:

@@ -317,9 +317,10 @@ class Limiter:
     def _crowded(self, wave: Wave) -> None:
         self.concurrency.crowded(wave)
 
-    def _acquit(self) -> None:
+    def _acquit(self, wait: float) -> None:
         self.concurrency.acquit()
-        self.pacing.stop_ramp()
+        if wait <= 0:
+            self.pacing.stop_ramp()
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

@@ -36,8 +36,8 @@ _MOST_AT_ONCE: Final = 3.0
 _FLOOR: Final = 0.25
 _PEAK_HALF_LIFE: Final = 30.0
 _PEAK_SECONDS: Final = 1.0
-"""The share of the highest rate of answers, over at least so many seconds, that no refusal goes below. It
-halves in so many seconds."""
+"""The share of the highest rate of late, which halves in so many seconds, that no refusal goes below. It has
+to have been kept to for as long as the last says."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1e-3
@@ -54,10 +54,9 @@ class RateEstimator:
     """
 
     __slots__ = (
-        "_answers",
         "_base",
+        "_found_at",
         "_grown",
-        "_measured_at",
         "_peak",
         "_scale",
         "_ticked",
@@ -73,8 +72,7 @@ class RateEstimator:
         self._scale = _LONGEST
         self._grown = 0.0
         self._peak = 0.0
-        self._answers = 0
-        self._measured_at = -math.inf
+        self._found_at = 0.0
         self._until = 0.0
         self._ticked = 0.0
 
@@ -92,7 +90,7 @@ class RateEstimator:
         """Keep to `rate` from the end of the `wait` that a refusal at `now` asked for.
 
         `highest` is the highest rate that explains the refusals as well. Where the evidence is `clear`, the
-        rate may be as low as it likes, whatever was accepted before.
+        rate may be as low as it likes, whatever was believed before.
         """
         if clear:
             self._base = self._peak = 0.0
@@ -116,16 +114,12 @@ class RateEstimator:
         self.bucket.at, self.bucket.level = now, 1.0
         self._set_rate(self.bucket)
 
-    def answered(self) -> None:
-        """Count an answer."""
-        self._answers += 1
-
     def _floor(self, now: float) -> float:
         """Return the lowest rate that is believed: refusals that no pace ends must not end the work."""
-        passed = now - self._measured_at
-        if passed >= _PEAK_SECONDS:
-            self._peak = max(self._peak * 0.5 ** (passed / _PEAK_HALF_LIFE), self._answers / passed)
-            self._answers, self._measured_at = 0, now
+        passed, self._found_at = now - self._found_at, now
+        self._peak *= 0.5 ** (passed / _PEAK_HALF_LIFE)
+        if self.bucket is not None and passed >= _PEAK_SECONDS:
+            self._peak = max(self._peak, self._base)
         return self._peak * _FLOOR
 
     def refused(self, wait: float, now: float) -> None:

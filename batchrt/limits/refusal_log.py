@@ -253,6 +253,10 @@ class RefusalLog:
         """Return the weight of the refusals among the newest requests."""
         return sum(weight for _, _, refused, weight in self._events(now) if refused)
 
+    def accepts_most(self, now: float) -> bool:
+        """Whether the accepted requests among the newest outweigh the refused ones."""
+        return sum(-weight if refused else weight for _, _, refused, weight in self._events(now)) > 0
+
     def let_in(self, now: float) -> tuple[float, float]:
         """Return the share of the newest requests that were let in, and how many that were a second."""
         events = self._events(now)

@@ -20,7 +20,7 @@ class Client:
         self.found = FoundLimits(
             lambda name, before, after, reason: self.changes.append((name, before, after)),
             lambda wave: None,
-            lambda: None,
+            lambda wait: None,
             lambda: None,
         )
         self.now = 0.0

@@ -16,7 +16,7 @@ from batchrt.limits.refusal_log import ACCEPTED
 
 def refused(error: ProviderError, *, unexplained: int = 0, explained: bool = False) -> Pacing:
     """Return the pacing after `error`, beside five requests in flight; three were answered before."""
-    found = FoundLimits(lambda *_: None, lambda _: None, lambda: None, lambda: None)
+    found = FoundLimits(lambda *_: None, lambda _: None, lambda _: None, lambda: None)
     found.unexplained = unexplained
     for _ in range(3):
         permit = Permit(0)
