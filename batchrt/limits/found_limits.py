@@ -326,7 +326,7 @@ class FoundLimits:
         return self._surprises < self._patience
 
     def _is_credible(self, explanation: Explanation, now: float) -> bool:
-        if explanation.clear or not (self.is_certain or now < self._sceptical_until):
+        if explanation.clear or now >= self._sceptical_until:
             return True
         return explanation.refused > _MANY * self._doubted_share
 
@@ -375,11 +375,11 @@ class FoundLimits:
         if self.log.accepts_most(now):
             self._acquit(self._wave.wait)
         self._surprises = 0
-        self._doubted_share = max(self.log.weight(now), 1.0)
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate
             self.rate.drop()
             self._patience = min(2 * self._patience, _MOST_SURPRISES)
+            self._doubted_share = max(self.log.weight(now), 1.0)
             self._sceptical_until = now + self._doubt
             self._reopen()
             self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
