@@ -318,8 +318,12 @@ class FoundLimits:
 
     def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
-        base = self.rate.base
-        if base is None or explanation.clear or self.rate.probed(wave.at):
+        base, grown = self.rate.base, self.rate.rate
+        if base is None or grown is None or explanation.clear or self.rate.probed(wave.at):
+            self._surprises = 0
+            return True
+        if grown > explanation.highest >= base:
+            # Growing ran into the limit that the base told: a small bucket has no cushion.
             self._surprises = 0
             return True
         self._surprises += 1
