@@ -295,7 +295,7 @@ class AdmissionControl:
             seconds = limiter.breaker.answered(permit.sent_at, now)
             if seconds is not None:
                 self._queue.unpark()
-                limiter.pacing.ramp_up(limiter.in_flight + len(self._queue))
+                limiter.pacing.start_slowly(limiter.in_flight + len(self._queue))
                 if self.events.listeners:
                     self.events.tell(ProviderUp(seconds))
         elif failure is not None and limiter.breaker.failed(permit.sent_at, now):

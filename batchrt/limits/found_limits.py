@@ -308,9 +308,9 @@ class FoundLimits:
         if share < _SPARED and rate > 0:
             # One request at a time hammers no provider, and a chance that no pace improves is taken often.
             one_at_a_time = 1 / self.latency if self.latency else 0.0
-            self._ramp_rate(max(_SPARING * rate, one_at_a_time), wave)
+            self._spare_rate(max(_SPARING * rate, one_at_a_time), wave)
 
-    def _ramp_rate(self, rate: float, wave: Wave) -> None:
+    def _spare_rate(self, rate: float, wave: Wave) -> None:
         self.rate.found(rate, rate, wave.wait, wave.at)
         self.rate.hurry()
         assert self.rate.base is not None

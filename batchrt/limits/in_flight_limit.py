@@ -62,7 +62,7 @@ class InFlightLimit:
         self._step = 1
 
     def refused_beside_fewer(self, now: float) -> bool:
-        """Record refusals that the limit does not explain; return whether they bring the next probe forward."""
+        """Record refusals beside fewer; return whether they bring the next probe forward."""
         self._doubts += 1
         if self._doubts < self._most_doubts:
             return False

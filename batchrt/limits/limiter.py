@@ -73,9 +73,7 @@ class Limiter:
 
     def __init__(self, burst_seconds: float | None, events: Events) -> None:
         self.rates: KnownRateLimits = KnownRateLimits({}, burst_seconds, self._limit_changed)
-        self.found: FoundLimits = FoundLimits(
-            self._limit_changed, self._crowded, self._acquit, self._reopen
-        )
+        self.found: FoundLimits = FoundLimits(self._limit_changed, self._crowded, self._acquit, self._reopen)
         self.concurrency: ConcurrencyLimits = ConcurrencyLimits(self._limit_changed)
         self.breaker: CircuitBreaker = CircuitBreaker()
         self.pacing: Pacing = Pacing()
@@ -189,7 +187,7 @@ class Limiter:
     def forget_in_flight(self) -> None:
         """Forget requests in flight, in a process that was forked: they do not end here."""
         self.in_flight = 0
-        self.pacing.stop_ramp()
+        self.pacing.stop_slow_start()
         self.rates.forget_outstanding()
 
     # The outcome of a request
@@ -270,7 +268,7 @@ class Limiter:
         self.found.ended()
         if answered:
             self._answered_at = now
-        self.pacing.ended(permit.sent_at, answered=answered)
+        self.pacing.ended(permit.sent_at, now, answered=answered)
 
     def went_down(self, error: ProviderError) -> None:
         """Announce an outage, of which `error` is the latest sign."""
@@ -320,7 +318,7 @@ class Limiter:
     def _acquit(self, wait: float) -> None:
         self.concurrency.acquit()
         if wait <= 0:
-            self.pacing.stop_ramp()
+            self.pacing.stop_slow_start()
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

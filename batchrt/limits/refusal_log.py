@@ -357,7 +357,7 @@ def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
 
 
 def _is_noise(let_in: int, refused: int) -> bool:
-    """Whether so many accepted after a refused one, of requests at the same moment, show that it was noise."""
+    """Whether so many requests accepted after the first refused one show that it was noise."""
     return let_in >= _MIXED and let_in >= 2 * refused
 
 

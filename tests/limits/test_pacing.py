@@ -39,14 +39,14 @@ def test_pacing_sends_as_many_as_before_where_refusals_have_no_limit_as_reason()
     [RateLimitError("x", status=429), ServerError("x", status=503, retry_after=1)],
     ids=["429", "503"],
 )
-def test_pacing_ramps_up_one_by_one_after_a_wave(error: ProviderError) -> None:
+def test_pacing_starts_slowly_after_a_wave(error: ProviderError) -> None:
     """One more than is in flight, and another one for each answer."""
     pacing = refused(error)
     assert pacing.recovery_due(0, 1.0) == 1.0
     assert pacing.recovery_due(1, 1.0) == math.inf
-    pacing.ended(0.5, answered=True)
+    pacing.ended(0.5, 1.0, answered=True)
     assert pacing.recovery_due(1, 1.0) == 1.0
-    pacing.ended(0.5, answered=False)
+    pacing.ended(0.5, 1.0, answered=False)
     assert pacing.recovery_due(2, 1.0) == math.inf
 
 
