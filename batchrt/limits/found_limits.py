@@ -339,8 +339,7 @@ class FoundLimits:
         if self.rate.bucket is not None:
             self._surprise(wave, now)
         elif explanation.mixed:
-            self.unexplained = max(self.unexplained + 1, _CERTAIN)
-            self._acquit(wave.wait)
+            self._take_for_noise(now)
             self.in_flight.hold(now, 0.0)
         elif self.in_flight.base is not None and wave.most < self.in_flight.base:
             self._doubt_limit(now)
@@ -374,10 +373,14 @@ class FoundLimits:
             grown = self.rate.rate or base
             self.rate.found(max(min(rate, grown), _LEAST_CUT * base), grown, wave.wait, wave.at)
 
-    def _believe_nothing(self, now: float) -> None:
-        self.unexplained = max(self.unexplained + 1, _CERTAIN)
-        if self.log.accepts_most(now):
+    def _take_for_noise(self, now: float) -> None:
+        """Send as before the refusals, once further ones have no reason either."""
+        if self.is_certain and self.log.accepts_most(now):
             self._acquit(self._wave.wait)
+        self.unexplained = max(self.unexplained + 1, _CERTAIN)
+
+    def _believe_nothing(self, now: float) -> None:
+        self._take_for_noise(now)
         self._surprises = 0
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate

@@ -317,8 +317,8 @@ def _as_arrived(sent: Sequence[_Outcome], moment: float, first_reply: float) -> 
     """Return requests in a likely order of arrival: those sent within a `moment` may have changed places.
 
     So may those that were sent before the first reply: each of them had a connection of its own to wait for.
-    Of such requests the accepted ones came first: a limit refuses the last to arrive. A refusal among many
-    that were accepted is left in its place, as noise.
+    A limit refuses the last to arrive, so that the accepted ones came first. A refusal among many that were
+    accepted is left in its place, as noise.
     """
     arrived: list[_Outcome] = []
     start = 0

@@ -343,7 +343,8 @@ def test_quota_slow_start_does_not_flood_a_provider_before_its_first_answer(back
         assert silent.times[-1] < 0.3, "a slow provider is no silent one"
         counter = Counter(Quota())
         async with anyio.create_task_group() as group:
-            counter.start(group, "replied to soon", seconds=1e-5)
+            error = ServerError("broken", status=500)
+            counter.start(group, "replied to soon", seconds=1e-5, error=error)
             await anyio.lowlevel.checkpoint()
             await anyio.lowlevel.checkpoint()
             for number in range(999):
