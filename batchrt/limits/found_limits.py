@@ -269,7 +269,7 @@ class FoundLimits:
         explanation = self._explain(now)
         cause = explanation.cause
         if cause == "rate":
-            most = _SENT_SHARE * self.log.fastest(now)
+            most = _SENT_SHARE * self.log.fastest(self._settled_at)
             explanation = explanation._replace(
                 rate=min(explanation.rate, most), highest=min(explanation.highest, most)
             )
