@@ -22,6 +22,7 @@ from batchrt.errors import (
     DeadlineExceededError,
     InputError,
     ItemTimeoutError,
+    JournalError,
     ListLengthError,
     MalformedResponseError,
     MissingFieldError,
@@ -32,6 +33,7 @@ from batchrt.errors import (
     ProviderError,
     QuotaExhaustedError,
     RateLimitError,
+    RecordedError,
     RecursionLimitError,
     RequestTimeoutError,
     RunStoppedError,
@@ -62,10 +64,14 @@ from batchrt.runnables.prompts import (
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
-from batchrt.runtime.outcome_iterator import OutcomeIterator
+from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.job import Job
+    from batchrt.jobs.report import JobReport
+    from batchrt.limits.abort_policy import AbortPolicy
+    from batchrt.limits.error_kinds import FailureKind
     from batchrt.limits.events import (
         Admitted,
         BudgetEmpty,
@@ -88,6 +94,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIMessage",
+    "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
@@ -103,9 +110,13 @@ __all__ = [
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "FailureKind",
     "HumanMessage",
     "InputError",
     "ItemTimeoutError",
+    "Job",
+    "JobReport",
+    "JournalError",
     "JsonOutputParser",
     "LimitChanged",
     "LimitStatus",
@@ -134,12 +145,14 @@ __all__ = [
     "QuotaExhaustedError",
     "QuotaStatistics",
     "RateLimitError",
+    "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
     "Retried",
     "RetryBudget",
     "RetryPolicy",
     "RunConfig",
+    "RunStatistics",
     "RunStoppedError",
     "Runnable",
     "RunnableAssign",
@@ -173,9 +186,13 @@ __all__ = [
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
+    "Job": "batchrt.jobs.job",
+    "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
+    "AbortPolicy": "batchrt.limits.abort_policy",
+    "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",

@@ -15,6 +15,8 @@
     ├── InputError                a file or a row cannot be read (also a ValueError)
     ├── OutputError               a file can no longer be written
     │   └── OutputClosedError     the reader closed the pipe, as `head` does (also a BrokenPipeError)
+    ├── JournalError              a job's journal cannot be read or written
+    ├── RecordedError             a row's error, as a job's journal recorded it
     └── ProviderError             a request without an answer
         ├── AuthenticationError   401, 403: the key is missing, wrong, or may not do this
         ├── BadRequestError       400, 404, 413, 422 …: the request itself is wrong; names the parameter
@@ -44,6 +46,7 @@ __all__ = [
     "DeadlineExceededError",
     "InputError",
     "ItemTimeoutError",
+    "JournalError",
     "ListLengthError",
     "MalformedResponseError",
     "MissingFieldError",
@@ -54,6 +57,7 @@ __all__ = [
     "ProviderError",
     "QuotaExhaustedError",
     "RateLimitError",
+    "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
     "RunStoppedError",
@@ -173,22 +177,38 @@ class SpendingLimitError(BatchError):
         limit: the limit that was reached: `max_tokens_total` or `max_cost`.
         tokens: the number of tokens spent.
         cost: the money spent, in the prices' currency.
+        expected: the estimate for the request that did not fit, in tokens or in money as `limit` is.
         started: for an item's error: the item had started and could not be finished.
         result: for the error of a whole run: a `BatchResult` with each item's outcome; else `None`.
     """
 
-    def __init__(self, message: str, *, limit: str, tokens: int, cost: float, started: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        tokens: int,
+        cost: float,
+        expected: float = 0.0,
+        started: bool = False,
+    ) -> None:
         super().__init__(message)
         self.limit = limit
         self.tokens = tokens
         self.cost = cost
+        self.expected = expected
         self.started = started
         self.result: Any = None
 
     def again(self, *, started: bool = True) -> SpendingLimitError:
         """Return a new error with the same facts."""
         return SpendingLimitError(
-            str(self), limit=self.limit, tokens=self.tokens, cost=self.cost, started=started
+            str(self),
+            limit=self.limit,
+            tokens=self.tokens,
+            cost=self.cost,
+            expected=self.expected,
+            started=started,
         )
 
 
@@ -244,6 +264,42 @@ class OutputClosedError(OutputError, BrokenPipeError):
     def __str__(self) -> str:
         # OSError's expects an errno.
         return str(self.args[0])
+
+
+JournalFault: TypeAlias = Literal["full", "io", "permission", "locked", "corrupt", "version", "path"]
+
+
+class JournalError(BatchError):
+    """A job's journal cannot be read or written; outcomes that were committed before stay in it.
+
+    Attributes:
+        path: the journal.
+        fault: `full` (no room on the disk), `io` (a failing disk), `permission`, `locked` (another process
+            writes it), `corrupt` (damaged, or no journal), `version` (another format), `path` (no folder).
+    """
+
+    def __init__(self, message: str, *, path: str, fault: JournalFault) -> None:
+        super().__init__(message)
+        self.path = path
+        self.fault = fault
+
+
+class RecordedError(BatchError):
+    """A row's error, as a job's journal recorded it.
+
+    Attributes:
+        kind: the name of the error's class.
+        status: the HTTP status, `None` if there was none.
+        request_id: the provider's id of the exchange, or `None`.
+    """
+
+    def __init__(
+        self, message: str, *, kind: str, status: int | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.request_id = request_id
 
 
 class ProviderError(BatchError):
@@ -322,7 +378,7 @@ class ServerError(ProviderError):
     """The provider failed; another attempt may succeed."""
 
 
-ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused"]
+ConnectionFault: TypeAlias = Literal["host", "certificate", "protocol", "refused", "proxy", "resources"]
 
 
 class ConnectionFailedError(ProviderError):
@@ -331,8 +387,9 @@ class ConnectionFailedError(ProviderError):
     Attributes:
         fault: the fault of the address, or of the proxy's if there is one: `host` (unknown name),
             `certificate` (not accepted), `protocol` (https to a port without TLS, or HTTP to a port that
-            does not speak it), `refused` (no listener). Before the first answer such an error is final and
-            not waited out. `None` for a connection that broke.
+            does not speak it), `refused` (no listener), `proxy` (the proxy refuses to connect). Before the
+            first answer such an error is final and not waited out. `resources`: the process has no file
+            descriptor or port left, which is no fault of the provider's. `None` for a connection that broke.
     """
 
     fault: ConnectionFault | None = None

@@ -16,7 +16,7 @@ from benchmarks import texts
 __all__ = ["available_memory", "describe", "installed"]
 
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
-_OWN_STACK = ("anyio", "httpx", "pyqwest", "tenacity", "pydantic", "trio")
+_OWN_STACK = ("anyio", "httpx", "httptools", "tenacity", "pydantic", "trio")
 
 
 def describe() -> dict[str, Any]:

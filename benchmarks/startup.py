@@ -19,7 +19,7 @@ COLUMNS = (
     Column("wall", "wall ms", 0),
     Column("libraries", "HTTP and CLI libraries imported", 0),
 )
-LIBRARIES = ("httpx", "pyqwest", "aiohttp", "requests", "openai", "typer", "click", "rich")
+LIBRARIES = ("httpx", "httptools", "aiohttp", "requests", "openai", "typer", "click", "rich")
 """What is looked for in `sys.modules` afterwards."""
 
 _STATEMENTS: Mapping[str, str] = {

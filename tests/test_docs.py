@@ -1,4 +1,4 @@
-"""The documents: every file that they name exists."""
+"""The documents: every file that they name exists, and the design names every module."""
 
 from __future__ import annotations
 
@@ -32,3 +32,24 @@ def test_docs_link_to_files_that_exist(document: Path) -> None:
     """Links between documents and into the code are relative."""
     links = re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
     assert not [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+
+
+def tree_of_design() -> dict[str, str]:
+    """Return the part of each package in the tree of `docs/design.md`; "" is the root's."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tree = re.search(r"^    batchrt/\n(?: {4}.*\n)+", text, re.MULTILINE)
+    assert tree is not None
+    root, *packages = re.split(r"^ {6}(?=\w+/ )", tree.group(), flags=re.MULTILINE)
+    return {"": root} | {package.partition("/")[0]: package for package in packages}
+
+
+def test_docs_tree_names_every_module() -> None:
+    """A module's file name stands in the part of its package, with what the module is about."""
+    tree = tree_of_design()
+    missing = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        *folders, name = path.relative_to(PACKAGE).parts
+        part = tree.get(folders[0] if folders else "", "")
+        if name != "__init__.py" and not re.search(rf"(?<!\w){re.escape(name)}", part):
+            missing.append("/".join([*folders, name]))
+    assert not missing

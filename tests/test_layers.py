@@ -19,27 +19,33 @@ LAYERS = [
     {"limits", "batching"},
     {"runnables"},
     {"providers", "files", "testing"},
+    {"jobs"},
+    {"__init__"},
     {"cli"},
     {"__main__"},
 ]
-"""From the bottom up; what stands side by side does not import each other."""
+"""From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
+
+INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4]
+"""The layers that the command line reaches by the public names alone, as every other user does."""
 
 PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
 """The same inside of `providers/`; "" are the modules that all models share."""
 
 ROOMS = {
-    "asyncio": {"runtime/event_loop.py"},
+    "asyncio": {"runtime/event_loop.py", "providers/http/asyncio_connection.py"},
     "httpx": {
         "providers/http/httpx_channels.py",
-        "providers/http/pyqwest_transport.py",
+        "providers/http/httpx_transport.py",
         "testing/serving/transport.py",
     },
-    "pyqwest": {"providers/http/pyqwest_transport.py"},
+    "httptools": {"providers/http/response_parser.py"},
     "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/arrays.py"},
-    "pyarrow": {"files/vectors/parquet.py"},
+    "pyarrow": {"files/arrow.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
+    "sqlite3": {"jobs/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }
@@ -84,6 +90,18 @@ def test_imports_go_down(path: Path) -> None:
             continue
         other = ([*module.split("."), "__init__"])[1]
         assert other == own or layer_of(other) < layer_of(own) or other == "errors", f"{path}: {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "cli"], ids=str)
+def test_imports_of_the_command_line_are_public(path: Path) -> None:
+    """It stands on `batchrt`'s names, files, the mock provider, and modules of options of providers."""
+    tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "batchrt":
+            assert {alias.name for alias in node.names} <= set(batchrt.__all__)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("batchrt."):
+            other = (node.module or "").split(".")[1]
+            assert other not in INTERNAL, f"{path}: {node.module}"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] == "providers"], ids=str)

@@ -18,24 +18,24 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Outcome OutcomeIterator RunConfig Stream",
+    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
     "quotas": """
-        Admitted BudgetEmpty CooledDown LimitChanged LimitStatus ProviderDown ProviderUp Quota QuotaEvent
-        QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
+        AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
+        ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
     "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
-        ContextLengthError DeadlineExceededError InputError ItemTimeoutError ListLengthError
+        ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
         MalformedResponseError MissingFieldError OutageError OutputClosedError OutputError
-        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecursionLimitError
+        OutputParserError ProviderError QuotaExhaustedError RateLimitError RecordedError RecursionLimitError
         RequestTimeoutError RunStoppedError ServerError SpendingLimitError StrayCancelledError TokenizerError
     """,
 }
 HEAVY = [
     "httpx",
-    "pyqwest",
+    "httptools",
     "typer",
     "rich",
     "pydantic",

@@ -30,7 +30,7 @@ from batchrt.runtime.async_input import AsyncInput, is_iterable
 from batchrt.runtime.event_loop import OwnTask
 from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.item import Item
-from batchrt.runtime.step import Step
+from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
 __all__ = ["Bulk", "BulkList"]
@@ -63,6 +63,7 @@ class Bulk:
         put: is given each input's outcome.
         fail_fast: raise the first error instead of putting it.
         parent: the item this is nested in.
+        before: an inline step's call, applied to each input first.
 
     Attributes:
         ended: the spending limit that was reached before all lists were sent, if any.
@@ -70,10 +71,17 @@ class Bulk:
     """
 
     def __init__(
-        self, call: ListCall, config: RunConfig, put: Put, *, fail_fast: bool, parent: Item | None
+        self,
+        call: ListCall,
+        config: RunConfig,
+        put: Put,
+        *,
+        fail_fast: bool,
+        parent: Item | None,
+        before: StepCall | None = None,
     ) -> None:
         self._call = call
-        self._examine = examiner(call, config)
+        self._examine = examiner(call, config, None if before is None else _numbered(before))
         self._put = put
         self._fail_fast = fail_fast
         self._parent = parent
@@ -138,7 +146,7 @@ class Bulk:
         if index not in self._carried:
             return 0
         inputs, numbers = self._carried[index]
-        return sum(1 + len(inputs.copies.get(number, ())) for number in inputs.unfinished(numbers))
+        return inputs.count_unfinished(numbers)
 
     async def _carry(self, bulk_list: BulkList, strand: Strand) -> None:
         inputs, started = bulk_list.inputs, anyio.current_time()
@@ -238,6 +246,26 @@ class ListInput(AsyncInput):
         value = await super().peek()
         super().take()
         self._buffer.waiting.append(self._examine(value))
+
+
+class _Place:
+    """Stand in for the strand of an input that an inline step is called with."""
+
+    def __init__(self) -> None:
+        self.item = Item(0)
+
+
+def _numbered(before: StepCall) -> Callable[[Any], Any]:
+    """Return an inline step as a function of the inputs, one after the other."""
+    place = _Place()
+
+    def apply(value: Any) -> Any:
+        try:
+            return before(value, cast("Strand", place))
+        finally:
+            place.item.index += 1
+
+    return apply
 
 
 def _whole(inputs: DistinctInputs) -> BulkList:

@@ -48,13 +48,23 @@ Examined: TypeAlias = "tuple[Any, float, Exception | None]"
 """A value to send and its cost, or the error of an input that is wrong by itself."""
 
 
-def examiner(call: ListCall, config: RunConfig) -> Callable[[Any], Examined]:
-    """Return a function that examines one input; `config` is the inputs' configuration."""
+def examiner(
+    call: ListCall, config: RunConfig, before: Callable[[Any], Any] | None = None
+) -> Callable[[Any], Examined]:
+    """Return a function that examines one input.
+
+    Args:
+        call: sends the values.
+        config: the inputs' configuration.
+        before: applied to each input first; may raise the input's own error.
+    """
     prepare, cost = call.prepare, call.cost
     configured = call.configured
 
     def examine(value: Any) -> Examined:
         try:
+            if before is not None:
+                value = before(value)
             if prepare is not None:
                 value = prepare(value)
             if configured:
@@ -170,6 +180,13 @@ class DistinctInputs:
         """Return those of the numbers whose values have neither a result nor an error."""
         pending = self._pending
         return [number for number in numbers if number >= len(pending) or pending[number]]
+
+    def count_unfinished(self, numbers: range) -> int:
+        """Return how many inputs have those of the values that have neither a result nor an error."""
+        if self.copies:
+            return sum(1 + len(self.copies.get(number, ())) for number in self.unfinished(numbers))
+        unknown = len(range(max(numbers.start, len(self._pending)), numbers.stop))
+        return unknown + self._pending.count(1, numbers.start, numbers.stop)
 
     async def _send(self, numbers: list[int], strand: Strand) -> Sequence[Any]:
         values = self.values

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 import anyio
 
 from batchrt.config import RunConfig
-from batchrt.errors import ListLengthError, StrayCancelledError
+from batchrt.errors import ListLengthError, SpendingLimitError, StrayCancelledError
 from batchrt.messages import Usage
 from batchrt.runtime.async_input import length_of
 from batchrt.runtime.event_loop import OwnTask, cancellation_is_real
@@ -255,15 +255,26 @@ async def _attempt(
     try:
         await strand.take()
         results = check_length(call, part, await call.call(part, strand))
+        strand.run.counts.add(lists=1, list_inputs=len(part))
     except anyio.get_cancelled_exc_class() as error:
         if own.is_cancelled() if own else cancellation_is_real():
             raise
         failure = StrayCancelledError.of(error)
     except Exception as error:  # noqa: BLE001  the items' outcome
         failure = error
+        _count_failed(len(part), error, strand)
     if own and own.is_disturbed():
         await own.put_right()
     return results, failure
+
+
+def _count_failed(inputs: int, error: Exception, strand: Strand) -> None:
+    """Count a list that failed, unless it was never sent."""
+    kind = type(error)
+    if issubclass(kind, SpendingLimitError) or (issubclass(kind, RepackError) and error.__cause__ is None):
+        return
+    # The inputs of a list that is packed again are sent once more.
+    strand.run.counts.add(lists=1, list_inputs=0 if issubclass(kind, RepackError) else inputs)
 
 
 def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usage] | None]:

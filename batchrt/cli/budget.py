@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from batchrt import OutcomeIterator, Price, RunConfig, RunStatistics, SpendingLimitError
 from batchrt.cli.console import money, short
 from batchrt.cli.errors import UsageError
-from batchrt.cli.options import JobSettings
-from batchrt.config import RunConfig
-from batchrt.prices import Price
-from batchrt.runtime.spending import Spending
+from batchrt.cli.options import JobSettings, check_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchrt.cli.counts import Counts
-    from batchrt.runtime.strand import Strand
 
 __all__ = ["Budget"]
 
@@ -29,6 +25,9 @@ class Budget:
         max_cost: money that may be spent, in the price's currency; `None` for no limit.
         price: the model's; needed for `max_cost`.
         lacking: the options that would say the rest of it.
+
+    Attributes:
+        run: the run whose spending is limited, once it is known.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Budget:
         self._max_cost = max_cost
         self._price = price
         self._lacking = lacking
-        self._spending: Spending | None = None
+        self.run: OutcomeIterator[Any] | None = None
 
     @classmethod
     def of(cls, settings: JobSettings, *, answers: bool) -> Budget:
@@ -53,14 +52,12 @@ class Budget:
             UsageError: a limit or a price makes no sense, or there is no price for a limit.
         """
         cost = settings.max_cost
+        check_number(settings, "max_cost", above_0=True)
+        check_number(settings, "price_input")
+        check_number(settings, "price_output")
         prices = {"--price-input": settings.price_input}
         if answers:
             prices["--price-output"] = settings.price_output
-        if cost is not None and not 0 < cost < math.inf:
-            raise UsageError(f"--max-cost must be a number above 0, not {cost:g}")
-        for option, value in prices.items():
-            if value is not None and not 0 <= value < math.inf:
-                raise UsageError(f"{option} must be a number, 0 or more, not {value:g}")
         if cost is not None and None in prices.values():
             raise UsageError(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
         if not any(value is not None for value in prices.values()):
@@ -77,26 +74,22 @@ class Budget:
             config = {**config, "max_cost": self._max_cost, "prices": self._price}
         return config
 
-    def watch(self, strand: Strand) -> None:
-        """Look after the run that `strand` belongs to; there is one."""
-        spending = strand.run.spending
-        assert spending is None or isinstance(spending, Spending)
-        self._spending = spending
-
     @property
-    def is_empty(self) -> bool:
-        """Whether the run ended at a limit."""
-        return self._spending is not None and self._spending.ended is not None
+    def ended(self) -> SpendingLimitError | None:
+        """The error of the limit at which the run ended; `None` if it did not."""
+        ended = None if self.run is None else self.run.ended
+        return ended if isinstance(ended, SpendingLimitError) else None
 
     def words(self) -> list[str]:
         """Return how much was spent, of how much, for each limit there is."""
-        spending = self._spending
-        tokens, cost = (0.0, 0.0) if spending is None else (spending.tokens, spending.cost)
+        if self._max_cost is None and self._max_tokens is None:
+            return []
+        told = RunStatistics() if self.run is None else self.run.statistics()
         words: list[str] = []
         if self._max_cost is not None:
-            words.append(f"{money(cost)} of {money(self._max_cost)} spent")
+            words.append(f"{money(told.cost or 0.0)} of {money(self._max_cost)} spent")
         if self._max_tokens is not None:
-            words.append(f"{short(round(tokens))} of {short(self._max_tokens)} tokens spent")
+            words.append(f"{short(round(told.tokens or 0.0))} of {short(self._max_tokens)} tokens spent")
         return words
 
     def cost_of(self, counts: Counts) -> str:
@@ -111,10 +104,18 @@ class Budget:
         return f"cost: {about}{money(cost)}{rest}"
 
     def verdict(self) -> str:
-        """Return the limit that was reached and the amount spent; only if `is_empty`."""
-        spending = self._spending
-        assert spending is not None
-        assert spending.ended is not None
-        if spending.ended.limit == "max_cost":
-            return f"--max-cost {self._max_cost:g}: {money(spending.cost)} spent"
-        return f"--max-tokens-total {self._max_tokens}: {round(spending.tokens):,} tokens spent"
+        """Return the limit that was reached and the amount spent; only if the run ended at one."""
+        error, told = self.ended, self.run and self.run.statistics()
+        assert error is not None
+        assert told
+        if error.limit == "max_cost":
+            limit, spent = f"--max-cost {self._max_cost:g}", money(told.cost or 0.0)
+            first = f"may cost {money(error.expected)}"
+        else:
+            limit, spent = f"--max-tokens-total {self._max_tokens}", f"{round(told.tokens or 0.0):,} tokens"
+            first = f"may take {round(error.expected):,} tokens"
+        return (
+            f"{limit}: {spent} spent"
+            if told.tokens
+            else f"{limit}: nothing was sent, as the first request {first}"
+        )

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from batchrt import Usage
 from batchrt.cli.console import count, rate
 from batchrt.cli.provider_events import ProviderEvents
 from batchrt.files import Sink, VectorSink
 from batchrt.files.cells import error_line, listed
-from batchrt.messages import Usage
 
-__all__ = ["Counts", "Kind", "cut_off_reason", "losses", "summary"]
+__all__ = ["Counts", "Kind", "cut_off_reason", "kept_apart", "losses", "summary"]
 
 _EXAMPLE: Final = 300
 
@@ -43,10 +43,10 @@ class Counts:
     """Count rows, tokens and errors.
 
     Attributes:
-        started: rows that were begun.
+        started: rows that were read for the run.
         done, failed: rows that ended.
         answered: rows that a model answered, whatever the answer was like.
-        left_out: rows that were begun and given up before they were sent, or all of them could be.
+        cancelled: rows that were given up after a request of theirs had been sent.
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: tokens billed.
@@ -60,7 +60,7 @@ class Counts:
     done: int = 0
     failed: int = 0
     answered: int = 0
-    left_out: int = 0
+    cancelled: int = 0
     retries: int = 0
     lists: int = 0
     sent: int = 0
@@ -75,11 +75,6 @@ class Counts:
     def ended(self) -> int:
         """Rows done or failed."""
         return self.done + self.failed
-
-    @property
-    def in_flight(self) -> int:
-        """Rows begun and neither ended nor given up."""
-        return self.started - self.done - self.failed - self.left_out
 
     def add_usage(self, usage: Usage) -> None:
         """Count the tokens of an answer."""
@@ -112,39 +107,18 @@ def summary(
     stopped: str = "",
     not_started: str = "",
     cost: str = "",
-) -> str:
-    """Return the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
+) -> Iterator[str]:
+    """Yield the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
 
     `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
-    were left out for it. `not_started` is the one about rows that were never begun, `cost` the one about
+    were cancelled for it. `not_started` is the one about rows that were never sent, `cost` the one about
     money.
     """
-    return "\n".join(_summary_lines(counts, events, sink, seconds, (stopped, not_started, cost)))
-
-
-def losses(counts: Counts, sink: Sink | VectorSink) -> Iterator[str]:
-    """Return a line for each way in which rows have less than they seem to have."""
-    for reason, number in counts.cut_off.items():
-        yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
-    if isinstance(sink, Sink) and sink.left_out:
-        names = listed(sorted(sink.left_out))
-        yield f"left out of {count(sink.rows_short, 'row')}, for there is no column for them: {names}"
-
-
-def _summary_lines(
-    counts: Counts,
-    events: ProviderEvents,
-    sink: Sink | VectorSink,
-    seconds: float,
-    said: tuple[str, str, str],
-) -> Iterator[str]:
-    stopped, not_started, cost = said
     pace = f" ({rate(counts.ended / seconds)})" if seconds > 0 else ""
-    cancelled = f", {counts.in_flight:,} more cancelled" if counts.in_flight else ""
-    left_out = f", {counts.left_out:,} that waited left out" if counts.left_out and not stopped else ""
+    cancelled = f", {counts.cancelled:,} more cancelled" if counts.cancelled and not stopped else ""
     yield (
         f"{count(counts.ended, 'row')} in {seconds:.1f} s{pace}: "
-        f"{counts.done:,} done, {counts.failed:,} failed{cancelled}{left_out}"
+        f"{counts.done:,} done, {counts.failed:,} failed{cancelled}"
     )
     yield from filter(None, (stopped, not_started))
     yield from _costs(counts)
@@ -157,7 +131,18 @@ def _summary_lines(
     yield from losses(counts, sink)
     for name, kind in sorted(counts.kinds.items(), key=lambda pair: -pair[1].count):
         yield f"{kind.count:,} {name}, as in {kind.example}"
-    yield from _output(sink)
+    if not sink.kept_old:
+        yield from _output(sink)
+    yield from kept_apart(sink)
+
+
+def losses(counts: Counts, sink: Sink | VectorSink) -> Iterator[str]:
+    """Return a line for each way in which rows have less than they seem to have."""
+    for reason, number in counts.cut_off.items():
+        yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
+    if isinstance(sink, Sink) and sink.left_out:
+        names = listed(sorted(sink.left_out))
+        yield f"left out of {count(sink.rows_short, 'row')}, for there is no column for them: {names}"
 
 
 def _costs(counts: Counts) -> Iterator[str]:
@@ -171,6 +156,17 @@ def _costs(counts: Counts) -> Iterator[str]:
         yield f"tokens: {counts.input_tokens:,} in, {counts.output_tokens:,} out"
     if counts.estimated_tokens:
         yield f"tokens that the server did not count: about {counts.estimated_tokens:,}"
+
+
+def kept_apart(sink: Sink | VectorSink) -> Iterator[str]:
+    """Return a line for each way in which the output is elsewhere than its name says."""
+    if sink.kept_old:
+        where = (
+            f"the rows so far are in {listed(sink.partial_paths)}" if sink.partial_paths else "it has no rows"
+        )
+        yield f"the new file is not complete ({where}); the old one is unchanged"
+    if sink.left_over_paths:
+        yield f"an earlier run was killed; its rows are in {listed(sink.left_over_paths)}"
 
 
 def _output(sink: Sink | VectorSink) -> Iterator[str]:

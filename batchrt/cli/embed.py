@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
-from batchrt.cli.embed_step import ID, EmbedStep, ListPipeline, Lists, PipeLists, text_reader
+from batchrt import OpenAIEmbeddings, RunConfig, RunnableLambda
+from batchrt.cli.budget import Budget
+from batchrt.cli.counts import Counts
 from batchrt.cli.errors import UsageError
-from batchrt.cli.job import Job, JobState, check_limits, execute, output_option_named
+from batchrt.cli.feed import AnyRow, Feed
+from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job_files import open_output
 from batchrt.cli.models import new_model
 from batchrt.cli.options import EmbedSettings, read_whole
-from batchrt.cli.pipeline import Feed, feed_of
-from batchrt.errors import InputError
-from batchrt.files import Source, VectorSink, open_vector_sink, required_columns
-from batchrt.providers.embeddings.model import OpenAIEmbeddings
+from batchrt.files import Row, Source, open_vector_sink, required_columns, text_reader
 
 __all__ = ["embed_job"]
 
-_UNBOUNDED: Final = 2048
+_ID: Final = "id"
+"""The name of the id column in the output, whatever it is called in the input."""
 
 
 def embed_job(settings: EmbedSettings) -> int:
@@ -27,15 +30,21 @@ def embed_job(settings: EmbedSettings) -> int:
         UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     check_limits(settings)
-    state = JobState.of(settings, answers=False)
+    budget, counts = Budget.of(settings, answers=False), Counts()
     model = embedding_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
         required_columns(source, [settings.column, *ids])
-        sink = stack.enter_context(_open_sink(settings, source))
-        pipeline = _pipeline(settings, model, source, state)
-        return Job(pipeline, model, state, settings=settings, source=source, sink=sink)
+        columns = {_ID: int if settings.id_column is None else str}
+        sink = open_output(open_vector_sink, settings, source, columns=columns, width=settings.dimensions)
+        stack.enter_context(sink)
+        chain = RunnableLambda(text_reader(source, settings.column), inline=True) | model.as_bytes()
+        feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
+        config = RunConfig(timeout=settings.timeout)
+        return Job(
+            chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
+        )
 
     return execute(settings, new_job)
 
@@ -64,33 +73,13 @@ def _truncate(option: str | None) -> bool | int:
     raise UsageError(f"--truncate must be auto or a number of tokens, not {option[:40]!r}")
 
 
-def _open_sink(settings: EmbedSettings, source: Source) -> VectorSink:
-    try:
-        return open_vector_sink(
-            settings.output,
-            columns={ID: int if settings.id_column is None else str},
-            width=settings.dimensions,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-        )
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-    except InputError as error:
-        raise UsageError(output_option_named(error)) from error
+def id_reader(column: str | None) -> Callable[[AnyRow], Row]:
+    """Return a function from a row to a row of its id alone; its number without a `column`.
 
+    The rest is let go of: many rows wait for a list to be full, and then for its answer.
+    """
 
-def _pipeline(
-    settings: EmbedSettings, model: OpenAIEmbeddings, source: Source, state: JobState
-) -> ListPipeline:
-    call = model._lists({}).list_call(model.get_name())
-    read = text_reader(source.path, settings.column, settings.id_column)
-    feed = feed_of(source, settings.limit)
-    return ListPipeline(
-        EmbedStep(call, state, timeout=settings.timeout),
-        Lists(feed, read, call) if isinstance(feed, Feed) else PipeLists(feed, read, call),
-        cap=settings.max_concurrency,
-        size=call.limits().size or _UNBOUNDED,
-        counts=state.counts,
-        budget=state.budget,
-    )
+    def read(row: AnyRow) -> Row:
+        return Row(row.number, row.line, {_ID: row.number if column is None else row.values.get(column)})
+
+    return read

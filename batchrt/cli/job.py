@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
 from anyio import CancelScope
 
-from batchrt.cli.abort import AbortPolicy, Withdrawals
+from batchrt import (
+    AbortPolicy,
+    ChatOpenAI,
+    ContextLengthError,
+    InputError,
+    OpenAIEmbeddings,
+    OutageError,
+    Outcome,
+    OutputClosedError,
+    OutputError,
+    RunConfig,
+    Runnable,
+)
+from batchrt.cli.abort import abort_reason
+from batchrt.cli.answers import Answer
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, say
-from batchrt.cli.counts import Counts, losses, summary
+from batchrt.cli.counts import Counts, kept_apart, losses, summary
 from batchrt.cli.errors import UsageError
+from batchrt.cli.feed import Feed
+from batchrt.cli.job_files import open_input, option_named
 from batchrt.cli.models import is_built_in, url_hint
-from batchrt.cli.options import JobSettings
-from batchrt.cli.pipeline import Pipeline, Writer
-from batchrt.cli.process import allow_connections, collecting_less, watch_interrupts
+from batchrt.cli.options import JobSettings, check_number
+from batchrt.cli.process import collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.provider_events import ProviderEvents
-from batchrt.errors import InputError, OutageError, SpendingLimitError
-from batchrt.files import OutputClosedError, OutputError, Sink, Source, VectorSink, open_source
+from batchrt.files import Entry, RowWriter, Sink, Source, VectorSink, without_traces
 from batchrt.files.cells import error_line
-from batchrt.files.formats import choose_format
-from batchrt.providers.base import Model
+from batchrt.providers.http.open_files import allow_connections
 
-__all__ = [
-    "Job",
-    "JobState",
-    "check_limits",
-    "execute",
-    "option_named",
-    "output_format",
-    "output_option_named",
-]
+__all__ = ["Job", "check_limits", "execute"]
 
 _BY_SIGNAL: Final = 128
 """The shell's offset of the exit code of a program that a signal ended."""
@@ -52,42 +55,13 @@ _STOPPED: Final = 4
 """Something ended the job before its input ended, whatever became of the rows until then."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """Hold the objects that a job shares with the step of its rows.
-
-    Attributes:
-        counts: of rows, tokens and errors.
-        budget: the limits of spending.
-        abort_policy: is told of each row's end, and aborts the job.
-        withdrawals: of requests that wait when the job is stopped.
-    """
-
-    counts: Counts
-    budget: Budget
-    abort_policy: AbortPolicy
-    withdrawals: Withdrawals
-
-    @classmethod
-    def of(cls, settings: JobSettings, *, answers: bool) -> Self:
-        """Return the state of a job that begins; raises as `Budget.of` does."""
-        policy = AbortPolicy(max_wait=settings.max_wait, patience=settings.patience)
-        return cls(Counts(), Budget.of(settings, answers=answers), policy, Withdrawals())
-
-
 def check_limits(settings: JobSettings) -> None:
     """Raise UsageError for a time, a rate or a number of requests that cannot be had."""
-    seconds = settings.timeout
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageError(f"--timeout must be a number of seconds above 0, not {seconds:g}")
+    check_number(settings, "timeout", of="seconds", above_0=True)
     for name in ("requests_per_minute", "tokens_per_minute"):
-        limit = getattr(settings, name)
-        if limit is not None and not 0 < limit < math.inf:
-            raise UsageError(f"{_option(name)} must be a number above 0, not {limit:g}")
+        check_number(settings, name, above_0=True)
     for name in ("patience", "max_wait"):
-        wait = getattr(settings, name)
-        if not 0 <= wait < math.inf:
-            raise UsageError(f"{_option(name)} must be a number of seconds, 0 or more, not {wait:g}")
+        check_number(settings, name, of="seconds")
     wanted = settings.max_concurrency
     if wanted == "auto" or is_built_in(settings):
         return
@@ -97,46 +71,6 @@ def check_limits(settings: JobSettings) -> None:
             f"--max-concurrency {wanted} needs more open files than this system allows; "
             f"use at most {max(1, fit)}, or allow more with ulimit -n"
         )
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def option_named(error: InputError) -> str:
-    """Return the error's message with the option in place of the parameter that it names."""
-    if error.parameter is None:
-        return str(error)
-    return str(error).replace(f"`{error.parameter}`", _option(error.parameter))
-
-
-def output_option_named(error: InputError) -> str:
-    """Do `option_named` for an error of the output, whose format has an option of its own."""
-    if error.parameter != "format":
-        return option_named(error)
-    return str(error).replace("`format`", "--output-format")
-
-
-def output_format(settings: JobSettings) -> str | None:
-    """Return the format of the output, `None` if neither an option nor a suffix tells it."""
-    if settings.output_format is not None or settings.output == "-":
-        return settings.output_format
-    try:
-        return choose_format(settings.output)
-    except InputError:  # opening it raises the same
-        return None
-
-
-def _open_source(settings: JobSettings) -> Source:
-    """Open the input; a delimiter is for CSV, and for an output that is one."""
-    delimiter = settings.delimiter
-    if delimiter is not None and choose_format(settings.source, settings.format) != "csv":
-        if output_format(settings) != "csv":
-            raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
-        delimiter = None
-    return open_source(
-        settings.source, format=settings.format, delimiter=delimiter, encoding=settings.encoding
-    )
 
 
 def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) -> int:
@@ -150,12 +84,14 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
         UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     try:
-        with _open_source(settings) as source:
+        with open_input(settings) as source:
             with ExitStack() as stack:
                 job = new_job(source, stack)
                 with collecting_less():
                     uvloop = importlib.util.find_spec("uvloop") is not None
                     anyio.run(job.run, backend_options={"use_uvloop": uvloop})
+                if not job.is_complete:
+                    job.sink.mark_partial()
             return _conclude(job)
     except OutputClosedError:
         return _BY_SIGNAL + _SIGPIPE
@@ -170,7 +106,7 @@ def _conclude(job: Job) -> int:
     job.conclude()
     if job.signal is not None:
         return _BY_SIGNAL + job.signal
-    if job.budget.is_empty:
+    if job.budget.ended is not None:
         return _BROKE
     counts = job.counts
     if (counts.failed or job.refusal is not None) and not counts.answered:
@@ -181,46 +117,58 @@ def _conclude(job: Job) -> int:
 
 
 _MOST_COUNTED: Final = 20_000
+_CHUNK: Final = 256
+_UNFINISHED: Final = ("cancelled", "not started")
+"""Statuses of rows that are not written, for the job ended before them."""
 
 
 class Job:
     """Carry a source's rows through a model to a sink; to be run once.
 
     Args:
-        pipeline: the rows.
-        model: the model; closed at the end.
-        state: the objects shared with the step.
-        settings: as they were given.
-        source: where the rows come from.
+        chain: from a row to its `Answer`, or to its vector.
+        feed: the rows.
         sink: where they go.
+        model: the model; closed at the end.
+        config: of the run, without its limits.
+        settings: as they were given.
+        budget: the limits of spending.
+        source: where the rows come from.
 
     Attributes:
         counts: the counts.
-        budget: the limits of spending.
+        budget: as it was given.
         signal: the number of the signal that ended it, or `None`.
+        sink: where the rows go.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        model: Model[Any, Any],
-        state: JobState,
-        *,
-        settings: JobSettings,
-        source: Source,
+        chain: Runnable[Any, Any],
+        feed: Feed,
         sink: Sink | VectorSink,
+        *,
+        model: ChatOpenAI | OpenAIEmbeddings,
+        config: RunConfig,
+        settings: JobSettings,
+        budget: Budget,
+        source: Source,
     ) -> None:
-        self.counts: Counts = state.counts
-        self.budget: Budget = state.budget
+        self.counts: Counts = feed.counts
+        self.budget: Budget = budget
         self.signal: int | None = None
-        self._pipeline = pipeline
-        self._abort_policy = state.abort_policy
-        state.abort_policy.on_abort = self._abort
-        self._withdrawals = state.withdrawals
+        self._feed = feed
         self._model = model
         self._settings = settings
+        self.sink: Sink | VectorSink = sink
         self._source = source
-        self._sink = sink
+        limited = budget.limit({**config, "max_concurrency": settings.max_concurrency})
+        self._outcomes = budget.run = chain.arun_iter(
+            feed.inputs(), limited, room=feed.has_room, on_outcome=self._record
+        )
+        self._abort_policy = AbortPolicy(max_wait=settings.max_wait, patience=settings.patience)
+        self._abort_policy.on_abort = self._abort
+        self._aborted: set[int] = set()
         self._display = choose_display(
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
@@ -241,15 +189,24 @@ class Job:
         """Whether something other than a signal or a limit ended it before its input ended."""
         return self._abort_policy.is_aborted or self._source.is_broken
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the output may replace an older one: no row is missing, and not all of them failed."""
+        nothing_answered = self.counts.failed and not self.counts.answered
+        return not (self._ended_early or nothing_answered or self._broken is not None)
+
+    @property
+    def _ended_early(self) -> bool:
+        return self.is_stopped or self.signal is not None or self.budget.ended is not None
+
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
         started = anyio.current_time()
-        writer, progress = Writer(self._sink), self._progress()
+        writer, progress = RowWriter(self.sink), self._progress()
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
             helpers.start_soon(self._watch_output, writer)
-            helpers.start_soon(self._withdrawals.keep_withdrawing)
             with CancelScope() as self._scope, self._model.quota.listening(self._events):
                 await self._carry(writer)
             self._events.end()
@@ -257,29 +214,64 @@ class Job:
             helpers.cancel_scope.cancel()
         self._seconds = anyio.current_time() - started
 
-    async def _carry(self, writer: Writer) -> None:
-        async with self._model, self._pipeline.start() as outcomes:
+    async def _carry(self, writer: RowWriter) -> None:
+        async with self._model, self._outcomes as outcomes:
             while True:
                 try:
-                    entries = await self._pipeline.take(outcomes)
-                except (StopAsyncIteration, SpendingLimitError):
+                    chunk = await outcomes.next_chunk(_CHUNK)
+                except StopAsyncIteration:
                     return
                 try:
-                    await writer.put(entries)
+                    await writer.put(self._entries(chunk))
                 except OutputError as error:
                     self._break(error)
 
-    async def _finish(self, writer: Writer) -> None:
+    async def _finish(self, writer: RowWriter) -> None:
         """Write the rows that ended while others before them had not."""
-        self._pipeline.stop()
-        if self._broken is None:
-            try:
-                await writer.put(self._pipeline.rest())
-                await writer.drain()
-            except OutputError as error:
-                self._broken = error
+        entries = self._entries(self._outcomes.take_ready())
+        self._count_lists()
+        if self._broken is not None:
+            return
+        try:
+            await writer.put(entries)
+            await writer.drain()
+        except OutputError as error:
+            self._broken = error
 
-    async def _watch_output(self, writer: Writer) -> None:
+    def _record(self, outcome: Outcome[Any]) -> None:
+        """Count an outcome, and abort the job if it says so; before another row is begun."""
+        counts, answer = self.counts, _answer_of(outcome)
+        if outcome.usage is not None:
+            counts.add_usage(outcome.usage)
+        if answer.cut_off:
+            counts.add_cut_off(answer.finish_reason or "")
+        error = answer.error
+        if outcome.ok:
+            counts.answered += 1
+        if error is None:
+            counts.done += 1
+            self._abort_policy.record_success()
+        elif outcome.status in _UNFINISHED:
+            counts.cancelled += outcome.status == "cancelled"
+        elif self._abort_policy.record_failure(without_traces(error)):
+            if isinstance(error, ContextLengthError):  # the library names its parameter
+                error.message = error.message.replace("truncate=True", "--truncate auto")
+            counts.add_failure(self._feed.row(outcome.index).number, error)
+        else:  # it failed along with the whole job
+            self._aborted.add(outcome.index)
+            counts.cancelled += 1
+
+    def _entries(self, outcomes: Iterable[Outcome[Any]]) -> list[Entry]:
+        """Return the rows of outcomes that are to be written."""
+        entries: list[Entry] = []
+        for outcome in outcomes:
+            row = self._feed.take(outcome.index)
+            if outcome.status not in _UNFINISHED and outcome.index not in self._aborted:
+                output, finish_reason, error, _ = _answer_of(outcome)
+                entries.append(Entry(row, output, error, finish_reason))
+        return entries
+
+    async def _watch_output(self, writer: RowWriter) -> None:
         try:
             await writer.keep_draining()
         except OutputError as error:
@@ -290,8 +282,11 @@ class Job:
         self._end()
 
     def _end(self) -> None:
+        """End at once: requests in flight are cancelled."""
         assert self._scope is not None
-        self._scope.cancel()
+        if not self._scope.cancel_called:
+            self._scope.cancel()
+            self.counts.cancelled += self._outcomes.statistics().in_flight
 
     def _abort(self) -> None:
         if isinstance(self._abort_policy.refusal, OutageError) or self._abort_policy.is_wrong_address:
@@ -305,20 +300,29 @@ class Job:
 
     def _wind_down(self, hint: str) -> None:
         """Let requests in flight finish, and begin no more."""
-        self._pipeline.stop()
-        waiting = self._withdrawals.begin()
-        in_flight = count(self.counts.in_flight - waiting, "row")
-        left_out = f", and {waiting:,} that wait left out" if waiting else ""
-        self._display.note(f"stopping, with {in_flight} in flight to finish{left_out}; {hint}")
+        told = self._outcomes.statistics()
+        self._outcomes.stop()
+        waiting = f"; {count(told.waiting, 'waiting row')} will not be sent" if told.waiting else ""
+        self._display.note(
+            f"stopping, with {count(told.in_flight, 'row')} in flight to finish{waiting}; {hint}"
+        )
 
     def _cancel(self) -> None:
-        self._display.note(f"cancelled {count(self.counts.in_flight, 'row')} in flight")
+        in_flight = self._outcomes.statistics().in_flight
+        self._display.note(f"cancelled {count(in_flight, 'row')} in flight")
         self._end()
+
+    def _count_lists(self) -> None:
+        """Have the counts that belong to no single row."""
+        told, counts = self._outcomes.statistics(), self.counts
+        counts.retries, counts.lists, counts.sent = told.retries, told.lists, told.list_inputs
+        counts.estimated_tokens = round(told.estimated_tokens)
 
     def _progress(self) -> Progress:
         source = self._source
         if not self._settings.quiet:
             self._rows = self._total()
+        lists = isinstance(self.sink, VectorSink)
         return Progress(
             self.counts,
             total=self._rows,
@@ -326,6 +330,8 @@ class Job:
             fraction_read=lambda: source.fraction_read,
             quota=self._model.quota.statistics,
             budget=self.budget,
+            noun="list" if lists else None,
+            update=self._count_lists if lists else None,
         )
 
     def _total(self) -> int | None:
@@ -344,52 +350,48 @@ class Job:
             OutputError: the output could not be written, which ended the job early.
         """
         if self._broken is not None:
+            for line in kept_apart(self.sink):
+                complain(line)
             raise self._broken
-        stopped = self._stopped()
         not_started = self._not_started()
+        stopped = self._stopped(not_started)
         if not self._settings.quiet:
-            say(
-                summary(
-                    self.counts,
-                    self._events,
-                    self._sink,
-                    self._seconds,
-                    stopped=stopped,
-                    not_started="" if stopped else not_started,
-                    cost=self.budget.cost_of(self.counts),
-                )
-            )
+            cost = self.budget.cost_of(self.counts)
+            ended = {"stopped": stopped, "not_started": "" if stopped else not_started, "cost": cost}
+            say("\n".join(summary(self.counts, self._events, self.sink, self._seconds, **ended)))
         else:
-            for line in (stopped, *losses(self.counts, self._sink)):
+            for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
                 if line:
                     complain(line)
         if self.refusal is not None and self.signal is None:
             rest = f"; {not_started}" if not_started and self._settings.quiet else ""
-            complain(f"stopped because {self._abort_policy.reason()}: {error_line(self.refusal)}{rest}")
+            complain(f"stopped because {abort_reason(self._abort_policy)}: {error_line(self.refusal)}{rest}")
         hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)
 
-    def _stopped(self) -> str:
+    def _stopped(self, not_started: str) -> str:
         """Return the limit of spending at which the job stopped, and its counts; empty if it did not."""
-        if not self.budget.is_empty:
+        if self.budget.ended is None:
             return ""
         counts = self.counts
         failed = f", {counts.failed:,} failed" if counts.failed else ""
-        not_started = self._not_started()
         rest = f", {not_started}" if not_started else ""
-        return (
-            f"stopped at {self.budget.verdict()}; "
-            f"{counts.done:,} done{failed}, {counts.left_out:,} cancelled{rest}"
-        )
+        done = f"{counts.done:,} done{failed}, {counts.cancelled:,} cancelled"
+        return f"stopped at {self.budget.verdict()}; {done}{rest}"
 
     def _not_started(self) -> str:
-        """Return how many rows a job that was stopped never began; nothing if it began them all."""
-        if not (self.is_stopped or self.signal is not None or self.budget.is_empty):
+        """Return how many rows a job that was stopped never sent; nothing if it sent them all."""
+        if not self._ended_early:
             return ""
         if self._rows is None:
             self._rows = self._total()
         if self._rows is None:
             return "not started: the rest of the input"
-        left = self._rows - self.counts.started
+        left = self._rows - self.counts.ended - self.counts.cancelled
         return f"not started: {count(left, 'row')}" if left > 0 else ""
+
+
+def _answer_of(outcome: Outcome[Any]) -> Answer:
+    output = outcome.output
+    return output if isinstance(output, Answer) else Answer(output, None, outcome.error)

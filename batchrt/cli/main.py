@@ -1,18 +1,4 @@
-"""The program: its commands and its exit codes.
-
-Exit codes:
-
-    0    all fine
-    1    some rows failed
-    2    nothing was answered: the command, a file or the key has to be put right first
-    3    stopped at a limit of spending: --max-tokens-total or --max-cost
-    4    stopped in the middle: the provider lets nothing through any more, the output could not be written,
-         or the input could not be read to its end
-    129  the terminal has gone (SIGHUP)
-    130  interrupted (Ctrl-C)
-    141  the reader of the output has gone
-    143  terminated (SIGTERM)
-"""
+"""The program: its commands and their help, which lists the exit codes."""
 
 from __future__ import annotations
 
@@ -26,9 +12,10 @@ import typer
 
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
-from batchrt.cli.mock import mock
+from batchrt.cli.mock import MockSettings, serve_mock
 from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
 from batchrt.cli.process import leave, open_standard_streams
+from batchrt.cli.report import ReportSettings, show_report
 
 __all__ = ["app", "main"]
 
@@ -37,6 +24,12 @@ _LOG: Final = logging.getLogger("batchrt")
 # Typer brings a copy of click along in some versions and not in others; this class it always names.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
+_EXIT_CODES: Final = """
+Exit codes: 0 all fine, 1 some rows failed, 2 nothing was {}, 3 stopped at a limit of spending, 4
+stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
+not be read), 129 hung up, 130 interrupted, 141 the reader of the output has
+gone, 143 terminated.
+"""
 _RUN_HELP: Final = """
 Ask a model about each row of INPUT; write the rows with the answers, in the same order.
 
@@ -45,11 +38,7 @@ error column. The column finish_reason has the provider's word for why an answer
 content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
 the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
 is finished, and nothing more is sent.
-
-Exit codes: 0 all fine, 1 some rows failed, 2 nothing was answered, 3 stopped at a limit of spending, 4
-stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-not be read), 129 hung up, 130 interrupted, 143 terminated.
-"""
+""" + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """
 Turn a text of each row of INPUT into a vector; write the vectors, in the same order.
@@ -63,10 +52,21 @@ killed (SIGKILL) loses it, where the other formats keep what was written.
 The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
 for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
 flight is finished, and nothing more is sent. What is done is written.
+""" + _EXIT_CODES.format("embedded")
 
-Exit codes: 0 all fine, 1 some rows failed, 2 nothing was embedded, 3 stopped at a limit of spending, 4
-stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-not be read), 129 hung up, 130 interrupted, 143 terminated.
+_REPORT_HELP: Final = """
+Show what became of a job's rows, from its journal (see docs/jobs.md), also while the job runs.
+
+Exit codes: 0 each row has an answer, 1 some rows failed, 2 there is no such journal, 4 the job has not
+come to its end, or OUT cannot be written.
+"""
+
+_MOCK_HELP: Final = """
+Serve a provider that needs no model: OpenAI's API, with latency and faults as you like.
+
+Prints its base URL on stdout when it listens, and serves until Ctrl-C. The answers are the same
+every time. GET /_mock/log tells what it saw, and GET /_mock/verdict how well the limits were used and
+the waits kept. Seconds count from the first request.
 """
 
 
@@ -97,7 +97,12 @@ app.command("run", short_help="Ask a model about each row of a file.", help=_RUN
 app.command("embed", short_help="Turn a text of each row into a vector.", help=_EMBED_HELP)(
     command_of(EmbedSettings, _embed)
 )
-app.command(short_help="Serve a provider to try things against.")(mock)
+app.command("report", short_help="Show what the journal of a job holds.", help=_REPORT_HELP)(
+    command_of(ReportSettings, show_report)
+)
+app.command("mock", short_help="Serve a provider to try things against.", help=_MOCK_HELP)(
+    command_of(MockSettings, serve_mock)
+)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001  typer's callbacks are called like this
@@ -148,7 +153,7 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> str:
-    known = arguments and arguments[0] in ("run", "embed", "mock")
+    known = arguments and arguments[0] in ("run", "embed", "report", "mock")
     return f"batchrt {arguments[0]}" if known else "batchrt"
 
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
+from batchrt import AuthenticationError, RetryPolicy, TokenizerError
 from batchrt.cli.counts import Counts
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.options import JobSettings
-from batchrt.cli.process import allow_connections
-from batchrt.errors import AuthenticationError, TokenizerError
-from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
-from batchrt.runtime.retry import RetryPolicy
+from batchrt.providers.http.address import address_mistake
+from batchrt.providers.http.open_files import allow_connections
 
 __all__ = ["is_built_in", "new_model", "url_hint"]
 
 M = TypeVar("M")
 
 _BUILT_IN: Final = "mock"
+_AUTO_AT_MOST: Final = 10_000
+"""Requests in flight that `auto` goes up to."""
 
 
 def is_built_in(settings: JobSettings) -> bool:
@@ -65,28 +64,21 @@ def new_model(make: Callable[..., M], settings: JobSettings, **options: Any) -> 
     except (ImportError, TokenizerError) as error:
         raise UsageError(str(error).replace('tokenizer="tiktoken"', "--tokenizer tiktoken")) from error
     except (TypeError, ValueError) as error:
-        raise UsageError(_in_options(str(error), options)) from error
+        # It begins with a parameter's name, mostly, which is the option's but for the dashes.
+        name, _, rest = str(error).partition(" ")
+        raise UsageError(f"{option_of(name)} {rest}" if name in options else str(error)) from error
 
 
 def _most_in_flight(settings: JobSettings) -> int | None:
     """Return how many requests the system has files for, if that may be fewer than are tried."""
     if settings.max_concurrency != "auto":
         return None
-    fit = allow_connections(MOST_AT_ONCE)
-    return None if fit >= MOST_AT_ONCE else max(1, fit)
-
-
-def _in_options(message: str, options: dict[str, Any]) -> str:
-    """Return `message`, which begins with a parameter's name, with the option's name instead."""
-    name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}" if name in options else message
+    fit = allow_connections(_AUTO_AT_MOST)
+    return None if fit >= _AUTO_AT_MOST else max(1, fit)
 
 
 _SUSPICIOUS: Final = ("BadRequestError", "MalformedResponseError")
 """Errors of a path that does not exist: a 404 or 405, or a page in place of JSON."""
-_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|responses|chat)$")
-_VERSION: Final = re.compile(r"/(v\d+\w*|openai)(?=/|$)")
-"""Where an API of this kind begins: `/v1` mostly, `/openai` with Azure."""
 
 
 def url_hint(base_url: str | None, counts: Counts) -> str:
@@ -94,19 +86,5 @@ def url_hint(base_url: str | None, counts: Counts) -> str:
     given = base_url or os.environ.get("OPENAI_BASE_URL") or ""
     if counts.answered or not given or not any(name in counts.kinds for name in _SUSPICIOUS):
         return ""
-    problem = _problem(given)
+    problem = address_mistake(given)
     return f"{'--base-url' if base_url else 'OPENAI_BASE_URL'} {problem}" if problem else ""
-
-
-def _problem(url: str) -> str:
-    try:
-        path = urlsplit(url.strip()).path.rstrip("/")
-    except ValueError:
-        return ""
-    endpoint = _ENDPOINT.search(path)
-    if endpoint is not None:
-        return f"ends with {endpoint[0]}, which is added to it; leave that out"
-    versions = _VERSION.findall(path)
-    if len(versions) > len(set(versions)):
-        return f"has /{versions[-1]} twice; leave one out"
-    return "" if versions else "has no /v1; most servers want it at the end"

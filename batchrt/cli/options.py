@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from inspect import Parameter, Signature
-from typing import (
-    Annotated,
-    Any,
-    Final,
-    Literal,
-    NoReturn,
-    TypeAlias,
-    TypeVar,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias, TypeVar, cast, get_type_hints
 
 import typer
 
-from batchrt.cli.errors import UsageError
-from batchrt.files.encodings import OutputEncoding
+from batchrt.cli.errors import UsageError, option_of
+from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
 __all__ = [
     "EmbedSettings",
     "JobSettings",
     "RunSettings",
+    "check_number",
     "check_text",
     "command_of",
+    "option",
     "read_concurrency",
     "read_delimiter",
     "read_headers",
@@ -49,123 +41,110 @@ _NOT_TEXT: Final = frozenset(("-o", "--output", "--schema", "-q", "--quiet", "--
 _DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}
 
 
+def option(default: Any = MISSING, *names: str, repr: bool = True, **shown: Any) -> Any:  # noqa: A002
+    """Declare a field as an option.
+
+    Args:
+        default: its value if it is not given; `dict` for an empty one. There is none for a required option.
+        names: on the command line, if there are others than the field's own.
+        repr: whether the value may be shown.
+        shown: as `typer.Option` takes them.
+    """
+    known: dict[str, Any] = {"default_factory": dict} if default is dict else {"default": default}
+    return field(repr=repr, metadata={"shown": typer.Option(*names, **shown)}, **known)
+
+
+_MODEL: Final = "The model. Without --base-url, 'mock' is a built-in one: no key, no network."
+_INPUT: Final = typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also .gz, .zst; - for stdin.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """Hold the options that both commands have; a field without `Annotated` is an option of one of them."""
+    """Hold the options that both commands have; a field without `option` is an option of one of them."""
 
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also gzipped; - for stdin.")
-    ]
+    source: str = field(metadata={"shown": _INPUT})
     model: str
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the API is, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."
-        ),
-    ] = None
-    max_concurrency: Annotated[
-        int | Literal["auto"],
-        typer.Option(
-            "--max-concurrency",
-            "-c",
-            metavar="N|auto",
-            help="The most requests in flight; auto: as many as the provider answers best.",
-        ),
-    ] = "auto"
-    requests_per_minute: Annotated[
-        float | None,
-        typer.Option(
-            "--requests-per-minute",
-            "--rpm",
-            help="Send no more. What the provider's answers say about its limits is kept anyway.",
-            show_default="what the provider says",
-        ),
-    ] = None
-    tokens_per_minute: Annotated[
-        float | None,
-        typer.Option(
-            "--tokens-per-minute",
-            "--tpm",
-            help="The same in tokens, of prompts and answers.",
-            show_default="what the provider says",
-        ),
-    ] = None
-    format: Annotated[
-        Format | None, typer.Option("--format", help="The input's format, if its suffix does not tell.")
-    ] = None
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CHAR",
-            help="What stands between a CSV's fields, as ';' or tab.",
-            show_default="found out from the header",
-        ),
-    ] = None
-    encoding: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="The input's, as cp1252 or utf-16.", show_default="utf-8"),
-    ] = None
-    max_retries: Annotated[
-        int, typer.Option(min=0, help="Attempts after the first, where another may help.")
-    ] = 2
-    patience: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="How long to wait for a provider that is down before the job ends; 0 fails rows instead.",
-        ),
-    ] = 600
-    max_wait: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="The longest pause that the provider may ask for; if it asks for more, the job ends.",
-        ),
-    ] = 3600
-    max_tokens_total: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="The most tokens to spend, of prompts and answers; then the job ends.",
-            show_default="no end",
-        ),
-    ] = None
-    max_cost: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X",
-            help="The most money to spend; then the job ends. Needs the model's prices.",
-            show_default="no end",
-        ),
-    ] = None
-    price_input: Annotated[
-        float | None,
-        typer.Option(
-            metavar="X", help="What a million tokens that are sent cost; the summary has the cost then."
-        ),
-    ] = None
-    options: Annotated[
-        Mapping[str, Any],
-        typer.Option(
-            "--option",
-            metavar="KEY=VALUE",
-            help="Any option of the API's, as top_p=0.9 or seed=1, in JSON or as a text; may be repeated.",
-        ),
-    ] = field(default_factory=dict)
-    headers: Annotated[
-        Mapping[str, str],
-        typer.Option(
-            "--header", metavar="NAME:VALUE", help="A header to send with each request; may be repeated."
-        ),
-    ] = field(default_factory=dict, repr=False)
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="Only the first N rows.", show_default="all")
-    ] = None
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no summary; what is lost is told anyway.")
-    ] = False
+    base_url: str | None = option(
+        None, help="Where the API is, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."
+    )
+    max_concurrency: int | Literal["auto"] = option(
+        "auto",
+        "--max-concurrency",
+        "-c",
+        metavar="N|auto",
+        help="The most requests in flight; auto: as many as the provider answers best.",
+    )
+    requests_per_minute: float | None = option(
+        None,
+        "--requests-per-minute",
+        "--rpm",
+        help="Send no more. What the provider's answers say about its limits is kept anyway.",
+        show_default="what the provider says",
+    )
+    tokens_per_minute: float | None = option(
+        None,
+        "--tokens-per-minute",
+        "--tpm",
+        help="The same in tokens, of prompts and answers.",
+        show_default="what the provider says",
+    )
+    format: Format | None = option(None, help="The input's format, if its suffix does not tell.")
+    overwrite: bool = option(False, "--overwrite", help="Replace OUT once all is well.")
+    delimiter: str | None = option(
+        None,
+        metavar="CHAR",
+        help="What stands between a CSV's fields, as ';' or tab.",
+        show_default="found out from the header",
+    )
+    encoding: str | None = option(
+        None, metavar="NAME", help="The input's, as cp1252 or utf-16.", show_default="utf-8"
+    )
+    max_retries: int = option(2, min=0, help="Attempts after the first, where another may help.")
+    patience: float = option(
+        600,
+        metavar="SECONDS",
+        help="How long to wait for a provider that is down before the job ends; 0 fails rows instead.",
+    )
+    max_wait: float = option(
+        3600,
+        metavar="SECONDS",
+        help="The longest pause that the provider may ask for; if it asks for more, the job ends.",
+    )
+    max_tokens_total: int | None = option(
+        None,
+        min=1,
+        metavar="N",
+        help="The most tokens to spend, of prompts and answers; then the job ends.",
+        show_default="no end",
+    )
+    max_cost: float | None = option(
+        None,
+        metavar="X",
+        help="The most money to spend; then the job ends. Needs the model's prices.",
+        show_default="no end",
+    )
+    price_input: float | None = option(
+        None, metavar="X", help="What a million tokens that are sent cost; the summary has the cost then."
+    )
+    options: Mapping[str, Any] = option(
+        dict,
+        "--option",
+        metavar="KEY=VALUE",
+        help="Any option of the API's, as top_p=0.9 or seed=1, in JSON or as a text; may be repeated.",
+    )
+    headers: Mapping[str, str] = option(
+        dict,
+        "--header",
+        metavar="NAME:VALUE",
+        help="A header to send with each request; may be repeated.",
+        repr=False,
+    )
+    limit: int | None = option(
+        None, "--limit", "-n", min=1, help="Only the first N rows.", show_default="all"
+    )
+    quiet: bool = option(
+        False, "--quiet", "-q", help="No progress and no summary; what is lost is told anyway."
+    )
     timeout: float | None = None
     output: str = "-"
     output_format: str | None = None
@@ -176,130 +155,94 @@ class JobSettings:
 class RunSettings(JobSettings):
     """Hold the options of `batchrt run`."""
 
-    prompt: Annotated[
-        str,
-        typer.Option(
-            "--prompt",
-            "-p",
-            help="What to ask about each row, with {column} fields. @FILE takes it from FILE; @@ is an @.",
-        ),
-    ]
-    system: Annotated[str | None, typer.Option(help="The system message, written like the prompt.")] = None
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model. Without --base-url, 'mock' is a built-in one: no key, no network.",
-        ),
-    ] = "gpt-5-mini"
-    schema: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A JSON schema; each answer is an object of it.")
-    ] = None
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="Where the rows go; - for stdout.")
-    ] = "-"
-    output_format: Annotated[
-        Format | None, typer.Option(help="The output's; by its suffix, else as JSONL on stdout.")
-    ] = None
-    output_column: Annotated[
-        str,
-        typer.Option(
-            help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'."
-        ),
-    ] = "output"
-    output_encoding: Annotated[
-        OutputEncoding | None,
-        typer.Option(
-            help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
-            show_default="utf-8, with a mark if the input has one",
-        ),
-    ] = None
-    fail_cut_off: Annotated[
-        bool,
-        typer.Option(
-            "--fail-cut-off", help="Count a row as failed whose answer was cut off or filtered; it is kept."
-        ),
-    ] = False
-    timeout: Annotated[
-        float | None,
-        typer.Option(help="Seconds for a row, with all its attempts and waits.", show_default="no end"),
-    ] = None
-    price_output: Annotated[
-        float | None, typer.Option(metavar="X", help="What a million tokens of answers cost.")
-    ] = None
-    temperature: Annotated[float | None, typer.Option(help="0 to 2.", show_default="the model's own")] = None
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The most tokens in an answer.", show_default="the model's own")
-    ] = None
+    prompt: str = option(
+        MISSING,
+        "--prompt",
+        "-p",
+        help="What to ask about each row, with {column} fields. @FILE takes it from FILE; @@ is an @.",
+    )
+    system: str | None = option(None, help="The system message, written like the prompt.")
+    model: str = option("gpt-5-mini", "--model", "-m", help=_MODEL)
+    schema: str | None = option(None, metavar="FILE", help="A JSON schema; each answer is an object of it.")
+    output: str = option("-", "--output", "-o", metavar="OUT", help="Where the rows go; - for stdout.")
+    output_format: Format | None = option(None, help="The output's; by its suffix, else as JSONL on stdout.")
+    output_column: str = option(
+        "output",
+        help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'.",
+    )
+    output_encoding: OutputEncoding | None = option(
+        None,
+        help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
+        show_default="utf-8, with a mark if the input has one",
+    )
+    fail_cut_off: bool = option(
+        False,
+        "--fail-cut-off",
+        help="Count a row as failed whose answer was cut off or filtered; it is kept.",
+    )
+    timeout: float | None = option(
+        None, help="Seconds for a row, with all its attempts and waits.", show_default="no end"
+    )
+    price_output: float | None = option(None, metavar="X", help="What a million tokens of answers cost.")
+    temperature: float | None = option(None, help="0 to 2.", show_default="the model's own")
+    max_tokens: int | None = option(
+        None, min=1, help="The most tokens in an answer.", show_default="the model's own"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedSettings(JobSettings):
     """Hold the options of `batchrt embed`."""
 
-    column: Annotated[str, typer.Option(help="The column with the text.")]
-    id_column: Annotated[
-        str | None,
-        typer.Option(
-            "--id", metavar="COLUMN", help="The column with the id.", show_default="the row's number"
-        ),
-    ] = None
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model. Without --base-url, 'mock' is a built-in one: no key, no network.",
-        ),
-    ] = "text-embedding-3-small"
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Where the vectors go: .npy, .parquet, .jsonl; - for stdout.",
-        ),
-    ] = "-"
-    output_format: Annotated[
-        VectorFormat | None, typer.Option(help="The output's; by its suffix, else as JSONL on stdout.")
-    ] = None
-    dimensions: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Numbers a vector, for models that can do less.", show_default="the model's own"
-        ),
-    ] = None
-    server: Annotated[
-        ServerFamily | None,
-        typer.Option(help="What kind of server it is, for its limits.", show_default="found out"),
-    ] = None
-    max_batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most texts in a request.", show_default="the server's limit"),
-    ] = None
-    max_batch_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, help="The most tokens in a request.", show_default="the server's limit"),
-    ] = None
-    tokenizer: Annotated[
-        Tokenizer, typer.Option(help="How tokens are counted; tiktoken is exact for OpenAI's models.")
-    ] = "estimate"
-    truncate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|TOKENS",
-            help="Cut texts that are longer, instead of failing them; auto: than the model takes.",
-        ),
-    ] = None
-    timeout: Annotated[
-        float | None,
-        typer.Option(help="Seconds for a list, with all its attempts and waits.", show_default="no end"),
-    ] = None
+    column: str = option(help="The column with the text.")
+    id_column: str | None = option(
+        None, "--id", metavar="COLUMN", help="The column with the id.", show_default="the row's number"
+    )
+    model: str = option("text-embedding-3-small", "--model", "-m", help=_MODEL)
+    output: str = option(
+        "-",
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="Where the vectors go: .npy, .parquet, .jsonl; - for stdout.",
+    )
+    output_format: VectorFormat | None = option(
+        None, help="The output's; by its suffix, else as JSONL on stdout."
+    )
+    dimensions: int | None = option(
+        None, min=1, help="Numbers a vector, for models that can do less.", show_default="the model's own"
+    )
+    server: ServerFamily | None = option(
+        None, help="What kind of server it is, for its limits.", show_default="found out"
+    )
+    max_batch_size: int | None = option(
+        None, min=1, help="The most texts in a request.", show_default="the server's limit"
+    )
+    max_batch_tokens: int | None = option(
+        None, min=1, help="The most tokens in a request.", show_default="the server's limit"
+    )
+    tokenizer: Tokenizer = option(
+        "estimate", help="How tokens are counted; tiktoken is exact for OpenAI's models."
+    )
+    truncate: str | None = option(
+        None,
+        metavar="auto|TOKENS",
+        help="Cut texts that are longer, instead of failing them; auto: than the model takes.",
+    )
+    timeout: float | None = option(
+        None, help="Seconds for a list, with all its attempts and waits.", show_default="no end"
+    )
 
 
-S = TypeVar("S", bound=JobSettings)
+def check_number(settings: JobSettings, name: str, *, of: str = "", above_0: bool = False) -> None:
+    """Raise UsageError if the option `name` has a value that is no finite number of this kind, 0 or more."""
+    value = getattr(settings, name)
+    if value is not None and not (0 < value < math.inf or (value == 0 and not above_0)):
+        kind, least = f"a number of {of}" if of else "a number", " above 0" if above_0 else ", 0 or more"
+        raise UsageError(f"{option_of(name)} must be {kind}{least}, not {value:g}")
+
+
+S = TypeVar("S")
 
 
 def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
@@ -311,24 +254,23 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     """
 
     def command(**given: Any) -> None:
-        for name, (_, read) in _READERS.items():
-            given[name] = read(given[name])
+        for name in given.keys() & _READERS.keys():
+            given[name] = _READERS[name][1](given[name])
         raise typer.Exit(run(kind(**given)))
 
-    hints = get_type_hints(kind, include_extras=True)
+    hints = get_type_hints(kind)
     parameters = []
-    for each in fields(kind):
-        if get_origin(hints[each.name]) is not Annotated:
+    for each in fields(cast("type[JobSettings]", kind)):
+        if "shown" not in each.metadata:
             continue
-        python_type, option = get_args(hints[each.name])
-        shown_type = _READERS[each.name][0] if each.name in _READERS else python_type
         default = None if each.default_factory is not MISSING else each.default
+        shown_type = _READERS[each.name][0] if each.name in _READERS else hints[each.name]
         parameters.append(
             Parameter(
                 each.name,
                 Parameter.KEYWORD_ONLY,
                 default=Parameter.empty if default is MISSING else default,
-                annotation=Annotated[shown_type, option],
+                annotation=Annotated[shown_type, each.metadata["shown"]],
             )
         )
     parameters.sort(key=lambda parameter: parameter.default is not Parameter.empty)

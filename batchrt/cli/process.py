@@ -13,19 +13,10 @@ from typing import Final, NoReturn
 
 import anyio
 
-__all__ = [
-    "INPUT_THREAD",
-    "allow_connections",
-    "collecting_less",
-    "leave",
-    "open_standard_streams",
-    "watch_interrupts",
-]
+from batchrt.files import INPUT_THREAD
 
-INPUT_THREAD: Final = "batchrt input"
-"""The name of the thread that reads a pipe."""
+__all__ = ["collecting_less", "leave", "open_standard_streams", "watch_interrupts"]
 
-_OTHER_FILES: Final = 64
 _LAST_STEPS: Final = 0.1
 _STANDARD_STREAMS: Final = 3
 
@@ -42,24 +33,6 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-
-
-def allow_connections(count: int) -> int:
-    """Raise the limit of open files so that `count` connections fit; return how many do."""
-    if sys.platform == "win32":
-        return count
-    import resource
-
-    wanted = count + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return count
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    except (OSError, ValueError):  # macOS has a limit that getrlimit does not tell
-        allowed = soft
-    return min(count, allowed - _OTHER_FILES)
 
 
 @contextmanager
@@ -105,6 +78,7 @@ the terminal has sent to all. A person who means another one takes longer."""
 async def watch_interrupts(*, stop: Callable[[int], None], cancel: Callable[[], None]) -> None:
     """Call `stop` with the number of the first signal and `cancel` for the second; to be cancelled.
 
+    Signals within half a second of the first one count as part of it, a second Ctrl-C included.
     Signals that were ignored when the process began stay so, as nohup wants it for SIGHUP. After the
     second one the system's own handling is back: a third ends the process, whatever it waits for. Where
     signals cannot be watched, it returns, and Ctrl-C is Python's `KeyboardInterrupt`.

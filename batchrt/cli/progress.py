@@ -6,26 +6,24 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, duration, rate, short
 from batchrt.cli.counts import Counts
-from batchrt.limits.quota_statistics import QuotaStatistics
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from batchrt.limits.quota_statistics import QuotaStatistics
+    from batchrt import QuotaStatistics
 
 __all__ = [
     "Display",
     "LiveLine",
     "LogLines",
     "Progress",
-    "Silence",
     "choose_display",
     "in_flight_words",
     "trouble_words",
@@ -87,6 +85,8 @@ class Progress:
         fraction_read: says which share of the input was read, or `None`; asked where `total` is not known.
         quota: says how things stand with the provider.
         budget: the limits of spending.
+        noun: the unit of requests in flight, if they are not called that.
+        update: brings the counts up to date.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class Progress:
         fraction_read: Callable[[], float | None],
         quota: Callable[[], QuotaStatistics],
         budget: Budget | None = None,
+        noun: str | None = None,
+        update: Callable[[], None] | None = None,
     ) -> None:
         self.counts = counts
         self._total = total
@@ -105,6 +107,8 @@ class Progress:
         self._fraction_read = fraction_read
         self._quota = quota
         self._budget = Budget() if budget is None else budget
+        self._noun = noun
+        self._update = update
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
@@ -130,8 +134,9 @@ class Progress:
 
     def words(self) -> list[str]:
         """Return the facts, the most important ones first."""
-        counts, quota = self.counts, self._quota()
-        noun = "list" if counts.lists else None
+        if self._update is not None:
+            self._update()
+        counts, quota, noun = self.counts, self._quota(), self._noun
         of_total = f" of {self._total:,}" if self._total is not None else ""
         words = [f"{counts.done:,}{of_total} done"]
         if counts.failed:
@@ -155,8 +160,8 @@ class Progress:
         return (anyio.current_time() - self._started) * (1 - fraction) / fraction
 
 
-class Display(Protocol):
-    """Show a job's progress and its notes."""
+class Display:
+    """Show a job's progress and its notes; this one shows nothing."""
 
     async def show(self, progress: Progress) -> None:
         """Show `progress` until cancelled."""
@@ -165,17 +170,7 @@ class Display(Protocol):
         """Write one line without spoiling the progress line."""
 
 
-class Silence:
-    """Show nothing."""
-
-    async def show(self, progress: Progress) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
-        """Do nothing."""
-
-
-class LogLines:
+class LogLines(Display):
     """Write a line now and then."""
 
     async def show(self, progress: Progress) -> None:
@@ -189,7 +184,7 @@ class LogLines:
         complain(text)
 
 
-class LiveLine:
+class LiveLine(Display):
     """Keep one line of the terminal up to date; it is gone afterwards."""
 
     def __init__(self, console: Console) -> None:
@@ -235,7 +230,7 @@ def _line(progress: Progress) -> RenderableType:
 def choose_display(*, quiet: bool, rows_on_terminal: bool) -> Display:
     """Return the display for this terminal: a live line needs one to itself."""
     if quiet or sys.stderr is None:  # a daemon's may be closed
-        return Silence()
+        return Display()
     if rows_on_terminal or not sys.stderr.isatty():
         return LogLines()
     from rich.console import Console

@@ -8,15 +8,8 @@ from typing import Final
 
 import anyio
 
+from batchrt import BudgetEmpty, CooledDown, LimitChanged, ProviderDown, ProviderUp, QuotaEvent
 from batchrt.cli.console import count, duration
-from batchrt.limits.events import (
-    BudgetEmpty,
-    CooledDown,
-    LimitChanged,
-    ProviderDown,
-    ProviderUp,
-    QuotaEvent,
-)
 
 __all__ = ["ProviderEvents"]
 

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from batchrt import ChatOpenAI, RunConfig, Runnable, RunnableLambda
+from batchrt.cli.answers import Answer, answer_step
+from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
 from batchrt.cli.errors import UsageError
-from batchrt.cli.job import Job, JobState, check_limits, execute, output_format, output_option_named
+from batchrt.cli.feed import Feed, window_of
+from batchrt.cli.job import Job, check_limits, execute
+from batchrt.cli.job_files import open_output, output_format
 from batchrt.cli.options import RunSettings
-from batchrt.cli.pipeline import RowPipeline, feed_of
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.cli.row_step import Answer, Answers, RowStep, fields_of
-from batchrt.errors import InputError
-from batchrt.files import Sink, Source, open_sink
+from batchrt.files import Sink, Source, field_reader, open_sink
 from batchrt.files.cells import error_line
-from batchrt.providers.chat.model import ChatOpenAI
-from batchrt.runnables.base import Runnable
 
 __all__ = ["run_job"]
 
@@ -32,9 +32,9 @@ def run_job(settings: RunSettings) -> int:
     messages = read_prompt(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
     check_limits(settings)
-    state = JobState.of(settings, answers=True)
+    budget, counts = Budget.of(settings, answers=True), Counts()
     model = chat_model(settings)
-    answers = _answers(settings, model, schema, state.counts)
+    answers = _answers(settings, model, schema)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         columns = source.survey(settings.limit)
@@ -42,45 +42,42 @@ def run_job(settings: RunSettings) -> int:
         sink = stack.enter_context(_open_sink(settings, source, columns))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
-        chain: Runnable[Any, Answer] = prompt | answers
+        ask: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
-            chain = chain.with_config(timeout=settings.timeout, run_name="the row")
-        fields = fields_of(source, prompt.input_variables)
-        feed = feed_of(source, settings.limit)
-        row_step = RowStep(chain, fields, state, feed.load)
-        pipeline = RowPipeline(row_step, feed, settings.max_concurrency, state.counts, state.budget)
-        return Job(pipeline, model, state, settings=settings, source=source, sink=sink)
+            ask = ask.with_config(timeout=settings.timeout, run_name="the row")
+        fields = field_reader(source, prompt.input_variables)
+        chain = RunnableLambda(fields, inline=True) | ask
+        feed = Feed(source, settings.limit, counts)
+        config = RunConfig(window=window_of(settings.max_concurrency))
+        return Job(
+            chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
+        )
 
     return execute(settings, new_job)
 
 
 def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) -> Sink:
-    kind = output_format(settings)
-    try:
-        return open_sink(
-            settings.output,
-            columns=columns,
-            output_column=settings.output_column,
-            format=settings.output_format,
-            overwrite=settings.overwrite,
-            source=source,
-            finish_reasons=True,
-            delimiter=settings.delimiter if kind == "csv" else None,
-            encoding=settings.output_encoding,
-        )
-    except InputError as error:
-        raise UsageError(output_option_named(error)) from error
+    return open_output(
+        open_sink,
+        settings,
+        source,
+        columns=columns,
+        output_column=settings.output_column,
+        finish_reasons=True,
+        delimiter=settings.delimiter if output_format(settings) == "csv" else None,
+        encoding=settings.output_encoding,
+    )
 
 
 def _answers(
-    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None, counts: Counts
+    settings: RunSettings, model: ChatOpenAI, schema: dict[str, Any] | None
 ) -> Runnable[Any, Answer]:
     """Return the part of the chain behind the prompt.
 
     Raises:
         UsageError: the schema cannot be sent.
     """
-    answers = Answers(counts, structured=schema is not None, fail_cut_off=settings.fail_cut_off)
+    answers = answer_step(structured=schema is not None, fail_cut_off=settings.fail_cut_off)
     if schema is None:
         return model | answers
     try:

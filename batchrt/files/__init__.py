@@ -1,27 +1,43 @@
-"""Rows of input and output files: CSV, TSV, JSONL, and vectors as .npy and Parquet."""
+"""Rows of input and output files: CSV, TSV, JSONL, Parquet, and vectors as .npy."""
 
 from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
-from batchrt.files.formats import Format
-from batchrt.files.rows import BadRow, Row
-from batchrt.files.sinks import Sink, open_sink
-from batchrt.files.sources import Source, open_source, required_columns
+from batchrt.files.encodings import OutputEncoding
+from batchrt.files.fields import field_reader, text_reader
+from batchrt.files.formats import Format, choose_format
+from batchrt.files.row_writer import Entry, RowWriter, without_traces
+from batchrt.files.rows import BadRow, Row, bad_row
+from batchrt.files.sink import Sink
+from batchrt.files.sinks import open_sink
+from batchrt.files.source import Source, required_columns
+from batchrt.files.sources import open_source
+from batchrt.files.threaded_iterator import INPUT_THREAD, ThreadedIterator
 from batchrt.files.vectors.base import VectorFormat, VectorSink
 from batchrt.files.vectors.sinks import open_vector_sink
 
 __all__ = [
+    "INPUT_THREAD",
     "BadRow",
+    "Entry",
     "Format",
     "OutputClosedError",
+    "OutputEncoding",
     "OutputError",
     "Row",
+    "RowWriter",
     "Sink",
     "Source",
+    "ThreadedIterator",
     "VectorFormat",
     "VectorSink",
+    "bad_row",
+    "choose_format",
+    "field_reader",
     "open_sink",
     "open_source",
     "open_vector_sink",
     "required_columns",
+    "text_reader",
+    "without_traces",
 ]

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from batchrt.errors import InputError
+from batchrt.files.compression import bare_name, compression_of
 
 __all__ = [
     "DELIMITERS",
     "FORMATS",
     "STANDARD_STREAM",
+    "TEXT_TABLES",
     "Format",
     "check_delimiter",
     "choose_format",
@@ -18,44 +20,60 @@ __all__ = [
     "os_problem",
 ]
 
-Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+Format: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet"]
 F = TypeVar("F", bound=str)
 
-FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl")
+FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl", "parquet")
+TEXT_TABLES: Final[tuple[Format, ...]] = ("csv", "tsv")
+"""Formats whose rows have a text for each column."""
 DELIMITERS: Final[dict[Format, str]] = {"csv": ",", "tsv": "\t"}
 STANDARD_STREAM: Final = "-"
 """The path of stdin or stdout."""
 
+_NAMES: Final[dict[Format, str]] = {"csv": "CSV", "tsv": "TSV", "jsonl": "JSONL", "parquet": "Parquet"}
 _NO_DELIMITERS: Final = '"\n\r\0\ufeff'
 _SUFFIXES: Final[dict[str, Format]] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".parquet": "parquet",
 }
-_SAY_WHICH: Final = "say which with `format` csv, tsv or jsonl"
+_SAY_WHICH: Final = "say which with `format` csv, tsv, jsonl or parquet"
 
 
 def choose_format(path: str, explicit: str | None = None) -> Format:
-    """Return `explicit`, or the format of the suffix; `.gz` after the suffix changes nothing.
+    """Return `explicit`, or the format of the suffix; a compression's suffix after it changes nothing.
 
     Raises:
         InputError: `explicit` is not a format, or there is neither it nor a known suffix.
     """
     if explicit is not None:
-        return known_format(explicit, FORMATS, path)
+        return _checked(known_format(explicit, FORMATS, path), path)
     if path == STANDARD_STREAM:
         raise InputError(
-            f"stdin has no suffix to tell its format; {_SAY_WHICH}", path=path, parameter="format"
+            "stdin has no suffix to tell its format; say which with `format` csv, tsv or jsonl",
+            path=path,
+            parameter="format",
         )
-    suffix = Path(path.lower().removesuffix(".gz")).suffix
+    suffix = Path(bare_name(path).lower()).suffix
     if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
+        return _checked(_SUFFIXES[suffix], path)
     if suffix == ".json":
         problem = "a .json suffix does not tell whether there is one JSON object a line"
         raise InputError(f"{path}: {problem}; if so, add `format` jsonl", path=path, parameter="format")
     named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
     raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
+
+
+def _checked(kind: Format, path: str) -> Format:
+    """Return `kind`; InputError if a file of this name cannot have it."""
+    if kind == "parquet" and path == STANDARD_STREAM:
+        raise InputError("Parquet is no format for stdin or stdout; name a file", path=path)
+    packed = compression_of(path)
+    if kind == "parquet" and packed is not None:
+        raise InputError(f"{path}: Parquet is not compressed like this; leave .{packed} out", path=path)
+    return kind
 
 
 def known_format(name: str, formats: tuple[F, ...], path: str) -> F:
@@ -71,8 +89,8 @@ def check_delimiter(delimiter: str | None, kind: Format) -> None:
     """Raise InputError for a delimiter that a file of this format cannot have."""
     if delimiter is None:
         return
-    if kind == "jsonl":
-        raise InputError("a delimiter is for CSV; JSONL has none")
+    if kind not in TEXT_TABLES:
+        raise InputError(f"a delimiter is for CSV; {_NAMES[kind]} has none")
     if len(delimiter) != 1 or delimiter in _NO_DELIMITERS:
         raise InputError(f"a delimiter must be one character such as ';', not {delimiter[:40]!r}")
 

@@ -6,43 +6,68 @@ import io
 import os
 import stat
 import sys
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeAlias
 
 from batchrt.errors import InputError, OutputClosedError, OutputError
-from batchrt.files.formats import STANDARD_STREAM, os_problem
-from batchrt.files.sources import Source
+from batchrt.files.compression import Compressor, new_compressor
+from batchrt.files.formats import STANDARD_STREAM
+from batchrt.files.new_file import NewFile, open_new_file, refuse_source, write_error
+from batchrt.files.source import Source
 
 __all__ = [
     "Closeable",
     "Encode",
     "OutputFile",
     "encode_json",
-    "open_file",
     "open_output",
     "write_all",
-    "write_error",
 ]
 
 Encode: TypeAlias = Callable[[str], bytes]
 
 _CHUNK: Final = 1 << 16
-_GZIP_WBITS: Final = 31
-_MODE: Final = 0o666
-"""Mode of a new file before the umask, as `open` has it."""
 
 
 class Closeable(ABC):
-    """An output that is closed at the end of its `with` block."""
+    """An output that is closed at the end of its `with` block.
+
+    It is complete then, unless an exception ends the block or `mark_partial` was called. An incomplete output
+    does not replace an old file (see `NewFile`).
+    """
+
+    _is_partial = False
 
     @abstractmethod
     def close(self) -> None:
         """Write what is left and close the file; raises OutputError."""
+
+    @property
+    @abstractmethod
+    def _new_files(self) -> tuple[NewFile, ...]:
+        """The files that are written; none for stdout."""
+
+    @property
+    def kept_old(self) -> bool:
+        """Whether it was closed incomplete, so that an older file is unchanged."""
+        return any(file.kept_old for file in self._new_files)
+
+    @property
+    def partial_paths(self) -> tuple[str, ...]:
+        """Where the rows are of an output that did not replace an older file; empty without rows."""
+        return tuple(path for file in self._new_files for path in file.partial_paths)
+
+    @property
+    def left_over_paths(self) -> tuple[str, ...]:
+        """Where rows of a process are that was killed while it replaced the same file."""
+        return tuple(path for file in self._new_files for path in file.left_over_paths)
+
+    def mark_partial(self) -> None:
+        """Record that rows are missing."""
+        self._is_partial = True
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +78,8 @@ class Closeable(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self.mark_partial()
         # A failing close must not hide the exception that ended the block, such as a cancellation.
         with nullcontext() if error is None else suppress(OutputError):
             self.close()
@@ -63,6 +90,17 @@ class OutputFile(Closeable):
 
     `encode` turns text into bytes. Every failed system call raises `OutputError`; after one, no more text is
     accepted.
+
+    Args:
+        stream: the file, or stdout.
+        path: its name.
+        encode: turns text into bytes.
+        new_file: the file, if it is no standard stream.
+        compressor: compresses the bytes.
+
+    Attributes:
+        path: as given.
+        is_empty: whether there are no rows, but perhaps a header: such a file is not kept if it is partial.
     """
 
     def __init__(
@@ -71,26 +109,36 @@ class OutputFile(Closeable):
         path: str,
         encode: Encode,
         *,
-        compress: bool,
-        owned: bool,
+        new_file: NewFile | None = None,
+        compressor: Compressor | None = None,
     ) -> None:
-        self.path = path
+        self.path: str = path
+        self.is_empty: bool = True
         self._encode = encode
         self._stream = stream
-        self._owned = owned
+        self._new_file = new_file
         # A partial row can be truncated from a regular file of our own, but not from stdout, which may be
         # appended to.
-        self._is_file = owned and getattr(stream, "closefd", False) and _is_regular(stream)
+        self._is_file = new_file is not None and _is_regular(stream)
         self._start = 0
-        self._zip = zlib.compressobj(wbits=_GZIP_WBITS) if compress else None
+        self._compressor = compressor
         self._threshold = 0 if stream.isatty() else _CHUNK
         self._pending: list[str] = []
         self._size = 0
         self._failure: OutputError | None = None
         self._closed = False
 
+    @property
+    def _new_files(self) -> tuple[NewFile, ...]:
+        return () if self._new_file is None else (self._new_file,)
+
     def put(self, text: str) -> None:
         """Accept one whole line."""
+        self.is_empty = False
+        self.put_header(text)
+
+    def put_header(self, text: str) -> None:
+        """Accept text before the first row."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         if self._failure is not None:
@@ -107,8 +155,8 @@ class OutputFile(Closeable):
         if self._failure is not None:
             raise self._failure
         self._drain()
-        if self._zip is not None:
-            self._write(self._zip.flush(zlib.Z_SYNC_FLUSH))
+        if self._compressor is not None:
+            self._write(self._compressor.flush_block())
 
     def close(self) -> None:
         """Write the remaining text and close the file; stdout stays open. Idempotent."""
@@ -118,10 +166,16 @@ class OutputFile(Closeable):
         try:
             if self._failure is None:
                 self._drain()
-                if self._zip is not None:
-                    self._write(self._zip.flush(zlib.Z_FINISH))
+                if self._compressor is not None:
+                    self._write(self._compressor.finish())
         finally:
-            self._close_stream()
+            if self._new_file is not None:
+                self._close_file(self._new_file)
+
+    def _close_file(self, file: NewFile) -> None:
+        complete = self._failure is None and not self._is_partial
+        with nullcontext() if self._failure is None else suppress(OutputError):
+            file.close(complete=complete, keep=not self.is_empty)
 
     def _drain(self) -> None:
         if not self._pending:
@@ -132,14 +186,14 @@ class OutputFile(Closeable):
         if self._is_file:
             self._start = os.lseek(self._stream.fileno(), 0, os.SEEK_CUR)
         try:
-            self._write(data if self._zip is None else self._zip.compress(data))
+            self._write(data if self._compressor is None else self._compressor.compress(data))
         except OutputError:
             self._truncate_partial_row(pending)
             raise
 
     def _truncate_partial_row(self, pending: list[str]) -> None:
         """Truncate the partial row that a full disk leaves at the end of an uncompressed file."""
-        if self._zip is not None or not self._is_file:
+        if self._compressor is not None or not self._is_file:
             return
         with suppress(OSError):
             end = self._start
@@ -157,15 +211,6 @@ class OutputFile(Closeable):
         except OSError as error:
             self._failure = write_error(self.path, error)
             raise self._failure from error
-
-    def _close_stream(self) -> None:
-        if not self._owned:
-            return
-        try:
-            self._stream.close()
-        except OSError as error:  # a network file system may report a lost write only now
-            if self._failure is None:
-                raise write_error(self.path, error) from error
 
 
 def _is_regular(stream: BinaryIO | io.FileIO) -> bool:
@@ -186,14 +231,6 @@ def write_all(stream: BinaryIO | io.FileIO, data: bytes) -> None:
         rest = rest[taken:]
 
 
-def write_error(path: str, error: OSError) -> OutputError:
-    """Return the exception for a failed write to `path`."""
-    if isinstance(error, BrokenPipeError):
-        return OutputClosedError(f"{path}: its reader has gone", path=path)
-    message = f"{path}: cannot write: {os_problem(error)}; make room or name another file"
-    return OutputError(message, path=path)
-
-
 def encode_json(text: str) -> bytes:
     """Return JSON text as UTF-8."""
     # Only a lone surrogate needs the handler; it stands in a string, where the handler's `\ud83d` is JSON's
@@ -201,39 +238,20 @@ def encode_json(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def open_output(path: str, encode: Encode, *, overwrite: bool, source: Source | None) -> OutputFile:
-    """Open `path` for writing; `"-"` is stdout, and `.gz` compresses.
+def open_output(
+    path: str, encode: Encode, *, overwrite: bool, source: Source | None, rebuildable: bool = False
+) -> OutputFile:
+    """Open `path` for writing; `"-"` is stdout, and `.gz` and `.zst` compress.
 
     Raises:
         InputError: `path` is the file that `source` reads, exists and `overwrite` is false, or cannot be
-            created.
+            created; or a library is missing.
     """
     if path == STANDARD_STREAM:
         return _open_stdout(encode, source)
-    stream = open_file(path, overwrite=overwrite, source=source)
-    return OutputFile(stream, path, encode, compress=path.lower().endswith(".gz"), owned=True)
-
-
-def open_file(path: str, *, overwrite: bool, source: Source | None, keep: bool = False) -> io.FileIO:
-    """Open `path` for writing; with `keep` its content is left. Raises as `open_output` does."""
-    try:
-        status = Path(path).stat()
-    except OSError:  # missing or out of reach: opening it tells which
-        status = None
-    if status is not None:
-        _refuse_source(path, status, source)
-    # Only a regular file has content to lose; a device or a named pipe is named on purpose.
-    fresh = not overwrite and (status is None or stat.S_ISREG(status.st_mode))
-    mode = "x" if fresh else "w"
-    try:
-        return io.FileIO(path, mode, opener=_open_keeping) if keep else io.FileIO(path, mode)
-    except OSError as error:
-        parameter = "overwrite" if isinstance(error, FileExistsError) else None
-        raise InputError(f"{path}: {_open_problem(path, error)}", path=path, parameter=parameter) from error
-
-
-def _open_keeping(path: str, flags: int) -> int:
-    return os.open(path, flags & ~os.O_TRUNC, _MODE)
+    compressor = new_compressor(path)
+    file = open_new_file(path, overwrite=overwrite, source=source, rebuildable=rebuildable)
+    return OutputFile(file.stream, path, encode, new_file=file, compressor=compressor)
 
 
 def _open_stdout(encode: Encode, source: Source | None) -> OutputFile:
@@ -246,23 +264,8 @@ def _open_stdout(encode: Encode, source: Source | None) -> OutputFile:
     except BrokenPipeError:
         raise OutputClosedError("stdout: its reader has gone", path="stdout") from None
     except OSError:  # a stream in memory, as tests put in stdout's place
-        return OutputFile(stdout.buffer, "stdout", encode, compress=False, owned=False)
-    _refuse_source("stdout", status, source)
+        return OutputFile(stdout.buffer, "stdout", encode)
+    refuse_source("stdout", status, source)
     # Bypasses Python's own buffer, which would complain at exit about a broken pipe.
     raw = io.FileIO(stdout.fileno(), "w", closefd=False)
-    return OutputFile(raw, "stdout", encode, compress=False, owned=True)
-
-
-def _refuse_source(path: str, status: os.stat_result, source: Source | None) -> None:
-    if source is not None and source.is_same_file(status):
-        problem = f"this is the input ({source.path}); name another file for the output"
-        raise InputError(f"{path}: {problem}", path=path)
-
-
-def _open_problem(path: str, error: OSError) -> str:
-    if isinstance(error, FileExistsError):
-        return "the file exists already; name another one or add `overwrite`"
-    folder = str(Path(path).parent)
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return f"there is no folder {folder!r}; make it first"
-    return os_problem(error)
+    return OutputFile(raw, "stdout", encode)

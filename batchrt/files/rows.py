@@ -18,10 +18,10 @@ class Row:
 
     Attributes:
         number: counted from 1; the header and blank lines are not counted.
-        line: the line of the file on which the row starts, counted from 1.
-        values: strings for CSV and TSV, JSON's own types for JSONL.
-        faults: for values that are not JSON, such as NaN: the error of each, by column. The rest of the row
-            can be used.
+        line: the line of the file on which the row starts, counted from 1; 0 where there are no lines.
+        values: strings for CSV and TSV, JSON's own types for JSONL, Python's for Parquet and Arrow.
+        faults: for values that cannot be read, such as NaN in JSON: the error of each, by column. The rest of
+            the row can be used.
         size: approximate bytes in the file.
     """
 
@@ -61,7 +61,7 @@ def bad_row(
     size: int = 0,
 ) -> BadRow:
     """Return a `BadRow` whose error gives position and problem in one line."""
-    where = f"{path}, row {number} (line {line})"
+    where = f"{path}, row {number} (line {line})" if line else f"{path}, row {number}"
     if column is not None:
         where += f", column {shorten(column)!r}"
     error = InputError(f"{where}: {problem}", path=path, row=number, column=column)

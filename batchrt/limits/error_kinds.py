@@ -21,7 +21,7 @@ from batchrt.errors import (
 __all__ = ["Failure", "FailureKind", "kind_of", "reason", "shorten"]
 
 _OVERLOADED: Final = frozenset(("server_is_overloaded", "slow_down", "overloaded"))
-_LASTING_FAULTS: Final = frozenset(("certificate", "protocol"))
+_LASTING_FAULTS: Final = frozenset(("certificate", "protocol", "proxy"))
 """Faults of an address that the next attempt meets again. A DNS lookup may fail for a moment, and a server
 that refuses connections may be about to start."""
 
@@ -59,7 +59,9 @@ class FailureKind(Enum):
     WRONG_ADDRESS = "wrong address", "outage", "wrong_address", "retryable"
     """An unknown host, or a port on which nothing listens."""
     WRONG_PROTOCOL = "wrong protocol", "outage", "wrong_address"
-    """A refused certificate, or a port that speaks another protocol."""
+    """A refused certificate, a port that speaks another protocol, or a proxy that refuses to connect."""
+    NO_RESOURCES = "no resources", "retryable"
+    """Not sent: this process has no file descriptor or port left until other requests end."""
     TIMED_OUT = "timed out", "outage", "billed", "retryable"
     MALFORMED = "malformed", "billed", "retryable"
     """An answer that is not of the API's shape."""
@@ -81,6 +83,11 @@ class FailureKind(Enum):
         kind.retryable = True if "retryable" in traits else False if "final" in traits else None
         return kind
 
+    @staticmethod
+    def of(error: BaseException | None) -> FailureKind:
+        """Return the kind of `error`; `REJECTED` for an error that is not a provider's."""
+        return kind_of(error)
+
 
 def kind_of(error: BaseException | None) -> FailureKind:
     """Return the kind of `error`; `REJECTED` for an error that is not a provider's."""
@@ -89,6 +96,8 @@ def kind_of(error: BaseException | None) -> FailureKind:
     if isinstance(error, ConnectionFailedError):
         if error.fault is None:
             return FailureKind.UNREACHABLE
+        if error.fault == "resources":
+            return FailureKind.NO_RESOURCES
         lasting = error.fault in _LASTING_FAULTS
         return FailureKind.WRONG_PROTOCOL if lasting else FailureKind.WRONG_ADDRESS
     return next((kind for cls, kind in _KINDS if isinstance(error, cls)), FailureKind.REJECTED)

@@ -187,6 +187,8 @@ class FoundLimits:
 
     def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
         """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
+        if (due := self.pause_ends(now)) > now:
+            return due
         if not permit.auto:
             due = self.in_flight.lets_in_at(in_flight, self.latency, self._granted_at, now)
             if due > now:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from batchrt.providers.options import LIMIT_OPTIONS, is_option
 from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.description import Description, Part, part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -20,8 +21,12 @@ __all__ = ["Model"]
 
 _CLIENT_OPTIONS: Final = (
     *("base_url", "api_key", "organization", "project", "timeout", "max_retries", "http_client", "transport"),
+    "ssl_context",
     *("extra_headers", "max_response_bytes", "quota", "retry_policy"),
 )
+
+
+_PARTS: Final = {"response_format": "schema"}
 
 
 class Model(Runnable[In, Out]):
@@ -40,6 +45,17 @@ class Model(Runnable[In, Out]):
             limits={name: settings[name] for name in LIMIT_OPTIONS},
             model=model,
         )
+
+    def _described(
+        self, path: str, fields: Mapping[str, Any], render: Callable[[Any], bytes], *others: Part
+    ) -> Description:
+        """Return the description of requests to `path` whose bodies have `fields`; see `Runnable.describe`.
+
+        Key, headers and limits are no part of it: they do not belong to the answer.
+        """
+        parts = [part(_PARTS.get(name, name), value) for name, value in fields.items()]
+        endpoint = part("endpoint", (self._client.address.canonical, path))
+        return Description((*parts, endpoint, *others), render, asks=True)
 
     def _takes(self, keyword: str) -> bool:
         return is_option(keyword)

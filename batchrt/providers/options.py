@@ -13,6 +13,8 @@ from batchrt.providers.http.secrets import Hidden
 from batchrt.providers.list_requests import BATCH_SIZE, ListOptions
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from batchrt.limits.quota import Quota, Unchanged
     from batchrt.providers.http.secrets import Secret
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
@@ -41,7 +43,8 @@ class ModelOptions(TypedDict, total=False):
 
     Attributes:
         base_url: URL of the API; by default `OPENAI_BASE_URL`, else OpenAI's. A user and password in it are
-            sent as basic authentication.
+            sent as basic authentication. A server on a Unix socket has `http+unix://` and the
+            percent-encoded path of the socket, as in `http+unix://%2Frun%2Fllm.sock/v1`.
         api_key: a string or `pydantic.SecretStr`; by default `OPENAI_API_KEY`. An empty string sends none.
             Without a key OpenAI's own address raises AuthenticationError; other addresses do not need one.
         timeout: seconds for each request, from connecting to the last byte; 600 by default, `None` for no
@@ -54,6 +57,9 @@ class ModelOptions(TypedDict, total=False):
             its owner closes it.
         transport: send through this async transport of httpx's or httpx2's (`httpx.MockTransport`,
             `httpx.ASGITransport` …).
+        ssl_context: for TLS to the server: own authorities, a client certificate, or no verification. By
+            default the certificates that `SSL_CERT_FILE` and `SSL_CERT_DIR` name are trusted, else certifi's
+            and the system's. A client or transport of your own has its own.
         organization: by default `OPENAI_ORG_ID`.
         project: by default `OPENAI_PROJECT_ID`.
         extra_headers: headers of every request; they override the client's own.
@@ -88,6 +94,7 @@ class ModelOptions(TypedDict, total=False):
     max_retries: int
     http_client: HTTPClient | None
     transport: HTTPTransport | None
+    ssl_context: SSLContext | None
     organization: str | None
     project: str | None
     extra_headers: Mapping[str, str] | None

@@ -29,6 +29,7 @@ from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
+    from batchrt.runnables.description import Description
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
     from batchrt.runnables.retry import RunnableRetry
@@ -152,6 +153,18 @@ class Runnable(EntryPoints[In, Out]):
     ) -> tuple[Step, Configs]:
         step = self._inherited_step(method, kwargs) if method else self._step(kwargs)
         return step, configs
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on, without running anything.
+
+        A subclass is described by the code of its methods and by its attributes, unless it overrides this.
+
+        Args:
+            kwargs: arguments of the call, as with `bind`.
+        """
+        from batchrt.runnables.description import described_class
+
+        return described_class(self, kwargs or {})
 
     def get_name(self) -> str:
         """Return the name for messages."""

@@ -10,6 +10,7 @@ import anyio
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
 from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -80,6 +81,10 @@ class RunnableBinding(Runnable[In, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self.bound._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        return self.bound.describe({**self.kwargs, **(kwargs or {})})
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         spending = [key for key in ("max_tokens_total", "max_cost") if self.config.get(key) is not None]

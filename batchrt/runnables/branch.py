@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -33,6 +34,13 @@ class RunnableBranch(Runnable[In, Out]):
 
     def _takes(self, keyword: str) -> bool:
         return any(then._takes(keyword) for then in (*(then for _, then in self.branches), self.default))
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        given = kwargs or {}
+        conditions = [when.describe() for when, _ in self.branches]
+        targets = [*(then for _, then in self.branches), self.default]
+        return together([*conditions, *(then.describe(keywords_of(then, given)) for then in targets)])
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         pairs = [(when._step(), then._step(keywords_of(then, kwargs))) for when, then in self.branches]

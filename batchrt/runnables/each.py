@@ -7,8 +7,9 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, together
 from batchrt.runtime.context import drive
-from batchrt.runtime.fork import Job, fork
+from batchrt.runtime.fork import Branch, fork
 from batchrt.runtime.slots import Waiter
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
@@ -39,6 +40,10 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
     def _keyword_hint(self, keyword: str) -> str:
         return self.bound._keyword_hint(keyword)
 
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        return together([self.bound.describe(kwargs)])
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.bound._step(kwargs)
         if step.inline:
@@ -50,25 +55,25 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
             outputs: list[Any] = [None] * len(values)
             width = min(len(values), max(strand.slots.limit or UNCAPPED_WIDTH, step.lists))
             elements = _Elements(step.call, values, outputs)
-            jobs = [elements.carry] * width
+            branches = [elements.carry] * width
             if width < min(len(values), UNCAPPED_WIDTH):
                 elements.spare = UNCAPPED_WIDTH - width
-                await fork(strand, [*jobs, elements.lead], elements.join)
+                await fork(strand, [*branches, elements.lead], elements.join)
             else:
-                await fork(strand, jobs)
+                await fork(strand, branches)
             return outputs
 
         return Step.of(call, [step], forks=True)
 
 
 class _Elements:
-    """Carry the elements of one list through a step, as many at a time as there are jobs for them.
+    """Carry the elements of one list through a step, as many at a time as there are branches for them.
 
-    There is a job for each slot and one leader, as in a run (see `scheduler.py`): the leader waits for a slot
-    that a job gave up while it waits, adds a new leader, and goes on with the next element.
+    There is a branch for each slot and one leader, as in a run (see `scheduler.py`): the leader waits for a
+    slot that a branch gave up while it waits, adds a new leader, and goes on with the next element.
 
     Attributes:
-        spare: how many jobs may still be added; sleeping jobs take memory.
+        spare: how many branches may still be added; sleeping branches take memory.
     """
 
     __slots__ = ("_add", "_leader", "_outputs", "_source", "_step", "_unbegun", "spare")
@@ -80,10 +85,10 @@ class _Elements:
         self._unbegun = len(values)
         self._outputs = outputs
         self._leader: Waiter | None = None
-        self._add: Callable[[Job], None] | None = None
+        self._add: Callable[[Branch], None] | None = None
 
-    def join(self, add: Callable[[Job], None]) -> None:
-        """Receive the function that adds jobs to the fork."""
+    def join(self, add: Callable[[Branch], None]) -> None:
+        """Receive the function that adds branches to the fork."""
         self._add = add
 
     async def carry(self, strand: Strand) -> None:

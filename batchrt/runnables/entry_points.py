@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
@@ -11,7 +11,7 @@ from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.caller import Caller
 from batchrt.runtime.context import drive_to_end
 from batchrt.runtime.item import Item
-from batchrt.runtime.outcome import BatchResult
+from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, SyncOutcomeIterator
 from batchrt.runtime.portal import call_blocking, iterate
 from batchrt.runtime.run import Run
@@ -158,22 +158,33 @@ class EntryPoints(Generic[In, Out]):
         config: Configs = None,
         *,
         ordered: bool = True,
+        room: Callable[[], bool] | None = None,
+        on_outcome: Callable[[Outcome[Out]], object] | None = None,
         **kwargs: Any,
     ) -> OutcomeIterator[Out]:
         """Iterate over the outcomes while the run goes on, with bounded memory; no item's error is raised.
 
         The iterator can be stopped, and reports how the run ended (see `OutcomeIterator`). A limit of
         spending or a `deadline` ends the iteration and is reported by its `ended`. For a native step alone,
-        inputs are pulled in lists, and `timeout` applies to a list.
+        or behind inline steps, inputs are pulled in lists, and `timeout` applies to a list.
 
         Args:
             inputs: pulled lazily, on the event loop: an iterator that blocks, such as one over a pipe, blocks
                 the loop and should be an async iterable. Reading a file takes microseconds a row.
             config: as for `abatch`.
             ordered: in input order; otherwise as items are completed (see `Outcome.index`).
+            room: bounds memory by your own measure, such as the bytes of the inputs under way: asked before
+                an input (or a list of them) is pulled, and again whenever outcomes are taken. While it
+                returns `False` none is pulled, unless every outcome has been taken. It bounds the run in
+                addition to `window`, also with `ordered=False`, where `window` leaves out inputs behind a
+                slow one.
+            on_outcome: called with each outcome as its item ends, in the order of completion: before the
+                item's slot goes to another, so that a `stop()` within it keeps the next one from being
+                sent. It must be sync and fast; its error ends the run and is raised by the iteration.
             kwargs: passed to each call, as with `bind`.
         """
-        return OutcomeIterator(self._job(inputs, config, kwargs), ordered=ordered)
+        job = self._job(inputs, config, kwargs)
+        return OutcomeIterator(job, ordered=ordered, room=room, on_outcome=on_outcome)
 
     def run_iter(
         self,
@@ -181,11 +192,17 @@ class EntryPoints(Generic[In, Out]):
         config: Configs = None,
         *,
         ordered: bool = True,
+        room: Callable[[], bool] | None = None,
+        on_outcome: Callable[[Outcome[Out]], object] | None = None,
         **kwargs: Any,
     ) -> SyncOutcomeIterator[Out]:
-        """Do `arun_iter` from sync code; an iterator of inputs runs in this thread, and may block it."""
+        """Do `arun_iter` from sync code; an iterator of inputs runs in this thread, and may block it.
+
+        `room` and `on_outcome` are called in the event loop's thread.
+        """
         caller = Caller()
-        return SyncOutcomeIterator(self._job(caller.pull(inputs), config, kwargs), caller, ordered=ordered)
+        job = self._job(caller.pull(inputs), config, kwargs)
+        return SyncOutcomeIterator(job, caller, ordered=ordered, room=room, on_outcome=on_outcome)
 
     def abatch_iter(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -34,6 +35,12 @@ class RunnableWithFallbacks(Runnable[In, Out]):
 
     def _takes(self, keyword: str) -> bool:
         return any(runnable._takes(keyword) for runnable in (self.runnable, *self.fallbacks))
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        every = (self.runnable, *self.fallbacks)
+        steps = [runnable.describe(keywords_of(runnable, kwargs or {})) for runnable in every]
+        return together(steps, first=steps[0])
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         every = (self.runnable, *self.fallbacks)

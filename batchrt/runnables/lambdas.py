@@ -13,9 +13,11 @@ from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, complete_config
 from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.description import Description, code_part, inline
 from batchrt.runnables.keywords import function_takes
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
+from batchrt.runtime.sync_callbacks import checked_sync
 from batchrt.runtime.threads import call_in_thread
 
 __all__ = ["RunnableLambda", "chain"]
@@ -39,6 +41,8 @@ class RunnableLambda(Runnable[In, Out]):
         func: sync or async.
         afunc: the async form of a sync `func`; then `func` serves `invoke` alone.
         name: for messages.
+        inline: run the sync `func` on the event loop, without a slot, as prompts and parsers are: for
+            functions that take microseconds, which a thread would cost tenfold.
     """
 
     @overload
@@ -56,6 +60,7 @@ class RunnableLambda(Runnable[In, Out]):
         afunc: Callable[[In], Awaitable[Out]] | None = ...,
         *,
         name: str | None = ...,
+        inline: bool = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -72,6 +77,7 @@ class RunnableLambda(Runnable[In, Out]):
         afunc: Callable[..., Any] | None = ...,
         *,
         name: str | None = ...,
+        inline: bool = ...,
     ) -> None: ...
     def __init__(
         self,
@@ -79,14 +85,18 @@ class RunnableLambda(Runnable[In, Out]):
         afunc: Callable[..., Any] | None = None,
         *,
         name: str | None = None,
+        inline: bool = False,
     ) -> None:
         for function in (func, afunc):
             _check_function(function)
+        if inline and (afunc is not None or _is_async(func)):
+            raise TypeError("inline is for a sync func: an async one runs on the event loop anyway")
         if afunc is not None and _is_async(func):
             raise TypeError("func is async itself: give it alone, or with a sync func the async one as afunc")
         self.func: Callable[..., Any] = func
         self.afunc: Callable[..., Awaitable[Any]] | None = func if _is_async(func) else afunc
         self.name: str | None = name or _name_of(func)
+        self._inline = inline
         self._takes_config = {id(f): _takes_config(f) for f in (func, self.afunc) if f is not None}
 
     def __repr__(self) -> str:
@@ -97,11 +107,18 @@ class RunnableLambda(Runnable[In, Out]):
             (function for function in (self.func, self.afunc) if function is not None), keyword
         )
 
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        functions = (self.func, self.afunc, dict(kwargs or {}))
+        return inline([code_part(f"function {self.get_name()}", functions)], self._build(kwargs or {}))
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:
             # A mere lookup, LCEL's idiom for a field: not worth a thread.
             lookup = self.func
             return Step(lambda value, _strand: lookup(value), inline=True)
+        if self._inline:
+            return self._inline_step(kwargs)
         if self.afunc is not None:
             return self._async_step(self.afunc, kwargs)
         return self._sync_step(kwargs)
@@ -112,6 +129,23 @@ class RunnableLambda(Runnable[In, Out]):
             sync: RunnableLambda[In, Out] = RunnableLambda(self.func, name=self.name)
             return sync.invoke(input, config, **kwargs)
         return super().invoke(input, config, **kwargs)
+
+    def _inline_step(self, kwargs: Mapping[str, Any]) -> Step:
+        if self._takes_config[id(self.func)]:
+            raise TypeError(f"{self.get_name()} takes a config, and an inline function has none")
+        function = partial(self.func, **kwargs) if kwargs else self.func
+
+        def call(value: Any, _strand: Strand) -> Any:
+            output = function(value)
+            if type(output) in PLAIN_TYPES:
+                return output
+            if isinstance(output, Runnable):
+                raise TypeError(
+                    f"{self.get_name()} is inline and returned a runnable, which may have to wait"
+                )
+            return checked_sync(self.get_name(), output)
+
+        return Step(call, inline=True)
 
     def _async_step(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
         takes_config = self._takes_config[id(function)]

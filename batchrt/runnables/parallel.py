@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, inline, part, together
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runtime.fork import fork
 from batchrt.runtime.step import Step, StepCall
@@ -36,6 +37,14 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
 
     def _takes(self, keyword: str) -> bool:
         return any(step._takes(keyword) for step in self.steps__.values())
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        given = kwargs or {}
+        steps = [step.describe(keywords_of(step, given)) for step in self.steps__.values()]
+        whole = together(steps, [part("keys", list(self.steps__))])
+        fixed = all(step.is_fixed for step in steps)
+        return inline(whole.parts, self._build(given), is_fixed=fixed)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         steps = {key: step._step(keywords_of(step, kwargs)) for key, step in self.steps__.items()}

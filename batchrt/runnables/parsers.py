@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.description import Description, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runtime.step import Step
 
@@ -55,6 +56,12 @@ class _Parser(Runnable[ModelOutput, Out]):
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        kind = getattr(self, "pydantic_object", None) if isinstance(self, PydanticOutputParser) else None
+        parts = [part("parser", (type(self), kind))]
+        return inline(parts, self._build(kwargs or {}), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         parse: Callable[[Any], Any] = self.parse_output

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from batchrt.runnables.base import Configs, Method, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, inline, part
 from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
@@ -47,6 +48,11 @@ class RunnablePassthrough(Runnable[T, T]):
             kwargs = {name: value for name, value in kwargs.items() if is_config_key(name)}
         return super()._prepare(kwargs, configs, method)
 
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        parts = () if self.func is None else self.func.describe(kwargs).parts
+        return inline(parts, self._build(kwargs or {}))
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if self.func is None:
             return Step(lambda value, _strand: value, inline=True)
@@ -76,6 +82,11 @@ class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
     def _takes(self, keyword: str) -> bool:
         return self.mapper._takes(keyword)
 
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        whole = self.mapper.describe(kwargs)
+        return inline(whole.parts, self._build(kwargs or {}), is_fixed=whole.is_fixed)
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.mapper._step(kwargs)
         if step.inline:
@@ -98,6 +109,10 @@ class RunnablePick(Runnable[Mapping[str, Any], Any]):
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        return inline([part("keys", self.keys)], self._build(kwargs or {}))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         keys = self.keys

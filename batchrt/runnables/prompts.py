@@ -16,6 +16,7 @@ from batchrt.messages import (
     text_of_content,
 )
 from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.description import Description, described_prompt
 from batchrt.runnables.templates import Fields, Fill, Template, compile_content
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -99,8 +100,10 @@ class _Prompt(Runnable[Any, Out]):
         partial_variables: Mapping[str, Any] | None,
         input_variables: Sequence[str] | None,
         name: str | None,
+        optional: Iterable[str] = (),
     ) -> None:
         self.name: str | None = name
+        self._optional: frozenset[str] = frozenset(optional)
         self.partial_variables: dict[str, Any] = dict(partial_variables or {})
         for field, value in self.partial_variables.items():
             if callable(value):
@@ -117,6 +120,11 @@ class _Prompt(Runnable[Any, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002
         return f"its fields are {', '.join(self.input_variables) or '(none)'}"
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        given = {**self.partial_variables, **(kwargs or {})}
+        return described_prompt(self, self._build(kwargs or {}), given, self._optional)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         fill, given = self._fill, self._partial_fields(kwargs)
@@ -303,9 +311,9 @@ class ChatPromptTemplate(_Prompt[ChatPromptValue]):
         self._columns = columns
         parts = [_part(message, columns) for message in self.messages]
         self._parts = [part for part, _ in parts]
-        self._optional = {field for message in self.messages if (field := _optional_field(message))}
+        optional = {field for message in self.messages if (field := _optional_field(message))}
         fields = [field for _, fields in parts for field in fields]
-        super().__init__(fields, partial_variables, input_variables, name)
+        super().__init__(fields, partial_variables, input_variables, name, optional)
 
     @classmethod
     def from_messages(cls, messages: Iterable[Any], *, columns: Collection[str] = ()) -> ChatPromptTemplate:

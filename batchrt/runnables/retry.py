@@ -7,6 +7,7 @@ from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
@@ -47,6 +48,10 @@ class RunnableRetry(Runnable[In, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self.bound._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        return self.bound.describe(kwargs)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.bound._step(kwargs)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
+from batchrt.runnables.description import Description, sequence_of
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -53,6 +55,11 @@ class RunnableSequence(Runnable[In, Out]):
     def _keyword_hint(self, keyword: str) -> str:
         return self.first._keyword_hint(keyword)
 
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        first, *rest = self.steps
+        return sequence_of([first.describe(kwargs), *(step.describe() for step in rest)])
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         first, *rest = self.steps
         steps = [first._step(kwargs), *(step._step() for step in rest)]
@@ -62,7 +69,12 @@ class RunnableSequence(Runnable[In, Out]):
             return _inline_sequence(steps)
 
         direct = all(step.inline or step.direct for step in steps)
-        return Step.of(_waiting_sequence(steps), steps, direct=direct)
+        sequence = Step.of(_waiting_sequence(steps), steps, direct=direct)
+        *before, last = steps
+        if last.bulk is None or not all(step.inline for step in before):
+            return sequence
+        # Nothing waits before the list, so that its inputs can be packed as they are pulled.
+        return sequence._replace(bulk=partial(last.bulk, before=_inline_sequence(before).call))
 
 
 def _inline_sequence(steps: list[Step]) -> Step:

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar, cast
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+from anyio import CancelScope
 
 from batchrt.runtime.async_input import is_iterable
 from batchrt.runtime.event_loop import LoopHandle
@@ -92,19 +93,36 @@ class Caller:
         self._retired = True
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run `function` in the caller's thread; awaited on the loop."""
+        """Run `function` in the caller's thread; awaited on the loop.
+
+        A call that has begun is waited for, whatever cancels this: the thread does nothing else before it
+        returns, and a value that it takes from an iterator would be lost.
+        """
         answered, loop = anyio.Event(), LoopHandle.current()
         answer: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def serve() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
                 answer.set_result(function())
-            except Exception as error:  # noqa: BLE001  raised where it was asked for
+            except BaseException as error:
                 answer.set_exception(error)
-            loop.call(answered.set)
+                if not isinstance(error, Exception):  # an interrupt is the thread's own
+                    raise
+            finally:
+                loop.call(answered.set)
 
         self._mail.put(serve)
-        await answered.wait()
+        try:
+            await answered.wait()
+        except anyio.get_cancelled_exc_class():
+            if answer.cancel():
+                raise
+            with CancelScope(shield=True):
+                await answered.wait()
+            if isinstance(answer.exception(), KeyboardInterrupt | SystemExit):
+                raise
         return answer.result()
 
     def pull(self, inputs: Iterable[T] | AsyncIterable[T]) -> Iterable[T] | AsyncIterable[T]:

@@ -1,12 +1,13 @@
 """Event loops: handles for other threads, tasks that belong to no caller, cheap signals.
 
 AnyIO has no public name for these, or none that is cheap enough to use several times an item. Everything
-that depends on which library runs the loop is here, and asyncio is imported nowhere else.
+that depends on which library runs the loop is here. Only connections (`providers/http/asyncio_connection.py`)
+import asyncio too, as they are protocols of its loops.
 """
 
 from __future__ import annotations
 
-import asyncio  # noqa: TID251  the one place
+import asyncio  # noqa: TID251  see above
 import contextlib
 import math
 import sys
@@ -21,7 +22,16 @@ import anyio.from_thread
 import anyio.lowlevel
 from anyio.lowlevel import EventLoopToken
 
-__all__ = ["Alarm", "Host", "LoopHandle", "OwnTask", "Signal", "cancellation_is_real", "running_loop"]
+__all__ = [
+    "Alarm",
+    "Host",
+    "LoopHandle",
+    "OwnTask",
+    "Signal",
+    "cancellation_is_real",
+    "running_loop",
+    "runs_asyncio",
+]
 
 T = TypeVar("T")
 
@@ -264,6 +274,11 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def runs_asyncio() -> bool:
+    """Whether asyncio, or uvloop, runs the current loop."""
+    return _asyncio_loop() is not None
 
 
 def running_loop() -> object | None:

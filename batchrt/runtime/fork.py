@@ -18,23 +18,26 @@ from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.strand import Strand, strand_context
 from batchrt.runtime.task_pool import TaskPool, error_of, unswallowed
 
-__all__ = ["Job", "fork"]
+__all__ = ["Branch", "fork"]
 
-Job: TypeAlias = "Callable[[Strand], Coroutine[Any, Any, None]]"
+Branch: TypeAlias = "Callable[[Strand], Coroutine[Any, Any, None]]"
+"""The work of one branch; called with the strand it runs on."""
 
 
 async def fork(
-    strand: Strand, jobs: Sequence[Job], share: Callable[[Callable[[Job], None]], None] | None = None
+    strand: Strand,
+    branches: Sequence[Branch],
+    share: Callable[[Callable[[Branch], None]], None] | None = None,
 ) -> None:
-    """Run `jobs` at the same time, each on a strand of its own, and return when all have ended.
+    """Run `branches` at the same time, each on a strand of its own, and return when all have ended.
 
-    Jobs run in the calling task, on its slot, until one waits; the rest then goes to the run's task_pool, or,
-    for a run without one, to tasks made for this fork. The first error cancels the other jobs and is
-    raised as itself once they have ended. `share` is handed a function with which a job may add others.
+    Branches run in the calling task, on its slot, until one waits; the rest then goes to the run's task pool,
+    or, for a run without one, to tasks made for this fork. The first error cancels the other branches and is
+    raised as itself once they have ended. `share` is handed a function with which a branch may add others.
     """
     task_pool = strand.run.task_pool
-    if len(jobs) < 2 or task_pool is not None:  # noqa: PLR2004
-        await _Fork(strand, jobs, task_pool, share).run()
+    if len(branches) < 2 or task_pool is not None:  # noqa: PLR2004
+        await _Fork(strand, branches, task_pool, share).run()
         return
     failure: BaseException | None = None
     cut: BaseException | None = None
@@ -43,7 +46,7 @@ async def fork(
         async with anyio.create_task_group() as group:
             task_pool = TaskPool(group)
             try:
-                await _Fork(strand, jobs, task_pool, share).run()
+                await _Fork(strand, branches, task_pool, share).run()
             except anyio.get_cancelled_exc_class() as error:
                 cut = error
                 raise
@@ -64,10 +67,10 @@ class _Fork:
 
     __slots__ = (
         "_base",
+        "_branches",
         "_cut_off",
         "_done",
         "_error",
-        "_jobs",
         "_left",
         "_scopes",
         "_task_pool",
@@ -78,17 +81,17 @@ class _Fork:
     def __init__(
         self,
         strand: Strand,
-        jobs: Sequence[Job],
+        branches: Sequence[Branch],
         task_pool: TaskPool | None,
-        share: Callable[[Callable[[Job], None]], None] | None,
+        share: Callable[[Callable[[Branch], None]], None] | None,
     ) -> None:
         self.strand = strand
-        self._jobs = deque(jobs)
+        self._branches = deque(branches)
         self._task_pool = task_pool
         self._base: Context = copy_context()
         self._done: Signal | None = None
         self._left = 0
-        self._unbegun: set[_Branch] = set()
+        self._unbegun: set[_BranchTask] = set()
         self._scopes: list[CancelScope] = []
         self._error: BaseException | None = None
         self._cut_off: BaseException | None = None
@@ -96,13 +99,13 @@ class _Fork:
             share(self.add)
 
     async def run(self) -> None:
-        """Run the jobs here, one after the other, until one waits: the rest then goes to the task_pool.
+        """Run the branches here, one after the other, until one waits: the rest then goes to the task pool.
 
         A branch that never waits could not overlap with anything, and costs no task.
         """
         try:
-            while self._jobs and self._error is None:
-                await self._own_branch(self._jobs.popleft())
+            while self._branches and self._error is None:
+                await self._own_branch(self._branches.popleft())
             if self._left:
                 await self._wait()
         finally:
@@ -115,32 +118,32 @@ class _Fork:
             raise self._error
 
     def _spread(self) -> None:
-        """Give the jobs that have not begun to the task pool."""
-        while self._jobs and self._task_pool is not None:
-            self._dispatch(self._task_pool, self._jobs.popleft())
+        """Give the branches that have not begun to the task pool."""
+        while self._branches and self._task_pool is not None:
+            self._dispatch(self._task_pool, self._branches.popleft())
         self.settle()
 
-    def _dispatch(self, task_pool: TaskPool, job: Job) -> None:
-        branch = _Branch(self, job)
+    def _dispatch(self, task_pool: TaskPool, branch: Branch) -> None:
+        task = _BranchTask(self, branch)
         self._left += 1
-        self._unbegun.add(branch)
-        task_pool.dispatch(branch)
+        self._unbegun.add(task)
+        task_pool.dispatch(task)
 
-    def add(self, job: Job) -> None:
-        """Run one job more; to be called by a job."""
+    def add(self, branch: Branch) -> None:
+        """Run one more branch; to be called by a branch."""
         if self._error is None and self._task_pool is not None:
-            self._dispatch(self._task_pool, job)
+            self._dispatch(self._task_pool, branch)
 
     def settle(self) -> None:
         """Have the strand wait for its branches once all of them are on their own way."""
-        if not self._jobs and not self._unbegun:
+        if not self._branches and not self._unbegun:
             self.strand.halt()
 
-    def begin(self, branch: _Branch) -> bool:
+    def begin(self, task: _BranchTask) -> bool:
         """Record that a branch begins in another task; `False` if the fork has failed before."""
-        if branch not in self._unbegun:
+        if task not in self._unbegun:
             return False
-        self._unbegun.remove(branch)
+        self._unbegun.remove(task)
         return True
 
     def scope(self) -> CancelScope:
@@ -149,14 +152,14 @@ class _Fork:
         self._scopes.append(scope)
         return scope
 
-    async def _own_branch(self, job: Job) -> None:
+    async def _own_branch(self, branch: Branch) -> None:
         scope = self.scope()
         own, strand = self.strand, self.strand.branch(scope)
         own.has_slot, strand.has_slot = False, own.has_slot
         try:
             context = strand_context(strand, self._base)
             with scope:
-                await drive(context, job(strand), self._spread)
+                await drive(context, branch(strand), self._spread)
         except BaseException as error:  # noqa: BLE001  raised when all branches have ended
             self.fail(error)
         finally:
@@ -169,9 +172,9 @@ class _Fork:
         self.strand.visit(*strand.passed())
         strand.close()
 
-    async def drive(self, job: Job, strand: Strand) -> None:
-        """Run `job` on `strand`, in a context of its own."""
-        await drive(strand_context(strand, self._base), job(strand))
+    async def drive(self, branch: Branch, strand: Strand) -> None:
+        """Run `branch` on `strand`, in a context of its own."""
+        await drive(strand_context(strand, self._base), branch(strand))
 
     async def _wait(self) -> None:
         self._done = Signal()
@@ -208,14 +211,14 @@ class _Fork:
             self._done.set()
 
 
-class _Branch:
-    """A branch that one of the task_pool runs."""
+class _BranchTask:
+    """A branch that a task of the task pool runs."""
 
-    __slots__ = ("_fork", "_job")
+    __slots__ = ("_branch", "_fork")
 
-    def __init__(self, fork: _Fork, job: Job) -> None:
+    def __init__(self, fork: _Fork, branch: Branch) -> None:
         self._fork = fork
-        self._job = job
+        self._branch = branch
 
     async def run(self) -> None:
         if not self._fork.begin(self):
@@ -225,7 +228,7 @@ class _Branch:
         self._fork.settle()
         try:
             with scope:
-                await self._fork.drive(self._job, strand)
+                await self._fork.drive(self._branch, strand)
         except anyio.get_cancelled_exc_class() as error:
             if anyio.current_effective_deadline() == -math.inf:  # and not only by the branch itself
                 self._fork.cut_off(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from contextvars import copy_context
@@ -16,11 +17,12 @@ from batchrt.runtime.batch import Job, outcome_of
 from batchrt.runtime.caller import Caller
 from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import Outcome
-from batchrt.runtime.portal import iterate
+from batchrt.runtime.portal import fetches
 from batchrt.runtime.spending import Spending
 from batchrt.runtime.step import ListRun
 from batchrt.runtime.strand import current_strand
-from batchrt.runtime.stream import State, Stream
+from batchrt.runtime.stream import Make, State, Stream
+from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
 __all__ = ["OutcomeIterator", "RunStatistics", "SyncOutcomeIterator"]
 
@@ -50,6 +52,11 @@ class RunStatistics:
             of a list, or pulled ahead.
         tokens: tokens spent so far, those of unfinished items included; `None` without a limit of spending.
         cost: money spent so far, likewise, in the prices' currency.
+        retries: attempts after the first, those of unfinished items included; of a list once, however many
+            inputs it has.
+        lists: lists that were sent, each half of a list that failed included.
+        list_inputs: inputs in those lists, equal ones of a list once.
+        estimated_tokens: the estimated tokens of embeddings whose answer had no usage; no outcome has them.
     """
 
     pulled: int = 0
@@ -59,18 +66,34 @@ class RunStatistics:
     waiting: int = 0
     tokens: float | None = None
     cost: float | None = None
+    retries: int = 0
+    lists: int = 0
+    list_inputs: int = 0
+    estimated_tokens: float = 0.0
 
 
 class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
     """Iterate over the outcomes of a run; see `Runnable.arun_iter`, and `Stream` for closing it.
 
     Each input that was pulled has one outcome, also if the run was stopped or ended at a limit; one that was
-    never sent has the status "not started". Only `aclose`, a cancellation and an error of the inputs drop
-    outcomes.
+    never sent has the status "not started". After `aclose`, a cancellation or an error of the inputs, the
+    outcomes that were ready are left for `take_ready`; unfinished items have none.
     """
 
-    def __init__(self, job: Job, *, ordered: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        ordered: bool,
+        room: Callable[[], bool] | None = None,
+        on_outcome: Callable[[Outcome[Any]], object] | None = None,
+    ) -> None:
         super().__init__(job, ordered=ordered)
+        for name, function in (("room", room), ("on_outcome", on_outcome)):
+            if function is not None:
+                check_sync(name, function)
+        self._room = room
+        self._on_outcome = on_outcome
         self._stop_called = False
         self._delivered = self._not_started = 0
 
@@ -81,9 +104,24 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
             StopAsyncIteration: there are no more.
             Exception: an error of the inputs, once earlier outcomes have been handed out.
         """
-        if self._stop_called and self._state is not None:
+        state = self._state
+        if state is not None and self._stop_called:
             self._wind_down()  # a call that came as the run was started
-        chunk = await super().next_chunk(most)
+        if state is not None and self._room is not None:
+            cast("_OutcomeState", state).look_for_room()
+        return self._handed_out(await super().next_chunk(most))
+
+    def take_ready(self) -> list[Outcome[Out]]:
+        """Return the outcomes that are ready, without waiting.
+
+        To be called on the loop's thread, or once the run has ended, also after `aclose` or a cancellation of
+        the consumer: work that was paid for is not lost. Once the run has ended, outcomes in input order may
+        have gaps, for inputs that were not finished.
+        """
+        state = cast("_OutcomeState | None", self._state)
+        return [] if state is None else self._handed_out(state.take_ready())
+
+    def _handed_out(self, chunk: list[Outcome[Out]]) -> list[Outcome[Out]]:
         self._delivered += len(chunk)
         for outcome in chunk:
             if outcome.error is not None and outcome.status == "not started":
@@ -130,7 +168,9 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
         return state.statistics(self._delivered, self._not_started)
 
     def _start(self) -> State:
-        state = _OutcomeState(self._job, ordered=self._ordered)
+        state = _OutcomeState(
+            self._job, ordered=self._ordered, wanted=self._room, on_outcome=self._on_outcome
+        )
         if self._stop_called and state.scheduler is not None:
             state.scheduler.wind_down()
         state.task = state.loop.start(state.host, copy_context(), "batchrt outcomes", state.end)
@@ -140,15 +180,29 @@ class OutcomeIterator(Stream[Outcome[Out]], Generic[Out]):
 class _OutcomeState(State):
     """The state that a run and the consumer of its outcomes share."""
 
-    def __init__(self, job: Job, *, ordered: bool) -> None:
-        prices = job.config.get("prices")
+    def __init__(
+        self,
+        job: Job,
+        *,
+        ordered: bool,
+        wanted: Callable[[], bool] | None,
+        on_outcome: Callable[[Outcome[Any]], object] | None,
+    ) -> None:
+        make = partial(outcome_of, job.config.get("prices"))
         super().__init__(
-            ordered=ordered, lead=job.lead, errors=True, expected=0, make=partial(outcome_of, prices)
+            ordered=ordered,
+            lead=job.lead,
+            errors=True,
+            expected=0,
+            make=make if on_outcome is None else partial(self._make_and_tell, make, on_outcome),
         )
+        self._wanted = wanted
         self._settled = 0
+        self._cancelled = False
+        self._callback_error: BaseException | None = None
         self._lists: _ListWindow | None = None
         if job.takes_lists:
-            self._lists = _ListWindow(job, self.put)
+            self._lists = _ListWindow(job, self.put, self._is_wanted)
             self.scheduler = self._lists.scheduler
         else:
             self.scheduler = job.open(self.put, fail_fast=False, room=self.room, timed=True, stoppable=True)
@@ -156,6 +210,47 @@ class _OutcomeState(State):
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
         self._settled += 1
         return super().put(item, output, error)
+
+    def _make_and_tell(
+        self, make: Make, on_outcome: Callable[[Any], object], item: Item, output: Any, error: Any
+    ) -> Any:
+        outcome = make(item, output, error)
+        try:
+            checked_sync("on_outcome", on_outcome(outcome))
+        except BaseException as failure:  # noqa: BLE001  raised by the consumer's `anext`
+            if self._callback_error is None:
+                self._callback_error = failure
+            self.cancel()
+        return outcome
+
+    def room(self) -> bool:
+        return super().room() and self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        """Whether another input is wanted; one always is if no outcome is left whose end could make room."""
+        if self._wanted is None or checked_sync("room", self._wanted()):
+            return True
+        assert self.scheduler is not None
+        return not self.scheduler.outstanding
+
+    def look_for_room(self) -> None:
+        """Have the run ask for room again."""
+        if not self.ended.is_set():
+            self._took(0)
+
+    def take_ready(self) -> list[Any]:
+        """Return what is ready; once the run has ended, also what was held back."""
+        chunk: list[Any] = []
+        if self.ended.is_set():
+            self.fill(sys.maxsize)
+        chunk += self.take(len(self.ready))
+        if self._ordered and self.ended.is_set():
+            chunk += (self._ahead.pop(index) for index in sorted(self._ahead))
+        return chunk
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        super().cancel()
 
     @property
     def limit_error(self) -> SpendingLimitError | DeadlineExceededError | None:
@@ -177,15 +272,29 @@ class _OutcomeState(State):
         spending = self.scheduler.spending
         pulled = self._pulled
         waiting = 0 if self.ended.is_set() else pulled - self._settled - in_flight
-        spent = (spending.tokens, spending.cost) if isinstance(spending, Spending) else (None, None)
-        return RunStatistics(pulled, delivered, not_started, in_flight, waiting, *spent)
+        spent = spending if isinstance(spending, Spending) else None
+        counts = self.scheduler.counts
+        return RunStatistics(
+            pulled,
+            delivered,
+            not_started,
+            in_flight,
+            waiting,
+            None if spent is None else spent.tokens,
+            None if spent is None else spent.cost,
+            retries=counts.retries,
+            lists=counts.lists,
+            list_inputs=counts.list_inputs,
+            estimated_tokens=counts.estimated_tokens,
+        )
 
     def _took(self, count: int) -> None:
         assert self.scheduler is not None
         self.scheduler.delivered(count if self._lists is None else self._lists.took(count))
 
     def _is_filled(self) -> bool:
-        return self._failure is None or self.limit_error is not None
+        # Of a run that was cancelled it is not known which items were sent.
+        return not self._cancelled and (self._failure is None or self.limit_error is not None)
 
     def _missing_error(self) -> Exception:
         error = self.limit_error
@@ -198,6 +307,8 @@ class _OutcomeState(State):
         self._expected = self._pulled
         if self._lists is not None and self._failure is None and self._lists.ended is not None:
             self._failure = self._lists.ended.again(started=False)
+        if self._callback_error is not None:
+            self._failure = self._callback_error
         super().end()
 
 
@@ -208,7 +319,9 @@ class _ListWindow:
     lists up to it have inputs.
     """
 
-    def __init__(self, job: Job, put: Callable[[Item, Any, Exception | None], bool]) -> None:
+    def __init__(
+        self, job: Job, put: Callable[[Item, Any, Exception | None], bool], room: Callable[[], bool]
+    ) -> None:
         assert job.step.bulk is not None
         parent = current_strand()
         self._run: ListRun = job.step.bulk(
@@ -219,7 +332,7 @@ class _ListWindow:
         inputs = cast("Iterable[Any] | AsyncIterable[Any]", job.inputs)
         lists = Job(self._run.step, self._run.pack(inputs), job.config, job.config)
         self.scheduler = lists.open(
-            self._end_list, fail_fast=False, unit="list", stoppable=True, window=_window(job)
+            self._end_list, fail_fast=False, unit="list", stoppable=True, window=_window(job), room=room
         )
 
     @property
@@ -263,19 +376,32 @@ def _window(job: Job) -> int:
 class SyncOutcomeIterator(Iterator[Outcome[Out]], Generic[Out]):
     """Iterate over the outcomes of a run from sync code, as `OutcomeIterator` does.
 
-    `close`, or the end of a `with` block, ends the run.
+    `close`, or the end of a `with` block, ends the run. `room` and `on_outcome` are called in the thread of
+    the event loop that the run is on.
     """
 
-    def __init__(self, job: Job, caller: Caller, *, ordered: bool) -> None:
-        self._outcomes: OutcomeIterator[Out] = OutcomeIterator(job, ordered=ordered)
-        self._iterator = iterate(self._outcomes, caller)
+    def __init__(self, job: Job, caller: Caller, **options: Any) -> None:
+        self._outcomes: OutcomeIterator[Out] = OutcomeIterator(job, **options)
+        self._fetched: deque[Outcome[Out]] = deque()
+        self._fetches = fetches(self._outcomes, caller, self._fetched)
 
     def __next__(self) -> Outcome[Out]:
-        return next(self._iterator)
+        if not self._fetched:
+            next(self._fetches)
+        return self._fetched.popleft()
+
+    def take_ready(self) -> list[Outcome[Out]]:
+        """Return the outcomes that are ready, without waiting.
+
+        While the run goes on these are the ones that were fetched with the last one; after `close` or an
+        interrupt, all that were ready as it ended.
+        """
+        fetched, self._fetched = self._fetched, deque()
+        return [*fetched, *(self._outcomes.take_ready() if self._outcomes.over else ())]
 
     def close(self) -> None:
         """End the run and return when nothing of it is running any more."""
-        self._iterator.close()
+        self._fetches.close()
 
     def __enter__(self) -> Self:
         return self

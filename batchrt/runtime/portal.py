@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+from collections import deque
 from collections.abc import (
     Awaitable,
     Callable,
     Generator,
     Iterator,
 )
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
@@ -26,7 +27,7 @@ from batchrt.runtime.run import Run
 from batchrt.runtime.strand import Strand, current_strand, strand_context
 from batchrt.runtime.stream import Stream
 
-__all__ = ["Crossing", "call_blocking", "crossing", "iterate"]
+__all__ = ["Crossing", "call_blocking", "crossing", "fetches", "iterate"]
 
 T = TypeVar("T")
 
@@ -151,12 +152,28 @@ CHUNK: Final = 64
 
 def iterate(stream: Stream[T], caller: Caller) -> Generator[T, None, None]:
     """Iterate over `stream` in the calling thread; closing the generator ends the run."""
+    fetched: deque[T] = deque()
+    with closing(fetches(stream, caller, fetched)) as turns:
+        for _ in turns:
+            while fetched:
+                yield fetched.popleft()
+
+
+def fetches(stream: Stream[T], caller: Caller, fetched: deque[T]) -> Generator[None, None, None]:
+    """Append chunks of `stream` to `fetched`, one for each `next`, from the calling thread; see `iterate`.
+
+    An interrupt of the calling thread loses no value that was handed out for it.
+    """
+
+    async def fetch() -> None:
+        fetched.extend(await stream.next_chunk(CHUNK))
+
     with crossing(caller) as call, call.closing(stream):
         while True:
-            ticket = call.settle(partial(stream.next_chunk, CHUNK))
+            ticket = call.settle(fetch)
             if ticket.failed:
                 break
-            yield from ticket.result()
+            yield
     # Raised out here: a context manager of contextlib's fails on an exception that is frozen.
     with suppress(StopAsyncIteration):
         ticket.result()

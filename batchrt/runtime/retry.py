@@ -132,7 +132,7 @@ async def retry_after_failure(
         seconds = wait(state)
         strand.give()
         await strand.run.clock.sleep(seconds)
-        strand.item.retries += 1
+        strand.count_retry()
         state.idle_for += seconds
         state.prepare_for_next_attempt()
         try:

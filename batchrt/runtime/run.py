@@ -15,6 +15,7 @@ from batchrt.runtime.arrivals import Admission, Arrivals
 from batchrt.runtime.blocked_loops import Blockades, current_blockades
 from batchrt.runtime.clock import Clock, common_offset
 from batchrt.runtime.event_loop import LoopHandle, Signal
+from batchrt.runtime.run_counts import RunCounts
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.task_pool import TaskPool
@@ -44,6 +45,7 @@ class Run:
         source: its scheduler; `None` for a run of a single item.
         spending: keeps it within its limits, and those of the run this is nested in; `None` for none.
         blockades: the sync calls that it works for, which block event loops meanwhile.
+        counts: its repeated attempts and its lists.
         held: how many of its strands are throttled, as by a provider's quota.
         live: the open strands of the run and of those nested in it on its loop, if it can be stopped
             gracefully; else `None`.
@@ -61,6 +63,7 @@ class Run:
         "blockades",
         "calls",
         "clock",
+        "counts",
         "direct",
         "held",
         "live",
@@ -81,6 +84,7 @@ class Run:
         self.task_pool: TaskPool | None = None
         self.loop: LoopHandle | None = None if direct else LoopHandle.current()
         self.clock: Clock = parent.clock if parent else Clock()
+        self.counts: RunCounts = RunCounts(parent.counts if parent else None)
         self.source: Admission | None = None
         self.spending: Payer | None = parent.spending if parent else None
         self.blockades: Blockades = current_blockades()

@@ -25,6 +25,7 @@ from batchrt.runtime.event_loop import Host
 from batchrt.runtime.exception_notes import add_note
 from batchrt.runtime.item import Item
 from batchrt.runtime.run import Run
+from batchrt.runtime.run_counts import RunCounts
 from batchrt.runtime.spending import Payer
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand, strand_context
@@ -102,6 +103,11 @@ class Scheduler(Workers):
     def spending(self) -> Payer | None:
         """The budget of the run; `None` without a limit."""
         return self._run.spending
+
+    @property
+    def counts(self) -> RunCounts:
+        """The counts of the run."""
+        return self._run.counts
 
     @property
     def at_work(self) -> set[int]:
@@ -191,7 +197,7 @@ class Scheduler(Workers):
 
     def stop(self) -> None:
         """End the run without its outcomes: cancel all items under way."""
-        self._stopped = True
+        self._stopped = self._drained = True  # items that never wait would not meet the cancellation
         self._cancel()
 
     def wind_down(self) -> None:

@@ -308,10 +308,10 @@ class Spending:
 
     def _limit_reached(self, aside: _Aside) -> SpendingLimitError:
         if _exceeds(self.tokens + aside.tokens, self._max_tokens):
-            limit, most = "max_tokens_total", f"{self._max_tokens:,}"
+            limit, most, expected = "max_tokens_total", f"{self._max_tokens:,}", aside.tokens
             spent = f"{self.tokens:,.0f} were spent, and the next request may take {aside.tokens:,.0f}"
         else:
-            limit, most = "max_cost", f"{self._max_cost:g}"
+            limit, most, expected = "max_cost", f"{self._max_cost:g}", aside.cost
             spent = f"{self.cost:.4g} was spent, and the next request may cost {aside.cost:.4g}"
         hint = "" if self.tokens else "; if answers are shorter than that, say so with max_tokens"
         return SpendingLimitError(
@@ -319,6 +319,7 @@ class Spending:
             limit=limit,
             tokens=round(self.tokens),
             cost=self.cost,
+            expected=expected,
         )
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> None:

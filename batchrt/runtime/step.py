@@ -69,8 +69,9 @@ class NewListRun(Protocol):
         *,
         fail_fast: bool,
         parent: Item | None,
+        before: StepCall | None = None,
     ) -> ListRun:
-        """Return the run; no input has been looked at yet."""
+        """Return the run; no input has been looked at yet. `before` is inline, and applied to each input."""
         ...
 
 
@@ -79,12 +80,12 @@ class Step(NamedTuple):
 
     Attributes:
         call: see `StepCall`.
-        inline: nothing in it waits: no slot, no task, no thread.
+        inline: nothing in it waits: no slot, no task, no thread. It may use the index of the strand's item.
         direct: it may be driven without an event loop, by a run that is `direct`.
         lists: how long the longest list is that items may be sent in, of all steps in it; 0 if none
             takes lists.
         meets: parts of a single item may come to such a step at the same time.
-        bulk: makes a run of lists, if the step does nothing but take lists.
+        bulk: makes a run of lists, if the step does nothing but take lists, or inline work before.
     """
 
     call: StepCall

@@ -207,6 +207,11 @@ class Strand:
                 place.beyond -= self.moving
             self._passed = None
 
+    def count_retry(self) -> None:
+        """Count an attempt of the item after its first."""
+        self.item.retries += 1
+        self.run.counts.add(retries=1)
+
     def wait_throttled(self) -> None:
         """Give the slot up to wait for a limit, which more items could only make longer, until `release`.
 

@@ -21,7 +21,7 @@ from batchrt.runtime.lending import lending
 from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Scheduler
 
-__all__ = ["State", "Stream"]
+__all__ = ["Make", "State", "Stream"]
 
 T = TypeVar("T")
 

@@ -126,6 +126,11 @@ class Workers:
         """How many values of an async source were pulled and not admitted."""
         return 0 if self._async_input is None else self._async_input.ahead
 
+    @property
+    def outstanding(self) -> int:
+        """How many admitted items the consumer has not taken."""
+        return self._admitted - self._delivered
+
     def delivered(self, count: int = 1) -> None:
         """Record that the consumer took `count` outcomes that `deliver` had kept for it."""
         self._delivered += count

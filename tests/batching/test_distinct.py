@@ -56,6 +56,23 @@ def test_distinct_inputs_keep_one_value_of_equal_inputs_and_the_errors_of_wrong_
     assert list(inputs_of(list_call(cost=8), [5, 1, 5, 3, 6]).lists()) == [range(2), range(2, 3), range(3, 4)]
 
 
+@pytest.mark.parametrize("values", [[5, 7, 9, 11], [5, 7, 5, 9, 9, 7]], ids=["different", "equal"])
+def test_distinct_inputs_count_inputs_without_a_result(values: list[int]) -> None:
+    """All of equal ones; of lists that were begun and of those that were not."""
+    inputs = inputs_of(list_call(), values)
+    first, rest = inputs.numbers()[:2], inputs.numbers()[2:]
+    counted = [inputs.count_unfinished(inputs.numbers())]
+
+    async def step(_: object, strand: Strand) -> None:
+        for numbers in (first, rest):
+            await inputs.carry(numbers, strand, lambda _: None)
+            counted.append(inputs.count_unfinished(inputs.numbers()))
+            assert counted[-1] == inputs.count_unfinished(rest)
+
+    on_trio(lambda: collect(Job.of(Step(step), [None], None), return_exceptions=False))
+    assert counted == [len(values), 2, 0]
+
+
 def test_distinct_inputs_hand_out_each_part_once_in_numbers() -> None:
     """A list that fails is halved, and values without a part are unfinished."""
     call = list_call()

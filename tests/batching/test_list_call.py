@@ -8,8 +8,18 @@ from typing import Any
 import anyio
 import pytest
 
-from batchrt import Usage
-from batchrt.batching.list_call import Limits, ListCall, Part, RepackError, Split, carry, pack, share
+from batchrt import ListLengthError, Usage
+from batchrt.batching.list_call import (
+    Limits,
+    ListCall,
+    Part,
+    RepackError,
+    Split,
+    carry,
+    check_length,
+    pack,
+    share,
+)
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -75,6 +85,14 @@ def test_list_call_the_cap_holds_for_a_list_that_is_packed_again() -> None:
     assert server.peak == 1
 
 
+def test_list_call_packed_again_without_a_cap_sends_a_bounded_number_at_once() -> None:
+    """Sixteen lists: the server has just refused one as too large."""
+    server = Server(takes=1)
+    carried(server.list_call(), range(100), max_concurrency=None)
+    assert server.sizes == [100, *[1] * 100]
+    assert server.peak == 16
+
+
 def test_list_call_limits_that_did_not_help_are_the_refusals_own_error() -> None:
     """What cannot be packed in smaller lists is not sent again."""
     server = Server(takes=0)
@@ -110,6 +128,17 @@ def test_list_call_errors_that_say_nothing_about_items_are_not_split() -> None:
     (part,) = carried(call, range(64))
     assert (part.start, part.stop) == (0, 64)
     assert sizes == [64]
+
+
+def test_list_call_error_that_cannot_be_judged_is_split() -> None:
+    """`split` may raise, as attributes of an error may: only the guilty value fails then."""
+
+    def split(error: Exception) -> Split:
+        raise AttributeError
+
+    call, _ = failing(ValueError(), {3}, split=split)
+    parts = carried(call, range(8))
+    assert [(part.start, part.stop) for part in parts if part.error] == [(3, 4)]
 
 
 def test_list_call_an_outage_ends_the_splitting() -> None:
@@ -170,3 +199,42 @@ def test_list_call_shares_have_the_details_too() -> None:
     assert sum(shares[1:], shares[0]) == whole
     assert [each.cached_input_tokens for each in shares] == [1, 1, 3]
     assert [each.service_tier for each in share(Usage(3, 0, 3), [1.0] * 3)] == [None] * 3
+
+
+class Said(tuple[int, ...]):
+    """A tuple that says it has another length."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        return 100
+
+
+@pytest.mark.parametrize(
+    ("results", "received"),
+    [
+        ([1], 1),
+        ((1,), 1),
+        ([1, 2, 3, 4, 5], 5),
+        ((1, 2, 3, 4, 5), 5),
+        (Said((1,)), 1),
+        (Said((1, 2, 3, 4)), 100),
+        ("ab", None),
+        ({1: 2, 3: 4}, None),
+        (iter([1, 2]), None),
+        (None, None),
+    ],
+)
+def test_list_call_results_of_another_length_are_counted(results: Any, received: int | None) -> None:
+    """The error says how many there were, as far as that is known without asking for all of them."""
+    call, _ = failing(ValueError(), set())
+    with pytest.raises(ListLengthError) as caught:
+        check_length(call, [1, 2], results)
+    assert (caught.value.expected, caught.value.received) == (2, received)
+
+
+@pytest.mark.parametrize("results", [[3, 4], (3, 4), Said((3, 4)), range(3, 5)])
+def test_list_call_results_of_the_lists_length_are_a_list(results: Any) -> None:
+    """Of any kind of sequence."""
+    call, _ = failing(ValueError(), set())
+    assert check_length(call, [1, 2], results) == [3, 4]

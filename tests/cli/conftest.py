@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Protocol
 import anyio
 import pytest
 
-from batchrt.cli import job, pipeline
+from batchrt.cli import job
 from batchrt.cli import process as process_module
 from batchrt.cli.main import main
+from batchrt.files import row_writer
 from batchrt.testing.pytest_plugin import mock_provider, mock_server
 from tests import virtual
 
@@ -88,4 +89,4 @@ def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(job, "anyio", VirtualAnyio())
     # The clock would jump while a thread writes.
-    monkeypatch.setattr(pipeline, "run_sync", at_once)
+    monkeypatch.setattr(row_writer, "run_sync", at_once)

@@ -1,73 +1,25 @@
-"""When a job is aborted because its provider refuses every request."""
+"""The reason of an aborted job."""
 
 from __future__ import annotations
 
 import pytest
 
-from batchrt.cli.abort import MOST_FORBIDDEN, MOST_REFUSED, AbortPolicy
-from batchrt.errors import (
-    AuthenticationError,
-    InputError,
-    OutageError,
-    QuotaExhaustedError,
-    RateLimitError,
-    ServerError,
-)
-
-OUTAGE = OutageError("down", seconds=600)
-TOO_LONG = RateLimitError("no", status=429, attempts=0, retry_after=61)
+from batchrt import AbortPolicy, AuthenticationError, OutageError, RateLimitError
+from batchrt.cli.abort import abort_reason
 
 
-@pytest.mark.parametrize(
-    ("error", "most"),
-    [
-        (OUTAGE, MOST_REFUSED),
-        (QuotaExhaustedError("no credit", status=429), MOST_REFUSED),
-        (AuthenticationError("no", status=401), MOST_REFUSED),
-        (AuthenticationError("no", status=403), MOST_FORBIDDEN),
-        (TOO_LONG, 1),
-        (ServerError("overloaded", status=503, retry_after=61), 1),
-        (RateLimitError("no", status=429, retry_after=60), None),
-        (RateLimitError("no", status=429), None),
-        (ServerError("no", status=500, retry_after=61), None),
-    ],
-)
-def test_abort_policy_so_many_in_a_row_stop_the_job(error: Exception, most: int | None) -> None:
-    """Once; those that come with the end of the job are not failures of their own."""
-    abort_policy = AbortPolicy(max_wait=60)
-    halts: list[bool] = []
-    abort_policy.on_abort = lambda: halts.append(abort_policy.is_aborted)
-    by_itself = [abort_policy.record_failure(error) for _ in range(100)]
-    assert by_itself == [True] * (most or 100) + [False] * (100 - (most or 100))
-    assert abort_policy.is_aborted == (most is not None)
-    assert halts == [True] * abort_policy.is_aborted
+def outage() -> Exception:
+    return OutageError("down", seconds=600)
 
 
-def test_abort_policy_success_in_between_resets_the_count() -> None:
-    """Also with an error of another kind; a row that was not sent shows nothing."""
-    abort_policy = AbortPolicy(max_wait=60)
-    for _ in range(10):
-        for _ in range(MOST_REFUSED - 1):
-            abort_policy.record_failure(OUTAGE)
-            abort_policy.record_failure(InputError("no text"))
-        abort_policy.record_failure(ServerError("no", status=500))
-    assert not abort_policy.is_aborted
-
-
-def test_abort_policy_success_after_the_abort_changes_nothing() -> None:
-    """It was under way."""
-    abort_policy = AbortPolicy(max_wait=60)
-    for _ in range(MOST_REFUSED):
-        abort_policy.record_failure(OUTAGE)
-    abort_policy.record_success()
-    assert abort_policy.is_aborted
-    assert abort_policy.refusal is OUTAGE
+def too_long() -> Exception:
+    return RateLimitError("no", status=429, attempts=0, retry_after=61)
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (OUTAGE, "the provider was down for longer than --patience"),
+        (outage(), "the provider was down for longer than --patience"),
         (AuthenticationError("no", status=401), "the provider lets no request through"),
         (
             RateLimitError("no", status=429, retry_after=1e300),
@@ -75,17 +27,17 @@ def test_abort_policy_success_after_the_abort_changes_nothing() -> None:
         ),
     ],
 )
-def test_abort_policy_reason_names_the_option(error: Exception, reason: str) -> None:
+def test_abort_reason_names_the_option(error: Exception, reason: str) -> None:
     """With which it would have gone on."""
     abort_policy = AbortPolicy(max_wait=60)
     abort_policy.record_failure(error)
-    assert abort_policy.reason() == reason
+    assert abort_reason(abort_policy) == reason
 
 
-def test_abort_policy_pause_is_told_as_a_time_of_day() -> None:
+def test_abort_pause_is_told_as_a_time_of_day() -> None:
     """The job can be started again then."""
     abort_policy = AbortPolicy(max_wait=60)
-    abort_policy.record_failure(TOO_LONG)
-    first, _, last = abort_policy.reason().partition(" UTC")
+    abort_policy.record_failure(too_long())
+    first, _, last = abort_reason(abort_policy).partition(" UTC")
     assert first.startswith("the provider asks to wait until 20")
     assert last == ", which is more than --max-wait"

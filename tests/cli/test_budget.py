@@ -166,7 +166,19 @@ def test_budget_quiet_leaves_the_reason(
     put_in_place(monkeypatch)
     result = command(*job, "--max-tokens-total", 1, "-q")
     assert (result.code, result.out) == (3, "")
-    assert result.complaint.startswith("stopped at --max-tokens-total 1: 0 tokens spent; 0 done, ")
+    start = "stopped at --max-tokens-total 1: nothing was sent, as the first request may take "
+    assert re.match(start + r"\d\d tokens; 0 done, 1 cancelled, not started: 199 rows$", result.complaint)
+
+
+def test_budget_first_request_beyond_the_limit_is_told_with_its_estimate(
+    command: Command, name: str, job: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In money as well: the number to set the limit by."""
+    provider = put_in_place(monkeypatch)
+    result = command(*job, "--max-cost", 2, *PRICES[name])
+    assert (result.code, sent(provider)) == (3, 0)
+    told = line(result, "stopped at --max-cost 2: nothing was sent, as the first request may cost ")
+    assert float(told.split("may cost ")[1].split(";")[0]) > 2
 
 
 def test_budget_failures_are_not_paid_and_are_told(

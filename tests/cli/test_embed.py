@@ -10,7 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
-from batchrt.cli.embed_step import _window
+from batchrt.cli.embed import id_reader
+from batchrt.files import Row
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.embedder import ROWS, VECTORS, ask_first, new_table, put_in_place, single, written
@@ -286,10 +287,9 @@ def test_embed_list_that_is_late_holds_up_no_more_than_the_window(
     assert begun == [size] * 30
 
 
-@pytest.mark.parametrize(
-    ("cap", "size", "lists"),
-    [(4, 2048, 8), (4, 32, 84), (4, 4, 84), ("auto", 2048, 16), ("auto", 32, 1024), ("auto", 10**6, 10)],
-)
-def test_embed_window_is_counted_in_rows(cap: Any, size: int, lists: int) -> None:
-    """So that memory is bounded, also without a cap on lists in flight."""
-    assert _window(cap, size) == lists
+def test_embed_of_a_row_only_its_id_is_kept() -> None:
+    """Thousands of rows wait for their lists."""
+    row = Row(7, 8, {"t": "a", "key": "k", "other": "x" * 1000}, size=1010)
+    assert id_reader(None)(row) == Row(7, 8, {"id": 7})
+    assert id_reader("key")(row) == Row(7, 8, {"id": "k"})
+    assert id_reader("key")(row).size == 0

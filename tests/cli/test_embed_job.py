@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from batchrt.cli import process as process_module
-from batchrt.cli.embed_step import Lists
+from batchrt.cli.job import Job
 from batchrt.testing import Fault, FaultPlan, MockProvider, RequestLog
 from tests.cli.conftest import Command
 from tests.cli.embedder import ask_first, put_in_place, written
@@ -55,10 +55,10 @@ def test_embed_first_signal_lets_lists_in_flight_finish(
 ) -> None:
     """No list is begun after it, none that was begun is lost."""
     stopped = anyio.Event()
-    stop = Lists.stop
+    stop = Job._stop
 
-    def stop_and_tell(lists: Lists) -> None:
-        stop(lists)
+    def stop_and_tell(job: Job, number: int) -> None:
+        stop(job, number)
         stopped.set()
 
     async def first(texts: list[str]) -> None:
@@ -67,7 +67,7 @@ def test_embed_first_signal_lets_lists_in_flight_finish(
         if int(texts[0]) >= 20:
             await stopped.wait()
 
-    monkeypatch.setattr(Lists, "stop", stop_and_tell)
+    monkeypatch.setattr(Job, "_stop", stop_and_tell)
     ask_first(monkeypatch, MockProvider(dimensions=WIDTH), first, max_batch_size=10)
     out = tmp_path / "v.npy"
     result = command("embed", numbers, "--column", "n", "--id", "n", "-o", out, "-c", 2)

@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from batchrt.cli import process as process_module
-from batchrt.cli.pipeline import Feed
+from batchrt.cli.job import Job
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
@@ -51,10 +51,10 @@ def test_job_first_signal_lets_rows_in_flight_finish(
 ) -> None:
     """No row is begun after it, none that was begun is lost."""
     stopped = anyio.Event()
-    stop = Feed.stop
+    stop = Job._stop
 
-    def stop_and_tell(feed: Feed) -> None:
-        stop(feed)
+    def stop_and_tell(job: Job, number: int) -> None:
+        stop(job, number)
         stopped.set()
 
     async def handle(text: str) -> httpx.Response:
@@ -64,7 +64,7 @@ def test_job_first_signal_lets_rows_in_flight_finish(
             await stopped.wait()
         return answer(f"answer {text}")
 
-    monkeypatch.setattr(Feed, "stop", stop_and_tell)
+    monkeypatch.setattr(Job, "_stop", stop_and_tell)
     put_in_place(monkeypatch, handle)
     result = command("run", numbers, "--prompt", "{n}", "-c", "4")
     assert result.code == code

@@ -61,7 +61,7 @@ def test_main_asking_and_mistaking_cost_no_client(arguments: list[str]) -> None:
         "import sys; from batchrt.cli.main import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "print({'httpx', 'numpy', 'pyarrow', 'pyqwest', 'uvicorn', 'pytest'} & sys.modules.keys())"
+        "print({'httpx', 'numpy', 'pyarrow', 'httptools', 'uvicorn', 'pytest'} & sys.modules.keys())"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines()[-1] == "set()"

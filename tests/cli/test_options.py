@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batchrt.cli import models
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts, Kind
 from batchrt.cli.errors import UsageError
@@ -21,6 +22,7 @@ from batchrt.cli.options import (
     read_options,
     read_whole,
 )
+from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
 from batchrt.messages import Usage
 from batchrt.prices import Price
 from batchrt.testing import MockProvider
@@ -183,3 +185,8 @@ def test_options_prices_without_a_limit_show_the_cost_as_a_limit_counts_it() -> 
     assert budget.cost_of(counts) == "cost: 1.60"
     counts.estimated_tokens = 1_000_000
     assert budget.cost_of(counts) == "cost: about 2.60"
+
+
+def test_options_auto_needs_files_for_as_many_as_it_tries() -> None:
+    """The library's own highest limit."""
+    assert models._AUTO_AT_MOST == MOST_AT_ONCE

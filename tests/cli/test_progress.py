@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from batchrt.cli.counts import Counts, Kind
-from batchrt.cli.progress import LiveLine, LogLines, Progress, Silence, choose_display
+from batchrt.cli.progress import Display, LiveLine, LogLines, Progress, choose_display
 from batchrt.limits.quota_statistics import QuotaStatistics
 from tests import virtual
 
@@ -116,7 +116,7 @@ def test_progress_lists_are_called_that(known: dict[str, Any], words: list[str])
     """They are not rows."""
 
     async def main() -> list[str]:
-        return new_progress(Counts(lists=5), quota=lambda: new_standing(**known)).words()
+        return new_progress(Counts(), noun="list", quota=lambda: new_standing(**known)).words()
 
     assert on_mock_clock(main) == ["0 done", *words]
 
@@ -218,9 +218,9 @@ def test_progress_terminal_has_a_line_that_goes_again() -> None:
     [
         (True, {"quiet": False, "rows_on_terminal": False}, LiveLine),
         (True, {"quiet": False, "rows_on_terminal": True}, LogLines),
-        (True, {"quiet": True, "rows_on_terminal": False}, Silence),
+        (True, {"quiet": True, "rows_on_terminal": False}, Display),
         (False, {"quiet": False, "rows_on_terminal": False}, LogLines),
-        (False, {"quiet": True, "rows_on_terminal": False}, Silence),
+        (False, {"quiet": True, "rows_on_terminal": False}, Display),
     ],
 )
 def test_progress_live_line_wants_a_terminal_to_itself(
@@ -240,4 +240,4 @@ def test_progress_live_line_wants_a_terminal_to_itself(
 def test_progress_daemon_without_stderr_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be shown, and the rows are done all the same."""
     monkeypatch.setattr(sys, "stderr", None)
-    assert isinstance(choose_display(quiet=False, rows_on_terminal=False), Silence)
+    assert type(choose_display(quiet=False, rows_on_terminal=False)) is Display

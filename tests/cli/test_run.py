@@ -226,7 +226,10 @@ def test_run_prompt_without_columns_is_remarked_upon(command: Command, table: Pa
         (["--prompt", "{text}", "--temperature", "9"], "--temperature must be from 0 to 2, not 9.0"),
         (["--prompt", "{text}", "--schema", "no.json"], "--schema: cannot read 'no.json'"),
         (["--prompt", "{text}", "--schema", "{table}"], "is not JSON"),
-        (["--prompt", "{text}", "-o", "out.parquet"], "say which with --output-format csv, tsv or jsonl"),
+        (
+            ["--prompt", "{text}", "-o", "out.xlsx"],
+            "say which with --output-format csv, tsv, jsonl or parquet",
+        ),
         (["--prompt", "{text}", "-o", "{table}"], "this is the input"),
         (["--prompt", "{text}", "-o", "{table}", "--overwrite"], "this is the input"),
         (["--prompt", "{text}", "-o", "no/out.csv"], "there is no folder 'no'"),

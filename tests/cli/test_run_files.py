@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.cli.prompt import SchemaError, load_schema
 from batchrt.errors import InputError
 from batchrt.files.csv_reader import CsvReader
+from batchrt.providers.chat.json_schema import SchemaError, load_schema
 from tests.cli.conftest import Command
 from tests.cli.provider import answer, put_in_place
 
@@ -242,3 +242,30 @@ def test_run_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, check=False)
     assert done.returncode == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+
+
+def test_run_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that is down, and one that answers nothing, leave it as it is; the message says so."""
+    path, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("id\n1\n2\n")
+    assert command("run", path, "-p", "{id}", "-m", "mock", "-o", out, "-q").code == 0
+    yesterday = out.read_text()
+
+    async def handle(text: str) -> httpx.Response:
+        return httpx.Response(400, json={"error": {"message": f"no {text}"}})
+
+    arguments = ["run", path, "-p", "{id}", "-o", out, "--overwrite"]
+    with monkeypatch.context() as patch:
+        put_in_place(patch, handle)
+        failed, quiet = command(*arguments), command(*arguments, "-q")
+    assert failed.code == 2
+    assert out.read_text() == yesterday
+    assert f"the rows so far are in {out}.partial)" in failed.err
+    assert f"output: {out}" not in failed.err
+    assert quiet.err.count("the old one is unchanged") == 1
+    again = command(*arguments, "-m", "mock", "--output-column", "new")
+    assert again.code == 0
+    assert out.read_text().startswith("id,new,")
+    assert f"output: {out}" in again.err

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batchrt.files import OutputError, open_sink, open_source, open_vector_sink
+from batchrt.files import OutputError, open_sink, open_source, open_vector_sink, parquet_file
 from batchrt.files import output_file as outlets
 from batchrt.files.vectors import parquet
 
@@ -40,7 +40,7 @@ def room(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
         if len(data) > left:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(parquet, "_allocate", allocate)
+    monkeypatch.setattr(parquet_file, "_allocate", allocate)
     monkeypatch.setattr(outlets, "write_all", write_all)
     return most
 
@@ -50,8 +50,9 @@ def test_full_disk_leaves_a_readable_table(
 ) -> None:
     """Of the rows that fit, in order, and not cut within a group."""
     pq = pytest.importorskip("pyarrow.parquet")
-    for name, value in {"_GROUP_ROWS": 200, "_GROUP_OVERHEAD": 512, "_CONTENTS": 4096}.items():
-        monkeypatch.setattr(parquet, name, value)
+    monkeypatch.setattr(parquet, "_GROUP_ROWS", 200)
+    for name, value in {"_GROUP_OVERHEAD": 512, "_CONTENTS": 4096}.items():
+        monkeypatch.setattr(parquet_file, name, value)
     path = tmp_path / "a.parquet"
     sink = open_vector_sink(path, columns={"id": int, "s": str})
     with pytest.raises(OutputError, match=r"no space left.*the file has the first [\d,]+ rows"):

@@ -125,7 +125,7 @@ def test_source_unknown_format_is_refused(tmp_path: Path) -> None:
     """With the known ones."""
     error = refuse(write(tmp_path, "a.csv", "id\n1\n"), format="xml")
     assert "'xml'" in str(error)
-    assert "csv, tsv or jsonl" in str(error)
+    assert "csv, tsv, jsonl or parquet" in str(error)
 
 
 def test_source_missing_file_and_folder_are_said(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_source_empty_file_is_refused(tmp_path: Path, name: str, content: bytes)
         (gzip.compress(b"PAR1rest"), "Parquet"),
         ("id,größe\n".encode("latin-1"), "UTF-8"),
         (b'id,"text\n1,2\n', "never closed"),
-        (gzip.compress(b"id,text\n" * 99)[:20], "gzip"),
+        (gzip.compress(b"id,text\n" * 99)[:12], "gzip"),
     ],
 )
 def test_source_refuses_binary_files(tmp_path: Path, content: bytes, word: str) -> None:

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from batchrt.limits.cooldown import ColdStart, HalfOpen, SlowStart
+from batchrt.errors import RateLimitError
+from batchrt.limits.cooldown import LONGEST_QUIET, ColdStart, CoolDown, HalfOpen, SlowStart
 
 
 def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
@@ -70,3 +71,39 @@ def test_half_open_sends_no_more_at_first_than_it_is_told() -> None:
         at += 0.01
     assert sent == 3
     assert recovery.due(11.2) == 11.2
+
+
+def test_cooldown_goes_on_until_the_latest_end() -> None:
+    """A shorter wait changes nothing, and says so; an hour is the most unless a request waits for longer."""
+    cooldown, error = CoolDown(), RateLimitError("slow", status=429)
+    assert cooldown.left(0.0) == 0
+    assert cooldown.prolong(10, error, 0.0)
+    assert not cooldown.prolong(5, error, 1.0)
+    assert not cooldown.prolong(9, error, 1.0)
+    assert (cooldown.until, cooldown.left(4.0), cooldown.left(11.0)) == (10, 6, 0)
+    assert cooldown.prolong(86_400, error, 1.0)
+    assert cooldown.until == 1 + LONGEST_QUIET
+    assert cooldown.prolong(86_400, error, 1.0, longest=7200)
+    assert cooldown.until == 1 + 7200
+
+
+def test_cooldown_is_too_long_for_a_request_that_waits_for_less() -> None:
+    """By what the provider asked for, while it goes on; the error has its cause and the seconds left."""
+    cooldown, error = CoolDown(), RateLimitError("slow", status=429, code="rate")
+    assert cooldown.too_long(0.0, 1.0, lambda: 0.0) is None
+    cooldown.prolong(86_400, error, 0.0)
+    assert cooldown.too_long(10.0, 86_390, lambda: 0.0) is None
+    found = cooldown.too_long(10.0, 86_389, lambda: 0.0)
+    assert found is not None
+    assert (found.status, found.code, found.attempts, found.retry_after) == (429, "rate", 0, 86_390)
+    assert found.__cause__ is error
+    assert cooldown.too_long(LONGEST_QUIET, 1.0, lambda: 0.0) is None, "a probe is sent then"
+
+
+def test_cooldown_first_refusal_of_a_wave_is_new() -> None:
+    """Those of requests that were sent before it came belong to the same wave."""
+    cooldown = CoolDown()
+    assert cooldown.is_new(0.0, 5.0)
+    assert not cooldown.is_new(4.0, 6.0)
+    assert cooldown.is_new(5.0, 7.0)
+    assert not cooldown.is_new(6.9, 8.0)

@@ -44,6 +44,8 @@ def unreachable(fault: ConnectionFault | None) -> ProviderError:
         (unreachable("refused"), FailureKind.WRONG_ADDRESS),
         (unreachable("certificate"), FailureKind.WRONG_PROTOCOL),
         (unreachable("protocol"), FailureKind.WRONG_PROTOCOL),
+        (unreachable("proxy"), FailureKind.WRONG_PROTOCOL),
+        (unreachable("resources"), FailureKind.NO_RESOURCES),
         (RequestTimeoutError("x"), FailureKind.TIMED_OUT),
         (MalformedResponseError("x"), FailureKind.MALFORMED),
         (OutageError("x", seconds=1), FailureKind.DOWN),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 from typing import Any
 
@@ -440,7 +441,7 @@ def test_quota_keeps_the_charge_of_an_abandoned_request(backend: str) -> None:
     virtually(backend, main)
 
 
-# Who waits
+# Waiting requests
 
 
 @pytest.mark.parametrize("count", [3000])
@@ -592,6 +593,53 @@ def test_quota_admits_the_next_when_a_granted_request_leaves(backend: str) -> No
                     scope.cancel()
         assert other.times == pytest.approx([0, 1], abs=0.1)
         assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_quota_takes_a_grant_back_from_a_request_cancelled_in_its_moment(backend: str) -> None:
+    """While it is granted and waits for a slot of its run: the next is admitted then."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        counter, other = Counter(quota, slots=1), Counter(quota)
+        async with anyio.create_task_group() as group:
+            other.start(group, "first", seconds=1)
+            await pause()
+            with anyio.move_on_after(1.02):
+                async with anyio.create_task_group() as inner:
+                    counter.start(inner, "unlucky")
+                    await pause()
+                    group.start_soon(_occupy, counter.run.slots, 5)
+                    other.start(group, "next")
+        assert other.times == pytest.approx([0, 1.02], abs=0.01)
+        assert not counter.sent
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_quota_forgets_requests_of_the_parent_process(backend: str) -> None:
+    """Those in flight and those that wait do not end in a fork, which may hold the lock."""
+
+    async def main() -> None:
+        quota = Quota(max_in_flight=1)
+        counter = Counter(quota)
+        async with anyio.create_task_group() as group:
+            counter.start(group, "in flight", seconds=1000)
+            counter.start(group, "waiting")
+            await pause()
+            lock = quota._lock
+            quota._process = os.getpid() + 1
+            await counter.send("of the child", seconds=1)
+            assert counter.names == ["in flight", "of the child"]
+            assert counter.now() == pytest.approx(1)
+            assert quota._process == os.getpid()
+            assert quota._lock is not lock
+            assert (quota.statistics().in_flight, quota.statistics().waiting) == (0, 0)
+            group.cancel_scope.cancel()
 
     virtually(backend, main)
 

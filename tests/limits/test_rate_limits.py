@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchrt.limits.permit import RequestAccount
 from batchrt.limits.rate_limits import KnownRateLimits, RateLimitStatus
-from batchrt.limits.token_bucket import Period, Unit
+from batchrt.limits.token_bucket import Period, TokenBucket, Unit
 
 Change = tuple[str, float | None, float, str]
 
@@ -138,6 +138,23 @@ def test_rate_limits_reset_tells_a_minute_from_a_day(
     assert requests.rate_limits.limits() == {name: limit}
 
 
+def test_rate_limits_drop_a_told_limit_that_answers_no_longer_report() -> None:
+    """After twenty answers in a row about the unit's other period; other units do not count."""
+    requests = Requests()
+    day, minute = RateLimitStatus("requests", 200, 100, 43_200.0), RateLimitStatus("requests", 60, 50, 10.0)
+    tokens = RateLimitStatus("tokens", 1000, 900, 6.0)
+    requests.answer(0.0, day)
+    for _ in range(19):
+        requests.answer(0.0, minute, tokens)
+    requests.answer(0.0, day)
+    for _ in range(19):
+        requests.answer(0.0, minute)
+        assert "requests_per_day" in requests.rate_limits.limits()
+    requests.answer(0.0, minute)
+    assert set(requests.rate_limits.limits()) == {"requests_per_minute", "tokens_per_minute"}
+    assert {limit.bucket.period for limit in requests.rate_limits.limited} == {"minute"}
+
+
 def test_rate_limits_reset_tells_the_buckets_capacity() -> None:
     """A strict one, that holds a second of its limit."""
     requests = Requests()
@@ -169,6 +186,77 @@ def test_rate_limits_refusal_tells_the_level_of_a_given_limit() -> None:
     used = requests.rate_limits.used(0.0)
     assert used["tokens_per_minute"] > 0.99
     assert used["requests_per_minute"] < 0.05
+
+
+def told_tokens(capacity: float = 1000.0) -> tuple[Requests, TokenBucket]:
+    """Return requests whose answers told 60,000 tokens a minute and a bucket of `capacity`; the bucket."""
+    requests = Requests()
+    charge = requests.charge(0.0)
+    requests.rate_limits.settle(charge, None)
+    remaining = capacity / 2
+    status = RateLimitStatus("tokens", 60_000, remaining, (capacity - remaining) / 1000)
+    requests.rate_limits.learn([status], charge, 0.0)
+    (limit,) = requests.rate_limits.limited
+    assert limit.bucket.capacity == pytest.approx(capacity)
+    return requests, limit.bucket
+
+
+@pytest.mark.parametrize(
+    ("seconds", "output", "weight"),
+    [(0.5, 100.0, 0.5), (1.0, 100.0, 0.25), (1.0, 50.0, 0.5), (0.1, 100.0, 1.0), (1.0, 0.0, 1.0)],
+)
+def test_rate_limits_weigh_outstanding_tokens_by_the_latency(
+    seconds: float, output: float, weight: float
+) -> None:
+    """A quarter of the bucket, in seconds of its rate, over the latency of the answers' own tokens."""
+    requests, bucket = told_tokens()
+    charge = requests.charge(1.0, tokens=100 - output)
+    requests.rate_limits.settle(charge, 100)
+    requests.rate_limits.answered(charge, 1.0 + seconds, output)
+    assert bucket.weight == pytest.approx(weight)
+
+
+def test_rate_limits_forget_outstanding_tokens_of_a_parent_process() -> None:
+    """Requests in flight do not end in a fork."""
+    requests, bucket = told_tokens()
+    charge = RequestAccount()
+    charge.output = 300
+    requests.rate_limits.charge(charge, 0.0)
+    assert bucket.outstanding == 300
+    requests.rate_limits.forget_outstanding()
+    assert bucket.outstanding == 0
+    assert requests.rate_limits._outstanding == [0, 0, 0]
+
+
+@pytest.mark.parametrize("first", ["given", "told"])
+def test_rate_limits_use_the_stock_of_a_given_limit_where_the_provider_tells_its_own(first: str) -> None:
+    """Its size is known then, so that nothing has to be found out; not where it was set by hand."""
+    for burst_seconds, capacity in ((None, 600), (2.0, 20)):
+        requests = Requests(burst_seconds=burst_seconds)
+        if first == "given":
+            requests.rate_limits.set_limits({RPM: 600})
+            requests.wait(0.0)
+        requests.answer(0.0, RateLimitStatus("requests", 600, 599, None))
+        requests.rate_limits.set_limits({RPM: 600})
+        requests.wait(0.0)
+        given_bucket = requests.rate_limits.limited[0].bucket
+        assert (given_bucket.capacity, given_bucket.stock) == (capacity, 0)
+
+
+@pytest.mark.parametrize(("most", "charged"), [(None, 100.0), (400.0, 500.0)])
+def test_rate_limits_do_not_charge_a_refused_request_to_the_told_level(
+    most: float | None, charged: float
+) -> None:
+    """The provider's level is that before the request, which was given back here."""
+    requests, bucket = told_tokens(6000)
+    charge = requests.charge(1.0, tokens=100, most=most)
+    requests.rate_limits.settle(charge, 0.0)
+    status = RateLimitStatus("tokens", 60_000, 5000, None)
+    requests.rate_limits.learn([status], charge, 1.0, refused=True)
+    for limit in requests.rate_limits._all():
+        assert limit.bucket.level == pytest.approx(5000 - requests.rate_limits._outstanding[limit.way])
+    assert charge.counted[2] - charge.counted[1] == charged - 100
+    assert bucket.limit == pytest.approx(60_000)
 
 
 STANDINGS = st.builds(

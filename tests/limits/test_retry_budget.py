@@ -4,12 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt import RetryBudget
-from batchrt.limits.retry_budget import RetryTokens
+from batchrt import RetryBudget, ServerError
+from batchrt.limits.error_kinds import Failure
+from batchrt.limits.events import Events
+from batchrt.limits.retry_budget import RetryQueue, RetryTokens
+from tests.limits.quotas import BACKENDS, virtually
+
+on_both = pytest.mark.parametrize("backend", BACKENDS)
+FAILURE = Failure.of(ServerError("x", status=500))
+
+
+class Holder:
+    """Hold a slot, and count how often it was given back."""
+
+    def __init__(self) -> None:
+        self.given = 0
+
+    def give(self) -> None:
+        self.given += 1
+
+    def wait_throttled(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+def empty_queue(*, idle: bool = False) -> RetryQueue:
+    """Return a queue whose budget is spent, of a quota with requests in flight unless it is idle."""
+    queue = RetryQueue(RetryBudget(capacity=5), Events(), lambda: idle)
+    assert queue.afford(FAILURE)
+    assert queue.left == 0
+    return queue
 
 
 def test_retry_budget_allows_a_hundred_retries_and_then_one_for_five_answers() -> None:
@@ -78,3 +107,124 @@ def test_retry_budget_never_allows_more_than_capacity_and_answers_pay_for(events
             spent += cost if tokens.spend(cost) else 0
         assert 0 <= tokens.left <= 40
         assert spent <= 40 + answers
+
+
+@on_both
+def test_retry_queue_wait_ends_after_its_patience(backend: str) -> None:
+    """Without a slot meanwhile; the queue forgets the retry."""
+
+    async def main() -> None:
+        queue, holder = empty_queue(), Holder()
+        start = anyio.current_time()
+        assert not await queue.wait(5, holder)
+        assert anyio.current_time() - start == pytest.approx(5)
+        assert holder.given == 1
+        assert not queue.awaited
+        queue.repay()
+        assert queue.left == 1
+
+    virtually(backend, main)
+
+
+@on_both
+def test_retry_queue_answer_releases_the_longest_waiter(backend: str) -> None:
+    """Instead of putting tokens in; a later retry cannot be paid for before those that wait."""
+
+    async def main() -> None:
+        queue, order = empty_queue(), []
+
+        async def wait(name: str) -> None:
+            assert await queue.wait(100, Holder())
+            order.append(name)
+
+        async with anyio.create_task_group() as group:
+            for name in ("first", "second"):
+                group.start_soon(wait, name)
+                await anyio.sleep(1)
+            queue.repay()
+            await anyio.sleep(1)
+            assert (order, queue.left) == (["first"], 0)
+            assert queue._tokens is not None
+            queue._tokens.left = 5
+            assert not queue.afford(FAILURE)
+            queue.repay()
+        assert order == ["first", "second"]
+        assert queue.afford(FAILURE)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_retry_queue_release_of_a_cancelled_retry_goes_to_the_next(backend: str) -> None:
+    """An answer is not lost with the retry that it was meant for."""
+
+    async def main() -> None:
+        queue, released = empty_queue(), []
+
+        async def wait(scope: anyio.CancelScope) -> None:
+            with scope:
+                released.append(await queue.wait(100, Holder()))
+
+        async with anyio.create_task_group() as group:
+            scopes = [anyio.CancelScope(), anyio.CancelScope()]
+            for scope in scopes:
+                group.start_soon(wait, scope)
+                await anyio.sleep(1)
+            scopes[0].cancel()
+            queue.repay()
+            await anyio.sleep(1)
+            assert released == [True]
+        assert scopes[0].cancelled_caught
+
+    virtually(backend, main)
+
+
+@on_both
+def test_retry_queue_releases_one_retry_where_no_answer_can_come(backend: str) -> None:
+    """The outcome of that one releases the next; nothing is repaid, since there was no answer."""
+
+    async def main() -> None:
+        requests_in_flight, released = 1, []
+        queue = RetryQueue(RetryBudget(capacity=5), Events(), lambda: not requests_in_flight)
+        assert queue.afford(FAILURE)
+
+        async def wait() -> None:
+            released.append(await queue.wait(100, Holder()))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(wait)
+            await anyio.sleep(1)
+            queue.relieve()
+            await anyio.sleep(1)
+            assert released == []
+            requests_in_flight = 0
+            for count in (1, 2):
+                queue.relieve()
+                await anyio.sleep(1)
+                assert released == [True] * count
+            await wait()
+            assert released == [True] * 3, "at once"
+        assert queue.left == 0
+
+    virtually(backend, main)
+
+
+@on_both
+def test_retry_queue_forgets_retries_of_the_parent_process(backend: str) -> None:
+    """And its lock, which another thread may have held."""
+
+    async def main() -> None:
+        queue = empty_queue()
+        async with anyio.create_task_group() as group:
+            group.start_soon(queue.wait, 100, Holder())
+            await anyio.sleep(1)
+            lock = queue._lock
+            queue.reset_after_fork()
+            assert not queue.awaited
+            assert queue._lock is not lock
+            queue.repay()
+            assert queue.left == 1
+            group.cancel_scope.cancel()
+
+    virtually(backend, main)

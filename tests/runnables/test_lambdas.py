@@ -277,3 +277,44 @@ async def test_lambda_context_of_a_sync_function_ends_with_it(kind: str) -> None
     first: Any = Sets() if kind == "subclass" else RunnableLambda(sets)
     assert await everyway(first | looks, 1) == "unset"
     assert variable.get() == "unset"
+
+
+async def test_lambda_inline_runs_on_the_event_loop() -> None:
+    """In the thread of the loop, without a slot; its errors are the items' own."""
+    threads: set[int] = set()
+
+    def double(value: int) -> int:
+        threads.add(threading.get_ident())
+        if value == 2:
+            raise ValueError(value)
+        return value * 2
+
+    inline = RunnableLambda(double, inline=True)
+    assert await inline.ainvoke(1) == 2
+    outcomes = await inline.arun([1, 2, 3])
+    assert [outcome.output for outcome in outcomes] == [2, None, 6]
+    assert isinstance(outcomes[1].error, ValueError)
+    assert threads == {threading.get_ident()}
+    assert RunnableLambda(double, inline=True).invoke(4) == 8
+
+
+def test_lambda_inline_is_for_sync_functions() -> None:
+    """Async functions, awaitable and runnable outputs, and functions with a config are refused."""
+
+    async def slow(value: int) -> int:
+        return value
+
+    def configured(value: int, config: RunConfig) -> int:
+        return value + len(config)
+
+    unusable: Any = slow
+    with pytest.raises(TypeError, match="inline is for a sync func"):
+        RunnableLambda(unusable, inline=True)
+    with pytest.raises(TypeError, match="takes a config"):
+        RunnableLambda(configured, inline=True).invoke(1)
+    runnable: Any = RunnableLambda(lambda _: RunnableLambda(add_one), inline=True)
+    with pytest.raises(TypeError, match="is inline and returned a runnable"):
+        runnable.invoke(1)
+    awaitable: Any = RunnableLambda(lambda value: slow(value + 1), inline=True, name="f")
+    with pytest.raises(TypeError, match="f must be sync, and gave something to be awaited"):
+        awaitable.invoke(1)

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from batchrt import Runnable, RunnableLambda, RunnableSequence
+from batchrt import MissingFieldError, PromptTemplate, Runnable, RunnableLambda, RunnableSequence
 from batchrt.runtime.step import Step
 from tests.runnables.helpers import add_one, add_two, everyway, fail, raises_everyway
 
@@ -111,3 +111,59 @@ async def test_sequence_has_no_barrier_between_steps() -> None:
 
     with anyio.fail_after(20):
         assert await (RunnableLambda(first) | last).abatch([0, 1]) == [0, 1]
+
+
+class Words(Runnable[str, int]):
+    """Count words in lists of up to 3; keep the lists."""
+
+    max_batch_size = 3
+
+    def __init__(self) -> None:
+        self.lists: list[list[str]] = []
+
+    async def abatch_native(self, inputs: list[str]) -> list[int]:
+        self.lists.append(inputs)
+        await anyio.lowlevel.checkpoint()
+        return [len(text.split()) for text in inputs]
+
+
+@pytest.mark.parametrize("way", ["abatch", "arun", "arun_iter"])
+async def test_sequence_of_inline_steps_and_a_list_step_packs_its_inputs(way: str) -> None:
+    """As the list step alone would: full lists, in order, and an input's own error takes no place in one."""
+    words = Words()
+
+    def text_of(row: dict[str, str]) -> str:
+        return row["text"]
+
+    prompt = PromptTemplate.from_template("a {text}")
+    chain = RunnableLambda(text_of, inline=True) | RunnableLambda(as_fields, inline=True) | prompt
+    rows = [{"text": "b " * number} if number != 2 else {} for number in range(8)]
+    whole: Runnable[Any, Any] = chain | RunnableLambda(lambda value: value.text, inline=True) | words
+    if way == "abatch":
+        outputs: list[Any] = await whole.abatch(rows, return_exceptions=True)
+        errors = {place: each for place, each in enumerate(outputs) if isinstance(each, Exception)}
+        outputs = [None if isinstance(each, Exception) else each for each in outputs]
+    else:
+        outcomes = (
+            list(await whole.arun(rows))
+            if way == "arun"
+            else [outcome async for outcome in whole.arun_iter(rows, {"max_concurrency": 1})]
+        )
+        outputs = [outcome.output for outcome in outcomes]
+        errors = {outcome.index: outcome.error for outcome in outcomes if outcome.error is not None}
+    assert outputs == [1, 2, None, 4, 5, 6, 7, 8]
+    assert {place: type(error) for place, error in errors.items()} == {2: KeyError}
+    assert [len(each) for each in words.lists] == ([2, 3, 2] if way == "arun_iter" else [3, 3, 1])
+
+
+async def test_sequence_of_inline_steps_and_a_list_step_names_the_input() -> None:
+    """An error of a prompt before the list has the place of its own input."""
+    prompt = PromptTemplate.from_template("a {text}")
+    chain: Runnable[Any, Any] = prompt | RunnableLambda(lambda value: value.text, inline=True) | Words()
+    outputs = await chain.abatch([{"text": "b"}, {"text": "c"}, {}], return_exceptions=True)
+    assert isinstance(outputs[2], MissingFieldError)
+    assert "item 2" in str(outputs[2])
+
+
+def as_fields(text: str) -> dict[str, str]:
+    return {"text": text}

@@ -198,7 +198,7 @@ def test_event_loop_alarm_that_was_cleared_leaves_nothing_on_the_loop(backend: s
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_event_loop_loop_may_end_with_an_alarm_set(backend: str) -> None:
-    """It rings for nobody."""
+    """The alarm does not ring."""
     rung: list[bool] = []
 
     async def main() -> None:

@@ -229,7 +229,7 @@ async def test_fork_interrupt_in_a_branch_ends_the_run(kind: type[BaseException]
 
 
 def test_fork_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
-    """asyncio.run cancels tasks that have not had their first step; nobody may wait for those."""
+    """asyncio.run cancels tasks before their first step; the fork must not wait for those."""
     assert (
         output_of(
             """
@@ -263,6 +263,24 @@ def test_fork_loop_may_be_torn_down_at_any_moment_of_a_fork() -> None:
     )
 
 
+@pytest.mark.parametrize("single", [True, False])
+async def test_fork_may_be_cancelled_at_any_moment(single: bool) -> None:
+    """Branches that were handed to an idle task and have not begun are over too, and no slot is lost."""
+    watch, before = Watch(), tasks()
+    leaf = leaf_of(watch, 1)
+    chain: Runnable[Any, Any] = RunnableParallel(a=leaf, b=leaf, c=leaf) | RunnableParallel(a=leaf, b=leaf)
+    for rounds in range(40):
+        with all_slots_come_back(), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                if single:
+                    group.start_soon(chain.ainvoke, 1)
+                else:
+                    group.start_soon(chain.abatch, range(12), config(max_concurrency=4))
+                await pause(rounds)
+                scope.cancel()
+        await check_over(watch, before)
+
+
 @pytest.mark.parametrize("first", [True, False])
 async def test_fork_interrupt_in_a_single_call_is_raised_as_itself(first: bool) -> None:
     """Also where the fork made its own tasks: not wrapped in their group."""
@@ -289,7 +307,7 @@ async def test_fork_interrupt_in_a_single_call_is_raised_as_itself(first: bool) 
 @pytest.mark.parametrize("uvloop", [False, True])
 @pytest.mark.parametrize("way", ["cancel", "later", "all"])
 @pytest.mark.parametrize("batch", [False, True])
-def test_fork_a_branch_that_cancels_its_task_gives_no_output_and_ends_nobody_else(
+def test_fork_branch_that_cancels_its_task_gives_no_output_and_ends_no_other_branch(
     way: str, batch: bool, uvloop: bool
 ) -> None:
     """Neither `None` in its place, nor the end of the group that the branches are in."""

@@ -176,6 +176,31 @@ async def stop_after(run: Any, seconds: float) -> None:
     run.stop()
 
 
+def test_outcome_iterator_withdrawn_item_keeps_its_record() -> None:
+    """Its attempts and seconds; it was begun, and ended while it waited for another attempt."""
+
+    async def leaf(value: int) -> int:
+        if value == 0:
+            raise Boom
+        await anyio.sleep(5)
+        return value
+
+    async def main() -> None:
+        retried = RunnableLambda(leaf).with_retry(
+            stop_after_attempt=9, exponential_jitter_params={"initial": 2, "exp_base": 50, "jitter": 0}
+        )
+        run = retried.arun_iter(range(3), config(max_concurrency=2, window=2))
+        async with anyio.create_task_group() as group:
+            group.start_soon(stop_after, run, 3)
+            withdrawn, done = [outcome async for outcome in run]
+        assert statuses([withdrawn, done]) == ["cancelled", "done"]
+        assert "while the item waited" in str(withdrawn.error)
+        assert withdrawn.attempts == 2
+        assert withdrawn.seconds == pytest.approx(3, abs=0.2)
+
+    on_trio(main)
+
+
 def test_outcome_iterator_stop_withdraws_items_that_come_to_wait_later() -> None:
     """An item in flight as `stop` was called, whose request is refused, is not waited for either."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,8 @@ import anyio.to_thread
 import pytest
 
 from batchrt import ItemTimeoutError, RunnableLambda
+from batchrt.runtime.caller import Caller
+from batchrt.runtime.portal import _Ticket, crossing
 from tests.runtime.harness import (
     GUARD_SECONDS,
     Boom,
@@ -110,8 +113,8 @@ async def test_portal_from_inside_a_running_loop() -> None:
     assert chain.invoke(0) == 3
 
 
-async def test_portal_from_a_worker_thread_of_somebody_else() -> None:
-    """From a worker thread of somebody else."""
+async def test_portal_called_from_a_foreign_worker_thread() -> None:
+    """A sync call works in a worker thread that no run started."""
     assert await anyio.to_thread.run_sync(batched) == EXPECTED
 
 
@@ -347,6 +350,23 @@ def test_portal_iterator_never_begun_has_nothing_to_close() -> None:
     iterator = chain.batch_iter(range(3))
     iterator.close()  # type: ignore[attr-defined]
     assert list(iterator) == []
+
+
+def test_portal_call_cancelled_before_it_begins_runs_no_code_of_the_users() -> None:
+    """As from a signal handler, before the loop has a scope to cancel."""
+    begun: list[bool] = []
+
+    async def function() -> None:
+        begun.append(True)
+
+    caller = Caller()
+    with crossing(caller) as call:
+        ticket = _Ticket(function, caller)
+        ticket.cancel()
+        ticket.redeem(call._loop, copy_context())
+    with pytest.raises(concurrent.futures.CancelledError, match="cancelled"):
+        ticket.result()
+    assert not begun
 
 
 async def test_portal_iterator_from_elsewhere_cannot_block_its_own_loop() -> None:

@@ -278,7 +278,7 @@ def test_portal_forked_child_has_a_loop_of_its_own(where: str) -> None:
 
 
 def test_background_loop_is_made_once_more_for_a_finalizer_that_needs_it_meanwhile() -> None:
-    """In the frame that makes it nobody may wait for it: a finalizer or a signal handler runs there."""
+    """The frame that makes it cannot wait for it: a finalizer or a signal handler runs there."""
     assert (
         output_of(
             """

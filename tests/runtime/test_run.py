@@ -47,7 +47,7 @@ async def test_run_strand_takes_one_slot_however_often_it_asks() -> None:
     assert slots.free == 2
 
 
-async def test_run_closed_strand_is_nobodys() -> None:
+async def test_run_closed_strand_is_not_current() -> None:
     """Work that a leaf left behind is not part of the item any more."""
     strand = strand_on(Slots(1))
     context = strand_context(strand)

@@ -141,7 +141,7 @@ async def test_scheduler_fallbacks_are_under_the_cap() -> None:
 
 @pytest.mark.parametrize("cap", [1, 2])
 async def test_scheduler_sync_batch_inside_an_async_leaf_blocks_its_loop_and_ends(cap: int) -> None:
-    """Nobody on the loop can give a slot back meanwhile: it works with its own."""
+    """No task of the loop can give a slot back meanwhile: the nested call works with its own."""
     watch = Watch()
 
     async def outer(value: int) -> int:
@@ -158,8 +158,8 @@ async def test_scheduler_sync_batch_inside_an_async_leaf_blocks_its_loop_and_end
 # No barrier
 
 
-async def test_scheduler_slow_item_holds_nobody_up() -> None:
-    """A slow item holds nobody up."""
+async def test_scheduler_slow_item_delays_no_other_item() -> None:
+    """A slow item delays no other item."""
     slow, done = anyio.Event(), []
 
     async def first(value: int) -> int:
@@ -176,6 +176,23 @@ async def test_scheduler_slow_item_holds_nobody_up() -> None:
     outputs = await (RunnableLambda(first) | second).abatch(range(100), config(max_concurrency=2))
     assert outputs == list(range(100))
     assert done == [*range(1, 100), 0]
+
+
+@pytest.mark.parametrize(("cap", "count", "most"), [(None, 3, 3), (2, 50, 3), (None, 0, 0)])
+async def test_scheduler_starts_no_more_workers_than_have_work(
+    cap: int | None, count: int, most: int
+) -> None:
+    """One for each item or slot, and one that leads: a task costs as much as several items."""
+    workers: set[int] = set()
+
+    async def leaf(value: int) -> int:
+        for _ in range(5):
+            await pause(1)
+            workers.update(task.id for task in anyio.get_running_tasks() if task.name == "batchrt worker")
+        return value
+
+    assert await RunnableLambda(leaf).abatch(range(count), config(max_concurrency=cap)) == list(range(count))
+    assert len(workers) == most
 
 
 async def test_scheduler_items_start_in_input_order() -> None:
@@ -405,7 +422,7 @@ class Said:
     "length", [0, 2, 3, 4, 10**9, -1, None, 2.5, TypeError("no len()"), ZeroDivisionError()], ids=repr
 )
 async def test_scheduler_takes_a_length_for_a_hint(length: Any, how: str) -> None:
-    """What counts is where the inputs end; whatever asking for the length raises concerns nobody."""
+    """The end of the inputs decides; an error of `len()` does not matter."""
 
     async def leaf(value: int) -> int:
         await pause(1)
@@ -422,6 +439,27 @@ async def test_scheduler_takes_a_length_for_a_hint(length: Any, how: str) -> Non
             assert chain.batch(inputs, capped) == [1, 2, 3]
         else:
             assert list(chain.batch_iter(inputs, capped)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("cap", [1, 2, None])
+@pytest.mark.parametrize("length", [0, 2])
+async def test_scheduler_error_of_inputs_behind_their_length_ends_the_run(
+    length: int, cap: int | None
+) -> None:
+    """Inputs are pulled until their own end, which may be an error."""
+    error = Boom()
+
+    class Failing(Said):
+        def __iter__(self) -> Iterator[int]:
+            yield from range(length)
+            raise error
+
+    with pytest.raises(Boom) as caught:
+        await leaf_of(Watch()).abatch(
+            Failing([], length), config(max_concurrency=cap), return_exceptions=True
+        )
+    assert caught.value is error
+    assert f"{length} of them" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(("cap", "seen"), [(1, [3, 2, 1, 0]), (3, [3, 2])])

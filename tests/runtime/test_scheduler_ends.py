@@ -30,6 +30,10 @@ from batchrt import (
     SpendingLimitError,
     StrayCancelledError,
 )
+from batchrt.runtime.batch import Job
+from batchrt.runtime.item import Item
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 from tests.runtime.harness import (
     Boom,
     Watch,
@@ -54,6 +58,27 @@ def leaf_of(watch: Watch, rounds: int = 2) -> RunnableLambda[Any, Any]:
         return value
 
     return RunnableLambda(leaf)
+
+
+async def test_scheduler_stopped_before_it_begins_carries_nothing() -> None:
+    """As by a consumer that closes its iterator at once; there is no error."""
+    carried: list[int] = []
+
+    async def carry(value: int, strand: Strand) -> int:
+        carried.append(value)
+        await pause(1)
+        return value
+
+    def deliver(item: Item, output: Any, error: Exception | None) -> bool:
+        carried.append(output)
+        return True
+
+    before = tasks()
+    scheduler = Job.of(Step(carry), [1, 2, 3], config(max_concurrency=2)).open(deliver, fail_fast=True)
+    scheduler.stop()
+    await scheduler.run()
+    assert carried == []
+    assert tasks() == before
 
 
 async def test_scheduler_first_error_comes_as_itself_when_all_has_ended() -> None:
@@ -273,8 +298,8 @@ def test_scheduler_leaves_may_use_asyncios_own_timeouts_and_groups() -> None:
     asyncio.run(main())
 
 
-def test_scheduler_stray_cancellation_is_its_items_error_and_nobody_elses() -> None:
-    """A stray cancellation is its items error and nobody elses."""
+def test_scheduler_stray_cancellation_is_the_error_of_its_item_alone() -> None:
+    """A stray cancellation is the error of its item alone."""
 
     async def leaf(value: int) -> int:
         if value == 1:

@@ -1,10 +1,11 @@
-"""Promise 1's counter: first come first served, and nothing is lost whoever goes away."""
+"""Promise 1's counter: first come first served, and no slot is lost when a waiter goes away."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -70,8 +71,8 @@ def test_slots_overdrawn_slot_is_a_debt() -> None:
     assert slots.try_take()
 
 
-async def test_slots_who_waits_longest_is_served_first() -> None:
-    """Who waits longest is served first."""
+async def test_slots_longest_waiter_is_served_first() -> None:
+    """The longest waiter is served first."""
     slots, order = Slots(1), []
     assert slots.try_take()
 
@@ -132,6 +133,21 @@ async def test_slots_slot_lent_to_nested_work_is_not_for_newcomers_until_it_is_o
         await got.wait()
 
 
+async def test_slots_offer_lets_newcomers_of_the_outer_slots_in() -> None:
+    """A slot that nested work kept for the leaf around it is a slot of both levels."""
+    outer = Slots(1)
+    inner = Slots(None, outer)
+    assert inner.try_take()
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(outer.take, newcomer=True))
+        await pause()
+        inner.give(newcomers=False)
+        await pause()
+        assert outer.free == 1
+        inner.offer()
+        assert outer.free == 0
+
+
 async def test_slots_offer_lets_as_many_newcomers_in_as_there_are_slots() -> None:
     """Offer lets as many newcomers in as there are slots."""
     slots = Slots(3)
@@ -175,8 +191,41 @@ async def test_slots_are_never_waited_for_by_code_that_interrupts_them() -> None
     assert slots.free == 1
 
 
-async def test_slots_nobody_overtakes_who_waits() -> None:
-    """Nobody overtakes who waits."""
+class InterruptedLock:
+    """A lock that runs a function of the user's once, before its first release."""
+
+    def __init__(self, interrupt: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._interrupt: Callable[[], None] | None = interrupt
+
+    def acquire(self, *, blocking: bool) -> bool:
+        return self._lock.acquire(blocking=blocking)
+
+    def release(self) -> None:
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            interrupt()
+        self._lock.release()
+
+
+@pytest.mark.parametrize("method", ["try_take", "give", "offer"])
+def test_slots_changes_of_code_that_interrupts_a_method_are_made_by_it(method: str) -> None:
+    """As soon as it has released the lock: no later call has to come."""
+    slots: Any = Slots(5)
+    for _ in range(4):
+        assert slots.try_take()
+
+    def finalizer() -> None:
+        slots.give()
+        slots.give()
+
+    slots._lock = InterruptedLock(finalizer)
+    getattr(slots, method)()
+    assert slots.free == 3 + {"try_take": -1, "give": 1, "offer": 0}[method]
+
+
+async def test_slots_waiters_are_not_overtaken() -> None:
+    """A slot that is given back goes to the waiter, not to `try_take`."""
     slots = Slots(1)
     assert slots.try_take()
     async with anyio.create_task_group() as group:
@@ -358,3 +407,46 @@ def test_slots_granted_to_a_loop_that_closes_first_come_back_once(*, granted: bo
     assert outer.free == 1
     assert outer.try_take()
     assert not outer.try_take()
+
+
+def test_slots_lent_slots_taken_back_are_not_given_back_twice() -> None:
+    """A task that unwinds after its loop's slots were taken back gives none; slots of later work count."""
+    outer = Slots(3)
+    lent = LentSlots(None, outer)
+    assert lent.try_take()
+    lent.take_now()
+    assert outer.free == 1
+    lent.take_back()
+    assert outer.free == 3
+    lent.give()
+    lent.give()
+    assert outer.free == 3
+    assert lent.try_take()
+    assert outer.free == 2
+    lent.give()
+    assert outer.free == 3
+
+
+def test_slots_of_a_level_inside_lent_slots_come_back_with_them() -> None:
+    """A task that waits at the outer level has one of each level in between."""
+    outer = Slots(1)
+    lent = LentSlots(2, outer)
+    inner = Slots(1, lent)
+    assert outer.try_take()
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> asyncio.Task[bool]:
+        task = loop.create_task(inner.take())
+        await asyncio.sleep(0)
+        return task
+
+    task = loop.run_until_complete(begin())
+    assert (inner._free, lent._free) == (0, 1)
+    loop.close()
+    lent.take_back()
+    outer.give()
+    assert (inner.free, outer.free) == (1, 1)
+    assert inner.try_take()
+    assert outer.free == 0
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task.get_coro().close()

@@ -32,7 +32,7 @@ def of_tokens(limit: int, above: Spending | None = None) -> Spending:
 
 
 def nothing_aside(spending: Spending) -> bool:
-    """Whether nothing is under way and nobody waits."""
+    """Whether no request is in flight or waits."""
     aside = (spending._tokens_aside, spending._cost_aside)
     return not spending._under_way and not spending._waiting and max(map(abs, aside)) < 1e-6
 
@@ -42,7 +42,7 @@ async def reserve(spending: Spending, tokens: float) -> Reservation:
 
 
 def test_spending_what_is_billed_takes_the_place_of_what_was_set_aside() -> None:
-    """Nothing billed, something else, or as expected where nobody knows."""
+    """For a bill of nothing, of another amount, and an unknown one, which counts as expected."""
 
     async def main() -> None:
         spending = of_tokens(100)
@@ -135,7 +135,7 @@ def test_spending_model_without_a_price_cannot_be_held_to_a_limit_of_money(price
 
 
 @on_both
-def test_spending_who_does_not_fit_waits_for_who_is_under_way(backend: str) -> None:
+def test_spending_request_that_does_not_fit_waits_for_requests_in_flight(backend: str) -> None:
     """And goes on if less was billed than was set aside; without a slot meanwhile."""
     order: list[str] = []
 
@@ -166,7 +166,7 @@ def test_spending_who_does_not_fit_waits_for_who_is_under_way(backend: str) -> N
 
 
 @on_both
-def test_spending_who_waits_in_vain_is_told_with_all_others(backend: str) -> None:
+def test_spending_waiting_requests_each_get_an_error_at_the_end(backend: str) -> None:
     """Each has an error of its own, as tracebacks grow."""
 
     async def main() -> None:
@@ -193,7 +193,7 @@ def test_spending_who_waits_in_vain_is_told_with_all_others(backend: str) -> Non
 
 
 @on_both
-def test_spending_whoever_comes_later_does_not_overtake(backend: str) -> None:
+def test_spending_later_request_does_not_overtake(backend: str) -> None:
     """Though it would fit beside what is under way: else what is large might wait for ever."""
     order: list[int] = []
 
@@ -220,7 +220,7 @@ def test_spending_whoever_comes_later_does_not_overtake(backend: str) -> None:
 
 @on_both
 def test_spending_what_is_known_in_the_meantime_counts(backend: str) -> None:
-    """Who waits is judged by it, and a guess lets a few through and no more."""
+    """Waiting requests are judged by it, and a guess lets only a few through."""
 
     async def main() -> None:
         spending, expected, known = of_tokens(1000), 100.0, False
@@ -246,7 +246,7 @@ def test_spending_what_is_known_in_the_meantime_counts(backend: str) -> None:
 
 
 @on_both
-def test_spending_who_is_cancelled_while_waiting_leaves_nothing_behind(backend: str) -> None:
+def test_spending_cancelled_waiter_leaves_nothing_behind(backend: str) -> None:
     """Neither in a run nor in the one around it."""
 
     async def main() -> None:
@@ -287,6 +287,25 @@ def test_spending_what_is_nested_is_held_to_both_limits() -> None:
     virtually("trio", main)
 
 
+def test_spending_budget_has_ended_with_the_one_around_it() -> None:
+    """Its own end comes first; without either there is none."""
+
+    async def main() -> None:
+        above = of_tokens(100)
+        inner, poor = of_tokens(1000, above), of_tokens(10, above)
+        assert (inner.ended, above.ended) == (None, None)
+        with pytest.raises(SpendingLimitError):
+            await reserve(poor, 20)
+        assert (inner.ended, above.ended) == (None, None)
+        with pytest.raises(SpendingLimitError):
+            await reserve(above, 200)
+        assert above.ended is not None
+        assert inner.ended is above.ended
+        assert poor.ended is not above.ended
+
+    virtually("trio", main)
+
+
 def test_spending_no_limit_is_none_of_its_own() -> None:
     """Then that of the run around it holds, if there is one; prices alone limit nothing."""
     above = of_tokens(5)
@@ -304,7 +323,7 @@ class Plan(NamedTuple):
     Attributes:
         at: when it comes.
         expected: what it is expected to cost.
-        billed: what it costs; `None` if nobody says.
+        billed: its cost; `None` if it is unknown.
         seconds: how long it takes.
         given_up: seconds after which its caller leaves, if at all.
         nested: in which of the runs it is.
@@ -365,7 +384,7 @@ async def carry_out(plans: Sequence[Plan], spendings: Sequence[Spending]) -> lis
 def test_spending_whatever_requests_cost_limits_hold_and_all_ends(
     plans: list[Plan], limits: tuple[int, int, int], backend: str
 ) -> None:
-    """No more is spent than the limit and what estimates fell short of; nobody waits for ever."""
+    """No more is spent than the limit and the shortfall of estimates; no request waits for ever."""
 
     async def main() -> None:
         above = of_tokens(limits[0])

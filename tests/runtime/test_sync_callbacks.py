@@ -1,4 +1,4 @@
-"""What would have to be awaited where nobody does is refused."""
+"""Async functions are refused where the runtime would not await them."""
 
 from __future__ import annotations
 

@@ -81,6 +81,22 @@ async def test_task_pool_job_given_to_a_helper_that_is_cancelled_first_is_abando
     assert (job.ran_in is None) != (job.abandoned is None)
 
 
+@pytest.mark.parametrize("helpers", [1, 2])
+async def test_task_pool_job_that_comes_after_the_helpers_of_a_cancelled_group_is_run(helpers: int) -> None:
+    """As from a cleanup that is shielded: a helper that has ended is not given a job."""
+    job = Job()
+    async with anyio.create_task_group() as group:
+        task_pool = TaskPool(group)
+        for _ in range(helpers):
+            task_pool.dispatch(Job())
+        await pause()
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await pause(10)
+            task_pool.dispatch(job)
+    assert job.ran_in is not None
+
+
 def test_task_pool_idle_helper_that_is_cancelled_ends_alone() -> None:
     """The group and what others do in it go on."""
 
@@ -98,6 +114,27 @@ def test_task_pool_idle_helper_that_is_cancelled_ends_alone() -> None:
             task_pool.dismiss()
         assert all(job.ran_in for job in jobs)
         assert not group.cancel_scope.cancel_called
+
+    anyio.run(main)
+
+
+def test_task_pool_helper_goes_on_after_a_job_that_cancels_it_ends_with_that() -> None:
+    """A cancellation that no scope asked for ends the job alone."""
+
+    async def disturb() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await pause()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            task_pool, jobs = TaskPool(group), [Job(disturb), Job()]
+            for job in jobs:
+                task_pool.dispatch(job)
+                await pause(10)
+            task_pool.dismiss()
+        assert jobs[0].ran_in == jobs[1].ran_in
 
     anyio.run(main)
 

@@ -369,7 +369,7 @@ async def test_threads_call_in_thread_awaits_what_the_function_returns_on_the_lo
 async def test_threads_call_in_thread_that_is_cancelled_leaves_no_coroutine_behind(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """That nobody will await."""
+    """A coroutine that is never awaited would be a warning."""
     begun, go = anyio.Event(), threading.Event()
     loop = LoopHandle.current()
 

@@ -67,7 +67,7 @@ def test_pytest_plugin_imports_nothing_heavy() -> None:
     run = python("-c", textwrap.dedent(program))
     assert run.stderr == ""
     # AnyIO is a pytest plugin itself, so it is there in any case.
-    heavy = {"httpx", "httpcore", "pyqwest", "uvicorn", "pydantic", "pydantic_core", "trio"}
+    heavy = {"httpx", "httpcore", "httptools", "uvicorn", "pydantic", "pydantic_core", "trio"}
     assert not heavy & set(run.stdout.split())
 
 

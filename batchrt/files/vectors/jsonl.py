@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from batchrt.files.cells import error_line, json_text
+from batchrt.files.new_file import NewFile
 from batchrt.files.output_file import OutputFile
 from batchrt.files.vectors.base import VectorFormat, VectorSink
 
@@ -34,7 +35,13 @@ class JsonlSink(VectorSink):
 
     def close(self) -> None:
         """Write the remaining rows and close the file; stdout stays open."""
+        if self._is_partial:
+            self._file.mark_partial()
         self._file.close()
+
+    @property
+    def _new_files(self) -> tuple[NewFile, ...]:
+        return self._file._new_files
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None

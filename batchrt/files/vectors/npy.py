@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final
 
 from batchrt.errors import OutputError
 from batchrt.files.cells import error_line, json_text
-from batchrt.files.output_file import OutputFile, write_all, write_error
+from batchrt.files.new_file import NewFile, write_error
+from batchrt.files.output_file import OutputFile, write_all
 from batchrt.files.vectors.base import VectorFormat, VectorSink
 
 __all__ = ["NpySink"]
@@ -31,17 +32,17 @@ class NpySink(VectorSink):
     read up to the last flush. Without any vector the matrix has `width` columns, or none.
 
     Args:
-        stream: an empty file, which is closed with the sink.
-        path: its name.
+        file: an empty file, which is closed with the sink.
         beside: the second file.
         width: the number of dimensions of a vector, if it is known.
     """
 
     format: VectorFormat = "npy"
 
-    def __init__(self, stream: io.FileIO, path: str, beside: OutputFile, width: int | None) -> None:
-        super().__init__((path, beside.path), width)
-        self._stream = stream
+    def __init__(self, file: NewFile, beside: OutputFile, width: int | None) -> None:
+        super().__init__((file.path, beside.path), width)
+        self._file = file
+        self._stream = file.stream
         self._beside = beside
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -59,12 +60,18 @@ class NpySink(VectorSink):
             write_all(self._stream, _header(self.rows, self.width or 0))
 
     def close(self) -> None:
-        """Write the remaining rows and close both files."""
+        """Write the remaining rows and close both files; the values replace the old ones first."""
+        complete = False
         try:
             if self._failure is None:
                 self.flush()
+            complete = self._failure is None and not self._is_partial
         finally:
-            self._close_stream()
+            self._close_files(complete=complete)
+
+    @property
+    def _new_files(self) -> tuple[NewFile, ...]:
+        return (self._file, *self._beside._new_files)
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
@@ -94,15 +101,17 @@ class NpySink(VectorSink):
             self._stream.seek(max(_HEADER_BYTES, self._stream.seek(0, io.SEEK_END)))
             write_all(self._stream, data)
 
-    def _close_stream(self) -> None:
+    def _close_files(self, *, complete: bool) -> None:
+        if not complete:
+            self._beside.mark_partial()
         try:
             self._beside.close()
+        except OutputError:
+            complete = False
+            raise
         finally:
-            try:
-                self._stream.close()
-            except OSError as error:  # a network file system may report a lost write only now
-                if self._failure is None:
-                    raise write_error(self.paths[0], error) from error
+            with nullcontext() if self._failure is None else suppress(OutputError):
+                self._file.close(complete=complete, keep=bool(self.rows))
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

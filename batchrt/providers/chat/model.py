@@ -21,6 +21,7 @@ from batchrt.providers.options import (
     sampling_options,
 )
 from batchrt.runnables.base import Runnable
+from batchrt.runnables.description import Description
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -109,6 +110,12 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
 
     def _request_for(self, kwargs: Mapping[str, Any]) -> ChatRequest:
         return self._request_of(merge_options(self._options, self._extra_body, kwargs))
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        fields = merge_options(self._options, self._extra_body, kwargs or {})
+        described = self._described(_PATH, fields, self._request_of(fields).body)
+        return described._replace(output_type=AIMessage)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         request, endpoint = self._request, self._endpoint

@@ -13,9 +13,11 @@ from pydantic_core import from_json
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
 from batchrt.limits.error_kinds import Failure
 from batchrt.messages import AIMessage, HumanMessage, Message
+from batchrt.providers.chat.json_schema import SchemaError, check_schema
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
 from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.description import Description, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.parsers import json_value
 from batchrt.runtime.step import Step, StepCall
@@ -67,6 +69,11 @@ class StructuredChat(Runnable[ChatInput, Out]):
             raise TypeError(f"max_reasks must be a whole number, not {max_reasks!r}")
         if max_reasks < 0:
             raise ValueError(f"max_reasks must be 0 or more, not {max_reasks}")
+        if isinstance(schema, Mapping):
+            try:
+                check_schema(schema)
+            except SchemaError as error:
+                raise ValueError(f"the schema {error}") from error
         self._model = model
         self._schema = schema
         self._format = response_format(schema, method=method, strict=strict)
@@ -76,6 +83,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
             response_format(schema, method=method, strict=False) if enforced and strict is None else None
         )
         self._include_raw = include_raw
+        self._wanted = self._format  # `_format` may become the loose one
         self._max_reasks = max_reasks
 
     def __repr__(self) -> str:
@@ -88,6 +96,13 @@ class StructuredChat(Runnable[ChatInput, Out]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self._model._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        described = self._model.describe({**(kwargs or {}), "response_format": self._wanted})
+        form = part("output", (self._include_raw, self._max_reasks, self._schema))
+        kind = self._schema if isinstance(self._schema, type) and not self._include_raw else None
+        return described._replace(parts=(*described.parts, form), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         ask = self._caller(kwargs)
@@ -134,7 +149,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         for _ in range(self._max_reasks):
             if not self._affords(misfit):
                 break
-            strand.item.retries += 1
+            strand.count_retry()
             again = [*conversation(value), *_correction(message, misfit)]
             try:
                 message = await ask(again, strand)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from batchrt.batching.list_call import ListCall
 from batchrt.providers.base import Model
@@ -28,6 +28,7 @@ from batchrt.providers.options import (
     sampling_options,
 )
 from batchrt.runnables.base import Out
+from batchrt.runnables.description import Description, part
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from batchrt.runtime.clock import Clock
 
 __all__ = ["CompletionOptions", "OpenAI"]
+
+
+_PATH: Final = "/completions"
 
 
 class CompletionOptions(SamplingOptions, total=False):
@@ -112,9 +116,18 @@ class OpenAI(Model[TextInput, Out]):
         self._memory = ListMemory()
         self._request_for({})
 
+    def _fields(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return merge_options({**self._options, "n": self._n}, self._extra_body, kwargs, "OpenAI")
+
     def _request_for(self, kwargs: Mapping[str, Any]) -> TextRequest:
-        own = {**self._options, "n": self._n}
-        return TextRequest(merge_options(own, self._extra_body, kwargs, "OpenAI"))
+        return TextRequest(self._fields(kwargs))
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        fields = self._fields(kwargs or {})
+        request = TextRequest(fields)
+        form = part("output", "text" if self._n is None else "list")
+        return self._described(_PATH, fields, lambda value: request.body([encode_prompt(value)]), form)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         request = self._request_for(kwargs)
@@ -137,7 +150,7 @@ class OpenAI(Model[TextInput, Out]):
 
     def _sender(self, request: TextRequest) -> Send:
         client, n = self._client, self._n
-        endpoint = client.endpoint("/completions", request.names[0], request.most)
+        endpoint = client.endpoint(_PATH, request.names[0], request.most)
 
         async def send(prompts: Sequence[bytes], strand: Strand) -> Sequence[Any]:
             def read(reply: Reply, clock: Clock) -> Texts:

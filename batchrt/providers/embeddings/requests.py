@@ -189,6 +189,8 @@ class EmbeddingLists:
                 continue
             if answer.usage is not None:
                 self._capacity.learn_usage(answer.usage.input_tokens, texts)
+            else:
+                strand.run.counts.add(tokens=sum(map(self._tokenizer.cost, texts)))
             return answer.vectors
 
     async def _send_what_can_be(self, texts: Sequence[str], strand: Strand) -> list[Any]:

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Address", "check_headers", "origin_of"]
+__all__ = ["Address", "address_mistake", "check_headers", "origin_of"]
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
@@ -23,7 +23,8 @@ class Address:
     `credentials`, the header that carries them. A query in it is part of every request's URL.
 
     Raises:
-        ValueError: for anything but an http or https URL with a host.
+        ValueError: for anything but an http or https URL with a host, or an http+unix URL with the
+            percent-encoded path of a socket.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -38,7 +39,8 @@ class Address:
         self._path = parts.path.rstrip("/")
         self._query = f"?{parts.query}" if parts.query else ""
         port = parts.port or (443 if self.tls else 80)
-        self.canonical: str = f"{parts.scheme}://{self.host}:{port}{self._path}{self._query}"
+        at = self.origin if parts.scheme == "http+unix" else f"{parts.scheme}://{self.host}:{port}"
+        self.canonical: str = f"{at}{self._path}{self._query}"
 
     def __repr__(self) -> str:
         return f"<Address {self.origin}{self._path}>"
@@ -57,7 +59,7 @@ def origin_of(url: str) -> str:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = parts.scheme in ("http", "https", "http+unix") and parts.hostname and parts.port != 0
     except ValueError:  # not chained: urllib's message may quote a password
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f\x7f]", url):
@@ -80,3 +82,23 @@ def check_headers(headers: Mapping[str, str]) -> dict[str, str]:
             raise ValueError(f"the value of header {name!r} has a character that HTTP cannot carry")
         checked[name.lower()] = value
     return checked
+
+
+_ENDPOINT: Final = re.compile(r"/(chat/completions|completions|embeddings|responses|chat)$")
+_VERSION: Final = re.compile(r"/(v\d+\w*|openai)(?=/|$)")
+"""Where an API of this kind begins: `/v1` mostly, `/openai` with Azure."""
+
+
+def address_mistake(url: str) -> str:
+    """Return the probable mistake in a base URL, without its name; empty if it looks right."""
+    try:
+        path = urlsplit(url.strip()).path.rstrip("/")
+    except ValueError:
+        return ""
+    endpoint = _ENDPOINT.search(path)
+    if endpoint is not None:
+        return f"ends with {endpoint[0]}, which is added to it; leave that out"
+    versions = _VERSION.findall(path)
+    if len(versions) > len(set(versions)):
+        return f"has /{versions[-1]} twice; leave one out"
+    return "" if versions else "has no /v1; most servers want it at the end"

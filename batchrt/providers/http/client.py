@@ -17,6 +17,7 @@ from batchrt.runtime.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ssl import SSLContext
 
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
 
@@ -53,6 +54,7 @@ class Client:
         max_retries: int = 2,
         http_client: HTTPClient | None = None,
         transport: HTTPTransport | None = None,
+        ssl_context: SSLContext | None = None,
         extra_headers: Mapping[str, str] | None = None,
         max_response_bytes: int = 64 * 2**20,
         quota: Quota | None = None,
@@ -85,11 +87,11 @@ class Client:
         self._transport = Transport(
             headers,
             tls=self.address.tls,
-            url=self.address.origin,
             timeout=timeout,
             max_response_bytes=max_response_bytes,
             http_client=http_client,
             transport=transport,
+            ssl_context=ssl_context,
         )
 
     def __repr__(self) -> str:

@@ -188,6 +188,7 @@ class Endpoint:
             strand.item.add_usage(usage, self._model)
         now = strand.run.now()
         strand.item.add_request(now - permit.sent_at)
+        strand.item.request_id = reply.request_id
         self.quota.answered(permit, usage, now)
         self._settle(permit, usage)
         return answer
@@ -285,7 +286,7 @@ class _RetryDecider:
             state.idle_for += seconds
             state.prepare_for_next_attempt()
         quota.tell_retry(failure.error, seconds, self.attempts)
-        self._strand.item.retries += 1
+        self._strand.count_retry()
         self._strand.give()
         if seconds > 0:
             await self._strand.run.clock.sleep(seconds)

@@ -1,45 +1,27 @@
-"""Channels over httpx: a user's client or transport, or a connection of httpx's own for each request."""
+"""Channels over httpx: a user's client or transport."""
 
 # ruff: noqa: TID251  one of the files that know an HTTP library
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import httpx
 
-from batchrt.providers.http.connection import CONNECT_TIMEOUT, translate
+from batchrt.providers.http.connection_errors import translate
 from batchrt.providers.http.content_encoding import too_large
-from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import Reply, Sink, drained, read_body
 from batchrt.runtime.blocked_loops import LoopBound
 
-__all__ = ["ClientChannel", "HTTPClient", "HTTPTransport", "TransportChannel", "UnpooledChannel"]
+if TYPE_CHECKING:
+    from batchrt.providers.http.transport import HTTPClient, HTTPTransport
+
+__all__ = ["ClientChannel", "TransportChannel"]
 
 _LIBRARIES: Final = ("httpx", "httpx2")
 """Libraries whose clients and transports are accepted; openai and LangChain have moved to httpx2."""
-
-
-class HTTPClient(Protocol):
-    """An `httpx.AsyncClient`, httpx2's, or a client with the same methods."""
-
-    def build_request(self, method: str, url: str, /) -> Any:
-        """Return a request."""
-
-    async def send(self, request: Any, /) -> Any:
-        """Send it."""
-
-
-class HTTPTransport(Protocol):
-    """An async transport of httpx's or httpx2's, or one with the same methods."""
-
-    async def handle_async_request(self, request: Any, /) -> Any:
-        """Send a request."""
-
-    async def aclose(self) -> None:
-        """Close it."""
 
 
 class _HTTPXChannel:
@@ -50,14 +32,12 @@ class _HTTPXChannel:
         headers: Mapping[str, str],
         timeout: float | None,
         limit: int,
-        library: Any = httpx,
-        proxy: Proxy | None = None,
+        library: Any,
     ) -> None:
         self._headers = headers
         self._timeout = timeout
         self._limit = limit
         self._library = library
-        self._proxy = proxy
         self._failures = (library.TransportError, library.DecodingError, OSError)
         self._pool: LoopBound | None = None
 
@@ -80,9 +60,7 @@ class _HTTPXChannel:
                     with anyio.CancelScope(shield=True):
                         await response.aclose()
         except self._failures as error:
-            raise translate(
-                error, url, self._timeout, library=self._library, reading=reading, proxy=self._proxy
-            ) from error
+            raise translate(error, url, self._timeout, library=self._library, reading=reading) from error
 
     async def _read(self, response: httpx.Response, sink: Sink | None) -> Reply:
         if response.is_stream_consumed:  # made of bytes by a mock, or read by a hook of the client
@@ -154,27 +132,6 @@ class ClientChannel(_HTTPXChannel):
             "POST", url, headers=self._headers, content=body, timeout=self._timeout
         )
         return await self._client.send(request, stream=True, follow_redirects=False)
-
-
-class UnpooledChannel(_HTTPXChannel):
-    """Send through httpx's own transport, with a connection for each request.
-
-    httpx's pool belongs to one event loop, and its time grows with the square of the requests in flight.
-    """
-
-    def __init__(
-        self, headers: Mapping[str, str], timeout: float | None, limit: int, proxy: Proxy | None
-    ) -> None:
-        super().__init__(headers, timeout, limit, proxy=proxy)
-        self._extensions = {"timeout": httpx.Timeout(timeout, connect=CONNECT_TIMEOUT).as_dict()}
-        self._limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._verify = httpx.create_ssl_context()
-
-    async def _send(self, url: str, body: bytes) -> httpx.Response:
-        proxy = None if self._proxy is None else self._proxy.url
-        transport = httpx.AsyncHTTPTransport(verify=self._verify, limits=self._limits, proxy=proxy)
-        request = httpx.Request("POST", url, headers=self._headers, content=body, extensions=self._extensions)
-        return await transport.handle_async_request(request)
 
 
 async def _close_generator(parts: object) -> None:

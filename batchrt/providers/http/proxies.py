@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from base64 import b64encode
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 __all__ = ["Proxy", "proxy_for"]
@@ -31,6 +32,46 @@ class Proxy(NamedTuple):
         """The URL without user and password, for messages."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    @property
+    def scheme(self) -> str:
+        """The protocol that it speaks, in lower case."""
+        return urlsplit(self.url).scheme
+
+    @property
+    def host(self) -> str:
+        """Its name or address."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """Its port; by default that of its scheme."""
+        return urlsplit(self.url).port or _DEFAULT_PORTS.get(self.scheme, 1080)
+
+    @property
+    def authorization(self) -> str | None:
+        """The value of the header `proxy-authorization`, of the user and password in its URL."""
+        parts = urlsplit(self.url)
+        if not (parts.username or parts.password):
+            return None
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        return f"Basic {b64encode(pair.encode()).decode()}"
+
+    @property
+    def fault(self) -> str | None:
+        """The reason why no connection can be made through it; `None` if it is an HTTP proxy's URL."""
+        try:
+            known = self.scheme in _DEFAULT_PORTS and self.host and self.port
+        except ValueError:  # not quoted: the message of urllib may have the password
+            known = False
+        if known:
+            return None
+        if self.scheme.startswith("socks"):
+            return (
+                f"{self.scheme} proxies need another client: pass http_client=httpx.AsyncClient(), which "
+                f"takes {self.setting} too (pip install 'httpx[socks]')"
+            )
+        return "this is no URL of a proxy, such as http://host:3128"
 
 
 def proxy_for(url: str) -> Proxy | None:

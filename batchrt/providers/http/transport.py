@@ -2,23 +2,44 @@
 
 There are three ways to send, all bounded alike in time and size:
 
-- by default pyqwest, without httpx's request and response objects, which cost as much again;
+- by default connections of our own, without httpx's request and response objects, which cost more than the
+  rest of an exchange;
 - a user's httpx transport (`httpx.MockTransport`, a respx router, `httpx.ASGITransport` …);
 - a user's `httpx.AsyncClient`.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from batchrt.providers.http.address import check_headers
 from batchrt.providers.http.content_encoding import ACCEPT_ENCODING
-from batchrt.providers.http.httpx_channels import ClientChannel, HTTPClient, HTTPTransport, TransportChannel
-from batchrt.providers.http.pyqwest_transport import PyqwestChannel
+from batchrt.providers.http.native_channel import NativeChannel
 from batchrt.providers.http.response import Reply, Sink
 
 __all__ = ["HTTPClient", "HTTPTransport", "Transport"]
+
+
+class HTTPClient(Protocol):
+    """An `httpx.AsyncClient`, httpx2's, or a client with the same methods."""
+
+    def build_request(self, method: str, url: str, /) -> Any:
+        """Return a request."""
+
+    async def send(self, request: Any, /) -> Any:
+        """Send it."""
+
+
+class HTTPTransport(Protocol):
+    """An async transport of httpx's or httpx2's, or one with the same methods."""
+
+    async def handle_async_request(self, request: Any, /) -> Any:
+        """Send a request."""
+
+    async def aclose(self) -> None:
+        """Close it."""
 
 
 class _Channel(Protocol):
@@ -33,15 +54,14 @@ class Transport:
     Args:
         headers: sent with every request.
         tls: the URLs are `https`.
-        url: the beginning of the URLs, to which the proxy rules of the environment are applied; without it,
-            pyqwest applies its own.
         timeout: seconds for a whole exchange, from connecting to the last byte; `None` for no limit.
         max_response_bytes: bounds an answer as it is received and as it unpacks.
         http_client: send through this client of httpx's or httpx2's; its owner closes it.
         transport: send through this transport of httpx's or httpx2's, which is closed with this object.
+        ssl_context: for TLS to the provider, in place of the one for certifi's and the system's certificates.
 
     Raises:
-        ValueError: for a header that HTTP cannot carry.
+        ValueError: for a header that HTTP cannot carry, or more than one of the last three options.
         TypeError: the client or transport is not one, or is synchronous.
     """
 
@@ -52,20 +72,27 @@ class Transport:
         tls: bool,
         timeout: float | None,
         max_response_bytes: int,
-        url: str = "",
         http_client: HTTPClient | None = None,
         transport: HTTPTransport | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         if http_client is not None and transport is not None:
             raise ValueError("give either http_client or transport, not both")
+        if ssl_context is not None and (http_client is not None or transport is not None):
+            raise ValueError("give ssl_context to your http_client or transport (verify=...) instead")
         sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
+        # httpx takes a while to import, and is not needed for connections of our own.
         if http_client is not None:
+            from batchrt.providers.http.httpx_channels import ClientChannel
+
             self._channel = ClientChannel(sent, timeout, max_response_bytes, http_client)
         elif transport is not None:
+            from batchrt.providers.http.httpx_channels import TransportChannel
+
             self._channel = TransportChannel(sent, timeout, max_response_bytes, transport)
         else:
-            self._channel = PyqwestChannel(sent, timeout, max_response_bytes, tls=tls, url=url)
+            self._channel = NativeChannel(sent, timeout, max_response_bytes, tls=tls, ssl_context=ssl_context)
 
     def post(self, url: str, body: bytes, sink: Sink | None = None) -> Coroutine[Any, Any, Reply]:
         """Send `body` and return the answer, whatever its status; redirects are not followed.

@@ -99,7 +99,7 @@ def test_parquet_is_not_written_to_after_a_failure(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sink._writer, "write_table", fail)
+        patch.setattr(sink._file._writer, "write_table", fail)
         with pytest.raises(OutputError, match="no space left on device"):
             sink.write({}, vector(2))
         with pytest.raises(OutputError):

@@ -77,7 +77,7 @@ def test_arrays_a_matrix_in_sync_code() -> None:
 
 @given(st.lists(st.sampled_from("abcdefg"), max_size=30), st.integers(1, 5), st.sampled_from("abcdefgz"))
 def test_arrays_every_text_has_its_own_row(texts: list[str], size: int, guilty: str) -> None:
-    """Whatever repeats, however lists are cut, whoever fails."""
+    """For any repetition, cut of the lists and failing text."""
     provider = mock(reject=lambda text: text == guilty)
 
     async def main() -> Any:
@@ -94,7 +94,7 @@ def test_arrays_every_text_has_its_own_row(texts: list[str], size: int, guilty: 
 
 
 async def test_arrays_no_texts_give_an_empty_matrix() -> None:
-    """And ask nobody; it is as wide as was asked for."""
+    """No request is sent; the matrix is as wide as was asked for."""
     provider = mock()
     assert (await model(provider).aembed_array([])).shape == (0, 0)
     assert (await model(provider, dimensions=3).aembed_array(iter(()))).shape == (0, 3)

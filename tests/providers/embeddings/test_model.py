@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from batchrt.errors import (
 from batchrt.messages import Usage
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.runnables.lambdas import RunnableLambda
+from batchrt.runnables.parallel import RunnableParallel
 from tests.providers.embeddings.embedding import (
     WIDTH,
     answer,
@@ -36,6 +38,23 @@ async def test_embeddings_a_text_has_a_vector() -> None:
     """A list of numbers, exactly those that were sent."""
     provider = mock()
     assert await model(provider).ainvoke("hello") == provider.vector_of("hello", model="m")
+
+
+@pytest.mark.parametrize("share_lists", [False, True])
+async def test_embeddings_as_bytes_has_the_same_vectors(share_lists: bool) -> None:
+    """As float32, little-endian; in lists, alone, and beside the model itself, with the model's options."""
+    provider = mock()
+    embeddings = model(provider, max_batch_size=3, share_lists=share_lists)
+    texts = [*words(7), "", words(7)[0]]
+    chain: RunnableParallel[Any] = RunnableParallel(numbers=embeddings, raw=embeddings.as_bytes())
+    raw: list[Any] = await embeddings.as_bytes().abatch(texts, return_exceptions=True)
+    assert isinstance(raw[7], BadRequestError)
+    del raw[7], texts[7]
+    assert [list(struct.unpack(f"<{WIDTH}f", each)) for each in raw] == vectors(provider, texts)
+    both = await chain.ainvoke("hello")
+    assert list(struct.unpack(f"<{WIDTH}f", both["raw"])) == both["numbers"]
+    short = await embeddings.as_bytes().ainvoke("hello", dimensions=4)
+    assert len(short) == 16
 
 
 async def test_embeddings_a_request_is_what_servers_expect() -> None:
@@ -281,7 +300,7 @@ async def test_embeddings_an_option_that_cannot_be_bound_is_an_error(bound: dict
 
 
 def test_embeddings_openai_wants_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else insists on one."""
+    """Other servers do not insist on one."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(AuthenticationError):

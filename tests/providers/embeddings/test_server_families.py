@@ -1,4 +1,4 @@
-"""Servers at random can be judged: what they ask for is possible, whoever asks."""
+"""Servers at random can be judged: their demands are possible for every client."""
 
 from __future__ import annotations
 

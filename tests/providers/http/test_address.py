@@ -22,6 +22,7 @@ from batchrt.providers.http.address import Address, check_headers, origin_of
         ),
         ("https://host/v1#part", "https://host/v1/chat"),
         ("HTTPS://Host/v1", "https://Host/v1/chat"),
+        ("http+unix://%2Frun%2FMy.sock/v1", "http+unix://%2Frun%2FMy.sock/v1/chat"),
     ],
 )
 def test_address_puts_the_path_before_the_query(base_url: str, url: str) -> None:
@@ -38,9 +39,16 @@ def test_address_moves_user_and_password_to_a_header() -> None:
     assert address.url("/chat") == "http://host:8000/v1/chat"
 
 
+def test_address_of_another_unix_socket_is_another_address() -> None:
+    """Paths differ in case, and have no port."""
+    canonical = {Address(f"http+unix://%2Frun%2F{name}/v1").canonical for name in ("a", "A", "b")}
+    assert len(canonical) == 3
+    assert not Address("http+unix://%2Frun%2Fa").tls
+
+
 @pytest.mark.parametrize(
     "base_url",
-    ["", "api.openai.com/v1", "ftp://host/v1", "http://", "http://host:99999", "http://host:0",
+    ["", "http+unix:///run/my.sock/v1", "api.openai.com/v1", "ftp://host/v1", "http://", "http://host:99999", "http://host:0",
      "http://ho st/", "http://user:pass:word@[bad/v1", "https:///v1"],
 )  # fmt: skip
 def test_address_refuses_other_text_without_showing_it(base_url: str) -> None:

@@ -119,6 +119,26 @@ def test_proxies_are_chosen_by_scheme_or_for_all(
     assert proxy_for(url) == proxy
 
 
+@pytest.mark.parametrize(
+    ("url", "scheme", "host", "port", "authorization"),
+    [
+        ("http://proxy", "http", "proxy", 80, None),
+        ("https://Proxy:8443/", "https", "proxy", 8443, None),
+        ("https://[::1]", "https", "::1", 443, None),
+        ("http://user@proxy", "http", "proxy", 80, "Basic dXNlcjo="),
+        ("http://us%40er:p%3Aw@proxy:3128", "http", "proxy", 3128, "Basic dXNAZXI6cDp3"),
+        ("http://us%C3%A9r:@proxy", "http", "proxy", 80, "Basic dXPDqXI6"),
+    ],
+)
+def test_proxies_have_an_address_and_credentials(
+    url: str, scheme: str, host: str, port: int, authorization: str | None
+) -> None:
+    """The credentials are percent-encoded in the URL, and UTF-8 in the header (RFC 7617)."""
+    proxy = Proxy(url, "ALL_PROXY")
+    assert (proxy.scheme, proxy.host, proxy.port, proxy.authorization) == (scheme, host, port, authorization)
+    assert proxy.fault is None
+
+
 def test_proxies_hide_the_password() -> None:
     """In the repr and in the origin."""
     proxy = Proxy("http://user:hunter2@proxy:3128", "HTTP_PROXY")

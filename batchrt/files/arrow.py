@@ -1,0 +1,103 @@
+"""Arrow: the library, imported when it is needed, and its values as Python's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["pyarrow", "python_values"]
+
+
+def pyarrow(use: str = "a .parquet file", instead: str = "") -> Any:
+    """Return pyarrow, with its `parquet`.
+
+    Args:
+        use: for what it is needed, for the error.
+        instead: what else could be done.
+
+    Raises:
+        ImportError: it is not installed; says what to install.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(f"{use} needs pyarrow: install batchrt[parquet]{instead}") from error
+    return pa
+
+
+def python_values(array: Any) -> tuple[list[Any], dict[int, str]]:
+    """Return the values of an Arrow array as Python's, and the faults of those that cannot be, by position.
+
+    Dates and times are Python's, which have microseconds: a column with nanoseconds that are not zero is text
+    (ISO 8601), and inside of lists and structs they are cut. The entries of a map are pairs.
+    """
+    pa = pyarrow()
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    target = _in_microseconds(pa, array.type)
+    try:
+        if target != array.type:
+            array = _cast(pa, array, target)
+        return array.to_pylist(), {}
+    except (ValueError, TypeError, OverflowError, ArithmeticError, LookupError, pa.ArrowException):
+        return _one_by_one(pa, array)
+
+
+def _one_by_one(pa: Any, array: Any) -> tuple[list[Any], dict[int, str]]:
+    """Return the values of an array of which some have no form in Python."""
+    values: list[Any] = []
+    faults: dict[int, str] = {}
+    for position, scalar in enumerate(array):
+        try:
+            values.append(scalar.as_py())
+        except UnicodeDecodeError:
+            values.append(None)
+            faults[position] = "the text is not UTF-8; correct it where the file is made"
+        except (
+            ValueError,
+            TypeError,
+            OverflowError,
+            ArithmeticError,
+            LookupError,
+            pa.ArrowException,
+        ) as error:
+            values.append(None)
+            faults[position] = f"the value cannot be read: {' '.join(str(error).split())}"
+    return values, faults
+
+
+def _cast(pa: Any, array: Any, target: Any) -> Any:
+    try:
+        return array.cast(target)
+    except pa.ArrowInvalid:
+        if not pa.types.is_timestamp(array.type):
+            return array.cast(target, safe=False)
+        texts = array.cast(pa.string()).to_pylist()
+        return pa.array([None if text is None else text.replace(" ", "T", 1) for text in texts], pa.string())
+
+
+def _in_microseconds(pa: Any, kind: Any) -> Any:
+    """Return a type with microseconds in place of nanoseconds, which Python's times do not have."""
+    types = pa.types
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if types.is_time64(kind) and kind.unit == "ns":
+        return pa.time64("us")
+    if types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    return _with_inner(pa, kind, lambda inner: _in_microseconds(pa, inner))
+
+
+def _with_inner(pa: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a nested type with each inner type changed."""
+    types = pa.types
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(change(field.type)) for field in kind])
+    if types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)), kind.list_size)
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(change(kind.value_type)))
+    if types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(change(kind.value_type)))
+    return kind

@@ -1,0 +1,98 @@
+"""Text sinks: output rows as JSONL, CSV or TSV."""
+
+from __future__ import annotations
+
+import csv
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchrt.files.cells import cell, encodable_text, json_text
+from batchrt.files.formats import Format
+from batchrt.files.new_file import NewFile
+from batchrt.files.output_file import OutputFile
+from batchrt.files.sink import Sink
+
+__all__ = ["JsonSink", "TableSink", "encode_table"]
+
+
+class _TextSink(Sink):
+    def __init__(
+        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...]
+    ) -> None:
+        super().__init__(file.path, kind, columns, added)
+        self._file = file
+
+    def _put(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> None:
+        self._file.put(self._line(values, last))
+
+    def flush(self) -> None:
+        """Hand all rows written so far to the operating system; raises as `write` does."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write the remaining rows and close the file; stdout stays open. Raises as `write` does."""
+        if self._is_partial:
+            self._file.mark_partial()
+        self._file.close()
+
+    @property
+    def _new_files(self) -> tuple[NewFile, ...]:
+        return self._file._new_files
+
+    @abstractmethod
+    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
+        """Return one row's text, its line end included."""
+
+
+class JsonSink(_TextSink):
+    """Write one JSON object a line."""
+
+    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
+        row = dict(values)
+        if not row.keys().isdisjoint(self._added):
+            self._leave_out(row.keys() & set(self._added))
+            for name in self._added:  # they come last, in every row
+                row.pop(name, None)
+        row.update(zip(self._added, last, strict=True))
+        return json_text(row) + "\n"
+
+
+class TableSink(_TextSink):
+    """Write CSV or TSV: a header, then one record a row."""
+
+    def __init__(
+        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
+    ) -> None:
+        super().__init__(file, kind, columns, added)
+        self._known = frozenset(columns)
+        self._record = _Record()
+        # The csv module quotes a lone \r only if it is part of the line end: so that is \r\n for the module,
+        # and \n in the file.
+        self._writer = csv.writer(self._record, delimiter=delimiter, lineterminator="\r\n")
+        self._writer.writerow(self.columns)
+        file.put_header(self._record.text[:-2] + "\n")
+
+    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
+        if not values.keys() <= self._known:
+            self._leave_out(set(values.keys() - self._known))
+        get = values.get
+        fields = [cell(get(column)) for column in self._inputs]
+        fields += map(cell, last)
+        self._writer.writerow(fields)
+        return self._record.text[:-2] + "\n"
+
+
+class _Record:
+    """The last record that the csv writer wrote; it writes one at a time."""
+
+    text = ""
+
+    def write(self, text: str) -> None:
+        self.text = text
+
+
+def encode_table(text: str) -> bytes:
+    """Return a table's text as UTF-8."""
+    # Unencodable characters become U+FFFD, and so does NUL: `open_source` would refuse the row.
+    return encodable_text(text.replace("\0", "\ufffd")).encode()

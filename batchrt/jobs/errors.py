@@ -1,0 +1,71 @@
+"""Errors of a journal: a failed system or database call, with the path and the remedy."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from batchrt.errors import JournalError, JournalFault
+
+__all__ = ["journal_error", "translated"]
+
+_REMEDIES: Final[dict[JournalFault, str]] = {
+    "full": "the disk is full; make room and run the job again: it goes on with the rows that are missing",
+    "io": "the disk cannot be read or written; check it, or copy the journal to another one",
+    "permission": "it cannot be written; check who may write the file and its folder, or name another path",
+    "locked": "another process has it open; wait for its end, or name another journal",
+    "corrupt": "it is damaged or no journal; restore it, or begin anew (`fresh`), which keeps it aside",
+    "version": "another version of batchrt wrote it; use that one, or begin anew (`fresh`) and keep it aside",
+    "path": "there is no such folder; make it first",
+}
+
+_BY_CODE: Final[dict[int, JournalFault]] = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR: "io",
+    sqlite3.SQLITE_PERM: "permission",
+    sqlite3.SQLITE_READONLY: "permission",
+    sqlite3.SQLITE_CANTOPEN: "permission",
+    sqlite3.SQLITE_AUTH: "permission",
+    sqlite3.SQLITE_BUSY: "locked",
+    sqlite3.SQLITE_LOCKED: "locked",
+    sqlite3.SQLITE_PROTOCOL: "locked",
+    sqlite3.SQLITE_CORRUPT: "corrupt",
+    sqlite3.SQLITE_NOTADB: "corrupt",
+}
+_BY_ERRNO: Final[dict[int, JournalFault]] = {
+    errno.ENOSPC: "full",
+    errno.EDQUOT: "full",
+    errno.EFBIG: "full",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.EROFS: "permission",
+    errno.ENOENT: "path",
+    errno.ENOTDIR: "path",
+    errno.EISDIR: "path",
+}
+
+
+def journal_error(path: str, fault: JournalFault, detail: str = "") -> JournalError:
+    """Return the error of a journal at `path`."""
+    what = f" ({detail})" if detail else ""
+    return JournalError(f"the journal {path}: {_REMEDIES[fault]}{what}", path=path, fault=fault)
+
+
+def _fault_of(error: BaseException) -> JournalFault:
+    if isinstance(error, OSError):
+        return _BY_ERRNO.get(error.errno or 0, "io")
+    # The low byte is the primary code (https://www.sqlite.org/rescode.html); Python's own errors have none.
+    code = getattr(error, "sqlite_errorcode", None)
+    return "corrupt" if code is None else _BY_CODE.get(code & 0xFF, "corrupt")
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Raise errors of the block's system and database calls as `JournalError`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise journal_error(path, _fault_of(error), str(error)) from error

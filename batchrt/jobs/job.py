@@ -1,0 +1,220 @@
+"""Jobs: a chain over the rows of a source, whose outcomes are kept in a journal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterable, Iterator, Mapping
+from functools import partial
+from time import perf_counter
+from typing import Any, Literal, TypeAlias
+
+import anyio.to_thread
+
+from batchrt.config import RunConfig, check_config
+from batchrt.files import Source
+from batchrt.jobs.identity import Identity
+from batchrt.jobs.job_run import JobRun, Observer
+from batchrt.jobs.journal import Journal
+from batchrt.jobs.journal_reader import JournalReader, RunRecord
+from batchrt.jobs.matching import Matcher
+from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.records import Codec
+from batchrt.jobs.report import JobReport
+from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
+from batchrt.runnables.base import RunnableLike, coerce
+from batchrt.runtime.outcome import Outcome
+from batchrt.runtime.portal import call_blocking
+
+__all__ = ["Job", "Reuse"]
+
+Reuse: TypeAlias = Literal["same", "any"]
+
+
+class Job:
+    """Run a chain over many rows such that a killed process loses nothing: run it again, and it goes on.
+
+        job = Job(prompt | model | StrOutputParser(), "tickets.csv", "answers.csv", journal="answers.journal")
+        print(job.run())
+
+    Each outcome is on the disk, in the journal, before it is counted, shown or written to the output. The
+    same job run again reuses the outcomes of rows whose request is the same (messages, model, every
+    parameter, schema, endpoint) and that go through the same parsers and functions; equal rows have one
+    outcome each. Rows may be added, removed and reordered. What was changed is run again, and the report
+    names the part of the chain.
+
+    Errors of a row are its outcome, and are kept too. Rows that no request could be sent for, since the key
+    or the credit is missing or the provider is down, have no outcome: after five of them in a row the run is
+    stopped, and the next run goes on with them.
+
+    Args:
+        chain: from a row's value to its output, which JSON can carry (or a pydantic model that the chain's
+            last step returns).
+        source: a CSV, TSV or JSONL file (its path, or opened), or any iterable or async iterable of values
+            that JSON can carry. It is read from the start by each run. An iterator runs on the event loop.
+        sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
+            row has an outcome, and is the same whether the job was interrupted or not.
+        journal: the journal's file, made by the first run. Its folder must be on a local disk.
+        config: for the run, as for `abatch`.
+        reuse: `any` keeps answers of another chain to the same input.
+        fresh: begin anew; the old journal is kept aside. Only the first run of this object does so.
+        retry_failed: run rows again that failed before.
+        version: stands for the code of the chain's functions. Without it the bytecode, the defaults and the
+            closure of each function are compared, with the functions, runnables and constants of its own
+            module that it names; but no other module, and another version of Python is a change.
+        overwrite: replace an output that another program or job has made.
+        limit: the most rows to read.
+
+    Raises:
+        ValueError: a function cannot be compared between processes and there is no `version`.
+    """
+
+    def __init__(
+        self,
+        chain: RunnableLike[Any, Any],
+        source: JobSource,
+        sink: str | os.PathLike[str] | None = None,
+        *,
+        journal: str | os.PathLike[str],
+        config: RunConfig | None = None,
+        reuse: Reuse = "same",
+        fresh: bool = False,
+        retry_failed: bool = False,
+        version: str | None = None,
+        overwrite: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        if reuse not in ("same", "any"):
+            raise ValueError(f"reuse must be 'same' or 'any', not {reuse!r}")
+        self.journal: str = os.fspath(journal)
+        self._chain = coerce(chain)
+        self._source = source
+        self._sink = None if sink is None else os.fspath(sink)
+        self._config = check_config(config)
+        self._identity = Identity(self._chain, version)
+        self._reuse_any = reuse == "any"
+        self._fresh = fresh
+        self._retry_failed = retry_failed
+        self._overwrite = overwrite
+        self._limit = limit
+        self._codec = Codec(self._identity.output_type)
+        self._run: JobRun | None = None
+        self._stop_called = False
+        self._report: JobReport | None = None
+
+    def run(self, observe: Observer | None = None) -> JobReport:
+        """Do `arun` from sync code; an iterator of rows runs on a background event loop."""
+        return call_blocking(partial(self.arun, observe))
+
+    async def arun(self, observe: Observer | None = None) -> JobReport:
+        """Run the rows that have no outcome yet, write the output if each row has one, and report.
+
+        Args:
+            observe: called with each outcome of this run once it is on the disk, on the event loop.
+
+        Raises:
+            JournalError: the journal cannot be opened or written, or another process has it open. What was
+                committed is in it, and running the job again goes on.
+            InputError: the source cannot be read, or the output cannot be created.
+            OutputError: the output cannot be written; the journal is complete.
+            TypeError: a row's value, or an output, cannot be kept in a journal.
+        """
+        run = self._run = JobRun(self._chain, self._config, observe)
+        if self._stop_called:
+            run.stop()
+        with (
+            open_rows(self._source) as rows,
+            Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal,
+        ):
+            source = rows if isinstance(rows, Source) else None
+            if self._sink is not None:
+                own = not journal.is_empty or journal.aside is not None
+                check_output(self._sink, source, replace=own or self._overwrite)
+            self._fresh = False
+            report = await self._carry_out(run, rows, journal)
+            if report.is_complete and self._sink is not None:
+                write = partial(write_output, self.journal, self._sink, source, rows=report.rows)
+                await anyio.to_thread.run_sync(write)
+        self._report = report
+        self._stop_called = False
+        return report
+
+    async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
+        started = perf_counter()
+        journal.begin_run()
+        matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
+        read: Any = read_async_rows if isinstance(rows, AsyncIterable) else read_rows
+        await run.run(read(rows, self._limit), journal, matcher, self._codec)
+        if isinstance(rows, Source) and rows.is_broken:
+            run.end_early("the input cannot be read to its end")
+        if run.at_end and self._limit is None:
+            journal.trim(matcher.position)
+        is_complete = run.at_end and not (run.interrupted or run.not_started)
+        ended = RunRecord(matcher.position, is_complete, perf_counter() - started, run.ended)
+        journal.end_run(ended)
+        journal.flush()
+        totals = await anyio.to_thread.run_sync(journal.totals)
+        return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+
+    def stop(self) -> None:
+        """End the run gracefully: rows in flight are finished and recorded, and no more are started.
+
+        May be called from any thread, from a signal handler, and before the run has begun. It holds for this
+        run alone.
+        """
+        self._stop_called = True
+        if self._run is not None:
+            self._run.stop()
+
+    def write(self) -> None:
+        """Write the rows that the journal has to the sink now, also where others are missing.
+
+        Raises:
+            ValueError: the job has no sink.
+            JournalError, InputError, OutputError: as for `arun`.
+        """
+        if self._sink is None:
+            raise ValueError("the job has no sink; give it one")
+        with open_rows(self._source) as rows:
+            write_output(self.journal, self._sink, rows if isinstance(rows, Source) else None)
+
+    def outcomes(self) -> Iterator[Outcome[Any]]:
+        """Iterate over the outcomes in the journal, in the order of the input, with bounded memory.
+
+        Also before a run, and while another process runs the job. `index` is the row's place in the input;
+        an error is a `RecordedError`.
+
+        Raises:
+            JournalError: there is no journal, or it cannot be read.
+        """
+        with JournalReader(self.journal) as journal:
+            for position, _, record in journal.records():
+                yield self._codec.outcome(position, record)
+
+    def report(self) -> JobReport:
+        """Return the report of the last run or, before one, of the journal alone.
+
+        Raises:
+            JournalError: there was no run, and the journal cannot be read.
+        """
+        if self._report is not None:
+            return self._report
+        return JobReport.of(self.journal)
+
+    def _report_of(
+        self, run: JobRun, matcher: Matcher, journal: Journal, facts: Mapping[str, Any]
+    ) -> JobReport:
+        matches = matcher.matches
+        return JobReport(
+            self.journal,
+            reused=matches.reused,
+            failed_before=matches.failed_before,
+            changed=matches.changed,
+            changed_parts=dict(matches.changed_parts),
+            new=matches.new,
+            gone=journal.gone() if run.at_end and self._limit is None else None,
+            kept=matches.kept,
+            interrupted=run.interrupted,
+            not_started=run.not_started,
+            aside=journal.aside,
+            **facts,
+        )

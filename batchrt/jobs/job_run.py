@@ -1,0 +1,320 @@
+"""One run of a job: rows go in, outcomes are recorded, and those on the disk are counted."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
+from contextlib import aclosing
+from itertools import chain as chained
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.lowlevel
+from anyio import CancelScope
+
+from batchrt.config import RunConfig
+from batchrt.errors import (
+    AuthenticationError,
+    DeadlineExceededError,
+    OutageError,
+    QuotaExhaustedError,
+    RunStoppedError,
+    SpendingLimitError,
+)
+from batchrt.jobs.journal import Journal, RowSource
+from batchrt.jobs.matching import Matcher, Row
+from batchrt.jobs.records import Codec, encode_input
+from batchrt.jobs.rows import Given
+from batchrt.limits.error_kinds import kind_of
+from batchrt.runnables.base import Runnable
+from batchrt.runtime.clock import Clock
+from batchrt.runtime.event_loop import LoopHandle, Signal
+from batchrt.runtime.outcome import Outcome
+from batchrt.runtime.outcome_iterator import OutcomeIterator
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
+
+__all__ = ["JobRun", "Observer"]
+
+Observer: TypeAlias = Callable[[Outcome[Any]], object]
+"""Called with each outcome once it is on the disk, on the event loop."""
+
+_CHUNK: Final = 64
+"""Outcomes that are taken from the run at a time."""
+_LONGEST_LOOK: Final = 0.005
+"""Seconds for which rows are matched before the event loop may do other work."""
+_MOST_REFUSED: Final = 5
+"""Rows in a row that may be refused for the key or the credit, or given up for an outage, before the run is
+stopped. One would do for a wrong key, but a proxy in front of several accounts may have a bad one."""
+_PROVIDERS: Final = (AuthenticationError, QuotaExhaustedError, OutageError)
+_OF_THE_RUN: Final = (RunStoppedError, SpendingLimitError, DeadlineExceededError)
+
+_PAUSE: Final = Row(-1, None, "", (b"", b""))
+"""Stands in place of a row, and lets the event loop do other work."""
+
+
+class _RowStep(Runnable[Row, Any]):
+    """Run a chain on the value of each row."""
+
+    def __init__(self, chain: Runnable[Any, Any]) -> None:
+        self._chain = chain
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        step = self._chain._step(kwargs)
+        inner = step.call
+
+        async def call(row: Row, strand: Strand) -> Any:
+            if row is _PAUSE:
+                await anyio.lowlevel.checkpoint()
+                return None
+            if row.error is not None:
+                raise row.error
+            # While the row runs its item has the row's place, which errors name; the run knows it by the
+            # order in which it was pulled.
+            item = strand.item
+            pulled, item.index = item.index, row.position
+            try:
+                return inner(row.value, strand) if step.inline else await inner(row.value, strand)
+            finally:
+                item.index = pulled
+
+        return Step.of(call, [step])
+
+
+class JobRun:
+    """Run the rows that have no outcome yet, and record the outcomes as they come.
+
+    An outcome is handed to the journal at once, so that its slot goes on, and is counted and shown when it
+    is on the disk. A killed process sends again what was in flight, what had ended and not been taken by
+    then, and one group of commits.
+
+    Args:
+        chain: the chain.
+        journal: opened with `committed` of this object.
+        matcher: matches rows with the journal.
+        codec: makes records.
+        config: of the run.
+        observe: see `Observer`.
+
+    Attributes:
+        interrupted: rows without an outcome that stands, since the provider let no request through.
+        not_started: rows that were read and not sent.
+        at_end: whether all rows of the source were read.
+        ended: why the run ended early, or `None`.
+        done, failed: outcomes of this run that are on the disk.
+    """
+
+    def __init__(
+        self,
+        chain: Runnable[Any, Any],
+        config: RunConfig | None,
+        observe: Observer | None,
+    ) -> None:
+        self.interrupted: int = 0
+        self.not_started: int = 0
+        self.done: int = 0
+        self.failed: int = 0
+        self.at_end: bool = False
+        self.ended: str | None = None
+        self._step = _RowStep(chain)
+        self._config = config
+        self._observe = observe
+        self._journal: Journal
+        self._matcher: Matcher
+        self._codec: Codec
+        self._clock = Clock()
+        self._loop = LoopHandle.current()
+        self._scope = CancelScope()
+        self._failure: BaseException | None = None
+        self._pending: dict[int, Row] = {}
+        self._pulled = 0
+        self._confirmed: deque[list[Any]] = deque()
+        self._room: Signal | None = None
+        self._refused_in_a_row = 0
+        self._iterator: OutcomeIterator[Any] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End gracefully: rows in flight are finished, and those that wait are not started."""
+        self._stopped = True
+        if self._iterator is not None:
+            self._iterator.stop()
+
+    def end_early(self, reason: str) -> None:
+        """Record that rows are missing though the source has ended."""
+        self.at_end = False
+        self.ended = reason
+
+    def committed(self, tokens: list[Any]) -> None:
+        """Take outcomes that are on the disk; called in the journal's thread."""
+        self._confirmed.append(tokens)
+        self._loop.soon(self._confirm)
+
+    async def run(
+        self,
+        rows: Iterator[Given] | AsyncGenerator[Given, None],
+        journal: Journal,
+        matcher: Matcher,
+        codec: Codec,
+    ) -> None:
+        """Run `rows`.
+
+        Raises:
+            JournalError: the journal cannot be written; what was committed stays.
+            TypeError: an input or an output cannot be kept in a journal.
+            Exception: an error of the source, or of the observer.
+        """
+        self._journal, self._matcher, self._codec = journal, matcher, codec
+        with self._scope:
+            if isinstance(rows, AsyncIterable):
+                inputs: Any = self._async_inputs(rows)
+            else:
+                inputs = await self._inputs(rows)
+            if inputs is not None and not self._stopped:
+                run = self._step.arun_iter(inputs, self._config, ordered=False, on_outcome=self._record)
+                await self._consume(run)
+        if self._failure is not None:
+            raise self._failure
+        journal.flush()
+        self._confirm()
+        self._end()
+
+    async def _consume(self, iterator: OutcomeIterator[Any]) -> None:
+        self._iterator = iterator
+        if self._stopped:
+            iterator.stop()
+        async with iterator:
+            while True:
+                try:
+                    await iterator.next_chunk(_CHUNK)
+                except StopAsyncIteration:
+                    break
+                while self._journal.is_full:
+                    self._room = Signal()
+                    if self._journal.is_full:  # the thread may have made room before it saw the signal
+                        await self._room.wait()
+        if iterator.ended is not None:
+            self.ended = str(iterator.ended)
+
+    # Rows in
+
+    async def _inputs(self, rows: Iterator[Given]) -> Iterator[Row] | None:
+        """Return the rows to run, after those at the start that need not be; `None` if there is none."""
+        began = perf_counter()
+        matched = self._matched(rows)
+        for row in matched:
+            if row is not None:
+                return chained((self._noted(row),), self._following(matched))
+            if perf_counter() - began > _LONGEST_LOOK:
+                await anyio.lowlevel.checkpoint()
+                began = perf_counter()
+            if self._stopped:
+                return None
+        return None
+
+    def _following(self, matched: Iterator[Row | None]) -> Iterator[Row]:
+        began = perf_counter()
+        for row in matched:
+            if row is not None:
+                yield self._noted(row)
+                began = perf_counter()
+            elif perf_counter() - began > _LONGEST_LOOK:
+                yield self._noted(_PAUSE)
+                began = perf_counter()
+
+    def _matched(self, rows: Iterator[Given]) -> Iterator[Row | None]:
+        """Yield the rows to run, and `None` for rows that need not be."""
+        match = self._matcher.match
+        for value, error in rows:
+            to_run = match(value, encode_input(value), error)
+            if to_run:
+                yield from to_run
+            else:
+                yield None
+        yield from self._matcher.finish()
+        self.at_end = True
+
+    async def _async_inputs(self, rows: AsyncGenerator[Given, None]) -> AsyncGenerator[Row, None]:
+        async with aclosing(rows):
+            async for value, error in rows:
+                for row in self._matcher.match(value, encode_input(value), error):
+                    yield self._noted(row)
+        for row in self._matcher.finish():
+            yield self._noted(row)
+        self.at_end = True
+
+    def _noted(self, row: Row) -> Row:
+        self._pending[self._pulled] = row
+        self._pulled += 1
+        return row
+
+    # Outcomes out
+
+    def _record(self, outcome: Outcome[Any]) -> None:
+        row = self._pending.pop(outcome.index)
+        if row is _PAUSE:
+            return
+        if outcome.error is not None and not self._stands(outcome):
+            return
+        record = self._codec.record(outcome, self._clock.wall())
+        source = RowSource(*row.keys, self._matcher.chain, row.given)
+        token = (row.position, outcome)
+        if row.old is not None:
+            self._journal.replace(row.old)
+        if row.entry is None:
+            self._journal.insert(row.position, source, record, token)
+        else:
+            self._journal.update(row.entry, source, record, token)
+
+    def _stands(self, outcome: Outcome[Any]) -> bool:
+        """Whether a failed row is an outcome of its own, and not one of the run or of the provider."""
+        error = outcome.error
+        if isinstance(error, _OF_THE_RUN):
+            self.not_started += outcome.status == "not started"
+            self.interrupted += outcome.status != "not started"
+            return False
+        if isinstance(error, _PROVIDERS) or kind_of(error).wrong_address:
+            self.interrupted += 1
+            self._refused_in_a_row += 1
+            if self._refused_in_a_row >= _MOST_REFUSED and self.ended is None:
+                self.ended = f"{type(error).__name__}: {error}"
+                self.stop()
+            return False
+        self._refused_in_a_row = 0
+        return True
+
+    def _confirm(self) -> None:
+        """Count and show outcomes that are on the disk; on the loop's thread."""
+        try:
+            while self._confirmed:
+                for position, outcome in self._confirmed.popleft():
+                    self._count(position, outcome)
+            self._journal.check()
+        except BaseException as error:  # noqa: BLE001  raised by `run`
+            if self._failure is None:
+                self._failure = error
+            self._scope.cancel()
+        if self._room is not None:
+            self._room.set()
+
+    def _count(self, position: int, outcome: Outcome[Any]) -> None:
+        if outcome.error is None:
+            self.done += 1
+            self._refused_in_a_row = 0
+        else:
+            self.failed += 1
+        if self._observe is not None:
+            self._observe(_at(position, outcome))
+
+    def _end(self) -> None:
+        if self._stopped and self.ended is None and not self.at_end:
+            self.ended = "it was stopped"
+
+
+def _at(position: int, outcome: Outcome[Any]) -> Outcome[Any]:
+    """Return `outcome` with its row's place."""
+    if outcome.index == position:
+        return outcome
+    values = {name: getattr(outcome, name) for name in Outcome.__slots__}
+    return Outcome(**{**values, "index": position})

@@ -1,0 +1,181 @@
+"""The journal of a job: each row's outcome, on the disk before it is reported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from batchrt.jobs.commit_thread import CommitThread
+from batchrt.jobs.journal_file import FileLock, open_journal_file, set_aside
+from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RunRecord
+from batchrt.jobs.records import Record
+
+__all__ = ["Journal", "RowSource"]
+
+_MARKS: Final = ", ".join("?" * len(Record._fields))
+_ASSIGNED: Final = ", ".join(f"{name} = ?" for name in Record._fields)
+_INSERT: Final = (
+    f"INSERT INTO rows (position, key, input_key, chain, input, {COLUMNS}) "  # noqa: S608
+    f"VALUES (?, ?, ?, ?, ?, {_MARKS})"
+)
+_UPDATE: Final = f"UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ?, {_ASSIGNED} WHERE id = ?"  # noqa: S608
+_MOVE: Final = "UPDATE rows SET position = ?, replaced = 0 WHERE id = ?"
+_LEAVE: Final = "UPDATE rows SET position = NULL WHERE id = ? AND position = ?"
+_REPLACE: Final = "UPDATE rows SET replaced = 1 WHERE id = ?"
+_END_RUN: Final = (
+    "UPDATE runs SET rows = ?, is_complete = ?, seconds = ?, ended = ? WHERE id = (SELECT max(id) FROM runs)"
+)
+_REFRESH: Final = "UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ? WHERE id = ?"
+
+
+class RowSource(NamedTuple):
+    """Say where an outcome is from.
+
+    Attributes:
+        key: the digest of the row's request.
+        input_key: the digest of its input.
+        chain: the chain that was asked.
+        input: JSON.
+    """
+
+    key: bytes
+    input_key: bytes
+    chain: int
+    input: str
+
+
+class Journal(JournalReader):
+    """Keep the outcomes of a job's rows, in an SQLite database in WAL mode.
+
+    A row is found by its place in the input, so that a resumed job reads the journal from front to back and
+    keeps no keys in memory; indexes by content are made when a row is first sought elsewhere. One process
+    writes at a time; others may read.
+
+    Args:
+        path: the file, which is created.
+        fresh: begin anew; the old file is kept aside, as `aside` says.
+        committed: called in the writing thread, as by `CommitThread`.
+
+    Attributes:
+        path: as given.
+        aside: the new name of the old file, or `None`.
+
+    Raises:
+        JournalError: it cannot be opened, or another process has it open.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fresh: bool = False,
+        committed: Callable[[list[Any]], None] = lambda _: None,
+    ) -> None:
+        name = os.fspath(path)
+        self._lock = FileLock(name)
+        try:
+            self.aside: str | None = set_aside(name) if fresh else None
+            writing = open_journal_file(name)
+            try:
+                super().__init__(name)
+            except BaseException:
+                writing.close()
+                raise
+        except BaseException:
+            self._lock.release()
+            raise
+        self._indexed: set[str] = set()
+        self._thread = CommitThread(writing, self.path, committed)
+
+    def close(self) -> None:
+        """Commit what was put, close the file and let others write; idempotent, and raises nothing."""
+        super().close()
+        self._thread.close()
+        self._lock.release()
+
+    # Writing. The changes of a row are applied in the order of the calls.
+
+    def insert(self, position: int, source: RowSource, record: Record, token: object = None) -> None:
+        """Record the outcome of a new row."""
+        self._thread.put((_INSERT, (position, *source, *record), token))
+
+    def update(self, entry: int, source: RowSource, record: Record, token: object = None) -> None:
+        """Record another outcome of a row that failed before."""
+        self._thread.put((_UPDATE, (*source, *record, entry), token))
+
+    def move(self, entry: int, position: int) -> None:
+        """Record that a row is at `position` of the input now, where no other one is."""
+        self._thread.put((_MOVE, (position, entry), None))
+
+    def leave(self, entry: int, position: int) -> None:
+        """Record that a row is not at `position` of the input any more."""
+        self._thread.put((_LEAVE, (entry, position), None))
+
+    def replace(self, entry: int) -> None:
+        """Record that a row of the input has changed, and that this was its outcome before."""
+        self._thread.put((_REPLACE, (entry,), None))
+
+    def trim(self, rows: int) -> None:
+        """Record that the input has this many rows, and that all others have left it."""
+        self._thread.put(("UPDATE rows SET position = NULL WHERE position >= ?", (rows,), None))
+
+    def refresh(self, entry: int, source: RowSource) -> None:
+        """Record the present input and chain of a row whose outcome is used again."""
+        self._thread.put((_REFRESH, (*source, entry), None))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a whole group waits for the disk: the next outcome should wait too."""
+        return self._thread.is_full
+
+    def check(self) -> None:
+        """Raise the JournalError of a change that could not be written, if there is one."""
+        if self._thread.failure is not None:
+            raise self._thread.failure
+
+    def flush(self) -> None:
+        """Wait until all is on the disk; raises JournalError."""
+        self._thread.flush()
+
+    # Chains
+
+    def chain(self, parts: Sequence[tuple[str, str]]) -> int:
+        """Return the number of the chain with these parts, which is recorded if it is new."""
+        text = json.dumps(parts)
+        self._thread.put(("INSERT OR IGNORE INTO chains (parts) VALUES (?)", (text,), None))
+        self.flush()
+        ((number,),) = self._read("SELECT id FROM chains WHERE parts = ?", text)
+        return int(number)
+
+    # Runs
+
+    def begin_run(self) -> None:
+        """Record that a run has begun; it counts as killed until it is ended."""
+        self._thread.put(("INSERT INTO runs DEFAULT VALUES", (), None))
+
+    def end_run(self, run: RunRecord) -> None:
+        """Record how the run ended."""
+        self._thread.put((_END_RUN, run, None))
+
+    # Searching by content
+
+    def with_key(self, key: bytes) -> list[Entry]:
+        """Return the rows with this request."""
+        self._index("key")
+        return list(map(Entry._make, self._read(f"SELECT {ENTRY} FROM rows WHERE key = ?", key)))  # noqa: S608
+
+    def with_input(self, input_key: bytes) -> list[Entry]:
+        """Return the rows with this input, the newest first."""
+        self._index("input_key")
+        query = f"SELECT {ENTRY} FROM rows WHERE input_key = ? ORDER BY id DESC"  # noqa: S608
+        return list(map(Entry._make, self._read(query, input_key)))
+
+    def _index(self, column: str) -> None:
+        if column not in self._indexed:
+            self._indexed.add(column)
+            # Ten million rows take some ten seconds, once; kept up from the start, it would cost every
+            # insert a page at a random place.
+            self._thread.put((f"CREATE INDEX IF NOT EXISTS rows_{column} ON rows ({column})", (), None))
+            self.flush()

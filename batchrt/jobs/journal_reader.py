@@ -1,0 +1,188 @@
+"""A journal as it is read, by the job that writes it and by others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from batchrt.jobs.errors import translated
+from batchrt.jobs.journal_file import connect_to_read
+from batchrt.jobs.records import Record
+
+__all__ = ["COLUMNS", "ENTRY", "Entry", "JournalReader", "RunRecord", "Totals"]
+
+COLUMNS: Final = ", ".join(Record._fields)
+ENTRY: Final = "id, position, key, chain, status, replaced, input"
+
+
+class Entry(NamedTuple):
+    """What is needed of a recorded row to match it with a row of the input.
+
+    Attributes:
+        id: its own.
+        position: its place in the input, or `None` if it has left it.
+        key: the digest of its request.
+        chain: the chain that answered.
+        status: `done` or `failed`.
+        replaced: whether there is a newer outcome for the same input.
+        input: JSON.
+    """
+
+    id: int
+    position: int | None
+    key: bytes
+    chain: int
+    status: str
+    replaced: int
+    input: str
+
+
+class Totals(NamedTuple):
+    """Sums over the rows of a journal that are in the input.
+
+    Attributes:
+        done, failed: rows.
+        retries: attempts beyond the first.
+        input_tokens, output_tokens: of all models.
+        cost: in the prices' currency; `None` if no row has one.
+        errors: rows that failed by the kind of error.
+    """
+
+    done: int
+    failed: int
+    retries: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    errors: Mapping[str, int]
+
+
+class RunRecord(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        rows: rows that were read; `None` for a run that was killed, or that goes on.
+        is_complete: whether each row had an outcome at its end.
+        seconds: how long it took.
+        ended: why it ended early, or `None`.
+    """
+
+    rows: int | None = None
+    is_complete: bool = False
+    seconds: float = 0.0
+    ended: str | None = None
+
+
+class JournalReader:
+    """Read a journal, also while a job writes it.
+
+    Reading never lasts: a transaction left open would keep the write-ahead log growing.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: as given.
+
+    Raises:
+        JournalError: there is no journal, or it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: str = os.fspath(path)
+        self._reading = connect_to_read(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        self._reading.close()
+
+    def _read(self, query: str, *parameters: Any) -> list[Any]:
+        with translated(self.path):
+            return self._reading.execute(query, parameters).fetchall()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row was ever recorded."""
+        return not self._read("SELECT 1 FROM rows LIMIT 1")
+
+    def at(self, position: int, count: int) -> list[Entry]:
+        """Return the rows at `count` places of the input from `position` on, in order."""
+        rows = self._read(
+            f"SELECT {ENTRY} FROM rows WHERE position >= ? AND position < ? ORDER BY position",  # noqa: S608
+            position,
+            position + count,
+        )
+        return list(map(Entry._make, rows))
+
+    def last_position(self) -> int:
+        """Return the last place of the input that a row has; -1 without any."""
+        ((last,),) = self._read("SELECT max(position) FROM rows")
+        return -1 if last is None else int(last)
+
+    def has_left_rows(self) -> bool:
+        """Whether there are rows that are at no place of the input."""
+        return bool(self._read("SELECT 1 FROM rows WHERE position IS NULL LIMIT 1"))
+
+    def gone(self) -> int:
+        """Return how many rows have left the input and have no newer outcome."""
+        ((count,),) = self._read("SELECT count(*) FROM rows WHERE position IS NULL AND NOT replaced")
+        return int(count)
+
+    def records(self, rows: int | None = None, *, failed: bool = False) -> Iterator[tuple[int, str, Record]]:
+        """Yield place, input (JSON) and record of the rows in the input, in order.
+
+        Args:
+            rows: of so many rows of the input; by default of all.
+            failed: of those that failed alone.
+        """
+        position, page = -1, 1000
+        query = (
+            f"SELECT position, input, {COLUMNS} FROM rows "  # noqa: S608
+            f"WHERE position > ? AND position < ? {'AND status = ?' if failed else ''} "
+            "ORDER BY position LIMIT ?"
+        )
+        end, status = 2**62 if rows is None else rows, ("failed",) if failed else ()
+        while found := self._read(query, position, end, *status, page):
+            for position, given, *columns in found:
+                yield position, given, Record._make(columns)
+
+    def last_run(self) -> RunRecord:
+        """Return how the last run ended."""
+        found = self._read("SELECT rows, is_complete, seconds, ended FROM runs ORDER BY id DESC LIMIT 1")
+        if not found or found[0][0] is None:
+            return RunRecord()
+        rows, is_complete, seconds, ended = found[0]
+        return RunRecord(rows, bool(is_complete), seconds, ended)
+
+    def totals(self) -> Totals:
+        """Return the sums over all rows that are in the input."""
+        ((done, failed, retries, tokens_in, tokens_out, cost),) = self._read(
+            "SELECT count(*) FILTER (WHERE status = 'done'), count(*) FILTER (WHERE status = 'failed'), "
+            "coalesce(sum(attempts - 1), 0), coalesce(sum(input_tokens), 0), "
+            "coalesce(sum(output_tokens), 0), sum(cost) FROM rows NOT INDEXED WHERE position IS NOT NULL"
+        )
+        errors = self._read(
+            "SELECT error ->> 'kind', count(*) FROM rows NOT INDEXED "
+            "WHERE status = 'failed' AND position IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+        return Totals(done, failed, retries, tokens_in, tokens_out, cost, dict(errors))
+
+    def parts_of(self, chain: int) -> dict[str, str]:
+        """Return the digests of a chain's parts by their names."""
+        ((text,),) = self._read("SELECT parts FROM chains WHERE id = ?", chain)
+        return dict(json.loads(text))
+
+    def has_chain_after(self, chain: int) -> bool:
+        """Whether a chain was recorded after this one."""
+        return bool(self._read("SELECT 1 FROM chains WHERE id > ? LIMIT 1", chain))

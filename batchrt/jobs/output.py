@@ -1,0 +1,86 @@
+"""The output of a job: its rows, written from the journal in the order of the input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from batchrt.errors import InputError
+from batchrt.files import Sink, Source, open_sink
+from batchrt.jobs.journal_reader import JournalReader
+from batchrt.jobs.records import error_text
+
+__all__ = ["check_output", "write_output"]
+
+_COLUMN_ROWS: Final = 20_000
+"""Rows whose names become columns of a CSV; as many as are surveyed of a file."""
+
+
+def check_output(path: str, source: Source | None, *, replace: bool) -> None:
+    """Check that the output can be made, before anything is sent.
+
+    Raises:
+        InputError: a name is taken, the format is unknown, the folder cannot be written to, or there is a
+            file that may not be replaced.
+    """
+    target = Path(path)
+    if target.exists() and not replace:
+        problem = "the file exists already; name another one or add `overwrite`"
+        raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
+    if not os.access(target.parent, os.W_OK):
+        problem = "cannot be written to" if target.parent.exists() else "does not exist; make it first"
+        raise InputError(f"{path}: the folder {str(target.parent)!r} {problem}", path=path)
+    with TemporaryDirectory() as folder:
+        _open(str(Path(folder) / target.name), () if source is None else source.columns, source).close()
+
+
+def write_output(
+    journal: str, path: str, source: Source | None, *, rows: int | None = None, failed: bool = False
+) -> int:
+    """Write rows of a journal to `path`, replacing what is there, and return their number.
+
+    Args:
+        journal: the journal's path.
+        path: the output's.
+        source: the file that the rows come from, or `None`.
+        rows: of so many rows of the input; by default of all.
+        failed: those that failed alone.
+
+    Raises:
+        InputError: the file cannot be created.
+        OutputError: it cannot be written; an older one is unchanged.
+        JournalError: the journal cannot be read.
+    """
+    with JournalReader(journal) as reader:
+        columns = _columns(reader) if source is None else source.survey()
+        with _open(path, columns, source) as sink:
+            count = 0
+            for _, given, record in reader.records(rows, failed=failed):
+                output = None if record.output is None else from_json(record.output)
+                error = None if record.error is None else error_text(record.error)
+                sink.write(_values(from_json(given)), output, error)
+                count += 1
+    return count
+
+
+def _open(path: str, columns: Sequence[str], source: Source | None) -> Sink:
+    return open_sink(path, columns=columns, overwrite=True, source=source, rebuildable=True)
+
+
+def _columns(journal: JournalReader) -> tuple[str, ...]:
+    """Return the names of the columns of inputs that are objects."""
+    names: dict[str, None] = {}
+    for _, given, _ in islice(journal.records(), _COLUMN_ROWS):
+        names.update(dict.fromkeys(_values(from_json(given))))
+    return tuple(names)
+
+
+def _values(value: Any) -> dict[str, Any]:
+    """Return an input as columns; one that is no object has the column `input`."""
+    return value if isinstance(value, dict) else {"input": value}

@@ -1,0 +1,153 @@
+"""Records: a row's outcome as it stands in a journal."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple, cast
+
+from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from batchrt.errors import ProviderError, RecordedError
+from batchrt.messages import Usage
+from batchrt.runtime.outcome import Outcome
+
+__all__ = ["Codec", "Record", "encode_input", "error_text"]
+
+_USAGE: Final = TypeAdapter(dict[str, Usage])
+
+
+class Record(NamedTuple):
+    """The columns of a row's outcome.
+
+    Attributes:
+        status: `done` or `failed`.
+        output: JSON, or `None`.
+        error: JSON, or `None`.
+        attempts, seconds, request_seconds, cost: as in `Outcome`.
+        usage: JSON of the tokens by model, or `None`.
+        input_tokens, output_tokens: their sums.
+        request_id: the provider's id of the last exchange, if it is known.
+        finished: when it was recorded, in seconds since 1970.
+    """
+
+    status: str
+    output: str | None
+    error: str | None
+    attempts: int
+    seconds: float
+    request_seconds: float | None
+    usage: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
+    request_id: str | None
+    finished: float
+
+
+def encode_input(value: object) -> bytes:
+    """Return an input as JSON, by which inputs are compared.
+
+    Raises:
+        TypeError: JSON cannot carry it.
+    """
+    try:
+        return to_json(value, inf_nan_mode="constants")
+    except (PydanticSerializationError, UnicodeError, ValueError) as error:
+        raise TypeError(
+            f"an input of a job must be a value that JSON can carry: {error}; give what identifies it, "
+            "and look the rest up in the chain"
+        ) from None
+
+
+class Codec:
+    """Turn outcomes into records and back.
+
+    Args:
+        output_type: the class of the outputs; `None` for JSON values.
+    """
+
+    def __init__(self, output_type: type[Any] | None) -> None:
+        self._output_type = output_type
+        self._adapter: TypeAdapter[Any] | None = None if output_type is None else TypeAdapter(output_type)
+
+    def record(self, outcome: Outcome[Any], finished: float) -> Record:
+        """Return the record of `outcome`, which ended at `finished`, in seconds since 1970.
+
+        Raises:
+            TypeError: JSON cannot carry the output.
+        """
+        output = error = None
+        request_id = outcome.request_id
+        if outcome.error is None:
+            output = self._encode(outcome.output)
+        else:
+            error = _encode_error(outcome.error)
+            request_id = getattr(outcome.error, "request_id", None) or request_id
+        bills, usage = outcome.usage_by_model, outcome.usage
+        return Record(
+            "done" if outcome.error is None else "failed",
+            output,
+            error,
+            outcome.attempts,
+            outcome.seconds,
+            outcome.request_seconds,
+            to_json(bills).decode() if bills else None,
+            None if usage is None else usage.input_tokens,
+            None if usage is None else usage.output_tokens,
+            outcome.cost,
+            request_id,
+            finished,
+        )
+
+    def _encode(self, output: Any) -> str:
+        try:
+            if self._adapter is not None and isinstance(output, cast("type", self._output_type)):
+                return self._adapter.dump_json(output).decode()
+            return to_json(output, inf_nan_mode="constants").decode()
+        except (PydanticSerializationError, UnicodeError, ValueError) as error:
+            raise TypeError(
+                f"the output, of type {type(output).__name__}, cannot be kept in a journal: {error}; end the "
+                "chain with a function that returns what JSON can carry"
+            ) from None
+
+    def outcome(self, index: int, record: Record) -> Outcome[Any]:
+        """Return the outcome of a record; its error is a `RecordedError`."""
+        error = None if record.error is None else _decode_error(record.error)
+        bills = None if record.usage is None else _USAGE.validate_json(record.usage)
+        return Outcome(
+            index,
+            None if record.output is None else self._decode(record.output),
+            error,
+            record.attempts,
+            record.seconds,
+            sum(bills.values(), Usage()) if bills else None,
+            record.request_seconds,
+            bills,
+            None,
+            record.cost,
+            record.request_id,
+        )
+
+    def _decode(self, output: str) -> Any:
+        if self._adapter is not None:
+            return self._adapter.validate_json(output)
+        return from_json(output)
+
+
+def _encode_error(error: Exception) -> str:
+    facts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
+    if isinstance(error, ProviderError):
+        facts |= {"status": error.status, "request_id": error.request_id}
+    return to_json(facts).decode()
+
+
+def error_text(error: str) -> str:
+    """Return a recorded error (JSON) as its class and message."""
+    facts = from_json(error)
+    return f"{facts['kind']}: {facts['message']}" if facts["message"] else str(facts["kind"])
+
+
+def _decode_error(text: str) -> RecordedError:
+    facts = from_json(text)
+    message = facts.pop("message")
+    return RecordedError(message, **facts)

@@ -1,0 +1,149 @@
+"""The report of a job: how many rows ended how, and what they cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, Self
+
+from batchrt.files.cells import error_line, shorten
+from batchrt.jobs.journal_reader import JournalReader
+from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.records import error_text
+
+__all__ = ["JobReport"]
+
+_SHOWN: Final = 20
+_LONGEST_REASON: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """Report a job: its last run, and all that its journal holds.
+
+    Attributes:
+        journal: the journal's path.
+        is_complete: whether each row of the input has an outcome that stands.
+        rows: rows of the input that the last run read; `None` if it was killed, or goes on.
+        reused: of these, rows with an output in the journal from before.
+        failed_before: rows with an error in the journal from before.
+        changed: rows that were run again, or are to be, since the chain is another one.
+        changed_parts: for how many of them, by the name of what changed.
+        new: rows that the journal did not know.
+        gone: rows in the journal that are not in the input any more; `None` if its end was not reached.
+        kept: of the reused rows, those with an answer of another chain (`reuse="any"`).
+        interrupted: rows whose requests could not be answered at all, for the key, the credit or an outage;
+            they are run again by the next run.
+        not_started: rows that were read and not sent.
+        done, failed: rows in the journal with an output, with an error.
+        retries: attempts beyond the first, of all of these rows.
+        input_tokens, output_tokens, cost: of all of these rows; the cost is `None` without prices.
+        errors: failed rows by the kind of error.
+        seconds: of the last run.
+        ended: why it ended early, in a sentence, or `None`.
+        aside: where an older journal was moved (`fresh`), or `None`.
+    """
+
+    journal: str
+    is_complete: bool = False
+    rows: int | None = 0
+    reused: int = 0
+    failed_before: int = 0
+    changed: int = 0
+    changed_parts: Mapping[str, int] = field(default_factory=dict)
+    new: int = 0
+    gone: int | None = None
+    kept: int = 0
+    interrupted: int = 0
+    not_started: int = 0
+    done: int = 0
+    failed: int = 0
+    retries: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+    errors: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    ended: str | None = None
+    aside: str | None = None
+
+    @classmethod
+    def of(cls, journal: str | os.PathLike[str]) -> Self:
+        """Return the report of the journal at this path: its rows, and how the last run ended.
+
+        Raises:
+            JournalError: there is no journal, or it cannot be read.
+        """
+        path = os.fspath(journal)
+        with JournalReader(path) as reader:
+            return cls(path, **reader.last_run()._asdict(), **reader.totals()._asdict())
+
+    def failed_rows(self, most: int = _SHOWN) -> list[str]:
+        """Return a line for each of the first `most` rows that failed: its number, from 1, and the reason.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        with JournalReader(self.journal) as reader:
+            found = islice(reader.records(failed=True), most)
+            return [
+                f"row {position + 1}: "
+                f"{shorten(error_line(error_text(record.error or '{}')), _LONGEST_REASON)}"
+                for position, _, record in found
+            ]
+
+    def write_failed(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+        """Write the rows that failed, with their errors, to a file, and return their number.
+
+        Args:
+            path: a CSV, TSV, JSONL or Parquet file.
+            overwrite: replace one that exists.
+
+        Raises:
+            InputError: the file exists, or cannot be created.
+            OutputError: it cannot be written.
+            JournalError: the journal cannot be read.
+        """
+        name = os.fspath(path)
+        check_output(name, None, replace=overwrite)
+        return write_output(self.journal, name, None, failed=True)
+
+    def resumed(self) -> str:
+        """Return one line on how the rows were matched with the journal; empty for a first run."""
+        counts = {
+            "reused": self.reused,
+            "failed before": self.failed_before,
+            "changed": self.changed,
+            "new": self.new,
+            "gone": self.gone or 0,
+        }
+        if not any(count for name, count in counts.items() if name != "new"):
+            return ""
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of a summary."""
+        if self.aside is not None:
+            yield f"the journal of before is kept as {self.aside}"
+        if resumed := self.resumed():
+            yield f"rows by the journal {self.journal}: {resumed}"
+        for name, count in sorted(self.changed_parts.items(), key=lambda pair: -pair[1]):
+            yield f"{name} changed: {count:,} row{'' if count == 1 else 's'} run again"
+        if self.kept:
+            yield f"{self.kept:,} answers are of another chain (`reuse` any)"
+        yield f"{self.done:,} done, {self.failed:,} failed in {self.seconds:.2f} s"
+        for kind, count in self.errors.items():
+            yield f"{count:,} {kind}"
+        if self.input_tokens or self.output_tokens:
+            cost = "" if self.cost is None else f", cost {self.cost:.4g}"
+            yield f"{self.input_tokens:,} tokens in, {self.output_tokens:,} out{cost}"
+        if not self.is_complete:
+            counts = ((self.interrupted, "interrupted"), (self.not_started, "not started"))
+            left = "".join(f", {count:,} {word}" for count, word in counts if count)
+            reason = self.ended or "the process was killed, or it goes on"
+            yield f"not complete: {reason}{left}; run the job again to go on"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())

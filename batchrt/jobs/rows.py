@@ -1,0 +1,80 @@
+"""The rows of a job: what its source gives, as inputs of the chain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+from anyio import CancelScope
+
+from batchrt.files import BadRow, Row, Source, open_source
+
+__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows"]
+
+JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
+"""Rows: a CSV, TSV or JSONL file, by its path or open, or any iterable of values that JSON can carry."""
+
+
+class Given(NamedTuple):
+    """A row as the source gives it.
+
+    Attributes:
+        value: the chain's input.
+        error: why the row cannot be read, or `None`.
+    """
+
+    value: Any
+    error: Exception | None = None
+
+
+def open_rows(source: JobSource) -> AbstractContextManager[Any]:
+    """Return a context with the rows of `source`; a path is opened, and closed at the end.
+
+    Raises:
+        InputError: the file cannot be read.
+        TypeError: the source is a single value.
+    """
+    if isinstance(source, str | os.PathLike):
+        return open_source(source)
+    if isinstance(source, bytes | Mapping) or not isinstance(source, Iterable | AsyncIterable):
+        raise TypeError(
+            f"a job's source is a file's path or an iterable of rows, not {type(source).__name__}"
+        )
+    return nullcontext(source)
+
+
+def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:
+    """Yield the rows of a source, at most `limit`."""
+    return islice(map(_given, rows), limit)
+
+
+async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncGenerator[Given, None]:
+    """Yield the rows of an async source, at most `limit`, and close it."""
+    iterator = aiter(rows)
+    left = -1 if limit is None else limit
+    try:
+        while left:
+            try:
+                row = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            left -= 1
+            yield _given(row)
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            with CancelScope(shield=True):
+                await close()
+
+
+def _given(row: Any) -> Given:
+    if isinstance(row, Row):
+        if row.faults:
+            return Given({name: value for name, value in row.values.items() if name not in row.faults})
+        return Given(row.values)
+    if isinstance(row, BadRow):
+        return Given(row.values, row.error)
+    return Given(row)

@@ -1,0 +1,136 @@
+"""An httpx transport over connections of our own, for an `httpx.AsyncClient`."""
+
+# ruff: noqa: TID251  one of the files that know an HTTP library
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncIterator
+from typing import Self
+
+import httpx
+
+from batchrt.errors import MalformedResponseError
+from batchrt.providers.http.connection_errors import ConnectFailed
+from batchrt.providers.http.exchange import Exchange, RequestBytes
+from batchrt.providers.http.pool import KEEPALIVE_EXPIRY, Pools
+from batchrt.providers.http.response_parser import BrokenResponse, Disconnected
+from batchrt.providers.http.route import Route, route_of
+
+__all__ = ["NativeTransport"]
+
+_OF_THE_CONNECTION = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
+)
+"""Fields that are about a connection, which is the transport's (RFC 9110, 7.6.1)."""
+
+
+class NativeTransport(httpx.AsyncBaseTransport):
+    """Send httpx requests over connections of our own, on asyncio, uvloop and Trio.
+
+    One object serves all event loops. Proxies and certificates are the environment's, as httpx has them.
+    HTTP/1.1 only. The time-outs of the request count; that for the pool does not, as no request waits for
+    another's connection.
+
+    Args:
+        verify: the context for TLS; by default one for certifi's and the system's certificates, or for those
+            that `SSL_CERT_FILE` or `SSL_CERT_DIR` name.
+        trust_env: go through the proxies that the environment names.
+        keepalive_expiry: seconds for which an idle connection is kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        verify: ssl.SSLContext | None = None,
+        trust_env: bool = True,
+        keepalive_expiry: float = KEEPALIVE_EXPIRY,
+    ) -> None:
+        self._verify = verify
+        self._trust_env = trust_env
+        self._pools = Pools(keepalive_expiry=keepalive_expiry)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request`, and return the response as soon as its head has come."""
+        pool = self._pools.here() or await self._pools.make()
+        timeouts = request.extensions.get("timeout", {})
+        try:
+            route = self._pools.intern(
+                route_of(str(request.url), ssl_context=self._verify, trust_env=self._trust_env)
+            )
+            data = _request_of(request, route, await request.aread())
+            exchange = Exchange(pool, route, data, math.inf)
+            exchange.bodiless = request.method == "HEAD"
+            exchange.connect_timeout = timeouts.get("connect")
+            exchange.read_timeout = timeouts.get("read")
+            await exchange.begin(pool.time())
+        except Exception as error:
+            raise _to_httpx(error, request) from error
+        response = exchange.response
+        return httpx.Response(
+            response.status,
+            headers=response.fields,
+            stream=_BodyStream(exchange, request),
+            extensions={"http_version": b"HTTP/1.1"},
+        )
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        await self._pools.aclose()
+
+
+class _BodyStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
+    """The body of a response, which is read as it comes."""
+
+    def __init__(self, exchange: Exchange, request: httpx.Request) -> None:
+        self._exchange = exchange
+        self._request = request
+
+    # Not a generator: each reader would have to close one that it does not read to its end.
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._exchange)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            raise _to_httpx(error, self._request) from error
+
+    async def aclose(self) -> None:
+        self._exchange.close()
+
+
+def _request_of(request: httpx.Request, route: Route, body: bytes) -> RequestBytes:
+    """Return head and body as they are sent."""
+    fields = [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_THE_CONNECTION]
+    names = {name.lower() for name, _ in fields}
+    if b"content-length" not in names and (body or request.method in ("POST", "PUT", "PATCH")):
+        fields.append((b"content-length", b"%d" % len(body)))
+    fields += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in route.headers]
+    lines = [f"{request.method} {_target(request, route)} HTTP/1.1".encode("latin-1")]
+    lines += [b"%b: %b" % field for field in fields]
+    return RequestBytes(b"\r\n".join([*lines, b"", body]))
+
+
+def _target(request: httpx.Request, route: Route) -> str:
+    target = request.extensions.get("target")
+    return route.target(str(request.url)) if target is None else target.decode("latin-1")
+
+
+def _to_httpx(error: Exception, request: httpx.Request) -> Exception:
+    """Return httpx's error for one of ours."""
+    if isinstance(error, ConnectFailed):
+        late = isinstance(error.__cause__, TimeoutError)
+        return (httpx.ConnectTimeout if late else httpx.ConnectError)(str(error), request=request)
+    if isinstance(error, BrokenResponse | MalformedResponseError):
+        return httpx.RemoteProtocolError(str(error), request=request)
+    if isinstance(error, TimeoutError):
+        return httpx.ReadTimeout(str(error) or "timed out", request=request)
+    if isinstance(error, Disconnected):
+        broke = error.__cause__ is not None
+        return (httpx.ReadError if broke else httpx.RemoteProtocolError)(str(error), request=request)
+    if isinstance(error, OSError):
+        return httpx.ReadError(str(error), request=request)
+    return error

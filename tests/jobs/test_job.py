@@ -1,0 +1,484 @@
+"""Jobs: what is run, what is reused, what is written and reported."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from batchrt import (
+    AIMessage,
+    InputError,
+    Job,
+    JournalError,
+    OpenAIEmbeddings,
+    Outcome,
+    RecordedError,
+    RunnableLambda,
+)
+from batchrt.files import open_source
+from batchrt.testing import MockProvider
+from tests.jobs.chains import Answers, questions
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "job.journal"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_job_runs_each_row_once(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """The second run of the same job sends nothing and writes the same output."""
+    sink = tmp_path / "out.jsonl"
+    job = Job(answers.chain(), questions(20), sink, journal=journal)
+    first = await job.arun()
+    assert (first.is_complete, first.new, first.done, first.reused) == (True, 20, 20, 0)
+    assert len(answers.take()) == 20
+    output = sink.read_bytes()
+    assert lines(sink)[3] == {"q": "q3", "note": 3, "output": "SAY Q3", "error": None}
+    second = await Job(answers.chain(), questions(20), sink, journal=journal).arun()
+    assert (second.is_complete, second.new, second.reused, second.done) == (True, 0, 20, 20)
+    assert answers.take() == []
+    assert sink.read_bytes() == output
+
+
+def test_job_runs_from_sync_code(answers: Answers, journal: Path) -> None:
+    """`run` does what `arun` does."""
+    assert Job(answers.chain(), questions(3), journal=journal).run().done == 3
+
+
+async def test_job_matches_rows_by_their_requests(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """Rows that were added, removed and reordered are told apart; columns that are not sent do not matter."""
+    await Job(answers.chain(), questions(10), journal=journal).arun()
+    answers.take()
+    rows = [*reversed(questions(10)[2:]), {"q": "added", "note": -1}]
+    rows[0]["note"] = "edited"
+    sink = tmp_path / "out.jsonl"
+    report = await Job(answers.chain(), rows, sink, journal=journal).arun()
+    assert answers.take() == ["say added"]
+    assert (report.reused, report.new, report.gone, report.changed) == (8, 1, 2, 0)
+    assert [(row["note"], row["output"]) for row in lines(sink)] == [
+        ("edited", "SAY Q9"),
+        *((number, f"SAY Q{number}") for number in range(8, 1, -1)),
+        (-1, "SAY ADDED"),
+    ]
+
+
+async def test_job_gives_equal_rows_an_outcome_each(answers: Answers, journal: Path) -> None:
+    """The recorded outcome of one of them is not used for the others."""
+    await Job(answers.chain(), [{"q": "same"}] * 3, journal=journal).arun()
+    assert len(answers.take()) == 3
+    await Job(answers.chain(), [{"q": "other"}, *[{"q": "same"}] * 4], journal=journal).arun()
+    assert sorted(answers.take()) == ["say other", "say same"]
+
+
+CHANGES: list[tuple[str, str, dict[str, Any]]] = [
+    ("model", "say {q}", {"name": "other"}),
+    ("temperature", "say {q}", {"temperature": 0.7}),
+    ("prompt", "tell {q}", {}),
+    ("seed", "say {q}", {"seed": 7}),
+    ("endpoint", "say {q}", {"base_url": "http://elsewhere/v1"}),
+    ("top_k", "say {q}", {"extra_body": {"top_k": 4}}),
+]
+
+
+@pytest.mark.parametrize(("part", "template", "options"), CHANGES, ids=[change[0] for change in CHANGES])
+async def test_job_never_reuses_answers_of_another_chain(
+    answers: Answers, journal: Path, part: str, template: str, options: dict[str, Any]
+) -> None:
+    """A changed part runs all rows again, and the report names it."""
+    await Job(answers.chain(), questions(6), journal=journal).arun()
+    answers.take()
+    report = await Job(answers.chain(template, **options), questions(6), journal=journal).arun()
+    assert len(answers.take()) == 6
+    assert (report.changed, report.reused, report.new) == (6, 0, 0)
+    assert report.changed_parts == {part: 6}
+    assert f"{part} changed: 6 rows run again" in str(report)
+
+
+async def test_job_finds_answers_of_an_earlier_chain_again(answers: Answers, journal: Path) -> None:
+    """A change that is taken back costs nothing."""
+    await Job(answers.chain(), questions(6), journal=journal).arun()
+    await Job(answers.chain(temperature=0.5), questions(6), journal=journal).arun()
+    answers.take()
+    report = await Job(answers.chain(), questions(6), journal=journal).arun()
+    assert (report.reused, report.gone) == (6, 0)
+    assert answers.take() == []
+
+
+async def test_job_reuses_any_answers_knowingly(answers: Answers, journal: Path) -> None:
+    """`reuse="any"` keeps them for this run, and does not make them the other chain's."""
+    await Job(answers.chain(), questions(6), journal=journal).arun()
+    answers.take()
+    other = answers.chain(temperature=0.5)
+    report = await Job(other, [*questions(6), {"q": "new"}], journal=journal, reuse="any").arun()
+    assert answers.take() == ["say new"]
+    assert (report.reused, report.kept, report.new) == (6, 6, 1)
+    report = await Job(other, [*questions(6), {"q": "new"}], journal=journal).arun()
+    assert (report.reused, report.changed) == (1, 6)
+
+
+async def test_job_fresh_keeps_the_old_journal_aside(answers: Answers, journal: Path) -> None:
+    """All rows are run again, and the outcomes of before can still be read."""
+    await Job(answers.chain(), questions(4), journal=journal).arun()
+    answers.take()
+    job = Job(answers.chain(), questions(4), journal=journal, fresh=True)
+    report = await job.arun()
+    assert len(answers.take()) == 4
+    assert report.aside is not None
+    assert Job(answers.chain(), [], journal=report.aside).report().done == 4
+    assert (await job.arun()).reused == 4  # the object's next run goes on
+
+
+async def test_job_keeps_failures_and_retries_them_on_demand(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """A failed row is an outcome; only `retry_failed` runs it again."""
+    sink = tmp_path / "out.csv"
+    answers.respond = lambda text: (
+        httpx.Response(400, json={"error": {"message": "no"}}) if text == "say q1" else answers.answered(text)
+    )
+    report = await Job(answers.chain(), questions(3), sink, journal=journal).arun()
+    assert (report.done, report.failed, report.is_complete) == (2, 1, True)
+    assert report.errors == {"BadRequestError": 1}
+    assert "BadRequestError: no (status 400)" in sink.read_text()
+    answers.take()
+    report = await Job(answers.chain(), questions(3), sink, journal=journal).arun()
+    assert (report.reused, report.failed_before, answers.take()) == (2, 1, [])
+    answers.respond = answers.answered
+    report = await Job(answers.chain(), questions(3), sink, journal=journal, retry_failed=True).arun()
+    assert answers.take() == ["say q1"]
+    assert (report.done, report.failed, report.failed_before, report.gone) == (3, 0, 1, 0)
+    assert "SAY Q1" in sink.read_text()
+
+
+async def test_job_without_a_key_has_no_failed_rows(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """Rows that the provider refuses altogether are left for the next run; the job stops early."""
+    answers.respond = lambda _: httpx.Response(401, json={"error": {"message": "wrong key"}})
+    sink = tmp_path / "out.jsonl"
+    config: Any = {"max_concurrency": 2}
+    report = await Job(answers.chain(), questions(100), sink, journal=journal, config=config).arun()
+    assert not report.is_complete
+    assert report.ended is not None
+    assert "wrong key" in report.ended
+    assert (report.done, report.failed) == (0, 0)
+    assert len(answers.take()) < 20
+    assert not sink.exists()
+    answers.respond = answers.answered
+    report = await Job(answers.chain(), questions(100), sink, journal=journal).arun()
+    assert (report.done, report.failed, report.is_complete) == (100, 0, True)
+
+
+async def test_job_stops_gracefully(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """Rows in flight are recorded, the others are left for the next run, and no output is made."""
+    sink = tmp_path / "out.jsonl"
+    config: Any = {"max_concurrency": 4}
+    job = Job(answers.chain(), questions(2000), sink, journal=journal, config=config)
+
+    def stop(outcome: Outcome[Any]) -> None:
+        if outcome.index >= 20:
+            job.stop()
+
+    report = await job.arun(stop)
+    assert not report.is_complete
+    assert 20 <= report.done == len(answers.take()) < 2000
+    assert not sink.exists()
+    assert (await Job(answers.chain(), questions(2000), sink, journal=journal).arun()).is_complete
+    assert len(answers.take()) == 2000 - report.done
+
+
+async def test_job_shows_only_outcomes_that_are_on_the_disk(answers: Answers, journal: Path) -> None:
+    """Another reader finds the row when the observer is told of it."""
+    job = Job(answers.chain(), questions(10), journal=journal)
+    shown = []
+
+    def observe(outcome: Outcome[Any]) -> None:
+        recorded = {each.index: each.output for each in job.outcomes()}
+        shown.append((outcome.index, recorded[outcome.index]))
+
+    await job.arun(observe)
+    assert sorted(shown) == [(number, f"SAY Q{number}") for number in range(10)]
+
+
+async def test_job_raises_an_error_of_its_observer(answers: Answers, journal: Path) -> None:
+    """It ends the run, and what was recorded stays."""
+
+    def fail(_outcome: Outcome[Any]) -> None:
+        raise ZeroDivisionError
+
+    config: Any = {"max_concurrency": 1}
+    job = Job(answers.chain(), questions(2000), journal=journal, config=config)
+    with pytest.raises(ZeroDivisionError):
+        await job.arun(fail)
+    assert 1 <= len(list(job.outcomes())) < 2000
+
+
+async def test_job_cancelled_keeps_what_had_ended(answers: Answers, journal: Path) -> None:
+    """A cancelled job records outcomes that had come, and the next run goes on."""
+    shown = 0
+
+    def count(_outcome: Outcome[Any]) -> None:
+        nonlocal shown
+        shown += 1
+        if shown == 10:
+            scope.cancel()
+
+    config: Any = {"max_concurrency": 2}
+    job = Job(answers.chain(), questions(2000), journal=journal, config=config)
+    with anyio.CancelScope() as scope:
+        await job.arun(count)
+    assert scope.cancelled_caught
+    assert len(list(job.outcomes())) >= 10
+    asked = len(answers.take())
+    assert (await Job(answers.chain(), questions(2000), journal=journal).arun()).is_complete
+    assert asked + len(answers.take()) <= 2000 + 2 + 2  # in flight, and ended in the meantime
+
+
+async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
+    """An async iterable is a source as well."""
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for row in questions(5):
+            await anyio.lowlevel.checkpoint()
+            yield row
+
+    assert (await Job(answers.chain(), rows(), journal=journal).arun()).done == 5
+    assert (await Job(answers.chain(), rows(), journal=journal).arun()).reused == 5
+
+
+async def test_job_reads_files_with_bad_rows(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """A row that cannot be read is an outcome, with its line; the others are run."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"q": "a"}\n{"q": \n{"x": 1}\n{"q": "b"}\n')
+    sink = tmp_path / "out.jsonl"
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.done, report.failed) == (2, 2)
+    first, second, third, fourth = lines(sink)
+    assert (first["output"], fourth["output"]) == ("SAY A", "SAY B")
+    assert "row 2 (line 2)" in second["error"]
+    assert "'q'" in third["error"]
+    with open_source(source) as opened:
+        assert (await Job(answers.chain(), opened, sink, journal=journal).arun()).failed_before == 2
+    assert len(answers.take()) == 2
+
+
+async def test_job_refuses_an_output_of_others(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """A file that no run of this job made is not replaced, and nothing is sent."""
+    sink = tmp_path / "out.jsonl"
+    sink.write_text("precious\n")
+    with pytest.raises(InputError, match="exists already"):
+        await Job(answers.chain(), questions(2), sink, journal=journal).arun()
+    assert sink.read_text() == "precious\n"
+    assert answers.take() == []
+    await Job(answers.chain(), questions(2), sink, journal=journal, overwrite=True).arun()
+    assert len(lines(sink)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("out.xlsx", "suffix"), ("nowhere/out.csv", "does not exist"), ("out.csv", "a column 'output'")],
+)
+async def test_job_checks_its_output_first(
+    answers: Answers, journal: Path, tmp_path: Path, name: str, reason: str
+) -> None:
+    """What is wrong with the output is said before anything is sent."""
+    source = tmp_path / "in.csv"
+    source.write_text("q,output\na,b\n" if "column" in reason else "q\na\n")
+    with pytest.raises(InputError, match=reason):
+        await Job(answers.chain(), source, tmp_path / name, journal=journal).arun()
+    assert answers.take() == []
+
+
+async def test_job_writes_what_there_is_on_demand(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """The rows so far, of a job that was stopped."""
+    sink = tmp_path / "out.jsonl"
+    config: Any = {"max_concurrency": 1}
+    job = Job(answers.chain(), questions(2000), sink, journal=journal, config=config)
+    report = await job.arun(lambda _: job.stop())
+    assert not report.is_complete
+    job.write()
+    assert [row["output"] for row in lines(sink)] == [f"SAY Q{number}" for number in range(report.done)]
+
+
+async def test_job_outcomes_are_read_back(answers: Answers, journal: Path) -> None:
+    """In input order, with tokens and errors."""
+    answers.respond = lambda text: (
+        httpx.Response(400, json={"error": {"message": "no"}}) if text == "say q1" else answers.answered(text)
+    )
+    job = Job(answers.chain(), questions(3), journal=journal)
+    await job.arun()
+    first, second, third = job.outcomes()
+    assert (first.index, first.output, third.output) == (0, "SAY Q0", "SAY Q2")
+    assert first.request_id == "req-say q0"
+    assert first.usage is not None
+    assert (first.usage.input_tokens, first.usage.output_tokens) == (2, 1)
+    assert isinstance(second.error, RecordedError)
+    assert (second.error.kind, second.error.status) == ("BadRequestError", 400)
+
+
+class Verdict(BaseModel):
+    word: str
+
+
+async def test_job_outcomes_are_messages_and_models(answers: Answers, tmp_path: Path) -> None:
+    """Outputs of a known class are instances of it when they are read back."""
+    answers.respond = lambda _: httpx.Response(
+        200,
+        json={
+            "model": "m",
+            "choices": [
+                {"index": 0, "message": {"role": "assistant", "content": '{"word": "yes"}'}},
+            ],
+        },
+    )
+    job = Job(answers.model(), ["hello"], journal=tmp_path / "a")
+    await job.arun()
+    (outcome,) = job.outcomes()
+    assert isinstance(outcome.output, AIMessage)
+    structured: Any = answers.model().with_structured_output(Verdict)
+    job = Job(structured, ["hello"], journal=tmp_path / "b")
+    await job.arun()
+    (outcome,) = job.outcomes()
+    assert outcome.output == Verdict(word="yes")
+
+
+async def test_job_refuses_outputs_that_json_cannot_carry(journal: Path) -> None:
+    """The error names the type and what to do."""
+    job = Job(lambda value: object(), [1], journal=journal, version="1")
+    with pytest.raises(TypeError, match=r"of type object.*what JSON can carry"):
+        await job.arun()
+
+
+async def test_job_refuses_inputs_that_json_cannot_carry(journal: Path) -> None:
+    """An input is compared between processes."""
+    with pytest.raises(TypeError, match="an input of a job"):
+        await Job(lambda value: value, [object()], journal=journal).arun()
+
+
+async def test_job_sends_embeddings_in_lists(journal: Path) -> None:
+    """And only those of texts that have none."""
+    provider = MockProvider(dimensions=4)
+    model = OpenAIEmbeddings(
+        "m", base_url="http://mock/v1", api_key="k", transport=provider.transport(), dimensions=4
+    )
+    texts = [f"text {number}" for number in range(50)]
+    assert (await Job(model, texts[:40], journal=journal).arun()).done == 40
+    assert provider.log.snapshot().requests < 10
+    job = Job(model, texts, journal=journal)
+    assert (await job.arun()).reused == 40
+    assert provider.log.snapshot().items == 50
+    assert [len(outcome.output or ()) for outcome in job.outcomes()] == [4] * 50
+
+
+async def test_job_whose_input_breaks_off_is_not_complete(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """Rows after the break are missing, so no output is made, and nothing counts as gone."""
+    source, sink = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl"
+    rng = random.Random(1)
+    text = "".join(f'{{"q": "q{number} {rng.random()}"}}\n' for number in range(3000))
+    whole = gzip.compress(text.encode())
+    source.write_bytes(whole)
+    await Job(answers.chain(), source, journal=journal).arun()
+    source.write_bytes(whole[: len(whole) // 2])
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.is_complete, report.gone) == (False, None)
+    assert report.ended == "the input cannot be read to its end"
+    assert not sink.exists()
+    source.write_bytes(whole)
+    answers.take()
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.is_complete, report.done) == (True, 3000)
+    assert answers.take() == []
+
+
+async def test_job_takes_a_limit_of_async_rows(answers: Answers, journal: Path) -> None:
+    """No row beyond it is pulled."""
+    pulled: list[int] = []
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for row in questions(5):
+            await anyio.lowlevel.checkpoint()
+            pulled.append(row["note"])
+            yield row
+
+    assert (await Job(answers.chain(), rows(), journal=journal, limit=2).arun()).done == 2
+    assert pulled == [0, 1]
+
+
+async def test_job_takes_a_limit(answers: Answers, journal: Path) -> None:
+    """The first rows are run, and are reused by a run of all."""
+    report = await Job(answers.chain(), questions(10), journal=journal, limit=3).arun()
+    assert (report.rows, report.done, report.gone) == (3, 3, None)
+    report = await Job(answers.chain(), questions(10), journal=journal).arun()
+    assert (report.reused, report.new) == (3, 7)
+
+
+def shout(text: str) -> str:
+    return text + "!"
+
+
+async def test_job_sees_changed_functions(answers: Answers, journal: Path) -> None:
+    """A function behind the model is part of the identity; a version stands for its code."""
+
+    def quiet(text: str) -> str:
+        return text + "."
+
+    chain = answers.chain()
+    await Job(chain | shout, questions(2), journal=journal).arun()
+    assert (await Job(chain | shout, questions(2), journal=journal).arun()).reused == 2
+    report = await Job(chain | RunnableLambda(quiet, name="shout"), questions(2), journal=journal).arun()
+    assert report.changed_parts == {"function shout": 2}
+    await Job(chain | shout, questions(2), journal=journal, version="2").arun()
+    report = await Job(
+        chain | RunnableLambda(quiet, name="shout"), questions(2), journal=journal, version="2"
+    ).arun()
+    assert report.reused == 2
+
+
+async def test_job_journal_has_no_secret(answers: Answers, journal: Path) -> None:
+    """Neither the key nor the headers are in the file."""
+    chain = answers.chain(extra_headers={"x-token": "hidden-token"})
+    answers.respond = lambda _: httpx.Response(400, json={"error": {"message": "bad very-secret"}})
+    await Job(chain, questions(3), journal=journal).arun()
+    content = b"".join(path.read_bytes() for path in journal.parent.iterdir())
+    assert b"very-secret" not in content
+    assert b"hidden-token" not in content
+
+
+async def test_job_refuses_a_second_one_at_once(answers: Answers, journal: Path) -> None:
+    """One job writes a journal at a time."""
+    errors = []
+
+    async def again() -> None:
+        with pytest.raises(JournalError) as caught:
+            await Job(answers.chain(), questions(1), journal=journal).arun()
+        errors.append(caught.value)
+
+    async def meddle(value: Any) -> Any:
+        await again()
+        return 1
+
+    report = await Job(meddle, [1], journal=journal, version="1").arun()
+    assert report.done == 1
+    assert errors[0].fault == "locked"
+    assert str(journal) in str(errors[0])
