@@ -8,6 +8,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
+import anyio.from_thread
 import anyio.to_thread
 
 from batchrt.config import RunConfig, check_config
@@ -133,7 +134,7 @@ class Job:
             report = await self._carry_out(run, rows, journal)
             if report.is_complete and self._sink is not None:
                 write = partial(write_output, self.journal, self._sink, source, rows=report.rows)
-                await anyio.to_thread.run_sync(write)
+                await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
         self._report = report
         self._stop_called = False
         return report

@@ -51,6 +51,7 @@ CREATE TABLE rows (
     output TEXT,                    -- JSON, of a row that is done
     error TEXT                      -- JSON, of a row that failed
 );
+CREATE INDEX rows_failed ON rows (position) WHERE status = 'failed';
 """
 
 

@@ -7,33 +7,35 @@ import math
 import pytest
 
 from batchrt.errors import RateLimitError
-from batchrt.limits.cooldown import LONGEST_QUIET, CoolDown, HalfOpen, Ramp, SlowStart
+from batchrt.limits.cooldown import LONGEST_QUIET, ColdStart, CoolDown, HalfOpen, SlowStart
 
 
-def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
-    """Every 25 ms; by two requests for each answer."""
-    start = SlowStart(4, 10.0)
+def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
+    """Every 25 ms from the first reply on; by two requests for each answer."""
+    start = ColdStart(4, 10.0)
     for _ in range(4):
         assert start.due(10.0) == 10.0
         start.sent()
+    assert start.due(10.0) == pytest.approx(10.2 + 0.025 * math.log2(5 / 4))
+    start.replied(10.0, answered=False)
     assert start.due(10.0) == pytest.approx(10.0 + 0.025 * math.log2(5 / 4))
     assert start.due(10.1) == 10.1
-    start.answered()
-    start.answered()
+    start.replied(10.1, answered=True)
+    start.replied(10.1, answered=True)
     assert start.due(10.0) == 10.0
     assert not start.is_over(10.3)
     assert start.is_over(10.5)
 
 
-def test_ramp_adds_one_request_for_each_answer() -> None:
+def test_slow_start_adds_one_request_for_each_answer() -> None:
     """From one more than there are, or from as many as went before."""
-    ramp = Ramp(4)
-    assert ramp.lets_in(1)
-    assert not ramp.lets_in(2)
-    assert not ramp.answered()
-    assert ramp.lets_in(2)
-    assert ramp.answered()
-    other = Ramp(40, allowed=10)
+    start = SlowStart(4)
+    assert start.lets_in(1)
+    assert not start.lets_in(2)
+    assert not start.answered()
+    assert start.lets_in(2)
+    assert start.answered()
+    other = SlowStart(40, allowed=10)
     assert other.lets_in(9)
     assert not other.lets_in(10)
 
