@@ -18,7 +18,6 @@ from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFai
 from batchrt.providers.http.response_parser import ResponseParser
 from batchrt.providers.http.route import Route
 from batchrt.providers.http.socket_streams import is_readable
-from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request, end_of_head
 
 __all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
@@ -116,6 +115,31 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         self._closed(self)
         self._wake()
 
+    # Called by `connect_asyncio`
+
+    async def secure(self, context: ssl.SSLContext, name: str, *, past_proxy: bool) -> None:
+        """Start TLS.
+
+        `create_connection` would do that too. But uvloop 0.23, where it is cancelled, leaves a TLS protocol
+        behind that writes to a closed transport.
+        """
+        if self._greeting:
+            start = bytes(self._greeting[:40])
+            raise ConnectFailed(f"it begins with {start!r}", fault="protocol", past_proxy=past_proxy)
+        try:
+            secured = await self._loop.start_tls(
+                self._transport,
+                self,
+                context,
+                server_hostname=name,
+                ssl_handshake_timeout=CONNECT_TIMEOUT,
+            )
+        except (OSError, ValueError) as error:  # OpenSSL's errors too
+            raise ConnectFailed(reason_of(error), past_proxy=past_proxy) from error
+        if secured is None:
+            raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=past_proxy)
+        self._transport = secured
+
     # Called by pools and exchanges
 
     def is_usable(self, *, rested: bool) -> bool:
@@ -180,7 +204,9 @@ class AsyncioConnection(asyncio.BufferedProtocol):
     def _receive_unasked(self, nbytes: int) -> None:
         """Keep what a server says first: it tells its protocol. Later, nothing may come without a request."""
         if self.parser.status or len(self._greeting) > _LONGEST_GREETING:
-            self.cancel()
+            self._lost = True
+            # Not at once: uvloop's TLS goes on with the transport when this callback returns.
+            self._loop.call_soon(self.cancel)
         else:
             self._greeting += self._buffer[:nbytes]
 
@@ -222,87 +248,24 @@ async def connect_asyncio(
 ) -> AsyncioConnection:
     """Return a connection over `sock`, which leads to the server or the proxy of `route`.
 
+    There is one layer of TLS at most.
+
     Raises:
-        ConnectFailed: a TLS handshake or the tunnel failed.
+        ConnectFailed: the TLS handshake failed.
     """
     loop = asyncio.get_running_loop()
     connection = AsyncioConnection(sock, buffer, closed)
     if route.unix_path is not None:
         await loop.create_unix_connection(lambda: connection, sock=sock)
         return connection
+    await loop.create_connection(lambda: connection, sock=sock)
     try:
-        if route.proxy_tls is not None and route.tunneled:
-            await _connect_through(route, sock, connection)
-        else:
-            context = route.proxy_tls or route.tls
-            name = _proxy_host(route) if route.proxy_tls is not None else route.server_hostname
-            await loop.create_connection(
-                lambda: connection,
-                sock=sock,
-                ssl=context,
-                server_hostname=None if context is None else name,
-                ssl_handshake_timeout=None if context is None else CONNECT_TIMEOUT,
-            )
-    except ConnectFailed:
-        raise
-    except (OSError, ValueError) as error:  # OpenSSL's errors too
-        raise ConnectFailed(reason_of(error), past_proxy=route.tunneled) from error
-    return connection
-
-
-async def _connect_through(route: Route, sock: socket.socket, connection: AsyncioConnection) -> None:
-    """Open a tunnel through a proxy that speaks TLS, and start the server's TLS in it."""
-    loop = asyncio.get_running_loop()
-    assert route.tls is not None
-    transport, tunnel = await loop.create_connection(
-        _Tunnel,
-        sock=sock,
-        ssl=route.proxy_tls,
-        server_hostname=_proxy_host(route),
-        ssl_handshake_timeout=CONNECT_TIMEOUT,
-    )
-    try:
-        transport.write(connect_request(route))
-        await tunnel.answered
-        check_tunnel(route, tunnel.received)
-        inner = await loop.start_tls(
-            transport,
-            connection,
-            route.tls,
-            server_hostname=route.server_hostname,
-            ssl_handshake_timeout=CONNECT_TIMEOUT,
-        )
-    except ssl.SSLError as error:
-        transport.abort()
-        raise ConnectFailed(reason_of(error), past_proxy=True) from error
+        if route.proxy_tls is not None:
+            assert route.proxy is not None
+            await connection.secure(route.proxy_tls, route.proxy.host, past_proxy=False)
+        elif route.tls is not None:
+            await connection.secure(route.tls, route.server_hostname, past_proxy=route.proxy is not None)
     except BaseException:
-        transport.abort()
+        connection.cancel()
         raise
-    if inner is None:
-        raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=True)
-    connection.connection_made(inner)
-
-
-def _proxy_host(route: Route) -> str:
-    assert route.proxy is not None
-    return route.proxy.host
-
-
-class _Tunnel(asyncio.Protocol):
-    """Receive a proxy's answer to `CONNECT`."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        if end_of_head(self.received) is not None or len(self.received) > LONGEST_HEAD:
-            self._wake()
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self.answered.done():
-            self.answered.set_result(None)
+    return connection

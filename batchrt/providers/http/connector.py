@@ -73,12 +73,12 @@ READ_SIZE: Final = 256 * 1024
 
 def connector() -> tuple[Connector, Callable[[], float]]:
     """Return a function that connects on the current event loop, and one that returns the loop's time."""
+    from batchrt.providers.http.socket_connection import connect_socket
+
+    async def connect(route: Route, closed: Closed) -> Connection:
+        return await connect_socket(route, await open_socket(route), closed)
+
     if not runs_asyncio():
-        from batchrt.providers.http.socket_connection import connect_socket
-
-        async def connect(route: Route, closed: Closed) -> Connection:
-            return await connect_socket(route, await open_socket(route), closed)
-
         return connect, anyio.current_time
 
     from batchrt.providers.http.asyncio_connection import connect_asyncio, loop_time
@@ -86,6 +86,9 @@ def connector() -> tuple[Connector, Callable[[], float]]:
     buffer = memoryview(bytearray(READ_SIZE))
 
     async def connect_by_protocol(route: Route, closed: Closed) -> Connection:
+        if route.proxy_tls is not None and route.tunneled:
+            # asyncio's TLS within TLS fails with a TypeError where the inner handshake does (Python 3.11.7).
+            return await connect(route, closed)
         return await connect_asyncio(route, await open_socket(route), buffer, closed)
 
     return connect_by_protocol, loop_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 
 import anyio
 import pytest
+import sniffio
 
 from batchrt.errors import ConnectionFailedError, MalformedResponseError, ProviderError, RequestTimeoutError
 from batchrt.providers.http.exchange import RequestBytes
@@ -206,6 +208,33 @@ async def test_exchange_sends_a_large_request_beside_its_answer() -> None:
         transport = direct()
         assert (await transport.post(url, BIG)).body == b"y" * 500_000
         await transport.aclose()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_exchange_leaves_no_error_to_the_loop_where_bytes_come_unasked(
+    tls: bool, trusted: Path
+) -> None:
+    """The loop is not done with the connection when it hands them over."""
+
+    def say_more(connection: Any) -> None:
+        request_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        time.sleep(0.02)
+        connection.sendall(b"more")
+        if tls:
+            connection.unwrap()
+
+    reported: list[dict[str, Any]] = []
+    if sniffio.current_async_library() == "asyncio":
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    with blocking_server(say_more, trusted if tls else None) as url:
+        transport = direct(tls=tls)
+        for _ in range(5):
+            assert (await transport.post(url, b"{}")).body == b"ok"
+            time.sleep(0.1)  # noqa: ASYNC251  all of it comes at once
+            await anyio.sleep(0.02)
+        await transport.aclose()
+    assert not reported
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.05])
