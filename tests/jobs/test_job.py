@@ -309,6 +309,17 @@ async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
     assert (await Job(answers.chain(), rows(), journal=journal).arun()).reused == 5
 
 
+async def test_job_reads_an_iterator_once(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """A second run would find no rows, and make an empty output."""
+    sink = tmp_path / "out.jsonl"
+    job = Job(answers.chain(), iter(questions(3)), sink, journal=journal)
+    assert (await job.arun()).done == 3
+    with pytest.raises(ValueError, match="is an iterator"):
+        await job.arun()
+    assert len(lines(sink)) == 3
+    assert (await Job(answers.chain(), iter(questions(3)), sink, journal=journal).arun()).reused == 3
+
+
 async def test_job_reads_files_with_bad_rows(answers: Answers, journal: Path, tmp_path: Path) -> None:
     """A row that cannot be read is an outcome, with its line; the others are run."""
     source = tmp_path / "in.jsonl"
