@@ -76,6 +76,17 @@ class AbortPolicy:
             self.on_abort()
         return True
 
+    def is_of_provider(self, error: Exception) -> bool:
+        """Whether an error is that of any item at this moment: the same item may succeed later.
+
+        So it is for the key, the credit, an outage, an address without a server, and a wait that is too long;
+        but a 403 may be said of a text, and a 404 of a model that will never exist.
+        """
+        if isinstance(error, ProviderError) and error.status == _FORBIDDEN:
+            return False
+        is_refused = isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError)
+        return is_refused or kind_of(error).wrong_address or self.asks_too_much(error)
+
     def _most_in_a_row(self, error: Exception) -> int | None:
         """Return after how many errors like this the run is aborted; `None` if it is the item's own."""
         status = error.status if isinstance(error, ProviderError) else None
