@@ -6,7 +6,7 @@
 # What it does: the key is the name of the function and the arguments. All closures of one definition share their
 # entries, and so does the edited function with the one before: the second model is never called, and its column is
 # the first one's answers. And once the cache has 1 GB, unless `size_limit` says otherwise, the entries stored first
-# are deleted without a word; the script shows it with a limit of a thousandth of that.
+# are deleted silently; the script shows it with a limit of a thousandth of that.
 #
 # Seen: "small: 'small: hi', large: 'small: hi', calls: 1; kept of 300 entries of 10 kB with a limit of 1 MB: 90".
 set -euo pipefail

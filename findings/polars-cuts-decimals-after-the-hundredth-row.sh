@@ -4,7 +4,7 @@
 # A good guess: a value of row 101 that does not fit the type seen so far widens the column, or raises, as a string
 # among integers does, and as the same rows do in `read_ndjson`.
 # What it does: types and columns come from the first 100 rows. A float in an integer column is cut to an integer
-# without a word (1.9 is 1), and a member that no earlier row had is dropped: a score that was 0 or 1 a hundred times
+# silently (1.9 is 1), and a member that no earlier row had is dropped: a score that was 0 or 1 a hundred times
 # loses its decimals, and the `error` of the first failed row is not there.
 #
 # Seen: "row 101 of [{'score': 1}] * 100 + [{'score': 1.9, 'error': 'timeout'}]: {'score': 1}".

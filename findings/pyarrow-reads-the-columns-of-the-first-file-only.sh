@@ -4,7 +4,7 @@
 # A good guess: the table has the columns of all files, null where a file lacks one; or the difference is an error,
 # as in Polars.
 # What it does: the schema is that of the first file by name, and a column that only later files have is dropped
-# without a word. A job that wrote its first part before the first failure has no `error` column when it is read
+# silently. A job that wrote its first part before the first failure has no `error` column when it is read
 # back. If the first part has the column with nothing in it, its type is null, and reading fails instead.
 #
 # Seen: "folder: ['id'], pandas: ['id'], the second file alone: ['id', 'error']; first all null:

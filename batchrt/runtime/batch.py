@@ -334,6 +334,7 @@ def outcome_of(
         bills,
         item.waits,
         None if bills is None or prices is None else cost_of(bills, prices),
+        item.request_id,
     )
 
 

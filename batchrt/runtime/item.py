@@ -18,9 +18,20 @@ class Item:
         request_seconds: those of the requests that were answered, from sending them to the end of the
             answer; `None` if there were none.
         waits: seconds of waiting for a quota, by the reason; `None` if there were none.
+        request_id: the provider's id of the last exchange that was answered, or `None`.
     """
 
-    __slots__ = ("bills", "finished", "index", "parent", "request_seconds", "retries", "started", "waits")
+    __slots__ = (
+        "bills",
+        "finished",
+        "index",
+        "parent",
+        "request_id",
+        "request_seconds",
+        "retries",
+        "started",
+        "waits",
+    )
 
     def __init__(self, index: int, parent: Item | None = None) -> None:
         self.index: int = index
@@ -29,6 +40,7 @@ class Item:
         self.bills: dict[str, Usage] | None = None
         self.request_seconds: float | None = None
         self.waits: dict[str, float] | None = None
+        self.request_id: str | None = None
         self.started: float = 0.0
         self.finished: float = 0.0
 

@@ -55,6 +55,8 @@ class Outcome(Generic[Out]):
             (`requests_per_minute`, `max_in_flight` …), `cool-down`, `outage` or `slow start`. `None` for no
             waits.
         cost: the price of `usage` by the run's `prices`; `None` without usage, or without a price for it.
+        request_id: the provider's id of its last exchange that was answered, to quote to its support; `None`
+            without one, and for inputs that shared a request.
     """
 
     index: int
@@ -67,6 +69,7 @@ class Outcome(Generic[Out]):
     usage_by_model: Mapping[str, Usage] | None = None
     waits: Mapping[str, float] | None = None
     cost: float | None = None
+    request_id: str | None = None
 
     @property
     def ok(self) -> bool:

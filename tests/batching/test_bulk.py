@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import anyio
 
+from batchrt import SpendingLimitError
 from batchrt.batching.bulk import PATIENCE, Bulk, ListInput
-from batchrt.batching.list_call import Limits, ListCall
+from batchrt.batching.list_call import Limits, ListCall, Split
 from batchrt.runtime.batch import Job, collect
 from batchrt.runtime.strand import Strand
 from tests.runtime.harness import config, on_trio
@@ -85,3 +86,28 @@ def test_bulk_counts_inputs_of_a_list_without_an_outcome() -> None:
     assert lists.unsettled(0) == 0
     assert lists.end_list(0, None) == 3
     assert lists.unsettled(0) == 0
+
+
+def test_bulk_spending_limit_is_the_error_of_inputs_under_way_and_no_failure() -> None:
+    """Also with `fail_fast`: it ends the run, and the inputs of its list were begun."""
+    limit = SpendingLimitError("reached", limit="max_cost", tokens=0, cost=1.0, started=False)
+    put: list[Exception | None] = []
+
+    async def call(values: list[int], strand: Strand) -> Sequence[int]:
+        raise limit
+
+    lists = Bulk(
+        ListCall(name="lists", call=call, split=lambda _: Split.NEVER),
+        config(),
+        lambda item, output, error: put.append(error),
+        fail_fast=True,
+        parent=None,
+    )
+
+    async def main() -> None:
+        await collect(Job.of(lists.step, lists.pack([1, 2]), config()), return_exceptions=False)
+
+    on_trio(main)
+    assert put == [limit, limit]
+    assert lists.ended is limit
+    assert limit.started

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import anyio
@@ -25,9 +26,14 @@ from batchrt import (
     RunnableParallel,
     SpendingLimitError,
 )
+from batchrt.batching.joint_payment import paid_jointly
+from batchrt.batching.list_call import ListCall
 from batchrt.config import RunConfig
+from batchrt.runtime.item import Item
+from batchrt.runtime.run import Run
+from batchrt.runtime.slots import Slots
 from batchrt.runtime.spending import Payer, Spending
-from batchrt.runtime.strand import current_strand
+from batchrt.runtime.strand import Strand, current_strand
 from tests.limits.quotas import BACKENDS, virtually
 from tests.providers.http.replies import chat_body
 
@@ -105,6 +111,57 @@ async def outcome(model: OpenAIEmbeddings, texts: list[str], **keys: Any) -> str
     except Exception as error:
         return type(error).__name__
     return "finished"
+
+
+@dataclass(eq=False)
+class Paid:
+    """A value and its budget."""
+
+    value: str
+    spending: Payer | None
+    cost: float = 1.0
+
+
+async def ended_budget() -> Spending:
+    spending = Spending(10, None, None)
+    strand = strand_of(Slots(None))
+    with pytest.raises(SpendingLimitError):
+        await spending.reserve("m", lambda: (20, 0, True), strand)
+    return spending
+
+
+def strand_of(slots: Slots) -> Strand:
+    return Strand(Run(slots), Item(0), {}, slots)
+
+
+@pytest.mark.parametrize("kind", ["budget", "other"])
+def test_joint_payment_only_an_error_of_a_budget_is_that_of_its_values(kind: str) -> None:
+    """The others are sent again without them; any other failure is that of the list."""
+    lists: list[list[str]] = []
+
+    async def main() -> None:
+        broke, rich = await ended_budget(), Spending(1000, None, None)
+        assert broke.ended is not None
+        error: Exception = broke.ended.again() if kind == "budget" else ValueError()
+
+        async def call(values: list[str], strand: Strand) -> list[str]:
+            lists.append(values)
+            if "a" in values:
+                raise error
+            return [value.upper() for value in values]
+
+        joined = paid_jointly(ListCall(name="call", call=call))
+        values = [Paid("b", rich), Paid("a", broke), Paid("c", None)]
+        if kind == "other":
+            with pytest.raises(ValueError):
+                await joined.call(values, strand_of(Slots(1)))
+        else:
+            results = await joined.call(values, strand_of(Slots(1)))
+            assert [results[0], results[2]] == ["B", "C"]
+            assert isinstance(results[1], SpendingLimitError)
+
+    virtually("trio", main)
+    assert lists == [["b", "a", "c"], ["b", "c"]][: 2 if kind == "budget" else 1]
 
 
 @shared_or_not

@@ -39,7 +39,8 @@ class Answers:
         message = {"role": "assistant", "content": text.upper()}
         usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return httpx.Response(200, json={"id": "i", "model": "m", "choices": [choice], "usage": usage})
+        body = {"id": "i", "model": "m", "choices": [choice], "usage": usage}
+        return httpx.Response(200, json=body, headers={"x-request-id": f"req-{text}"})
 
     async def _handle(self, request: httpx.Request) -> httpx.Response:
         body = json.loads(request.content)

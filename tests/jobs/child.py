@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -21,7 +22,9 @@ def show(outcome: Outcome[Any]) -> None:
 
 
 def main(arguments: str) -> None:
-    report: JobReport = make_job(**json.loads(arguments)).run(show)
+    job = make_job(**json.loads(arguments))
+    signal.signal(signal.SIGTERM, lambda *_: job.stop())
+    report: JobReport = job.run(show)
     os.write(1, b"complete\n" if report.is_complete else b"incomplete\n")
 
 

@@ -11,10 +11,12 @@ import argparse
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,10 +45,12 @@ class Traffic:
     Attributes:
         kills: so far.
         asked: requests that reached an answer, as (kills before, row).
+        slowest_end: the most seconds from a signal to the end of the process.
     """
 
     kills: int = 0
     asked: list[tuple[int, int]] = field(default_factory=list)
+    slowest_end: float = 0.0
 
     def answer(self, body: Any) -> str:
         found = re.search(r"number (\d+)", json.dumps(body))
@@ -121,10 +125,13 @@ class Process:
         self._close()
         return True
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+    def kill(self, number: int = signal.SIGKILL) -> float:
+        """Send a signal, and return the seconds until the process has ended."""
+        began = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(PATIENCE)
         self._close()
+        return time.monotonic() - began
 
     def _close(self) -> None:
         self._reader.join()
@@ -158,7 +165,13 @@ def arguments(url: str, source: Path, sink: Path, journal: Path, **options: Any)
 
 
 def run_killed(
-    url: str, traffic: Traffic, folder: Path, source: Path, moments: Iterator[tuple[int, float]], kills: int
+    url: str,
+    traffic: Traffic,
+    folder: Path,
+    source: Path,
+    moments: Iterator[tuple[int, float]],
+    kills: int,
+    number: int = signal.SIGKILL,
 ) -> tuple[bytes, set[int]]:
     """Kill a job up to `kills` times, at moments as (rows shown, seconds more); then let it end.
 
@@ -173,7 +186,7 @@ def run_killed(
         rows, seconds = next(moments)
         process.wait_for(rows)
         process.wait(seconds)
-        process.kill()
+        traffic.slowest_end = max(traffic.slowest_end, process.kill(number))
         for row in process.shown:
             shown.setdefault(row, traffic.kills)
         traffic.kills += 1
@@ -202,13 +215,15 @@ def main() -> None:
     parser.add_argument("kills", type=int)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", default="KILL", choices=["KILL", "INT", "TERM"])
     parser.add_argument("--most", type=int, default=6, help="kills of one job")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     moments = random_moments(chance, options.rows)
     again: Counter[int] = Counter()
-    done = jobs = 0
-    worst = 0
+    done = jobs = worst = 0
+    slowest = 0.0
+    number = signal.Signals[f"SIG{options.signal}"]
     while done < options.kills:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -217,7 +232,7 @@ def main() -> None:
             traffic = Traffic()
             kills = min(options.kills - done, chance.randrange(1, options.most + 1))
             with provider(traffic) as url:
-                output, lost = run_killed(url, traffic, folder, source, moments, kills)
+                output, lost = run_killed(url, traffic, folder, source, moments, kills, number)
             assert output == expected, "the output differs"
             assert not lost, f"rows that were shown and sent again: {sorted(lost)[:10]}"
             for count in traffic.sent_again():
@@ -225,7 +240,11 @@ def main() -> None:
                 again[min(count // 25 * 25, 1000)] += 1
             done += kills
             jobs += 1
-        sys.stdout.write(f"{done} kills of {jobs} jobs; most rows sent again after one: {worst}\n")
+            slowest = max(slowest, traffic.slowest_end)
+        sys.stdout.write(
+            f"{done} kills of {jobs} jobs; most rows sent again after one: {worst}; "
+            f"slowest end: {slowest:.2f} s\n"
+        )
         sys.stdout.flush()
     assert worst <= CAP + GROUP_ROWS
     sys.stdout.write(f"rows sent again after a kill, by 25: {dict(sorted(again.items()))}\n")

@@ -25,6 +25,7 @@ class Client:
         self.found = FoundLimits(
             lambda name, before, after, reason: self.changes.append((name, before, after)),
             lambda wave: None,
+            lambda wait: None,
             lambda: None,
         )
         self.now = 0.0
@@ -110,6 +111,9 @@ class ScriptedLog(RefusalLog):
 
     def let_in(self, now: float) -> tuple[float, float]:
         return self.accepts
+
+    def fastest(self, now: float) -> float:
+        return math.inf
 
 
 def scripted(cause: Explanation, between: float | None = None) -> tuple[Client, ScriptedLog]:
@@ -295,3 +299,35 @@ def test_found_limits_count_unexplained_refusals_anew_after_an_explanation(found
     log.cause = found
     client.wave(True)
     assert (client.found.is_certain, client.found.unexplained) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("latency", "jitter", "pauses"),
+    [
+        (0.0, 0.0, [0.5, 1, 2, 4, 8, 8]),
+        (0.0, 1.0, [0.375, 0.75, 1.5, 3, 6, 6]),
+        (0.2, 0.0, [0.1, 0.2, 0.4, 0.8]),
+        (0.01, 0.0, [0.02, 0.04]),
+        (60.0, 0.0, [0.5, 1]),
+    ],
+)
+def test_found_limits_pause_doubles_while_nothing_is_answered(
+    latency: float, jitter: float, pauses: list[float]
+) -> None:
+    """From half a round trip, if that is known; an answer ends it, and the next begins anew."""
+    found = Client().found
+    found.latency = latency
+    assert [found.pause(1.0, 0.0, lambda: jitter) for _ in pauses] == pytest.approx(pauses)
+    until = 1 + pauses[-1]
+    assert found.lets_in_at(Permit(1), 0, 1.0, wanted=True) == pytest.approx(until)
+    answered = Permit(1)
+    answered.sent_at = 1.0 - latency
+    found.answered(answered, 1.0)
+    assert found.lets_in_at(Permit(1), 0, 1.0, wanted=True) == 1.0
+    assert found.pause(1.0, 0.0, lambda: jitter) == pytest.approx(pauses[0])
+
+
+def test_found_limits_named_wait_is_enough_for_three_refusals_in_a_row() -> None:
+    """From the fourth on it may be longer: the provider keeps asking for too little."""
+    found = Client().found
+    assert [found.pause(0.0, 1.0, lambda: 0.0) for _ in range(7)] == [1, 1, 1, 1, 1, 2, 4]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import anyio
 import pytest
 import tenacity
 
-from batchrt import RunnableLambda
-from batchrt.runtime.retry import wait_exponential_jitter
+from batchrt import RetryPolicy, RunnableLambda
+from batchrt.runtime.item import Item
+from batchrt.runtime.retry import first_failure, note_failure, wait_exponential_jitter
+from batchrt.runtime.run import Run
+from batchrt.runtime.slots import Slots
+from batchrt.runtime.strand import Strand
 from tests.runtime.harness import Boom, Watch, all_slots_come_back, config, on_trio
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +46,48 @@ def test_retry_parts_default_to_tenacitys() -> None:
     ours = wait_exponential_jitter(lambda: 0.0)
     theirs = tenacity.wait_exponential_jitter(jitter=0)
     assert [ours(state(n)) for n in range(1, 9)] == [theirs(state(n)) for n in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        *(({name: 3}, TypeError, f"{name} must be one of tenacity's") for name in ("retry", "stop", "wait")),
+        *(
+            ({name: value}, kind, f"{name} must be {says}")
+            for name in ("max_retry_after", "patience")
+            for value, kind, says in (
+                ("5", TypeError, "a number of seconds"),
+                (None, TypeError, "a number of seconds"),
+                (True, TypeError, "a number of seconds"),
+                (-1, ValueError, "0 seconds or more, and finite"),
+                (math.inf, ValueError, "0 seconds or more, and finite"),
+                (math.nan, ValueError, "0 seconds or more, and finite"),
+            )
+        ),
+    ],
+)
+def test_retry_policy_refuses_options_that_make_no_sense(
+    options: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    """By name, before anything is sent; 0 seconds are fine."""
+    with pytest.raises(kind, match=says):
+        RetryPolicy(**options)
+    assert RetryPolicy(max_retry_after=0, patience=0).patience == 0
+
+
+def test_retry_state_measures_seconds_by_the_clock_of_the_run() -> None:
+    """So that `stop_after_delay` counts virtual seconds where the loop's time is virtual."""
+
+    async def main() -> None:
+        slots = Slots(1)
+        strand = Strand(Run(slots), Item(0), {}, slots)
+        made = first_failure(Boom(), strand)
+        assert made.seconds_since_start == 0
+        await anyio.sleep(100)
+        note_failure(made, Boom(), strand)
+        assert made.seconds_since_start == pytest.approx(100)
+
+    on_trio(main)
 
 
 def test_retry_others_work_while_an_item_sleeps() -> None:

@@ -118,6 +118,27 @@ def test_task_pool_idle_helper_that_is_cancelled_ends_alone() -> None:
     anyio.run(main)
 
 
+def test_task_pool_helper_goes_on_after_a_job_that_cancels_it_ends_with_that() -> None:
+    """A cancellation that no scope asked for ends the job alone."""
+
+    async def disturb() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await pause()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as group:
+            task_pool, jobs = TaskPool(group), [Job(disturb), Job()]
+            for job in jobs:
+                task_pool.dispatch(job)
+                await pause(10)
+            task_pool.dismiss()
+        assert jobs[0].ran_in == jobs[1].ran_in
+
+    anyio.run(main)
+
+
 def test_task_pool_job_that_cancels_its_helper_leaves_nothing_to_the_next() -> None:
     """A job that cancels its helper leaves nothing to the next."""
     counts: list[int] = []

@@ -18,12 +18,13 @@ from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFai
 from batchrt.providers.http.response_parser import ResponseParser
 from batchrt.providers.http.route import Route
 from batchrt.providers.http.socket_streams import is_readable
-from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request, end_of_head
 
-__all__ = ["AsyncioConnection", "connect_asyncio"]
+__all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
 _MOST_UNREAD: Final = 1024 * 1024
 """Bytes of a body that wait for a slow reader before the connection stops to receive."""
+_LONGEST_GREETING: Final = 4096
+"""Bytes of a server that speaks before it is spoken to; more are no greeting."""
 
 
 class AsyncioConnection(asyncio.BufferedProtocol):
@@ -45,6 +46,7 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         "_busy",
         "_closed",
         "_eager",
+        "_greeting",
         "_loop",
         "_lost",
         "_socket",
@@ -66,6 +68,7 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._busy = self._eager = self._lost = False
         self._unread = 0
+        self._greeting = bytearray()
         self.parser: ResponseParser = ResponseParser()
         self.idle_since: float = 0.0
 
@@ -81,8 +84,8 @@ class AsyncioConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse the bytes that have been received."""
-        if not self._busy:  # no request asked for them
-            self.cancel()
+        if not self._busy:
+            self._receive_unasked(nbytes)
             return
         self.parser.feed(self._buffer[:nbytes])
         if self.parser.done:
@@ -94,9 +97,10 @@ class AsyncioConnection(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        """Take the end of what the server sends."""
+        """Take the end of the bytes; the transport closes."""
         self._lost = True
-        self.parser.end(clean=self._has_ended_cleanly())
+        secured: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        self.parser.end(clean=secured is None or _is_closed(secured))
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -111,6 +115,31 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         self._closed(self)
         self._wake()
 
+    # Called by `connect_asyncio`
+
+    async def secure(self, context: ssl.SSLContext, name: str, *, past_proxy: bool) -> None:
+        """Start TLS.
+
+        `create_connection` would do that too. But uvloop 0.23, where it is cancelled, leaves a TLS protocol
+        behind that writes to a closed transport.
+        """
+        if self._greeting:
+            start = bytes(self._greeting[:40])
+            raise ConnectFailed(f"it begins with {start!r}", fault="protocol", past_proxy=past_proxy)
+        try:
+            secured = await self._loop.start_tls(
+                self._transport,
+                self,
+                context,
+                server_hostname=name,
+                ssl_handshake_timeout=CONNECT_TIMEOUT,
+            )
+        except (OSError, ValueError) as error:  # OpenSSL's errors too
+            raise ConnectFailed(reason_of(error), past_proxy=past_proxy) from error
+        if secured is None:
+            raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=past_proxy)
+        self._transport = secured
+
     # Called by pools and exchanges
 
     def is_usable(self, *, rested: bool) -> bool:
@@ -124,25 +153,14 @@ class AsyncioConnection(asyncio.BufferedProtocol):
 
     async def exchange(self, request: bytes, limit: float) -> None:
         """Send `request`, and return when the parser is done with the response."""
-        parser = self.parser
-        parser.begin(limit)
-        if self._lost:
-            parser.end()
-            return
-        self._busy, self._eager = True, False
-        self._transport.write(request)
-        self._waiter = self._loop.create_future()
-        await self._waiter
+        self._start(request, limit, bodiless=False, eager=False)
+        if not self.parser.done:
+            self._waiter = self._loop.create_future()
+            await self._waiter
 
     def send(self, request: bytes, limit: float, *, bodiless: bool = False) -> None:
         """Send `request`; its response is read by `advance`."""
-        self.parser.begin(limit, bodiless=bodiless)
-        if self._lost:
-            self.parser.end()
-            return
-        self._busy = self._eager = True
-        self._unread = 0
-        self._transport.write(request)
+        self._start(request, limit, bodiless=bodiless, eager=True)
 
     async def advance(self) -> None:
         """Return when more of the response is there, or the parser is done."""
@@ -171,24 +189,33 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):
             self._socket.close()
 
+    def _start(self, request: bytes, limit: float, *, bodiless: bool, eager: bool) -> None:
+        parser = self.parser
+        parser.begin(limit, bodiless=bodiless)
+        self._busy, self._eager, self._unread = True, eager, 0
+        if self._greeting:
+            greeting, self._greeting = self._greeting, bytearray()
+            parser.feed(memoryview(greeting))
+        if self._lost:
+            parser.end()
+        elif not parser.done:
+            self._transport.write(request)
+
+    def _receive_unasked(self, nbytes: int) -> None:
+        """Keep what a server says first: it tells its protocol. Later, nothing may come without a request."""
+        if self.parser.status or len(self._greeting) > _LONGEST_GREETING:
+            self._lost = True
+            # Not at once: uvloop's TLS goes on with the transport when this callback returns.
+            self._loop.call_soon(self.cancel)
+        else:
+            self._greeting += self._buffer[:nbytes]
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _is_plain(self) -> bool:
         return self._transport.get_extra_info("ssl_object") is None
-
-    def _has_ended_cleanly(self) -> bool:
-        """Whether a TLS stream ended with a `close_notify`; asyncio reports either end alike."""
-        tls = self._transport.get_extra_info("ssl_object")
-        if tls is None:
-            return True
-        try:
-            return not tls.read(1)
-        except ssl.SSLZeroReturnError:
-            return True
-        except ssl.SSLError:
-            return False
 
     def _receive_rest(self) -> None:
         """Read an early answer that came before the server reset the connection under a request's body."""
@@ -197,92 +224,48 @@ class AsyncioConnection(asyncio.BufferedProtocol):
                 self.parser.feed(self._buffer[:size])
 
 
+def _is_closed(secured: ssl.SSLObject) -> bool:
+    """Whether the server has closed TLS (`close_notify`).
+
+    asyncio reports the end of a connection that was cut off in the same way (Python 3.11 to 3.13, and not
+    uvloop 0.23).
+    """
+    try:
+        return not secured.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
+
+
+def loop_time() -> Callable[[], float]:
+    """Return the running loop's function for its time."""
+    return asyncio.get_running_loop().time
+
+
 async def connect_asyncio(
     route: Route, sock: socket.socket, buffer: memoryview, closed: Callable[[AsyncioConnection], object]
 ) -> AsyncioConnection:
     """Return a connection over `sock`, which leads to the server or the proxy of `route`.
 
+    There is one layer of TLS at most.
+
     Raises:
-        ConnectFailed: a TLS handshake or the tunnel failed.
+        ConnectFailed: the TLS handshake failed.
     """
     loop = asyncio.get_running_loop()
     connection = AsyncioConnection(sock, buffer, closed)
     if route.unix_path is not None:
         await loop.create_unix_connection(lambda: connection, sock=sock)
         return connection
+    await loop.create_connection(lambda: connection, sock=sock)
     try:
-        if route.proxy_tls is not None and route.tunneled:
-            await _connect_through(route, sock, connection)
-        else:
-            context = route.proxy_tls or route.tls
-            name = _proxy_host(route) if route.proxy_tls is not None else route.server_hostname
-            await loop.create_connection(
-                lambda: connection,
-                sock=sock,
-                ssl=context,
-                server_hostname=None if context is None else name,
-                ssl_handshake_timeout=None if context is None else CONNECT_TIMEOUT,
-            )
-    except ConnectFailed:
-        raise
-    except (OSError, ValueError) as error:  # OpenSSL's errors too
-        raise ConnectFailed(reason_of(error), past_proxy=route.tunneled) from error
-    return connection
-
-
-async def _connect_through(route: Route, sock: socket.socket, connection: AsyncioConnection) -> None:
-    """Open a tunnel through a proxy that speaks TLS, and start the server's TLS in it."""
-    loop = asyncio.get_running_loop()
-    assert route.tls is not None
-    transport, tunnel = await loop.create_connection(
-        _Tunnel,
-        sock=sock,
-        ssl=route.proxy_tls,
-        server_hostname=_proxy_host(route),
-        ssl_handshake_timeout=CONNECT_TIMEOUT,
-    )
-    try:
-        transport.write(connect_request(route))
-        await tunnel.answered
-        check_tunnel(route, tunnel.received)
-        inner = await loop.start_tls(
-            transport,
-            connection,
-            route.tls,
-            server_hostname=route.server_hostname,
-            ssl_handshake_timeout=CONNECT_TIMEOUT,
-        )
-    except ssl.SSLError as error:
-        transport.abort()
-        raise ConnectFailed(reason_of(error), past_proxy=True) from error
+        if route.proxy_tls is not None:
+            assert route.proxy is not None
+            await connection.secure(route.proxy_tls, route.proxy.host, past_proxy=False)
+        elif route.tls is not None:
+            await connection.secure(route.tls, route.server_hostname, past_proxy=route.proxy is not None)
     except BaseException:
-        transport.abort()
+        connection.cancel()
         raise
-    if inner is None:
-        raise ConnectFailed("the connection ended within the TLS handshake", past_proxy=True)
-    connection.connection_made(inner)
-
-
-def _proxy_host(route: Route) -> str:
-    assert route.proxy is not None
-    return route.proxy.host
-
-
-class _Tunnel(asyncio.Protocol):
-    """Receive a proxy's answer to `CONNECT`."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        if end_of_head(self.received) is not None or len(self.received) > LONGEST_HEAD:
-            self._wake()
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self.answered.done():
-            self.answered.set_result(None)
+    return connection

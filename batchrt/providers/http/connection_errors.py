@@ -101,6 +101,7 @@ class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of
         fault: of the address or the proxy; by default the one that the causes report.
         explained: the reason says everything, and no hint is added to it.
         past_proxy: the error is the server's, behind a proxy that let the connection through.
+        proxy: whose error it is, where there is no route through it.
 
     Attributes:
         is_judged: `fault` holds whatever the causes say.
@@ -113,11 +114,13 @@ class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of
         fault: ConnectionFault | None = None,
         explained: bool = False,
         past_proxy: bool = False,
+        proxy: Proxy | None = None,
     ) -> None:
         super().__init__(reason)
         self.fault: ConnectionFault | None = fault
         self.explained: bool = explained
         self.past_proxy: bool = past_proxy
+        self.proxy: Proxy | None = proxy
         self.is_judged: bool = explained or fault is not None
 
 
@@ -223,7 +226,7 @@ def translate(
     origin = origin_of(url)
     if isinstance(error, ConnectFailed):
         fault = fault_of(error)
-        proxy = None if error.past_proxy or fault == "resources" else proxy
+        proxy = None if error.past_proxy or fault == "resources" else error.proxy or proxy
         return connection_failed(
             origin, reason_of(error), fault, proxy, explained=error.explained, certain=True
         )

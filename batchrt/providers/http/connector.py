@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
+
+import anyio
 
 from batchrt.providers.http.dialer import open_socket
 from batchrt.providers.http.response_parser import ResponseParser
@@ -65,25 +67,28 @@ class Connection(Protocol):
 Closed: TypeAlias = Callable[[Connection], object]
 Connector: TypeAlias = Callable[[Route, Closed], Awaitable[Connection]]
 
-READ_SIZE = 256 * 1024
+READ_SIZE: Final = 256 * 1024
 """Bytes that are received at once, at most: asyncio's own size."""
 
 
-def connector() -> Connector:
-    """Return a function that connects on the current event loop."""
+def connector() -> tuple[Connector, Callable[[], float]]:
+    """Return a function that connects on the current event loop, and one that returns the loop's time."""
+    from batchrt.providers.http.socket_connection import connect_socket
+
+    async def connect(route: Route, closed: Closed) -> Connection:
+        return await connect_socket(route, await open_socket(route), closed)
+
     if not runs_asyncio():
-        from batchrt.providers.http.socket_connection import connect_socket
+        return connect, anyio.current_time
 
-        async def connect(route: Route, closed: Closed) -> Connection:
-            return await connect_socket(route, await open_socket(route), closed)
-
-        return connect
-
-    from batchrt.providers.http.asyncio_connection import connect_asyncio
+    from batchrt.providers.http.asyncio_connection import connect_asyncio, loop_time
 
     buffer = memoryview(bytearray(READ_SIZE))
 
     async def connect_by_protocol(route: Route, closed: Closed) -> Connection:
+        if route.proxy_tls is not None and route.tunneled:
+            # asyncio's TLS within TLS fails with a TypeError where the inner handshake does (Python 3.11.7).
+            return await connect(route, closed)
         return await connect_asyncio(route, await open_socket(route), buffer, closed)
 
-    return connect_by_protocol
+    return connect_by_protocol, loop_time()

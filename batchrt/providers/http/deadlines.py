@@ -7,41 +7,20 @@ from typing import Protocol
 
 from batchrt.runtime.event_loop import Alarm
 
-__all__ = ["Deadline", "Deadlines"]
+__all__ = ["Deadlines"]
 
 
-class Cancellable(Protocol):
-    """A connection, or the cancel scope in which one is made."""
-
-    def cancel(self) -> object:
-        """End it, and the wait for it."""
-
-
-class Deadline:
-    """The end of the time of one exchange.
+class Expiring(Protocol):
+    """An exchange with a deadline.
 
     Attributes:
-        expired: it has come.
+        deadline: on the clock of the loop.
     """
 
-    __slots__ = ("_target", "expired", "when")
-
-    def __init__(self, when: float) -> None:
-        self.when: float = when
-        self.expired: bool = False
-        self._target: Cancellable | None = None
-
-    def bind(self, target: Cancellable) -> None:
-        """Cancel `target` when the deadline comes, in place of an earlier one."""
-        self._target = target
-        if self.expired:
-            target.cancel()
+    deadline: float
 
     def expire(self) -> None:
-        """Cancel the target."""
-        self.expired = True
-        if self._target is not None:
-            self._target.cancel()
+        """End: the deadline has come."""
 
 
 class Deadlines:
@@ -50,6 +29,10 @@ class Deadlines:
     As the number is the same, deadlines come in the order in which they began, and a dict, which keeps that
     order, stands in for a heap of timers: an exchange that ends in time costs two operations on it, and no
     timer. (The timing wheels of Varghese and Lauck, 1987, with one slot.)
+
+    Args:
+        seconds: from the beginning of an exchange to its deadline.
+        time: returns the loop's time.
     """
 
     __slots__ = ("_alarm", "_closing", "_pending", "_seconds", "_time")
@@ -57,21 +40,20 @@ class Deadlines:
     def __init__(self, seconds: float, time: Callable[[], float]) -> None:
         self._seconds = seconds
         self._time = time
-        self._pending: dict[Deadline, None] = {}
+        self._pending: dict[Expiring, None] = {}
         self._alarm = Alarm(self._expire)
         self._closing = False
 
-    def begin(self) -> Deadline:
-        """Return the deadline of an exchange that begins now."""
-        deadline = Deadline(self._time() + self._seconds)
-        self._pending[deadline] = None
-        if len(self._pending) == 1:
-            self._alarm.set(min(self._alarm.when, deadline.when))
-        return deadline
+    def begin(self, exchange: Expiring, now: float) -> None:
+        """Set the deadline of an exchange that begins now."""
+        exchange.deadline = when = now + self._seconds
+        self._pending[exchange] = None
+        if when < self._alarm.when:
+            self._alarm.set(when)
 
-    def end(self, deadline: Deadline) -> None:
-        """Forget the deadline of an exchange that has ended."""
-        self._pending.pop(deadline, None)
+    def end(self, exchange: Expiring) -> None:
+        """Forget an exchange that has ended."""
+        self._pending.pop(exchange, None)
         if self._closing and not self._pending:
             self._alarm.clear()
 
@@ -88,13 +70,13 @@ class Deadlines:
 
     def _expire(self) -> None:
         now = self._time()
-        expired: list[Deadline] = []
-        for deadline in self._pending:
-            if deadline.when > now:
-                self._alarm.set(deadline.when)
+        expired: list[Expiring] = []
+        for exchange in self._pending:
+            if exchange.deadline > now:
+                self._alarm.set(exchange.deadline)
                 break
-            expired.append(deadline)
-        for deadline in expired:
-            del self._pending[deadline]
-        for deadline in expired:
-            deadline.expire()
+            expired.append(exchange)
+        for exchange in expired:
+            del self._pending[exchange]
+        for exchange in expired:
+            exchange.expire()

@@ -188,6 +188,7 @@ class Endpoint:
             strand.item.add_usage(usage, self._model)
         now = strand.run.now()
         strand.item.add_request(now - permit.sent_at)
+        strand.item.request_id = reply.request_id
         self.quota.answered(permit, usage, now)
         self._settle(permit, usage)
         return answer

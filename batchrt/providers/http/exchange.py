@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from typing import NoReturn, Self
 
 import anyio
 
 from batchrt.providers.http.connection_errors import ConnectFailed
 from batchrt.providers.http.connector import Connection
-from batchrt.providers.http.deadlines import Deadline
 from batchrt.providers.http.pool import Pool
 from batchrt.providers.http.response_parser import Disconnected, ResponseParser
 from batchrt.providers.http.route import Route
@@ -24,6 +24,8 @@ class RequestBytes(bytes):
     def __repr__(self) -> str:
         return f"<request of {len(self)} bytes>"
 
+    __str__ = __repr__
+
 
 class Exchange:
     """Send a request and receive the response, at once or part by part.
@@ -37,53 +39,36 @@ class Exchange:
         route: to the server; interned.
         request: head and body.
         limit: most bytes of the response's body.
-        deadline: of the exchange.
+
+    Attributes:
+        response: the parser that holds it. It is the connection's, so that a response that is complete is to
+            be taken from it before anything is awaited.
+        deadline: on the loop's clock, if there is one; see `Deadlines`.
         bodiless: the response has no body, whatever its head says.
         connect_timeout: seconds for a connection to be made; `None` for no limit but the connector's own.
         read_timeout: seconds for each part of a response that is read part by part.
-
-    Attributes:
-        response: the parser that holds it.
     """
 
-    __slots__ = (
-        "_bodiless",
-        "_connect_timeout",
-        "_connection",
-        "_deadline",
-        "_limit",
-        "_pool",
-        "_read_timeout",
-        "_request",
-        "_route",
-        "response",
-    )
+    response: ResponseParser
+    deadline: float = math.inf
+    bodiless: bool = False
+    connect_timeout: float | None = None
+    read_timeout: float | None = None
+    _expired = False
+    _connection: Connection | None = None
+    _scope: anyio.CancelScope | None = None
 
-    def __init__(
-        self,
-        pool: Pool,
-        route: Route,
-        request: RequestBytes,
-        limit: float,
-        deadline: Deadline | None = None,
-        *,
-        bodiless: bool = False,
-        connect_timeout: float | None = None,
-        read_timeout: float | None = None,
-    ) -> None:
+    def __init__(self, pool: Pool, route: Route, request: RequestBytes, limit: float) -> None:
         self._pool = pool
         self._route = route
         self._request = request
         self._limit = limit
-        self._deadline = deadline
-        self._bodiless = bodiless
-        self._connect_timeout = connect_timeout
-        self._read_timeout = read_timeout
-        self._connection: Connection | None = None
-        self.response: ResponseParser
 
-    async def complete(self) -> None:
+    async def complete(self, now: float) -> None:
         """Send the request, and return when the whole response is there and the connection back in its pool.
+
+        Args:
+            now: the loop's time.
 
         Raises:
             ConnectFailed: there is no connection.
@@ -92,39 +77,31 @@ class Exchange:
             MalformedResponseError: it is too long.
             TimeoutError: the deadline came.
         """
-        connection = self._take()
-        if connection is not None:
-            try:
+        connection = self._pool.take(self._route, now)
+        try:
+            if connection is not None:
+                self._connection, self.response = connection, connection.parser
                 await connection.exchange(self._request, self._limit)
-                if not self._is_stale():
-                    self._finish()
-                    return
-            except BaseException:
-                self.close()
-                raise
-            connection.cancel()
-        connection = await self._connect()
-        try:
-            await connection.exchange(self._request, self._limit)
-            self._finish()
-        except BaseException:
-            self.close()
-            raise
-
-    async def begin(self) -> None:
-        """Send the request, and return when the head of the response is there; raises as `complete` does."""
-        connection = self._take()
-        try:
-            if connection is None:
+            if connection is None or self._is_stale(connection):
                 connection = await self._connect()
+                await connection.exchange(self._request, self._limit)
+            if self.response.error is not None:
+                self._raise(self.response.error)
+        finally:
+            self.close()
+
+    async def begin(self, now: float) -> None:
+        """Send the request, and return when the head of the response is there; see `complete`."""
+        connection = self._pool.take(self._route, now)
+        try:
+            if connection is not None:
+                self._connection, self.response = connection, connection.parser
                 await self._receive_head(connection)
-            else:
-                await self._receive_head(connection)
-                if self._is_stale():
-                    connection.cancel()
-                    await self._receive_head(await self._connect())
-            if not self.response.has_head:
-                self._check()
+            if connection is None or self._is_stale(connection):
+                await self._receive_head(await self._connect())
+            error = self.response.error
+            if error is not None and not self.response.has_head:
+                self._raise(error)
         except BaseException:
             self.close()
             raise
@@ -141,7 +118,9 @@ class Exchange:
         if response.chunks:
             chunks = response.take()
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._finish()
+        self.close()
+        if response.error is not None:
+            self._raise(response.error)
         raise StopAsyncIteration
 
     def close(self) -> None:
@@ -151,64 +130,52 @@ class Exchange:
             self._connection = None
             self._pool.give_back(self._route, connection)
 
-    def _take(self) -> Connection | None:
-        connection = self._pool.take(self._route)
-        if connection is not None:
-            self._use(connection)
-        return connection
+    def expire(self) -> None:
+        """Close the connection, or end the attempt to make one: the deadline has come."""
+        self._expired = True
+        if self._connection is not None:
+            self._connection.cancel()
+        elif self._scope is not None:
+            self._scope.cancel()
 
     async def _connect(self) -> Connection:
         self._connection = None
-        if self._deadline is not None:
-            with anyio.CancelScope() as scope:
-                self._deadline.bind(scope)
-                connection = await self._pool.connect(self._route)
-            if scope.cancelled_caught:
-                raise TimeoutError
-        elif self._connect_timeout is not None:
-            try:
-                with anyio.fail_after(self._connect_timeout):
-                    connection = await self._pool.connect(self._route)
-            except TimeoutError as error:
-                raise ConnectFailed(f"no connection within {self._connect_timeout:g} s") from error
-        else:
+        patience = math.inf if self.connect_timeout is None else self.connect_timeout
+        with anyio.move_on_after(None if patience == math.inf else patience) as scope:
+            self._scope = scope
             connection = await self._pool.connect(self._route)
-        self._use(connection)
+        self._scope = None
+        if scope.cancelled_caught:
+            if self._expired:
+                raise TimeoutError
+            raise ConnectFailed(f"no connection within {patience:g} s", explained=True) from TimeoutError()
+        self._connection, self.response = connection, connection.parser
+        if self._expired:
+            raise TimeoutError
         return connection
 
-    def _use(self, connection: Connection) -> None:
-        self._connection = connection
-        self.response = connection.parser
-        if self._deadline is not None:
-            self._deadline.bind(connection)
-
     async def _receive_head(self, connection: Connection) -> None:
-        connection.send(self._request, self._limit, bodiless=self._bodiless)
+        connection.send(self._request, self._limit, bodiless=self.bodiless)
         while not (connection.parser.has_head or connection.parser.done):
             await self._advance()
 
     async def _advance(self) -> None:
         assert self._connection is not None
-        if self._read_timeout is None:
+        if self.read_timeout is None:
             await self._connection.advance()
             return
-        with anyio.fail_after(self._read_timeout):
+        with anyio.fail_after(self.read_timeout):
             await self._connection.advance()
 
-    def _is_stale(self) -> bool:
-        error = self.response.error
-        if not isinstance(error, Disconnected) or not error.unanswered:
+    def _is_stale(self, connection: Connection) -> bool:
+        """Whether the request is to be sent on another connection; this one is closed then."""
+        error = connection.parser.error
+        if error is None or self._expired or not (isinstance(error, Disconnected) and error.unanswered):
             return False
-        return self._deadline is None or not self._deadline.expired
+        connection.cancel()
+        return True
 
-    def _finish(self) -> None:
-        self._check()
-        self.close()
-
-    def _check(self) -> None:
-        error = self.response.error
-        if error is not None:
-            self.close()
-            if self._deadline is not None and self._deadline.expired:
-                raise TimeoutError from error
-            raise error
+    def _raise(self, error: Exception) -> NoReturn:
+        if self._expired:
+            raise TimeoutError from error
+        raise error

@@ -59,16 +59,11 @@ class NativeTransport(httpx.AsyncBaseTransport):
                 route_of(str(request.url), ssl_context=self._verify, trust_env=self._trust_env)
             )
             data = _request_of(request, route, await request.aread())
-            exchange = Exchange(
-                pool,
-                route,
-                data,
-                math.inf,
-                bodiless=request.method == "HEAD",
-                connect_timeout=timeouts.get("connect"),
-                read_timeout=timeouts.get("read"),
-            )
-            await exchange.begin()
+            exchange = Exchange(pool, route, data, math.inf)
+            exchange.bodiless = request.method == "HEAD"
+            exchange.connect_timeout = timeouts.get("connect")
+            exchange.read_timeout = timeouts.get("read")
+            await exchange.begin(pool.time())
         except Exception as error:
             raise _to_httpx(error, request) from error
         response = exchange.response
@@ -81,7 +76,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close idle connections."""
-        self._pools.close()
+        await self._pools.aclose()
 
 
 class _BodyStream(httpx.AsyncByteStream, AsyncIterator[bytes]):

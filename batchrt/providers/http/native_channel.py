@@ -17,9 +17,8 @@ from batchrt.providers.http.connection_errors import (
 from batchrt.providers.http.content_encoding import decode
 from batchrt.providers.http.exchange import Exchange, RequestBytes
 from batchrt.providers.http.pool import Pools
-from batchrt.providers.http.proxies import Proxy
-from batchrt.providers.http.response import Reply, Sink, read_body
-from batchrt.providers.http.response_head import HeaderFields
+from batchrt.providers.http.proxies import Proxy, proxy_for
+from batchrt.providers.http.response import HeaderMap, Reply, Sink, read_body
 from batchrt.providers.http.response_parser import BrokenResponse
 from batchrt.providers.http.retry_after import advise
 from batchrt.providers.http.route import Route, route_of
@@ -71,27 +70,28 @@ class NativeChannel:
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
         """Send `body`; see `Transport.post`."""
         pool = self._pools.here() or await self._pools.make()
-        deadlines = pool.deadlines
-        deadline = None if deadlines is None else deadlines.begin()
+        deadlines, now = pool.deadlines, pool.time()
+        exchange = None
         try:
             target = self._targets.get(url) or self._target(url)
             request = RequestBytes(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
-            exchange = Exchange(pool, target.route, request, self._limit, deadline)
+            exchange = Exchange(pool, target.route, request, self._limit)
+            if deadlines is not None:
+                deadlines.begin(exchange, now)
             if sink is not None:
-                return await self._fill(exchange, sink)
-            await exchange.complete()
+                return await self._fill(exchange, now, sink)
+            await exchange.complete(now)
+            return self._reply(exchange)
         except (OSError, BrokenResponse) as error:
             failure = error
-        else:
-            return self._reply(exchange)
         finally:
-            if deadlines is not None and deadline is not None:
-                deadlines.end(deadline)
+            if deadlines is not None and exchange is not None:
+                deadlines.end(exchange)
         raise await self._translated(failure, url) from failure
 
     async def aclose(self) -> None:
         """Close idle connections; requests fail afterwards."""
-        self._pools.close()
+        await self._pools.aclose()
 
     def _target(self, url: str) -> _Target:
         route = self._pools.intern(route_of(url, ssl_context=self._ssl_context))
@@ -108,9 +108,9 @@ class NativeChannel:
         encoding = _encoding(headers)
         return Reply(status, headers, decode(body, encoding, self._limit) if encoding else body)
 
-    async def _fill(self, exchange: Exchange, sink: Sink) -> Reply:
+    async def _fill(self, exchange: Exchange, now: float, sink: Sink) -> Reply:
         """Feed the body to `sink` while it comes."""
-        await exchange.begin()
+        await exchange.begin(now)
         try:
             status, headers = exchange.response.status, exchange.response.headers
             body = await read_body(exchange, status, _encoding(headers), self._limit, sink=sink)
@@ -122,7 +122,10 @@ class NativeChannel:
 
     async def _translated(self, error: OSError | BrokenResponse, url: str) -> ProviderError:
         target = self._targets.get(url)
-        proxy = None if target is None else target.route.proxy
+        if target is None:  # there is no route, and the proxy may be the reason
+            proxy = proxy_for(url) if fault_of(error) == "proxy" else None
+        else:
+            proxy = target.route.proxy
         if isinstance(error, BrokenResponse):
             translated = _of_response(error, url, proxy)
         else:
@@ -147,7 +150,7 @@ class NativeChannel:
         return connection_failed(origin_of(url), reason, "protocol")
 
 
-def _encoding(headers: HeaderFields) -> str:
+def _encoding(headers: HeaderMap) -> str:
     """Return how a body is encoded.
 
     Raises:

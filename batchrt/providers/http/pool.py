@@ -8,6 +8,8 @@ import weakref
 from collections import deque
 from typing import Final
 
+import anyio.lowlevel
+
 from batchrt.providers.http.connector import Connection, connector
 from batchrt.providers.http.deadlines import Deadlines
 from batchrt.providers.http.route import Route
@@ -19,6 +21,8 @@ __all__ = ["KEEPALIVE_EXPIRY", "Pool", "Pools"]
 KEEPALIVE_EXPIRY: Final = 4.0
 """Seconds for which an idle connection is kept: less than the 5 s after which uvicorn and Node close it."""
 _NEVER: Final = math.inf
+_ROUNDS_TO_CLOSE: Final = 3
+"""Rounds of asyncio's loop in which a transport over TLS closes; a loop that ends before would warn."""
 _RESTED: Final = 0.01
 """Seconds of idleness from which on a connection is looked at before it is used."""
 
@@ -34,27 +38,31 @@ class Pool:
 
     Attributes:
         loop: the event loop.
+        time: returns the loop's time.
         deadlines: of the exchanges; `None` without a timeout.
     """
 
     def __init__(self, *, keepalive_expiry: float, timeout: float | None) -> None:
         self.loop: LoopHandle = LoopHandle.current()
-        self._time = self.loop.time
-        self.deadlines: Deadlines | None = None if timeout is None else Deadlines(timeout, self._time)
+        self._connect, self.time = connector()
+        self.deadlines: Deadlines | None = None if timeout is None else Deadlines(timeout, self.time)
         self._expiry = keepalive_expiry
-        self._connect = connector()
         # By the identity of the route (see `Pools.intern`): to hash its fields would cost more than the rest.
         self._idle: dict[int, deque[Connection]] = {}
         self._open: set[Connection] = set()
         self._alarm = Alarm(self._expire)
         self._closed = False
 
-    def take(self, route: Route) -> Connection | None:
-        """Return an idle connection; `None` if there is none."""
+    def take(self, route: Route, now: float) -> Connection | None:
+        """Return an idle connection; `None` if there is none.
+
+        Args:
+            route: to the server; interned.
+            now: the loop's time.
+        """
         idle = self._idle.get(id(route))
         if not idle:
             return None
-        now = self._time()
         while idle:
             connection = idle.pop()
             rested = now - connection.idle_since
@@ -78,7 +86,7 @@ class Pool:
         if self._closed or not connection.release():
             connection.cancel()
             return
-        connection.idle_since = self._time()
+        connection.idle_since = self.time()
         idle = self._idle.get(id(route))
         if idle is None:
             idle = self._idle[id(route)] = deque()
@@ -115,7 +123,7 @@ class Pool:
 
     def _expire(self) -> None:
         """Close connections that have been idle for too long: of each route, the first ones."""
-        oldest, now = _NEVER, self._time()
+        oldest, now = _NEVER, self.time()
         for idle in self._idle.values():
             while idle and now - idle[0].idle_since >= self._expiry:
                 idle.popleft().cancel()
@@ -165,7 +173,7 @@ class Pools:
         _forked_with.add(pool)
         return self._pools.setdefault(running_loop(), pool)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close idle connections on all loops; those in use are closed when their exchange ends."""
         self.closed = True
         pools = self._pools
@@ -173,6 +181,8 @@ class Pools:
         for pool in pools.values():
             if not (pool.loop.is_open() and pool.loop.call(pool.close_idle)):
                 pool.forget()
+        for _ in range(_ROUNDS_TO_CLOSE):
+            await anyio.lowlevel.checkpoint()
 
 
 _forked_with: Final[weakref.WeakSet[Pool]] = weakref.WeakSet()

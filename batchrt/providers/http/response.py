@@ -16,10 +16,10 @@ __all__ = ["HeaderMap", "Reply", "Sink", "content_length", "drained", "load_json
 
 
 class HeaderMap(Protocol):
-    """Headers, looked up by name whatever the case."""
+    """Headers, looked up by name."""
 
     def get(self, key: str, default: str | None = None, /) -> str | None:
-        """Return the value of header `key`, or `default`."""
+        """Return the value of header `key`, which is in lower case, or `default`."""
 
 
 class Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from batchrt.providers.http.response import content_length
@@ -16,42 +17,31 @@ _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
 _SPACE_BEFORE_COLON: Final = re.compile(rb"[ \t]+:")
 
 
-class HeaderFields:
-    """The header fields of a response, looked up by name whatever the case.
+class HeaderFields(dict[str, str]):
+    """The header fields of a response by their names in lower case; values of a repeated field are joined.
 
     Args:
         fields: names and values as they were received.
     """
 
-    __slots__ = ("_by_name", "_fields")
+    __slots__ = ()
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        self._fields = fields
-        self._by_name: dict[str, str] | None = None
+        super().__init__({_name(name): value.decode("latin-1") for name, value in fields})
+        if len(self) < len(fields):
+            self.clear()
+            for raw_name, raw_value in fields:
+                name, value = _name(raw_name), raw_value.decode("latin-1")
+                self[name] = f"{self[name]}, {value}" if name in self else value
 
     def __repr__(self) -> str:
-        return f"<HeaderFields {len(self._fields)}>"  # a value may be a cookie
+        return f"<HeaderFields {list(self)}>"  # a value may be a cookie
 
-    def get(self, key: str, default: str | None = None, /) -> str | None:
-        """Return the value of field `key`, or `default`; the values of a repeated field are joined."""
-        by_name = self._by_name
-        if by_name is None:
-            by_name = self._by_name = self._index()
-        value = by_name.get(key)
-        return by_name.get(key.lower(), default) if value is None else value
 
-    def raw(self) -> list[tuple[bytes, bytes]]:
-        """Return names and values as they were received."""
-        return list(self._fields)
-
-    def _index(self) -> dict[str, str]:
-        by_name = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._fields}
-        if len(by_name) < len(self._fields):
-            by_name.clear()
-            for raw_name, raw_value in self._fields:
-                name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-                by_name[name] = f"{by_name[name]}, {value}" if name in by_name else value
-        return by_name
+@lru_cache(maxsize=1024)
+def _name(raw: bytes) -> str:
+    """Return the name of a field in lower case; a server sends the same ones each time."""
+    return raw.decode("latin-1").lower()
 
 
 def end_of_head(received: bytes | bytearray, start: int = 0) -> int | None:
@@ -74,15 +64,21 @@ def repaired(head: bytes) -> bytes:
     Raises:
         MalformedResponseError: there are different lengths, or one is not a number.
     """
-    start, *lines = _LINE_END.split(_FOLD.sub(b" ", head.rstrip(b"\r\n")))
+    start, *lines = _LINE_END.split(_FOLD.sub(b" ", head.strip(b"\r\n")))
     fields = [_SPACE_BEFORE_COLON.sub(b":", line, count=1) for line in lines]
     lengths = [value for name, value in map(_split, fields) if name == b"content-length"]
     if lengths:
         length = content_length(b",".join(lengths).decode("latin-1"))
-        fields = [line for line in fields if _split(line)[0] != b"content-length"]
-        if not any(name == b"transfer-encoding" for name, _ in map(_split, fields)):
-            fields.append(b"content-length: %d" % length)
+        if any(name == b"transfer-encoding" for name, _ in map(_split, fields)):
+            # One of the two is wrong, and so may be the end of the response.
+            fields = [*_without(fields, b"content-length", b"connection"), b"connection: close"]
+        else:
+            fields = [*_without(fields, b"content-length"), b"content-length: %d" % length]
     return b"\r\n".join([start, *fields, b"", b""])
+
+
+def _without(fields: Sequence[bytes], *names: bytes) -> list[bytes]:
+    return [line for line in fields if _split(line)[0] not in names]
 
 
 def _split(line: bytes) -> tuple[bytes, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 import httptools
 
@@ -13,6 +13,8 @@ from batchrt.providers.http.content_encoding import too_large
 from batchrt.providers.http.response_head import HeaderFields, end_of_head, repaired
 
 if TYPE_CHECKING:
+    from batchrt.providers.http.response import HeaderMap
+
     Part: TypeAlias = Literal["protocol", "head", "body"]
 
 __all__ = ["BrokenResponse", "Disconnected", "ResponseParser"]
@@ -175,9 +177,9 @@ class ResponseParser:
         return chunks
 
     @property
-    def headers(self) -> HeaderFields:
+    def headers(self) -> HeaderMap:
         """The header fields by name."""
-        return HeaderFields(self.fields)
+        return cast("HeaderMap", HeaderFields(self.fields))
 
     # Called by httptools. An exception raised here would stay in its parser.
 
@@ -255,9 +257,9 @@ class ResponseParser:
         except MalformedResponseError as error:
             self._fail(error)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.reusable = False
             if not self.done:
                 self._fail(BrokenResponse(str(error), "body" if self.has_head else "head"))
-        self.reusable = False
 
     def _check_bounds(self, data: memoryview) -> None:
         """Bound the body, and the bytes that bring none."""

@@ -367,7 +367,7 @@ async def _serve(cert: Path | None) -> None:
     server = FaultServer(cert)
     async with await server.listen():
         print(server.port, flush=True)  # noqa: T201
-        await asyncio.get_running_loop().create_future()
+        await asyncio.to_thread(sys.stdin.read)  # until the client's process ends
 
 
 if __name__ == "__main__":

@@ -110,11 +110,15 @@ class HangUp(anyio.EndOfStream):
 
 
 @contextmanager
-def threaded_server() -> Iterator[str]:
-    """Answer every POST from threads of its own, whatever loop asks; gives the base URL."""
+def threaded_server(keep_alive: float | None = None) -> Iterator[str]:
+    """Answer every POST from threads of its own, whatever loop asks; gives the base URL.
+
+    Idle connections are closed after `keep_alive` seconds.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        timeout = keep_alive
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
