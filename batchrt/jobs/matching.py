@@ -88,7 +88,7 @@ class Matcher:
     """
 
     def __init__(self, journal: Journal, identity: Identity, *, reuse_any: bool, retry_failed: bool) -> None:
-        self.matches = Matches()
+        self.matches: Matches = Matches()
         self.chain: int = journal.chain(identity.parts)
         self.position: int = 0
         self._journal = journal
