@@ -42,7 +42,9 @@ def _is_patched(library: str, kind: str, method: str) -> bool:
     function = getattr(getattr(module, kind, None), method, None)
     code = getattr(function, "__code__", None)
     # A wrapper may have the name and the module of the function it wraps, but not its code.
-    return function is not None and (code is None or f"{library}/" not in code.co_filename.replace("\\", "/"))
+    return function is not None and (
+        code is None or f"/{library}/" not in code.co_filename.replace("\\", "/")
+    )
 
 
 async def post_by_httpx(  # noqa: PLR0917  the arguments of a channel

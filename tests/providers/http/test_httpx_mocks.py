@@ -107,9 +107,12 @@ async def test_httpx_mocks_end_with_the_tool() -> None:
 
 async def test_httpx_mocks_of_pytest_httpx_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """It replaces the method of httpx's transport, as here."""
-
-    async def handle(_self: Any, _request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, content=b"mocked")
-
+    source = """
+async def handle(_self, _request):
+    return httpx.Response(200, content=b"mocked")
+"""
+    names: dict[str, Any] = {"httpx": httpx}
+    exec(compile(source, "/site-packages/pytest_httpx/__init__.py", "exec"), names)
+    handle = names["handle"]
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", handle)
     assert (await direct().post(URL, b"{}")).body == b"mocked"
