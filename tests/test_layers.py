@@ -43,6 +43,7 @@ ROOMS = {
     "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/arrays.py"},
     "pyarrow": {"files/arrow.py"},
+    "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/"},

@@ -13,8 +13,10 @@ import typer
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import MockSettings, serve_mock
-from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
+from batchrt.cli.option_values import check_text
+from batchrt.cli.options import EmbedSettings, RunSettings, command_of
 from batchrt.cli.process import leave, open_standard_streams
+from batchrt.cli.report import ReportSettings, show_report
 
 __all__ = ["app", "main"]
 
@@ -53,6 +55,13 @@ for the provider, and stops; twice, it stops at once. At --max-tokens-total or -
 flight is finished, and nothing more is sent. What is done is written.
 """ + _EXIT_CODES.format("embedded")
 
+_REPORT_HELP: Final = """
+Show what became of a job's rows, from its journal (see docs/jobs.md), also while the job runs.
+
+Exit codes: 0 each row has an answer, 1 some rows failed, 2 there is no such journal, 4 the job has not
+come to its end, or OUT cannot be written.
+"""
+
 _MOCK_HELP: Final = """
 Serve a provider that needs no model: OpenAI's API, with latency and faults as you like.
 
@@ -88,6 +97,9 @@ app.command("run", short_help="Ask a model about each row of a file.", help=_RUN
 )
 app.command("embed", short_help="Turn a text of each row into a vector.", help=_EMBED_HELP)(
     command_of(EmbedSettings, _embed)
+)
+app.command("report", short_help="Show what the journal of a job holds.", help=_REPORT_HELP)(
+    command_of(ReportSettings, show_report)
 )
 app.command("mock", short_help="Serve a provider to try things against.", help=_MOCK_HELP)(
     command_of(MockSettings, serve_mock)
@@ -142,7 +154,7 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> str:
-    known = arguments and arguments[0] in ("run", "embed", "mock")
+    known = arguments and arguments[0] in ("run", "embed", "report", "mock")
     return f"batchrt {arguments[0]}" if known else "batchrt"
 
 

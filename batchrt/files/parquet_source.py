@@ -42,7 +42,7 @@ class ParquetSource(Source):
         with ExitStack() as stack:
             stack.push(stream)
             path = stream.path
-            if not stream.can_reopen:
+            if not stream.can_seek:
                 problem = "a Parquet file is read from its end; name a file, not a pipe"
                 raise InputError(f"{path}: {problem}", path=path)
             self._pa: Any = pyarrow()
@@ -69,8 +69,10 @@ class ParquetSource(Source):
 
     @property
     def fraction_read(self) -> float | None:
-        """The share of the rows read so far, 0 to 1; `None` when closed."""
-        return None if self._stream.file.closed else self._rows_read / max(1, self._total)
+        """The share of the rows read so far, 0 to 1; `None` for a remote file, and when closed."""
+        if not self._stream.can_reopen or self._stream.file.closed:
+            return None
+        return self._rows_read / max(1, self._total)
 
     def is_same_file(self, other: os.stat_result) -> bool:
         """Return whether `other` is this very file, by any name or link."""

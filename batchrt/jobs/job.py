@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
+import anyio.from_thread
 import anyio.to_thread
 
 from batchrt.config import RunConfig, check_config
@@ -16,7 +16,7 @@ from batchrt.files import Source
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer
 from batchrt.jobs.journal import Journal
-from batchrt.jobs.journal_reader import JournalReader
+from batchrt.jobs.journal_reader import JournalReader, RunRecord
 from batchrt.jobs.matching import Matcher
 from batchrt.jobs.output import check_output, write_output
 from batchrt.jobs.records import Codec
@@ -60,7 +60,7 @@ class Job:
         fresh: begin anew; the old journal is kept aside. Only the first run of this object does so.
         retry_failed: run rows again that failed before.
         version: stands for the code of the chain's functions. Without it the bytecode, the defaults and the
-            closure of each function are compared, with those of the functions and runnables of its own
+            closure of each function are compared, with the functions, runnables and constants of its own
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
         limit: the most rows to read.
@@ -119,34 +119,42 @@ class Job:
             OutputError: the output cannot be written; the journal is complete.
             TypeError: a row's value, or an output, cannot be kept in a journal.
         """
-        started = perf_counter()
         run = self._run = JobRun(self._chain, self._config, observe)
         if self._stop_called:
             run.stop()
-        with open_rows(self._source) as rows:
-            with Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal:
+        with (
+            open_rows(self._source) as rows,
+            Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal,
+        ):
+            source = rows if isinstance(rows, Source) else None
+            if self._sink is not None:
                 own = not journal.is_empty or journal.aside is not None
-                opened = rows if isinstance(rows, Source) else None
-                if self._sink is not None:
-                    check_output(self._sink, opened, replace=own or self._overwrite)
-                self._fresh = False
-                matcher = Matcher(
-                    journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed
-                )
-                given: Any = read_async_rows(rows) if isinstance(rows, AsyncIterable) else read_rows(rows)
-                if self._limit is not None and not isinstance(rows, AsyncIterable):
-                    given = islice(given, self._limit)
-                await run.run(given, journal, matcher, self._codec)
-                if run.at_end and self._limit is None:
-                    journal.trim(matcher.position)
-                    journal.flush()
-                report = self._report_of(run, matcher, journal, perf_counter() - started)
+                check_output(self._sink, source, replace=own or self._overwrite)
+            self._fresh = False
+            report = await self._carry_out(run, rows, journal)
             if report.is_complete and self._sink is not None:
-                write = partial(write_output, self.journal, self._sink, opened, rows=matcher.position)
-                await anyio.to_thread.run_sync(write)
+                write = partial(write_output, self.journal, self._sink, source, rows=report.rows)
+                await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
         self._report = report
         self._stop_called = False
         return report
+
+    async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
+        started = perf_counter()
+        journal.begin_run()
+        matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
+        read: Any = read_async_rows if isinstance(rows, AsyncIterable) else read_rows
+        await run.run(read(rows, self._limit), journal, matcher, self._codec)
+        if isinstance(rows, Source) and rows.is_broken:
+            run.end_early("the input cannot be read to its end")
+        if run.at_end and self._limit is None:
+            journal.trim(matcher.position)
+        is_complete = run.at_end and not (run.interrupted or run.not_started)
+        ended = RunRecord(matcher.position, is_complete, perf_counter() - started, run.ended)
+        journal.end_run(ended)
+        journal.flush()
+        totals = await anyio.to_thread.run_sync(journal.totals)
+        return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.
@@ -191,15 +199,14 @@ class Job:
         """
         if self._report is not None:
             return self._report
-        with JournalReader(self.journal) as journal:
-            return JobReport(self.journal, **journal.totals()._asdict())
+        return JobReport.of(self.journal)
 
-    def _report_of(self, run: JobRun, matcher: Matcher, journal: Journal, seconds: float) -> JobReport:
+    def _report_of(
+        self, run: JobRun, matcher: Matcher, journal: Journal, facts: Mapping[str, Any]
+    ) -> JobReport:
         matches = matcher.matches
         return JobReport(
             self.journal,
-            is_complete=run.at_end and not (run.interrupted or run.not_started),
-            rows=matcher.position,
             reused=matches.reused,
             failed_before=matches.failed_before,
             changed=matches.changed,
@@ -209,8 +216,6 @@ class Job:
             kept=matches.kept,
             interrupted=run.interrupted,
             not_started=run.not_started,
-            seconds=seconds,
-            ended=run.ended,
             aside=journal.aside,
-            **journal.totals()._asdict(),
+            **facts,
         )

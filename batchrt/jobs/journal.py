@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from batchrt.jobs.commit_thread import CommitThread
 from batchrt.jobs.journal_file import FileLock, open_journal_file, set_aside
-from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader
+from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RunRecord
 from batchrt.jobs.records import Record
 
 __all__ = ["Journal", "RowSource"]
@@ -24,6 +24,9 @@ _UPDATE: Final = f"UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ?,
 _MOVE: Final = "UPDATE rows SET position = ?, replaced = 0 WHERE id = ?"
 _LEAVE: Final = "UPDATE rows SET position = NULL WHERE id = ? AND position = ?"
 _REPLACE: Final = "UPDATE rows SET replaced = 1 WHERE id = ?"
+_END_RUN: Final = (
+    "UPDATE runs SET rows = ?, is_complete = ?, seconds = ?, ended = ? WHERE id = (SELECT max(id) FROM runs)"
+)
 _REFRESH: Final = "UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ? WHERE id = ?"
 
 
@@ -128,9 +131,8 @@ class Journal(JournalReader):
         return self._thread.is_full
 
     def check(self) -> None:
-        """Raise the JournalError of a change that could not be written, if there is one."""
-        if self._thread.failure is not None:
-            raise self._thread.failure
+        """Raise the error of a change that could not be written, if there is one."""
+        self._thread.check()
 
     def flush(self) -> None:
         """Wait until all is on the disk; raises JournalError."""
@@ -145,6 +147,16 @@ class Journal(JournalReader):
         self.flush()
         ((number,),) = self._read("SELECT id FROM chains WHERE parts = ?", text)
         return int(number)
+
+    # Runs
+
+    def begin_run(self) -> None:
+        """Record that a run has begun; it counts as killed until it is ended."""
+        self._thread.put(("INSERT INTO runs DEFAULT VALUES", (), None))
+
+    def end_run(self, run: RunRecord) -> None:
+        """Record how the run ended."""
+        self._thread.put((_END_RUN, run, None))
 
     # Searching by content
 
@@ -162,7 +174,7 @@ class Journal(JournalReader):
     def _index(self, column: str) -> None:
         if column not in self._indexed:
             self._indexed.add(column)
-            # Ten million rows take some ten seconds, once; kept up from the start, it would cost every
+            # Ten million rows take up to a minute, once; kept up from the start, an index would cost every
             # insert a page at a random place.
             self._thread.put((f"CREATE INDEX IF NOT EXISTS rows_{column} ON rows ({column})", (), None))
             self.flush()

@@ -12,7 +12,7 @@ from batchrt.jobs.errors import translated
 from batchrt.jobs.journal_file import connect_to_read
 from batchrt.jobs.records import Record
 
-__all__ = ["COLUMNS", "ENTRY", "Entry", "JournalReader", "Totals"]
+__all__ = ["COLUMNS", "ENTRY", "Entry", "JournalReader", "RunRecord", "Totals"]
 
 COLUMNS: Final = ", ".join(Record._fields)
 ENTRY: Final = "id, position, key, chain, status, replaced, input"
@@ -58,6 +58,22 @@ class Totals(NamedTuple):
     output_tokens: int
     cost: float | None
     errors: Mapping[str, int]
+
+
+class RunRecord(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        rows: rows that were read; `None` for a run that was killed, or that goes on.
+        is_complete: whether each row had an outcome at its end.
+        seconds: how long it took.
+        ended: why it ended early, or `None`.
+    """
+
+    rows: int | None = None
+    is_complete: bool = False
+    seconds: float = 0.0
+    ended: str | None = None
 
 
 class JournalReader:
@@ -123,16 +139,31 @@ class JournalReader:
         ((count,),) = self._read("SELECT count(*) FROM rows WHERE position IS NULL AND NOT replaced")
         return int(count)
 
-    def records(self, rows: int | None = None) -> Iterator[tuple[int, str, Record]]:
-        """Yield place, input (JSON) and record of the rows in the input, in order; of the first `rows`."""
+    def records(self, rows: int | None = None, *, failed: bool = False) -> Iterator[tuple[int, str, Record]]:
+        """Yield place, input (JSON) and record of the rows in the input, in order.
+
+        Args:
+            rows: of so many rows of the input; by default of all.
+            failed: of those that failed alone.
+        """
         position, page = -1, 1000
+        among = " AND status = 'failed'" if failed else ""
         query = (
             f"SELECT position, input, {COLUMNS} FROM rows "  # noqa: S608
-            "WHERE position > ? AND position < ? ORDER BY position LIMIT ?"
+            f"WHERE position > ? AND position < ?{among} ORDER BY position LIMIT ?"
         )
-        while found := self._read(query, position, 2**62 if rows is None else rows, page):
+        end = 2**62 if rows is None else rows
+        while found := self._read(query, position, end, page):
             for position, given, *columns in found:
                 yield position, given, Record._make(columns)
+
+    def last_run(self) -> RunRecord:
+        """Return how the last run ended."""
+        found = self._read("SELECT rows, is_complete, seconds, ended FROM runs ORDER BY id DESC LIMIT 1")
+        if not found or found[0][0] is None:
+            return RunRecord()
+        rows, is_complete, seconds, ended = found[0]
+        return RunRecord(rows, bool(is_complete), seconds, ended)
 
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""
@@ -142,7 +173,7 @@ class JournalReader:
             "coalesce(sum(output_tokens), 0), sum(cost) FROM rows NOT INDEXED WHERE position IS NOT NULL"
         )
         errors = self._read(
-            "SELECT error ->> 'kind', count(*) FROM rows NOT INDEXED "
+            "SELECT error ->> 'kind', count(*) FROM rows INDEXED BY rows_failed "
             "WHERE status = 'failed' AND position IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
         )
         return Totals(done, failed, retries, tokens_in, tokens_out, cost, dict(errors))

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, Self
+
+from batchrt.files.cells import error_line, shorten
+from batchrt.jobs.journal_reader import JournalReader
+from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.records import error_text
 
 __all__ = ["JobReport"]
+
+_SHOWN: Final = 20
+_LONGEST_REASON: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +26,7 @@ class JobReport:
     Attributes:
         journal: the journal's path.
         is_complete: whether each row of the input has an outcome that stands.
-        rows: rows of the input that were read.
+        rows: rows of the input that the last run read; `None` if it was killed, or goes on.
         reused: of these, rows with an output in the journal from before.
         failed_before: rows with an error in the journal from before.
         changed: rows that were run again, or are to be, since the chain is another one.
@@ -23,8 +34,9 @@ class JobReport:
         new: rows that the journal did not know.
         gone: rows in the journal that are not in the input any more; `None` if its end was not reached.
         kept: of the reused rows, those with an answer of another chain (`reuse="any"`).
-        interrupted: rows whose requests could not be answered at all, for the key, the credit or an outage;
-            they are run again by the next run.
+        interrupted: rows without an outcome that stands: their requests could not be answered at all, for
+            the key, the credit or an outage, or the end of the run cancelled them. The next run goes on with
+            them.
         not_started: rows that were read and not sent.
         done, failed: rows in the journal with an output, with an error.
         retries: attempts beyond the first, of all of these rows.
@@ -37,7 +49,7 @@ class JobReport:
 
     journal: str
     is_complete: bool = False
-    rows: int = 0
+    rows: int | None = 0
     reused: int = 0
     failed_before: int = 0
     changed: int = 0
@@ -57,6 +69,47 @@ class JobReport:
     seconds: float = 0.0
     ended: str | None = None
     aside: str | None = None
+
+    @classmethod
+    def of(cls, journal: str | os.PathLike[str]) -> Self:
+        """Return the report of the journal at this path: its rows, and how the last run ended.
+
+        Raises:
+            JournalError: there is no journal, or it cannot be read.
+        """
+        path = os.fspath(journal)
+        with JournalReader(path) as reader:
+            return cls(path, **reader.last_run()._asdict(), **reader.totals()._asdict())
+
+    def failed_rows(self, most: int = _SHOWN) -> list[str]:
+        """Return a line for each of the first `most` rows that failed: its number, from 1, and the reason.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        with JournalReader(self.journal) as reader:
+            found = islice(reader.records(failed=True), most)
+            return [
+                f"row {position + 1}: "
+                f"{shorten(error_line(error_text(record.error or '{}')), _LONGEST_REASON)}"
+                for position, _, record in found
+            ]
+
+    def write_failed(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+        """Write the rows that failed, with their errors, to a file, and return their number.
+
+        Args:
+            path: a CSV, TSV, JSONL or Parquet file.
+            overwrite: replace one that exists.
+
+        Raises:
+            InputError: the file exists, or cannot be created.
+            OutputError: it cannot be written.
+            JournalError: the journal cannot be read.
+        """
+        name = os.fspath(path)
+        check_output(name, None, replace=overwrite)
+        return write_output(self.journal, name, None, failed=True)
 
     def resumed(self) -> str:
         """Return one line on how the rows were matched with the journal; empty for a first run."""
@@ -81,16 +134,18 @@ class JobReport:
             yield f"{name} changed: {count:,} row{'' if count == 1 else 's'} run again"
         if self.kept:
             yield f"{self.kept:,} answers are of another chain (`reuse` any)"
-        yield f"{self.done:,} done, {self.failed:,} failed in {self.seconds:.2f} s"
+        seconds = f" in {self.seconds:.2f} s" if self.seconds else ""
+        yield f"{self.done:,} done, {self.failed:,} failed{seconds}"
         for kind, count in self.errors.items():
             yield f"{count:,} {kind}"
         if self.input_tokens or self.output_tokens:
             cost = "" if self.cost is None else f", cost {self.cost:.4g}"
             yield f"{self.input_tokens:,} tokens in, {self.output_tokens:,} out{cost}"
         if not self.is_complete:
-            left = f"{self.interrupted:,} interrupted, {self.not_started:,} not started"
-            reason = f" ({self.ended})" if self.ended else ""
-            yield f"stopped before the end{reason}: {left}; run the job again to go on"
+            counts = ((self.interrupted, "interrupted"), (self.not_started, "not started"))
+            left = "".join(f", {count:,} {word}" for count, word in counts if count)
+            reason = self.ended or "the process was killed, or it goes on"
+            yield f"not complete: {reason}{left}; run the job again to go on"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

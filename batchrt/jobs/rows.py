@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
+
+from anyio import CancelScope
 
 from batchrt.files import BadRow, Row, Source, open_source
 
@@ -43,15 +46,28 @@ def open_rows(source: JobSource) -> AbstractContextManager[Any]:
     return nullcontext(source)
 
 
-def read_rows(rows: Iterable[Any]) -> Iterator[Given]:
-    """Yield the rows of a source."""
-    return map(_given, rows)
+def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:
+    """Yield the rows of a source, at most `limit`."""
+    return islice(map(_given, rows), limit)
 
 
-async def read_async_rows(rows: AsyncIterable[Any]) -> AsyncIterator[Given]:
-    """Yield the rows of an async source."""
-    async for row in rows:
-        yield _given(row)
+async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncGenerator[Given, None]:
+    """Yield the rows of an async source, at most `limit`, and close it."""
+    iterator = aiter(rows)
+    left = -1 if limit is None else limit
+    try:
+        while left:
+            try:
+                row = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            left -= 1
+            yield _given(row)
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            with CancelScope(shield=True):
+                await close()
 
 
 def _given(row: Any) -> Given:

@@ -43,6 +43,8 @@ _HOLD_ROUNDS: Final = 20
 _HOLD_WAITS: Final = 40
 """Rounds and named waits for which the limit stays below a refused one: a probe that fails costs a round, or
 the wait, and may cost no more than a fortieth of the time."""
+_TRIAL_ROUNDS: Final = 2
+"""Rounds without a refusal after which the doubling goes on that a first refusal ended: it may be chance."""
 _STILL_TOO_MANY: Final = 0.45
 """The share of the requests carried before, below which their number is no reason for a refusal: a capacity
 that was halved is still above."""
@@ -81,6 +83,8 @@ class AdaptiveConcurrency:
         self._round_seconds = 0.0
         self._climb = 0
         self._trial: _Trial | None = None
+        self._accused: tuple[int, bool] | None = None
+        self._on_trial = 0
         self._late = 0
         self._skipped = 0
         self._outputs = _Mean()
@@ -117,6 +121,9 @@ class AdaptiveConcurrency:
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
             return self._before_cut >= self._carried * _STILL_TOO_MANY
+        self._on_trial = _TRIAL_ROUNDS if self._accused is None and self._doubling else 0
+        if self._accused is None:
+            self._accused = self.limit, self._doubling
         self._doubling = False
         self._before_cut = max(1, min(self.limit, in_flight + 1))
         if now > self._hold_until:
@@ -135,6 +142,14 @@ class AdaptiveConcurrency:
         self._sustained = min(self._sustained, self.limit)
         return self._before_cut >= self._carried * _STILL_TOO_MANY
 
+    def acquit(self) -> None:
+        """Undo the cuts since the last call: the refusals had another reason than how many were in flight."""
+        self._troubled = False
+        if self._accused is not None:
+            limit, self._doubling = self._accused
+            self._accused, self._ceiling, self._climb, self._on_trial = None, None, 0, 0
+            self._set(max(limit, self.limit), "refusals come at any number in flight")
+
     def _cut_to(self, limit: int) -> None:
         if limit < self.limit:
             self._set(limit, "the provider rejects requests: too many at once")
@@ -152,6 +167,10 @@ class AdaptiveConcurrency:
             self._pooled = _Mean()
             self._peak_before = self._peak = 0
             return
+        if self._on_trial:
+            self._on_trial -= 1
+            if not self._on_trial:
+                self._doubling, self._accused, self._ceiling = True, None, None
         self._sustained = max(self._sustained, self._peak_before)
         self._peak_before, self._peak = self._peak, 0
         if self._pooled.count >= _FEWEST_SAMPLES:

@@ -128,10 +128,10 @@ class AdmissionControl:
         return strand.has_slot
 
     def _begin(self, permit: Permit, now: float) -> bool:
-        """Record that `permit`, which has waited, is sent; `False` if a cool-down has begun meanwhile."""
+        """Record that `permit`, which has waited, is sent; `False` if a pause has begun meanwhile."""
         with self._lock:
             limiter = self._limiter
-            if limiter.pacing.cooldown.until > limiter.tick(now):
+            if limiter.is_quiet(limiter.tick(now)):
                 return False
             permit.sent_at = limiter.now
             self._requests += 1
@@ -295,7 +295,7 @@ class AdmissionControl:
             seconds = limiter.breaker.answered(permit.sent_at, now)
             if seconds is not None:
                 self._queue.unpark()
-                limiter.pacing.ramp_up(limiter.in_flight + len(self._queue))
+                limiter.pacing.start_slowly(limiter.in_flight + len(self._queue))
                 if self.events.listeners:
                     self.events.tell(ProviderUp(seconds))
         elif failure is not None and limiter.breaker.failed(permit.sent_at, now):

@@ -80,3 +80,8 @@ class ConcurrencyLimits:
         """Lower the `"auto"` limit: the number in flight may be the reason of a wave of refusals."""
         if self.auto is not None:
             self.auto.rejected(wave.sent_at, wave.at, wave.beside, wave.wait)
+
+    def acquit(self) -> None:
+        """Undo the cuts of the `"auto"` limit: the number in flight was no reason of the refusals."""
+        if self.auto is not None:
+            self.auto.acquit()

@@ -9,16 +9,19 @@ from typing import Final
 from batchrt.errors import ProviderError, RateLimitError
 from batchrt.runtime.clock import clock_time
 
-__all__ = ["LONGEST_QUIET", "CoolDown", "HalfOpen", "Ramp", "SlowStart", "longest_quiet"]
+__all__ = ["LONGEST_QUIET", "ColdStart", "CoolDown", "HalfOpen", "SlowStart", "longest_quiet"]
 
 _MARGIN: Final = 0.1
 """The share of its span by which a half-open recovery's first allowance lasts longer: arrival is not
 sending."""
 _MANY_TIMES: Final = 8
 """How many times as many as enough may be sent until a half-open recovery is over in any case."""
+_CONNECTING: Final = 0.2
+"""Seconds without a reply in which a cold start does not double: connections are being made. Linux takes no
+segment for lost before (TCP_RTO_MIN)."""
 _DOUBLING: Final = 0.025
 _DOUBLINGS: Final = 16
-"""Seconds in which a slow start doubles, and after how many doublings it holds nothing back."""
+"""Seconds in which a cold start doubles, and after how many doublings it holds nothing back."""
 LONGEST_QUIET: Final = 3600.0
 """Seconds for which a provider is left alone at the most, whatever it asks for, unless a policy is willing to
 wait for longer: then a half-open probe is sent. Azure has been seen to say a day when it meant seconds."""
@@ -88,7 +91,7 @@ class CoolDown:
         return error
 
 
-class Ramp:
+class SlowStart:
     """Slow start after a pause, as TCP has it: one more request at first, and another one for each answer.
 
     Args:
@@ -119,10 +122,11 @@ class Ramp:
         return self.allowed >= self.enough
 
 
-class SlowStart:
-    """Send few requests to an unknown provider, and twice as many every 25 ms: a limit shows in a round trip.
+class ColdStart:
+    """Send few requests to an unknown provider, and twice as many every 25 ms from its first reply on.
 
-    Two more may be sent for each answer, so that a provider that answers faster than that is not held back.
+    A limit shows in a round trip, which takes longest while connections are being made. Two more may be sent
+    for each answer, so that a provider that answers faster than that is not held back.
 
     Args:
         first: how many may be sent at once.
@@ -132,7 +136,7 @@ class SlowStart:
     __slots__ = ("_allowed", "_began", "_sent")
 
     def __init__(self, first: int, now: float) -> None:
-        self._began = now
+        self._began = now + _CONNECTING
         self._allowed = first
         self._sent = 0
 
@@ -140,12 +144,15 @@ class SlowStart:
         """Record that a request was sent."""
         self._sent += 1
 
-    def answered(self) -> None:
-        """Record an answer."""
-        self._allowed += 2
+    def replied(self, now: float, *, answered: bool) -> None:
+        """Record an answer or a refusal."""
+        self._began = min(self._began, now)
+        self._allowed += 2 * answered
 
     def due(self, now: float) -> float:
         """Return when the next request may be sent, `now` at the earliest."""
+        if self._sent < self._allowed:
+            return now
         return max(now, self._began + _DOUBLING * math.log2((self._sent + 1) / self._allowed))
 
     def is_over(self, now: float) -> bool:

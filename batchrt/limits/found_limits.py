@@ -40,12 +40,15 @@ openai SDK's 0.5 and 8, and half a round trip where that is shorter. An answer e
 _NAMED_ARE_ENOUGH: Final = 4
 """Refusals in a row, without an answer, whose named wait is taken for enough."""
 _SMOOTHING: Final = 0.1
-_TRIAL_ROUNDS: Final = 4.0
-"""Round trips for which a single refusal bounds the requests in flight."""
+_TRIAL_ROUNDS: Final = 2.0
+"""Round trips after which a number in flight that one wave told is probed."""
 _SEPARABLE: Final = 0.6
 """The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
 _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
+_SENT_SHARE: Final = 2.0
+"""How many times the rate of accepted requests a rate may be, as in botocore's adaptive mode: refusals within
+a moment would be explained by any high rate."""
 _LEAST_CUT: Final = 0.7
 """The least factor by which a refusal or two lower a rate."""
 _SPARED: Final = 0.6
@@ -73,6 +76,7 @@ class FoundLimits:
     Args:
         changed: is told of each change: name, before, after, why.
         crowded: is told of refusals that the number in flight may be the reason of.
+        acquit: is called with the wait that was asked for when refusals turn out to be noise.
         reopen: is called when a rate is given up: requests that waited for it must not go all at once.
 
     Attributes:
@@ -83,6 +87,7 @@ class FoundLimits:
     """
 
     __slots__ = (
+        "_acquit",
         "_changed",
         "_crowded",
         "_doubt",
@@ -105,7 +110,13 @@ class FoundLimits:
         "unexplained",
     )
 
-    def __init__(self, changed: Changed, crowded: Crowded, reopen: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        changed: Changed,
+        crowded: Crowded,
+        acquit: Callable[[float], object],
+        reopen: Callable[[], object],
+    ) -> None:
         self.log: RefusalLog = RefusalLog()
         self.rate: RateEstimator = RateEstimator()
         self.in_flight: InFlightLimit = InFlightLimit()
@@ -113,6 +124,7 @@ class FoundLimits:
         self.unexplained: int = 0
         self._changed = changed
         self._crowded = crowded
+        self._acquit = acquit
         self._reopen = reopen
         self._open = 0
         self._pause_until = -math.inf
@@ -125,7 +137,7 @@ class FoundLimits:
         self._unsettled = False
         self._granted_at = -math.inf
         self._settled_at = -math.inf
-        self._wave = Wave(0, 0.0, 0.0, 0.0)
+        self._wave = Wave(0, 0, 0.0, 0.0, 0.0)
 
     @property
     def is_certain(self) -> bool:
@@ -157,21 +169,26 @@ class FoundLimits:
     def answered(self, permit: Permit, now: float) -> None:
         """Record an answer: the request was let in."""
         permit.verdict = ACCEPTED
+        self.log.replied(now)
         seconds = now - permit.sent_at
         self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
         if self._refused_in_a_row:
             self._refused_in_a_row = 0
             self._pause_until = -math.inf
 
-    def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
-        """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
+    def pause_ends(self, now: float) -> float:
+        """Return when the pause after a refusal that names no wait is over, and its wave known; or `now`."""
         if self._unsettled:
             if now >= self._settled_at:
                 self._conclude(now)
             elif self.unexplained < _CERTAIN:
                 return self._settled_at
-        if self._pause_until > now:
-            return self._pause_until
+        return max(now, self._pause_until)
+
+    def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
+        """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
+        if (due := self.pause_ends(now)) > now:
+            return due
         if not permit.auto:
             due = self.in_flight.lets_in_at(in_flight, self.latency, self._granted_at, now)
             if due > now:
@@ -227,17 +244,23 @@ class FoundLimits:
         """
         self.log.was_refused(permit, now, wait)
         if parallel:
-            self._crowded(Wave(permit.beside, 0.0, now, permit.sent_at))
+            self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at))
             self._keep_to_limit(
                 max(1, permit.beside), 0.0, now, "the provider says that too many are in flight"
             )
         if parallel or explained:
             return
         if leads or not self._unsettled:
-            self._wave = Wave(permit.beside, wait, now, permit.sent_at)
+            self._wave = Wave(permit.beside, permit.beside, wait, now, permit.sent_at)
         else:
             wave = self._wave
-            self._wave = Wave(min(wave.beside, permit.beside), max(wave.wait, wait), now, wave.sent_at)
+            self._wave = Wave(
+                min(wave.beside, permit.beside),
+                max(wave.most, permit.beside),
+                max(wave.wait, wait),
+                now,
+                wave.sent_at,
+            )
         self._unsettled = True
         self._settled_at = now + self.log.settling
 
@@ -247,8 +270,16 @@ class FoundLimits:
         wave = self._wave
         explanation = self._explain(now)
         cause = explanation.cause
-        if cause == "in flight":
-            self._crowded(wave)
+        if cause == "rate":
+            most = _SENT_SHARE * self.log.fastest(self._settled_at)
+            explanation = explanation._replace(
+                rate=min(explanation.rate, most), highest=min(explanation.highest, most)
+            )
+        base = self.in_flight.base
+        if cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
+            self._doubt_limit(now)
+        elif cause == "in flight":
+            self._crowded(wave._replace(beside=explanation.limit))
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
             if self._lowering_helps(explanation, wave):
@@ -279,9 +310,9 @@ class FoundLimits:
         if share < _SPARED and rate > 0:
             # One request at a time hammers no provider, and a chance that no pace improves is taken often.
             one_at_a_time = 1 / self.latency if self.latency else 0.0
-            self._ramp_rate(max(_SPARING * rate, one_at_a_time), wave)
+            self._spare_rate(max(_SPARING * rate, one_at_a_time), wave)
 
-    def _ramp_rate(self, rate: float, wave: Wave) -> None:
+    def _spare_rate(self, rate: float, wave: Wave) -> None:
         self.rate.found(rate, rate, wave.wait, wave.at)
         self.rate.hurry()
         assert self.rate.base is not None
@@ -289,8 +320,12 @@ class FoundLimits:
 
     def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
-        base = self.rate.base
-        if base is None or explanation.clear or self.rate.probed(wave.at):
+        base, grown = self.rate.base, self.rate.rate
+        if base is None or grown is None or explanation.clear or self.rate.probed(wave.at):
+            self._surprises = 0
+            return True
+        if grown > explanation.highest >= base:
+            # Growing ran into the limit that the base told: a small bucket has no cushion.
             self._surprises = 0
             return True
         self._surprises += 1
@@ -306,16 +341,21 @@ class FoundLimits:
         if self.rate.bucket is not None:
             self._surprise(wave, now)
         elif explanation.mixed:
-            self.unexplained = max(self.unexplained + 1, _CERTAIN)
+            self._take_for_noise(now)
             self.in_flight.hold(now, 0.0)
-        elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE:
-            before = self.in_flight.limit
-            self.in_flight.found(wave.beside, self.latency, 0.0, now)
-            if before is None:
-                self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
+        elif self.in_flight.base is not None and wave.most < self.in_flight.base:
+            self._doubt_limit(now)
+        elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE and not self.is_certain:
+            self._try_limit(wave.beside, 0.0, now)
             self._crowded(wave)
         else:
             self.unexplained += 1
+
+    def _doubt_limit(self, now: float) -> None:
+        """Record refusals beside fewer than the number in flight that is believed."""
+        self.unexplained += 1
+        if self.in_flight.refused_beside_fewer(now):
+            self._acquit(self._wave.wait)
 
     def _surprise(self, wave: Wave, now: float) -> None:
         """Lower the believed rate to that of the accepted requests; give it up where that did not help."""
@@ -335,8 +375,14 @@ class FoundLimits:
             grown = self.rate.rate or base
             self.rate.found(max(min(rate, grown), _LEAST_CUT * base), grown, wave.wait, wave.at)
 
-    def _believe_nothing(self, now: float) -> None:
+    def _take_for_noise(self, now: float) -> None:
+        """Send as before the refusals, once further ones have no reason either."""
+        if self.is_certain and self.log.accepts_most(now):
+            self._acquit(self._wave.wait)
         self.unexplained = max(self.unexplained + 1, _CERTAIN)
+
+    def _believe_nothing(self, now: float) -> None:
+        self._take_for_noise(now)
         self._surprises = 0
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate
@@ -353,13 +399,20 @@ class FoundLimits:
         elif self.log.weight(now) >= _DISPROOF:
             self.in_flight.hold(now, 0.0)
 
+    def _try_limit(self, limit: int, wait: float, now: float) -> None:
+        """Keep to a number in flight; one that is new is probed soon, unless a failed probe costs a wait."""
+        is_new = self.in_flight.limit is None
+        self.in_flight.found(limit, self.latency, wait, now)
+        if is_new and wait <= 0:
+            self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
+
     def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         self.unexplained = 0
         before = self.in_flight.limit
         if self.rate.bucket is not None:
             self._changed("requests_per_minute", 60 * self.rate.bucket.rate, None, reason)
             self.rate.drop()
-        self.in_flight.found(limit, self.latency, wait, now)
+        self._try_limit(limit, wait, now)
         if before != self.in_flight.limit:
             self._changed("max_in_flight", before, limit, f"found: {reason}")
 
@@ -381,12 +434,14 @@ class Wave(NamedTuple):
 
     Attributes:
         beside: the fewest that one of them was sent beside.
+        most: the most that one of them was sent beside.
         wait: the longest wait that was asked for.
         at: when the last of them came.
         sent_at: when the first of them was sent.
     """
 
     beside: int
+    most: int
     wait: float
     at: float
     sent_at: float

@@ -16,6 +16,9 @@ _FIRST_HOLD_WAITS: Final = 6.0
 _HOLD_WAITS: Final = 25.0
 """The first and the longest hold, in terms of the wait that a refusal asks for: a failed probe costs all
 requests that wait."""
+_DOUBTS: Final = 2
+_MOST_DOUBTS: Final = 24
+"""Refusals beside fewer that bring the next probe forward; twice as many after each failed probe."""
 _OUTGROWN: Final = 4
 """The factor over the limit that was found from which on it is none."""
 
@@ -31,7 +34,7 @@ class InFlightLimit:
         since: when it was found first.
     """
 
-    __slots__ = ("_found", "_hold", "_hold_until", "_step", "limit", "since")
+    __slots__ = ("_doubts", "_found", "_hold", "_hold_until", "_most_doubts", "_step", "limit", "since")
 
     def __init__(self) -> None:
         self.limit: int | None = None
@@ -39,6 +42,8 @@ class InFlightLimit:
         self._found = 0
         self._hold = _SHORTEST_HOLD
         self._hold_until = 0.0
+        self._doubts = 0
+        self._most_doubts = _DOUBTS
         self._step = 1
 
     def found(self, limit: int, latency: float, wait: float, now: float) -> None:
@@ -47,11 +52,23 @@ class InFlightLimit:
         shortest = max(_SHORTEST_HOLD, _HOLD_ROUNDS * latency, _FIRST_HOLD_WAITS * wait)
         longest = max(_LONGEST_HOLD, shortest, _HOLD_WAITS * wait)
         self._hold = min(max(2 * self._hold if again else 0.0, shortest), longest)
+        if again:
+            self._most_doubts = min(2 * self._most_doubts, _MOST_DOUBTS)
         if self.limit is None:
             self.since = now
         self.limit = self._found = max(1, limit)
         self._hold_until = now + self._hold
+        self._doubts = 0
         self._step = 1
+
+    def refused_beside_fewer(self, now: float) -> bool:
+        """Record refusals beside fewer; return whether they bring the next probe forward."""
+        self._doubts += 1
+        if self._doubts < self._most_doubts:
+            return False
+        self._doubts = 0
+        self._hold_until = min(self._hold_until, now)
+        return True
 
     @property
     def base(self) -> int | None:
@@ -71,6 +88,7 @@ class InFlightLimit:
         """Believe in no limit any more."""
         self.limit = None
         self._hold = _SHORTEST_HOLD
+        self._most_doubts = _DOUBTS
 
     def lets_in_at(self, in_flight: int, latency: float, sent_at: float, now: float) -> float:
         """Return when one more may be sent beside `in_flight`: `now`, or when the limit may be probed.

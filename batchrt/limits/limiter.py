@@ -73,7 +73,7 @@ class Limiter:
 
     def __init__(self, burst_seconds: float | None, events: Events) -> None:
         self.rates: KnownRateLimits = KnownRateLimits({}, burst_seconds, self._limit_changed)
-        self.found: FoundLimits = FoundLimits(self._limit_changed, self._crowded, self._reopen)
+        self.found: FoundLimits = FoundLimits(self._limit_changed, self._crowded, self._acquit, self._reopen)
         self.concurrency: ConcurrencyLimits = ConcurrencyLimits(self._limit_changed)
         self.breaker: CircuitBreaker = CircuitBreaker()
         self.pacing: Pacing = Pacing()
@@ -107,6 +107,8 @@ class Limiter:
             return pacing.cooldown.until
         if self.waits_for_provider(permit):
             return self.breaker.probe_at
+        if (due := self.found.pause_ends(now)) > now:
+            return due
         if (due := pacing.recovery_due(self.in_flight, now)) > now:
             return due
         if (due := self.found.lets_in_at(permit, self.in_flight, now, wanted=wanted)) > now:
@@ -116,6 +118,10 @@ class Limiter:
         if wait > 0:
             return now + wait
         return now if self.rates.paces else pacing.start_due(now)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether a refusal has begun a cool-down or a pause that is not over."""
+        return self.pacing.cooldown.until > now or self.found.pause_ends(now) > now
 
     def waits_for_provider(self, permit: Permit) -> bool:
         """Whether a request waits for a provider that is down, instead of failing."""
@@ -181,7 +187,7 @@ class Limiter:
     def forget_in_flight(self) -> None:
         """Forget requests in flight, in a process that was forked: they do not end here."""
         self.in_flight = 0
-        self.pacing.stop_ramp()
+        self.pacing.stop_slow_start()
         self.rates.forget_outstanding()
 
     # The outcome of a request
@@ -215,7 +221,8 @@ class Limiter:
             self.rates.learn(permit.told, permit, now, refused=refused)
         permit.verdict = UNKNOWN
         auto = self.concurrency.auto
-        if auto is not None and permit.auto and (kind.overloaded or kind.outage):
+        is_noise = failure.refused and self.found.is_certain
+        if auto is not None and permit.auto and (kind.overloaded or kind.outage) and not is_noise:
             auto.failed()
         return kind.overloaded and self._refused(permit, failure, now, unit)
 
@@ -224,7 +231,7 @@ class Limiter:
         if not failure.refused:
             # It may be an outage, for the retry budget and the circuit breaker to handle.
             if permit.auto:
-                self._crowded(Wave(self.in_flight - 1, 0.0, now, permit.sent_at))
+                self._crowded(Wave(self.in_flight - 1, self.in_flight - 1, 0.0, now, permit.sent_at))
             return False
         cooldown, found, parallel = self.pacing.cooldown, self.found, permit.parallel
         wait = min(failure.wait, longest_quiet(permit.longest_quiet))
@@ -235,7 +242,9 @@ class Limiter:
         found.refused(permit, now, wait, leads=leads, parallel=parallel, explained=explained)
         if leads:
             wait = found.pause(now, wait, self.clock.random)
-            self.pacing.refused(failure, self.in_flight, now, found, explained=explained or parallel)
+            self.pacing.refused(
+                failure, self.in_flight, now, found, explained=explained or parallel, pause=wait
+            )
         if failure.wait <= 0:
             if leads:
                 self._announce_pause(wait, failure, named=False)
@@ -259,7 +268,7 @@ class Limiter:
         self.found.ended()
         if answered:
             self._answered_at = now
-        self.pacing.ended(permit.sent_at, answered=answered)
+        self.pacing.ended(permit.sent_at, now, answered=answered)
 
     def went_down(self, error: ProviderError) -> None:
         """Announce an outage, of which `error` is the latest sign."""
@@ -305,6 +314,11 @@ class Limiter:
 
     def _crowded(self, wave: Wave) -> None:
         self.concurrency.crowded(wave)
+
+    def _acquit(self, wait: float) -> None:
+        self.concurrency.acquit()
+        if wait <= 0:
+            self.pacing.stop_slow_start()
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from batchrt.limits.cooldown import CoolDown, HalfOpen, Ramp, SlowStart
+from batchrt.limits.cooldown import ColdStart, CoolDown, HalfOpen, SlowStart
 from batchrt.limits.error_kinds import Failure, FailureKind
 from batchrt.limits.found_limits import FoundLimits
 
@@ -31,57 +31,57 @@ class Pacing:
         cooldown: the time for which the provider asked for silence.
     """
 
-    __slots__ = ("_began", "_half_open", "_ramp", "_start", "cooldown")
+    __slots__ = ("_began", "_cold_start", "_half_open", "_slow_start", "cooldown")
 
     def __init__(self) -> None:
         self.cooldown: CoolDown = CoolDown()
         self._began = False
-        self._start: SlowStart | None = None
-        self._ramp: Ramp | None = None
+        self._cold_start: ColdStart | None = None
+        self._slow_start: SlowStart | None = None
         self._half_open: HalfOpen | None = None
 
     def recovery_due(self, in_flight: int, now: float) -> float:
         """Return when the recovery after a refusal or an outage lets the next request in."""
-        if self._ramp is not None and not self._ramp.lets_in(in_flight):
+        if self._slow_start is not None and not self._slow_start.lets_in(in_flight):
             return math.inf
         return now if self._half_open is None else self._half_open.due(now)
 
     def start_due(self, now: float) -> float:
-        """Return when the slow start lets the next request in."""
-        if self._start is None:
+        """Return when the cold start lets the next request in."""
+        if self._cold_start is None:
             return now
-        if self._start.is_over(now):
-            self._start = None
+        if self._cold_start.is_over(now):
+            self._cold_start = None
             return now
-        return self._start.due(now)
+        return self._cold_start.due(now)
 
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
         if not self._began:
-            self._began, self._start = True, SlowStart(_AT_ONCE, now)
-        if self._start is not None:
-            self._start.sent()
+            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now)
+        if self._cold_start is not None:
+            self._cold_start.sent()
         if self._half_open is not None:
             self._half_open.sent()
 
-    def ended(self, sent_at: float, *, answered: bool) -> None:
+    def ended(self, sent_at: float, now: float, *, answered: bool) -> None:
         """Record that a request ended."""
+        if self._cold_start is not None:
+            self._cold_start.replied(now, answered=answered)
         if self._half_open is not None and self._half_open.ended(sent_at, answered=answered):
             self._half_open = None
         if not answered:
             return
-        if self._start is not None:
-            self._start.answered()
-        if self._ramp is not None and self._ramp.answered():
-            self._ramp = None
+        if self._slow_start is not None and self._slow_start.answered():
+            self._slow_start = None
 
-    def ramp_up(self, enough: int) -> None:
+    def start_slowly(self, enough: int) -> None:
         """Send one request, and one more for each answer, until `enough` may be in flight."""
-        self._ramp = Ramp(enough)
+        self._slow_start = SlowStart(enough)
 
-    def stop_ramp(self) -> None:
-        """Forget a ramp, after a fork."""
-        self._ramp = None
+    def stop_slow_start(self) -> None:
+        """Hold no request back any more after a pause."""
+        self._slow_start = None
 
     def refused(
         self,
@@ -91,6 +91,7 @@ class Pacing:
         found: FoundLimits,
         *,
         explained: bool,
+        pause: float,
     ) -> None:
         """Begin a recovery after a refusal, unless its reason is known.
 
@@ -100,19 +101,20 @@ class Pacing:
             now: the time.
             found: limits that were found from refusals.
             explained: a known limit explains it.
+            pause: seconds for which nothing is sent.
         """
-        self._ramp = self._half_open = None
+        self._slow_start = self._half_open = None
         if explained or found.rate.bucket is not None:
             return
         wait, enough = failure.wait, _BARE_SHARE * in_flight
         if wait <= 0:
-            self._ramp = Ramp(enough)
+            self._slow_start = SlowStart(enough) if pause > 0 else None
         elif failure.kind is not FailureKind.RATE_LIMITED:
-            self._ramp = Ramp(in_flight)
+            self._slow_start = SlowStart(in_flight)
         elif found.is_certain:
             # As many as before may go at once, and the queue behind them as those are answered.
             carried = found.log.carried()
-            self._ramp = Ramp(_BARE_SHARE * carried, allowed=carried)
+            self._slow_start = SlowStart(_BARE_SHARE * carried, allowed=carried)
         else:
             span = max(wait, _SECOND)
             # A bucket that was full at first, and emptied before the first answer, shows nothing.
@@ -121,8 +123,8 @@ class Pacing:
             self._half_open = HalfOpen(wait, enough, now + wait, at_first=at_first, span=span)
 
     def reopen(self, in_flight: int) -> None:
-        """Ramp up after a limit that was found is given up."""
-        self._ramp = Ramp(_BARE_SHARE * in_flight)
+        """SlowStart up after a limit that was found is given up."""
+        self._slow_start = SlowStart(_BARE_SHARE * in_flight)
 
 
 def _at_first(wait: float, span: float, let_in: float) -> float:

@@ -35,7 +35,9 @@ _UNCERTAIN_WAITS: Final = 5.0
 _MOST_AT_ONCE: Final = 3.0
 _FLOOR: Final = 0.25
 _PEAK_HALF_LIFE: Final = 30.0
-"""The share of the highest rate of late, which halves in so many seconds, that no refusal goes below."""
+_PEAK_SECONDS: Final = 1.0
+"""The share of the highest rate of late, which halves in so many seconds, that no refusal goes below. It has
+to have been kept to for as long as the last says."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1e-3
@@ -51,7 +53,17 @@ class RateEstimator:
         since: when the rate was found first.
     """
 
-    __slots__ = ("_base", "_grown", "_peak", "_peak_at", "_scale", "_ticked", "_until", "bucket", "since")
+    __slots__ = (
+        "_base",
+        "_found_at",
+        "_grown",
+        "_peak",
+        "_scale",
+        "_ticked",
+        "_until",
+        "bucket",
+        "since",
+    )
 
     def __init__(self) -> None:
         self.bucket: TokenBucket | None = None
@@ -60,7 +72,7 @@ class RateEstimator:
         self._scale = _LONGEST
         self._grown = 0.0
         self._peak = 0.0
-        self._peak_at = 0.0
+        self._found_at = 0.0
         self._until = 0.0
         self._ticked = 0.0
 
@@ -104,9 +116,10 @@ class RateEstimator:
 
     def _floor(self, now: float) -> float:
         """Return the lowest rate that is believed: refusals that no pace ends must not end the work."""
-        base = 0.0 if self.bucket is None else self._base
-        self._peak = max(base, self._peak * 0.5 ** ((now - self._peak_at) / _PEAK_HALF_LIFE))
-        self._peak_at = now
+        passed, self._found_at = now - self._found_at, now
+        self._peak *= 0.5 ** (passed / _PEAK_HALF_LIFE)
+        if self.bucket is not None and passed >= _PEAK_SECONDS:
+            self._peak = max(self._peak, self._base)
         return self._peak * _FLOOR
 
     def refused(self, wait: float, now: float) -> None:

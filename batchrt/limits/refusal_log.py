@@ -33,6 +33,10 @@ Cause: TypeAlias = Literal["rate", "in flight", "noise", "too little evidence"]
 _REMEMBERED: Final = 160
 _SMOOTHING: Final = 0.25
 _DELAYS: Final = 1.5
+_DEVIATIONS: Final = 4.0
+_FIRST_DEVIATION: Final = 1 / 8
+"""Mean deviations of a refusal's delay within which requests may arrive in another order than they were sent
+in, as RFC 6298 bounds a round trip; and the first one, as a share of the first delay."""
 _MOMENT: Final = 0.0005
 _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
@@ -110,6 +114,8 @@ class Explanation(NamedTuple):
 _NOTHING: Final = Explanation("too little evidence")
 
 _Active: TypeAlias = Callable[[float, float], float]
+_Outcome: TypeAlias = tuple[float, int, bool]
+"""When a request was sent, beside how many others, and whether it was refused."""
 _Event: TypeAlias = tuple[float, int, bool, float]
 """When a request was sent, beside how many others, whether it was refused, and its weight."""
 
@@ -121,11 +127,13 @@ class RefusalLog:
         refused: how many were refused in all.
     """
 
-    __slots__ = ("_delay", "_entries", "_quiet", "_since", "refused")
+    __slots__ = ("_delay", "_deviation", "_entries", "_first_reply", "_quiet", "_since", "refused")
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_REMEMBERED)
         self._delay = 0.0
+        self._deviation = 0.0
+        self._first_reply = math.inf
         self._since = -math.inf
         self.refused: int = 0
         self._quiet: deque[tuple[float, float]] = deque(maxlen=64)
@@ -135,6 +143,10 @@ class RefusalLog:
         entry.beside = beside
         entry.verdict = PENDING
         self._entries.append(entry)
+
+    def replied(self, now: float) -> None:
+        """Record that a reply came."""
+        self._first_reply = min(self._first_reply, now)
 
     def was_refused(self, entry: Entry, now: float, wait: float = 0.0) -> None:
         """Record that the provider refused `entry`: it was never beside those sent after it."""
@@ -146,12 +158,19 @@ class RefusalLog:
                 end = max(end, before)
             self._quiet.append((start, end))
         entry.verdict = REFUSED
-        delay = now - entry.sent_at
-        self._delay += (delay - self._delay) * _SMOOTHING if self._delay else delay
+        self.replied(now)
+        self._learn_delay(now - entry.sent_at)
         for later in reversed(self._entries):
             if later is entry:
                 break
             later.beside -= 1
+
+    def _learn_delay(self, delay: float) -> None:
+        if not self._delay:
+            self._delay, self._deviation = delay, delay * _FIRST_DEVIATION
+            return
+        self._deviation += (abs(delay - self._delay) - self._deviation) * _SMOOTHING
+        self._delay += (delay - self._delay) * _SMOOTHING
 
     def forget(self, before: float) -> None:
         """Leave out requests that were sent before: another limit held then."""
@@ -234,6 +253,10 @@ class RefusalLog:
         """Return the weight of the refusals among the newest requests."""
         return sum(weight for _, _, refused, weight in self._events(now) if refused)
 
+    def accepts_most(self, now: float) -> bool:
+        """Whether the accepted requests among the newest outweigh the refused ones."""
+        return sum(-weight if refused else weight for _, _, refused, weight in self._events(now)) > 0
+
     def let_in(self, now: float) -> tuple[float, float]:
         """Return the share of the newest requests that were let in, and how many that were a second."""
         events = self._events(now)
@@ -241,6 +264,17 @@ class RefusalLog:
             return 1.0, 0.0
         let_in = sum(not refused for _, _, refused, _ in events)
         return let_in / len(events), let_in / self._active(events[0][0], events[-1][0])
+
+    def fastest(self, now: float) -> float:
+        """Return the highest rate at which requests were let in lately, over spans that last until now."""
+        fastest, let_in, next_count = 0.0, 0, _FEW_BETWEEN
+        for entry in reversed(self._entries):
+            let_in += entry.verdict in {PENDING, ACCEPTED}
+            if let_in >= next_count or entry is self._entries[0]:
+                next_count = 2 * let_in
+                span = self._active(entry.sent_at, now)
+                fastest = max(fastest, max(let_in, 1) / span if span > 0 else math.inf)
+        return fastest
 
     def rate_between_refusals(self, now: float) -> float | None:
         """Return how much was let in a second between the last refusal and one before; `None` for too little.
@@ -271,11 +305,41 @@ class RefusalLog:
             for entry in self._entries
             if self._since <= entry.sent_at <= latest and entry.verdict != UNKNOWN
         ]
+        known = _as_arrived(known, _DEVIATIONS * self._deviation, self._first_reply)
         count = len(known)
         return [
             (at, beside, refused, 0.5 ** ((count - 1 - place) / _HALF_LIFE))
             for place, (at, beside, refused) in enumerate(known)
         ]
+
+
+def _as_arrived(sent: Sequence[_Outcome], moment: float, first_reply: float) -> list[_Outcome]:
+    """Return requests in a likely order of arrival: those sent within a `moment` may have changed places.
+
+    So may those that were sent before the first reply: each of them had a connection of its own to wait for.
+    A limit refuses the last to arrive, so that the accepted ones came first. A refusal among many that were
+    accepted is left in its place, as noise.
+    """
+    arrived: list[_Outcome] = []
+    start = 0
+    for end in range(1, len(sent) + 1):
+        if end < len(sent) and (sent[end][0] <= sent[start][0] + moment or sent[end][0] < first_reply):
+            continue
+        arrived += _last_refused(sent[start:end])
+        start = end
+    return arrived
+
+
+def _last_refused(moment: Sequence[_Outcome]) -> Iterable[_Outcome]:
+    """Return the requests of one moment, at one time, the refused ones last unless they are noise."""
+    at, refused = moment[0][0], [place for place, outcome in enumerate(moment) if outcome[2]]
+    late = [place for place in range(refused[0], len(moment)) if not moment[place][2]] if refused else []
+    if not late or _is_noise(len(late), len(refused)):
+        return [(at, beside, was_refused) for _, beside, was_refused in moment]
+    accepted = [(at, beside, False) for _, beside, was_refused in moment if not was_refused]
+    return accepted + [
+        (at, moment[place][1] + sum(other > place for other in late), True) for place in refused
+    ]
 
 
 def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
@@ -289,7 +353,12 @@ def _is_mixed(events: Sequence[_Event], settling: float) -> bool:
     at, beside = events[first][:2]
     after = [event[2] for event in events[first + 1 :] if event[0] <= at + settling and event[1] >= beside]
     let_in = sum(not refused for refused in after)
-    return let_in >= _MIXED and let_in >= 2 * (len(after) - let_in)
+    return _is_noise(let_in, len(after) - let_in)
+
+
+def _is_noise(let_in: int, refused: int) -> bool:
+    """Whether so many requests accepted after the first refused one show that it was noise."""
+    return let_in >= _MIXED and let_in >= 2 * refused
 
 
 def _still_binds(events: Sequence[_Event], limit: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -17,6 +19,10 @@ _DEEPEST: Final = 20
 _PLAIN: Final = (str, bytes, int, float, complex, bool, type(None), type(...))
 
 
+_CONSTANTS: Final = frozenset((*_PLAIN[:-2], tuple, list, dict, set, frozenset, re.Pattern))
+"""Types of module-level values that are part of the functions that name them."""
+
+
 class IndescribableError(TypeError):
     """A value has no digest: nothing says whether it is the same in another process."""
 
@@ -26,9 +32,9 @@ def digest_of(value: object) -> str:
 
     Values have equal digests if they are equal plain values, collections of such, records (dataclasses,
     pydantic models, named tuples, objects with a `__dict__`) of the same class with such fields, or functions
-    with the same bytecode, defaults and closure. The functions of its own module, the runnables and the plain
-    values that a function names are part of it; other modules, methods of a base class and attributes found
-    at run time are not. Bytecode differs between versions of Python.
+    with the same bytecode, defaults and closure. The functions of its own module, the runnables and the
+    constants that a function names are part of it; other modules, methods of a base class and attributes
+    found at run time are not. Bytecode differs between versions of Python.
 
     Raises:
         IndescribableError: for any other value, such as an open connection.
@@ -145,19 +151,19 @@ class _Walk:
             raise IndescribableError(f"{function.__qualname__} uses {name}, {error}") from None
 
     def _global(self, function: types.FunctionType, name: str, depth: int) -> Iterator[str | bytes]:
-        """Yield tokens of a global name if it is a function of the same module, a runnable or plain."""
+        """Yield tokens of a global name if it is a function of the same module, a runnable or a constant."""
         from batchrt.runnables.base import Runnable
 
         value = function.__globals__.get(name)
-        kind = type(value)
         same_module = getattr(value, "__module__", None) == function.__module__
-        if (
-            kind in _PLAIN[:-2]
-            or isinstance(value, Runnable)
-            or (isinstance(value, types.FunctionType) and same_module)
-        ):
+        if isinstance(value, Runnable) or (isinstance(value, types.FunctionType) and same_module):
             yield name
             yield from self.tokens(value, depth + 1)
+        elif type(value) in _CONSTANTS:
+            with suppress(IndescribableError):  # a list of open connections is no constant
+                digest = digest_of(value)
+                yield name
+                yield digest
 
     def _code(self, code: types.CodeType, depth: int) -> Iterator[str | bytes]:
         yield code.co_code

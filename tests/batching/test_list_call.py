@@ -85,6 +85,14 @@ def test_list_call_the_cap_holds_for_a_list_that_is_packed_again() -> None:
     assert server.peak == 1
 
 
+def test_list_call_packed_again_without_a_cap_sends_a_bounded_number_at_once() -> None:
+    """Sixteen lists: the server has just refused one as too large."""
+    server = Server(takes=1)
+    carried(server.list_call(), range(100), max_concurrency=None)
+    assert server.sizes == [100, *[1] * 100]
+    assert server.peak == 16
+
+
 def test_list_call_limits_that_did_not_help_are_the_refusals_own_error() -> None:
     """What cannot be packed in smaller lists is not sent again."""
     server = Server(takes=0)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import httpx
 import pytest
 from pydantic import BaseModel
 
-from batchrt import AIMessage, InputError, Job, JournalError, Outcome, RecordedError, RunnableLambda
+from batchrt import (
+    AIMessage,
+    InputError,
+    Job,
+    JournalError,
+    OpenAIEmbeddings,
+    Outcome,
+    RecordedError,
+    RunnableLambda,
+)
 from batchrt.files import open_source
+from batchrt.files.text_sinks import JsonSink
+from batchrt.jobs import output
+from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +191,21 @@ async def test_job_without_a_key_has_no_failed_rows(answers: Answers, journal: P
     assert (report.done, report.failed, report.is_complete) == (100, 0, True)
 
 
+async def test_job_at_a_limit_of_spending_goes_on_later(answers: Answers, journal: Path) -> None:
+    """The report says why it ended, and rows that were not sent have no outcome."""
+    chain = answers.chain(max_completion_tokens=5)
+    config: Any = {"max_concurrency": 2, "max_tokens_total": 100}
+    report = await Job(chain, questions(100), journal=journal, config=config).arun()
+    assert not report.is_complete
+    assert "max_tokens_total" in (report.ended or "")
+    assert 0 < report.done == len(answers.take()) < 100
+    assert report.failed == 0
+    assert report.interrupted <= 2  # rows in flight that met the limit
+    again = await Job(chain, questions(100), journal=journal).arun()
+    assert (again.is_complete, again.reused) == (True, report.done)
+    assert len(answers.take()) == 100 - report.done
+
+
 async def test_job_stops_gracefully(answers: Answers, journal: Path, tmp_path: Path) -> None:
     """Rows in flight are recorded, the others are left for the next run, and no output is made."""
     sink = tmp_path / "out.jsonl"
@@ -239,6 +269,32 @@ async def test_job_cancelled_keeps_what_had_ended(answers: Answers, journal: Pat
     asked = len(answers.take())
     assert (await Job(answers.chain(), questions(2000), journal=journal).arun()).is_complete
     assert asked + len(answers.take()) <= 2000 + 2 + 2  # in flight, and ended in the meantime
+
+
+async def test_job_cancelled_while_it_writes_keeps_the_old_output(
+    answers: Answers, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long output does not hold up a cancellation."""
+    sink = tmp_path / "out.jsonl"
+    await Job(answers.chain(), questions(30), sink, journal=journal).arun()
+    before = sink.read_bytes()
+    written = 0
+
+    def write(self: Any, *args: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 5:
+            anyio.from_thread.run_sync(scope.cancel)
+        put(self, *args)
+
+    put = JsonSink._put
+    monkeypatch.setattr(JsonSink, "_put", write)
+    monkeypatch.setattr(output, "_ROWS_UNCHECKED", 10)
+    with anyio.CancelScope() as scope:
+        await Job(answers.chain(), questions(31), sink, journal=journal).arun()
+    assert scope.cancelled_caught
+    assert written == 10
+    assert sink.read_bytes() == before
 
 
 async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
@@ -349,6 +405,40 @@ async def test_job_outcomes_are_messages_and_models(answers: Answers, tmp_path: 
     assert outcome.output == Verdict(word="yes")
 
 
+HOSTILE: list[Any] = [
+    *('"quoted"', "two\nlines", "a,b;c\td", "nul \0 inside", "", " ", "é ü 漢字 🎉", "half \ud83d"),
+    *({"nested": [1, None, True, 1.5]}, [[]], 0, 1e300, float("inf"), None),
+    "x" * 1_000_000,
+]
+
+
+async def test_job_keeps_hostile_values(journal: Path, tmp_path: Path) -> None:
+    """Inputs and outputs come back as they were, and are found again."""
+    sink = tmp_path / "out.jsonl"
+    rows = [{"n": number, "value": value} for number, value in enumerate(HOSTILE)]
+    job = Job(lambda row: row["value"], rows, sink, journal=journal, version="1")
+    assert (await job.arun()).done == len(rows)
+    assert [outcome.output for outcome in job.outcomes()] == HOSTILE
+    assert (await Job(lambda row: 0, rows, journal=journal, version="1").arun()).reused == len(rows)
+    written = lines(sink)
+    assert [row["n"] for row in written] == list(range(len(rows)))
+    assert written[1] == {"n": 1, "value": "two\nlines", "output": "two\nlines", "error": None}
+
+
+async def test_job_keeps_messages_with_half_a_character(answers: Answers, journal: Path) -> None:
+    """A model may answer with a text that UTF-8 cannot carry."""
+    answers.respond = lambda _: httpx.Response(
+        200,
+        content=b'{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a \\ud83d"}}]}',
+        headers={"content-type": "application/json"},
+    )
+    job = Job(answers.model(), ["hello"], journal=journal)
+    await job.arun()
+    (outcome,) = job.outcomes()
+    assert isinstance(outcome.output, AIMessage)
+    assert outcome.output.text == "a \ud83d"
+
+
 async def test_job_refuses_outputs_that_json_cannot_carry(journal: Path) -> None:
     """The error names the type and what to do."""
     job = Job(lambda value: object(), [1], journal=journal, version="1")
@@ -360,6 +450,57 @@ async def test_job_refuses_inputs_that_json_cannot_carry(journal: Path) -> None:
     """An input is compared between processes."""
     with pytest.raises(TypeError, match="an input of a job"):
         await Job(lambda value: value, [object()], journal=journal).arun()
+
+
+async def test_job_sends_embeddings_in_lists(journal: Path) -> None:
+    """And only those of texts that have none."""
+    provider = MockProvider(dimensions=4)
+    model = OpenAIEmbeddings(
+        "m", base_url="http://mock/v1", api_key="k", transport=provider.transport(), dimensions=4
+    )
+    texts = [f"text {number}" for number in range(50)]
+    assert (await Job(model, texts[:40], journal=journal).arun()).done == 40
+    assert provider.log.snapshot().requests < 10
+    job = Job(model, texts, journal=journal)
+    assert (await job.arun()).reused == 40
+    assert provider.log.snapshot().items == 50
+    assert [len(outcome.output or ()) for outcome in job.outcomes()] == [4] * 50
+
+
+async def test_job_whose_input_breaks_off_is_not_complete(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """Rows after the break are missing, so no output is made, and nothing counts as gone."""
+    source, sink = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl"
+    rng = random.Random(1)
+    text = "".join(f'{{"q": "q{number} {rng.random()}"}}\n' for number in range(3000))
+    whole = gzip.compress(text.encode())
+    source.write_bytes(whole)
+    await Job(answers.chain(), source, journal=journal).arun()
+    source.write_bytes(whole[: len(whole) // 2])
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.is_complete, report.gone) == (False, None)
+    assert report.ended == "the input cannot be read to its end"
+    assert not sink.exists()
+    source.write_bytes(whole)
+    answers.take()
+    report = await Job(answers.chain(), source, sink, journal=journal).arun()
+    assert (report.is_complete, report.done) == (True, 3000)
+    assert answers.take() == []
+
+
+async def test_job_takes_a_limit_of_async_rows(answers: Answers, journal: Path) -> None:
+    """No row beyond it is pulled."""
+    pulled: list[int] = []
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        for row in questions(5):
+            await anyio.lowlevel.checkpoint()
+            pulled.append(row["note"])
+            yield row
+
+    assert (await Job(answers.chain(), rows(), journal=journal, limit=2).arun()).done == 2
+    assert pulled == [0, 1]
 
 
 async def test_job_takes_a_limit(answers: Answers, journal: Path) -> None:

@@ -6,33 +6,36 @@ import math
 
 import pytest
 
-from batchrt.limits.cooldown import HalfOpen, Ramp, SlowStart
+from batchrt.errors import RateLimitError
+from batchrt.limits.cooldown import LONGEST_QUIET, ColdStart, CoolDown, HalfOpen, SlowStart
 
 
-def test_slow_start_doubles_and_is_sped_up_by_answers() -> None:
-    """Every 25 ms; by two requests for each answer."""
-    start = SlowStart(4, 10.0)
+def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
+    """Every 25 ms from the first reply on; by two requests for each answer."""
+    start = ColdStart(4, 10.0)
     for _ in range(4):
         assert start.due(10.0) == 10.0
         start.sent()
+    assert start.due(10.0) == pytest.approx(10.2 + 0.025 * math.log2(5 / 4))
+    start.replied(10.0, answered=False)
     assert start.due(10.0) == pytest.approx(10.0 + 0.025 * math.log2(5 / 4))
     assert start.due(10.1) == 10.1
-    start.answered()
-    start.answered()
+    start.replied(10.1, answered=True)
+    start.replied(10.1, answered=True)
     assert start.due(10.0) == 10.0
     assert not start.is_over(10.3)
     assert start.is_over(10.5)
 
 
-def test_ramp_adds_one_request_for_each_answer() -> None:
+def test_slow_start_adds_one_request_for_each_answer() -> None:
     """From one more than there are, or from as many as went before."""
-    ramp = Ramp(4)
-    assert ramp.lets_in(1)
-    assert not ramp.lets_in(2)
-    assert not ramp.answered()
-    assert ramp.lets_in(2)
-    assert ramp.answered()
-    other = Ramp(40, allowed=10)
+    start = SlowStart(4)
+    assert start.lets_in(1)
+    assert not start.lets_in(2)
+    assert not start.answered()
+    assert start.lets_in(2)
+    assert start.answered()
+    other = SlowStart(40, allowed=10)
     assert other.lets_in(9)
     assert not other.lets_in(10)
 
@@ -68,3 +71,39 @@ def test_half_open_sends_no_more_at_first_than_it_is_told() -> None:
         at += 0.01
     assert sent == 3
     assert recovery.due(11.2) == 11.2
+
+
+def test_cooldown_goes_on_until_the_latest_end() -> None:
+    """A shorter wait changes nothing, and says so; an hour is the most unless a request waits for longer."""
+    cooldown, error = CoolDown(), RateLimitError("slow", status=429)
+    assert cooldown.left(0.0) == 0
+    assert cooldown.prolong(10, error, 0.0)
+    assert not cooldown.prolong(5, error, 1.0)
+    assert not cooldown.prolong(9, error, 1.0)
+    assert (cooldown.until, cooldown.left(4.0), cooldown.left(11.0)) == (10, 6, 0)
+    assert cooldown.prolong(86_400, error, 1.0)
+    assert cooldown.until == 1 + LONGEST_QUIET
+    assert cooldown.prolong(86_400, error, 1.0, longest=7200)
+    assert cooldown.until == 1 + 7200
+
+
+def test_cooldown_is_too_long_for_a_request_that_waits_for_less() -> None:
+    """By what the provider asked for, while it goes on; the error has its cause and the seconds left."""
+    cooldown, error = CoolDown(), RateLimitError("slow", status=429, code="rate")
+    assert cooldown.too_long(0.0, 1.0, lambda: 0.0) is None
+    cooldown.prolong(86_400, error, 0.0)
+    assert cooldown.too_long(10.0, 86_390, lambda: 0.0) is None
+    found = cooldown.too_long(10.0, 86_389, lambda: 0.0)
+    assert found is not None
+    assert (found.status, found.code, found.attempts, found.retry_after) == (429, "rate", 0, 86_390)
+    assert found.__cause__ is error
+    assert cooldown.too_long(LONGEST_QUIET, 1.0, lambda: 0.0) is None, "a probe is sent then"
+
+
+def test_cooldown_first_refusal_of_a_wave_is_new() -> None:
+    """Those of requests that were sent before it came belong to the same wave."""
+    cooldown = CoolDown()
+    assert cooldown.is_new(0.0, 5.0)
+    assert not cooldown.is_new(4.0, 6.0)
+    assert cooldown.is_new(5.0, 7.0)
+    assert not cooldown.is_new(6.9, 8.0)

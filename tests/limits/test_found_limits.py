@@ -25,6 +25,7 @@ class Client:
         self.found = FoundLimits(
             lambda name, before, after, reason: self.changes.append((name, before, after)),
             lambda wave: None,
+            lambda wait: None,
             lambda: None,
         )
         self.now = 0.0
@@ -110,6 +111,9 @@ class ScriptedLog(RefusalLog):
 
     def let_in(self, now: float) -> tuple[float, float]:
         return self.accepts
+
+    def fastest(self, now: float) -> float:
+        return math.inf
 
 
 def scripted(cause: Explanation, between: float | None = None) -> tuple[Client, ScriptedLog]:

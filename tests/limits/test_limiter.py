@@ -80,8 +80,8 @@ def test_limiter_forgets_requests_in_flight() -> None:
     limiter.rates.set_limits({("tokens", "minute"): 600})
     for _ in range(3):
         charged(limiter, 0.0, Permit(1))
-    limiter.pacing.ramp_up(100)
-    assert limiter.due(Permit(1), 0.0, wanted=False) == 0.0, "the ramp's first"
+    limiter.pacing.start_slowly(100)
+    assert limiter.due(Permit(1), 0.0, wanted=False) == 0.0, "the slow start's first"
     assert limiter.pacing.recovery_due(4, 0.0) == math.inf
     limiter.forget_in_flight()
     assert limiter.in_flight == 0

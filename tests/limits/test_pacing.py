@@ -15,7 +15,7 @@ from batchrt.limits.refusal_log import ACCEPTED
 
 
 def found_limits() -> FoundLimits:
-    return FoundLimits(lambda *_: None, lambda _: None, lambda: None)
+    return FoundLimits(lambda *_: None, lambda _: None, lambda _: None, lambda: None)
 
 
 def refused(error: ProviderError, *, unexplained: int = 0, explained: bool = False) -> Pacing:
@@ -27,7 +27,7 @@ def refused(error: ProviderError, *, unexplained: int = 0, explained: bool = Fal
         found.sent(permit)
         permit.verdict = ACCEPTED
     pacing = Pacing()
-    pacing.refused(Failure.of(error), 5, 0.0, found, explained=explained)
+    pacing.refused(Failure.of(error), 5, 0.0, found, explained=explained, pause=1.0)
     return pacing
 
 
@@ -43,14 +43,14 @@ def test_pacing_sends_as_many_as_before_where_refusals_have_no_limit_as_reason()
     [RateLimitError("x", status=429), ServerError("x", status=503, retry_after=1)],
     ids=["429", "503"],
 )
-def test_pacing_ramps_up_one_by_one_after_a_wave(error: ProviderError) -> None:
+def test_pacing_starts_slowly_after_a_wave(error: ProviderError) -> None:
     """One more than is in flight, and another one for each answer."""
     pacing = refused(error)
     assert pacing.recovery_due(0, 1.0) == 1.0
     assert pacing.recovery_due(1, 1.0) == math.inf
-    pacing.ended(0.5, answered=True)
+    pacing.ended(0.5, 1.0, answered=True)
     assert pacing.recovery_due(1, 1.0) == 1.0
-    pacing.ended(0.5, answered=False)
+    pacing.ended(0.5, 1.0, answered=False)
     assert pacing.recovery_due(2, 1.0) == math.inf
 
 
@@ -74,19 +74,19 @@ def test_pacing_recovery_is_replaced_by_that_of_a_later_refusal() -> None:
     pacing.sent(2.0)
     assert pacing.recovery_due(0, 2.0) > 2.0
     found = found_limits()
-    pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=False)
+    pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=False, pause=1.0)
     assert pacing.recovery_due(0, 2.0) == 2.0
     assert pacing.recovery_due(1, 2.0) == math.inf
-    pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=True)
+    pacing.refused(Failure.of(RateLimitError("x", status=429)), 5, 2.0, found, explained=True, pause=1.0)
     assert pacing.recovery_due(1, 2.0) == 2.0
 
 
-def test_pacing_ramp_of_a_parent_process_is_forgotten() -> None:
+def test_pacing_slow_start_of_a_parent_process_is_forgotten() -> None:
     """Its answers do not come in a fork."""
     pacing = refused(RateLimitError("x", status=429))
     assert pacing.recovery_due(0, 1.0) == 1.0
     assert pacing.recovery_due(5, 1.0) == math.inf
-    pacing.stop_ramp()
+    pacing.stop_slow_start()
     assert pacing.recovery_due(5, 1.0) == 1.0
 
 
@@ -103,8 +103,8 @@ def test_pacing_sends_one_request_at_first_unless_several_were_accepted_within_t
         permit.verdict = ACCEPTED
     pacing = Pacing()
     error = RateLimitError("x", status=429, retry_after=2)
-    pacing.refused(Failure.of(error), 5, 0.0, found, explained=False)
+    pacing.refused(Failure.of(error), 5, 0.0, found, explained=False, pause=1.0)
     assert pacing.recovery_due(0, 2.0) == 2.0
     pacing.sent(2.0)
-    pacing.ended(2.0, answered=True)
+    pacing.ended(2.0, 2.0, answered=True)
     assert pacing.recovery_due(0, 2.5) == pytest.approx(second)

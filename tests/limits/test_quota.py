@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from batchrt import (
@@ -332,12 +333,22 @@ def test_quota_slow_start_is_sped_up_by_answers_alone(backend: str, end: str, mo
 
 @on_both
 def test_quota_slow_start_does_not_flood_a_provider_before_its_first_answer(backend: str) -> None:
-    """Some at once, and then ever more, two for each answer on top; later there is no such bound."""
+    """Some at once, and ever more from the first reply on, two for each answer; later there is no bound."""
 
     async def main() -> None:
+        silent = Counter(Quota())
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                silent.start(group, number, seconds=1)
+        assert sum(at < 0.19 for at in silent.times) == _AT_ONCE
+        assert silent.times[-1] < 0.3, "a slow provider is no silent one"
         counter = Counter(Quota())
         async with anyio.create_task_group() as group:
-            for number in range(1000):
+            error = ServerError("broken", status=500)
+            counter.start(group, "replied to soon", seconds=1e-5, error=error)
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            for number in range(999):
                 counter.start(group, number, seconds=0.1)
         assert sum(at == 0 for at in counter.times) == _AT_ONCE
         for doublings in (1, 2):

@@ -18,6 +18,7 @@ from batchrt import PromptTemplate
 from batchrt.runnables.digests import IndescribableError, digest_of
 
 FACTOR = 2
+LABELS = {"a": "A"}
 
 
 def helper(value: int) -> int:
@@ -94,6 +95,9 @@ def test_digest_of_a_function_covers_the_functions_that_it_names(monkeypatch: py
     before = digest_of(lambda value: value * FACTOR)
     monkeypatch.setitem(globals(), "FACTOR", 3)
     assert digest_of(lambda value: value * FACTOR) != before
+    before = digest_of(lambda value: LABELS[value])
+    monkeypatch.setitem(LABELS, "a", "changed")
+    assert digest_of(lambda value: LABELS[value]) != before
     assert digest_of(recursive) == digest_of(recursive)
 
 

@@ -10,7 +10,11 @@ import pytest
 import tenacity
 
 from batchrt import RetryPolicy, RunnableLambda
-from batchrt.runtime.retry import wait_exponential_jitter
+from batchrt.runtime.item import Item
+from batchrt.runtime.retry import first_failure, note_failure, wait_exponential_jitter
+from batchrt.runtime.run import Run
+from batchrt.runtime.slots import Slots
+from batchrt.runtime.strand import Strand
 from tests.runtime.harness import Boom, Watch, all_slots_come_back, config, on_trio
 
 pytestmark = pytest.mark.anyio
@@ -69,6 +73,21 @@ def test_retry_policy_refuses_options_that_make_no_sense(
     with pytest.raises(kind, match=says):
         RetryPolicy(**options)
     assert RetryPolicy(max_retry_after=0, patience=0).patience == 0
+
+
+def test_retry_state_measures_seconds_by_the_clock_of_the_run() -> None:
+    """So that `stop_after_delay` counts virtual seconds where the loop's time is virtual."""
+
+    async def main() -> None:
+        slots = Slots(1)
+        strand = Strand(Run(slots), Item(0), {}, slots)
+        made = first_failure(Boom(), strand)
+        assert made.seconds_since_start == 0
+        await anyio.sleep(100)
+        note_failure(made, Boom(), strand)
+        assert made.seconds_since_start == pytest.approx(100)
+
+    on_trio(main)
 
 
 def test_retry_others_work_while_an_item_sleeps() -> None:
