@@ -17,7 +17,7 @@ from batchrt.providers.http.connection_errors import (
 from batchrt.providers.http.content_encoding import decode
 from batchrt.providers.http.exchange import Exchange, RequestBytes
 from batchrt.providers.http.pool import Pools
-from batchrt.providers.http.proxies import Proxy, proxy_for
+from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import HeaderMap, Reply, Sink, read_body
 from batchrt.providers.http.response_parser import BrokenResponse
 from batchrt.providers.http.retry_after import advise
@@ -122,10 +122,7 @@ class NativeChannel:
 
     async def _translated(self, error: OSError | BrokenResponse, url: str) -> ProviderError:
         target = self._targets.get(url)
-        if target is None:  # there is no route, and the proxy may be the reason
-            proxy = proxy_for(url) if fault_of(error) == "proxy" else None
-        else:
-            proxy = target.route.proxy
+        proxy = None if target is None else target.route.proxy
         if isinstance(error, BrokenResponse):
             translated = _of_response(error, url, proxy)
         else:
