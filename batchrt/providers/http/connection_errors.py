@@ -6,6 +6,7 @@ import errno
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ from batchrt.errors import (
 from batchrt.providers.http.address import origin_of
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.retry_after import advise
+
+if sys.platform != "win32":
+    import resource  # now: to import it takes a file descriptor
 
 __all__ = [
     "CONNECT_TIMEOUT",
@@ -184,9 +188,7 @@ def connection_failed(
 
 def _descriptor_limit() -> str:
     """Return the number of file descriptors that the process may have, with its noun."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
+    if sys.platform == "win32":
         return "the files that it may have open"
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"its {limit} file descriptors"
