@@ -16,6 +16,7 @@ from batchrt.providers.http.connection_errors import (
 )
 from batchrt.providers.http.content_encoding import decode
 from batchrt.providers.http.exchange import Exchange, RequestBytes
+from batchrt.providers.http.httpx_mocks import is_httpx_mocked, post_by_httpx
 from batchrt.providers.http.pool import Pools
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import HeaderMap, Reply, Sink, read_body
@@ -69,6 +70,10 @@ class NativeChannel:
 
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
         """Send `body`; see `Transport.post`."""
+        if is_httpx_mocked():
+            return await post_by_httpx(
+                url, body, sink, self._headers, self._timeout, self._limit, self._ssl_context
+            )
         pool = self._pools.here() or await self._pools.make()
         deadlines, now = pool.deadlines, pool.time()
         exchange = None
