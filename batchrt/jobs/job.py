@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
@@ -67,7 +68,8 @@ class Job:
         limit: the most rows to read.
 
     Raises:
-        ValueError: a function cannot be compared between processes and there is no `version`.
+        ValueError: a function cannot be compared between processes and there is no `version`; or an option
+            makes no sense.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class Job:
     ) -> None:
         if reuse not in ("same", "any"):
             raise ValueError(f"reuse must be 'same' or 'any', not {reuse!r}")
+        if sink is not None and Path(sink).absolute() == Path(journal).absolute():
+            raise ValueError(f"the output and the journal cannot be the same file: {os.fspath(sink)}")
         self.journal: str = os.fspath(journal)
         self._chain = coerce(chain)
         self._source = source
