@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 from collections.abc import AsyncIterator
@@ -309,6 +310,17 @@ async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
     assert (await Job(answers.chain(), rows(), journal=journal).arun()).reused == 5
 
 
+async def test_job_reads_an_iterator_once(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """A second run would find no rows, and make an empty output."""
+    sink = tmp_path / "out.jsonl"
+    job = Job(answers.chain(), iter(questions(3)), sink, journal=journal)
+    assert (await job.arun()).done == 3
+    with pytest.raises(ValueError, match="is an iterator"):
+        await job.arun()
+    assert len(lines(sink)) == 3
+    assert (await Job(answers.chain(), iter(questions(3)), sink, journal=journal).arun()).reused == 3
+
+
 async def test_job_reads_files_with_bad_rows(answers: Answers, journal: Path, tmp_path: Path) -> None:
     """A row that cannot be read is an outcome, with its line; the others are run."""
     source = tmp_path / "in.jsonl"
@@ -350,6 +362,17 @@ async def test_job_checks_its_output_first(
     with pytest.raises(InputError, match=reason):
         await Job(answers.chain(), source, tmp_path / name, journal=journal).arun()
     assert answers.take() == []
+
+
+def test_job_refuses_options_that_make_no_sense(answers: Answers, journal: Path) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match="cannot be the same file"):
+        Job(answers.chain(), [], journal, journal=journal)
+    with pytest.raises(ValueError, match="reuse must be"):
+        Job(answers.chain(), [], journal=journal, reuse="all")  # type: ignore[arg-type]
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="give the job a `version`"):
+        Job(lambda value: stream.write(value.upper()), [], journal=journal)
 
 
 async def test_job_writes_what_there_is_on_demand(answers: Answers, journal: Path, tmp_path: Path) -> None:
