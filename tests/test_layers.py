@@ -36,6 +36,7 @@ ROOMS = {
     "asyncio": {"runtime/event_loop.py", "providers/http/asyncio_connection.py"},
     "httpx": {
         "providers/http/httpx_channels.py",
+        "providers/http/httpx_mocks.py",
         "providers/http/httpx_transport.py",
         "testing/serving/transport.py",
     },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -59,11 +59,12 @@ class MergedSource(Source):
         if len(self._files) > 1:
             label += f" and {len(self._files) - 1} more"
         super().__init__(label, facts.format, tuple(facts.columns), self._read())
-        self.paths = tuple(map(shown_name, self._files))
-        self.is_table = facts.is_table
-        self.delimiter = facts.delimiter
-        self.is_marked = facts.is_marked
-        self.arrow_types = facts.arrow_types
+        self.paths: tuple[str, ...] = tuple(map(shown_name, self._files))
+        self.is_table: bool = facts.is_table
+        self.delimiter: str | None = facts.delimiter
+        self.is_marked: bool = facts.is_marked
+        self.arrow_types: Mapping[str, Any] = facts.arrow_types
+        self.is_broken: bool = False
 
     def _add_file(self, name: str, source: Source) -> None:
         size = 0 if source.fraction_read is not None else -1
@@ -154,8 +155,8 @@ class _Facts:
         self.arrow_types: dict[str, Any] = {}
         self.format: SourceFormat = "jsonl"
         self.delimiter: str | None = None
-        self.is_table = True
-        self.is_marked = False
+        self.is_table: bool = True
+        self.is_marked: bool = False
         self.empty: EmptyFileError | None = None
         self._is_first = True
 

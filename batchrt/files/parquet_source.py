@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -50,7 +50,7 @@ class ParquetSource(Source):
             schema = self._file.schema_arrow
             self._total: int = self._file.metadata.num_rows
             super().__init__(path, "parquet", columns_of(schema, path), self._read())
-            self.arrow_types = dict(zip(self.columns, schema.types, strict=True))
+            self.arrow_types: Mapping[str, Any] = dict(zip(self.columns, schema.types, strict=True))
             self._stack = stack.pop_all()
 
     def _open(self, path: str) -> Any:
@@ -96,7 +96,7 @@ class ParquetSource(Source):
             try:
                 yield from self._read_group(group, max(1, min(_MOST_ROWS, _BATCH_BYTES // size)))
             except (OSError, self._pa.ArrowException) as error:
-                self.is_broken = True
+                self.is_broken: bool = True
                 first = self._rows_read + 1
                 self._rows_read = end
                 problem = f"cannot be read, nor the rows after it to row {end} ({_first_line(error)})"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from random import Random
+from typing import Any
 
 from batchrt.errors import InputError
 from batchrt.files.rows import BadRow, Row
@@ -29,11 +30,11 @@ class SampledSource(Source):
 
     def __init__(self, source: Source, size: int, *, seed: int = 0, limit: int | None = None) -> None:
         super().__init__(source.path, source.format, source.columns, self._drawn(size, seed))
-        self.paths = source.paths
-        self.is_table = source.is_table
-        self.delimiter = source.delimiter
-        self.arrow_types = source.arrow_types
-        self.is_marked = source.is_marked
+        self.paths: tuple[str, ...] = source.paths
+        self.is_table: bool = source.is_table
+        self.delimiter: str | None = source.delimiter
+        self.arrow_types: Mapping[str, Any] = source.arrow_types
+        self.is_marked: bool = source.is_marked
         self._source = source
         self._size = size
         self._limit = limit
@@ -79,5 +80,5 @@ class SampledSource(Source):
                 chosen = draw(place + 1)
                 if chosen < size:
                     kept[chosen] = row
-        self.is_broken = self._source.is_broken
+        self.is_broken: bool = self._source.is_broken
         yield from sorted(kept, key=lambda row: row.number)

@@ -44,7 +44,7 @@ class TableSource(Source):
         types: dict[str, Any] = {}
         columns, rows = self._opened(data, types)
         super().__init__(_NAME, "table", columns, rows)
-        self.arrow_types = types
+        self.arrow_types: Mapping[str, Any] = types
 
     def _opened(self, data: Any, types: dict[str, Any]) -> tuple[tuple[str, ...], Iterator[Row | BadRow]]:
         if hasattr(data, _ARROW) and importlib.util.find_spec("pyarrow") is not None:

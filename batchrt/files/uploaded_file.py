@@ -51,7 +51,7 @@ class UploadedFile(NewFile):
         rebuildable: bool,
     ) -> None:
         super().__init__(stream, shown_name(path), target=target, unfinished=local, rebuildable=rebuildable)
-        self._system = system
+        self._system: Any = system
         self._exists = exists
 
     def _settle(self, target: str, *, complete: bool, keep: bool) -> None:
@@ -70,7 +70,8 @@ class UploadedFile(NewFile):
                     self.partial_paths = (self._address(name),)
                 self._system.put_file(self._unfinished, name)
         except OSError as error:
-            self.kept_old, self.partial_paths = self._exists, (self._unfinished,)
+            self.kept_old: bool = self._exists
+            self.partial_paths: tuple[str, ...] = (self._unfinished,)
             problem = f"it cannot be uploaded: {os_problem(error)}; the file is {self._unfinished}"
             raise OutputError(f"{self.path}: {problem}", path=self.path) from error
         with suppress(OSError):
@@ -84,7 +85,8 @@ class UploadedFile(NewFile):
         if self._rebuildable:
             return name
         names = chain([name], (f"{name}.{number}" for number in count(2)))
-        return next(each for each in names if not self._system.exists(each))
+        unused: str = next(each for each in names if not self._system.exists(each))
+        return unused
 
 
 def open_upload(path: str, *, overwrite: bool, source: Source | None, rebuildable: bool) -> UploadedFile:

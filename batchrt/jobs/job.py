@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
@@ -77,7 +78,8 @@ class Job:
             `stop` or `cancel`. It serves one run. By default the run is stopped after five rows in a row.
 
     Raises:
-        ValueError: a function cannot be compared between processes and there is no `version`.
+        ValueError: a function cannot be compared between processes and there is no `version`; or an option
+            makes no sense.
     """
 
     def __init__(
@@ -100,6 +102,8 @@ class Job:
     ) -> None:
         if reuse not in ("same", "any"):
             raise ValueError(f"reuse must be 'same' or 'any', not {reuse!r}")
+        if sink is not None and Path(sink).absolute() == Path(journal).absolute():
+            raise ValueError(f"the output and the journal cannot be the same file: {os.fspath(sink)}")
         self.journal: str = os.fspath(journal)
         self._chain = coerce(chain)
         self._source = source

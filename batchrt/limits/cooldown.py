@@ -121,6 +121,11 @@ class SlowStart:
             self.allowed += 1
         return self.allowed >= self.enough
 
+    def hurry(self, allowed: int) -> bool:
+        """Let so many be in flight at least; return whether the slow start is over."""
+        self.allowed = max(self.allowed, allowed)
+        return self.allowed >= self.enough
+
 
 class ColdStart:
     """Send few requests to an unknown provider, and twice as many every 25 ms from its first reply on.

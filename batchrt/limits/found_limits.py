@@ -224,7 +224,7 @@ class FoundLimits:
         pause = min(first * 2.0 ** min(row, 16), _LONGEST_PAUSE) * (1 - random() / 4)
         if wait > 0:
             return max(wait, pause)
-        if row == 0 and self.is_certain and self.log.let_in(now)[0] >= _SPARED:
+        if row == 0 and self.unexplained > _CERTAIN and self.log.let_in(now)[0] >= _SPARED:
             return 0.0
         self._pause_until = now + pause
         return pause

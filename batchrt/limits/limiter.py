@@ -318,7 +318,7 @@ class Limiter:
     def _acquit(self, wait: float) -> None:
         self.concurrency.acquit()
         if wait <= 0:
-            self.pacing.stop_slow_start()
+            self.pacing.hurry(self.in_flight)
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

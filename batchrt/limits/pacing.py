@@ -79,6 +79,11 @@ class Pacing:
         """Send one request, and one more for each answer, until `enough` may be in flight."""
         self._slow_start = SlowStart(enough)
 
+    def hurry(self, in_flight: int) -> None:
+        """Let twice as many be in flight after a pause that turned out to be without reason."""
+        if self._slow_start is not None and self._slow_start.hurry(2 * in_flight):
+            self._slow_start = None
+
     def stop_slow_start(self) -> None:
         """Hold no request back any more after a pause."""
         self._slow_start = None
@@ -103,12 +108,14 @@ class Pacing:
             explained: a known limit explains it.
             pause: seconds for which nothing is sent.
         """
+        if pause <= 0 and not explained and found.rate.bucket is None:
+            return  # noise: sending goes on as before
         self._slow_start = self._half_open = None
         if explained or found.rate.bucket is not None:
             return
         wait, enough = failure.wait, _BARE_SHARE * in_flight
         if wait <= 0:
-            self._slow_start = SlowStart(enough) if pause > 0 else None
+            self._slow_start = SlowStart(enough)
         elif failure.kind is not FailureKind.RATE_LIMITED:
             self._slow_start = SlowStart(in_flight)
         elif found.is_certain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 from collections.abc import AsyncIterator
@@ -361,6 +362,17 @@ async def test_job_checks_its_output_first(
     with pytest.raises(InputError, match=reason):
         await Job(answers.chain(), source, tmp_path / name, journal=journal).arun()
     assert answers.take() == []
+
+
+def test_job_refuses_options_that_make_no_sense(answers: Answers, journal: Path) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match="cannot be the same file"):
+        Job(answers.chain(), [], journal, journal=journal)
+    with pytest.raises(ValueError, match="reuse must be"):
+        Job(answers.chain(), [], journal=journal, reuse="all")  # type: ignore[arg-type]
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="give the job a `version`"):
+        Job(lambda value: stream.write(value.upper()), [], journal=journal)
 
 
 async def test_job_writes_what_there_is_on_demand(answers: Answers, journal: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import httpx
 from batchrt import BatchResult, ChatOpenAI, Quota
 from batchrt.limits.quota_statistics import QuotaStatistics
 from batchrt.testing import LogNormal, MockProvider
+from batchrt.testing.faults.seeded import SeededDice
 from batchrt.testing.verdict import Verdict
 from tests.limits.quotas import is_idle, virtually
 
-__all__ = ["LATENCY", "Simulated", "chat", "lengths", "respond", "simulate"]
+__all__ = ["LATENCY", "Network", "Simulated", "chat", "lengths", "respond", "simulate"]
 
 LATENCY = LogNormal(1.0, 0.5)
 
@@ -50,7 +51,38 @@ def lengths(body: Mapping[str, Any]) -> str:
 def chat(provider: MockProvider, **options: Any) -> ChatOpenAI:
     """Return a model of `provider`, which never times out by itself."""
     given: dict[str, Any] = {"base_url": "http://mock/v1", "api_key": "k", "timeout": None, **options}
-    return ChatOpenAI("m", transport=provider.transport(), **given)
+    given.setdefault("transport", provider.transport())
+    return ChatOpenAI("m", **given)
+
+
+class Network(httpx.AsyncBaseTransport):
+    """Delay each request by up to a millisecond, and by more the first one on each connection.
+
+    Requests that are sent at once arrive in another order, as on a socket.
+
+    Args:
+        inner: the provider's.
+        seed: of the delays.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, seed: int) -> None:
+        self._inner = inner
+        self._dice = SeededDice(seed)
+        self._open = self._connections = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self._open += 1
+        try:
+            delay = self._dice.below(1000) / 1e6
+            if self._open > self._connections:
+                self._connections = self._open
+                delay += self._dice.between(4000, 12000) / 1e6
+            await anyio.sleep(delay)
+            response = await self._inner.handle_async_request(request)
+            await anyio.sleep(self._dice.below(1000) / 1e6)
+            return response
+        finally:
+            self._open -= 1
 
 
 def respond(

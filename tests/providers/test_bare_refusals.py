@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from batchrt.testing import MockProvider, Noise, Queueing, RateLimits
-from tests.providers.mocked import simulate
+from batchrt.testing import LogNormal, MockProvider, Noise, Queueing, RateLimits
+from tests.providers.mocked import Network, simulate
 
 SERVERS: dict[str, dict[str, Any]] = {
     "limit_req": {
@@ -43,6 +43,28 @@ def judge(server: str, cap: Any, *, seed: int = 0) -> None:
 def test_bare_refusals_cost_neither_rows_nor_pace(server: str, cap: Any) -> None:
     """By rate, by number in flight, by a full queue, in LiteLLM's words, at random."""
     judge(server, cap)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("server", "cap"),
+    [
+        *(("limit_conn", cap) for cap in (8, 32, 50, None, "auto")),
+        *(("limit_req", cap) for cap in (8, 32, None)),
+        ("infinity", 50),
+    ],
+)
+def test_bare_refusals_are_few_where_requests_arrive_in_another_order(
+    server: str, cap: Any, seed: int
+) -> None:
+    """A limit refuses the last of a burst to arrive, which need not be the last that was sent."""
+    provider = MockProvider(seed=seed, latency=LogNormal(0.1, 0.2), **SERVERS[server])
+    transport = Network(provider.transport(), seed)
+    simulated = simulate(provider, 300, cap=cap, seed=seed, transport=transport)
+    verdict = provider.verdict(grace=0.03, max_concurrency=cap if isinstance(cap, int) else None)
+    assert (verdict.lost, simulated.errors) == (0, [])
+    assert verdict.refused_share <= 0.10
+    assert verdict.slowness <= 1.3
 
 
 def test_bare_refusals_show_in_outcomes_and_statistics() -> None:
