@@ -116,7 +116,7 @@ class JournalJob(Job):
         )
         self._retries_failed = settings.retry_failed
         self._report: JobReport | None = None
-        self._broken: JournalError | OutputError | InputError | None = None
+        self._broken: JournalError | OutputError | InputError | UsageError | None = None
         self._numbers: list[int] | None = [] if settings.sample is not None else None
 
     def _noting(self, read: Callable[[Row | BadRow], object]) -> Callable[[Row | BadRow], object]:
@@ -164,7 +164,7 @@ class JournalJob(Job):
         async with self._model:
             try:
                 self._report = await self._job.arun(self._record)
-            except (JournalError, OutputError, InputError) as error:
+            except (JournalError, OutputError, InputError, UsageError) as error:
                 self._broken = error
 
     async def _finish(self) -> None:
@@ -213,11 +213,10 @@ class JournalJob(Job):
             return
         if isinstance(error, JournalError):
             error = _in_terms_of_options(error)
-        if isinstance(error, InputError):
-            raise error
-        if isinstance(error, JournalError) and self._job.matches is None:
+        if self._job.matches is not None:
+            complain(f"the outcomes so far are in the journal {self._journal}; the same command goes on")
+        elif isinstance(error, JournalError):
             raise UsageError(str(error)) from error
-        complain(f"the outcomes so far are in the journal {self._journal}; the same command goes on")
         raise error
 
     def _output_lines(self) -> Iterable[str]:
