@@ -29,6 +29,7 @@ from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.job import Job
 from batchrt.cli.options import RunSettings
 from batchrt.files import BadRow, Row, Sink, Source
+from batchrt.files.cells import listed
 from batchrt.files.remote import is_remote
 from batchrt.jobs.output import OutputLayout
 
@@ -84,6 +85,7 @@ class JournalJob(Job):
         assert settings.journal is not None
         policy = AbortPolicy(max_wait=settings.max_wait, patience=settings.patience)
         config = budget.limit(budget.priced({"max_concurrency": settings.max_concurrency}))
+        _check_types(source)
         source.check(self._noting(read))
         self._journal = settings.journal
         self._open_sink = open_sink
@@ -252,9 +254,20 @@ class JournalJob(Job):
         report = self._report
         if report is None or report.is_written:
             return
+        if report.ended and not (self._abort_policy.is_aborted or self.signal or self.budget.ended):
+            yield f"no outcome: {count(report.interrupted, 'row')}, because {' '.join(report.ended.split())}"
         rows = count(report.done + report.failed, "row")
         yield f"the journal {self._journal} has the outcomes of {rows}; the same command goes on"
         yield f"{self._settings.output} is as it was: it is written when each row has an outcome"
+
+
+def _check_types(source: Source) -> None:
+    """Raise UsageError for columns of bytes, which a journal's JSON cannot carry."""
+    columns = [name for name, kind in source.arrow_types.items() if "binary" in str(kind)]
+    if columns:
+        raise UsageError(
+            f"--journal keeps rows as JSON, which has no bytes: leave out or encode {listed(columns)}"
+        )
 
 
 def _refined(outcome: Outcome[Any]) -> Outcome[Any]:
