@@ -97,7 +97,7 @@ def full_sink(job: journal_job.JournalJob, path: str) -> Sink:
         def write(*_: object) -> None:
             raise OutputError(f"{path}: No space left on device", path=path)
 
-        sink.write = write  # type: ignore[method-assign]
+        sink.write = write  # type: ignore[method-assign,assignment]
     return sink
 
 
@@ -128,8 +128,9 @@ def test_run_journal_has_finish_reasons(command: Command, rows: Path, out: Path)
     """In the journal's records, and in the output's column."""
     assert run(command, rows, out, "-m", "mock").code == 0
     assert {row["finish_reason"] for row in read(out)} == {"stop"}
-    outcomes = list(Job(lambda value: value, [], journal=rows.parent / "job.journal").outcomes())
-    assert [outcome.output["finish_reason"] for outcome in outcomes] == ["stop"] * ROWS
+    job: Job = Job(lambda value: value, [], journal=rows.parent / "job.journal")
+    outputs: list[Any] = [outcome.output for outcome in job.outcomes()]
+    assert [output["finish_reason"] for output in outputs] == ["stop"] * ROWS
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
