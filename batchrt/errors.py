@@ -275,7 +275,8 @@ class JournalError(BatchError):
     Attributes:
         path: the journal.
         fault: `full` (no room on the disk), `io` (a failing disk), `permission`, `locked` (another process
-            writes it), `corrupt` (damaged, or no journal), `version` (another format), `path` (no folder).
+            writes it), `corrupt` (damaged, or no journal), `version` (another format), `path` (it leads
+            nowhere).
     """
 
     def __init__(self, message: str, *, path: str, fault: JournalFault) -> None:

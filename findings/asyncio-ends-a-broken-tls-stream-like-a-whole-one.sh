@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# asyncio of Python 3.11.7, uvloop 0.23.0, AnyIO 4.16.0, aiohttp 3.14.5, httpx 0.28.1 and requests 2.34.2: a TLS server
-# that dies in the middle of an answer without a length, so that TCP ends without TLS's own goodbye (close_notify).
+# asyncio of Python 3.11.7, uvloop 0.23.0, AnyIO 4.16.0, aiohttp 3.14.5, httpx 0.28.1 and requests 2.34.2: a TLS
+# server that dies in the middle of an answer without a length, so that TCP ends without TLS's own goodbye
+# (close_notify).
 #
 # A good guess: this is the one thing that TLS adds to an answer that ends with its connection: the client can tell a
 # whole one from a broken one, and raises.
-# What it does: asyncio calls `eof_received` and `connection_lost(None)` for both, uvloop leaves `eof_received` out for the
-# broken one, and none of the clients raises; AnyIO's streams alone do. A protocol can still find out: when the connection
-# is lost, the SSL object's `read(1)` raises SSLZeroReturnError after a goodbye and SSLWantReadError without one.
+# What it does: asyncio calls `eof_received` and `connection_lost(None)` for both, uvloop leaves `eof_received` out
+# for the broken one, and none of the clients raises; AnyIO's streams alone do. A protocol can still find out: when
+# the connection is lost, the SSL object's `read(1)` raises SSLZeroReturnError after a goodbye and SSLWantReadError
+# without one.
 #
 # Seen: "asyncio: eof, lost None, SSLWantReadError (whole: eof, lost None, SSLZeroReturnError); uvloop: lost None,
 # SSLWantReadError (whole: eof, lost None, SSLZeroReturnError); aiohttp, httpx, requests: 'half of it'; anyio:

@@ -4,8 +4,8 @@
 # A good guess: results are written to the cache batch by batch (`writer_batch_size`), so a second call goes on where
 # the first one failed; or at least the calls that were not begun yet are not made.
 # What it does: the cache file exists only once all rows are there. The rows that were done are thrown away with the
-# temporary file, and the second call starts at row 0. With an async function 1,000 calls are under way at once, whatever
-# the batch size, and all of them have been sent when the error of row 5 is raised.
+# temporary file, and the second call starts at row 0. With an async function 1,000 calls are under way at once,
+# whatever the batch size, and all of them have been sent when the error of row 5 is raised.
 #
 # Seen: "row 5 of 3,000 fails: more than 1,000 calls begun, most at once 1000; row 2,990 of 3,000 fails, called twice:
 # 5,982 calls".

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # flexllm 0.17.10: `chat_completions_batch(..., output_jsonl=...)`, its checkpoint and resume.
 #
-# A good guess: what is resumed is checked: with another model or temperature the rows are asked again, or it raises, as it
-# does when the messages have changed; and a result that was reported is in the file a second later at most.
-# What it does: only the messages are compared. The second model's run returns the first one's answers as its own, without
-# a request. And the file is written when a result comes more than a second after the last write: results that come in
-# a burst stay in memory until the next one, so a kill while the slowest rows are out loses all of them.
+# A good guess: what is resumed is checked: with another model or temperature the rows are asked again, or it raises,
+# as it does when the messages have changed; and a result that was reported is in the file a second later at most.
+# What it does: only the messages are compared. The second model's run returns the first one's answers as its own,
+# without a request. And the file is written when a result comes more than a second after the last write: results that
+# come in a burst stay in memory until the next one, so a kill while the slowest rows are out loses all of them.
 #
 # Seen: "m1: ['m1 says a', 'm1 says b'], m2: ['m1 says a', 'm1 says b'], 2 requests; killed 3 s after 5 of 6 answers:
 # 1 line" (none, if the first answer comes within a second of the start).
@@ -52,8 +52,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif text in "12345":
             burst.wait()
         requests += 1
-        choice = {"index": 0, "message": {"role": "assistant", "content": f"{body['model']} says {text}"}}
-        data = json.dumps({"id": "c", "object": "chat.completion", "choices": [choice | {"finish_reason": "stop"}]}).encode()
+        message = {"role": "assistant", "content": f"{body['model']} says {text}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        data = json.dumps({"id": "c", "object": "chat.completion", "choices": [choice]}).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))

@@ -3,9 +3,10 @@
 #
 # A good guess: two readers of one file have a position each; and what is being written is seen once it is closed, as
 # on S3, or once it is flushed, as on a disk.
-# What it does: every `open` returns the same object, set to its start. Two readers that take turns each get every other
-# part of the file, and a second `open` sends the first reader back to the start. A file that is opened for writing
-# shows each write at once; on the local disk the old content is gone at once and the new comes with the flush.
+# What it does: every `open` returns the same object, set to its start. Two readers that take turns each get every
+# other part of the file, and a second `open` sends the first reader back to the start. A file that is opened for
+# writing shows each write at once; on the local disk the old content is gone at once and the new comes with the
+# flush.
 #
 # Seen: "memory: abc, def; file: abc, abc; while 'new' is being written over 'old': memory b'new', file b''".
 set -euo pipefail

@@ -13,7 +13,8 @@ set -euo pipefail
 home=$(mktemp -d); trap 'kill "$(cat "$home/pid" 2>/dev/null)" 2>/dev/null || true; sleep 1; rm -rf "$home"' EXIT
 haproxy=$(command -v haproxy || true)
 if [ -z "$haproxy" ] || ! "$haproxy" -v | grep 'version 2\.6\.12' > /dev/null; then
-    (cd "$home" && apt-get download -q haproxy=2.6.12-1+deb12u4 liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 2>&1 &&
+    libraries="liblua5.3-0 libopentracing-c-wrapper0 libopentracing1"
+    (cd "$home" && apt-get download -q haproxy=2.6.12-1+deb12u4 $libraries 2>&1 &&
         for package in *.deb; do dpkg -x "$package" .; done) > "$home/log"
     haproxy=$home/usr/sbin/haproxy
     export LD_LIBRARY_PATH=$home/usr/lib/$(uname -m)-linux-gnu:$home/usr/lib

@@ -4,8 +4,8 @@
 # A good guess: after `feed_data` has returned, the parser knows whether the connection of the message that has just
 # ended can be kept; and if `feed_data` raises, it cannot.
 # What it does: `should_keep_alive()` is right inside the callbacks. Once the message is complete and `feed_data` has
-# returned, the state is that of the next message, and it returns False for every complete response. It returns
-# True for one that is half read, and for one that was refused as malformed. A client that asks where it puts connections
+# returned, the state is that of the next message, and it returns False for every complete response. It returns True
+# for one that is half read, and for one that was refused as malformed. A client that asks where it puts connections
 # back into its pool never reuses one.
 #
 # Seen: "complete: True in on_message_complete, False afterwards; half of the body: True; two different lengths:

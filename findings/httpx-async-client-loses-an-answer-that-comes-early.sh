@@ -62,5 +62,6 @@ for name, post in ways.items():
     except (httpx.ReadError, httpx2.ReadError) as error:
         seen[name] = repr(error)
 print(", ".join(f"{name}: {result}" for name, result in seen.items()))
-assert [result.split("(")[0] for result in seen.values()] == ["413", "ReadError", "ReadError", "413", "ReadError", "413"]
+results = [result.split("(")[0] for result in seen.values()]
+assert results == ["413", "ReadError", "ReadError", "413", "ReadError", "413"]
 END

@@ -3,10 +3,10 @@
 #
 # A good guess: an answer from the cache reports no usage, or usage that the token counters leave out, for nothing was
 # sent; and a batch of equal inputs is one request and nine hits.
-# What it does: an answer from the cache has the usage of the first, and `UsageMetadataCallbackHandler` adds it each time:
-# ten calls and one request of 15 tokens are 150. What tells them apart is `total_cost: 0`, a key that the type
-# does not have and that spreads to the sums, so that a bill made of them is 0 or ten times too high. And a batch asks for
-# all its equal inputs before the first answer is there: ten requests.
+# What it does: an answer from the cache has the usage of the first, and `UsageMetadataCallbackHandler` adds it each
+# time: ten calls and one request of 15 tokens are 150. What tells them apart is `total_cost: 0`, a key that the type
+# does not have and that spreads to the sums, so that a bill made of them is 0 or ten times too high. And a batch asks
+# for all its equal inputs before the first answer is there: ten requests.
 #
 # Seen: "10 calls, 1 request of 15 tokens: 150 tokens counted, total_cost 0; abatch of 10 equal inputs: 10 requests".
 set -euo pipefail
@@ -32,8 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["content-length"]))
         choice = {"index": 0, "message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        data = json.dumps(answer).encode()
+        answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        data = json.dumps(answer | {"usage": usage}).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))

@@ -4,10 +4,10 @@
 # A good guess: the key of a cached answer is all that decides what is asked: the server, the model and each parameter
 # that is sent.
 # What it does: only parameters that OpenAI documents count. A call of the same model name at another `api_base` is
-# answered from the first server; so is one with another `extra_body`, `min_p` or `chat_template_kwargs`, which it does
-# send on a miss. A comparison of two servers, or of thinking on and off, compares an answer with itself. And as
-# installed without extras each hit raises ModuleNotFoundError: it imports code of the proxy, which needs fastapi, orjson
-# and soundfile.
+# answered from the first server; so is one with another `extra_body`, `min_p` or `chat_template_kwargs`, which it
+# does send on a miss. A comparison of two servers, or of thinking on and off, compares an answer with itself. And as
+# installed without extras each hit raises ModuleNotFoundError: it imports code of the proxy, which needs fastapi,
+# orjson and soundfile.
 #
 # Seen: "second call: No module named fastapi; with those: another server: first's answer, chat_template_kwargs:
 # first's answer, extra_body: first's answer, min_p: first's answer, seed: its own, temperature: its own".
@@ -35,8 +35,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": f"answer {answers}"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-        data = json.dumps(answer).encode()
+        answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        data = json.dumps(answer | {"usage": usage}).encode()
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(data)))
@@ -77,7 +77,7 @@ import ask
 
 pairs = {
     "another server": ({"api_base": ask.one}, {"api_base": ask.other}),
-    "chat_template_kwargs": ({"chat_template_kwargs": {"thinking": True}}, {"chat_template_kwargs": {"thinking": False}}),
+    "chat_template_kwargs": tuple({"chat_template_kwargs": {"thinking": on}} for on in (True, False)),
     "extra_body": ({"extra_body": {"top_k": 1}}, {"extra_body": {"top_k": 50}}),
     "min_p": ({"min_p": 0.1}, {"min_p": 0.9}),
     "seed": ({"seed": 1}, {"seed": 2}),

@@ -4,10 +4,10 @@
 # A good guess: an answer that is no chat completion (a login page, a gateway's error object, JSON that was cut off)
 # raises an error of the SDK, or is tried again, as a 502 is.
 # What it does: by default nothing is validated. HTML is returned as a str where the type says ChatCompletion, and an
-# error object as a ChatCompletion whose `choices` is None, so the failure shows as an AttributeError or TypeError in the
-# caller's code. Only JSON that cannot be parsed raises, and that is JSONDecodeError: no OpenAIError, not tried again,
-# and without the text, the status or the request's id. `_strict_response_validation=True` catches the first, not the
-# others.
+# error object as a ChatCompletion whose `choices` is None, so the failure shows as an AttributeError or TypeError in
+# the caller's code. Only JSON that cannot be parsed raises, and that is JSONDecodeError: no OpenAIError, not tried
+# again, and without the text, the status or the request's id. `_strict_response_validation=True` catches the first,
+# not the others.
 #
 # Seen: "HTML: str; error object: ChatCompletion, choices None; cut off: JSONDecodeError, 1 request; strict: HTML:
 # APIResponseValidationError; error object: APIResponseValidationError; cut off: JSONDecodeError, 1 request".

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# sqlite3 of Python 3.12.1 with `autocommit=False`, which its documentation recommends.
+# sqlite3 of Python 3.12.1 with `autocommit=False`, which its documentation announces as the default to come.
 #
 # A good guess: `PRAGMA foreign_keys = ON` right after connecting works as it does with the older way, or raises; and
 # a connection that only reads sees what others have committed.
@@ -12,8 +12,8 @@
 set -euo pipefail
 home=$(mktemp -d); trap 'rm -rf "$home"' EXIT
 cd "$home"
-for candidate in python3 python3.14 python3.13 python3.12 "$HOME"/.pyenv/versions/3.1[2-9]*/bin/python3; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null; then python=$candidate; break; fi
+for each in python3 python3.14 python3.13 python3.12 "$HOME"/.pyenv/versions/3.1[2-9]*/bin/python3; do
+    if "$each" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2> /dev/null; then python=$each; break; fi
 done
 "${python:?no Python 3.12 or newer found}" - <<'END'
 import sqlite3

@@ -3,11 +3,11 @@
 #
 # A good guess: the rows are claimed when `execute` has returned, and what is not fetched does not matter.
 # What it does: all rows are changed, but as long as the cursor exists and has a row left the statement counts as in
-# progress and `commit` fails. If the cursor has no name, Python drops it after `fetchone`, and the same commit succeeds
-# with the rows claimed that were not fetched. A queue tested with one job at a time never meets it.
+# progress and `commit` fails. If the cursor has no name, Python drops it after `fetchone`, and the same commit
+# succeeds with the rows claimed that were not fetched. A queue tested with one job at a time never meets it.
 #
-# Seen: "cursor kept: cannot commit transaction - SQL statements in progress, 0 claimed; cursor not kept: committed,
-# 3 claimed, 1 fetched; one row, cursor kept: committed, 1 claimed".
+# Seen: "cursor kept: cannot commit transaction - SQL statements in progress, 0 claimed; cursor not kept: committed, 3
+# claimed, 1 fetched; one row, cursor kept: committed, 1 claimed".
 set -euo pipefail
 home=$(mktemp -d); trap 'rm -rf "$home"' EXIT
 cd "$home"

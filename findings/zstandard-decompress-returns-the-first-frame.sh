@@ -3,9 +3,9 @@
 #
 # A good guess: `decompress` returns what `stream_reader` of the same library reads and what the command `zstd -d`
 # writes; or it raises because of the bytes that are left.
-# What it does: `decompress` and `read_to_iter` return the first frame and ignore the rest silently. `stream_reader` and
-# `open` of this version read all frames. So rows read from a file are all there, and the same bytes that came by HTTP, or from an
-# object store in one piece, are short; `gzip.decompress` and `bz2.decompress` read on.
+# What it does: `decompress` and `read_to_iter` return the first frame and ignore the rest silently. `stream_reader`
+# and `open` of this version read all frames. So rows read from a file are all there, and the same bytes that came by
+# HTTP, or from an object store in one piece, are short; `gzip.decompress` and `bz2.decompress` read on.
 #
 # Seen: "decompress: b'first ', read_to_iter: b'first ', stream_reader: b'first second', open: b'first second',
 # gzip.decompress: b'first second'".

@@ -36,6 +36,7 @@ ROOMS = {
     "asyncio": {"runtime/event_loop.py", "providers/http/asyncio_connection.py"},
     "httpx": {
         "providers/http/httpx_channels.py",
+        "providers/http/httpx_mocks.py",
         "providers/http/httpx_transport.py",
         "testing/serving/transport.py",
     },
@@ -43,6 +44,7 @@ ROOMS = {
     "uvicorn": {"testing/serving/uvicorn_server.py"},
     "numpy": {"providers/embeddings/arrays.py"},
     "pyarrow": {"files/arrow.py"},
+    "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/"},

@@ -163,11 +163,11 @@ class Bulk:
             self._fail(Item(inputs.start + place, self._parent), error)
 
     def _give(self, inputs: DistinctInputs, started: float, part: Part) -> None:
-        shares = share_bills(part.book, inputs.costs(part))
+        shares, finished = share_bills(part.book, inputs.costs(part)), anyio.current_time()
         for number, result, share in zip(range(part.start, part.stop), part.each(), shares, strict=True):
             for place in inputs.places_of(number):
                 item = Item(inputs.start + place, self._parent)
-                item.retries, item.started, item.finished = part.book.retries, started, anyio.current_time()
+                item.retries, item.started, item.finished = part.book.retries, started, finished
                 item.request_seconds = part.book.request_seconds
                 if place == inputs.places[number]:  # billed once, however many inputs there are
                     item.add_bills(share)

@@ -171,10 +171,10 @@ class DistinctInputs:
         """Return the cost of each value of a part."""
         return self._costs[part.start : part.stop]
 
-    def places_of(self, number: int) -> Iterator[int]:
-        """Yield the places of all inputs that have a value."""
-        yield self.places[number]
-        yield from self.copies.get(number, ())
+    def places_of(self, number: int) -> Sequence[int]:
+        """Return the places of all inputs that have a value."""
+        first = self.places[number]
+        return (first, *self.copies[number]) if number in self.copies else (first,)
 
     def unfinished(self, numbers: range) -> list[int]:
         """Return those of the numbers whose values have neither a result nor an error."""

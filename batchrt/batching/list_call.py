@@ -282,6 +282,10 @@ def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usa
     if book.bills is None:
         yield from (None for _ in costs)
         return
+    if len(book.bills) == 1:
+        ((model, bill),) = book.bills.items()
+        yield from ({model: usage} for usage in share(bill, costs))
+        return
     shares = [share(usage, costs) for usage in book.bills.values()]
     for usages in zip(*shares, strict=True):
         yield dict(zip(book.bills, usages, strict=True))
@@ -296,17 +300,30 @@ def share(usage: Usage, costs: Sequence[float]) -> Iterator[Usage]:
     total = sum(costs)
     if not total > 0:
         costs, total = [1.0] * len(costs), float(len(costs))
-    # Most bills have these three counts alone, and a list has thousands of values.
-    counted = _COUNTED if any(getattr(usage, name) for name in _DETAILS) else _COUNTED[:3]
-    whole = [getattr(usage, name) for name in counted]
+    if not any(getattr(usage, name) for name in _DETAILS):
+        yield from _share_plain(usage, costs, total)
+        return
+    whole = [getattr(usage, name) for name in _COUNTED]
     reached, done = 0.0, [0] * len(whole)
     for cost in costs:
         reached += cost
         now = [round(count * reached / total) for count in whole]
         inputs, outputs, both, *details = [count - before for count, before in zip(now, done, strict=True)]
-        named = dict(zip(_DETAILS, details, strict=False)) if details else {}
+        named = dict(zip(_DETAILS, details, strict=True))
         yield Usage(inputs, outputs, both, service_tier=usage.service_tier, **named)
         done = now
+
+
+def _share_plain(usage: Usage, costs: Sequence[float], total: float) -> Iterator[Usage]:
+    """Do the same for a bill without details, as most are: a list has thousands of values."""
+    tier, reached, inputs, outputs, both = usage.service_tier, 0.0, 0, 0, 0
+    for cost in costs:
+        reached += cost
+        now = round(usage.input_tokens * reached / total)
+        now_outputs = round(usage.output_tokens * reached / total)
+        now_both = round(usage.total_tokens * reached / total)
+        yield Usage(now - inputs, now_outputs - outputs, now_both - both, service_tier=tier)
+        inputs, outputs, both = now, now_outputs, now_both
 
 
 def _split(call: ListCall, failure: Exception) -> Split:

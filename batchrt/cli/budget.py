@@ -96,9 +96,9 @@ class Budget:
         """Return the cost of the tokens, in words; an empty string if there is no price."""
         if self._price is None:
             return ""
-        cost = sum(
-            map(self._price.of_usage, counts.billed.values()), self._price.of(counts.estimated_tokens, 0)
-        )
+        cost = self._price.of(counts.estimated_tokens, 0)
+        for tier, (given, taken, cached) in counts.billed.items():
+            cost += self._price.of(given, taken, cached, tier)
         about = "about " if counts.estimated_tokens else ""
         rest = f" (without what {' and '.join(self._lacking)} would tell)" if self._lacking else ""
         return f"cost: {about}{money(cost)}{rest}"

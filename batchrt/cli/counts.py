@@ -50,7 +50,7 @@ class Counts:
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: tokens billed.
-        billed: the same by service tier, cached tokens included.
+        billed: input, output and cached input tokens by service tier.
         estimated_tokens: tokens of responses without a usage.
         cut_off: answers that are not whole, by the provider's reason.
         kinds: errors by the name of their class.
@@ -66,7 +66,7 @@ class Counts:
     sent: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    billed: dict[str | None, Usage] = field(default_factory=dict)
+    billed: dict[str | None, list[int]] = field(default_factory=dict)
     estimated_tokens: int = 0
     cut_off: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
@@ -80,8 +80,10 @@ class Counts:
         """Count the tokens of an answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
-        known = self.billed.get(usage.service_tier)
-        self.billed[usage.service_tier] = usage if known is None else known + usage
+        billed = self.billed.setdefault(usage.service_tier, [0, 0, 0])  # for each of millions of rows
+        billed[0] += usage.input_tokens
+        billed[1] += usage.output_tokens
+        billed[2] += usage.cached_input_tokens
 
     def add_cut_off(self, reason: str) -> None:
         """Count an answer that is not whole."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import Any, Final
 
-from batchrt import OpenAIEmbeddings, RunConfig, RunnableLambda
+from batchrt import OpenAIEmbeddings, PromptTemplate, RunConfig, Runnable, RunnableLambda
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
 from batchrt.cli.errors import UsageError
@@ -14,8 +14,10 @@ from batchrt.cli.feed import AnyRow, Feed
 from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.job_files import open_output
 from batchrt.cli.models import new_model
-from batchrt.cli.options import EmbedSettings, read_whole
-from batchrt.files import Row, Source, open_vector_sink, required_columns, text_reader
+from batchrt.cli.option_values import read_whole
+from batchrt.cli.options import EmbedSettings
+from batchrt.cli.prompt import prompt_of, read_template
+from batchrt.files import Row, Source, field_reader, open_vector_sink, required_columns, text_reader
 
 __all__ = ["embed_job"]
 
@@ -30,16 +32,18 @@ def embed_job(settings: EmbedSettings) -> int:
         UsageError: something has to be put right first; nothing was sent and nothing written.
     """
     check_limits(settings)
+    _check_text(settings)
     budget, counts = Budget.of(settings, answers=False), Counts()
     model = embedding_model(settings)
 
     def new_job(source: Source, stack: ExitStack) -> Job:
         ids = [] if settings.id_column is None else [settings.id_column]
-        required_columns(source, [settings.column, *ids])
+        text = _text_step(settings, source)
+        required_columns(source, ids)
         columns = {_ID: int if settings.id_column is None else str}
         sink = open_output(open_vector_sink, settings, source, columns=columns, width=settings.dimensions)
         stack.enter_context(sink)
-        chain = RunnableLambda(text_reader(source, settings.column), inline=True) | model.as_bytes()
+        chain = text | model.as_bytes()
         feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
         config = RunConfig(timeout=settings.timeout)
         return Job(
@@ -83,3 +87,43 @@ def id_reader(column: str | None) -> Callable[[AnyRow], Row]:
         return Row(row.number, row.line, {_ID: row.number if column is None else row.values.get(column)})
 
     return read
+
+
+def _check_text(settings: EmbedSettings) -> None:
+    """Raise UsageError unless there is a column or a template, and not both."""
+    if settings.column is None and settings.text is None:
+        raise UsageError("Missing option '--column' or '--text' (see batchrt embed --help)")
+    if settings.column is not None and settings.text is not None:
+        raise UsageError("--column and --text name two texts; leave one out")
+
+
+def _text_step(settings: EmbedSettings, source: Source) -> Runnable[AnyRow, str]:
+    """Return a step from a row of `source` to the text to embed.
+
+    Raises:
+        UsageError: the template is not one.
+        InputError: a column is missing.
+    """
+    if settings.column is not None:
+        required_columns(source, [settings.column])
+        return RunnableLambda(text_reader(source, settings.column), inline=True)
+    template = read_template(settings.text or "", "--text")
+    columns = source.survey(settings.limit)
+    names = prompt_of([("user", template)], source, columns).input_variables
+    if not names:
+        raise UsageError("--text has no {column}: every row would have the same vector")
+    fields = field_reader(source, names)
+
+    def read(row: AnyRow) -> Mapping[str, Any]:
+        values = fields(row)
+        if all(values[name] == "" for name in names):
+            problem = "there is no text, all columns of --text are empty; leave the row out"
+            raise source.row_error(row, problem)
+        return values
+
+    filled = PromptTemplate(template, columns=columns)
+    return RunnableLambda(read, inline=True) | filled | RunnableLambda(_text_of, inline=True)
+
+
+def _text_of(value: Any) -> str:
+    return str(value.to_string())

@@ -240,14 +240,15 @@ class Job:
 
     def _record(self, outcome: Outcome[Any]) -> None:
         """Count an outcome, and abort the job if it says so; before another row is begun."""
-        counts, answer = self.counts, _answer_of(outcome)
+        counts, output, error = self.counts, outcome.output, outcome.error
         if outcome.usage is not None:
             counts.add_usage(outcome.usage)
-        if answer.cut_off:
-            counts.add_cut_off(answer.finish_reason or "")
-        error = answer.error
-        if outcome.ok:
+        if error is None:
             counts.answered += 1
+        if isinstance(output, Answer):
+            error = output.error
+            if output.cut_off:
+                counts.add_cut_off(output.finish_reason or "")
         if error is None:
             counts.done += 1
             self._abort_policy.record_success()
@@ -265,10 +266,13 @@ class Job:
         """Return the rows of outcomes that are to be written."""
         entries: list[Entry] = []
         for outcome in outcomes:
-            row = self._feed.take(outcome.index)
-            if outcome.status not in _UNFINISHED and outcome.index not in self._aborted:
-                output, finish_reason, error, _ = _answer_of(outcome)
-                entries.append(Entry(row, output, error, finish_reason))
+            row, output, error = self._feed.take(outcome.index), outcome.output, outcome.error
+            if error is not None and (outcome.status in _UNFINISHED or outcome.index in self._aborted):
+                continue
+            if isinstance(output, Answer):
+                entries.append(Entry(row, output.output, output.error, output.finish_reason))
+            else:
+                entries.append(Entry(row, output, error))
         return entries
 
     async def _watch_output(self, writer: RowWriter) -> None:
@@ -390,8 +394,3 @@ class Job:
             return "not started: the rest of the input"
         left = self._rows - self.counts.ended - self.counts.cancelled
         return f"not started: {count(left, 'row')}" if left > 0 else ""
-
-
-def _answer_of(outcome: Outcome[Any]) -> Answer:
-    output = outcome.output
-    return output if isinstance(output, Answer) else Answer(output, None, outcome.error)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from batchrt import InputError
 from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.options import JobSettings
-from batchrt.files import Source, choose_format, open_source
+from batchrt.files import SampledSource, Source, choose_format, expand_paths, open_source
 
 __all__ = ["open_input", "open_output", "option_named", "output_format"]
 
@@ -35,13 +35,15 @@ def output_format(settings: JobSettings) -> str | None:
 def open_input(settings: JobSettings) -> Source:
     """Open the input; a delimiter is for CSV, and for an output that is one."""
     delimiter = settings.delimiter
-    if delimiter is not None and choose_format(settings.source, settings.format) != "csv":
+    names = expand_paths(settings.source)
+    if delimiter is not None and all(choose_format(name, settings.format) != "csv" for name in names):
         if output_format(settings) != "csv":
             raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
         delimiter = None
-    return open_source(
-        settings.source, format=settings.format, delimiter=delimiter, encoding=settings.encoding
-    )
+    source = open_source(names, format=settings.format, delimiter=delimiter, encoding=settings.encoding)
+    if settings.sample is None:
+        return source
+    return SampledSource(source, settings.sample, seed=settings.sample_seed, limit=settings.limit)
 
 
 def open_output(open_sink: Callable[..., T], settings: JobSettings, source: Source, **options: Any) -> T:

@@ -13,7 +13,8 @@ import typer
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import MockSettings, serve_mock
-from batchrt.cli.options import EmbedSettings, RunSettings, check_text, command_of
+from batchrt.cli.option_values import check_text
+from batchrt.cli.options import EmbedSettings, RunSettings, command_of
 from batchrt.cli.process import leave, open_standard_streams
 from batchrt.cli.report import ReportSettings, show_report
 

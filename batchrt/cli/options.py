@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from inspect import Parameter, Signature
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeAlias, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
 import typer
 
 from batchrt.cli.errors import UsageError, option_of
+from batchrt.cli.option_values import READERS
 from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
 
-__all__ = [
-    "EmbedSettings",
-    "JobSettings",
-    "RunSettings",
-    "check_number",
-    "check_text",
-    "command_of",
-    "option",
-    "read_concurrency",
-    "read_delimiter",
-    "read_headers",
-    "read_options",
-    "read_whole",
-]
+__all__ = ["EmbedSettings", "JobSettings", "RunSettings", "check_number", "command_of", "option"]
 
-Format: TypeAlias = Literal["csv", "tsv", "jsonl"]
+Format: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet"]
 VectorFormat: TypeAlias = Literal["npy", "parquet", "jsonl"]
 Tokenizer: TypeAlias = Literal["estimate", "tiktoken"]
-
-_MOST_DIGITS: Final = 20
-_NOT_TEXT: Final = frozenset(("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off"))
-"""Options whose value is a path, of any bytes, and flags that may stand before one."""
-_DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}
 
 
 def option(default: Any = MISSING, *names: str, repr: bool = True, **shown: Any) -> Any:  # noqa: A002
@@ -55,14 +36,17 @@ def option(default: Any = MISSING, *names: str, repr: bool = True, **shown: Any)
 
 
 _MODEL: Final = "The model. Without --base-url, 'mock' is a built-in one: no key, no network."
-_INPUT: Final = typer.Argument(metavar="INPUT", help="A CSV, TSV or JSONL file, also .gz, .zst; - for stdin.")
+_INPUT: Final = typer.Argument(
+    metavar="INPUT",
+    help="CSV, TSV, JSONL or Parquet files, also as .gz or .zst, or 'patterns*'; - for stdin.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
     """Hold the options that both commands have; a field without `option` is an option of one of them."""
 
-    source: str = field(metadata={"shown": _INPUT})
+    source: tuple[str, ...] = field(metadata={"shown": _INPUT})
     model: str
     base_url: str | None = option(
         None, help="Where the API is, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."
@@ -89,7 +73,9 @@ class JobSettings:
         show_default="what the provider says",
     )
     format: Format | None = option(None, help="The input's format, if its suffix does not tell.")
-    overwrite: bool = option(False, "--overwrite", help="Replace OUT once all is well.")
+    overwrite: bool = option(
+        False, "--overwrite", help="Replace OUT if it exists, once the new file is complete."
+    )
     delimiter: str | None = option(
         None,
         metavar="CHAR",
@@ -142,6 +128,14 @@ class JobSettings:
     limit: int | None = option(
         None, "--limit", "-n", min=1, help="Only the first N rows.", show_default="all"
     )
+    sample: int | None = option(
+        None,
+        min=1,
+        metavar="N",
+        help="Only N rows, drawn at random (of the first --limit rows).",
+        show_default="all",
+    )
+    sample_seed: int = option(0, metavar="SEED", help="Another number draws other rows.")
     quiet: bool = option(
         False, "--quiet", "-q", help="No progress and no summary; what is lost is told anyway."
     )
@@ -170,6 +164,7 @@ class RunSettings(JobSettings):
         "output",
         help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'.",
     )
+    flatten: bool = option(False, "--flatten", help="Make columns of the schema's fields, beside the output.")
     output_encoding: OutputEncoding | None = option(
         None,
         help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
@@ -194,7 +189,13 @@ class RunSettings(JobSettings):
 class EmbedSettings(JobSettings):
     """Hold the options of `batchrt embed`."""
 
-    column: str = option(help="The column with the text.")
+    column: str | None = option(None, help="The column with the text.", show_default=False)
+    text: str | None = option(
+        None,
+        metavar="TEMPLATE",
+        help="The text itself, with {column} fields, as '{title}: {body}'. @FILE takes it from FILE.",
+        show_default=False,
+    )
     id_column: str | None = option(
         None, "--id", metavar="COLUMN", help="The column with the id.", show_default="the row's number"
     )
@@ -254,8 +255,8 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     """
 
     def command(**given: Any) -> None:
-        for name in given.keys() & _READERS.keys():
-            given[name] = _READERS[name][1](given[name])
+        for name in given.keys() & READERS.keys():
+            given[name] = READERS[name][1](given[name])
         raise typer.Exit(run(kind(**given)))
 
     hints = get_type_hints(kind)
@@ -264,7 +265,7 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
         if "shown" not in each.metadata:
             continue
         default = None if each.default_factory is not MISSING else each.default
-        shown_type = _READERS[each.name][0] if each.name in _READERS else hints[each.name]
+        shown_type = READERS[each.name][0] if each.name in READERS else hints[each.name]
         parameters.append(
             Parameter(
                 each.name,
@@ -277,114 +278,3 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
-
-
-def check_text(arguments: Iterable[str]) -> None:
-    """Check that `arguments` are text in the system's encoding, except paths.
-
-    Raises:
-        UsageError: one is not; names its option.
-    """
-    before = ""
-    for argument in arguments:
-        name, value = before, argument
-        if argument.startswith("--"):
-            name, _, value = argument.partition("=")
-        elif argument.startswith("-") and len(argument) > 1:
-            name, value = argument[:2], argument[2:]
-        before = argument if argument.startswith("-") else ""
-        if _is_text(value) and _is_text(name):
-            continue
-        if not _is_text(name) or (name.startswith("-") and name not in _NOT_TEXT and value[:1] != "@"):
-            shown = name.encode("utf-8", "replace").decode()[:40]
-            raise UsageError(
-                f"{shown} is not in this system's encoding ({sys.getfilesystemencoding()}); "
-                "write it in that, or in a file where one can be named"
-            )
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:  # bytes that Python could not decode
-        return False
-    return True
-
-
-def read_concurrency(option: str) -> int | Literal["auto"]:
-    """Return the value of `--max-concurrency`.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if option == "auto":
-        return "auto"
-    number = read_whole(option)
-    if number is not None:
-        return number
-    raise UsageError(f"--max-concurrency must be a positive whole number or auto, not {option[:40]!r}")
-
-
-def read_whole(option: str) -> int | None:
-    """Return a positive whole number, at most `sys.maxsize`; `None` for any other text."""
-    if not (option.isascii() and option.isdecimal()):
-        return None
-    digits = option.lstrip("0")
-    number = sys.maxsize if len(digits) > _MOST_DIGITS else min(int(digits or "0"), sys.maxsize)
-    return number or None
-
-
-def read_delimiter(option: str | None) -> str | None:
-    """Return the character that `--delimiter` names."""
-    return None if option is None else _DELIMITER_NAMES.get(option.lower(), option)
-
-
-def read_headers(given: Iterable[str] | None) -> dict[str, str]:
-    """Return the headers of `--header`. A value, which may be a key, is in no message.
-
-    Raises:
-        UsageError: there is no name.
-    """
-    headers: dict[str, str] = {}
-    for header in given or ():
-        name, colon, value = header.partition(":")
-        if not colon or not name.strip():
-            raise UsageError("--header must be NAME:VALUE, as 'X-Team: search'")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def read_options(given: Iterable[str] | None) -> dict[str, Any]:
-    """Return the options of `--option`: JSON values, or the text where it is not JSON.
-
-    Raises:
-        UsageError: there is no name, or a number that JSON has not.
-    """
-    options: dict[str, Any] = {}
-    for option in given or ():
-        name, equals, text = option.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"--option must be KEY=VALUE, as top_p=0.9, not {option[:40]!r}")
-        options[name.strip()] = _value(text, name.strip())
-    return options
-
-
-def _value(text: str, name: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise UsageError(f"--option {name[:40]}: {constant} is no number that JSON can carry")
-
-    try:
-        value = json.loads(text, parse_constant=refuse)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return text
-    return value
-
-
-_READERS: Final[Mapping[str, tuple[Any, Callable[[Any], Any]]]] = {
-    "max_concurrency": (str, read_concurrency),
-    "delimiter": (str | None, read_delimiter),
-    "options": (list[str] | None, read_options),
-    "headers": (list[str] | None, read_headers),
-}
-"""Options that are texts on the command line and are read by a function; with the type that Typer sees."""

@@ -17,7 +17,7 @@ from batchrt.files import Source, required_columns
 from batchrt.providers.chat.json_schema import SchemaError, load_schema
 from batchrt.providers.options import check_options
 
-__all__ = ["Messages", "chat_model", "prompt_of", "read_prompt", "read_schema"]
+__all__ = ["Messages", "chat_model", "prompt_of", "read_prompt", "read_schema", "read_template"]
 
 _JSON_LIKE: Final = re.compile(r"[\s\"'{}\[\]]")
 """Matches the text between braces that are meant as braces: a quoted key, mostly."""
@@ -36,7 +36,7 @@ def read_prompt(settings: RunSettings) -> Messages:
     messages = []
     for role, option in (("system", settings.system), ("user", settings.prompt)):
         if option is not None:
-            messages.append((role, _template(option, f"--{'prompt' if role == 'user' else role}")))
+            messages.append((role, read_template(option, f"--{'prompt' if role == 'user' else role}")))
     return messages
 
 
@@ -59,7 +59,7 @@ def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> Cha
             raise
         hint = "braces that are no field, as those of JSON, are written {{ and }}"
         raise UsageError(f"{error}; {hint}") from error
-    if source.format != "jsonl":
+    if source.is_text:
         try:
             prompt.invoke(dict.fromkeys(prompt.input_variables, ""))
         except (TypeError, ValueError) as error:
@@ -68,7 +68,12 @@ def prompt_of(messages: Messages, source: Source, columns: Sequence[str]) -> Cha
     return prompt
 
 
-def _template(option: str, name: str) -> str:
+def read_template(option: str, name: str) -> str:
+    """Return the template that an option holds, or that is in the file it names.
+
+    Raises:
+        UsageError: the file cannot be read, or the template is empty.
+    """
     if not option.startswith("@"):
         text = option
     elif option.startswith("@@"):

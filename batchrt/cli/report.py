@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from batchrt import InputError, JobReport, JournalError, OutputError
+from batchrt import InputError, JournalError, OutputError
 from batchrt.cli.console import complain, count
 from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.options import option
@@ -38,6 +38,8 @@ def show_report(settings: ReportSettings) -> int:
     Raises:
         UsageError: there is no such journal, or the file of failed rows cannot be made.
     """
+    from batchrt import JobReport  # loads pydantic, which --help does without
+
     try:
         found = JobReport.of(settings.journal)
         typer.echo(str(found))

@@ -17,7 +17,7 @@ from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.job_files import open_output, output_format
 from batchrt.cli.options import RunSettings
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.files import Sink, Source, field_reader, open_sink
+from batchrt.files import Sink, Source, field_reader, fields_of_schema, open_sink
 from batchrt.files.cells import error_line
 
 __all__ = ["run_job"]
@@ -31,6 +31,8 @@ def run_job(settings: RunSettings) -> int:
     """
     messages = read_prompt(settings)
     schema = None if settings.schema is None else read_schema(settings.schema)
+    if settings.flatten and (schema is None or not fields_of_schema(schema)):
+        raise UsageError("--flatten makes columns of a schema's fields: name one with --schema that has some")
     check_limits(settings)
     budget, counts = Budget.of(settings, answers=True), Counts()
     model = chat_model(settings)
@@ -39,7 +41,7 @@ def run_job(settings: RunSettings) -> int:
     def new_job(source: Source, stack: ExitStack) -> Job:
         columns = source.survey(settings.limit)
         prompt = prompt_of(messages, source, columns)
-        sink = stack.enter_context(_open_sink(settings, source, columns))
+        sink = stack.enter_context(_open_sink(settings, source, columns, schema))
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
         ask: Runnable[Any, Answer] = prompt | answers
@@ -56,7 +58,9 @@ def run_job(settings: RunSettings) -> int:
     return execute(settings, new_job)
 
 
-def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) -> Sink:
+def _open_sink(
+    settings: RunSettings, source: Source, columns: Sequence[str], schema: dict[str, Any] | None
+) -> Sink:
     return open_output(
         open_sink,
         settings,
@@ -64,6 +68,7 @@ def _open_sink(settings: RunSettings, source: Source, columns: Sequence[str]) ->
         columns=columns,
         output_column=settings.output_column,
         finish_reasons=True,
+        flatten=fields_of_schema(schema) if settings.flatten and schema is not None else None,
         delimiter=settings.delimiter if output_format(settings) == "csv" else None,
         encoding=settings.output_encoding,
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
 from batchrt.files.fields import field_reader, text_reader
+from batchrt.files.flattening import FieldKind, fields_of_schema
 from batchrt.files.formats import Format, choose_format
+from batchrt.files.paths import expand_paths
 from batchrt.files.row_writer import Entry, RowWriter, without_traces
 from batchrt.files.rows import BadRow, Row, bad_row
+from batchrt.files.sampled_source import SampledSource
 from batchrt.files.sink import Sink
 from batchrt.files.sinks import open_sink
 from batchrt.files.source import Source, required_columns
@@ -20,12 +23,14 @@ __all__ = [
     "INPUT_THREAD",
     "BadRow",
     "Entry",
+    "FieldKind",
     "Format",
     "OutputClosedError",
     "OutputEncoding",
     "OutputError",
     "Row",
     "RowWriter",
+    "SampledSource",
     "Sink",
     "Source",
     "ThreadedIterator",
@@ -33,7 +38,9 @@ __all__ = [
     "VectorSink",
     "bad_row",
     "choose_format",
+    "expand_paths",
     "field_reader",
+    "fields_of_schema",
     "open_sink",
     "open_source",
     "open_vector_sink",

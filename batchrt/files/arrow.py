@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["pyarrow", "python_values"]
+__all__ = ["pyarrow", "python_values", "restored", "storable"]
 
 
 def pyarrow(use: str = "a .parquet file", instead: str = "") -> Any:
@@ -33,8 +34,6 @@ def python_values(array: Any) -> tuple[list[Any], dict[int, str]]:
     (ISO 8601), and inside of lists and structs they are cut. The entries of a map are pairs.
     """
     pa = pyarrow()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
     target = _in_microseconds(pa, array.type)
     try:
         if target != array.type:
@@ -101,3 +100,48 @@ def _with_inner(pa: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
     if types.is_large_list(kind):
         return pa.large_list(kind.value_field.with_type(change(kind.value_type)))
     return kind
+
+
+def storable(kind: Any) -> Any:
+    """Return a type that Parquet can store for values of `kind`: views are texts and bytes as others are."""
+    pa = pyarrow()
+    types = pa.types
+    if types.is_string_view(kind):
+        return pa.string()
+    if types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_run_end_encoded(kind):
+        return storable(kind.value_type)
+    if types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, storable(kind.value_type), ordered=kind.ordered)
+    return _with_inner(pa, kind, storable)
+
+
+def restored(value: Any, kind: Any) -> Any:
+    """Return a value of which the times and decimals are text, as JSON has them, in its type."""
+    pa = pyarrow()
+    types = pa.types
+    if isinstance(value, str):
+        return _restored_text(pa, value, kind)
+    if isinstance(value, dict) and types.is_struct(kind):
+        return {field.name: restored(value.get(field.name), field.type) for field in kind}
+    if isinstance(value, list | tuple) and (
+        types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    ):
+        return [restored(each, kind.value_type) for each in value]
+    if isinstance(value, list | tuple) and types.is_map(kind):
+        return [(restored(key, kind.key_type), restored(item, kind.item_type)) for key, item in value]
+    return value
+
+
+def _restored_text(pa: Any, text: str, kind: Any) -> Any:
+    types = pa.types
+    if types.is_string(kind):
+        return text
+    if types.is_time(kind):
+        return dt.time.fromisoformat(text)
+    if types.is_duration(kind):
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(dt.timedelta).validate_python(text)
+    return pa.scalar(text).cast(kind)

@@ -11,7 +11,7 @@ from typing import Final
 from batchrt.errors import InputError
 from batchrt.files.cells import shorten
 from batchrt.files.lines import MAX_RECORD, skip_line
-from batchrt.files.rows import BadRow, Row, bad_row
+from batchrt.files.rows import BadRow, EmptyFileError, Row, bad_row
 
 __all__ = ["CsvReader"]
 
@@ -110,7 +110,7 @@ class CsvReader:
         if names is not None and is_guess:
             line, names = self._choose_delimiter(line, names)
         if names is None:
-            raise InputError(f"{self._path}: the file is empty; expected a header", path=self._path)
+            raise EmptyFileError(f"{self._path}: the file is empty; expected a header", path=self._path)
         if "\0" in "".join(names):
             raise self._header_error(line, "it holds NUL bytes; save the file as UTF-8 text")
         if not _is_text("".join(names)):

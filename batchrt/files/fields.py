@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from batchrt.files.cells import cell, listed
-from batchrt.files.rows import BadRow, Row, bad_row
+from batchrt.files.rows import BadRow, Row
 from batchrt.files.source import Source
 
 __all__ = ["field_reader", "text_reader"]
@@ -20,14 +20,14 @@ def field_reader(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadR
     In JSONL `null`, booleans, lists and objects among them become text as it stands in the file. The function
     raises the InputError of a bad row, and one for a row without a column of `names`.
     """
-    if source.format != "jsonl":
+    if source.is_table:
         return _values_of
 
     def fields(row: Row | BadRow) -> Fields:
         values = _values_of(row)
         changed: dict[str, Any] = {}
         for name in names:
-            value = _value_of(source.path, row, name)
+            value = _value_of(source, row, name)
             if value is None or isinstance(value, bool | list | dict):
                 changed[name] = cell(value)
         return {**values, **changed} if changed else values
@@ -42,12 +42,12 @@ def text_reader(source: Source, column: str) -> Callable[[Row | BadRow], str]:
     """
 
     def text(row: Row | BadRow) -> str:
-        value = _value_of(source.path, row, column)
+        value = _value_of(source, row, column)
         if value is not None and value != "":
             return value if isinstance(value, str) else cell(value)
         kind = "null" if value is None else "an empty string"
         problem = f"there is no text ({kind}); leave the row out"
-        raise bad_row(source.path, row.number, row.line, problem, column=column).error
+        raise source.row_error(row, problem, column=column)
 
     return text
 
@@ -58,11 +58,11 @@ def _values_of(row: Row | BadRow) -> Fields:
     return row.values
 
 
-def _value_of(path: str, row: Row | BadRow, column: str) -> Any:
+def _value_of(source: Source, row: Row | BadRow, column: str) -> Any:
     values = _values_of(row)
     if isinstance(row, Row) and row.faults is not None and column in row.faults:
         raise row.faults[column]
     if column not in values:
         problem = f"the row does not have it (it has: {listed(values)})"
-        raise bad_row(path, row.number, row.line, problem, column=column).error
+        raise source.row_error(row, problem, column=column)
     return values[column]

@@ -14,6 +14,7 @@ __all__ = [
     "STANDARD_STREAM",
     "TEXT_TABLES",
     "Format",
+    "SourceFormat",
     "check_delimiter",
     "choose_format",
     "known_format",
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 Format: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet"]
+SourceFormat: TypeAlias = Literal["csv", "tsv", "jsonl", "parquet", "table"]
 F = TypeVar("F", bound=str)
 
 FORMATS: Final[tuple[Format, ...]] = ("csv", "tsv", "jsonl", "parquet")
@@ -56,7 +58,7 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
             path=path,
             parameter="format",
         )
-    suffix = Path(bare_name(path).lower()).suffix
+    suffix = Path(bare_name(_without_query(path)).lower()).suffix
     if suffix in _SUFFIXES:
         return _checked(_SUFFIXES[suffix], path)
     if suffix == ".json":
@@ -64,6 +66,10 @@ def choose_format(path: str, explicit: str | None = None) -> Format:
         raise InputError(f"{path}: {problem}; if so, add `format` jsonl", path=path, parameter="format")
     named = f"the suffix {suffix!r} tells no format" if suffix else "no suffix to tell the format"
     raise InputError(f"{path}: {named}; {_SAY_WHICH}", path=path, parameter="format")
+
+
+def _without_query(path: str) -> str:
+    return path.split("?", 1)[0] if path.lower().startswith(("http://", "https://")) else path
 
 
 def _checked(kind: Format, path: str) -> Format:

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 from batchrt.errors import InputError
 from batchrt.files.cells import shorten
 from batchrt.files.lines import MAX_RECORD, skip_line
-from batchrt.files.rows import BadRow, Row, bad_row
+from batchrt.files.rows import BadRow, EmptyFileError, Row, bad_row
 
 __all__ = ["read_jsonlines"]
 
@@ -42,7 +42,7 @@ def read_jsonlines(lines: Iterable[bytes], path: str) -> tuple[tuple[str, ...], 
     for row in head:
         if isinstance(row, BadRow):
             raise row.error
-    raise InputError(f"{path}: the file is empty; expected one JSON object a line", path=path)
+    raise EmptyFileError(f"{path}: the file is empty; expected one JSON object a line", path=path)
 
 
 def _parse(lines: Iterator[bytes], path: str) -> Iterator[Row | BadRow]:

@@ -7,8 +7,9 @@ import io
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +17,13 @@ from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.formats import os_problem
 from batchrt.files.source import Source
 
-__all__ = ["NewFile", "open_new_file", "refuse_source", "write_error"]
+__all__ = ["PARTIAL", "NewFile", "open_local_file", "refuse_source", "write_error"]
 
 _UNFINISHED: Final = ".unfinished"
-_PARTIAL: Final = ".partial"
+PARTIAL: Final = ".partial"
+"""Suffix of a file that did not replace an old one."""
+_DESCRIPTORS: Final = ("/dev/", "/proc/")
+"""Names of open descriptors, such as /dev/stdout: a file that replaced theirs is not theirs."""
 _PRIVATE: Final = 0o600
 _GROUP_BITS: Final = 0o070
 _OTHER_BITS: Final = 0o007
@@ -32,20 +36,24 @@ _RENAMES_OPEN_FILES: Final = os.name != "nt"
 class NewFile:
     """Hold the file that an output is written to until it is closed.
 
-    - A path without a file, with an empty one, or with a device or a pipe is written in place: there is
-      nothing to lose, and rows can be read (`tail -f`) as they come.
+    - A path without a file, with an empty one, or with a device or a pipe (`/dev/stdout`) is written in
+      place: there is nothing to lose, and rows can be read (`tail -f`) as they come.
     - A file with content is replaced: the new one is `.NAME.unfinished` in the same folder, so that the
       rename is atomic. It takes the old one's name once it is complete and on the disk; until then the old
       one is unchanged. A file that is closed before it is complete becomes `NAME.partial`, or
       `NAME.partial.2` if that exists.
+    - A Parquet file, which cannot be read before it is closed, takes its name then, even where there is no
+      old one: what has the name can be read.
 
     Owner, mode and symbolic links stay; other hard links to the old file keep the old content. The unfinished
-    file is locked: a second process is refused, and a file whose process was killed becomes `NAME.partial`.
+    file is locked: a second process is refused. A file whose process was killed becomes `NAME.partial`; if
+    it cannot be read, it is deleted.
 
     Args:
         stream: the file; closed with this object.
         path: its name as it was given.
-        target: the file to replace, or `None` for a file that is written in place.
+        target: the name that the file takes, or `None` for a file that is written in place.
+        is_new: whether no old file has this name.
         unfinished: the name of the new one until it replaces `target`.
         rebuildable: its rows can be written again, as from a journal: an earlier partial file is replaced.
 
@@ -61,6 +69,7 @@ class NewFile:
         path: str,
         *,
         target: str | None = None,
+        is_new: bool = False,
         unfinished: str = "",
         rebuildable: bool = False,
         left_over_paths: tuple[str, ...] = (),
@@ -71,20 +80,21 @@ class NewFile:
         self.partial_paths: tuple[str, ...] = ()
         self.left_over_paths: tuple[str, ...] = left_over_paths
         self._target = target
+        self._is_new = is_new
         self._unfinished = unfinished
         self._rebuildable = rebuildable
 
     @property
     def replaces(self) -> bool:
         """Whether there is an old file, which stays until this one is complete."""
-        return self._target is not None
+        return self._target is not None and not self._is_new
 
     def close(self, *, complete: bool, keep: bool = True) -> None:
         """Close the file and put it in its place. Idempotent.
 
         Args:
             complete: replace the old file.
-            keep: otherwise keep this file beside the old one; else it is deleted.
+            keep: otherwise keep this file, beside the old one if there is one; else it is deleted.
 
         Raises:
             OutputError: the file cannot be closed, or cannot replace the old one; says where the rows are.
@@ -101,8 +111,8 @@ class NewFile:
         if not _RENAMES_OPEN_FILES:
             os.fsync(self.stream.fileno())
             self.stream.close()
-        self.kept_old = not complete
-        if complete:
+        self.kept_old = not complete and not self._is_new
+        if complete or (keep and self._is_new):
             self._put_in_place(target)
         elif keep:
             self.partial_paths = (_set_aside(self._unfinished, target, replace=self._rebuildable),)
@@ -115,11 +125,15 @@ class NewFile:
             # Renamed before its data are on the disk, it would be empty after a crash of the machine.
             if _RENAMES_OPEN_FILES:
                 os.fsync(self.stream.fileno())
-            Path(self._unfinished).replace(target)
+            if self._is_new:
+                _rename_to_unused(self._unfinished, iter([target]))
+            else:
+                Path(self._unfinished).replace(target)
         except OSError as error:
             kept = _set_aside(self._unfinished, target, replace=self._rebuildable)
             self.kept_old, self.partial_paths = True, (kept,)
-            problem = f"cannot be replaced: {os_problem(error)}; the new file is {kept}"
+            verb = "made" if self._is_new else "replaced"
+            problem = f"cannot be {verb}: {os_problem(error)}; the new file is {kept}"
             raise OutputError(f"{self.path}: {problem}", path=self.path) from error
         _sync_folder(target)
 
@@ -131,8 +145,10 @@ class NewFile:
                 raise write_error(self.path, error) from error
 
 
-def open_new_file(path: str, *, overwrite: bool, source: Source | None, rebuildable: bool = False) -> NewFile:
-    """Open `path` for writing.
+def open_local_file(
+    path: str, *, overwrite: bool, source: Source | None, rebuildable: bool = False, in_place: bool = True
+) -> NewFile:
+    """Open `path` for writing; a new file that cannot be read before it is closed, not `in_place`.
 
     Raises:
         InputError: `path` is a file that `source` reads, exists and `overwrite` is false, is written by
@@ -145,12 +161,20 @@ def open_new_file(path: str, *, overwrite: bool, source: Source | None, rebuilda
     if status is not None:
         refuse_source(path, status, source)
     try:
-        if status is not None and stat.S_ISREG(status.st_mode) and overwrite and status.st_size:
-            return _open_beside(path, status, rebuildable=rebuildable)
+        if status is None and not in_place:
+            _check_unused(path, overwrite=overwrite)
+            return _open_beside(path, None, rebuildable=rebuildable, salvage=False)
+        if status is not None and overwrite and _has_content(path, status):
+            return _open_beside(path, status, rebuildable=rebuildable, salvage=in_place)
         return NewFile(_open_in_place(path, status, overwrite=overwrite), path)
     except OSError as error:
         parameter = "overwrite" if isinstance(error, FileExistsError) else None
         raise InputError(f"{path}: {_open_problem(path, error)}", path=path, parameter=parameter) from error
+
+
+def _has_content(path: str, status: os.stat_result) -> bool:
+    """Return whether this is a file with content to lose, by a name of its own, not a descriptor's."""
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0 and not path.startswith(_DESCRIPTORS)
 
 
 def _open_in_place(path: str, status: os.stat_result | None, *, overwrite: bool) -> io.FileIO:
@@ -161,30 +185,39 @@ def _open_in_place(path: str, status: os.stat_result | None, *, overwrite: bool)
     return io.FileIO(os.path.realpath(path) if overwrite else path, "x")
 
 
-def _open_beside(path: str, status: os.stat_result, *, rebuildable: bool) -> NewFile:
+def _check_unused(path: str, *, overwrite: bool) -> None:
+    """Raise FileExistsError for a link to no file, as opening a new file does."""
+    if os.path.lexists(path) and not overwrite:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+def _open_beside(path: str, status: os.stat_result | None, *, rebuildable: bool, salvage: bool) -> NewFile:
     target = os.path.realpath(path) if Path(path).is_symlink() else path
-    if not os.access(target, os.W_OK):
+    if status is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     unfinished = _sibling(target, ".", _UNFINISHED)
     left_over: list[str] = []
     for _ in range(_ATTEMPTS):
         try:
-            stream = io.FileIO(unfinished, "x", opener=_open_private)
+            stream = io.FileIO(unfinished, "x", opener=None if status is None else _open_private)
         except FileExistsError:
-            left_over += _clear_left_over(path, unfinished, target, rebuildable=rebuildable)
+            left_over += _clear_left_over(path, unfinished, target, salvage=salvage and not rebuildable)
             continue
         except PermissionError as error:
             folder = str(Path(target).parent)
-            problem = f"no file can be made in {folder!r} to replace it; allow that or name another file"
+            use = "" if status is None else " to replace it"
+            problem = f"no file can be made in {folder!r}{use}; allow that or name another file"
             raise InputError(f"{path}: {problem}", path=path) from error
         if not _lock(stream):  # another process found it in the moment after it was made
             stream.close()
             raise _is_written(path)
-        _take_over(stream, status)
+        if status is not None:
+            _take_over(stream, status)
         return NewFile(
             stream,
             path,
             target=target,
+            is_new=status is None,
             unfinished=unfinished,
             rebuildable=rebuildable,
             left_over_paths=tuple(left_over),
@@ -210,8 +243,8 @@ def _take_over(stream: io.FileIO, status: os.stat_result) -> None:
         os.fchmod(stream.fileno(), mode)
 
 
-def _clear_left_over(path: str, unfinished: str, target: str, *, rebuildable: bool) -> list[str]:
-    """Set the file of a killed process aside, and return its new name, unless it is empty.
+def _clear_left_over(path: str, unfinished: str, target: str, *, salvage: bool) -> list[str]:
+    """Set the file of a killed process aside, and return its new name; without use, it is deleted.
 
     Raises:
         InputError: its process is alive.
@@ -222,7 +255,7 @@ def _clear_left_over(path: str, unfinished: str, target: str, *, rebuildable: bo
         status = os.fstat(stream.fileno())
         if not os.path.samestat(status, Path(unfinished).stat()):
             return []  # it was renamed before it was locked
-        if status.st_size and not rebuildable:
+        if status.st_size and salvage:
             return [_set_aside(unfinished, target, replace=False)]
         Path(unfinished).unlink()
     return []
@@ -237,17 +270,25 @@ def _set_aside(unfinished: str, target: str, *, replace: bool) -> str:
     """Rename an unfinished file to one beside `target`, and return that; its own name if it cannot be."""
     try:
         if replace:
-            name = _sibling(target, "", _PARTIAL)
+            name = _sibling(target, "", PARTIAL)
             Path(unfinished).replace(name)
             return name
-        return _rename_to_unused(unfinished, target)
+        names = chain(
+            [_sibling(target, "", PARTIAL)],
+            (_sibling(target, "", f"{PARTIAL}.{number}") for number in count(2)),
+        )
+        return _rename_to_unused(unfinished, names)
     except OSError:
         return unfinished
 
 
-def _rename_to_unused(unfinished: str, target: str) -> str:
-    for number in count(1):
-        name = _sibling(target, "", _PARTIAL if number == 1 else f"{_PARTIAL}.{number}")
+def _rename_to_unused(unfinished: str, names: Iterator[str]) -> str:
+    """Rename a file to the first of `names` that is no file yet, and return it.
+
+    Raises:
+        OSError: each is one, or the file cannot be renamed.
+    """
+    for name in names:
         try:
             os.link(unfinished, name)  # unlike a rename, it replaces nothing
         except FileExistsError:
@@ -259,7 +300,7 @@ def _rename_to_unused(unfinished: str, target: str) -> str:
             return name
         Path(unfinished).unlink()
         return name
-    raise AssertionError  # pragma: no cover
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def _sibling(path: str, before: str, after: str) -> str:

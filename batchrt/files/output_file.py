@@ -14,8 +14,9 @@ from typing import Any, BinaryIO, Final, Self, TypeAlias
 
 from batchrt.errors import InputError, OutputClosedError, OutputError
 from batchrt.files.compression import Compressor, new_compressor
+from batchrt.files.destinations import open_new_file
 from batchrt.files.formats import STANDARD_STREAM
-from batchrt.files.new_file import NewFile, open_new_file, refuse_source, write_error
+from batchrt.files.new_file import NewFile, refuse_source, write_error
 from batchrt.files.source import Source
 
 __all__ = [
@@ -134,19 +135,20 @@ class OutputFile(Closeable):
 
     def put(self, text: str) -> None:
         """Accept one whole line."""
-        self.is_empty = False
-        self.put_header(text)
-
-    def put_header(self, text: str) -> None:
-        """Accept text before the first row."""
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         if self._failure is not None:
             raise self._failure
+        self.is_empty = False
         self._pending.append(text)
         self._size += len(text)
         if self._size > self._threshold:
             self._drain()
+
+    def put_header(self, text: str) -> None:
+        """Accept text before the first row."""
+        self.put(text)
+        self.is_empty = True
 
     def flush(self) -> None:
         """Hand all accepted text to the operating system."""

@@ -92,9 +92,17 @@ class ParquetFile:
         finally:
             complete = complete and self.failure is None
             with nullcontext() if self.failure is None else suppress(OutputError):
-                self.new_file.close(complete=complete, keep=bool(self.rows) and not self._is_torn)
+                self.new_file.close(complete=complete, keep=self._is_readable and self._has_use)
             with suppress(OSError):  # the failed write has been reported
                 self._stream.close()
+
+    @property
+    def _is_readable(self) -> bool:
+        return self._writer is not None and not self._is_torn
+
+    @property
+    def _has_use(self) -> bool:
+        return bool(self.rows) or not self.new_file.replaces
 
     def _end(self) -> None:
         """Write the footer, unless a group is torn."""

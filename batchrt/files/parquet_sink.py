@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from batchrt.files.arrow import pyarrow
+from batchrt.files.arrow import pyarrow, restored, storable
 from batchrt.files.cells import cell, encodable_text
+from batchrt.files.flattening import Flattening
 from batchrt.files.new_file import NewFile
 from batchrt.files.parquet_file import ParquetFile
 from batchrt.files.sink import Sink
@@ -28,7 +30,8 @@ class ParquetSink(Sink):
     Columns of a Parquet or Arrow input keep their types, and may be null. Columns of another input are
     strings, or, if all values of the first row group are such, booleans, 64-bit integers or doubles; lists
     and objects are JSON text. Outputs, errors and finish reasons are strings, an output of another type is
-    JSON text: every file has the same schema, whatever the answers were.
+    JSON text, but a flattened output's fields have their types: every file has the same schema, whatever the
+    answers were.
 
     A later value that its column cannot hold is null and counts as left out. The file can be read once it is
     closed.
@@ -38,16 +41,26 @@ class ParquetSink(Sink):
         columns: the input's columns.
         added: the output's, the error's, and the finish reason's if there is to be one.
         types: Arrow's, of the input's columns, as far as it has them.
+        flattening: splits outputs into their fields.
     """
 
     def __init__(
-        self, file: ParquetFile, columns: Sequence[str], added: tuple[str, ...], types: Mapping[str, Any]
+        self,
+        file: ParquetFile,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        types: Mapping[str, Any],
+        flattening: Flattening | None = None,
     ) -> None:
-        super().__init__(file.new_file.path, "parquet", columns, added)
+        super().__init__(file.new_file.path, "parquet", columns, added, flattening)
         self._pa: Any = pyarrow()
         self._file = file
         self._known = frozenset(columns)
-        self._types = {name: kind for name, kind in types.items() if name in self._known}
+        self._types = {name: storable(kind) for name, kind in types.items() if name in self._known}
+        arrow = {"integer": self._pa.int64(), "number": self._pa.float64(), "boolean": self._pa.bool_()}
+        kinds = {} if flattening is None else flattening.kinds
+        self._types |= {name: arrow[kind] for name, kind in kinds.items() if kind in arrow}
+        self._is_text = [name not in self._types for name in added]
         self._has_group = False
         self._clear()
 
@@ -81,7 +94,7 @@ class ParquetSink(Sink):
         if not values.keys() <= self._known:
             self._leave_out(set(values.keys() - self._known))
         row = [values.get(name) for name in self._inputs]
-        row += [value if value is None else encodable_text(cell(value)) for value in last]
+        row += [_text(value) if text else value for value, text in zip(last, self._is_text, strict=True)]
         for kept, value in zip(self._lists, row, strict=True):
             kept.append(value)
             self._size += _size_of(value)
@@ -105,21 +118,20 @@ class ParquetSink(Sink):
         kind = self._types[name]
         if kind == pa.string():
             return pa.array([_text(value) for value in values], kind)
-        if pa.types.is_timestamp(kind):
-            values = [_moment(pa, value, kind) for value in values]
         try:
             return pa.array(values, kind)
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             return pa.array([self._fitting(name, value, kind) for value in values], kind)
 
     def _fitting(self, name: str, value: Any, kind: Any) -> Any:
-        """Return `value`, or `None` if its column cannot hold it."""
-        try:
-            self._pa.array([value], kind)
-        except (self._pa.ArrowException, ValueError, TypeError, OverflowError):
-            self._leave_out({name})
+        """Return `value` as its column can hold it, or else `None`."""
+        if value is None:
             return None
-        return value
+        for restore in (False, True):  # a value out of a journal has been JSON
+            with suppress(self._pa.ArrowException, ValueError, TypeError, OverflowError):
+                return self._pa.array([restored(value, kind) if restore else value], kind)[0]
+        self._leave_out({name})
+        return None
 
 
 def _type_of(pa: Any, values: list[Any]) -> Any:
@@ -140,11 +152,6 @@ def _type_of(pa: Any, values: list[Any]) -> Any:
 
 def _text(value: Any) -> str | None:
     return None if value is None else encodable_text(cell(value))
-
-
-def _moment(pa: Any, value: Any, kind: Any) -> Any:
-    """Return a time; one with nanoseconds was read as text."""
-    return pa.scalar(value).cast(kind) if isinstance(value, str) else value
 
 
 def _size_of(value: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class ParquetSource(Source):
         with ExitStack() as stack:
             stack.push(stream)
             path = stream.path
-            if not stream.can_reopen:
+            if not stream.can_seek:
                 problem = "a Parquet file is read from its end; name a file, not a pipe"
                 raise InputError(f"{path}: {problem}", path=path)
             self._pa: Any = pyarrow()
@@ -50,7 +50,7 @@ class ParquetSource(Source):
             schema = self._file.schema_arrow
             self._total: int = self._file.metadata.num_rows
             super().__init__(path, "parquet", columns_of(schema, path), self._read())
-            self.arrow_types = dict(zip(self.columns, schema.types, strict=True))
+            self.arrow_types: Mapping[str, Any] = dict(zip(self.columns, schema.types, strict=True))
             self._stack = stack.pop_all()
 
     def _open(self, path: str) -> Any:
@@ -69,8 +69,10 @@ class ParquetSource(Source):
 
     @property
     def fraction_read(self) -> float | None:
-        """The share of the rows read so far, 0 to 1; `None` when closed."""
-        return None if self._stream.file.closed else self._rows_read / max(1, self._total)
+        """The share of the rows read so far, 0 to 1; `None` for a remote file, and when closed."""
+        if not self._stream.can_reopen or self._stream.file.closed:
+            return None
+        return self._rows_read / max(1, self._total)
 
     def is_same_file(self, other: os.stat_result) -> bool:
         """Return whether `other` is this very file, by any name or link."""
@@ -94,7 +96,7 @@ class ParquetSource(Source):
             try:
                 yield from self._read_group(group, max(1, min(_MOST_ROWS, _BATCH_BYTES // size)))
             except (OSError, self._pa.ArrowException) as error:
-                self.is_broken = True
+                self.is_broken: bool = True
                 first = self._rows_read + 1
                 self._rows_read = end
                 problem = f"cannot be read, nor the rows after it to row {end} ({_first_line(error)})"

@@ -9,7 +9,11 @@ from typing import Any
 from batchrt.errors import InputError
 from batchrt.files.cells import shorten
 
-__all__ = ["BadRow", "Row", "bad_row"]
+__all__ = ["BadRow", "EmptyFileError", "Row", "bad_row"]
+
+
+class EmptyFileError(InputError):
+    """A file has neither rows nor columns."""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from batchrt.files.cells import error_line
+from batchrt.files.flattening import Flattening
 from batchrt.files.formats import Format
 from batchrt.files.output_file import Closeable
 
@@ -23,19 +24,29 @@ class Sink(Closeable):
         path: the file's name.
         kind: its format.
         columns: the input's columns.
-        added: the columns of the output, the error, and the finish reason if there is to be one.
+        added: the columns of a flattened output's fields, of the output, the error, and the finish reason if
+            there is to be one.
+        flattening: splits outputs into their fields.
 
     Attributes:
         path: the file's name as it was given, `stdout` for `"-"`.
         format: `csv`, `tsv`, `jsonl` or `parquet`.
-        columns: the input's columns, then the output's, the error's and the finish reason's, if there is one.
+        columns: the input's columns, those of a flattened output's fields, then the output's, the error's and
+            the finish reason's, if there is one.
         left_out: names of values without a place: in CSV, TSV and Parquet those that are not among `columns`,
             in Parquet also those of another type than their column, in JSONL those that a row has under the
             name of an added column. At most twenty names are kept.
         rows_short: the number of rows with such values.
     """
 
-    def __init__(self, path: str, kind: Format, columns: Sequence[str], added: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        path: str,
+        kind: Format,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        flattening: Flattening | None = None,
+    ) -> None:
         self.path: str = path
         self.format = kind
         self.columns: tuple[str, ...] = (*columns, *added)
@@ -43,7 +54,9 @@ class Sink(Closeable):
         self.rows_short: int = 0
         self._inputs = tuple(columns)
         self._added = added
-        self._has_reasons = len(added) > _ALWAYS_ADDED
+        self._flattening = flattening
+        fields = 0 if flattening is None else len(flattening.kinds)
+        self._has_reasons = len(added) > _ALWAYS_ADDED + fields
 
     def write(
         self,
@@ -63,7 +76,12 @@ class Sink(Closeable):
             OutputError: the output cannot be written to.
         """
         line = None if error is None else error_line(error)
-        self._put(values, (output, line, finish_reason) if self._has_reasons else (output, line))
+        if self._flattening is not None:
+            fields, rest = self._flattening.split(output)
+            last = (*fields, rest, line, finish_reason)
+            self._put(values, last if self._has_reasons else last[:-1])
+        else:
+            self._put(values, (output, line, finish_reason) if self._has_reasons else (output, line))
 
     @abstractmethod
     def flush(self) -> None:

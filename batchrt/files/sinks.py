@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from batchrt.errors import InputError
 from batchrt.files.arrow import pyarrow
+from batchrt.files.destinations import open_new_file
 from batchrt.files.encodings import OUTPUT_ENCODINGS
+from batchrt.files.flattening import FieldKind, Flattening
 from batchrt.files.formats import (
     DELIMITERS,
     STANDARD_STREAM,
@@ -16,7 +18,6 @@ from batchrt.files.formats import (
     check_delimiter,
     choose_format,
 )
-from batchrt.files.new_file import open_new_file
 from batchrt.files.output_file import encode_json, open_output
 from batchrt.files.parquet_file import ParquetFile
 from batchrt.files.parquet_sink import ParquetSink
@@ -38,6 +39,7 @@ def open_sink(
     source: Source | None = None,
     rebuildable: bool = False,
     finish_reasons: bool = False,
+    flatten: Mapping[str, FieldKind] | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> Sink:
@@ -59,6 +61,8 @@ def open_sink(
         source: the origin of the rows. A CSV is written like a CSV that is read: with its delimiter, and with
             a byte order mark if it has one.
         finish_reasons: add a third column, `finish_reason`, or `{output_column}_finish_reason`.
+        flatten: add columns for these fields of an output that is an object, before `output_column`, which is
+            empty then if they hold all of it (see `Flattening` and `fields_of_schema`).
         delimiter: the character between the fields of a CSV; else `source`'s, else a comma.
         encoding: `utf-8`, or `utf-8-sig` for a byte order mark, by which spreadsheets recognise UTF-8.
 
@@ -71,22 +75,28 @@ def open_sink(
     if error_column is None:
         error_column = f"{prefix}error"
     added = (output_column, error_column, *([f"{prefix}finish_reason"] if finish_reasons else []))
+    reasons, flattening = added[1:], None
     kind = "jsonl" if name == STANDARD_STREAM and format is None else choose_format(name, format)
     check_delimiter(delimiter, kind)
     _check_names(columns, added)
+    if flatten is not None:
+        flattening = Flattening(flatten, {*columns, *added}, output_column)
+        added = (*flattening.kinds, *added)
     mark = _is_marked(kind, encoding, source)
     if kind == "parquet":
         _check_pyarrow(name)
-        new = open_new_file(name, overwrite=overwrite, source=source, rebuildable=rebuildable)
-        file = ParquetFile(new, dictionaries=added[1:])
-        return ParquetSink(file, columns, added, {} if source is None else source.arrow_types)
+        new = open_new_file(name, overwrite=overwrite, source=source, rebuildable=rebuildable, in_place=False)
+        file = ParquetFile(new, dictionaries=reasons)
+        return ParquetSink(file, columns, added, {} if source is None else source.arrow_types, flattening)
     encode = encode_json if kind == "jsonl" else encode_table
     text = open_output(name, encode, overwrite=overwrite, source=source, rebuildable=rebuildable)
     if mark:
         text.put_header("\ufeff")
     if kind == "jsonl":
-        return JsonSink(text, kind, columns, added)
-    return TableSink(text, kind, columns, added, delimiter or _delimiter_like(kind, source))
+        return JsonSink(text, kind, columns, added, flattening)
+    return TableSink(
+        text, kind, columns, added, flattening, delimiter=delimiter or _delimiter_like(kind, source)
+    )
 
 
 def _check_pyarrow(name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from batchrt.errors import InputError
 from batchrt.files.cells import listed, shorten
-from batchrt.files.formats import TEXT_TABLES, Format
+from batchrt.files.formats import TEXT_TABLES, SourceFormat
 from batchrt.files.rows import BadRow, Row, bad_row
 
 __all__ = ["Source", "required_columns"]
@@ -20,6 +20,8 @@ __all__ = ["Source", "required_columns"]
 _ROWS_AHEAD: Final = 1000
 _SIZE_AHEAD: Final = 16 << 20
 """Rows, and bytes of them, that may be read in search of a key before it counts as missing."""
+_UNEVEN: Final = ("jsonl", "table")
+"""Formats whose rows may have keys that the first one lacks."""
 _LONGEST_NAME: Final = 60
 _MOST_NAMES: Final = 1000
 
@@ -29,9 +31,11 @@ class Source(Iterator[Row | BadRow]):
 
     Attributes:
         path: the file's name as it was given, `stdin` for `"-"`.
-        format: `csv`, `tsv`, `jsonl` or `parquet`.
+        paths: the names of its files.
+        format: `csv`, `tsv`, `jsonl` or `parquet`; `table` for an object of Python.
         columns: the header's names; for JSONL the keys of the first good row, and other rows may have others.
             A column without a name is called after its position, as `column_3`.
+        is_text: whether all values are text.
         is_table: whether each row has a text for each column, as in a CSV.
         delimiter: between the fields of a CSV or TSV; `None` for other formats.
         arrow_types: Arrow's types of columns, in Parquet and Arrow tables; empty for other formats.
@@ -40,11 +44,13 @@ class Source(Iterator[Row | BadRow]):
     """
 
     def __init__(
-        self, path: str, kind: Format, columns: tuple[str, ...], rows: Iterator[Row | BadRow]
+        self, path: str, kind: SourceFormat, columns: tuple[str, ...], rows: Iterator[Row | BadRow]
     ) -> None:
         self.path: str = path
-        self.format = kind
+        self.paths: tuple[str, ...] = (path,)
+        self.format: SourceFormat = kind
         self.columns: tuple[str, ...] = columns
+        self.is_text: bool = kind in TEXT_TABLES
         self.is_table: bool = kind in TEXT_TABLES
         self.delimiter: str | None = None
         self.arrow_types: Mapping[str, Any] = {}
@@ -103,13 +109,13 @@ class Source(Iterator[Row | BadRow]):
         return bad_row(self.path, row.number, row.line, problem, column=column).error
 
     def look_ahead(self, names: Iterable[str]) -> set[str]:
-        """Return the `names` that are columns, in JSONL also of later rows.
+        """Return the `names` that are columns, in JSONL and of mappings also of later rows.
 
         Reads ahead while one is missing, a thousand rows at most; these rows are still yielded later.
         """
         sought = set(names)
         found = sought & set(self.columns)
-        if self.format != "jsonl":
+        if self.format not in _UNEVEN:
             return found
         ahead: list[Row | BadRow] = []
         size = 0

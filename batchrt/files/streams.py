@@ -13,6 +13,7 @@ from typing import Any, Self
 from batchrt.errors import InputError
 from batchrt.files.compression import buffered
 from batchrt.files.formats import STANDARD_STREAM
+from batchrt.files.remote import RemoteReader, is_remote, shown_name
 
 __all__ = ["Stream", "open_stream"]
 
@@ -26,17 +27,19 @@ class Stream:
         stack: closes it.
 
     Attributes:
-        path: the file's name as it was given, `stdin` for `"-"`.
+        path: the file's name as it was given, `stdin` for `"-"`, an address without its secrets.
         file: as given.
         size: its bytes; 0 if that is not known.
+        can_seek: whether it can be read from its end.
     """
 
     def __init__(self, name: str, file: io.BufferedReader, stack: ExitStack) -> None:
-        self.path: str = "stdin" if name == STANDARD_STREAM else name
+        self.path: str = "stdin" if name == STANDARD_STREAM else shown_name(name)
         self.file: io.BufferedReader = file
         self._name = name
         self._status = _regular_status(file)
         self.size: int = 0 if self._status is None else self._status.st_size
+        self.can_seek: bool = self._status is not None or (is_remote(name) and file.seekable())
         self._stack = stack
 
     def __enter__(self) -> Self:
@@ -52,7 +55,7 @@ class Stream:
 
     @property
     def can_reopen(self) -> bool:
-        """Whether it is a file, and no pipe, that can be read twice."""
+        """Whether it is a file of this machine, and no pipe, that can be read twice."""
         return self._status is not None
 
     @property
@@ -64,7 +67,7 @@ class Stream:
 
     @property
     def fraction_read(self) -> float | None:
-        """The share of the bytes read so far, 0 to 1; `None` for a pipe or a terminal."""
+        """The share of the bytes read so far, 0 to 1; `None` for a pipe, a terminal or a remote file."""
         if not self.can_reopen or self.file.closed:
             return None
         return min(1.0, self.position / max(1, self.size))
@@ -87,10 +90,10 @@ class Stream:
 
 
 def open_stream(name: str) -> Stream:
-    """Open a file, or stdin for `"-"`.
+    """Open a file, a remote one by fsspec, or stdin for `"-"`.
 
     Raises:
-        InputError: stdin is closed.
+        InputError: stdin is closed, or a library is missing.
         OSError: the file cannot be opened.
     """
     with ExitStack() as stack:
@@ -100,6 +103,8 @@ def open_stream(name: str) -> Stream:
 
 
 def _open_bytes(name: str, stack: ExitStack) -> io.BufferedReader:
+    if is_remote(name):
+        return stack.enter_context(buffered(RemoteReader(name)))
     if name != STANDARD_STREAM:
         return stack.enter_context(buffered(io.FileIO(name)))
     stdin: Any = getattr(sys.stdin, "buffer", None)

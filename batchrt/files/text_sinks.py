@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchrt.files.cells import cell, encodable_text, json_text
+from batchrt.files.flattening import Flattening
 from batchrt.files.formats import Format
 from batchrt.files.new_file import NewFile
 from batchrt.files.output_file import OutputFile
@@ -18,13 +18,15 @@ __all__ = ["JsonSink", "TableSink", "encode_table"]
 
 class _TextSink(Sink):
     def __init__(
-        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...]
+        self,
+        file: OutputFile,
+        kind: Format,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        flattening: Flattening | None = None,
     ) -> None:
-        super().__init__(file.path, kind, columns, added)
+        super().__init__(file.path, kind, columns, added, flattening)
         self._file = file
-
-    def _put(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> None:
-        self._file.put(self._line(values, last))
 
     def flush(self) -> None:
         """Hand all rows written so far to the operating system; raises as `write` does."""
@@ -40,31 +42,34 @@ class _TextSink(Sink):
     def _new_files(self) -> tuple[NewFile, ...]:
         return self._file._new_files
 
-    @abstractmethod
-    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
-        """Return one row's text, its line end included."""
-
 
 class JsonSink(_TextSink):
     """Write one JSON object a line."""
 
-    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
+    def _put(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> None:
         row = dict(values)
         if not row.keys().isdisjoint(self._added):
             self._leave_out(row.keys() & set(self._added))
             for name in self._added:  # they come last, in every row
                 row.pop(name, None)
         row.update(zip(self._added, last, strict=True))
-        return json_text(row) + "\n"
+        self._file.put(json_text(row) + "\n")
 
 
 class TableSink(_TextSink):
     """Write CSV or TSV: a header, then one record a row."""
 
     def __init__(
-        self, file: OutputFile, kind: Format, columns: Sequence[str], added: tuple[str, ...], delimiter: str
+        self,
+        file: OutputFile,
+        kind: Format,
+        columns: Sequence[str],
+        added: tuple[str, ...],
+        flattening: Flattening | None = None,
+        *,
+        delimiter: str,
     ) -> None:
-        super().__init__(file, kind, columns, added)
+        super().__init__(file, kind, columns, added, flattening)
         self._known = frozenset(columns)
         self._record = _Record()
         # The csv module quotes a lone \r only if it is part of the line end: so that is \r\n for the module,
@@ -73,14 +78,14 @@ class TableSink(_TextSink):
         self._writer.writerow(self.columns)
         file.put_header(self._record.text[:-2] + "\n")
 
-    def _line(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> str:
+    def _put(self, values: Mapping[str, Any], last: tuple[Any, ...]) -> None:
         if not values.keys() <= self._known:
             self._leave_out(set(values.keys() - self._known))
         get = values.get
         fields = [cell(get(column)) for column in self._inputs]
         fields += map(cell, last)
         self._writer.writerow(fields)
-        return self._record.text[:-2] + "\n"
+        self._file.put(self._record.text[:-2] + "\n")
 
 
 class _Record:

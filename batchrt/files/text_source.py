@@ -74,8 +74,8 @@ class TextSource(Source):
                 reader = CsvReader(bounded_lines(text, ""), path, wanted)
                 columns, rows = reader.columns, reader.rows()
             super().__init__(path, kind, columns, rows)
-            self.delimiter = None if reader is None else reader.delimiter
-            self.is_marked = is_marked
+            self.delimiter: str | None = None if reader is None else reader.delimiter
+            self.is_marked: bool = is_marked
             self._stack = stack.pop_all()
 
     def __next__(self) -> Row | BadRow:
@@ -143,7 +143,7 @@ class TextSource(Source):
             yield again
 
     def _broken(self, error: Exception) -> BadRow:
-        self.is_broken = True
+        self.is_broken: bool = True
         # The generator that raised is finished: this row is the last.
         number, line = (self._last.number, self._last.line) if self._last else (0, 0)
         reason = os_problem(error) if isinstance(error, OSError) else str(error).lower()

@@ -11,7 +11,6 @@ from operator import itemgetter
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from batchrt.errors import JournalError
 from batchrt.jobs.errors import translated
 
 __all__ = ["GROUP_ROWS", "GROUP_SECONDS", "Change", "CommitThread"]
@@ -41,13 +40,14 @@ class CommitThread:
             after a failure.
 
     Attributes:
-        failure: the error after which no more is written, or `None`.
+        failure: the error after which no more is written, or `None`: a JournalError, or the error of a
+            value that SQLite does not take.
     """
 
     def __init__(
         self, connection: sqlite3.Connection, path: str, committed: Callable[[list[Any]], None]
     ) -> None:
-        self.failure: JournalError | None = None
+        self.failure: Exception | None = None
         self._connection = connection
         self._path = path
         self._committed = committed
@@ -57,19 +57,23 @@ class CommitThread:
         self._hurry = threading.Event()
         self._closing = False
         self._idle = threading.Condition()
-        # Not a daemon's: at exit the interpreter waits for the last group.
-        self._thread = threading.Thread(target=self._run, name="batchrt journal")
+        # A daemon's: at an exit that skips `close` it must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="batchrt journal", daemon=True)
         self._thread.start()
 
     def put(self, change: Change) -> None:
-        """Hand over a change; raises the JournalError of an earlier one that could not be written."""
-        if self.failure is not None:
-            raise self.failure
+        """Hand over a change; raises the error of an earlier one that could not be written."""
+        self.check()
         self._waiting.append(change)
         if not self._work.is_set():
             self._work.set()
         if len(self._waiting) >= GROUP_ROWS and not self._hurry.is_set():
             self._hurry.set()
+
+    def check(self) -> None:
+        """Raise the error of a change that could not be written, if there is one."""
+        if self.failure is not None:
+            raise self.failure
 
     @property
     def is_full(self) -> bool:
@@ -77,13 +81,12 @@ class CommitThread:
         return len(self._waiting) + self._in_commit >= GROUP_ROWS
 
     def flush(self) -> None:
-        """Wait until all changes are on the disk; raises JournalError if one cannot be written."""
+        """Wait until all changes are on the disk; raises the error of one that cannot be written."""
         with self._idle:
             self._hurry.set()
             self._work.set()
             self._idle.wait_for(lambda: self.failure is not None or not (self._waiting or self._in_commit))
-        if self.failure is not None:
-            raise self.failure
+        self.check()
 
     def close(self) -> None:
         """Write what is left and end the thread; what could not be written is dropped."""
@@ -114,7 +117,7 @@ class CommitThread:
                 try:
                     with translated(self._path):
                         self._commit(group)
-                except JournalError as error:
+                except Exception as error:  # noqa: BLE001  raised by `put`
                     self.failure = error
                     tokens = []
                 self._end_commit()

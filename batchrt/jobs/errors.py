@@ -19,7 +19,7 @@ _REMEDIES: Final[dict[JournalFault, str]] = {
     "locked": "another process has it open; wait for its end, or name another journal",
     "corrupt": "it is damaged or no journal; restore it, or begin anew (`fresh`), which keeps it aside",
     "version": "another version of batchrt wrote it; use that one, or begin anew (`fresh`) and keep it aside",
-    "path": "there is no such folder; make it first",
+    "path": "it cannot be opened there; check the path",
 }
 
 _BY_CODE: Final[dict[int, JournalFault]] = {
@@ -32,6 +32,7 @@ _BY_CODE: Final[dict[int, JournalFault]] = {
     sqlite3.SQLITE_BUSY: "locked",
     sqlite3.SQLITE_LOCKED: "locked",
     sqlite3.SQLITE_PROTOCOL: "locked",
+    sqlite3.SQLITE_ERROR: "corrupt",  # as for a table or a column that is missing
     sqlite3.SQLITE_CORRUPT: "corrupt",
     sqlite3.SQLITE_NOTADB: "corrupt",
 }
@@ -58,8 +59,7 @@ def _fault_of(error: BaseException) -> JournalFault:
     if isinstance(error, OSError):
         return _BY_ERRNO.get(error.errno or 0, "io")
     # The low byte is the primary code (https://www.sqlite.org/rescode.html); Python's own errors have none.
-    code = getattr(error, "sqlite_errorcode", None)
-    return "corrupt" if code is None else _BY_CODE.get(code & 0xFF, "corrupt")
+    return _BY_CODE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "io")
 
 
 @contextmanager

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
-from pydantic_core import from_json
-
-from batchrt.jobs.records import encode_input
+from batchrt.jobs.records import decode_json, encode_input
 from batchrt.runnables.base import Runnable
 
 __all__ = ["Identity", "differing"]
@@ -74,11 +72,12 @@ class Identity:
 
     def is_same_input(self, given: str, value: object) -> bool:
         """Whether a recorded input (JSON) and `value` are equal in all fields that the chain uses."""
-        old = from_json(given)
+        old = decode_json(given)
         if self._fields is None or not isinstance(old, dict) or not isinstance(value, Mapping):
             return given.encode() == encode_input(value)
         missing = object()
-        new = from_json(encode_input({name: value[name] for name in self._fields if name in value}))
+        fields = {name: value[name] for name in self._fields if name in value}
+        new = decode_json(encode_input(fields).decode())
         return all(old.get(name, missing) == new.get(name, missing) for name in self._fields)
 
     def key_of_error(self, given: bytes, error: Exception) -> tuple[bytes, bytes]:

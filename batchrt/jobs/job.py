@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
+import anyio.from_thread
 import anyio.to_thread
 
 from batchrt.config import RunConfig, check_config
@@ -50,7 +52,8 @@ class Job:
         chain: from a row's value to its output, which JSON can carry (or a pydantic model that the chain's
             last step returns).
         source: a CSV, TSV or JSONL file (its path, or opened), or any iterable or async iterable of values
-            that JSON can carry. It is read from the start by each run. An iterator runs on the event loop.
+            that JSON can carry. It is read from the start by each run; an iterator, which runs on the event
+            loop, serves a single one.
         sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
             row has an outcome, and is the same whether the job was interrupted or not.
         journal: the journal's file, made by the first run. Its folder must be on a local disk.
@@ -65,7 +68,8 @@ class Job:
         limit: the most rows to read.
 
     Raises:
-        ValueError: a function cannot be compared between processes and there is no `version`.
+        ValueError: a function cannot be compared between processes and there is no `version`; or an option
+            makes no sense.
     """
 
     def __init__(
@@ -85,6 +89,8 @@ class Job:
     ) -> None:
         if reuse not in ("same", "any"):
             raise ValueError(f"reuse must be 'same' or 'any', not {reuse!r}")
+        if sink is not None and Path(sink).absolute() == Path(journal).absolute():
+            raise ValueError(f"the output and the journal cannot be the same file: {os.fspath(sink)}")
         self.journal: str = os.fspath(journal)
         self._chain = coerce(chain)
         self._source = source
@@ -99,6 +105,7 @@ class Job:
         self._codec = Codec(self._identity.output_type)
         self._run: JobRun | None = None
         self._stop_called = False
+        self._is_used_up = False
         self._report: JobReport | None = None
 
     def run(self, observe: Observer | None = None) -> JobReport:
@@ -117,7 +124,13 @@ class Job:
             InputError: the source cannot be read, or the output cannot be created.
             OutputError: the output cannot be written; the journal is complete.
             TypeError: a row's value, or an output, cannot be kept in a journal.
+            ValueError: the source is an iterator, and was read by a run before.
         """
+        if self._is_used_up:
+            raise ValueError(
+                "the job's source is an iterator, which the run before has read; make a job with a new one"
+            )
+        self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
         run = self._run = JobRun(self._chain, self._config, observe)
         if self._stop_called:
             run.stop()
@@ -133,7 +146,7 @@ class Job:
             report = await self._carry_out(run, rows, journal)
             if report.is_complete and self._sink is not None:
                 write = partial(write_output, self.journal, self._sink, source, rows=report.rows)
-                await anyio.to_thread.run_sync(write)
+                await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
         self._report = report
         self._stop_called = False
         return report

@@ -1,4 +1,4 @@
-"""One run of a job: rows go in, outcomes are recorded, and those on the disk are counted."""
+"""One run of a job: rows go in, outcomes are recorded, and those on the disk are shown."""
 
 from __future__ import annotations
 
@@ -86,14 +86,10 @@ class JobRun:
     """Run the rows that have no outcome yet, and record the outcomes as they come.
 
     An outcome is handed to the journal at once, so that its slot goes on, and is counted and shown when it
-    is on the disk. A killed process sends again what was in flight, what had ended and not been taken by
-    then, and one group of commits.
+    is on the disk. A killed process sends again what was in flight and one group of commits.
 
     Args:
         chain: the chain.
-        journal: opened with `committed` of this object.
-        matcher: matches rows with the journal.
-        codec: makes records.
         config: of the run.
         observe: see `Observer`.
 
@@ -102,7 +98,6 @@ class JobRun:
         not_started: rows that were read and not sent.
         at_end: whether all rows of the source were read.
         ended: why the run ended early, or `None`.
-        done, failed: outcomes of this run that are on the disk.
     """
 
     def __init__(
@@ -113,8 +108,6 @@ class JobRun:
     ) -> None:
         self.interrupted: int = 0
         self.not_started: int = 0
-        self.done: int = 0
-        self.failed: int = 0
         self.at_end: bool = False
         self.ended: str | None = None
         self._step = _RowStep(chain)
@@ -158,7 +151,13 @@ class JobRun:
         matcher: Matcher,
         codec: Codec,
     ) -> None:
-        """Run `rows`.
+        """Run `rows`; to be called once.
+
+        Args:
+            rows: of the source.
+            journal: opened with `committed` of this object.
+            matcher: matches rows with the journal.
+            codec: makes records.
 
         Raises:
             JournalError: the journal cannot be written; what was committed stays.
@@ -257,6 +256,7 @@ class JobRun:
             return
         if outcome.error is not None and not self._stands(outcome):
             return
+        self._refused_in_a_row = 0
         record = self._codec.record(outcome, self._clock.wall())
         source = RowSource(*row.keys, self._matcher.chain, row.given)
         token = (row.position, outcome)
@@ -281,15 +281,15 @@ class JobRun:
                 self.ended = f"{type(error).__name__}: {error}"
                 self.stop()
             return False
-        self._refused_in_a_row = 0
         return True
 
     def _confirm(self) -> None:
-        """Count and show outcomes that are on the disk; on the loop's thread."""
+        """Show outcomes that are on the disk; on the loop's thread."""
         try:
             while self._confirmed:
                 for position, outcome in self._confirmed.popleft():
-                    self._count(position, outcome)
+                    if self._observe is not None:
+                        self._observe(_at(position, outcome))
             self._journal.check()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             if self._failure is None:
@@ -297,15 +297,6 @@ class JobRun:
             self._scope.cancel()
         if self._room is not None:
             self._room.set()
-
-    def _count(self, position: int, outcome: Outcome[Any]) -> None:
-        if outcome.error is None:
-            self.done += 1
-            self._refused_in_a_row = 0
-        else:
-            self.failed += 1
-        if self._observe is not None:
-            self._observe(_at(position, outcome))
 
     def _end(self) -> None:
         if self._stopped and self.ended is None and not self.at_end:

@@ -131,9 +131,8 @@ class Journal(JournalReader):
         return self._thread.is_full
 
     def check(self) -> None:
-        """Raise the JournalError of a change that could not be written, if there is one."""
-        if self._thread.failure is not None:
-            raise self._thread.failure
+        """Raise the error of a change that could not be written, if there is one."""
+        self._thread.check()
 
     def flush(self) -> None:
         """Wait until all is on the disk; raises JournalError."""
@@ -175,7 +174,7 @@ class Journal(JournalReader):
     def _index(self, column: str) -> None:
         if column not in self._indexed:
             self._indexed.add(column)
-            # Ten million rows take some ten seconds, once; kept up from the start, it would cost every
+            # Ten million rows take up to a minute, once; kept up from the start, an index would cost every
             # insert a page at a random place.
             self._thread.put((f"CREATE INDEX IF NOT EXISTS rows_{column} ON rows ({column})", (), None))
             self.flush()

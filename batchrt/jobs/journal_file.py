@@ -51,6 +51,7 @@ CREATE TABLE rows (
     output TEXT,                    -- JSON, of a row that is done
     error TEXT                      -- JSON, of a row that failed
 );
+CREATE INDEX rows_failed ON rows (position) WHERE status = 'failed';
 """
 
 
@@ -61,10 +62,12 @@ class FileLock:
     that was deleted could be locked twice.
 
     Raises:
-        JournalError: another process holds it, or the file cannot be created.
+        JournalError: another process holds it, or the file cannot be created there.
     """
 
     def __init__(self, path: str) -> None:
+        if Path(path).is_dir():
+            raise journal_error(path, "path", "it is a folder; name a file in it")
         self._path = f"{path}.lock"
         with translated(path):
             self._number = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)

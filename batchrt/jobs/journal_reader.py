@@ -147,13 +147,13 @@ class JournalReader:
             failed: of those that failed alone.
         """
         position, page = -1, 1000
+        among = " AND status = 'failed'" if failed else ""
         query = (
             f"SELECT position, input, {COLUMNS} FROM rows "  # noqa: S608
-            f"WHERE position > ? AND position < ? {'AND status = ?' if failed else ''} "
-            "ORDER BY position LIMIT ?"
+            f"WHERE position > ? AND position < ?{among} ORDER BY position LIMIT ?"
         )
-        end, status = 2**62 if rows is None else rows, ("failed",) if failed else ()
-        while found := self._read(query, position, end, *status, page):
+        end = 2**62 if rows is None else rows
+        while found := self._read(query, position, end, page):
             for position, given, *columns in found:
                 yield position, given, Record._make(columns)
 
@@ -173,7 +173,7 @@ class JournalReader:
             "coalesce(sum(output_tokens), 0), sum(cost) FROM rows NOT INDEXED WHERE position IS NOT NULL"
         )
         errors = self._read(
-            "SELECT error ->> 'kind', count(*) FROM rows NOT INDEXED "
+            "SELECT error ->> 'kind', count(*) FROM rows INDEXED BY rows_failed "
             "WHERE status = 'failed' AND position IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
         )
         return Totals(done, failed, retries, tokens_in, tokens_out, cost, dict(errors))

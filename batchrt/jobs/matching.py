@@ -88,7 +88,7 @@ class Matcher:
     """
 
     def __init__(self, journal: Journal, identity: Identity, *, reuse_any: bool, retry_failed: bool) -> None:
-        self.matches = Matches()
+        self.matches: Matches = Matches()
         self.chain: int = journal.chain(identity.parts)
         self.position: int = 0
         self._journal = journal
@@ -135,6 +135,9 @@ class Matcher:
         row = Row(position, value, text, keys, error)
         if here is not None and here.key == keys[0]:
             return self._use(here, row)
+        if position > self._last and not self._has_strays and not self._put_off:  # as in all of a first run
+            self.matches.new += 1
+            return (row,)
         return self._match_elsewhere(row, here)
 
     def finish(self) -> Sequence[Row]:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from batchrt.errors import InputError
 from batchrt.files import Sink, Source, open_sink
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.records import error_text
+from batchrt.jobs.records import decode_json, error_text
 
 __all__ = ["check_output", "write_output"]
 
 _COLUMN_ROWS: Final = 20_000
 """Rows whose names become columns of a CSV; as many as are surveyed of a file."""
+_ROWS_UNCHECKED: Final = 1000
+"""Rows that are written in some milliseconds."""
 
 
 def check_output(path: str, source: Source | None, *, replace: bool) -> None:
@@ -41,7 +41,13 @@ def check_output(path: str, source: Source | None, *, replace: bool) -> None:
 
 
 def write_output(
-    journal: str, path: str, source: Source | None, *, rows: int | None = None, failed: bool = False
+    journal: str,
+    path: str,
+    source: Source | None,
+    *,
+    rows: int | None = None,
+    failed: bool = False,
+    check: Callable[[], object] = lambda: None,
 ) -> int:
     """Write rows of a journal to `path`, replacing what is there, and return their number.
 
@@ -51,6 +57,7 @@ def write_output(
         source: the file that the rows come from, or `None`.
         rows: of so many rows of the input; by default of all.
         failed: those that failed alone.
+        check: called now and then; its error ends the writing, and the old file is unchanged.
 
     Raises:
         InputError: the file cannot be created.
@@ -62,10 +69,12 @@ def write_output(
         with _open(path, columns, source) as sink:
             count = 0
             for _, given, record in reader.records(rows, failed=failed):
-                output = None if record.output is None else from_json(record.output)
+                output = None if record.output is None else decode_json(record.output)
                 error = None if record.error is None else error_text(record.error)
-                sink.write(_values(from_json(given)), output, error)
+                sink.write(_values(decode_json(given)), output, error)
                 count += 1
+                if count % _ROWS_UNCHECKED == 0:
+                    check()
     return count
 
 
@@ -77,7 +86,7 @@ def _columns(journal: JournalReader) -> tuple[str, ...]:
     """Return the names of the columns of inputs that are objects."""
     names: dict[str, None] = {}
     for _, given, _ in islice(journal.records(), _COLUMN_ROWS):
-        names.update(dict.fromkeys(_values(from_json(given))))
+        names.update(dict.fromkeys(_values(decode_json(given))))
     return tuple(names)
 
 

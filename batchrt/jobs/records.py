@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
@@ -11,7 +12,7 @@ from batchrt.errors import ProviderError, RecordedError
 from batchrt.messages import Usage
 from batchrt.runtime.outcome import Outcome
 
-__all__ = ["Codec", "Record", "encode_input", "error_text"]
+__all__ = ["Codec", "Record", "decode_json", "encode_input", "error_text"]
 
 _USAGE: Final = TypeAdapter(dict[str, Usage])
 
@@ -51,12 +52,31 @@ def encode_input(value: object) -> bytes:
         TypeError: JSON cannot carry it.
     """
     try:
-        return to_json(value, inf_nan_mode="constants")
-    except (PydanticSerializationError, UnicodeError, ValueError) as error:
+        return _encode_json(value)
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"an input of a job must be a value that JSON can carry: {error}; give what identifies it, "
             "and look the rest up in the chain"
         ) from None
+
+
+def _encode_json(value: object) -> bytes:
+    try:
+        return to_json(value, inf_nan_mode="constants")
+    except (PydanticSerializationError, UnicodeError) as error:
+        try:
+            # A text cut within an emoji holds half a surrogate pair, which UTF-8 cannot carry, and JSON can.
+            return json.dumps(value, separators=(",", ":")).encode()
+        except TypeError:
+            raise TypeError(str(error)) from None
+
+
+def decode_json(text: str) -> Any:
+    """Return the value of JSON that a journal has."""
+    try:
+        return from_json(text)
+    except ValueError:  # half a surrogate pair
+        return json.loads(text)
 
 
 class Codec:
@@ -102,9 +122,9 @@ class Codec:
     def _encode(self, output: Any) -> str:
         try:
             if self._adapter is not None and isinstance(output, cast("type", self._output_type)):
-                return self._adapter.dump_json(output).decode()
-            return to_json(output, inf_nan_mode="constants").decode()
-        except (PydanticSerializationError, UnicodeError, ValueError) as error:
+                output = self._adapter.dump_python(output, mode="json")
+            return _encode_json(output).decode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
                 f"the output, of type {type(output).__name__}, cannot be kept in a journal: {error}; end the "
                 "chain with a function that returns what JSON can carry"
@@ -130,24 +150,24 @@ class Codec:
 
     def _decode(self, output: str) -> Any:
         if self._adapter is not None:
-            return self._adapter.validate_json(output)
-        return from_json(output)
+            return self._adapter.validate_python(decode_json(output))
+        return decode_json(output)
 
 
 def _encode_error(error: Exception) -> str:
     facts: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
     if isinstance(error, ProviderError):
         facts |= {"status": error.status, "request_id": error.request_id}
-    return to_json(facts).decode()
+    return _encode_json(facts).decode()
 
 
 def error_text(error: str) -> str:
     """Return a recorded error (JSON) as its class and message."""
-    facts = from_json(error)
+    facts = decode_json(error)
     return f"{facts['kind']}: {facts['message']}" if facts["message"] else str(facts["kind"])
 
 
 def _decode_error(text: str) -> RecordedError:
-    facts = from_json(text)
+    facts = decode_json(text)
     message = facts.pop("message")
     return RecordedError(message, **facts)

@@ -34,8 +34,9 @@ class JobReport:
         new: rows that the journal did not know.
         gone: rows in the journal that are not in the input any more; `None` if its end was not reached.
         kept: of the reused rows, those with an answer of another chain (`reuse="any"`).
-        interrupted: rows whose requests could not be answered at all, for the key, the credit or an outage;
-            they are run again by the next run.
+        interrupted: rows without an outcome that stands: their requests could not be answered at all, for
+            the key, the credit or an outage, or the end of the run cancelled them. The next run goes on with
+            them.
         not_started: rows that were read and not sent.
         done, failed: rows in the journal with an output, with an error.
         retries: attempts beyond the first, of all of these rows.
@@ -133,7 +134,8 @@ class JobReport:
             yield f"{name} changed: {count:,} row{'' if count == 1 else 's'} run again"
         if self.kept:
             yield f"{self.kept:,} answers are of another chain (`reuse` any)"
-        yield f"{self.done:,} done, {self.failed:,} failed in {self.seconds:.2f} s"
+        seconds = f" in {self.seconds:.2f} s" if self.seconds else ""
+        yield f"{self.done:,} done, {self.failed:,} failed{seconds}"
         for kind, count in self.errors.items():
             yield f"{count:,} {kind}"
         if self.input_tokens or self.output_tokens:

@@ -216,7 +216,9 @@ class _OutcomeState(State):
     ) -> Any:
         outcome = make(item, output, error)
         try:
-            checked_sync("on_outcome", on_outcome(outcome))
+            answer = on_outcome(outcome)
+            if answer is not None:
+                checked_sync("on_outcome", answer)
         except BaseException as failure:  # noqa: BLE001  raised by the consumer's `anext`
             if self._callback_error is None:
                 self._callback_error = failure

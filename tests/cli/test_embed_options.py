@@ -49,7 +49,7 @@ def table(tmp_path: Path) -> Path:
         (["--column", "text", "--model", "m"], "there is no API key; set OPENAI_API_KEY"),
         (["--column", "text", "--base-url", "ftp://x"], "--base-url must be a URL"),
         (["--column", "text", "--server", "word2vec"], "--server"),
-        ([], "Missing option '--column' (see batchrt embed --help)"),
+        ([], "Missing option '--column' or '--text' (see batchrt embed --help)"),
     ],
 )
 def test_embed_mistakes_are_told_before_anything_is_sent(

@@ -42,7 +42,7 @@ def test_main_help_names_every_command(command: Command) -> None:
         (["run", "x.csv", "--prompt", "a", "--format", "xlsx"], "'csv', 'tsv', 'jsonl'"),
         (["run", "x.csv", "--prompt", "a", "--limit", "0"], "--limit"),
         (["run", "x.csv", "--prompt", "a", "--api-key", "k"], "No such option: --api-key"),
-        (["embed", "x.csv"], "Missing option '--column' (see batchrt embed --help)"),
+        (["embed", "x.csv"], "Missing option '--column' or '--text' (see batchrt embed --help)"),
         (["embed", "x.csv", "--column", "a", "--server", "word2vec"], "'openai', 'azure', 'tei'"),
         (["mock", "--faults", "2"], "--faults"),
     ],

@@ -14,7 +14,7 @@ from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts, Kind
 from batchrt.cli.errors import UsageError
 from batchrt.cli.models import url_hint
-from batchrt.cli.options import (
+from batchrt.cli.option_values import (
     check_text,
     read_concurrency,
     read_delimiter,

@@ -269,3 +269,121 @@ def test_run_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
     assert again.code == 0
     assert out.read_text().startswith("id,new,")
     assert f"output: {out}" in again.err
+
+
+def test_run_several_inputs_and_patterns(command: Command, tmp_path: Path) -> None:
+    """A row that lacks a field of the prompt says so, with its file and its number there."""
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "x"}\n')
+    (tmp_path / "b.csv").write_text("id,text,more\n2,y,z\n")
+    (tmp_path / "c.csv").write_text("id\n3\n")
+    result = command("run", tmp_path / "a.jsonl", tmp_path / "[bc].csv", "-p", "{text}", "-m", "mock", "-q")
+    assert result.code == 1
+    rows = rows_of(result.out)
+    assert [str(row["id"]) for row in rows] == ["1", "2", "3"]
+    assert f"{tmp_path}/c.csv, row 1 (line 2), column 'text': the row does not have it" in rows[2]["error"]
+    assert [row["error"] is None for row in rows] == [True, True, False]
+    embedded = command("embed", tmp_path / "[bc].csv", "--column", "text", "-m", "mock", "-q")
+    assert [row["id"] for row in rows_of(embedded.out)] == [1, 2]
+    assert "c.csv, row 1 (line 2), column 'text'" in rows_of(embedded.out)[1]["error"]
+    assert "no file matches" in command("run", tmp_path / "*.tsv", "-p", "{text}", "-m", "mock").complaint
+
+
+def test_run_parquet_in_and_out(command: Command, tmp_path: Path) -> None:
+    """Values keep their types; a null in the prompt is empty, as in JSONL, and a format may be given."""
+    pa: Any = pytest.importorskip("pyarrow")
+    pq: Any = pytest.importorskip("pyarrow.parquet")
+    path, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table({"price": [9.5, None], "tags": [["a"], None]}), path)
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object", "properties": {"a": {"type": "string"}}}')
+    result = command("run", path, "-p", "{price} {tags}", "-m", "mock", "-o", out, "--schema", schema)
+    assert result.code == 0
+    found = pq.read_table(out)
+    assert found.column_names == ["price", "tags", "output", "error", "finish_reason"]
+    assert found.schema.types[:2] == pq.read_schema(path).types
+    assert all(isinstance(json.loads(text), dict) for text in found.column("output").to_pylist())
+    assert command("run", path, "-p", "{price:.2f}", "-m", "mock", "-n", "1").code == 0
+    assert command("embed", path, "--column", "tags", "-m", "mock", "-q").code == 1
+
+
+def test_run_sample_draws_rows(command: Command, tmp_path: Path) -> None:
+    """In their order, the same each time, of the first --limit rows; for vectors too."""
+    path = tmp_path / "in.csv"
+    path.write_text("id\n" + "".join(f"{number}\n" for number in range(200)))
+    arguments = ["run", path, "-p", "{id}", "-m", "mock", "--sample", "5"]
+    result = command(*arguments)
+    assert result.code == 0
+    ids = [int(row["id"]) for row in rows_of(result.out)]
+    assert len(ids) == 5
+    assert ids == sorted(ids)
+    assert "5 rows in" in result.err
+    assert rows_of(command(*arguments).out) == rows_of(result.out)
+    other = [int(row["id"]) for row in rows_of(command(*arguments, "--sample-seed", "7").out)]
+    assert other != ids
+    limited = [int(row["id"]) for row in rows_of(command(*arguments, "--limit", "20").out)]
+    assert len(limited) == 5
+    assert max(limited) < 20
+    embedded = command("embed", path, "--column", "id", "-m", "mock", "--sample", "5", "-q")
+    assert [row["id"] - 1 for row in rows_of(embedded.out)] == ids
+
+
+def test_embed_text_is_made_of_columns(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like a prompt; a row without text fails, and a row that lacks a column."""
+    path = tmp_path / "in.jsonl"
+    rows: list[dict[str, Any]] = [{"t": "a", "b": "x"}, {"t": None, "b": ""}, {"t": "c"}, {"t": 1, "b": [2]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = command("embed", path, "--text", "{t} {b}", "-m", "mock", "-q")
+    assert result.code == 1
+    found = rows_of(result.out)
+    assert [row["error"] is None for row in found] == [True, False, False, True]
+    assert f"{path}, row 2 (line 2): there is no text" in found[1]["error"]
+    assert f"{path}, row 3 (line 3), column 'b': the row does not have it" in found[2]["error"]
+    (tmp_path / "same.csv").write_text('text\n"a x"\n"1 [2]"\n')
+    same = rows_of(command("embed", tmp_path / "same.csv", "--column", "text", "-m", "mock", "-q").out)
+    assert [row["embedding"] for row in same] == [found[0]["embedding"], found[3]["embedding"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ([], "Missing option '--column' or '--text' (see batchrt embed --help)"),
+        (["--column", "t", "--text", "{t}"], "leave one out"),
+        (["--text", "{x}"], "no column 'x'"),
+        (["--text", "all the same"], "every row would have the same vector"),
+        (["--text", "{t:.2f}"], "the values of a CSV are text"),
+        (["--text", "@gone.txt"], "cannot read 'gone.txt'"),
+        (["--text", "{t"], "--text"),
+    ],
+)
+def test_embed_text_mistakes_are_found_first(
+    command: Command, tmp_path: Path, options: list[str], problem: str
+) -> None:
+    """Nothing is sent."""
+    path = tmp_path / "in.csv"
+    path.write_text("t\na\n")
+    result = command("embed", path, "-m", "mock", *options)
+    assert result.code == 2
+    if problem != "--text":
+        assert problem in result.complaint
+
+
+def test_run_flatten_makes_columns_of_the_schema(command: Command, tmp_path: Path) -> None:
+    """With the types of the schema; it is refused without one."""
+    path, schema = tmp_path / "in.csv", tmp_path / "schema.json"
+    path.write_text("id,name\n1,a\n")
+    schema.write_text(
+        '{"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}'
+    )
+    arguments = ["run", path, "-p", "{id}", "-m", "mock", "--flatten", "-q"]
+    result = command(*arguments, "--schema", schema)
+    assert result.code == 0
+    [row] = rows_of(result.out)
+    assert list(row) == ["id", "name", "output_name", "n", "output", "error", "finish_reason"]
+    assert isinstance(row["output_name"], str)
+    assert isinstance(row["n"], int)
+    assert row["output"] is None
+    assert "name one with --schema" in command(*arguments).complaint
+    schema.write_text('{"type": "object"}')
+    assert "name one with --schema" in command(*arguments, "--schema", schema).complaint

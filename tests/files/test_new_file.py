@@ -155,6 +155,54 @@ def test_new_file_of_a_fresh_path_is_written_in_place(tmp_path: Path, name: str)
         assert path.read_text().count("\n") >= 1
 
 
+@pytest.mark.parametrize("how", ["complete", "partial", "error before a row"])
+def test_new_file_that_is_unreadable_meanwhile_takes_its_name_at_the_end(tmp_path: Path, how: str) -> None:
+    """A fresh Parquet file can be read once it is there, also a partial one; its mode is the usual one."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "v.parquet"
+    try:
+        with opened(path) as sink:
+            assert names(tmp_path) == {".v.parquet.unfinished"}
+            if how == "error before a row":
+                raise RuntimeError
+            write_row(sink)
+            if how == "partial":
+                sink.mark_partial()
+    except RuntimeError:
+        pass
+    assert names(tmp_path) == {"v.parquet"}
+    assert pq.read_table(path).num_rows == (how != "error before a row")
+    assert not sink.kept_old
+    other = tmp_path / "other"
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_new_file_does_not_replace_one_that_came_meanwhile(tmp_path: Path) -> None:
+    """The name was free when it was opened; the error tells where the rows are."""
+    path = tmp_path / "v.parquet"
+    sink = opened(path)
+    write_row(sink)
+    path.write_bytes(b"precious")
+    with pytest.raises(
+        OutputError, match=r"cannot be made: file exists; the new file is .*v\.parquet\.partial"
+    ):
+        sink.close()
+    assert path.read_bytes() == b"precious"
+    assert names(tmp_path) == {"v.parquet", "v.parquet.partial"}
+
+
+@UNIX
+def test_new_file_that_was_killed_and_cannot_be_read_is_deleted(tmp_path: Path) -> None:
+    """By the next one."""
+    path = tmp_path / "v.parquet"
+    (tmp_path / ".v.parquet.unfinished").write_bytes(b"PAR1 no footer")
+    with opened(path) as sink:
+        write_row(sink)
+    assert sink.left_over_paths == ()
+    assert names(tmp_path) == {"v.parquet"}
+
+
 @UNIX
 def test_new_file_has_the_mode_of_the_old_one(tmp_path: Path) -> None:
     """Whatever the umask is."""
@@ -350,6 +398,19 @@ def test_new_file_may_be_a_pipe(tmp_path: Path) -> None:
     os.close(writing)
     assert os.read(reading, 100) == b'{"output": 1, "error": null}\n'
     os.close(reading)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="Unix's names of descriptors")
+def test_new_file_named_as_a_descriptor_is_written_in_place(tmp_path: Path) -> None:
+    """A file that replaced the one that `/dev/stdout` leads to would not be the redirected output."""
+    path = old(tmp_path, "a.jsonl")
+    with path.open("a") as stdout:
+        name = f"/dev/fd/{stdout.fileno()}"
+        with open_sink(name, columns=[], format="jsonl", overwrite=True) as sink:
+            sink.write({}, 1)
+        assert os.fstat(stdout.fileno()).st_ino == path.stat().st_ino
+    assert len(json_rows(path)) == 1
+    assert names(tmp_path) == {"a.jsonl"}
 
 
 def test_new_file_is_never_the_input(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tracemalloc
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from batchrt.errors import InputError
 from batchrt.files import open_sink, open_source, parquet_sink
+from batchrt.files.cells import json_text
 from tests.files.files import write
 from tests.files.test_parquet_source import NOON, table
 
@@ -195,3 +197,27 @@ def test_parquet_sink_is_read_back(tmp_path: Path) -> None:
         sink.write({"id": 1}, "x")
     with open_source(path) as source:
         assert [row.values for row in source] == [{"id": 1, "output": "x", "error": None}]
+
+
+def test_parquet_sink_restores_values_that_have_been_json(tmp_path: Path) -> None:
+    """As those out of a journal: times and decimals are text there."""
+    given = {
+        "when": pa.array([None, 1764331200123456789], pa.timestamp("ns")),
+        "zone": pa.array([NOON, None], pa.timestamp("us", "UTC")),
+        "money": pa.array([None, 1], pa.decimal128(30, 4)),
+        "day": pa.array([None, 3], pa.date32()),
+        "time": pa.array([None, 3_000_000], pa.time64("us")),
+        "wait": pa.array([None, 3_000_000], pa.duration("us")),
+        "list": pa.array(
+            [None, [{"a": NOON, "b": None}]],
+            pa.list_(pa.struct([("a", pa.timestamp("us")), ("b", pa.int8())])),
+        ),
+        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.decimal128(9, 2))),
+        "bytes": pa.array([b"abc", None], pa.binary()),
+    }
+    path, out = table(tmp_path / "a.parquet", given), tmp_path / "b.parquet"
+    with open_source(path) as source, open_sink(out, columns=source.columns, source=source) as sink:
+        for row in source:
+            sink.write(json.loads(json_text(row.values)), "out")
+        assert (sink.rows_short, sink.left_out) == (0, set())
+    assert pq.read_table(out).select(list(given)).equals(pq.read_table(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import httpx
 import pytest
@@ -26,6 +28,8 @@ from batchrt import (
     RunnableLambda,
 )
 from batchrt.files import open_source
+from batchrt.files.text_sinks import JsonSink
+from batchrt.jobs import output
 from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
@@ -188,6 +192,21 @@ async def test_job_without_a_key_has_no_failed_rows(answers: Answers, journal: P
     assert (report.done, report.failed, report.is_complete) == (100, 0, True)
 
 
+async def test_job_at_a_limit_of_spending_goes_on_later(answers: Answers, journal: Path) -> None:
+    """The report says why it ended, and rows that were not sent have no outcome."""
+    chain = answers.chain(max_completion_tokens=5)
+    config: Any = {"max_concurrency": 2, "max_tokens_total": 100}
+    report = await Job(chain, questions(100), journal=journal, config=config).arun()
+    assert not report.is_complete
+    assert "max_tokens_total" in (report.ended or "")
+    assert 0 < report.done == len(answers.take()) < 100
+    assert report.failed == 0
+    assert report.interrupted <= 2  # rows in flight that met the limit
+    again = await Job(chain, questions(100), journal=journal).arun()
+    assert (again.is_complete, again.reused) == (True, report.done)
+    assert len(answers.take()) == 100 - report.done
+
+
 async def test_job_stops_gracefully(answers: Answers, journal: Path, tmp_path: Path) -> None:
     """Rows in flight are recorded, the others are left for the next run, and no output is made."""
     sink = tmp_path / "out.jsonl"
@@ -253,6 +272,32 @@ async def test_job_cancelled_keeps_what_had_ended(answers: Answers, journal: Pat
     assert asked + len(answers.take()) <= 2000 + 2 + 2  # in flight, and ended in the meantime
 
 
+async def test_job_cancelled_while_it_writes_keeps_the_old_output(
+    answers: Answers, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long output does not hold up a cancellation."""
+    sink = tmp_path / "out.jsonl"
+    await Job(answers.chain(), questions(30), sink, journal=journal).arun()
+    before = sink.read_bytes()
+    written = 0
+
+    def write(self: Any, *args: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 5:
+            anyio.from_thread.run_sync(scope.cancel)
+        put(self, *args)
+
+    put = JsonSink._put
+    monkeypatch.setattr(JsonSink, "_put", write)
+    monkeypatch.setattr(output, "_ROWS_UNCHECKED", 10)
+    with anyio.CancelScope() as scope:
+        await Job(answers.chain(), questions(31), sink, journal=journal).arun()
+    assert scope.cancelled_caught
+    assert written == 10
+    assert sink.read_bytes() == before
+
+
 async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
     """An async iterable is a source as well."""
 
@@ -263,6 +308,17 @@ async def test_job_reads_async_rows(answers: Answers, journal: Path) -> None:
 
     assert (await Job(answers.chain(), rows(), journal=journal).arun()).done == 5
     assert (await Job(answers.chain(), rows(), journal=journal).arun()).reused == 5
+
+
+async def test_job_reads_an_iterator_once(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """A second run would find no rows, and make an empty output."""
+    sink = tmp_path / "out.jsonl"
+    job = Job(answers.chain(), iter(questions(3)), sink, journal=journal)
+    assert (await job.arun()).done == 3
+    with pytest.raises(ValueError, match="is an iterator"):
+        await job.arun()
+    assert len(lines(sink)) == 3
+    assert (await Job(answers.chain(), iter(questions(3)), sink, journal=journal).arun()).reused == 3
 
 
 async def test_job_reads_files_with_bad_rows(answers: Answers, journal: Path, tmp_path: Path) -> None:
@@ -306,6 +362,17 @@ async def test_job_checks_its_output_first(
     with pytest.raises(InputError, match=reason):
         await Job(answers.chain(), source, tmp_path / name, journal=journal).arun()
     assert answers.take() == []
+
+
+def test_job_refuses_options_that_make_no_sense(answers: Answers, journal: Path) -> None:
+    """Before anything is opened."""
+    with pytest.raises(ValueError, match="cannot be the same file"):
+        Job(answers.chain(), [], journal, journal=journal)
+    with pytest.raises(ValueError, match="reuse must be"):
+        Job(answers.chain(), [], journal=journal, reuse="all")  # type: ignore[arg-type]
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="give the job a `version`"):
+        Job(lambda value: stream.write(value.upper()), [], journal=journal)
 
 
 async def test_job_writes_what_there_is_on_demand(answers: Answers, journal: Path, tmp_path: Path) -> None:
@@ -359,6 +426,40 @@ async def test_job_outcomes_are_messages_and_models(answers: Answers, tmp_path: 
     await job.arun()
     (outcome,) = job.outcomes()
     assert outcome.output == Verdict(word="yes")
+
+
+HOSTILE: list[Any] = [
+    *('"quoted"', "two\nlines", "a,b;c\td", "nul \0 inside", "", " ", "é ü 漢字 🎉", "half \ud83d"),
+    *({"nested": [1, None, True, 1.5]}, [[]], 0, 1e300, float("inf"), None),
+    "x" * 1_000_000,
+]
+
+
+async def test_job_keeps_hostile_values(journal: Path, tmp_path: Path) -> None:
+    """Inputs and outputs come back as they were, and are found again."""
+    sink = tmp_path / "out.jsonl"
+    rows = [{"n": number, "value": value} for number, value in enumerate(HOSTILE)]
+    job = Job(lambda row: row["value"], rows, sink, journal=journal, version="1")
+    assert (await job.arun()).done == len(rows)
+    assert [outcome.output for outcome in job.outcomes()] == HOSTILE
+    assert (await Job(lambda row: 0, rows, journal=journal, version="1").arun()).reused == len(rows)
+    written = lines(sink)
+    assert [row["n"] for row in written] == list(range(len(rows)))
+    assert written[1] == {"n": 1, "value": "two\nlines", "output": "two\nlines", "error": None}
+
+
+async def test_job_keeps_messages_with_half_a_character(answers: Answers, journal: Path) -> None:
+    """A model may answer with a text that UTF-8 cannot carry."""
+    answers.respond = lambda _: httpx.Response(
+        200,
+        content=b'{"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a \\ud83d"}}]}',
+        headers={"content-type": "application/json"},
+    )
+    job = Job(answers.model(), ["hello"], journal=journal)
+    await job.arun()
+    (outcome,) = job.outcomes()
+    assert isinstance(outcome.output, AIMessage)
+    assert outcome.output.text == "a \ud83d"
 
 
 async def test_job_refuses_outputs_that_json_cannot_carry(journal: Path) -> None:

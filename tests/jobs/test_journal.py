@@ -88,6 +88,20 @@ def test_journal_is_full_with_a_group_that_waits_for_the_disk(tmp_path: Path) ->
         assert [*seen, journal.is_full] == [False, True, False]
 
 
+def test_journal_raises_the_error_of_a_value_that_it_cannot_keep(tmp_path: Path) -> None:
+    """And does not wait for ever for the thread that met it."""
+    with Journal(tmp_path / "j") as journal:
+        insert(journal, range(2))
+        journal.flush()
+        journal.insert(2, source(2), RECORD._replace(attempts=2**70))
+        with pytest.raises(OverflowError):
+            journal.flush()
+        with pytest.raises(OverflowError):
+            insert(journal, range(3, 4))
+    with JournalReader(tmp_path / "j") as reader:
+        assert [at for at, _, _ in reader.records()] == [0, 1]
+
+
 def test_journal_has_one_writer_in_a_process(tmp_path: Path) -> None:
     """The second is refused at once, and a third may write when the first is closed."""
     with Journal(tmp_path / "j"), pytest.raises(JournalError) as caught:
@@ -147,9 +161,11 @@ def test_journal_refuses_other_files(tmp_path: Path) -> None:
 
 
 def test_journal_of_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    """The message says so."""
-    with pytest.raises(JournalError, match="no such folder"):
+    """So is a folder in the place of a file, and a journal that is to be read and is not there."""
+    with pytest.raises(JournalError, match="No such file or directory"):
         Journal(tmp_path / "nowhere" / "j")
+    with pytest.raises(JournalError, match="it is a folder"):
+        Journal(tmp_path)
     with pytest.raises(JournalError, match="no such file"):
         JournalReader(tmp_path / "j")
 

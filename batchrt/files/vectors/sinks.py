@@ -12,8 +12,9 @@ from typing import Final, TypedDict, get_args
 from batchrt.errors import InputError
 from batchrt.files.arrow import pyarrow
 from batchrt.files.compression import bare_name, compression_of
+from batchrt.files.destinations import open_new_file
 from batchrt.files.formats import STANDARD_STREAM, known_format
-from batchrt.files.new_file import NewFile, open_new_file
+from batchrt.files.new_file import NewFile
 from batchrt.files.output_file import OutputFile, encode_json, open_output
 from batchrt.files.source import Source
 from batchrt.files.vectors.base import Kind, VectorFormat, VectorSink
@@ -72,7 +73,7 @@ def open_vector_sink(
         raise InputError(f"stdout takes jsonl only; name a file for {kind}", path="stdout")
     if kind == "parquet":
         pyarrow(instead=", or write .npy or .jsonl")
-        return ParquetSink(open_new_file(name, **opened), columns, width)
+        return ParquetSink(open_new_file(name, **opened, in_place=False), columns, width)
     file, beside = _open_pair(name, opened)
     return NpySink(file, beside, width)
 

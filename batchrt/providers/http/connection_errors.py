@@ -6,6 +6,7 @@ import errno
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ from batchrt.errors import (
 from batchrt.providers.http.address import origin_of
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.retry_after import advise
+
+if sys.platform != "win32":
+    import resource  # now: to import it takes a file descriptor
 
 __all__ = [
     "CONNECT_TIMEOUT",
@@ -36,11 +40,8 @@ CONNECT_TIMEOUT: Final = 30.0
 """Seconds for a connection to be made: name look-up, connect, tunnel and TLS handshake."""
 
 _WORDS: Final[tuple[tuple[ConnectionFault, re.Pattern[str]], ...]] = (
-    # As hyper, rustls and hickory have it, through pyqwest 0.12.
-    ("host", re.compile(r"dns error")),
-    ("certificate", re.compile(r"invalid peer certificate")),
-    ("protocol", re.compile(r"received corrupt message|invalid HTTP version|illegal status line")),
-    ("refused", re.compile(r"tcp connect error: .*(?:os error (?:61|111|10061)\)|[Rr]efused)")),
+    ("protocol", re.compile(r"illegal status line")),  # h11
+    ("refused", re.compile(r"\(os error (?:61|111|10061)\)")),  # Rust's libraries, behind a user's transport
 )
 _NO_TLS: Final = frozenset(
     (
@@ -55,16 +56,8 @@ _NO_TLS: Final = frozenset(
 )
 """OpenSSL's reasons for a server without TLS, or without a common version; others are broken connections."""
 
-_UNREADABLE: Final = re.compile(
-    r"invalid (?!HTTP version)[\w -]+ parsed|message head is too large"  # hyper
-    r"|illegal header line|[Cc]ontent-[Ll]ength|too long"  # h11
-)
-_LAYERS: Final = re.compile(
-    r"(?:Request failed: )?(?:error sending request(?: for url)?: )?(?:client error \(\w+\): )?"
-    r"(?:tunnel error: (?:failed to create underlying connection: )?)?(?:dns error: error resolving DNS: )?"
-    r"(?:failed to lookup address information: |tcp connect error: )?"
-)
-"""The beginnings of messages that pyqwest, reqwest and hyper put before the reason."""
+_UNREADABLE: Final = re.compile(r"illegal header line|[Cc]ontent-[Ll]ength|too long")
+"""h11's messages about a head that cannot be parsed."""
 _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
 """httpx's errors of a connection that was not made."""
 _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
@@ -101,6 +94,7 @@ class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of
         fault: of the address or the proxy; by default the one that the causes report.
         explained: the reason says everything, and no hint is added to it.
         past_proxy: the error is the server's, behind a proxy that let the connection through.
+        proxy: whose error it is, where there is no route through it.
 
     Attributes:
         is_judged: `fault` holds whatever the causes say.
@@ -113,11 +107,13 @@ class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of
         fault: ConnectionFault | None = None,
         explained: bool = False,
         past_proxy: bool = False,
+        proxy: Proxy | None = None,
     ) -> None:
         super().__init__(reason)
         self.fault: ConnectionFault | None = fault
         self.explained: bool = explained
         self.past_proxy: bool = past_proxy
+        self.proxy: Proxy | None = proxy
         self.is_judged: bool = explained or fault is not None
 
 
@@ -192,9 +188,7 @@ def connection_failed(
 
 def _descriptor_limit() -> str:
     """Return the number of file descriptors that the process may have, with its noun."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
+    if sys.platform == "win32":
         return "the files that it may have open"
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"its {limit} file descriptors"
@@ -212,7 +206,7 @@ def translate(
     """Return `error` as one of batchrt's.
 
     Args:
-        error: a `ConnectFailed`, or an error of `library`, of pyqwest or of the operating system.
+        error: a `ConnectFailed`, or an error of `library` or of the operating system.
         url: of the request.
         timeout: seconds that the request had; `None` for no limit.
         library: httpx or httpx2; `None` if the request did not go through one of them.
@@ -223,7 +217,7 @@ def translate(
     origin = origin_of(url)
     if isinstance(error, ConnectFailed):
         fault = fault_of(error)
-        proxy = None if error.past_proxy or fault == "resources" else proxy
+        proxy = None if error.past_proxy or fault == "resources" else error.proxy or proxy
         return connection_failed(
             origin, reason_of(error), fault, proxy, explained=error.explained, certain=True
         )
@@ -263,11 +257,10 @@ def _is_of(library: Any, error: BaseException, kinds: tuple[str, ...]) -> bool:
 
 
 def hide_url(error: BaseException) -> None:
-    """Take the URL out of the messages of pyqwest's `error`: its query may hold a key."""
+    """Take the URL out of the messages of `error`, where reqwest puts it: its query may hold a key."""
     error.args = tuple(_URL_IN_MESSAGE.sub("", arg) if isinstance(arg, str) else arg for arg in error.args)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the message of `error` without the layers of libraries that it came through."""
-    text = str(error)
-    return text[_LAYERS.match(text).end() :] or type(error).__name__  # type: ignore[union-attr]
+    """Return the message of `error`, or its class if it has none."""
+    return str(error) or type(error).__name__

@@ -188,7 +188,8 @@ class Endpoint:
             strand.item.add_usage(usage, self._model)
         now = strand.run.now()
         strand.item.add_request(now - permit.sent_at)
-        strand.item.request_id = reply.request_id
+        # A message has it; lookups among the headers are dear, and a list's exchange is no single item's.
+        strand.item.request_id = getattr(answer, "request_id", None)
         self.quota.answered(permit, usage, now)
         self._settle(permit, usage)
         return answer

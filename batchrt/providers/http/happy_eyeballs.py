@@ -60,7 +60,7 @@ class Race:
         """
         self._begin_next()
         if self._winner is None and not self._attempts:
-            raise _failure(self._errors)
+            raise self._lost()
         return self._winner
 
     async def finish(self) -> socket.socket:
@@ -82,7 +82,7 @@ class Race:
             raise
         self._close_attempts(but=self._winner)
         if self._winner is None:
-            raise _failure(self._errors)
+            raise self._lost()
         return self._winner
 
     async def _race(self, first: socket.socket) -> None:
@@ -137,6 +137,12 @@ class Race:
         if self._winner is None:
             self._winner = attempt
             self._addresses.prefer(self._attempts[attempt])
+
+    def _lost(self) -> ConnectFailed:
+        failure = _failure(self._errors)
+        if failure.fault != "resources":
+            self._addresses.expires = 0.0  # the host may have moved
+        return failure
 
     def _close_attempts(self, but: socket.socket | None = None) -> None:
         for attempt in self._attempts:

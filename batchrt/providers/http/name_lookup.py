@@ -83,8 +83,8 @@ _locks: Final = [threading.Lock()]
 
 def look_up_now(host: str, port: int) -> Addresses | None:
     """Return the addresses that are known without waiting: cached ones, or the host itself if it is one."""
-    addresses = _kept.get((host, port))
-    if addresses is not None and time.monotonic() < addresses.expires:
+    addresses = _fresh((host, port))
+    if addresses is not None:
         return addresses
     if not (":" in host or host[-1:].isdigit()):  # a name's last label has a letter (RFC 3696, 2)
         return None
@@ -111,6 +111,9 @@ async def look_up(host: str, port: int) -> Addresses:
     key, signal = (host, port), Signal()
     with _locks[0]:
         lookup = _running.get(key)
+        known = _fresh(key)
+        if known is not None:  # since a moment ago: the look-up has ended in its thread
+            return known
         if lookup is None:
             lookup = _running[key] = _Lookup()
             name = f"batchrt look-up of {host}"
@@ -140,6 +143,11 @@ def _run(key: _Key, lookup: _Lookup) -> None:
         else:
             lookup.found = _keep(key, found)
     lookup.wake()
+
+
+def _fresh(key: _Key) -> Addresses | None:
+    addresses = _kept.get(key)
+    return addresses if addresses is not None and time.monotonic() < addresses.expires else None
 
 
 def _resolve(host: str, port: int, flags: int = 0) -> list[Address]:

@@ -16,8 +16,9 @@ from batchrt.providers.http.connection_errors import (
 )
 from batchrt.providers.http.content_encoding import decode
 from batchrt.providers.http.exchange import Exchange, RequestBytes
+from batchrt.providers.http.httpx_mocks import is_httpx_mocked, post_by_httpx
 from batchrt.providers.http.pool import Pools
-from batchrt.providers.http.proxies import Proxy, proxy_for
+from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import HeaderMap, Reply, Sink, read_body
 from batchrt.providers.http.response_parser import BrokenResponse
 from batchrt.providers.http.retry_after import advise
@@ -69,6 +70,10 @@ class NativeChannel:
 
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply:
         """Send `body`; see `Transport.post`."""
+        if is_httpx_mocked():
+            return await post_by_httpx(
+                url, body, sink, self._headers, self._timeout, self._limit, self._ssl_context
+            )
         pool = self._pools.here() or await self._pools.make()
         deadlines, now = pool.deadlines, pool.time()
         exchange = None
@@ -122,10 +127,7 @@ class NativeChannel:
 
     async def _translated(self, error: OSError | BrokenResponse, url: str) -> ProviderError:
         target = self._targets.get(url)
-        if target is None:  # there is no route, and the proxy may be the reason
-            proxy = proxy_for(url) if fault_of(error) == "proxy" else None
-        else:
-            proxy = target.route.proxy
+        proxy = None if target is None else target.route.proxy
         if isinstance(error, BrokenResponse):
             translated = _of_response(error, url, proxy)
         else:

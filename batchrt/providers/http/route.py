@@ -89,7 +89,7 @@ def route_of(url: str, *, ssl_context: ssl.SSLContext | None = None, trust_env: 
         tls = tls_context() if ssl_context is None else ssl_context
     proxy = proxy_for(url) if trust_env else None
     if proxy is not None and proxy.fault is not None:
-        raise ConnectFailed(proxy.fault, fault="proxy", explained=True)
+        raise ConnectFailed(proxy.fault, fault="proxy", explained=True, proxy=proxy)
     proxy_tls = tls_context() if proxy is not None and proxy.scheme == "https" else None
     host = _ascii(parts.hostname or "")
     return Route(host, parts.port or _PORTS[parts.scheme], tls=tls, proxy=proxy, proxy_tls=proxy_tls)

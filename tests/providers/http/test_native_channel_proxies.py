@@ -170,7 +170,11 @@ def tinyproxy(folder: Path, port: int) -> list[str]:
 
 
 def squid(folder: Path, port: int) -> list[str]:
+    root = Path(shutil.which("squid") or "").parents[1]  # a package that is unpacked elsewhere works too
+    share = root / "share" / "squid"
     (folder / "conf").write_text(
+        f"mime_table {share}/mime.conf\nerror_directory {share}/errors/templates\n"
+        f"icon_directory {share}/icons\nunlinkd_program {root}/lib/squid/unlinkd\npinger_enable off\n"
         f"http_port 127.0.0.1:{port}\nhttp_access allow all\ncache deny all\npid_filename none\n"
         f"access_log none\ncache_log {folder}/cache.log\ncoredump_dir {folder}\nshutdown_lifetime 0\n"
     )
