@@ -258,7 +258,7 @@ class JournalJob(Job):
             yield f"no outcome: {count(report.interrupted, 'row')}, because {' '.join(report.ended.split())}"
         rows = count(report.done + report.failed, "row")
         yield f"the journal {self._journal} has the outcomes of {rows}; the same command goes on"
-        yield f"{self._settings.output} is as it was: it is written when each row has an outcome"
+        yield f"{self._settings.output} is unchanged: it is written when each row has an outcome"
 
 
 def _check_types(source: Source) -> None:
