@@ -7,9 +7,12 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +403,29 @@ def test_run_journal_has_rows_that_cannot_be_read(
     assert provider.take() == []
 
 
+def test_run_journal_keeps_types_of_parquet(command: Command, provider: Provider, tmp_path: Path) -> None:
+    """Times and decimals come out as they went in; bytes are refused before anything is sent."""
+    pa: Any = pytest.importorskip("pyarrow")
+    parquet: Any = pytest.importorskip("pyarrow.parquet")
+    path, out, other = tmp_path / "in.parquet", tmp_path / "out.parquet", tmp_path / "other.parquet"
+    columns: dict[str, list[Any]] = {
+        "n": [1, 2],
+        "at": [datetime(2026, 1, 2, 3, 4, 5), None],  # noqa: DTZ001  a column without a zone
+        "price": [Decimal("1.50"), Decimal(2)],
+        "share": [0.5, float("inf")],
+    }
+    parquet.write_table(pa.table(columns), path)
+    assert run(command, path, out).code == 0
+    assert command("run", path, "-p", "{n}", "-o", other).code == 0
+    assert parquet.read_table(out).equals(parquet.read_table(other))
+    provider.take()
+    parquet.write_table(pa.table({**columns, "raw": [b"\xff", b""]}), path)
+    refused = run(command, path, out)
+    assert refused.code == 2
+    assert "no bytes: leave out or encode raw" in refused.complaint
+    assert provider.take() == []
+
+
 def test_run_journal_reads_stdin(command: Command, provider: Provider, rows: Path, out: Path) -> None:
     """The rows of a pipe are known by their content."""
     given = ["-p", "{n}", "-o", out, "--journal", out.parent / "j", "--format", "jsonl"]
@@ -415,17 +441,18 @@ def test_run_journal_full_disk_keeps_what_was_committed(
 ) -> None:
     """The message names the journal and the remedy, and the same command goes on."""
     commit = CommitThread._commit
-    groups = 0
+    committed = threading.Event()
 
     def fails_later(thread: CommitThread, group: list[Any]) -> None:
-        nonlocal groups
-        groups += any(token is not None for _, _, token in group)
-        if groups > 1:
+        has_rows = any(token is not None for _, _, token in group)
+        if has_rows and committed.is_set():
             raise OSError(28, "No space left on device")
         commit(thread, group)
+        if has_rows:
+            committed.set()
 
     monkeypatch.setattr(CommitThread, "_commit", fails_later)
-    provider.at["20"] = lambda: time.sleep(0.1)  # the first group is committed meanwhile
+    provider.at["20"] = lambda: committed.wait(30)
     stopped = run(command, rows, out)
     assert stopped.code == 4
     assert "job.journal: the disk is full; make room" in stopped.err
