@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
@@ -112,7 +113,7 @@ def test_completion_request_indexes_that_are_no_order_place_nothing(
     count = prompts * n
     if sorted(indexes) in (list(range(count)), list(range(1, count + 1))):  # from 0 or from 1
         texts = read(body, prompts, n).texts
-        assert [text for of_prompt in texts for text in of_prompt] == [str(i) for i in sorted(indexes)]
+        assert list(chain.from_iterable(cast("list[list[str]]", texts))) == [str(i) for i in sorted(indexes)]
         return
     with pytest.raises(MalformedResponseError) as caught:
         read(body, prompts, n)
