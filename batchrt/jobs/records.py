@@ -6,7 +6,7 @@ import json
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
 
 from batchrt.errors import ProviderError, RecordedError
 from batchrt.messages import Usage
@@ -62,7 +62,10 @@ def encode_input(value: object) -> bytes:
 
 def _encode_json(value: object) -> bytes:
     try:
-        return to_json(value, inf_nan_mode="constants")
+        text = to_json(value, inf_nan_mode="constants")
+        if b"null" in text:  # of a model, also inside of a dict or list, NaN and infinity become null there
+            text = to_json(to_jsonable_python(value, inf_nan_mode="constants"), inf_nan_mode="constants")
+        return text
     except (PydanticSerializationError, UnicodeError) as error:
         try:
             # A text cut within an emoji holds half a surrogate pair, which UTF-8 cannot carry, and JSON can.
