@@ -583,3 +583,37 @@ async def test_job_refuses_a_second_one_at_once(answers: Answers, journal: Path)
     assert report.done == 1
     assert errors[0].fault == "locked"
     assert str(journal) in str(errors[0])
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "pandas", "polars"])
+async def test_job_reads_the_rows_of_tables(
+    answers: Answers, journal: Path, tmp_path: Path, library: str
+) -> None:
+    """A data frame or an Arrow table gives its rows, not its columns or batches."""
+    module = pytest.importorskip(library)
+    columns = {"q": ["a", "b"], "n": [1, 2]}
+    sink = tmp_path / "out.jsonl"
+    for reused in (0, 2):
+        table = module.table(columns) if library == "pyarrow" else module.DataFrame(columns)
+        report = await Job(answers.chain(), table, sink, journal=journal).arun()
+        assert (report.is_complete, report.done, report.reused) == (True, 2, reused)
+    assert answers.take() == ["say a", "say b"]
+    assert lines(sink)[1] == {"q": "b", "n": 2, "output": "SAY B", "error": None}
+
+
+async def test_job_keeps_bytes_of_a_table(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, such as an image beside the text, come back as they were in Parquet."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images = [b"\xff\xd8\x00", b"plain", None]
+    kinds = [pyarrow.binary(), pyarrow.large_binary()]
+    table = pyarrow.table(
+        {"q": ["a", "b", "c"]} | {f"image{n}": pyarrow.array(images, kind) for n, kind in enumerate(kinds)}
+    )
+    parquet.write_table(table, tmp_path / "in.parquet")
+    sink = tmp_path / "out.parquet"
+    report = await Job(answers.chain(), tmp_path / "in.parquet", sink, journal=journal).arun()
+    assert (report.is_complete, report.done) == (True, 3)
+    written = parquet.read_table(sink)
+    assert [written[f"image{n}"].to_pylist() for n in range(len(kinds))] == [images] * len(kinds)
