@@ -51,9 +51,9 @@ class Job:
     Args:
         chain: from a row's value to its output, which JSON can carry (or a pydantic model that the chain's
             last step returns).
-        source: a file (its path, or opened), a data frame or Arrow table, or any iterable or async iterable of
-            values that JSON can carry. It is read from the start by each run; an iterator, which runs on the event
-            loop, serves a single one.
+        source: a file (its path, or opened), a data frame or Arrow table, or any iterable or async iterable
+            of values that JSON can carry. It is read from the start by each run; an iterator, which runs on
+            the event loop, serves a single one.
         sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
             row has an outcome, and is the same whether the job was interrupted or not.
         journal: the journal's file, made by the first run. Its folder must be on a local disk.

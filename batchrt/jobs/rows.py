@@ -15,8 +15,8 @@ from batchrt.files import BadRow, Row, Source, open_source
 __all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows"]
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
-"""Rows: a file of any format, by its path or open; a data frame or Arrow table; or any iterable of values that
-JSON can carry."""
+"""Rows: a file of any format, by its path or open; a data frame or Arrow table; or any iterable of values
+that JSON can carry."""
 
 
 class Given(NamedTuple):
