@@ -140,7 +140,7 @@ class Job:
         ):
             source = rows if isinstance(rows, Source) else None
             if self._sink is not None:
-                own = not journal.is_empty or journal.aside is not None
+                own = not journal.is_new
                 check_output(self._sink, source, replace=own or self._overwrite)
             self._fresh = False
             report = await self._carry_out(run, rows, journal)

@@ -30,6 +30,7 @@ from batchrt import (
 from batchrt.files import open_source
 from batchrt.files.text_sinks import JsonSink
 from batchrt.jobs import output
+from batchrt.jobs.journal_file import set_aside
 from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
@@ -617,3 +618,26 @@ async def test_job_keeps_bytes_of_a_table(answers: Answers, journal: Path, tmp_p
     assert (report.is_complete, report.done) == (True, 3)
     written = parquet.read_table(sink)
     assert [written[f"image{n}"].to_pylist() for n in range(len(kinds))] == [images] * len(kinds)
+
+
+async def test_job_without_rows_replaces_its_own_output(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """A source that was empty may have rows later."""
+    sink = tmp_path / "out.jsonl"
+    assert (await Job(answers.chain(), [], sink, journal=journal).arun()).is_complete
+    assert (await Job(answers.chain(), questions(1), sink, journal=journal).arun()).is_complete
+    assert len(lines(sink)) == 1
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_job_killed_after_it_set_a_journal_aside_replaces_its_output(
+    answers: Answers, journal: Path, tmp_path: Path, again: bool
+) -> None:
+    """The output is the older journal's, although the new one has no rows yet, or does not exist."""
+    sink = tmp_path / "out.jsonl"
+    await Job(answers.chain(), questions(2), sink, journal=journal).arun()
+    assert set_aside(str(journal)) is not None
+    report = await Job(answers.chain(), questions(3), sink, journal=journal, fresh=again).arun()
+    assert (report.is_complete, report.new) == (True, 3)
+    assert len(lines(sink)) == 3
