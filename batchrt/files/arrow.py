@@ -138,6 +138,8 @@ def _restored_text(pa: Any, text: str, kind: Any) -> Any:
     types = pa.types
     if types.is_string(kind):
         return text
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return text.encode("utf-8", "surrogateescape")
     if types.is_time(kind):
         return dt.time.fromisoformat(text)
     if types.is_duration(kind):

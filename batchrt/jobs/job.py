@@ -31,6 +31,7 @@ from batchrt.runnables.base import RunnableLike, coerce
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
+from batchrt.runtime.sync_callbacks import is_async
 
 __all__ = ["Job", "Reuse"]
 
@@ -56,9 +57,9 @@ class Job:
     Args:
         chain: from a row's value to its output, which JSON can carry (or a pydantic model that the chain's
             last step returns).
-        source: a CSV, TSV or JSONL file (its path, or opened), or any iterable or async iterable of values
-            that JSON can carry. It is read from the start by each run; an iterator, which runs on the event
-            loop, serves a single one.
+        source: a file (its path, or opened), a data frame or Arrow table, or any iterable or async iterable
+            of values that JSON can carry. It is read from the start by each run; an iterator, which runs on
+            the event loop, serves a single one.
         sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
             row has an outcome, and is the same whether the job was interrupted or not.
         journal: the journal's file, made by the first run. Its folder must be on a local disk.
@@ -148,6 +149,8 @@ class Job:
             raise ValueError(
                 "the job's source is an iterator, which the run before has read; make a job with a new one"
             )
+        if is_async(observe):
+            raise TypeError("observe must be a sync function: nothing awaits an async one")
         self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
         run = self._run = JobRun(
             self._chain, self._config, observe, refine=self._refine, abort_policy=self._abort_policy
@@ -160,7 +163,7 @@ class Job:
         ):
             source = rows if isinstance(rows, Source) else None
             if self._sink is not None:
-                own = not journal.is_empty or journal.aside is not None
+                own = not journal.is_new
                 check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)
             self._fresh = False
             report = self._report = await self._carry_out(run, rows, journal)

@@ -11,7 +11,7 @@ from typing import Final
 
 from batchrt.jobs.errors import journal_error, translated
 
-__all__ = ["FileLock", "connect_to_read", "open_journal_file", "set_aside"]
+__all__ = ["FileLock", "connect_to_read", "has_older", "open_journal_file", "set_aside"]
 
 APPLICATION: Final = 0x62727431
 """The `application_id` in the file's header: "brt1". Another program's database is not written to."""
@@ -172,6 +172,11 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
             f"{_SCHEMA} COMMIT;"
         )
+
+
+def has_older(path: str) -> bool:
+    """Whether a journal at `path` was set aside, also by a process that was killed right after that."""
+    return Path(f"{path}.old1").exists()
 
 
 def set_aside(path: str) -> str | None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from batchrt.jobs.errors import translated
-from batchrt.jobs.journal_file import connect_to_read
+from batchrt.jobs.journal_file import connect_to_read, has_older
 from batchrt.jobs.records import Record
 
 __all__ = ["COLUMNS", "ENTRY", "Entry", "JournalReader", "RunRecord", "Totals"]
@@ -115,6 +115,12 @@ class JournalReader:
     def is_empty(self) -> bool:
         """Whether no row was ever recorded."""
         return not self._read("SELECT 1 FROM rows LIMIT 1")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no job has had outcomes or an output: no row, no complete run, and no older journal."""
+        is_unused = self.is_empty and not self._read("SELECT 1 FROM runs WHERE is_complete LIMIT 1")
+        return is_unused and not has_older(self.path)
 
     def at(self, position: int, count: int) -> list[Entry]:
         """Return the rows at `count` places of the input from `position` on, in order."""

@@ -6,7 +6,7 @@ import json
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json, to_jsonable_python
 
 from batchrt.errors import ProviderError, RecordedError
 from batchrt.messages import Usage
@@ -62,13 +62,24 @@ def encode_input(value: object) -> bytes:
 
 def _encode_json(value: object) -> bytes:
     try:
-        return to_json(value, inf_nan_mode="constants")
+        text = to_json(value, inf_nan_mode="constants")
+        if b"null" not in text:
+            return text
+        # NaN and infinity of a model, also of one inside of a dict or list, have become null.
+        return to_json(to_jsonable_python(value, inf_nan_mode="constants"), inf_nan_mode="constants")
     except (PydanticSerializationError, UnicodeError) as error:
         try:
             # A text cut within an emoji holds half a surrogate pair, which UTF-8 cannot carry, and JSON can.
-            return json.dumps(value, separators=(",", ":")).encode()
-        except TypeError:
+            return json.dumps(value, separators=(",", ":"), default=_jsonable).encode()
+        except (TypeError, PydanticSerializationError):
             raise TypeError(str(error)) from None
+
+
+def _jsonable(value: object) -> Any:
+    """Return a value without a JSON form; a byte of one that is not UTF-8 is a lone surrogate."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return to_jsonable_python(value, inf_nan_mode="constants")
 
 
 def decode_json(text: str) -> Any:

@@ -15,7 +15,8 @@ from batchrt.files import BadRow, Row, Source, open_source
 __all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows"]
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
-"""Rows: a CSV, TSV or JSONL file, by its path or open, or any iterable of values that JSON can carry."""
+"""Rows: a file of any format, by its path or open; a data frame or Arrow table; or any iterable of values
+that JSON can carry."""
 
 
 class Given(NamedTuple):
@@ -31,19 +32,24 @@ class Given(NamedTuple):
 
 
 def open_rows(source: JobSource) -> AbstractContextManager[Any]:
-    """Return a context with the rows of `source`; a path is opened, and closed at the end.
+    """Return a context with the rows of `source`; a path or table is opened, and closed at the end.
 
     Raises:
         InputError: the file cannot be read.
         TypeError: the source is a single value.
     """
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike) or _is_table(source):
         return open_source(source)
     if isinstance(source, bytes | Mapping) or not isinstance(source, Iterable | AsyncIterable):
         raise TypeError(
             f"a job's source is a file's path or an iterable of rows, not {type(source).__name__}"
         )
     return nullcontext(source)
+
+
+def _is_table(source: object) -> bool:
+    """Whether iterating over an object gives columns or batches, not rows: a data frame or Arrow's data."""
+    return any(hasattr(source, name) for name in ("__arrow_c_stream__", "itertuples", "iter_rows"))
 
 
 def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:

@@ -34,6 +34,7 @@ from batchrt import (
 from batchrt.files import Sink, open_sink, open_source
 from batchrt.files.text_sinks import JsonSink
 from batchrt.jobs import output
+from batchrt.jobs.journal_file import set_aside
 from batchrt.jobs.output import OutputLayout
 from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
@@ -698,6 +699,17 @@ async def test_job_forbidden_row_fails_unless_all_are(answers: Answers, journal:
     assert not [each for each in job.outcomes() if "no such model" in str(each.error)]
 
 
+async def test_job_refuses_an_async_observer(answers: Answers, journal: Path) -> None:
+    """Nothing would await it; nothing is sent."""
+
+    async def observe(_: Outcome[Any]) -> None:
+        raise NotImplementedError
+
+    with pytest.raises(TypeError, match="observe must be a sync function"):
+        await Job(answers.chain(), questions(1), journal=journal).arun(observe)
+    assert answers.take() == []
+
+
 async def test_job_takes_an_abort_policy(answers: Answers, journal: Path) -> None:
     """It is told of each outcome, and what it calls ends the job."""
     answers.respond = lambda _: httpx.Response(401, json={"error": {"message": "wrong key"}})
@@ -741,3 +753,60 @@ async def test_job_reads_a_pipe_beside_its_work(answers: Answers, journal: Path,
         report = await Job(answers.chain(), source, journal=journal).arun()
     writer.join()
     assert (report.done, report.is_complete) == (2, True)
+
+
+@pytest.mark.parametrize("library", ["pyarrow", "pandas", "polars"])
+async def test_job_reads_the_rows_of_tables(
+    answers: Answers, journal: Path, tmp_path: Path, library: str
+) -> None:
+    """A data frame or an Arrow table gives its rows, not its columns or batches."""
+    module = pytest.importorskip(library)
+    columns = {"q": ["a", "b"], "n": [1, 2]}
+    sink = tmp_path / "out.jsonl"
+    for reused in (0, 2):
+        table = module.table(columns) if library == "pyarrow" else module.DataFrame(columns)
+        report = await Job(answers.chain(), table, sink, journal=journal).arun()
+        assert (report.is_complete, report.done, report.reused) == (True, 2, reused)
+    assert answers.take() == ["say a", "say b"]
+    assert lines(sink)[1] == {"q": "b", "n": 2, "output": "SAY B", "error": None}
+
+
+async def test_job_keeps_bytes_of_a_table(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, such as an image beside the text, come back as they were in Parquet."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images = [b"\xff\xd8\x00", b"plain", None]
+    kinds = [pyarrow.binary(), pyarrow.large_binary()]
+    table = pyarrow.table(
+        {"q": ["a", "b", "c"]} | {f"image{n}": pyarrow.array(images, kind) for n, kind in enumerate(kinds)}
+    )
+    parquet.write_table(table, tmp_path / "in.parquet")
+    sink = tmp_path / "out.parquet"
+    report = await Job(answers.chain(), tmp_path / "in.parquet", sink, journal=journal).arun()
+    assert (report.is_complete, report.done) == (True, 3)
+    written = parquet.read_table(sink)
+    assert [written[f"image{n}"].to_pylist() for n in range(len(kinds))] == [images] * len(kinds)
+
+
+async def test_job_without_rows_replaces_its_own_output(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """A source that was empty may have rows later."""
+    sink = tmp_path / "out.jsonl"
+    assert (await Job(answers.chain(), [], sink, journal=journal).arun()).is_complete
+    assert (await Job(answers.chain(), questions(1), sink, journal=journal).arun()).is_complete
+    assert len(lines(sink)) == 1
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_job_killed_after_it_set_a_journal_aside_replaces_its_output(
+    answers: Answers, journal: Path, tmp_path: Path, again: bool
+) -> None:
+    """The output is the older journal's, although the new one has no rows yet, or does not exist."""
+    sink = tmp_path / "out.jsonl"
+    await Job(answers.chain(), questions(2), sink, journal=journal).arun()
+    assert set_aside(str(journal)) is not None
+    report = await Job(answers.chain(), questions(3), sink, journal=journal, fresh=again).arun()
+    assert (report.is_complete, report.new) == (True, 3)
+    assert len(lines(sink)) == 3
