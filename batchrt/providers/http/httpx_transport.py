@@ -51,7 +51,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
         self._pools = Pools(keepalive_expiry=keepalive_expiry)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request`, and return the response as soon as its head has come."""
+        """Send `request`, and return the response as soon as its head is received."""
         pool = self._pools.here() or await self._pools.make()
         timeouts = request.extensions.get("timeout", {})
         try:
@@ -80,7 +80,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
 
 
 class _BodyStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """The body of a response, which is read as it comes."""
+    """The body of a response, read as it is received."""
 
     def __init__(self, exchange: Exchange, request: httpx.Request) -> None:
         self._exchange = exchange
