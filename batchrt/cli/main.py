@@ -26,7 +26,7 @@ _LOG: Final = logging.getLogger("batchrt")
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
 _EXIT_CODES: Final = """
-Exit codes: 0 all fine, 1 some rows failed, 2 nothing was {}, 3 stopped at a spending limit, 4
+Exit codes: 0 all fine, 1 some rows failed, 2 nothing was {}, 3 stopped at a limit of spending, 4
 stopped in the middle (the provider refuses all requests, the output cannot be written, the input cannot
 be read), 129 hung up, 130 interrupted, 141 the reader of the output has
 closed it, 143 terminated.
