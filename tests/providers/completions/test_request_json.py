@@ -112,7 +112,8 @@ def test_completion_request_indexes_that_are_no_order_place_nothing(
     count = prompts * n
     if sorted(indexes) in (list(range(count)), list(range(1, count + 1))):  # from 0 or from 1
         texts = read(body, prompts, n).texts
-        assert [text for of_prompt in texts for text in of_prompt] == [str(i) for i in sorted(indexes)]
+        ordered = [str(index) for index in sorted(indexes)]
+        assert texts == [ordered[i * n : (i + 1) * n] for i in range(prompts)]
         return
     with pytest.raises(MalformedResponseError) as caught:
         read(body, prompts, n)
