@@ -39,6 +39,11 @@ error column. The column finish_reason has the provider's reason for the end of 
 or content_filter for a truncated one. The first Ctrl-C finishes the requests in flight, skips rows that
 wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost, requests
 in flight are finished, and no more are sent.
+
+With --journal FILE no paid answer is lost: after a kill, Ctrl-C, a full disk or an outage, the same command
+continues where it stopped. OUT must be a local file, and is written once each row has an outcome. All other
+options work with a journal, too. Rows without an answer because the provider refused all requests are not
+failed; the next run sends them.
 """ + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """

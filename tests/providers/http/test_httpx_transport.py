@@ -180,3 +180,62 @@ async def test_native_transport_limits_the_time_to_connect(monkeypatch: pytest.M
         with pytest.raises(httpx.ConnectTimeout):
             await transport.handle_async_request(request)
         group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "fault"),
+    [
+        ({"headers": {"x-key": "secret\r\nx-other: 1"}}, "the value of the header 'x-key'"),
+        ({"headers": {"x-key": "secret\0"}}, "the value of the header 'x-key'"),
+        ({"headers": {"x\r\ny": "1"}}, "the name of the header"),
+        ({"headers": {"": "1"}}, "the name of the header"),
+        ({"method": "GET / HTTP/1.1\r\nx: y\r\n\r\nGET"}, "the method"),
+        ({"extensions": {"target": b"/a HTTP/1.1\r\nx: y"}}, "the target"),
+        ({"content": b"ab", "headers": {"content-length": "5"}}, "content-length is '5', and the body has 2"),
+        ({"content": b"ab", "headers": {"content-length": "1"}}, "content-length is '1', and the body has 2"),
+    ],
+)
+async def test_native_transport_sends_nothing_that_is_not_one_request(
+    client: httpx.AsyncClient, kwargs: dict[str, Any], fault: str
+) -> None:
+    """A line break would add a header or a request; httpx's error names the part, and quotes no value."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer()
+
+    async with raw_server(script) as server:
+        with pytest.raises(httpx.LocalProtocolError, match=fault) as caught:
+            await client.request(**{"method": "POST", "url": server.base_url, **kwargs})
+        assert "secret" not in str(caught.value)
+        assert server.opened == 0
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "/x"])
+async def test_native_transport_refuses_other_schemes_as_httpx_does(
+    client: httpx.AsyncClient, url: str
+) -> None:
+    """The address of a request, and the one that it is redirected to."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"", "302 Found", b"location: ftp://127.0.0.1/x")
+
+    with pytest.raises(httpx.UnsupportedProtocol, match=r"is needed"):
+        await client.get(url)
+    async with raw_server(script) as server:
+        with pytest.raises(httpx.UnsupportedProtocol, match="'ftp'"):
+            await client.get(server.base_url, follow_redirects=True)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no file"), TimeoutError("too slow")])
+async def test_native_transport_raises_the_errors_of_a_body_as_they_are(
+    client: httpx.AsyncClient, error: OSError
+) -> None:
+    """They are none of the connection, which has not been made."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await client.post("http://127.0.0.1:1", content=parts())
+    assert caught.value is error
