@@ -173,17 +173,15 @@ class RunSettings(JobSettings):
     journal: str | None = option(
         None,
         metavar="FILE",
-        help="Keep each outcome in FILE at once: after a kill, the same command goes on where it stopped.",
+        help="Record each outcome in FILE; after a kill, the same command resumes the job.",
     )
-    retry_failed: bool = option(
-        False, "--retry-failed", help="With --journal: run rows again that failed before."
-    )
+    retry_failed: bool = option(False, "--retry-failed", help="With --journal: run failed rows again.")
     fresh: bool = option(
-        False, "--fresh", help="With --journal: begin anew; the old journal is kept as FILE.old1."
+        False, "--fresh", help="With --journal: start a new journal; the old one is kept as FILE.old1."
     )
     reuse: Literal["same", "any"] = option(
         "same",
-        help="With --journal: any keeps answers of another model, prompt or option to the same row.",
+        help="With --journal: any reuses answers of another model, prompt or option to the same row.",
     )
     fail_cut_off: bool = option(
         False,
