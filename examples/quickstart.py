@@ -17,7 +17,7 @@ TICKETS = Path(__file__).with_name("support_tickets.csv")
 
 
 async def main() -> None:
-    """Run a chain of two branches over all tickets and say how it went."""
+    """Run a chain of two branches over all tickets and print a summary."""
     provider = MockProvider(seed=1, latency=0.05)
     model = ChatOpenAI("mock", base_url="http://mock/v1", transport=provider.transport())
 

@@ -27,52 +27,52 @@ _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
 _EXIT_CODES: Final = """
 Exit codes: 0 all fine, 1 some rows failed, 2 nothing was {}, 3 stopped at a limit of spending, 4
-stopped in the middle (the provider lets nothing through any more, the output cannot be written, the input
-not be read), 129 hung up, 130 interrupted, 141 the reader of the output has
-gone, 143 terminated.
+stopped in the middle (the provider refuses all requests, the output cannot be written, the input cannot
+be read), 129 hung up, 130 interrupted, 141 the reader of the output has
+closed it, 143 terminated.
 """
 _RUN_HELP: Final = """
 Ask a model about each row of INPUT; write the rows with the answers, in the same order.
 
-The API key is taken from OPENAI_API_KEY. A row that fails has an empty answer and says why in its
-error column. The column finish_reason has the provider's word for why an answer ended: stop, or length or
-content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
-the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
-is finished, and nothing more is sent.
+The API key is taken from OPENAI_API_KEY. A failed row has an empty answer and the reason in its
+error column. The column finish_reason has the provider's reason for the end of an answer: stop, or length
+or content_filter for a truncated one. The first Ctrl-C finishes the requests in flight, skips rows that
+wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost, requests
+in flight are finished, and no more are sent.
 
-With --journal FILE nothing that was paid for is lost: after a kill, Ctrl-C, a full disk or an outage, the
-same command goes on where it stopped. OUT, which must be a file of this machine, is written when each row
-has an outcome. All other options work with it too; a row that the provider let nothing through for is not
-failed, but asked by the next run.
+With --journal FILE no paid answer is lost: after a kill, Ctrl-C, a full disk or an outage, the same command
+continues where it stopped. OUT must be a local file, and is written once each row has an outcome. All other
+options work with a journal, too. Rows without an answer because the provider refused all requests are not
+failed; the next run sends them.
 """ + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """
 Turn a text of each row of INPUT into a vector; write the vectors, in the same order.
 
-Texts are sent in lists, as long as the server takes. OUT decides how vectors are written, each with
-its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
-(.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A row that fails says why in its
-error; in a matrix it is a row of NaN. A .parquet file can be read once it is finished: a process that is
-killed (SIGKILL) loses it, where the other formats keep what was written.
+Texts are sent in lists, as long as the server accepts. The suffix of OUT selects the format of the vectors,
+each with its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
+(.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A failed row has the reason
+in its error field; in a matrix it is a row of NaN. A .parquet file is readable once it is finished: a
+killed process (SIGKILL) loses it, while the other formats keep the rows written so far.
 
-The API key is taken from OPENAI_API_KEY. Ctrl-C finishes what is in flight, leaves out lists that wait
-for the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in
-flight is finished, and nothing more is sent. What is done is written.
+The API key is taken from OPENAI_API_KEY. The first Ctrl-C finishes the requests in flight, skips lists
+that wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost,
+requests in flight are finished, and no more are sent. Finished rows are always written.
 """ + _EXIT_CODES.format("embedded")
 
 _REPORT_HELP: Final = """
-Show what became of a job's rows, from its journal (see docs/jobs.md), also while the job runs.
+Show the counts and failed rows of a job from its journal (see docs/jobs.md), also while the job runs.
 
-Exit codes: 0 each row has an answer, 1 some rows failed, 2 there is no such journal, 4 the job has not
-come to its end, or OUT cannot be written.
+Exit codes: 0 each row has an answer, 1 some rows failed, 2 the journal cannot be read, 4 the job is not
+complete, or OUT cannot be written.
 """
 
 _MOCK_HELP: Final = """
-Serve a provider that needs no model: OpenAI's API, with latency and faults as you like.
+Serve a mock of OpenAI's API, with the latency and faults of your choice. Needs batchrt[mock].
 
 Prints its base URL on stdout when it listens, and serves until Ctrl-C. The answers are the same
-every time. GET /_mock/log tells what it saw, and GET /_mock/verdict how well the limits were used and
-the waits kept. Seconds count from the first request.
+every time. GET /_mock/log returns the requests received, and GET /_mock/verdict how well the client used the
+limits and kept the waits. Seconds count from the first request.
 """
 
 
@@ -103,10 +103,10 @@ app.command("run", short_help="Ask a model about each row of a file.", help=_RUN
 app.command("embed", short_help="Turn a text of each row into a vector.", help=_EMBED_HELP)(
     command_of(EmbedSettings, _embed)
 )
-app.command("report", short_help="Show what the journal of a job holds.", help=_REPORT_HELP)(
+app.command("report", short_help="Show the counts and failed rows of a job.", help=_REPORT_HELP)(
     command_of(ReportSettings, show_report)
 )
-app.command("mock", short_help="Serve a provider to try things against.", help=_MOCK_HELP)(
+app.command("mock", short_help="Serve a mock provider.", help=_MOCK_HELP)(
     command_of(MockSettings, serve_mock)
 )
 
@@ -126,7 +126,7 @@ def _program(
     *,
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:

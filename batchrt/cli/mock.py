@@ -26,19 +26,19 @@ class MockSettings:
     port: int = option(8000, min=0, max=65535, help="The port; 0 for any that is free.")
     latency: str = option("0", help="Seconds before an answer, or lognormal:MEDIAN,SIGMA to draw them from.")
     faults: float = option(
-        0.0, min=0, max=1, help="The share of requests that meet a fault, of any kind that a chat can meet."
+        0.0, min=0, max=1, help="The share of requests with a fault, of any kind that applies to chat."
     )
     fault: list[str] | None = option(
         None,
         metavar="KIND=RATE",
-        help="The share that meets one kind, as stall=0.01, or stall:3=0.01 for 3 s; may be repeated.",
+        help="The share with one kind of fault, as stall=0.01, or stall:3=0.01 for 3 s; may be repeated.",
     )
-    seed: int = option(0, help="Another number: other answers, latencies and faults.")
+    seed: int = option(0, help="The seed of answers, latencies and faults.")
     require_key: str | None = option(None, metavar="KEY", help="Refuse requests that do not carry this key.")
     server: str = option(
         "openai",
         metavar="FAMILY",
-        help="The kind of server to be, for embeddings and lists: openai, azure, tei, infinity, "
+        help="The kind of server to mimic, for embeddings and lists: openai, azure, tei, infinity, "
         "llama-server, llama-cpp-python, vllm or ollama.",
     )
     dimensions: int = option(1536, min=1, help="The width of a vector, unless a request asks for less.")
@@ -63,8 +63,8 @@ class MockSettings:
     requests_per_minute: str | None = option(
         None,
         metavar=_SCRIPTED,
-        help="What each key may ask of each model: 600, or 600,300@60 for 300 from second 60 on. More "
-        "gets a 429.",
+        help="Requests of each key to each model: 600, or 600,300@60 for 300 from second 60 on. More "
+        "get a 429.",
     )
     tokens_per_minute: str | None = option(
         None, metavar=_SCRIPTED, help="Likewise in tokens: of the input and max_tokens."
@@ -72,28 +72,28 @@ class MockSettings:
     requests_per_day: str | None = option(None, metavar=_SCRIPTED, help="Likewise for a day.")
     tokens_per_day: str | None = option(None, metavar=_SCRIPTED, help="Likewise in tokens.")
     max_parallel_requests: str | None = option(
-        None, metavar=_SCRIPTED, help="How many requests of each key may be in flight; more get a 429."
+        None, metavar=_SCRIPTED, help="The most requests of each key in flight; more get a 429."
     )
     burst_seconds: float | None = option(
-        None, help="How many seconds of a minute's limit may come at once. [default: 60]"
+        None, help="Seconds of a minute's limit that may be used at once. [default: 60]"
     )
     limit_style: str | None = option(
         None,
         metavar="STYLE",
-        help="How the limits are told: as by openai, azure, litellm, tei, infinity or nginx. [default: "
+        help="How limits are reported: as by openai, azure, litellm, tei, infinity or nginx. [default: "
         "FAMILY's own]",
     )
     limit_headers: str | None = option(
         None, metavar="WHERE", help="Which answers carry x-ratelimit-*: all, success or none. [default: all]"
     )
     capacity: str | None = option(
-        None, metavar=_SCRIPTED, help="How many requests are worked on at a time; the others wait."
+        None, metavar=_SCRIPTED, help="Requests that are processed at a time; the others wait."
     )
     max_waiting: int | None = option(
-        None, min=0, help="How many may wait; more are refused. [default: no bound]"
+        None, min=0, help="The most requests that may wait; more are refused. [default: no bound]"
     )
     seconds_per_token: float | None = option(
-        None, min=0, help="What each token of an answer adds to the latency. [default: 0]"
+        None, min=0, help="Seconds that each token of an answer adds to the latency. [default: 0]"
     )
     outage: list[str] | None = option(
         None,

@@ -35,7 +35,7 @@ def option(default: Any = MISSING, *names: str, repr: bool = True, **shown: Any)
     return field(repr=repr, metadata={"shown": typer.Option(*names, **shown)}, **known)
 
 
-_MODEL: Final = "The model. Without --base-url, 'mock' is a built-in one: no key, no network."
+_MODEL: Final = "The model. Without --base-url, 'mock' is a built-in model: no key, no network."
 _INPUT: Final = typer.Argument(
     metavar="INPUT",
     help="CSV, TSV, JSONL or Parquet files, also as .gz or .zst, or 'patterns*'; - for stdin.",
@@ -49,7 +49,7 @@ class JobSettings:
     source: tuple[str, ...] = field(metadata={"shown": _INPUT})
     model: str
     base_url: str | None = option(
-        None, help="Where the API is, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."
+        None, help="The API's URL, as http://localhost:8000/v1. Default: OPENAI_BASE_URL, or OpenAI."
     )
     max_concurrency: int | Literal["auto"] = option(
         "auto",
@@ -62,30 +62,30 @@ class JobSettings:
         None,
         "--requests-per-minute",
         "--rpm",
-        help="Send no more. What the provider's answers say about its limits is kept anyway.",
+        help="The most requests a minute. Limits that the provider reports hold as well.",
         show_default="what the provider says",
     )
     tokens_per_minute: float | None = option(
         None,
         "--tokens-per-minute",
         "--tpm",
-        help="The same in tokens, of prompts and answers.",
+        help="The most tokens a minute, of prompts and answers.",
         show_default="what the provider says",
     )
-    format: Format | None = option(None, help="The input's format, if its suffix does not tell.")
+    format: Format | None = option(None, help="The input's format, if not by its suffix.")
     overwrite: bool = option(
         False, "--overwrite", help="Replace OUT if it exists, once the new file is complete."
     )
     delimiter: str | None = option(
         None,
         metavar="CHAR",
-        help="What stands between a CSV's fields, as ';' or tab.",
-        show_default="found out from the header",
+        help="The separator of a CSV's fields, as ';' or tab.",
+        show_default="detected from the header",
     )
     encoding: str | None = option(
-        None, metavar="NAME", help="The input's, as cp1252 or utf-16.", show_default="utf-8"
+        None, metavar="NAME", help="The input's encoding, as cp1252 or utf-16.", show_default="utf-8"
     )
-    max_retries: int = option(2, min=0, help="Attempts after the first, where another may help.")
+    max_retries: int = option(2, min=0, help="The most retries of a request after transient errors.")
     patience: float = option(
         600,
         metavar="SECONDS",
@@ -110,13 +110,13 @@ class JobSettings:
         show_default="no end",
     )
     price_input: float | None = option(
-        None, metavar="X", help="What a million tokens that are sent cost; the summary has the cost then."
+        None, metavar="X", help="The price of a million input tokens; the summary then has the cost."
     )
     options: Mapping[str, Any] = option(
         dict,
         "--option",
         metavar="KEY=VALUE",
-        help="Any option of the API's, as top_p=0.9 or seed=1, in JSON or as a text; may be repeated.",
+        help="Any parameter of the API, as top_p=0.9 or seed=1, as JSON or text; may be repeated.",
     )
     headers: Mapping[str, str] = option(
         dict,
@@ -135,9 +135,9 @@ class JobSettings:
         help="Only N rows, drawn at random (of the first --limit rows).",
         show_default="all",
     )
-    sample_seed: int = option(0, metavar="SEED", help="Another number draws other rows.")
+    sample_seed: int = option(0, metavar="SEED", help="The seed of --sample; another seed draws other rows.")
     quiet: bool = option(
-        False, "--quiet", "-q", help="No progress and no summary; what is lost is told anyway."
+        False, "--quiet", "-q", help="No progress and no summary; lost rows are reported nevertheless."
     )
     timeout: float | None = None
     output: str = "-"
@@ -153,48 +153,48 @@ class RunSettings(JobSettings):
         MISSING,
         "--prompt",
         "-p",
-        help="What to ask about each row, with {column} fields. @FILE takes it from FILE; @@ is an @.",
+        help="The prompt for each row, with {column} fields. @FILE reads it from FILE; @@ is an @.",
     )
-    system: str | None = option(None, help="The system message, written like the prompt.")
+    system: str | None = option(None, help="The system message, a template like --prompt.")
     model: str = option("gpt-5-mini", "--model", "-m", help=_MODEL)
-    schema: str | None = option(None, metavar="FILE", help="A JSON schema; each answer is an object of it.")
-    output: str = option("-", "--output", "-o", metavar="OUT", help="Where the rows go; - for stdout.")
+    schema: str | None = option(None, metavar="FILE", help="A JSON schema that each answer must match.")
+    output: str = option("-", "--output", "-o", metavar="OUT", help="The output file; - for stdout.")
     output_format: Format | None = option(None, help="The output's; by its suffix, else as JSONL on stdout.")
     output_column: str = option(
         "output",
         help="The answer's column; 'error' and 'finish_reason' are called so, or begin with this and '_'.",
     )
-    flatten: bool = option(False, "--flatten", help="Make columns of the schema's fields, beside the output.")
+    flatten: bool = option(False, "--flatten", help="Add a column for each field of the schema.")
     output_encoding: OutputEncoding | None = option(
         None,
-        help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
+        help="The output's encoding; utf-8-sig has a byte order mark, as spreadsheets need.",
         show_default="utf-8, with a mark if the input has one",
     )
     journal: str | None = option(
         None,
         metavar="FILE",
-        help="Keep each outcome in FILE at once: after a kill, the same command goes on where it stopped.",
+        help="Record each outcome in FILE; after a kill, the same command resumes the job.",
     )
-    retry_failed: bool = option(
-        False, "--retry-failed", help="With --journal: run rows again that failed before."
-    )
+    retry_failed: bool = option(False, "--retry-failed", help="With --journal: run failed rows again.")
     fresh: bool = option(
-        False, "--fresh", help="With --journal: begin anew; the old journal is kept as FILE.old1."
+        False, "--fresh", help="With --journal: start a new journal; the old one is kept as FILE.old1."
     )
     reuse: Literal["same", "any"] = option(
         "same",
-        help="With --journal: any keeps answers of another model, prompt or option to the same row.",
+        help="With --journal: any reuses answers of another model, prompt or option to the same row.",
     )
     fail_cut_off: bool = option(
         False,
         "--fail-cut-off",
-        help="Count a row as failed whose answer was cut off or filtered; it is kept.",
+        help="Count rows with a truncated or filtered answer as failed; the answer is kept.",
     )
     timeout: float | None = option(
         None, help="Seconds for a row, with all its attempts and waits.", show_default="no end"
     )
-    price_output: float | None = option(None, metavar="X", help="What a million tokens of answers cost.")
-    temperature: float | None = option(None, help="0 to 2.", show_default="the model's own")
+    price_output: float | None = option(None, metavar="X", help="The price of a million output tokens.")
+    temperature: float | None = option(
+        None, help="The sampling temperature, 0 to 2.", show_default="the model's own"
+    )
     max_tokens: int | None = option(
         None, min=1, help="The most tokens in an answer.", show_default="the model's own"
     )
@@ -208,7 +208,7 @@ class EmbedSettings(JobSettings):
     text: str | None = option(
         None,
         metavar="TEMPLATE",
-        help="The text itself, with {column} fields, as '{title}: {body}'. @FILE takes it from FILE.",
+        help="A template of the text, as '{title}: {body}'. @FILE reads it from FILE.",
         show_default=False,
     )
     id_column: str | None = option(
@@ -220,16 +220,16 @@ class EmbedSettings(JobSettings):
         "--output",
         "-o",
         metavar="OUT",
-        help="Where the vectors go: .npy, .parquet, .jsonl; - for stdout.",
+        help="The output file: .npy, .parquet or .jsonl; - for stdout.",
     )
     output_format: VectorFormat | None = option(
         None, help="The output's; by its suffix, else as JSONL on stdout."
     )
     dimensions: int | None = option(
-        None, min=1, help="Numbers a vector, for models that can do less.", show_default="the model's own"
+        None, min=1, help="Numbers in a vector, for models with a choice.", show_default="the model's own"
     )
     server: ServerFamily | None = option(
-        None, help="What kind of server it is, for its limits.", show_default="found out"
+        None, help="The kind of server, which sets its limits.", show_default="detected"
     )
     max_batch_size: int | None = option(
         None, min=1, help="The most texts in a request.", show_default="the server's limit"
@@ -243,7 +243,7 @@ class EmbedSettings(JobSettings):
     truncate: str | None = option(
         None,
         metavar="auto|TOKENS",
-        help="Cut texts that are longer, instead of failing them; auto: than the model takes.",
+        help="Cut longer texts instead of failing them; auto: to the model's limit.",
     )
     timeout: float | None = option(
         None, help="Seconds for a list, with all its attempts and waits.", show_default="no end"

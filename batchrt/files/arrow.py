@@ -17,7 +17,7 @@ def pyarrow(use: str = "a .parquet file", instead: str = "") -> Any:
         instead: what else could be done.
 
     Raises:
-        ImportError: it is not installed; says what to install.
+        ImportError: it is not installed; the message names the extra to install.
     """
     try:
         import pyarrow as pa
@@ -28,7 +28,7 @@ def pyarrow(use: str = "a .parquet file", instead: str = "") -> Any:
 
 
 def python_values(array: Any) -> tuple[list[Any], dict[int, str]]:
-    """Return the values of an Arrow array as Python's, and the faults of those that cannot be, by position.
+    """Return an Arrow array's values as Python objects, and the faults of inconvertible ones by position.
 
     Dates and times are Python's, which have microseconds: a column with nanoseconds that are not zero is text
     (ISO 8601), and inside of lists and structs they are cut. The entries of a map are pairs.

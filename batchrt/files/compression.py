@@ -122,7 +122,7 @@ def buffered(raw: Any) -> io.BufferedReader:
 
 
 class _Pieces(io.RawIOBase):
-    """Read a compressed file as far as it is whole, and then raise EOFError.
+    """Read a compressed file up to its truncation, and then raise EOFError.
 
     `readinto` of the libraries' own readers fills the whole buffer, and drops its data if the stream breaks
     meanwhile: a file whose writer was killed would lose its last rows.

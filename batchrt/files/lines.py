@@ -22,7 +22,7 @@ class _Readable(Protocol[T_co]):
 
 
 def bounded_lines(stream: _Readable[T], end: T) -> Iterator[T]:
-    """Yield the lines of `stream`; a line longer than `MAX_RECORD` comes in pieces.
+    """Yield the lines of `stream`; a line longer than `MAX_RECORD` is yielded in pieces.
 
     A piece is one character longer than that, and has no line end unless it is the last of its line.
 

@@ -23,7 +23,7 @@ _BYTES_SURVEYED: Final = 64 << 20
 class MergedSource(Source):
     """Read several files as one.
 
-    Its columns are those of all files, in the order in which they come; a row has the columns of its file.
+    Its columns are the union of all files' columns, in order; a row has the columns of its file.
     Rows are numbered throughout, but errors name the file and the row in it. All files are opened once when
     the source is, so that a file that cannot be used is found before anything is paid for; one is open at a
     time. Files without any content are skipped. A file that can no longer be opened when its turn comes is
@@ -83,7 +83,7 @@ class MergedSource(Source):
 
     @property
     def fraction_read(self) -> float | None:
-        """The share of the bytes of all files that was read, 0 to 1; `None` if one is no regular file."""
+        """The share of all files' bytes read so far, 0 to 1; `None` if one is not a regular file."""
         if -1 in self._sizes:
             return None
         done = max(0, len(self._firsts) - 1)
@@ -148,7 +148,7 @@ class MergedSource(Source):
 
 
 class _Facts:
-    """What several files have in common."""
+    """Properties that several files have in common."""
 
     def __init__(self) -> None:
         self.columns: dict[str, None] = {}

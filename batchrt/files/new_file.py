@@ -173,7 +173,7 @@ def open_local_file(
 
 
 def _has_content(path: str, status: os.stat_result) -> bool:
-    """Return whether this is a file with content to lose, by a name of its own, not a descriptor's."""
+    """Return whether this is a non-empty regular file with a name of its own, not a descriptor's."""
     return stat.S_ISREG(status.st_mode) and status.st_size > 0 and not path.startswith(_DESCRIPTORS)
 
 
@@ -237,7 +237,7 @@ def _take_over(stream: io.FileIO, status: os.stat_result) -> None:
             os.fchown(stream.fileno(), status.st_uid, status.st_gid)
         except OSError:
             if os.fstat(stream.fileno()).st_gid != status.st_gid:
-                # The new file's group is another one: it may do what all others may.
+                # The new file has another group, which gets the permissions of others.
                 mode = (mode & ~_GROUP_BITS) | (mode & _OTHER_BITS) << 3
     if hasattr(os, "fchmod"):
         os.fchmod(stream.fileno(), mode)
@@ -313,7 +313,7 @@ def _sibling(path: str, before: str, after: str) -> str:
 
 
 def _sync_folder(path: str) -> None:
-    """Write a rename to the disk, where folders can be synced."""
+    """Sync a rename to the disk, if the file system can sync folders."""
     with suppress(OSError):
         descriptor = os.open(Path(path).parent, os.O_RDONLY)
         try:

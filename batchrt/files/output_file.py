@@ -44,7 +44,7 @@ class Closeable(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Write what is left and close the file; raises OutputError."""
+        """Write the buffered rows and close the file; raises OutputError."""
 
     @property
     @abstractmethod
@@ -58,12 +58,12 @@ class Closeable(ABC):
 
     @property
     def partial_paths(self) -> tuple[str, ...]:
-        """Where the rows are of an output that did not replace an older file; empty without rows."""
+        """Paths of the rows of an output that did not replace an older file; empty without rows."""
         return tuple(path for file in self._new_files for path in file.partial_paths)
 
     @property
     def left_over_paths(self) -> tuple[str, ...]:
-        """Where rows of a process are that was killed while it replaced the same file."""
+        """Paths of rows left by a killed process that was replacing the same file."""
         return tuple(path for file in self._new_files for path in file.left_over_paths)
 
     def mark_partial(self) -> None:

@@ -17,7 +17,7 @@ __all__ = ["ParquetSink"]
 
 _GROUP_BYTES: Final = 32 << 20
 _GROUP_ROWS: Final = 1 << 16
-"""Bytes and rows of a row group, which is buffered in memory. Readers want large groups."""
+"""Bytes and rows of a row group, which is buffered in memory. Large groups are faster to read."""
 _NUMBER_BYTES: Final = 8
 _INT_BITS: Final = 63
 _EXACT_BITS: Final = 53
@@ -135,7 +135,7 @@ class ParquetSink(Sink):
 
 
 def _type_of(pa: Any, values: list[Any]) -> Any:
-    """Return the type of a column of JSON values; a column without any is one of strings."""
+    """Return the type of a column of JSON values; without values, that of strings."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {bool}:
         return pa.bool_()

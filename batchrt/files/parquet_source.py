@@ -55,7 +55,7 @@ class ParquetSource(Source):
 
     def _open(self, path: str) -> Any:
         try:
-            # Not read ahead: else it would hold a whole row group.
+            # Without read-ahead, which would hold a whole row group.
             return self._pa.parquet.ParquetFile(self._stream.file, buffer_size=_BUFFER, pre_buffer=False)
         except self._pa.ArrowException as error:
             reason = _first_line(error)

@@ -44,7 +44,7 @@ def shown_name(name: str) -> str:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise any error of a file system as OSError; each has errors of its own."""
+    """Raise any error of a file system as OSError; each library has its own classes."""
     try:
         yield
     except OSError:

@@ -86,7 +86,7 @@ class RowWriter:
         async with self._turn:
             entries, self._entries, self._bytes = self._entries, [], 0
             if entries:
-                # Rows taken off the list are written: a cancellation comes before or after.
+                # Rows taken off the list must be written, so a cancellation waits.
                 with anyio.CancelScope(shield=True):
                     await run_sync(self._write, entries)
 

@@ -96,7 +96,7 @@ class TableSource(Source):
         return False
 
     def survey(self, limit: int | None = None) -> tuple[str, ...]:
-        """Return the columns; of a sequence of mappings those of its first 20,000 rows."""
+        """Return the columns; for a sequence of mappings, the keys of its first 20,000 rows."""
         names = dict.fromkeys(self.columns)
         if isinstance(self._data, Sequence):
             for row in self._data[: min(limit or _ROWS_SURVEYED, _ROWS_SURVEYED)]:
@@ -120,7 +120,7 @@ def _arrow_rows(reader: Any, columns: tuple[str, ...]) -> Iterator[Row]:
 
 
 def _row(values: Any) -> Row | BadRow:
-    """Return a row, which is numbered later."""
+    """Return a row without its number, which is set later."""
     if not isinstance(values, Mapping):
         return bad_row(_NAME, 0, 0, f"a row must be a mapping such as a dict, not {type(values).__name__}")
     return Row(0, 0, {str(name): value for name, value in values.items()})

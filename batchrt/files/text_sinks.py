@@ -50,7 +50,7 @@ class JsonSink(_TextSink):
         row = dict(values)
         if not row.keys().isdisjoint(self._added):
             self._leave_out(row.keys() & set(self._added))
-            for name in self._added:  # they come last, in every row
+            for name in self._added:  # the last columns, in every row
                 row.pop(name, None)
         row.update(zip(self._added, last, strict=True))
         self._file.put(json_text(row) + "\n")

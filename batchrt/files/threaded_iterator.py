@@ -19,7 +19,7 @@ _ROOM: Final = 256
 
 
 class ThreadedIterator(AsyncIterator[T], Generic[T]):
-    """Iterate over `values`, such as the rows of a pipe, which a thread of its own pulls at most 256 ahead.
+    """Iterate over `values`, such as the rows of a pipe, pulled at most 256 ahead by a separate thread.
 
     The thread is a daemon: it may wait for ever in a read, which nothing interrupts.
 

@@ -93,7 +93,7 @@ def open_upload(path: str, *, overwrite: bool, source: Source | None, rebuildabl
     """Open a file for a remote address.
 
     Raises:
-        InputError: `path` is what `source` reads, exists and `overwrite` is false, or cannot be reached.
+        InputError: `path` is the input of `source`, exists and `overwrite` is false, or cannot be reached.
     """
     shown = shown_name(path)
     if source is not None and shown in source.paths:

@@ -1,4 +1,4 @@
-"""The thread that writes a journal: it commits in groups what the event loop hands over."""
+"""The thread that writes a journal: it commits the event loop's changes in groups."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from batchrt.jobs.errors import translated
 __all__ = ["GROUP_ROWS", "GROUP_SECONDS", "Change", "CommitThread"]
 
 Change: TypeAlias = tuple[str, Sequence[Any], object]
-"""An SQL statement, its parameters, and a token that is given back when it is on the disk, or `None`."""
+"""An SQL statement, its parameters, and a token returned once the change is on the disk, or `None`."""
 
 GROUP_ROWS: Final = 256
 """The most changes in a transaction, and the most that may wait for one or be in it."""
 GROUP_SECONDS: Final = 0.02
-"""Seconds from one commit to the next. A commit costs some 60 µs of CPU and an fsync, whatever is in it: at
+"""Seconds between commits. A commit of any size costs some 60 µs of CPU and an fsync: at
 5,000 rows a second a hundred rows share it. The first after a pause is made at once."""
 
 _STATEMENT: Final = itemgetter(0)
@@ -30,8 +30,8 @@ _STATEMENT: Final = itemgetter(0)
 class CommitThread:
     """Apply changes to a database in the order they are put, in groups, each of them a transaction.
 
-    As many changes as a group has may wait: `put` takes more, and `is_full` says that the caller should wait
-    with the next. So a killed process loses one group at the most, beside what it had not put.
+    One group of changes may wait. `put` accepts more, but `is_full` is then true and the caller should wait
+    before the next. A killed process therefore loses one group at most, besides changes that it had not put.
 
     Args:
         connection: used by this thread alone from now on.
@@ -89,7 +89,7 @@ class CommitThread:
         self.check()
 
     def close(self) -> None:
-        """Write what is left and end the thread; what could not be written is dropped."""
+        """Write the waiting changes and end the thread; changes that cannot be written are dropped."""
         self._closing = True
         self._hurry.set()
         self._work.set()

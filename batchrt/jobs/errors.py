@@ -15,11 +15,11 @@ __all__ = ["journal_error", "translated"]
 _REMEDIES: Final[dict[JournalFault, str]] = {
     "full": "the disk is full; make room and run the job again: it goes on with the rows that are missing",
     "io": "the disk cannot be read or written; check it, or copy the journal to another one",
-    "permission": "it cannot be written; check who may write the file and its folder, or name another path",
+    "permission": "it cannot be written; check the permissions of file and folder, or name another path",
     "locked": "another process has it open; wait for its end, or name another journal",
-    "corrupt": "it is damaged or no journal; restore it, or begin anew (`fresh`), which keeps it aside",
+    "corrupt": "it is damaged or no journal; check the path, or begin anew (`fresh` keeps the old file)",
     "version": "another version of batchrt wrote it; use that one, or begin anew (`fresh`) and keep it aside",
-    "path": "it cannot be opened there; check the path",
+    "path": "it cannot be opened; check the path and its folder",
 }
 
 _BY_CODE: Final[dict[int, JournalFault]] = {
@@ -51,8 +51,8 @@ _BY_ERRNO: Final[dict[int, JournalFault]] = {
 
 def journal_error(path: str, fault: JournalFault, detail: str = "") -> JournalError:
     """Return the error of a journal at `path`."""
-    what = f" ({detail})" if detail else ""
-    return JournalError(f"the journal {path}: {_REMEDIES[fault]}{what}", path=path, fault=fault)
+    reason = f" ({detail})" if detail else ""
+    return JournalError(f"the journal {path}: {_REMEDIES[fault]}{reason}", path=path, fault=fault)
 
 
 def _fault_of(error: BaseException) -> JournalFault:
@@ -68,4 +68,6 @@ def translated(path: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise journal_error(path, _fault_of(error), str(error)) from error
+        # The text of an OSError names the lock file; the message already has the journal's path.
+        detail = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise journal_error(path, _fault_of(error), detail) from error

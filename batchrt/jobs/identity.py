@@ -13,11 +13,11 @@ __all__ = ["Identity", "differing"]
 
 _KEY_BYTES: Final = 16
 _INPUT_BYTES: Final = 8
-"""Enough to find an input again: the input itself is compared."""
+"""Bytes of a digest. They only have to find an input: the input itself is then compared."""
 
 
 class Identity:
-    """Tell which rows have equal answers: those with the same request to the same chain.
+    """Compute the keys of rows: rows with the same request to the same chain have equal keys.
 
     A row's key is a digest of the body of the first request that the chain sends for it, of the endpoint,
     and of all that follows in the chain. Where the body cannot be rendered beforehand, since a function of
@@ -28,7 +28,7 @@ class Identity:
         version: stands for the code of all functions in it; `None` compares the code itself.
 
     Attributes:
-        parts: name and digest of each thing that the outputs depend on.
+        parts: name and digest of each part of the chain that the outputs depend on.
         is_fixed: whether equal inputs have equal keys, at any time.
         output_type: the class of the outputs, if JSON does not have it.
 
@@ -92,5 +92,5 @@ def _digest_of_parts(parts: tuple[tuple[str, str], ...]) -> bytes:
 
 
 def differing(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the parts that are not the same in both chains."""
+    """Return the names of the parts that differ between the chains."""
     return tuple(name for name in {**new, **old} if old.get(name) != new.get(name))

@@ -31,12 +31,12 @@ _REFRESH: Final = "UPDATE rows SET key = ?, input_key = ?, chain = ?, input = ? 
 
 
 class RowSource(NamedTuple):
-    """Say where an outcome is from.
+    """The origin of an outcome.
 
     Attributes:
         key: the digest of the row's request.
         input_key: the digest of its input.
-        chain: the chain that was asked.
+        chain: the number of the chain that ran the row.
         input: JSON.
     """
 
@@ -50,7 +50,7 @@ class Journal(JournalReader):
     """Keep the outcomes of a job's rows, in an SQLite database in WAL mode.
 
     A row is found by its place in the input, so that a resumed job reads the journal from front to back and
-    keeps no keys in memory; indexes by content are made when a row is first sought elsewhere. One process
+    keeps no keys in memory; indexes by content are created at the first search by content. One process
     writes at a time; others may read.
 
     Args:
@@ -90,7 +90,7 @@ class Journal(JournalReader):
         self._thread = CommitThread(writing, self.path, committed)
 
     def close(self) -> None:
-        """Commit what was put, close the file and let others write; idempotent, and raises nothing."""
+        """Commit the waiting changes, close the file and release its lock; idempotent, and raises nothing."""
         super().close()
         self._thread.close()
         self._lock.release()
@@ -106,7 +106,7 @@ class Journal(JournalReader):
         self._thread.put((_UPDATE, (*source, *record, entry), token))
 
     def move(self, entry: int, position: int) -> None:
-        """Record that a row is at `position` of the input now, where no other one is."""
+        """Record that a row is now at `position` of the input, which no other row has."""
         self._thread.put((_MOVE, (position, entry), None))
 
     def leave(self, entry: int, position: int) -> None:
@@ -127,7 +127,7 @@ class Journal(JournalReader):
 
     @property
     def is_full(self) -> bool:
-        """Whether a whole group waits for the disk: the next outcome should wait too."""
+        """Whether a whole group waits for the disk, so that the next outcome should wait too."""
         return self._thread.is_full
 
     def check(self) -> None:

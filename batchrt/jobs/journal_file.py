@@ -58,8 +58,8 @@ CREATE INDEX rows_failed ON rows (position) WHERE status = 'failed';
 class FileLock:
     """Hold the right to write a journal, for as long as the process lives or until it is released.
 
-    The lock is on a file of its own, which stays: locks on the database are SQLite's business, and a file
-    that was deleted could be locked twice.
+    The lock is on a separate file: SQLite manages the locks of the database. The file is never deleted,
+    since two processes could then each hold a lock on a different file of that name.
 
     Raises:
         JournalError: another process holds it, or the file cannot be created there.
@@ -99,7 +99,7 @@ class FileLock:
         return ""
 
     def release(self) -> None:
-        """Let others write; idempotent."""
+        """Release the lock; idempotent."""
         if self._number >= 0:
             os.close(self._number)
             self._number = -1
@@ -132,7 +132,7 @@ def open_journal_file(path: str) -> sqlite3.Connection:
     """Return the connection that writes the journal at `path`, which is created if there is none.
 
     `synchronous` is FULL: a commit is on the disk before it is reported, so that paid answers survive a
-    power cut too, which NORMAL does not promise for the latest commits in WAL mode
+    power cut, too. NORMAL does not guarantee this for the latest commits in WAL mode
     (https://www.sqlite.org/pragma.html#pragma_synchronous). With a commit for each group it costs one fsync
     for all of its rows.
 

@@ -1,4 +1,4 @@
-"""A journal as it is read, by the job that writes it and by others."""
+"""A reader of a journal, for the job that writes it and for other processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ENTRY: Final = "id, position, key, chain, status, replaced, input"
 
 
 class Entry(NamedTuple):
-    """What is needed of a recorded row to match it with a row of the input.
+    """The fields of a recorded row that match it with a row of the input.
 
     Attributes:
-        id: its own.
-        position: its place in the input, or `None` if it has left it.
+        id: the row's id in the journal.
+        position: its place in the input, or `None` if it is no longer there.
         key: the digest of its request.
-        chain: the chain that answered.
+        chain: the number of the chain that answered.
         status: `done` or `failed`.
         replaced: whether there is a newer outcome for the same input.
         input: JSON.
@@ -61,13 +61,13 @@ class Totals(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-        rows: rows that were read; `None` for a run that was killed, or that goes on.
+        rows: rows that were read; `None` for a run that was killed or is still running.
         is_complete: whether each row had an outcome at its end.
-        seconds: how long it took.
-        ended: why it ended early, or `None`.
+        seconds: its duration.
+        ended: the reason of an early end, or `None`.
     """
 
     rows: int | None = None
@@ -79,7 +79,7 @@ class RunRecord(NamedTuple):
 class JournalReader:
     """Read a journal, also while a job writes it.
 
-    Reading never lasts: a transaction left open would keep the write-ahead log growing.
+    Read transactions are short: an open one would keep the write-ahead log growing.
 
     Args:
         path: the file.
@@ -149,8 +149,8 @@ class JournalReader:
         """Yield place, input (JSON) and record of the rows in the input, in order.
 
         Args:
-            rows: of so many rows of the input; by default of all.
-            failed: of those that failed alone.
+            rows: the number of rows of the input to read; all by default.
+            failed: yield failed rows only.
         """
         position, page = -1, 1000
         among = " AND status = 'failed'" if failed else ""

@@ -1,4 +1,4 @@
-"""Records: a row's outcome as it stands in a journal."""
+"""Records: outcomes of rows in the form of the journal."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _jsonable(value: object) -> Any:
 
 
 def decode_json(text: str) -> Any:
-    """Return the value of JSON that a journal has."""
+    """Return the value of JSON from a journal."""
     try:
         return from_json(text)
     except ValueError:  # half a surrogate pair

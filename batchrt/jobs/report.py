@@ -1,4 +1,4 @@
-"""The report of a job: how many rows ended how, and what they cost."""
+"""The report of a job: counts of rows by outcome, tokens and cost."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ class JobReport:
 
     Attributes:
         journal: the journal's path.
-        is_complete: whether each row of the input has an outcome that stands.
-        rows: rows of the input that the last run read; `None` if it was killed, or goes on.
-        reused: of these, rows with an output in the journal from before.
-        failed_before: rows with an error in the journal from before.
-        changed: rows that were run again, or are to be, since the chain is another one.
-        changed_parts: for how many of them, by the name of what changed.
-        new: rows that the journal did not know.
-        gone: rows in the journal that are not in the input any more; `None` if its end was not reached.
+        is_complete: whether each row of the input has a final outcome.
+        rows: rows of the input that the last run read; `None` if it was killed or is still running.
+        reused: of these, rows whose output was already in the journal.
+        failed_before: rows whose error was already in the journal.
+        changed: rows that were run again, or will be, because the chain has changed.
+        changed_parts: the number of them for each part of the chain that changed.
+        new: rows that were not in the journal.
+        gone: rows in the journal that left the input; `None` if the input was not read to its end.
         kept: of the reused rows, those with an answer of another chain (`reuse="any"`).
-        interrupted: rows without an outcome that stands: their requests could not be answered at all, for
-            the key, the credit or an outage, or the end of the run cancelled them. The next run goes on with
-            them.
+        interrupted: rows without a final outcome: the provider refused their requests because of the key,
+            the credit or an outage, or the end of the run cancelled them. The next run sends them.
         not_started: rows that were read and not sent.
-        done, failed: rows in the journal with an output, with an error.
+        done, failed: rows in the journal with an output; with an error.
         retries: attempts beyond the first, of all of these rows.
         input_tokens, output_tokens, cost: of all of these rows; the cost is `None` without prices.
         errors: failed rows by the kind of error.
@@ -129,7 +128,7 @@ class JobReport:
     def lines(self) -> Iterator[str]:
         """Yield the lines of a summary."""
         if self.aside is not None:
-            yield f"the journal of before is kept as {self.aside}"
+            yield f"the old journal is kept as {self.aside}"
         if resumed := self.resumed():
             yield f"rows by the journal {self.journal}: {resumed}"
         for name, count in sorted(self.changed_parts.items(), key=lambda pair: -pair[1]):
@@ -146,8 +145,8 @@ class JobReport:
         if not self.is_complete:
             counts = ((self.interrupted, "interrupted"), (self.not_started, "not started"))
             left = "".join(f", {count:,} {word}" for count, word in counts if count)
-            reason = self.ended or "the process was killed, or it goes on"
-            yield f"not complete: {reason}{left}; run the job again to go on"
+            reason = self.ended or "the job is still running, or its process was killed"
+            yield f"not complete: {reason}{left}; run the job again to continue"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

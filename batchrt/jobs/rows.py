@@ -1,4 +1,4 @@
-"""The rows of a job: what its source gives, as inputs of the chain."""
+"""The rows of a job: values of its source, as inputs of the chain."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ that JSON can carry."""
 
 
 class Given(NamedTuple):
-    """A row as the source gives it.
+    """A row of the source.
 
     Attributes:
         value: the chain's input.
-        error: why the row cannot be read, or `None`.
+        error: the reason why the row cannot be read, or `None`.
     """
 
     value: Any

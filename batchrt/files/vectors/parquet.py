@@ -135,7 +135,7 @@ class ParquetSink(VectorSink):
 
 
 class _RowsBeforeWidth:
-    """Keep rows without vectors until the first vector comes, in a temporary file if there are many."""
+    """Keep rows without vectors until the first vector arrives, in a temporary file if there are many."""
 
     def __init__(self) -> None:
         self._file: Any = None

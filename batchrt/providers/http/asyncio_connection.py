@@ -202,7 +202,7 @@ class AsyncioConnection(asyncio.BufferedProtocol):
             self._transport.write(request)
 
     def _receive_unasked(self, nbytes: int) -> None:
-        """Keep what a server says first: it tells its protocol. Later, nothing may come without a request."""
+        """Keep the first bytes of a server, which identify its protocol; later ones are an error."""
         if self.parser.status or len(self._greeting) > _LONGEST_GREETING:
             self._lost = True
             # Not at once: uvloop's TLS goes on with the transport when this callback returns.

@@ -29,7 +29,7 @@ _OPENAI: Final = "https://api.openai.com/v1"
 class Client:
     """Make the endpoints of one provider, which send requests and retry them.
 
-    The parameters that are not listed are those of `ModelOptions`.
+    All other parameters are described in `ModelOptions`.
 
     Args:
         quota: admits requests; else the quota that all clients in this process share that have the same
@@ -119,7 +119,7 @@ class Client:
         return shared_quota(self._name, model, self._owner)
 
     async def aclose(self) -> None:
-        """Close idle connections; those of a client that is garbage collected close by themselves."""
+        """Close idle connections; garbage collection of a client closes its connections, too."""
         await self._transport.aclose()
 
 

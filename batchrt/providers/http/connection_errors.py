@@ -59,7 +59,7 @@ _NO_TLS: Final = frozenset(
 _UNREADABLE: Final = re.compile(r"illegal header line|[Cc]ontent-[Ll]ength|too long")
 """h11's messages about a head that cannot be parsed."""
 _UNCONNECTED: Final = ("ConnectError", "ConnectTimeout", "ProxyError")
-"""httpx's errors of a connection that was not made."""
+"""httpx's errors of a failed connection attempt."""
 _URL_IN_MESSAGE: Final = re.compile(r" for url \(\S*\)")
 _MOST_LINKS: Final = 20
 _KINDS: Final[tuple[tuple[type[OSError], ConnectionFault], ...]] = (
@@ -87,7 +87,7 @@ _NOT_OF_PROXIES: Final = ("certificate", "resources")
 
 
 class ConnectFailed(OSError):  # noqa: N818  the error that users see is made of it by `translate`
-    """A connection that was not made; its cause says why.
+    """A failed connection attempt; its cause has the reason.
 
     Args:
         reason: the message.

@@ -20,7 +20,7 @@ class Expiring(Protocol):
     deadline: float
 
     def expire(self) -> None:
-        """End: the deadline has come."""
+        """End the exchange at its deadline."""
 
 
 class Deadlines:
@@ -64,7 +64,7 @@ class Deadlines:
             self._alarm.clear()
 
     def clear(self) -> None:
-        """Let no further deadline come."""
+        """Disable all further deadlines."""
         self._pending.clear()
         self._alarm.clear()
 

@@ -173,7 +173,7 @@ def _phrase(reply: Reply) -> str:
 def _lacks_credit(status: int, body_error: _ErrorBody, wait: float | None) -> bool:
     if status == 402 or {body_error.code, body_error.type} & NO_CREDIT_CODES:  # noqa: PLR2004  Payment Required
         return True
-    # Google says "check your plan and billing details" of limits by the minute too, and when to come back.
+    # Google says "check your plan and billing details" of limits per minute, too, and names the wait.
     return wait is None and status in _MAY_LACK_CREDIT and says_no_credit(body_error.message)
 
 

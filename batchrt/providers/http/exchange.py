@@ -107,7 +107,7 @@ class Exchange:
             raise
 
     def __aiter__(self) -> Self:
-        """Iterate over the parts of the body, as they come."""
+        """Iterate over the parts of the body as they are received."""
         return self
 
     async def __anext__(self) -> bytes:
@@ -124,14 +124,14 @@ class Exchange:
         raise StopAsyncIteration
 
     def close(self) -> None:
-        """Give the connection back, or close it if the response has not come to its end."""
+        """Give the connection back, or close it if the response is incomplete."""
         connection = self._connection
         if connection is not None:
             self._connection = None
             self._pool.give_back(self._route, connection)
 
     def expire(self) -> None:
-        """Close the connection, or end the attempt to make one: the deadline has come."""
+        """Close the connection, or end the connection attempt, because the deadline has passed."""
         self._expired = True
         if self._connection is not None:
             self._connection.cancel()

@@ -53,7 +53,7 @@ class Race:
         self._failed: anyio.Event | None = None
 
     def begin(self) -> socket.socket | None:
-        """Return a socket if an address takes the connection at once, as those of this machine do.
+        """Return a socket if an address accepts the connection at once, as loopback addresses do.
 
         Raises:
             ConnectFailed: all addresses refuse it.
@@ -186,7 +186,7 @@ def _refusal(code: int, address: Address) -> OSError:
 
 
 def _failure(errors: list[OSError]) -> ConnectFailed:
-    """Return one error for those of all addresses."""
+    """Combine the errors of all addresses in one."""
     # An address of a family that the machine has no network for says nothing about the others.
     telling = [error for error in errors if error.errno not in _NO_ROUTE] or errors
     faults = {fault_of(error) for error in telling}

@@ -58,7 +58,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
         self._pools = Pools(keepalive_expiry=keepalive_expiry)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request`, and return the response as soon as its head has come."""
+        """Send `request`, and return the response as soon as its head is received."""
         if request.url.scheme not in _SCHEMES:
             said = f"is of {request.url.scheme!r}" if request.url.scheme else "is relative"
             raise httpx.UnsupportedProtocol(f"the URL {said}: http:// or https:// is needed", request=request)
@@ -91,7 +91,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
 
 
 class _BodyStream(httpx.AsyncByteStream, AsyncIterator[bytes]):
-    """The body of a response, which is read as it comes."""
+    """The body of a response, read as it is received."""
 
     def __init__(self, exchange: Exchange, request: httpx.Request) -> None:
         self._exchange = exchange

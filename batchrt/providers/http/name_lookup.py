@@ -23,7 +23,7 @@ Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class Addresses:
-    """The addresses of a host: those of both families in turn, beginning with the system's first choice.
+    """The addresses of a host, alternating between families, beginning with the system's first choice.
 
     RFC 8305, section 4. An address that took a connection when the first one did not is moved to the front,
     so that the other connections of a burst need not find it out again.

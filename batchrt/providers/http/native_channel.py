@@ -114,7 +114,7 @@ class NativeChannel:
         return Reply(status, headers, decode(body, encoding, self._limit) if encoding else body)
 
     async def _fill(self, exchange: Exchange, now: float, sink: Sink) -> Reply:
-        """Feed the body to `sink` while it comes."""
+        """Feed the body to `sink` while it is received."""
         await exchange.begin(now)
         try:
             status, headers = exchange.response.status, exchange.response.headers

@@ -31,7 +31,7 @@ _RESTED: Final = 0.01
 class Pool:
     """The connections of one client on one event loop; used on the loop's own thread.
 
-    The connection that was used last is used next (LIFO), so that those that are not needed expire.
+    The connection that was used last is used next (LIFO), so that surplus connections expire.
 
     Args:
         keepalive_expiry: seconds for which an idle connection is kept.

@@ -53,7 +53,7 @@ class Disconnected(ConnectionError):  # noqa: N818  users see an error that is m
 
 
 class ResponseParser:
-    """Parse what a connection receives; there is one response at a time.
+    """Parse the bytes that a connection receives, one response at a time.
 
     After `begin`, `feed` is called with all bytes that come until `done`. Then either `error` is set, or the
     response is complete, and `reusable` says whether the connection may carry another request.
@@ -172,7 +172,7 @@ class ResponseParser:
         self._fail(failure)
 
     def take(self) -> list[bytes]:
-        """Return the parts of the body that have come since the last call."""
+        """Return the parts of the body received since the last call."""
         chunks, self.chunks = self.chunks, []
         return chunks
 
@@ -278,7 +278,7 @@ class ResponseParser:
             self._fail(too_large(int(self._limit)))
 
     def _check_head(self) -> None:
-        """Find out how the body ends (RFC 9112, 6.3), and refuse one that is too long before it comes."""
+        """Find out how the body ends (RFC 9112, 6.3), and refuse one that is too long before reading it."""
         headers = self.headers
         length = headers.get("content-length")
         coding = headers.get("transfer-encoding")

@@ -77,7 +77,7 @@ class SocketConnection:
         """End an exchange; return whether the connection may carry another."""
         if not self.parser.reusable or self._lost or self._stream.has_unsent():
             return False
-        # What is in the socket `is_usable` finds.
+        # `is_usable` detects bytes that are still in the socket.
         return not self._stream.has_unread()
 
     def cancel(self) -> None:

@@ -82,7 +82,7 @@ class PlainStream:
             return self._socket.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError as error:  # an answer may have come nevertheless
+        except OSError as error:  # a response may have been received nevertheless
             self._error = error
             return 0
 
@@ -178,7 +178,7 @@ class TLSStream:
 
 
 def is_readable(sock: socket.socket) -> bool:
-    """Whether bytes or an end have come on a connection on which neither is awaited."""
+    """Whether an idle connection has received bytes, an end of stream or an error."""
     try:
         sock.recv(1, socket.MSG_PEEK)
     except (BlockingIOError, InterruptedError):

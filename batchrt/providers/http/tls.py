@@ -34,7 +34,7 @@ def tls_context() -> ssl.SSLContext:
     if context is None:
         if len(_contexts) >= _MOST_CONTEXTS:
             _contexts.clear()
-        # Threads that come here at the same moment get one context: it is a part of the key of pools.
+        # Concurrent threads must get the same context, since it is a part of the pool's key.
         context = _contexts.setdefault(settings, _make(settings))
     return context
 
