@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from batchrt import OutcomeIterator, Price, RunConfig, RunStatistics, SpendingLimitError
+from batchrt import DeadlineExceededError, Price, RunConfig, RunStatistics, SpendingLimitError
 from batchrt.cli.console import money, short
 from batchrt.cli.errors import UsageError
 from batchrt.cli.options import JobSettings, check_number
@@ -14,7 +14,21 @@ if TYPE_CHECKING:
 
     from batchrt.cli.counts import Counts
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "LimitedRun"]
+
+
+class LimitedRun(Protocol):
+    """A run that may end at a limit."""
+
+    @property
+    def ended(self) -> SpendingLimitError | DeadlineExceededError | None:
+        """The error of the limit at which it ended; `None` if it did not."""
+
+    def statistics(self) -> RunStatistics:
+        """Return the counts so far."""
+
+    def stop(self) -> None:
+        """Let requests in flight finish, and begin no more."""
 
 
 class Budget:
@@ -42,7 +56,7 @@ class Budget:
         self._max_cost = max_cost
         self._price = price
         self._lacking = lacking
-        self.run: OutcomeIterator[Any] | None = None
+        self.run: LimitedRun | None = None
 
     @classmethod
     def of(cls, settings: JobSettings, *, answers: bool) -> Budget:
@@ -73,6 +87,10 @@ class Budget:
         if self._max_cost is not None:
             config = {**config, "max_cost": self._max_cost, "prices": self._price}
         return config
+
+    def priced(self, config: RunConfig) -> RunConfig:
+        """Return `config` with the prices, by which outcomes have a cost."""
+        return config if self._price is None or self._lacking else {**config, "prices": self._price}
 
     @property
     def ended(self) -> SpendingLimitError | None:

@@ -12,7 +12,16 @@ from batchrt.cli.provider_events import ProviderEvents
 from batchrt.files import Sink, VectorSink
 from batchrt.files.cells import error_line, listed
 
-__all__ = ["Counts", "Kind", "cut_off_reason", "kept_apart", "losses", "summary"]
+__all__ = [
+    "Counts",
+    "Kind",
+    "cut_off_lines",
+    "cut_off_reason",
+    "kept_apart",
+    "left_out_lines",
+    "output_lines",
+    "summary",
+]
 
 _EXAMPLE: Final = 300
 
@@ -103,14 +112,13 @@ class Counts:
 def summary(
     counts: Counts,
     events: ProviderEvents,
-    sink: Sink | VectorSink,
     seconds: float,
     *,
     stopped: str = "",
     not_started: str = "",
     cost: str = "",
 ) -> Iterator[str]:
-    """Yield the lines of a summary: rows, rate, tokens, cost, errors and the output's path.
+    """Yield the lines of a summary: rows, rate, tokens, cost and errors.
 
     `stopped` is the line about a limit of spending that was reached, if one was; it tells of the rows that
     were cancelled for it. `not_started` is the one about rows that were never sent, `cost` the one about
@@ -130,18 +138,27 @@ def summary(
     happened += events.words()
     if happened:
         yield "; ".join(happened)
-    yield from losses(counts, sink)
+    yield from cut_off_lines(counts)
     for name, kind in sorted(counts.kinds.items(), key=lambda pair: -pair[1].count):
         yield f"{kind.count:,} {name}, as in {kind.example}"
+
+
+def output_lines(sink: Sink | VectorSink) -> Iterator[str]:
+    """Yield the lines of a summary about an output that is closed."""
+    yield from left_out_lines(sink)
     if not sink.kept_old:
         yield from _output(sink)
     yield from kept_apart(sink)
 
 
-def losses(counts: Counts, sink: Sink | VectorSink) -> Iterator[str]:
-    """Return a line for each way in which rows have less than they seem to have."""
+def cut_off_lines(counts: Counts) -> Iterator[str]:
+    """Yield a line for each way in which answers are not whole."""
     for reason, number in counts.cut_off.items():
         yield f"{count(number, 'answer')} {cut_off_reason(reason)}"
+
+
+def left_out_lines(sink: Sink | VectorSink) -> Iterator[str]:
+    """Yield a line if rows have less than they seem to have."""
     if isinstance(sink, Sink) and sink.left_out:
         names = listed(sorted(sink.left_out))
         yield f"left out of {count(sink.rows_short, 'row')}, for there is no column for them: {names}"

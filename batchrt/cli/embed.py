@@ -17,6 +17,7 @@ from batchrt.cli.models import new_model
 from batchrt.cli.option_values import read_whole
 from batchrt.cli.options import EmbedSettings
 from batchrt.cli.prompt import prompt_of, read_template
+from batchrt.cli.streamed_job import StreamedJob
 from batchrt.files import Row, Source, field_reader, open_vector_sink, required_columns, text_reader
 
 __all__ = ["embed_job"]
@@ -46,7 +47,7 @@ def embed_job(settings: EmbedSettings) -> int:
         chain = text | model.as_bytes()
         feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
         config = RunConfig(timeout=settings.timeout)
-        return Job(
+        return StreamedJob(
             chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
         )
 

@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from anyio import CancelScope
+from anyio.abc import TaskGroup
 
 from batchrt import (
     AbortPolicy,
     ChatOpenAI,
-    ContextLengthError,
     InputError,
+    JournalError,
     OpenAIEmbeddings,
     OutageError,
-    Outcome,
     OutputClosedError,
     OutputError,
-    RunConfig,
-    Runnable,
 )
 from batchrt.cli.abort import abort_reason
-from batchrt.cli.answers import Answer
-from batchrt.cli.budget import Budget
+from batchrt.cli.budget import Budget, LimitedRun
 from batchrt.cli.console import complain, count, say
-from batchrt.cli.counts import Counts, kept_apart, losses, summary
+from batchrt.cli.counts import Counts, cut_off_lines, summary
 from batchrt.cli.errors import UsageError
-from batchrt.cli.feed import Feed
 from batchrt.cli.job_files import open_input, option_named
 from batchrt.cli.models import is_built_in, url_hint
 from batchrt.cli.options import JobSettings, check_number
 from batchrt.cli.process import collecting_less, watch_interrupts
 from batchrt.cli.progress import Progress, choose_display
 from batchrt.cli.provider_events import ProviderEvents
-from batchrt.files import Entry, RowWriter, Sink, Source, VectorSink, without_traces
+from batchrt.files import Source
 from batchrt.files.cells import error_line
 from batchrt.providers.http.open_files import allow_connections
 
@@ -90,12 +87,11 @@ def execute(settings: JobSettings, new_job: Callable[[Source, ExitStack], Job]) 
                 with collecting_less():
                     uvloop = importlib.util.find_spec("uvloop") is not None
                     anyio.run(job.run, backend_options={"use_uvloop": uvloop})
-                if not job.is_complete:
-                    job.sink.mark_partial()
+                job.settle()
             return _conclude(job)
     except OutputClosedError:
         return _BY_SIGNAL + _SIGPIPE
-    except OutputError as error:
+    except (OutputError, JournalError) as error:
         complain(str(error))
         return _STOPPED
     except InputError as error:
@@ -108,92 +104,90 @@ def _conclude(job: Job) -> int:
         return _BY_SIGNAL + job.signal
     if job.budget.ended is not None:
         return _BROKE
-    counts = job.counts
-    if (counts.failed or job.refusal is not None) and not counts.answered:
+    if (job.failed or job.refusal is not None) and not job.answered:
         return _NOTHING_ANSWERED
     if job.is_stopped:
         return _STOPPED
-    return _SOME_FAILED if counts.failed else 0
+    return _SOME_FAILED if job.failed else 0
 
 
 _MOST_COUNTED: Final = 20_000
-_CHUNK: Final = 256
-_UNFINISHED: Final = ("cancelled", "not started")
-"""Statuses of rows that are not written, for the job ended before them."""
 
 
-class Job:
-    """Carry a source's rows through a model to a sink; to be run once.
+class Job(ABC):
+    """Carry a source's rows through a model; to be run once.
 
     Args:
-        chain: from a row to its `Answer`, or to its vector.
-        feed: the rows.
-        sink: where they go.
+        counts: the counts, without any yet.
+        run: what is stopped and counted.
         model: the model; closed at the end.
-        config: of the run, without its limits.
         settings: as they were given.
-        budget: the limits of spending.
+        budget: the limits of spending, whose run this becomes.
         source: where the rows come from.
 
     Attributes:
-        counts: the counts.
+        counts: the counts of this run.
         budget: as it was given.
         signal: the number of the signal that ended it, or `None`.
-        sink: where the rows go.
     """
+
+    _noun: str | None = None
+    """The unit of requests in flight, if they are not called that."""
 
     def __init__(
         self,
-        chain: Runnable[Any, Any],
-        feed: Feed,
-        sink: Sink | VectorSink,
+        counts: Counts,
+        run: LimitedRun,
         *,
         model: ChatOpenAI | OpenAIEmbeddings,
-        config: RunConfig,
         settings: JobSettings,
         budget: Budget,
         source: Source,
+        abort_policy: AbortPolicy,
     ) -> None:
-        self.counts: Counts = feed.counts
+        self.counts: Counts = counts
         self.budget: Budget = budget
         self.signal: int | None = None
-        self._feed = feed
+        self._run = budget.run = run
         self._model = model
         self._settings = settings
-        self.sink: Sink | VectorSink = sink
         self._source = source
-        limited = budget.limit({**config, "max_concurrency": settings.max_concurrency})
-        self._outcomes = budget.run = chain.arun_iter(
-            feed.inputs(), limited, room=feed.has_room, on_outcome=self._record
-        )
-        self._abort_policy = AbortPolicy(max_wait=settings.max_wait, patience=settings.patience)
-        self._abort_policy.on_abort = self._abort
-        self._aborted: set[int] = set()
+        self._abort_policy = abort_policy
+        abort_policy.on_abort = self._abort
         self._display = choose_display(
             quiet=settings.quiet,
             rows_on_terminal=settings.output == "-" and sys.stdout is not None and sys.stdout.isatty(),
         )
         self._events = ProviderEvents(self._display.note, patience=settings.patience)
         self._scope: CancelScope | None = None
-        self._broken: OutputError | None = None
         self._seconds = 0.0
         self._rows: int | None = None
 
     @property
+    def answered(self) -> int:
+        """Rows that have an answer."""
+        return self.counts.answered
+
+    @property
+    def failed(self) -> int:
+        """Rows that have an error."""
+        return self.counts.failed
+
+    @property
+    def before(self) -> int:
+        """Rows whose outcomes an earlier run has left."""
+        return 0
+
+    @property
     def refusal(self) -> Exception | None:
         """The error for which the job was aborted, or for which no row was done."""
-        return self._abort_policy.refusal if self._abort_policy.is_aborted or not self.counts.done else None
+        is_told = self._abort_policy.is_aborted or not (self.counts.done or self.before)
+        return self._abort_policy.refusal if is_told else None
 
     @property
     def is_stopped(self) -> bool:
         """Whether something other than a signal or a limit ended it before its input ended."""
         return self._abort_policy.is_aborted or self._source.is_broken
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the output may replace an older one: no row is missing, and not all of them failed."""
-        nothing_answered = self.counts.failed and not self.counts.answered
-        return not (self._ended_early or nothing_answered or self._broken is not None)
 
     @property
     def _ended_early(self) -> bool:
@@ -202,95 +196,35 @@ class Job:
     async def run(self) -> None:
         """Run until the rows end, or are ended."""
         started = anyio.current_time()
-        writer, progress = RowWriter(self.sink), self._progress()
+        progress = self._progress()
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(partial(watch_interrupts, stop=self._stop, cancel=self._cancel))
             helpers.start_soon(self._display.show, progress)
-            helpers.start_soon(self._watch_output, writer)
             with CancelScope() as self._scope, self._model.quota.listening(self._events):
-                await self._carry(writer)
+                await self._carry(helpers)
             self._events.end()
-            await self._finish(writer)
+            await self._finish()
             helpers.cancel_scope.cancel()
         self._seconds = anyio.current_time() - started
 
-    async def _carry(self, writer: RowWriter) -> None:
-        async with self._model, self._outcomes as outcomes:
-            while True:
-                try:
-                    chunk = await outcomes.next_chunk(_CHUNK)
-                except StopAsyncIteration:
-                    return
-                try:
-                    await writer.put(self._entries(chunk))
-                except OutputError as error:
-                    self._break(error)
+    @abstractmethod
+    async def _carry(self, helpers: TaskGroup) -> None:
+        """Run the rows; `helpers` are tasks that end with the job."""
 
-    async def _finish(self, writer: RowWriter) -> None:
-        """Write the rows that ended while others before them had not."""
-        entries = self._entries(self._outcomes.take_ready())
-        self._count_lists()
-        if self._broken is not None:
-            return
-        try:
-            await writer.put(entries)
-            await writer.drain()
-        except OutputError as error:
-            self._broken = error
+    @abstractmethod
+    async def _finish(self) -> None:
+        """Put down outcomes that were ready when the run ended."""
 
-    def _record(self, outcome: Outcome[Any]) -> None:
-        """Count an outcome, and abort the job if it says so; before another row is begun."""
-        counts, output, error = self.counts, outcome.output, outcome.error
-        if outcome.usage is not None:
-            counts.add_usage(outcome.usage)
-        if error is None:
-            counts.answered += 1
-        if isinstance(output, Answer):
-            error = output.error
-            if output.cut_off:
-                counts.add_cut_off(output.finish_reason or "")
-        if error is None:
-            counts.done += 1
-            self._abort_policy.record_success()
-        elif outcome.status in _UNFINISHED:
-            counts.cancelled += outcome.status == "cancelled"
-        elif self._abort_policy.record_failure(without_traces(error)):
-            if isinstance(error, ContextLengthError):  # the library names its parameter
-                error.message = error.message.replace("truncate=True", "--truncate auto")
-            counts.add_failure(self._feed.row(outcome.index).number, error)
-        else:  # it failed along with the whole job
-            self._aborted.add(outcome.index)
-            counts.cancelled += 1
-
-    def _entries(self, outcomes: Iterable[Outcome[Any]]) -> list[Entry]:
-        """Return the rows of outcomes that are to be written."""
-        entries: list[Entry] = []
-        for outcome in outcomes:
-            row, output, error = self._feed.take(outcome.index), outcome.output, outcome.error
-            if error is not None and (outcome.status in _UNFINISHED or outcome.index in self._aborted):
-                continue
-            if isinstance(output, Answer):
-                entries.append(Entry(row, output.output, output.error, output.finish_reason))
-            else:
-                entries.append(Entry(row, output, error))
-        return entries
-
-    async def _watch_output(self, writer: RowWriter) -> None:
-        try:
-            await writer.keep_draining()
-        except OutputError as error:
-            self._break(error)
-
-    def _break(self, error: OutputError) -> None:
-        self._broken = error
-        self._end()
+    @abstractmethod
+    def settle(self) -> None:
+        """Decide on the output's file, before it is closed."""
 
     def _end(self) -> None:
         """End at once: requests in flight are cancelled."""
         assert self._scope is not None
         if not self._scope.cancel_called:
             self._scope.cancel()
-            self.counts.cancelled += self._outcomes.statistics().in_flight
+            self.counts.cancelled += self._run.statistics().in_flight
 
     def _abort(self) -> None:
         if isinstance(self._abort_policy.refusal, OutageError) or self._abort_policy.is_wrong_address:
@@ -304,21 +238,21 @@ class Job:
 
     def _wind_down(self, hint: str) -> None:
         """Let requests in flight finish, and begin no more."""
-        told = self._outcomes.statistics()
-        self._outcomes.stop()
+        told = self._run.statistics()
+        self._run.stop()
         waiting = f"; {count(told.waiting, 'waiting row')} will not be sent" if told.waiting else ""
         self._display.note(
             f"stopping, with {count(told.in_flight, 'row')} in flight to finish{waiting}; {hint}"
         )
 
     def _cancel(self) -> None:
-        in_flight = self._outcomes.statistics().in_flight
+        in_flight = self._run.statistics().in_flight
         self._display.note(f"cancelled {count(in_flight, 'row')} in flight")
         self._end()
 
-    def _count_lists(self) -> None:
+    def _count_run(self) -> None:
         """Have the counts that belong to no single row."""
-        told, counts = self._outcomes.statistics(), self.counts
+        told, counts = self._run.statistics(), self.counts
         counts.retries, counts.lists, counts.sent = told.retries, told.lists, told.list_inputs
         counts.estimated_tokens = round(told.estimated_tokens)
 
@@ -326,7 +260,6 @@ class Job:
         source = self._source
         if not self._settings.quiet:
             self._rows = self._total()
-        lists = isinstance(self.sink, VectorSink)
         return Progress(
             self.counts,
             total=self._rows,
@@ -334,8 +267,9 @@ class Job:
             fraction_read=lambda: source.fraction_read,
             quota=self._model.quota.statistics,
             budget=self.budget,
-            noun="list" if lists else None,
-            update=self._count_lists if lists else None,
+            noun=self._noun,
+            update=self._count_run,
+            before=lambda: self.before,
         )
 
     def _total(self) -> int | None:
@@ -351,20 +285,17 @@ class Job:
         """Say how it went.
 
         Raises:
-            OutputError: the output could not be written, which ended the job early.
+            OutputError, JournalError: the output or the journal could not be written, which ended the job.
         """
-        if self._broken is not None:
-            for line in kept_apart(self.sink):
-                complain(line)
-            raise self._broken
         not_started = self._not_started()
         stopped = self._stopped(not_started)
         if not self._settings.quiet:
             cost = self.budget.cost_of(self.counts)
             ended = {"stopped": stopped, "not_started": "" if stopped else not_started, "cost": cost}
-            say("\n".join(summary(self.counts, self._events, self.sink, self._seconds, **ended)))
+            lines = summary(self.counts, self._events, self._seconds, **ended)
+            say("\n".join((*lines, *self._output_lines())))
         else:
-            for line in (stopped, *losses(self.counts, self.sink), *kept_apart(self.sink)):
+            for line in (stopped, *cut_off_lines(self.counts), *self._losses()):
                 if line:
                     complain(line)
         if self.refusal is not None and self.signal is None:
@@ -373,6 +304,14 @@ class Job:
         hint = url_hint(self._settings.base_url, self.counts)
         if hint:
             complain(hint)
+
+    @abstractmethod
+    def _output_lines(self) -> Iterable[str]:
+        """Return the lines of the summary about the output."""
+
+    @abstractmethod
+    def _losses(self) -> Iterable[str]:
+        """Return the lines about the output that are not to be missed."""
 
     def _stopped(self, not_started: str) -> str:
         """Return the limit of spending at which the job stopped, and its counts; empty if it did not."""
@@ -392,5 +331,5 @@ class Job:
             self._rows = self._total()
         if self._rows is None:
             return "not started: the rest of the input"
-        left = self._rows - self.counts.ended - self.counts.cancelled
+        left = self._rows - self.before - self.counts.ended - self.counts.cancelled
         return f"not started: {count(left, 'row')}" if left > 0 else ""

@@ -39,6 +39,11 @@ error column. The column finish_reason has the provider's word for why an answer
 content_filter for one that was cut off. Ctrl-C finishes what is in flight, leaves out rows that wait for
 the provider, and stops; twice, it stops at once. At --max-tokens-total or --max-cost, what is in flight
 is finished, and nothing more is sent.
+
+With --journal FILE nothing that was paid for is lost: after a kill, Ctrl-C, a full disk or an outage, the
+same command goes on where it stopped. OUT, which must be a file of this machine, is written when each row
+has an outcome. All other options work with it too; a row that the provider let nothing through for is not
+failed, but asked by the next run.
 """ + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """

@@ -21,7 +21,10 @@ __all__ = [
 
 _MOST_DIGITS: Final = 20
 _NOT_TEXT: Final = frozenset(
-    ("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off", "--flatten")
+    (
+        *("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off", "--flatten"),
+        *("--retry-failed", "--fresh"),
+    )
 )
 """Options whose value is a path, of any bytes, and flags that may stand before one."""
 _DELIMITER_NAMES: Final = {"tab": "\t", "\\t": "\t"}

@@ -170,6 +170,21 @@ class RunSettings(JobSettings):
         help="The output's; utf-8-sig has a byte order mark, which spreadsheets want.",
         show_default="utf-8, with a mark if the input has one",
     )
+    journal: str | None = option(
+        None,
+        metavar="FILE",
+        help="Keep each outcome in FILE at once: after a kill, the same command goes on where it stopped.",
+    )
+    retry_failed: bool = option(
+        False, "--retry-failed", help="With --journal: run rows again that failed before."
+    )
+    fresh: bool = option(
+        False, "--fresh", help="With --journal: begin anew; the old journal is kept as FILE.old1."
+    )
+    reuse: Literal["same", "any"] = option(
+        "same",
+        help="With --journal: any keeps answers of another model, prompt or option to the same row.",
+    )
     fail_cut_off: bool = option(
         False,
         "--fail-cut-off",

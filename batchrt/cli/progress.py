@@ -87,6 +87,7 @@ class Progress:
         budget: the limits of spending.
         noun: the unit of requests in flight, if they are not called that.
         update: brings the counts up to date.
+        before: says how many of the rows have an outcome of an earlier run.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Progress:
         budget: Budget | None = None,
         noun: str | None = None,
         update: Callable[[], None] | None = None,
+        before: Callable[[], int] = lambda: 0,
     ) -> None:
         self.counts = counts
         self._total = total
@@ -109,19 +111,20 @@ class Progress:
         self._budget = Budget() if budget is None else budget
         self._noun = noun
         self._update = update
+        self._before = before
         self._started = anyio.current_time()
         self._samples: deque[tuple[float, int]] = deque([(self._started, 0)])
 
     def fraction(self) -> float | None:
         """Return the share of the work that is done, 0 to 1, or `None` if it is not known."""
-        counts = self.counts
+        ended, started = self.counts.ended + self._before(), self.counts.started
         if self._total is not None:
-            return counts.ended / self._total if self._total else 1.0
+            return ended / self._total if self._total else 1.0
         read = self._fraction_read()
-        of_file = None if read is None or not counts.started else read * counts.ended / counts.started
+        of_file = None if read is None or not started else read * ended / started
         if self._limit is None:
             return of_file
-        return max(of_file or 0.0, counts.ended / self._limit)
+        return max(of_file or 0.0, ended / self._limit)
 
     def per_second(self) -> float:
         """Return the rows ended per second, over the last ten seconds."""
@@ -139,6 +142,8 @@ class Progress:
         counts, quota, noun = self.counts, self._quota(), self._noun
         of_total = f" of {self._total:,}" if self._total is not None else ""
         words = [f"{counts.done:,}{of_total} done"]
+        if before := self._before():
+            words.append(f"{before:,} of earlier runs")
         if counts.failed:
             words.append(f"{counts.failed:,} failed")
         trouble = trouble_words(quota)
@@ -157,7 +162,11 @@ class Progress:
         fraction = self.fraction()
         if fraction is None or fraction < _FEWEST_FOR_ETA:
             return None
-        return (anyio.current_time() - self._started) * (1 - fraction) / fraction
+        ended = self.counts.ended
+        if not ended:
+            return None
+        by_this_run = fraction * ended / (ended + self._before())
+        return (anyio.current_time() - self._started) * (1 - fraction) / by_this_run
 
 
 class Display:

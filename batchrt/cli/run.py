@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from batchrt import ChatOpenAI, RunConfig, Runnable, RunnableLambda
@@ -15,9 +17,11 @@ from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import Feed, window_of
 from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.job_files import open_output, output_format
+from batchrt.cli.journal_job import JournalJob, check_journal
 from batchrt.cli.options import RunSettings
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
-from batchrt.files import Sink, Source, field_reader, fields_of_schema, open_sink
+from batchrt.cli.streamed_job import StreamedJob
+from batchrt.files import Sink, Source, field_reader, fields_of_schema, open_sink, prompt_values
 from batchrt.files.cells import error_line
 
 __all__ = ["run_job"]
@@ -34,6 +38,7 @@ def run_job(settings: RunSettings) -> int:
     if settings.flatten and (schema is None or not fields_of_schema(schema)):
         raise UsageError("--flatten makes columns of a schema's fields: name one with --schema that has some")
     check_limits(settings)
+    check_journal(settings)
     budget, counts = Budget.of(settings, answers=True), Counts()
     model = chat_model(settings)
     answers = _answers(settings, model, schema)
@@ -41,30 +46,51 @@ def run_job(settings: RunSettings) -> int:
     def new_job(source: Source, stack: ExitStack) -> Job:
         columns = source.survey(settings.limit)
         prompt = prompt_of(messages, source, columns)
-        sink = stack.enter_context(_open_sink(settings, source, columns, schema))
+        open_sink = partial(_open_sink, settings, source, columns, schema)
         if not prompt.input_variables and not settings.quiet:
             complain("the prompt has no {column}: every row is asked the same")
         ask: Runnable[Any, Answer] = prompt | answers
         if settings.timeout is not None:
             ask = ask.with_config(timeout=settings.timeout, run_name="the row")
         fields = field_reader(source, prompt.input_variables)
+        if settings.journal is not None:
+            ask = _from_values(source, prompt.input_variables, ask)
+            return JournalJob(
+                ask, open_sink, fields, model=model, settings=settings, budget=budget, source=source
+            )
+        sink = stack.enter_context(open_sink(None))
         chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)
         config = RunConfig(window=window_of(settings.max_concurrency))
-        return Job(
+        return StreamedJob(
             chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
         )
 
     return execute(settings, new_job)
 
 
+def _from_values(source: Source, names: tuple[str, ...], ask: Runnable[Any, Answer]) -> Runnable[Any, Answer]:
+    """Return `ask` for the values of rows as the file has them."""
+    if source.is_table:
+        return ask
+    return RunnableLambda(partial(prompt_values, names=names), inline=True, name="prompt values") | ask
+
+
 def _open_sink(
-    settings: RunSettings, source: Source, columns: Sequence[str], schema: dict[str, Any] | None
+    settings: RunSettings,
+    source: Source,
+    columns: Sequence[str],
+    schema: dict[str, Any] | None,
+    path: str | None,
 ) -> Sink:
+    """Open the output; at another `path` for a journal's rows."""
+    if path is not None:
+        settings = replace(settings, output=path, overwrite=True)
     return open_output(
         open_sink,
         settings,
         source,
+        rebuildable=path is not None,
         columns=columns,
         output_column=settings.output_column,
         finish_reasons=True,

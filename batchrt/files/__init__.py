@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
-from batchrt.files.fields import field_reader, text_reader
+from batchrt.files.fields import field_reader, prompt_values, text_reader
 from batchrt.files.flattening import FieldKind, fields_of_schema
 from batchrt.files.formats import Format, choose_format
 from batchrt.files.paths import expand_paths
@@ -44,6 +44,7 @@ __all__ = [
     "open_sink",
     "open_source",
     "open_vector_sink",
+    "prompt_values",
     "required_columns",
     "text_reader",
     "without_traces",

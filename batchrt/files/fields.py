@@ -9,7 +9,7 @@ from batchrt.files.cells import cell, listed
 from batchrt.files.rows import BadRow, Row
 from batchrt.files.source import Source
 
-__all__ = ["field_reader", "text_reader"]
+__all__ = ["field_reader", "prompt_values", "text_reader"]
 
 Fields: TypeAlias = "Mapping[str, Any]"
 
@@ -25,14 +25,21 @@ def field_reader(source: Source, names: tuple[str, ...]) -> Callable[[Row | BadR
 
     def fields(row: Row | BadRow) -> Fields:
         values = _values_of(row)
-        changed: dict[str, Any] = {}
         for name in names:
-            value = _value_of(source, row, name)
-            if value is None or isinstance(value, bool | list | dict):
-                changed[name] = cell(value)
-        return {**values, **changed} if changed else values
+            _value_of(source, row, name)
+        return prompt_values(values, names)
 
     return fields
+
+
+def prompt_values(values: Fields, names: tuple[str, ...]) -> Fields:
+    """Return the values of a row; `null`, booleans, lists and objects among `names` are text."""
+    changed: dict[str, Any] = {}
+    for name in names:
+        value = values[name]
+        if value is None or isinstance(value, bool | list | dict):
+            changed[name] = cell(value)
+    return {**values, **changed} if changed else values
 
 
 def text_reader(source: Source, column: str) -> Callable[[Row | BadRow], str]:

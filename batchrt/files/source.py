@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from types import TracebackType
 from typing import Any, Final, Self
@@ -107,6 +107,20 @@ class Source(Iterator[Row | BadRow]):
     def row_error(self, row: Row | BadRow, problem: str, *, column: str | None = None) -> InputError:
         """Return an error about a row, with the row's place."""
         return bad_row(self.path, row.number, row.line, problem, column=column).error
+
+    def check(self, read: Callable[[Row | BadRow], object]) -> None:
+        """Have rows for which `read` raises an InputError come as bad rows with this error."""
+
+        def checked(row: Row | BadRow) -> Row | BadRow:
+            try:
+                read(row)
+            except InputError as error:
+                if isinstance(row, BadRow):
+                    return row
+                return BadRow(row.number, row.line, error, row.values, row.size)
+            return row
+
+        self._rows = map(checked, self._rows)
 
     def look_ahead(self, names: Iterable[str]) -> set[str]:
         """Return the `names` that are columns, in JSONL and of mappings also of later rows.

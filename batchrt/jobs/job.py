@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -11,20 +12,24 @@ from typing import Any, Literal, TypeAlias
 
 import anyio.from_thread
 import anyio.to_thread
+from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config
-from batchrt.files import Source
+from batchrt.errors import DeadlineExceededError, SpendingLimitError
+from batchrt.files import Source, ThreadedIterator
 from batchrt.jobs.identity import Identity
-from batchrt.jobs.job_run import JobRun, Observer
+from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader, RunRecord
-from batchrt.jobs.matching import Matcher
-from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.matching import Matcher, Matches
+from batchrt.jobs.output import OutputLayout, check_output, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
 from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
+from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.runnables.base import RunnableLike, coerce
 from batchrt.runtime.outcome import Outcome
+from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
 
 __all__ = ["Job", "Reuse"]
@@ -66,6 +71,11 @@ class Job:
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
         limit: the most rows to read.
+        refine: returns an outcome as it is to be recorded, for a chain whose output has more to it than JSON
+            can carry. One with an error and an output counts as failed; both are kept.
+        layout: of the output, if it is to have other columns.
+        abort_policy: decides when the provider lets nothing through any more; its `on_abort` should call
+            `stop` or `cancel`. It serves one run. By default the run is stopped after five rows in a row.
 
     Raises:
         ValueError: a function cannot be compared between processes and there is no `version`; or an option
@@ -86,6 +96,9 @@ class Job:
         version: str | None = None,
         overwrite: bool = False,
         limit: int | None = None,
+        refine: Refiner | None = None,
+        layout: OutputLayout | None = None,
+        abort_policy: AbortPolicy | None = None,
     ) -> None:
         if reuse not in ("same", "any"):
             raise ValueError(f"reuse must be 'same' or 'any', not {reuse!r}")
@@ -102,6 +115,11 @@ class Job:
         self._retry_failed = retry_failed
         self._overwrite = overwrite
         self._limit = limit
+        self._refine = refine
+        self._layout = layout
+        self._abort_policy = abort_policy
+        self._matcher: Matcher | None = None
+        self._writing: CancelScope | None = None
         self._codec = Codec(self._identity.output_type)
         self._run: JobRun | None = None
         self._stop_called = False
@@ -131,7 +149,9 @@ class Job:
                 "the job's source is an iterator, which the run before has read; make a job with a new one"
             )
         self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
-        run = self._run = JobRun(self._chain, self._config, observe)
+        run = self._run = JobRun(
+            self._chain, self._config, observe, refine=self._refine, abort_policy=self._abort_policy
+        )
         if self._stop_called:
             run.stop()
         with (
@@ -141,22 +161,32 @@ class Job:
             source = rows if isinstance(rows, Source) else None
             if self._sink is not None:
                 own = not journal.is_empty or journal.aside is not None
-                check_output(self._sink, source, replace=own or self._overwrite)
+                check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)
             self._fresh = False
-            report = await self._carry_out(run, rows, journal)
+            report = self._report = await self._carry_out(run, rows, journal)
             if report.is_complete and self._sink is not None:
-                write = partial(write_output, self.journal, self._sink, source, rows=report.rows)
-                await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
-        self._report = report
+                report = self._report = await self._written(report, source, self._sink)
         self._stop_called = False
+        return report
+
+    async def _written(self, report: JobReport, source: Source | None, sink: str) -> JobReport:
+        """Write the output, and return the report that says so."""
+        write = partial(write_output, self.journal, sink, source, rows=report.rows, layout=self._layout)
+        with CancelScope() as self._writing:
+            await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
+            return replace(report, is_written=True)
         return report
 
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
         started = perf_counter()
         journal.begin_run()
         matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
-        read: Any = read_async_rows if isinstance(rows, AsyncIterable) else read_rows
-        await run.run(read(rows, self._limit), journal, matcher, self._codec)
+        self._matcher = matcher
+        # A pipe may be long in giving a row; the next row of a file takes microseconds, less than a thread.
+        blocks = isinstance(rows, Source) and rows.fraction_read is None
+        given = ThreadedIterator(rows) if blocks else rows
+        read: Any = read_async_rows if isinstance(given, AsyncIterable) else read_rows
+        await run.run(read(given, self._limit), journal, matcher, self._codec)
         if isinstance(rows, Source) and rows.is_broken:
             run.end_early("the input cannot be read to its end")
         if run.at_end and self._limit is None:
@@ -178,6 +208,31 @@ class Job:
         if self._run is not None:
             self._run.stop()
 
+    def cancel(self) -> None:
+        """End the run at once, to be called on its event loop: rows in flight are cancelled.
+
+        What had ended is recorded, and `arun` returns its report. An output that is being written is left
+        as it was.
+        """
+        if self._run is not None:
+            self._run.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    @property
+    def matches(self) -> Matches | None:
+        """The counts of rows by how they were matched with the journal; `None` before it was opened."""
+        return None if self._matcher is None else self._matcher.matches
+
+    @property
+    def ended(self) -> SpendingLimitError | DeadlineExceededError | None:
+        """The error of the limit at which the last run ended early."""
+        return None if self._run is None else self._run.limit_error
+
+    def statistics(self) -> RunStatistics:
+        """Return the counts of the rows that the last run sent, so far."""
+        return RunStatistics() if self._run is None else self._run.statistics()
+
     def write(self) -> None:
         """Write the rows that the journal has to the sink now, also where others are missing.
 
@@ -188,7 +243,8 @@ class Job:
         if self._sink is None:
             raise ValueError("the job has no sink; give it one")
         with open_rows(self._source) as rows:
-            write_output(self.journal, self._sink, rows if isinstance(rows, Source) else None)
+            source = rows if isinstance(rows, Source) else None
+            write_output(self.journal, self._sink, source, layout=self._layout)
 
     def outcomes(self) -> Iterator[Outcome[Any]]:
         """Iterate over the outcomes in the journal, in the order of the input, with bounded memory.

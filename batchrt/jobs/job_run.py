@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -14,40 +15,31 @@ import anyio.lowlevel
 from anyio import CancelScope
 
 from batchrt.config import RunConfig
-from batchrt.errors import (
-    AuthenticationError,
-    DeadlineExceededError,
-    OutageError,
-    QuotaExhaustedError,
-    RunStoppedError,
-    SpendingLimitError,
-)
+from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
 from batchrt.jobs.journal import Journal, RowSource
 from batchrt.jobs.matching import Matcher, Row
 from batchrt.jobs.records import Codec, encode_input
 from batchrt.jobs.rows import Given
-from batchrt.limits.error_kinds import kind_of
+from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.clock import Clock
 from batchrt.runtime.event_loop import LoopHandle, Signal
 from batchrt.runtime.outcome import Outcome
-from batchrt.runtime.outcome_iterator import OutcomeIterator
+from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
-__all__ = ["JobRun", "Observer"]
+__all__ = ["JobRun", "Observer", "Refiner"]
 
 Observer: TypeAlias = Callable[[Outcome[Any]], object]
 """Called with each outcome once it is on the disk, on the event loop."""
+Refiner: TypeAlias = Callable[[Outcome[Any]], Outcome[Any]]
+"""Returns an outcome as it is to be recorded; one with an error and an output counts as failed."""
 
 _CHUNK: Final = 64
 """Outcomes that are taken from the run at a time."""
 _LONGEST_LOOK: Final = 0.005
 """Seconds for which rows are matched before the event loop may do other work."""
-_MOST_REFUSED: Final = 5
-"""Rows in a row that may be refused for the key or the credit, or given up for an outage, before the run is
-stopped. One would do for a wrong key, but a proxy in front of several accounts may have a bad one."""
-_PROVIDERS: Final = (AuthenticationError, QuotaExhaustedError, OutageError)
 _OF_THE_RUN: Final = (RunStoppedError, SpendingLimitError, DeadlineExceededError)
 
 _PAUSE: Final = Row(-1, None, "", (b"", b""))
@@ -92,6 +84,8 @@ class JobRun:
         chain: the chain.
         config: of the run.
         observe: see `Observer`.
+        refine: see `Refiner`.
+        abort_policy: decides when the run is stopped, by its `on_abort`; by default `stop` is called.
 
     Attributes:
         interrupted: rows without an outcome that stands, since the provider let no request through.
@@ -105,6 +99,9 @@ class JobRun:
         chain: Runnable[Any, Any],
         config: RunConfig | None,
         observe: Observer | None,
+        *,
+        refine: Refiner | None = None,
+        abort_policy: AbortPolicy | None = None,
     ) -> None:
         self.interrupted: int = 0
         self.not_started: int = 0
@@ -113,6 +110,13 @@ class JobRun:
         self._step = _RowStep(chain)
         self._config = config
         self._observe = observe
+        self._refine = refine
+        if abort_policy is None:
+            abort_policy = AbortPolicy(max_wait=math.inf)
+            abort_policy.on_abort = self.stop
+        self._abort_policy = abort_policy
+        self._doubtful: list[tuple[Row, Outcome[Any]]] = []
+        self._refusal: Exception | None = None
         self._journal: Journal
         self._matcher: Matcher
         self._codec: Codec
@@ -124,15 +128,31 @@ class JobRun:
         self._pulled = 0
         self._confirmed: deque[list[Any]] = deque()
         self._room: Signal | None = None
-        self._refused_in_a_row = 0
         self._iterator: OutcomeIterator[Any] | None = None
         self._stopped = False
+        self._cancelled = False
+        self._in_flight = 0
 
     def stop(self) -> None:
         """End gracefully: rows in flight are finished, and those that wait are not started."""
         self._stopped = True
         if self._iterator is not None:
             self._iterator.stop()
+
+    def cancel(self) -> None:
+        """End at once, on the loop's thread: rows in flight are cancelled."""
+        self._stopped = self._cancelled = True
+        self._in_flight = self.statistics().in_flight
+        self._scope.cancel()
+
+    def statistics(self) -> RunStatistics:
+        """Return the counts of the rows that were run."""
+        return RunStatistics() if self._iterator is None else self._iterator.statistics()
+
+    @property
+    def limit_error(self) -> SpendingLimitError | DeadlineExceededError | None:
+        """The error of the limit at which the run ended."""
+        return None if self._iterator is None else self._iterator.ended
 
     def end_early(self, reason: str) -> None:
         """Record that rows are missing though the source has ended."""
@@ -175,8 +195,11 @@ class JobRun:
                 await self._consume(run)
         if self._failure is not None:
             raise self._failure
+        self._settle()
         journal.flush()
         self._confirm()
+        if self._failure is not None:
+            raise self._failure
         self._end()
 
     async def _consume(self, iterator: OutcomeIterator[Any]) -> None:
@@ -254,9 +277,17 @@ class JobRun:
         row = self._pending.pop(outcome.index)
         if row is _PAUSE:
             return
-        if outcome.error is not None and not self._stands(outcome):
-            return
-        self._refused_in_a_row = 0
+        if self._refine is not None:
+            outcome = self._refine(outcome)
+        if outcome.error is None:
+            self._abort_policy.record_success()
+            self._put(row, outcome)
+        elif self._stands(row, outcome, outcome.error):
+            self._put(row, outcome)
+        if self._doubtful and self._abort_policy.refusal is None:
+            self._put_doubtful()
+
+    def _put(self, row: Row, outcome: Outcome[Any]) -> None:
         record = self._codec.record(outcome, self._clock.wall())
         source = RowSource(*row.keys, self._matcher.chain, row.given)
         token = (row.position, outcome)
@@ -267,21 +298,45 @@ class JobRun:
         else:
             self._journal.update(row.entry, source, record, token)
 
-    def _stands(self, outcome: Outcome[Any]) -> bool:
-        """Whether a failed row is an outcome of its own, and not one of the run or of the provider."""
-        error = outcome.error
+    def _stands(self, row: Row, outcome: Outcome[Any], error: Exception) -> bool:
+        """Whether the error of a row is its own outcome; that of the run or of the provider is not.
+
+        A refusal that may be the row's own, or that of a wrong model, is put off until another row gets an
+        answer or the run ends.
+        """
         if isinstance(error, _OF_THE_RUN):
             self.not_started += outcome.status == "not started"
             self.interrupted += outcome.status != "not started"
             return False
-        if isinstance(error, _PROVIDERS) or kind_of(error).wrong_address:
+        policy = self._abort_policy
+        if not policy.record_failure(error) or policy.is_of_provider(error):
             self.interrupted += 1
-            self._refused_in_a_row += 1
-            if self._refused_in_a_row >= _MOST_REFUSED and self.ended is None:
-                self.ended = f"{type(error).__name__}: {error}"
-                self.stop()
+            self._refusal = error
+            return False
+        if policy.refusal is error:
+            self._doubtful.append((row, outcome))
             return False
         return True
+
+    def _put_doubtful(self) -> None:
+        doubtful, self._doubtful = self._doubtful, []
+        for row, outcome in doubtful:
+            self._put(row, outcome)
+
+    def _settle(self) -> None:
+        """Decide on the rows whose outcomes are not recorded, once the last row has ended."""
+        policy = self._abort_policy
+        if not policy.is_aborted:
+            self._put_doubtful()
+        self.interrupted += len(self._doubtful)
+        if self._cancelled:
+            unfinished = sum(row is not _PAUSE for row in self._pending.values())
+            in_flight = min(unfinished, self._in_flight)
+            self.interrupted += in_flight
+            self.not_started += unfinished - in_flight
+        refusal = policy.refusal if policy.is_aborted else self._refusal
+        if refusal is not None and self.ended is None:
+            self.ended = f"{type(refusal).__name__}: {refusal}"
 
     def _confirm(self) -> None:
         """Show outcomes that are on the disk; on the loop's thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from batchrt.files import Sink, Source, open_sink
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.records import decode_json, error_text
 
-__all__ = ["check_output", "write_output"]
+__all__ = ["OutputLayout", "check_output", "write_output"]
 
 _COLUMN_ROWS: Final = 20_000
 """Rows whose names become columns of a CSV; as many as are surveyed of a file."""
@@ -22,7 +23,22 @@ _ROWS_UNCHECKED: Final = 1000
 """Rows that are written in some milliseconds."""
 
 
-def check_output(path: str, source: Source | None, *, replace: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class OutputLayout:
+    """Lay out a job's output otherwise than with its input's columns, `output` and `error`.
+
+    Attributes:
+        open: opens a sink at a path; it replaces an older file (`overwrite`, `rebuildable`).
+        split: from a recorded output to the output and the finish reason of a row.
+    """
+
+    open: Callable[[str], Sink]
+    split: Callable[[Any], tuple[Any, str | None]]
+
+
+def check_output(
+    path: str, source: Source | None, *, replace: bool, layout: OutputLayout | None = None
+) -> None:
     """Check that the output can be made, before anything is sent.
 
     Raises:
@@ -33,11 +49,14 @@ def check_output(path: str, source: Source | None, *, replace: bool) -> None:
     if target.exists() and not replace:
         problem = "the file exists already; name another one or add `overwrite`"
         raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
+    if source is not None and target.exists() and source.is_same_file(target.stat()):
+        raise InputError(f"{path}: the file is the input; name another one for the output", path=path)
     if not os.access(target.parent, os.W_OK):
         problem = "cannot be written to" if target.parent.exists() else "does not exist; make it first"
         raise InputError(f"{path}: the folder {str(target.parent)!r} {problem}", path=path)
     with TemporaryDirectory() as folder:
-        _open(str(Path(folder) / target.name), () if source is None else source.columns, source).close()
+        name = str(Path(folder) / target.name)
+        _open(name, () if source is None else source.columns, source, layout).close()
 
 
 def write_output(
@@ -47,6 +66,7 @@ def write_output(
     *,
     rows: int | None = None,
     failed: bool = False,
+    layout: OutputLayout | None = None,
     check: Callable[[], object] = lambda: None,
 ) -> int:
     """Write rows of a journal to `path`, replacing what is there, and return their number.
@@ -57,6 +77,7 @@ def write_output(
         source: the file that the rows come from, or `None`.
         rows: of so many rows of the input; by default of all.
         failed: those that failed alone.
+        layout: of the file; by default that of its source.
         check: called now and then; its error ends the writing, and the old file is unchanged.
 
     Raises:
@@ -65,20 +86,27 @@ def write_output(
         JournalError: the journal cannot be read.
     """
     with JournalReader(journal) as reader:
-        columns = _columns(reader) if source is None else source.survey()
-        with _open(path, columns, source) as sink:
+        columns: Sequence[str] = ()
+        if layout is None:
+            columns = _columns(reader) if source is None else source.survey()
+        with _open(path, columns, source, layout) as sink:
             count = 0
             for _, given, record in reader.records(rows, failed=failed):
                 output = None if record.output is None else decode_json(record.output)
                 error = None if record.error is None else error_text(record.error)
-                sink.write(_values(decode_json(given)), output, error)
+                reason = None
+                if layout is not None and output is not None:
+                    output, reason = layout.split(output)
+                sink.write(_values(decode_json(given)), output, error, reason)
                 count += 1
                 if count % _ROWS_UNCHECKED == 0:
                     check()
     return count
 
 
-def _open(path: str, columns: Sequence[str], source: Source | None) -> Sink:
+def _open(path: str, columns: Sequence[str], source: Source | None, layout: OutputLayout | None) -> Sink:
+    if layout is not None:
+        return layout.open(path)
     return open_sink(path, columns=columns, overwrite=True, source=source, rebuildable=True)
 
 

@@ -98,9 +98,9 @@ class Codec:
         """
         output = error = None
         request_id = outcome.request_id
-        if outcome.error is None:
+        if outcome.error is None or outcome.output is not None:
             output = self._encode(outcome.output)
-        else:
+        if outcome.error is not None:
             error = _encode_error(outcome.error)
             request_id = getattr(outcome.error, "request_id", None) or request_id
         bills, usage = outcome.usage_by_model, outcome.usage

@@ -45,6 +45,7 @@ class JobReport:
         seconds: of the last run.
         ended: why it ended early, in a sentence, or `None`.
         aside: where an older journal was moved (`fresh`), or `None`.
+        is_written: whether the last run has written the output.
     """
 
     journal: str
@@ -69,6 +70,7 @@ class JobReport:
     seconds: float = 0.0
     ended: str | None = None
     aside: str | None = None
+    is_written: bool = False
 
     @classmethod
     def of(cls, journal: str | os.PathLike[str]) -> Self:

@@ -76,6 +76,17 @@ class AbortPolicy:
             self.on_abort()
         return True
 
+    def is_of_provider(self, error: Exception) -> bool:
+        """Whether an error is that of any item at this moment: the same item may succeed later.
+
+        Such are errors of the key, the credit, an outage, an address without a server (unless items are to
+        fail at once without one), and a wait that is too long; a 403 or 404 may be about one item.
+        """
+        if isinstance(error, ProviderError) and error.status == _FORBIDDEN:
+            return False
+        is_refused = isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError)
+        return is_refused or self._leads_nowhere(error) or self.asks_too_much(error)
+
     def _most_in_a_row(self, error: Exception) -> int | None:
         """Return after how many errors like this the run is aborted; `None` if it is the item's own."""
         status = error.status if isinstance(error, ProviderError) else None
@@ -83,14 +94,19 @@ class AbortPolicy:
             return 1  # nothing is sent until then, so there would not be another one
         if self._has_wrong_address(error):
             return 1
-        if isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError):
+        if isinstance(error, OutageError | AuthenticationError | QuotaExhaustedError) or self._leads_nowhere(
+            error
+        ):
             return MOST_FORBIDDEN if status == _FORBIDDEN else MOST_REFUSED
         # 404 is a model or a path that does not exist.
         return MOST_REFUSED if status == _NOT_FOUND else None
 
     def _has_wrong_address(self, error: Exception | None) -> bool:
         """Whether the address is wrong, as far as is known: no request reached a server there before."""
-        return self._waits and not self._reached and kind_of(error).wrong_address
+        return not self._reached and self._leads_nowhere(error)
+
+    def _leads_nowhere(self, error: Exception | None) -> bool:
+        return self._waits and kind_of(error).wrong_address
 
     def asks_too_much(self, error: Exception | None) -> bool:
         """Whether the provider asks, for all that is sent, to wait for longer than that."""

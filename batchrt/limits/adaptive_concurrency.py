@@ -85,6 +85,7 @@ class AdaptiveConcurrency:
         self._trial: _Trial | None = None
         self._accused: tuple[int, bool] | None = None
         self._on_trial = 0
+        self._tried = False
         self._late = 0
         self._skipped = 0
         self._outputs = _Mean()
@@ -121,7 +122,7 @@ class AdaptiveConcurrency:
             least = math.ceil(self._before_cut * _LEAST_OF_EPISODE)
             self._cut_to(max(least, min(self.limit, in_flight)))
             return self._before_cut >= self._carried * _STILL_TOO_MANY
-        self._on_trial = _TRIAL_ROUNDS if self._accused is None and self._doubling else 0
+        self._on_trial = _TRIAL_ROUNDS if self._doubling and not self._tried else 0
         if self._accused is None:
             self._accused = self.limit, self._doubling
         self._doubling = False
@@ -170,7 +171,8 @@ class AdaptiveConcurrency:
         if self._on_trial:
             self._on_trial -= 1
             if not self._on_trial:
-                self._doubling, self._accused, self._ceiling = True, None, None
+                self._tried = self._doubling = True
+                self._accused = self._ceiling = None
         self._sustained = max(self._sustained, self._peak_before)
         self._peak_before, self._peak = self._peak, 0
         if self._pooled.count >= _FEWEST_SAMPLES:

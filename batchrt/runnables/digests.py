@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import struct
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -188,7 +189,7 @@ def _state_of(value: Any) -> Mapping[str, Any] | None:
     if is_dataclass(value):
         return {field.name: getattr(value, field.name, None) for field in fields(value)}
     state = getattr(value, "__dict__", None)
-    if type(state) is not dict or not type(value).__flags__ & _HEAP_TYPE:
+    if type(state) is not dict or not _is_plain(type(value)):
         text = repr(value)
         return None if " at 0x" in text or text == object.__repr__(value) else {"repr": text}
     if any(hasattr(base, "__slots__") and base.__slots__ for base in type(value).__mro__):
@@ -196,8 +197,13 @@ def _state_of(value: Any) -> Mapping[str, Any] | None:
     return cast("Mapping[str, Any]", state)
 
 
-_HEAP_TYPE: Final = 1 << 9
-"""Py_TPFLAGS_HEAPTYPE: the class was made by a `class` statement, and holds nothing that cannot be seen."""
+_PLAIN_SIZE: Final = object.__basicsize__ + 2 * struct.calcsize("P")
+"""Bytes of an instance that has no more than a `__dict__` and a list of weak references."""
+
+
+def _is_plain(kind: type) -> bool:
+    """Whether instances hold nothing that their `__dict__` does not show, as a class written in C may."""
+    return kind.__basicsize__ <= _PLAIN_SIZE and not kind.__itemsize__
 
 
 def _names(code: types.CodeType) -> set[str]:

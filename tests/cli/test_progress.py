@@ -52,6 +52,21 @@ def test_progress_all_facts_are_said() -> None:
     ]
 
 
+def test_progress_rows_of_earlier_runs_are_done_but_not_by_this_one() -> None:
+    """They count for the share, and neither for the pace nor for the time that the rest takes."""
+
+    async def main() -> tuple[list[str], float | None]:
+        counts = Counts()
+        progress = new_progress(counts, total=1000, before=lambda: 500)
+        await anyio.sleep(10)
+        counts.done = 250
+        return progress.words(), progress.fraction()
+
+    words, fraction = on_mock_clock(main)
+    assert words == ["250 of 1,000 done", "500 of earlier runs", "0 in flight", "25/s", "ETA 10 s"]
+    assert fraction == 0.75
+
+
 def test_progress_estimate_is_called_one() -> None:
     """Where a server sends no usage."""
 

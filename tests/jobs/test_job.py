@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import random
+import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchrt import (
+    AbortPolicy,
     AIMessage,
     InputError,
     Job,
@@ -27,9 +31,10 @@ from batchrt import (
     RecordedError,
     RunnableLambda,
 )
-from batchrt.files import open_source
+from batchrt.files import Sink, open_sink, open_source
 from batchrt.files.text_sinks import JsonSink
 from batchrt.jobs import output
+from batchrt.jobs.output import OutputLayout
 from batchrt.testing import MockProvider
 from tests.jobs.chains import Answers, questions
 
@@ -295,6 +300,27 @@ async def test_job_cancelled_while_it_writes_keeps_the_old_output(
         await Job(answers.chain(), questions(31), sink, journal=journal).arun()
     assert scope.cancelled_caught
     assert written == 10
+    assert sink.read_bytes() == before
+
+
+async def test_job_cancel_while_it_writes_keeps_the_old_output(
+    answers: Answers, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report says that it is not written, though each row has an outcome."""
+    sink = tmp_path / "out.jsonl"
+    await Job(answers.chain(), questions(30), sink, journal=journal).arun()
+    before = sink.read_bytes()
+    job = Job(answers.chain(), questions(31), sink, journal=journal)
+
+    def write(self: Any, *args: Any) -> None:
+        anyio.from_thread.run_sync(job.cancel)
+        put(self, *args)
+
+    put = JsonSink._put
+    monkeypatch.setattr(JsonSink, "_put", write)
+    monkeypatch.setattr(output, "_ROWS_UNCHECKED", 10)
+    report = await job.arun()
+    assert (report.is_complete, report.is_written) == (True, False)
     assert sink.read_bytes() == before
 
 
@@ -583,3 +609,135 @@ async def test_job_refuses_a_second_one_at_once(answers: Answers, journal: Path)
     assert report.done == 1
     assert errors[0].fault == "locked"
     assert str(journal) in str(errors[0])
+
+
+def refused_if_long(outcome: Outcome[Any]) -> Outcome[Any]:
+    """Return the outcome of an answer with its length; a long answer is an error too."""
+    if outcome.error is not None:
+        return outcome
+    text = str(outcome.output)
+    error = ValueError("it is long") if text.endswith("9") else None
+    return replace(outcome, output={"text": text, "length": str(len(text))}, error=error)
+
+
+async def test_job_records_refined_outcomes(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """One with an error and an output is a failed row that has both; a layout has columns for the parts."""
+    sink = tmp_path / "out.jsonl"
+
+    def open_it(path: str) -> Sink:
+        return open_sink(path, columns=["q"], output_column="reply", finish_reasons=True, overwrite=True)
+
+    def split(recorded: Any) -> tuple[Any, str | None]:
+        return recorded["text"], recorded["length"]
+
+    options: Any = {"journal": journal, "refine": refused_if_long, "layout": OutputLayout(open_it, split)}
+    rows = [{"q": f"q{number}"} for number in range(8, 11)]
+    seen: dict[int, Outcome[Any]] = {}
+    report = await Job(answers.chain(), rows, sink, **options).arun(
+        lambda outcome: seen.__setitem__(outcome.index, outcome)
+    )
+    assert (report.done, report.failed, report.is_written) == (2, 1, True)
+    assert seen[0].output == {"text": "SAY Q8", "length": "6"}
+    assert lines(sink)[1] == {
+        "q": "q9",
+        "reply": "SAY Q9",
+        "reply_error": "ValueError: it is long",
+        "reply_finish_reason": "6",
+    }
+    read_back = list(Job(answers.chain(), rows, **options).outcomes())
+    assert (read_back[1].output, read_back[1].ok) == ({"text": "SAY Q9", "length": "6"}, False)
+    answers.take()
+    await Job(answers.chain(), rows, sink, retry_failed=True, **options).arun()
+    assert answers.take() == ["say q9"]
+
+
+async def test_job_cancel_keeps_what_had_ended_and_reports(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """Rows in flight are counted as interrupted, those before them as not started; no output is made."""
+    sink = tmp_path / "out.jsonl"
+
+    def respond(text: str) -> httpx.Response:
+        if text == "say q20":
+            answers.seconds = 3600.0  # of later requests
+        return answers.answered(text)
+
+    answers.respond = respond
+    config: Any = {"max_concurrency": 4}
+    job = Job(answers.chain(), questions(200), sink, journal=journal, config=config)
+    report = await job.arun(lambda outcome: job.cancel() if outcome.index == 20 else None)
+    assert not report.is_complete
+    assert 1 <= report.interrupted <= 4
+    assert report.done + report.interrupted + report.not_started == report.rows
+    assert report.done == len(list(job.outcomes()))
+    assert not sink.exists()
+    answers.take()
+    answers.seconds = 0.0
+    answers.respond = answers.answered
+    assert (await Job(answers.chain(), questions(200), sink, journal=journal).arun()).is_complete
+    assert len(answers.take()) == 200 - report.done
+
+
+async def test_job_forbidden_row_fails_unless_all_are(answers: Answers, journal: Path) -> None:
+    """A 403 between answers, or as the last one, is said of its row; that of a job that stops is not."""
+
+    def moderated(text: str) -> httpx.Response:
+        if text in ("say q3", "say q9"):
+            return httpx.Response(403, json={"error": {"message": "moderated"}})
+        return answers.answered(text)
+
+    answers.respond = moderated
+    report = await Job(answers.chain(), questions(10), journal=journal).arun()
+    assert (report.done, report.failed, report.is_complete) == (8, 2, True)
+    answers.respond = lambda _: httpx.Response(404, json={"error": {"message": "no such model"}})
+    job = Job(answers.chain(name="n"), questions(10), journal=journal)
+    report = await job.arun()
+    assert report.changed >= 5
+    assert not report.is_complete
+    assert "no such model" in (report.ended or "")
+    assert not [each for each in job.outcomes() if "no such model" in str(each.error)]
+
+
+async def test_job_takes_an_abort_policy(answers: Answers, journal: Path) -> None:
+    """It is told of each outcome, and what it calls ends the job."""
+    answers.respond = lambda _: httpx.Response(401, json={"error": {"message": "wrong key"}})
+    policy = AbortPolicy(max_wait=60)
+    calls: list[str] = []
+    config: Any = {"max_concurrency": 1}
+    job = Job(answers.chain(), questions(100), journal=journal, config=config, abort_policy=policy)
+
+    def on_abort() -> None:
+        calls.append("abort")
+        job.stop()
+
+    policy.on_abort = on_abort
+    report = await job.arun()
+    assert calls == ["abort"]
+    assert not report.is_complete
+    assert "wrong key" in (report.ended or "")
+
+
+async def test_job_reads_a_pipe_beside_its_work(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """A row is answered while the next one is awaited."""
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    answered = threading.Event()
+
+    def respond(text: str) -> httpx.Response:
+        answered.set()
+        return answers.answered(text)
+
+    def write() -> None:
+        with pipe.open("w") as file:
+            file.write('{"q": "first"}\n')
+            file.flush()
+            assert answered.wait(30)
+            file.write('{"q": "second"}\n')
+
+    answers.respond = respond
+    writer = threading.Thread(target=write)
+    writer.start()
+    with open_source(pipe) as source:
+        report = await Job(answers.chain(), source, journal=journal).arun()
+    writer.join()
+    assert (report.done, report.is_complete) == (2, True)

@@ -8,6 +8,7 @@ import pytest
 
 from batchrt.errors import (
     AuthenticationError,
+    ConnectionFailedError,
     InputError,
     OutageError,
     QuotaExhaustedError,
@@ -19,6 +20,12 @@ from batchrt.limits.abort_policy import MOST_FORBIDDEN, MOST_REFUSED, AbortPolic
 
 def outage() -> Exception:
     return OutageError("down", seconds=600)
+
+
+def lost() -> Exception:
+    error = ConnectionFailedError("no such host")
+    error.fault = "host"
+    return error
 
 
 def too_long() -> Exception:
@@ -81,3 +88,37 @@ def test_abort_policy_rows_of_a_list_count_once() -> None:
         assert by_itself == [True] * 10, place
     assert abort_policy.is_aborted
     assert not abort_policy.record_failure(outage())
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_provider"),
+    [
+        (outage, True),
+        (lambda: QuotaExhaustedError("no credit", status=429), True),
+        (lambda: AuthenticationError("no", status=401), True),
+        (lambda: AuthenticationError("no", status=403), False),
+        (too_long, True),
+        (lambda: RateLimitError("no", status=429, retry_after=60), False),
+        (lambda: ServerError("no", status=500), False),
+        (lost, True),
+        (lambda: InputError("no text"), False),
+    ],
+)
+def test_abort_policy_tells_errors_of_the_provider(
+    error: Callable[[], Exception], is_of_provider: bool
+) -> None:
+    """From those that may be about one item; without patience, an address without a server is one's too."""
+    assert AbortPolicy(max_wait=60).is_of_provider(error()) is is_of_provider
+    impatient = AbortPolicy(max_wait=60, patience=0)
+    is_address = isinstance(error(), ConnectionFailedError)
+    assert impatient.is_of_provider(error()) is (is_of_provider and not is_address)
+
+
+def test_abort_policy_lost_address_stops_the_job() -> None:
+    """After as many in a row as an outage, once a request had reached it."""
+    abort_policy = AbortPolicy(max_wait=60)
+    abort_policy.record_success()
+    for _ in range(MOST_REFUSED):
+        assert not abort_policy.is_aborted
+        abort_policy.record_failure(lost())
+    assert abort_policy.is_aborted

@@ -16,7 +16,7 @@ def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
     for _ in range(4):
         assert start.due(10.0) == 10.0
         start.sent()
-    assert start.due(10.0) == pytest.approx(10.2 + 0.025 * math.log2(5 / 4))
+    assert start.due(10.0) == pytest.approx(10.15 + 0.025 * math.log2(5 / 4))
     start.replied(10.0, answered=False)
     assert start.due(10.0) == pytest.approx(10.0 + 0.025 * math.log2(5 / 4))
     assert start.due(10.1) == 10.1

@@ -6,6 +6,7 @@ import math
 import os
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import anyio.lowlevel
@@ -44,7 +45,9 @@ class Pool:
 
     def __init__(self, *, keepalive_expiry: float, timeout: float | None) -> None:
         self.loop: LoopHandle = LoopHandle.current()
-        self._connect, self.time = connector()
+        connect, time = connector()
+        self._connect = connect
+        self.time: Callable[[], float] = time
         self.deadlines: Deadlines | None = None if timeout is None else Deadlines(timeout, self.time)
         self._expiry = keepalive_expiry
         # By the identity of the route (see `Pools.intern`): to hash its fields would cost more than the rest.

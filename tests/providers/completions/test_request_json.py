@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchrt.errors import BadRequestError, MalformedResponseError, RateLimitError
@@ -103,13 +104,16 @@ def test_completion_request_choices_are_placed_by_index(
 
 
 @given(st.integers(2, 5), st.integers(1, 3), st.lists(st.integers(-1, 15), max_size=16))
+@example(2, 1, [2, 1])
 def test_completion_request_indexes_that_are_no_order_place_nothing(
     prompts: int, n: int, indexes: list[int]
 ) -> None:
     """Too few, too many, twice, out of range."""
     body = {"choices": [{"index": index, "text": str(index)} for index in indexes]}
-    if sorted(indexes) == list(range(prompts * n)):
-        assert read(body, prompts, n).texts
+    count = prompts * n
+    if sorted(indexes) in (list(range(count)), list(range(1, count + 1))):  # from 0 or from 1
+        texts = read(body, prompts, n).texts
+        assert list(chain.from_iterable(cast("list[list[str]]", texts))) == [str(i) for i in sorted(indexes)]
         return
     with pytest.raises(MalformedResponseError) as caught:
         read(body, prompts, n)

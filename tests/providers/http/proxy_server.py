@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -96,18 +97,18 @@ def _forward(head: bytes, client: socket.socket, server: socket.socket) -> None:
     _copy(_length(answer), server, client)
 
 
-def _pipe(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while part := source.recv(65536):
-            target.sendall(part)
-        target.shutdown(socket.SHUT_WR)
-
-
 def _pipe_both(client: socket.socket, server: socket.socket) -> None:
-    back = threading.Thread(target=_pipe, args=(server, client), daemon=True)
-    back.start()
-    _pipe(client, server)
-    back.join()
+    # In one thread: OpenSSL allows no second one to write to a connection that the first one reads.
+    ways = {client: server, server: client}
+    with suppress(OSError):
+        while ways:
+            ready = [source for source in ways if isinstance(source, ssl.SSLSocket) and source.pending()]
+            for source in ready or select.select(list(ways), [], [])[0]:
+                part = source.recv(65536)
+                if part:
+                    ways[source].sendall(part)
+                else:
+                    ways.pop(source).shutdown(socket.SHUT_WR)
 
 
 @contextmanager
