@@ -12,6 +12,8 @@ __all__ = ["ACCEPT_ENCODING", "decode", "too_large"]
 ACCEPT_ENCODING = "identity"
 """Plain bodies: compressing a chat answer costs both sides more than the bytes it saves."""
 
+_NO_ENCODINGS = frozenset(("", "identity", "none", "binary", "utf-8", "utf8"))
+"""The last four are no content codings (RFC 9110, 8.4.1), but are sent by mistake, with plain bodies."""
 _GZIP_OR_ZLIB = 47
 _RAW_DEFLATE = -15
 _MOST_MEMBERS = 1_000
@@ -27,7 +29,7 @@ def decode(body: bytes, encoding: str, limit: int) -> bytes:
         MalformedResponseError: another encoding, broken data, or more than `limit` bytes.
     """
     name = encoding.strip().lower()
-    if name in ("", "identity"):
+    if name in _NO_ENCODINGS:
         return body
     if name not in ("gzip", "x-gzip", "deflate"):
         message = f"the answer is encoded as {encoding[:40]!r}, which was not asked for"

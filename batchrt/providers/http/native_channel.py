@@ -159,7 +159,7 @@ def _encoding(headers: HeaderMap) -> str:
         MalformedResponseError: it is encoded for the transfer in another way than in chunks.
     """
     coding = headers.get("transfer-encoding")
-    if coding is not None and coding.lower() != "chunked":
+    if coding is not None and coding.strip().lower() != "chunked":
         raise MalformedResponseError(f"the answer has the transfer coding {coding[:40]!r}, not asked for")
     return headers.get("content-encoding") or ""
 

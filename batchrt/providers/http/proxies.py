@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from base64 import b64encode
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ from urllib.request import getproxies
 __all__ = ["Proxy", "proxy_for"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_END_OF_HOST: Final = re.compile(r"[/?#]")
 
 
 class Proxy(NamedTuple):
@@ -30,13 +32,14 @@ class Proxy(NamedTuple):
     @property
     def origin(self) -> str:
         """The URL without user and password, for messages."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        # Not by `urlsplit`: to it a password that has one of `/?#` ends the host, and is a part of it.
+        place = self.url.partition("://")[2].rpartition("@")[2]
+        return f"{self.scheme}://{_END_OF_HOST.split(place, maxsplit=1)[0]}"
 
     @property
     def scheme(self) -> str:
         """The protocol that it speaks, in lower case."""
-        return urlsplit(self.url).scheme
+        return self.url.partition("://")[0].lower()
 
     @property
     def host(self) -> str:
@@ -71,7 +74,9 @@ class Proxy(NamedTuple):
                 f"{self.scheme} proxies need another client: pass http_client=httpx.AsyncClient(), which "
                 f"takes {self.setting} too (pip install 'httpx[socks]')"
             )
-        return "this is no URL of a proxy, such as http://host:3128"
+        in_password = "@" in self.url and "@" not in _END_OF_HOST.split(self.url.partition("://")[2])[0]
+        hint = "; in a password `/`, `?` and `#` are written %2F, %3F and %23" if in_password else ""
+        return f"this is no URL of a proxy, such as http://host:3128{hint}"
 
 
 def proxy_for(url: str) -> Proxy | None:
@@ -86,7 +91,7 @@ def proxy_for(url: str) -> Proxy | None:
     parts = urlsplit(url)
     proxies = getproxies()
     for kind in (parts.scheme, "all"):
-        proxy = proxies.get(kind)
+        proxy = proxies.get(kind, "").strip()
         if proxy:
             break
     else:

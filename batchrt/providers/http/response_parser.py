@@ -283,7 +283,7 @@ class ResponseParser:
         length = headers.get("content-length")
         coding = headers.get("transfer-encoding")
         if coding is not None:
-            self._expected = 0 if coding.lower().endswith("chunked") else math.inf
+            self._expected = 0 if coding.rstrip().lower().endswith("chunked") else math.inf
         elif length is None:
             self._expected = math.inf
         else:

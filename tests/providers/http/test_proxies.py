@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from batchrt.providers.http.connection_errors import ConnectFailed
 from batchrt.providers.http.proxies import Proxy, proxy_for
+from batchrt.providers.http.route import route_of
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +146,35 @@ def test_proxies_hide_the_password() -> None:
     proxy = Proxy("http://user:hunter2@proxy:3128", "HTTP_PROXY")
     assert "hunter2" not in repr(proxy)
     assert proxy.origin == "http://proxy:3128"
+
+
+@pytest.mark.parametrize("end", ["#x", "/x", "?x", "#"])
+@pytest.mark.parametrize("scheme", ["http://", "HTTP://", ""])
+def test_proxy_origin_never_shows_a_password(monkeypatch: pytest.MonkeyPatch, scheme: str, end: str) -> None:
+    """A password with `#`, `/` or `?` ends the host of a URL, so that the URL is refused, with a hint."""
+    monkeypatch.setenv("HTTP_PROXY", f"{scheme}user:secret{end}@127.0.0.1:3128")
+    proxy = proxy_for("http://example.com/v1")
+    assert proxy is not None
+    assert proxy.origin == "http://127.0.0.1:3128"
+    assert proxy.fault is not None
+    assert "%23" in proxy.fault
+    assert "secret" not in f"{proxy!r}{proxy.fault}"
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://user:secret@[127.0.0.1", "http://[x]:1"])
+def test_proxy_fault_of_a_broken_address(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """It is told as that of the setting, and not raised as an error of `urllib`."""
+    monkeypatch.setenv("HTTP_PROXY", url)
+    with pytest.raises(ConnectFailed, match="no URL of a proxy") as caught:
+        route_of("http://example.com/v1")
+    assert caught.value.fault == "proxy"
+
+
+def test_proxy_for_leaves_blanks_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of an environment file may end in one; blanks alone are no proxy."""
+    monkeypatch.setenv("HTTP_PROXY", " http://127.0.0.1:3128 ")
+    proxy = proxy_for("http://example.com/v1")
+    assert proxy is not None
+    assert (proxy.url, proxy.fault) == ("http://127.0.0.1:3128", None)
+    monkeypatch.setenv("HTTP_PROXY", " ")
+    assert proxy_for("http://example.com/v1") is None

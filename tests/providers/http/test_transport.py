@@ -132,6 +132,33 @@ async def test_transport_joins_chunked_bodies(way: Any) -> None:
         assert (await post(way(), server)).body == "abé".encode() * 50
 
 
+@pytest.mark.parametrize("field", [b"chunked ", b"Chunked  "])
+async def test_transport_reads_chunks_whose_header_ends_in_a_blank(way: Any, field: bytes) -> None:
+    """A blank after a value is no part of it (RFC 9110, 5.5), and the connection is used again."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: " + field + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        )
+
+    async with raw_server(script) as server:
+        transport = way()
+        for _ in range(2):
+            assert (await transport.post(server.base_url, b"{}")).body == b"{}"
+        assert server.opened == 1
+
+
+@pytest.mark.parametrize("name", ["none", "utf-8", "UTF8", "binary"])
+async def test_transport_takes_a_body_as_it_is_whose_encoding_is_none(way: Any, name: str) -> None:
+    """Applications name a charset there by mistake; httpx and browsers take no notice of it."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"{}", "200 OK", f"content-encoding: {name}".encode())
+
+    async with raw_server(script) as server:
+        assert (await post(way(), server)).body == b"{}"
+
+
 async def test_transport_reads_an_empty_body(way: Any) -> None:
     """With content-length 0 no body is awaited."""
 
