@@ -86,7 +86,9 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
         raise TypeError(f"config must be a mapping, not {type(config).__name__}: {config!r}")
     unknown = sorted(str(key) for key in config if key not in _KEYS)
     if unknown:
-        hint = "" if _LANGCHAIN.isdisjoint(unknown) else "; batchrt has no callbacks, and its runs have no ids"
+        hint = (
+            "" if _LANGCHAIN.isdisjoint(unknown) else "; batchrt has no callbacks, and its runs have no ids"
+        )
         names, keys = ", ".join(map(repr, unknown)), ", ".join(sorted(_KEYS))
         raise ValueError(f"config has no key {names}{hint}; the keys are {keys}")
     if config.get("max_concurrency") != "auto":
