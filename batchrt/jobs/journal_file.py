@@ -109,7 +109,11 @@ def _connect(path: str, mode: str) -> sqlite3.Connection:
     """Open a connection; transactions are begun and ended by statements."""
     url = f"{Path(path).absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(url, timeout=1.0, isolation_level=None, check_same_thread=False, uri=True)
-    connection.execute("PRAGMA cache_size = -8000")
+    try:
+        connection.execute("PRAGMA cache_size = -8000")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
