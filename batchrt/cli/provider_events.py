@@ -115,5 +115,5 @@ class ProviderEvents:
         if self.outages:
             words.append(f"outages: {self.outages:,}, {duration(self._down_seconds)} in all")
         if self.concurrency is not None:
-            words.append(f"auto ended with {self.concurrency:,} at once")
+            words.append(f"auto settled at {self.concurrency:,} requests in flight")
         return words

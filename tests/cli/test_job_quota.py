@@ -122,7 +122,7 @@ def test_job_auto_is_the_default_and_finds_how_many(
     assert result.code == 0
     assert answered(result.out) == [*range(COUNT)]
     assert provider.log.snapshot().peak_in_flight > 8
-    assert "\nauto ended with " in result.err
+    assert "\nauto settled at " in result.err
 
 
 def test_job_number_holds(command: Command, job: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,4 +114,4 @@ def test_provider_events_last_limit_of_auto_is_told_at_the_end() -> None:
         LimitChanged("max_concurrency", 8, 9, "doubling"),
         LimitChanged("max_concurrency", 9, 1200, ""),
     ]
-    assert told(changes) == ([], ["auto ended with 1,200 at once"])
+    assert told(changes) == ([], ["auto settled at 1,200 requests in flight"])
