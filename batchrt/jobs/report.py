@@ -135,7 +135,7 @@ class JobReport:
             yield f"{name} changed: {count:,} row{'' if count == 1 else 's'} run again"
         if self.kept:
             yield f"{self.kept:,} answers are of another chain (`reuse` any)"
-        seconds = f"; the last run took {self.seconds:.2f} s" if self.seconds >= 0.01 else ""
+        seconds = f"; the last run took {self.seconds:.2f} s" if round(self.seconds, 2) else ""
         yield f"{self.done:,} done, {self.failed:,} failed{seconds}"
         for kind, count in self.errors.items():
             yield f"{count:,} {kind}"
