@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -13,7 +14,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "pythons"]
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
 
@@ -54,6 +55,24 @@ def tests(session: nox.Session) -> None:
     _install_wheel(session, "trio", "uvloop", "mock")
     session.install(*_group("test"))
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def pythons(session: nox.Session) -> None:
+    """Run `tests` on all Pythons at the same time: the tests wait more than they work."""
+    folder = Path(session.create_tmp())
+    running: list[tuple[str, Path, subprocess.Popen[bytes]]] = []
+    for python in PYTHONS:
+        output = folder / f"{python}.log"
+        command = [sys.executable, "-m", "nox", "-s", f"tests-{python}", "--", *session.posargs]
+        with output.open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        running.append((python, output, process))
+    failed = [python for python, _, process in running if process.wait() != 0]
+    for _, output, _ in running:
+        session.log(output.read_text(encoding="utf-8", errors="replace"))
+    if failed:
+        session.error(f"tests failed on {', '.join(failed)}")
 
 
 @nox.session
