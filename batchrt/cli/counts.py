@@ -181,11 +181,13 @@ def kept_apart(sink: Sink | VectorSink) -> Iterator[str]:
     """Return a line for each way in which the output is elsewhere than its name says."""
     if sink.kept_old:
         where = (
-            f"the rows so far are in {listed(sink.partial_paths)}" if sink.partial_paths else "it has no rows"
+            f"the rows so far are in {' and '.join(sink.partial_paths)}"
+            if sink.partial_paths
+            else "it has no rows"
         )
         yield f"the new file is not complete ({where}); the old one is unchanged"
     if sink.left_over_paths:
-        yield f"an earlier run was killed; its rows are in {listed(sink.left_over_paths)}"
+        yield f"an earlier run was killed; its rows are in {' and '.join(sink.left_over_paths)}"
 
 
 def _output(sink: Sink | VectorSink) -> Iterator[str]:

@@ -248,7 +248,9 @@ def test_run_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A provider that is down, and one that answers nothing, leave it as it is; the message says so."""
-    path, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    folder = tmp_path / ("a folder with a long name " * 5).strip()  # the path is told whole
+    folder.mkdir()
+    path, out = tmp_path / "in.csv", folder / "out.csv"
     path.write_text("id\n1\n2\n")
     assert command("run", path, "-p", "{id}", "-m", "mock", "-o", out, "-q").code == 0
     yesterday = out.read_text()
