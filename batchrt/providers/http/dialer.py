@@ -12,8 +12,9 @@ import anyio
 from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFailed
 from batchrt.providers.http.happy_eyeballs import Race
 from batchrt.providers.http.name_lookup import look_up, look_up_now
+from batchrt.providers.http.response_head import end_of_head
 from batchrt.providers.http.route import Route
-from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request, end_of_head
+from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request
 
 __all__ = ["open_socket"]
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import anyio
 
 from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFailed, reason_of
+from batchrt.providers.http.response_head import end_of_head
 from batchrt.providers.http.response_parser import ResponseParser
 from batchrt.providers.http.route import Route
 from batchrt.providers.http.socket_streams import PlainStream, Stream, TLSStream, is_readable
-from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request, end_of_head
+from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request
 
 __all__ = ["SocketConnection", "connect_socket"]
 

@@ -6,14 +6,14 @@ import re
 from typing import Final
 
 from batchrt.providers.http.connection_errors import ConnectFailed
+from batchrt.providers.http.response_head import end_of_head
 from batchrt.providers.http.route import Route
 
-__all__ = ["LONGEST_HEAD", "check_tunnel", "connect_request", "end_of_head"]
+__all__ = ["LONGEST_HEAD", "check_tunnel", "connect_request"]
 
 LONGEST_HEAD: Final = 65_536
 """Most bytes of the answer's head."""
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")
-_END: Final = re.compile(rb"\r?\n\r?\n")
 _UNAUTHORIZED: Final = 407
 _LONGEST_REASON: Final = 100
 
@@ -26,12 +26,6 @@ def connect_request(route: Route) -> bytes:
     if authorization is not None:
         lines.append(f"proxy-authorization: {authorization}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def end_of_head(received: bytes | bytearray) -> int | None:
-    """Return the length of the head in `received`, its empty line included; `None` if its end is missing."""
-    end = _END.search(received)
-    return None if end is None else end.end()
 
 
 def check_tunnel(route: Route, received: bytes | bytearray) -> None:

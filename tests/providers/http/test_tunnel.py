@@ -10,8 +10,9 @@ import pytest
 from batchrt.limits.error_kinds import FailureKind, kind_of
 from batchrt.providers.http.connection_errors import ConnectFailed, translate
 from batchrt.providers.http.proxies import Proxy
+from batchrt.providers.http.response_head import end_of_head
 from batchrt.providers.http.route import Route
-from batchrt.providers.http.tunnel import check_tunnel, connect_request, end_of_head
+from batchrt.providers.http.tunnel import check_tunnel, connect_request
 
 AUTHORIZATION = b"proxy-authorization: Basic dXNAZXI6cDp3\r\n\r\n"
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
