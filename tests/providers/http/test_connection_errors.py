@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import threading
@@ -21,14 +20,6 @@ from batchrt.providers.http.transport import Transport
 from tests.providers.http.tls import certificate, tls_server
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own proxies and certificates out."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in {"SSL_CERT_FILE", "SSL_CERT_DIR"}:
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(params=["direct", "transport", "client"])

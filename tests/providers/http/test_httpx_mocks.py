@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import httpx
@@ -19,14 +18,6 @@ from tests.providers.http.raw import ANSWER, Connection, raw_server
 pytestmark = pytest.mark.anyio
 
 URL = "https://provider.example/v1/chat/completions"
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own proxies out."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def direct() -> Transport:

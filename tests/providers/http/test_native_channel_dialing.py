@@ -26,16 +26,6 @@ pytestmark = pytest.mark.anyio
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
 
 
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Know no proxy and no certificates."""
-    for name in ("http", "https", "all", "no"):
-        monkeypatch.delenv(f"{name}_proxy", raising=False)
-        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-
-
 @contextmanager
 def answering(listener: socket.socket, context: ssl.SSLContext | None = None) -> Iterator[list[bytes]]:
     """Answer each request on each connection to `listener`; gives the requests."""

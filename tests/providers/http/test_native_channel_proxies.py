@@ -38,11 +38,8 @@ def served(request: pytest.FixtureRequest, cert: Path) -> Iterator[Served]:
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch, cert: Path) -> None:
-    """Trust the certificate, and know no proxy."""
-    for name in ("http", "https", "all", "no"):
-        monkeypatch.delenv(f"{name}_proxy", raising=False)
-        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
+def trusted_certificate(monkeypatch: pytest.MonkeyPatch, cert: Path) -> None:
+    """Trust the certificate of this module's servers."""
     monkeypatch.setenv("SSL_CERT_FILE", str(cert))
 
 

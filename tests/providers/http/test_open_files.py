@@ -13,8 +13,9 @@ resource = pytest.importorskip("resource")
 @pytest.fixture(autouse=True)
 def _limits() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    restore = resource.setrlimit  # a test replaces it
     yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    restore(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")

@@ -25,14 +25,6 @@ from tests.providers.http.raw import ANSWER, Connection, HangUp, RawServer, raw_
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own proxies out."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
 def direct(**options: Any) -> Transport:
     """Return the default transport."""
     return Transport({}, tls=False, **{"timeout": 10.0, "max_response_bytes": 10**6, **options})

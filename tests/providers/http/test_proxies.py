@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import httpx
@@ -11,14 +10,6 @@ import pytest
 from batchrt.providers.http.connection_errors import ConnectFailed
 from batchrt.providers.http.proxies import Proxy, proxy_for
 from batchrt.providers.http.route import route_of
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own proxies out."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 def httpx_goes_direct(url: str) -> bool:

@@ -11,16 +11,6 @@ from batchrt.providers.http.connection_errors import ConnectFailed, translate
 from batchrt.providers.http.route import Route, route_of
 
 
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own proxies and certificates out."""
-    for name in ("http", "https", "all", "no"):
-        monkeypatch.delenv(f"{name}_proxy", raising=False)
-        monkeypatch.delenv(f"{name}_proxy".upper(), raising=False)
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-
-
 @pytest.mark.parametrize(
     ("url", "host", "port", "authority", "name"),
     [

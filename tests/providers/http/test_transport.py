@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import socket
 import threading
 import traceback
@@ -78,14 +77,6 @@ async def way(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
         client = getattr(transport._channel, "_client", None)
         if client is not None:
             await client.aclose()
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own proxies out."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
