@@ -23,6 +23,7 @@ __all__ = [
     "Closeable",
     "Encode",
     "OutputFile",
+    "TextOutput",
     "encode_json",
     "open_output",
     "write_all",
@@ -213,6 +214,26 @@ class OutputFile(Closeable):
         except OSError as error:
             self._failure = write_error(self.path, error)
             raise self._failure from error
+
+
+class TextOutput(Closeable):
+    """An output whose rows are lines of one `OutputFile`, in `_file`."""
+
+    _file: OutputFile
+
+    def flush(self) -> None:
+        """Hand all rows written so far to the operating system; raises as `write` does."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write the remaining rows and close the file; stdout stays open. Raises as `write` does."""
+        if self._is_partial:
+            self._file.mark_partial()
+        self._file.close()
+
+    @property
+    def _new_files(self) -> tuple[NewFile, ...]:
+        return self._file._new_files
 
 
 def _is_regular(stream: BinaryIO | io.FileIO) -> bool:

@@ -9,14 +9,13 @@ from typing import Any
 from batchrt.files.cells import cell, encodable_text, json_text
 from batchrt.files.flattening import Flattening
 from batchrt.files.formats import Format
-from batchrt.files.new_file import NewFile
-from batchrt.files.output_file import OutputFile
+from batchrt.files.output_file import OutputFile, TextOutput
 from batchrt.files.sink import Sink
 
 __all__ = ["JsonSink", "TableSink", "encode_table"]
 
 
-class _TextSink(Sink):
+class _TextSink(TextOutput, Sink):
     def __init__(
         self,
         file: OutputFile,
@@ -27,20 +26,6 @@ class _TextSink(Sink):
     ) -> None:
         super().__init__(file.path, kind, columns, added, flattening)
         self._file = file
-
-    def flush(self) -> None:
-        """Hand all rows written so far to the operating system; raises as `write` does."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Write the remaining rows and close the file; stdout stays open. Raises as `write` does."""
-        if self._is_partial:
-            self._file.mark_partial()
-        self._file.close()
-
-    @property
-    def _new_files(self) -> tuple[NewFile, ...]:
-        return self._file._new_files
 
 
 class JsonSink(_TextSink):

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from batchrt.files.cells import error_line, json_text
-from batchrt.files.new_file import NewFile
-from batchrt.files.output_file import OutputFile
+from batchrt.files.output_file import OutputFile, TextOutput
 from batchrt.files.vectors.base import VectorFormat, VectorSink
 
 __all__ = ["JsonlSink"]
@@ -18,7 +17,7 @@ _NUMBER: Final = "%.9g"
 text of the double."""
 
 
-class JsonlSink(VectorSink):
+class JsonlSink(TextOutput, VectorSink):
     """Write `{…, "embedding": [0.1, …], "error": null}`, with one of the two null."""
 
     format: VectorFormat = "jsonl"
@@ -28,20 +27,6 @@ class JsonlSink(VectorSink):
         self._file = file
         self._template = ""
         self._numbers = struct.Struct("")
-
-    def flush(self) -> None:
-        """Hand all rows written so far to the operating system."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Write the remaining rows and close the file; stdout stays open."""
-        if self._is_partial:
-            self._file.mark_partial()
-        self._file.close()
-
-    @property
-    def _new_files(self) -> tuple[NewFile, ...]:
-        return self._file._new_files
 
     def _put(
         self, values: Mapping[str, Any], vector: bytes | None, error: BaseException | str | None
