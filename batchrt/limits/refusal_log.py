@@ -112,14 +112,13 @@ class RefusalLog:
         refused: how many were refused in all.
     """
 
-    __slots__ = ("_delay", "_deviation", "_entries", "_first_reply", "_quiet", "_since", "refused")
+    __slots__ = ("_delay", "_deviation", "_entries", "_first_reply", "_quiet", "refused")
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=_REMEMBERED)
         self._delay = 0.0
         self._deviation = 0.0
         self._first_reply = math.inf
-        self._since = -math.inf
         self.refused: int = 0
         self._quiet: deque[tuple[float, float]] = deque(maxlen=64)
 
@@ -156,10 +155,6 @@ class RefusalLog:
             return
         self._deviation += (abs(delay - self._delay) - self._deviation) * _SMOOTHING
         self._delay += (delay - self._delay) * _SMOOTHING
-
-    def forget(self, before: float) -> None:
-        """Leave out requests that were sent before: another limit held then."""
-        self._since = max(self._since, before)
 
     def carried(self) -> int:
         """Return the most that were let in beside one another lately."""
@@ -288,7 +283,7 @@ class RefusalLog:
         known = [
             (entry.sent_at, entry.beside, entry.verdict == REFUSED)
             for entry in self._entries
-            if self._since <= entry.sent_at <= latest and entry.verdict != UNKNOWN
+            if entry.sent_at <= latest and entry.verdict != UNKNOWN
         ]
         known = _as_arrived(known, _DEVIATIONS * self._deviation, self._first_reply)
         count = len(known)
