@@ -103,24 +103,24 @@ async def test_dialer_reports_a_refusal(host: str, free_tcp_port: int) -> None:
     assert fault_of(caught.value) == "refused"
 
 
-async def test_dialer_connects_to_a_unix_socket(tmp_path: Path) -> None:
+async def test_dialer_connects_to_a_unix_socket(socket_folder: Path) -> None:
     """By its path."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
+        listener.bind(str(socket_folder / "s"))
         listener.listen()
-        with await open_socket(Route("localhost", 80, unix_path=str(tmp_path / "s"))) as connected:
-            assert connected.getpeername() == str(tmp_path / "s")
+        with await open_socket(Route("localhost", 80, unix_path=str(socket_folder / "s"))) as connected:
+            assert connected.getpeername() == str(socket_folder / "s")
             assert not connected.getblocking()
 
 
 @pytest.mark.parametrize("path", ["missing", "plain", "closed"])
-async def test_dialer_reports_a_unix_socket_without_a_listener(tmp_path: Path, path: str) -> None:
+async def test_dialer_reports_a_unix_socket_without_a_listener(socket_folder: Path, path: str) -> None:
     """Which is missing, is no socket, or is left over."""
-    (tmp_path / "plain").write_text("")
+    (socket_folder / "plain").write_text("")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "closed"))
+        listener.bind(str(socket_folder / "closed"))
     with pytest.raises(ConnectFailed, match=path) as caught:
-        await open_socket(Route("localhost", 80, unix_path=str(tmp_path / path)))
+        await open_socket(Route("localhost", 80, unix_path=str(socket_folder / path)))
     assert fault_of(caught.value) == "refused"
 
 
@@ -132,11 +132,11 @@ async def test_dialer_reports_a_path_that_no_socket_can_have(tmp_path: Path) -> 
 
 
 async def test_dialer_waits_for_room_in_the_queue_of_a_unix_socket(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, socket_folder: Path
 ) -> None:
     """A full queue is an error there, where TCP tries again; so the dialer does, ever less often."""
     waits: list[float] = []
-    path = str(tmp_path / "s")
+    path = str(socket_folder / "s")
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)

@@ -63,13 +63,13 @@ def transport(*, tls: bool = False, ssl_context: ssl.SSLContext | None = None) -
     return Transport({}, tls=tls, timeout=20, max_response_bytes=10**6, ssl_context=ssl_context)
 
 
-async def test_model_speaks_to_a_unix_socket(tmp_path: Path) -> None:
+async def test_model_speaks_to_a_unix_socket(socket_folder: Path) -> None:
     """Its base URL has the socket's path; two requests share a connection."""
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(tmp_path / "Model.sock"))
+    listener.bind(str(socket_folder / "Model.sock"))
     listener.listen()
     with answering(listener) as requests:
-        base_url = f"http+unix://{quote(str(tmp_path / 'Model.sock'), safe='')}/v1"
+        base_url = f"http+unix://{quote(str(socket_folder / 'Model.sock'), safe='')}/v1"
         async with ChatOpenAI("m", base_url=base_url, api_key="k", extra_body={"z": []}) as model:
             for _ in range(2):
                 assert (await model.ainvoke("x")).text == "hello"
@@ -78,9 +78,9 @@ async def test_model_speaks_to_a_unix_socket(tmp_path: Path) -> None:
     assert len(requests) == 2
 
 
-async def test_unix_socket_without_a_listener_is_a_wrong_address(tmp_path: Path) -> None:
+async def test_unix_socket_without_a_listener_is_a_wrong_address(socket_folder: Path) -> None:
     """As a port without one is."""
-    url = f"http+unix://{quote(str(tmp_path / 'missing'), safe='')}/v1"
+    url = f"http+unix://{quote(str(socket_folder / 'missing'), safe='')}/v1"
     sender = transport()
     with pytest.raises(ConnectionFailedError, match="nothing listens there") as caught:
         await sender.post(url, b"{}")
