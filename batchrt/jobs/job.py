@@ -31,7 +31,7 @@ from batchrt.runnables.base import RunnableLike, coerce
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
-from batchrt.runtime.sync_callbacks import is_async
+from batchrt.runtime.sync_callbacks import check_sync
 
 __all__ = ["Job", "Reuse"]
 
@@ -149,8 +149,8 @@ class Job:
             raise ValueError(
                 "the job's source is an iterator, which the run before has read; make a job with a new one"
             )
-        if is_async(observe):
-            raise TypeError("observe must be a sync function: nothing awaits an async one")
+        if observe is not None:
+            check_sync("observe", observe)
         self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
         run = self._run = JobRun(
             self._chain, self._config, observe, refine=self._refine, abort_policy=self._abort_policy
