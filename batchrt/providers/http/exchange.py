@@ -140,15 +140,15 @@ class Exchange:
 
     async def _connect(self) -> Connection:
         self._connection = None
-        patience = math.inf if self.connect_timeout is None else self.connect_timeout
-        with anyio.move_on_after(None if patience == math.inf else patience) as scope:
+        with anyio.move_on_after(self.connect_timeout) as scope:
             self._scope = scope
             connection = await self._pool.connect(self._route)
         self._scope = None
         if scope.cancelled_caught:
-            if self._expired:
+            if self._expired or self.connect_timeout is None:
                 raise TimeoutError
-            raise ConnectFailed(f"no connection within {patience:g} s", explained=True) from TimeoutError()
+            reason = f"no connection within {self.connect_timeout:g} s"
+            raise ConnectFailed(reason, explained=True) from TimeoutError()
         self._connection, self.response = connection, connection.parser
         if self._expired:
             raise TimeoutError

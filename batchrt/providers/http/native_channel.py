@@ -27,7 +27,7 @@ from batchrt.providers.http.scheme_probe import speaks_http, speaks_tls
 
 __all__ = ["NativeChannel"]
 
-_OWN_FIELDS: Final = frozenset(("content-length", "host", "transfer-encoding"))
+_OWN_FIELDS: Final = frozenset(("content-length", "transfer-encoding"))
 """Fields of a request's head that the channel writes itself."""
 _IN_TARGETS: Final = "!#$%&'()*+,/:;=?@[]~"
 """Characters that mean something in a URL; others are percent-encoded (RFC 3986, 2)."""
@@ -41,7 +41,7 @@ class _Target:
     def __init__(self, url: str, route: Route, headers: Mapping[str, str]) -> None:
         self.route = route
         fields = {"host": route.authority, **headers, **dict(route.headers)}
-        lines = [f"{name}: {value}" for name, value in fields.items() if name not in _OWN_FIELDS - {"host"}]
+        lines = [f"{name}: {value}" for name, value in fields.items() if name not in _OWN_FIELDS]
         path = quote(route.target(url), safe=_IN_TARGETS)
         head = "\r\n".join([f"POST {path} HTTP/1.1", *lines, "content-length: "])
         self.head = head.encode("latin-1")
