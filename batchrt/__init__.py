@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
+    from batchrt.providers.published_prices import published_prices
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -180,6 +181,7 @@ __all__ = [
     "TokenizerError",
     "Usage",
     "chain",
+    "published_prices",
 ]
 
 
@@ -198,6 +200,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(
     (
