@@ -106,7 +106,7 @@ class Price:
                 price = tier
             else:
                 factor = tier
-        reached = [least for least in price.long_context if input_tokens > least] if price.long_context else ()
+        reached = [least for least in price.long_context if input_tokens > least]
         return (price.long_context[max(reached)] if reached else price), factor
 
     def _of(self, input_tokens: float, output_tokens: float, cached_input_tokens: float) -> float:
@@ -120,7 +120,7 @@ class Price:
 
 def _check_long_context(prices: object) -> None:
     if not isinstance(prices, Mapping):
-        raise TypeError(f"a price's long_context must be a dict of Prices by numbers of tokens, not {prices!r}")
+        raise TypeError(f"a price's long_context must be a dict from tokens to Prices, not {prices!r}")
     for least, price in prices.items():
         if isinstance(least, bool) or not isinstance(least, int) or least < 0:
             raise TypeError(f"long_context must have whole numbers of tokens as keys, not {least!r}")

@@ -116,7 +116,9 @@ def test_price_is_a_number(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, -0.01, math.inf, math.nan])
-@pytest.mark.parametrize("name", ["input", "output", "cached_input", "cache_write", "input_audio", "output_audio"])
+@pytest.mark.parametrize(
+    "name", ["input", "output", "cached_input", "cache_write", "input_audio", "output_audio"]
+)
 def test_price_is_finite_and_not_negative(name: str, value: float) -> None:
     """Negative and infinite prices are refused."""
     with pytest.raises(ValueError, match=f"a price's {name} must be 0 or more, and finite"):

@@ -24,7 +24,7 @@ PUBLIC = {
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
-    "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
+    "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
@@ -45,6 +45,7 @@ HEAVY = [
     "uvicorn",
     "numpy",
     "tiktoken",
+    "genai_prices",
 ]
 
 

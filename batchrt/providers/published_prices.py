@@ -125,18 +125,16 @@ def _price(published: ModelPrice) -> Price | None:
     # A model without any price is not free: it is known by name only.
     if "input_mtok" not in parts or parts.keys() - _NOT_OF_TEXT - set(_PARTS.values()):
         return None
-    starts = sorted({tier.start for value in parts.values() for tier in getattr(value, "tiers", ())})
-    return Price(
-        **_amounts(parts, 0),
-        long_context={start: Price(**_amounts(parts, start + 1)) for start in starts},
-    )
+    starts = {tier.start for value in parts.values() for tier in getattr(value, "tiers", ())}
+    long_context = {start: _of_length(parts, start + 1) for start in sorted(starts)}
+    return replace(_of_length(parts, 0), long_context=long_context)
 
 
-def _amounts(parts: Mapping[str, Any], tokens: int) -> dict[str, float]:
-    """Return the parts of a `Price` for a request of so many input tokens."""
-    amounts = {name: _at(parts[key], tokens) for name, key in _PARTS.items() if key in parts}
+def _of_length(parts: Mapping[str, Any], tokens: int) -> Price:
+    """Return the price of a request of so many input tokens."""
+    amounts: dict[str, Any] = {name: _at(parts[key], tokens) for name, key in _PARTS.items() if key in parts}
     # Cached tokens without a price of their own cost as much as others.
-    return {"cached_input": amounts["input"], **amounts}
+    return Price(**{"cached_input": amounts["input"], **amounts})
 
 
 def _at(price: Any, tokens: int) -> float:
