@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
+    from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -100,6 +101,7 @@ __all__ = [
     "BadRequestError",
     "BatchError",
     "BatchResult",
+    "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
     "ChatOpenAI",
@@ -185,6 +187,7 @@ __all__ = [
 
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
+    "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
     "JobReport": "batchrt.jobs.report",
