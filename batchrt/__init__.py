@@ -47,20 +47,15 @@ from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
+from batchrt.runnables.chat_prompts import ChatPromptTemplate, MessagesPlaceholder
 from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
 from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
-from batchrt.runnables.prompts import (
-    ChatPromptTemplate,
-    ChatPromptValue,
-    MessagesPlaceholder,
-    PromptTemplate,
-    PromptValue,
-    StringPromptValue,
-)
+from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
+from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
