@@ -47,10 +47,17 @@ from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
-from batchrt.runnables.chat_prompts import ChatPromptTemplate, MessagesPlaceholder
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
 from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
 from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.message_prompts import (
+    AIMessagePromptTemplate,
+    HumanMessagePromptTemplate,
+    MessagesPlaceholder,
+    SystemMessagePromptTemplate,
+)
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
 from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
@@ -90,6 +97,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIMessage",
+    "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
     "AuthenticationError",
@@ -108,7 +116,10 @@ __all__ = [
     "DeadlineExceededError",
     "EmbeddingBlock",
     "FailureKind",
+    "FewShotChatMessagePromptTemplate",
+    "FewShotPromptTemplate",
     "HumanMessage",
+    "HumanMessagePromptTemplate",
     "InputError",
     "ItemTimeoutError",
     "Job",
@@ -174,6 +185,7 @@ __all__ = [
     "Stream",
     "StringPromptValue",
     "SystemMessage",
+    "SystemMessagePromptTemplate",
     "TokenizerError",
     "Usage",
     "chain",

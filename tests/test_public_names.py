@@ -13,6 +13,8 @@ import batchrt
 
 PUBLIC = {
     "runnables": """
+        AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
