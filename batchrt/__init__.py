@@ -47,20 +47,22 @@ from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
 from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
 from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.message_prompts import (
+    AIMessagePromptTemplate,
+    HumanMessagePromptTemplate,
+    MessagesPlaceholder,
+    SystemMessagePromptTemplate,
+)
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
 from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
-from batchrt.runnables.prompts import (
-    ChatPromptTemplate,
-    ChatPromptValue,
-    MessagesPlaceholder,
-    PromptTemplate,
-    PromptValue,
-    StringPromptValue,
-)
+from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
+from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
@@ -90,17 +92,20 @@ if TYPE_CHECKING:
     from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
+    from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.providers.published_prices import published_prices
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
     "AIMessage",
+    "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
     "BatchError",
     "BatchResult",
+    "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
     "ChatOpenAI",
@@ -112,7 +117,10 @@ __all__ = [
     "DeadlineExceededError",
     "EmbeddingBlock",
     "FailureKind",
+    "FewShotChatMessagePromptTemplate",
+    "FewShotPromptTemplate",
     "HumanMessage",
+    "HumanMessagePromptTemplate",
     "InputError",
     "ItemTimeoutError",
     "Job",
@@ -178,6 +186,7 @@ __all__ = [
     "Stream",
     "StringPromptValue",
     "SystemMessage",
+    "SystemMessagePromptTemplate",
     "TokenizerError",
     "Usage",
     "chain",
@@ -187,6 +196,7 @@ __all__ = [
 
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
+    "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
     "JobReport": "batchrt.jobs.report",

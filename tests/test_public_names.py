@@ -13,6 +13,8 @@ import batchrt
 
 PUBLIC = {
     "runnables": """
+        AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
@@ -24,7 +26,7 @@ PUBLIC = {
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
-    "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
+    "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
