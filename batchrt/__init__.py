@@ -70,6 +70,7 @@ from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
@@ -124,6 +125,7 @@ __all__ = [
     "InputError",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -190,6 +192,7 @@ __all__ = [
     "TokenizerError",
     "Usage",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -199,6 +202,7 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
@@ -210,6 +214,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

@@ -56,7 +56,7 @@ class Model(Runnable[In, Out]):
         """
         parts = [part(_PARTS.get(name, name), value) for name, value in fields.items()]
         endpoint = part("endpoint", (self._client.address.canonical, path))
-        return Description((*parts, endpoint, *others), render, asks=True)
+        return Description((*parts, endpoint, *others), render, asks=True, model=str(fields["model"]))
 
     def _takes(self, keyword: str) -> bool:
         return is_option(keyword)
