@@ -56,6 +56,7 @@ class JobEstimate:
         rows: rows of the source.
         to_send: rows that a request would be sent for.
         invalid: rows that would fail without a request, since they cannot be read or rendered.
+        invalid_example: the position of the first of these and its error, or `None`.
         matches: the counts of rows by how they match the journal; `None` without a journal.
         input_tokens: tokens of the prompts; `None` if a function stands before the model, so that the
             requests are not known without calling it.
@@ -74,6 +75,7 @@ class JobEstimate:
     rows: int = 0
     to_send: int = 0
     invalid: int = 0
+    invalid_example: tuple[int, Exception] | None = None
     matches: Matches | None = None
     input_tokens: int | None = None
     max_output_tokens: int | None = None
@@ -92,13 +94,13 @@ class JobEstimate:
         Args:
             limits: by name, as in `QuotaStatistics.limits`: `requests_per_minute`, `tokens_per_day` …
         """
+        # The first request need not wait, and lists of texts are fewer requests than rows.
+        requests = max(0, self.to_send - 1) if self.answers else None
+        amounts = {"requests": requests, "tokens": self.input_tokens}
         times = []
         for name, limit in limits.items():
             unit, _, period = name.partition("_per_")
-            # Lists of texts are fewer requests than rows.
-            amount = {"requests": self.to_send if self.answers else None, "tokens": self.input_tokens}.get(
-                unit
-            )
+            amount = amounts.get(unit)
             if amount is not None and period in _PER and limit > 0:
                 # The limit of a day may be used up at once.
                 beyond = amount if period != "day" else max(0.0, amount - limit)
@@ -208,6 +210,7 @@ class _Sums:
     rows: int = 0
     to_send: int = 0
     invalid: int = 0
+    invalid_example: tuple[int, Exception] | None = None
     uncounted: int = 0
     answers: int = 0
     unbounded: int = 0
@@ -231,7 +234,7 @@ class _Sums:
     def add(self, position: int, value: Any, error: Exception | None) -> None:
         """Add the request of a row."""
         if error is not None:
-            self.invalid += 1
+            self._add_invalid(position, error)
             return
         if not self.is_rendered:
             self.to_send += 1
@@ -239,13 +242,18 @@ class _Sums:
         assert self.described.render is not None
         try:
             body = from_json(self.described.render(value))
-        except Exception:  # noqa: BLE001  the run raises it again, as the row's error
-            self.invalid += 1
+        except Exception as problem:  # noqa: BLE001  the run raises it again, as the row's error
+            self._add_invalid(position, problem)
             return
         self.to_send += 1
         if len(self.examples) < self.most_examples:
             self.examples.append(ExampleRequest(position, body))
         self._count(body)
+
+    def _add_invalid(self, position: int, error: Exception) -> None:
+        self.invalid += 1
+        if self.invalid_example is None:
+            self.invalid_example = (position, error)
 
     def _count(self, body: Any) -> None:
         if self._counter is None:
@@ -280,6 +288,7 @@ class _Sums:
             rows=self.rows,
             to_send=self.to_send,
             invalid=self.invalid,
+            invalid_example=self.invalid_example,
             matches=matches,
             input_tokens=round(self.input) if is_known else None,
             max_output_tokens=round(self.output) if is_bounded else None,

@@ -80,8 +80,8 @@ class Model(Runnable[In, Out]):
 
     @property
     def base_url(self) -> str:
-        """The API's address, without a user and password that it may have been given with."""
-        return self._client.address.url("")
+        """The API's address, without a user, password and query that it may have been given with."""
+        return self._client.address.url("").partition("?")[0]
 
     @property
     def quota(self) -> Quota:

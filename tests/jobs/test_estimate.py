@@ -183,6 +183,9 @@ def test_estimate_counts_rows_that_cannot_be_sent(answers: Answers, tmp_path: Pa
     told = estimate_job(answers.chain(), path)
     assert (told.rows, told.to_send, told.invalid) == (4, 2, 2)
     assert [example.position for example in told.examples] == [0, 3]
+    assert told.invalid_example is not None
+    assert told.invalid_example[0] == 1
+    assert isinstance(told.invalid_example[1], InputError)
     assert estimate_job(answers.chain(), path, limit=1).rows == 1
 
 
@@ -221,10 +224,10 @@ def test_estimate_of_completions_counts_the_prompt() -> None:
     [
         ({}, None),
         ({"max_in_flight": 3}, None),
-        ({"requests_per_minute": 6}, 100.0),
-        ({"requests_per_second": 5}, 2.0),
+        ({"requests_per_minute": 6}, 90.0),
+        ({"requests_per_second": 5}, 1.8),
         ({"requests_per_day": 20}, 0.0),
-        ({"requests_per_day": 5}, 86400.0),
+        ({"requests_per_day": 3}, 2 * 86400.0),
         ({"tokens_per_minute": 120}, 500.0),
         ({"requests_per_minute": 6, "tokens_per_minute": 120}, 500.0),
     ],
@@ -232,7 +235,7 @@ def test_estimate_of_completions_counts_the_prompt() -> None:
 def test_estimate_of_time_is_that_of_the_slowest_limit(
     limits: dict[str, float], seconds: float | None
 ) -> None:
-    """A day's limit may be used at once."""
+    """The first request need not wait, and a day's limit may be used at once."""
     told = JobEstimate(rows=10, to_send=10, answers=10, input_tokens=1000)
     assert told.least_seconds(limits) == seconds
 
