@@ -48,10 +48,22 @@ from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.configurable import (
+    ConfigurableField,
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
+)
 from batchrt.runnables.each import RunnableEach
+from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
 from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.list_parsers import (
+    CommaSeparatedListOutputParser,
+    MarkdownListOutputParser,
+    NumberedListOutputParser,
+)
+from batchrt.runnables.listeners import ListenedRun, RunnableWithListeners
 from batchrt.runnables.message_prompts import (
     AIMessagePromptTemplate,
     HumanMessagePromptTemplate,
@@ -59,11 +71,17 @@ from batchrt.runnables.message_prompts import (
     SystemMessagePromptTemplate,
 )
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
-from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
+from batchrt.runnables.parsers import (
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+    StrOutputParser,
+)
 from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
 from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
 from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
+from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
@@ -102,6 +120,7 @@ __all__ = [
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
+    "BaseOutputParser",
     "BatchError",
     "BatchResult",
     "BatchrtTransport",
@@ -110,11 +129,14 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "CommaSeparatedListOutputParser",
+    "ConfigurableField",
     "ConnectionFailedError",
     "ContextLengthError",
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "ExampleSelector",
     "FailureKind",
     "FewShotChatMessagePromptTemplate",
     "FewShotPromptTemplate",
@@ -129,10 +151,13 @@ __all__ = [
     "LimitChanged",
     "LimitStatus",
     "ListLengthError",
+    "ListenedRun",
     "MalformedResponseError",
+    "MarkdownListOutputParser",
     "Message",
     "MessagesPlaceholder",
     "MissingFieldError",
+    "NumberedListOutputParser",
     "OpenAI",
     "OpenAIEmbeddings",
     "OutageError",
@@ -159,6 +184,7 @@ __all__ = [
     "Retried",
     "RetryBudget",
     "RetryPolicy",
+    "RouterRunnable",
     "RunConfig",
     "RunStatistics",
     "RunStoppedError",
@@ -167,6 +193,8 @@ __all__ = [
     "RunnableBinding",
     "RunnableBranch",
     "RunnableConfig",
+    "RunnableConfigurableAlternatives",
+    "RunnableConfigurableFields",
     "RunnableEach",
     "RunnableLambda",
     "RunnableLike",
@@ -177,6 +205,7 @@ __all__ = [
     "RunnableRetry",
     "RunnableSequence",
     "RunnableWithFallbacks",
+    "RunnableWithListeners",
     "Sent",
     "ServerError",
     "SpendingLimitError",

@@ -14,7 +14,9 @@ import batchrt
 PUBLIC = {
     "runnables": """
         AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
-        HumanMessagePromptTemplate SystemMessagePromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate BaseOutputParser CommaSeparatedListOutputParser
+        ConfigurableField ExampleSelector ListenedRun MarkdownListOutputParser NumberedListOutputParser
+        RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
