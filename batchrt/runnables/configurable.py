@@ -146,8 +146,6 @@ def _runnable(alternative: Any) -> Runnable[Any, Any]:
         try:
             return coerce(made())
         except TypeError as error:
-            problem = (
-                f"an alternative is a runnable, or a function without parameters that makes one: {error}"
-            )
-            raise TypeError(problem) from error
+            problem = "an alternative is a runnable, or a function without parameters that makes one"
+            raise TypeError(f"{problem}: {error}") from error
     return coerce(alternative)

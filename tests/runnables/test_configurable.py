@@ -84,10 +84,9 @@ async def test_configurable_fields_of_a_model_are_its_options() -> None:
     heat, name = ConfigurableField("heat"), ConfigurableField("name")
     model = ChatOpenAI("small", base_url="http://mock/v1", transport=httpx.MockTransport(answer))
     chain = model.configurable_fields(model_name=name, temperature=heat) | StrOutputParser()
-    config: RunConfig = {"max_concurrency": 1}
-    assert (
-        await chain.abatch(["a", "b"], [{**config, **chosen(name="large", heat=0.5)}, config]) == ["yes"] * 2
-    )
+    one: RunConfig = {"max_concurrency": 1}
+    configs: list[RunConfig] = [{**one, **chosen(name="large", heat=0.5)}, one]
+    assert await chain.abatch(["a", "b"], configs) == ["yes"] * 2
     assert [(body["model"], body.get("temperature")) for body in bodies] == [("large", 0.5), ("small", None)]
 
 
