@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.providers.http.httpx_transport import BatchrtTransport
+    from batchrt.providers.published_prices import published_prices
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -218,6 +219,7 @@ __all__ = [
     "TokenizerError",
     "Usage",
     "chain",
+    "published_prices",
 ]
 
 
@@ -237,6 +239,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(
     (

@@ -90,6 +90,11 @@ class Model(Runnable[In, Out]):
         return str(self._options["model"])
 
     @property
+    def base_url(self) -> str:
+        """The API's address, without a user and password that it may have been given with."""
+        return self._client.address.url("")
+
+    @property
     def quota(self) -> Quota:
         """The quota that admits the model's requests: limits, their use, and event listeners."""
         return self._client.quota_of(self.model)
