@@ -112,6 +112,7 @@ if TYPE_CHECKING:
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.providers.published_prices import published_prices
+    from batchrt.runnables.graph import Graph
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -141,6 +142,7 @@ __all__ = [
     "FailureKind",
     "FewShotChatMessagePromptTemplate",
     "FewShotPromptTemplate",
+    "Graph",
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
@@ -233,6 +235,7 @@ _HOMES = {
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "AbortPolicy": "batchrt.limits.abort_policy",
+    "Graph": "batchrt.runnables.graph",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",

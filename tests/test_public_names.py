@@ -15,7 +15,7 @@ PUBLIC = {
     "runnables": """
         AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
         HumanMessagePromptTemplate SystemMessagePromptTemplate BaseOutputParser CommaSeparatedListOutputParser
-        ConfigurableField ExampleSelector ListenedRun MarkdownListOutputParser NumberedListOutputParser
+        ConfigurableField ExampleSelector Graph ListenedRun MarkdownListOutputParser NumberedListOutputParser
         RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
