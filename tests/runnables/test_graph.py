@@ -20,7 +20,6 @@ from batchrt import (
 )
 from tests.runnables.helpers import add_one, add_two
 
-
 DRAWN = """\
          +-------+
          | Input |
