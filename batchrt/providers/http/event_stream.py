@@ -15,6 +15,9 @@ __all__ = ["Event", "EventStream"]
 _MARK: Final = b"\xef\xbb\xbf"
 """A byte order mark in UTF-8, which may stand at the beginning."""
 
+_LF: Final = 10
+_CR: Final = 13
+
 
 class Event(NamedTuple):
     """One event.
@@ -58,31 +61,17 @@ class EventStream:
         Raises:
             MalformedResponseError: an event has more than `limit` bytes.
         """
-        if self._start is not None:
-            data = self._begin(data)
-        if self._after_return and data:
-            self._after_return = False
-            if data[0] == 10:  # noqa: PLR2004  a line feed
-                data = data[1:]
-        lines = data.splitlines()
-        if not lines:
-            return []
-        if data[-1] in b"\r\n":
-            rest = b""
-            self._after_return = data[-1] == 13  # noqa: PLR2004  a carriage return
-        else:
-            rest = lines.pop()
+        lines, rest = self._split(data)
         events: list[Event] = []
-        if lines:
-            if self._line:
-                self._line += lines[0]
-                lines[0] = bytes(self._line)
-                self._line.clear()
-            for line in lines:
-                if line:
-                    self._take(line)
-                elif self._data or self._name:
-                    self._dispatch(events)
+        if lines and self._line:
+            self._line += lines[0]
+            lines[0] = bytes(self._line)
+            self._line.clear()
+        for line in lines:
+            if line:
+                self._take(line)
+            elif self._data or self._name:
+                self._dispatch(events)
         if rest:
             self._line += rest
             self._check(len(self._line))
@@ -98,6 +87,26 @@ class EventStream:
             self._line.clear()
         self._dispatch(events)
         return events
+
+    def _split(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """Return the lines that end in a piece, and the beginning of the next."""
+        if self._start is not None:
+            data = self._begin(data)
+        if self._after_return and data:
+            self._after_return = False
+            if data[0] == _LF:
+                data = data[1:]
+        if not data:
+            return [], b""
+        lines = data.splitlines()
+        last = data[-1]
+        if last == _LF:
+            return lines, b""
+        if last == _CR:
+            self._after_return = True
+            return lines, b""
+        rest = lines.pop()
+        return lines, rest
 
     def _begin(self, data: bytes) -> bytes:
         """Return what follows the byte order mark; nothing while it may still be one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,7 +83,7 @@ def test_event_stream_is_independent_of_the_cuts(parts: tuple[bytes, ...], cuts:
     """Any bytes give the same events in any pieces, empty ones too."""
     body = b"".join(parts)
     edges = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
-    pieces = [body[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    pieces = [body[start:stop] for start, stop in itertools.pairwise(edges)]
     assert parsed(*pieces) == parsed(body)
 
 
