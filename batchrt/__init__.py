@@ -47,20 +47,15 @@ from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
+from batchrt.runnables.chat_prompts import ChatPromptTemplate, MessagesPlaceholder
 from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
 from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
 from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
-from batchrt.runnables.prompts import (
-    ChatPromptTemplate,
-    ChatPromptValue,
-    MessagesPlaceholder,
-    PromptTemplate,
-    PromptValue,
-    StringPromptValue,
-)
+from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
+from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
@@ -90,6 +85,7 @@ if TYPE_CHECKING:
     from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
+    from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -100,6 +96,7 @@ __all__ = [
     "BadRequestError",
     "BatchError",
     "BatchResult",
+    "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
     "ChatOpenAI",
@@ -185,6 +182,7 @@ __all__ = [
 
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
+    "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
     "JobReport": "batchrt.jobs.report",

@@ -24,7 +24,7 @@ PUBLIC = {
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
-    "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
+    "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError

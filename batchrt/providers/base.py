@@ -22,6 +22,7 @@ __all__ = ["Model"]
 _CLIENT_OPTIONS: Final = (
     *("base_url", "api_key", "organization", "project", "timeout", "max_retries", "http_client", "transport"),
     "ssl_context",
+    "keepalive_expiry",
     *("extra_headers", "max_response_bytes", "quota", "retry_policy"),
 )
 

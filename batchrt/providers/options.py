@@ -60,6 +60,9 @@ class ModelOptions(TypedDict, total=False):
         ssl_context: for TLS to the server: own authorities, a client certificate, or no verification. By
             default the certificates that `SSL_CERT_FILE` and `SSL_CERT_DIR` name are trusted, else certifi's
             and the system's. A client or transport of your own has its own.
+        keepalive_expiry: seconds for which an idle connection is kept; 4 by default, less than the 5 s after
+            which uvicorn and Node close it. Each request in flight has a connection of its own, so
+            that `max_in_flight` bounds them. A client or transport of your own has its own.
         organization: by default `OPENAI_ORG_ID`.
         project: by default `OPENAI_PROJECT_ID`.
         extra_headers: headers of every request; they override the client's own.
@@ -95,6 +98,7 @@ class ModelOptions(TypedDict, total=False):
     http_client: HTTPClient | None
     transport: HTTPTransport | None
     ssl_context: SSLContext | None
+    keepalive_expiry: float | None
     organization: str | None
     project: str | None
     extra_headers: Mapping[str, str] | None

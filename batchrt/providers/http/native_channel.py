@@ -59,13 +59,14 @@ class NativeChannel:
         *,
         tls: bool,
         ssl_context: ssl.SSLContext | None,
+        keepalive_expiry: float,
     ) -> None:
         self._headers = headers
         self._timeout = timeout
         self._limit = limit
         self._tls = tls
         self._ssl_context = ssl_context
-        self._pools = Pools(timeout=timeout)
+        self._pools = Pools(timeout=timeout, keepalive_expiry=keepalive_expiry)
         self._targets: dict[str, _Target] = {}
         self._other_scheme: bool | None = None
 

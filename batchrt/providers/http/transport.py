@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from batchrt.providers.http.address import check_headers
 from batchrt.providers.http.content_encoding import ACCEPT_ENCODING
 from batchrt.providers.http.native_channel import NativeChannel
+from batchrt.providers.http.pool import KEEPALIVE_EXPIRY
 from batchrt.providers.http.response import Reply, Sink
 from batchrt.providers.http.response_stream import ResponseStream
 
@@ -63,9 +64,10 @@ class Transport:
         http_client: send through this client of httpx's or httpx2's; its owner closes it.
         transport: send through this transport of httpx's or httpx2's, which is closed with this object.
         ssl_context: for TLS to the provider, in place of the one for certifi's and the system's certificates.
+        keepalive_expiry: seconds for which an idle connection is kept; `None` for `KEEPALIVE_EXPIRY`.
 
     Raises:
-        ValueError: for a header that HTTP cannot carry, or more than one of the last three options.
+        ValueError: for a header that HTTP cannot carry, or options that exclude each other.
         TypeError: the client or transport is not one, or is synchronous.
     """
 
@@ -79,11 +81,15 @@ class Transport:
         http_client: HTTPClient | None = None,
         transport: HTTPTransport | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        keepalive_expiry: float | None = None,
     ) -> None:
         if http_client is not None and transport is not None:
             raise ValueError("give either http_client or transport, not both")
-        if ssl_context is not None and (http_client is not None or transport is not None):
+        own = http_client is not None or transport is not None
+        if ssl_context is not None and own:
             raise ValueError("give ssl_context to your http_client or transport (verify=...) instead")
+        if keepalive_expiry is not None and own:
+            raise ValueError("give keepalive_expiry to your http_client or transport (limits=...) instead")
         sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
         # httpx takes a while to import, and is not needed for connections of our own.
@@ -96,7 +102,14 @@ class Transport:
 
             self._channel = TransportChannel(sent, timeout, max_response_bytes, transport)
         else:
-            self._channel = NativeChannel(sent, timeout, max_response_bytes, tls=tls, ssl_context=ssl_context)
+            self._channel = NativeChannel(
+                sent,
+                timeout,
+                max_response_bytes,
+                tls=tls,
+                ssl_context=ssl_context,
+                keepalive_expiry=KEEPALIVE_EXPIRY if keepalive_expiry is None else keepalive_expiry,
+            )
 
     def post(self, url: str, body: bytes, sink: Sink | None = None) -> Coroutine[Any, Any, Reply]:
         """Send `body` and return the answer, whatever its status; redirects are not followed.
