@@ -120,8 +120,8 @@ class AIMessage(Message):
 class AIMessageChunk(AIMessage):
     """Hold a part of a model's answer; the sum of all chunks, by `+`, holds all of it.
 
-    Contents, reasoning, refusals and log probabilities are joined, tool calls are joined by their `index`, and
-    of `finish_reason` and `usage` the last one counts, of `model` and `request_id` the first.
+    Contents, reasoning, refusals and log probabilities are joined, tool calls are joined by their `index`. Of
+    `finish_reason` and `usage` the last one counts, of `model` and `request_id` the first.
 
     Attributes:
         tool_calls: fragments of tool calls, as JSON; each has an `index`, its call's place among all calls.
@@ -201,7 +201,7 @@ def _parts_of(content: Content) -> list[Mapping[str, Any]]:
 
 
 def _joined_parts(first: list[Mapping[str, Any]], second: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the parts of both lists, of which the two that meet are one if they hold text of the same type."""
+    """Return the parts of both lists; the two that meet are one if they hold text of the same type."""
     if first and second:
         last, following = first[-1], second[0]
         key = "thinking" if last.get("type") == "thinking" else "text"

@@ -116,7 +116,7 @@ class _HTTPXChannel:
 class _HTTPXStream(ResponseStream):
     """Receive the raw stream of a response of httpx's, or httpx2's."""
 
-    __slots__ = ("_channel", "_ended", "_raw", "_response", "_url")
+    __slots__ = ("_channel", "_raw", "_response", "_url")
 
     def __init__(self, response: httpx.Response, channel: _HTTPXChannel, url: str) -> None:
         encoding = response.headers.get("content-encoding", "")
@@ -125,7 +125,6 @@ class _HTTPXStream(ResponseStream):
         self._response = response
         self._channel = channel
         self._url = url
-        self._ended = False
         self._raw: AsyncIterator[bytes] | bytes
         if consumed:
             self._raw = response.content
@@ -134,15 +133,10 @@ class _HTTPXStream(ResponseStream):
         else:
             raise TypeError("the transport gave a response that cannot be read asynchronously")
 
-    @property
-    def is_ended(self) -> bool:
-        """Whether the end of the body has come, so that `receive` would not wait."""
-        return self._ended
-
     async def _receive(self) -> bytes:
         raw = self._raw
         if isinstance(raw, bytes):
-            self._raw, self._ended = b"", True
+            self._raw = b""
             return raw
         part: bytes | None = b""
         try:
@@ -153,7 +147,6 @@ class _HTTPXStream(ResponseStream):
             raise self._channel._translated(error, self._url, reading=True) from error
         if part is not None:
             return part
-        self._ended = True
         await self.aclose()
         return b""
 

@@ -201,11 +201,6 @@ class _NativeStream(ResponseStream):
         self._pool = pool
         self._channel, self._url = asked
 
-    @property
-    def is_ended(self) -> bool:
-        """Whether the end of the body has come, so that `receive` would not wait."""
-        return self._exchange.ended
-
     async def _receive(self) -> bytes:
         exchange, deadlines = self._exchange, self._pool.deadlines
         if deadlines is not None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 from batchrt.errors import RequestTimeoutError
 from batchrt.providers.http.address import origin_of
-from batchrt.providers.http.content_encoding import Decoder, too_large
+from batchrt.providers.http.content_encoding import BodyDecoder, too_large
 from batchrt.providers.http.response import HeaderMap, Reply
 
 __all__ = ["ResponseStream", "no_answer", "stalled"]
@@ -28,15 +27,14 @@ class ResponseStream(ABC):
         MalformedResponseError: the encoding is not known.
     """
 
-    __slots__ = ("_decoder", "_limit", "_parts", "_size", "headers", "status")
+    __slots__ = ("_decoder", "_limit", "_size", "headers", "status")
 
     def __init__(self, status: int, headers: HeaderMap, encoding: str, limit: int) -> None:
         self.status: int = status
         self.headers: HeaderMap = headers
         self._limit = limit
         self._size = 0
-        self._decoder = Decoder(encoding, limit)
-        self._parts: Iterator[bytes] = iter(())
+        self._decoder = BodyDecoder(encoding, limit)
 
     @abstractmethod
     async def _receive(self) -> bytes:
@@ -45,11 +43,6 @@ class ResponseStream(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close the connection at once, unless the body was received to its end."""
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether the end of the body has come, so that `receive` would not wait."""
-        return False
 
     async def receive(self) -> bytes:
         """Return the next piece of the body, or nothing at its end.
@@ -61,19 +54,15 @@ class ResponseStream(ABC):
             RequestTimeoutError: nothing came for `timeout` seconds.
             MalformedResponseError: the body is too large, cut short or not decodable.
         """
-        while True:
-            for part in self._parts:
-                return part
-            part = await self._receive()
-            if not part:
-                self._decoder.end()
-                return part
+        while part := await self._receive():
             self._size += len(part)
             if self._size > self._limit:
                 raise too_large(self._limit)
-            if self._decoder.is_plain:
-                return part
-            self._parts = self._decoder.feed(part)
+            decoded = self._decoder.feed(part)
+            if decoded:
+                return decoded
+        self._decoder.end()
+        return b""
 
     async def read(self, start: bytes = b"") -> Reply:
         """Return the response with the rest of its body behind `start`."""

@@ -32,8 +32,8 @@ _BLANKS: Final = b" \t\r\n\xef\xbb\xbf"
 _WHOLE: Final = (b"{", b"[", b"<")
 """Beginnings of a body that is no stream of events: an answer or an error in JSON, or a page."""
 _LAST_WAIT: Final = 0.25
-"""Seconds for which the end of a body is awaited after the end of its answer, so that the connection can be used
-again; a server that ends it sends both at once."""
+"""Seconds for which the end of a body is awaited after the end of its answer, so that the connection can be
+used again; a server that ends it sends both at once."""
 
 
 class Chunks(Protocol[T_co]):
@@ -65,24 +65,23 @@ class Chunks(Protocol[T_co]):
 class StreamedCall(Generic[T]):
     """Send a request and iterate over the chunks of its answer.
 
-    Until the first chunk a failure is retried as in `Endpoint.call`. After it a failure ends the stream, and its
-    error has the sum of the chunks in `partial`. The request counts as in flight until its answer is complete,
-    it failed, or the stream is closed.
+    Until the first chunk a failure is retried as in `Endpoint.call`. After it a failure ends the stream, and
+    its error has the sum of the chunks in `partial`. The request counts as in flight until its answer is
+    complete, it failed, or the stream is closed.
 
-    Invariant: `_permit` is set exactly while an attempt holds a permit or a reservation that has not ended. No
-    permit is held and no response open once `anext` has raised; a consumer that stops earlier has to call
+    Invariant: `_permit` is set exactly while an attempt holds a permit or a reservation that has not ended.
+    No permit is held and no response open once `anext` has raised; a consumer that stops earlier has to call
     `aclose`.
 
     Args:
         endpoint: sends it.
-        body: the request's.
+        body: returns the request's body; or, for the error of the first attempt, another body that is sent at
+            once, or `None` for none.
         read: makes the reader of an attempt's answer from the head of the response.
         strand: holds the slot, which is taken again before each wait for more of the answer.
-        amend: returns another body for a request that failed, which is sent at once; `None` for none.
     """
 
     __slots__ = (
-        "_amend",
         "_attempts",
         "_began",
         "_body",
@@ -100,16 +99,14 @@ class StreamedCall(Generic[T]):
     def __init__(
         self,
         endpoint: Endpoint,
-        body: bytes,
+        body: Callable[[ProviderError | None], bytes | None],
         read: Callable[[Reply, Clock], Chunks[T]],
         strand: Strand,
-        amend: Callable[[ProviderError], bytes | None],
     ) -> None:
         self._endpoint = endpoint
-        self._body = body
+        self._body: Callable[[ProviderError | None], bytes | None] | None = body
         self._read = read
         self._strand = strand
-        self._amend = amend
         self._attempts = 1
         self._began = self._received = False
         self._permit: Permit | None = None
@@ -161,9 +158,13 @@ class StreamedCall(Generic[T]):
         """
         self._began = True
         endpoint, strand = self._endpoint, self._strand
+        bodies, self._body = self._body, None
+        assert bodies is not None
+        body = bodies(None)
+        assert body is not None
         retry: _RetryDecider | None = None
         while True:
-            permit = self._permit = endpoint._permit(len(self._body), 1, strand)
+            permit = self._permit = endpoint._permit(len(body), 1, strand)
             permit.again = retry is not None
             try:
                 if strand.spending is not None:
@@ -172,15 +173,15 @@ class StreamedCall(Generic[T]):
                 if retry is not None:
                     retry.attempts += 1
                     self._attempts = retry.attempts
-                return await self._attempt(permit)
+                return await self._attempt(body, permit)
             except ProviderError as error:
                 self._permit = None
                 failure = endpoint._failed(error, permit, strand)
                 endpoint._settle(permit, Usage())  # not sent at all
             await self._close()
-            body = self._amend(failure.error) if retry is None else None
-            if body is not None:
-                self._body = body
+            other = bodies(failure.error) if retry is None else None
+            if other is not None:
+                body = other
                 continue
             if retry is None:
                 retry = endpoint._decider(failure, strand)
@@ -188,18 +189,18 @@ class StreamedCall(Generic[T]):
                 retry.failed(failure)
             await retry.wait()
 
-    async def _attempt(self, permit: Permit) -> T | None:
+    async def _attempt(self, body: bytes, permit: Permit) -> T | None:
         """Send the request and return the first chunk of its answer.
 
         Raises:
             ProviderError: it failed before that.
         """
         endpoint, strand = self._endpoint, self._strand
-        response = self._response = await endpoint._transport.stream(endpoint._url, self._body)
+        response = self._response = await endpoint._transport.stream(endpoint._url, body)
         head = Reply(response.status, response.headers, b"")
         endpoint._note_limits(head, permit)
         if not 200 <= head.status < 300:  # noqa: PLR2004
-            raise endpoint._refusal(await response.read(), permit, strand)
+            raise endpoint._refusal(await response.read(), permit, strand.run.clock)
         reader = self._reader = self._read(head, strand.run.clock)
         self._parser = EventStream(endpoint._transport.max_response_bytes)
         self._received = False
@@ -218,17 +219,11 @@ class StreamedCall(Generic[T]):
         if permit is None:
             return None
         reader, events = self._reader, self._events
-        while not reader.done:
-            while events:
-                chunk = reader.read(events.popleft())
-                if chunk is not None:
-                    return chunk
-                if reader.done:
-                    break
-            else:
-                if self._received:
-                    break
+        while not reader.done and (events or not self._received):
+            if not events:
                 await self._receive()
+            elif (chunk := reader.read(events.popleft())) is not None:
+                return chunk
         chunk = reader.end()
         self._settle(permit)
         return chunk
@@ -276,7 +271,7 @@ class StreamedCall(Generic[T]):
         if response is None:
             return
         try:
-            with anyio.move_on_after(0 if self._received else _LAST_WAIT):
+            with anyio.move_on_after(_LAST_WAIT):
                 while not self._received and await response.receive():
                     pass
         except ProviderError:

@@ -66,6 +66,9 @@ class Transport:
         ssl_context: for TLS to the provider, in place of the one for certifi's and the system's certificates.
         keepalive_expiry: seconds for which an idle connection is kept; `None` for `KEEPALIVE_EXPIRY`.
 
+    Attributes:
+        max_response_bytes: as given.
+
     Raises:
         ValueError: for a header that HTTP cannot carry, or options that exclude each other.
         TypeError: the client or transport is not one, or is synchronous.
@@ -90,6 +93,7 @@ class Transport:
             raise ValueError("give ssl_context to your http_client or transport (verify=...) instead")
         if keepalive_expiry is not None and own:
             raise ValueError("give keepalive_expiry to your http_client or transport (limits=...) instead")
+        self.max_response_bytes: int = max_response_bytes
         sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
         # httpx takes a while to import, and is not needed for connections of our own.
