@@ -69,7 +69,9 @@ def chunk_of(
     delta: Mapping[str, Any] | None = None, finish: str | None = None, **members: Any
 ) -> dict[str, Any]:
     """Return the object of one event, as OpenAI sends it."""
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+    choices = (
+        [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+    )
     return {"id": "c", "object": "chat.completion.chunk", "model": "m-1", "choices": choices, **members}
 
 

@@ -68,7 +68,8 @@ class ChatChunks(ChunkReader[AIMessageChunk]):
             model = data.get("model")
             self._model = model if isinstance(model, str) and model else None
         others: dict[str, Any] = {}
-        if len(delta) > 1 or choice.get("logprobs") or choice.get("finish_reason") or not content:
+        plain = len(delta) == 1 and isinstance(content, str)
+        if not plain or choice.get("logprobs") or choice.get("finish_reason"):
             others = self._others_of(choice, delta, content)
         reasoning = others.pop("reasoning", None)
         if not content and not reasoning and not others:

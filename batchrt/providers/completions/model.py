@@ -53,10 +53,13 @@ class CompletionOptions(SamplingOptions, total=False):
     Attributes:
         best_of: texts that the server makes for each prompt, of which it returns the best.
         suffix: the text after the one that is to be written.
+        stream_usage: ask for the usage of streams (`stream_options`), which is the default. A server that
+            refuses that is not asked again.
     """
 
     best_of: int | None
     suffix: str | None
+    stream_usage: bool
 
 
 class OpenAI(Model[TextInput, Out]):
@@ -78,8 +81,6 @@ class OpenAI(Model[TextInput, Out]):
     Args:
         model: the model's name.
         n: give so many texts for each prompt, as a list; else one, as a string, which alone can be streamed.
-        stream_usage: ask for the usage of streams (`stream_options`). A server that refuses that is not asked
-            again.
         options: `CompletionOptions`: `best_of`, `suffix`, and the `SamplingOptions` in
             `batchrt/providers/options.py`. A `max_batch_size` of 1 sends each prompt by itself.
 
@@ -90,7 +91,7 @@ class OpenAI(Model[TextInput, Out]):
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
-    __signature__: OptionsSignature = OptionsSignature(CompletionOptions)
+    __signature__: OptionsSignature = OptionsSignature(CompletionOptions, stream_usage=True)
 
     @overload
     def __init__(
@@ -98,7 +99,6 @@ class OpenAI(Model[TextInput, Out]):
         model: str,
         *,
         n: None = None,
-        stream_usage: bool = True,
         **options: Unpack[CompletionOptions],
     ) -> None: ...
     @overload
@@ -107,7 +107,6 @@ class OpenAI(Model[TextInput, Out]):
         model: str,
         *,
         n: int,
-        stream_usage: bool = True,
         **options: Unpack[CompletionOptions],
     ) -> None: ...
     def __init__(
@@ -115,10 +114,9 @@ class OpenAI(Model[TextInput, Out]):
         model: str,
         *,
         n: int | None = None,
-        stream_usage: bool = True,
         **options: Unpack[CompletionOptions],
     ) -> None:
-        settings = complete_options(OpenAI, CompletionOptions, options)
+        settings = complete_options(OpenAI, CompletionOptions, options, stream_usage=True)
         self._options = check_options(
             {
                 "model": model,
@@ -134,7 +132,7 @@ class OpenAI(Model[TextInput, Out]):
         self.share_lists: bool = settings["share_lists"]
         # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
-        self._stream_usage = StreamUsage(wanted=stream_usage)
+        self._stream_usage = StreamUsage(wanted=settings["stream_usage"])
         self._connect(model, settings)
         self._memory = ListMemory()
         self._request_for({})
