@@ -42,7 +42,7 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
@@ -117,6 +117,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIMessage",
+    "AIMessageChunk",
     "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
