@@ -14,7 +14,9 @@ import batchrt
 PUBLIC = {
     "runnables": """
         AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
-        HumanMessagePromptTemplate SystemMessagePromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate BaseOutputParser CommaSeparatedListOutputParser
+        ConfigurableField ExampleSelector Graph ListenedRun MarkdownListOutputParser NumberedListOutputParser
+        RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
@@ -28,7 +30,7 @@ PUBLIC = {
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage HumanMessage Message SystemMessage Usage",
+    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage Usage",
     "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError

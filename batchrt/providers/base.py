@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from batchrt.providers.options import LIMIT_OPTIONS, is_option
+from batchrt.providers.options import LIMIT_OPTIONS, check_options, is_option
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, Part, part
 
@@ -66,6 +66,17 @@ class Model(Runnable[In, Out]):
             f"no option of the API has that name; what only this server knows goes into "
             f"extra_body={{{keyword!r}: …}}"
         )
+
+    def _check_field(self, name: str) -> None:
+        if name in ("model", "model_name"):
+            return
+        if not is_option(name):
+            raise ValueError(f"{type(self).__name__} has no option {name!r}: {self._keyword_hint(name)}")
+        check_options({name: None}, type(self).__name__)
+
+    def _with_fields(self, values: Mapping[str, Any]) -> Runnable[In, Out]:
+        # LCEL's name of the field and the API's.
+        return self.bind(**{"model" if name == "model_name" else name: values[name] for name in values})
 
     def __repr__(self) -> str:
         if "_client" not in self.__dict__:  # a debugger may show an object whose constructor failed

@@ -106,6 +106,10 @@ class ChatPromptTemplate(Prompt[ChatPromptValue]):
         columns = (*self._columns, *getattr(other, "_columns", ()))
         return ChatPromptTemplate([self, *more], columns=columns)
 
+    def _with_fields(self, values: Mapping[str, Any]) -> ChatPromptTemplate:
+        own = {"messages": self.messages, "partial_variables": self.partial_variables, "name": self.name}
+        return ChatPromptTemplate(**{**own, **values}, columns=self._columns)
+
     def _fill(self, fields: Fields) -> ChatPromptValue:
         messages: list[MessageLike] = []
         for part in self._parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
 from batchrt.runnables.examples import ExampleSelector, SelectedExamples
@@ -12,6 +12,12 @@ from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.templates import Fields, Template
 
 __all__ = ["FewShotChatMessagePromptTemplate", "FewShotPromptTemplate"]
+
+
+_FIELDS: Final = (
+    *("example_prompt", "suffix", "examples", "example_selector", "prefix", "example_separator"),
+    *("partial_variables", "name"),
+)
 
 
 class FewShotPromptTemplate(PromptTemplate):
@@ -75,16 +81,11 @@ class FewShotPromptTemplate(PromptTemplate):
 
     def partial(self, **fields: Any) -> FewShotPromptTemplate:
         """Return this with `fields` already given; a function is called for each item."""
-        return type(self)(
-            example_prompt=self.example_prompt,
-            suffix=self.suffix,
-            examples=self.examples,
-            example_selector=self.example_selector,
-            prefix=self.prefix,
-            example_separator=self.example_separator,
-            partial_variables={**self.partial_variables, **fields},
-            name=self.name,
-        )
+        return self._with_fields({"partial_variables": {**self.partial_variables, **fields}})
+
+    def _with_fields(self, values: Mapping[str, Any]) -> FewShotPromptTemplate:
+        own = {name: getattr(self, name) for name in _FIELDS}
+        return FewShotPromptTemplate(**{**own, **values})
 
     def _fill(self, fields: Fields) -> StringPromptValue:
         if not self._selected:

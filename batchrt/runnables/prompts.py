@@ -214,5 +214,9 @@ class PromptTemplate(Prompt[StringPromptValue]):
             columns=(*self._columns, *other._columns),
         )
 
+    def _with_fields(self, values: Mapping[str, Any]) -> PromptTemplate:
+        own = {"template": self.template, "partial_variables": self.partial_variables, "name": self.name}
+        return PromptTemplate(**{**own, **values}, columns=self._columns)
+
     def _fill(self, fields: Fields) -> StringPromptValue:
         return StringPromptValue(self._template.fill(fields))
