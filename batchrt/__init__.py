@@ -42,7 +42,15 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
@@ -220,6 +228,7 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolMessage",
     "Usage",
     "chain",
     "published_prices",

@@ -27,7 +27,7 @@ PUBLIC = {
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage Usage",
+    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage ToolMessage Usage",
     "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
