@@ -96,6 +96,7 @@ from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
@@ -157,6 +158,7 @@ __all__ = [
     "InputError",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -231,6 +233,7 @@ __all__ = [
     "ToolMessage",
     "Usage",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -240,6 +243,7 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
@@ -252,6 +256,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

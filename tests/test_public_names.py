@@ -22,7 +22,10 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
+    "running": """
+        BatchResult Job JobEstimate JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream
+        estimate_job
+    """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
