@@ -142,7 +142,7 @@ async def test_runnable_whose_method_a_test_replaced_runs_the_replacement() -> N
 
 async def test_runnable_whose_class_a_test_patched_runs_the_patch() -> None:
     """Until the patch ends."""
-    chain: Runnable[Any, Any] = StrOutputParser() | add_two
+    chain: Runnable[Any, Any] = StrOutputParser() | RunnableLambda[Any, Any](add_two)
     with patch.object(StrOutputParser, "invoke", return_value=5) as replaced:
         assert await everyway(chain, "x") == 7
         assert replaced.call_args.args[0] == "x"
