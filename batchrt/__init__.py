@@ -47,8 +47,10 @@ from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
+from batchrt.runnables.chunk_sums import add_chunks
 from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
 from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
@@ -63,6 +65,7 @@ from batchrt.runnables.prompts import (
 )
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
@@ -105,6 +108,7 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
     "ConnectionFailedError",
     "ContextLengthError",
     "CooledDown",
@@ -113,6 +117,7 @@ __all__ = [
     "FailureKind",
     "HumanMessage",
     "InputError",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
     "JobReport",
@@ -160,6 +165,7 @@ __all__ = [
     "RunnableBranch",
     "RunnableConfig",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -179,6 +185,7 @@ __all__ = [
     "SystemMessage",
     "TokenizerError",
     "Usage",
+    "add_chunks",
     "chain",
 ]
 
