@@ -15,8 +15,9 @@ PUBLIC = {
     "runnables": """
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
-        RunnableEach RunnableGenerator RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
-        RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue add_chunks chain
+        RunnableEach RunnableGenerator RunnableLambda RunnableLike RunnableMap RunnableParallel
+        RunnablePassthrough RunnablePick RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser
+        StringPromptValue add_chunks chain
     """,
     "running": """
         BatchResult ChunkStream ItemChunkStream Job JobReport Outcome OutcomeIterator RunConfig RunStatistics

@@ -89,8 +89,8 @@ class AddableDict(dict[str, Any]):
 def add_chunks(left: Any, right: Any) -> Any:
     """Return the sum of two chunks, or of a sum and a chunk; neither is changed.
 
-    Text, lists and tuples are joined, dicts merged key by key, messages added by their `+`; of numbers and all
-    else the last holds.
+    Text, lists and tuples are joined, dicts merged key by key, messages added by their `+`. Of numbers and
+    all else the last holds.
     """
     if right is None:
         return left

@@ -22,8 +22,8 @@ has ended holds no branch up, and keeps of the input what `ainvoke` would, the i
 class ChunkTee:
     """Give each chunk of `chunks` to every outlet.
 
-    The fastest branch sets the pace: chunks are pulled while one of the branches has fewer than `BOUND` left to
-    take. A slower one has the rest in its outlet, where more than `LAG` are joined in pairs, again and
+    The fastest branch sets the pace: chunks are pulled while one of the branches has fewer than `BOUND` left
+    to take. A slower one has the rest in its outlet, where more than `LAG` are joined in pairs, again and
     again, so that their number stays bounded. Chunks that cannot be joined without a loss (numbers, objects)
     make the pump wait instead.
 
@@ -40,7 +40,7 @@ class ChunkTee:
         self.outlets: list[_Outlet] = [_Outlet(self._took) for _ in range(count)]
 
     async def pump(self, strand: Strand, _put: Put) -> None:
-        """Pull the chunks; a branch of its own. Their error is raised by the outlets, behind the last chunk."""
+        """Pull the chunks; a branch of its own. The outlets raise their error, behind the last chunk."""
         failure: Exception | None = None
         strand.scopes = (*strand.scopes, self._scope)
         with self._scope:
@@ -75,9 +75,11 @@ class ChunkTee:
     def _took(self) -> None:
         if not self._opened():
             self._scope.cancel()  # no branch wants more
-        if self._pauses and min((len(each.ready) for each in self._opened()), default=0) <= BOUND // 2:
-            if self._has_room():
-                self._pauses.resume()
+        if not self._pauses:
+            return
+        fewest = min((len(outlet.ready) for outlet in self._opened()), default=0)
+        if fewest <= BOUND // 2 and self._has_room():
+            self._pauses.resume()
 
 
 class _Outlet(ChunkBuffer):
@@ -101,4 +103,4 @@ class _Outlet(ChunkBuffer):
         """Take no more chunks."""
         self.closed = True
         self.ready.clear()
-        self._taken()
+        self.taken()

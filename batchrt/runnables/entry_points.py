@@ -279,7 +279,10 @@ class EntryPoints(Generic[In, Out]):
     # Streams
 
     def astream(
-        self, input: In, config: RunConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: In,  # noqa: A002
+        config: RunConfig | None = None,
+        **kwargs: Any,
     ) -> ChunkStream[Out]:
         """Iterate over the chunks of the output for one input; see `ChunkStream` for closing it.
 
@@ -295,7 +298,10 @@ class EntryPoints(Generic[In, Out]):
         return ChunkStream(partial(produced, step, input), check_config(cast("RunConfig | None", configs)))
 
     def stream(
-        self, input: In, config: RunConfig | None = None, **kwargs: Any  # noqa: A002
+        self,
+        input: In,  # noqa: A002
+        config: RunConfig | None = None,
+        **kwargs: Any,
     ) -> Iterator[Out]:
         """Do `astream` from sync code, on a background event loop; closing the generator ends the stream."""
         step, configs = self._prepare(kwargs, config, "stream")

@@ -116,9 +116,7 @@ def takes_config(function: Callable[..., Any]) -> bool:
     return next(iter(parameters)) != "config" and not given
 
 
-async def _async_transform(
-    function: Bound, chunks: AsyncIterator[Any], strand: Strand
-) -> AsyncIterator[Any]:
+async def _async_transform(function: Bound, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
     outputs = _async_produce(function, _Input(chunks), strand)
     try:
         async for chunk in outputs:

@@ -14,11 +14,16 @@ from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part, inline
-from batchrt.runnables.generator import generator_produce, is_generator_function, takes_config
+from batchrt.runnables.generator import (
+    GeneratorFunction,
+    generator_produce,
+    is_generator_function,
+    takes_config,
+)
 from batchrt.runnables.keywords import function_takes
 from batchrt.runnables.streams import configured, once, produced, total_call
 from batchrt.runtime.side_stream import closed
-from batchrt.runtime.step import Step
+from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import checked_sync
 from batchrt.runtime.threads import call_in_thread
@@ -103,6 +108,7 @@ class RunnableLambda(Runnable[In, Out]):
         self.afunc: Callable[..., Awaitable[Any]] | None = func if _is_async(func) else afunc
         self.name: str | None = name or _name_of(func)
         self._inline = inline
+        self._generates = is_generator_function(func if afunc is None else afunc)
         self._takes_config = {id(f): takes_config(f) for f in (func, self.afunc) if f is not None}
 
     def __repr__(self) -> str:
@@ -125,17 +131,21 @@ class RunnableLambda(Runnable[In, Out]):
             return Step(lambda value, _strand: lookup(value), inline=True)
         if self._inline:
             return self._inline_step(kwargs)
-        function = self.func if self.afunc is None else self.afunc
-        if is_generator_function(function):
-            produce = generator_produce(function, kwargs)
-            return Step(total_call(produce), produce=produce)
-        make = self._sync_step if self.afunc is None else self._async_step
-        returned = partial(self._produced, make(function, kwargs, _unrun))
-        return make(function, kwargs, self._run_returned)._replace(produce=returned)
+        if self._generates:
+            generate = generator_produce(cast("GeneratorFunction", self.afunc or self.func), kwargs)
+            return Step(total_call(generate), produce=generate)
+        return self._call_step(kwargs, self._run_returned, partial(self._produced, kwargs))
 
-    async def _produced(self, step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
+    def _call_step(
+        self, kwargs: Mapping[str, Any], run_returned: _RunReturned, produce: Produce | None = None
+    ) -> Step:
+        if self.afunc is not None:
+            return self._async_step(self.afunc, kwargs, run_returned, produce)
+        return self._sync_step(kwargs, run_returned, produce)
+
+    async def _produced(self, kwargs: Mapping[str, Any], value: Any, strand: Strand) -> AsyncIterator[Any]:
         """Yield the output; or, if that is a runnable, the chunks of its output."""
-        output = await step.call(value, strand)
+        output = await self._call_step(kwargs, _unrun).call(value, strand)
         if type(output) is not _Returned:
             yield output
             return
@@ -175,7 +185,11 @@ class RunnableLambda(Runnable[In, Out]):
         return Step(call, inline=True)
 
     def _async_step(
-        self, function: Callable[..., Any], kwargs: Mapping[str, Any], run_returned: _RunReturned
+        self,
+        function: Callable[..., Any],
+        kwargs: Mapping[str, Any],
+        run_returned: _RunReturned,
+        produce: Produce | None,
     ) -> Step:
         takes_config = self._takes_config[id(function)]
         plain = not takes_config and not kwargs
@@ -197,13 +211,13 @@ class RunnableLambda(Runnable[In, Out]):
                 return await run_returned(output, value, strand)
             return output
 
-        return Step(call)
+        return Step(call, produce=produce)
 
     def _sync_step(
-        self, func: Callable[..., Any], kwargs: Mapping[str, Any], run_returned: _RunReturned
+        self, kwargs: Mapping[str, Any], run_returned: _RunReturned, produce: Produce | None
     ) -> Step:
-        function = partial(func, **kwargs) if kwargs else func
-        takes_config = self._takes_config[id(func)]
+        function = partial(self.func, **kwargs) if kwargs else self.func
+        takes_config = self._takes_config[id(self.func)]
 
         async def call(value: Any, strand: Strand) -> Any:
             bound = partial(function, config=complete_config(strand.config)) if takes_config else function
@@ -220,7 +234,7 @@ class RunnableLambda(Runnable[In, Out]):
                 return await run_returned(output, value, strand)
             return output
 
-        return Step(call, direct=True)
+        return Step(call, direct=True, produce=produce)
 
     def _one_deeper(self, config: RunConfig) -> RunConfig:
         limit = config.get("recursion_limit", DEFAULT_RECURSION_LIMIT)

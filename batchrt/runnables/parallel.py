@@ -102,6 +102,8 @@ def _begins_early(steps: Mapping[str, Step]) -> bool:
 async def _produced(steps: Mapping[str, Step], value: Any, strand: Strand) -> AsyncIterator[Any]:
     """Yield `{key: chunk}` for the chunks of all steps as they come; `{key: None}` for a step without any."""
     waiting = []
+    if not steps:
+        yield AddableDict()
     for key, step in steps.items():
         if step.inline:
             yield AddableDict({key: step.call(value, strand)})

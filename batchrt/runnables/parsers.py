@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
@@ -83,7 +83,9 @@ class _Parser(Runnable[ModelOutput, Out]):
 
 
 async def _transformed(
-    parse: Callable[[AsyncIterator[Any]], AsyncGenerator[Any, None]], chunks: AsyncIterator[Any], _strand: Strand
+    parse: Callable[[AsyncIterator[Any]], AsyncGenerator[Any, None]],
+    chunks: AsyncIterator[Any],
+    _strand: Strand,
 ) -> AsyncIterator[Any]:
     outputs = parse(chunks)
     try:
@@ -113,7 +115,7 @@ async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
             has_text = True
             yield text
     if not count:
-        text_of(None)  # type: ignore[arg-type]  it raises, as without streaming
+        text_of(cast("ModelOutput", None))  # it raises, as without streaming
     if refusal and not has_content:
         raise _refused(refusal)
     if not has_text:
@@ -157,8 +159,8 @@ def json_value(text: str) -> Any:
 class JsonOutputParser(_Parser[Any]):
     """Return the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
 
-    Thoughts before the answer (`<think>…</think>` and the like) are skipped. Streamed, it yields the object or
-    list so far, whole each time, whenever it has grown: each replaces the one before. Text appears as it
+    Thoughts before the answer (`<think>…</think>` and the like) are skipped. Streamed, it yields the object
+    or list so far, whole each time, whenever it has grown: each replaces the one before. Text appears as it
     comes, numbers and other values once they are complete.
 
     Args:

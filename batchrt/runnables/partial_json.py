@@ -1,7 +1,7 @@
 """Partial JSON: the value in a model's answer that is still being streamed.
 
-pydantic's reader (jiter) does the reading. It keeps a number that is cut off as if it were whole (of `1250` it
-gives 1, 12 and 125) and fails at raw line breaks in strings; both are put right here.
+pydantic's reader (jiter) does the reading. It keeps a number that is cut off as if it were whole (of `1250`
+it gives 1, 12 and 125) and fails at raw line breaks in strings; both are put right here.
 """
 
 from __future__ import annotations

@@ -202,8 +202,6 @@ class _Outside(AsyncIterator[Any]):
         await closed(self._chunks)
 
 
-
-
 def input_chunks(inputs: AsyncIterable[Any] | Iterable[Any]) -> AsyncIterator[Any]:
     """Return the chunks of an input that a caller gives.
 

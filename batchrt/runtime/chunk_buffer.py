@@ -25,7 +25,7 @@ from batchrt.runtime.strand import Strand, current_strand
 __all__ = ["BOUND", "ChunkBuffer", "Pauses", "is_ahead", "without_slot"]
 
 BOUND: Final = 16
-"""Chunks that may wait for a consumer: enough that a fast one switches tasks rarely; some kilobytes of text."""
+"""Chunks that may wait for a consumer: enough that tasks switch rarely, and some kilobytes of text."""
 
 
 class Pauses:
@@ -87,21 +87,19 @@ def is_ahead(strand: Strand, *, asked: bool, borrows: bool) -> bool:
 class ChunkBuffer(AsyncIterator[Any]):
     """Iterate over the chunks that another task pushes, and lend the caller's slot while none is there.
 
-    Args:
-        taken: called whenever a chunk was taken.
-
     Attributes:
         ready: the chunks that were not taken.
         asked: whether the consumer waits for a chunk.
         borrows: whether it lent its slot when it last waited.
+        taken: called whenever a chunk was taken.
     """
 
-    __slots__ = ("_ended", "_error", "_more", "_taken", "borrows", "ready")
+    __slots__ = ("_ended", "_error", "_more", "borrows", "ready", "taken")
 
     def __init__(self, taken: Callable[[], object]) -> None:
         self.ready: deque[Any] = deque()
         self.borrows: bool = False
-        self._taken = taken
+        self.taken: Callable[[], object] = taken
         self._more: Signal | None = None
         self._ended = False
         self._error: BaseException | None = None
@@ -156,5 +154,5 @@ class ChunkBuffer(AsyncIterator[Any]):
             finally:
                 self._more = None
         chunk = self.ready.popleft()
-        self._taken()
+        self.taken()
         return chunk

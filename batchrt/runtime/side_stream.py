@@ -134,7 +134,7 @@ async def _run_branch(branch: ChunkBranch, put: Put, strand: Strand) -> None:
 class _SideTask:
     """The task of a `SideStream`."""
 
-    __slots__ = ("_context", "_stream", "_strand")
+    __slots__ = ("_context", "_strand", "_stream")
 
     def __init__(self, stream: SideStream, strand: Strand) -> None:
         self._stream = stream

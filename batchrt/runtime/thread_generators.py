@@ -42,8 +42,8 @@ async def transformed_in_thread(
 ) -> AsyncIterator[Any]:
     """Yield the chunks of `function`, called with an iterator over `chunks`, and close these.
 
-    While the function asks for a chunk its thread waits, and the chunk is pulled in the task of the caller, on
-    the same strand. So the slot is passed between the function and what is before it.
+    While the function asks for a chunk its thread waits, and the chunk is pulled in the task of the caller,
+    on the same strand. So the slot is passed between the function and what is before it.
     """
     feed = _Feed(chunks, strand)
     iterator = function(feed)
