@@ -11,7 +11,7 @@ from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.chunk_sums import snapshot_of
-from batchrt.runnables.description import Description, inline, part
+from batchrt.runnables.description import Description, described_class, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = [
+    "BaseOutputParser",
     "JsonOutputParser",
     "ModelOutput",
     "PydanticOutputParser",
@@ -55,31 +56,55 @@ def text_of(output: ModelOutput) -> str:
     raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
 
 
-class _Parser(Runnable[ModelOutput, Out]):
-    """Parse an output inline, since parsing never waits."""
+class BaseOutputParser(Runnable[ModelOutput, Out]):
+    """Parse a model's text inline, since parsing never waits; subclasses have `parse`.
+
+    An error that `parse` raises is the item's.
+    """
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
 
     def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
         """Return what the outputs depend on; see `Runnable.describe`."""
+        if not type(self).__module__.startswith("batchrt."):
+            return described_class(self, kwargs or {})
         kind = getattr(self, "pydantic_object", None) if isinstance(self, PydanticOutputParser) else None
         parts = [part("parser", (type(self), kind))]
         return inline(parts, self._build(kwargs or {}), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         parse: Callable[[Any], Any] = self.parse_output
-        transform = partial(_transformed, self._chunks) if self._streams else None
+        transform = partial(_transformed, self._chunks) if self._streams() else None
         return Step(lambda value, _strand: parse(value), inline=True, transform=transform)
 
-    _streams = False
+    def _streams(self) -> bool:
+        """Whether `_chunks` parses chunks as this parser does."""
+        return False
+
+    def _parses_as(self, kind: type[Any]) -> bool:
+        """Whether a subclass of `kind` has left its methods as they are."""
+        return all(getattr(type(self), name) is getattr(kind, name) for name in ("parse", "parse_output"))
 
     def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         """Parse chunks of an output as they come; of a parser that `_streams`."""
         raise NotImplementedError
 
     def parse_output(self, output: ModelOutput) -> Out:
+        """Return the value in a model's message or text."""
+        return self.parse(text_of(output))
+
+    def parse(self, text: str) -> Out:
+        """Return the value in `text`."""
         raise NotImplementedError
+
+    def get_format_instructions(self) -> str:
+        """Return instructions for a prompt that make the model answer in this form.
+
+        Raises:
+            NotImplementedError: this parser has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no format instructions")
 
 
 async def _transformed(
@@ -126,17 +151,14 @@ def _refused(refusal: str) -> OutputParserError:
     return OutputParserError(f"the model refused: {_excerpt(refusal)}", text=refusal)
 
 
-class StrOutputParser(_Parser[str]):
+class StrOutputParser(BaseOutputParser[str]):
     """Return the text of a model's answer, chunk by chunk. A refusal is an `OutputParserError`."""
 
-    _streams = True
+    def _streams(self) -> bool:
+        return self._parses_as(StrOutputParser)
 
     def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         return _texts(chunks)
-
-    def parse_output(self, output: ModelOutput) -> str:
-        """Return the text."""
-        return text_of(output)
 
     def parse(self, text: str) -> str:
         """Return the text itself."""
@@ -156,7 +178,7 @@ def json_value(text: str) -> Any:
         raise NotJSONError(str(error)) from None
 
 
-class JsonOutputParser(_Parser[Any]):
+class JsonOutputParser(BaseOutputParser[Any]):
     """Return the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
 
     Thoughts before the answer (`<think>…</think>` and the like) are skipped. Streamed, it yields the object
@@ -180,10 +202,6 @@ class JsonOutputParser(_Parser[Any]):
             return "Answer with one JSON value, and nothing else."
         return _instructions(self.pydantic_object)
 
-    def parse_output(self, output: ModelOutput) -> Any:
-        """Return the value."""
-        return self.parse(text_of(output))
-
     def parse(self, text: str) -> Any:
         """Return the value in `text`."""
         try:
@@ -193,7 +211,8 @@ class JsonOutputParser(_Parser[Any]):
                 f"the output is not JSON ({error}): {_excerpt(text)}", text=text
             ) from None
 
-    _streams = True
+    def _streams(self) -> bool:
+        return self._parses_as(JsonOutputParser)
 
     async def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         from batchrt.runnables.partial_json import NOTHING, PartialJSON
@@ -212,7 +231,7 @@ class JsonOutputParser(_Parser[Any]):
             yield snapshot_of(value)
 
 
-class PydanticOutputParser(_Parser[ModelT]):
+class PydanticOutputParser(BaseOutputParser[ModelT]):
     """Return an instance of a pydantic model, made from the JSON in a model's answer.
 
     Args:
@@ -225,10 +244,6 @@ class PydanticOutputParser(_Parser[ModelT]):
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
-
-    def parse_output(self, output: ModelOutput) -> ModelT:
-        """Return the instance."""
-        return self.parse(text_of(output))
 
     def parse(self, text: str) -> ModelT:
         """Return the instance for the JSON in `text`."""

@@ -124,3 +124,7 @@ class Step(NamedTuple):
         lists = max((part.lists for part in parts), default=0)
         meets = any(part.meets for part in parts) or (forks and lists > 0)
         return cls(call, direct=direct, lists=lists, meets=meets, produce=produce, transform=transform)
+
+    async def run(self, value: Any, strand: Strand) -> Any:
+        """Return the output, whether the step is inline or not."""
+        return self.call(value, strand) if self.inline else await self.call(value, strand)
