@@ -166,16 +166,17 @@ def configured(merge: Callable[[RunConfig], RunConfig], transform: Transform) ->
     async def configured_transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
         outer = strand.config
         inner = merge(outer)
-        outputs = transform(_Outside(chunks, outer), strand)
+        outputs: AsyncIterator[Any] | None = None
         strand.config = inner
         try:
+            outputs = transform(_Outside(chunks, outer), strand)
             async for chunk in outputs:
                 strand.config = outer
                 yield chunk
                 strand.config = inner
         finally:
             strand.config = outer
-            await closed(outputs)
+            await closed(chunks if outputs is None else outputs)
 
     return configured_transform
 
