@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from batchrt.config import complete_config
 from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.chunk_sums import ChunkSum
 from batchrt.runnables.description import Description
 from batchrt.runnables.keywords import function_takes
+from batchrt.runnables.streams import produced
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import is_async
@@ -95,7 +99,25 @@ class RunnableWithListeners(Runnable[In, Out]):
             await self._on_end(run, strand)
             return run.outputs
 
-        return Step.of(call, [step])
+        return Step.of(call, [step], produce=partial(self._produced, step))
+
+    async def _produced(self, step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
+        run, total = ListenedRun(self.get_name(), uuid4(), value, datetime.now(UTC)), ChunkSum()
+        await self._on_start(run, strand)
+        try:
+            chunks = produced(step, value, strand)
+            try:
+                async for chunk in chunks:
+                    total.add(chunk)
+                    yield chunk
+            finally:
+                await closed(chunks)
+        except Exception as error:
+            run.error, run.end_time = error, datetime.now(UTC)
+            await self._on_error(run, strand)
+            raise
+        run.outputs, run.end_time = total.value, datetime.now(UTC)
+        await self._on_end(run, strand)
 
 
 def _telling(listener: Listener | None) -> Callable[[ListenedRun, Strand], Awaitable[None]]:
