@@ -59,6 +59,10 @@ PARTS = [{"type": "text", "text": "hi"}]
             [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
         ),
         (
+            [AIMessageChunk("", is_null=True, tool_calls=[{"index": 0, **CALL}])],
+            [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        ),
+        (
             [AIMessage(None, refusal="no")],
             [{"role": "assistant", "content": None, "refusal": "no"}],
         ),
