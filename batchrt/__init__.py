@@ -42,7 +42,15 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
@@ -88,6 +96,7 @@ from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
@@ -112,6 +121,7 @@ if TYPE_CHECKING:
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.providers.published_prices import published_prices
+    from batchrt.runnables.graph import Graph
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -142,11 +152,13 @@ __all__ = [
     "FailureKind",
     "FewShotChatMessagePromptTemplate",
     "FewShotPromptTemplate",
+    "Graph",
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -218,8 +230,10 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolMessage",
     "Usage",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -229,17 +243,20 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "AbortPolicy": "batchrt.limits.abort_policy",
+    "Graph": "batchrt.runnables.graph",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

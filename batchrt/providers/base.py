@@ -56,7 +56,7 @@ class Model(Runnable[In, Out]):
         """
         parts = [part(_PARTS.get(name, name), value) for name, value in fields.items()]
         endpoint = part("endpoint", (self._client.address.canonical, path))
-        return Description((*parts, endpoint, *others), render, asks=True)
+        return Description((*parts, endpoint, *others), render, asks=True, model=str(fields["model"]))
 
     def _takes(self, keyword: str) -> bool:
         return is_option(keyword)
@@ -91,8 +91,8 @@ class Model(Runnable[In, Out]):
 
     @property
     def base_url(self) -> str:
-        """The API's address, without a user and password that it may have been given with."""
-        return self._client.address.url("")
+        """The API's address, without a user, password and query that it may have been given with."""
+        return self._client.address.url("").partition("?")[0]
 
     @property
     def quota(self) -> Quota:
