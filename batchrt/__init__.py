@@ -42,12 +42,21 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.chunk_sums import add_chunks
 from batchrt.runnables.configurable import (
     ConfigurableField,
     RunnableConfigurableAlternatives,
@@ -57,6 +66,7 @@ from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.list_parsers import (
     CommaSeparatedListOutputParser,
@@ -83,9 +93,11 @@ from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
+from batchrt.tool_calls import InvalidToolCall, ToolCall, ToolCallChunk
 
 if TYPE_CHECKING:
     from batchrt.jobs.estimate import JobEstimate, estimate_job
@@ -133,6 +145,7 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
     "CommaSeparatedListOutputParser",
     "ConfigurableField",
     "ConnectionFailedError",
@@ -148,6 +161,8 @@ __all__ = [
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "InvalidToolCall",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
     "JobEstimate",
@@ -202,6 +217,7 @@ __all__ = [
     "RunnableConfigurableAlternatives",
     "RunnableConfigurableFields",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -222,7 +238,11 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallChunk",
+    "ToolMessage",
     "Usage",
+    "add_chunks",
     "chain",
     "estimate_job",
     "published_prices",
