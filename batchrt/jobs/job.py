@@ -22,10 +22,10 @@ from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader, RunRecord
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.output import OutputLayout, check_output, write_output
+from batchrt.jobs.output import OutputLayout, check_output, is_free, is_stream, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
-from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
+from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.runnables.base import RunnableLike, coerce
 from batchrt.runtime.outcome import Outcome
@@ -71,6 +71,8 @@ class Job:
             closure of each function are compared, with the functions, runnables and constants of its own
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
+        keeps_partial: write the rows so far to the output also when a run ends early, unless it is a file of
+            another run or job, or all rows had an outcome when it was last written.
         limit: the most rows to read.
         refine: returns an outcome as it is to be recorded, for a chain whose output has more to it than JSON
             can carry. One with an error and an output counts as failed; both are kept.
@@ -96,6 +98,7 @@ class Job:
         retry_failed: bool = False,
         version: str | None = None,
         overwrite: bool = False,
+        keeps_partial: bool = False,
         limit: int | None = None,
         refine: Refiner | None = None,
         layout: OutputLayout | None = None,
@@ -115,6 +118,7 @@ class Job:
         self._fresh = fresh
         self._retry_failed = retry_failed
         self._overwrite = overwrite
+        self._keeps_partial = keeps_partial
         self._limit = limit
         self._refine = refine
         self._layout = layout
@@ -167,7 +171,8 @@ class Job:
                 check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)
             self._fresh = False
             report = self._report = await self._carry_out(run, rows, journal)
-            if report.is_complete and self._sink is not None:
+            if self._sink is not None and (report.is_complete or self._wants_partial(journal, report)):
+                journal.begin_output(is_complete=report.is_complete)
                 report = self._report = await self._written(report, source, self._sink)
         self._stop_called = False
         return report
@@ -177,12 +182,17 @@ class Job:
         write = partial(write_output, self.journal, sink, source, rows=report.rows, layout=self._layout)
         with CancelScope() as self._writing:
             await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
-            return replace(report, is_written=True)
+            return replace(report, is_written=report.is_complete, has_partial=not report.is_complete)
         return report
+
+    def _wants_partial(self, journal: Journal, report: JobReport) -> bool:
+        if self._sink is None or not self._keeps_partial or not (report.done or report.failed):
+            return False
+        return is_stream(self._sink) or journal.has_partial_output or is_free(self._sink)
 
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
         started = perf_counter()
-        journal.begin_run()
+        journal.begin_run(source_paths(rows))
         matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
         self._matcher = matcher
         # A pipe may be long in giving a row; the next row of a file takes microseconds, less than a thread.

@@ -171,6 +171,24 @@ class JournalReader:
         rows, is_complete, seconds, ended = found[0]
         return RunRecord(rows, bool(is_complete), seconds, ended)
 
+    @property
+    def source(self) -> tuple[str, ...]:
+        """The paths of the files that the last run read; empty for rows of another kind."""
+        found = self._read("SELECT source FROM runs ORDER BY id DESC LIMIT 1")
+        return tuple(json.loads(found[0][0])) if found and found[0][0] else ()
+
+    @property
+    def has_partial_output(self) -> bool:
+        """Whether the output was last written with rows missing."""
+        query = "SELECT output FROM runs WHERE output IS NOT NULL ORDER BY id DESC LIMIT 1"
+        return self._read(query) == [("partial",)]
+
+    @property
+    def holds_bytes(self) -> bool | None:
+        """Whether the outputs are bytes, such as vectors, and not JSON; `None` without any."""
+        found = self._read("SELECT typeof(output) FROM rows WHERE status = 'done' LIMIT 1")
+        return found[0][0] == "blob" if found else None
+
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""
         ((done, failed, retries, tokens_in, tokens_out, cost),) = self._read(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +14,8 @@ from typing import Any, Final
 
 from batchrt.errors import InputError
 from batchrt.files import Sink, Source, open_sink
+from batchrt.files.formats import STANDARD_STREAM
+from batchrt.files.remote import is_remote, local_path, shown_name
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.records import decode_json, error_text
 
@@ -36,6 +40,18 @@ class OutputLayout:
     split: Callable[[Any], tuple[Any, str | None]]
 
 
+def is_stream(path: str) -> bool:
+    """Whether an output is stdout, a pipe or a device, which has no file to replace."""
+    with suppress(OSError):
+        return path == STANDARD_STREAM or not stat.S_ISREG(Path(path).stat().st_mode)
+    return False
+
+
+def is_free(path: str) -> bool:
+    """Whether there is no file at the path of an output; never said of a remote one."""
+    return not (is_remote(path) or Path(path).exists())
+
+
 def check_output(
     path: str, source: Source | None, *, replace: bool, layout: OutputLayout | None = None
 ) -> None:
@@ -45,8 +61,11 @@ def check_output(
         InputError: a name is taken, the format is unknown, the folder cannot be written to, or there is a
             file that may not be replaced.
     """
-    target = Path(path)
-    if target.exists() and not replace:
+    if path == STANDARD_STREAM or is_remote(path):
+        _try("stdout.jsonl" if path == STANDARD_STREAM else shown_name(path), source, layout)
+        return
+    target = Path(local_path(path))
+    if target.exists() and not replace and not is_stream(path):
         problem = "the file exists already; name another one or add `overwrite`"
         raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
     if source is not None and target.exists() and source.is_same_file(target.stat()):
@@ -54,8 +73,13 @@ def check_output(
     if not os.access(target.parent, os.W_OK):
         problem = "cannot be written to" if target.parent.exists() else "does not exist; make it first"
         raise InputError(f"{path}: the folder {str(target.parent)!r} {problem}", path=path)
+    _try(path, source, layout)
+
+
+def _try(path: str, source: Source | None, layout: OutputLayout | None) -> None:
+    """Open an output of this name in another folder, for its errors."""
     with TemporaryDirectory() as folder:
-        name = str(Path(folder) / target.name)
+        name = str(Path(folder) / Path(path).name)
         _open(name, () if source is None else source.columns, source, layout).close()
 
 

@@ -45,6 +45,7 @@ class JobReport:
         ended: why it ended early, in a sentence, or `None`.
         aside: where an older journal was moved (`fresh`), or `None`.
         is_written: whether the last run has written the output.
+        has_partial: whether it has written an output of the rows so far.
     """
 
     journal: str
@@ -70,6 +71,7 @@ class JobReport:
     ended: str | None = None
     aside: str | None = None
     is_written: bool = False
+    has_partial: bool = False
 
     @classmethod
     def of(cls, journal: str | os.PathLike[str]) -> Self:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 from anyio import CancelScope
 
 from batchrt.files import BadRow, Row, Source, open_source
+from batchrt.files.remote import is_remote
 
-__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows"]
+__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows", "source_paths"]
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
 """Rows: a file of any format, by its path or open; a data frame or Arrow table; or any iterable of values
@@ -50,6 +51,13 @@ def open_rows(source: JobSource) -> AbstractContextManager[Any]:
 def _is_table(source: object) -> bool:
     """Whether iterating over an object gives columns or batches, not rows: a data frame or Arrow's data."""
     return any(hasattr(source, name) for name in ("__arrow_c_stream__", "itertuples", "iter_rows"))
+
+
+def source_paths(rows: object) -> tuple[str, ...]:
+    """Return the absolute paths of the files that rows come from, and the addresses of remote ones."""
+    if not isinstance(rows, Source) or rows.format == "table":
+        return ()
+    return tuple(path if is_remote(path) else os.path.realpath(path) for path in rows.paths)
 
 
 def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:
