@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
-from batchrt.files import Source, ThreadedIterator
+from batchrt.files import Source, ThreadedIterator, required_columns
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
@@ -144,9 +145,10 @@ class Job:
         Raises:
             JournalError: the journal cannot be opened or written, or another process has it open. What was
                 committed is in it, and running the job again goes on.
-            InputError: the source cannot be read, or the output cannot be created.
+            InputError: the source cannot be read or has no column of a name in the prompt, or the output cannot
+                be created.
             OutputError: the output cannot be written; the journal is complete.
-            TypeError: a row's value, or an output, cannot be kept in a journal.
+            TypeError: a row's value cannot be kept in a journal.
             ValueError: the source is an iterator, and was read by a run before.
         """
         if self._is_used_up:
@@ -161,11 +163,14 @@ class Job:
         )
         if self._stop_called:
             run.stop()
-        with (
-            open_rows(self._source) as rows,
-            Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal,
-        ):
+        with ExitStack() as opened:
+            rows = opened.enter_context(open_rows(self._source))
             source = rows if isinstance(rows, Source) else None
+            if source is not None:
+                required_columns(source, self._identity.needs)
+            journal = opened.enter_context(
+                Journal(self.journal, fresh=self._fresh, committed=run.committed)
+            )
             if self._sink is not None:
                 own = not journal.is_new
                 check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)

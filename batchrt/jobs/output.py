@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from contextlib import suppress
 from itertools import islice
@@ -13,11 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from batchrt.errors import InputError
-from batchrt.files import Sink, Source, open_sink
+from batchrt.files import Sink, Source, VectorSink, open_sink
+from batchrt.files.arrow import restored
 from batchrt.files.formats import STANDARD_STREAM
 from batchrt.files.remote import is_remote, local_path, shown_name
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.records import decode_json, error_text
+from batchrt.jobs.records import decode_json, decode_output, error_text
 
 __all__ = ["OutputLayout", "check_output", "write_output"]
 
@@ -33,11 +34,12 @@ class OutputLayout:
 
     Attributes:
         open: opens a sink at a path; it replaces an older file (`overwrite`, `rebuildable`).
-        split: from a recorded output to the output and the finish reason of a row.
+        write: writes a row to it: the row's place in the input, the input's values, the recorded output, and
+            the error as a line. One of the last two is `None`, unless `refine` has given a row both.
     """
 
-    open: Callable[[str], Sink]
-    split: Callable[[Any], tuple[Any, str | None]]
+    open: Callable[[str], Sink | VectorSink]
+    write: Callable[[Any, int, Mapping[str, Any], Any, str | None], object]
 
 
 def is_stream(path: str) -> bool:
@@ -115,23 +117,48 @@ def write_output(
             columns = _columns(reader) if source is None else source.survey()
         with _open(path, columns, source, layout) as sink:
             count = 0
-            for _, given, record in reader.records(rows, failed=failed):
-                output = None if record.output is None else decode_json(record.output)
+            write = _write if layout is None else layout.write
+            types = {} if source is None else source.arrow_types
+            inputs = _Inputs({name: kind for name, kind in types.items() if "binary" in str(kind)})
+            for place, given, record in reader.records(rows, failed=failed):
+                output = None if record.output is None else decode_output(record.output)
                 error = None if record.error is None else error_text(record.error)
-                reason = None
-                if layout is not None and output is not None:
-                    output, reason = layout.split(output)
-                sink.write(_values(decode_json(given)), output, error, reason)
+                write(sink, place, inputs.values(given), output, error)
                 count += 1
                 if count % _ROWS_UNCHECKED == 0:
                     check()
     return count
 
 
-def _open(path: str, columns: Sequence[str], source: Source | None, layout: OutputLayout | None) -> Sink:
+def _open(
+    path: str, columns: Sequence[str], source: Source | None, layout: OutputLayout | None
+) -> Sink | VectorSink:
     if layout is not None:
         return layout.open(path)
     return open_sink(path, columns=columns, overwrite=True, source=source, rebuildable=True)
+
+
+def _write(sink: Sink, _place: int, values: Mapping[str, Any], output: Any, error: str | None) -> None:
+    sink.write(values, output, error)
+
+
+class _Inputs:
+    """Inputs as they were read.
+
+    Args:
+        binary: Arrow's types of columns with bytes, which are text in JSON.
+    """
+
+    def __init__(self, binary: Mapping[str, Any]) -> None:
+        self._binary = binary
+
+    def values(self, given: str) -> Mapping[str, Any]:
+        """Return the columns of a recorded input."""
+        values = _values(decode_json(given))
+        for name, kind in self._binary.items():
+            if name in values:
+                values[name] = restored(values[name], kind)
+        return values
 
 
 def _columns(journal: JournalReader) -> tuple[str, ...]:
