@@ -69,6 +69,7 @@ from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
     from batchrt.jobs.job import Job
+    from batchrt.jobs.output import OutputLayout
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
@@ -132,6 +133,7 @@ __all__ = [
     "OutcomeIterator",
     "OutputClosedError",
     "OutputError",
+    "OutputLayout",
     "OutputParserError",
     "Price",
     "PromptTemplate",
@@ -188,6 +190,7 @@ _HOMES = {
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
     "JobReport": "batchrt.jobs.report",
+    "OutputLayout": "batchrt.jobs.output",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",

@@ -23,7 +23,7 @@ from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader, RunRecord
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.output import OutputLayout, check_output, is_free, is_stream, write_output
+from batchrt.jobs.output import OutputLayout, check_output, check_unused, is_free, is_stream, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
 from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
@@ -61,8 +61,9 @@ class Job:
         source: a file (its path, or opened), a data frame or Arrow table, or any iterable or async iterable
             of values that JSON can carry. It is read from the start by each run; an iterator, which runs on
             the event loop, serves a single one.
-        sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
-            row has an outcome, and is the same whether the job was interrupted or not.
+        sink: the output file, CSV, TSV, JSONL or Parquet; `None` for none. It is written from the journal
+            once each row has an outcome, and is the same whether the job was interrupted or not. Rows that
+            all failed do not replace an older one.
         journal: the journal's file, made by the first run. Its folder must be on a local disk.
         config: for the run, as for `abatch`.
         reuse: `any` keeps answers of another chain to the same input.
@@ -145,8 +146,8 @@ class Job:
         Raises:
             JournalError: the journal cannot be opened or written, or another process has it open. What was
                 committed is in it, and running the job again goes on.
-            InputError: the source cannot be read or has no column of a name in the prompt, or the output cannot
-                be created.
+            InputError: the source cannot be read, or has no column that the prompt names; or the output
+                cannot be created.
             OutputError: the output cannot be written; the journal is complete.
             TypeError: a row's value cannot be kept in a journal.
             ValueError: the source is an iterator, and was read by a run before.
@@ -168,15 +169,13 @@ class Job:
             source = rows if isinstance(rows, Source) else None
             if source is not None:
                 required_columns(source, self._identity.needs)
-            journal = opened.enter_context(
-                Journal(self.journal, fresh=self._fresh, committed=run.committed)
-            )
-            if self._sink is not None:
-                own = not journal.is_new
-                check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)
+            files = [] if self._sink is None else check_output(self._sink, source, self._layout)
+            journal = opened.enter_context(Journal(self.journal, fresh=self._fresh, committed=run.committed))
+            if journal.is_new and not self._overwrite:
+                check_unused(files)
             self._fresh = False
             report = self._report = await self._carry_out(run, rows, journal)
-            if self._sink is not None and (report.is_complete or self._wants_partial(journal, report)):
+            if self._sink is not None and self._is_to_be_written(journal, report, self._sink):
                 journal.begin_output(is_complete=report.is_complete)
                 report = self._report = await self._written(report, source, self._sink)
         self._stop_called = False
@@ -190,10 +189,12 @@ class Job:
             return replace(report, is_written=report.is_complete, has_partial=not report.is_complete)
         return report
 
-    def _wants_partial(self, journal: Journal, report: JobReport) -> bool:
-        if self._sink is None or not self._keeps_partial or not (report.done or report.failed):
+    def _is_to_be_written(self, journal: Journal, report: JobReport, sink: str) -> bool:
+        if report.is_complete:  # an output without any answer is no reason to lose an older one
+            return bool(report.done) or not report.failed or is_stream(sink) or is_free(sink)
+        if not self._keeps_partial or not (report.done or report.failed):
             return False
-        return is_stream(self._sink) or journal.has_partial_output or is_free(self._sink)
+        return is_stream(sink) or journal.has_partial_output or is_free(sink)
 
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
         started = perf_counter()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +16,12 @@ from batchrt.errors import InputError
 from batchrt.files import Sink, Source, VectorSink, open_sink
 from batchrt.files.arrow import restored
 from batchrt.files.formats import STANDARD_STREAM
-from batchrt.files.remote import is_remote, local_path, shown_name
+from batchrt.files.new_file import refuse_source
+from batchrt.files.remote import is_remote, local_path, remote_exists, shown_name
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.records import decode_json, decode_output, error_text
 
-__all__ = ["OutputLayout", "check_output", "write_output"]
+__all__ = ["OutputLayout", "check_output", "check_unused", "is_free", "is_stream", "write_output"]
 
 _COLUMN_ROWS: Final = 20_000
 """Rows whose names become columns of a CSV; as many as are surveyed of a file."""
@@ -54,35 +55,47 @@ def is_free(path: str) -> bool:
     return not (is_remote(path) or Path(path).exists())
 
 
-def check_output(
-    path: str, source: Source | None, *, replace: bool, layout: OutputLayout | None = None
-) -> None:
-    """Check that the output can be made, before anything is sent.
+def check_output(path: str, source: Source | None, layout: OutputLayout | None = None) -> list[str]:
+    """Check that the output can be made, before anything is sent, and return the paths of its files.
 
     Raises:
-        InputError: a name is taken, the format is unknown, the folder cannot be written to, or there is a
-            file that may not be replaced.
+        InputError: the format is unknown, the name is the input's or that of a column is taken, or the folder
+            cannot be written to.
     """
-    if path == STANDARD_STREAM or is_remote(path):
-        _try("stdout.jsonl" if path == STANDARD_STREAM else shown_name(path), source, layout)
-        return
+    if path == STANDARD_STREAM:
+        _try("stdout.jsonl", source, layout)
+        return []
+    if is_remote(path):
+        with _open(path, () if source is None else source.columns, source, layout) as sink:
+            sink.mark_partial()  # so that nothing is uploaded
+        return [path]
     target = Path(local_path(path))
-    if target.exists() and not replace and not is_stream(path):
-        problem = "the file exists already; name another one or add `overwrite`"
-        raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
-    if source is not None and target.exists() and source.is_same_file(target.stat()):
-        raise InputError(f"{path}: the file is the input; name another one for the output", path=path)
+    if target.exists():
+        refuse_source(path, target.stat(), source)
     if not os.access(target.parent, os.W_OK):
-        problem = "cannot be written to" if target.parent.exists() else "does not exist; make it first"
-        raise InputError(f"{path}: the folder {str(target.parent)!r} {problem}", path=path)
-    _try(path, source, layout)
+        there = target.parent.exists()
+        folder = str(target.parent)
+        problem = f"the folder {folder!r} cannot be written to" if there else f"there is no folder {folder!r}"
+        raise InputError(f"{path}: {problem}; make it first or name another one", path=path)
+    names = _try(path, source, layout)
+    return [] if is_stream(path) else [path, *(str(target.parent / name) for name in names)]
 
 
-def _try(path: str, source: Source | None, layout: OutputLayout | None) -> None:
-    """Open an output of this name in another folder, for its errors."""
+def check_unused(paths: Iterable[str]) -> None:
+    """Raise InputError if one of the files exists."""
+    for path in paths:
+        if remote_exists(path) if is_remote(path) else Path(local_path(path)).exists():
+            path = shown_name(path)  # noqa: PLW2901
+            problem = "the file exists already; name another one or add `overwrite`"
+            raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
+
+
+def _try(path: str, source: Source | None, layout: OutputLayout | None) -> list[str]:
+    """Open an output of this name in another folder, for its errors, and return the names of its files."""
     with TemporaryDirectory() as folder:
         name = str(Path(folder) / Path(path).name)
         _open(name, () if source is None else source.columns, source, layout).close()
+        return [made.name for made in Path(folder).iterdir()]
 
 
 def write_output(
@@ -138,7 +151,7 @@ def _open(
     return open_sink(path, columns=columns, overwrite=True, source=source, rebuildable=True)
 
 
-def _write(sink: Sink, _place: int, values: Mapping[str, Any], output: Any, error: str | None) -> None:
+def _write(sink: Any, _place: int, values: Mapping[str, Any], output: Any, error: str | None) -> None:
     sink.write(values, output, error)
 
 

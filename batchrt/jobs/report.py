@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from batchrt.files.cells import error_line, shorten
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.output import check_output, check_unused, write_output
 from batchrt.jobs.records import error_text
 
 __all__ = ["JobReport"]
@@ -111,7 +111,9 @@ class JobReport:
             JournalError: the journal cannot be read.
         """
         name = os.fspath(path)
-        check_output(name, None, replace=overwrite)
+        files = check_output(name, None)
+        if not overwrite:
+            check_unused(files)
         return write_output(self.journal, name, None, failed=True)
 
     def resumed(self) -> str:

@@ -151,9 +151,7 @@ def sequence_of(steps: Iterable[Description]) -> Description:
         if whole.asks or render is None:
             whole = whole._replace(parts=parts, output_type=step.output_type)
         elif step.render is None:
-            whole = Description(
-                parts, output_type=step.output_type, fields=whole.fields, needs=whole.needs
-            )
+            whole = Description(parts, output_type=step.output_type, fields=whole.fields, needs=whole.needs)
         else:
             whole = Description(
                 parts,

@@ -215,7 +215,7 @@ def test_journal_finds_rows_by_content(tmp_path: Path) -> None:
 
 
 def test_journal_without_a_run_is_deleted_again(tmp_path: Path) -> None:
-    """A job that cannot be carried out leaves no file, and the journal that it set aside has its name back."""
+    """A job that cannot be carried out leaves no file, and the journal that it set aside has its name."""
     Journal(tmp_path / "j").close()
     assert list(tmp_path.iterdir()) == []
     with Journal(tmp_path / "j") as journal:
