@@ -42,26 +42,54 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
-from batchrt.runnables.each import RunnableEach
-from batchrt.runnables.fallbacks import RunnableWithFallbacks
-from batchrt.runnables.lambdas import RunnableLambda, chain
-from batchrt.runnables.parallel import RunnableMap, RunnableParallel
-from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
-from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
-from batchrt.runnables.prompts import (
-    ChatPromptTemplate,
-    ChatPromptValue,
-    MessagesPlaceholder,
-    PromptTemplate,
-    PromptValue,
-    StringPromptValue,
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.configurable import (
+    ConfigurableField,
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
 )
+from batchrt.runnables.each import RunnableEach
+from batchrt.runnables.examples import ExampleSelector
+from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.list_parsers import (
+    CommaSeparatedListOutputParser,
+    MarkdownListOutputParser,
+    NumberedListOutputParser,
+)
+from batchrt.runnables.listeners import ListenedRun, RunnableWithListeners
+from batchrt.runnables.message_prompts import (
+    AIMessagePromptTemplate,
+    HumanMessagePromptTemplate,
+    MessagesPlaceholder,
+    SystemMessagePromptTemplate,
+)
+from batchrt.runnables.parallel import RunnableMap, RunnableParallel
+from batchrt.runnables.parsers import (
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+    StrOutputParser,
+)
+from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
+from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
+from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
+from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
@@ -91,28 +119,42 @@ if TYPE_CHECKING:
     from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
+    from batchrt.providers.http.httpx_transport import BatchrtTransport
+    from batchrt.providers.published_prices import published_prices
+    from batchrt.runnables.graph import Graph
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
     "AIMessage",
+    "AIMessageChunk",
+    "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
+    "BaseOutputParser",
     "BatchError",
     "BatchResult",
+    "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "CommaSeparatedListOutputParser",
+    "ConfigurableField",
     "ConnectionFailedError",
     "ContextLengthError",
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "ExampleSelector",
     "FailureKind",
+    "FewShotChatMessagePromptTemplate",
+    "FewShotPromptTemplate",
+    "Graph",
     "HumanMessage",
+    "HumanMessagePromptTemplate",
     "InputError",
     "ItemTimeoutError",
     "Job",
@@ -122,10 +164,13 @@ __all__ = [
     "LimitChanged",
     "LimitStatus",
     "ListLengthError",
+    "ListenedRun",
     "MalformedResponseError",
+    "MarkdownListOutputParser",
     "Message",
     "MessagesPlaceholder",
     "MissingFieldError",
+    "NumberedListOutputParser",
     "OpenAI",
     "OpenAIEmbeddings",
     "OutageError",
@@ -153,6 +198,7 @@ __all__ = [
     "Retried",
     "RetryBudget",
     "RetryPolicy",
+    "RouterRunnable",
     "RunConfig",
     "RunStatistics",
     "RunStoppedError",
@@ -161,6 +207,8 @@ __all__ = [
     "RunnableBinding",
     "RunnableBranch",
     "RunnableConfig",
+    "RunnableConfigurableAlternatives",
+    "RunnableConfigurableFields",
     "RunnableEach",
     "RunnableLambda",
     "RunnableLike",
@@ -171,6 +219,7 @@ __all__ = [
     "RunnableRetry",
     "RunnableSequence",
     "RunnableWithFallbacks",
+    "RunnableWithListeners",
     "Sent",
     "ServerError",
     "SpendingLimitError",
@@ -179,14 +228,18 @@ __all__ = [
     "Stream",
     "StringPromptValue",
     "SystemMessage",
+    "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolMessage",
     "Usage",
     "chain",
+    "published_prices",
 ]
 
 
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
+    "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
     "JobReport": "batchrt.jobs.report",
@@ -195,12 +248,14 @@ _HOMES = {
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "AbortPolicy": "batchrt.limits.abort_policy",
+    "Graph": "batchrt.runnables.graph",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(
     (

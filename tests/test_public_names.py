@@ -13,6 +13,10 @@ import batchrt
 
 PUBLIC = {
     "runnables": """
+        AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate BaseOutputParser CommaSeparatedListOutputParser
+        ConfigurableField ExampleSelector Graph ListenedRun MarkdownListOutputParser NumberedListOutputParser
+        RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
@@ -23,8 +27,8 @@ PUBLIC = {
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage HumanMessage Message SystemMessage Usage",
-    "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
+    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage ToolMessage Usage",
+    "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
@@ -45,6 +49,7 @@ HEAVY = [
     "uvicorn",
     "numpy",
     "tiktoken",
+    "genai_prices",
 ]
 
 

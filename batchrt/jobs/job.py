@@ -18,6 +18,7 @@ from anyio import CancelScope
 from batchrt.config import RunConfig, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.files import Source, ThreadedIterator, required_columns
+from batchrt.jobs.event_log import EventLog
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
@@ -28,7 +29,9 @@ from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
 from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
 from batchrt.limits.abort_policy import AbortPolicy
+from batchrt.limits.quota_watch import watching_quotas
 from batchrt.runnables.base import RunnableLike, coerce
+from batchrt.runtime.clock import Clock
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
@@ -197,15 +200,20 @@ class Job:
         return is_stream(sink) or journal.has_partial_output or is_free(sink)
 
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
-        started = perf_counter()
-        journal.begin_run(source_paths(rows))
+        started, wall = perf_counter(), Clock().wall
+        journal.begin_run(wall(), source_paths(rows))
         matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
         self._matcher = matcher
         # A pipe may be long in giving a row; the next row of a file takes microseconds, less than a thread.
         blocks = isinstance(rows, Source) and rows.fraction_read is None
         given = ThreadedIterator(rows) if blocks else rows
         read: Any = read_async_rows if isinstance(given, AsyncIterable) else read_rows
-        await run.run(read(given, self._limit), journal, matcher, self._codec)
+        log = EventLog(journal, wall)
+        try:
+            with watching_quotas(log.note):
+                await run.run(read(given, self._limit), journal, matcher, self._codec)
+        finally:
+            log.end()
         if isinstance(rows, Source) and rows.is_broken:
             run.end_early("the input cannot be read to its end")
         if run.at_end and self._limit is None:

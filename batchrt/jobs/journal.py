@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from batchrt.jobs.commit_thread import CommitThread
 from batchrt.jobs.journal_file import FileLock, discard, open_journal_file, set_aside
-from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RunRecord
+from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RecordedEvent, RunRecord
 from batchrt.jobs.records import Record
 
 __all__ = ["Journal", "RowSource"]
@@ -159,11 +159,14 @@ class Journal(JournalReader):
 
     # Runs
 
-    def begin_run(self, source: Sequence[str] = ()) -> None:
-        """Record that a run over these files has begun; it counts as killed until it is ended."""
+    def begin_run(self, started: float, source: Sequence[str] = ()) -> None:
+        """Record that a run over these files began, in seconds since 1970.
+
+        It counts as killed until it is ended.
+        """
         self._is_unused = False
         text = json.dumps(source) if source else None
-        self._thread.put(("INSERT INTO runs (source) VALUES (?)", (text,), None))
+        self._thread.put(("INSERT INTO runs (started, source) VALUES (?, ?)", (started, text), None))
 
     def end_run(self, run: RunRecord) -> None:
         """Record how the run ended."""
@@ -175,6 +178,15 @@ class Journal(JournalReader):
         query = "UPDATE runs SET output = ? WHERE id = (SELECT max(id) FROM runs)"
         self._thread.put((query, (state,), None))
         self.flush()
+
+    def last_event(self) -> int:
+        """Return the number of the last event; 0 without any."""
+        ((last,),) = self._read("SELECT coalesce(max(id), 0) FROM events")
+        return int(last)
+
+    def put_event(self, number: int, event: RecordedEvent) -> None:
+        """Record an event, or a later state of it."""
+        self._thread.put(("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", (number, *event), None))
 
     # Searching by content
 

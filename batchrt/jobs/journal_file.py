@@ -22,8 +22,9 @@ __all__ = [
 
 APPLICATION: Final = 0x62727431
 """The `application_id` in the file's header: "brt1". Another program's database is not written to."""
-FORMAT: Final = 2
-"""The version of the tables, in the header's `user_version`."""
+FORMAT: Final = 3
+"""The version of the tables, in the header's `user_version`. A journal of an older version is read as it is,
+and brought up to date by the job that writes it."""
 
 _SCHEMA: Final = """
 CREATE TABLE chains (
@@ -36,6 +37,7 @@ CREATE TABLE runs (
     is_complete INTEGER,            -- 1 if each row had an outcome at its end
     seconds REAL,
     ended TEXT,                     -- why it ended early
+    started REAL,                   -- seconds since 1970; NULL in a run of the first format
     source TEXT,                    -- JSON: the paths of the input's files; NULL for rows of another kind
     output TEXT                     -- partial or complete: the rows that it was about to write to the output
 );
@@ -62,6 +64,21 @@ CREATE TABLE rows (
 );
 CREATE INDEX rows_failed ON rows (position) WHERE status = 'failed';
 """
+_EVENTS: Final = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,             -- retry, cool-down or outage
+    began REAL NOT NULL,            -- seconds since 1970
+    ended REAL NOT NULL,            -- of an outage that outlasted a killed process: its begin
+    number INTEGER NOT NULL,        -- events that were put together
+    reason TEXT NOT NULL
+);
+"""
+_UPGRADES: Final = (
+    f"ALTER TABLE runs ADD COLUMN started REAL; {_EVENTS}",
+    "ALTER TABLE runs ADD COLUMN source TEXT; ALTER TABLE runs ADD COLUMN output TEXT;",
+)
+"""The changes of each format to the next one, from the first on."""
 
 
 class FileLock:
@@ -175,29 +192,28 @@ def open_journal_file(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _check_format(connection: sqlite3.Connection, path: str) -> bool:
-    """Return whether there are tables; raises JournalError if they are not those of a journal."""
+def _check_format(connection: sqlite3.Connection, path: str) -> int:
+    """Return the format, 0 without tables; raises JournalError if they are not those of a journal."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application != APPLICATION:
         raise journal_error(path, "corrupt", "a database of another program")
-    if tables and version != FORMAT:
+    if tables and not 1 <= version <= FORMAT:
         raise journal_error(path, "version", f"format {version}, and this one writes {FORMAT}")
-    return bool(tables)
+    return int(version) if tables else 0
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    has_tables = _check_format(connection, path)
+    version = _check_format(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise journal_error(path, "io", "its file system does not support SQLite's WAL mode")
     connection.execute("PRAGMA synchronous = FULL")
-    if not has_tables:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-            f"{_SCHEMA} COMMIT;"
-        )
+    if version < FORMAT:
+        new = f"PRAGMA application_id = {APPLICATION}; {_SCHEMA} {_EVENTS}"
+        changes = " ".join(_UPGRADES[version - 1 :]) if version else new
+        connection.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {FORMAT}; {changes} COMMIT;")
 
 
 def discard(path: str, aside: str | None) -> None:

@@ -147,7 +147,7 @@ def test_journal_refuses_other_files(tmp_path: Path) -> None:
     connection.close()
     newer = tmp_path / "newer"
     with Journal(newer) as made:
-        made.begin_run()
+        made.begin_run(0.0)
     with sqlite3.connect(newer) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -178,7 +178,7 @@ def test_journal_begins_anew_beside_the_old_one(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", fresh=True) as journal:
         assert journal.aside == str(tmp_path / "j.old1")
         assert journal.is_empty
-        journal.begin_run()
+        journal.begin_run(0.0)
     (tmp_path / "j").write_text("damaged " * 1000)
     with Journal(tmp_path / "j", fresh=True) as journal:
         assert journal.aside == str(tmp_path / "j.old2")
@@ -238,11 +238,11 @@ def test_journal_that_was_only_created_is_no_damaged_one(tmp_path: Path) -> None
 def test_journal_knows_the_last_run(tmp_path: Path) -> None:
     """Its files, and whether the output had all rows."""
     with Journal(tmp_path / "j") as journal:
-        journal.begin_run(["/a.csv"])
+        journal.begin_run(0.0, ["/a.csv"])
         journal.flush()
         assert (journal.source, journal.has_partial_output, journal.holds_bytes) == (("/a.csv",), False, None)
         journal.begin_output(is_complete=False)
-        journal.begin_run()
+        journal.begin_run(0.0)
         insert(journal, range(1))
         journal.flush()
         assert (journal.source, journal.has_partial_output, journal.holds_bytes) == ((), True, False)

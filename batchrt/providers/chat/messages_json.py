@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
-from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
+from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, ToolMessage, Usage
 from batchrt.providers.choices import first_message, ordered_choices, read_message
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
@@ -155,6 +155,8 @@ def _from_object(message: Message, index: int) -> dict[str, Any]:
     wire = {"role": message.role, "content": _content(message.content, index)}
     if message.name is not None:
         wire["name"] = message.name
+    if isinstance(message, ToolMessage):
+        wire["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage):
         if message.refusal is not None:
             wire["refusal"] = message.refusal
