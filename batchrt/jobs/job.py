@@ -307,10 +307,17 @@ class Job:
             changed=matches.changed,
             changed_parts=dict(matches.changed_parts),
             new=matches.new,
-            gone=journal.gone() if run.at_end and self._limit is None else None,
+            gone=self._gone(run, matches, journal),
             kept=matches.kept,
             interrupted=run.interrupted,
             not_started=run.not_started,
             aside=journal.aside,
             **facts,
         )
+
+    def _gone(self, run: JobRun, matches: Matches, journal: Journal) -> int | None:
+        """Return how many recorded rows are not in the input any more, or `None` if that is not known."""
+        if not run.at_end or self._limit is not None:
+            return None
+        # The old outcome of a changed row without a new one is at no place either.
+        return max(0, journal.gone() - (matches.changed - run.superseded))

@@ -104,6 +104,7 @@ class JobRun:
     Attributes:
         interrupted: rows without an outcome that stands, since the provider let no request through.
         not_started: rows that were read and not sent.
+        superseded: changed rows with an outcome of this run.
         at_end: whether all rows of the source were read.
         ended: why the run ended early, or `None`.
     """
@@ -119,6 +120,7 @@ class JobRun:
     ) -> None:
         self.interrupted: int = 0
         self.not_started: int = 0
+        self.superseded: int = 0
         self.at_end: bool = False
         self.ended: str | None = None
         self._packs = chain._step().bulk is not None
@@ -323,6 +325,7 @@ class JobRun:
         source = RowSource(*row.keys, self._matcher.chain, row.given)
         token = (row.position, outcome)
         if row.old is not None:
+            self.superseded += 1
             self._journal.replace(row.old)
         if row.entry is None:
             self._journal.insert(row.position, source, record, token)

@@ -122,7 +122,7 @@ class Matcher:
             error: why it cannot be read, or `None`.
         """
         position = self.position
-        self.position += 1
+        self.position = position + 1
         text = given.decode()
         here = self._at(position) if position <= self._last else None
         identity = self._identity

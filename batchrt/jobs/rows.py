@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from anyio import CancelScope
 
@@ -20,16 +20,8 @@ JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncI
 that JSON can carry."""
 
 
-class Given(NamedTuple):
-    """A row of the source.
-
-    Attributes:
-        value: the chain's input.
-        error: the reason why the row cannot be read, or `None`.
-    """
-
-    value: Any
-    error: Exception | None = None
+Given: TypeAlias = tuple[Any, "Exception | None"]
+"""A row of the source: the chain's input, and the reason why the row cannot be read, or `None`."""
 
 
 def open_rows(source: JobSource) -> AbstractContextManager[Any]:
@@ -87,8 +79,8 @@ async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncG
 def _given(row: Any) -> Given:
     if isinstance(row, Row):
         if row.faults:
-            return Given({name: value for name, value in row.values.items() if name not in row.faults})
-        return Given(row.values)
+            return {name: value for name, value in row.values.items() if name not in row.faults}, None
+        return row.values, None
     if isinstance(row, BadRow):
-        return Given(row.values, row.error)
-    return Given(row)
+        return row.values, row.error
+    return row, None

@@ -891,3 +891,13 @@ async def test_job_killed_after_it_set_a_journal_aside_replaces_its_output(
     report = await Job(answers.chain(), questions(3), sink, journal=journal, fresh=again).arun()
     assert (report.is_complete, report.new) == (True, 3)
     assert len(lines(sink)) == 3
+
+
+async def test_job_changed_row_without_an_outcome_is_not_gone(answers: Answers, journal: Path) -> None:
+    """Rows of another prompt that the provider refused are in the input, whatever their order is."""
+    rows = questions(4)
+    assert (await Job(answers.chain(), rows, journal=journal).arun()).done == 4
+    answers.respond = lambda _: httpx.Response(401, json={"error": {"message": "bad key"}})
+    for order in (rows, rows[::-1], rows[1:]):
+        report = await Job(answers.chain("now {q}"), order, journal=journal).arun()
+        assert (report.changed, report.interrupted, report.gone) == (len(order), len(order), 4 - len(order))
