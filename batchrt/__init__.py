@@ -56,6 +56,7 @@ from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.chunk_sums import add_chunks
 from batchrt.runnables.configurable import (
     ConfigurableField,
     RunnableConfigurableAlternatives,
@@ -65,6 +66,7 @@ from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.list_parsers import (
     CommaSeparatedListOutputParser,
@@ -91,11 +93,13 @@ from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.output import OutputLayout
     from batchrt.jobs.report import JobReport
@@ -141,6 +145,7 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
     "CommaSeparatedListOutputParser",
     "ConfigurableField",
     "ConnectionFailedError",
@@ -156,8 +161,10 @@ __all__ = [
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -210,6 +217,7 @@ __all__ = [
     "RunnableConfigurableAlternatives",
     "RunnableConfigurableFields",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -232,7 +240,9 @@ __all__ = [
     "TokenizerError",
     "ToolMessage",
     "Usage",
+    "add_chunks",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -242,6 +252,7 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "OutputLayout": "batchrt.jobs.output",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
@@ -255,6 +266,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

@@ -13,6 +13,7 @@ from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
+from batchrt.cli.dry_run import look_ahead
 from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import Feed, window_of
 from batchrt.cli.job import Job, check_limits, execute
@@ -54,12 +55,15 @@ def run_job(settings: RunSettings) -> int:
         if settings.timeout is not None:
             ask = ask.with_config(timeout=settings.timeout, run_name="the row")
         fields = field_reader(source, prompt.input_variables)
-        given: Any = {"model": model, "settings": settings, "budget": budget, "source": source}
+        of_values = _from_values(source, prompt.input_variables, ask)
+        given: Any = {"model": model, "settings": settings, "budget": budget}
         if journal is not None:
             check_owner(journal, source, settings, of_vectors=False)
-            ask = _from_values(source, prompt.input_variables, ask)
+        look_ahead(of_values, source, fields, journal=journal, version=_ANSWERS.version, **given)
+        given["source"] = source
+        if journal is not None:
             layout = OutputLayout(open_sink, _write)
-            return JournalJob(ask, layout, fields, _ANSWERS, journal, config=RunConfig(), **given)
+            return JournalJob(of_values, layout, fields, _ANSWERS, journal, config=RunConfig(), **given)
         sink = stack.enter_context(open_sink(None))
         chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)

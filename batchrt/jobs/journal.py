@@ -186,6 +186,7 @@ class Journal(JournalReader):
 
     def put_event(self, number: int, event: RecordedEvent) -> None:
         """Record an event, or a later state of it."""
+        self._is_unused = False
         self._thread.put(("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", (number, *event), None))
 
     # Searching by content

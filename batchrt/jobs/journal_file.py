@@ -14,6 +14,7 @@ from batchrt.jobs.errors import journal_error, translated
 __all__ = [
     "FileLock",
     "connect_to_read",
+    "copy_journal",
     "discard",
     "has_older",
     "open_journal_file",
@@ -141,6 +142,12 @@ class FileLock:
                 Path(self._path).unlink()
             os.close(self._number)
             self._number = -1
+
+
+def copy_journal(path: str, to: str) -> None:
+    """Copy a journal, also while another process writes it; raises as `open_journal_file` does."""
+    with closing(connect_to_read(path)) as source, translated(to), closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
 
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:

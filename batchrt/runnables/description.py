@@ -57,6 +57,7 @@ class Description(NamedTuple):
         output_type: the class of the outputs, if they are of one that JSON does not have.
         fields: the names in the input that matter, if it is a dict; `None` for all of it.
         needs: those of them that each input must have.
+        model: the name of the model that the first request is for, if the chain asks one.
     """
 
     parts: tuple[Part, ...] = ()
@@ -67,6 +68,7 @@ class Description(NamedTuple):
     output_type: type[Any] | None = None
     fields: tuple[str, ...] | None = None
     needs: tuple[str, ...] = ()
+    model: str | None = None
 
 
 _STRAND: Final = cast("Strand", SimpleNamespace(item=SimpleNamespace(index=0)))
@@ -162,6 +164,7 @@ def sequence_of(steps: Iterable[Description]) -> Description:
                 step.output_type,
                 whole.fields,
                 whole.needs,
+                step.model,
             )
     return whole._replace(parts=_numbered(whole.parts))
 
