@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 from batchrt.config import RunConfig, check_config, complete_config
 from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
+from batchrt.runnables.foreign import adopted, exported
 from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -172,6 +173,18 @@ class Runnable(EntryPoints[In, Out]):
 
     def __repr__(self) -> str:
         return f"{self.get_name()}()"
+
+    if not TYPE_CHECKING:  # a type checker would take a runnable of the wrong type for a function
+
+        def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+            """Return this as a runnable of LangChain, whose `|` takes steps that it does not know for functions.
+
+            A runnable that a function returns is run on the function's input, in LangChain as here.
+
+            Raises:
+                TypeError: LangChain is not loaded.
+            """
+            return exported(self)
 
     # Composition
 
@@ -324,7 +337,7 @@ RunnableLike: TypeAlias = (
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:
-    """Return `thing` as a runnable.
+    """Return `thing` as a runnable; one of LangChain's is run by this runtime.
 
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
@@ -336,6 +349,8 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
         return thing
     if isinstance(thing, Mapping):
         return RunnableParallel(thing)
+    if not isinstance(thing, FunctionType) and (foreign := adopted(thing)) is not None:
+        return foreign
     if callable(thing):
         return RunnableLambda(thing)
     raise TypeError(

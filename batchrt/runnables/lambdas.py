@@ -14,6 +14,7 @@ from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part, inline
+from batchrt.runnables.foreign import adopted
 from batchrt.runnables.keywords import function_takes
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -164,7 +165,7 @@ class RunnableLambda(Runnable[In, Out]):
                 return output
             if hasattr(type(output), "__await__"):
                 output = await resolve(output)
-            if isinstance(output, Runnable):
+            if isinstance(output, Runnable) or hasattr(type(output), "ainvoke"):
                 return await self._run_returned(output, value, strand)
             return output
 
@@ -185,13 +186,15 @@ class RunnableLambda(Runnable[In, Out]):
             # An async function behind a decorator or lambda that is not async itself returns one.
             if hasattr(type(output), "__await__"):
                 output = resolve_without_loop(output) if direct else await resolve(output)
-            if isinstance(output, Runnable):
+            if isinstance(output, Runnable) or hasattr(type(output), "ainvoke"):
                 return await self._run_returned(output, value, strand)
             return output
 
         return Step(call, direct=True)
 
-    async def _run_returned(self, output: Runnable[Any, Any], value: Any, strand: Strand) -> Any:
+    async def _run_returned(self, output: Any, value: Any, strand: Strand) -> Any:
+        if not isinstance(output, Runnable) and (output := adopted(returned := output)) is None:
+            return returned
         outer = strand.config
         limit = outer.get("recursion_limit", DEFAULT_RECURSION_LIMIT)
         if limit <= 0:
@@ -232,7 +235,7 @@ def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
 def _check_function(function: object) -> None:
     if function is None:
         return
-    if not callable(function):
+    if not callable(function) or isinstance(function, Runnable):
         raise TypeError(f"a function is needed, not {type(function).__name__}: {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(

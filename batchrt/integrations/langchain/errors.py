@@ -1,0 +1,128 @@
+"""Exceptions of openai and LangChain for ours, so that `except openai.RateLimitError` works.
+
+    ours                       openai's                          LangChain's, by langchain-openai
+    AuthenticationError, 401   AuthenticationError               OpenAIAuthenticationError
+    AuthenticationError, 403   PermissionDeniedError             OpenAIPermissionDeniedError
+    BadRequestError, 404       NotFoundError                     OpenAIModelNotFoundError
+    BadRequestError, 422       UnprocessableEntityError          the same
+    BadRequestError            BadRequestError                   OpenAIInvalidRequestError
+    ContextLengthError         BadRequestError                   OpenAIContextOverflowError
+    RateLimitError             RateLimitError                    OpenAIRateLimitError
+    QuotaExhaustedError        RateLimitError                    OpenAIRateLimitError
+    ServerError, 409           ConflictError                     the same
+    ServerError                InternalServerError               OpenAIAPIError
+    RequestTimeoutError        APITimeoutError                   OpenAITimeoutError
+    ConnectionFailedError      APIConnectionError                OpenAIConnectionError
+    OutageError                APIConnectionError                OpenAIConnectionError
+    MalformedResponseError     APIResponseValidationError        the same
+
+An error of openai's has ours as its `__cause__`, with `attempts`, `retry_after` and `request_id`.
+Other errors of ours (`SpendingLimitError`, `ItemTimeoutError` …) have no counterpart and stay themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Final, TypeAlias
+
+import openai
+
+from batchrt.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ConnectionFailedError,
+    ContextLengthError,
+    MalformedResponseError,
+    OutageError,
+    ProviderError,
+    QuotaExhaustedError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+)
+
+__all__ = ["OPENAI_ERRORS", "ErrorMapping", "openai_error", "translated"]
+
+ErrorMapping: TypeAlias = "Mapping[type[ProviderError], type[Exception] | Callable[[ProviderError], Exception]]"
+"""The exception to raise for a class of ours and its subclasses: a class of openai's, or a function that makes
+one. The most specific entry counts; a class without one stays as it is."""
+
+OPENAI_ERRORS: Final[ErrorMapping] = {
+    AuthenticationError: openai.AuthenticationError,
+    BadRequestError: openai.BadRequestError,
+    ContextLengthError: openai.BadRequestError,
+    RateLimitError: openai.RateLimitError,
+    QuotaExhaustedError: openai.RateLimitError,
+    ServerError: openai.InternalServerError,
+    RequestTimeoutError: openai.APITimeoutError,
+    ConnectionFailedError: openai.APIConnectionError,
+    OutageError: openai.APIConnectionError,
+    MalformedResponseError: openai.APIResponseValidationError,
+}
+"""Our classes and openai's; 403, 404, 409 and 422 have a class of their own with openai."""
+
+_BY_STATUS: Final[Mapping[int, type[openai.APIStatusError]]] = {
+    403: openai.PermissionDeniedError,
+    404: openai.NotFoundError,
+    409: openai.ConflictError,
+    422: openai.UnprocessableEntityError,
+}
+_STATUS: Final[Mapping[type[Exception], int]] = {
+    openai.AuthenticationError: 401,
+    openai.BadRequestError: 400,
+    openai.RateLimitError: 429,
+    openai.InternalServerError: 500,
+}
+"""The status of an error that our client raised without an answer, as for a key that is missing."""
+
+
+def translated(error: ProviderError, errors: bool | ErrorMapping) -> Exception:
+    """Return the exception to raise for `error`: by `OPENAI_ERRORS` if `errors` is true, itself if false."""
+    if errors is False:
+        return error
+    if errors is True:
+        return openai_error(error)
+    for kind in type(error).__mro__:
+        if kind in errors:
+            made = errors[kind]
+            if isinstance(made, type) and issubclass(made, openai.APIError):
+                return _made(made, error)
+            return made(error)
+    return error
+
+
+def openai_error(error: ProviderError) -> Exception:
+    """Return the openai exception for `error`; see the table in this module."""
+    for kind in type(error).__mro__:
+        found: Any = OPENAI_ERRORS.get(kind)
+        if found is not None:
+            return _made(_BY_STATUS.get(error.status or 0, found), error)
+    return error
+
+
+def _made(kind: type[Exception], error: ProviderError) -> Exception:
+    # openai's errors hold objects of the HTTP library that it is built on: httpx2 since 3.0, httpx before.
+    http: Any = import_module(openai.Timeout.__module__.partition(".")[0])
+    request = http.Request("POST", "https://api.openai.com/v1/chat/completions")
+    if issubclass(kind, openai.APITimeoutError):
+        return kind(request)
+    if issubclass(kind, openai.APIConnectionError):
+        return kind(message=str(error), request=request)
+    body = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    headers = {"x-request-id": error.request_id} if error.request_id else {}
+    if error.retry_after is not None:
+        headers["retry-after"] = f"{error.retry_after:g}"
+    status = error.status or _STATUS.get(kind, 500)
+    response = http.Response(status, headers=headers, request=request, json={"error": body})
+    if issubclass(kind, openai.APIResponseValidationError):
+        return kind(response=response, body=None, message=str(error))
+    if issubclass(kind, openai.APIStatusError):
+        return kind(_said(error), response=response, body=body)
+    return kind(str(error))
+
+
+def _said(error: ProviderError) -> str:
+    # langchain-openai tells a context overflow by the code's name in the text.
+    code = " (context_length_exceeded)" if isinstance(error, ContextLengthError) else ""
+    return f"{error}{'' if 'context_length_exceeded' in str(error) else code}"
