@@ -47,16 +47,41 @@ from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
-from batchrt.runnables.chat_prompts import ChatPromptTemplate, MessagesPlaceholder
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.configurable import (
+    ConfigurableField,
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
+)
 from batchrt.runnables.each import RunnableEach
+from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
 from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.list_parsers import (
+    CommaSeparatedListOutputParser,
+    MarkdownListOutputParser,
+    NumberedListOutputParser,
+)
+from batchrt.runnables.listeners import ListenedRun, RunnableWithListeners
+from batchrt.runnables.message_prompts import (
+    AIMessagePromptTemplate,
+    HumanMessagePromptTemplate,
+    MessagesPlaceholder,
+    SystemMessagePromptTemplate,
+)
 from batchrt.runnables.parallel import RunnableMap, RunnableParallel
-from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
+from batchrt.runnables.parsers import (
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+    StrOutputParser,
+)
 from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
 from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
 from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
+from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
@@ -86,14 +111,17 @@ if TYPE_CHECKING:
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.providers.http.httpx_transport import BatchrtTransport
+    from batchrt.providers.published_prices import published_prices
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
     "AIMessage",
+    "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
+    "BaseOutputParser",
     "BatchError",
     "BatchResult",
     "BatchrtTransport",
@@ -102,13 +130,19 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "CommaSeparatedListOutputParser",
+    "ConfigurableField",
     "ConnectionFailedError",
     "ContextLengthError",
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "ExampleSelector",
     "FailureKind",
+    "FewShotChatMessagePromptTemplate",
+    "FewShotPromptTemplate",
     "HumanMessage",
+    "HumanMessagePromptTemplate",
     "InputError",
     "ItemTimeoutError",
     "Job",
@@ -118,10 +152,13 @@ __all__ = [
     "LimitChanged",
     "LimitStatus",
     "ListLengthError",
+    "ListenedRun",
     "MalformedResponseError",
+    "MarkdownListOutputParser",
     "Message",
     "MessagesPlaceholder",
     "MissingFieldError",
+    "NumberedListOutputParser",
     "OpenAI",
     "OpenAIEmbeddings",
     "OutageError",
@@ -148,6 +185,7 @@ __all__ = [
     "Retried",
     "RetryBudget",
     "RetryPolicy",
+    "RouterRunnable",
     "RunConfig",
     "RunStatistics",
     "RunStoppedError",
@@ -156,6 +194,8 @@ __all__ = [
     "RunnableBinding",
     "RunnableBranch",
     "RunnableConfig",
+    "RunnableConfigurableAlternatives",
+    "RunnableConfigurableFields",
     "RunnableEach",
     "RunnableLambda",
     "RunnableLike",
@@ -166,6 +206,7 @@ __all__ = [
     "RunnableRetry",
     "RunnableSequence",
     "RunnableWithFallbacks",
+    "RunnableWithListeners",
     "Sent",
     "ServerError",
     "SpendingLimitError",
@@ -174,9 +215,11 @@ __all__ = [
     "Stream",
     "StringPromptValue",
     "SystemMessage",
+    "SystemMessagePromptTemplate",
     "TokenizerError",
     "Usage",
     "chain",
+    "published_prices",
 ]
 
 
@@ -196,6 +239,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(
     (

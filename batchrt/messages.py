@@ -30,6 +30,7 @@ class Usage:
         output_tokens: tokens of the answer, reasoning and audio tokens included.
         total_tokens: the sum of both.
         cached_input_tokens: prompt tokens read from the provider's cache.
+        cache_write_tokens: prompt tokens written to it, where the provider charges for that.
         reasoning_tokens: answer tokens used for reasoning.
         input_audio_tokens, output_audio_tokens: audio tokens.
         service_tier: the tier billed (`default`, `flex`, `priority` …), if the server reports it; `None` for
@@ -43,6 +44,7 @@ class Usage:
     reasoning_tokens: int = field(default=0, kw_only=True)
     input_audio_tokens: int = field(default=0, kw_only=True)
     output_audio_tokens: int = field(default=0, kw_only=True)
+    cache_write_tokens: int = field(default=0, kw_only=True)
     service_tier: str | None = field(default=None, kw_only=True)
 
     def __add__(self, other: Usage) -> Usage:
@@ -54,6 +56,7 @@ class Usage:
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             input_audio_tokens=self.input_audio_tokens + other.input_audio_tokens,
             output_audio_tokens=self.output_audio_tokens + other.output_audio_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
             service_tier=self.service_tier if self.service_tier == other.service_tier else None,
         )
 

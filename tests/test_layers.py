@@ -46,6 +46,7 @@ ROOMS = {
     "pyarrow": {"files/arrow.py"},
     "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
+    "genai_prices": {"providers/published_prices.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/"},
     "typer": {"cli/"},

@@ -13,6 +13,10 @@ import batchrt
 
 PUBLIC = {
     "runnables": """
+        AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate BaseOutputParser CommaSeparatedListOutputParser
+        ConfigurableField ExampleSelector ListenedRun MarkdownListOutputParser NumberedListOutputParser
+        RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
@@ -24,7 +28,7 @@ PUBLIC = {
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
     "messages": "AIMessage HumanMessage Message SystemMessage Usage",
-    "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
+    "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
@@ -45,6 +49,7 @@ HEAVY = [
     "uvicorn",
     "numpy",
     "tiktoken",
+    "genai_prices",
 ]
 
 

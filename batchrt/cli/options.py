@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get
 
 import typer
 
+from batchrt import Price
 from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.option_values import READERS
 from batchrt.files import OutputEncoding
@@ -112,6 +113,11 @@ class JobSettings:
     price_input: float | None = option(
         None, metavar="X", help="The price of a million input tokens; the summary then has the cost."
     )
+    published_prices: bool = option(
+        True,
+        "--published-prices/--no-published-prices",
+        help="Look the model's price up in genai-prices, if that is installed (batchrt[prices]).",
+    )
     options: Mapping[str, Any] = option(
         dict,
         "--option",
@@ -143,6 +149,7 @@ class JobSettings:
     output: str = "-"
     output_format: str | None = None
     price_output: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

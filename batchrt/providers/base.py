@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from batchrt.providers.options import LIMIT_OPTIONS, is_option
+from batchrt.providers.options import LIMIT_OPTIONS, check_options, is_option
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, Part, part
 
@@ -67,6 +67,17 @@ class Model(Runnable[In, Out]):
             f"extra_body={{{keyword!r}: …}}"
         )
 
+    def _check_field(self, name: str) -> None:
+        if name in ("model", "model_name"):
+            return
+        if not is_option(name):
+            raise ValueError(f"{type(self).__name__} has no option {name!r}: {self._keyword_hint(name)}")
+        check_options({name: None}, type(self).__name__)
+
+    def _with_fields(self, values: Mapping[str, Any]) -> Runnable[In, Out]:
+        # LCEL's name of the field and the API's.
+        return self.bind(**{"model" if name == "model_name" else name: values[name] for name in values})
+
     def __repr__(self) -> str:
         if "_client" not in self.__dict__:  # a debugger may show an object whose constructor failed
             return f"{type(self).__name__}()"
@@ -77,6 +88,11 @@ class Model(Runnable[In, Out]):
     def model(self) -> str:
         """The model's name."""
         return str(self._options["model"])
+
+    @property
+    def base_url(self) -> str:
+        """The API's address, without a user and password that it may have been given with."""
+        return self._client.address.url("")
 
     @property
     def quota(self) -> Quota:

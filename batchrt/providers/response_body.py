@@ -141,6 +141,8 @@ _OUTPUT: Final = ("completion_tokens", "output_tokens")
 """OpenAI's names, and those of Anthropic and of OpenAI's Responses API, which gateways leave as they are."""
 _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 """Beside the details: DeepSeek, Moonshot, Anthropic."""
+_WRITTEN: Final = ("cache_write_tokens", "cache_creation_input_tokens")
+"""OpenAI's name and OpenRouter's; Anthropic's, which gateways leave as it is."""
 
 
 def read_usage(usage: object, tier: object = None) -> Usage | None:
@@ -196,6 +198,9 @@ def _read_details(usage: Mapping[str, Any], entered: int) -> dict[str, Any]:
         cached = cached or _detail(usage, name)
     if cached:
         found["cached_input_tokens"] = min(cached, entered)
+    written = _detail(into, _WRITTEN[0]) or _detail(usage, _WRITTEN[1]) or _detail(into, _WRITTEN[1])
+    if written := min(written, entered - found.get("cached_input_tokens", 0)):
+        found["cache_write_tokens"] = written
     if reasoning := _detail(out, "reasoning_tokens") or _detail(usage, "reasoning_tokens"):
         found["reasoning_tokens"] = reasoning
     if audio := _detail(into, "audio_tokens"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
+from copy import copy
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
@@ -30,9 +31,15 @@ from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
+    from batchrt.runnables.configurable import (
+        ConfigurableField,
+        RunnableConfigurableAlternatives,
+        RunnableConfigurableFields,
+    )
     from batchrt.runnables.description import Description
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
+    from batchrt.runnables.listeners import Listener, RunnableWithListeners
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
@@ -166,6 +173,19 @@ class Runnable(EntryPoints[In, Out]):
         from batchrt.runnables.description import described_class
 
         return described_class(self, kwargs or {})
+
+    def _check_field(self, name: str) -> None:
+        """Raise ValueError if this has no field of this name that `configurable_fields` may replace."""
+        if not hasattr(self, name):
+            fields = ", ".join(field for field in vars(self) if not field.startswith("_")) or "none"
+            raise ValueError(f"{self.get_name()} has no field {name!r}; it has {fields}")
+
+    def _with_fields(self, values: Mapping[str, Any]) -> Runnable[In, Out]:
+        """Return a copy with other values of some fields."""
+        other = copy(self)
+        for name, value in values.items():
+            setattr(other, name, value)
+        return other
 
     def get_name(self) -> str:
         """Return the name for messages."""
@@ -304,6 +324,58 @@ class Runnable(EntryPoints[In, Out]):
         return RunnableWithFallbacks(
             self, fallbacks, exceptions_to_handle=exceptions_to_handle, exception_key=exception_key
         )
+
+    def with_listeners(
+        self,
+        *,
+        on_start: Listener | None = None,
+        on_end: Listener | None = None,
+        on_error: Listener | None = None,
+    ) -> RunnableWithListeners[In, Out]:
+        """Return this with functions that are told of each item.
+
+        They are called on the event loop with a `ListenedRun`, and with the configuration if they have a
+        parameter named `config`; async ones are awaited. An error that a listener raises is the item's.
+
+        Args:
+            on_start: is called before the item runs.
+            on_end: is called with its output.
+            on_error: is called with its error.
+        """
+        from batchrt.runnables.listeners import RunnableWithListeners
+
+        return RunnableWithListeners(self, on_start=on_start, on_end=on_end, on_error=on_error)
+
+    def configurable_fields(self, **fields: ConfigurableField) -> RunnableConfigurableFields[In, Out]:
+        """Return this with fields that a run may replace: `config={"configurable": {id: value}}`.
+
+        Args:
+            fields: by name: an option of a model, a prompt's `template`, an attribute of a class of your own.
+
+        Raises:
+            ValueError: this has no field of that name.
+        """
+        from batchrt.runnables.configurable import RunnableConfigurableFields
+
+        return RunnableConfigurableFields(self, fields)
+
+    def configurable_alternatives(
+        self,
+        which: ConfigurableField,
+        *,
+        default_key: str = "default",
+        **alternatives: RunnableLike[In, Out] | Callable[[], Runnable[In, Out]],
+    ) -> RunnableConfigurableAlternatives[In, Out]:
+        """Return a runnable that runs the alternative that a run names: `config={"configurable": {id: key}}`.
+
+        Args:
+            which: its `id` is the key in `configurable`.
+            default_key: names this one, which is run if nothing is named.
+            alternatives: runnables by key, or functions without parameters that make them.
+        """
+        from batchrt.runnables.configurable import RunnableConfigurableAlternatives
+
+        return RunnableConfigurableAlternatives(self, which, alternatives, default_key=default_key)
 
     def map(self) -> RunnableEach[In, Out]:
         """Return a runnable that takes a list and runs this over its elements."""

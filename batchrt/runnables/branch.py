@@ -51,9 +51,9 @@ class RunnableBranch(Runnable[In, Out]):
 
         async def call(value: Any, strand: Strand) -> Any:
             for when, then in pairs:
-                if await _run(when, value, strand):
-                    return await _run(then, value, strand)
-            return await _run(default, value, strand)
+                if await when.run(value, strand):
+                    return await then.run(value, strand)
+            return await default.run(value, strand)
 
         return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
 
@@ -66,10 +66,6 @@ def _inline_branch(pairs: list[tuple[Step, Step]], default: Step) -> Step:
         return default.call(value, strand)
 
     return Step(call, inline=True)
-
-
-async def _run(step: Step, value: Any, strand: Strand) -> Any:
-    return step.call(value, strand) if step.inline else await step.call(value, strand)
 
 
 def _pair(pair: Any) -> tuple[Runnable[Any, Any], Runnable[Any, Any]]:

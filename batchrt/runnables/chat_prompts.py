@@ -1,45 +1,24 @@
-"""Chat prompts: templates of messages."""
+"""Chat prompts: templates of several messages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, Final, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, SystemMessage
-from batchrt.runnables.prompt_values import ROLES, ChatPromptValue
-from batchrt.runnables.prompts import Prompt
-from batchrt.runnables.templates import Fields, Fill, compile_content
+from batchrt.messages import Message, MessageLike
+from batchrt.runnables.examples import SelectedExamples
+from batchrt.runnables.message_prompts import (
+    MessagePromptTemplate,
+    MessagesPlaceholder,
+    compile_message,
+    is_role,
+    optional_field,
+)
+from batchrt.runnables.prompt_values import ChatPromptValue
+from batchrt.runnables.prompts import Prompt, PromptTemplate
+from batchrt.runnables.templates import Fields
 
-__all__ = ["ChatPromptTemplate", "MessagesPlaceholder"]
-
-
-@dataclass(frozen=True, slots=True)
-class MessagesPlaceholder:
-    """Stand for a list of messages that one of the input's fields holds.
-
-    Attributes:
-        variable_name: the field. It holds message objects, the API's dicts, `(role, text)` pairs, or strings
-            for human messages; none of them is a template.
-        optional: a row without the field has no messages here.
-        n_messages: take only the last `n_messages`.
-    """
-
-    variable_name: str
-    _: KW_ONLY
-    optional: bool = False
-    n_messages: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.n_messages is not None and self.n_messages < 1:
-            raise ValueError(f"n_messages must be at least 1, not {self.n_messages}; None means all")
-
-
-_CLASSES: Final = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
-_CLASS_ROLES: Final = {kind: role for role, kind in _CLASSES.items()}
-
-_Part: TypeAlias = Callable[[Fields, list[MessageLike]], None]
-"""Appends one of a prompt's messages, filled with a row, to a list."""
+__all__ = ["ChatPromptTemplate"]
 
 
 class ChatPromptTemplate(Prompt[ChatPromptValue]):
@@ -63,11 +42,14 @@ class ChatPromptTemplate(Prompt[ChatPromptValue]):
         name: str | None = None,
         columns: Collection[str] = (),
     ) -> None:
+        messages, inner = _flattened(messages)
+        partial_variables = {**inner, **(partial_variables or {})}
         self.messages: tuple[Any, ...] = tuple(messages)
+        self._selected = tuple(m for m in self.messages if isinstance(m, SelectedExamples))
         self._columns = columns
-        parts = [_part(message, columns) for message in self.messages]
+        parts = [compile_message(message, columns) for message in self.messages]
         self._parts = [part for part, _ in parts]
-        optional = {field for message in self.messages if (field := _optional_field(message))}
+        optional = {field for message in self.messages if (field := optional_field(message))}
         fields = [field for _, fields in parts for field in fields]
         super().__init__(fields, partial_variables, input_variables, name, optional)
 
@@ -79,7 +61,8 @@ class ChatPromptTemplate(Prompt[ChatPromptValue]):
             messages: `(role, template)` pairs or dicts of `role` and `content`, with the roles `system`,
                 `human` or `user`, `ai` or `assistant`, `developer`, `tool`, or a message class; a
                 template is a text or a list of content parts. A string is a human message. Message
-                objects are used unchanged. `MessagesPlaceholder`s, or `("placeholder", "{field}")` for an
+                objects are used unchanged, and the messages of other prompts inserted.
+                `MessagesPlaceholder`s, or `("placeholder", "{field}")` for an
                 optional one.
             columns: known names of the rows' columns, which may stand in braces with any characters:
                 `{Q1: How?}`.
@@ -107,6 +90,26 @@ class ChatPromptTemplate(Prompt[ChatPromptValue]):
         """Return the filled messages."""
         return self.invoke(fields).to_messages()
 
+    async def aformat_messages(self, **fields: Any) -> list[MessageLike]:
+        """Return the filled messages."""
+        return (await self.ainvoke(fields)).to_messages()
+
+    def __add__(self, other: Any) -> ChatPromptTemplate:
+        """Return the prompt of these messages and `other`: a prompt, a message, a list of them, or a text."""
+        pair = isinstance(other, tuple) and len(other) == 2 and is_role(other[0])  # noqa: PLR2004
+        if isinstance(other, _ADDED) or pair:
+            more = [other]
+        elif isinstance(other, list | tuple):
+            more = list(other)
+        else:
+            return NotImplemented
+        columns = (*self._columns, *getattr(other, "_columns", ()))
+        return ChatPromptTemplate([self, *more], columns=columns)
+
+    def _with_fields(self, values: Mapping[str, Any]) -> ChatPromptTemplate:
+        own = {"messages": self.messages, "partial_variables": self.partial_variables, "name": self.name}
+        return ChatPromptTemplate(**{**own, **values}, columns=self._columns)
+
     def _fill(self, fields: Fields) -> ChatPromptValue:
         messages: list[MessageLike] = []
         for part in self._parts:
@@ -114,90 +117,25 @@ class ChatPromptTemplate(Prompt[ChatPromptValue]):
         return ChatPromptValue(messages)
 
 
-def _part(message: Any, columns: Collection[str] = ()) -> tuple[_Part, tuple[str, ...]]:
-    """Return a function that appends this message to a list, and the fields it needs."""
-    match message:
-        case MessagesPlaceholder():
-            return _placeholder(message)
-        case Message():
-            return (lambda _fields, messages: messages.append(message)), ()
-        case str():
-            return _templated("human", message, columns)
-        case {"role": role, "content": content} if len(message) == 2:  # noqa: PLR2004
-            return _templated(role, content, columns)
-        case ["placeholder", field]:
-            return _placeholder(_placeholder_of(field))
-        case [role, template]:
-            return _templated(role, template, columns)
-    raise TypeError(
-        "a message must be a (role, template) pair, a dict of role and content, a message or a string, "
-        f"not {message!r}"
-    )
+def _flattened(messages: Iterable[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the messages of all prompts among `messages`, and their partial variables."""
+    flat: list[Any] = []
+    given: dict[str, Any] = {}
+    for message in messages:
+        match message:
+            case ChatPromptTemplate():
+                flat += message.messages
+                given |= message.partial_variables
+            case MessagePromptTemplate():
+                flat.append((message.role, message.content))
+                given |= message.given
+            case PromptTemplate():
+                flat.append(("human", message.template))
+                given |= message.partial_variables
+            case _:
+                flat.append(message)
+    return flat, given
 
 
-def _templated(role: Any, content: Any, columns: Collection[str]) -> tuple[_Part, tuple[str, ...]]:
-    make = _maker(role)
-    if isinstance(content, list | tuple):
-        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
-    elif not isinstance(content, str):
-        raise TypeError(f"a message's template must be a text or a list of parts, not {content!r}")
-    fill, names = compile_content(content, columns)
-    if not names and isinstance(content, str):
-        message = make(fill({}))
-        return (lambda _fields, messages: messages.append(message)), ()
-    return _adding(make, fill), names
-
-
-def _adding(make: Callable[[Any], Message], fill: Fill) -> _Part:
-    def add(fields: Fields, messages: list[MessageLike]) -> None:
-        messages.append(make(fill(fields)))
-
-    return add
-
-
-def _maker(role: Any) -> Callable[[Any], Message]:
-    """Return a function that makes a message of this role or class from its content."""
-    wire_role = _CLASS_ROLES.get(role) or ROLES.get(role)
-    if wire_role is None:
-        raise ValueError(f"there is no role {role!r}; the roles are {', '.join(ROLES)}, placeholder")
-    return _CLASSES.get(wire_role) or (lambda content: Message(wire_role, content))
-
-
-def _placeholder_of(field: Any) -> MessagesPlaceholder:
-    """Return the placeholder for LCEL's `"{name}"` (optional) or `["{name}", is_optional]`."""
-    name, optional = field if isinstance(field, list | tuple) and len(field) == 2 else (field, True)  # noqa: PLR2004
-    if not (isinstance(name, str) and name.startswith("{") and name.endswith("}")):
-        raise ValueError(f"a placeholder is a field's name in braces, such as '{{history}}', not {name!r}")
-    return MessagesPlaceholder(name[1:-1], optional=bool(optional))
-
-
-def _optional_field(message: Any) -> str | None:
-    match message:
-        case ["placeholder", field]:
-            return _placeholder_of(field).variable_name
-        case MessagesPlaceholder():
-            return message.variable_name
-    return None
-
-
-def _placeholder(placeholder: MessagesPlaceholder) -> tuple[_Part, tuple[str, ...]]:
-    name, last = placeholder.variable_name, placeholder.n_messages or 0
-
-    def add(fields: Fields, messages: list[MessageLike]) -> None:
-        value = fields.get(name, ()) if placeholder.optional else fields[name]
-        if not isinstance(value, list | tuple):
-            raise TypeError(f"the field {name!r} must hold a list of messages, not {type(value).__name__}")
-        messages.extend(map(_as_message, value[-last:]))
-
-    return add, () if placeholder.optional else (name,)
-
-
-def _as_message(message: Any) -> MessageLike:
-    match message:
-        case Message() | Mapping():
-            return message
-        case str():
-            return HumanMessage(message)
-        case [role, content]:
-            return _maker(role)(content)
-    raise TypeError(f"a message must be a message, a dict, a (role, text) pair or a string, not {message!r}")
+_ADDED: Final = (str, Mapping, Message, MessagesPlaceholder, Prompt, MessagePromptTemplate)
+"""Types of a single message, or of a prompt, that `+` takes."""

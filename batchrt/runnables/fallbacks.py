@@ -54,9 +54,7 @@ class RunnableWithFallbacks(Runnable[In, Out]):
             for step in steps:
                 given = value if last is None else self._with_error(value, last)
                 try:
-                    if step.inline:
-                        return step.call(given, strand)
-                    return await step.call(given, strand)
+                    return await step.run(given, strand)
                 except handled as error:
                     if not isinstance(error, Exception):
                         raise  # cancellations and interrupts are never handled

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
-from batchrt.runnables.description import Description, inline, part
+from batchrt.runnables.description import Description, described_class, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runtime.step import Step
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = [
+    "BaseOutputParser",
     "JsonOutputParser",
     "ModelOutput",
     "PydanticOutputParser",
@@ -51,14 +52,19 @@ def text_of(output: ModelOutput) -> str:
     raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
 
 
-class _Parser(Runnable[ModelOutput, Out]):
-    """Parse an output inline, since parsing never waits."""
+class BaseOutputParser(Runnable[ModelOutput, Out]):
+    """Parse a model's text inline, since parsing never waits; subclasses have `parse`.
+
+    An error that `parse` raises is the item's.
+    """
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
 
     def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
         """Return what the outputs depend on; see `Runnable.describe`."""
+        if not type(self).__module__.startswith("batchrt."):
+            return described_class(self, kwargs or {})
         kind = getattr(self, "pydantic_object", None) if isinstance(self, PydanticOutputParser) else None
         parts = [part("parser", (type(self), kind))]
         return inline(parts, self._build(kwargs or {}), output_type=kind)
@@ -68,15 +74,24 @@ class _Parser(Runnable[ModelOutput, Out]):
         return Step(lambda value, _strand: parse(value), inline=True)
 
     def parse_output(self, output: ModelOutput) -> Out:
+        """Return the value in a model's message or text."""
+        return self.parse(text_of(output))
+
+    def parse(self, text: str) -> Out:
+        """Return the value in `text`."""
         raise NotImplementedError
 
+    def get_format_instructions(self) -> str:
+        """Return instructions for a prompt that make the model answer in this form.
 
-class StrOutputParser(_Parser[str]):
+        Raises:
+            NotImplementedError: this parser has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no format instructions")
+
+
+class StrOutputParser(BaseOutputParser[str]):
     """Return the text of a model's answer. A refusal is an `OutputParserError`."""
-
-    def parse_output(self, output: ModelOutput) -> str:
-        """Return the text."""
-        return text_of(output)
 
     def parse(self, text: str) -> str:
         """Return the text itself."""
@@ -96,7 +111,7 @@ def json_value(text: str) -> Any:
         raise NotJSONError(str(error)) from None
 
 
-class JsonOutputParser(_Parser[Any]):
+class JsonOutputParser(BaseOutputParser[Any]):
     """Return the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
 
     Thoughts before the answer (`<think>…</think>` and the like) are skipped.
@@ -118,10 +133,6 @@ class JsonOutputParser(_Parser[Any]):
             return "Answer with one JSON value, and nothing else."
         return _instructions(self.pydantic_object)
 
-    def parse_output(self, output: ModelOutput) -> Any:
-        """Return the value."""
-        return self.parse(text_of(output))
-
     def parse(self, text: str) -> Any:
         """Return the value in `text`."""
         try:
@@ -132,7 +143,7 @@ class JsonOutputParser(_Parser[Any]):
             ) from None
 
 
-class PydanticOutputParser(_Parser[ModelT]):
+class PydanticOutputParser(BaseOutputParser[ModelT]):
     """Return an instance of a pydantic model, made from the JSON in a model's answer.
 
     Args:
@@ -145,10 +156,6 @@ class PydanticOutputParser(_Parser[ModelT]):
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
-
-    def parse_output(self, output: ModelOutput) -> ModelT:
-        """Return the instance."""
-        return self.parse(text_of(output))
 
     def parse(self, text: str) -> ModelT:
         """Return the instance for the JSON in `text`."""

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from batchrt.errors import MissingFieldError
-from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description, described_prompt
 from batchrt.runnables.prompt_values import PromptValue, StringPromptValue
 from batchrt.runnables.templates import Fields, Template
-from batchrt.runtime.step import Step
+from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
+if TYPE_CHECKING:
+    from batchrt.runnables.examples import SelectedExamples
+
 __all__ = ["Prompt", "PromptTemplate"]
 
+Value = TypeVar("Value", bound=PromptValue, covariant=True)  # noqa: PLC0105  as with `Out`
 
-class Prompt(Runnable[Any, Out]):
+
+class Prompt(Runnable[Any, Value]):
     """Fill an item's fields into templates inline; the base of both kinds of prompts."""
+
+    _selected: tuple[SelectedExamples, ...] = ()
 
     def __init__(
         self,
@@ -55,10 +62,12 @@ class Prompt(Runnable[Any, Out]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         fill, given = self._fill, self._partial_fields(kwargs)
 
-        def call(value: Any, strand: Strand) -> Any:
+        def fields_of(value: Any, strand: Strand) -> Fields:
             fields = value if type(value) is dict else self._fields(value, strand.item.index)
-            if given is not None:
-                fields = {**given(), **fields}
+            return fields if given is None else {**given(), **fields}
+
+        def call(value: Any, strand: Strand) -> Any:
+            fields = fields_of(value, strand)
             try:
                 return fill(fields)
             except KeyError as error:
@@ -67,7 +76,19 @@ class Prompt(Runnable[Any, Out]):
                 error.add_note(f"{self.get_name()} could not be filled with item {strand.item.index}")
                 raise
 
-        return Step(call, inline=True)
+        return Step(call, inline=True) if not self._selected else self._selecting(fields_of, call)
+
+    def _selecting(self, fields_of: StepCall, fill: StepCall) -> Step:
+        """Return the step that chooses examples for each item before it is filled."""
+        steps = [(selected, selected.step()) for selected in self._selected]
+
+        async def call(value: Any, strand: Strand) -> Any:
+            fields = fields_of(value, strand)
+            chosen = {selected.key: await step.call(fields, strand) for selected, step in steps}
+            return fill({**fields, **chosen}, strand)
+
+        parts = [step for _, step in steps]
+        return Step.of(call, parts, direct=all(step.direct for step in parts))
 
     def _partial_fields(self, kwargs: Mapping[str, Any]) -> Callable[[], dict[str, Any]] | None:
         """Return a function that returns the partial variables, with functions among them called anew."""
@@ -104,7 +125,7 @@ class Prompt(Runnable[Any, Out]):
         missing = [name for name in self.input_variables if name not in fields]
         if not missing:
             return error  # raised while a value was formatted
-        available = tuple(map(str, fields))
+        available = tuple(name for name in map(str, fields) if not name.startswith("\0"))
         return MissingFieldError(
             f"{self.get_name()} needs the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, "
             f"which item {row} does not have; it has {', '.join(map(repr, available)) or 'none'}",
@@ -118,7 +139,19 @@ class Prompt(Runnable[Any, Out]):
         Raises:
             MissingFieldError: when a field is missing.
         """
-        return cast("PromptValue", self.invoke(fields)).to_string()
+        return self.format_prompt(**fields).to_string()
+
+    def format_prompt(self, **fields: Any) -> Value:
+        """Return the filled prompt; as with `invoke`."""
+        return self.invoke(fields)
+
+    async def aformat(self, **fields: Any) -> str:
+        """Return the filled prompt as text."""
+        return (await self.aformat_prompt(**fields)).to_string()
+
+    async def aformat_prompt(self, **fields: Any) -> Value:
+        """Return the filled prompt; as with `ainvoke`."""
+        return await self.ainvoke(fields)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.input_variables)})"
@@ -168,6 +201,22 @@ class PromptTemplate(Prompt[StringPromptValue]):
         """Return this with `fields` already given; a function is called for each item."""
         given = {**self.partial_variables, **fields}
         return PromptTemplate(self.template, partial_variables=given, name=self.name, columns=self._columns)
+
+    def __add__(self, other: PromptTemplate | str) -> PromptTemplate:
+        """Return the prompt of both templates, one after the other."""
+        if isinstance(other, str):
+            other = PromptTemplate(other, columns=self._columns)
+        if not isinstance(other, PromptTemplate) or self._selected or other._selected:
+            return NotImplemented
+        return PromptTemplate(
+            self.template + other.template,
+            partial_variables={**self.partial_variables, **other.partial_variables},
+            columns=(*self._columns, *other._columns),
+        )
+
+    def _with_fields(self, values: Mapping[str, Any]) -> PromptTemplate:
+        own = {"template": self.template, "partial_variables": self.partial_variables, "name": self.name}
+        return PromptTemplate(**{**own, **values}, columns=self._columns)
 
     def _fill(self, fields: Fields) -> StringPromptValue:
         return StringPromptValue(self._template.fill(fields))
