@@ -197,7 +197,7 @@ class Runnable(EntryPoints[In, Out]):
     if not TYPE_CHECKING:  # a type checker would take a runnable of the wrong type for a function
 
         def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
-            """Return this as a runnable of LangChain, whose `|` takes steps that it does not know for functions.
+            """Return this as a runnable of LangChain, whose `|` takes it for a function.
 
             A runnable that a function returns is run on the function's input, in LangChain as here.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from langchain_openai import ChatOpenAI
 from pydantic import ConfigDict, Field, model_validator
 
 from batchrt.integrations.langchain.completions import ChatRequests, clients
+from batchrt.integrations.langchain.errors import translator
 from batchrt.integrations.langchain.native import client_options
 from batchrt.limits.quota import Quota
 from batchrt.providers.http.client import Client
@@ -26,8 +26,8 @@ class BatchChatOpenAI(ChatOpenAI):
     runs, a request counts as a leaf of that run.
 
     Attributes:
-        raise_openai_errors: raise openai's and LangChain's errors in place of ours; a mapping chooses them (see
-            `batchrt/integrations/langchain/errors.py`).
+        raise_openai_errors: raise openai's and LangChain's errors in place of ours; a mapping chooses them
+            (see `batchrt/integrations/langchain/errors.py`).
         requests_per_minute, tokens_per_minute, requests_per_day, tokens_per_day, max_in_flight: limits of the
             quota; `"unchanged"`, the default, leaves them as they are.
         quota: a `Quota` in place of the shared one.
@@ -63,7 +63,7 @@ class BatchChatOpenAI(ChatOpenAI):
             limits={name: getattr(self, name) for name in LIMIT_OPTIONS},
             model=self.model_name,
         )
-        for name, value in clients(ChatRequests(client), self, self.raise_openai_errors).items():
+        for name, value in clients(ChatRequests(client), self, translator(self.raise_openai_errors)).items():
             setattr(self, name, value)
         return self
 

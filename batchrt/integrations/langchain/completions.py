@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import openai
 from openai.types.chat import ChatCompletion, ParsedChatCompletion
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
-from batchrt.integrations.langchain.errors import ErrorMapping, translated
+from batchrt.integrations.langchain.errors import Translate
 from batchrt.messages import AIMessage, Usage
 from batchrt.providers.choices import first_message
 from batchrt.providers.http.client import Client
@@ -83,7 +83,7 @@ class ChatRequests(Runnable[dict[str, Any], Answer]):
     def _read(self, reply: Reply, clock: Clock) -> Answer:
         def read(data: dict[str, Any]) -> Answer:
             usage = read_usage(data.get("usage"), data.get("service_tier"))
-            return Answer(first_message(data, reply, usage), data, reply.headers)
+            return Answer(first_message(data, reply, usage), data, cast("Mapping[str, str]", reply.headers))
 
         return read_answer(reply, self.client.secrets, clock.wall, read)
 
@@ -152,12 +152,9 @@ def _parsed_completion(answer: Answer, schema: Any) -> ChatCompletion:
 class _RawCompletions:
     """Be openai's `completions.with_raw_response`, from async or from sync code."""
 
-    def __init__(self, requests: ChatRequests, errors: bool | ErrorMapping) -> None:
+    def __init__(self, requests: ChatRequests, translate: Translate) -> None:
         self._requests = requests
-        self._errors = errors
-
-    def _translated(self, error: ProviderError) -> Exception:
-        return translated(error, self._errors)
+        self._translate = translate
 
 
 class AsyncRawCompletions(_RawCompletions):
@@ -177,7 +174,7 @@ class AsyncRawCompletions(_RawCompletions):
         try:
             return await self._requests.ainvoke(_wire(payload))
         except ProviderError as error:
-            raise_as(self._translated(error), error)
+            raise_as(self._translate(error), error)
 
 
 class RawCompletions(_RawCompletions):
@@ -197,7 +194,7 @@ class RawCompletions(_RawCompletions):
         try:
             return self._requests.invoke(_wire(payload))
         except ProviderError as error:
-            raise_as(self._translated(error), error)
+            raise_as(self._translate(error), error)
 
 
 def raise_as(error: Exception, ours: ProviderError) -> NoReturn:
@@ -252,13 +249,14 @@ class _Overlay:
         return getattr(self._original, name)
 
 
-def clients(requests: ChatRequests, model: Any, errors: bool | ErrorMapping) -> dict[str, Any]:
-    """Return the client fields of a chat model of langchain-openai, with our completions in openai's clients."""
+def clients(requests: ChatRequests, model: Any, translate: Translate) -> dict[str, Any]:
+    """Return the client fields of a langchain-openai chat model: openai's clients with our completions."""
     fields: dict[str, Any] = {}
-    synchronous = Completions(RawCompletions(requests, errors), model.client)
-    asynchronous = AsyncCompletions(AsyncRawCompletions(requests, errors), model.async_client)
+    synchronous = Completions(RawCompletions(requests, translate), model.client)
+    asynchronous = AsyncCompletions(AsyncRawCompletions(requests, translate), model.async_client)
     for prefix, completions in (("", synchronous), ("async_", asynchronous)):
         root = getattr(model, f"root_{prefix}client")
         fields[f"{prefix}client"] = completions
-        fields[f"root_{prefix}client"] = _Overlay(root, chat=_Overlay(root and root.chat, completions=completions))
+        chat = _Overlay(root and root.chat, completions=completions)
+        fields[f"root_{prefix}client"] = _Overlay(root, chat=chat)
     return fields

@@ -23,6 +23,7 @@ Other errors of ours (`SpendingLimitError`, `ItemTimeoutError` …) have no coun
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
@@ -42,11 +43,16 @@ from batchrt.errors import (
     ServerError,
 )
 
-__all__ = ["OPENAI_ERRORS", "ErrorMapping", "openai_error", "translated"]
+__all__ = ["OPENAI_ERRORS", "ErrorMapping", "Translate", "openai_error", "translator"]
 
-ErrorMapping: TypeAlias = "Mapping[type[ProviderError], type[Exception] | Callable[[ProviderError], Exception]]"
-"""The exception to raise for a class of ours and its subclasses: a class of openai's, or a function that makes
-one. The most specific entry counts; a class without one stays as it is."""
+ErrorMapping: TypeAlias = (
+    "Mapping[type[ProviderError], type[Exception] | Callable[[ProviderError], Exception]]"
+)
+"""The exception to raise for a class of ours and its subclasses: a class of openai's, or a function that
+makes one. The most specific entry counts; a class without one stays as it is."""
+
+Translate: TypeAlias = "Callable[[ProviderError], Exception]"
+"""Returns the exception to raise for one of ours."""
 
 OPENAI_ERRORS: Final[ErrorMapping] = {
     AuthenticationError: openai.AuthenticationError,
@@ -77,18 +83,31 @@ _STATUS: Final[Mapping[type[Exception], int]] = {
 """The status of an error that our client raised without an answer, as for a key that is missing."""
 
 
-def translated(error: ProviderError, errors: bool | ErrorMapping) -> Exception:
-    """Return the exception to raise for `error`: by `OPENAI_ERRORS` if `errors` is true, itself if false."""
-    if errors is False:
-        return error
-    if errors is True:
-        return openai_error(error)
+def translator(errors: object) -> Translate:
+    """Return the function for an option `raise_openai_errors`: true, false or a mapping.
+
+    Raises:
+        TypeError: it is none of these.
+    """
+    if isinstance(errors, bool):
+        return openai_error if errors else _same
+    if not isinstance(errors, Mapping):
+        raise TypeError(f"raise_openai_errors is true, false or a mapping, not {errors!r}")
+    return partial(_chosen, errors)
+
+
+def _same(error: ProviderError) -> Exception:
+    return error
+
+
+def _chosen(errors: ErrorMapping, error: ProviderError) -> Exception:
     for kind in type(error).__mro__:
         if kind in errors:
-            made = errors[kind]
+            made: Any = errors[kind]
             if isinstance(made, type) and issubclass(made, openai.APIError):
                 return _made(made, error)
-            return made(error)
+            chosen: Exception = made(error)
+            return chosen
     return error
 
 

@@ -1,4 +1,4 @@
-"""Functions of LangChain's runnables as steps: `RunnableLambda`, and `RunnablePassthrough` with a function."""
+"""Functions of LangChain's runnables as steps: `RunnableLambda`, `RunnablePassthrough` with a function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from langchain_core.runnables.config import (
 )
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT
-from batchrt.integrations.langchain.tracing import OpenRun, check_loop, langchain_config, run_step, with_config
+from batchrt.integrations.langchain.tracing import (
+    OpenRun,
+    check_loop,
+    langchain_config,
+    run_step,
+    with_config,
+)
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
 from batchrt.runtime.context import drive
@@ -59,7 +65,7 @@ class Returned:
 
 
 class LangChainFunction(Runnable[Any, Any]):
-    """Run the function of a LangChain `RunnableLambda`: an async one on the event loop, a sync one in a thread.
+    """Run the function of a LangChain `RunnableLambda`, on the event loop or in a thread.
 
     It gets `config` and `run_manager` if it has such parameters, and a runnable that it returns is run.
     """

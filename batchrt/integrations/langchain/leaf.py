@@ -15,6 +15,7 @@ from langchain_core.runnables import RunnablePick
 from langchain_core.tools import BaseTool, StructuredTool, Tool
 from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 
+from batchrt.integrations.langchain.messages import langchain_value
 from batchrt.integrations.langchain.tracing import check_loop, has_handlers, langchain_config
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
@@ -54,7 +55,7 @@ class LangChainLeaf(Runnable[Any, Any]):
         async def call(value: Any, strand: Strand) -> Any:
             await strand.take()
             check_loop()
-            return await ainvoke(value, langchain_config(strand), **kwargs)
+            return await ainvoke(langchain_value(value), langchain_config(strand), **kwargs)
 
         return Step(call)
 
@@ -64,7 +65,8 @@ class LangChainLeaf(Runnable[Any, Any]):
         async def call(value: Any, strand: Strand) -> Any:
             await strand.take()
             config = langchain_config(strand)
-            return await call_in_thread(lambda given: invoke(given, config, **kwargs), value, strand)
+            given = langchain_value(value)
+            return await call_in_thread(lambda value: invoke(value, config, **kwargs), given, strand)
 
         return Step(call)
 
@@ -73,11 +75,11 @@ class LangChainLeaf(Runnable[Any, Any]):
         invoke, ainvoke = self.runnable.invoke, self.runnable.ainvoke
 
         async def call(value: Any, strand: Strand) -> Any:
-            config = langchain_config(strand)
+            config, given = langchain_config(strand), langchain_value(value)
             if has_handlers(config):
                 check_loop()
-                return await ainvoke(value, config, **kwargs)  # async handlers are awaited on this loop
-            return invoke(value, config, **kwargs)
+                return await ainvoke(given, config, **kwargs)  # async handlers are awaited on this loop
+            return invoke(given, config, **kwargs)
 
         return Step(call)
 

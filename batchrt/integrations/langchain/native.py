@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 from langchain_core.runnables import RunnableLambda
@@ -12,7 +12,7 @@ from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
 from batchrt.integrations.langchain.completions import ChatRequests, clients
-from batchrt.integrations.langchain.errors import ErrorMapping
+from batchrt.integrations.langchain.errors import Translate
 from batchrt.integrations.langchain.leaf import LangChainLeaf
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.providers.http.client import Client
@@ -21,7 +21,7 @@ from batchrt.runnables.base import Runnable
 __all__ = ["client_options", "native_model", "native_runnable"]
 
 
-def native_runnable(source: Any, errors: bool | ErrorMapping) -> Runnable[Any, Any] | None:
+def native_runnable(source: Any, translate: Translate) -> Runnable[Any, Any] | None:
     """Return a runnable that does what `source` does by our client; `None` if it is no model of OpenAI's.
 
     Besides chat models these are embedding models, and functions that are a query method of one: their texts
@@ -31,7 +31,7 @@ def native_runnable(source: Any, errors: bool | ErrorMapping) -> Runnable[Any, A
         ValueError: an option of the model cannot be carried; the message names it.
     """
     if isinstance(source, BaseChatOpenAI):
-        return LangChainLeaf(native_model(source, errors))
+        return LangChainLeaf(native_model(source, translate))
     if isinstance(source, RunnableLambda):
         function = getattr(source, "func", None) or getattr(source, "afunc", None)
         if getattr(function, "__name__", "") not in ("embed_query", "aembed_query"):
@@ -40,12 +40,12 @@ def native_runnable(source: Any, errors: bool | ErrorMapping) -> Runnable[Any, A
     return native_embeddings(source) if type(source) is LangChainEmbeddings else None
 
 
-def native_model(model: BaseChatOpenAI, errors: bool | ErrorMapping) -> BaseChatOpenAI:
+def native_model(model: BaseChatOpenAI, translate: Translate) -> BaseChatOpenAI:
     """Return a copy of `model` whose requests our client sends."""
     if isinstance(getattr(model.async_client, "with_raw_response", None), _ours()):
         return model  # a BatchChatOpenAI
     requests = ChatRequests(Client(**client_options(model), model=model.model_name))
-    return model.model_copy(update=clients(requests, model, errors))
+    return model.model_copy(update=clients(requests, model, translate))
 
 
 def _ours() -> type:
@@ -131,7 +131,9 @@ def native_embeddings(model: LangChainEmbeddings) -> OpenAIEmbeddings:
     """
     fields = type(model).model_fields
     defaults = {**{name: fields[name].default for name in _EMBEDDING_DEFAULTS}, **_EMBEDDING_DEFAULTS}
-    found = (f"{name}" for name, default in defaults.items() if getattr(model, name) not in (default, None, ""))
+    found = (
+        f"{name}" for name, default in defaults.items() if getattr(model, name) not in (default, None, "")
+    )
     _refuse(type(model).__name__, iter(sorted(found)))
     if model.openai_api_key is not None and not isinstance(model.openai_api_key, SecretStr):
         _refuse(type(model).__name__, iter(["api_key (a function; give the key itself)"]))
@@ -140,7 +142,7 @@ def native_embeddings(model: LangChainEmbeddings) -> OpenAIEmbeddings:
         model.model,
         dimensions=model.dimensions,
         base_url=model.openai_api_base,
-        api_key=model.openai_api_key,
+        api_key=cast("SecretStr | None", model.openai_api_key),
         organization=model.openai_organization,
         timeout=model.request_timeout if isinstance(model.request_timeout, int | float | None) else 600.0,
         max_retries=model.max_retries,

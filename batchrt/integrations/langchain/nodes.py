@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import ensure_config, merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable
 
 from batchrt.integrations.langchain.functions import Convert, Returned
+from batchrt.integrations.langchain.messages import langchain_value
 from batchrt.integrations.langchain.tracing import langchain_config, run_step, with_config
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
-__all__ = ["ConfiguredRunnable", "DynamicStep", "FieldsAdded", "Identity"]
+__all__ = ["ConfiguredRunnable", "DynamicStep", "FieldsAdded", "Identity", "OursInside"]
 
 
 class Identity(Runnable[Any, Any]):
@@ -26,6 +27,30 @@ class Identity(Runnable[Any, Any]):
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002
         return Step(lambda value, _strand: value, inline=True)
+
+
+class OursInside(Runnable[Any, Any]):
+    """Run `inner`, one of ours, among LangChain's: messages and prompt values leave it as theirs."""
+
+    def __init__(self, inner: Runnable[Any, Any]) -> None:
+        self.inner: Runnable[Any, Any] = inner
+        self.name: str | None = inner.get_name()
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def _takes(self, keyword: str) -> bool:
+        return self.inner._takes(keyword)
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:
+        step = self.inner._step(kwargs)
+        if step.inline:
+            return Step(lambda value, strand: langchain_value(step.call(value, strand)), inline=True)
+
+        async def call(value: Any, strand: Strand) -> Any:
+            return langchain_value(await step.call(value, strand))
+
+        return Step.of(call, [step])
 
 
 class FieldsAdded(Runnable[Any, Any]):
@@ -53,7 +78,7 @@ class FieldsAdded(Runnable[Any, Any]):
 class ConfiguredRunnable(Runnable[Any, Any]):
     """Run `inner` under the configuration of a LangChain binding: callbacks, tags, listeners."""
 
-    def __init__(self, source: RunnableBinding[Any, Any], inner: Runnable[Any, Any]) -> None:
+    def __init__(self, source: RunnableBindingBase[Any, Any], inner: Runnable[Any, Any]) -> None:
         self.config: Any = source.config
         self.factories: list[Any] = list(source.config_factories)
         self.inner: Runnable[Any, Any] = inner

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from inspect import isasyncgenfunction, isgeneratorfunction
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import Runnable as LangChainRunnable
@@ -18,28 +18,34 @@ from langchain_core.runnables import (
     RunnableSequence,
     RunnableWithFallbacks,
 )
-from langchain_core.runnables.base import RunnableEach
+from langchain_core.runnables.base import RunnableBindingBase, RunnableEach
 from langchain_core.runnables.configurable import DynamicRunnable
 from langchain_core.runnables.retry import RunnableRetry
 
 from batchrt.config import RunConfig
-from batchrt.integrations.langchain.errors import ErrorMapping
+from batchrt.integrations.langchain.entry import LangChainEntry
 from batchrt.integrations.langchain.functions import LangChainFunction, LangChainObserver
 from batchrt.integrations.langchain.leaf import LangChainLeaf
-from batchrt.integrations.langchain.native import native_runnable
-from batchrt.integrations.langchain.nodes import ConfiguredRunnable, DynamicStep, FieldsAdded, Identity
+from batchrt.integrations.langchain.nodes import (
+    ConfiguredRunnable,
+    DynamicStep,
+    FieldsAdded,
+    Identity,
+    OursInside,
+)
 from batchrt.integrations.langchain.runnable import BatchRunnable
-from batchrt.integrations.langchain.tracing import ChildRunnable, OpenRun, TracedRunnable, split_config
+from batchrt.integrations.langchain.tracing import ChildRunnable, OpenRun, TracedRunnable
 from batchrt.runnables import branch, each, fallbacks, parallel, retry, sequence
-from batchrt.runnables.base import Configs, In, Method, Out, Runnable
+from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.binding import RunnableBinding as OurBinding
-from batchrt.runtime.step import Step
-from batchrt.runtime.strand import Strand
+
+if TYPE_CHECKING:
+    from batchrt.integrations.langchain.errors import ErrorMapping
 
 __all__ = ["LangChainChain", "from_langchain"]
 
 
-class LangChainChain(Runnable[In, Out]):
+class LangChainChain(LangChainEntry[In, Out]):
     """Run a LangChain chain on this runtime; see `from_langchain`.
 
     The configuration of a call may have LangChain's `callbacks` and `run_id` too.
@@ -49,47 +55,11 @@ class LangChainChain(Runnable[In, Out]):
     """
 
     def __init__(self, source: LangChainRunnable[Any, Any], inner: Runnable[Any, Any]) -> None:
+        super().__init__(inner, source.get_name())
         self.source: LangChainRunnable[Any, Any] = source
-        self.name: str | None = source.get_name()
-        self._inner = inner
 
     def __repr__(self) -> str:
         return f"from_langchain({self.get_name()})"
-
-    def _takes(self, keyword: str) -> bool:
-        return self._inner._takes(keyword)
-
-    def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        return self._inner._step(kwargs)
-
-    def _prepare(
-        self, kwargs: Mapping[str, Any], configs: Configs, method: Method | None = None
-    ) -> tuple[Step, Configs]:
-        listed = isinstance(configs, Sequence)
-        pairs = [split_config(config) for config in (configs if listed else [configs])]  # type: ignore[list-item, union-attr]
-        plain = [config for config, _ in pairs]
-        step, prepared = self._inner._prepare(kwargs, plain if listed else plain[0], method)
-        alone = [keys for _, keys in pairs]
-        if any(alone):
-            step = _with_keys(step, alone if listed else None, alone[0])
-        return step, prepared
-
-
-def _with_keys(step: Step, each_item: list[dict[str, Any]] | None, keys: dict[str, Any]) -> Step:
-    """Return `step` with LangChain's own keys in the configuration of its items."""
-    later = {key: value for key, value in keys.items() if key != "run_id"}  # an id is for one run
-
-    async def call(value: Any, strand: Strand) -> Any:
-        index = strand.item.index
-        own = each_item[index] if each_item is not None else later if index else keys
-        outer = strand.config
-        strand.config = cast("RunConfig", {**outer, **own})
-        try:
-            return step.call(value, strand) if step.inline else await step.call(value, strand)
-        finally:
-            strand.config = outer
-
-    return Step.of(call, [step])
 
 
 def from_langchain(
@@ -98,18 +68,18 @@ def from_langchain(
     """Return a LangChain chain as a runnable of ours: the same results, run by this runtime.
 
     Sequences, parallels, functions, branches, `assign`, `map`, fallbacks, retries, bindings and configurables
-    become ours by structure. Everything else (prompts, parsers, retrievers, tools, models, graphs, your own
-    subclasses) is a leaf under `max_concurrency`: its own `ainvoke` with LangChain's config, or its `invoke` in
-    a thread if it is sync. Callbacks, tags, metadata, names and the run tree are LangChain's; each item has a
-    root run of its own.
+    become ours by structure. Everything else (prompts, parsers, retrievers, tools, models, graphs, your
+    own subclasses) is a leaf under `max_concurrency`: its own `ainvoke` with LangChain's config, or its
+    `invoke` in a thread if it is sync. Callbacks, tags, metadata, names and the run tree are LangChain's; each
+    item has a root run of its own.
 
     Args:
         runnable: any LangChain runnable; with `native`, also an embedding model.
         native: send the requests of langchain-openai's chat models (`ChatOpenAI`, `AzureChatOpenAI` and
             others of that base class) and of `OpenAIEmbeddings` by our client: its quota, cool-downs, retries
             and connections. Requests and answers stay LangChain's own.
-        raise_openai_errors: with `native`, raise openai's errors, which `with_fallbacks` and `with_retry` of a
-            LangChain chain name; `False` raises ours, a mapping chooses (see `errors.py`).
+        raise_openai_errors: with `native`, raise openai's errors, which `with_fallbacks` and `with_retry` of
+            a LangChain chain name; `False` raises ours, a mapping chooses (see `errors.py`).
 
     Raises:
         TypeError: `runnable` is none of LangChain's.
@@ -122,7 +92,9 @@ def from_langchain(
     if not isinstance(runnable, LangChainRunnable | Embeddings):
         raise TypeError(f"from_langchain takes a runnable of LangChain's, not {type(runnable).__name__}")
     if isinstance(runnable, Embeddings) and not native:
-        raise TypeError("an embedding model is no runnable of LangChain's; native=True makes one of ours of it")
+        raise TypeError(
+            "an embedding model is no runnable of LangChain's; native=True makes one of ours of it"
+        )
     inner = _Converter(native=native, errors=raise_openai_errors).convert(runnable)
     return inner if isinstance(runnable, Embeddings) else LangChainChain(runnable, inner)
 
@@ -140,7 +112,7 @@ class _Converter:
         if isinstance(source, Runnable):
             return source
         if isinstance(source, BatchRunnable):
-            return source.inner
+            return TracedRunnable(OursInside(source.inner), source.get_name())
         for kind, build in _STRUCTURES.items():
             if isinstance(source, kind) and _runs_as(source, kind):
                 built = build(self, source)
@@ -151,11 +123,17 @@ class _Converter:
     def _as_native(self, source: Any) -> Runnable[Any, Any] | None:
         if not self._native:
             return None
+        # Imported late: langchain-core alone is enough for the rest.
+        from batchrt.integrations.langchain.errors import translator
+        from batchrt.integrations.langchain.native import native_runnable
+
         if id(source) not in self._models:
-            self._models[id(source)] = (source, native_runnable(source, self._errors))
+            self._models[id(source)] = (source, native_runnable(source, translator(self._errors)))
         return self._models[id(source)][1]
 
-    def child(self, source: Any, tag: str | Callable[[OpenRun], str | None] | None = None) -> Runnable[Any, Any]:
+    def child(
+        self, source: Any, tag: str | Callable[[OpenRun], str | None] | None = None
+    ) -> Runnable[Any, Any]:
         """Return `source` as a part of the run around it."""
         return ChildRunnable(self.convert(source), tag)
 
@@ -178,7 +156,9 @@ class _Converter:
     def function(self, source: RunnableLambda[Any, Any]) -> Runnable[Any, Any] | None:
         func, afunc = getattr(source, "func", None), getattr(source, "afunc", None)
         if isinstance(func, Runnable):
-            return TracedRunnable(func, source.get_name())  # ours, in a chain that LangChain's `|` made
+            return TracedRunnable(
+                OursInside(func), source.get_name()
+            )  # ours, in a chain that LangChain's `|` made
         if any(_is_generator(function) for function in (func, afunc)):
             return None
         embeddings = self._as_native(source)
@@ -220,7 +200,9 @@ class _Converter:
     def binding(self, source: RunnableBinding[Any, Any]) -> Runnable[Any, Any]:
         return self._configured(source, self.convert(source.bound))
 
-    def _configured(self, source: RunnableBinding[Any, Any], inner: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    def _configured(
+        self, source: RunnableBindingBase[Any, Any], inner: Runnable[Any, Any]
+    ) -> Runnable[Any, Any]:
         """Return `inner` under the keyword arguments and the configuration of a binding."""
         config: Mapping[str, Any] = source.config or {}
         if source.config_factories or any(key != "max_concurrency" for key in config):
@@ -251,7 +233,7 @@ _STRUCTURES: Final[Mapping[Any, Callable[[_Converter, Any], Runnable[Any, Any] |
 
 
 def _runs_as(source: Any, kind: type) -> bool:
-    """Whether `source` runs as its LangChain base class does: no subclass or mock has replaced its methods."""
+    """Whether `source` runs as its base class does: no subclass or mock has replaced a method."""
     own = vars(source)
     return all(
         name not in own and getattr(type(source), name, None) is getattr(kind, name, None)

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
-from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForChainRun, BaseCallbackManager
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForChainRun,
+    BaseCallbackManager,
+)
 from langchain_core.runnables.config import (
     RunnableConfig,
     ensure_config,
