@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 from batchrt.config import RunConfig, check_config, complete_config
 from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
-from batchrt.runnables.foreign import adopted, exported
+from batchrt.runnables.foreign import adopted
 from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -193,18 +193,6 @@ class Runnable(EntryPoints[In, Out]):
 
     def __repr__(self) -> str:
         return f"{self.get_name()}()"
-
-    if not TYPE_CHECKING:  # a type checker would take a runnable of the wrong type for a function
-
-        def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
-            """Return this as a runnable of LangChain, whose `|` takes it for a function.
-
-            A runnable that a function returns is run on the function's input, in LangChain as here.
-
-            Raises:
-                TypeError: LangChain is not loaded.
-            """
-            return exported(self)
 
     # Composition
 

@@ -30,7 +30,7 @@ from batchrt.runtime.clock import Clock
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
-__all__ = ["Answer", "ChatRequests", "clients"]
+__all__ = ["Answer", "AsyncRawCompletions", "ChatRequests", "clients", "completion_of", "raise_as", "wire_of"]
 
 _PATH: Final = "/chat/completions"
 _OF_THE_SDK: Final = ("extra_headers", "extra_query", "timeout")
@@ -95,9 +95,9 @@ def _body(payload: Mapping[str, Any]) -> bytes:
         raise BadRequestError(f"the request cannot be sent as JSON: {error}", param="messages") from None
 
 
-def _wire(payload: Mapping[str, Any]) -> dict[str, Any]:
+def wire_of(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the members of the body for the arguments of a call of openai's library."""
-    body = dict(payload)
+    body = {"stream": False, **payload}
     for name in _OF_THE_SDK:
         if body.pop(name, None) is not None:
             raise ValueError(f"{name} belongs to the model as a whole: it cannot be bound to a call")
@@ -126,17 +126,16 @@ class RawResponse:
         return self._parsed
 
 
-def _completion(answer: Answer) -> ChatCompletion:
-    return ChatCompletion.construct(**answer.data)
-
-
-def _parsed_completion(answer: Answer, schema: Any) -> ChatCompletion:
-    """Return the completion with each message's `parsed`: an instance of `schema` if that is a class.
+def completion_of(answer: Answer, payload: Mapping[str, Any]) -> ChatCompletion:
+    """Return the completion; if the request had a `response_format`, each message has `parsed`.
 
     Raises:
         openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError: the answer was cut off.
         pydantic.ValidationError: it does not fit.
     """
+    if "response_format" not in payload:
+        return ChatCompletion.construct(**answer.data)
+    schema = payload["response_format"]
     completion: Any = ParsedChatCompletion.construct(**answer.data)
     for choice in completion.choices:
         if choice.finish_reason == "length":
@@ -153,8 +152,8 @@ class _RawCompletions:
     """Be openai's `completions.with_raw_response`, from async or from sync code."""
 
     def __init__(self, requests: ChatRequests, translate: Translate) -> None:
-        self._requests = requests
-        self._translate = translate
+        self.requests: ChatRequests = requests
+        self.translate: Translate = translate
 
 
 class AsyncRawCompletions(_RawCompletions):
@@ -163,18 +162,17 @@ class AsyncRawCompletions(_RawCompletions):
     async def create(self, **payload: Any) -> RawResponse:
         """Send a request and return the reply."""
         answer = await self._answer(payload)
-        return RawResponse(answer, _completion(answer))
+        return RawResponse(answer, completion_of(answer, payload))
 
     async def parse(self, **payload: Any) -> RawResponse:
         """Send a request with a `response_format`, and parse the answer by it."""
-        answer = await self._answer(payload)
-        return RawResponse(answer, _parsed_completion(answer, payload.get("response_format")))
+        return await self.create(**payload)
 
     async def _answer(self, payload: Mapping[str, Any]) -> Answer:
         try:
-            return await self._requests.ainvoke(_wire(payload))
+            return await self.requests.ainvoke(wire_of(payload))
         except ProviderError as error:
-            raise_as(self._translate(error), error)
+            raise_as(self.translate(error), error)
 
 
 class RawCompletions(_RawCompletions):
@@ -183,18 +181,17 @@ class RawCompletions(_RawCompletions):
     def create(self, **payload: Any) -> RawResponse:
         """Send a request and return the reply."""
         answer = self._answer(payload)
-        return RawResponse(answer, _completion(answer))
+        return RawResponse(answer, completion_of(answer, payload))
 
     def parse(self, **payload: Any) -> RawResponse:
         """Send a request with a `response_format`, and parse the answer by it."""
-        answer = self._answer(payload)
-        return RawResponse(answer, _parsed_completion(answer, payload.get("response_format")))
+        return self.create(**payload)
 
     def _answer(self, payload: Mapping[str, Any]) -> Answer:
         try:
-            return self._requests.invoke(_wire(payload))
+            return self.requests.invoke(wire_of(payload))
         except ProviderError as error:
-            raise_as(self._translate(error), error)
+            raise_as(self.translate(error), error)
 
 
 def raise_as(error: Exception, ours: ProviderError) -> NoReturn:

@@ -27,6 +27,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Final, TypeAlias
 
+import langchain_openai.chat_models.base
 import openai
 
 from batchrt.errors import (
@@ -43,7 +44,7 @@ from batchrt.errors import (
     ServerError,
 )
 
-__all__ = ["OPENAI_ERRORS", "ErrorMapping", "Translate", "openai_error", "translator"]
+__all__ = ["OPENAI_ERRORS", "ErrorMapping", "Translate", "http_library", "openai_error", "translator"]
 
 ErrorMapping: TypeAlias = (
     "Mapping[type[ProviderError], type[Exception] | Callable[[ProviderError], Exception]]"
@@ -54,31 +55,41 @@ makes one. The most specific entry counts; a class without one stays as it is.""
 Translate: TypeAlias = "Callable[[ProviderError], Exception]"
 """Returns the exception to raise for one of ours."""
 
+
+def _langchain(name: str, otherwise: type[Exception]) -> Any:
+    """Return langchain-openai's subclass of an error of openai's, which its versions before 1.7 lack."""
+    return getattr(langchain_openai.chat_models.base, name, otherwise)
+
+
+_RATE_LIMIT: Final = _langchain("OpenAIRateLimitError", openai.RateLimitError)
+_CONNECTION: Final = _langchain("OpenAIConnectionError", openai.APIConnectionError)
+
 OPENAI_ERRORS: Final[ErrorMapping] = {
-    AuthenticationError: openai.AuthenticationError,
-    BadRequestError: openai.BadRequestError,
-    ContextLengthError: openai.BadRequestError,
-    RateLimitError: openai.RateLimitError,
-    QuotaExhaustedError: openai.RateLimitError,
-    ServerError: openai.InternalServerError,
-    RequestTimeoutError: openai.APITimeoutError,
-    ConnectionFailedError: openai.APIConnectionError,
-    OutageError: openai.APIConnectionError,
+    AuthenticationError: _langchain("OpenAIAuthenticationError", openai.AuthenticationError),
+    BadRequestError: _langchain("OpenAIInvalidRequestError", openai.BadRequestError),
+    ContextLengthError: _langchain("OpenAIContextOverflowError", openai.BadRequestError),
+    RateLimitError: _RATE_LIMIT,
+    QuotaExhaustedError: _RATE_LIMIT,
+    ServerError: _langchain("OpenAIAPIError", openai.InternalServerError),
+    RequestTimeoutError: _langchain("OpenAITimeoutError", openai.APITimeoutError),
+    ConnectionFailedError: _CONNECTION,
+    OutageError: _CONNECTION,
     MalformedResponseError: openai.APIResponseValidationError,
 }
 """Our classes and openai's; 403, 404, 409 and 422 have a class of their own with openai."""
 
 _BY_STATUS: Final[Mapping[int, type[openai.APIStatusError]]] = {
-    403: openai.PermissionDeniedError,
-    404: openai.NotFoundError,
+    403: _langchain("OpenAIPermissionDeniedError", openai.PermissionDeniedError),
+    404: _langchain("OpenAIModelNotFoundError", openai.NotFoundError),
     409: openai.ConflictError,
     422: openai.UnprocessableEntityError,
 }
-_STATUS: Final[Mapping[type[Exception], int]] = {
-    openai.AuthenticationError: 401,
-    openai.BadRequestError: 400,
-    openai.RateLimitError: 429,
-    openai.InternalServerError: 500,
+_STATUS: Final[Mapping[type[ProviderError], int]] = {
+    AuthenticationError: 401,
+    BadRequestError: 400,
+    ContextLengthError: 400,
+    RateLimitError: 429,
+    QuotaExhaustedError: 429,
 }
 """The status of an error that our client raised without an answer, as for a key that is missing."""
 
@@ -121,8 +132,7 @@ def openai_error(error: ProviderError) -> Exception:
 
 
 def _made(kind: type[Exception], error: ProviderError) -> Exception:
-    # openai's errors hold objects of the HTTP library that it is built on: httpx2 since 3.0, httpx before.
-    http: Any = import_module(openai.Timeout.__module__.partition(".")[0])
+    http = http_library()
     request = http.Request("POST", "https://api.openai.com/v1/chat/completions")
     if issubclass(kind, openai.APITimeoutError):
         return kind(request)
@@ -132,13 +142,20 @@ def _made(kind: type[Exception], error: ProviderError) -> Exception:
     headers = {"x-request-id": error.request_id} if error.request_id else {}
     if error.retry_after is not None:
         headers["retry-after"] = f"{error.retry_after:g}"
-    status = error.status or _STATUS.get(kind, 500)
+    status = error.status or _STATUS.get(type(error), 500)
     response = http.Response(status, headers=headers, request=request, json={"error": body})
     if issubclass(kind, openai.APIResponseValidationError):
         return kind(response=response, body=None, message=str(error))
     if issubclass(kind, openai.APIStatusError):
         return kind(_said(error), response=response, body=body)
     return kind(str(error))
+
+
+def http_library() -> Any:
+    """Return the HTTP library that openai is built on, httpx2 or httpx; its errors hold objects of it."""
+    bases = openai.DefaultHttpxClient.__mro__
+    homes = (base.__module__.partition(".")[0] for base in bases)
+    return import_module(next(home for home in homes if home.startswith("httpx")))
 
 
 def _said(error: ProviderError) -> str:

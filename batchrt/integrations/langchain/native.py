@@ -11,9 +11,9 @@ from langchain_openai import OpenAIEmbeddings as LangChainEmbeddings
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
 
-from batchrt.integrations.langchain.completions import ChatRequests, clients
+from batchrt.integrations.langchain.completions import AsyncRawCompletions, ChatRequests, clients
 from batchrt.integrations.langchain.errors import Translate
-from batchrt.integrations.langchain.leaf import LangChainLeaf
+from batchrt.integrations.langchain.native_chat import NativeChat
 from batchrt.providers.embeddings.model import OpenAIEmbeddings
 from batchrt.providers.http.client import Client
 from batchrt.runnables.base import Runnable
@@ -31,7 +31,7 @@ def native_runnable(source: Any, translate: Translate) -> Runnable[Any, Any] | N
         ValueError: an option of the model cannot be carried; the message names it.
     """
     if isinstance(source, BaseChatOpenAI):
-        return LangChainLeaf(native_model(source, translate))
+        return NativeChat(native_model(source, translate))
     if isinstance(source, RunnableLambda):
         function = getattr(source, "func", None) or getattr(source, "afunc", None)
         if getattr(function, "__name__", "") not in ("embed_query", "aembed_query"):
@@ -42,16 +42,10 @@ def native_runnable(source: Any, translate: Translate) -> Runnable[Any, Any] | N
 
 def native_model(model: BaseChatOpenAI, translate: Translate) -> BaseChatOpenAI:
     """Return a copy of `model` whose requests our client sends."""
-    if isinstance(getattr(model.async_client, "with_raw_response", None), _ours()):
+    if isinstance(getattr(model.async_client, "with_raw_response", None), AsyncRawCompletions):
         return model  # a BatchChatOpenAI
     requests = ChatRequests(Client(**client_options(model), model=model.model_name))
     return model.model_copy(update=clients(requests, model, translate))
-
-
-def _ours() -> type:
-    from batchrt.integrations.langchain.completions import AsyncRawCompletions
-
-    return AsyncRawCompletions
 
 
 def client_options(model: BaseChatOpenAI) -> dict[str, Any]:

@@ -70,8 +70,8 @@ def from_langchain(
     Sequences, parallels, functions, branches, `assign`, `map`, fallbacks, retries, bindings and configurables
     become ours by structure. Everything else (prompts, parsers, retrievers, tools, models, graphs, your
     own subclasses) is a leaf under `max_concurrency`: its own `ainvoke` with LangChain's config, or its
-    `invoke` in a thread if it is sync. Callbacks, tags, metadata, names and the run tree are LangChain's; each
-    item has a root run of its own.
+    `invoke` in a thread if it is sync. Callbacks, tags, metadata, names and the run tree are LangChain's;
+    each item has a root run of its own.
 
     Args:
         runnable: any LangChain runnable; with `native`, also an embedding model.

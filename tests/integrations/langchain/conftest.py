@@ -1,0 +1,34 @@
+"""LangChain's tests: on asyncio alone, with a mock server for each module, and no tracing to anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from batchrt.testing import MockProvider, MockServer
+
+pytest.importorskip("langchain_core", reason="needs LangChain: batchrt[langchain]")
+pytest.importorskip("langchain_openai", reason="needs LangChain: batchrt[langchain]")
+
+
+@pytest.fixture(
+    params=[("asyncio", {"debug": True}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run an async test on the event loops that LangChain supports."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MockServer]:
+    """Serve one provider to the tests of a module."""
+    with MockProvider().serve() as served:
+        yield served
