@@ -134,7 +134,10 @@ _ROLES: Final = {"human": "user", "ai": "assistant"}
 
 def _wire(message: BaseMessage) -> dict[str, Any]:
     """Return the API's form of a message."""
-    wire: Any = convert_to_openai_messages(message)
+    try:
+        wire: Any = convert_to_openai_messages(message)
+    except ValueError:  # a kind of message or of content block that the API does not have
+        wire = {"role": message.type, "content": message.content}
     if isinstance(wire, list):  # a message of tool results is one message for each
         wire = wire[0] if wire else {"role": "user", "content": ""}
     role = message.additional_kwargs.get(_OPENAI_ROLE)

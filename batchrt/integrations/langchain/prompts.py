@@ -131,5 +131,9 @@ def _langchain_part(part: Any) -> Any:
         case str():
             return "human", part
         case {"role": role, "content": content} | [role, content] if isinstance(role, str):
-            return _LANGCHAIN_ROLE.get(ROLES.get(role, role), role), content
+            name = _LANGCHAIN_ROLE.get(ROLES.get(role, role))
+            if name is not None:
+                return name, content
+            if isinstance(content, str):
+                return ChatMessagePromptTemplate.from_template(content, role=role)
     raise ValueError(f"{part!r} has no counterpart in LangChain: use to_langchain, which runs it as it is")

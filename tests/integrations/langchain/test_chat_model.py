@@ -11,6 +11,7 @@ from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.exceptions import ModelRateLimitError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_openai.chat_models.base import OpenAIContextOverflowError
 from pydantic import BaseModel, ValidationError
 
 import batchrt
@@ -192,7 +193,10 @@ async def test_chat_model_raises_our_errors_or_openais(
     for run in (model, from_langchain(model, native=True)):
         with pytest.raises(theirs) as translated:
             await run.ainvoke("hi")
-        assert type(translated.value) is type(expected.value)
+        if ours is batchrt.ContextLengthError:  # LangChain looks for words that the server need not say
+            assert type(translated.value) is OpenAIContextOverflowError
+        else:
+            assert type(translated.value) is type(expected.value)
         assert translated.value.status_code == status  # type: ignore[attr-defined]
         assert isinstance(cause_of(translated.value), ours)
     assert own.value.status == status  # type: ignore[attr-defined]
@@ -261,10 +265,6 @@ async def test_chat_model_holds_limits_of_its_quota() -> None:
     quota = batchrt.Quota(max_in_flight=1)
     limited = BatchChatOpenAI(**options_of(model), quota=quota)
     await limited.abatch(["a", "b", "c"])
-    assert (
-        quota.statistics().requests_answered == 3
-        if hasattr(quota.statistics(), "requests_answered")
-        else True
-    )
+    assert quota.statistics().answers == 3
     with pytest.raises(ValueError, match="requests_per_minute"):
         BatchChatOpenAI(**options_of(model), requests_per_minute=-1)
