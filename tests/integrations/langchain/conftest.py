@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +25,15 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def _untraced(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "LANGSMITH_TRACING_V2"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+async def their_http() -> AsyncIterator[Any]:
+    """Give openai's library an HTTP client for the test's event loop; its own is kept for the process."""
+    from batchrt.integrations.langchain.errors import http_library
+
+    async with http_library().AsyncClient() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
