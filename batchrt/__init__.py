@@ -42,12 +42,21 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.chunk_sums import add_chunks
 from batchrt.runnables.configurable import (
     ConfigurableField,
     RunnableConfigurableAlternatives,
@@ -57,6 +66,7 @@ from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.list_parsers import (
     CommaSeparatedListOutputParser,
@@ -83,11 +93,13 @@ from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
@@ -112,10 +124,12 @@ if TYPE_CHECKING:
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.providers.published_prices import published_prices
+    from batchrt.runnables.graph import Graph
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
     "AIMessage",
+    "AIMessageChunk",
     "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
@@ -130,6 +144,7 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
     "CommaSeparatedListOutputParser",
     "ConfigurableField",
     "ConnectionFailedError",
@@ -141,11 +156,14 @@ __all__ = [
     "FailureKind",
     "FewShotChatMessagePromptTemplate",
     "FewShotPromptTemplate",
+    "Graph",
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -197,6 +215,7 @@ __all__ = [
     "RunnableConfigurableAlternatives",
     "RunnableConfigurableFields",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -217,8 +236,11 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolMessage",
     "Usage",
+    "add_chunks",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -228,17 +250,20 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "AbortPolicy": "batchrt.limits.abort_policy",
+    "Graph": "batchrt.runnables.graph",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

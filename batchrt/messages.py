@@ -8,11 +8,13 @@ from typing import Any, Final, TypeAlias
 
 __all__ = [
     "AIMessage",
+    "AIMessageChunk",
     "Content",
     "HumanMessage",
     "Message",
     "MessageLike",
     "SystemMessage",
+    "ToolMessage",
     "Usage",
     "text_of_content",
 ]
@@ -116,6 +118,165 @@ class AIMessage(Message):
     def text(self) -> str:
         """The content as one string, without reasoning and parts that are not text."""
         return text_of_content(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class AIMessageChunk(AIMessage):
+    """Hold a part of a model's answer; the sum of all chunks, by `+`, holds all of it.
+
+    Contents, reasoning, refusals and log probabilities are joined, tool calls are joined by their `index`. Of
+    `finish_reason` and `usage` the last one counts, of `model` and `request_id` the first.
+
+    Attributes:
+        tool_calls: fragments of tool calls, as JSON; each has an `index`, its call's place among all calls.
+        is_null: the server sent null in place of a content, or nothing; true for the sum if it is for each.
+    """
+
+    is_null: bool = field(default=False, kw_only=True, repr=False)
+
+    @classmethod
+    def of(cls, message: AIMessage) -> AIMessageChunk:
+        """Return a whole message as its only chunk."""
+        return cls(
+            "" if message.content is None else message.content,
+            name=message.name,
+            refusal=message.refusal,
+            finish_reason=message.finish_reason,
+            usage=message.usage,
+            model=message.model,
+            request_id=message.request_id,
+            tool_calls=[{**call, "index": index} for index, call in enumerate(message.tool_calls)],
+            reasoning=message.reasoning,
+            logprobs=message.logprobs,
+            is_null=message.content is None,
+        )
+
+    def __add__(self, other: AIMessageChunk) -> AIMessageChunk:
+        if not isinstance(other, AIMessageChunk):
+            return NotImplemented
+        return AIMessageChunk(
+            _joined_content(self.content, other.content),
+            name=self.name or other.name,
+            refusal=_joined(self.refusal, other.refusal),
+            finish_reason=other.finish_reason or self.finish_reason,
+            usage=other.usage or self.usage,
+            model=self.model or other.model,
+            request_id=self.request_id or other.request_id,
+            tool_calls=_joined_calls(self.tool_calls, other.tool_calls),
+            reasoning=_joined(self.reasoning, other.reasoning),
+            logprobs=_joined_lists(self.logprobs, other.logprobs),
+            is_null=self.is_null and other.is_null,
+        )
+
+    def to_message(self) -> AIMessage:
+        """Return the message that this, the sum of all its chunks, stands for."""
+        return AIMessage(
+            None if self.is_null and not self.content else self.content,
+            name=self.name,
+            refusal=self.refusal,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            model=self.model,
+            request_id=self.request_id,
+            tool_calls=[
+                {name: value for name, value in call.items() if name != "index"} for call in self.tool_calls
+            ]
+            or (),
+            reasoning=self.reasoning,
+            logprobs=self.logprobs,
+        )
+
+
+def _joined(first: str | None, second: str | None) -> str | None:
+    return second if first is None else first if second is None else first + second
+
+
+def _joined_content(first: Content, second: Content) -> Content:
+    """Return one content after the other: a text, or a list of parts if one of them is a list."""
+    if isinstance(first, str) and isinstance(second, str):
+        return first + second
+    if not first or not second:
+        return first or second
+    return _joined_parts(_parts_of(first), _parts_of(second))
+
+
+def _parts_of(content: Content) -> list[Mapping[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
+
+
+def _joined_parts(first: list[Mapping[str, Any]], second: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the parts of both lists; the two that meet are one if they hold text of the same type."""
+    if first and second:
+        last, following = first[-1], second[0]
+        key = "thinking" if last.get("type") == "thinking" else "text"
+        if last.get("type") == following.get("type") and last.keys() == following.keys():
+            one, two = last.get(key), following.get(key)
+            if isinstance(one, str) and isinstance(two, str):
+                return [*first[:-1], {**last, key: one + two}, *second[1:]]
+            if isinstance(one, list) and isinstance(two, list):
+                return [*first[:-1], {**last, key: _joined_parts(one, two)}, *second[1:]]
+    return [*first, *second]
+
+
+def _joined_lists(
+    first: Mapping[str, Any] | None, second: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Return log probabilities by name, the lists of the second behind those of the first."""
+    if not first or not second:
+        return first or second
+    joined = dict(first)
+    for name, value in second.items():
+        known = joined.get(name)
+        both = isinstance(known, list) and isinstance(value, list)
+        joined[name] = known + value if both else known if value is None else value
+    return joined
+
+
+def _joined_calls(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> Sequence[Mapping[str, Any]]:
+    if not first or not second:
+        return first or second
+    joined = list(first)
+    places = {call.get("index"): place for place, call in enumerate(joined)}
+    for call in second:
+        place = places.get(call.get("index"))
+        if place is None:
+            places[call.get("index")] = len(joined)
+            joined.append(call)
+        else:
+            joined[place] = _joined_members(joined[place], call)
+    return joined
+
+
+_GROWING: Final = frozenset(("arguments", "input", "name"))
+"""Members of a tool call that come in pieces; of the others the first value counts."""
+
+
+def _joined_members(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any]:
+    joined = dict(first)
+    for name, value in second.items():
+        known = joined.get(name)
+        if known is None:
+            joined[name] = value
+        elif isinstance(known, Mapping) and isinstance(value, Mapping):
+            joined[name] = _joined_members(known, value)
+        elif name in _GROWING and isinstance(known, str) and isinstance(value, str):
+            joined[name] = known + value
+    return joined
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage(Message):
+    """Hold the result of a tool call.
+
+    Attributes:
+        tool_call_id: the id of the call that it answers.
+    """
+
+    role: str = field(default="tool", kw_only=True)
+    content: Content = field(default="", kw_only=False)
+    tool_call_id: str = field(default="", kw_only=True)
 
 
 _THOUGHTS: Final = frozenset(

@@ -2,7 +2,8 @@
 
 A retrieval chain over a FAISS index, an agent with two tools and a chain with branches, each by its own
 `abatch`, by `from_langchain`, and by `from_langchain(native=True)`, against a mock on a core of its own whose
-chat answers take 0.2 s. Needs `langchain`, `langchain-community` and `faiss-cpu` besides the extra `langchain`.
+chat answers take 0.2 s. Needs `langchain`, `langchain-community` and `faiss-cpu`
+besides the extra `langchain`.
 """
 
 from __future__ import annotations

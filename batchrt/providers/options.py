@@ -48,7 +48,8 @@ class ModelOptions(TypedDict, total=False):
         api_key: a string or `pydantic.SecretStr`; by default `OPENAI_API_KEY`. An empty string sends none.
             Without a key OpenAI's own address raises AuthenticationError; other addresses do not need one.
         timeout: seconds for each request, from connecting to the last byte; 600 by default, `None` for no
-            limit. It covers a list as a whole.
+            limit. It covers a list as a whole. Of a streamed answer it bounds the time until it begins and
+            each silence in it.
         max_retries: attempts after the first, 2 by default, for transient failures: 408, 409, 429, 5xx,
             broken connections, timeouts, malformed answers; up to nine where a rate limit names the time. All
             requests that share the quota wait for the provider's `retry-after`; one of more than 120 s is an
@@ -159,7 +160,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """The others' is `None`."""
 _OF_MODELS: Final = ModelOptions.__optional_keys__
-_OF_THE_CLIENT: Final = _OF_MODELS - {"extra_body"} | {"native_batch"}
+_OF_THE_CLIENT: Final = _OF_MODELS - {"extra_body"} | {"native_batch", "stream_usage"}
 _RANGES: Final = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -171,12 +172,12 @@ _WORDS: Final = ("model", "reasoning_effort", "suffix")
 _NOT_OFFERED: Final = {
     "ChatOpenAI": {
         "messages": "the messages are the input",
-        "stream": "answers come whole; only False can be sent",
+        "stream": "answers come whole, but for astream(); only False can be sent",
         "n": "an input has one output; give the input several times",
     },
     "OpenAI": {
         "prompt": "the prompts are the input",
-        "stream": "answers come whole; only False can be sent",
+        "stream": "answers come whole, but for astream(); only False can be sent",
         "n": "whether a prompt has one text or a list of them is for the whole model: give it to OpenAI",
     },
 }

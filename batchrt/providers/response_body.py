@@ -20,6 +20,7 @@ __all__ = [
     "malformed",
     "read_answer",
     "read_usage",
+    "reported_error",
     "whole_number",
 ]
 
@@ -71,7 +72,7 @@ def read_answer(
     if not isinstance(data, dict):
         raise malformed("is no JSON object", reply, secrets)
     try:
-        said = _reported(data)
+        said = reported_error(data)
         if said is not None:
             raise ReportedError(said)
         return read(data)
@@ -85,7 +86,7 @@ def read_answer(
         raise failure from None
 
 
-def _reported(data: dict[str, Any]) -> object:
+def reported_error(data: dict[str, Any]) -> object:
     """Return the error that a response of status 200 reports, for `error_from`; `None` for none."""
     error = data.get("error")
     if error is not None and is_error_reported(error):

@@ -13,21 +13,19 @@ All other methods are inherited from here and from `EntryPoints`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
-from batchrt.config import RunConfig, check_config, complete_config
-from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
+from batchrt.config import RunConfig, check_config
+from batchrt.runnables.awaitables import awaiting_method
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
 from batchrt.runnables.foreign import adopted
 from batchrt.runnables.keywords import check_keywords, function_takes
+from batchrt.runnables.method_steps import async_method_step, sync_method_step
 from batchrt.runtime.step import Step
-from batchrt.runtime.strand import Strand
-from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from batchrt.runnables.description import Description
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
+    from batchrt.runnables.graph import Graph
     from batchrt.runnables.listeners import Listener, RunnableWithListeners
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
@@ -51,6 +50,7 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
+_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -87,6 +87,7 @@ class Runnable(EntryPoints[In, Out]):
     max_linger: float | None = None
     share_lists: bool = False
     _method: Method | None = None
+    _own_methods: tuple[Callable[..., Any], ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -97,6 +98,7 @@ class Runnable(EntryPoints[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
+        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
 
     # The step table
 
@@ -106,7 +108,15 @@ class Runnable(EntryPoints[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        return self._step_of(self._method, kwargs or {})
+        return self._step_of(self._replaced_method() or self._method, kwargs or {})
+
+    def _replaced_method(self) -> Method | None:
+        """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+        own, kind = self.__dict__, type(self)
+        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
+            if method in own or getattr(kind, method) is not original:
+                return method
+        return None
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
@@ -130,10 +140,12 @@ class Runnable(EntryPoints[In, Out]):
 
                 return native_step(self, overridden, kwargs)
             case "ainvoke":
-                return _async_method_step(self.ainvoke, kwargs)
+                return async_method_step(self.ainvoke, kwargs)
             case "invoke":
                 method = getattr(self.invoke, "unawaited", None)
-                return _sync_method_step(partial(method, self) if method else self.invoke, kwargs)
+                return sync_method_step(
+                    partial(method, self) if isinstance(method, FunctionType) else self.invoke, kwargs
+                )
         name = type(self).__name__
         raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -186,6 +198,12 @@ class Runnable(EntryPoints[In, Out]):
         for name, value in values.items():
             setattr(other, name, value)
         return other
+
+    def get_graph(self) -> Graph:
+        """Return the graph of the steps, to be drawn: `chain.get_graph().print_ascii()`."""
+        from batchrt.runnables.graph import graph_of
+
+        return graph_of(self)
 
     def get_name(self) -> str:
         """Return the name for messages."""
@@ -402,6 +420,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
     """
+    from batchrt.runnables.generator import RunnableGenerator, is_generator_function
     from batchrt.runnables.lambdas import RunnableLambda
     from batchrt.runnables.parallel import RunnableParallel
 
@@ -412,7 +431,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     if not isinstance(thing, FunctionType) and (foreign := adopted(thing)) is not None:
         return foreign
     if callable(thing):
-        return RunnableLambda(thing)
+        return RunnableGenerator(thing) if is_generator_function(thing) else RunnableLambda(thing)
     raise TypeError(
         f"a step of a chain must be a Runnable, a function or a dict of them, not {type(thing).__name__}"
     )
@@ -422,29 +441,3 @@ def _sequence(*steps: RunnableLike[Any, Any], name: str | None = None) -> Runnab
     from batchrt.runnables.sequence import RunnableSequence
 
     return RunnableSequence(*steps, name=name)
-
-
-def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
-    async def call(value: Any, strand: Strand) -> Any:
-        await strand.take()
-        output = await method(value, complete_config(strand.config), **kwargs)
-        if type(output) in PLAIN_TYPES or not hasattr(type(output), "__await__"):
-            return output
-        return await resolve(output)
-
-    return Step(call)
-
-
-def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
-    async def call(value: Any, strand: Strand) -> Any:
-        config = complete_config(strand.config)
-        if strand.run.direct:
-            output = copy_context().run(method, value, config, **kwargs)  # as in a thread
-        else:
-            await strand.take()
-            output = await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
-        if hasattr(type(output), "__await__"):
-            return resolve_without_loop(output) if strand.run.direct else await resolve(output)
-        return output
-
-    return Step(call, direct=True)

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from langchain_core.tools import tool
+from pydantic import SecretStr
 
 import batchrt
 from batchrt.integrations.langchain import BatchChatOpenAI, from_langchain, to_langchain
@@ -50,7 +51,7 @@ async def test_agents_run_on_our_client_and_runtime() -> None:
     """An agent with two tools: its answers, its usage as the item's, its runs inside the item's."""
     script = Script(reply)
     model = BatchChatOpenAI(
-        model="gpt-5-mini", base_url="http://server/v1", api_key="k", transport=script.ours()
+        model="gpt-5-mini", base_url="http://server/v1", api_key=SecretStr("k"), transport=script.ours()
     )
     agent = agents.create_agent(model, [weather, population])
     ask: Any = batchrt.RunnableLambda(lambda city: {"messages": [("human", city)]}, inline=True)
@@ -80,7 +81,7 @@ async def test_agents_call_our_chains_as_tools() -> None:
         )
     )
     model = BatchChatOpenAI(
-        model="gpt-5-mini", base_url="http://server/v1", api_key="k", transport=script.ours()
+        model="gpt-5-mini", base_url="http://server/v1", api_key=SecretStr("k"), transport=script.ours()
     )
     upper = to_langchain(batchrt.RunnableLambda(lambda given: given["text"].upper())).as_tool(
         name="upper", description="Return the text in capitals.", arg_types={"text": str}

@@ -68,7 +68,7 @@ async def test_embeddings_serve_a_retrieval_chain(server: MockServer) -> None:
         [Document(page_content=fact, metadata={"n": n}) for n, fact in enumerate(FACTS)], ours(server)
     )
     prompt = ChatPromptTemplate.from_template("By {context}: {question}")
-    model = BatchChatOpenAI(model="gpt-5-mini", base_url=server.base_url, api_key="k")
+    model = BatchChatOpenAI(model="gpt-5-mini", base_url=server.base_url, api_key=SecretStr("k"))
 
     def joined(documents: list[Document]) -> str:
         return "\n".join(document.page_content for document in documents)

@@ -156,7 +156,7 @@ def test_messages_convert_to_the_plain_classes() -> None:
             ours.Message("developer", "x"),
             theirs.SystemMessage("x", additional_kwargs={"__openai_role__": "developer"}),
         ),
-        (ours.Message("critic", "x"), theirs.ChatMessage("x", role="critic")),
+        (ours.Message("critic", "x"), theirs.ChatMessage(content="x", role="critic")),
         (
             ours.AIMessage("hi", usage=ours.Usage(1, 2, 3), finish_reason="stop", model="m"),
             theirs.AIMessage(

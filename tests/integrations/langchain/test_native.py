@@ -76,8 +76,9 @@ async def test_native_azure_is_asked_at_its_deployment() -> None:
         "model": "gpt-4o",
     }
     messages = []
+    deployments: Any = ({"azure_deployment": "dep"}, {})
     for script, native in ((theirs, False), (ours, True)):
-        for deployment in ({"azure_deployment": "dep"}, {}):
+        for deployment in deployments:
             if native:
                 import httpx
 

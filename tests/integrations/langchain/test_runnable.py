@@ -80,9 +80,8 @@ async def test_runnable_holds_the_max_concurrency_of_the_config() -> None:
 async def test_runnable_opens_a_run_for_each_item() -> None:
     """Callbacks see it under its name, LangChain's steps inside it, and errors."""
     trees = Trees()
-    inner: Any = batchrt.RunnableLambda(shout) | RunnableLambda(lambda text: text + "?").with_config(
-        run_name="ask"
-    )
+    first: Any = batchrt.RunnableLambda(shout)
+    inner = first | RunnableLambda(lambda text: text + "?").with_config(run_name="ask")
     outputs = await to_langchain(inner).abatch(
         ["a", "bad"], {"callbacks": [trees], "run_name": "mine", "tags": ["t"]}, return_exceptions=True
     )

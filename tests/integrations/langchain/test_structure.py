@@ -442,7 +442,8 @@ async def test_structure_coerces_langchain_steps_by_itself() -> None:
     assert await (ours | shout).abatch(["a", "b"]) == ["A1!", "B1!"]
     assert await (shout | ours).ainvoke("a") == "A!1"
     assert await from_langchain(shout | ours | shout).abatch(["a"]) == ["A!1!"]
-    assert await batchrt.RunnableParallel(a=shout, b=ours).ainvoke("x") == {"a": "X!", "b": "x1"}
+    both: Any = batchrt.RunnableParallel(a=shout, b=ours)
+    assert await both.ainvoke("x") == {"a": "X!", "b": "x1"}
     assert await RunnableParallel({"a": shout, "b": ours}).ainvoke("x") == {"a": "X!", "b": "x1"}
     returning: Any = batchrt.RunnableLambda(lambda _text: shout)
     assert await returning.abatch(["x", "y"]) == ["X!", "Y!"]
