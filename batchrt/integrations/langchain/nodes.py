@@ -11,7 +11,7 @@ from langchain_core.runnables.configurable import DynamicRunnable
 
 from batchrt.integrations.langchain.functions import Convert, Returned
 from batchrt.integrations.langchain.messages import langchain_value
-from batchrt.integrations.langchain.tracing import langchain_config, run_step, with_config
+from batchrt.integrations.langchain.tracing import langchain_config, outside, run_step, with_config
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -91,8 +91,8 @@ class ConfiguredRunnable(Runnable[Any, Any]):
 
         async def call(value: Any, strand: Strand) -> Any:
             outer = strand.config
-            config = merge_configs(self.config, langchain_config(strand))
-            config = merge_configs(config, *(factory(config) for factory in self.factories))
+            config = outside(merge_configs, self.config, langchain_config(strand))
+            config = outside(merge_configs, config, *(factory(config) for factory in self.factories))
             strand.config = with_config(strand, config)
             try:
                 return await run_step(step, value, strand)
@@ -116,7 +116,7 @@ class DynamicStep(Runnable[Any, Any]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         async def call(value: Any, strand: Strand) -> Any:
             outer = strand.config
-            runnable, config = self.source.prepare(ensure_config(langchain_config(strand)))
+            runnable, config = outside(self.source.prepare, ensure_config(langchain_config(strand)))
             chosen = runnable.bind(**kwargs) if kwargs else runnable
             strand.config = with_config(strand, config)
             try:

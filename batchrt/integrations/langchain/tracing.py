@@ -9,8 +9,9 @@ handlers stays there instead, and no run is opened: an item then pays for one ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 from langchain_core.callbacks import (
@@ -22,6 +23,7 @@ from langchain_core.runnables.config import (
     RunnableConfig,
     ensure_config,
     get_async_callback_manager_for_config,
+    var_child_runnable_config,
 )
 
 from batchrt.config import RunConfig
@@ -37,10 +39,13 @@ __all__ = [
     "check_loop",
     "has_handlers",
     "langchain_config",
+    "outside",
     "run_step",
     "split_config",
     "with_config",
 ]
+
+T = TypeVar("T")
 
 _KEYS: Final = (
     *("tags", "metadata", "callbacks", "run_name", "run_id", "recursion_limit", "configurable"),
@@ -197,6 +202,17 @@ def check_loop() -> None:
     """Raise RuntimeError on an event loop that LangChain does not support."""
     if not runs_asyncio():
         raise RuntimeError("LangChain's runnables need asyncio (or uvloop), and this run is on Trio")
+
+
+def outside(function: Callable[..., T], *args: Any) -> T:
+    """Call `function` without the configuration that LangChain keeps in a context variable.
+
+    Its merges begin with that configuration. Beside a strand's own it is that of the function around the run,
+    whose callbacks would come in a second time.
+    """
+    context = copy_context()
+    context.run(var_child_runnable_config.set, None)
+    return context.run(function, *args)
 
 
 def has_handlers(config: RunnableConfig) -> bool:

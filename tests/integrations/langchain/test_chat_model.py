@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 import batchrt
 from batchrt.integrations.langchain import BatchChatOpenAI, from_langchain
 from tests.integrations.langchain.answers import answer, calls, pair
-from tests.integrations.langchain.trees import Trees
+from tests.integrations.langchain.trees import BOTH_LOOPS, Trees
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +61,7 @@ def plain(message: AIMessage) -> dict[str, Any]:
     return {name: value for name, value in message.model_dump().items() if name != "id"}
 
 
+@BOTH_LOOPS
 @pytest.mark.parametrize("name", REPLIES)
 async def test_chat_model_returns_what_langchains_returns(name: str) -> None:
     """Content, tool calls, usage, metadata, by each way through: alone, and as a native step."""

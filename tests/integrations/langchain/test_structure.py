@@ -36,7 +36,7 @@ from langchain_core.tools import tool
 
 import batchrt
 from batchrt.integrations.langchain import LangChainChain, from_langchain
-from tests.integrations.langchain.trees import Trees
+from tests.integrations.langchain.trees import BOTH_LOOPS, Trees
 
 pytestmark = pytest.mark.anyio
 
@@ -267,6 +267,7 @@ async def test_structure_gives_the_results_and_run_trees_of_langchain(name: str)
         assert ours.shapes == theirs.shapes
 
 
+@BOTH_LOOPS
 @pytest.mark.parametrize("name", [name for name in CHAINS if name != "listener"])
 async def test_structure_without_handlers_gives_the_same_results(name: str) -> None:
     """The way without callbacks, which opens no runs, changes no result: one input or many."""
@@ -319,6 +320,7 @@ async def test_structure_takes_a_config_for_each_item() -> None:
     assert [root.tags for root in second.roots] == [["2"]]
 
 
+@BOTH_LOOPS
 async def test_structure_holds_the_cap_over_everything_inside() -> None:
     """Parallel branches, maps and returned runnables of all items share `max_concurrency` slots."""
     running, most = 0, 0
@@ -340,6 +342,7 @@ async def test_structure_holds_the_cap_over_everything_inside() -> None:
     assert most == 3
 
 
+@BOTH_LOOPS
 async def test_structure_runs_sync_leaves_in_as_many_threads_as_the_cap() -> None:
     """LangChain's executor has a handful of threads; a run has as many as its cap."""
     count = 24
@@ -358,6 +361,7 @@ async def test_structure_runs_sync_leaves_in_as_many_threads_as_the_cap() -> Non
     assert outputs == [True] * count
 
 
+@BOTH_LOOPS
 async def test_structure_ends_the_runs_of_cancelled_items() -> None:
     """The first error cancels the other items, and their runs end with an error too."""
     trees = Trees()
@@ -376,6 +380,7 @@ async def test_structure_ends_the_runs_of_cancelled_items() -> None:
     assert all(child.error for root in trees.roots for child in root.child_runs)
 
 
+@BOTH_LOOPS
 async def test_structure_awaits_async_handlers_on_the_loop() -> None:
     """Async callback handlers see the runs of structural steps, functions and prompts on this event loop."""
     seen: list[tuple[str, int]] = []

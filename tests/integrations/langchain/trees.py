@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from langchain_core.tracers import BaseTracer
 
-__all__ = ["Trees", "shape"]
+__all__ = ["BOTH_LOOPS", "Trees", "shape"]
+
+BOTH_LOOPS = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"debug": True}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
+"""For a test of the event loops that LangChain supports."""
 
 
 class Trees(BaseTracer):
