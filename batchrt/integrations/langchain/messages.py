@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from langchain_core.messages import (
     AIMessage,
@@ -29,6 +29,7 @@ from batchrt.runnables.prompt_values import PromptValue as OurValue
 __all__ = [
     "LangChainAIMessage",
     "LangChainMessage",
+    "LangChainToolMessage",
     "langchain_value",
     "message_from_langchain",
     "message_to_langchain",
@@ -43,22 +44,8 @@ _OPENAI_ROLE: Final = "__openai_role__"
 """The key of `additional_kwargs` under which langchain-openai keeps the role `developer`."""
 
 
-class _Carried:
-    """A message of ours that carries one of LangChain's."""
-
-    __slots__ = ()
-
-    kind: type[BaseMessage]
-    extra: Mapping[str, Any]
-
-    @property
-    def tool_call_id(self) -> str | None:
-        """The call that a tool's message answers."""
-        return self.extra.get("tool_call_id")
-
-
 @dataclass(frozen=True, slots=True)
-class LangChainMessage(_Carried, ours.Message):
+class LangChainMessage(ours.Message):
     """Hold a message of LangChain's.
 
     Attributes:
@@ -71,11 +58,34 @@ class LangChainMessage(_Carried, ours.Message):
 
 
 @dataclass(frozen=True, slots=True)
-class LangChainAIMessage(_Carried, ours.AIMessage):
+class LangChainToolMessage(ours.ToolMessage):
+    """Hold a tool's result in LangChain's form; see `LangChainMessage`."""
+
+    kind: type[BaseMessage] = field(default=ToolMessage, kw_only=True)
+    extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class LangChainAIMessage(ours.AIMessage):
     """Hold a model's answer in LangChain's form; see `LangChainMessage`."""
 
     kind: type[BaseMessage] = field(default=AIMessage, kw_only=True)
     extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def __init__(
+        self,
+        content: ours.Content = "",
+        *,
+        kind: type[BaseMessage] = AIMessage,
+        extra: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> None:
+        ours.AIMessage.__init__(self, content, **facts)
+        object.__setattr__(self, "kind", kind)  # the class is frozen
+        object.__setattr__(self, "extra", extra or {})
+
+
+Carried: TypeAlias = LangChainMessage | LangChainToolMessage | LangChainAIMessage
 
 
 def messages_from_langchain(messages: Iterable[BaseMessage]) -> list[ours.Message]:
@@ -104,6 +114,11 @@ def message_from_langchain(message: BaseMessage) -> ours.Message:
         facts = _facts(message, wire)
         plain: ours.Message = ours.AIMessage(**basic, **facts)
         carried: ours.Message = LangChainAIMessage(**basic, **facts, kind=type(message), extra=given)
+    elif isinstance(message, ToolMessage):
+        plain = ours.ToolMessage(**basic, tool_call_id=message.tool_call_id)
+        carried = LangChainToolMessage(
+            **basic, tool_call_id=message.tool_call_id, kind=type(message), extra=given
+        )
     else:
         role = str(wire["role"])
         kind = {"user": ours.HumanMessage, "system": ours.SystemMessage}.get(role)
@@ -114,7 +129,7 @@ def message_from_langchain(message: BaseMessage) -> ours.Message:
 
 def message_to_langchain(message: ours.MessageLike) -> BaseMessage:
     """Return a message, a dict of the API or a `(role, content)` pair as LangChain's."""
-    if isinstance(message, LangChainMessage | LangChainAIMessage):
+    if isinstance(message, LangChainMessage | LangChainToolMessage | LangChainAIMessage):
         return _uncarried(message)
     if isinstance(message, Mapping):
         return _from_dict(message)
@@ -153,7 +168,7 @@ def _facts(message: AIMessage, wire: Mapping[str, Any]) -> dict[str, Any]:
         "usage": _usage(message),
         "model": metadata.get("model_name"),
         "request_id": metadata.get("request_id"),
-        "tool_calls": wire.get("tool_calls") or (),
+        "raw_tool_calls": wire.get("tool_calls") or (),
         "reasoning": more.get("reasoning_content"),
         "logprobs": metadata.get("logprobs") or None,
     }
@@ -169,6 +184,7 @@ def _usage(message: AIMessage) -> ours.Usage | None:
         usage["output_tokens"],
         usage["total_tokens"],
         cached_input_tokens=given.get("cache_read") or 0,
+        cache_write_tokens=given.get("cache_creation") or 0,
         reasoning_tokens=made.get("reasoning") or 0,
         input_audio_tokens=given.get("audio") or 0,
         output_audio_tokens=made.get("audio") or 0,
@@ -188,7 +204,8 @@ def _converted(message: ours.Message) -> BaseMessage:
 def _of_role(message: ours.Message, basic: dict[str, Any]) -> BaseMessage:
     role = message.role
     if role == "tool":
-        return ToolMessage(tool_call_id=getattr(message, "tool_call_id", None) or "", **basic)
+        call = message.tool_call_id if isinstance(message, ours.ToolMessage) else ""
+        return ToolMessage(tool_call_id=call, **basic)
     if role == "developer":
         return SystemMessage(additional_kwargs={_OPENAI_ROLE: role}, **basic)
     kind = _KINDS.get(role)
@@ -211,7 +228,7 @@ def _answer(message: ours.AIMessage) -> dict[str, Any]:
         "logprobs": message.logprobs,
     }
     more = {"refusal": message.refusal, "reasoning_content": message.reasoning}
-    calls, invalid = _tool_calls(message.tool_calls)
+    calls, invalid = _tool_calls(message.raw_tool_calls)
     answer = {
         "response_metadata": {name: value for name, value in metadata.items() if value is not None},
         "additional_kwargs": {name: value for name, value in more.items() if value is not None},
@@ -234,7 +251,11 @@ def _tool_calls(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]]
 
 def usage_metadata(usage: ours.Usage) -> dict[str, Any]:
     """Return LangChain's form of a token usage; details that are 0 are left out."""
-    given = {"cache_read": usage.cached_input_tokens, "audio": usage.input_audio_tokens}
+    given = {
+        "cache_read": usage.cached_input_tokens,
+        "cache_creation": usage.cache_write_tokens,
+        "audio": usage.input_audio_tokens,
+    }
     made = {"reasoning": usage.reasoning_tokens, "audio": usage.output_audio_tokens}
     details = {"input_token_details": given, "output_token_details": made}
     counted = {key: {name: count for name, count in each.items() if count} for key, each in details.items()}
@@ -253,6 +274,7 @@ def _from_dict(message: Mapping[str, Any]) -> BaseMessage:
     rest = {key: value for key, value in message.items() if key not in ("role", "content", "name")}
     if role == "assistant":
         known = {key: rest.pop(key) for key in ("tool_calls", "refusal") if rest.get(key) is not None}
+        known["raw_tool_calls"] = known.pop("tool_calls", ())
         converted = _converted(ours.AIMessage(**basic, **known))
     elif role == "tool":
         text: Any = basic.pop("content")
@@ -264,7 +286,7 @@ def _from_dict(message: Mapping[str, Any]) -> BaseMessage:
     return converted
 
 
-def _uncarried(message: LangChainMessage | LangChainAIMessage) -> BaseMessage:
+def _uncarried(message: Carried) -> BaseMessage:
     """Return the message that is carried, with the fields that have been replaced since."""
     original = message.kind(**message.extra)
     again = message_from_langchain(original)
@@ -283,7 +305,8 @@ def _uncarried(message: LangChainMessage | LangChainAIMessage) -> BaseMessage:
 _PLACES: Final[Mapping[str, Sequence[str]]] = {
     "content": ("content",),
     "name": ("name",),
-    "tool_calls": ("tool_calls", "invalid_tool_calls"),
+    "raw_tool_calls": ("tool_calls", "invalid_tool_calls"),
+    "tool_call_id": ("tool_call_id",),
     "usage": ("usage_metadata",),
     **dict.fromkeys(("finish_reason", "model", "request_id", "logprobs"), ("response_metadata",)),
     **dict.fromkeys(("refusal", "reasoning"), ("additional_kwargs",)),
