@@ -384,6 +384,11 @@ class _ByteEmbeddings(Runnable[str, bytes]):
     def _keyword_hint(self, keyword: str) -> str:
         return self._model._keyword_hint(keyword)
 
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        described = self._model.describe(kwargs)
+        return described._replace(parts=(*described.parts, part("vectors", "bytes")))
+
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         return self._model._as_step(kwargs, as_bytes=True)
 
