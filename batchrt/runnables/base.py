@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overl
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
 from batchrt.runnables.entry_points import Configs, In, Method, Out
+from batchrt.runnables.foreign import adopted
 from batchrt.runnables.introspection import Introspection
 from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runnables.method_steps import async_method_step, sync_method_step
@@ -408,7 +409,7 @@ RunnableLike: TypeAlias = (
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:
-    """Return `thing` as a runnable.
+    """Return `thing` as a runnable; one of LangChain's is run by this runtime.
 
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
@@ -421,6 +422,8 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
         return thing
     if isinstance(thing, Mapping):
         return RunnableParallel(thing)
+    if not isinstance(thing, FunctionType) and (foreign := adopted(thing)) is not None:
+        return foreign
     if callable(thing):
         return RunnableGenerator(thing) if is_generator_function(thing) else RunnableLambda(thing)
     raise TypeError(
