@@ -56,6 +56,7 @@ from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.chunk_sums import add_chunks
 from batchrt.runnables.configurable import (
     ConfigurableField,
     RunnableConfigurableAlternatives,
@@ -65,6 +66,7 @@ from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.list_parsers import (
     CommaSeparatedListOutputParser,
@@ -91,6 +93,7 @@ from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
@@ -141,6 +144,7 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
     "CommaSeparatedListOutputParser",
     "ConfigurableField",
     "ConnectionFailedError",
@@ -156,6 +160,7 @@ __all__ = [
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
     "JobEstimate",
@@ -210,6 +215,7 @@ __all__ = [
     "RunnableConfigurableAlternatives",
     "RunnableConfigurableFields",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -232,6 +238,7 @@ __all__ = [
     "TokenizerError",
     "ToolMessage",
     "Usage",
+    "add_chunks",
     "chain",
     "estimate_job",
     "published_prices",

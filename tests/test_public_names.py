@@ -19,12 +19,13 @@ PUBLIC = {
         RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
-        RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
-        RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
+        RunnableEach RunnableGenerator RunnableLambda RunnableLike RunnableMap RunnableParallel
+        RunnablePassthrough RunnablePick RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser
+        StringPromptValue add_chunks chain
     """,
     "running": """
-        BatchResult Job JobEstimate JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream
-        estimate_job
+        BatchResult ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator RunConfig
+        RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown

@@ -419,6 +419,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
     """
+    from batchrt.runnables.generator import RunnableGenerator, is_generator_function
     from batchrt.runnables.lambdas import RunnableLambda
     from batchrt.runnables.parallel import RunnableParallel
 
@@ -427,7 +428,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     if isinstance(thing, Mapping):
         return RunnableParallel(thing)
     if callable(thing):
-        return RunnableLambda(thing)
+        return RunnableGenerator(thing) if is_generator_function(thing) else RunnableLambda(thing)
     raise TypeError(
         f"a step of a chain must be a Runnable, a function or a dict of them, not {type(thing).__name__}"
     )

@@ -114,7 +114,14 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._memory = ListMemory()
         self._stream_usage = StreamUsage(wanted=stream_usage)
-        self._connect(model, settings)
+        self._connect(
+            model,
+            settings,
+            max_completion_tokens=max_completion_tokens,
+            reasoning_effort=reasoning_effort,
+            native_batch=native_batch,
+            stream_usage=stream_usage,
+        )
         self._request_of = ChatRequest
         self._read_chat = read_chat
         self._chunks_of = ChatChunks
