@@ -11,7 +11,7 @@ from batchrt.config import complete_config
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part
 from batchrt.runnables.keywords import function_takes
-from batchrt.runnables.streams import once, total_call
+from batchrt.runnables.streams import Once, total_call
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
@@ -83,7 +83,7 @@ class RunnableGenerator(Runnable[In, Out]):
             )
 
         def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
-            return _async_produce(function, once(value), strand)
+            return _async_produce(function, Once(value), strand)
 
         return Step(total_call(produce), produce=produce, transform=partial(_async_transform, function))
 

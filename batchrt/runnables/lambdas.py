@@ -21,7 +21,7 @@ from batchrt.runnables.generator import (
     takes_config,
 )
 from batchrt.runnables.keywords import function_takes
-from batchrt.runnables.streams import configured, once, produced, total_call
+from batchrt.runnables.streams import Once, configured, produced, total_call
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
@@ -153,7 +153,7 @@ class RunnableLambda(Runnable[In, Out]):
         inner = self._one_deeper(outer)
         run = partial(_produced_by, output.runnable._step(), value)
         del value  # a waiting stream does not keep its input
-        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(once(None), strand)
+        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(Once(None), strand)
         try:
             async for chunk in chunks:
                 yield chunk
