@@ -13,7 +13,7 @@ All other methods are inherited from here and from `EntryPoints`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from types import FunctionType
@@ -203,6 +203,10 @@ class Runnable(EntryPoints[In, Out]):
     @overload
     def __or__(self, other: Runnable[Out, T]) -> RunnableSequence[In, T]: ...
     @overload
+    def __or__(self, other: Callable[[AsyncIterator[Out]], AsyncIterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Iterator[Out]], Iterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
     def __or__(self, other: Callable[[Out], Runnable[Any, T]]) -> RunnableSequence[In, T]: ...
     @overload
     def __or__(self, other: Callable[[Out], Awaitable[T]]) -> RunnableSequence[In, T]: ...
@@ -218,6 +222,10 @@ class Runnable(EntryPoints[In, Out]):
         """Return the sequence of this and `other`."""
         return _sequence(self, coerce(other))
 
+    @overload
+    def __ror__(self, other: Callable[[AsyncIterator[T]], AsyncIterator[In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[Iterator[T]], Iterator[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Callable[[T], Runnable[Any, In]]) -> RunnableSequence[T, Out]: ...
     @overload

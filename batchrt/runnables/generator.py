@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 from batchrt.config import complete_config
 from batchrt.runnables.base import In, Out, Runnable
@@ -43,6 +43,30 @@ class RunnableGenerator(Runnable[In, Out]):
         TypeError: for anything but generator functions.
     """
 
+    @overload
+    def __init__(
+        self,
+        transform: Callable[[Iterator[In]], Iterator[Out]],
+        atransform: Callable[[AsyncIterator[In]], AsyncIterator[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        transform: Callable[[AsyncIterator[In]], AsyncIterator[Out]],
+        atransform: None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: RunnableGenerator[Any, Any],
+        transform: GeneratorFunction,
+        atransform: Callable[..., AsyncIterator[Any]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
     def __init__(
         self,
         transform: GeneratorFunction,

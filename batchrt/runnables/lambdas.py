@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -56,6 +56,18 @@ class RunnableLambda(Runnable[In, Out]):
             functions that take microseconds, which a thread would cost tenfold.
     """
 
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Iterator[Out]],
+        afunc: Callable[[In], AsyncIterator[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, func: Callable[[In], AsyncIterator[Out]], afunc: None = ..., *, name: str | None = ...
+    ) -> None: ...
     @overload
     def __init__(
         self, func: Callable[[In], Runnable[Any, Out]], afunc: None = ..., *, name: str | None = ...
@@ -261,6 +273,10 @@ class RunnableLambda(Runnable[In, Out]):
 
 
 @overload
+def chain(func: Callable[[T], Iterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[[T], AsyncIterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
 def chain(func: Callable[[T], Runnable[Any, U]]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[[T], Awaitable[U]]) -> RunnableLambda[T, U]: ...
@@ -273,7 +289,7 @@ def chain(func: Callable[[T, RunConfig], U]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]: ...
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
-    """Turn a function into a runnable; LCEL's decorator."""
+    """Turn a function, or a generator function of one input, into a runnable; LCEL's decorator."""
     return RunnableLambda(func)
 
 
