@@ -8,6 +8,7 @@ The method that a class overrides says how it runs. It is looked up once, when t
     ainvoke         a leaf on the event loop
     invoke only     a leaf in a worker thread
 
+A class that overrides `atransform`, `transform`, `astream` or `stream` streams by that method as well.
 All other methods are inherited from here and from `EntryPoints`.
 """
 
@@ -23,7 +24,12 @@ from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runnables.method_steps import async_method_step, sync_method_step
+from batchrt.runnables.method_steps import (
+    STREAM_METHODS,
+    async_method_step,
+    streaming_step,
+    sync_method_step,
+)
 from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
@@ -85,6 +91,7 @@ class Runnable(EntryPoints[In, Out]):
     max_linger: float | None = None
     share_lists: bool = False
     _method: Method | None = None
+    _stream_method: Method | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -92,6 +99,7 @@ class Runnable(EntryPoints[In, Out]):
             if method in cls.__dict__:
                 cls._method = method
                 break
+        cls._stream_method = next((m for m in STREAM_METHODS if m in cls.__dict__), cls._stream_method)
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
@@ -104,14 +112,13 @@ class Runnable(EntryPoints[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        return self._step_of(self._method, kwargs or {})
+        step = self._step_of(self._method, kwargs or {})
+        return step if self._stream_method is None else streaming_step(self, kwargs or {}, step)
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
-        return function_takes(
-            (getattr(self, method) for method in _METHODS if method != "_build" and self._overrides(method)),
-            keyword,
-        )
+        methods = [name for name in (*_METHODS[1:], *STREAM_METHODS) if self._overrides(name)]
+        return function_takes((getattr(self, name) for name in methods), keyword)
 
     def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002  subclasses know more
         """Return a hint for the error about a keyword argument that this runnable does not take."""
@@ -132,6 +139,8 @@ class Runnable(EntryPoints[In, Out]):
             case "invoke":
                 method = getattr(self.invoke, "unawaited", None)
                 return sync_method_step(partial(method, self) if method else self.invoke, kwargs)
+        if self._stream_method is not None:
+            return streaming_step(self, kwargs)
         name = type(self).__name__
         raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -143,10 +152,9 @@ class Runnable(EntryPoints[In, Out]):
         `self.ainvoke` must not come back to itself either.
         """
         methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
-        if method in _LIST_METHODS:
-            if not self._overrides(method):
-                return self._step(kwargs)
-        else:
+        if method in (*_LIST_METHODS, *STREAM_METHODS) and not self._overrides(method):
+            return self._step(kwargs)
+        if method not in _LIST_METHODS:
             methods += _LIST_METHODS
         usable = (other for other in methods if other != method and self._overrides(other))
         return self._step_of(next(usable, None), kwargs)
@@ -203,10 +211,6 @@ class Runnable(EntryPoints[In, Out]):
     @overload
     def __or__(self, other: Runnable[Out, T]) -> RunnableSequence[In, T]: ...
     @overload
-    def __or__(self, other: Callable[[AsyncIterator[Out]], AsyncIterator[T]]) -> RunnableSequence[In, T]: ...
-    @overload
-    def __or__(self, other: Callable[[Iterator[Out]], Iterator[T]]) -> RunnableSequence[In, T]: ...
-    @overload
     def __or__(self, other: Callable[[Out], Runnable[Any, T]]) -> RunnableSequence[In, T]: ...
     @overload
     def __or__(self, other: Callable[[Out], Awaitable[T]]) -> RunnableSequence[In, T]: ...
@@ -217,15 +221,15 @@ class Runnable(EntryPoints[In, Out]):
     @overload
     def __or__(self, other: Callable[[Out, RunConfig], T]) -> RunnableSequence[In, T]: ...
     @overload
+    def __or__(self, other: Callable[[AsyncIterator[Out]], AsyncIterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Iterator[Out]], Iterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
     def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
     def __or__(self, other: Any) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `other`."""
         return _sequence(self, coerce(other))
 
-    @overload
-    def __ror__(self, other: Callable[[AsyncIterator[T]], AsyncIterator[In]]) -> RunnableSequence[T, Out]: ...
-    @overload
-    def __ror__(self, other: Callable[[Iterator[T]], Iterator[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Callable[[T], Runnable[Any, In]]) -> RunnableSequence[T, Out]: ...
     @overload
@@ -236,6 +240,10 @@ class Runnable(EntryPoints[In, Out]):
     def __ror__(self, other: Callable[[T, RunConfig], Awaitable[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Callable[[T, RunConfig], In]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[AsyncIterator[T]], AsyncIterator[In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[Iterator[T]], Iterator[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
     def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
@@ -403,9 +411,11 @@ RunnableLike: TypeAlias = (
     | Callable[[In], Out]
     | Callable[[In, RunConfig], Awaitable[Out]]
     | Callable[[In, RunConfig], Out]
+    | Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+    | Callable[[Iterator[In]], Iterator[Out]]
     | Mapping[str, Any]
 )
-"""A part of a chain: a runnable, a function (sync or async), or a dict of them."""
+"""A part of a chain: a runnable, a function (sync, async, or a generator over chunks), or a dict of them."""
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:
