@@ -42,7 +42,15 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
@@ -89,8 +97,10 @@ from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
+from batchrt.tool_calls import InvalidToolCall, ToolCall, ToolCallChunk
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
@@ -151,9 +161,11 @@ __all__ = [
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "InvalidToolCall",
     "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -226,9 +238,13 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallChunk",
+    "ToolMessage",
     "Usage",
     "add_chunks",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -238,6 +254,7 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
@@ -250,6 +267,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

@@ -13,6 +13,7 @@ import batchrt
 PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
+    {"tool_calls"},
     {"errors", "messages", "prices"},
     {"config"},
     {"runtime"},
@@ -26,7 +27,7 @@ LAYERS = [
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
 
-INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4]
+INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5]
 """The layers that the command line reaches by the public names alone, as every other user does."""
 
 PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
@@ -42,7 +43,9 @@ ROOMS = {
     },
     "httptools": {"providers/http/response_parser.py"},
     "uvicorn": {"testing/serving/uvicorn_server.py"},
-    "numpy": {"providers/embeddings/arrays.py"},
+    "numpy": {"providers/embeddings/arrays.py", "jobs/page/"},
+    "matplotlib": {"jobs/page/pictures.py"},
+    "jinja2": {"jobs/page/page.py"},
     "pyarrow": {"files/arrow.py"},
     "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},

@@ -24,14 +24,17 @@ PUBLIC = {
         StringPromptValue add_chunks chain
     """,
     "running": """
-        BatchResult ChunkStream ItemChunkStream Job JobReport Outcome OutcomeIterator RunConfig RunStatistics
-        Stream
+        BatchResult ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator RunConfig
+        RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage Usage",
+    "messages": """
+        AIMessage AIMessageChunk HumanMessage InvalidToolCall Message SystemMessage ToolCall ToolCallChunk
+        ToolMessage Usage
+    """,
     "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError

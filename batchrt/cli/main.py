@@ -64,7 +64,7 @@ _REPORT_HELP: Final = """
 Show the counts and failed rows of a job from its journal (see docs/jobs.md), also while the job runs.
 
 Exit codes: 0 each row has an answer, 1 some rows failed, 2 the journal cannot be read, 4 the job is not
-complete, or OUT cannot be written.
+complete, or OUT or PAGE cannot be written.
 """
 
 _MOCK_HELP: Final = """

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from batchrt.jobs.commit_thread import CommitThread
 from batchrt.jobs.journal_file import FileLock, open_journal_file, set_aside
-from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RunRecord
+from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RecordedEvent, RunRecord
 from batchrt.jobs.records import Record
 
 __all__ = ["Journal", "RowSource"]
@@ -150,13 +150,22 @@ class Journal(JournalReader):
 
     # Runs
 
-    def begin_run(self) -> None:
-        """Record that a run has begun; it counts as killed until it is ended."""
-        self._thread.put(("INSERT INTO runs DEFAULT VALUES", (), None))
+    def begin_run(self, started: float) -> None:
+        """Record that a run began, in seconds since 1970; it counts as killed until it is ended."""
+        self._thread.put(("INSERT INTO runs (started) VALUES (?)", (started,), None))
 
     def end_run(self, run: RunRecord) -> None:
         """Record how the run ended."""
         self._thread.put((_END_RUN, run, None))
+
+    def last_event(self) -> int:
+        """Return the number of the last event; 0 without any."""
+        ((last,),) = self._read("SELECT coalesce(max(id), 0) FROM events")
+        return int(last)
+
+    def put_event(self, number: int, event: RecordedEvent) -> None:
+        """Record an event, or a later state of it."""
+        self._thread.put(("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", (number, *event), None))
 
     # Searching by content
 

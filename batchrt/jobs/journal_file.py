@@ -11,12 +11,13 @@ from typing import Final
 
 from batchrt.jobs.errors import journal_error, translated
 
-__all__ = ["FileLock", "connect_to_read", "has_older", "open_journal_file", "set_aside"]
+__all__ = ["FileLock", "connect_to_read", "copy_journal", "has_older", "open_journal_file", "set_aside"]
 
 APPLICATION: Final = 0x62727431
 """The `application_id` in the file's header: "brt1". Another program's database is not written to."""
-FORMAT: Final = 1
-"""The version of the tables, in the header's `user_version`."""
+FORMAT: Final = 2
+"""The version of the tables, in the header's `user_version`. A journal of an older version is read as it is,
+and brought up to date by the job that writes it."""
 
 _SCHEMA: Final = """
 CREATE TABLE chains (
@@ -28,7 +29,8 @@ CREATE TABLE runs (
     rows INTEGER,                   -- rows that were read; NULL for a run that was killed
     is_complete INTEGER,            -- 1 if each row had an outcome at its end
     seconds REAL,
-    ended TEXT                      -- why it ended early
+    ended TEXT,                     -- why it ended early
+    started REAL                    -- seconds since 1970; NULL in a run of the first format
 );
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,         -- in the order of commits
@@ -53,6 +55,17 @@ CREATE TABLE rows (
 );
 CREATE INDEX rows_failed ON rows (position) WHERE status = 'failed';
 """
+_EVENTS: Final = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,             -- retry, cool-down or outage
+    began REAL NOT NULL,            -- seconds since 1970
+    ended REAL NOT NULL,            -- of an outage that outlasted a killed process: its begin
+    number INTEGER NOT NULL,        -- events that were put together
+    reason TEXT NOT NULL
+);
+"""
+_UPGRADE: Final = f"ALTER TABLE runs ADD COLUMN started REAL; {_EVENTS}"
 
 
 class FileLock:
@@ -105,6 +118,12 @@ class FileLock:
             self._number = -1
 
 
+def copy_journal(path: str, to: str) -> None:
+    """Copy a journal, also while another process writes it; raises as `open_journal_file` does."""
+    with closing(connect_to_read(path)) as source, translated(to), closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
+
+
 def _connect(path: str, mode: str) -> sqlite3.Connection:
     """Open a connection; transactions are begun and ended by statements."""
     url = f"{Path(path).absolute().as_uri()}?mode={mode}"
@@ -153,29 +172,27 @@ def open_journal_file(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _check_format(connection: sqlite3.Connection, path: str) -> bool:
-    """Return whether there are tables; raises JournalError if they are not those of a journal."""
+def _check_format(connection: sqlite3.Connection, path: str) -> int:
+    """Return the format, 0 without tables; raises JournalError if they are not those of a journal."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application != APPLICATION:
         raise journal_error(path, "corrupt", "a database of another program")
-    if tables and version != FORMAT:
+    if tables and not 1 <= version <= FORMAT:
         raise journal_error(path, "version", f"format {version}, and this one writes {FORMAT}")
-    return bool(tables)
+    return int(version) if tables else 0
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    has_tables = _check_format(connection, path)
+    version = _check_format(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise journal_error(path, "io", "its file system does not support SQLite's WAL mode")
     connection.execute("PRAGMA synchronous = FULL")
-    if not has_tables:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-            f"{_SCHEMA} COMMIT;"
-        )
+    if version < FORMAT:
+        changes = _UPGRADE if version else f"PRAGMA application_id = {APPLICATION}; {_SCHEMA} {_EVENTS}"
+        connection.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {FORMAT}; {changes} COMMIT;")
 
 
 def has_older(path: str) -> bool:

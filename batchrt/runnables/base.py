@@ -16,20 +16,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
 from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runnables.method_steps import (
-    STREAM_METHODS,
-    async_method_step,
-    streaming_step,
-    sync_method_step,
-)
+from batchrt.runnables.method_steps import STREAM_METHODS, method_step, streaming_step
 from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
@@ -55,6 +49,7 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
+_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -92,6 +87,7 @@ class Runnable(EntryPoints[In, Out]):
     share_lists: bool = False
     _method: Method | None = None
     _stream_method: Method | None = None
+    _own_methods: tuple[Callable[..., Any], ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -103,6 +99,7 @@ class Runnable(EntryPoints[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
+        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
 
     # The step table
 
@@ -112,8 +109,18 @@ class Runnable(EntryPoints[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        step = self._step_of(self._method, kwargs or {})
-        return step if self._stream_method is None else streaming_step(self, kwargs or {}, step)
+        replaced = self._replaced_method()
+        step = self._step_of(replaced or self._method, kwargs or {})
+        streams = self._stream_method is not None and replaced is None
+        return streaming_step(self, kwargs or {}, step) if streams else step
+
+    def _replaced_method(self) -> Method | None:
+        """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+        own, kind = self.__dict__, type(self)
+        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
+            if method in own or getattr(kind, method) is not original:
+                return method
+        return None
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
@@ -134,15 +141,7 @@ class Runnable(EntryPoints[In, Out]):
                 from batchrt.runnables.native import native_step
 
                 return native_step(self, overridden, kwargs)
-            case "ainvoke":
-                return async_method_step(self.ainvoke, kwargs)
-            case "invoke":
-                method = getattr(self.invoke, "unawaited", None)
-                return sync_method_step(partial(method, self) if method else self.invoke, kwargs)
-        if self._stream_method is not None:
-            return streaming_step(self, kwargs)
-        name = type(self).__name__
-        raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
+        return method_step(self, overridden, kwargs)
 
     def _inherited_step(self, method: Method, kwargs: Mapping[str, Any]) -> Step:
         """Return the step of the default `method`, which must not come back to an override of it.

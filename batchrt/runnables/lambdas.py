@@ -121,7 +121,8 @@ class RunnableLambda(Runnable[In, Out]):
         self.name: str | None = name or _name_of(func)
         self._inline = inline
         self._generates = is_generator_function(func if afunc is None else afunc)
-        self._takes_config = {id(f): takes_config(f) for f in (func, self.afunc) if f is not None}
+        self._sync_takes_config = takes_config(func)
+        self._async_takes_config = self.afunc is not None and takes_config(self.afunc)
 
     def __repr__(self) -> str:
         return self.get_name()
@@ -180,7 +181,7 @@ class RunnableLambda(Runnable[In, Out]):
         return super().invoke(input, config, **kwargs)
 
     def _inline_step(self, kwargs: Mapping[str, Any]) -> Step:
-        if self._takes_config[id(self.func)]:
+        if self._sync_takes_config:
             raise TypeError(f"{self.get_name()} takes a config, and an inline function has none")
         function = partial(self.func, **kwargs) if kwargs else self.func
 
@@ -203,7 +204,7 @@ class RunnableLambda(Runnable[In, Out]):
         run_returned: _RunReturned,
         produce: Produce | None,
     ) -> Step:
-        takes_config = self._takes_config[id(function)]
+        takes_config = self._async_takes_config
         plain = not takes_config and not kwargs
 
         async def call(value: Any, strand: Strand) -> Any:
@@ -229,7 +230,7 @@ class RunnableLambda(Runnable[In, Out]):
         self, kwargs: Mapping[str, Any], run_returned: _RunReturned, produce: Produce | None
     ) -> Step:
         function = partial(self.func, **kwargs) if kwargs else self.func
-        takes_config = self._takes_config[id(self.func)]
+        takes_config = self._sync_takes_config
 
         async def call(value: Any, strand: Strand) -> Any:
             bound = partial(function, config=complete_config(strand.config)) if takes_config else function

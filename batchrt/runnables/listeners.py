@@ -62,9 +62,9 @@ class RunnableWithListeners(Runnable[In, Out]):
         on_error: Listener | None = None,
     ) -> None:
         self.bound: Runnable[In, Out] = bound
-        self._on_start = _telling(on_start)
-        self._on_end = _telling(on_end)
-        self._on_error = _telling(on_error)
+        self.on_start: Listener | None = on_start
+        self.on_end: Listener | None = on_end
+        self.on_error: Listener | None = on_error
 
     def __repr__(self) -> str:
         return repr(self.bound)
@@ -84,26 +84,26 @@ class RunnableWithListeners(Runnable[In, Out]):
         return self.bound.describe(kwargs)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        step, name = self.bound._step(kwargs), self.get_name()
+        step, name, tell = self.bound._step(kwargs), self.get_name(), _Telling(self)
 
         async def call(value: Any, strand: Strand) -> Any:
             run = ListenedRun(name, uuid4(), value, datetime.now(UTC))
-            await self._on_start(run, strand)
+            await tell.start(run, strand)
             try:
                 run.outputs = await step.run(value, strand)
             except Exception as error:
                 run.error, run.end_time = error, datetime.now(UTC)
-                await self._on_error(run, strand)
+                await tell.error(run, strand)
                 raise
             run.end_time = datetime.now(UTC)
-            await self._on_end(run, strand)
+            await tell.end(run, strand)
             return run.outputs
 
-        return Step.of(call, [step], produce=partial(self._produced, step))
+        return Step.of(call, [step], produce=partial(self._produced, step, tell))
 
-    async def _produced(self, step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
+    async def _produced(self, step: Step, tell: _Telling, value: Any, strand: Strand) -> AsyncIterator[Any]:
         run, total = ListenedRun(self.get_name(), uuid4(), value, datetime.now(UTC)), ChunkSum()
-        await self._on_start(run, strand)
+        await tell.start(run, strand)
         try:
             chunks = produced(step, value, strand)
             try:
@@ -114,10 +114,19 @@ class RunnableWithListeners(Runnable[In, Out]):
                 await closed(chunks)
         except Exception as error:
             run.error, run.end_time = error, datetime.now(UTC)
-            await self._on_error(run, strand)
+            await tell.error(run, strand)
             raise
         run.outputs, run.end_time = total.value, datetime.now(UTC)
-        await self._on_end(run, strand)
+        await tell.end(run, strand)
+
+
+class _Telling:
+    """The listeners of a runnable as async functions."""
+
+    def __init__(self, heard: RunnableWithListeners[Any, Any]) -> None:
+        self.start = _telling(heard.on_start)
+        self.end = _telling(heard.on_end)
+        self.error = _telling(heard.on_error)
 
 
 def _telling(listener: Listener | None) -> Callable[[ListenedRun, Strand], Awaitable[None]]:

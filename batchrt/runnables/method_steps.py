@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from batchrt.config import complete_config
@@ -26,13 +27,31 @@ if TYPE_CHECKING:
     from batchrt.runnables.base import Runnable
     from batchrt.runnables.entry_points import Method
 
-__all__ = ["STREAM_METHODS", "async_method_step", "streaming_step", "sync_method_step"]
+__all__ = ["STREAM_METHODS", "method_step", "streaming_step"]
 
 STREAM_METHODS: Final[tuple[Method, ...]] = ("atransform", "transform", "astream", "stream")
 """Methods by which a class streams; of several that it overrides the first is used."""
 
 
-def async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
+def method_step(runnable: Runnable[Any, Any], method: Method | None, kwargs: Mapping[str, Any]) -> Step:
+    """Return the step of a class that says by `method` how it runs.
+
+    Raises:
+        TypeError: it does not say so.
+    """
+    if method == "ainvoke":
+        return _async_method_step(runnable.ainvoke, kwargs)
+    if method == "invoke":
+        unawaited = getattr(runnable.invoke, "unawaited", None)
+        own = partial(unawaited, runnable) if isinstance(unawaited, FunctionType) else runnable.invoke
+        return _sync_method_step(own, kwargs)
+    if runnable._stream_method is not None:
+        return streaming_step(runnable, kwargs)
+    name = type(runnable).__name__
+    raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
+
+
+def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
     """Return the step of an async method: a leaf on the event loop."""
 
     async def call(value: Any, strand: Strand) -> Any:
@@ -45,7 +64,7 @@ def async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: M
     return Step(call)
 
 
-def sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
+def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
     """Return the step of a sync method: a leaf in a worker thread."""
 
     async def call(value: Any, strand: Strand) -> Any:
