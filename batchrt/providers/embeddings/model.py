@@ -82,6 +82,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     `bind` overrides `model`, `dimensions` and further members of the body for its part of a chain.
     """
 
+    InputType = str
+    OutputType = list[float]
     __signature__: OptionsSignature = OptionsSignature(ModelOptions, max_response_bytes=_LARGEST_ANSWER)
 
     def __init__(
@@ -381,6 +383,11 @@ class _ByteEmbeddings(Runnable[str, bytes]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self._model._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        described = self._model.describe(kwargs)
+        return described._replace(parts=(*described.parts, part("vectors", "bytes")))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         return self._model._as_step(kwargs, as_bytes=True)
