@@ -27,7 +27,7 @@ from batchrt.integrations.langchain.tracing import (
 )
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runnables.streams import configured, once, produced
+from batchrt.runnables.streams import Once, configured, produced
 from batchrt.runtime.context import drive
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
@@ -100,7 +100,7 @@ class LangChainFunction(Runnable[Any, Any]):
                 return
             inside, step = self._deeper(strand, config), self._returned.step(output)
             opened = configured(lambda _outer: inside, lambda _chunks, strand: produced(step, value, strand))
-            outputs = opened(once(None), strand)
+            outputs = opened(Once(None), strand)
             try:
                 async for chunk in outputs:
                     yield chunk

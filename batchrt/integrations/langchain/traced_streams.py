@@ -9,7 +9,7 @@ import anyio
 
 from batchrt.config import RunConfig
 from batchrt.runnables.chunk_sums import ChunkSum
-from batchrt.runnables.streams import configured, once, produced, transformed
+from batchrt.runnables.streams import Once, configured, produced, transformed
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Produce, Step, Transform
 from batchrt.runtime.strand import Strand
@@ -29,7 +29,7 @@ def traced_produce(step: Step, begin: Begin) -> Produce:
     async def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
         inside, run = await begin(value, strand)
         opened = configured(_always(inside), lambda _chunks, strand: produced(step, value, strand))
-        outputs = _told(run, opened(once(None), strand))
+        outputs = _told(run, opened(Once(None), strand))
         try:
             async for chunk in outputs:
                 yield chunk

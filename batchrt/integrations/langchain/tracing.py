@@ -29,7 +29,7 @@ from langchain_core.runnables.config import (
 from batchrt.config import RunConfig
 from batchrt.integrations.langchain.traced_streams import LAST_WORD, Begin, traced_produce, traced_transform
 from batchrt.runnables.base import Runnable
-from batchrt.runnables.streams import configured, once, produced, transformed
+from batchrt.runnables.streams import Once, configured, produced, transformed
 from batchrt.runtime.event_loop import runs_asyncio
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
@@ -218,7 +218,7 @@ def configured_step(step: Step, call: StepCall, inside: Callable[[RunConfig], Ru
     """Return a step with this `call`, whose streams are those of `step` under the configuration `inside`."""
 
     def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
-        return configured(inside, lambda _chunks, strand: produced(step, value, strand))(once(None), strand)
+        return configured(inside, lambda _chunks, strand: produced(step, value, strand))(Once(None), strand)
 
     def transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
         return configured(inside, lambda chunks, strand: transformed(step, chunks, strand))(chunks, strand)
