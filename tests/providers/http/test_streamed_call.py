@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,6 +16,7 @@ import anyio.lowlevel
 import httpx
 import httpx2
 import pytest
+from anyio.streams.tls import TLSListener
 
 from batchrt import (
     ChatOpenAI,
@@ -29,6 +33,7 @@ from batchrt import (
 from batchrt.messages import AIMessageChunk
 from tests.limits.quotas import BACKENDS, is_idle, virtually
 from tests.providers.http.raw import Connection, HangUp, RawServer, raw_server
+from tests.providers.http.tls import certificate
 from tests.providers.mocked import respond
 from tests.providers.streaming import Streamed, chunk_of, event, streamed
 
@@ -341,6 +346,51 @@ async def test_streamed_call_bounds_its_answer() -> None:
             await streamed(model, "1")
         assert info.value.partial.content.startswith("again again ")
         await gone(server)
+
+
+@pytest.mark.anyio
+async def test_streamed_call_over_tls_is_whole_or_closed(tmp_path: Path) -> None:
+    """Over TLS too: each chunk at once, the connection used again, and closed when a stream is left."""
+    cert = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, cert.with_name("key.pem"))
+    trusting = ssl.create_default_context(cafile=str(cert))
+    opened = 0
+    left = anyio.Event()
+
+    async def handle(stream: anyio.abc.ByteStream) -> None:
+        nonlocal opened
+        opened += 1
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    received = b""
+                    while not received.endswith(b"}"):
+                        received += await stream.receive()
+                    stops = b'"stop"' in received
+                    await stream.send(HEAD)
+                    for part in answer(1)[:3] if stops else answer(1):
+                        await stream.send(framed(part))
+                    if not stops:
+                        await stream.send(END)
+            left.set()
+
+    tcp = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = tcp.extra(anyio.abc.SocketAttribute.local_port)
+    listener = TLSListener(tcp, context, standard_compatible=False)
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        model = ChatOpenAI(
+            "m", base_url=f"https://localhost:{port}/v1", api_key="k", ssl_context=trusting, max_retries=0
+        )
+        async with model:
+            for _ in range(2):
+                assert spoken(await streamed(model, "go")) == texts_of(1)
+            assert spoken(await Streamed(model, most=2).ainvoke("stop")) == texts_of(1)[:2]
+            with anyio.fail_after(20):
+                await left.wait()
+            assert opened == 1
+        group.cancel_scope.cancel()
 
 
 CHANNELS: dict[str, Callable[[], Any]] = {
