@@ -24,8 +24,8 @@ PUBLIC = {
         StringPromptValue add_chunks chain
     """,
     "running": """
-        BatchResult ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator RunConfig
-        RunStatistics Stream estimate_job
+        BatchResult ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator OutputLayout
+        RunConfig RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown

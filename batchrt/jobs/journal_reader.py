@@ -18,6 +18,8 @@ COLUMNS: Final = ", ".join(Record._fields)
 _PAGE: Final = 5000
 """Rows that are measured at a time."""
 ENTRY: Final = "id, position, key, chain, status, replaced, input"
+_WITH_SOURCES: Final = 3
+"""The first format that has the paths of a run's files."""
 
 
 class Entry(NamedTuple):
@@ -189,6 +191,27 @@ class JournalReader:
             return RunRecord()
         rows, is_complete, seconds, ended = found[0]
         return RunRecord(rows, bool(is_complete), seconds, ended)
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """The paths of the files that the last run read; empty for rows of another kind, or if not known."""
+        ((version,),) = self._read("PRAGMA user_version")
+        if version < _WITH_SOURCES:
+            return ()
+        found = self._read("SELECT source FROM runs ORDER BY id DESC LIMIT 1")
+        return tuple(json.loads(found[0][0])) if found and found[0][0] else ()
+
+    @property
+    def has_partial_output(self) -> bool:
+        """Whether the output was last written with rows missing."""
+        query = "SELECT output FROM runs WHERE output IS NOT NULL ORDER BY id DESC LIMIT 1"
+        return self._read(query) == [("partial",)]
+
+    @property
+    def holds_bytes(self) -> bool | None:
+        """Whether the outputs are bytes, such as vectors, and not JSON; `None` without any."""
+        found = self._read("SELECT typeof(output) FROM rows WHERE status = 'done' LIMIT 1")
+        return found[0][0] == "blob" if found else None
 
     def activity(self) -> Iterator[tuple[float, float]]:
         """Yield when rows of the input were run: the span, in seconds since 1970, of those of each minute."""

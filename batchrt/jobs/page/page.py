@@ -253,6 +253,8 @@ def _result(record: Record) -> str:
     if record.error is not None:
         return error_text(record.error)
     output = record.output or ""
+    if isinstance(output, bytes):  # such as a vector
+        return f"{len(output):,} bytes"
     value = decode_json(output) if output.startswith('"') else output
     return value if isinstance(value, str) else output
 

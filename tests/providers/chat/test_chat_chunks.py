@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,7 @@ from batchrt import (
     ServerError,
     Usage,
 )
+from batchrt.testing import MockProvider
 from tests.limits.quotas import virtually
 from tests.providers.mocked import respond
 from tests.providers.streaming import chunk_of, event, message_of, sse, streamed
@@ -474,3 +476,20 @@ def test_chat_streams_raise_other_refusals() -> None:
             await streamed(model, [])
 
     anyio.run(main)
+
+
+@pytest.mark.anyio
+async def test_chat_model_with_streaming_returns_whole_messages() -> None:
+    """They are the same as without; the requests ask for streams."""
+    provider = MockProvider()
+    here: Any = {"base_url": "http://mock/v1", "transport": provider.transport()}
+    plain, streaming = ChatOpenAI("m", **here), ChatOpenAI("m", streaming=True, **here)
+    asked = ["a", "b", "c"]
+    whole = await plain.abatch(asked)
+    summed = await streaming.abatch(asked)
+    assert [type(message) for message in summed] == [AIMessage] * 3
+    assert [dataclasses.replace(m, request_id=None) for m in summed] == [
+        dataclasses.replace(m, request_id=None) for m in whole
+    ]
+    result = await streaming.arun(asked)
+    assert result.usage == (await plain.arun(asked)).usage
