@@ -44,6 +44,7 @@ from batchrt.errors import (
 )
 from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
 from batchrt.prices import Price
+from batchrt.response_cache import CacheStatistics, ResponseCache
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
@@ -129,6 +130,7 @@ __all__ = [
     "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
+    "CacheStatistics",
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
@@ -185,6 +187,7 @@ __all__ = [
     "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
+    "ResponseCache",
     "Retried",
     "RetryBudget",
     "RetryPolicy",

@@ -14,6 +14,7 @@ PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
     {"errors", "messages", "prices"},
+    {"response_cache"},
     {"config"},
     {"runtime"},
     {"limits", "batching"},
@@ -26,7 +27,7 @@ LAYERS = [
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
 
-INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4]
+INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5]
 """The layers that the command line reaches by the public names alone, as every other user does."""
 
 PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
@@ -50,7 +51,7 @@ ROOMS = {
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "genai_prices": {"providers/published_prices.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
-    "sqlite3": {"jobs/"},
+    "sqlite3": {"jobs/", "response_cache.py"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

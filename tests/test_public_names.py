@@ -22,7 +22,10 @@ PUBLIC = {
         RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
         RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
     """,
-    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
+    "running": """
+        BatchResult CacheStatistics Job JobReport Outcome OutcomeIterator ResponseCache RunConfig
+        RunStatistics Stream
+    """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
@@ -50,6 +53,9 @@ HEAVY = [
     "numpy",
     "tiktoken",
     "genai_prices",
+    "sqlite3",
+    "matplotlib",
+    "jinja2",
 ]
 
 
