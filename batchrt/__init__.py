@@ -42,13 +42,22 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.response_cache import CacheStatistics, ResponseCache
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
 from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.chunk_sums import add_chunks
 from batchrt.runnables.configurable import (
     ConfigurableField,
     RunnableConfigurableAlternatives,
@@ -58,6 +67,7 @@ from batchrt.runnables.each import RunnableEach
 from batchrt.runnables.examples import ExampleSelector
 from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
 from batchrt.runnables.list_parsers import (
     CommaSeparatedListOutputParser,
@@ -84,11 +94,13 @@ from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
 from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
@@ -134,6 +146,7 @@ __all__ = [
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
     "CommaSeparatedListOutputParser",
     "ConfigurableField",
     "ConnectionFailedError",
@@ -149,8 +162,10 @@ __all__ = [
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
@@ -203,6 +218,7 @@ __all__ = [
     "RunnableConfigurableAlternatives",
     "RunnableConfigurableFields",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -223,8 +239,11 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolMessage",
     "Usage",
+    "add_chunks",
     "chain",
+    "estimate_job",
     "published_prices",
 ]
 
@@ -234,6 +253,7 @@ _HOMES = {
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
@@ -246,6 +266,7 @@ _HOMES = {
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
     "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(

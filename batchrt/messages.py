@@ -14,6 +14,7 @@ __all__ = [
     "Message",
     "MessageLike",
     "SystemMessage",
+    "ToolMessage",
     "Usage",
     "text_of_content",
 ]
@@ -263,6 +264,19 @@ def _joined_members(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapp
         elif name in _GROWING and isinstance(known, str) and isinstance(value, str):
             joined[name] = known + value
     return joined
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage(Message):
+    """Hold the result of a tool call.
+
+    Attributes:
+        tool_call_id: the id of the call that it answers.
+    """
+
+    role: str = field(default="tool", kw_only=True)
+    content: Content = field(default="", kw_only=False)
+    tool_call_id: str = field(default="", kw_only=True)
 
 
 _THOUGHTS: Final = frozenset(

@@ -7,8 +7,10 @@ import pickle
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from batchrt import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
 
 
 def test_usage_adds_up() -> None:
@@ -46,3 +48,97 @@ def test_message_text_is_its_text_parts() -> None:
 def test_message_survives_pickling() -> None:
     answer = AIMessage("x", usage=Usage(1, 2, 3), finish_reason="stop", model="m", request_id="r")
     assert pickle.loads(pickle.dumps(answer)) == answer
+
+
+_texts = st.text(max_size=3)
+_calls: Any = st.lists(
+    st.fixed_dictionaries(
+        {"index": st.integers(0, 2)},
+        optional={
+            "id": _texts,
+            "function": st.fixed_dictionaries({"arguments": _texts}, optional={"name": _texts}),
+        },
+    ),
+    max_size=2,
+    unique_by=lambda call: str(call["index"]),
+)
+_chunks = st.builds(
+    AIMessageChunk,
+    st.one_of(_texts, st.lists(st.builds(lambda text: {"type": "text", "text": text}, _texts), max_size=2)),
+    refusal=st.none() | _texts,
+    finish_reason=st.none() | st.sampled_from(["stop", "length"]),
+    usage=st.none() | st.builds(Usage, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
+    model=st.none() | st.just("m"),
+    request_id=st.none() | st.just("r"),
+    tool_calls=_calls,
+    reasoning=st.none() | _texts,
+    logprobs=st.none() | st.builds(lambda text: {"content": [text], "refusal": None}, _texts),
+    is_null=st.booleans(),
+)
+
+
+@given(_chunks, _chunks, _chunks)
+def test_message_chunks_add_in_any_grouping(one: Any, two: Any, three: Any) -> None:
+    """Whether pairs or running totals are added, the message is the same."""
+    assert ((one + two) + three).to_message() == (one + (two + three)).to_message()
+
+
+def test_message_chunks_add_up() -> None:
+    """Texts are joined, calls by their index; the last usage and finish reason count, the first model."""
+    first = AIMessageChunk(
+        "Hel",
+        model="m",
+        request_id="r",
+        usage=Usage(1, 1, 2),
+        tool_calls=[
+            {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
+        ],
+        reasoning="I ",
+    )
+    second = AIMessageChunk(
+        "lo",
+        model="other",
+        finish_reason="stop",
+        usage=Usage(1, 2, 3),
+        tool_calls=[
+            {"index": 0, "id": "2", "function": {"arguments": '":1}'}},
+            {"index": 1, "id": "3", "function": {"name": "g", "arguments": ""}},
+        ],
+        reasoning="think",
+        logprobs={"content": [1]},
+    )
+    assert (first + second).to_message() == AIMessage(
+        "Hello",
+        model="m",
+        request_id="r",
+        finish_reason="stop",
+        usage=Usage(1, 2, 3),
+        tool_calls=[
+            {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
+            {"id": "3", "function": {"name": "g", "arguments": ""}},
+        ],
+        reasoning="I think",
+        logprobs={"content": [1]},
+    )
+    assert isinstance(first + second, AIMessage)
+    assert (first + second).text == "Hello"
+
+
+def test_message_chunks_keep_null_contents_apart_from_empty_ones() -> None:
+    """A message of calls alone has no content, as unstreamed; its chunks print as texts all the same."""
+    null, empty = AIMessageChunk("", is_null=True), AIMessageChunk("")
+    assert (null + null).to_message().content is None
+    assert (null + empty).to_message().content == (empty + null).to_message().content == ""
+    assert (null + null).content == ""
+
+
+@pytest.mark.parametrize("content", [None, "", "x", [{"type": "text", "text": "x"}]])
+def test_message_chunk_of_a_whole_message_is_that_message(content: Any) -> None:
+    """An answer that came whole is a stream of one chunk."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = AIMessage(content, tool_calls=[call], usage=Usage(1, 2, 3), model="m", refusal="no")
+    chunk = AIMessageChunk.of(message)
+    assert chunk.to_message() == message
+    assert pickle.loads(pickle.dumps(chunk)) == chunk
+    with pytest.raises(TypeError):
+        chunk + message  # type: ignore[operator]

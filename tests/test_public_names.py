@@ -19,18 +19,19 @@ PUBLIC = {
         RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
-        RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
-        RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
+        RunnableEach RunnableGenerator RunnableLambda RunnableLike RunnableMap RunnableParallel
+        RunnablePassthrough RunnablePick RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser
+        StringPromptValue add_chunks chain
     """,
     "running": """
-        BatchResult CacheStatistics Job JobReport Outcome OutcomeIterator ResponseCache RunConfig
-        RunStatistics Stream
+        BatchResult CacheStatistics ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator
+        ResponseCache RunConfig RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage Usage",
+    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage ToolMessage Usage",
     "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError

@@ -33,9 +33,9 @@ from batchrt.files.cells import listed
 from batchrt.files.remote import is_remote
 from batchrt.jobs.output import OutputLayout
 
-__all__ = ["JournalJob", "check_journal"]
+__all__ = ["CHAIN_VERSION", "JournalJob", "check_journal"]
 
-_VERSION: Final = "batchrt run 1"
+CHAIN_VERSION: Final = "batchrt run 1"
 """Stands for the code of this program's own steps in the identity of a chain: raised when their results
 change, so that a new release of this package does not send all rows again."""
 
@@ -99,7 +99,7 @@ class JournalJob(Job):
             reuse=settings.reuse,
             fresh=settings.fresh,
             retry_failed=settings.retry_failed,
-            version=_VERSION,
+            version=CHAIN_VERSION,
             overwrite=settings.overwrite,
             # A sample is drawn from the first rows, and is all there is.
             limit=settings.limit if settings.sample is None else None,

@@ -118,6 +118,17 @@ class JobSettings:
         "--published-prices/--no-published-prices",
         help="Look the model's price up in genai-prices, if that is installed (batchrt[prices]).",
     )
+    dry_run: bool = option(
+        False, "--dry-run", help="Show the first requests, and the tokens and cost of all; send nothing."
+    )
+    show: int = option(3, min=0, metavar="N", help="With --dry-run: how many requests to show.")
+    confirm_above: float | None = option(
+        None,
+        metavar="X",
+        help="Ask before a job that may cost more than X. Needs the model's prices.",
+        show_default="never ask",
+    )
+    yes: bool = option(False, "--yes", "-y", help="Do not ask.")
     options: Mapping[str, Any] = option(
         dict,
         "--option",
@@ -145,6 +156,7 @@ class JobSettings:
     quiet: bool = option(
         False, "--quiet", "-q", help="No progress and no summary; lost rows are reported nevertheless."
     )
+    tokenizer: Tokenizer = "estimate"
     timeout: float | None = None
     output: str = "-"
     output_format: str | None = None
@@ -161,6 +173,9 @@ class RunSettings(JobSettings):
         "--prompt",
         "-p",
         help="The prompt for each row, with {column} fields. @FILE reads it from FILE; @@ is an @.",
+    )
+    tokenizer: Tokenizer = option(
+        "estimate", help="How --dry-run counts tokens; tiktoken is exact for OpenAI's models."
     )
     system: str | None = option(None, help="The system message, a template like --prompt.")
     model: str = option("gpt-5-mini", "--model", "-m", help=_MODEL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchrt import Price, published_prices
-from batchrt.cli.errors import UsageError
+from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.models import is_built_in
 from batchrt.cli.options import JobSettings, check_number
 from batchrt.providers.published_prices import price_source
@@ -45,6 +45,7 @@ def known_price(settings: JobSettings, *, answers: bool) -> KnownPrice | None:
         UsageError: a price or a limit makes no sense, or a limit in money lacks a price.
     """
     check_number(settings, "max_cost", above_0=True)
+    check_number(settings, "confirm_above")
     check_number(settings, "price_input")
     check_number(settings, "price_output")
     by_hand = {"--price-input": settings.price_input}
@@ -56,9 +57,10 @@ def known_price(settings: JobSettings, *, answers: bool) -> KnownPrice | None:
         known = KnownPrice(Price(settings.price_input or 0.0, settings.price_output or 0.0), lacking)
     else:
         known = _looked_up(settings)
-    if settings.max_cost is not None and (known is None or known.lacking):
-        needed = f"--max-cost needs {' and '.join(by_hand)}, in money per million tokens"
-        raise UsageError(f"{needed}{_why_unknown(settings) if known is None else ''}")
+    for name in ("max_cost", "confirm_above"):
+        if getattr(settings, name) is not None and (known is None or known.lacking):
+            needed = f"{option_of(name)} needs {' and '.join(by_hand)}, in money per million tokens"
+            raise UsageError(f"{needed}{_why_unknown(settings) if known is None else ''}")
     return known
 
 

@@ -13,11 +13,12 @@ from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
+from batchrt.cli.dry_run import look_ahead
 from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import Feed, window_of
 from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.job_files import open_output, output_format
-from batchrt.cli.journal_job import JournalJob, check_journal
+from batchrt.cli.journal_job import CHAIN_VERSION, JournalJob, check_journal
 from batchrt.cli.options import RunSettings
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
 from batchrt.cli.streamed_job import StreamedJob
@@ -53,18 +54,16 @@ def run_job(settings: RunSettings) -> int:
         if settings.timeout is not None:
             ask = ask.with_config(timeout=settings.timeout, run_name="the row")
         fields = field_reader(source, prompt.input_variables)
+        of_values = _from_values(source, prompt.input_variables, ask)
+        given: Any = {"model": model, "settings": settings, "budget": budget}
+        look_ahead(of_values, source, fields, journal=settings.journal, version=CHAIN_VERSION, **given)
         if settings.journal is not None:
-            ask = _from_values(source, prompt.input_variables, ask)
-            return JournalJob(
-                ask, open_sink, fields, model=model, settings=settings, budget=budget, source=source
-            )
+            return JournalJob(of_values, open_sink, fields, source=source, **given)
         sink = stack.enter_context(open_sink(None))
         chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)
         config = RunConfig(window=window_of(settings.max_concurrency))
-        return StreamedJob(
-            chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
-        )
+        return StreamedJob(chain, feed, sink, config=config, source=source, **given)
 
     return execute(settings, new_job)
 

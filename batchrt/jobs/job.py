@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from anyio import CancelScope
 from batchrt.config import RunConfig, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
 from batchrt.files import Source, ThreadedIterator
+from batchrt.jobs.estimate import JobEstimate, estimate_job
 from batchrt.jobs.event_log import EventLog
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer, Refiner
@@ -29,6 +30,7 @@ from batchrt.jobs.report import JobReport
 from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.limits.quota_watch import watching_quotas
+from batchrt.providers.embeddings.tokenizer import TokenizerName
 from batchrt.runnables.base import RunnableLike, coerce
 from batchrt.runtime.clock import Clock
 from batchrt.runtime.outcome import Outcome
@@ -113,6 +115,7 @@ class Job:
         self._source = source
         self._sink = None if sink is None else os.fspath(sink)
         self._config = check_config(config)
+        self._version = version
         self._identity = Identity(self._chain, version)
         self._reuse_any = reuse == "any"
         self._fresh = fresh
@@ -243,6 +246,41 @@ class Job:
     def statistics(self) -> RunStatistics:
         """Return the counts of the rows that the last run sent, so far."""
         return RunStatistics() if self._run is None else self._run.statistics()
+
+    def estimate(self, *, tokenizer: TokenizerName = "estimate", examples: int = 3) -> JobEstimate:
+        """Return what the next run would send, and its cost by the config's `prices`; nothing is sent.
+
+        Args:
+            tokenizer: see `estimate_job`.
+            examples: how many of the first requests to keep.
+
+        Raises:
+            TypeError: the source is an iterator, which this would use up; or as for `estimate_job`.
+            InputError, JournalError, ImportError, TokenizerError: as for `estimate_job`.
+        """
+        return self._estimate(tokenizer, examples, lambda: None)
+
+    async def aestimate(self, *, tokenizer: TokenizerName = "estimate", examples: int = 3) -> JobEstimate:
+        """Do `estimate` in a thread; cancellation ends it."""
+        estimate = partial(self._estimate, tokenizer, examples, anyio.from_thread.check_cancelled)
+        return await anyio.to_thread.run_sync(estimate)
+
+    def _estimate(self, tokenizer: TokenizerName, examples: int, check: Callable[[], object]) -> JobEstimate:
+        if isinstance(self._source, Iterator | AsyncIterator):
+            raise TypeError("the job's source is an iterator, which an estimate would use up; give a list")
+        return estimate_job(
+            self._chain,
+            self._source,
+            prices=self._config.get("prices"),
+            tokenizer=tokenizer,
+            examples=examples,
+            limit=self._limit,
+            journal=None if self._fresh else self.journal,
+            reuse_any=self._reuse_any,
+            retry_failed=self._retry_failed,
+            version=self._version,
+            check=check,
+        )
 
     def write(self) -> None:
         """Write the rows that the journal has to the sink now, also where others are missing.

@@ -11,7 +11,7 @@ from typing import Final
 
 from batchrt.jobs.errors import journal_error, translated
 
-__all__ = ["FileLock", "connect_to_read", "has_older", "open_journal_file", "set_aside"]
+__all__ = ["FileLock", "connect_to_read", "copy_journal", "has_older", "open_journal_file", "set_aside"]
 
 APPLICATION: Final = 0x62727431
 """The `application_id` in the file's header: "brt1". Another program's database is not written to."""
@@ -116,6 +116,12 @@ class FileLock:
         if self._number >= 0:
             os.close(self._number)
             self._number = -1
+
+
+def copy_journal(path: str, to: str) -> None:
+    """Copy a journal, also while another process writes it; raises as `open_journal_file` does."""
+    with closing(connect_to_read(path)) as source, translated(to), closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
 
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:

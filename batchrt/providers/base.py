@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from batchrt.providers.options import LIMIT_OPTIONS, check_options, is_option
+from batchrt.providers.pickled_models import PickledArguments, attributes_of, restored
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, Part, part
 
@@ -36,8 +37,8 @@ class Model(Runnable[In, Out]):
     _options: dict[str, Any]
     _client: Client
 
-    def _connect(self, model: str, settings: Mapping[str, Any]) -> None:
-        """Make the client; `settings` are complete `ModelOptions`."""
+    def _connect(self, model: str, settings: Mapping[str, Any], **named: Any) -> None:
+        """Make the client; `settings` are complete `ModelOptions`, `named` the constructor's other ones."""
         # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.http.client import Client
 
@@ -46,6 +47,28 @@ class Model(Runnable[In, Out]):
             limits={name: settings[name] for name in LIMIT_OPTIONS},
             model=model,
         )
+        self._arguments = PickledArguments(settings, {"model": model, **named})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the options, without the key: the process that loads them needs its own `OPENAI_API_KEY`.
+
+        Raises:
+            TypeError: a client, transport, TLS context or quota was given, or credentials in `extra_headers`
+                or `base_url`.
+        """
+        arguments = self._arguments.get()
+        owner = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("batchrt."))
+        own = attributes_of(owner)
+        others = {name: value for name, value in vars(self).items() if name not in own}
+        return restored, (type(self), owner, arguments, others)
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # nothing in it changes, and a pickle has no key
 
     def _described(
         self, path: str, fields: Mapping[str, Any], render: Callable[[Any], bytes], *others: Part
@@ -56,7 +79,7 @@ class Model(Runnable[In, Out]):
         """
         parts = [part(_PARTS.get(name, name), value) for name, value in fields.items()]
         endpoint = part("endpoint", (self._client.address.canonical, path))
-        return Description((*parts, endpoint, *others), render, asks=True)
+        return Description((*parts, endpoint, *others), render, asks=True, model=str(fields["model"]))
 
     def _takes(self, keyword: str) -> bool:
         return is_option(keyword)
@@ -91,8 +114,8 @@ class Model(Runnable[In, Out]):
 
     @property
     def base_url(self) -> str:
-        """The API's address, without a user and password that it may have been given with."""
-        return self._client.address.url("")
+        """The API's address, without a user, password and query that it may have been given with."""
+        return self._client.address.url("").partition("?")[0]
 
     @property
     def quota(self) -> Quota:

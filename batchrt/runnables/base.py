@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
@@ -49,6 +49,7 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
+_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -85,6 +86,7 @@ class Runnable(EntryPoints[In, Out]):
     max_linger: float | None = None
     share_lists: bool = False
     _method: Method | None = None
+    _own_methods: tuple[Callable[..., Any], ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -95,6 +97,7 @@ class Runnable(EntryPoints[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
+        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
 
     # The step table
 
@@ -104,7 +107,15 @@ class Runnable(EntryPoints[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        return self._step_of(self._method, kwargs or {})
+        return self._step_of(self._replaced_method() or self._method, kwargs or {})
+
+    def _replaced_method(self) -> Method | None:
+        """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+        own, kind = self.__dict__, type(self)
+        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
+            if method in own or getattr(kind, method) is not original:
+                return method
+        return None
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
@@ -131,7 +142,9 @@ class Runnable(EntryPoints[In, Out]):
                 return async_method_step(self.ainvoke, kwargs)
             case "invoke":
                 method = getattr(self.invoke, "unawaited", None)
-                return sync_method_step(partial(method, self) if method else self.invoke, kwargs)
+                return sync_method_step(
+                    partial(method, self) if isinstance(method, FunctionType) else self.invoke, kwargs
+                )
         name = type(self).__name__
         raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -406,6 +419,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
     """
+    from batchrt.runnables.generator import RunnableGenerator, is_generator_function
     from batchrt.runnables.lambdas import RunnableLambda
     from batchrt.runnables.parallel import RunnableParallel
 
@@ -414,7 +428,7 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
     if isinstance(thing, Mapping):
         return RunnableParallel(thing)
     if callable(thing):
-        return RunnableLambda(thing)
+        return RunnableGenerator(thing) if is_generator_function(thing) else RunnableLambda(thing)
     raise TypeError(
         f"a step of a chain must be a Runnable, a function or a dict of them, not {type(thing).__name__}"
     )

@@ -48,10 +48,17 @@ class ChatPromptTemplate(Prompt[ChatPromptValue]):
         self._selected = tuple(m for m in self.messages if isinstance(m, SelectedExamples))
         self._columns = columns
         parts = [compile_message(message, columns) for message in self.messages]
-        self._parts = [part for part, _ in parts]
+        self._parts = [part for part, _ in parts]  # functions, which cannot be pickled
         optional = {field for message in self.messages if (field := optional_field(message))}
         fields = [field for _, fields in parts for field in fields]
         super().__init__(fields, partial_variables, input_variables, name, optional)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_parts"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state)
+        self._parts = [compile_message(message, self._columns)[0] for message in self.messages]
 
     @classmethod
     def from_messages(cls, messages: Iterable[Any], *, columns: Collection[str] = ()) -> ChatPromptTemplate:

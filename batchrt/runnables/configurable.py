@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
+from batchrt.runnables.streams import produced, transformed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -84,7 +85,13 @@ class RunnableConfigurableFields(Runnable[In, Out]):
         async def call(value: Any, strand: Strand) -> Any:
             return await step_for(strand).run(value, strand)
 
-        return Step.of(call, [default], direct=default.inline or default.direct)
+        return Step.of(
+            call,
+            [default],
+            direct=default.inline or default.direct,
+            produce=lambda value, strand: produced(step_for(strand), value, strand),
+            transform=lambda chunks, strand: transformed(step_for(strand), chunks, strand),
+        )
 
 
 class RunnableConfigurableAlternatives(Runnable[In, Out]):
@@ -127,16 +134,25 @@ class RunnableConfigurableAlternatives(Runnable[In, Out]):
         steps = {key: runnable._step(keywords_of(runnable, kwargs)) for key, runnable in self._all().items()}
         field, default_key = self.which, self.default_key
 
-        async def call(value: Any, strand: Strand) -> Any:
+        def chosen(strand: Strand) -> Step:
             key = (strand.config.get("configurable") or {}).get(field.id, default_key)
             step = steps.get(key)
             if step is None:
                 keys = ", ".join(map(repr, steps))
                 raise ValueError(f"configurable[{field.id!r}] is {key!r}; the alternatives are {keys}")
-            return await step.run(value, strand)
+            return step
+
+        async def call(value: Any, strand: Strand) -> Any:
+            return await chosen(strand).run(value, strand)
 
         every = steps.values()
-        return Step.of(call, every, direct=all(step.inline or step.direct for step in every))
+        return Step.of(
+            call,
+            every,
+            direct=all(step.inline or step.direct for step in every),
+            produce=lambda value, strand: produced(chosen(strand), value, strand),
+            transform=lambda chunks, strand: transformed(chosen(strand), chunks, strand),
+        )
 
 
 def _runnable(alternative: Any) -> Runnable[Any, Any]:

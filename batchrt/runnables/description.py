@@ -56,6 +56,7 @@ class Description(NamedTuple):
         is_fixed: whether `render` returns equal results for equal inputs, at any time.
         output_type: the class of the outputs, if they are of one that JSON does not have.
         fields: the names in the input that matter, if it is a dict; `None` for all of it.
+        model: the name of the model that the first request is for, if the chain asks one.
     """
 
     parts: tuple[Part, ...] = ()
@@ -65,6 +66,7 @@ class Description(NamedTuple):
     is_fixed: bool = True
     output_type: type[Any] | None = None
     fields: tuple[str, ...] | None = None
+    model: str | None = None
 
 
 _STRAND: Final = cast("Strand", SimpleNamespace(item=SimpleNamespace(index=0)))
@@ -156,6 +158,7 @@ def sequence_of(steps: Iterable[Description]) -> Description:
                 whole.is_fixed and step.is_fixed,
                 step.output_type,
                 whole.fields,
+                step.model,
             )
     return whole._replace(parts=_numbered(whole.parts))
 

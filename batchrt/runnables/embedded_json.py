@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-__all__ = ["NotJSONError", "candidates", "first_fitting"]
+__all__ = ["NotJSONError", "candidates", "first_fitting", "partial_candidate"]
 
 T = TypeVar("T")
 
@@ -75,6 +75,17 @@ def candidates(text: str) -> Iterator[str]:
         answer = text[end:]
         yield answer
         yield from _framed(answer)
+
+
+def partial_candidate(text: str) -> str | None:
+    """Return the part of an unfinished answer that seems to be its JSON object or list, or `None`."""
+    ends = [found.end() for found in _THOUGHT_ENDS.finditer(text)]
+    if ends:
+        text = text[ends[-1] :]
+    elif _THOUGHT_BEGINS.match(text, _start_of(text)) is not None:
+        return None
+    start = _first_value(text)
+    return text[start:] if start >= 0 else None
 
 
 def _start_of(text: str) -> int:

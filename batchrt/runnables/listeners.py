@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 from batchrt.config import complete_config
 from batchrt.runnables.base import In, Out, Runnable
+from batchrt.runnables.chunk_sums import ChunkSum
 from batchrt.runnables.description import Description
 from batchrt.runnables.keywords import function_takes
+from batchrt.runnables.streams import produced
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import is_async
@@ -58,9 +62,9 @@ class RunnableWithListeners(Runnable[In, Out]):
         on_error: Listener | None = None,
     ) -> None:
         self.bound: Runnable[In, Out] = bound
-        self._on_start = _telling(on_start)
-        self._on_end = _telling(on_end)
-        self._on_error = _telling(on_error)
+        self.on_start: Listener | None = on_start
+        self.on_end: Listener | None = on_end
+        self.on_error: Listener | None = on_error
 
     def __repr__(self) -> str:
         return repr(self.bound)
@@ -80,22 +84,49 @@ class RunnableWithListeners(Runnable[In, Out]):
         return self.bound.describe(kwargs)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        step, name = self.bound._step(kwargs), self.get_name()
+        step, name, tell = self.bound._step(kwargs), self.get_name(), _Telling(self)
 
         async def call(value: Any, strand: Strand) -> Any:
             run = ListenedRun(name, uuid4(), value, datetime.now(UTC))
-            await self._on_start(run, strand)
+            await tell.start(run, strand)
             try:
                 run.outputs = await step.run(value, strand)
             except Exception as error:
                 run.error, run.end_time = error, datetime.now(UTC)
-                await self._on_error(run, strand)
+                await tell.error(run, strand)
                 raise
             run.end_time = datetime.now(UTC)
-            await self._on_end(run, strand)
+            await tell.end(run, strand)
             return run.outputs
 
-        return Step.of(call, [step])
+        return Step.of(call, [step], produce=partial(self._produced, step, tell))
+
+    async def _produced(self, step: Step, tell: _Telling, value: Any, strand: Strand) -> AsyncIterator[Any]:
+        run, total = ListenedRun(self.get_name(), uuid4(), value, datetime.now(UTC)), ChunkSum()
+        await tell.start(run, strand)
+        try:
+            chunks = produced(step, value, strand)
+            try:
+                async for chunk in chunks:
+                    total.add(chunk)
+                    yield chunk
+            finally:
+                await closed(chunks)
+        except Exception as error:
+            run.error, run.end_time = error, datetime.now(UTC)
+            await tell.error(run, strand)
+            raise
+        run.outputs, run.end_time = total.value, datetime.now(UTC)
+        await tell.end(run, strand)
+
+
+class _Telling:
+    """The listeners of a runnable as async functions."""
+
+    def __init__(self, heard: RunnableWithListeners[Any, Any]) -> None:
+        self.start = _telling(heard.on_start)
+        self.end = _telling(heard.on_end)
+        self.error = _telling(heard.on_error)
 
 
 def _telling(listener: Listener | None) -> Callable[[ListenedRun, Strand], Awaitable[None]]:

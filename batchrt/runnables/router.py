@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from batchrt.runnables.base import Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
+from batchrt.runnables.streams import produced
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -52,8 +53,12 @@ class RouterRunnable(Runnable[Mapping[str, Any], Out]):
             step, given = self._route(steps, value)
             return await step.run(given, strand)
 
+        def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
+            return produced(*self._route(steps, value), strand)
+
         every = steps.values()
-        return Step.of(call, every, direct=all(step.inline or step.direct for step in every))
+        direct = all(step.inline or step.direct for step in every)
+        return Step.of(call, every, direct=direct, produce=produce)
 
     def _route(self, steps: Mapping[str, Step], value: Any) -> tuple[Step, Any]:
         if not (isinstance(value, Mapping) and "key" in value and "input" in value):

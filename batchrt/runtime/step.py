@@ -109,12 +109,21 @@ class Step(NamedTuple):
     transform: Transform | None = None
 
     @classmethod
-    def of(cls, call: StepCall, parts: Iterable[Step], *, direct: bool = False, forks: bool = False) -> Step:
+    def of(
+        cls,
+        call: StepCall,
+        parts: Iterable[Step],
+        *,
+        direct: bool = False,
+        forks: bool = False,
+        produce: Produce | None = None,
+        transform: Transform | None = None,
+    ) -> Step:
         """Return a step that is put together from `parts`; `forks` says that these run at the same time."""
         parts = list(parts)
         lists = max((part.lists for part in parts), default=0)
         meets = any(part.meets for part in parts) or (forks and lists > 0)
-        return cls(call, direct=direct, lists=lists, meets=meets)
+        return cls(call, direct=direct, lists=lists, meets=meets, produce=produce, transform=transform)
 
     async def run(self, value: Any, strand: Strand) -> Any:
         """Return the output, whether the step is inline or not."""

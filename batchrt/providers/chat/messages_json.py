@@ -9,7 +9,15 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
-from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    MessageLike,
+    ToolMessage,
+    Usage,
+)
 from batchrt.providers.choices import first_message, ordered_choices, read_message
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
@@ -152,9 +160,13 @@ def _message_json(message: object, index: int) -> Mapping[str, Any]:
 
 
 def _from_object(message: Message, index: int) -> dict[str, Any]:
+    if isinstance(message, AIMessageChunk):  # the sum of a stream's chunks, as a part of the history
+        message = message.to_message()
     wire = {"role": message.role, "content": _content(message.content, index)}
     if message.name is not None:
         wire["name"] = message.name
+    if isinstance(message, ToolMessage):
+        wire["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage):
         if message.refusal is not None:
             wire["refusal"] = message.refusal

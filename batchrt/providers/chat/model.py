@@ -32,18 +32,18 @@ from batchrt.runtime.strand import Strand
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from pydantic import BaseModel
-
     from batchrt.providers.chat.chat_chunks import ChatChunks
     from batchrt.providers.chat.messages_json import ChatInput, ChatRequest, Messages
     from batchrt.providers.chat.structured_output import Method, RawAndParsed
+    from batchrt.providers.chat.tools import ToolChoice, ToolLike
     from batchrt.providers.http.endpoint import Endpoint
     from batchrt.providers.http.response import Reply
+    from batchrt.runnables.binding import RunnableBinding
     from batchrt.runtime.clock import Clock
 
 __all__ = ["ChatOpenAI"]
 
-M = TypeVar("M", bound="BaseModel")
+M = TypeVar("M")
 
 _PATH: Final = "/chat/completions"
 
@@ -116,7 +116,14 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._memory = ListMemory()
         self._stream_usage = StreamUsage(wanted=stream_usage)
-        self._connect(model, settings)
+        self._connect(
+            model,
+            settings,
+            max_completion_tokens=max_completion_tokens,
+            reasoning_effort=reasoning_effort,
+            native_batch=native_batch,
+            stream_usage=stream_usage,
+        )
         self._request_of = ChatRequest
         self._read_chat = read_chat
         self._chunks_of = ChatChunks
@@ -212,6 +219,36 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     def _read(self, reply: Reply, clock: Clock) -> AIMessage:
         return self._read_chat(reply, self._client.secrets, clock.wall)
 
+    def bind_tools(
+        self,
+        tools: Sequence[ToolLike],
+        *,
+        tool_choice: ToolChoice = None,
+        strict: bool | None = None,
+        **options: Any,
+    ) -> RunnableBinding[ChatInput, AIMessage]:
+        """Return this with tools that the model may call; the calls are in the message's `tool_calls`.
+
+        Args:
+            tools: functions with typed parameters, pydantic models, TypedDicts, JSON schemas, tools of
+                LangChain, or the API's own dicts. The docstring, up to its first blank line, describes the
+                tool, and `Annotated[int, Field(description=…)]` or `Annotated[int, "…"]` a parameter.
+            tool_choice: `"auto"`, `"none"`, `"required"` (also `"any"` and `True`: call one or more), the
+                name of the tool to call, or the API's own dict; `None` leaves it to the server.
+            strict: have the server enforce the parameters' schemas, which are rewritten as OpenAI requires.
+            options: further options of the request, such as `parallel_tool_calls`.
+
+        Raises:
+            TypeError: a tool is none, or has a parameter of a type that JSON does not have.
+            ValueError: a name or schema is wrong, or no tool has the name of `tool_choice`.
+        """
+        from batchrt.providers.chat.tools import tool_choice_of, tool_of
+
+        described = [tool_of(tool, strict=strict) for tool in tools]
+        choice = tool_choice_of(tool_choice, described)
+        chosen = {} if choice is None else {"tool_choice": choice}
+        return self.bind(tools=described, **chosen, **options)
+
     @overload
     def with_structured_output(
         self,
@@ -235,7 +272,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     @overload
     def with_structured_output(
         self,
-        schema: type[BaseModel] | Mapping[str, Any],
+        schema: type[Any] | Mapping[str, Any],
         *,
         method: Method = "json_schema",
         include_raw: Literal[True],
@@ -244,7 +281,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     ) -> Runnable[ChatInput, RawAndParsed]: ...
     def with_structured_output(
         self,
-        schema: type[BaseModel] | Mapping[str, Any],
+        schema: type[Any] | Mapping[str, Any],
         *,
         method: Method = "json_schema",
         include_raw: bool = False,
@@ -254,9 +291,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         """Return a runnable that parses this model's answers as `schema`.
 
         Args:
-            schema: a pydantic model, for validated instances; or a JSON schema, for dicts that are not
-                validated.
-            method: `json_schema` makes the server follow the schema; `json_mode` asks for any JSON
+            schema: a pydantic model, for validated instances; or a TypedDict or a JSON schema, for dicts that
+                are not validated.
+            method: `json_schema` makes the server follow the schema; `function_calling` makes the model
+                call a tool of that schema, for servers without the former; `json_mode` asks for any JSON
                 object, and the prompt has to describe it.
             include_raw: return `{"raw": message, "parsed": …, "parsing_error": …}` and do not raise
                 for an answer that does not fit.

@@ -137,7 +137,7 @@ class OpenAI(Model[TextInput, Out]):
         # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._stream_usage = StreamUsage(wanted=settings["stream_usage"])
-        self._connect(model, settings)
+        self._connect(model, settings, n=n)
         self._memory = ListMemory()
         self._request_for({})
 

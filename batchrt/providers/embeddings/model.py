@@ -119,7 +119,16 @@ class OpenAIEmbeddings(Model[str, list[float]]):
             max_linger=self.max_linger,
         )
         self._truncate = truncate
-        self._connect(model, settings)
+        self._connect(
+            model,
+            settings,
+            dimensions=dimensions,
+            server=server,
+            max_batch_tokens=max_batch_tokens,
+            tokenizer=tokenizer,
+            truncate=truncate,
+            encoding_format=encoding_format,
+        )
         family = family_of(server, self._client.address.host)
 
         def new_capacity(model: str) -> Capacity:

@@ -26,6 +26,9 @@ __all__ = ["ClientChannel", "TransportChannel"]
 _LIBRARIES: Final = ("httpx", "httpx2")
 """Libraries whose clients and transports are accepted; openai and LangChain have moved to httpx2."""
 
+_MOST_BUFFERED: Final = 1_000
+"""Parts that were received before a stream was left, at most; then the next read waits, and is cancelled."""
+
 
 class _HTTPXChannel:
     """Send a request of httpx's, or of httpx2's, and read the raw stream of the answer."""
@@ -116,7 +119,7 @@ class _HTTPXChannel:
 class _HTTPXStream(ResponseStream):
     """Receive the raw stream of a response of httpx's, or httpx2's."""
 
-    __slots__ = ("_channel", "_raw", "_response", "_url")
+    __slots__ = ("_channel", "_raw", "_response", "_unread", "_url")
 
     def __init__(self, response: httpx.Response, channel: _HTTPXChannel, url: str) -> None:
         encoding = response.headers.get("content-encoding", "")
@@ -125,6 +128,7 @@ class _HTTPXStream(ResponseStream):
         self._response = response
         self._channel = channel
         self._url = url
+        self._unread = True
         self._raw: AsyncIterator[bytes] | bytes
         if consumed:
             self._raw = response.content
@@ -139,6 +143,7 @@ class _HTTPXStream(ResponseStream):
             self._raw = b""
             return raw
         part: bytes | None = b""
+        self._unread = False
         try:
             with anyio.fail_after(self._channel._timeout):
                 while part == b"":
@@ -146,17 +151,39 @@ class _HTTPXStream(ResponseStream):
         except self._channel._failures as error:
             raise self._channel._translated(error, self._url, reading=True) from error
         if part is not None:
+            self._unread = True
             return part
         await self.aclose()
         return b""
 
     async def aclose(self) -> None:
         """Close the response, which gives its connection back or closes it."""
-        await _close_generator(self._raw)
+        raw = self._raw
+        if self._unread and not isinstance(raw, bytes):
+            self._unread = False
+            await self._cancel(raw)
+        await _close_generator(raw)
         with anyio.CancelScope(shield=True):
             await self._response.aclose()
             if self._channel._owned is not None:
                 await self._channel._owned.aclose()
+
+    async def _cancel(self, raw: AsyncIterator[bytes]) -> None:
+        """Cancel the next read.
+
+        httpx nests generators, and to close the outermost leaves the others to the garbage collector, which
+        Trio warns of; a cancellation ends them all.
+        """
+        for _ in range(_MOST_BUFFERED):
+            with anyio.CancelScope(shield=True) as scope:
+                scope.cancel()
+                try:
+                    if await anext(raw, None) is None:
+                        return
+                except self._channel._failures:
+                    return
+            if scope.cancelled_caught:
+                return
 
 
 class TransportChannel(_HTTPXChannel):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import BadRequestError, MalformedResponseError, ProviderError, RateLimitError
-from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
 from batchrt.providers.chat.messages_json import ChatRequest, read_chat
 from batchrt.providers.http.secrets import NO_SECRETS, Secrets
 from tests.providers.http.replies import chat_body, reply, wall
@@ -56,6 +56,10 @@ PARTS = [{"type": "text", "text": "hi"}]
         ([HumanMessage(PARTS)], [{"role": "user", "content": PARTS}]),
         (
             [AIMessage(None, tool_calls=[CALL])],
+            [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        ),
+        (
+            [AIMessageChunk("", is_null=True, tool_calls=[{"index": 0, **CALL}])],
             [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
         ),
         (
