@@ -24,8 +24,8 @@ PUBLIC = {
         StringPromptValue add_chunks chain
     """,
     "running": """
-        BatchResult CacheStatistics ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator
-        ResponseCache RunConfig RunStatistics Stream estimate_job
+        BatchResult CacheStatistics ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome
+        OutcomeIterator ResponseCache RunConfig RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown

@@ -6,13 +6,19 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from batchrt.files.cells import error_line, shorten
 from batchrt.files.output_file import open_output
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.output import check_output, write_output
-from batchrt.jobs.records import error_text
+from batchrt.jobs.records import Codec, decode_json, error_text
+from batchrt.runtime.outcome import Outcome
+from batchrt.runtime.outcome_table import OutcomeTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["JobReport"]
 
@@ -139,6 +145,36 @@ class JobReport:
             ) from error
         with open_output(os.fspath(path), str.encode, overwrite=overwrite, source=None) as file:
             file.put(page)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows of the journal as an Arrow table; needs `batchrt[parquet]`.
+
+        The columns are those of `BatchResult.to_arrow`, with the fields of the inputs.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            JournalError: the journal cannot be read.
+        """
+        return self._table().to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows of the journal as a data frame; needs `batchrt[pandas]`. Otherwise as `to_arrow`.
+
+        Raises:
+            ImportError: pandas is not installed.
+            JournalError: the journal cannot be read.
+        """
+        return self._table().to_pandas()
+
+    def _table(self) -> OutcomeTable:
+        inputs: list[Any] = []
+        outcomes: list[Outcome[Any]] = []
+        codec = Codec(None)
+        with JournalReader(self.journal) as reader:
+            for position, given, record in reader.records():
+                inputs.append(decode_json(given))
+                outcomes.append(codec.outcome(position, record))
+        return OutcomeTable(outcomes, inputs)
 
     def resumed(self) -> str:
         """Return one line on how the rows were matched with the journal; empty for a first run."""
