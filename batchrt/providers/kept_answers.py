@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -197,16 +198,4 @@ def encode_message(message: AIMessage) -> bytes | None:
 
 def decode_message(encoded: bytes) -> AIMessage:
     """Return the message; it was not billed again."""
-    message = _messages().validate_json(encoded)
-    return AIMessage(
-        message.content,
-        name=message.name,
-        refusal=message.refusal,
-        finish_reason=message.finish_reason,
-        usage=Usage(),
-        model=message.model,
-        request_id=message.request_id,
-        tool_calls=message.tool_calls,
-        reasoning=message.reasoning,
-        logprobs=message.logprobs,
-    )
+    return replace(_messages().validate_json(encoded), usage=Usage())

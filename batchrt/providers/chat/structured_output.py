@@ -128,7 +128,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         forget = getattr(self._model, "forget", None)
         for form in (self._format, self._loose):
             if form is not None and forget is not None:
-                forget(value, strand, {**kwargs, "response_format": form})
+                forget(value, strand, {**kwargs, **form})
 
     def _caller(self, kwargs: Mapping[str, Any]) -> StepCall:
         """Return the model's call, which leaves strict mode once the server has refused the schema in it."""
