@@ -13,6 +13,7 @@ import batchrt
 PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
+    {"tool_calls"},
     {"errors", "messages", "prices"},
     {"response_cache"},
     {"config"},

@@ -214,7 +214,10 @@ class Job:
         journal.end_run(ended)
         journal.flush()
         totals = await anyio.to_thread.run_sync(journal.totals)
-        return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        report = self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        journal.put_counts(report.counts())
+        journal.flush()
+        return report
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.

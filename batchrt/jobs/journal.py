@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from batchrt.jobs.commit_thread import CommitThread
@@ -157,6 +157,11 @@ class Journal(JournalReader):
     def end_run(self, run: RunRecord) -> None:
         """Record how the run ended."""
         self._thread.put((_END_RUN, run, None))
+
+    def put_counts(self, counts: Mapping[str, Any]) -> None:
+        """Record the counts of the last run's rows by how they were matched."""
+        change = "UPDATE runs SET counts = ? WHERE id = (SELECT max(id) FROM runs)"
+        self._thread.put((change, (json.dumps(counts),), None))
 
     def last_event(self) -> int:
         """Return the number of the last event; 0 without any."""

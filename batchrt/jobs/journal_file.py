@@ -30,7 +30,8 @@ CREATE TABLE runs (
     is_complete INTEGER,            -- 1 if each row had an outcome at its end
     seconds REAL,
     ended TEXT,                     -- why it ended early
-    started REAL                    -- seconds since 1970; NULL in a run of the first format
+    started REAL,                   -- seconds since 1970; NULL in a run of the first format
+    counts TEXT                     -- JSON: its rows by how they were matched
 );
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,         -- in the order of commits
@@ -65,7 +66,11 @@ CREATE TABLE events (
     reason TEXT NOT NULL
 );
 """
-_UPGRADE: Final = f"ALTER TABLE runs ADD COLUMN started REAL; {_EVENTS}"
+_UPGRADE: Final = f"""
+ALTER TABLE runs ADD COLUMN started REAL;
+ALTER TABLE runs ADD COLUMN counts TEXT;
+{_EVENTS}
+"""
 
 
 class FileLock:

@@ -255,6 +255,13 @@ class JournalReader:
         """Whether there are events and times of runs, which the first format does not have."""
         return bool(self._read("SELECT 1 FROM sqlite_schema WHERE name = 'events'"))
 
+    def last_counts(self) -> dict[str, Any]:
+        """Return the last run's rows by how they were matched; empty for a run that was killed."""
+        if not self._has_events():
+            return {}
+        found = self._read("SELECT counts FROM runs ORDER BY id DESC LIMIT 1")
+        return json.loads(found[0][0]) if found and found[0][0] is not None else {}
+
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""
         ((done, failed, retries, tokens_in, tokens_out, cost),) = self._read(

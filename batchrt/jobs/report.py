@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["JobReport"]
 
+_COUNTS: Final = (
+    *("reused", "failed_before", "changed", "changed_parts", "new", "gone", "kept", "interrupted"),
+    "not_started",
+)
 _SHOWN: Final = 20
 _LONGEST_REASON: Final = 200
 
@@ -87,7 +91,12 @@ class JobReport:
         """
         path = os.fspath(journal)
         with JournalReader(path) as reader:
-            return cls(path, **reader.last_run()._asdict(), **reader.totals()._asdict())
+            run, totals = reader.last_run()._asdict(), reader.totals()._asdict()
+            return cls(path, **reader.last_counts(), **run, **totals)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts that belong to the last run, and that the rows of the journal do not tell."""
+        return {name: getattr(self, name) for name in _COUNTS}
 
     def failed_rows(self, most: int = _SHOWN) -> list[str]:
         """Return a line for each of the first `most` rows that failed: its number, from 1, and the reason.

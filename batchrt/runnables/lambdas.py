@@ -112,6 +112,20 @@ class RunnableLambda(Runnable[In, Out]):
         self._sync_takes_config = takes_config(func)
         self._async_takes_config = self.afunc is not None and takes_config(self.afunc)
 
+    @property
+    def InputType(self) -> Any:  # noqa: N802  LCEL's name
+        """The type of the function's parameter, by its annotation."""
+        from batchrt.runnables.function_types import parameter_type
+
+        return parameter_type(self.func)
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802  LCEL's name
+        """The type of the function's result, by its annotation."""
+        from batchrt.runnables.function_types import result_type
+
+        return result_type(self.func)
+
     def __repr__(self) -> str:
         return self.get_name()
 

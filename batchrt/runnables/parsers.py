@@ -62,6 +62,8 @@ class BaseOutputParser(Runnable[ModelOutput, Out]):
     An error that `parse` raises is the item's.
     """
 
+    InputType = str | AIMessage
+
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
 
@@ -154,6 +156,8 @@ def _refused(refusal: str) -> OutputParserError:
 class StrOutputParser(BaseOutputParser[str]):
     """Return the text of a model's answer, chunk by chunk. A refusal is an `OutputParserError`."""
 
+    OutputType = str
+
     def _streams(self) -> bool:
         return self._parses_as(StrOutputParser)
 
@@ -244,6 +248,7 @@ class PydanticOutputParser(BaseOutputParser[ModelT]):
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
+        self.OutputType = pydantic_object
 
     def parse(self, text: str) -> ModelT:
         """Return the instance for the JSON in `text`."""

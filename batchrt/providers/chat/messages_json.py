@@ -170,8 +170,8 @@ def _from_object(message: Message, index: int) -> dict[str, Any]:
     if isinstance(message, AIMessage):
         if message.refusal is not None:
             wire["refusal"] = message.refusal
-        if message.tool_calls:
-            wire["tool_calls"] = list(message.tool_calls)
+        if message.raw_tool_calls:
+            wire["tool_calls"] = list(message.raw_tool_calls)
     return wire
 
 
