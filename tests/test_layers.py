@@ -28,7 +28,7 @@ LAYERS = [
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
 
-INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5]
+INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5] | LAYERS[6]
 """The layers that the command line reaches by the public names alone, as every other user does."""
 
 PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
