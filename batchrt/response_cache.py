@@ -287,10 +287,13 @@ class ResponseCache:
         It is no daemon, so that an exit waits for it, and it ends as soon as there is nothing to write.
         """
         if self._writer is None and not self._is_broken:
-            self._writer = threading.Thread(
-                target=self._write_all, name="batchrt response cache", daemon=False
-            )
-            self._writer.start()
+            writer = threading.Thread(target=self._write_all, name="batchrt response cache", daemon=False)
+            try:
+                writer.start()
+            except RuntimeError as error:  # the interpreter is shutting down, or there are too many threads
+                self._give_up(error)
+            else:
+                self._writer = writer  # before it can end, for which it needs the lock
 
     def _write_all(self) -> None:
         connection = None

@@ -262,3 +262,20 @@ def test_response_cache_leaves_no_thread(path: Path) -> None:
         cache.put(key(1), b"x")
         cache.flush()
         assert not [each for each in threading.enumerate() if each.name == "batchrt response cache"]
+
+
+def test_response_cache_without_a_thread_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where none can be started, as at the end of the program: answers are lost to the cache alone."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with caplog.at_level(logging.WARNING, "batchrt"), ResponseCache(path) as cache:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            cache.put(key(1), b"x")
+            cache.put(key(2), b"x")
+        assert cache.get(key(1)) is None
+    assert len(caplog.messages) == 1
