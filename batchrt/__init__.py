@@ -103,6 +103,7 @@ from batchrt.tool_calls import InvalidToolCall, ToolCall, ToolCallChunk
 if TYPE_CHECKING:
     from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
+    from batchrt.jobs.output import OutputLayout
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
@@ -188,6 +189,7 @@ __all__ = [
     "OutcomeIterator",
     "OutputClosedError",
     "OutputError",
+    "OutputLayout",
     "OutputParserError",
     "Price",
     "PromptTemplate",
@@ -259,6 +261,7 @@ _HOMES = {
     "Job": "batchrt.jobs.job",
     "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
+    "OutputLayout": "batchrt.jobs.output",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",

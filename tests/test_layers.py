@@ -23,7 +23,7 @@ LAYERS = [
     {"providers", "files", "testing"},
     {"jobs"},
     {"__init__"},
-    {"cli"},
+    {"cli", "integrations"},
     {"__main__"},
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
@@ -54,6 +54,9 @@ ROOMS = {
     "genai_prices": {"providers/published_prices.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/", "response_cache.py"},
+    "langchain_core": {"integrations/langchain/"},
+    "langchain_openai": {"integrations/langchain/"},
+    "openai": {"integrations/langchain/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -25,7 +25,7 @@ PUBLIC = {
     """,
     "running": """
         BatchResult CacheStatistics ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome
-        OutcomeIterator ResponseCache RunConfig RunStatistics Stream estimate_job
+        OutcomeIterator OutputLayout ResponseCache RunConfig RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown

@@ -40,10 +40,11 @@ or content_filter for a truncated one. The first Ctrl-C finishes the requests in
 wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost, requests
 in flight are finished, and no more are sent.
 
-With --journal FILE no paid answer is lost: after a kill, Ctrl-C, a full disk or an outage, the same command
-continues where it stopped. OUT must be a local file, and is written once each row has an outcome. All other
-options work with a journal, too. Rows without an answer because the provider refused all requests are not
-failed; the next run sends them.
+No paid answer is lost: each is recorded in a journal beside OUT (OUT.journal), and after a kill, Ctrl-C, a
+full disk or an outage the same command continues where it stopped. OUT is written once each row has an
+outcome, or the run ends early. Rows without an answer because the provider refused all requests are not
+failed; the next run sends them. Without a journal (stdout, pipes, remote files, --no-journal) rows are
+written as they come.
 """ + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """
@@ -52,8 +53,12 @@ Turn a text of each row of INPUT into a vector; write the vectors, in the same o
 Texts are sent in lists, as long as the server accepts. The suffix of OUT selects the format of the vectors,
 each with its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
 (.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A failed row has the reason
-in its error field; in a matrix it is a row of NaN. A .parquet file is readable once it is finished: a
-killed process (SIGKILL) loses it, while the other formats keep the rows written so far.
+in its error field; in a matrix it is a row of NaN.
+
+No paid vector is lost: each is recorded in a journal beside OUT (OUT.journal), and after a kill, Ctrl-C, a
+full disk or an outage the same command continues where it stopped. OUT is written once each row has an
+outcome, or the run ends early. Without a journal (stdout, pipes, remote files, --no-journal) rows are
+written as they come.
 
 The API key is taken from OPENAI_API_KEY. The first Ctrl-C finishes the requests in flight, skips lists
 that wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost,

@@ -153,6 +153,22 @@ class JobSettings:
         show_default="all",
     )
     sample_seed: int = option(0, metavar="SEED", help="The seed of --sample; another seed draws other rows.")
+    journal: str | None = option(
+        None,
+        metavar="FILE",
+        help="The journal: each outcome is recorded in it; the same command resumes the job.",
+        show_default="OUT.journal; none for stdout, pipes and remote files",
+    )
+    no_journal: bool = option(
+        False, "--no-journal", help="Keep no journal: write OUT as rows come, and resume nothing."
+    )
+    retry_failed: bool = option(False, "--retry-failed", help="Run rows again that failed before.")
+    fresh: bool = option(
+        False, "--fresh", help="Start a new journal; the old one is kept as OUT.journal.old1."
+    )
+    reuse: Literal["same", "any"] = option(
+        "same", help="any: keep outputs of another model, prompt or option for the same row."
+    )
     quiet: bool = option(
         False, "--quiet", "-q", help="No progress and no summary; lost rows are reported nevertheless."
     )
@@ -191,19 +207,6 @@ class RunSettings(JobSettings):
         None,
         help="The output's encoding; utf-8-sig has a byte order mark, as spreadsheets need.",
         show_default="utf-8, with a mark if the input has one",
-    )
-    journal: str | None = option(
-        None,
-        metavar="FILE",
-        help="Record each outcome in FILE; after a kill, the same command resumes the job.",
-    )
-    retry_failed: bool = option(False, "--retry-failed", help="With --journal: run failed rows again.")
-    fresh: bool = option(
-        False, "--fresh", help="With --journal: start a new journal; the old one is kept as FILE.old1."
-    )
-    reuse: Literal["same", "any"] = option(
-        "same",
-        help="With --journal: any reuses answers of another model, prompt or option to the same row.",
     )
     fail_cut_off: bool = option(
         False,

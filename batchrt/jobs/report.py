@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from batchrt.files.cells import error_line, shorten
 from batchrt.files.output_file import open_output
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.output import check_output, check_unused, write_output
 from batchrt.jobs.records import Codec, decode_json, error_text
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_table import OutcomeTable
@@ -56,6 +56,7 @@ class JobReport:
         ended: why it ended early, in a sentence, or `None`.
         aside: where an older journal was moved (`fresh`), or `None`.
         is_written: whether the last run has written the output.
+        has_partial: whether it has written an output of the rows so far.
     """
 
     journal: str
@@ -81,6 +82,7 @@ class JobReport:
     ended: str | None = None
     aside: str | None = None
     is_written: bool = False
+    has_partial: bool = False
 
     @classmethod
     def of(cls, journal: str | os.PathLike[str]) -> Self:
@@ -125,7 +127,9 @@ class JobReport:
             JournalError: the journal cannot be read.
         """
         name = os.fspath(path)
-        check_output(name, None, replace=overwrite)
+        files = check_output(name, None)
+        if not overwrite:
+            check_unused(files)
         return write_output(self.journal, name, None, failed=True)
 
     def write_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

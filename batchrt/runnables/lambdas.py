@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -14,6 +14,7 @@ from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part, inline
+from batchrt.runnables.foreign import adopted
 from batchrt.runnables.generator import (
     GeneratorFunction,
     generator_produce,
@@ -21,7 +22,7 @@ from batchrt.runnables.generator import (
     takes_config,
 )
 from batchrt.runnables.keywords import function_takes
-from batchrt.runnables.streams import configured, once, produced, total_call
+from batchrt.runnables.streams import Once, configured, produced, total_call
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
@@ -56,6 +57,18 @@ class RunnableLambda(Runnable[In, Out]):
             functions that take microseconds, which a thread would cost tenfold.
     """
 
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Iterator[Out]],
+        afunc: Callable[[In], AsyncIterator[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, func: Callable[[In], AsyncIterator[Out]], afunc: None = ..., *, name: str | None = ...
+    ) -> None: ...
     @overload
     def __init__(
         self, func: Callable[[In], Runnable[Any, Out]], afunc: None = ..., *, name: str | None = ...
@@ -168,7 +181,7 @@ class RunnableLambda(Runnable[In, Out]):
         inner = self._one_deeper(outer)
         run = partial(_produced_by, output.runnable._step(), value)
         del value  # a waiting stream does not keep its input
-        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(once(None), strand)
+        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(Once(None), strand)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -222,8 +235,8 @@ class RunnableLambda(Runnable[In, Out]):
                 return output
             if hasattr(type(output), "__await__"):
                 output = await resolve(output)
-            if isinstance(output, Runnable):
-                return await run_returned(output, value, strand)
+            if (returned := _returned_runnable(output)) is not None:
+                return await run_returned(returned, value, strand)
             return output
 
         return Step(call, produce=produce)
@@ -245,8 +258,8 @@ class RunnableLambda(Runnable[In, Out]):
             # An async function behind a decorator or lambda that is not async itself returns one.
             if hasattr(type(output), "__await__"):
                 output = resolve_without_loop(output) if direct else await resolve(output)
-            if isinstance(output, Runnable):
-                return await run_returned(output, value, strand)
+            if (returned := _returned_runnable(output)) is not None:
+                return await run_returned(returned, value, strand)
             return output
 
         return Step(call, direct=True, produce=produce)
@@ -276,6 +289,10 @@ class RunnableLambda(Runnable[In, Out]):
 
 
 @overload
+def chain(func: Callable[[T], Iterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[[T], AsyncIterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
 def chain(func: Callable[[T], Runnable[Any, U]]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[[T], Awaitable[U]]) -> RunnableLambda[T, U]: ...
@@ -288,15 +305,22 @@ def chain(func: Callable[[T, RunConfig], U]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]: ...
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
-    """Turn a function into a runnable; LCEL's decorator."""
+    """Turn a function, or a generator function of one input, into a runnable; LCEL's decorator."""
     return RunnableLambda(func)
 
 
 def _check_function(function: object) -> None:
     if function is None:
         return
-    if not callable(function):
+    if not callable(function) or isinstance(function, Runnable):
         raise TypeError(f"a function is needed, not {type(function).__name__}: {function!r}")
+
+
+def _returned_runnable(output: object) -> Runnable[Any, Any] | None:
+    """Return the runnable that a function returned, also one of another library; `None` if it is none."""
+    if isinstance(output, Runnable):
+        return output
+    return adopted(output) if hasattr(type(output), "ainvoke") else None
 
 
 def _is_async(function: object) -> bool:

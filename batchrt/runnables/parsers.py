@@ -13,6 +13,7 @@ from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.chunk_sums import snapshot_of
 from batchrt.runnables.description import Description, described_class, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
+from batchrt.runnables.foreign import adopted_message
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -53,6 +54,8 @@ def text_of(output: ModelOutput) -> str:
         return output.text
     if isinstance(output, Message):
         return output.content if isinstance(output.content, str) else ""
+    if (foreign := adopted_message(output)) is not None:  # type: ignore[unreachable]
+        return text_of(foreign)
     raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +341,16 @@ async def test_kept_answers_of_a_damaged_cache(
         result = await answers.model().abatch(["a", "b", "c"], {"cache": path})
     assert [each.text for each in result] == ["A", "B", "C"]
     assert len([each for each in caplog.records if each.name == "batchrt"]) == 1
+
+
+async def test_kept_answers_of_a_model_that_streams_all_answers(path: Path) -> None:
+    """A whole answer is kept however it came; a stream that is asked for is sent."""
+    provider = MockProvider()
+    model = ChatOpenAI("m", base_url="http://mock/v1", transport=provider.transport(), streaming=True)
+    with ResponseCache(path) as cache:
+        first = await model.ainvoke("a", {"cache": cache})
+        assert await model.ainvoke("a", {"cache": cache}) == replace(first, usage=Usage())
+        assert provider.log.snapshot().requests == 1
+        chunks = [chunk async for chunk in model.astream("a", {"cache": cache})]
+        assert "".join(chunk.text for chunk in chunks) == first.text
+        assert provider.log.snapshot().requests == 2
