@@ -41,6 +41,8 @@ class RunConfig(TypedDict, total=False):
         prices: a `Price` for all models, or a dict of prices by model name.
         window: the number of items that may be admitted and not yet delivered; bounds memory. Default: ten
             times `max_concurrency`, at least 1,000.
+        progress: show a bar of the items that have ended, on stderr or in a notebook. Needs
+            `batchrt[progress]`. For the run alone, and not for nested calls.
         recursion_limit: runnables in a row that a function may return. Default 25.
         tags, metadata, run_name, configurable: for your own use. They are passed to functions that take a
             `config`, inherited by nested calls, and merged by `with_config`.
@@ -53,6 +55,7 @@ class RunConfig(TypedDict, total=False):
     max_cost: float | None
     prices: Price | Mapping[str, Price] | None
     window: int
+    progress: bool
     recursion_limit: int
     tags: list[str]
     metadata: dict[str, Any]
@@ -97,6 +100,8 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
     _check_count(config, "recursion_limit", least=0)
     _check_seconds(config, "timeout")
     _check_seconds(config, "deadline")
+    if not isinstance(config.get("progress", False), bool):
+        raise TypeError(f"progress must be True or False, not {config['progress']!r}")
     if not _SPENDING.isdisjoint(config):
         check_spending(config)
     return cast("RunConfig", dict(config))

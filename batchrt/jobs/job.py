@@ -28,7 +28,7 @@ from batchrt.jobs.matching import Matcher, Matches
 from batchrt.jobs.output import OutputLayout, check_output, check_unused, is_free, is_stream, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
-from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
+from batchrt.jobs.rows import JobSource, count_rows, open_rows, read_async_rows, read_rows, source_paths
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.limits.quota_watch import watching_quotas
 from batchrt.providers.embeddings.tokenizer import TokenizerName
@@ -37,6 +37,7 @@ from batchrt.runtime.clock import Clock
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
+from batchrt.runtime.progress_bar import ProgressBar
 from batchrt.runtime.sync_callbacks import check_sync
 
 __all__ = ["Job", "Reuse"]
@@ -135,21 +136,25 @@ class Job:
         self._writing: CancelScope | None = None
         self._codec = Codec(self._identity.output_type)
         self._run: JobRun | None = None
+        self._bar: ProgressBar | None = None
         self._stop_called = False
         self._is_used_up = False
         self._report: JobReport | None = None
 
-    def run(self, observe: Observer | None = None) -> JobReport:
+    def run(self, observe: Observer | None = None, *, progress: bool = False) -> JobReport:
         """Do `arun` from sync code; an iterator of rows runs on a background event loop."""
-        return call_blocking(partial(self.arun, observe))
+        return call_blocking(partial(self.arun, observe, progress=progress))
 
-    async def arun(self, observe: Observer | None = None) -> JobReport:
+    async def arun(self, observe: Observer | None = None, *, progress: bool = False) -> JobReport:
         """Run the rows that have no outcome yet, write the output if each row has one, and report.
 
         Args:
             observe: called with each outcome of this run once it is on the disk, on the event loop.
+            progress: show a bar of the rows that have an outcome, on stderr or in a notebook, as `progress`
+                in the config does.
 
         Raises:
+            ImportError: tqdm is not installed, which the bar needs (`batchrt[progress]`).
             JournalError: the journal cannot be opened or written, or another process has it open. What was
                 committed is in it, and running the job again goes on.
             InputError: the source cannot be read, or has no column that the prompt names; or the output
@@ -165,8 +170,14 @@ class Job:
         if observe is not None:
             check_sync("observe", observe)
         self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
+        wants_bar = progress or self._config.get("progress", False)
         run = self._run = JobRun(
-            self._chain, self._config, observe, refine=self._refine, abort_policy=self._abort_policy
+            self._chain,
+            {**self._config, "progress": False},
+            observe,
+            refine=self._refine,
+            abort_policy=self._abort_policy,
+            show=self._show if wants_bar else None,
         )
         if self._stop_called:
             run.stop()
@@ -180,6 +191,9 @@ class Job:
             if journal.is_new and not self._overwrite:
                 check_unused(files)
             self._fresh = False
+            if wants_bar:
+                self._bar = ProgressBar(count_rows(rows, self._limit), "row")
+                opened.callback(self._bar.close)
             report = self._report = await self._carry_out(run, rows, journal)
             if self._sink is not None and self._is_to_be_written(journal, report, self._sink):
                 journal.begin_output(is_complete=report.is_complete)
@@ -227,6 +241,13 @@ class Job:
         journal.flush()
         totals = await anyio.to_thread.run_sync(journal.totals)
         return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+
+    def _show(self, ended: int, failed: int) -> None:
+        """Show rows of this run that have an outcome, and those of the runs before."""
+        matches = self.matches
+        if self._bar is not None and matches is not None:
+            before = 0 if self._retry_failed else matches.failed_before
+            self._bar.show(matches.reused + before + ended, before + failed)
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.

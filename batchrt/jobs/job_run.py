@@ -100,6 +100,7 @@ class JobRun:
         observe: see `Observer`.
         refine: see `Refiner`.
         abort_policy: decides when the run is stopped, by its `on_abort`; by default `stop` is called.
+        show: called now and then with the number of outcomes that are on the disk, and of those that failed.
 
     Attributes:
         interrupted: rows without an outcome that stands, since the provider let no request through.
@@ -117,6 +118,7 @@ class JobRun:
         *,
         refine: Refiner | None = None,
         abort_policy: AbortPolicy | None = None,
+        show: Callable[[int, int], object] | None = None,
     ) -> None:
         self.interrupted: int = 0
         self.not_started: int = 0
@@ -128,6 +130,8 @@ class JobRun:
         self._config = config
         self._observe = observe
         self._refine = refine
+        self._show = show
+        self._shown = self._failures_shown = 0
         if abort_policy is None:
             abort_policy = AbortPolicy(max_wait=math.inf)
             abort_policy.on_abort = self.stop
@@ -217,6 +221,8 @@ class JobRun:
         self._confirm()
         if self._failure is not None:
             raise self._failure
+        if self._show is not None:
+            self._show(self._shown, self._failures_shown)
         self._end()
 
     async def _consume(self, iterator: OutcomeIterator[Any]) -> None:
@@ -248,6 +254,8 @@ class JobRun:
                 in_turns = self._packs and not self._matcher.is_first
                 return self._in_turns(matched) if in_turns else self._following(matched)
             if perf_counter() - began > _LONGEST_LOOK:
+                if self._show is not None:
+                    self._show(self._shown, self._failures_shown)
                 await anyio.lowlevel.checkpoint()
                 began = perf_counter()
             if self._stopped:
@@ -376,9 +384,14 @@ class JobRun:
         """Show outcomes that are on the disk; on the loop's thread."""
         try:
             while self._confirmed:
-                for position, outcome in self._confirmed.popleft():
+                tokens = self._confirmed.popleft()
+                for position, outcome in tokens:
                     if self._observe is not None:
                         self._observe(_at(position, outcome))
+                if self._show is not None:
+                    self._shown += len(tokens)
+                    self._failures_shown += sum(outcome.error is not None for _, outcome in tokens)
+                    self._show(self._shown, self._failures_shown)
             self._journal.check()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             if self._failure is None:
