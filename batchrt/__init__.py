@@ -97,6 +97,7 @@ from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
+from batchrt.tool_calls import InvalidToolCall, ToolCall, ToolCallChunk
 
 if TYPE_CHECKING:
     from batchrt.jobs.estimate import JobEstimate, estimate_job
@@ -161,6 +162,7 @@ __all__ = [
     "HumanMessage",
     "HumanMessagePromptTemplate",
     "InputError",
+    "InvalidToolCall",
     "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
@@ -238,6 +240,8 @@ __all__ = [
     "SystemMessage",
     "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallChunk",
     "ToolMessage",
     "Usage",
     "add_chunks",

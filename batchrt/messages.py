@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from batchrt.tool_calls import (
+    InvalidToolCall,
+    ToolCall,
+    ToolCallChunk,
+    parse_tool_calls,
+    raw_tool_calls_of,
+)
+
 __all__ = [
     "AIMessage",
     "AIMessageChunk",
@@ -71,6 +79,34 @@ class Message:
     content: Content
     name: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The content as one string, without reasoning and parts that are not text."""
+        return text_of_content(self.content)
+
+    @property
+    def type(self) -> str:
+        """LangChain's name of the role: `human`, `ai`, `system`, `tool`, or the role itself."""
+        return _TYPES.get(self.role, self.role)
+
+    @property
+    def id(self) -> str | None:
+        """Identify the message; a model's by the `request_id`, others by nothing."""
+        return None
+
+    def pretty_repr(self) -> str:
+        """Return the text below a line with the type, to be read by people."""
+        title = f" {self.type.title()} Message "
+        named = f"\nName: {self.name}" if self.name else ""
+        return f"{title:=^80}{named}\n\n{self.text}"
+
+    def pretty_print(self) -> None:
+        """Print `pretty_repr()`."""
+        print(self.pretty_repr())  # noqa: T201
+
+
+_TYPES: Final = {"user": "human", "assistant": "ai"}
+
 
 @dataclass(frozen=True, slots=True)
 class SystemMessage(Message):
@@ -88,9 +124,12 @@ class HumanMessage(Message):
     content: Content = field(default="", kw_only=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class AIMessage(Message):
     """Hold a model's answer and the provider's metadata.
+
+    Args:
+        tool_calls: the calls in LangChain's form or the API's, in place of `raw_tool_calls`.
 
     Attributes:
         refusal: the model's reason for not answering, if it gave one.
@@ -98,7 +137,7 @@ class AIMessage(Message):
         usage: the tokens billed, or `None` if the server does not report them.
         model: the model that answered, as named by the server.
         request_id: the provider's id of the exchange.
-        tool_calls: the tool calls, as JSON from the response.
+        raw_tool_calls: the tool calls, as JSON from the response; `tool_calls` has them parsed.
         reasoning: the model's reasoning before the answer, if the server shows it; not part of `text`.
         logprobs: the choice's `logprobs`, as JSON from the response, if they were requested.
     """
@@ -110,17 +149,89 @@ class AIMessage(Message):
     usage: Usage | None = field(default=None, kw_only=True)
     model: str | None = field(default=None, kw_only=True)
     request_id: str | None = field(default=None, kw_only=True)
-    tool_calls: Sequence[Mapping[str, Any]] = field(default=(), kw_only=True)
+    raw_tool_calls: Sequence[Mapping[str, Any]] = field(default=(), kw_only=True)
     reasoning: str | None = field(default=None, kw_only=True)
     logprobs: Mapping[str, Any] | None = field(default=None, kw_only=True)
 
+    def __init__(
+        self,
+        content: Content = "",
+        name: str | None = None,
+        *,
+        role: str = "assistant",
+        refusal: str | None = None,
+        finish_reason: str | None = None,
+        usage: Usage | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+        tool_calls: Sequence[Mapping[str, Any]] = (),
+        raw_tool_calls: Sequence[Mapping[str, Any]] = (),
+        reasoning: str | None = None,
+        logprobs: Mapping[str, Any] | None = None,
+    ) -> None:
+        put = object.__setattr__  # the class is frozen
+        put(self, "content", content)
+        put(self, "name", name)
+        put(self, "role", role)
+        put(self, "refusal", refusal)
+        put(self, "finish_reason", finish_reason)
+        put(self, "usage", usage)
+        put(self, "model", model)
+        put(self, "request_id", request_id)
+        put(self, "raw_tool_calls", raw_tool_calls_of(tool_calls) if tool_calls else raw_tool_calls)
+        put(self, "reasoning", reasoning)
+        put(self, "logprobs", logprobs)
+
     @property
-    def text(self) -> str:
-        """The content as one string, without reasoning and parts that are not text."""
-        return text_of_content(self.content)
+    def tool_calls(self) -> list[ToolCall]:
+        """The calls of functions, parsed: `name`, `args` and `id`."""
+        return parse_tool_calls(self.raw_tool_calls)[0]
+
+    @property
+    def invalid_tool_calls(self) -> list[InvalidToolCall]:
+        """The calls whose arguments are no JSON object."""
+        return parse_tool_calls(self.raw_tool_calls)[1]
+
+    @property
+    def id(self) -> str | None:
+        """The `request_id`."""
+        return self.request_id
+
+    @property
+    def usage_metadata(self) -> dict[str, Any] | None:
+        """The `usage` in LangChain's form."""
+        usage = self.usage
+        if usage is None:
+            return None
+        return {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+            "input_token_details": {
+                "audio": usage.input_audio_tokens,
+                "cache_creation": usage.cache_write_tokens,
+                "cache_read": usage.cached_input_tokens,
+            },
+            "output_token_details": {
+                "audio": usage.output_audio_tokens,
+                "reasoning": usage.reasoning_tokens,
+            },
+        }
+
+    @property
+    def response_metadata(self) -> dict[str, Any]:
+        """The `model`, `finish_reason` and `logprobs` by LangChain's names, if the server sent them."""
+        said = {"model_name": self.model, "finish_reason": self.finish_reason, "logprobs": self.logprobs}
+        return {name: value for name, value in said.items() if value is not None}
+
+    @property
+    def additional_kwargs(self) -> dict[str, Any]:
+        """The `refusal` and the raw tool calls, where LangChain has them."""
+        raw = {"refusal": self.refusal, "tool_calls": list(self.raw_tool_calls) or None}
+        return {name: value for name, value in raw.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class AIMessageChunk(AIMessage):
     """Hold a part of a model's answer; the sum of all chunks, by `+`, holds all of it.
 
@@ -128,11 +239,20 @@ class AIMessageChunk(AIMessage):
     `finish_reason` and `usage` the last one counts, of `model` and `request_id` the first.
 
     Attributes:
-        tool_calls: fragments of tool calls, as JSON; each has an `index`, its call's place among all calls.
+        raw_tool_calls: fragments of tool calls, as JSON; each has an `index`, its call's place among all.
         is_null: the server sent null in place of a content, or nothing; true for the sum if it is for each.
     """
 
     is_null: bool = field(default=False, kw_only=True, repr=False)
+
+    def __init__(self, content: Content = "", *, is_null: bool = False, **fields: Any) -> None:
+        AIMessage.__init__(self, content, **fields)
+        object.__setattr__(self, "is_null", is_null)
+
+    @property
+    def tool_call_chunks(self) -> list[ToolCallChunk]:
+        """The fragments of calls of functions in LangChain's form."""
+        return [_chunk_of(call) for call in self.raw_tool_calls]
 
     @classmethod
     def of(cls, message: AIMessage) -> AIMessageChunk:
@@ -145,7 +265,7 @@ class AIMessageChunk(AIMessage):
             usage=message.usage,
             model=message.model,
             request_id=message.request_id,
-            tool_calls=[{**call, "index": index} for index, call in enumerate(message.tool_calls)],
+            raw_tool_calls=[{**call, "index": index} for index, call in enumerate(message.raw_tool_calls)],
             reasoning=message.reasoning,
             logprobs=message.logprobs,
             is_null=message.content is None,
@@ -162,7 +282,7 @@ class AIMessageChunk(AIMessage):
             usage=other.usage or self.usage,
             model=self.model or other.model,
             request_id=self.request_id or other.request_id,
-            tool_calls=_joined_calls(self.tool_calls, other.tool_calls),
+            raw_tool_calls=_joined_calls(self.raw_tool_calls, other.raw_tool_calls),
             reasoning=_joined(self.reasoning, other.reasoning),
             logprobs=_joined_lists(self.logprobs, other.logprobs),
             is_null=self.is_null and other.is_null,
@@ -178,13 +298,25 @@ class AIMessageChunk(AIMessage):
             usage=self.usage,
             model=self.model,
             request_id=self.request_id,
-            tool_calls=[
-                {name: value for name, value in call.items() if name != "index"} for call in self.tool_calls
+            raw_tool_calls=[
+                {name: value for name, value in call.items() if name != "index"}
+                for call in self.raw_tool_calls
             ]
             or (),
             reasoning=self.reasoning,
             logprobs=self.logprobs,
         )
+
+
+def _chunk_of(call: Mapping[str, Any]) -> ToolCallChunk:
+    function = call.get("function") or {}
+    return ToolCallChunk(
+        name=function.get("name"),
+        args=function.get("arguments"),
+        id=call.get("id"),
+        index=call.get("index"),
+        type="tool_call_chunk",
+    )
 
 
 def _joined(first: str | None, second: str | None) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrt import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
+from batchrt import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, ToolMessage, Usage
 
 
 def test_usage_adds_up() -> None:
@@ -70,7 +70,7 @@ _chunks = st.builds(
     usage=st.none() | st.builds(Usage, st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)),
     model=st.none() | st.just("m"),
     request_id=st.none() | st.just("r"),
-    tool_calls=_calls,
+    raw_tool_calls=_calls,
     reasoning=st.none() | _texts,
     logprobs=st.none() | st.builds(lambda text: {"content": [text], "refusal": None}, _texts),
     is_null=st.booleans(),
@@ -90,7 +90,7 @@ def test_message_chunks_add_up() -> None:
         model="m",
         request_id="r",
         usage=Usage(1, 1, 2),
-        tool_calls=[
+        raw_tool_calls=[
             {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
         ],
         reasoning="I ",
@@ -100,7 +100,7 @@ def test_message_chunks_add_up() -> None:
         model="other",
         finish_reason="stop",
         usage=Usage(1, 2, 3),
-        tool_calls=[
+        raw_tool_calls=[
             {"index": 0, "id": "2", "function": {"arguments": '":1}'}},
             {"index": 1, "id": "3", "function": {"name": "g", "arguments": ""}},
         ],
@@ -113,7 +113,7 @@ def test_message_chunks_add_up() -> None:
         request_id="r",
         finish_reason="stop",
         usage=Usage(1, 2, 3),
-        tool_calls=[
+        raw_tool_calls=[
             {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
             {"id": "3", "function": {"name": "g", "arguments": ""}},
         ],
@@ -136,9 +136,55 @@ def test_message_chunks_keep_null_contents_apart_from_empty_ones() -> None:
 def test_message_chunk_of_a_whole_message_is_that_message(content: Any) -> None:
     """An answer that came whole is a stream of one chunk."""
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    message = AIMessage(content, tool_calls=[call], usage=Usage(1, 2, 3), model="m", refusal="no")
+    message = AIMessage(content, raw_tool_calls=[call], usage=Usage(1, 2, 3), model="m", refusal="no")
     chunk = AIMessageChunk.of(message)
     assert chunk.to_message() == message
     assert pickle.loads(pickle.dumps(chunk)) == chunk
     with pytest.raises(TypeError):
         chunk + message  # type: ignore[operator]
+
+
+def test_messages_have_langchains_attributes() -> None:
+    """Types, identifiers and metadata by LangChain's names."""
+    messages: list[Message] = [
+        SystemMessage("a"),
+        HumanMessage([{"type": "text", "text": "b"}]),
+        AIMessage(
+            "c", request_id="r", model="m", finish_reason="stop", usage=Usage(1, 2, 3, reasoning_tokens=1)
+        ),
+        ToolMessage("d", tool_call_id="1"),
+        Message("developer", "e"),
+    ]
+    assert [m.type for m in messages] == ["system", "human", "ai", "tool", "developer"]
+    assert [m.text for m in messages] == list("abcde")
+    assert [m.id for m in messages] == [None, None, "r", None, None]
+    answer = messages[2]
+    assert isinstance(answer, AIMessage)
+    assert answer.response_metadata == {"model_name": "m", "finish_reason": "stop"}
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["total_tokens"] == 3
+    assert answer.usage_metadata["output_token_details"] == {"audio": 0, "reasoning": 1}
+    assert AIMessage("").usage_metadata is None
+    assert AIMessage("", refusal="no").additional_kwargs == {"refusal": "no"}
+
+
+def test_messages_print_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below a line of 80 characters."""
+    HumanMessage("hello", name="Ann").pretty_print()
+    title, name, empty, text = capsys.readouterr().out.splitlines()
+    assert (len(title), title.strip("="), name, empty, text) == (
+        80,
+        " Human Message ",
+        "Name: Ann",
+        "",
+        "hello",
+    )
+
+
+def test_messages_can_be_replaced_and_pickled() -> None:
+    """As dataclasses are, though `AIMessage` has a constructor of its own."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = AIMessage("a", raw_tool_calls=[call], logprobs={"content": []}, reasoning="r", name="n")
+    for kind in (message, AIMessageChunk.of(message)):
+        assert pickle.loads(pickle.dumps(kind)) == kind
+        assert dataclasses.replace(dataclasses.replace(kind, content="b"), content="a") == kind

@@ -31,7 +31,10 @@ PUBLIC = {
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage AIMessageChunk HumanMessage Message SystemMessage ToolMessage Usage",
+    "messages": """
+        AIMessage AIMessageChunk HumanMessage InvalidToolCall Message SystemMessage ToolCall ToolCallChunk
+        ToolMessage Usage
+    """,
     "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError

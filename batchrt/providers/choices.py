@@ -200,7 +200,7 @@ def read_message(
         usage=usage,
         model=model if isinstance(model, str) else None,
         request_id=reply.request_id,
-        tool_calls=tool_calls,
+        raw_tool_calls=tool_calls,
         reasoning=reasoning,
         logprobs=logprobs if isinstance(logprobs, dict) and logprobs else None,
     )

@@ -127,7 +127,7 @@ class ChatChunks(ChunkReader[AIMessageChunk]):
         """Return the members of a chunk beside its content."""
         others: dict[str, Any] = {}
         if calls := delta.get("tool_calls"):
-            others["tool_calls"] = self._calls.placed(calls)
+            others["raw_tool_calls"] = self._calls.placed(calls)
         if refusal := refusal_of(delta, content):
             others["refusal"] = refusal
         if reasoning := reasoning_of(delta, content):

@@ -77,6 +77,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
                 raise ValueError(f"the schema {error}") from error
         self._model = model
         self._schema = schema
+        self.OutputType = schema if _is_model(schema) and not include_raw else dict[str, Any]
         self._format = _request_options(schema, method=method, strict=strict)
         # In strict mode a server may refuse more than `strict_schema` knows.
         self._loose = (
@@ -205,9 +206,9 @@ class StructuredChat(Runnable[ChatInput, Out]):
 def _text_of(message: AIMessage) -> str:
     """Return the text of an answer, or the arguments of its first tool call if it has no text."""
     text = message.text
-    if text.strip() or not message.tool_calls:
+    if text.strip() or not message.raw_tool_calls:
         return text
-    function = message.tool_calls[0].get("function")
+    function = message.raw_tool_calls[0].get("function")
     arguments = function.get("arguments") if isinstance(function, Mapping) else None
     return arguments if isinstance(arguments, str) else json.dumps(arguments)
 

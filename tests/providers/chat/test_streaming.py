@@ -214,7 +214,7 @@ CALLS = {
 def test_chat_tool_calls_of_any_form_are_joined(form: str) -> None:
     """Two calls are two calls, whatever the server says of their numbers and identifiers."""
     message = added(CALLS[form])
-    calls = [{**call, "type": "function"} for call in message.tool_calls]
+    calls = [{**call, "type": "function"} for call in message.raw_tool_calls]
     assert calls == [
         {"id": "1", "type": "function", "function": {"name": "f", "arguments": A}},
         {"id": "2", "type": "function", "function": {"name": "g", "arguments": B}},
@@ -226,7 +226,7 @@ def test_chat_tool_calls_of_any_form_are_joined(form: str) -> None:
 def test_chat_tool_calls_without_identifiers_are_told_apart_by_their_arguments() -> None:
     """Whole calls with index 0 and no identifier, as some gateways send them, stay two, of one name too."""
     for names in ("fg", "ff"):
-        calls = added(calling(*([call_of(0, name=name, arguments=A)] for name in names))).tool_calls
+        calls = added(calling(*([call_of(0, name=name, arguments=A)] for name in names))).raw_tool_calls
         assert [call["function"]["name"] for call in calls] == list(names)
         assert [call["function"]["arguments"] for call in calls] == [A, A]
 

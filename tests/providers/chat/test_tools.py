@@ -206,3 +206,12 @@ async def test_chat_model_with_tools_sends_them_and_their_results() -> None:
     ]
     assert "tool_choice" not in asked[1]
     assert isinstance(first, AIMessage)
+
+
+def test_tool_calls_of_an_answer_are_parsed() -> None:
+    """With their names, arguments and identifiers; the raw form stays beside it."""
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=chat_body(None, tool_calls=[call])))
+    message = ChatOpenAI("m", base_url="http://mock/v1", transport=transport).invoke("x")
+    assert message.tool_calls == [{"name": "add", "args": {"a": 1}, "id": "1", "type": "tool_call"}]
+    assert message.raw_tool_calls == [call]
