@@ -21,6 +21,7 @@ from batchrt.jobs.journal import Journal, RowSource
 from batchrt.jobs.matching import Matcher, Row
 from batchrt.jobs.records import Codec, encode_input
 from batchrt.jobs.rows import Given
+from batchrt.jobs.unordered_output import UnorderedOutput
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.clock import Clock
@@ -103,6 +104,7 @@ class JobRun:
         show: called now and then with the number of outcomes that are on the disk, and of those that failed.
 
     Attributes:
+        output: gets the places of outcomes that are on the disk, if it is set.
         interrupted: rows without an outcome that stands, since the provider let no request through.
         not_started: rows that were read and not sent.
         superseded: changed rows with an outcome of this run.
@@ -120,6 +122,7 @@ class JobRun:
         abort_policy: AbortPolicy | None = None,
         show: Callable[[int, int], object] | None = None,
     ) -> None:
+        self.output: UnorderedOutput | None = None
         self.interrupted: int = 0
         self.not_started: int = 0
         self.superseded: int = 0
@@ -182,6 +185,8 @@ class JobRun:
 
     def committed(self, tokens: list[Any]) -> None:
         """Take outcomes that are on the disk; called in the journal's thread."""
+        if self.output is not None:
+            self.output.add([position for position, _ in tokens])
         self._confirmed.append(tokens)
         self._loop.soon(self._confirm)
 
@@ -393,6 +398,8 @@ class JobRun:
                     self._failures_shown += sum(outcome.error is not None for _, outcome in tokens)
                     self._show(self._shown, self._failures_shown)
             self._journal.check()
+            if self.output is not None:
+                self.output.check()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             if self._failure is None:
                 self._failure = error
