@@ -8,14 +8,14 @@ The method that a class overrides says how it runs. It is looked up once, when t
     ainvoke         a leaf on the event loop
     invoke only     a leaf in a worker thread
 
+A class that overrides `atransform`, `transform`, `astream` or `stream` streams by that method as well.
 All other methods are inherited from here and from `EntryPoints`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
@@ -25,7 +25,7 @@ from batchrt.runnables.entry_points import Configs, In, Method, Out
 from batchrt.runnables.foreign import adopted
 from batchrt.runnables.introspection import Introspection
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runnables.method_steps import async_method_step, sync_method_step
+from batchrt.runnables.method_steps import STREAM_METHODS, method_step, streaming_step
 from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Runnable(Introspection[In, Out]):
     max_linger: float | None = None
     share_lists: bool = False
     _method: Method | None = None
+    _stream_method: Method | None = None
     _own_methods: tuple[Callable[..., Any], ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -95,6 +96,7 @@ class Runnable(Introspection[In, Out]):
             if method in cls.__dict__:
                 cls._method = method
                 break
+        cls._stream_method = next((m for m in STREAM_METHODS if m in cls.__dict__), cls._stream_method)
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
@@ -108,7 +110,10 @@ class Runnable(Introspection[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        return self._step_of(self._replaced_method() or self._method, kwargs or {})
+        replaced = self._replaced_method()
+        step = self._step_of(replaced or self._method, kwargs or {})
+        streams = self._stream_method is not None and replaced is None
+        return streaming_step(self, kwargs or {}, step) if streams else step
 
     def _replaced_method(self) -> Method | None:
         """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
@@ -120,10 +125,8 @@ class Runnable(Introspection[In, Out]):
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
-        return function_takes(
-            (getattr(self, method) for method in _METHODS if method != "_build" and self._overrides(method)),
-            keyword,
-        )
+        methods = [name for name in (*_METHODS[1:], *STREAM_METHODS) if self._overrides(name)]
+        return function_takes((getattr(self, name) for name in methods), keyword)
 
     def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002  subclasses know more
         """Return a hint for the error about a keyword argument that this runnable does not take."""
@@ -139,15 +142,7 @@ class Runnable(Introspection[In, Out]):
                 from batchrt.runnables.native import native_step
 
                 return native_step(self, overridden, kwargs)
-            case "ainvoke":
-                return async_method_step(self.ainvoke, kwargs)
-            case "invoke":
-                method = getattr(self.invoke, "unawaited", None)
-                return sync_method_step(
-                    partial(method, self) if isinstance(method, FunctionType) else self.invoke, kwargs
-                )
-        name = type(self).__name__
-        raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
+        return method_step(self, overridden, kwargs)
 
     def _inherited_step(self, method: Method, kwargs: Mapping[str, Any]) -> Step:
         """Return the step of the default `method`, which must not come back to an override of it.
@@ -157,10 +152,9 @@ class Runnable(Introspection[In, Out]):
         `self.ainvoke` must not come back to itself either.
         """
         methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
-        if method in _LIST_METHODS:
-            if not self._overrides(method):
-                return self._step(kwargs)
-        else:
+        if method in (*_LIST_METHODS, *STREAM_METHODS) and not self._overrides(method):
+            return self._step(kwargs)
+        if method not in _LIST_METHODS:
             methods += _LIST_METHODS
         usable = (other for other in methods if other != method and self._overrides(other))
         return self._step_of(next(usable, None), kwargs)
@@ -221,6 +215,10 @@ class Runnable(Introspection[In, Out]):
     @overload
     def __or__(self, other: Callable[[Out, RunConfig], T]) -> RunnableSequence[In, T]: ...
     @overload
+    def __or__(self, other: Callable[[AsyncIterator[Out]], AsyncIterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Iterator[Out]], Iterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
     def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
     def __or__(self, other: Any) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `other`."""
@@ -236,6 +234,10 @@ class Runnable(Introspection[In, Out]):
     def __ror__(self, other: Callable[[T, RunConfig], Awaitable[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Callable[[T, RunConfig], In]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[AsyncIterator[T]], AsyncIterator[In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[Iterator[T]], Iterator[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
     def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
@@ -403,9 +405,11 @@ RunnableLike: TypeAlias = (
     | Callable[[In], Out]
     | Callable[[In, RunConfig], Awaitable[Out]]
     | Callable[[In, RunConfig], Out]
+    | Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+    | Callable[[Iterator[In]], Iterator[Out]]
     | Mapping[str, Any]
 )
-"""A part of a chain: a runnable, a function (sync or async), or a dict of them."""
+"""A part of a chain: a runnable, a function (sync, async, or a generator over chunks), or a dict of them."""
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:

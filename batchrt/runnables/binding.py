@@ -12,7 +12,7 @@ from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
 from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description
-from batchrt.runnables.streams import Open, configured, once, produced, transformed
+from batchrt.runnables.streams import Once, Open, configured, produced, transformed
 from batchrt.runtime.side_stream import Put, SideStream, closed, pour
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
@@ -150,7 +150,7 @@ def _bounded(binding: RunnableBinding[Any, Any], opened: Open, strand: Strand) -
     """
     if not binding._limits():
         merge = partial(merge_configs, binding.config)
-        return configured(merge, lambda _chunks, strand: opened(strand))(once(None), strand)
+        return configured(merge, lambda _chunks, strand: opened(strand))(Once(None), strand)
     cap, seconds = cap_of(binding.config), binding._bound_seconds()
     adaptive = binding.config.get("max_concurrency") == "auto"
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 from batchrt.config import complete_config
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part
+from batchrt.runnables.generator_steps import (
+    Bound,
+    async_produce,
+    async_transform,
+    async_whole,
+    sync_produce,
+    sync_transform,
+    sync_whole,
+)
 from batchrt.runnables.keywords import function_takes
-from batchrt.runnables.streams import once, total_call
-from batchrt.runtime.side_stream import closed
+from batchrt.runnables.streams import total_call
 from batchrt.runtime.step import Produce, Step
-from batchrt.runtime.strand import Strand
-from batchrt.runtime.thread_generators import generated, transformed_in_thread
 
 __all__ = ["GeneratorFunction", "RunnableGenerator", "generator_produce", "is_generator_function"]
 
@@ -43,6 +49,30 @@ class RunnableGenerator(Runnable[In, Out]):
         TypeError: for anything but generator functions.
     """
 
+    @overload
+    def __init__(
+        self,
+        transform: Callable[[Iterator[In]], Iterator[Out]],
+        atransform: Callable[[AsyncIterator[In]], AsyncIterator[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        transform: Callable[[AsyncIterator[In]], AsyncIterator[Out]],
+        atransform: None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: RunnableGenerator[Any, Any],
+        transform: GeneratorFunction,
+        atransform: Callable[..., AsyncIterator[Any]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
     def __init__(
         self,
         transform: GeneratorFunction,
@@ -50,8 +80,8 @@ class RunnableGenerator(Runnable[In, Out]):
         *,
         name: str | None = None,
     ) -> None:
-        for function in (transform, atransform):
-            if function is not None and not is_generator_function(function):
+        for function in (transform, atransform or transform):
+            if not is_generator_function(function):
                 raise TypeError(
                     f"a generator function is needed (with yield), not {type(function).__name__}: "
                     f"{function!r}; RunnableLambda takes others"
@@ -73,28 +103,17 @@ class RunnableGenerator(Runnable[In, Out]):
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         function = _with_arguments(self._function, kwargs)
-        if not _is_async(self._function):
-
-            def from_thread(value: Any, strand: Strand) -> AsyncIterator[Any]:
-                return generated(function(iter((value,)), strand), strand)
-
-            return Step(
-                total_call(from_thread), produce=from_thread, transform=partial(_sync_transform, function)
-            )
-
-        def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
-            return _async_produce(function, once(value), strand)
-
-        return Step(total_call(produce), produce=produce, transform=partial(_async_transform, function))
+        if _is_async(self._function):
+            whole, transform = partial(async_whole, function), partial(async_transform, function)
+        else:
+            whole, transform = partial(sync_whole, function), partial(sync_transform, function)
+        return Step(total_call(whole), produce=whole, transform=transform)
 
 
 def generator_produce(function: GeneratorFunction, kwargs: Mapping[str, Any]) -> Produce:
     """Return how a generator function of one complete input streams."""
     bound = _with_arguments(function, kwargs)
-    return partial(_async_produce if _is_async(function) else _sync_produce, bound)
-
-
-Bound: TypeAlias = "Callable[[Any, Strand], Any]"
+    return partial(async_produce if _is_async(function) else sync_produce, bound)
 
 
 def _with_arguments(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Bound:
@@ -114,47 +133,6 @@ def takes_config(function: Callable[..., Any]) -> bool:
         return False
     given = isinstance(function, partial) and "config" in function.keywords
     return next(iter(parameters)) != "config" and not given
-
-
-async def _async_transform(function: Bound, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
-    outputs = _async_produce(function, _Input(chunks), strand)
-    try:
-        async for chunk in outputs:
-            yield chunk
-    finally:
-        try:
-            await closed(outputs)
-        finally:
-            await closed(chunks)
-
-
-async def _async_produce(function: Bound, value: Any, strand: Strand) -> AsyncIterator[Any]:
-    await strand.take()
-    outputs = function(value, strand)
-    try:
-        async for chunk in outputs:
-            yield chunk
-    finally:
-        await closed(outputs)
-
-
-class _Input(AsyncIterator[Any]):
-    """The chunks as the function sees them: it cannot close them before it has ended."""
-
-    def __init__(self, chunks: AsyncIterator[Any]) -> None:
-        self._chunks = chunks
-
-    def __anext__(self) -> Any:
-        """Return the next chunk."""
-        return self._chunks.__anext__()
-
-
-def _sync_transform(function: Bound, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
-    return transformed_in_thread(lambda feed: function(feed, strand), chunks, strand)
-
-
-def _sync_produce(function: Bound, value: Any, strand: Strand) -> AsyncIterator[Any]:
-    return generated(function(value, strand), strand)
 
 
 def is_generator_function(function: object) -> bool:

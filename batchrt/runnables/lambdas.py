@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast, overload
@@ -22,7 +22,7 @@ from batchrt.runnables.generator import (
     takes_config,
 )
 from batchrt.runnables.keywords import function_takes
-from batchrt.runnables.streams import configured, once, produced, total_call
+from batchrt.runnables.streams import Once, configured, produced, total_call
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
@@ -57,6 +57,18 @@ class RunnableLambda(Runnable[In, Out]):
             functions that take microseconds, which a thread would cost tenfold.
     """
 
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Iterator[Out]],
+        afunc: Callable[[In], AsyncIterator[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, func: Callable[[In], AsyncIterator[Out]], afunc: None = ..., *, name: str | None = ...
+    ) -> None: ...
     @overload
     def __init__(
         self, func: Callable[[In], Runnable[Any, Out]], afunc: None = ..., *, name: str | None = ...
@@ -169,7 +181,7 @@ class RunnableLambda(Runnable[In, Out]):
         inner = self._one_deeper(outer)
         run = partial(_produced_by, output.runnable._step(), value)
         del value  # a waiting stream does not keep its input
-        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(once(None), strand)
+        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(Once(None), strand)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -277,6 +289,10 @@ class RunnableLambda(Runnable[In, Out]):
 
 
 @overload
+def chain(func: Callable[[T], Iterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[[T], AsyncIterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
 def chain(func: Callable[[T], Runnable[Any, U]]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[[T], Awaitable[U]]) -> RunnableLambda[T, U]: ...
@@ -289,7 +305,7 @@ def chain(func: Callable[[T, RunConfig], U]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]: ...
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
-    """Turn a function into a runnable; LCEL's decorator."""
+    """Turn a function, or a generator function of one input, into a runnable; LCEL's decorator."""
     return RunnableLambda(func)
 
 

@@ -24,6 +24,7 @@ from batchrt.runtime.strand import Strand, current_strand
 
 __all__ = [
     "LateChunks",
+    "Once",
     "Open",
     "begun",
     "chunkwise",
@@ -31,7 +32,6 @@ __all__ = [
     "configured",
     "flow",
     "input_chunks",
-    "once",
     "produced",
     "total_call",
     "transformed",
@@ -45,7 +45,7 @@ def produced(step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
     if step.produce is not None:
         return step.produce(value, strand)
     if step.transform is not None:
-        return step.transform(once(value), strand)
+        return step.transform(Once(value), strand)
     return _single(step, value, strand)
 
 
@@ -56,9 +56,19 @@ def transformed(step: Step, chunks: AsyncIterator[Any], strand: Strand) -> Async
     return _summed(step, chunks, strand)
 
 
-async def once(value: Any) -> AsyncIterator[Any]:
-    """Yield one chunk."""
-    yield value
+class Once(AsyncIterator[Any]):
+    """Iterate over one chunk; there is nothing to be closed."""
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self, chunk: Any) -> None:
+        self._chunks = [chunk]
+
+    async def __anext__(self) -> Any:
+        """Return it, once."""
+        if not self._chunks:
+            raise StopAsyncIteration
+        return self._chunks.pop()
 
 
 async def _single(step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:

@@ -2,14 +2,14 @@
 
 A chat model of langchain-openai builds its requests and reads its answers itself, and needs of openai's
 library only `client.with_raw_response.create(**payload)` and `.parse(**payload)`. These are that part of
-the interface; everything else (streams, the Responses API) goes to openai's own client.
+the interface; everything else (the Responses API, streams of parsed answers) goes to openai's own client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import openai
 from openai.types.chat import ChatCompletion, ParsedChatCompletion
@@ -17,20 +17,23 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
-from batchrt.integrations.langchain.errors import Translate
-from batchrt.messages import AIMessage, Usage
+from batchrt.integrations.langchain.completion_chunks import AsyncChunks, SyncChunks
+from batchrt.integrations.langchain.errors import Translate, raise_as
+from batchrt.messages import AIMessage, AIMessageChunk, Usage
+from batchrt.providers.chat.chat_chunks import ChatChunks
 from batchrt.providers.choices import first_message
 from batchrt.providers.http.client import Client
 from batchrt.providers.http.endpoint import Endpoint
 from batchrt.providers.http.response import Reply
 from batchrt.providers.request_body import most_tokens
 from batchrt.providers.response_body import read_answer, read_usage
+from batchrt.providers.stream_request import StreamUsage, producer
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.clock import Clock
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
-__all__ = ["Answer", "AsyncRawCompletions", "ChatRequests", "clients", "completion_of", "raise_as", "wire_of"]
+__all__ = ["Answer", "AsyncRawCompletions", "ChatRequests", "clients", "completion_of", "wire_of"]
 
 _PATH: Final = "/chat/completions"
 _OF_THE_SDK: Final = ("extra_headers", "extra_query", "timeout")
@@ -61,6 +64,7 @@ class ChatRequests(Runnable[dict[str, Any], Answer]):
 
     def __init__(self, client: Client) -> None:
         self.client: Client = client
+        self._usage = StreamUsage(wanted=True)
         self._endpoints: dict[tuple[str, float | None], Endpoint] = {}
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  the payload has everything
@@ -71,7 +75,18 @@ class ChatRequests(Runnable[dict[str, Any], Answer]):
             body = _body(payload)
             return await self._endpoint(payload).call(body, self._read, strand)
 
-        return Step(call)
+        def produce(payload: dict[str, Any], strand: Strand) -> AsyncIterator[AIMessageChunk]:
+            return producer(self._endpoint(payload), self._usage, self._streamed, self._chunks)(
+                payload, strand
+            )
+
+        return Step(call, produce=produce)
+
+    def _streamed(self, payload: Mapping[str, Any], asks_usage: bool) -> bytes:  # noqa: FBT001
+        return _body(self._usage.fields(payload, usage=asks_usage))
+
+    def _chunks(self, head: Reply, clock: Clock) -> ChatChunks:
+        return ChatChunks(head, self.client.secrets, clock.wall)
 
     def _endpoint(self, payload: Mapping[str, Any]) -> Endpoint:
         key = (str(payload.get("model")), most_tokens(payload))
@@ -194,13 +209,6 @@ class RawCompletions(_RawCompletions):
             raise_as(self.translate(error), error)
 
 
-def raise_as(error: Exception, ours: ProviderError) -> NoReturn:
-    """Raise `error` with `ours` as its cause, unless it is the same."""
-    if error is ours:
-        raise error
-    raise error from ours
-
-
 class AsyncCompletions:
     """Be openai's `AsyncOpenAI().chat.completions` for langchain-openai."""
 
@@ -209,9 +217,10 @@ class AsyncCompletions:
         self._original = original
 
     async def create(self, **payload: Any) -> Any:
-        """Return a completion; a stream is openai's own."""
+        """Return a completion, or a stream of its chunks."""
         if payload.get("stream"):
-            return await self._original.create(**payload)
+            raw = self.with_raw_response
+            return AsyncChunks(raw.requests.astream(wire_of(payload)), raw.translate)
         return (await self.with_raw_response.create(**payload)).parse()
 
     def __getattr__(self, name: str) -> Any:
@@ -226,9 +235,10 @@ class Completions:
         self._original = original
 
     def create(self, **payload: Any) -> Any:
-        """Return a completion; a stream is openai's own."""
+        """Return a completion, or a stream of its chunks."""
         if payload.get("stream"):
-            return self._original.create(**payload)
+            raw = self.with_raw_response
+            return SyncChunks(raw.requests.stream(wire_of(payload)), raw.translate)
         return self.with_raw_response.create(**payload).parse()
 
     def __getattr__(self, name: str) -> Any:

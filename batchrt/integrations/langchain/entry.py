@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from batchrt.config import RunConfig
-from batchrt.integrations.langchain.tracing import run_step, split_config
+from batchrt.integrations.langchain.tracing import configured_step, split_config
 from batchrt.runnables.base import Configs, In, Method, Out, Runnable
 from batchrt.runtime.step import Step
-from batchrt.runtime.strand import Strand
+from batchrt.runtime.strand import Strand, current_strand
 
 __all__ = ["LangChainEntry"]
 
@@ -43,24 +43,25 @@ class LangChainEntry(Runnable[In, Out]):
 def _with_keys(step: Step, keys: Mapping[str, Any]) -> Step:
     """Return `step` with LangChain's keys in every item's configuration; an id is for the first alone."""
     later = {key: value for key, value in keys.items() if key != "run_id"}
-
-    async def call(value: Any, strand: Strand) -> Any:
-        return await _under(step, value, strand, later if strand.item.index else keys)
-
-    return Step.of(call, [step])
+    return _under(step, lambda strand: later if strand.item.index else keys)
 
 
 def _with_keys_of_each(step: Step, each: Sequence[Mapping[str, Any]]) -> Step:
+    return _under(step, lambda strand: each[strand.item.index])
+
+
+def _under(step: Step, keys_of: Callable[[Strand], Mapping[str, Any]]) -> Step:
     async def call(value: Any, strand: Strand) -> Any:
-        return await _under(step, value, strand, each[strand.item.index])
+        outer = strand.config
+        strand.config = cast("RunConfig", {**outer, **keys_of(strand)})
+        try:
+            return await step.run(value, strand)
+        finally:
+            strand.config = outer
 
-    return Step.of(call, [step])
+    def inside(outer: RunConfig) -> RunConfig:
+        strand = current_strand()
+        assert strand is not None  # a stream's chunks are pulled inside of its run
+        return cast("RunConfig", {**outer, **keys_of(strand)})
 
-
-async def _under(step: Step, value: Any, strand: Strand, keys: Mapping[str, Any]) -> Any:
-    outer = strand.config
-    strand.config = cast("RunConfig", {**outer, **keys})
-    try:
-        return await run_step(step, value, strand)
-    finally:
-        strand.config = outer
+    return configured_step(step, call, inside)

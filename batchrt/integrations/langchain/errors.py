@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import langchain_openai.chat_models.base
 import openai
@@ -44,7 +44,15 @@ from batchrt.errors import (
     ServerError,
 )
 
-__all__ = ["OPENAI_ERRORS", "ErrorMapping", "Translate", "http_library", "openai_error", "translator"]
+__all__ = [
+    "OPENAI_ERRORS",
+    "ErrorMapping",
+    "Translate",
+    "http_library",
+    "openai_error",
+    "raise_as",
+    "translator",
+]
 
 ErrorMapping: TypeAlias = (
     "Mapping[type[ProviderError], type[Exception] | Callable[[ProviderError], Exception]]"
@@ -149,6 +157,13 @@ def _made(kind: type[Exception], error: ProviderError) -> Exception:
     if issubclass(kind, openai.APIStatusError):
         return kind(_said(error), response=response, body=body)
     return kind(str(error))
+
+
+def raise_as(error: Exception, ours: ProviderError) -> NoReturn:
+    """Raise `error` with `ours` as its cause, unless it is the same."""
+    if error is ours:
+        raise error
+    raise error from ours
 
 
 def http_library() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -18,17 +18,18 @@ from langchain_core.runnables.config import (
     set_config_context,
 )
 
-from batchrt.config import DEFAULT_RECURSION_LIMIT
+from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig
 from batchrt.integrations.langchain.tracing import (
     OpenRun,
     check_loop,
     langchain_config,
-    run_step,
     with_config,
 )
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
+from batchrt.runnables.streams import Once, configured, produced
 from batchrt.runtime.context import drive
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
@@ -84,27 +85,46 @@ class LangChainFunction(Runnable[Any, Any]):
 
         async def call(value: Any, strand: Strand) -> Any:
             run = _run_of(strand)
-            config = ensure_config(langchain_config(strand))
+            config = ensure_config(langchain_config(strand.config))
             output = await function(value, strand, config, run)
             if isinstance(output, LangChainRunnable | Runnable):
                 return await self._run_returned(output, value, strand, config)
             return output
 
-        return Step(call)
+        async def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
+            run = _run_of(strand)
+            config = ensure_config(langchain_config(strand.config))
+            output = await function(value, strand, config, run)
+            if not isinstance(output, LangChainRunnable | Runnable):
+                yield output
+                return
+            inside, step = self._deeper(strand, config), self._returned.step(output)
+            opened = configured(lambda _outer: inside, lambda _chunks, strand: produced(step, value, strand))
+            outputs = opened(Once(None), strand)
+            try:
+                async for chunk in outputs:
+                    yield chunk
+            finally:
+                await closed(outputs)
+
+        return Step(call, produce=produce)
 
     async def _run_returned(self, output: Any, value: Any, strand: Strand, config: RunnableConfig) -> Any:
         outer = strand.config
+        strand.config = self._deeper(strand, config)
+        try:
+            return await self._returned.step(output).run(value, strand)
+        finally:
+            strand.config = outer
+
+    def _deeper(self, strand: Strand, config: RunnableConfig) -> RunConfig:
         limit = config.get("recursion_limit", DEFAULT_RECURSION_LIMIT)
         if limit <= 0:
             raise RecursionError(  # LangChain's class for it
                 f"{self.get_name()} and the runnables it led to kept returning runnables, past the "
                 "recursion_limit; raise it in the config if that is meant"
             )
-        strand.config = with_config(strand, {**config, "recursion_limit": limit - 1})
-        try:
-            return await run_step(self._returned.step(output), value, strand)
-        finally:
-            strand.config = outer
+        return with_config(strand.config, {**config, "recursion_limit": limit - 1})
 
 
 class LangChainObserver(Runnable[Any, Any]):
@@ -123,8 +143,8 @@ class LangChainObserver(Runnable[Any, Any]):
         identity = self.identity._step()
 
         async def call(value: Any, strand: Strand) -> Any:
-            await observe(value, strand, ensure_config(langchain_config(strand)), None)
-            return await run_step(identity, value, strand)
+            await observe(value, strand, ensure_config(langchain_config(strand.config)), None)
+            return await identity.run(value, strand)
 
         return Step(call)
 

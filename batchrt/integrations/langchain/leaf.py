@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -19,7 +20,8 @@ from batchrt.integrations.langchain.messages import langchain_value
 from batchrt.integrations.langchain.tracing import check_loop, has_handlers, langchain_config
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.step import Step
+from batchrt.runtime.side_stream import closed
+from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
@@ -46,8 +48,22 @@ class LangChainLeaf(Runnable[Any, Any]):
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if _is_quick(self.runnable):
-            return self._quick_step(kwargs)
-        return self._thread_step(kwargs) if is_sync_only(self.runnable) else self._async_step(kwargs)
+            step = self._quick_step(kwargs)
+        else:
+            step = self._thread_step(kwargs) if is_sync_only(self.runnable) else self._async_step(kwargs)
+        kind = type(self.runnable)
+        return step._replace(
+            produce=None if kind.astream is LangChainRunnable.astream else self._producer(kwargs),
+            transform=None
+            if kind.atransform is LangChainRunnable.atransform
+            else partial(_transformed, self.runnable, kwargs),
+        )
+
+    def _producer(self, kwargs: Mapping[str, Any]) -> Produce:
+        def stream(value: Any, config: Any) -> AsyncIterator[Any]:
+            return self.runnable.astream(langchain_value(value), config, **kwargs)
+
+        return lambda value, strand: _chunks(partial(stream, value), strand)
 
     def _async_step(self, kwargs: Mapping[str, Any]) -> Step:
         ainvoke = self.runnable.ainvoke
@@ -55,7 +71,7 @@ class LangChainLeaf(Runnable[Any, Any]):
         async def call(value: Any, strand: Strand) -> Any:
             await strand.take()
             check_loop()
-            return await ainvoke(langchain_value(value), langchain_config(strand), **kwargs)
+            return await ainvoke(langchain_value(value), langchain_config(strand.config), **kwargs)
 
         return Step(call)
 
@@ -64,7 +80,7 @@ class LangChainLeaf(Runnable[Any, Any]):
 
         async def call(value: Any, strand: Strand) -> Any:
             await strand.take()
-            config = langchain_config(strand)
+            config = langchain_config(strand.config)
             given = langchain_value(value)
             return await call_in_thread(lambda value: invoke(value, config, **kwargs), given, strand)
 
@@ -75,13 +91,47 @@ class LangChainLeaf(Runnable[Any, Any]):
         invoke, ainvoke = self.runnable.invoke, self.runnable.ainvoke
 
         async def call(value: Any, strand: Strand) -> Any:
-            config, given = langchain_config(strand), langchain_value(value)
+            config, given = langchain_config(strand.config), langchain_value(value)
             if has_handlers(config):
                 check_loop()
                 return await ainvoke(given, config, **kwargs)  # async handlers are awaited on this loop
             return invoke(given, config, **kwargs)
 
         return Step(call)
+
+
+async def _chunks(stream: Callable[[Any], AsyncIterator[Any]], strand: Strand) -> AsyncIterator[Any]:
+    """Yield the chunks of a stream of LangChain's, which is opened with its config."""
+    await strand.take()
+    check_loop()
+    outputs = stream(langchain_config(strand.config))
+    try:
+        async for chunk in outputs:
+            yield chunk
+    finally:
+        await closed(outputs)
+
+
+async def _transformed(
+    runnable: LangChainRunnable[Any, Any],
+    kwargs: Mapping[str, Any],
+    chunks: AsyncIterator[Any],
+    strand: Strand,
+) -> AsyncIterator[Any]:
+    outputs = _chunks(lambda config: runnable.atransform(_values(chunks), config, **kwargs), strand)
+    try:
+        async for chunk in outputs:
+            yield chunk
+    finally:
+        try:
+            await closed(outputs)
+        finally:
+            await closed(chunks)
+
+
+async def _values(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for chunk in chunks:
+        yield langchain_value(chunk)
 
 
 _CORE: Final = "langchain_core."

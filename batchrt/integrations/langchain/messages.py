@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from langchain_core.messages import (
     AIMessage,
+    AIMessageChunk,
     BaseMessage,
     ChatMessage,
     HumanMessage,
@@ -196,6 +197,8 @@ def _converted(message: ours.Message) -> BaseMessage:
     content: Any = message.content if isinstance(message.content, str) else list(message.content or ())
     content = "" if message.content is None else content
     named: dict[str, Any] = {} if message.name is None else {"name": message.name}
+    if isinstance(message, ours.AIMessageChunk):
+        return _chunk(message, {"content": content, **named})
     if isinstance(message, ours.AIMessage):
         return AIMessage(content=content, **named, **_answer(message))
     return _of_role(message, {"content": content, **named})
@@ -237,6 +240,23 @@ def _answer(message: ours.AIMessage) -> dict[str, Any]:
         "usage_metadata": None if message.usage is None else usage_metadata(message.usage),
     }
     return {name: value for name, value in answer.items() if value}
+
+
+def _chunk(message: ours.AIMessageChunk, basic: dict[str, Any]) -> AIMessageChunk:
+    """Return LangChain's chunk, such that the sum of a stream's chunks says everything once.
+
+    LangChain joins texts in metadata, so that the names come with the last chunk of an answer alone.
+    """
+    answer = _answer(message)
+    ended = message.finish_reason is not None
+    return AIMessageChunk(
+        **basic,
+        tool_call_chunks=cast("Any", message.tool_call_chunks),
+        usage_metadata=answer.get("usage_metadata"),
+        response_metadata=answer.get("response_metadata", {}) if ended else {},
+        additional_kwargs=answer.get("additional_kwargs", {}),
+        chunk_position="last" if ended else None,
+    )
 
 
 def _tool_calls(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any]]:

@@ -93,8 +93,6 @@ def _obstacles(model: BaseChatOpenAI) -> Iterator[str]:
         yield "http_socket_options"
     if not isinstance(model.request_timeout, int | float | None):
         yield "request_timeout in parts (give seconds)"
-    if model.streaming:
-        yield "streaming (a batch gets whole answers; astream streams without it)"
     if model.use_responses_api:
         yield "use_responses_api, or an option that implies it (the client calls /chat/completions)"
 

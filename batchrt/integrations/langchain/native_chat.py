@@ -11,7 +11,8 @@ from langchain_core.messages import AIMessage
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
 from batchrt.errors import ProviderError
-from batchrt.integrations.langchain.completions import AsyncRawCompletions, completion_of, raise_as, wire_of
+from batchrt.integrations.langchain.completions import AsyncRawCompletions, completion_of, wire_of
+from batchrt.integrations.langchain.errors import raise_as
 from batchrt.integrations.langchain.leaf import LangChainLeaf
 from batchrt.integrations.langchain.messages import langchain_value
 from batchrt.integrations.langchain.tracing import check_loop, has_handlers, langchain_config
@@ -42,7 +43,7 @@ class NativeChat(LangChainLeaf):
         send = raw.requests._step()
 
         async def call(value: Any, strand: Strand) -> Any:
-            if has_handlers(langchain_config(strand)) or (
+            if has_handlers(langchain_config(strand.config)) or (
                 self.model.cache is not False and get_llm_cache() is not None
             ):
                 return await whole.call(value, strand)
@@ -56,7 +57,7 @@ class NativeChat(LangChainLeaf):
                 raise_as(raw.translate(error), error)
             return self._message(payload, answer)
 
-        return Step(call)
+        return whole._replace(call=call)
 
     def _message(self, payload: Mapping[str, Any], answer: Any) -> AIMessage:
         result = self.model._create_chat_result(completion_of(answer, payload), {})
@@ -81,6 +82,7 @@ def _is_plain(model: BaseChatOpenAI) -> bool:
         and not model.callbacks
         and not model.verbose
         and not model.include_response_headers
+        and not model.streaming
         and model.output_version in (None, "v0")
         and type(model)._agenerate is BaseChatOpenAI._agenerate
         and type(model).ainvoke is BaseChatOpenAI.ainvoke

@@ -9,9 +9,11 @@ from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import ensure_config, merge_configs
 from langchain_core.runnables.configurable import DynamicRunnable
 
+from batchrt.config import RunConfig
 from batchrt.integrations.langchain.functions import Convert, Returned
 from batchrt.integrations.langchain.messages import langchain_value
-from batchrt.integrations.langchain.tracing import langchain_config, outside, run_step, with_config
+from batchrt.integrations.langchain.traced_streams import mapped_produce, mapped_transform
+from batchrt.integrations.langchain.tracing import configured_step, langchain_config, outside, with_config
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -50,7 +52,12 @@ class OursInside(Runnable[Any, Any]):
         async def call(value: Any, strand: Strand) -> Any:
             return langchain_value(await step.call(value, strand))
 
-        return Step.of(call, [step])
+        return Step.of(
+            call,
+            [step],
+            produce=mapped_produce(step, langchain_value),
+            transform=mapped_transform(step, langchain_value),
+        )
 
 
 class FieldsAdded(Runnable[Any, Any]):
@@ -70,7 +77,7 @@ class FieldsAdded(Runnable[Any, Any]):
                 raise ValueError(  # noqa: TRY004  LangChain's class for it
                     f"The input to RunnablePassthrough.assign() must be a dict, not {type(value).__name__}"
                 )
-            return {**value, **(await run_step(step, value, strand))}
+            return {**value, **(await step.run(value, strand))}
 
         return Step.of(call, [step])
 
@@ -89,17 +96,20 @@ class ConfiguredRunnable(Runnable[Any, Any]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         step = self.inner._step(kwargs)
 
+        def inside(outer: RunConfig) -> RunConfig:
+            config = outside(merge_configs, self.config, langchain_config(outer))
+            config = outside(merge_configs, config, *(factory(config) for factory in self.factories))
+            return with_config(outer, config)
+
         async def call(value: Any, strand: Strand) -> Any:
             outer = strand.config
-            config = outside(merge_configs, self.config, langchain_config(strand))
-            config = outside(merge_configs, config, *(factory(config) for factory in self.factories))
-            strand.config = with_config(strand, config)
+            strand.config = inside(outer)
             try:
-                return await run_step(step, value, strand)
+                return await step.run(value, strand)
             finally:
                 strand.config = outer
 
-        return Step.of(call, [step])
+        return configured_step(step, call, inside)
 
 
 class DynamicStep(Runnable[Any, Any]):
@@ -116,12 +126,12 @@ class DynamicStep(Runnable[Any, Any]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         async def call(value: Any, strand: Strand) -> Any:
             outer = strand.config
-            runnable, config = outside(self.source.prepare, ensure_config(langchain_config(strand)))
+            runnable, config = outside(self.source.prepare, ensure_config(langchain_config(strand.config)))
             chosen = runnable.bind(**kwargs) if kwargs else runnable
-            strand.config = with_config(strand, config)
+            strand.config = with_config(strand.config, config)
             try:
                 key = repr((sorted(config.get("configurable", {}).items()), sorted(kwargs.items())))
-                return await run_step(self._prepared.step(chosen, key), value, strand)
+                return await self._prepared.step(chosen, key).run(value, strand)
             finally:
                 strand.config = outer
 

@@ -124,6 +124,41 @@ class BatchRunnable(LangChainRunnable[Any, Any]):
             async for pair in stream:
                 yield pair
 
+    def stream(self, input: Any, config: LangChainConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
+        """Iterate over the chunks of the output, from sync code."""
+        return self._entry.stream(input, _config(config), **kwargs)
+
+    async def astream(
+        self,
+        input: Any,  # noqa: A002
+        config: LangChainConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """Iterate over the chunks of the output."""
+        async with self._entry.astream(input, _config(config), **kwargs) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def transform(
+        self,
+        input: Iterator[Any],  # noqa: A002
+        config: LangChainConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Iterate over the chunks of the output for chunks of the input, from sync code."""
+        return self._entry.transform(input, _config(config), **kwargs)
+
+    async def atransform(
+        self,
+        input: AsyncIterator[Any],  # noqa: A002
+        config: LangChainConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """Iterate over the chunks of the output for chunks of the input."""
+        async with self._entry.atransform(input, _config(config), **kwargs) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
 
 def _config(config: Mapping[str, Any] | None) -> RunConfig:
     """Return LangChain's configuration, what the surrounding run adds included, as ours."""

@@ -8,7 +8,7 @@ handlers stays there instead, and no run is opened: an item then pays for one ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -27,7 +27,9 @@ from langchain_core.runnables.config import (
 )
 
 from batchrt.config import RunConfig
+from batchrt.integrations.langchain.traced_streams import LAST_WORD, Begin, traced_produce, traced_transform
 from batchrt.runnables.base import Runnable
+from batchrt.runnables.streams import Once, configured, produced, transformed
 from batchrt.runtime.event_loop import runs_asyncio
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
@@ -37,10 +39,10 @@ __all__ = [
     "OpenRun",
     "TracedRunnable",
     "check_loop",
+    "configured_step",
     "has_handlers",
     "langchain_config",
     "outside",
-    "run_step",
     "split_config",
     "with_config",
 ]
@@ -54,8 +56,6 @@ _KEYS: Final = (
 """LangChain's keys of a configuration, in `langchain_core.runnables.config`."""
 _LANGCHAIN_ALONE: Final = ("callbacks", "run_id")
 """Those of them that a `RunConfig` does not have."""
-_LAST_WORD: Final = 5.0
-"""Seconds for handlers that are told of an item's cancellation: they must not hold the run up."""
 
 
 @dataclass(slots=True)
@@ -70,9 +70,9 @@ class OpenRun:
         return self.manager.get_child(tag)
 
 
-def langchain_config(strand: Strand) -> RunnableConfig:
-    """Return the strand's configuration in LangChain's form, for a runnable or a function of LangChain's."""
-    config: Mapping[str, Any] = cast("Mapping[str, Any]", strand.config)
+def langchain_config(given: RunConfig) -> RunnableConfig:
+    """Return a strand's configuration in LangChain's form, for a runnable or a function of LangChain's."""
+    config = cast("Mapping[str, Any]", given)
     plain = {key: config[key] for key in _KEYS if key in config}
     if plain.get("max_concurrency") == "auto":
         del plain["max_concurrency"]
@@ -82,11 +82,11 @@ def langchain_config(strand: Strand) -> RunnableConfig:
     return cast("RunnableConfig", plain)
 
 
-def with_config(strand: Strand, config: Mapping[str, Any]) -> RunConfig:
-    """Return the strand's configuration with LangChain's keys replaced by those of `config`."""
-    rest = {key: value for key, value in strand.config.items() if key not in _KEYS}
-    if strand.config.get("max_concurrency") is not None:
-        rest["max_concurrency"] = strand.config["max_concurrency"]
+def with_config(outer: RunConfig, config: Mapping[str, Any]) -> RunConfig:
+    """Return a strand's configuration with LangChain's keys replaced by those of `config`."""
+    rest = {key: value for key, value in outer.items() if key not in _KEYS}
+    if outer.get("max_concurrency") is not None:
+        rest["max_concurrency"] = outer["max_concurrency"]
     given = {key: value for key, value in config.items() if value is not None and key != "max_concurrency"}
     return cast("RunConfig", {**rest, **given})
 
@@ -98,11 +98,6 @@ def split_config(config: Mapping[str, Any] | None) -> tuple[RunConfig, dict[str,
     plain = {key: value for key, value in config.items() if key not in _LANGCHAIN_ALONE}
     alone = {key: config[key] for key in _LANGCHAIN_ALONE if config.get(key) is not None}
     return cast("RunConfig", plain), alone
-
-
-async def run_step(step: Step, value: Any, strand: Strand) -> Any:
-    """Return the step's output, whether it is inline or not."""
-    return step.call(value, strand) if step.inline else await step.call(value, strand)
 
 
 class TracedRunnable(Runnable[Any, Any]):
@@ -119,25 +114,41 @@ class TracedRunnable(Runnable[Any, Any]):
         return self.inner._takes(keyword)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        step = self.inner._step(kwargs)
-        return Step.of(_traced(step, self.get_name()), [step])
+        step, begin = self.inner._step(kwargs), _beginning(self.get_name())
+        return Step.of(
+            _traced(step, begin),
+            [step],
+            produce=traced_produce(step, begin),
+            transform=traced_transform(step, begin),
+        )
 
 
-def _traced(step: Step, name: str) -> StepCall:
-    async def call(value: Any, strand: Strand) -> Any:
-        outer = strand.config
-        config = ensure_config(langchain_config(strand))
-        manager = cast("Mapping[str, Any]", outer).get("callbacks")
+def _beginning(name: str) -> Begin:
+    """Return the function that opens the run of a step: it returns the inner configuration, and the run."""
+
+    async def begin(value: Any, strand: Strand) -> tuple[RunConfig, AsyncCallbackManagerForChainRun | None]:
+        config = ensure_config(langchain_config(strand.config))
+        manager = cast("Mapping[str, Any]", strand.config).get("callbacks")
         if not isinstance(manager, AsyncCallbackManager) or manager.handlers:
             check_loop()
             manager = get_async_callback_manager_for_config(config)
         run_id, run_name = config.pop("run_id", None), config.pop("run_name", None)
+        if not manager.handlers:
+            return with_config(strand.config, {**config, "callbacks": manager}), None
+        run = await manager.on_chain_start(None, value, name=run_name or name, run_id=run_id)
+        return with_config(strand.config, {**config, "callbacks": OpenRun(run)}), run
+
+    return begin
+
+
+def _traced(step: Step, begin: Begin) -> StepCall:
+    async def call(value: Any, strand: Strand) -> Any:
+        outer = strand.config
+        inside, run = await begin(value, strand)
+        strand.config = inside
         try:
-            if not manager.handlers:
-                strand.config = with_config(strand, {**config, "callbacks": manager})
-                return await run_step(step, value, strand)
-            run = await manager.on_chain_start(None, value, name=run_name or name, run_id=run_id)
-            strand.config = with_config(strand, {**config, "callbacks": OpenRun(run)})
+            if run is None:
+                return await step.run(value, strand)
             return await _told(run, step, value, strand)
         finally:
             strand.config = outer
@@ -148,9 +159,9 @@ def _traced(step: Step, name: str) -> StepCall:
 async def _told(run: AsyncCallbackManagerForChainRun, step: Step, value: Any, strand: Strand) -> Any:
     """Return the step's output, and tell the run of it or of the error."""
     try:
-        output = await run_step(step, value, strand)
+        output = await step.run(value, strand)
     except anyio.get_cancelled_exc_class() as error:
-        with anyio.move_on_after(_LAST_WORD, shield=True):
+        with anyio.move_on_after(LAST_WORD, shield=True):
             await run.on_chain_error(error)
         raise
     except Exception as error:
@@ -181,10 +192,15 @@ class ChildRunnable(Runnable[Any, Any]):
         if step.inline:  # a step of ours, which opens no run
             return step
 
-        async def as_child(value: Any, strand: Strand, run: OpenRun) -> Any:
+        def inside(outer: RunConfig) -> RunConfig:
+            run = cast("Mapping[str, Any]", outer).get("callbacks")
+            if type(run) is not OpenRun:
+                return outer
+            return cast("RunConfig", {**outer, "callbacks": run.child(tag(run) if callable(tag) else tag)})
+
+        async def as_child(value: Any, strand: Strand) -> Any:
             outer = strand.config
-            child = run.child(tag(run) if callable(tag) else tag)
-            strand.config = cast("RunConfig", {**outer, "callbacks": child})
+            strand.config = inside(outer)
             try:
                 return await step.call(value, strand)
             finally:
@@ -193,9 +209,21 @@ class ChildRunnable(Runnable[Any, Any]):
         def call(value: Any, strand: Strand) -> Any:
             run = cast("Mapping[str, Any]", strand.config).get("callbacks")
             # While no handler listens, the step is awaited without a coroutine in between.
-            return as_child(value, strand, run) if type(run) is OpenRun else step.call(value, strand)
+            return as_child(value, strand) if type(run) is OpenRun else step.call(value, strand)
 
-        return Step.of(call, [step])
+        return configured_step(step, call, inside)
+
+
+def configured_step(step: Step, call: StepCall, inside: Callable[[RunConfig], RunConfig]) -> Step:
+    """Return a step with this `call`, whose streams are those of `step` under the configuration `inside`."""
+
+    def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
+        return configured(inside, lambda _chunks, strand: produced(step, value, strand))(Once(None), strand)
+
+    def transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
+        return configured(inside, lambda chunks, strand: transformed(step, chunks, strand))(chunks, strand)
+
+    return Step.of(call, [step], produce=produce, transform=None if step.transform is None else transform)
 
 
 def check_loop() -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.batching.list_call import ListCall
-from batchrt.messages import AIMessage
+from batchrt.messages import AIMessage, AIMessageChunk
 from batchrt.providers.base import Model
 from batchrt.providers.list_requests import ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
@@ -19,12 +19,14 @@ from batchrt.providers.options import (
     complete_options,
     lists_of,
     merge_options,
+    model_name,
     sampling_options,
 )
 from batchrt.providers.stream_request import StreamUsage, producer
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description
-from batchrt.runtime.step import Produce, Step
+from batchrt.runtime.side_stream import closed
+from batchrt.runtime.step import Produce, Step, StepCall
 from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
@@ -71,8 +73,12 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             whole; the options of lists are a ValueError without it.
         stream_usage: ask for the usage of streams (`stream_options`). A server that refuses that is not asked
             again.
+        streaming: have answers streamed by the server also where the whole is wanted (`ainvoke`, `abatch`),
+            so that `timeout` bounds each silence: for answers that take longer than any proxy waits. Not
+            with lists.
         options: `SamplingOptions`, in `batchrt/providers/options.py`: the API's sampling options, address,
-            key, timeout, retries, limits, lists.
+            key, timeout, retries, limits, lists. LangChain's names are understood too (`model_name`,
+            `openai_api_key`, `openai_api_base`, `request_timeout`, `model_kwargs` …).
 
     Raises:
         AuthenticationError: no key was given for OpenAI's own address.
@@ -88,15 +94,17 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         max_completion_tokens: int | None = None,
         reasoning_effort: str | None = None,
         native_batch: bool = False,
         stream_usage: bool = True,
+        streaming: bool = False,
         **options: Unpack[SamplingOptions],
     ) -> None:
         settings = complete_options(ChatOpenAI, SamplingOptions, options)
+        model = model_name(ChatOpenAI, model, settings)
         # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.chat.chat_chunks import ChatChunks
         from batchrt.providers.chat.messages_json import ChatRequest, read_chat
@@ -110,12 +118,15 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             }
         )
         self._extra_body = check_extra_body(settings["extra_body"])
+        if streaming and native_batch:
+            raise ValueError("streaming is for single requests: leave out either it or native_batch")
         self._lists = _lists(settings, wanted=native_batch)
         self.share_lists: bool = settings["share_lists"]
         # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._memory = ListMemory()
         self._stream_usage = StreamUsage(wanted=stream_usage)
+        self._streaming = streaming
         self._connect(
             model,
             settings,
@@ -123,6 +134,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             reasoning_effort=reasoning_effort,
             native_batch=native_batch,
             stream_usage=stream_usage,
+            streaming=streaming,
         )
         self._request_of = ChatRequest
         self._read_chat = read_chat
@@ -151,9 +163,12 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             del value  # free the prompt: thousands of calls may await answers
             return await ask(body, read, strand)
 
+        produce = self._producer(endpoint, kwargs)
+        if self._streaming:
+            return Step(_whole(produce), produce=produce)
         alone = Step(call)
         step = alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
-        return step._replace(produce=self._producer(endpoint, kwargs))
+        return step._replace(produce=produce)
 
     def _producer(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> Produce:
         fields, usage = merge_options(self._options, self._extra_body, kwargs), self._stream_usage
@@ -297,6 +312,23 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return StructuredChat(
             self, schema, method=method, strict=strict, include_raw=include_raw, max_reasks=max_reasks
         )
+
+
+def _whole(produce: Produce) -> StepCall:
+    """Return the call whose output is the sum of a stream's chunks."""
+
+    async def call(value: Any, strand: Strand) -> AIMessage:
+        total: AIMessageChunk | None = None
+        chunks = produce(value, strand)
+        try:
+            async for chunk in chunks:
+                total = chunk if total is None else total + chunk
+        finally:
+            await closed(chunks)
+        assert total is not None  # a stream without a chunk is an error
+        return total.to_message()
+
+    return call
 
 
 def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:

@@ -26,6 +26,7 @@ from batchrt.providers.options import (
     complete_options,
     lists_of,
     merge_options,
+    model_name,
     sampling_options,
 )
 from batchrt.providers.stream_request import StreamUsage, producer
@@ -112,12 +113,13 @@ class OpenAI(Model[TextInput, Out]):
     ) -> None: ...
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         n: int | None = None,
         **options: Unpack[CompletionOptions],
     ) -> None:
         settings = complete_options(OpenAI, CompletionOptions, options, stream_usage=True)
+        model = model_name(OpenAI, model, settings)
         self._options = check_options(
             {
                 "model": model,

@@ -14,7 +14,7 @@ from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
-from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options
+from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options, model_name
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description, part
 from batchrt.runnables.keywords import check_keywords
@@ -88,7 +88,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         dimensions: int | None = None,
         server: ServerFamily | None = None,
@@ -101,6 +101,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         settings = complete_options(
             OpenAIEmbeddings, ModelOptions, options, max_response_bytes=_LARGEST_ANSWER
         )
+        model = model_name(OpenAIEmbeddings, model, settings)
         # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.embeddings.request_limits import Capacity
         from batchrt.providers.embeddings.requests import EmbeddingLists

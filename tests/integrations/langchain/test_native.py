@@ -48,7 +48,6 @@ def test_native_options_are_those_of_the_model() -> None:
     ("options", "named"),
     [
         ({"api_key": lambda: "k"}, "api_key"),
-        ({"streaming": True}, "streaming"),
         ({"use_responses_api": True}, "use_responses_api"),
         ({"reasoning": {"effort": "low"}}, "use_responses_api"),
         ({"openai_proxy": "http://proxy:1"}, "openai_proxy"),

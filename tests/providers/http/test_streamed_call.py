@@ -20,6 +20,7 @@ from batchrt import (
     MalformedResponseError,
     Price,
     ProviderError,
+    Quota,
     RequestTimeoutError,
     ServerError,
     SpendingLimitError,
@@ -546,6 +547,29 @@ def test_streamed_call_counts_cumulative_usage_once(backend: str) -> None:
         broken = await Streamed(dripping([*parts[:2], httpx.ReadError("broke")], 0.1)).arun(["1"])
         assert isinstance(broken[0].error, ProviderError)
         assert broken[0].error.partial.usage == broken[0].usage == Usage(10, 2, 12)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_streamed_call_latency_is_not_the_consumers(backend: str) -> None:
+    """Under `max_concurrency="auto"` a slow consumer does not look like a busy provider."""
+
+    async def main() -> None:
+        limits: list[float] = []
+        for slowest in (0, 60):
+            model = dripping(answer(1, 1), 0.1, quota=Quota())
+            count = 0
+
+            async def each(_: list[Any], slowest: int = slowest) -> None:
+                nonlocal count
+                count += 1
+                if count > 600:
+                    await anyio.sleep(count % 7 * slowest)
+
+            await Streamed(model, each).abatch(["1"] * 800, {"max_concurrency": "auto"})
+            limits.append(model.quota.statistics().max_concurrency or 0)
+        assert limits[1] > limits[0] / 2
 
     virtually(backend, main)
 
