@@ -290,8 +290,8 @@ class JobRun:
     def _matched(self, rows: Iterator[Given]) -> Iterator[Row | None]:
         """Yield the rows to run, and `None` for rows that need not be."""
         match = self._matcher.match
-        for value, error in rows:
-            to_run = match(value, encode_input(value), error)
+        for value, recorded, error in rows:
+            to_run = match(value, encode_input(recorded), error)
             if to_run:
                 yield from to_run
             else:
@@ -301,8 +301,8 @@ class JobRun:
 
     async def _async_inputs(self, rows: AsyncGenerator[Given, None]) -> AsyncGenerator[Row, None]:
         async with aclosing(rows):
-            async for value, error in rows:
-                for row in self._matcher.match(value, encode_input(value), error):
+            async for value, recorded, error in rows:
+                for row in self._matcher.match(value, encode_input(recorded), error):
                     yield self._noted(row)
         for row in self._matcher.finish():
             yield self._noted(row)

@@ -20,8 +20,9 @@ JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncI
 that JSON can carry."""
 
 
-Given: TypeAlias = tuple[Any, "Exception | None"]
-"""A row of the source: the chain's input, and the reason why the row cannot be read, or `None`."""
+Given: TypeAlias = tuple[Any, Any, "Exception | None"]
+"""A row of the source: the chain's input, the input as it is recorded, and the reason why the row cannot be
+read, or `None`. The input lacks values that cannot be read, which are recorded as `None`."""
 
 
 _MOST_COUNTED: Final = 20_000
@@ -93,8 +94,9 @@ async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncG
 def _given(row: Any) -> Given:
     if isinstance(row, Row):
         if row.faults:
-            return {name: value for name, value in row.values.items() if name not in row.faults}, None
-        return row.values, None
+            good = {name: value for name, value in row.values.items() if name not in row.faults}
+            return good, {**row.values, **dict.fromkeys(row.faults)}, None
+        return row.values, row.values, None
     if isinstance(row, BadRow):
-        return row.values, row.error
-    return row, None
+        return row.values, row.values, row.error
+    return row, row, None
