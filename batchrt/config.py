@@ -46,6 +46,8 @@ class RunConfig(TypedDict, total=False):
             not sent, and new answers are kept. Nested calls use it too.
         window: the number of items that may be admitted and not yet delivered; bounds memory. Default: ten
             times `max_concurrency`, at least 1,000.
+        progress: show a bar of the items that have ended, on stderr or in a notebook. Needs
+            `batchrt[progress]`. For the run alone, and not for nested calls.
         recursion_limit: runnables in a row that a function may return. Default 25.
         tags, metadata, run_name, configurable: for your own use. They are passed to functions that take a
             `config`, inherited by nested calls, and merged by `with_config`.
@@ -59,6 +61,7 @@ class RunConfig(TypedDict, total=False):
     prices: Price | Mapping[str, Price] | None
     cache: ResponseCache | str | os.PathLike[str] | None
     window: int
+    progress: bool
     recursion_limit: int
     tags: list[str]
     metadata: dict[str, Any]
@@ -104,6 +107,8 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
     _check_count(config, "recursion_limit", least=0)
     _check_seconds(config, "timeout")
     _check_seconds(config, "deadline")
+    if not isinstance(config.get("progress", False), bool):
+        raise TypeError(f"progress must be True or False, not {config['progress']!r}")
     if not _SPENDING.isdisjoint(config):
         check_spending(config)
     checked = cast("RunConfig", dict(config))

@@ -52,6 +52,7 @@ ROOMS = {
     "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "genai_prices": {"providers/published_prices.py"},
+    "tqdm": {"runtime/progress_bar.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/", "response_cache.py"},
     "langchain_core": {"integrations/langchain/"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -185,6 +185,13 @@ class JournalReader:
         while found := self._read(query, position, end, page):
             for position, given, *columns in found:
                 yield position, given, Record._make(columns)
+
+    def records_at(self, places: Sequence[int]) -> Iterator[tuple[int, str, Record]]:
+        """Yield place, input (JSON) and record of the rows at some places of the input, in any order."""
+        marks = ", ".join("?" * len(places))
+        query = f"SELECT position, input, {COLUMNS} FROM rows WHERE position IN ({marks})"  # noqa: S608
+        for position, given, *columns in self._read(query, *places):
+            yield position, given, Record._make(columns)
 
     def last_run(self) -> RunRecord:
         """Return how the last run ended."""

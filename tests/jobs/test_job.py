@@ -924,3 +924,21 @@ async def test_job_changed_row_without_an_outcome_is_not_gone(answers: Answers, 
     for order in (rows, rows[::-1], rows[1:]):
         report = await Job(answers.chain("now {q}"), order, journal=journal).arun()
         assert (report.changed, report.interrupted, report.gone) == (len(order), len(order), 4 - len(order))
+
+
+async def test_job_progress_counts_rows_of_this_run_and_before(
+    answers: Answers, journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bar ends where all rows have an outcome; rows that failed are told."""
+    answers.respond = lambda text: (
+        httpx.Response(400, json={"error": {"message": "no"}}) if text == "say q3" else answers.answered(text)
+    )
+    assert (await Job(answers.chain(), questions(6), journal=journal).arun(progress=False)).done == 5
+    assert capsys.readouterr().err == ""
+    await Job(answers.chain(), questions(8), journal=journal).arun(progress=True)
+    drawn = capsys.readouterr().err
+    assert "8/8" in drawn
+    assert "1 failed" in drawn
+    config: Any = {"progress": True}
+    await Job(answers.chain(), questions(8), journal=journal, config=config, limit=7).arun()
+    assert "7/7" in capsys.readouterr().err
