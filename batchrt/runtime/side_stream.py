@@ -12,7 +12,7 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses, is_ahead
+from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.fork import Branch, fork
@@ -51,7 +51,7 @@ class SideStream(AsyncIterator[Any]):
     generator cannot hold a task group open across its yields, so the tasks are the run's.
     """
 
-    __slots__ = ("_branches", "_buffer", "_done", "_ended", "_pauses", "_resume_at", "_scope", "_strand")
+    __slots__ = ("_branches", "_buffer", "_done", "_ended", "_pauses", "_scope", "_strand")
 
     def __init__(self, branches: Sequence[ChunkBranch]) -> None:
         self._branches = branches
@@ -59,7 +59,6 @@ class SideStream(AsyncIterator[Any]):
         self._buffer = ChunkBuffer(self._took)
         self._scope = CancelScope()
         self._strand: Strand | None = None
-        self._resume_at = 0
         self._ended = False
         self._done: Signal | None = None
 
@@ -84,18 +83,12 @@ class SideStream(AsyncIterator[Any]):
         """Take a chunk of the branch that the caller is."""
         strand = current_strand()
         assert strand is not None
-        buffer = self._buffer
-        asked = buffer.asked
-        buffer.push(chunk)
-        if len(buffer.ready) >= BOUND:
-            self._resume_at = BOUND // 2
-            await self._pauses.pause(strand, newcomers=True)
-        elif is_ahead(strand, asked=asked, borrows=buffer.borrows):
-            self._resume_at = 0
+        self._buffer.push(chunk)
+        if len(self._buffer.ready) >= BOUND:
             await self._pauses.pause(strand, newcomers=False)
 
     def _took(self) -> None:
-        if self._pauses and len(self._buffer.ready) <= self._resume_at:
+        if self._pauses and len(self._buffer.ready) <= BOUND // 2:
             self._pauses.resume()
 
     def branches(self) -> list[Branch]:
