@@ -70,6 +70,10 @@ async def without_slot(strand: Strand, signal: Signal, *, newcomers: bool) -> No
         strand.go()
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class ChunkBuffer(AsyncIterator[Any]):
     """Iterate over the chunks that another task pushes, and lend the caller's slot while none is there.
 
@@ -80,7 +84,7 @@ class ChunkBuffer(AsyncIterator[Any]):
 
     __slots__ = ("_ended", "_error", "_more", "ready", "taken")
 
-    def __init__(self, taken: Callable[[], object]) -> None:
+    def __init__(self, taken: Callable[[], object] = _nothing) -> None:
         self.ready: deque[Any] = deque()
         self.taken: Callable[[], object] = taken
         self._more: Signal | None = None

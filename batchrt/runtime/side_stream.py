@@ -46,17 +46,17 @@ async def closed(chunks: AsyncIterator[Any]) -> None:
 class SideStream(AsyncIterator[Any]):
     """Iterate over the chunks of `branches`, which run at the same time in helper tasks of the run.
 
+    Each branch has a credit of its own, so that a quick one does not crowd out the others.
     The branches begin with the first pull, on strands of their own, as those of a `fork`: the first error
     cancels the others, and is raised once they have ended and the chunks before it were taken. An async
     generator cannot hold a task group open across its yields, so the tasks are the run's.
     """
 
-    __slots__ = ("_branches", "_buffer", "_done", "_ended", "_pauses", "_scope", "_strand")
+    __slots__ = ("_branches", "_buffer", "_done", "_ended", "_scope", "_strand")
 
     def __init__(self, branches: Sequence[ChunkBranch]) -> None:
         self._branches = branches
-        self._pauses = Pauses()
-        self._buffer = ChunkBuffer(self._took)
+        self._buffer = ChunkBuffer()
         self._scope = CancelScope()
         self._strand: Strand | None = None
         self._ended = False
@@ -77,23 +77,13 @@ class SideStream(AsyncIterator[Any]):
         """Return the next chunk of any branch."""
         if self._strand is None:
             self.start()
-        return await self._buffer.__anext__()
-
-    async def put(self, chunk: Any) -> None:
-        """Take a chunk of the branch that the caller is."""
-        strand = current_strand()
-        assert strand is not None
-        self._buffer.push(chunk)
-        if len(self._buffer.ready) >= BOUND:
-            await self._pauses.pause(strand, newcomers=False)
-
-    def _took(self) -> None:
-        if self._pauses and len(self._buffer.ready) <= BOUND // 2:
-            self._pauses.resume()
+        credit, chunk = await self._buffer.__anext__()
+        credit.took()
+        return chunk
 
     def branches(self) -> list[Branch]:
         """Return the branches for a fork."""
-        return [partial(_run_branch, branch, self.put) for branch in self._branches]
+        return [partial(_run_branch, branch, _Credit(self._buffer).put) for branch in self._branches]
 
     @property
     def scope(self) -> CancelScope:
@@ -118,6 +108,32 @@ class SideStream(AsyncIterator[Any]):
         self._done = Signal()
         with CancelScope(shield=True):
             await self._done.wait()
+
+
+class _Credit:
+    """Count the chunks of one branch that the consumer has not taken."""
+
+    __slots__ = ("_buffer", "_count", "_pauses")
+
+    def __init__(self, buffer: ChunkBuffer) -> None:
+        self._buffer = buffer
+        self._count = 0
+        self._pauses = Pauses()
+
+    async def put(self, chunk: Any) -> None:
+        """Hand a chunk over, and wait while there are too many."""
+        self._count += 1
+        self._buffer.push((self, chunk))
+        if self._count >= BOUND:
+            strand = current_strand()
+            assert strand is not None
+            await self._pauses.pause(strand, newcomers=False)
+
+    def took(self) -> None:
+        """Record that the consumer took one."""
+        self._count -= 1
+        if self._pauses and self._count <= BOUND // 2:
+            self._pauses.resume()
 
 
 async def _run_branch(branch: ChunkBranch, put: Put, strand: Strand) -> None:
