@@ -16,6 +16,7 @@ from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.fork import Branch, fork
+from batchrt.runtime.lending import lending
 from batchrt.runtime.strand import Strand, current_strand, strand_context
 
 __all__ = ["ChunkBranch", "Put", "SideStream", "closed", "pour"]
@@ -102,12 +103,11 @@ class SideStream(AsyncIterator[Any]):
         if self._strand is None or self._ended:
             return
         self._scope.cancel()
-        strand = current_strand()
-        if strand is not None and strand.has_slot:
-            strand.give()  # the branches may need it to end; nothing of this part goes on
         self._done = Signal()
-        with CancelScope(shield=True):
-            await self._done.wait()
+        # The branches may need the slot to end; a step behind them may need it then.
+        async with lending():
+            with CancelScope(shield=True):
+                await self._done.wait()
 
 
 class _Credit:

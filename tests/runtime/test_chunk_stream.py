@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from batchrt import (
     DeadlineExceededError,
     ItemTimeoutError,
     RunConfig,
+    Runnable,
     RunnableGenerator,
     RunnableLambda,
     RunnableParallel,
@@ -404,6 +406,64 @@ async def test_stream_of_branches_keeps_to_the_slots() -> None:
         found = [chunk async for chunk in branches.astream(0, config(max_concurrency=2))]
     assert len(found) == 18
     assert watch.peak == 2
+
+
+async def test_stream_step_behind_branches_that_were_closed_has_its_slot_again() -> None:
+    """Closing them lends it, for their cleanup, and no longer."""
+    watch = Watch()
+
+    async def first_two(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield await anext(chunks)
+        yield await anext(chunks)
+
+    async def busy_at_the_end(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for chunk in chunks:
+            with watch:
+                await pause(2)
+            yield chunk
+        with watch:
+            await pause(20)
+
+    branches = RunnableParallel[Any](a=_watched(watch, 50), b=_watched(watch, 50))
+    line: Any = branches | first_two | busy_at_the_end
+    with all_slots_come_back():
+        found = [pair async for pair in line.astream_batch(range(6), config(max_concurrency=1))]
+    assert len(found) == 12
+    assert watch.peak == 1
+
+
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_stream_step_behind_a_list_call_has_its_slot_again(sync: bool) -> None:
+    """A list call gives the slot up; a generator that pulled its output through takes it back."""
+    watch = Watch()
+
+    class Lists(Runnable[int, int]):
+        async def abatch_native(self, inputs: list[int]) -> list[int]:
+            with watch:
+                await pause(3)
+            return inputs
+
+    async def behind(chunks: AsyncIterator[int]) -> AsyncIterator[int]:
+        async for chunk in chunks:
+            with watch:
+                await pause(5)
+            yield chunk
+        with watch:
+            await pause(5)
+
+    def sbehind(chunks: Iterator[int]) -> Iterator[int]:
+        for chunk in chunks:
+            with watch:
+                time.sleep(0.001)
+            yield chunk
+        with watch:
+            time.sleep(0.001)
+
+    line: Any = Lists() | (sbehind if sync else behind)
+    with all_slots_come_back():
+        found = [pair async for pair in line.astream_batch(range(12), config(max_concurrency=2))]
+    assert sorted(found) == [(n, n) for n in range(12)]
+    assert watch.peak <= 2
 
 
 # Branches
