@@ -52,6 +52,7 @@ from batchrt.messages import (
     Usage,
 )
 from batchrt.prices import Price
+from batchrt.response_cache import CacheStatistics, ResponseCache
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
@@ -102,6 +103,7 @@ from batchrt.tool_calls import InvalidToolCall, ToolCall, ToolCallChunk
 if TYPE_CHECKING:
     from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
+    from batchrt.jobs.output import OutputLayout
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
@@ -142,6 +144,7 @@ __all__ = [
     "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
+    "CacheStatistics",
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
@@ -186,6 +189,7 @@ __all__ = [
     "OutcomeIterator",
     "OutputClosedError",
     "OutputError",
+    "OutputLayout",
     "OutputParserError",
     "Price",
     "PromptTemplate",
@@ -202,6 +206,7 @@ __all__ = [
     "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
+    "ResponseCache",
     "Retried",
     "RetryBudget",
     "RetryPolicy",
@@ -256,6 +261,7 @@ _HOMES = {
     "Job": "batchrt.jobs.job",
     "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
+    "OutputLayout": "batchrt.jobs.output",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",

@@ -10,13 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
-from pydantic_core import from_json
-
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_file import copy_journal
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.records import encode_input
+from batchrt.jobs.records import decode_json, encode_input
 from batchrt.jobs.request_tokens import RequestTokens, count_request
 from batchrt.jobs.rows import Given, JobSource, open_rows, read_rows
 from batchrt.prices import Price
@@ -241,7 +239,7 @@ class _Sums:
             return
         assert self.described.render is not None
         try:
-            body = from_json(self.described.render(value))
+            body = decode_json(self.described.render(value).decode())
         except Exception as problem:  # noqa: BLE001  the run raises it again, as the row's error
             self._add_invalid(position, problem)
             return

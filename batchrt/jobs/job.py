@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio.from_thread
 import anyio.to_thread
@@ -16,7 +17,7 @@ from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
-from batchrt.files import Source, ThreadedIterator
+from batchrt.files import Source, ThreadedIterator, required_columns
 from batchrt.jobs.estimate import JobEstimate, estimate_job
 from batchrt.jobs.event_log import EventLog
 from batchrt.jobs.identity import Identity
@@ -24,10 +25,10 @@ from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader, RunRecord
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.output import OutputLayout, check_output, write_output
+from batchrt.jobs.output import OutputLayout, check_output, check_unused, is_free, is_stream, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
-from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
+from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.limits.quota_watch import watching_quotas
 from batchrt.providers.embeddings.tokenizer import TokenizerName
@@ -37,6 +38,10 @@ from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
 from batchrt.runtime.sync_callbacks import check_sync
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["Job", "Reuse"]
 
@@ -65,8 +70,9 @@ class Job:
         source: a file (its path, or opened), a data frame or Arrow table, or any iterable or async iterable
             of values that JSON can carry. It is read from the start by each run; an iterator, which runs on
             the event loop, serves a single one.
-        sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
-            row has an outcome, and is the same whether the job was interrupted or not.
+        sink: the output file, CSV, TSV, JSONL or Parquet; `None` for none. It is written from the journal
+            once each row has an outcome, and is the same whether the job was interrupted or not. Rows that
+            all failed do not replace an older one.
         journal: the journal's file, made by the first run. Its folder must be on a local disk.
         config: for the run, as for `abatch`.
         reuse: `any` keeps answers of another chain to the same input.
@@ -76,6 +82,8 @@ class Job:
             closure of each function are compared, with the functions, runnables and constants of its own
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
+        keeps_partial: write the rows so far to the output also when a run ends early, unless it is a file of
+            another run or job, or all rows had an outcome when it was last written.
         limit: the most rows to read.
         refine: returns an outcome as it is to be recorded, for a chain whose output has more to it than JSON
             can carry. One with an error and an output counts as failed; both are kept.
@@ -101,6 +109,7 @@ class Job:
         retry_failed: bool = False,
         version: str | None = None,
         overwrite: bool = False,
+        keeps_partial: bool = False,
         limit: int | None = None,
         refine: Refiner | None = None,
         layout: OutputLayout | None = None,
@@ -121,6 +130,7 @@ class Job:
         self._fresh = fresh
         self._retry_failed = retry_failed
         self._overwrite = overwrite
+        self._keeps_partial = keeps_partial
         self._limit = limit
         self._refine = refine
         self._layout = layout
@@ -146,9 +156,10 @@ class Job:
         Raises:
             JournalError: the journal cannot be opened or written, or another process has it open. What was
                 committed is in it, and running the job again goes on.
-            InputError: the source cannot be read, or the output cannot be created.
+            InputError: the source cannot be read, or has no column that the prompt names; or the output
+                cannot be created.
             OutputError: the output cannot be written; the journal is complete.
-            TypeError: a row's value, or an output, cannot be kept in a journal.
+            TypeError: a row's value cannot be kept in a journal.
             ValueError: the source is an iterator, and was read by a run before.
         """
         if self._is_used_up:
@@ -163,17 +174,19 @@ class Job:
         )
         if self._stop_called:
             run.stop()
-        with (
-            open_rows(self._source) as rows,
-            Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal,
-        ):
+        with ExitStack() as opened:
+            rows = opened.enter_context(open_rows(self._source))
             source = rows if isinstance(rows, Source) else None
-            if self._sink is not None:
-                own = not journal.is_new
-                check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)
+            if source is not None:
+                required_columns(source, self._identity.needs)
+            files = [] if self._sink is None else check_output(self._sink, source, self._layout)
+            journal = opened.enter_context(Journal(self.journal, fresh=self._fresh, committed=run.committed))
+            if journal.is_new and not self._overwrite:
+                check_unused(files)
             self._fresh = False
             report = self._report = await self._carry_out(run, rows, journal)
-            if report.is_complete and self._sink is not None:
+            if self._sink is not None and self._is_to_be_written(journal, report, self._sink):
+                journal.begin_output(is_complete=report.is_complete)
                 report = self._report = await self._written(report, source, self._sink)
         self._stop_called = False
         return report
@@ -183,12 +196,19 @@ class Job:
         write = partial(write_output, self.journal, sink, source, rows=report.rows, layout=self._layout)
         with CancelScope() as self._writing:
             await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
-            return replace(report, is_written=True)
+            return replace(report, is_written=report.is_complete, has_partial=not report.is_complete)
         return report
+
+    def _is_to_be_written(self, journal: Journal, report: JobReport, sink: str) -> bool:
+        if report.is_complete:  # an output without any answer is no reason to lose an older one
+            return bool(report.done) or not report.failed or is_stream(sink) or is_free(sink)
+        if not self._keeps_partial or not (report.done or report.failed):
+            return False
+        return is_stream(sink) or journal.has_partial_output or is_free(sink)
 
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
         started, wall = perf_counter(), Clock().wall
-        journal.begin_run(wall())
+        journal.begin_run(wall(), source_paths(rows))
         matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
         self._matcher = matcher
         # A pipe may be long in giving a row; the next row of a file takes microseconds, less than a thread.
@@ -210,7 +230,10 @@ class Job:
         journal.end_run(ended)
         journal.flush()
         totals = await anyio.to_thread.run_sync(journal.totals)
-        return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        report = self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        journal.put_counts(report.counts())
+        journal.flush()
+        return report
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.
@@ -318,6 +341,14 @@ class Job:
             return self._report
         return JobReport.of(self.journal)
 
+    def to_arrow(self) -> pa.Table:
+        """Return the rows of the journal as an Arrow table; see `JobReport.to_arrow`."""
+        return JobReport(self.journal).to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows of the journal as a data frame; see `JobReport.to_pandas`."""
+        return JobReport(self.journal).to_pandas()
+
     def _report_of(
         self, run: JobRun, matcher: Matcher, journal: Journal, facts: Mapping[str, Any]
     ) -> JobReport:
@@ -329,10 +360,17 @@ class Job:
             changed=matches.changed,
             changed_parts=dict(matches.changed_parts),
             new=matches.new,
-            gone=journal.gone() if run.at_end and self._limit is None else None,
+            gone=self._gone(run, matches, journal),
             kept=matches.kept,
             interrupted=run.interrupted,
             not_started=run.not_started,
             aside=journal.aside,
             **facts,
         )
+
+    def _gone(self, run: JobRun, matches: Matches, journal: Journal) -> int | None:
+        """Return how many recorded rows are not in the input any more, or `None` if that is not known."""
+        if not run.at_end or self._limit is not None:
+            return None
+        # The old outcome of a changed row without a new one is at no place either.
+        return max(0, journal.gone() - (matches.changed - run.superseded))

@@ -18,6 +18,10 @@ COLUMNS: Final = ", ".join(Record._fields)
 _PAGE: Final = 5000
 """Rows that are measured at a time."""
 ENTRY: Final = "id, position, key, chain, status, replaced, input"
+_WITH_SOURCES: Final = 3
+"""The first format that has the paths of a run's files."""
+_WITH_COUNTS: Final = 4
+"""The first format that has the counts of runs."""
 
 
 class Entry(NamedTuple):
@@ -190,6 +194,27 @@ class JournalReader:
         rows, is_complete, seconds, ended = found[0]
         return RunRecord(rows, bool(is_complete), seconds, ended)
 
+    @property
+    def source(self) -> tuple[str, ...]:
+        """The paths of the files that the last run read; empty for rows of another kind, or if not known."""
+        ((version,),) = self._read("PRAGMA user_version")
+        if version < _WITH_SOURCES:
+            return ()
+        found = self._read("SELECT source FROM runs ORDER BY id DESC LIMIT 1")
+        return tuple(json.loads(found[0][0])) if found and found[0][0] else ()
+
+    @property
+    def has_partial_output(self) -> bool:
+        """Whether the output was last written with rows missing."""
+        query = "SELECT output FROM runs WHERE output IS NOT NULL ORDER BY id DESC LIMIT 1"
+        return self._read(query) == [("partial",)]
+
+    @property
+    def holds_bytes(self) -> bool | None:
+        """Whether the outputs are bytes, such as vectors, and not JSON; `None` without any."""
+        found = self._read("SELECT typeof(output) FROM rows WHERE status = 'done' LIMIT 1")
+        return found[0][0] == "blob" if found else None
+
     def activity(self) -> Iterator[tuple[float, float]]:
         """Yield when rows of the input were run: the span, in seconds since 1970, of those of each minute."""
         yield from self._read(
@@ -254,6 +279,14 @@ class JournalReader:
     def _has_events(self) -> bool:
         """Whether there are events and times of runs, which the first format does not have."""
         return bool(self._read("SELECT 1 FROM sqlite_schema WHERE name = 'events'"))
+
+    def last_counts(self) -> dict[str, Any]:
+        """Return the last run's rows by how they were matched; empty for a run that was killed."""
+        ((version,),) = self._read("PRAGMA user_version")
+        if version < _WITH_COUNTS:
+            return {}
+        found = self._read("SELECT counts FROM runs ORDER BY id DESC LIMIT 1")
+        return json.loads(found[0][0]) if found and found[0][0] is not None else {}
 
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""

@@ -31,6 +31,7 @@ __all__ = [
     "is_option",
     "lists_of",
     "merge_options",
+    "model_name",
     "sampling_options",
 ]
 
@@ -225,11 +226,54 @@ def complete_options(owner: type, kind: type[ModelOptions], options: Any, **defa
     Raises:
         TypeError: `owner` has no option of that name.
     """
-    options["api_key"] = Hidden(options.get("api_key"))
+    for name in ("api_key", "openai_api_key"):
+        if name in options:
+            options[name] = Hidden(options[name])
+    _rename_aliases(owner, options)
+    options.setdefault("api_key", Hidden(None))
     for name in options:
-        if name not in kind.__annotations__:
+        if name not in kind.__annotations__ and name != "model_name":
             raise TypeError(_unknown(owner, name))
     return {**{name: _DEFAULTS.get(name) for name in kind.__annotations__}, **defaults, **options}
+
+
+_ALIASES: Final = {
+    "openai_api_key": "api_key",
+    "openai_api_base": "base_url",
+    "openai_organization": "organization",
+    "request_timeout": "timeout",
+    "default_headers": "extra_headers",
+}
+"""LangChain's other names of options."""
+
+
+def _rename_aliases(owner: type, options: Any) -> None:
+    """Rename options that have LangChain's names, in place; `model_kwargs` are added to `extra_body`.
+
+    Raises:
+        TypeError: an option is given under both names.
+    """
+    for alias, name in _ALIASES.items():
+        if alias in options:
+            if name in options:
+                raise TypeError(f"{owner.__name__}() got both {name} and {alias}, which are the same option")
+            options[name] = options.pop(alias)
+    if "model_kwargs" in options:
+        options["extra_body"] = {**(options.get("extra_body") or {}), **(options.pop("model_kwargs") or {})}
+
+
+def model_name(owner: type, model: str | None, settings: Any) -> str:
+    """Return the model's name, which LangChain also calls `model_name`, and take that out of `settings`.
+
+    Raises:
+        TypeError: it is given twice, or not at all.
+    """
+    given = settings.pop("model_name", None)
+    if (model is None) == (given is None):
+        fault = "misses the name of the model" if model is None else "got both model and model_name"
+        raise TypeError(f"{owner.__name__}() {fault}: give model")
+    name: str = given if model is None else model
+    return name
 
 
 def _unknown(owner: type, name: str) -> str:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overl
 
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
-from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
+from batchrt.runnables.entry_points import Configs, In, Method, Out
+from batchrt.runnables.foreign import adopted
+from batchrt.runnables.introspection import Introspection
 from batchrt.runnables.keywords import check_keywords, function_takes
 from batchrt.runnables.method_steps import STREAM_METHODS, method_step, streaming_step
 from batchrt.runtime.step import Step
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from batchrt.runnables.description import Description
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
-    from batchrt.runnables.graph import Graph
     from batchrt.runnables.listeners import Listener, RunnableWithListeners
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
@@ -54,7 +55,7 @@ _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
 
-class Runnable(EntryPoints[In, Out]):
+class Runnable(Introspection[In, Out]):
     """Map an input to an output; compose with `|`; run one input or many.
 
     Override `ainvoke` (runs on the event loop) or `invoke` (runs in a worker thread); the other methods
@@ -191,12 +192,6 @@ class Runnable(EntryPoints[In, Out]):
         for name, value in values.items():
             setattr(other, name, value)
         return other
-
-    def get_graph(self) -> Graph:
-        """Return the graph of the steps, to be drawn: `chain.get_graph().print_ascii()`."""
-        from batchrt.runnables.graph import graph_of
-
-        return graph_of(self)
 
     def get_name(self) -> str:
         """Return the name for messages."""
@@ -418,7 +413,7 @@ RunnableLike: TypeAlias = (
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:
-    """Return `thing` as a runnable.
+    """Return `thing` as a runnable; one of LangChain's is run by this runtime.
 
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
@@ -431,6 +426,8 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
         return thing
     if isinstance(thing, Mapping):
         return RunnableParallel(thing)
+    if not isinstance(thing, FunctionType) and (foreign := adopted(thing)) is not None:
+        return foreign
     if callable(thing):
         return RunnableGenerator(thing) if is_generator_function(thing) else RunnableLambda(thing)
     raise TypeError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from batchrt.config import RunConfig, cap_of, check_config
+from batchrt.runnables.foreign import exported
 from batchrt.runnables.streams import closing_input, input_chunks, produced, transformed
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.caller import Caller
@@ -94,6 +95,18 @@ class EntryPoints(Generic[In, Out]):
         if (step.inline or step.direct) and not bounded and current_strand() is None:
             return cast("Out", _run_direct(step, input, config))
         return cast("Out", call_blocking(partial(run_one, step, input, config)))
+
+    if not TYPE_CHECKING:  # a type checker would take a runnable of the wrong type for a function
+
+        def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+            """Return this as a runnable of LangChain, whose `|` takes it for a function.
+
+            A runnable that a function returns is run on the function's input, in LangChain as here.
+
+            Raises:
+                TypeError: LangChain is not loaded.
+            """
+            return exported(self)
 
     async def abatch(
         self,

@@ -14,6 +14,7 @@ from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part, inline
+from batchrt.runnables.foreign import adopted
 from batchrt.runnables.generator import (
     GeneratorFunction,
     generator_produce,
@@ -124,6 +125,20 @@ class RunnableLambda(Runnable[In, Out]):
         self._sync_takes_config = takes_config(func)
         self._async_takes_config = self.afunc is not None and takes_config(self.afunc)
 
+    @property
+    def InputType(self) -> Any:  # noqa: N802  LCEL's name
+        """The type of the function's parameter, by its annotation."""
+        from batchrt.runnables.function_types import parameter_type
+
+        return parameter_type(self.func)
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802  LCEL's name
+        """The type of the function's result, by its annotation."""
+        from batchrt.runnables.function_types import result_type
+
+        return result_type(self.func)
+
     def __repr__(self) -> str:
         return self.get_name()
 
@@ -220,8 +235,8 @@ class RunnableLambda(Runnable[In, Out]):
                 return output
             if hasattr(type(output), "__await__"):
                 output = await resolve(output)
-            if isinstance(output, Runnable):
-                return await run_returned(output, value, strand)
+            if (returned := _returned_runnable(output)) is not None:
+                return await run_returned(returned, value, strand)
             return output
 
         return Step(call, produce=produce)
@@ -243,8 +258,8 @@ class RunnableLambda(Runnable[In, Out]):
             # An async function behind a decorator or lambda that is not async itself returns one.
             if hasattr(type(output), "__await__"):
                 output = resolve_without_loop(output) if direct else await resolve(output)
-            if isinstance(output, Runnable):
-                return await run_returned(output, value, strand)
+            if (returned := _returned_runnable(output)) is not None:
+                return await run_returned(returned, value, strand)
             return output
 
         return Step(call, direct=True, produce=produce)
@@ -297,8 +312,15 @@ def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
 def _check_function(function: object) -> None:
     if function is None:
         return
-    if not callable(function):
+    if not callable(function) or isinstance(function, Runnable):
         raise TypeError(f"a function is needed, not {type(function).__name__}: {function!r}")
+
+
+def _returned_runnable(output: object) -> Runnable[Any, Any] | None:
+    """Return the runnable that a function returned, also one of another library; `None` if it is none."""
+    if isinstance(output, Runnable):
+        return output
+    return adopted(output) if hasattr(type(output), "ainvoke") else None
 
 
 def _is_async(function: object) -> bool:

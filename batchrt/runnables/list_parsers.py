@@ -15,6 +15,7 @@ _BULLET: Final = re.compile(r"^[ \t]*[-*+][ \t]+(.+?)[ \t]*$", re.MULTILINE)
 
 
 class _ListParser(BaseOutputParser[list[str]]):
+    OutputType = list[str]
     _instructions = ""
 
     def get_format_instructions(self) -> str:

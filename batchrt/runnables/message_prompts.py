@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, SystemMessage
 from batchrt.runnables.examples import SelectedExamples
+from batchrt.runnables.foreign import adopted_message
 from batchrt.runnables.prompt_values import ROLES
 from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.templates import Fields, Fill, compile_content
@@ -206,4 +207,6 @@ def _as_message(message: Any) -> MessageLike:
             return HumanMessage(message)
         case [role, content]:
             return _maker(role)(content)
+    if (foreign := adopted_message(message)) is not None:
+        return foreign
     raise TypeError(f"a message must be a message, a dict, a (role, text) pair or a string, not {message!r}")

@@ -13,6 +13,7 @@ from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.chunk_sums import snapshot_of
 from batchrt.runnables.description import Description, described_class, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
+from batchrt.runnables.foreign import adopted_message
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
@@ -53,6 +54,8 @@ def text_of(output: ModelOutput) -> str:
         return output.text
     if isinstance(output, Message):
         return output.content if isinstance(output.content, str) else ""
+    if (foreign := adopted_message(output)) is not None:  # type: ignore[unreachable]
+        return text_of(foreign)
     raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
 
 
@@ -61,6 +64,8 @@ class BaseOutputParser(Runnable[ModelOutput, Out]):
 
     An error that `parse` raises is the item's.
     """
+
+    InputType = str | AIMessage
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
@@ -154,6 +159,8 @@ def _refused(refusal: str) -> OutputParserError:
 class StrOutputParser(BaseOutputParser[str]):
     """Return the text of a model's answer, chunk by chunk. A refusal is an `OutputParserError`."""
 
+    OutputType = str
+
     def _streams(self) -> bool:
         return self._parses_as(StrOutputParser)
 
@@ -244,6 +251,7 @@ class PydanticOutputParser(BaseOutputParser[ModelT]):
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
+        self.OutputType = pydantic_object
 
     def parse(self, text: str) -> ModelT:
         """Return the instance for the JSON in `text`."""

@@ -12,6 +12,7 @@ import pytest
 from batchrt import CooledDown, Job, JournalError, LimitChanged, ProviderDown, ProviderUp, Retried
 from batchrt.jobs.event_log import ROWS_OF_ONE_WIDTH, EventLog
 from batchrt.jobs.journal import Journal
+from batchrt.jobs.journal_file import _UPGRADES
 from batchrt.jobs.journal_reader import JournalReader, RecordedEvent
 from tests.jobs.chains import Answers, questions
 
@@ -175,6 +176,7 @@ def test_journal_of_the_first_format_is_read(tmp_path: Path) -> None:
         assert list(reader.events()) == []
         assert reader.run_starts() == []
         assert reader.last_run().rows == 1
+        assert reader.last_counts() == {}
     assert (tmp_path / "j").read_bytes() == before
 
 
@@ -191,6 +193,21 @@ def test_journal_of_the_first_format_is_brought_up_to_date(tmp_path: Path, wall:
         assert reader.run_starts() == [1234.5]
         assert reader.is_new is False
     Journal(tmp_path / "j").close()  # and is not brought up to date twice
+
+
+def test_journal_of_the_second_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    """It has no files of runs, and gets them with the next run."""
+    with closing(sqlite3.connect(tmp_path / "j")) as connection:
+        connection.executescript(FIRST_FORMAT)
+        connection.executescript(f"{_UPGRADES[0]} PRAGMA user_version = 2;")
+    with JournalReader(tmp_path / "j") as reader:
+        assert reader.source == ()
+    with Journal(tmp_path / "j") as journal:
+        journal.begin_run(1.0, ["/a.csv"])
+        journal.begin_output(is_complete=False)
+        assert journal.has_partial_output
+    with JournalReader(tmp_path / "j") as reader:
+        assert reader.source == ("/a.csv",)
 
 
 def test_event_log_raises_nothing_once_the_journal_is_broken(tmp_path: Path, wall: Wall) -> None:

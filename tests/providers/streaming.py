@@ -34,7 +34,7 @@ class Streamed(Runnable[Any, Any]):
         self._model, self._each, self._most = model, each, most
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        produce = self._model._step(kwargs).produce
+        produce = self._model._step().produce
         assert produce is not None
 
         async def call(value: Any, strand: Strand) -> list[Any]:
@@ -54,9 +54,9 @@ class Streamed(Runnable[Any, Any]):
         return Step(call)
 
 
-async def streamed(model: Runnable[Any, Any], value: Any = "hello", **kwargs: Any) -> list[Any]:
+async def streamed(model: Runnable[Any, Any], value: Any = "hello") -> list[Any]:
     """Return the chunks of one answer."""
-    chunks: list[Any] = await Streamed(model).bind(**kwargs).ainvoke(value)
+    chunks: list[Any] = await Streamed(model).ainvoke(value)
     return chunks
 
 

@@ -24,6 +24,7 @@ from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.request_body import bad_input, encode_members, half_surrogate, most_tokens
 from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
+from batchrt.runnables.foreign import adopted_message
 
 __all__ = [
     "ChatInput",
@@ -139,6 +140,8 @@ def _conversation(value: object) -> Sequence[Any]:
         return messages
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return value
+    if (foreign := adopted_message(value)) is not None:
+        return (foreign,)
     kind = type(value).__name__
     raise bad_input("messages", f"a chat takes a str, messages or a prompt's value, not {kind}")
 
@@ -153,6 +156,8 @@ def _message_json(message: object, index: int) -> Mapping[str, Any]:
     if isinstance(message, tuple) and len(message) == _PAIR and isinstance(message[0], str):
         role, content = message
         return {"role": _ROLES.get(role, role), "content": _content(content, index)}
+    if (foreign := adopted_message(message)) is not None:
+        return _from_object(foreign, index)
     raise bad_input(
         f"messages[{index}]",
         f"a message is a Message, a dict or a (role, content) tuple, not {type(message).__name__}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.batching.list_call import ListCall
-from batchrt.messages import AIMessage
+from batchrt.config import cache_of
+from batchrt.messages import AIMessage, AIMessageChunk
 from batchrt.providers.base import Model
+from batchrt.providers.kept_answers import KeptAnswers, decode_message, encode_message
 from batchrt.providers.list_requests import ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import (
@@ -19,12 +21,14 @@ from batchrt.providers.options import (
     complete_options,
     lists_of,
     merge_options,
+    model_name,
     sampling_options,
 )
 from batchrt.providers.stream_request import StreamUsage, producer
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description
-from batchrt.runtime.step import Produce, Step
+from batchrt.runtime.side_stream import closed
+from batchrt.runtime.step import Produce, Step, StepCall
 from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
@@ -71,8 +75,12 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             whole; the options of lists are a ValueError without it.
         stream_usage: ask for the usage of streams (`stream_options`). A server that refuses that is not asked
             again.
+        streaming: have answers streamed by the server also where the whole is wanted (`ainvoke`, `abatch`),
+            so that `timeout` bounds each silence: for answers that take longer than any proxy waits. Not
+            with lists.
         options: `SamplingOptions`, in `batchrt/providers/options.py`: the API's sampling options, address,
-            key, timeout, retries, limits, lists.
+            key, timeout, retries, limits, lists. LangChain's names are understood too (`model_name`,
+            `openai_api_key`, `openai_api_base`, `request_timeout`, `model_kwargs` …).
 
     Raises:
         AuthenticationError: no key was given for OpenAI's own address.
@@ -82,19 +90,23 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
+    InputType = str | list[Any]
+    OutputType = AIMessage
     __signature__: OptionsSignature = OptionsSignature(SamplingOptions)
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         max_completion_tokens: int | None = None,
         reasoning_effort: str | None = None,
         native_batch: bool = False,
         stream_usage: bool = True,
+        streaming: bool = False,
         **options: Unpack[SamplingOptions],
     ) -> None:
         settings = complete_options(ChatOpenAI, SamplingOptions, options)
+        model = model_name(ChatOpenAI, model, settings)
         # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.chat.chat_chunks import ChatChunks
         from batchrt.providers.chat.messages_json import ChatRequest, read_chat
@@ -108,12 +120,15 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             }
         )
         self._extra_body = check_extra_body(settings["extra_body"])
+        if streaming and native_batch:
+            raise ValueError("streaming is for single requests: leave out either it or native_batch")
         self._lists = _lists(settings, wanted=native_batch)
         self.share_lists: bool = settings["share_lists"]
         # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._memory = ListMemory()
         self._stream_usage = StreamUsage(wanted=stream_usage)
+        self._streaming = streaming
         self._connect(
             model,
             settings,
@@ -121,6 +136,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             reasoning_effort=reasoning_effort,
             native_batch=native_batch,
             stream_usage=stream_usage,
+            streaming=streaming,
         )
         self._request_of = ChatRequest
         self._read_chat = read_chat
@@ -143,15 +159,45 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             request = self._request_for(kwargs)
             endpoint = self._client.endpoint(_PATH, *_model_and_most(request))
         ask, read, body_of = endpoint.call, self._read, request.body
+        answers = self._answers(request)
 
         async def call(value: Any, strand: Strand) -> AIMessage:
             body = body_of(value)
             del value  # free the prompt: thousands of calls may await answers
-            return await ask(body, read, strand)
+            kept = cache_of(strand.config)
+            if kept is None:
+                return await ask(body, read, strand)
+            return await answers.one(kept, body, strand, partial(ask, body, read, strand))
 
+        produce = self._producer(endpoint, kwargs)
+        if self._streaming:
+            return Step(self._whole_or_kept(_whole(produce), request), produce=produce)
         alone = Step(call)
         step = alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
-        return step._replace(produce=self._producer(endpoint, kwargs))
+        return step._replace(produce=produce)
+
+    def _whole_or_kept(self, whole: StepCall, request: ChatRequest) -> StepCall:
+        """Return the call of a model that streams all its answers, with a response cache before it."""
+        answers, body_of = self._answers(request), request.body
+
+        async def call(value: Any, strand: Strand) -> Any:
+            kept = cache_of(strand.config)
+            if kept is None:
+                return await whole(value, strand)
+            return await answers.one(kept, body_of(value), strand, partial(whole, value, strand))
+
+        return call
+
+    def _answers(self, request: ChatRequest) -> KeptAnswers[AIMessage]:
+        url = self._client.address.canonical + _PATH
+        return KeptAnswers("chat", url, encode_message, decode_message, model=request.names[0])
+
+    def forget(self, value: ChatInput, strand: Strand, kwargs: Mapping[str, Any]) -> None:
+        """Remove the answer to an input from the response cache of its run: it turned out to be unusable."""
+        kept = cache_of(strand.config)
+        if kept is not None:
+            request = self._request_for(kwargs)
+            self._answers(request).forget(kept, request.body(value))
 
     def _producer(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> Produce:
         fields, usage = merge_options(self._options, self._extra_body, kwargs), self._stream_usage
@@ -171,6 +217,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return listed(
             alone,
             self._sender(request, endpoint),
+            (self._answers(request), request.body_of),
             self._memory.support(request.names),
             lists,
             name=self.get_name(),
@@ -295,6 +342,23 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return StructuredChat(
             self, schema, method=method, strict=strict, include_raw=include_raw, max_reasks=max_reasks
         )
+
+
+def _whole(produce: Produce) -> StepCall:
+    """Return the call whose output is the sum of a stream's chunks."""
+
+    async def call(value: Any, strand: Strand) -> AIMessage:
+        total: AIMessageChunk | None = None
+        chunks = produce(value, strand)
+        try:
+            async for chunk in chunks:
+                total = chunk if total is None else total + chunk
+        finally:
+            await closed(chunks)
+        assert total is not None  # a stream without a chunk is an error
+        return total.to_message()
+
+    return call
 
 
 def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:

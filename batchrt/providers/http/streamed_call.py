@@ -85,6 +85,7 @@ class StreamedCall(Generic[T]):
         "_attempts",
         "_began",
         "_body",
+        "_delivered_at",
         "_endpoint",
         "_events",
         "_parser",
@@ -108,6 +109,7 @@ class StreamedCall(Generic[T]):
         self._read = read
         self._strand = strand
         self._attempts = 1
+        self._delivered_at = 0.0
         self._began = self._received = False
         self._permit: Permit | None = None
         self._response: ResponseStream | None = None
@@ -119,6 +121,8 @@ class StreamedCall(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        if self._delivered_at and self._permit is not None:
+            self._permit.held += self._strand.run.now() - self._delivered_at
         try:
             chunk = await (self._next() if self._began else self._begin())
         except ProviderError as error:
@@ -130,6 +134,8 @@ class StreamedCall(Generic[T]):
             await self.aclose()
             raise
         if chunk is not None:
+            if self._permit is not None and self._permit.auto:  # which goes by the provider's latency
+                self._delivered_at = self._strand.run.now()
             return chunk
         await self._drain()
         raise StopAsyncIteration

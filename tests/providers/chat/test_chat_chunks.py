@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchrt import (
     AIMessage,
@@ -18,6 +23,7 @@ from batchrt import (
     ServerError,
     Usage,
 )
+from batchrt.testing import MockProvider
 from tests.limits.quotas import virtually
 from tests.providers.mocked import respond
 from tests.providers.streaming import chunk_of, event, message_of, sse, streamed
@@ -231,6 +237,79 @@ def test_chat_tool_calls_without_identifiers_are_told_apart_by_their_arguments()
         assert [call["function"]["arguments"] for call in calls] == [A, A]
 
 
+_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+_names = st.sampled_from(["f", "get_weather", "search"])
+_words = st.builds(lambda text, value: {"token": text, "logprob": value}, _texts, st.floats(-9, 0))
+_tool_calls: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
+    st.builds(
+        lambda name, arguments: {"type": "function", "function": {"name": name, "arguments": arguments}},
+        _names,
+        st.dictionaries(_texts, _texts, max_size=2).map(json.dumps) | st.just(""),
+    ),
+    max_size=3,
+).map(lambda calls: [{"id": f"call_{place}", **call} for place, call in enumerate(calls)])
+
+
+@st.composite
+def _answers(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Draw a choice with a whole message, and the same choice in deltas."""
+    message: dict[str, Any] = {"role": "assistant", "content": draw(st.none() | st.just("") | _texts)}
+    deltas: list[list[dict[str, Any]]] = []
+    for name in ("content", "reasoning_content", "refusal"):
+        text = message.get("content") if name == "content" else draw(st.none() | _texts)
+        message[name] = text
+        deltas.append([{"delta": {name: piece}} for piece in ([] if text is None else draw(_pieces(text)))])
+    calls: list[dict[str, Any]] = draw(_tool_calls)
+    if calls:
+        message["tool_calls"] = calls
+    starts = [{**call, "function": {**call["function"], "arguments": ""}} for call in calls]
+    rests = [
+        [{"function": {"arguments": piece}} for piece in draw(_pieces(call["function"]["arguments"]))]
+        for call in calls
+    ]
+    fragments = [*enumerate(starts), *draw(_interleaved(rests))]
+    deltas.append([{"delta": {"tool_calls": [{"index": index, **part}]}} for index, part in fragments])
+    words = draw(st.lists(_words, max_size=3))
+    choice: dict[str, Any] = {
+        "index": 0,
+        "message": message,
+        "finish_reason": draw(st.sampled_from(["stop", "length"])),
+    }
+    if words:
+        choice["logprobs"] = {"content": words, "refusal": None}
+    deltas.append([{"delta": {}, "logprobs": {"content": [word], "refusal": None}} for word in words])
+    first = {"delta": {"role": "assistant", "content": None if message["content"] is None else ""}}
+    last = {"delta": {}, "finish_reason": choice["finish_reason"]}
+    return choice, [first, *(delta for _, delta in draw(_interleaved(deltas))), last]
+
+
+@st.composite
+def _interleaved(draw: st.DrawFn, parts: list[list[Any]]) -> list[tuple[int, Any]]:
+    """Draw an order of all members, each with the number of its part, which stays in order."""
+    order: list[int] = draw(st.permutations([number for number, part in enumerate(parts) for _ in part]))
+    queues = [iter(part) for part in parts]
+    return [(number, next(queues[number])) for number in order]
+
+
+@st.composite
+def _pieces(draw: st.DrawFn, text: str) -> list[str]:
+    cuts = draw(st.lists(st.integers(0, len(text)), max_size=4).map(sorted))
+    return [text[start:stop] for start, stop in pairwise([0, *cuts, len(text)])]
+
+
+@given(_answers())
+def test_chat_streams_add_up_to_what_the_same_answer_gives_unstreamed(answer: Any) -> None:
+    """For any message in any pieces, the sum of the chunks is the message."""
+    choice, deltas = answer
+    common = {"model": "m-1", "service_tier": "flex"}
+    whole = {**common, "choices": [choice], "usage": USAGE}
+    stream = sse(
+        *({**common, "choices": [{"index": 0, **each}]} for each in deltas),
+        {**common, "choices": [], "usage": USAGE},
+    )
+    assert added(stream) == anyio.run(model_of(json.dumps(whole).encode()).ainvoke, "hello")
+
+
 def test_chat_streams_join_reasoning_refusals_and_logprobs() -> None:
     """Each part of a message is joined apart from the content."""
     word = {"token": "a", "logprob": -0.1, "bytes": [97], "top_logprobs": []}
@@ -378,7 +457,7 @@ def test_chat_streams_ask_without_stream_options_once_they_are_refused() -> None
             assert message_of(await streamed(model)).content == "Hello"
         assert sent == [(True, {"include_usage": True}), (True, None), (True, None)]
 
-        other = respond(answer, max_retries=0, stream_usage=False)
+        other = respond(answer, max_retries=0, stream_usage=False, extra_body={"stream": False})
         await streamed(other)
         assert sent[3:] == [(True, None)]
 
@@ -397,3 +476,20 @@ def test_chat_streams_raise_other_refusals() -> None:
             await streamed(model, [])
 
     anyio.run(main)
+
+
+@pytest.mark.anyio
+async def test_chat_model_with_streaming_returns_whole_messages() -> None:
+    """They are the same as without; the requests ask for streams."""
+    provider = MockProvider()
+    here: Any = {"base_url": "http://mock/v1", "transport": provider.transport()}
+    plain, streaming = ChatOpenAI("m", **here), ChatOpenAI("m", streaming=True, **here)
+    asked = ["a", "b", "c"]
+    whole = await plain.abatch(asked)
+    summed = await streaming.abatch(asked)
+    assert [type(message) for message in summed] == [AIMessage] * 3
+    assert [dataclasses.replace(m, request_id=None) for m in summed] == [
+        dataclasses.replace(m, request_id=None) for m in whole
+    ]
+    result = await streaming.arun(asked)
+    assert result.usage == (await plain.arun(asked)).usage
