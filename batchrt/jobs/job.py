@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio.from_thread
 import anyio.to_thread
@@ -40,6 +40,10 @@ from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
 from batchrt.runtime.progress_bar import ProgressBar
 from batchrt.runtime.sync_callbacks import check_sync
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["Job", "Reuse"]
 
@@ -276,7 +280,10 @@ class Job:
         journal.end_run(ended)
         journal.flush()
         totals = await anyio.to_thread.run_sync(journal.totals)
-        return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        report = self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        journal.put_counts(report.counts())
+        journal.flush()
+        return report
 
     def _show(self, ended: int, failed: int) -> None:
         """Show rows of this run that have an outcome, and those of the runs before."""
@@ -390,6 +397,14 @@ class Job:
         if self._report is not None:
             return self._report
         return JobReport.of(self.journal)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows of the journal as an Arrow table; see `JobReport.to_arrow`."""
+        return JobReport(self.journal).to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows of the journal as a data frame; see `JobReport.to_pandas`."""
+        return JobReport(self.journal).to_pandas()
 
     def _report_of(
         self, run: JobRun, matcher: Matcher, journal: Journal, facts: Mapping[str, Any]

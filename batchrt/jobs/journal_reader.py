@@ -20,6 +20,8 @@ _PAGE: Final = 5000
 ENTRY: Final = "id, position, key, chain, status, replaced, input"
 _WITH_SOURCES: Final = 3
 """The first format that has the paths of a run's files."""
+_WITH_COUNTS: Final = 4
+"""The first format that has the counts of runs."""
 
 
 class Entry(NamedTuple):
@@ -284,6 +286,14 @@ class JournalReader:
     def _has_events(self) -> bool:
         """Whether there are events and times of runs, which the first format does not have."""
         return bool(self._read("SELECT 1 FROM sqlite_schema WHERE name = 'events'"))
+
+    def last_counts(self) -> dict[str, Any]:
+        """Return the last run's rows by how they were matched; empty for a run that was killed."""
+        ((version,),) = self._read("PRAGMA user_version")
+        if version < _WITH_COUNTS:
+            return {}
+        found = self._read("SELECT counts FROM runs ORDER BY id DESC LIMIT 1")
+        return json.loads(found[0][0]) if found and found[0][0] is not None else {}
 
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""

@@ -57,7 +57,7 @@ MAX_LIST_WINDOW: Final = 20_480
 """How far the default window widens so that lists can fill: ten of OpenAI's longest. An item that waits
 in a list is some kilobytes."""
 
-_INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit")
+_INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit", "cache")
 
 
 @dataclass(frozen=True, slots=True)

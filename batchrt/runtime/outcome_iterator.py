@@ -57,6 +57,7 @@ class RunStatistics:
             inputs it has.
         lists: lists that were sent, each half of a list that failed included.
         list_inputs: inputs in those lists, equal ones of a list once.
+        cached: inputs that were answered from the response cache, or by an equal request in flight.
         estimated_tokens: the estimated tokens of embeddings whose answer had no usage; no outcome has them.
     """
 
@@ -70,6 +71,7 @@ class RunStatistics:
     retries: int = 0
     lists: int = 0
     list_inputs: int = 0
+    cached: int = 0
     estimated_tokens: float = 0.0
 
 
@@ -289,6 +291,7 @@ class _OutcomeState(State):
             retries=counts.retries,
             lists=counts.lists,
             list_inputs=counts.list_inputs,
+            cached=counts.cached,
             estimated_tokens=counts.estimated_tokens,
         )
 
