@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from typing import Final
+from typing import Any, Final
 
 from batchrt.runnables.parsers import BaseOutputParser
 
@@ -15,7 +15,7 @@ _BULLET: Final = re.compile(r"^[ \t]*[-*+][ \t]+(.+?)[ \t]*$", re.MULTILINE)
 
 
 class _ListParser(BaseOutputParser[list[str]]):
-    OutputType = list[str]
+    OutputType: Any = list[str]
     _instructions = ""
 
     def get_format_instructions(self) -> str:

@@ -65,7 +65,7 @@ class BaseOutputParser(Runnable[ModelOutput, Out]):
     An error that `parse` raises is the item's.
     """
 
-    InputType = str | AIMessage
+    InputType: Any = str | AIMessage
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
@@ -159,7 +159,7 @@ def _refused(refusal: str) -> OutputParserError:
 class StrOutputParser(BaseOutputParser[str]):
     """Return the text of a model's answer, chunk by chunk. A refusal is an `OutputParserError`."""
 
-    OutputType = str
+    OutputType: Any = str
 
     def _streams(self) -> bool:
         return self._parses_as(StrOutputParser)
@@ -251,7 +251,7 @@ class PydanticOutputParser(BaseOutputParser[ModelT]):
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
-        self.OutputType = pydantic_object
+        self.OutputType: Any = pydantic_object
 
     def parse(self, text: str) -> ModelT:
         """Return the instance for the JSON in `text`."""

@@ -90,8 +90,8 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
-    InputType = str | list[Any]
-    OutputType = AIMessage
+    InputType: Any = str | list[Any]
+    OutputType: Any = AIMessage
     __signature__: OptionsSignature = OptionsSignature(SamplingOptions)
 
     def __init__(

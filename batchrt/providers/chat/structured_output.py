@@ -77,7 +77,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
                 raise ValueError(f"the schema {error}") from error
         self._model = model
         self._schema = schema
-        self.OutputType = schema if _is_model(schema) and not include_raw else dict[str, Any]
+        self.OutputType: Any = schema if _is_model(schema) and not include_raw else dict[str, Any]
         self._format = _request_options(schema, method=method, strict=strict)
         # In strict mode a server may refuse more than `strict_schema` knows.
         self._loose = (

@@ -96,7 +96,7 @@ class OpenAI(Model[TextInput, Out]):
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
-    InputType = str
+    InputType: Any = str
     __signature__: OptionsSignature = OptionsSignature(CompletionOptions, stream_usage=True)
 
     @overload
@@ -134,7 +134,7 @@ class OpenAI(Model[TextInput, Out]):
             "OpenAI",
         )
         self._n = check_count(n)
-        self.OutputType = str if self._n is None else list[str]
+        self.OutputType: Any = str if self._n is None else list[str]
         self._extra_body = check_extra_body(settings["extra_body"], "OpenAI")
         self._lists = lists_of(settings)
         self.share_lists: bool = settings["share_lists"]

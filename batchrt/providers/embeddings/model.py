@@ -82,8 +82,8 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     `bind` overrides `model`, `dimensions` and further members of the body for its part of a chain.
     """
 
-    InputType = str
-    OutputType = list[float]
+    InputType: Any = str
+    OutputType: Any = list[float]
     __signature__: OptionsSignature = OptionsSignature(ModelOptions, max_response_bytes=_LARGEST_ANSWER)
 
     def __init__(
