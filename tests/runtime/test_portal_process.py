@@ -143,7 +143,7 @@ def test_portal_process_that_has_batched_exits() -> None:
 
 
 def test_portal_process_whose_loop_has_an_executor_exits() -> None:
-    """A function that used `asyncio.to_thread` leaves one, which cannot be closed from a new thread at exit."""
+    """A call of `asyncio.to_thread` leaves one, and at exit no new thread can close it."""
     assert (
         output_of(
             """
