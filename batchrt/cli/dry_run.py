@@ -14,7 +14,7 @@ from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain, count, duration, money, say
 from batchrt.cli.errors import UsageError
 from batchrt.cli.job_files import open_input
-from batchrt.cli.options import RunSettings
+from batchrt.cli.options import JobSettings
 from batchrt.files import BadRow, Row, Source
 from batchrt.files.cells import error_line, shorten
 from batchrt.files.remote import is_remote
@@ -33,7 +33,7 @@ def look_ahead(
     source: Source,
     read: Callable[[Row | BadRow], object],
     *,
-    settings: RunSettings,
+    settings: JobSettings,
     budget: Budget,
     model: ChatOpenAI | OpenAIEmbeddings,
     journal: str | None,
@@ -96,7 +96,7 @@ def _check_readable_twice(source: Source) -> None:
             )
 
 
-def _confirm(estimate: JobEstimate, settings: RunSettings, budget: Budget) -> None:
+def _confirm(estimate: JobEstimate, settings: JobSettings, budget: Budget) -> None:
     """Ask for leave to run a job that may cost more than the settings say.
 
     Raises:
@@ -108,6 +108,8 @@ def _confirm(estimate: JobEstimate, settings: RunSettings, budget: Budget) -> No
     if most <= limit:
         return
     cost = f"{money(most)}{'' if budget.known is None else budget.known.words()}"
+    if estimate.max_cost is None:
+        cost += f" with answers of {_GUESS} tokens, which --max-tokens would bound"
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise UsageError(
             f"the job may cost {cost}, more than --confirm-above {limit:g}; add --yes to run it, since there "
@@ -128,7 +130,7 @@ def _most(estimate: JobEstimate) -> float:
 
 
 def _lines(
-    estimate: JobEstimate, settings: RunSettings, budget: Budget, model: ChatOpenAI | OpenAIEmbeddings
+    estimate: JobEstimate, settings: JobSettings, budget: Budget, model: ChatOpenAI | OpenAIEmbeddings
 ) -> Iterator[str]:
     """Yield the lines of a dry run."""
     for example in estimate.examples:
@@ -190,7 +192,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-def _parameters(estimate: JobEstimate, settings: RunSettings) -> Iterator[str]:
+def _parameters(estimate: JobEstimate, settings: JobSettings) -> Iterator[str]:
     """Yield the model and the parameters of the first request."""
     yield estimate.model or settings.model
     body = estimate.examples[0].body

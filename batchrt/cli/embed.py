@@ -20,6 +20,7 @@ from batchrt import (
 )
 from batchrt.cli.budget import Budget
 from batchrt.cli.counts import Counts
+from batchrt.cli.dry_run import look_ahead
 from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import AnyRow, Feed
 from batchrt.cli.job import Job, check_limits, execute
@@ -66,15 +67,17 @@ def embed_job(settings: EmbedSettings) -> int:
         read, text = _text_steps(settings, source)
         required_columns(source, ids)
         config = RunConfig(timeout=settings.timeout)
-        given: Any = {"model": model, "settings": settings, "budget": budget, "source": source}
+        given: Any = {"model": model, "settings": settings, "budget": budget}
+        vectors = text | model.as_bytes()
         if journal is not None:
             check_owner(journal, source, settings, of_vectors=True)
+        look_ahead(vectors, source, read, journal=journal, version=_VECTORS.version, **given)
+        given["source"] = source
+        if journal is not None:
             layout = OutputLayout(partial(_open_sink, settings, source), _writer(settings.id_column))
-            return JournalJob(
-                text | model.as_bytes(), layout, read, _VECTORS, journal, config=config, **given
-            )
+            return JournalJob(vectors, layout, read, _VECTORS, journal, config=config, **given)
         sink = stack.enter_context(_open_sink(settings, source, None))
-        chain = RunnableLambda(read, inline=True) | text | model.as_bytes()
+        chain = RunnableLambda(read, inline=True) | vectors
         feed = Feed(source, settings.limit, counts, id_reader(settings.id_column))
         return StreamedJob(chain, feed, sink, config=config, **given)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
+from batchrt.cli.config import ConfigSettings, show_config
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import MockSettings, serve_mock
@@ -72,6 +73,14 @@ Exit codes: 0 each row has an answer, 1 some rows failed, 2 the journal cannot b
 complete, or OUT or PAGE cannot be written.
 """
 
+_CONFIG_HELP: Final = """
+Show each setting of run and embed, its value and its origin: the default, a file, or the environment.
+
+Settings come from batchrt.toml, or the table tool.batchrt of pyproject.toml, in this folder or the next one
+above it, and from the user's own batchrt.toml; --profile NAME adds those of a profile. BATCHRT_… variables
+override files, and options override both. See docs/money.md.
+"""
+
 _MOCK_HELP: Final = """
 Serve a mock of OpenAI's API, with the latency and faults of your choice. Needs batchrt[mock].
 
@@ -110,6 +119,9 @@ app.command("embed", short_help="Turn a text of each row into a vector.", help=_
 )
 app.command("report", short_help="Show the counts and failed rows of a job.", help=_REPORT_HELP)(
     command_of(ReportSettings, show_report)
+)
+app.command("config", short_help="Show the settings and where they come from.", help=_CONFIG_HELP)(
+    command_of(ConfigSettings, show_config)
 )
 app.command("mock", short_help="Serve a mock provider.", help=_MOCK_HELP)(
     command_of(MockSettings, serve_mock)
@@ -164,10 +176,14 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> str:
-    known = arguments and arguments[0] in ("run", "embed", "report", "mock")
+    known = arguments and arguments[0] in ("run", "embed", "report", "config", "mock")
     return f"batchrt {arguments[0]}" if known else "batchrt"
 
 
 def _message(error: Exception) -> str:
     say = getattr(error, "format_message", None)
-    return " ".join(str(say() if callable(say) else error).split()).removesuffix(".")
+    text = " ".join(str(say() if callable(say) else error).split()).removesuffix(".")
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    source = None if context is None or parameter is None else context.get_parameter_source(parameter.name)
+    is_of_environment = source is not None and source.name == "ENVIRONMENT"
+    return f"{text} (it is set by {parameter.envvar})" if parameter and is_of_environment else text

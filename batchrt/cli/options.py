@@ -13,8 +13,10 @@ import typer
 from batchrt import Price
 from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.option_values import READERS
+from batchrt.cli.profile_options import OPTIONS, PARAMETERS, extra_settings, variable_of, with_origin
 from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
+from batchrt.providers.http.secrets import Hidden
 
 __all__ = ["EmbedSettings", "JobSettings", "RunSettings", "check_number", "command_of", "option"]
 
@@ -169,6 +171,14 @@ class JobSettings:
     reuse: Literal["same", "any"] = option(
         "same", help="any: keep outputs of another model, prompt or option for the same row."
     )
+    unordered: bool = option(
+        False, "--unordered", help="Write rows as they end, not in the order of INPUT; OUT grows meanwhile."
+    )
+    follow: bool = option(
+        False,
+        "--follow",
+        help="Wait for rows that are appended to INPUT, until Ctrl-C; implies --unordered.",
+    )
     quiet: bool = option(
         False, "--quiet", "-q", help="No progress and no summary; lost rows are reported nevertheless."
     )
@@ -178,6 +188,7 @@ class JobSettings:
     output_format: str | None = None
     price_output: float | None = None
     prices: Mapping[str, Price] = field(default_factory=dict)
+    api_key: Hidden | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,27 +304,38 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
         kind: the settings; its required fields come first.
         run: does the job and returns the exit code.
     """
+    chosen = PARAMETERS if issubclass(kind, JobSettings) else ()
 
-    def command(**given: Any) -> None:
-        for name in given.keys() & READERS.keys():
-            given[name] = READERS[name][1](given[name])
-        raise typer.Exit(run(kind(**given)))
+    def command(context: typer.Context, **given: Any) -> None:
+        for parameter in chosen:
+            given.pop(parameter.name)  # they have had their effect
+        try:
+            for name in given.keys() & READERS.keys():
+                given[name] = READERS[name][1](given[name])
+            code = run(kind(**given, **extra_settings(context)))
+        except UsageError as error:
+            raise with_origin(context, error) from error
+        raise typer.Exit(code)
 
     hints = get_type_hints(kind)
-    parameters = []
+    parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for each in fields(cast("type[JobSettings]", kind)):
         if "shown" not in each.metadata:
             continue
         default = None if each.default_factory is not MISSING else each.default
+        shown = each.metadata["shown"]
+        if issubclass(kind, JobSettings) and any(each.name in names for names in OPTIONS.values()):
+            shown.envvar, shown.show_envvar = variable_of(each.name), False
         shown_type = READERS[each.name][0] if each.name in READERS else hints[each.name]
         parameters.append(
             Parameter(
                 each.name,
                 Parameter.KEYWORD_ONLY,
                 default=Parameter.empty if default is MISSING else default,
-                annotation=Annotated[shown_type, each.metadata["shown"]],
+                annotation=Annotated[shown_type, shown],
             )
         )
+    parameters += chosen
     parameters.sort(key=lambda parameter: parameter.default is not Parameter.empty)
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

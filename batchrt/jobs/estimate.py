@@ -10,13 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
-from pydantic_core import from_json
-
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_file import copy_journal
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.records import encode_input
+from batchrt.jobs.records import decode_json, encode_input
 from batchrt.jobs.request_tokens import RequestTokens, count_request
 from batchrt.jobs.rows import Given, JobSource, open_rows, read_rows
 from batchrt.prices import Price
@@ -185,15 +183,15 @@ def _copied(path: str) -> Iterator[Journal]:
 
 
 def _add_all(sums: _Sums, given: Iterator[Given]) -> None:
-    for position, (value, error) in enumerate(given):
+    for position, (value, _, error) in enumerate(given):
         sums.rows += 1
         sums.add(position, value, error)
 
 
 def _add_matched(sums: _Sums, given: Iterator[Given], matcher: Matcher) -> None:
-    for value, error in given:
+    for value, recorded, error in given:
         sums.rows += 1
-        for row in matcher.match(value, encode_input(value), error):
+        for row in matcher.match(value, encode_input(recorded), error):
             sums.add(row.position, row.value, row.error)
     for row in matcher.finish():
         sums.add(row.position, row.value, row.error)
@@ -241,7 +239,7 @@ class _Sums:
             return
         assert self.described.render is not None
         try:
-            body = from_json(self.described.render(value))
+            body = decode_json(self.described.render(value).decode())
         except Exception as problem:  # noqa: BLE001  the run raises it again, as the row's error
             self._add_invalid(position, problem)
             return

@@ -67,7 +67,7 @@ class Model(Runnable[In, Out]):
         other.__dict__.update(self.__dict__)
         return other
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self  # nothing in it changes, and a pickle has no key
 
     def _described(

@@ -131,6 +131,23 @@ def test_dry_run_of_a_resumed_job_counts_the_rest(
     assert sent(provider) == requests
 
 
+def test_dry_run_of_vectors_counts_texts(command: Command, source: Path, provider: MockProvider) -> None:
+    """With the price of input alone, and the rows that the journal beside the output lacks."""
+    vectors = ["embed", source, "--text", "Say {n}", "-o", source.with_name("out.npy")]
+    told = command(*vectors, "--dry-run", "--show", 1)
+    assert told.code == 0
+    assert told.out.startswith("row 1:\n  text: Say 0000\nmodel: text-embedding-3-small, at https://")
+    assert "rows: 20, of which 20 would be sent\n" in told.out
+    assert re.search(r"\ncost: 0\.0000\d+ US dollars, by genai-prices", told.out)
+    assert list(source.parent.iterdir()) == [source]
+    assert sent(provider) == 0
+    assert command(*vectors, "--limit", 5).code == 0
+    resumed = command(*vectors, "--dry-run").out
+    assert "rows: 20, of which 15 would be sent (by the journal: 5 done, 15 new)" in resumed
+    limited = ["--price-input", 1e6, "--confirm-above", 1]
+    assert "the job may cost " in command(*vectors, *limited).complaint
+
+
 @pytest.mark.usefixtures("provider")
 def test_dry_run_reads_stdin(command: Command) -> None:
     """There is nothing to read it twice for."""
@@ -190,6 +207,8 @@ def test_confirm_above_asks_before_a_dear_job(
         r"^the job may cost [\d,.]+, more than --confirm-above 100; add --yes", refused.complaint
     )
     assert sent(provider) == 0
+    unbounded = command(*job[:4], *PRICES, "--confirm-above", 100).complaint
+    assert " with answers of 256 tokens, which --max-tokens would bound, more than " in unbounded
     assert command(*job, "--confirm-above", 1e6).code == 0
     assert sent(provider) == ROWS
     assert command(*job, "--confirm-above", 100, "--yes").code == 0

@@ -189,6 +189,14 @@ def test_estimate_counts_rows_that_cannot_be_sent(answers: Answers, tmp_path: Pa
     assert estimate_job(answers.chain(), path, limit=1).rows == 1
 
 
+def test_estimate_counts_rows_that_the_model_refuses_to_send(answers: Answers) -> None:
+    """Half a surrogate pair, which UTF-8 cannot carry."""
+    told = estimate_job(answers.chain(), [{"q": "a\ud83d"}])
+    assert (told.to_send, told.invalid) == (0, 1)
+    assert told.invalid_example is not None
+    assert "surrogate" in str(told.invalid_example[1])
+
+
 def test_estimate_of_no_rows_is_zero(answers: Answers) -> None:
     """Nothing would be spent."""
     told = estimate_job(answers.chain(), [], prices=PRICE)
