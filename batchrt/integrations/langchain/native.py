@@ -107,7 +107,7 @@ def _refuse(name: str, obstacles: Iterator[str]) -> None:
 
 
 _TIMEOUT: Final = 600.0
-"""Seconds for a request of a model that was given no timeout: openai's and our default. LangChain's model then
+"""Seconds for a request of a model without a timeout: openai's default and ours. LangChain's model then
 waits for ever (findings/langchain-chat-model-waits-without-a-timeout.sh)."""
 _EMBEDDING_DEFAULTS: Final[Mapping[str, Any]] = {
     "allowed_special": None,

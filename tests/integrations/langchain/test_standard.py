@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ EMBEDDINGS: dict[str, Any] = {"model": "text-embedding-3-small", "api_key": "k"}
 
 
 def served() -> MockServer:
-    """Start a server that lasts as long as the tests: their classes ask for the options before fixtures run."""
+    """Start a server for all tests: their classes are asked for options before fixtures run."""
     server = MockProvider().serve()
     server.__enter__()
     return server
@@ -32,6 +33,12 @@ SERVER = served()
 def benchmark() -> Any:
     """Call a function once: times are none of these tests' business."""
     return lambda function, *args, **kwargs: function(*args, **kwargs)
+
+
+@pytest.fixture
+def vcr() -> Any:
+    """Be a cassette without a record, for the one test of a stream that asks for one."""
+    return SimpleNamespace(responses=[])
 
 
 class TestChatModelUnit(unit.ChatModelUnitTests):  # type: ignore[name-defined, misc]
