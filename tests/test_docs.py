@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def test_docs_link_to_files_that_exist(document: Path) -> None:
     """Links between documents and into the code are relative."""
     links = re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
     assert not [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_docs_sessions_give_what_they_show(document: Path) -> None:
+    """Examples with prompts (`>>>`) run."""
+    text = document.read_text(encoding="utf-8")
+    examples = doctest.DocTestParser().get_doctest(text, {}, document.name, str(document), 0)
+    assert doctest.DocTestRunner().run(examples).failed == 0
+    assert bool(examples.examples) == (">>>" in text)
 
 
 def tree_of_design() -> dict[str, str]:

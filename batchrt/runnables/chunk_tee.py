@@ -8,7 +8,7 @@ from typing import Any, Final
 from anyio import CancelScope
 
 from batchrt.runnables.chunk_sums import joined_pairs
-from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses, is_ahead
+from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses
 from batchrt.runtime.side_stream import Put, closed
 from batchrt.runtime.strand import Strand
 
@@ -55,14 +55,9 @@ class ChunkTee:
             outlet.end(failure)
 
     async def _hand_out(self, chunk: Any, strand: Strand) -> None:
-        opened = self._opened()
-        asked = [outlet for outlet in opened if outlet.asked]
-        for outlet in opened:
+        for outlet in self._opened():
             outlet.add(chunk)
-        borrows = any(outlet.borrows for outlet in asked)
         if not self._has_room():
-            await self._pauses.pause(strand, newcomers=True)
-        elif is_ahead(strand, asked=len(asked) == len(opened), borrows=borrows):
             await self._pauses.pause(strand, newcomers=False)
 
     def _opened(self) -> list[_Outlet]:

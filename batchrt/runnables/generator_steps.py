@@ -26,7 +26,7 @@ Bound: TypeAlias = "Callable[[Any, Strand], Any]"
 
 async def async_transform(function: Bound, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
     """Yield the chunks of an async generator function of chunks, which are closed behind it."""
-    outputs = async_produce(function, _Input(chunks), strand)
+    outputs = async_produce(function, _Input(chunks, strand), strand)
     try:
         async for chunk in outputs:
             yield chunk
@@ -49,14 +49,26 @@ async def async_produce(function: Bound, value: Any, strand: Strand) -> AsyncIte
 
 
 class _Input(AsyncIterator[Any]):
-    """The chunks as the function sees them: it cannot close them before it has ended."""
+    """The chunks as the function sees them: it cannot close them before it has ended.
 
-    def __init__(self, chunks: AsyncIterator[Any]) -> None:
+    What is before the function may have given up the slot that they share, as a list call does. The function
+    goes on with one.
+    """
+
+    def __init__(self, chunks: AsyncIterator[Any], strand: Strand) -> None:
         self._chunks = chunks
+        self._strand = strand
 
-    def __anext__(self) -> Any:
+    async def __anext__(self) -> Any:
         """Return the next chunk."""
-        return self._chunks.__anext__()
+        try:
+            chunk = await self._chunks.__anext__()
+        except Exception:
+            await self._strand.take()
+            raise
+        if not self._strand.has_slot:
+            await self._strand.take()
+        return chunk
 
 
 def sync_transform(function: Bound, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:

@@ -1,16 +1,17 @@
 """A buffer of chunks between the task that produces them and the one that consumes them.
 
 Slots and streams. A leaf that streams is at work while it is asked for its next chunk, and not while it is
-suspended behind one. So its strand keeps the slot from chunk to chunk, and lends it only
+suspended behind one. Its strand keeps the slot from chunk to chunk, so that an open request has a slot, and
+lends it only
 
 - while the buffer is full (`BOUND` chunks that the consumer has not taken), until half of them are taken;
-- while the consumer has to take a slot back before it can go on with the chunk, and none is free;
-- while it is ahead of its consumer, and a strand under way waits for a slot.
+- in a stream that a leaf consumes: while that leaf has to take its slot back to go on with the chunk, and
+  none is free.
 
 A consumer that waits for a chunk lends its own slot, if it has one. So as many leaves are at work at once as
-there are slots, no strand waits for anything while it holds one, and the streams that are open and suspended
-are at most those of the items that were admitted: a full buffer admits no more. This is credit-based flow
-control, with a credit of `BOUND`.
+there are slots, and no strand waits for anything while it holds one. Streams that are open and suspended are
+those of items that were admitted: a full buffer at the end of a run admits no more, and a full one within an
+item lends its slot to strands under way alone. This is credit-based flow control, with a credit of `BOUND`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Final, Self
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.strand import Strand, current_strand
 
-__all__ = ["BOUND", "ChunkBuffer", "Pauses", "is_ahead", "without_slot"]
+__all__ = ["BOUND", "ChunkBuffer", "Pauses", "without_slot"]
 
 BOUND: Final = 16
 """Chunks that may wait for a consumer: enough that tasks switch rarely, and some kilobytes of text."""
@@ -69,19 +70,8 @@ async def without_slot(strand: Strand, signal: Signal, *, newcomers: bool) -> No
         strand.go()
 
 
-def is_ahead(strand: Strand, *, asked: bool, borrows: bool) -> bool:
-    """Whether a producer is to lend its slot behind a chunk, though its buffer has room.
-
-    Args:
-        strand: the producer's.
-        asked: the consumer waited for this chunk.
-        borrows: the consumer lent its slot, which it takes back before it goes on.
-    """
-    if not strand.has_slot:
-        return False
-    if borrows and strand.slots.free <= 0:
-        return True
-    return not asked and strand.slots.wanted()
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class ChunkBuffer(AsyncIterator[Any]):
@@ -89,16 +79,13 @@ class ChunkBuffer(AsyncIterator[Any]):
 
     Attributes:
         ready: the chunks that were not taken.
-        asked: whether the consumer waits for a chunk.
-        borrows: whether it lent its slot when it last waited.
         taken: called whenever a chunk was taken.
     """
 
-    __slots__ = ("_ended", "_error", "_more", "borrows", "ready", "taken")
+    __slots__ = ("_ended", "_error", "_more", "ready", "taken")
 
-    def __init__(self, taken: Callable[[], object]) -> None:
+    def __init__(self, taken: Callable[[], object] = _nothing) -> None:
         self.ready: deque[Any] = deque()
-        self.borrows: bool = False
         self.taken: Callable[[], object] = taken
         self._more: Signal | None = None
         self._ended = False
@@ -106,16 +93,6 @@ class ChunkBuffer(AsyncIterator[Any]):
 
     def __aiter__(self) -> Self:
         return self
-
-    @property
-    def asked(self) -> bool:
-        """Whether the consumer waits."""
-        return self._more is not None
-
-    @property
-    def ended(self) -> bool:
-        """Whether no more chunks will come."""
-        return self._ended
 
     def push(self, chunk: Any) -> None:
         """Add a chunk."""
@@ -147,7 +124,6 @@ class ChunkBuffer(AsyncIterator[Any]):
                 raise StopAsyncIteration
             strand = current_strand()
             assert strand is not None
-            self.borrows = strand.has_slot
             more = self._more = Signal()
             try:
                 await without_slot(strand, more, newcomers=True)

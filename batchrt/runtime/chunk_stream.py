@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from batchrt.config import RunConfig
 from batchrt.runtime.batch import Job, carry
-from batchrt.runtime.chunk_buffer import BOUND, Pauses, is_ahead
+from batchrt.runtime.chunk_buffer import BOUND, Pauses
 from batchrt.runtime.item import Item
 from batchrt.runtime.side_stream import closed
 from batchrt.runtime.slots import Slots
@@ -59,18 +59,17 @@ class _ChunkState(State):
         self.bound: int = bound
         self._pauses = Pauses()
         self._resume_at = 0
-        # A leaf that consumes a stream lends its slot while it waits for a chunk.
-        self._borrows = current_strand() is not None
+        # A leaf that consumes a stream has lent its slot for it, and takes it back before it goes on.
+        self._lends = current_strand() is not None
 
     async def hand_over(self, chunk: Any, strand: Strand) -> None:
         """Give a chunk to the consumer, and wait while that is slow; see `chunk_buffer.py`."""
-        asked = self._more is not None
         self.ready.append(chunk)
         self._notify()
         if len(self.ready) >= self.bound:
             self._resume_at = self.bound // 2
             await self._pauses.pause(strand, newcomers=True)
-        elif is_ahead(strand, asked=asked, borrows=self._borrows):
+        elif self._lends and strand.has_slot and strand.slots.free <= 0:
             self._resume_at = 0
             await self._pauses.pause(strand, newcomers=False)
 
@@ -104,7 +103,7 @@ class _OutputState(_ChunkState):
         except BaseException as error:  # noqa: BLE001  raised by the consumer's `anext`
             self._failure = error
         finally:
-            if self._slots is not None and self._borrows:
+            if self._slots is not None and self._lends:
                 self._slots.offer()  # what was given back for the consumer, which may have gone
 
     async def _run(self, _: Any, strand: Strand) -> None:

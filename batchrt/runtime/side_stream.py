@@ -12,10 +12,11 @@ import anyio
 from anyio import CancelScope
 
 from batchrt.errors import StrayCancelledError
-from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses, is_ahead
+from batchrt.runtime.chunk_buffer import BOUND, ChunkBuffer, Pauses
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.fork import Branch, fork
+from batchrt.runtime.lending import lending
 from batchrt.runtime.strand import Strand, current_strand, strand_context
 
 __all__ = ["ChunkBranch", "Put", "SideStream", "closed", "pour"]
@@ -46,20 +47,19 @@ async def closed(chunks: AsyncIterator[Any]) -> None:
 class SideStream(AsyncIterator[Any]):
     """Iterate over the chunks of `branches`, which run at the same time in helper tasks of the run.
 
+    Each branch has a credit of its own, so that a quick one does not crowd out the others.
     The branches begin with the first pull, on strands of their own, as those of a `fork`: the first error
     cancels the others, and is raised once they have ended and the chunks before it were taken. An async
     generator cannot hold a task group open across its yields, so the tasks are the run's.
     """
 
-    __slots__ = ("_branches", "_buffer", "_done", "_ended", "_pauses", "_resume_at", "_scope", "_strand")
+    __slots__ = ("_branches", "_buffer", "_done", "_ended", "_scope", "_strand")
 
     def __init__(self, branches: Sequence[ChunkBranch]) -> None:
         self._branches = branches
-        self._pauses = Pauses()
-        self._buffer = ChunkBuffer(self._took)
+        self._buffer = ChunkBuffer()
         self._scope = CancelScope()
         self._strand: Strand | None = None
-        self._resume_at = 0
         self._ended = False
         self._done: Signal | None = None
 
@@ -78,29 +78,13 @@ class SideStream(AsyncIterator[Any]):
         """Return the next chunk of any branch."""
         if self._strand is None:
             self.start()
-        return await self._buffer.__anext__()
-
-    async def put(self, chunk: Any) -> None:
-        """Take a chunk of the branch that the caller is."""
-        strand = current_strand()
-        assert strand is not None
-        buffer = self._buffer
-        asked = buffer.asked
-        buffer.push(chunk)
-        if len(buffer.ready) >= BOUND:
-            self._resume_at = BOUND // 2
-            await self._pauses.pause(strand, newcomers=True)
-        elif is_ahead(strand, asked=asked, borrows=buffer.borrows):
-            self._resume_at = 0
-            await self._pauses.pause(strand, newcomers=False)
-
-    def _took(self) -> None:
-        if self._pauses and len(self._buffer.ready) <= self._resume_at:
-            self._pauses.resume()
+        credit, chunk = await self._buffer.__anext__()
+        credit.took()
+        return chunk
 
     def branches(self) -> list[Branch]:
         """Return the branches for a fork."""
-        return [partial(_run_branch, branch, self.put) for branch in self._branches]
+        return [partial(_run_branch, branch, _Credit(self._buffer).put) for branch in self._branches]
 
     @property
     def scope(self) -> CancelScope:
@@ -119,12 +103,37 @@ class SideStream(AsyncIterator[Any]):
         if self._strand is None or self._ended:
             return
         self._scope.cancel()
-        strand = current_strand()
-        if strand is not None and strand.has_slot:
-            strand.give()  # the branches may need it to end; nothing of this part goes on
         self._done = Signal()
-        with CancelScope(shield=True):
-            await self._done.wait()
+        # The branches may need the slot to end; a step behind them may need it then.
+        async with lending():
+            with CancelScope(shield=True):
+                await self._done.wait()
+
+
+class _Credit:
+    """Count the chunks of one branch that the consumer has not taken."""
+
+    __slots__ = ("_buffer", "_count", "_pauses")
+
+    def __init__(self, buffer: ChunkBuffer) -> None:
+        self._buffer = buffer
+        self._count = 0
+        self._pauses = Pauses()
+
+    async def put(self, chunk: Any) -> None:
+        """Hand a chunk over, and wait while there are too many."""
+        self._count += 1
+        self._buffer.push((self, chunk))
+        if self._count >= BOUND:
+            strand = current_strand()
+            assert strand is not None
+            await self._pauses.pause(strand, newcomers=False)
+
+    def took(self) -> None:
+        """Record that the consumer took one."""
+        self._count -= 1
+        if self._pauses and self._count <= BOUND // 2:
+            self._pauses.resume()
 
 
 async def _run_branch(branch: ChunkBranch, put: Put, strand: Strand) -> None:

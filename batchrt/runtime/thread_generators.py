@@ -140,6 +140,7 @@ class _Feed(Iterator[Any]):
                 if step.ended:
                     return step.result()
                 answer = await self._pull()
+                await self._strand.take()  # what is before the function may have given the slot up
             except BaseException:
                 await self._cut_off(step)
                 raise
