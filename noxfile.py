@@ -76,6 +76,17 @@ def pythons(session: nox.Session) -> None:
 
 
 @nox.session
+def standard(session: nox.Session) -> None:
+    """Run LangChain's standard tests against our models; they bring pytest plugins that ours do not want."""
+    _install_wheel(session, "trio", "uvloop", "mock", "langchain")
+    session.install(*_group("test"), "langchain-tests")
+    unwanted = ("asyncio", "benchmark", "codspeed", "recording", "socket")
+    options = [option for plugin in unwanted for option in ("-p", f"no:{plugin}")]
+    ini = ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]
+    session.run("pytest", *options, *ini, "tests/integrations/langchain/test_standard.py", *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests under coverage and report what is not reached."""
     _install_wheel(session, "trio", "uvloop", "mock")

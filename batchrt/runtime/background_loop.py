@@ -34,6 +34,7 @@ class _BackgroundLoop:
         self._thread: threading.Thread | None = None
         self.blocked = 0
         self.ended = False
+        self.at_exit = False
 
     def open(self) -> bool:
         """Start it, or wait for the thread that does, and return when it runs.
@@ -55,7 +56,7 @@ class _BackgroundLoop:
         try:
             # In a context of its own: in one that says which loop runs, AnyIO would start none.
             self._thread = threading.Thread(
-                target=Context().run, args=(anyio.run, self._main), name="batchrt loop", daemon=True
+                target=Context().run, args=(self._run,), name="batchrt loop", daemon=True
             )
             self._thread.start()
         except BaseException as error:
@@ -63,6 +64,15 @@ class _BackgroundLoop:
             interrupted = RuntimeError("the start of the background event loop was interrupted")
             self._started.set_exception(error if isinstance(error, Exception) else interrupted)
             raise
+
+    def _run(self) -> None:
+        try:
+            anyio.run(self._main)
+        except RuntimeError:
+            # A user's call may have made the loop's executor. asyncio closes that from a new thread, of which
+            # there are none at exit from Python 3.12 on. The loop is closed all the same.
+            if not self.at_exit:
+                raise
 
     @property
     def handle(self) -> LoopHandle:
@@ -141,6 +151,7 @@ class _Background:
     def _stop(self) -> None:
         loop = self._loop
         self._loop = _BackgroundLoop()
+        loop.at_exit = True
         loop.stop()
 
 

@@ -142,6 +142,24 @@ def test_portal_process_that_has_batched_exits() -> None:
     )
 
 
+def test_portal_process_whose_loop_has_an_executor_exits() -> None:
+    """A call of `asyncio.to_thread` leaves one, and at exit no new thread can close it."""
+    assert (
+        output_of(
+            """
+        import asyncio
+        from batchrt import RunnableLambda
+
+        async def add_one(value):
+            return await asyncio.to_thread(lambda: value + 1)
+
+        print(RunnableLambda(add_one).batch(range(3)))
+        """
+        )
+        == "[1, 2, 3]"
+    )
+
+
 def test_portal_process_exits_with_an_iterator_left_open() -> None:
     """A process exits with an iterator left open."""
     assert (

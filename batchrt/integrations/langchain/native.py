@@ -60,7 +60,7 @@ def client_options(model: BaseChatOpenAI) -> dict[str, Any]:
     return {
         "base_url": _base_url(model, azure=azure),
         "api_key": "" if azure else model.openai_api_key or "",
-        "timeout": model.request_timeout,
+        "timeout": model.request_timeout if "request_timeout" in model.model_fields_set else _TIMEOUT,
         "max_retries": root.max_retries,
         "organization": root.organization,
         "project": root.project,
@@ -106,6 +106,9 @@ def _refuse(name: str, obstacles: Iterator[str]) -> None:
         )
 
 
+_TIMEOUT: Final = 600.0
+"""Seconds for a request of a model without a timeout: openai's default and ours. LangChain's model then
+waits for ever (findings/langchain-chat-model-waits-without-a-timeout.sh)."""
 _EMBEDDING_DEFAULTS: Final[Mapping[str, Any]] = {
     "allowed_special": None,
     "disallowed_special": None,

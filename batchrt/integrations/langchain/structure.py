@@ -38,6 +38,7 @@ from batchrt.integrations.langchain.tracing import ChildRunnable, OpenRun, Trace
 from batchrt.runnables import branch, each, fallbacks, parallel, retry, sequence
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.binding import RunnableBinding as OurBinding
+from batchrt.runnables.description import Description
 
 if TYPE_CHECKING:
     from batchrt.integrations.langchain.errors import ErrorMapping
@@ -60,6 +61,13 @@ class LangChainChain(LangChainEntry[In, Out]):
 
     def __repr__(self) -> str:
         return f"from_langchain({self.get_name()})"
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:  # noqa: ARG002
+        """Raise TypeError: LangChain's runnables do not say what their outputs depend on."""
+        raise TypeError(
+            f"a journal cannot tell whether {self!r} still gives the outputs that it has: LangChain's "
+            "runnables do not say what they depend on; run it without a job, or write it with batchrt's"
+        )
 
 
 def from_langchain(

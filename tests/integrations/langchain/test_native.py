@@ -44,6 +44,12 @@ def test_native_options_are_those_of_the_model() -> None:
     }
 
 
+def test_native_timeout_is_ten_minutes_unless_it_is_given() -> None:
+    """LangChain's model waits for ever without one; an explicit `None` says so."""
+    assert client_options(ChatOpenAI(**BASE))["timeout"] == 600
+    assert client_options(ChatOpenAI(**BASE, timeout=None))["timeout"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -466,6 +466,12 @@ async def test_structure_refuses_what_is_no_runnable() -> None:
         await from_langchain(shout).ainvoke("a", nope=1)
 
 
+def test_structure_has_no_description() -> None:
+    """A durable job could not tell changed chains apart, and says so before it starts."""
+    with pytest.raises(TypeError, match="do not say what they depend on"):
+        (batchrt.RunnableLambda(str) | from_langchain(shout)).describe()
+
+
 def test_structure_runs_from_sync_code() -> None:
     """`invoke` and `batch` of a converted chain, async steps included."""
     converted = from_langchain(routed | shout)
