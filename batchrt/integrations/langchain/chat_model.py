@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from langchain_openai import ChatOpenAI
 from pydantic import ConfigDict, Field, model_validator
@@ -39,7 +39,7 @@ class BatchChatOpenAI(ChatOpenAI):
         ValueError: an option cannot be carried; the message names it.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, populate_by_name=True)
 
     raise_openai_errors: Any = False
     requests_per_minute: Any = "unchanged"
