@@ -124,7 +124,8 @@ def _measure_case(case: Case, tell: Callable[[str], None]) -> Table:
                     tell(f"{case.name}: {client.name} ({client.loop}), round {round_number + 1}")
                     _play(entry, case, server)
     references = {entry.client.loop: entry for entry in entries if entry.client.name == REFERENCE}
-    rows_ = [_row(entry, case, references[entry.client.loop]) for entry in entries]
+    usual = references["asyncio"]
+    rows_ = [_row(entry, case, references.get(entry.client.loop, usual)) for entry in entries]
     return Table(case.name, COLUMNS, rows_)
 
 
@@ -180,6 +181,8 @@ def _row(entry: _Entry, case: Case, reference: _Entry) -> Row:
 def work(settings: Mapping[str, Any]) -> dict[str, float]:
     """Measure one client once; see `isolation.run_worker`."""
     client = CLIENTS[settings["client"]]
+    if client.loop == "trio":
+        return anyio.run(_measure_client, client, settings, backend="trio")
     options = {"use_uvloop": client.loop == "uvloop"}
     return anyio.run(_measure_client, client, settings, backend="asyncio", backend_options=options)
 

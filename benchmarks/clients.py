@@ -122,9 +122,31 @@ async def _langchain(target: Target) -> AsyncIterator[Ask]:
     yield ask
 
 
+@asynccontextmanager
+async def _flexllm(target: Target) -> AsyncIterator[Ask]:
+    from flexllm import LLMClient
+
+    client = LLMClient(
+        base_url=target.base_url,
+        api_key=API_KEY,
+        model=MODEL,
+        concurrency_limit=target.in_flight,
+        max_qps=1_000_000,  # it holds to a rate otherwise
+    )
+
+    async def ask(inputs: Sequence[RowOfInput]) -> list[str]:
+        conversations = [[{"role": "user", "content": question(row)}] for row in inputs]
+        results = await client.chat_batch(conversations, show_progress=False)
+        return [str(result.content) for result in results]
+
+    yield ask
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """Say who asks, on which loop, and which distributions that takes.
+
+    One on Trio, which aiohttp does not know, is compared with aiohttp on asyncio.
 
     Attributes:
         slow: gets fewer items and rounds, and no case with thousands of connections.
@@ -140,8 +162,10 @@ class Client:
 CLIENTS = (
     Client("bare aiohttp", "asyncio", _aiohttp, ("aiohttp",)),
     Client("batchrt", "asyncio", _batchrt),
+    Client("flexllm", "asyncio", _flexllm, ("flexllm",)),
     Client("openai SDK", "asyncio", _openai, ("openai",), slow=True),
     Client("LangChain", "asyncio", _langchain, ("langchain-openai",), slow=True),
     Client("bare aiohttp", "uvloop", _aiohttp, ("aiohttp", "uvloop")),
     Client("batchrt", "uvloop", _batchrt, ("uvloop",)),
+    Client("batchrt", "trio", _batchrt, ("trio",)),
 )

@@ -58,10 +58,40 @@ class AdmissionControl:
         self._queue = WaitQueue(self._on_alarm)
         self._process = os.getpid()
         self._limiter = Limiter(burst_seconds, self.events)
+        # No request is held back until this is reset; see `Limiter.is_clear`. Most providers tell no limit
+        # and refuse nothing, and to ask each limit in turn costs as much as all the rest of an admission.
+        self._clear = False
         self._under_way: set[Permit] = set()
         self._loops: dict[object, LoopHandle] = {}
+        self._latest_loop: LoopHandle | None = None
         self._blocking: dict[Permit, Blockades] = {}
         self._requests = 0
+
+    def admit_nowait(self, permit: Permit, strand: Strand) -> bool:
+        """Admit `permit` if nothing holds requests back; `False` if it takes `admit` to find out.
+
+        This is the way of nearly all requests, and keeps the same records.
+        """
+        run, limiter = strand.run, self._limiter
+        if (
+            not (self._clear and strand.has_slot)
+            or permit.auto
+            or run.loop is not self._latest_loop
+            or run.process != self._process
+            or self.events.listeners
+        ):
+            return False
+        now = run.now()
+        with self._lock.silent:
+            if not self._clear or self._queue:
+                return False
+            now = limiter.tick(now)
+            limiter.clock = run.clock
+            permit.loop = run.loop
+            self._under_way.add(permit)
+            limiter.charge_freely(permit, now)
+            self._requests += 1
+        return True
 
     async def admit(self, permit: Permit, strand: Strand) -> None:
         """Wait until `permit` may be sent, and return with a slot for it; it counts as sent.
@@ -70,17 +100,17 @@ class AdmissionControl:
             RateLimitError: the provider asked for a longer wait than the permit allows.
             OutageError: the provider was down for longer than the permit's patience.
         """
-        if self._process != os.getpid():
+        run = strand.run
+        if self._process != run.process:
             self._reset_after_fork()
-        await strand.take()
-        self._limiter.clock = strand.run.clock
-        now = strand.run.now()
-        loop = strand.run.loop
+        if not strand.has_slot:
+            await strand.take()
+        self._limiter.clock = run.clock
+        permit.asked_at = now = run.now()
+        permit.loop = loop = run.loop
         assert loop is not None
-        permit.loop, permit.run = loop, strand.run.outermost
-        if loop.token not in self._loops:
-            self._add_loop(loop, strand.run.now())
-        permit.asked_at = now
+        if loop is not self._latest_loop:
+            self._add_loop(loop, now)
         waited = False
         while not self._try_admit(permit, now):
             waited = True
@@ -106,6 +136,9 @@ class AdmissionControl:
 
     def _add_loop(self, loop: LoopHandle, now: float) -> None:
         """Remember an event loop, and forget the requests that closed loops left in flight or waiting."""
+        self._latest_loop = loop
+        if loop.token in self._loops:
+            return
         with self._lock:
             self._loops = {token: other for token, other in self._loops.items() if other.is_open()}
             self._loops[loop.token] = loop
@@ -143,6 +176,7 @@ class AdmissionControl:
         self._process = os.getpid()
         self._lock = TellingLock(self.events)
         self._queue = WaitQueue(self._on_alarm)
+        self._clear = False
         self._under_way.clear()
         self._blocking.clear()
         self.retries.reset_after_fork()
@@ -156,12 +190,15 @@ class AdmissionControl:
             limiter.expect(permit)
             if permit.auto and limiter.concurrency.auto is None:
                 limiter.concurrency.begin_auto()
-            ahead = self._queue.is_ahead(permit, parked=limiter.waits_for_provider(permit))
-            if not ahead or limiter.due(permit, now, wanted=False) > now:
+                self._clear = False
+            parked = not self._clear and limiter.waits_for_provider(permit)
+            ahead = self._queue.is_ahead(permit, parked=parked)
+            if not ahead or (not self._clear and limiter.due(permit, now, wanted=False) > now):
                 error = limiter.hopeless(permit, now)
                 if error is not None:
                     raise error
                 return False
+            self._clear = self._clear or limiter.is_clear(now)
             self._under_way.add(permit)
             limiter.charge(permit, now)
             self._requests += 1
@@ -170,6 +207,7 @@ class AdmissionControl:
 
     async def _wait(self, permit: Permit, strand: Strand, now: float) -> None:
         """Wait in the queue, without a slot, until `permit` is granted."""
+        permit.run = strand.run.outermost
         permit.signal = signal = Signal()
         permit.granted = permit.withdrawn = False
         loop, blockades, wake = strand.run.loop, strand.run.blockades, self._queue.wake_soon
@@ -213,6 +251,7 @@ class AdmissionControl:
             self._queue.note_withdrawn()
             now = self._limiter.tick(now)
             if permit.granted:
+                self._clear = False
                 self._under_way.discard(permit)
                 self._limiter.undo(permit, now)
             self._pump(now)
@@ -298,8 +337,10 @@ class AdmissionControl:
                 limiter.pacing.start_slowly(limiter.in_flight + len(self._queue))
                 if self.events.listeners:
                     self.events.tell(ProviderUp(seconds))
-        elif failure is not None and limiter.breaker.failed(permit.sent_at, now):
-            self._went_down(failure)
+        else:
+            self._clear = False
+            if failure is not None and limiter.breaker.failed(permit.sent_at, now):
+                self._went_down(failure)
         if permit.probes and limiter.breaker.since is not None:
             limiter.breaker.probe_failed(now)
         if self._queue:
@@ -324,5 +365,6 @@ class AdmissionControl:
             return not self._limiter.in_flight and not self._queue
 
     def _went_down(self, error: ProviderError) -> None:
+        self._clear = False
         self._queue.park()
         self._limiter.went_down(error)

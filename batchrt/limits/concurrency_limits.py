@@ -37,6 +37,11 @@ class ConcurrencyLimits:
         self.auto: AdaptiveConcurrency | None = None
         self._changed = changed
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return self.given is not None or self.told is not None or self.auto is not None
+
     def set_given(self, limit: int | None) -> None:
         """Replace the limit that was set by hand; `None` lifts it."""
         before, self.given = self.given, limit

@@ -228,17 +228,20 @@ class TellingLock:
 
     Args:
         events: the events to deliver.
+
+    Attributes:
+        silent: the lock alone, for sections that tell no event, while there are no listeners.
     """
 
-    __slots__ = ("_depth", "_events", "_lock")
+    __slots__ = ("_depth", "_events", "silent")
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._lock = threading.RLock()
+        self.silent = threading.RLock()
         self._depth = 0
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.silent.acquire()
         self._depth += 1
         if self._depth == 1 and self._events.listeners:
             self._events.hold()
@@ -246,6 +249,6 @@ class TellingLock:
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         outermost = not self._depth
-        self._lock.release()
+        self.silent.release()
         if outermost and self._events.listeners:
             self._events.deliver()

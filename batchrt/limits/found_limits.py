@@ -126,10 +126,8 @@ class FoundLimits:
         self._crowded = crowded
         self._acquit = acquit
         self._reopen = reopen
-        self._open = 0
+        self._open = self._refused_in_a_row = self._surprises = 0
         self._pause_until = -math.inf
-        self._refused_in_a_row = 0
-        self._surprises = 0
         self._patience = _SURPRISES
         self._doubt = _SCEPTICAL
         self._doubted_share = 0.0
@@ -170,8 +168,8 @@ class FoundLimits:
         """Record an answer: the request was let in."""
         permit.verdict = ACCEPTED
         self.log.replied(now)
-        seconds = now - permit.sent_at
-        self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
+        seconds, latency = now - permit.sent_at, self.latency
+        self.latency = latency + (seconds - latency) * _SMOOTHING if latency else seconds
         if self._refused_in_a_row:
             self._refused_in_a_row = 0
             self._pause_until = -math.inf
@@ -184,6 +182,11 @@ class FoundLimits:
             elif self.unexplained < _CERTAIN:
                 return self._settled_at
         return max(now, self._pause_until)
+
+    def is_clear(self, now: float) -> bool:
+        """Whether nothing is held back, and nothing will be before a refusal."""
+        found = self.rate.bucket or self.in_flight.limit
+        return found is None and not self._unsettled and self._pause_until <= now
 
     def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
         """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""

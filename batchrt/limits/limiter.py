@@ -90,8 +90,8 @@ class Limiter:
 
     def tick(self, now: float) -> float:
         """Return the time, which never goes back: loops with virtual time may be behind others."""
-        self.now = now = max(now, self.now)
-        return now
+        self.now = max(self.now, now)
+        return self.now
 
     # Whether a request fits
 
@@ -118,6 +118,19 @@ class Limiter:
         if wait > 0:
             return now + wait
         return now if self.rates.paces else pacing.start_due(now)
+
+    def is_clear(self, now: float) -> bool:
+        """Whether nothing holds requests back, and nothing will before a failure or a limit is learned of.
+
+        Until then `due` is at once for every request that does not run under `max_concurrency="auto"`.
+        """
+        return (
+            self.breaker.since is None
+            and not (self.rates.paces or self.rates.stale)
+            and not self.concurrency.limited
+            and self.pacing.is_over(now)
+            and self.found.is_clear(now)
+        )
 
     def is_quiet(self, now: float) -> bool:
         """Whether a refusal has begun a cool-down or a pause that is not over."""
@@ -157,23 +170,35 @@ class Limiter:
 
     def expect(self, permit: Permit) -> bool:
         """Estimate the tokens of a request; return whether the estimate is more than a guess."""
-        permit.input, permit.output = self.tokens.expect(
-            permit.size, answers=permit.answers, most=permit.most
-        )
-        return self.tokens.known or permit.most is not None or not permit.answers
+        tokens = self.tokens
+        permit.input, permit.output = tokens.expect(permit.size, answers=permit.answers, most=permit.most)
+        return permit.most is not None or not permit.answers or tokens.known
 
     def charge(self, permit: Permit, now: float) -> None:
         """Charge a request that may be sent to all limits."""
         self.pacing.sent(now)
         self.in_flight += 1
         permit.granted = True
-        permit.probes = self.waits_for_provider(permit)
-        if permit.probes:
+        if self.waits_for_provider(permit):
+            permit.probes = True
             self.breaker.probe_sent()
+        else:
+            permit.probes = False
         self.rates.charge(permit, now)
         self.found.granted(now)
         if self.concurrency.auto is not None:
             self.concurrency.auto.sent(self.in_flight)
+
+    def charge_freely(self, permit: Permit, now: float) -> None:
+        """Do as `charge`, and record that the request is sent, while `is_clear`."""
+        permit.input, permit.output = self.tokens.expect(
+            permit.size, answers=permit.answers, most=permit.most
+        )
+        self.in_flight += 1
+        permit.granted = True
+        self.rates.count(permit, now)
+        self.found.granted(now)
+        self.found.sent(permit)
 
     def undo(self, permit: Permit, now: float) -> None:
         """Give back the charge for a request that was not sent after all."""
@@ -206,6 +231,19 @@ class Limiter:
             self.rates.learn(permit.told, permit, now, cost=tokens)
         if self.concurrency.auto is not None and permit.auto:
             self.concurrency.auto.answered(permit.sent_at, now, output, permit.held)
+
+    def answered_freely(self, permit: Permit, usage: Usage | None, now: float) -> None:
+        """Do as `answered` and `ended`, while `is_clear` and the answer tells no limits."""
+        self.reached = True
+        self._answered_at = now
+        if usage is None:
+            self.rates.count_settled(permit, None)
+        else:
+            self.rates.count_settled(permit, float(usage.total_tokens))
+            self.tokens.learn(permit.size, permit.answers, usage)
+        self.found.answered(permit, now)
+        self.found.ended()
+        self.in_flight -= 1
 
     def failed(self, permit: Permit, failure: Failure, now: float, unit: Unit | None) -> bool:
         """Learn from a failure; return whether it begins a cool-down or makes it longer.

@@ -46,6 +46,11 @@ class Pacing:
             return math.inf
         return now if self._half_open is None else self._half_open.due(now)
 
+    def is_over(self, now: float) -> bool:
+        """Whether nothing is held back, and nothing will be before a failure."""
+        recovers = self._slow_start is not None or self._half_open is not None
+        return self._began and self._cold_start is None and not recovers and self.cooldown.until <= now
+
     def start_due(self, now: float) -> float:
         """Return when the cold start lets the next request in."""
         if self._cold_start is None:

@@ -148,6 +148,7 @@ class Quota(AdmissionControl):
         for name, value in given.items():
             check_limit(name, value)
         with self._lock:
+            self._clear = False
             before = self._limiter.given()
             if max_in_flight != UNCHANGED:
                 self._limiter.concurrency.set_given(max_in_flight)
@@ -192,7 +193,14 @@ class Quota(AdmissionControl):
 
     def answered(self, permit: Permit, usage: Usage | None, now: float) -> None:
         """Record an answer, and its usage."""
+        if self._clear and not (permit.told or permit.probes or self.events.listeners):
+            with self._lock.silent:
+                if self._clear:
+                    self._answered_freely(permit, usage, now)
+                    return
         with self._lock:
+            if permit.told:
+                self._clear = False
             now = self._limiter.tick(now)
             self._answers += 1
             self._tokens += 0 if usage is None else usage.total_tokens
@@ -200,15 +208,32 @@ class Quota(AdmissionControl):
             self.retries.repay()
             self._end(permit, now, answered=True)
 
+    def _answered_freely(self, permit: Permit, usage: Usage | None, now: float) -> None:
+        """Record an answer while nothing holds requests back; under the lock."""
+        limiter = self._limiter
+        now = limiter.tick(now)
+        self._answers += 1
+        if usage is not None:
+            self._tokens += usage.total_tokens
+        limiter.answered_freely(permit, usage, now)
+        limiter.breaker.answered(permit.sent_at, now)
+        self._under_way.discard(permit)
+        permit.granted = False
+        self.retries.repay()
+        if self._queue:
+            self._pump(now)
+        self.retries.relieve()
+
     @property
     def may_be_parallel(self) -> bool:
         """Whether to look in answers for a limit of requests in flight: the first ones have it, if any."""
-        told = self._limiter.concurrency.told
-        return self._answers < _FIRST_ANSWERS or told is not None or self._refusals > 0
+        few = self._answers < _FIRST_ANSWERS or self._refusals > 0
+        return few or self._limiter.concurrency.told is not None
 
     def told_in_flight(self, limit: int) -> None:
         """Keep to a limit of requests in flight that an answer tells."""
         with self._lock:
+            self._clear = False
             self._limiter.concurrency.set_told(limit)
 
     def failed(self, permit: Permit, failure: Failure, now: float, *, unit: Unit | None = None) -> None:
@@ -223,6 +248,7 @@ class Quota(AdmissionControl):
         kind, limiter = failure.kind, self._limiter
         note_failing(self.events)
         with self._lock:
+            self._clear = False
             now = limiter.tick(now)
             self._refusals += kind.overloaded
             if limiter.failed(permit, failure, now, unit):

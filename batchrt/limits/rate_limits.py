@@ -73,6 +73,10 @@ class KnownRateLimits:
         limits: the given limits: requests and tokens, per minute or day.
         burst_seconds: how many seconds of a minute's limit may be used at once; `None` to find it out.
         changed: called when a limit changes, with its name, the values before and after, and the reason.
+
+    Attributes:
+        limited: the limits that requests must fit into.
+        stale: the given limits have changed, and `limited` follows with the next request.
     """
 
     def __init__(
@@ -87,12 +91,10 @@ class KnownRateLimits:
         self._episodes: deque[_Episode] = deque(maxlen=_REMEMBERED)
         self._counted = (0.0, 0.0, 0.0)
         self._outstanding = [0.0, 0.0, 0.0]
-        self._refused = 0
-        self._sent = 0
+        self._refused = self._sent = 0
         self._episode_at = -math.inf
-        self._latency = RunningMean()
-        self._share = RunningMean()
-        self._stale = bool(limits)
+        self._latency, self._share = RunningMean(), RunningMean()
+        self.stale: bool = bool(limits)
 
     def set_limits(self, limits: Mapping[tuple[Unit, Period], float | None]) -> None:
         """Replace given limits; `None` lifts one."""
@@ -106,7 +108,7 @@ class KnownRateLimits:
                 self._given.pop(name, None)
             else:
                 self._limits[name] = limit
-        self._stale = True
+        self.stale = True
 
     def given(self) -> dict[str, float]:
         """Return the given limits, by name."""
@@ -139,7 +141,7 @@ class KnownRateLimits:
         return found
 
     def _renew(self, now: float) -> None:
-        self._stale = False
+        self.stale = False
         for (unit, period), limit in self._limits.items():
             rate = limit / SECONDS[period]
             given = self._given.get((unit, period))
@@ -178,7 +180,7 @@ class KnownRateLimits:
 
         For `wanted` and `late` see `TokenBucket.advance`.
         """
-        if self._stale:
+        if self.stale:
             self._renew(now)
         longest = 0.0
         for limit in self.limited:
@@ -195,26 +197,36 @@ class KnownRateLimits:
 
     def charge(self, account: RequestAccount, now: float) -> None:
         """Charge a request that is sent."""
+        self.count(account, now)
+        if self.limited:
+            for limit in self._all():
+                limit.bucket.charge(limit.amount(account))
+                limit.bucket.outstanding = self._outstanding[limit.way]
+
+    def count(self, account: RequestAccount, now: float) -> None:
+        """Count a request that is sent: limits that are told later begin with that."""
         self._sent += 1
         requests, afterwards, beforehand = self._counted
+        entered, most, outstanding = account.input, account.most, self._outstanding
         account.sent_at = now
-        account.counted = self._counted = (
-            requests + 1,
-            afterwards + account.input,
-            beforehand + account.input + (account.most or 0.0),
-        )
-        self._count_outstanding(account, 1)
-        if not self.limited:
-            return
-        for limit in self._all():
-            limit.bucket.charge(limit.amount(account))
-            limit.bucket.outstanding = self._outstanding[limit.way]
+        outstanding[AFTERWARDS] += account.output
+        if most is None:
+            outstanding[BEFOREHAND] += account.output
+            most = 0.0
+        account.counted = self._counted = requests + 1, afterwards + entered, beforehand + entered + most
 
-    def _count_outstanding(self, account: RequestAccount, sign: int) -> None:
-        """Add or remove the amount that the provider charges only when the answer is made."""
-        self._outstanding[AFTERWARDS] += sign * account.output
+    def count_settled(self, account: RequestAccount, tokens: float | None) -> None:
+        """Replace the expected tokens of a request by those that it had, if that is known."""
+        requests, afterwards, beforehand = self._counted
+        output, outstanding = account.output, self._outstanding
+        outstanding[AFTERWARDS] -= output
         if account.most is None:
-            self._outstanding[BEFOREHAND] += sign * account.output
+            outstanding[BEFOREHAND] -= output
+        if tokens is None:
+            self._counted = requests, afterwards + output, beforehand
+        else:
+            more = tokens - account.input
+            self._counted = requests, afterwards + more, beforehand + more - (account.most or 0.0)
 
     def _all(self) -> Iterator[CountedLimit]:
         """Yield the limits in use, and the other ways of counting them."""
@@ -231,14 +243,10 @@ class KnownRateLimits:
             tokens: the tokens it had; `None` if that is not known: they stay as expected.
             request: whether the request itself counts.
         """
-        cost = account.tokens if tokens is None else tokens
-        requests, afterwards, beforehand = self._counted
-        self._counted = (
-            requests - (not request),
-            afterwards + cost - account.input,
-            beforehand + (0.0 if tokens is None else cost - account.input - (account.most or 0.0)),
-        )
-        self._count_outstanding(account, -1)
+        self.count_settled(account, tokens)
+        if not request:
+            requests, afterwards, beforehand = self._counted
+            self._counted = requests - 1, afterwards, beforehand
         if not self.limited:
             return
         for limit in self._all():
@@ -293,7 +301,7 @@ class KnownRateLimits:
             cost: the tokens it had, if that is known.
             refused: whether it was refused, and so not charged by the provider.
         """
-        if self._stale:
+        if self.stale:
             self._renew(now)
         for status in limits_told:
             if cost is not None and status.unit == "tokens" and status.limit < cost:

@@ -165,11 +165,12 @@ class RetryQueue:
 
     def repay(self) -> None:
         """Record an answer."""
-        if self._tokens is None:
+        tokens = self._tokens
+        if tokens is None or (tokens.left >= tokens.budget.capacity and not self._waiting):
             return
         with self._lock:
             if not self._release_one():
-                self._tokens.repay()
+                tokens.repay()
 
     def relieve(self) -> None:
         """Release one retry, if no request is left whose answer could."""

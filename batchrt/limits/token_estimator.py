@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from batchrt.messages import Usage
 
-__all__ = ["RunningMean", "TokenEstimate", "TokenEstimator"]
+__all__ = ["RunningMean", "TokenEstimator"]
 
 _TOKENS_PER_BYTE: Final = 0.25
 """The usual four characters a token, until an answer has told its usage."""
@@ -14,13 +14,8 @@ _FIRST_OUTPUT: Final = 256.0
 """Tokens of an answer, until one has come."""
 _WEIGHT: Final = 0.05
 """The weight of the newest value: an average covers about the last twenty answers."""
-
-
-class TokenEstimate(NamedTuple):
-    """Tokens that a request and its answer are expected to have."""
-
-    input: float
-    output: float
+_LAST: Final = 1 / _WEIGHT
+"""Answers of which the plain mean is taken, before the newest has a fixed weight."""
 
 
 class RunningMean:
@@ -48,8 +43,8 @@ class TokenEstimator:
         self._output = _FIRST_OUTPUT
         self._answers = 0
 
-    def expect(self, size: int, *, answers: int = 1, most: float | None = None) -> TokenEstimate:
-        """Return the expected tokens of a request.
+    def expect(self, size: int, *, answers: int = 1, most: float | None = None) -> tuple[float, float]:
+        """Return the expected tokens of a request, and of its answer.
 
         Args:
             size: of its body, in bytes.
@@ -59,7 +54,7 @@ class TokenEstimator:
         output = self._output * answers
         if most is not None:
             output = min(output, most) if self._answers else most
-        return TokenEstimate(size * self._per_byte, output)
+        return size * self._per_byte, output
 
     @property
     def known(self) -> bool:
@@ -70,7 +65,7 @@ class TokenEstimator:
         """Take in the usage of a request of so many bytes and `answers`."""
         # The mean of the first answers, then a moving average.
         self._answers += 1
-        weight = max(_WEIGHT, 1 / self._answers)
+        weight = _WEIGHT if self._answers >= _LAST else 1 / self._answers
         if size > 0 and usage.input_tokens > 0:
             self._per_byte += (usage.input_tokens / size - self._per_byte) * weight
         if answers:

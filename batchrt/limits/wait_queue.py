@@ -65,60 +65,63 @@ class FairQueue:
     """Queue permits first in, first out within each run, and round-robin between runs.
 
     With a single run it behaves as a deque.
+
+    Attributes:
+        queues: the permits of each run, in the order of the runs' turns; a run without permits has none.
     """
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[object, deque[Permit]] = OrderedDict()
+        self.queues: OrderedDict[object, deque[Permit]] = OrderedDict()
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return sum(map(len, self.queues.values()))
 
     def __bool__(self) -> bool:
-        return bool(self._queues)
+        return bool(self.queues)
 
     def __iter__(self) -> Iterator[Permit]:
-        return chain.from_iterable(self._queues.values())
+        return chain.from_iterable(self.queues.values())
 
     def __getitem__(self, index: int) -> Permit:
         """Return the next, for 0."""
         assert index == 0
-        return next(iter(self._queues.values()))[0]
+        return next(iter(self.queues.values()))[0]
 
     def append(self, permit: Permit) -> None:
         """Add `permit` behind those of its run."""
-        queue = self._queues.get(permit.run)
+        queue = self.queues.get(permit.run)
         if queue is None:
-            queue = self._queues[permit.run] = deque()
+            queue = self.queues[permit.run] = deque()
         queue.append(permit)
 
     def appendleft(self, permit: Permit) -> None:
         """Add `permit` before those of its run, whose turn is next."""
-        queue = self._queues.get(permit.run)
+        queue = self.queues.get(permit.run)
         if queue is None:
-            queue = self._queues[permit.run] = deque()
+            queue = self.queues[permit.run] = deque()
         queue.appendleft(permit)
-        self._queues.move_to_end(permit.run, last=False)
+        self.queues.move_to_end(permit.run, last=False)
 
     def popleft(self) -> Permit:
         """Remove the next permit; its run's next turn comes after those of the others."""
-        run, queue = next(iter(self._queues.items()))
+        run, queue = next(iter(self.queues.items()))
         permit = queue.popleft()
         if not queue:
-            del self._queues[run]
-        elif len(self._queues) > 1:
-            self._queues.move_to_end(run)
+            del self.queues[run]
+        elif len(self.queues) > 1:
+            self.queues.move_to_end(run)
         return permit
 
     def remove(self, permit: Permit) -> None:
         """Remove `permit`."""
-        queue = self._queues[permit.run]
+        queue = self.queues[permit.run]
         queue.remove(permit)
         if not queue:
-            del self._queues[permit.run]
+            del self.queues[permit.run]
 
     def clear(self) -> None:
         """Remove all permits."""
-        self._queues.clear()
+        self.queues.clear()
 
     def extend(self, permits: Iterable[Permit]) -> None:
         """Add all of `permits`."""
@@ -157,7 +160,8 @@ class WaitQueue:
         return sum(not permit.withdrawn for permit in (*self._again, *self._first, *self._parked))
 
     def __bool__(self) -> bool:
-        if not (self._first or self._again or self._parked):
+        # Not the truth of `_first` itself, which is a call: each request looks here twice.
+        if not (self._first.queues or self._again or self._parked):
             return False
         return self._alive(self._again) or self._alive(self._first) or self._alive(self._parked)
 
@@ -173,7 +177,7 @@ class WaitQueue:
         """Whether no waiting permit is to be granted before `permit`."""
         if parked:
             return not self._parked
-        return not self._again and (permit.again or not self._first)
+        return not self._again and (permit.again or not self._first.queues)
 
     def head(self) -> Permit | None:
         """Return the next permit to grant, assuming the provider is up."""

@@ -7,10 +7,11 @@ reports is an error. Tolerant in the rest: no answer is rejected, and paid for a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from batchrt.messages import AIMessage, Usage, text_of_content
 from batchrt.providers.http.response import Reply
+from batchrt.providers.quick_messages import answer_message
 from batchrt.providers.response_body import ReportedError, ShapeError, is_error_reported, whole_number
 
 __all__ = [
@@ -45,6 +46,8 @@ def choices_of(data: dict[str, Any]) -> list[dict[str, Any]]:
         ShapeError: there is none.
     """
     choices = data.get("choices")
+    if type(choices) is list and len(choices) == 1 and type(choices[0]) is dict:
+        return choices
     if isinstance(choices, dict) and "message" in choices:
         return [choices]
     if not isinstance(choices, list) or not choices:
@@ -155,10 +158,11 @@ def first_message(data: dict[str, Any], reply: Reply, usage: Usage | None) -> AI
         ReportedError: a choice reports an error.
     """
     choices = choices_of(data)
-    if len(choices) > 1:
-        choices = sorted(choices, key=lambda choice: whole_number(choice.get("index")) != 0)
-        for choice in choices:
-            check_failure(choice)
+    if len(choices) == 1:
+        return read_message(choices[0], data, reply, usage)
+    choices = sorted(choices, key=lambda choice: whole_number(choice.get("index")) != 0)
+    for choice in choices:
+        check_failure(choice)
     first: ShapeError | None = None
     for choice in choices:
         try:
@@ -178,9 +182,42 @@ def read_message(
         ShapeError: it has none, without a reason.
         ReportedError: it reports an error.
     """
+    message = choice.get("message")
+    if (
+        type(message) is dict
+        and type(message.get("content")) is str
+        and choice.get("finish_reason") == "stop"
+        and _UNUSUAL.isdisjoint(message)
+        and _UNUSUAL.isdisjoint(choice)
+    ):
+        # Nearly every message; the checks that others need would cost three times as much.
+        refusal = message.get("refusal")
+        parts: _Parts = message["content"], "stop", refusal if isinstance(refusal, str) else None, (), None
+    else:
+        parts = _read_unusual(choice, message, index)
+    content, reason, refusal, tool_calls, reasoning = parts
+    model, logprobs = data.get("model"), choice.get("logprobs")
+    return answer_message(
+        content,
+        refusal,
+        reason,
+        usage,
+        model if isinstance(model, str) else None,
+        reply.request_id,
+        tool_calls,
+        reasoning,
+        logprobs if isinstance(logprobs, dict) and logprobs else None,
+    )
+
+
+_Parts: TypeAlias = tuple[Any, str | None, str | None, Sequence[Mapping[str, Any]], str | None]
+"""A message's content, the reason why it ended, its refusal, tool calls and reasoning."""
+
+
+def _read_unusual(choice: dict[str, Any], message: object, index: int) -> _Parts:
+    """Return the parts of a message that is not simply a text at its end."""
     check_failure(choice)
     reason = finish_reason_of(choice)
-    message = choice.get("message")
     if not isinstance(message, dict):
         message = _message_elsewhere(choice, f"choices[{index}]", reason)
     content = message.get("content")
@@ -192,18 +229,7 @@ def read_message(
         _explains(reason) or tool_calls or reasoning or refusal is not None or any(map(message.get, _INSTEAD))
     ):
         raise ShapeError(f"has no choices[{index}].message.content", lasting=True)
-    model, logprobs = data.get("model"), choice.get("logprobs")
-    return AIMessage(
-        content,
-        refusal=refusal,
-        finish_reason=reason,
-        usage=usage,
-        model=model if isinstance(model, str) else None,
-        request_id=reply.request_id,
-        raw_tool_calls=tool_calls,
-        reasoning=reasoning,
-        logprobs=logprobs if isinstance(logprobs, dict) and logprobs else None,
-    )
+    return content, reason, refusal, tool_calls, reasoning
 
 
 _ENDED: Final = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"))
@@ -279,6 +305,8 @@ _REASONING: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_te
 
 
 _THOUGHTS: Final = frozenset((*_REASONING, "reasoning_details"))
+_UNUSUAL: Final = frozenset((*_THOUGHTS, "error", "tool_calls", _NATIVE))
+"""Members of a choice or its message that take more than a look at the text."""
 
 
 def reasoning_of(message: Mapping[str, Any], content: object) -> str | None:

@@ -12,6 +12,7 @@ from batchrt.providers.http.error_mapping import error_from, excerpt
 from batchrt.providers.http.response import Reply, load_json
 from batchrt.providers.http.retry_after import advise
 from batchrt.providers.http.secrets import Secrets
+from batchrt.providers.quick_messages import plain_usage
 
 __all__ = [
     "ReportedError",
@@ -159,6 +160,11 @@ def read_usage(usage: object, tier: object = None) -> Usage | None:
     """
     if not isinstance(usage, dict):
         return None
+    if len(usage) == len(_PLAIN) and tier is None:
+        get = usage.get
+        prompt, answer, both = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+        if type(prompt) is type(answer) is type(both) is int and prompt >= 0 and answer >= 0 and both > 0:
+            return plain_usage(prompt, answer, both)
     counts = _counts(usage)
     if counts is None or not any(counts):
         return None

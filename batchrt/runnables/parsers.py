@@ -49,7 +49,10 @@ def text_of(output: ModelOutput) -> str:
     if isinstance(output, str):
         return output
     if isinstance(output, AIMessage):
-        if output.refusal and not output.content:
+        content = output.content
+        if content and type(content) is str:
+            return content
+        if output.refusal and not content:
             raise _refused(output.refusal)
         return output.text
     if isinstance(output, Message):

@@ -324,9 +324,13 @@ class _Results:
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
         index, results = item.index, self.list
+        made = self._make(item, output, error)
+        if index == len(results):
+            results.append(made)
+            return True
         while len(results) <= index:
             results.append(_PENDING)
-        results[index] = self._make(item, output, error)
+        results[index] = made
         return True
 
     def fill(self, error: Exception) -> None:

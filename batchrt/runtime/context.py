@@ -10,11 +10,17 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["drive", "drive_to_end"]
 
 T = TypeVar("T")
+
+
+class Waiting(Protocol):
+    """Something that notes whether it has waited."""
+
+    waited: bool
 
 
 @types.coroutine
@@ -22,10 +28,12 @@ def drive(
     context: Context,
     coroutine: Coroutine[Any, Any, T],
     before_wait: Callable[[], None] | None = None,
+    task: Waiting | None = None,
 ) -> Generator[Any, Any, T]:
     """Await `coroutine` with every one of its steps run inside `context`.
 
-    `before_wait` is called once, when it is about to wait for the first time, if it ever does.
+    `before_wait` is called once, when it is about to wait for the first time, if it ever does; and `task` has
+    `waited` then.
 
     Raises:
         RuntimeError: for a `GeneratorExit` that `coroutine` raised by itself.
@@ -34,6 +42,8 @@ def drive(
     # Bound methods would be two objects more that wait with every item.
     try:
         trap = context.run(coroutine.send, None)
+        if task is not None:
+            task.waited = True
         if before_wait is not None:
             before_wait()
         while True:

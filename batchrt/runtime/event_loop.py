@@ -37,14 +37,16 @@ T = TypeVar("T")
 
 
 class LoopHandle:
-    """Reach one event loop, from its own thread or any other."""
+    """Reach one event loop, from its own thread or any other; on it, `time()` is the loop's own clock."""
 
-    __slots__ = ("_native", "_thread", "token")
+    __slots__ = ("_native", "_thread", "time", "token")
 
     def __init__(self, token: EventLoopToken) -> None:
         self.token: EventLoopToken = token
         self._native: Any = token.native_token
         self._thread = threading.get_ident()
+        plain = anyio.current_time if getattr(self._native, "run_sync_soon", None) is None else _trio_time()
+        self.time: Callable[[], float] = getattr(self._native, "time", plain)
 
     @classmethod
     def current(cls) -> LoopHandle:
@@ -64,13 +66,6 @@ class LoopHandle:
         name = "trio" if _asyncio_loop() is None else "asyncio"
         context.run(sniffio.current_async_library_cvar.set, name)
         return context.run(cls.current)
-
-    def time(self) -> float:
-        """Return the seconds on the loop's clock; to be called on its own thread."""
-        native = self._native
-        if isinstance(native, asyncio.AbstractEventLoop):
-            return native.time()
-        return anyio.current_time()
 
     def here(self) -> bool:
         """Whether the calling thread is the loop's own."""
@@ -152,6 +147,10 @@ class LoopHandle:
 
         trio: Any = sys.modules["trio"]
         return trio.lowlevel.spawn_system_task(main, context=context, name=name)
+
+
+def _trio_time() -> Callable[[], float]:
+    return cast("Callable[[], float]", sys.modules["trio"].current_time)  # AnyIO's would look for the loop
 
 
 def _nothing() -> None:
@@ -358,9 +357,12 @@ class Host(OwnTask):
     A function that leaves a cancel scope or a task group open (an async generator that it did not close, say)
     leaves the task under it: the next item would be cancelled with it, and the task could not end. Neither
     AnyIO nor Trio has a public name for the innermost scope of a task.
+    `waited` says whether the thing that it does has waited, so that other tasks have run meanwhile.
     """
 
-    __slots__ = ("_base", "_state")
+    __slots__ = ("_base", "_state", "waited")
+
+    waited: bool
 
     def __new__(cls) -> Self:
         """Return one for the library that runs the loop."""

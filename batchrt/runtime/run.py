@@ -123,8 +123,9 @@ class Run:
 
     def now(self) -> float:
         """Return the time that all event loops have in common."""
-        assert self.loop is not None
-        return self.loop.time() + (self.offset if self._offset is None else self._offset)
+        loop, offset = self.loop, self._offset
+        assert loop is not None
+        return loop.time() + (self.offset if offset is None else offset)
 
     def hire(self, task_pool: TaskPool) -> None:
         """Have helper tasks for forks and for lists."""

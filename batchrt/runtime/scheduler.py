@@ -302,11 +302,11 @@ class Scheduler(Workers):
         try:
             timeout = strand.config.get("timeout")
             if timeout is None:
-                output = await self._call(strand, value)
+                output = await self._call(strand, value, own)
             else:
                 with CancelScope(deadline=anyio.current_time() + timeout) as scope:
                     strand.scopes = (*strand.scopes, scope)
-                    output = await self._call(strand, value)
+                    output = await self._call(strand, value, own)
                 if scope.cancelled_caught:
                     failure = _timed_out(timeout, self._unit)
         except anyio.get_cancelled_exc_class() as error:
@@ -343,10 +343,11 @@ class Scheduler(Workers):
         if error is not None and not self._group.cancel_scope.cancel_called:
             self._settle(strand.item, None, error)
 
-    def _call(self, strand: Strand, value: Any) -> Awaitable[Any]:
+    def _call(self, strand: Strand, value: Any, own: Host) -> Awaitable[Any]:
         context = strand_context(strand, self._base)
         call = self._step.call
-        return drive(context, _at_once(call, value, strand) if self._step.inline else call(value, strand))
+        coroutine = _at_once(call, value, strand) if self._step.inline else call(value, strand)
+        return drive(context, coroutine, None, own)
 
     def _settle(self, item: Item, output: Any, failure: BaseException | None) -> None:
         if self._withdrawals is not None:

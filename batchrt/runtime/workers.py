@@ -211,10 +211,10 @@ class Workers:
                         holding = await self._admit_from_async_input(self._async_input, own)
                         returned = True
                     elif holding or slots.try_take():
-                        holding = False  # the slot goes with the item, and comes back with it
+                        own.waited = holding = False  # the slot goes with the item, and comes back with it
                         holding = await self._admit_from_iterator(own)
                         returned = True
-                        if perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
+                        if not own.waited and perf_counter() - self._yielded_at > MAX_HOG_SECONDS:
                             await anyio.lowlevel.checkpoint()
                             self._yielded_at = perf_counter()
                     elif self._leading:

@@ -93,7 +93,9 @@ class Counter:
         permit = Permit(int(4 * tokens), answers=answers, **options)
         permit.again = again
         try:
-            await self.quota.admit(permit, strand)
+            await strand.take()
+            if not self.quota.admit_nowait(permit, strand):
+                await self.quota.admit(permit, strand)
             self.sent.append(Sending(name, self.now()))
             self._active += 1
             self.peak = max(self.peak, self._active)

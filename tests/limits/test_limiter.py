@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchrt.errors import OutageError, ServerError
 from batchrt.limits.error_kinds import Failure
 from batchrt.limits.events import Events
 from batchrt.limits.limiter import Limiter
 from batchrt.limits.permit import Permit
+from batchrt.messages import Usage
 
 
 def down_limiter() -> Limiter:
@@ -87,3 +91,60 @@ def test_limiter_forgets_requests_in_flight() -> None:
     assert limiter.in_flight == 0
     assert limiter.pacing.recovery_due(4, 0.0) == 0.0
     assert limiter.rates._outstanding == [0, 0, 0]
+
+
+def records(limiter: Limiter) -> list[Any]:
+    """Return what a limiter has recorded of requests."""
+    rates, found, log = limiter.rates, limiter.found, limiter.found.log
+    return [
+        (limiter.in_flight, limiter.reached, limiter._answered_at),
+        (rates._sent, rates._counted, rates._outstanding),
+        (found.latency, found._open, found._granted_at),
+        [(entry.sent_at, entry.beside, entry.verdict) for entry in log._entries],
+        (limiter.tokens.expect(100), limiter.tokens.known),
+    ]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2000), st.sampled_from([None, 50.0]), st.booleans(), st.booleans()),
+        max_size=30,
+    )
+)
+def test_limiter_keeps_the_same_records_while_nothing_is_held_back(steps: list[Any]) -> None:
+    """The short way of charging and answering requests leaves nothing out."""
+    full, short = Limiter(None, Events()), Limiter(None, Events())
+    open_permits: list[tuple[Permit, Permit]] = []
+    for now, (size, most, ends, billed) in enumerate(steps):
+        pair = Permit(size, most=most), Permit(size, most=most)
+        charged(full, float(now), pair[0])
+        short.charge_freely(pair[1], float(now))
+        assert pair[0].granted == pair[1].granted
+        assert pair[0].counted == pair[1].counted
+        open_permits.append(pair)
+        if ends:
+            first, second = open_permits.pop(0)
+            usage = Usage(size, 7, size + 7) if billed else None
+            full.answered(first, usage, now + 0.5)
+            full.ended(first, now + 0.5, answered=True)
+            short.answered_freely(second, usage, now + 0.5)
+        assert records(full) == records(short)
+
+
+def test_limiter_is_clear_until_something_holds_back() -> None:
+    """After the cold start; not with a limit, in an outage, or within a cool-down."""
+    limiter = Limiter(None, Events())
+    assert not limiter.is_clear(0.0), "the first request begins a cold start"
+    charged(limiter, 0.0, Permit(1))
+    assert not limiter.is_clear(0.0)
+    assert limiter.due(Permit(1), 10.0, wanted=False) == 10.0
+    assert limiter.is_clear(10.0)
+    limiter.pacing.cooldown.until = 11.0
+    assert not limiter.is_clear(10.0)
+    assert limiter.is_clear(11.0)
+    limiter.concurrency.set_told(5)
+    assert not limiter.is_clear(11.0)
+    limiter.concurrency.told = None
+    limiter.rates.set_limits({("requests", "minute"): 60.0})
+    assert not limiter.is_clear(11.0), "the limit takes effect with the next request"
+    assert not down_limiter().is_clear(11.0)

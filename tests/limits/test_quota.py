@@ -1122,3 +1122,88 @@ def test_quota_keeps_its_rate_though_timers_are_late(backend: str, monkeypatch: 
         assert counter.times[-1] == pytest.approx(2.0, abs=0.11)
 
     virtually(backend, main)
+
+
+# Where nothing holds requests back
+
+
+async def past_the_start(counter: Counter) -> None:
+    """Send requests until the cold start is over."""
+    await counter.send()
+    await anyio.sleep(1)
+    await counter.send()
+    assert counter.quota._clear
+
+
+@on_both
+@pytest.mark.parametrize("change", ["set", "told", "refused", "down"])
+def test_quota_holds_requests_back_from_the_moment_that_something_does(backend: str, change: str) -> None:
+    """However many were let in before without a question."""
+
+    async def main() -> None:
+        quota = Quota()
+        counter = Counter(quota)
+        await past_the_start(counter)
+        async with anyio.create_task_group() as group:
+            if change == "set":
+                quota.set_limits(max_in_flight=2)
+            elif change == "told":
+                quota.told_in_flight(2)
+            elif change == "refused":
+                await counter.send(error=RateLimitError("slow down", retry_after=3.0))
+            else:
+                for _ in range(10):
+                    await counter.send(error=ConnectionFailedError("refused"))
+            sent = len(counter.sent)
+            for number in range(4):
+                counter.start(group, number, seconds=5, patience=60.0)
+            await anyio.sleep(0.5)
+            let_in = {"set": 2, "told": 2, "refused": 0, "down": 0}[change]
+            assert len(counter.sent) - sent == let_in
+            if change == "down":
+                group.cancel_scope.cancel()
+        if change != "down":
+            assert len(counter.sent) - sent == 4
+            assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_quota_counts_requests_that_nothing_holds_back(backend: str) -> None:
+    """Sent, answered, in flight, their tokens; a cancelled one leaves nothing behind."""
+
+    async def main() -> None:
+        quota = Quota()
+        counter = Counter(quota)
+        await past_the_start(counter)
+        before = quota.statistics()
+        async with anyio.create_task_group() as group:
+            for number in range(30):
+                counter.start(group, number, tokens=10, seconds=1, usage=usage_of(10, 5), answers=1)
+            await anyio.sleep(0.5)
+            assert quota.statistics().in_flight == 30
+        after = quota.statistics()
+        assert (after.requests - before.requests, after.answers - before.answers) == (30, 30)
+        assert after.tokens - before.tokens == 30 * 15
+        with anyio.move_on_after(0.5):
+            await counter.send(seconds=5)
+        assert is_idle(quota)
+
+    virtually(backend, main)
+
+
+@on_both
+def test_quota_tells_listeners_of_requests_that_nothing_holds_back(backend: str) -> None:
+    """A listener that comes later hears of the next request."""
+
+    async def main() -> None:
+        quota = Quota()
+        counter = Counter(quota)
+        await past_the_start(counter)
+        heard: list[QuotaEvent] = []
+        with quota.listening(heard.append):
+            await counter.send()
+        assert [type(event) for event in heard] == [Sent]
+
+    virtually(backend, main)

@@ -21,11 +21,11 @@ def test_token_estimator_begins_with_four_bytes_a_token_and_a_usual_answer() -> 
 def test_token_estimator_expects_no_more_than_the_longest_answer() -> None:
     """`max_tokens` bounds the estimate; before the first answer nothing else is known."""
     costs = TokenEstimator()
-    assert costs.expect(0, most=50).output == 50
-    assert costs.expect(0, most=5000).output == 5000
+    assert costs.expect(0, most=50)[1] == 50
+    assert costs.expect(0, most=5000)[1] == 5000
     costs.learn(1000, 1, Usage(500, 100, 600))
-    assert costs.expect(0, most=5000).output == 100
-    assert costs.expect(0, most=50).output == 50
+    assert costs.expect(0, most=5000)[1] == 100
+    assert costs.expect(0, most=50)[1] == 50
 
 
 def test_token_estimator_counts_the_first_answers_in_full() -> None:
@@ -44,14 +44,14 @@ def test_token_estimator_follows_answers_that_become_longer() -> None:
         costs.learn(100, 1, Usage(25, 10, 35))
     for _ in range(60):
         costs.learn(100, 1, Usage(25, 1000, 1025))
-    assert 900 < costs.expect(0).output <= 1000
+    assert 900 < costs.expect(0)[1] <= 1000
 
 
 def test_token_estimator_counts_answers_of_a_list_one_by_one() -> None:
     """Four answers in one request count as a quarter each."""
     costs = TokenEstimator()
     costs.learn(100, 4, Usage(25, 400, 425))
-    assert costs.expect(0, answers=1).output == 100
+    assert costs.expect(0, answers=1)[1] == 100
 
 
 def test_token_estimator_ignores_empty_usage() -> None:
@@ -75,5 +75,5 @@ def test_token_estimator_stays_within_observed_values(answers: list[tuple[int, i
     cost = costs.expect(1000)
     rates = [tokens / size for size, _, tokens, _ in answers if size and tokens]
     outputs = [output / count for _, count, _, output in answers if count]
-    assert 0 <= cost.input <= 1000 * max([0.25, *rates]) * 1.000001
-    assert 0 <= cost.output <= max([256.0, *outputs]) * 1.000001
+    assert 0 <= cost[0] <= 1000 * max([0.25, *rates]) * 1.000001
+    assert 0 <= cost[1] <= max([256.0, *outputs]) * 1.000001

@@ -85,7 +85,7 @@ def test_fair_queue_holds_each_permit_once(steps: list[tuple[str, str]]) -> None
         assert set(map(id, queue)) == set(map(id, held))
         assert len(queue) == len(held)
         assert bool(queue) == bool(held)
-        assert len(queue._queues) == len({each.run for each in held})
+        assert len(queue.queues) == len({each.run for each in held})
 
 
 def test_wait_queue_retries_go_first() -> None:

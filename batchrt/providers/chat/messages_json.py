@@ -15,6 +15,7 @@ from batchrt.messages import (
     HumanMessage,
     Message,
     MessageLike,
+    SystemMessage,
     ToolMessage,
     Usage,
 )
@@ -130,7 +131,7 @@ def conversation(value: ChatInput) -> Sequence[Any]:
 
 
 def _conversation(value: object) -> Sequence[Any]:
-    if isinstance(value, list | tuple):
+    if isinstance(value, list) or isinstance(value, tuple):  # noqa: SIM101  faster than a union
         return value
     if isinstance(value, Message):
         return (value,)
@@ -164,7 +165,13 @@ def _message_json(message: object, index: int) -> Mapping[str, Any]:
     )
 
 
+_PLAIN: Final = frozenset((Message, HumanMessage, SystemMessage))
+"""Classes of messages that have no members but the common ones."""
+
+
 def _from_object(message: Message, index: int) -> dict[str, Any]:
+    if type(message) in _PLAIN and type(message.content) is str and message.name is None:
+        return {"role": message.role, "content": message.content}
     if isinstance(message, AIMessageChunk):  # the sum of a stream's chunks, as a part of the history
         message = message.to_message()
     wire = {"role": message.role, "content": _content(message.content, index)}

@@ -11,7 +11,7 @@ import asyncio  # noqa: TID251  see above
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFailed, reason_of
@@ -152,12 +152,14 @@ class AsyncioConnection(asyncio.BufferedProtocol):
         """
         return not self._lost and not (rested and is_readable(self._socket))
 
-    async def exchange(self, request: bytes, limit: float) -> None:
-        """Send `request`, and return when the parser is done with the response."""
+    # Not a coroutine, which would wait with each request beside the future.
+    def exchange(self, request: bytes, limit: float) -> Awaitable[None]:
+        """Send `request`, and return what ends when the parser is done with the response."""
         self._start(request, limit, bodiless=False, eager=False)
-        if not self.parser.done:
-            self._waiter = self._loop.create_future()
-            await self._waiter
+        self._waiter = waiter = self._loop.create_future()
+        if self.parser.done:
+            waiter.set_result(None)
+        return waiter
 
     def send(self, request: bytes, limit: float, *, bodiless: bool = False) -> None:
         """Send `request`; its response is read by `advance`."""

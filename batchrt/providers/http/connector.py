@@ -34,8 +34,8 @@ class Connection(Protocol):
                 had no time to notice.
         """
 
-    async def exchange(self, request: bytes, limit: float) -> None:
-        """Send `request`, and return when the parser is done with the response.
+    def exchange(self, request: bytes, limit: float) -> Awaitable[None]:
+        """Send `request`, and return what ends when the parser is done with the response.
 
         Args:
             request: head and body.

@@ -17,6 +17,7 @@ from batchrt.providers.http.rate_limit_headers import (
     read_rate_limits,
     refuses_parallel,
 )
+from batchrt.providers.http.response_head import may_have
 from batchrt.providers.http.retry_after import wait_before_retry
 from batchrt.providers.http.streamed_call import StreamedCall
 from batchrt.runtime.retry import first_failure, note_failure
@@ -131,7 +132,8 @@ class Endpoint:
         if strand.spending is not None:
             await self._reserve(permit, strand)
         try:
-            await self.quota.admit(permit, strand)
+            if not self.quota.admit_nowait(permit, strand):
+                await self.quota.admit(permit, strand)
             reply = await self._transport.post(self._url, body, None if sink is None else sink())
             return self._evaluate(reply, read, permit, strand)
         except ProviderError as error:
@@ -187,10 +189,11 @@ class Endpoint:
 
     def _note_limits(self, reply: Reply, permit: Permit) -> None:
         """Keep the limits that the headers of a response tell."""
-        if self.quota.follow_headers:
+        quota = self.quota
+        if quota.follow_headers:
             permit.told = read_rate_limits(reply.headers)
-            if self.quota.may_be_parallel and (limit := parallel_limit(reply.headers)) is not None:
-                self.quota.told_in_flight(limit)
+            if quota.may_be_parallel and (limit := parallel_limit(reply.headers)) is not None:
+                quota.told_in_flight(limit)
 
     def _refusal(self, reply: Reply, permit: Permit, clock: Clock) -> ProviderError:
         """Return the error of a response whose status is no success."""
@@ -201,20 +204,23 @@ class Endpoint:
         return error
 
     def _evaluate(self, reply: Reply, read: Callable[[Reply, Clock], B], permit: Permit, strand: Strand) -> B:
-        self._note_limits(reply, permit)
-        clock = strand.run.clock
+        quota, run, item = self.quota, strand.run, strand.item
+        if quota.follow_headers and may_have(reply.headers, b"limit-"):  # one look, for all that tell none
+            self._note_limits(reply, permit)
+        clock = run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
             raise self._refusal(reply, permit, clock)
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
-            strand.item.add_usage(usage, self._model)
-        now = strand.run.now()
-        strand.item.add_request(now - permit.sent_at)
+            item.add_usage(usage, self._model)
+        now = run.now()
+        item.add_request(now - permit.sent_at)
         # A message has it; lookups among the headers are dear, and a list's exchange is no single item's.
-        strand.item.request_id = getattr(answer, "request_id", None)
-        self.quota.answered(permit, usage, now)
-        self._settle(permit, usage)
+        item.request_id = getattr(answer, "request_id", None)
+        quota.answered(permit, usage, now)
+        if permit.reservation is not None:
+            self._settle(permit, usage)
         return answer
 
     def _failed(self, error: ProviderError, permit: Permit, strand: Strand) -> Failure:

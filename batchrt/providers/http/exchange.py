@@ -84,7 +84,7 @@ class Exchange:
             if connection is not None:
                 self._connection, self.response = connection, connection.parser
                 await connection.exchange(self._request, self._limit)
-            if connection is None or self._is_stale(connection):
+            if connection is None or (self.response.error is not None and self._is_stale(connection)):
                 connection = await self._connect()
                 await connection.exchange(self._request, self._limit)
             if self.response.error is not None:

@@ -80,7 +80,7 @@ class BatchrtTransport(httpx.AsyncBaseTransport):
         response = exchange.response
         return httpx.Response(
             response.status,
-            headers=response.fields,
+            headers=response.headers.raw,
             stream=_BodyStream(exchange, request),
             extensions={"http_version": b"HTTP/1.1"},
         )

@@ -20,6 +20,7 @@ from batchrt.providers.http.httpx_mocks import is_httpx_mocked, post_by_httpx, s
 from batchrt.providers.http.pool import Pool, Pools
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import HeaderMap, Reply, Sink, read_body
+from batchrt.providers.http.response_head import may_have
 from batchrt.providers.http.response_parser import BrokenResponse
 from batchrt.providers.http.response_stream import ResponseStream, no_answer, stalled
 from batchrt.providers.http.retry_after import advise
@@ -227,6 +228,8 @@ def _encoding(headers: HeaderMap) -> str:
     Raises:
         MalformedResponseError: it is encoded for the transfer in another way than in chunks.
     """
+    if not may_have(headers, b"-encoding:"):
+        return ""
     coding = headers.get("transfer-encoding")
     if coding is not None and coding.strip().lower() != "chunked":
         raise MalformedResponseError(f"the answer has the transfer coding {coding[:40]!r}, not asked for")

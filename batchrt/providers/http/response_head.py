@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from batchrt.providers.http.response import content_length
+from batchrt.providers.http.response import HeaderMap, content_length
 
-__all__ = ["HeaderFields", "end_of_head", "repaired"]
+__all__ = ["HeaderFields", "end_of_head", "last_head", "may_have", "repaired"]
 
 _END: Final = re.compile(rb"\r?\n\r?\n")
 _LINE_END: Final = re.compile(rb"\r?\n")
@@ -17,31 +17,64 @@ _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
 _SPACE_BEFORE_COLON: Final = re.compile(rb"[ \t]+:")
 
 
-class HeaderFields(dict[str, str]):
+class HeaderFields:
     """The header fields of a response by their names in lower case; values of a repeated field are joined.
 
+    A client looks at few of the twenty or thirty fields that a provider sends. So the head is kept as it was
+    received, and searched for a field that is asked for.
+
     Args:
-        fields: names and values as they were received.
+        head: as a strict parser has accepted it, from the status line to the end of the last field's line.
     """
 
-    __slots__ = ()
+    __slots__ = ("_head", "_lower")
 
-    def __init__(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        super().__init__({_name(name): value.decode("latin-1") for name, value in fields})
-        if len(self) < len(fields):
-            self.clear()
-            for raw_name, raw_value in fields:
-                name, value = _name(raw_name), raw_value.decode("latin-1")
-                self[name] = f"{self[name]}, {value}" if name in self else value
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self._lower: bytes = head.lower()
 
     def __repr__(self) -> str:
-        return f"<HeaderFields {list(self)}>"  # a value may be a cookie
+        return f"<HeaderFields {[name.decode('latin-1') for name, _ in self.raw]}>"  # a value may be a cookie
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """The names and values as they were received."""
+        lines = self._head.lstrip(b"\r\n").split(b"\r\n")[1:-1]
+        return [(name, value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
+
+    def get(self, key: str, default: str | None = None, /) -> str | None:
+        """Return the value of header `key`, which is in lower case, or `default`."""
+        before, head, find = _before_value(key), self._head, self._lower.find
+        start = find(before)
+        if start < 0:
+            return default
+        end = head.find(b"\r\n", start + 1)
+        value = head[start + len(before) : end].strip(b" \t")
+        while (start := find(before, end)) >= 0:
+            end = head.find(b"\r\n", start + 1)
+            value = b"%b, %b" % (value, head[start + len(before) : end].strip(b" \t"))
+        return value.decode("latin-1")
 
 
-@lru_cache(maxsize=1024)
-def _name(raw: bytes) -> str:
-    """Return the name of a field in lower case; a server sends the same ones each time."""
-    return raw.decode("latin-1").lower()
+@lru_cache(maxsize=256)
+def _before_value(name: str) -> bytes:
+    """Return the bytes before the value of a field."""
+    return b"\r\n%b:" % name.encode("latin-1")
+
+
+def may_have(headers: HeaderMap, part: bytes) -> bool:
+    """Whether there may be fields with `part` in their names; one look instead of one for each of them."""
+    return not isinstance(headers, HeaderFields) or part in headers._lower
+
+
+def last_head(received: bytes, interim: int) -> bytes:
+    """Return the head after `interim` other ones at the beginning of `received`, without its empty line."""
+    head = b""
+    for _ in range(interim + 1):
+        received = received.lstrip(b"\r\n")
+        end = end_of_head(received)
+        head, received = received[:end], received[end:]
+    return head.removesuffix(b"\r\n")
 
 
 def end_of_head(received: bytes | bytearray, start: int = 0) -> int | None:

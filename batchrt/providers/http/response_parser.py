@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import httptools
 
 from batchrt.errors import MalformedResponseError
 from batchrt.providers.http.content_encoding import too_large
-from batchrt.providers.http.response_head import HeaderFields, end_of_head, repaired
+from batchrt.providers.http.response_head import HeaderFields, end_of_head, last_head, repaired
 
 if TYPE_CHECKING:
-    from batchrt.providers.http.response import HeaderMap
-
     Part: TypeAlias = Literal["protocol", "head", "body"]
 
 __all__ = ["BrokenResponse", "Disconnected", "ResponseParser"]
@@ -22,6 +20,8 @@ __all__ = ["BrokenResponse", "Disconnected", "ResponseParser"]
 LONGEST_HEAD: Final = 300 * 1024
 """Most bytes of a head, interim responses before it included; curl's bound (`MAX_HTTP_RESP_HEADER_SIZE`).
 Also most bytes of trailers, and of chunks that hold no data."""
+_USUAL_HEAD: Final = 4096
+"""Bytes of what is received first that are searched for the end of a head."""
 _OK: Final = 200
 _END_LENGTH: Final = 4
 _START: Final = b"HTTP/1."
@@ -63,7 +63,6 @@ class ResponseParser:
 
     Attributes:
         status: of the response, once `has_head`.
-        fields: its header fields, once `has_head`.
         chunks: its body as far as it has been received and not been taken.
         has_head: the final head is there.
         done: nothing more is awaited.
@@ -75,6 +74,8 @@ class ResponseParser:
     __slots__ = (
         "_bodiless",
         "_expected",
+        "_head",
+        "_interim",
         "_kept",
         "_limit",
         "_parser",
@@ -86,7 +87,6 @@ class ResponseParser:
         "chunks",
         "done",
         "error",
-        "fields",
         "has_head",
         "reusable",
         "status",
@@ -107,11 +107,11 @@ class ResponseParser:
         self._limit = limit
         self._bodiless = bodiless
         self._kept: bytearray | None = None
+        self._head: bytes | None = None
         self._repairing = False
         self._expected: float | None = None
-        self._size = self._seen = self._quiet = self._searched = 0
+        self._size = self._seen = self._quiet = self._searched = self._interim = 0
         self.status: int = 0
-        self.fields: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
         self.has_head: bool = False
         self.done: bool = False
@@ -133,13 +133,10 @@ class ResponseParser:
                 self._parser.feed_data(data)
             except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
                 self._refused(error, data)
-        self._check_size(data)
-
-    def _check_size(self, data: memoryview) -> None:
-        if not self.done:
+        if self._head is None and self.has_head:
+            self._keep_head(data)
+        if self._size > self._limit or not self.done:
             self._check_bounds(data)
-        elif self._size > self._limit:
-            self._fail(too_large(int(self._limit)))
 
     def end(self, *, clean: bool = True) -> None:
         """Take the end of the connection.
@@ -177,21 +174,18 @@ class ResponseParser:
         return chunks
 
     @property
-    def headers(self) -> HeaderMap:
-        """The header fields by name."""
-        return cast("HeaderMap", HeaderFields(self.fields))
+    def headers(self) -> HeaderFields:
+        """The header fields, once `has_head`."""
+        assert self._head is not None
+        return HeaderFields(self._head)
 
-    # Called by httptools. An exception raised here would stay in its parser.
+    # Called by httptools. An exception raised here would stay in its parser. There is no `on_header`: a call
+    # for each field would cost more than all the rest of the parsing.
 
     def on_message_begin(self) -> None:
         """Note bytes after the end of a response."""
         if self.done:
             self.reusable = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a field of the head; trailers are left out."""
-        if not self.has_head:
-            self.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Note the final head."""
@@ -217,7 +211,7 @@ class ResponseParser:
             self.done = True
             self.reusable = self._parser.should_keep_alive()
         else:
-            self.fields = []
+            self._interim += 1
 
     def _refused(self, error: Exception, data: memoryview) -> None:
         """Take an error of the parser."""
@@ -250,9 +244,11 @@ class ResponseParser:
         self._searched = max(0, len(self._kept) - _END_LENGTH)
 
     def _parse_repaired(self, head: bytes, rest: bytearray) -> None:
-        self._parser, self._repairing, self.fields = httptools.HttpResponseParser(self), False, []
+        self._parser, self._repairing = httptools.HttpResponseParser(self), False
         try:
-            self._parser.feed_data(repaired(head))
+            head = repaired(head)
+            self._head = head.removesuffix(b"\r\n")
+            self._parser.feed_data(head)
             self._parser.feed_data(rest)
         except MalformedResponseError as error:
             self._fail(error)
@@ -263,6 +259,9 @@ class ResponseParser:
 
     def _check_bounds(self, data: memoryview) -> None:
         """Bound the body, and the bytes that bring none."""
+        if self.done:
+            self._fail(too_large(int(self._limit)))
+            return
         if not self.has_head:
             if not self._repairing:
                 self._keep(data)
@@ -290,6 +289,17 @@ class ResponseParser:
             self._expected = int(length)
             if self._expected > self._limit:
                 self._fail(too_large(int(self._limit)))
+
+    def _keep_head(self, data: memoryview) -> None:
+        """Keep the head, which ends within `data`; the buffer below that is used again."""
+        if self._kept is None and not self._interim:
+            head = bytes(data[:_USUAL_HEAD])
+            end = head.find(b"\r\n\r\n")
+            if end > 0:
+                self._head = head[: end + 2]
+                return
+        received = bytes(data) if self._kept is None else bytes(self._kept) + data
+        self._head = last_head(received, self._interim)
 
     def _keep(self, data: memoryview) -> None:
         """Keep a part of the head, which may have to be repaired."""

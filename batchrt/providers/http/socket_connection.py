@@ -12,7 +12,7 @@ from batchrt.providers.http.connection_errors import CONNECT_TIMEOUT, ConnectFai
 from batchrt.providers.http.response_head import end_of_head
 from batchrt.providers.http.response_parser import ResponseParser
 from batchrt.providers.http.route import Route
-from batchrt.providers.http.socket_streams import PlainStream, Stream, TLSStream, is_readable
+from batchrt.providers.http.socket_streams import PlainStream, Stream, TLSStream, closed_errors, is_readable
 from batchrt.providers.http.tunnel import LONGEST_HEAD, check_tunnel, connect_request
 
 __all__ = ["SocketConnection", "connect_socket"]
@@ -51,7 +51,10 @@ class SocketConnection:
         """Send `request`, and return when the parser is done with the response."""
         self.send(request, limit)
         while not self.parser.done:
-            await self.advance()
+            if self._stream.has_unsent():
+                await self.advance()
+            else:
+                await self._receive()
 
     def send(self, request: bytes, limit: float, *, bodiless: bool = False) -> None:
         """Send `request`; its response, and what is left of the request, are up to `advance`."""
@@ -99,7 +102,7 @@ class SocketConnection:
         parser = self.parser
         try:
             data = await self._stream.receive()
-        except anyio.ClosedResourceError:
+        except closed_errors():
             parser.fail(ConnectionAbortedError("closed by this side"))
         except OSError as error:  # OpenSSL's errors too
             parser.fail(error)

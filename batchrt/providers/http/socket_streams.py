@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import Final, Protocol
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, cast
 
 import anyio
 
-__all__ = ["PlainStream", "Stream", "TLSStream", "is_readable"]
+from batchrt.runtime.event_loop import runs_asyncio
+
+__all__ = ["PlainStream", "Stream", "TLSStream", "closed_errors", "is_readable"]
 
 _READ_SIZE: Final = 64 * 1024
 
@@ -33,12 +37,13 @@ class Stream(Protocol):
 
 
 class PlainStream:
-    """A stream of the bytes of a socket."""
+    """A stream of the bytes of a socket, on the running loop."""
 
-    __slots__ = ("_error", "_socket", "_unsent")
+    __slots__ = ("_error", "_socket", "_unsent", "_wait_readable")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._wait_readable = _readable_wait()
         self._unsent = bytearray()
         self._error: OSError | None = None
 
@@ -67,7 +72,7 @@ class PlainStream:
     async def receive(self) -> bytes:
         """Return the next bytes; none at the end."""
         while True:
-            await anyio.wait_readable(self._socket)
+            await self._wait_readable(self._socket)
             try:
                 return self._socket.recv(_READ_SIZE)
             except (BlockingIOError, InterruptedError):
@@ -175,6 +180,24 @@ class TLSStream:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
+
+
+def _readable_wait() -> Callable[[socket.socket], Awaitable[None]]:
+    """Return the running library's wait for a socket; AnyIO's would look for the library at each call."""
+    if runs_asyncio():
+        return anyio.wait_readable
+    trio: Any = sys.modules["trio"]
+    return cast("Callable[[socket.socket], Awaitable[None]]", trio.lowlevel.wait_readable)
+
+
+def closed_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of a wait for a socket that was closed meanwhile."""
+    trio: Any = sys.modules.get("trio")
+    return (
+        (anyio.ClosedResourceError,)
+        if trio is None
+        else (anyio.ClosedResourceError, trio.ClosedResourceError)
+    )
 
 
 def is_readable(sock: socket.socket) -> bool:
