@@ -93,6 +93,7 @@ class FoundLimits:
         "_doubt",
         "_doubted_share",
         "_granted_at",
+        "_longest_wait",
         "_open",
         "_patience",
         "_pause_until",
@@ -127,6 +128,7 @@ class FoundLimits:
         self._acquit = acquit
         self._reopen = reopen
         self._open = 0
+        self._longest_wait = 0.0
         self._pause_until = -math.inf
         self._refused_in_a_row = 0
         self._surprises = 0
@@ -205,12 +207,15 @@ class FoundLimits:
         limit = self.in_flight.limit
         return "max_in_flight" if limit is not None and in_flight >= limit else None
 
-    def apart(self, limit: int) -> float:
-        """Return when the last of `limit` requests in flight may be sent, where some were refused before.
+    def apart(self, limit: int, grows: bool) -> float:
+        """Return when one of `limit` requests in flight may be sent that does not go with the others.
 
-        Not with the others: two at the same moment are refused by a bucket of one as well.
+        That is one beside more than were tried before: a limit above shows by a refusal or two, instead of by
+        the refusals of all that were sent within a refusal's time (RFC 9002, 7.7, and BBR pace for that
+        reason). And the last one where some were refused before: two at the same moment are refused by a
+        bucket of one as well.
         """
-        return self._granted_at + self.latency / (2 * limit) if self.log.refused else -math.inf
+        return self._granted_at + self.latency / (2 * limit) if grows or self.log.refused else -math.inf
 
     # Refusals
 
@@ -243,6 +248,8 @@ class FoundLimits:
             explained: a limit that is given or told explains it.
         """
         self.log.was_refused(permit, now, wait)
+        if is_exact(wait):
+            self._longest_wait = max(self._longest_wait, wait)
         if parallel:
             self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at))
             self._keep_to_limit(
@@ -279,7 +286,7 @@ class FoundLimits:
         if cause == "in flight" and base is not None and wave.most < base <= explanation.limit:
             self._doubt_limit(now)
         elif cause == "in flight":
-            self._crowded(wave._replace(beside=explanation.limit))
+            self._crowded(wave._replace(beside=explanation.limit, sure=True))
             self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
         elif cause == "rate" and self._is_credible(explanation, now):
             if self._lowering_helps(explanation, wave):
@@ -294,14 +301,29 @@ class FoundLimits:
             self._spare(wave, now)
 
     def _explain(self, now: float) -> Explanation:
-        """Explain the refusals by the log, and by the growth that ran into a limit."""
+        """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""
+        told = 1 / self._longest_wait if self._longest_wait else None
         if not self.rate.has_grown:
-            return self.log.explain(now, [self.rate.base], self.in_flight.base)
+            explanation = self.log.explain(now, [self.rate.base, told], self.in_flight.base)
+            return self._by_waits(explanation, told)
         overrun = self.rate.overrun
-        explanation = self.log.explain(now, [self.rate.base, overrun], self.in_flight.base)
+        explanation = self.log.explain(now, [self.rate.base, overrun, told], self.in_flight.base)
         if explanation.rate < overrun <= explanation.highest:
             # The log also counts the seconds at a lower pace, in which a full bucket lost its refill.
             return explanation._replace(rate=overrun, highest=overrun)
+        return explanation
+
+    def _by_waits(self, explanation: Explanation, told: float | None) -> Explanation:
+        """Take the rate that the waits tell, where it explains the refusals as well as others.
+
+        The wait for one request is its share of a token; the longest of some is nearly that for a whole one.
+        """
+        if told is None or explanation.cause != "rate":
+            return explanation
+        if told < explanation.rate:
+            self._longest_wait = 0.0  # the waits are no shares of a token, or the limit was raised
+        elif told <= explanation.highest:
+            return explanation._replace(rate=told, highest=told)
         return explanation
 
     def _spare(self, wave: Wave, now: float) -> None:
@@ -429,6 +451,11 @@ class FoundLimits:
         self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
 
 
+def is_exact(wait: float) -> bool:
+    """Whether a wait is one for the request, not rounded up to seconds."""
+    return wait > 0 and wait != round(wait)
+
+
 class Wave(NamedTuple):
     """The refusals of requests that were sent before the first refusal was known.
 
@@ -438,6 +465,7 @@ class Wave(NamedTuple):
         wait: the longest wait that was asked for.
         at: when the last of them came.
         sent_at: when the first of them was sent.
+        sure: the number in flight is the reason, not one of several.
     """
 
     beside: int
@@ -445,3 +473,4 @@ class Wave(NamedTuple):
     wait: float
     at: float
     sent_at: float
+    sure: bool = False

@@ -173,7 +173,7 @@ class Limiter:
         self.rates.charge(permit, now)
         self.found.granted(now)
         if self.concurrency.auto is not None:
-            self.concurrency.auto.sent(self.in_flight)
+            self.concurrency.auto.sent(self.in_flight, now)
 
     def undo(self, permit: Permit, now: float) -> None:
         """Give back the charge for a request that was not sent after all."""

@@ -11,7 +11,7 @@ from batchrt.limits.found_limits import FoundLimits
 
 __all__ = ["Pacing"]
 
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 10
 """Requests that are sent at once to a provider about which nothing is known."""
 _BARE_SHARE: Final = 4
 """A recovery is over when this many times the requests in flight at the refusal may be in flight."""
