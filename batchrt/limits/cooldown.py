@@ -9,14 +9,14 @@ from typing import Final
 from batchrt.errors import ProviderError, RateLimitError
 from batchrt.runtime.clock import clock_time
 
-__all__ = ["LONGEST_QUIET", "ColdStart", "CoolDown", "HalfOpen", "SlowStart", "longest_quiet"]
+__all__ = ["CONNECTING", "LONGEST_QUIET", "ColdStart", "CoolDown", "HalfOpen", "SlowStart", "longest_quiet"]
 
 _MARGIN: Final = 0.1
 """The share of its span by which a half-open recovery's first allowance lasts longer: arrival is not
 sending."""
 _MANY_TIMES: Final = 8
 """How many times as many as enough may be sent until a half-open recovery is over in any case."""
-_CONNECTING: Final = 0.15
+CONNECTING: Final = 0.15
 """Seconds without a reply in which a cold start does not double: a new connection takes three round trips
 until the first (TCP, TLS 1.3 and the request), of 50 ms each."""
 _DOUBLING: Final = 0.025
@@ -136,14 +136,16 @@ class ColdStart:
 
     Args:
         first: how many may be sent at once.
-        now: the time.
+        began: when the doubling begins without a reply.
+        doubling: seconds in which it doubles.
     """
 
-    __slots__ = ("_allowed", "_began", "_sent")
+    __slots__ = ("_allowed", "_began", "_doubling", "_sent")
 
-    def __init__(self, first: int, now: float) -> None:
-        self._began = now + _CONNECTING
+    def __init__(self, first: int, began: float, doubling: float = _DOUBLING) -> None:
+        self._began = began
         self._allowed = first
+        self._doubling = doubling
         self._sent = 0
 
     def sent(self) -> None:
@@ -159,11 +161,11 @@ class ColdStart:
         """Return when the next request may be sent, `now` at the earliest."""
         if self._sent < self._allowed:
             return now
-        return max(now, self._began + _DOUBLING * math.log2((self._sent + 1) / self._allowed))
+        return max(now, self._began + self._doubling * math.log2((self._sent + 1) / self._allowed))
 
     def is_over(self, now: float) -> bool:
         """Whether it holds nothing back any more."""
-        return now - self._began > _DOUBLING * _DOUBLINGS
+        return now - self._began > self._doubling * _DOUBLINGS
 
 
 class HalfOpen:

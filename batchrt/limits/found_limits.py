@@ -24,21 +24,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from batchrt.limits.in_flight_limit import InFlightLimit
+from batchrt.limits.refusal_pause import FIRST_PAUSE, RefusalPause
+from batchrt.limits.retrial import Retrial
 from batchrt.limits.rate_estimator import RateEstimator
-from batchrt.limits.refusal_log import ACCEPTED, Explanation, RefusalLog
+from batchrt.limits.refusal_log import ACCEPTED, PENDING, REFUSED, Entry, Explanation, RefusalLog
 
 if TYPE_CHECKING:
     from batchrt.limits.permit import Permit
 
 __all__ = ["FoundLimits", "Wave"]
 
-_FIRST_PAUSE: Final = 0.5
-_SHORTEST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 8.0
-"""Seconds without a request after a refusal that names no wait, doubling while nothing is answered: the
-openai SDK's 0.5 and 8, and half a round trip where that is shorter. An answer ends the pause."""
-_NAMED_ARE_ENOUGH: Final = 4
-"""Refusals in a row, without an answer, whose named wait is taken for enough."""
 _SMOOTHING: Final = 0.1
 _TRIAL_ROUNDS: Final = 2.0
 """Round trips after which a number in flight that one wave told is probed."""
@@ -65,6 +60,15 @@ _MOST_SCEPTICAL: Final = 120.0
 """Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
 than twice the refusals end it."""
 _MANY: Final = 2.0
+_NATS: Final = 1.5
+"""The logarithm of a likelihood ratio that counts as one refusal without an explanation: two are 20 to 1, the
+bound of Wald's sequential test for errors of one in twenty."""
+_EVEN: Final = 0.5
+_LEAST_NOISE: Final = 0.02
+_SLIP: Final = 0.05
+"""How likely a limit lets a request in that is over it: counts on both sides differ for a moment."""
+_UNKNOWN: Final = 0.25
+"""How likely a limit of which too little is known does so."""
 
 Changed = Callable[[str, "float | None", "float | None", str], object]
 Crowded: TypeAlias = "Callable[[Wave], object]"
@@ -83,7 +87,7 @@ class FoundLimits:
         rate: the rate that is kept to, if one is believed.
         in_flight: the number of requests in flight that is kept to, if one is believed.
         latency: mean seconds of a round trip; 0 before the first answer.
-        unexplained: refusals in a row that no limit explains.
+        unexplained: evidence that refusals have a reason that is no limit, about one for each.
     """
 
     __slots__ = (
@@ -96,9 +100,9 @@ class FoundLimits:
         "_longest_wait",
         "_open",
         "_patience",
-        "_pause_until",
-        "_refused_in_a_row",
+        "_pause",
         "_reopen",
+        "_retrial",
         "_sceptical_until",
         "_settled_at",
         "_surprises",
@@ -122,15 +126,15 @@ class FoundLimits:
         self.rate: RateEstimator = RateEstimator()
         self.in_flight: InFlightLimit = InFlightLimit()
         self.latency: float = 0.0
-        self.unexplained: int = 0
+        self.unexplained: float = 0.0
         self._changed = changed
         self._crowded = crowded
         self._acquit = acquit
         self._reopen = reopen
         self._open = 0
         self._longest_wait = 0.0
-        self._pause_until = -math.inf
-        self._refused_in_a_row = 0
+        self._pause = RefusalPause()
+        self._retrial = Retrial()
         self._surprises = 0
         self._patience = _SURPRISES
         self._doubt = _SCEPTICAL
@@ -139,7 +143,7 @@ class FoundLimits:
         self._unsettled = False
         self._granted_at = -math.inf
         self._settled_at = -math.inf
-        self._wave = Wave(0, 0, 0.0, 0.0, 0.0)
+        self._wave = Wave(0, 0, 0.0, 0.0, 0.0, 0.0)
 
     @property
     def is_certain(self) -> bool:
@@ -148,14 +152,16 @@ class FoundLimits:
 
     # Requests
 
-    def granted(self, now: float) -> None:
+    def granted(self, permit: Permit, now: float) -> None:
         """Record that a request may be sent."""
         self._granted_at = now
+        self._retrial.granted(permit)
         if self.rate.bucket is not None:
             self.rate.bucket.charge(1.0)
 
-    def withdrawn(self) -> None:
+    def withdrawn(self, permit: Permit) -> None:
         """Record that a request that might have been sent was not."""
+        self._retrial.withdrawn(permit)
         if self.rate.bucket is not None:
             self.rate.bucket.charge(-1.0)
 
@@ -174,9 +180,7 @@ class FoundLimits:
         self.log.replied(now)
         seconds = now - permit.sent_at
         self.latency += (seconds - self.latency) * _SMOOTHING if self.latency else seconds
-        if self._refused_in_a_row:
-            self._refused_in_a_row = 0
-            self._pause_until = -math.inf
+        self._pause.end()
 
     def pause_ends(self, now: float) -> float:
         """Return when the pause after a refusal that names no wait is over, and its wave known; or `now`."""
@@ -185,7 +189,20 @@ class FoundLimits:
                 self._conclude(now)
             elif self.unexplained < _CERTAIN:
                 return self._settled_at
-        return max(now, self._pause_until)
+        if self._retrial.is_wanted:
+            return now
+        if self._retrial.permit is not None:
+            due = self._retrial.known_at(now, self.log.settling)
+            if due > now:
+                return due
+            sent = self._retrial.end()
+            if sent.verdict in {PENDING, ACCEPTED}:
+                self._let_in_again(sent, now)
+        return max(now, self._pause.until)
+
+    def is_sent_again(self, permit: Permit) -> bool:
+        """Whether a request is the one that is sent during the pause."""
+        return self._retrial.permit is permit
 
     def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
         """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
@@ -221,18 +238,9 @@ class FoundLimits:
 
     def pause(self, now: float, wait: float, random: Callable[[], float]) -> float:
         """Return the seconds of quiet after the first refusal of a wave, which asks for `wait` seconds."""
-        self._refused_in_a_row += 1
-        row = self._refused_in_a_row - (_NAMED_ARE_ENOUGH if wait > 0 else 1)
-        if row < 0:
-            return wait
-        first = min(max(self.latency / 2, _SHORTEST_PAUSE), _FIRST_PAUSE) if self.latency else _FIRST_PAUSE
-        pause = min(first * 2.0 ** min(row, 16), _LONGEST_PAUSE) * (1 - random() / 4)
-        if wait > 0:
-            return max(wait, pause)
-        if row == 0 and self.unexplained > _CERTAIN and self.log.let_in(now)[0] >= _SPARED:
+        if wait <= 0 and self.is_certain and self.log.let_in_lately(now):
             return 0.0
-        self._pause_until = now + pause
-        return pause
+        return self._pause.begin(now, wait, self.latency, random)
 
     def refused(
         self, permit: Permit, now: float, wait: float, *, leads: bool, parallel: bool, explained: bool
@@ -251,31 +259,37 @@ class FoundLimits:
         if is_exact(wait):
             self._longest_wait = max(self._longest_wait, wait)
         if parallel:
-            self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at))
+            self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at, permit.sent_at))
             self._keep_to_limit(
                 max(1, permit.beside), 0.0, now, "the provider says that too many are in flight"
             )
+        failed_again = self._retrial.refused(permit)
         if parallel or explained:
             return
-        if leads or not self._unsettled:
-            self._wave = Wave(permit.beside, permit.beside, wait, now, permit.sent_at)
+        if failed_again or (self._unsettled and not leads):
+            self._wave = self._wave.joined(permit, wait, now)
         else:
-            wave = self._wave
-            self._wave = Wave(
-                min(wave.beside, permit.beside),
-                max(wave.most, permit.beside),
-                max(wave.wait, wait),
-                now,
-                wave.sent_at,
-            )
+            self._wave = Wave(permit.beside, permit.beside, wait, now, permit.sent_at, permit.sent_at)
         self._unsettled = True
-        self._settled_at = now + self.log.settling
+        # Where sending goes on, the outcome of the next request is waited for as well.
+        goes_on = self.is_certain and wait <= 0
+        self._settled_at = now + self.log.settling * (2 if goes_on else 1)
 
     def _conclude(self, now: float) -> None:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
         explanation = self._explain(now)
+        if self._is_in_doubt(explanation, wave):
+            self._retrial.want()
+            return
+        after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
+        if after is not None and after.verdict != REFUSED and self._chance(explanation, after) < _EVEN:
+            explanation = explanation._replace(cause="noise")
+        self._act(explanation, wave, now)
+
+    def _act(self, explanation: Explanation, wave: Wave, now: float) -> None:
+        """Keep to the limit that explains a wave, or give one up."""
         cause = explanation.cause
         if cause == "rate":
             most = _SENT_SHARE * self.log.fastest(self._settled_at)
@@ -299,6 +313,42 @@ class FoundLimits:
             self._guess(explanation, wave, now)
         if self.rate.bucket is None and self.in_flight.limit is None:
             self._spare(wave, now)
+
+    def _is_in_doubt(self, explanation: Explanation, wave: Wave) -> bool:
+        """Whether one request more is to tell a limit from noise: no limit that is known explains the wave."""
+        if self._retrial.has_failed or wave.wait > 0 or self.is_certain:
+            self._retrial.has_failed = False
+            return False
+        if self.rate.bucket is not None:
+            return not self.rate.probed(wave.at) and not self.rate.has_grown
+        base = self.in_flight.base
+        return base is None or wave.most < base
+
+    def _let_in_again(self, permit: Permit, now: float) -> None:
+        """Go on as before the refusals, unless a limit would have let the request in by now as well."""
+        explanation = self._explain(now)
+        chance = self._chance(explanation, permit)
+        if chance >= _EVEN and explanation.cause == "rate" and (explanation.clear or self.rate.bucket):
+            self._act(explanation, self._wave, now)
+            return
+        self._pause.end()
+        noise = min(max(1 - self.log.let_in(now)[0], _LEAST_NOISE), _EVEN)
+        self.unexplained += max(0.0, math.log((1 - noise) / chance) / _NATS)
+        if self.rate.bucket is not None:
+            self._surprises += 1
+            if self._surprises >= self._patience:
+                self._believe_nothing(now)
+        elif self.in_flight.base is not None:
+            self._doubt_limit(now)
+        self._acquit(0.0)
+
+    def _chance(self, explanation: Explanation, entry: Entry) -> float:
+        """Return how likely the limit lets a request in that is sent right after it refused another."""
+        if explanation.cause == "rate":
+            return min(1.0, max(explanation.rate * (entry.sent_at - self._wave.refused_at), _SLIP))
+        if explanation.cause == "in flight":
+            return 1.0 if entry.beside < explanation.limit else _SLIP
+        return _UNKNOWN
 
     def _explain(self, now: float) -> Explanation:
         """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""
@@ -426,7 +476,7 @@ class FoundLimits:
         is_new = self.in_flight.limit is None
         self.in_flight.found(limit, self.latency, wait, now)
         if is_new and wait <= 0:
-            self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or _FIRST_PAUSE))
+            self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or FIRST_PAUSE))
 
     def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         self.unexplained = 0
@@ -465,6 +515,7 @@ class Wave(NamedTuple):
         wait: the longest wait that was asked for.
         at: when the last of them came.
         sent_at: when the first of them was sent.
+        refused_at: when the last of them was sent.
         sure: the number in flight is the reason, not one of several.
     """
 
@@ -473,4 +524,15 @@ class Wave(NamedTuple):
     wait: float
     at: float
     sent_at: float
+    refused_at: float
     sure: bool = False
+
+    def joined(self, permit: Permit, wait: float, now: float) -> Wave:
+        """Return it with one refusal more, which came just now."""
+        return self._replace(
+            beside=min(self.beside, permit.beside),
+            most=max(self.most, permit.beside),
+            wait=max(self.wait, wait),
+            at=now,
+            refused_at=max(self.refused_at, permit.sent_at),
+        )

@@ -119,9 +119,11 @@ class Limiter:
             return now + wait
         return now if self.rates.paces else pacing.start_due(now)
 
-    def is_quiet(self, now: float) -> bool:
-        """Whether a refusal has begun a cool-down or a pause that is not over."""
-        return self.pacing.cooldown.until > now or self.found.pause_ends(now) > now
+    def is_quiet(self, permit: Permit, now: float) -> bool:
+        """Whether a refusal has begun a cool-down or a pause that is not over for a request."""
+        if self.pacing.cooldown.until > now:
+            return True
+        return self.found.pause_ends(now) > now and not self.found.is_sent_again(permit)
 
     def waits_for_provider(self, permit: Permit) -> bool:
         """Whether a request waits for a provider that is down, instead of failing."""
@@ -171,7 +173,7 @@ class Limiter:
         if permit.probes:
             self.breaker.probe_sent()
         self.rates.charge(permit, now)
-        self.found.granted(now)
+        self.found.granted(permit, now)
         if self.concurrency.auto is not None:
             self.concurrency.auto.sent(self.in_flight, now)
 
@@ -180,7 +182,7 @@ class Limiter:
         permit.granted = False
         self.in_flight -= 1
         self.rates.undo(permit)
-        self.found.withdrawn()
+        self.found.withdrawn(permit)
         if permit.probes:
             self.breaker.probe_failed(now)
 
@@ -231,7 +233,8 @@ class Limiter:
         if not failure.refused:
             # It may be an outage, for the retry budget and the circuit breaker to handle.
             if permit.auto:
-                self._crowded(Wave(self.in_flight - 1, self.in_flight - 1, 0.0, now, permit.sent_at))
+                most, sent_at = self.in_flight - 1, permit.sent_at
+                self._crowded(Wave(most, most, 0.0, now, sent_at, sent_at))
             return False
         cooldown, found, parallel = self.pacing.cooldown, self.found, permit.parallel
         wait = min(failure.wait, longest_quiet(permit.longest_quiet))
@@ -318,7 +321,7 @@ class Limiter:
     def _acquit(self, wait: float) -> None:
         self.concurrency.acquit()
         if wait <= 0:
-            self.pacing.hurry(self.in_flight)
+            self.pacing.resume(self.now, self.found.log.settling)
 
     def _reopen(self) -> None:
         self.pacing.reopen(self.in_flight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from batchrt.limits.cooldown import ColdStart, CoolDown, HalfOpen, SlowStart
+from batchrt.limits.cooldown import CONNECTING, ColdStart, CoolDown, HalfOpen, SlowStart
 from batchrt.limits.error_kinds import Failure, FailureKind
 from batchrt.limits.found_limits import FoundLimits
 
@@ -58,7 +58,7 @@ class Pacing:
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
         if not self._began:
-            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now)
+            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now + CONNECTING)
         if self._cold_start is not None:
             self._cold_start.sent()
         if self._half_open is not None:
@@ -79,10 +79,14 @@ class Pacing:
         """Send one request, and one more for each answer, until `enough` may be in flight."""
         self._slow_start = SlowStart(enough)
 
-    def hurry(self, in_flight: int) -> None:
-        """Let twice as many be in flight after a pause that turned out to be without reason."""
-        if self._slow_start is not None and self._slow_start.hurry(2 * in_flight):
+    def resume(self, now: float, doubling: float) -> None:
+        """End the recovery after a refusal that turned out to have no reason.
+
+        One request is sent, and twice as many after each `doubling`, in which a refusal would be known.
+        """
+        if self._slow_start is not None:
             self._slow_start = None
+            self._cold_start = ColdStart(4, now, doubling)
 
     def stop_slow_start(self) -> None:
         """Hold no request back any more after a pause."""

@@ -18,11 +18,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from batchrt.limits.rate_evidence import Event, likeliest_rate
 
-__all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Explanation", "RefusalLog"]
+__all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Entry", "Explanation", "RefusalLog"]
 
 PENDING: Final = 0
 ACCEPTED: Final = 1
@@ -64,6 +65,8 @@ _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
 """Requests accepted after a refused one, beside as many, from which on the refusal is taken for noise."""
+_LATELY: Final = 8
+"""Requests in a row that are refused at random hardly ever: with a share of a half in one of 256 cases."""
 _LEAST_ACTIVE: Final = 1e-3
 
 
@@ -177,6 +180,19 @@ class RefusalLog:
         """Whether a request is under way for so long that the provider has let it in."""
         let_in = now - self.settling
         return any(entry.verdict == PENDING and entry.sent_at < let_in for entry in self._entries)
+
+    def let_in_lately(self, now: float) -> bool:
+        """Whether one of the newest requests with a known outcome was let in."""
+        latest = now - self.settling
+        known = (entry.verdict for entry in reversed(self._entries) if entry.sent_at <= latest)
+        return any(verdict in {PENDING, ACCEPTED} for verdict in islice(known, _LATELY))
+
+    def first_after(self, time: float, now: float) -> Entry | None:
+        """Return the first request that was sent after a time, if its outcome is known."""
+        first = next((entry for entry in self._entries if entry.sent_at >= time), None)
+        if first is None or first.sent_at > now - self.settling or first.verdict == UNKNOWN:
+            return None
+        return first
 
     def _active(self, start: float, end: float) -> float:
         """Return the seconds between two times outside of the waits that refusals asked for."""

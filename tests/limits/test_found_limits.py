@@ -35,7 +35,7 @@ class Client:
         permits = [Permit(1) for _ in refused]
         for permit in permits:
             permit.sent_at = self.now
-            self.found.granted(self.now)
+            self.found.granted(permit, self.now)
             self.found.sent(permit)
         leads = True
         for permit, was_refused in zip(permits, refused, strict=True):
