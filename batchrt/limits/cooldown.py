@@ -128,24 +128,35 @@ class SlowStart:
 
 
 class ColdStart:
-    """Send few requests to an unknown provider, and twice as many every 25 ms from its first reply on.
+    """Send few requests to an unknown provider, and twice as many every 25 ms.
 
-    A limit shows in a round trip, which takes longest while connections are being made. An answer makes room
-    for a request beside that: answers come in bursts at first, and twice as many in return would find a limit
-    by a burst of refusals.
+    A limit shows in a round trip, which takes longest while connections are being made. So not more than some
+    are sent before the first reply, or until there could be one. An answer makes room for one request beside
+    that: answers come in bursts at first, and twice as many in return would find a limit by a burst of refusals.
 
     Args:
         first: how many may be sent at once.
-        began: when the doubling begins without a reply.
+        now: the time.
         doubling: seconds in which it doubles.
+        unanswered: how many may be sent before the first reply, within `connecting` seconds.
+        connecting: seconds within which a reply is expected.
     """
 
-    __slots__ = ("_allowed", "_began", "_doubling", "_sent")
+    __slots__ = ("_allowed", "_began", "_connected_at", "_doubling", "_sent", "_unanswered")
 
-    def __init__(self, first: int, began: float, doubling: float = _DOUBLING) -> None:
-        self._began = began
+    def __init__(
+        self,
+        first: int,
+        now: float,
+        doubling: float = _DOUBLING,
+        unanswered: float = math.inf,
+        connecting: float = 0.0,
+    ) -> None:
+        self._began = now
         self._allowed = first
         self._doubling = doubling
+        self._unanswered = unanswered
+        self._connected_at = now + connecting
         self._sent = 0
 
     def sent(self) -> None:
@@ -154,18 +165,28 @@ class ColdStart:
 
     def replied(self, now: float, *, answered: bool) -> None:
         """Record an answer or a refusal."""
-        self._began = min(self._began, now)
+        if self._unanswered < math.inf:
+            self._go_on(now)
         self._allowed += answered
+
+    def _go_on(self, now: float) -> None:
+        """Double what was sent so far from now on."""
+        self._unanswered = math.inf
+        self._began, self._allowed = now, max(self._allowed, self._sent)
 
     def due(self, now: float) -> float:
         """Return when the next request may be sent, `now` at the earliest."""
         if self._sent < self._allowed:
             return now
+        if self._sent >= self._unanswered:
+            if now < self._connected_at:
+                return self._connected_at
+            self._go_on(self._connected_at)
         return max(now, self._began + self._doubling * math.log2((self._sent + 1) / self._allowed))
 
     def is_over(self, now: float) -> bool:
         """Whether it holds nothing back any more."""
-        return now - self._began > self._doubling * _DOUBLINGS
+        return self._sent < self._unanswered and now - self._began > self._doubling * _DOUBLINGS
 
 
 class HalfOpen:

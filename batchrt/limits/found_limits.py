@@ -209,7 +209,9 @@ class FoundLimits:
         if (due := self.pause_ends(now)) > now:
             return due
         if not permit.auto:
-            due = self.in_flight.lets_in_at(in_flight, self.latency, self._granted_at, now)
+            due = self.in_flight.lets_in_at(
+                in_flight, self.latency, self.log.settling, self._granted_at, now
+            )
             if due > now:
                 return due
         if self.rate.bucket is None:
@@ -280,13 +282,17 @@ class FoundLimits:
         self._unsettled = False
         wave = self._wave
         explanation = self._explain(now)
-        if self._is_in_doubt(explanation, wave):
+        confirmed, self._retrial.has_failed = self._retrial.has_failed, False
+        if not confirmed and self._is_in_doubt(explanation, wave):
             self._retrial.want()
             return
         after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
         if after is not None and after.verdict != REFUSED and self._chance(explanation, after) < _EVEN:
             explanation = explanation._replace(cause="noise")
-        self._act(explanation, wave, now)
+        if confirmed and explanation.cause == "noise" and self.rate.bucket is None:
+            self.unexplained = max(0.0, self.unexplained - 1)
+        else:
+            self._act(explanation, wave, now)
 
     def _act(self, explanation: Explanation, wave: Wave, now: float) -> None:
         """Keep to the limit that explains a wave, or give one up."""
@@ -316,9 +322,10 @@ class FoundLimits:
 
     def _is_in_doubt(self, explanation: Explanation, wave: Wave) -> bool:
         """Whether one request more is to tell a limit from noise: no limit that is known explains the wave."""
-        if self._retrial.has_failed or wave.wait > 0 or self.is_certain:
-            self._retrial.has_failed = False
+        if wave.wait > 0 or self.is_certain:
             return False
+        if explanation.cause == "noise":
+            return True
         if self.rate.bucket is not None:
             return not self.rate.probed(wave.at) and not self.rate.has_grown
         base = self.in_flight.base
@@ -364,17 +371,19 @@ class FoundLimits:
         return explanation
 
     def _by_waits(self, explanation: Explanation, told: float | None) -> Explanation:
-        """Take the rate that the waits tell, where it explains the refusals as well as others.
+        """Let the waits bound the rate, where they are shares of a token.
 
         The wait for one request is its share of a token; the longest of some is nearly that for a whole one.
         """
         if told is None or explanation.cause != "rate":
             return explanation
         if told < explanation.rate:
-            self._longest_wait = 0.0  # the waits are no shares of a token, or the limit was raised
-        elif told <= explanation.highest:
-            return explanation._replace(rate=told, highest=told)
-        return explanation
+            self._longest_wait = 0.0  # they are not, or the limit was raised
+            return explanation
+        highest = min(told, explanation.highest)
+        if self.rate.base is not None and self.rate.base > explanation.rate:
+            highest = min(highest, self.rate.base)  # which was refused
+        return explanation._replace(rate=math.sqrt(explanation.rate * highest), highest=highest)
 
     def _spare(self, wave: Wave, now: float) -> None:
         """Send little more than is accepted where most requests are refused, for whatever reason."""

@@ -11,8 +11,10 @@ from batchrt.limits.found_limits import FoundLimits
 
 __all__ = ["Pacing"]
 
-_AT_ONCE: Final = 10
-"""Requests that are sent at once to a provider about which nothing is known."""
+_AT_ONCE: Final = 4
+_UNANSWERED: Final = 10
+"""Requests that are sent to a provider about which nothing is known, at once and before the first reply: the
+initial windows of TCP (RFC 3390 and RFC 6928)."""
 _BARE_SHARE: Final = 4
 """A recovery is over when this many times the requests in flight at the refusal may be in flight."""
 _SEVERAL: Final = 4
@@ -58,7 +60,7 @@ class Pacing:
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
         if not self._began:
-            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now + CONNECTING)
+            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now, unanswered=_UNANSWERED, connecting=CONNECTING)
         if self._cold_start is not None:
             self._cold_start.sent()
         if self._half_open is not None:
