@@ -283,7 +283,7 @@ class FoundLimits:
         wave = self._wave
         explanation = self._explain(now)
         confirmed, self._retrial.has_failed = self._retrial.has_failed, False
-        if not confirmed and self._is_in_doubt(explanation, wave):
+        if not confirmed and self._is_in_doubt(explanation, wave, now):
             self._retrial.want()
             return
         after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
@@ -320,9 +320,16 @@ class FoundLimits:
         if self.rate.bucket is None and self.in_flight.limit is None:
             self._spare(wave, now)
 
-    def _is_in_doubt(self, explanation: Explanation, wave: Wave) -> bool:
-        """Whether one request more is to tell a limit from noise: no limit that is known explains the wave."""
+    def _is_in_doubt(self, explanation: Explanation, wave: Wave, now: float) -> bool:
+        """Whether one request more is to tell a limit from noise.
+
+        Not where a limit that is known explains the wave, nor where a rate is so high that it would let the
+        request in as well.
+        """
         if wave.wait > 0 or self.is_certain:
+            return False
+        rate = explanation.rate if explanation.cause == "rate" else self.rate.base or 0.0
+        if rate * (now - wave.refused_at) >= _EVEN and (explanation.clear or self.rate.bucket is not None):
             return False
         if explanation.cause == "noise":
             return True
@@ -355,6 +362,8 @@ class FoundLimits:
             return min(1.0, max(explanation.rate * (entry.sent_at - self._wave.refused_at), _SLIP))
         if explanation.cause == "in flight":
             return 1.0 if entry.beside < explanation.limit else _SLIP
+        if self.rate.base is not None:
+            return min(1.0, max(self.rate.base * (entry.sent_at - self._wave.refused_at), _SLIP))
         return _UNKNOWN
 
     def _explain(self, now: float) -> Explanation:

@@ -223,8 +223,7 @@ class Limiter:
             self.rates.learn(permit.told, permit, now, refused=refused)
         permit.verdict = UNKNOWN
         auto = self.concurrency.auto
-        is_noise = failure.refused and self.found.is_certain
-        if auto is not None and permit.auto and (kind.overloaded or kind.outage) and not is_noise:
+        if auto is not None and permit.auto and (kind.overloaded or kind.outage) and not failure.refused:
             auto.failed()
         return kind.overloaded and self._refused(permit, failure, now, unit)
 
@@ -324,7 +323,7 @@ class Limiter:
             self.pacing.resume(self.now, self.found.log.settling)
 
     def _reopen(self) -> None:
-        self.pacing.reopen(self.in_flight)
+        self.pacing.reopen(max(self.in_flight, self.found.log.carried()))
 
 
 def _with_in_flight(limits: dict[str, float], in_flight: int | None) -> dict[str, float]:

@@ -40,9 +40,10 @@ _PEAK_SECONDS: Final = 1.0
 to have been kept to for as long as the last says."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
-_LEAST: Final = 1e-3
+_LEAST: Final = 1 / 60
 _MOST: Final = 1e6
-"""Requests a second: the bounds of a rate."""
+"""Requests a second: the bounds of a rate. Limits are set per minute; one that lets less in than one request is an
+outage."""
 
 
 class RateEstimator:

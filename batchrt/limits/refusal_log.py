@@ -240,7 +240,7 @@ class RefusalLog:
             return Explanation("noise", refused=refused, unexplained=refused)
         if rather_limit:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
-        clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
+        clear = refused >= _CLEAR_REFUSALS and let_in >= _FEWEST and of_rate <= _CLEAR * min(refused, let_in)
         return Explanation(
             "rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate, clear=clear
         )
