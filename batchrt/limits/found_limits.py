@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from batchrt.limits.in_flight_limit import InFlightLimit
+from batchrt.limits.named_waits import NamedWaits
 from batchrt.limits.refusal_pause import FIRST_PAUSE, RefusalPause
 from batchrt.limits.retrial import Retrial
 from batchrt.limits.rate_estimator import RateEstimator
@@ -97,7 +98,7 @@ class FoundLimits:
         "_doubt",
         "_doubted_share",
         "_granted_at",
-        "_longest_wait",
+        "_waits",
         "_open",
         "_patience",
         "_pause",
@@ -132,7 +133,7 @@ class FoundLimits:
         self._acquit = acquit
         self._reopen = reopen
         self._open = 0
-        self._longest_wait = 0.0
+        self._waits = NamedWaits()
         self._pause = RefusalPause()
         self._retrial = Retrial()
         self._surprises = 0
@@ -206,7 +207,7 @@ class FoundLimits:
 
     def lets_in_at(self, permit: Permit, in_flight: int, now: float, *, wanted: bool) -> float:
         """Return when `permit` may be sent beside `in_flight` others; infinity when another has to end."""
-        if (due := self.pause_ends(now)) > now:
+        if (due := self.pause_ends(now)) > now or self._retrial.is_wanted:
             return due
         if not permit.auto:
             due = self.in_flight.lets_in_at(
@@ -240,8 +241,10 @@ class FoundLimits:
 
     def pause(self, now: float, wait: float, random: Callable[[], float]) -> float:
         """Return the seconds of quiet after the first refusal of a wave, which asks for `wait` seconds."""
-        if wait <= 0 and self.is_certain and self.log.let_in_lately(now):
-            return 0.0
+        if wait <= 0 and self.is_certain:
+            if not self.log.is_barred(now):
+                return 0.0
+            self.unexplained = _CERTAIN - _NATS / 2
         return self._pause.begin(now, wait, self.latency, random)
 
     def refused(
@@ -258,8 +261,6 @@ class FoundLimits:
             explained: a limit that is given or told explains it.
         """
         self.log.was_refused(permit, now, wait)
-        if is_exact(wait):
-            self._longest_wait = max(self._longest_wait, wait)
         if parallel:
             self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at, permit.sent_at))
             self._keep_to_limit(
@@ -289,8 +290,12 @@ class FoundLimits:
         after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
         if after is not None and after.verdict != REFUSED and self._chance(explanation, after) < _EVEN:
             explanation = explanation._replace(cause="noise")
-        if confirmed and explanation.cause == "noise" and self.rate.bucket is None:
+        if confirmed and explanation.cause == "noise":
+            # A limit that nothing explains yet, or a stranger's use of one: no pace is known to be better.
             self.unexplained = max(0.0, self.unexplained - 1)
+            self.rate.refused(wave.wait, wave.at)
+            if self.rate.bucket is None and self.in_flight.limit is None:
+                self._spare(wave, now)
         else:
             self._act(explanation, wave, now)
 
@@ -326,7 +331,7 @@ class FoundLimits:
         Not where a limit that is known explains the wave, nor where a rate is so high that it would let the
         request in as well.
         """
-        if wave.wait > 0 or self.is_certain:
+        if self.is_certain or (wave.wait > 0 and not self._waits.are_fixed):
             return False
         rate = explanation.rate if explanation.cause == "rate" else self.rate.base or 0.0
         if rate * (now - wave.refused_at) >= _EVEN and (explanation.clear or self.rate.bucket is not None):
@@ -368,7 +373,9 @@ class FoundLimits:
 
     def _explain(self, now: float) -> Explanation:
         """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""
-        told = 1 / self._longest_wait if self._longest_wait else None
+        self._waits.learn(self._wave.wait)
+        told = self._waits.highest_rate
+        told = None if told == math.inf else told
         if not self.rate.has_grown:
             explanation = self.log.explain(now, [self.rate.base, told], self.in_flight.base)
             return self._by_waits(explanation, told)
@@ -387,7 +394,7 @@ class FoundLimits:
         if told is None or explanation.cause != "rate":
             return explanation
         if told < explanation.rate:
-            self._longest_wait = 0.0  # they are not, or the limit was raised
+            self._waits.forget()
             return explanation
         highest = min(told, explanation.highest)
         if self.rate.base is not None and self.rate.base > explanation.rate:
@@ -481,6 +488,8 @@ class FoundLimits:
             self._doubted_share = max(self.log.weight(now), 1.0)
             self._sceptical_until = now + self._doubt
             self._reopen()
+            if self._wave.wait <= 0:
+                self._acquit(0.0)
             self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
             self._changed("requests_per_minute", before, None, "refusals did not end below it")
         if self.in_flight.is_outgrown:
@@ -517,11 +526,6 @@ class FoundLimits:
         assert self.rate.base is not None
         rate = None if before is None else 60 * before.rate
         self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
-
-
-def is_exact(wait: float) -> bool:
-    """Whether a wait is one for the request, not rounded up to seconds."""
-    return wait > 0 and wait != round(wait)
 
 
 class Wave(NamedTuple):

@@ -125,8 +125,8 @@ class RateEstimator:
 
     def refused(self, wait: float, now: float) -> None:
         """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""
-        self._until = max(self._until, now + max(wait, _CUSHION / self._base))
         if self.bucket is not None:
+            self._until = max(self._until, now + max(wait, _CUSHION / self._base))
             self.bucket.level = min(self.bucket.level, 1.0)
 
     @property

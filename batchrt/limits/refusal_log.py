@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from batchrt.limits.rate_evidence import Event, likeliest_rate
@@ -65,8 +64,10 @@ _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
 """Requests accepted after a refused one, beside as many, from which on the refusal is taken for noise."""
-_LATELY: Final = 8
-"""Requests in a row that are refused at random hardly ever: with a share of a half in one of 256 cases."""
+_BY_CHANCE: Final = 0.01
+_LEAST_SHARE: Final = 0.02
+_MOST_SHARE: Final = 0.6
+"""The chance of a row of refusals, at the share of requests that is refused, below which it is no chance."""
 _LEAST_ACTIVE: Final = 1e-3
 
 
@@ -181,11 +182,15 @@ class RefusalLog:
         let_in = now - self.settling
         return any(entry.verdict == PENDING and entry.sent_at < let_in for entry in self._entries)
 
-    def let_in_lately(self, now: float) -> bool:
-        """Whether one of the newest requests with a known outcome was let in."""
+    def is_barred(self, now: float) -> bool:
+        """Whether so many of the newest requests were refused in a row that it can hardly be by chance."""
         latest = now - self.settling
-        known = (entry.verdict for entry in reversed(self._entries) if entry.sent_at <= latest)
-        return any(verdict in {PENDING, ACCEPTED} for verdict in islice(known, _LATELY))
+        known = [entry.verdict == REFUSED for entry in self._entries if entry.sent_at <= latest]
+        if not known:
+            return False
+        share = min(max(sum(known) / len(known), _LEAST_SHARE), _MOST_SHARE)
+        row = math.ceil(math.log(_BY_CHANCE) / math.log(share))
+        return len(known) >= row and all(known[-row:])
 
     def first_after(self, time: float, now: float) -> Entry | None:
         """Return the first request that was sent after a time, if its outcome is known."""
