@@ -61,10 +61,16 @@ _MOST_SCEPTICAL: Final = 120.0
 """Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
 than twice the refusals end it."""
 _MANY: Final = 2.0
+_BESIDE_AS_MANY: Final = "refused beside as many, not beside fewer"
+_UNCERTAIN: Final = 1.3
+"""The factor between the rates that explain refusals, from which on their geometric mean is tried."""
 _NATS: Final = 1.5
 """The logarithm of a likelihood ratio that counts as one refusal without an explanation: two are 20 to 1, the
 bound of Wald's sequential test for errors of one in twenty."""
 _EVEN: Final = 0.5
+_LIKELY: Final = 0.25
+"""How likely a limit has to let a request in for its outcome to be no evidence, and that where the limit is
+beyond doubt."""
 _LEAST_NOISE: Final = 0.02
 _SLIP: Final = 0.05
 """How likely a limit lets a request in that is over it: counts on both sides differ for a moment."""
@@ -312,7 +318,7 @@ class FoundLimits:
             self._doubt_limit(now)
         elif cause == "in flight":
             self._crowded(wave._replace(beside=explanation.limit, sure=True))
-            self._keep_to_limit(explanation.limit, wave.wait, now, "refused beside as many, not beside fewer")
+            self._keep_to_limit(explanation.limit, wave.wait, now, _BESIDE_AS_MANY)
         elif cause == "rate" and self._is_credible(explanation, now):
             if self._lowering_helps(explanation, wave):
                 self._keep_to_rate(explanation, wave)
@@ -334,7 +340,10 @@ class FoundLimits:
         if self.is_certain or (wave.wait > 0 and not self._waits.are_fixed):
             return False
         rate = explanation.rate if explanation.cause == "rate" else self.rate.base or 0.0
-        if rate * (now - wave.refused_at) >= _EVEN and (explanation.clear or self.rate.bucket is not None):
+        chance = rate * (now - wave.refused_at)
+        if chance >= _LIKELY if explanation.clear else chance >= _EVEN and self.rate.bucket is not None:
+            return False
+        if explanation.cause == "in flight" and self._open < explanation.limit:
             return False
         if explanation.cause == "noise":
             return True
@@ -347,10 +356,17 @@ class FoundLimits:
         """Go on as before the refusals, unless a limit would have let the request in by now as well."""
         explanation = self._explain(now)
         chance = self._chance(explanation, permit)
-        if chance >= _EVEN and explanation.cause == "rate" and (explanation.clear or self.rate.bucket):
+        if explanation.cause == "in flight":
+            told = chance >= _EVEN
+        elif explanation.clear:
+            told = chance >= _LIKELY
+        else:
+            told = chance >= _EVEN and explanation.cause == "rate" and self.rate.bucket is not None
+        if told:
             self._act(explanation, self._wave, now)
             return
         self._pause.end()
+        self.rate.settle()
         noise = min(max(1 - self.log.let_in(now)[0], _LEAST_NOISE), _EVEN)
         self.unexplained += max(0.0, math.log((1 - noise) / chance) / _NATS)
         if self.rate.bucket is not None:
@@ -399,7 +415,10 @@ class FoundLimits:
         highest = min(told, explanation.highest)
         if self.rate.base is not None and self.rate.base > explanation.rate:
             highest = min(highest, self.rate.base)  # which was refused
-        return explanation._replace(rate=math.sqrt(explanation.rate * highest), highest=highest)
+        rate = explanation.rate
+        if highest > _UNCERTAIN * rate:
+            rate = math.sqrt(rate * highest)
+        return explanation._replace(rate=rate, highest=highest)
 
     def _spare(self, wave: Wave, now: float) -> None:
         """Send little more than is accepted where most requests are refused, for whatever reason."""
@@ -443,7 +462,7 @@ class FoundLimits:
         elif self.in_flight.base is not None and wave.most < self.in_flight.base:
             self._doubt_limit(now)
         elif wave.beside > 0 and explanation.unexplained <= _SEPARABLE and not self.is_certain:
-            self._try_limit(wave.beside, 0.0, now)
+            self._try_limit(wave.beside, 0.0, now, _BESIDE_AS_MANY)
             self._crowded(wave)
         else:
             self.unexplained += 1
@@ -498,22 +517,21 @@ class FoundLimits:
         elif self.log.weight(now) >= _DISPROOF:
             self.in_flight.hold(now, 0.0)
 
-    def _try_limit(self, limit: int, wait: float, now: float) -> None:
+    def _try_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         """Keep to a number in flight; one that is new is probed soon, unless a failed probe costs a wait."""
-        is_new = self.in_flight.limit is None
+        before = self.in_flight.limit
         self.in_flight.found(limit, self.latency, wait, now)
-        if is_new and wait <= 0:
+        if before is None and wait <= 0:
             self.in_flight.hold(now, _TRIAL_ROUNDS * (self.latency or FIRST_PAUSE))
+        if before != self.in_flight.limit:
+            self._changed("max_in_flight", before, self.in_flight.limit, f"found: {reason}")
 
     def _keep_to_limit(self, limit: int, wait: float, now: float, reason: str) -> None:
         self.unexplained = 0
-        before = self.in_flight.limit
         if self.rate.bucket is not None:
             self._changed("requests_per_minute", 60 * self.rate.bucket.rate, None, reason)
             self.rate.drop()
-        self._try_limit(limit, wait, now)
-        if before != self.in_flight.limit:
-            self._changed("max_in_flight", before, limit, f"found: {reason}")
+        self._try_limit(limit, wait, now, reason)
 
     def _keep_to_rate(self, explanation: Explanation, wave: Wave) -> None:
         self.unexplained = 0

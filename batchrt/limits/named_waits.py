@@ -33,7 +33,7 @@ class NamedWaits:
 
     def learn(self, wait: float) -> None:
         """Learn from the wait of a wave of refusals."""
-        if wait <= 0 or wait == round(wait):
+        if not 0 < wait < math.inf or wait == round(wait):
             return
         self._newest.append(wait)
         self.longest = 0.0 if self.are_fixed else max(self.longest, wait)

@@ -129,6 +129,11 @@ class RateEstimator:
             self._until = max(self._until, now + max(wait, _CUSHION / self._base))
             self.bucket.level = min(self.bucket.level, 1.0)
 
+    def settle(self) -> None:
+        """Keep no more than one request's worth of what came in during a pause."""
+        if self.bucket is not None:
+            self.bucket.level = min(self.bucket.level, 1.0)
+
     @property
     def has_grown(self) -> bool:
         """Whether the rate is far above the base, so that a refusal tells how far growing may go."""

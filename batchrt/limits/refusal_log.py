@@ -44,6 +44,8 @@ _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
 _FEWEST: Final = 2.0
 """The weight of refusals below which nothing is inferred: two may be chance."""
+_FEWEST_LET_IN: Final = 0.5
+"""The weight of requests let in after the first refusal, below which no rate is inferred."""
 _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
@@ -56,6 +58,9 @@ _CLEAR: Final = 0.15
 _CLEAR_REFUSALS: Final = 6.0
 """The share of the refusals, and of the accepted requests, that a rate may leave unexplained to be beyond
 doubt, and the weight of refusals that this takes."""
+_CLOSE: Final = 8
+_HALF: Final = 0.5
+"""The part of a number in flight by which an outcome may be off, and how much of it is unexplained then."""
 _PROBED: Final = 0.8
 """The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
 _ENOUGH: Final = 30
@@ -230,14 +235,16 @@ class RefusalLog:
                 unexplained=of_limit,
                 mixed=_is_mixed(events, self.settling),
             )
+        let_in = sum(weight for _, _, was_refused, weight in after if not was_refused)
         rate, highest, of_rate = likeliest_rate(
             after, [rate for rate in known_rates if rate is not None], self._active
         )
+        if known_limit is not None and let_in < _FEWEST_LET_IN:
+            of_rate = math.inf  # what nothing was let in by is no rate
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
         rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
         # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
         # better than both.
-        let_in = sum(weight for _, _, was_refused, weight in after if not was_refused)
         is_vain = min(of_limit, of_rate) > _CONVINCING * let_in
         if is_vain or min(by_limit, by_rate) > _CONVINCING * refused:
             if known_limit is not None and rather_limit and _still_binds(events, known_limit):
@@ -374,11 +381,19 @@ def _still_binds(events: Sequence[Event], limit: int) -> bool:
 
 
 def _likeliest_limit(events: Sequence[Event]) -> tuple[int, float]:
-    """Return the number in flight that explains most, and the weight of the outcomes that it does not."""
+    """Return the number in flight that explains most, and the weight of the outcomes that it does not.
+
+    Counts on both sides differ for a moment, so that an outcome close to the limit is half explained.
+    """
     candidates = {beside for _, beside, refused, _ in events if refused and beside > 0}
     best, fewest = 0, math.inf
     for limit in sorted(candidates, reverse=True):
-        unexplained = sum(weight for _, beside, refused, weight in events if refused != (beside >= limit))
+        close = limit // _CLOSE
+        unexplained = 0.0
+        for _, beside, refused, weight in events:
+            if refused != (beside >= limit):
+                is_close = limit - close <= beside < limit + close
+                unexplained += weight * _HALF if is_close else weight
         if unexplained < fewest:
             best, fewest = limit, unexplained
     return best, fewest
