@@ -61,7 +61,8 @@ class AdaptiveConcurrency:
     Attributes:
         limit: how many requests may be in flight.
         wanted: whether a request has waited for the limit in this round.
-        carried: the most that have been in flight since the limit was lowered last; more are tried one by one.
+        carried: the most that have been in flight since the limit was lowered last; more are tried one by
+            one.
     """
 
     def __init__(self, changed: Changed) -> None:
@@ -121,7 +122,8 @@ class AdaptiveConcurrency:
     ) -> bool:
         """Record a 429, or a 503 that says overloaded; `in_flight` are left, and it asks for `wait` seconds.
 
-        With `sure` their number is the reason, so that the doubling need not try again. Return whether that so many were in flight may be the reason.
+        With `sure` their number is the reason, so that the doubling need not try again. Return whether their
+        number may be the reason.
         """
         self._troubled = True
         if sent_at < self._cut_at:

@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from batchrt.limits.adaptive_concurrency import AdaptiveConcurrency
 from batchrt.limits.events import BY_HAND
-from batchrt.limits.found_limits import Wave
+from batchrt.limits.found_limits import FoundLimits
 from batchrt.limits.permit import Permit
+from batchrt.limits.refusal_wave import Wave
 
 __all__ = ["Changed", "ConcurrencyLimits"]
 
@@ -56,14 +57,14 @@ class ConcurrencyLimits:
     def _auto_changed(self, before: float, after: float, reason: str) -> None:
         self._changed("max_concurrency", before, after, reason)
 
-    def due(self, permit: Permit, in_flight: int, now: float, apart: Callable[[int, bool], float]) -> float:
+    def due(self, permit: Permit, in_flight: int, now: float, found: FoundLimits) -> float:
         """Return when one more request may be in flight: `now`, or infinity when another has to end.
 
         Args:
             permit: the request's.
             in_flight: requests in flight.
             now: the time.
-            apart: returns when a request that comes close to a limit may be sent, and for growth.
+            found: tells how far apart requests are sent that come close to a limit, or are more than ever.
         """
         for limit in (self.given, self.told):
             if limit is not None and in_flight >= limit:
@@ -76,7 +77,7 @@ class ConcurrencyLimits:
             return math.inf
         if not grows and in_flight < best - 1:
             return now
-        due = max(now, apart(best, grows))
+        due = max(now, found.paced(best) if grows else found.apart(best))
         self.auto.wanted = self.auto.wanted or due > now
         return due
 

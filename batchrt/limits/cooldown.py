@@ -121,18 +121,13 @@ class SlowStart:
             self.allowed += 1
         return self.allowed >= self.enough
 
-    def hurry(self, allowed: int) -> bool:
-        """Let so many be in flight at least; return whether the slow start is over."""
-        self.allowed = max(self.allowed, allowed)
-        return self.allowed >= self.enough
-
 
 class ColdStart:
     """Send few requests to an unknown provider, and twice as many every 25 ms.
 
     A limit shows in a round trip, which takes longest while connections are being made. So not more than some
     are sent before the first reply, or until there could be one. An answer makes room for one request beside
-    that: answers come in bursts at first, and twice as many in return would find a limit by a burst of refusals.
+    that: answers come in bursts at first, and twice as many in return would be refused in bursts.
 
     Args:
         first: how many may be sent at once.

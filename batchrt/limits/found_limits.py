@@ -9,6 +9,8 @@ A found limit is a hypothesis of `RefusalLog.explain`, kept to until it is contr
   For some time afterwards only a rate beyond doubt is believed.
 - A refusal beside fewer requests than the believed number in flight does not contradict that number, for it
   says nothing about as many; too many of them bring the next probe forward.
+- A refusal that nothing explains which is believed is tested by a retrial (`retrial.py`) before any limit is
+  lowered. Evidence of noise adds up, as in Wald's sequential test; once it is enough nothing is held back.
 - Refusals that no limit explains (a stranger on the same key, a gateway's shared pool) change no pace: the
   wait that they name is kept, and sending goes on as before. Where most requests are refused without a
   reason, little more is sent than is accepted, but never less than one request at a time: acceptance may be a
@@ -21,19 +23,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from batchrt.limits.in_flight_limit import InFlightLimit
 from batchrt.limits.named_waits import NamedWaits
-from batchrt.limits.refusal_pause import FIRST_PAUSE, RefusalPause
-from batchrt.limits.retrial import Retrial
 from batchrt.limits.rate_estimator import RateEstimator
-from batchrt.limits.refusal_log import ACCEPTED, PENDING, REFUSED, Entry, Explanation, RefusalLog
+from batchrt.limits.refusal_log import ACCEPTED, PENDING, REFUSED, Explanation, RefusalLog
+from batchrt.limits.refusal_pause import FIRST_PAUSE, RefusalPause
+from batchrt.limits.refusal_wave import Wave
+from batchrt.limits.retrial import Retrial, chance_let_in, evidence_of_noise, is_likely, tells_nothing
+from batchrt.limits.scepticism import Scepticism
 
 if TYPE_CHECKING:
     from batchrt.limits.permit import Permit
 
-__all__ = ["FoundLimits", "Wave"]
+__all__ = ["FoundLimits"]
 
 _SMOOTHING: Final = 0.1
 _TRIAL_ROUNDS: Final = 2.0
@@ -42,40 +46,17 @@ _SEPARABLE: Final = 0.6
 """The weight of outcomes that a number in flight may leave unexplained to be tried after a single refusal."""
 _CERTAIN: Final = 2
 """Refusals in a row without an explanation from which on they are taken for noise."""
+_ALMOST_CERTAIN: Final = 1.25
+"""Evidence of noise to which a row of refusals falls back that is no chance: one more retrial decides."""
 _SENT_SHARE: Final = 2.0
 """How many times the rate of accepted requests a rate may be, as in botocore's adaptive mode: refusals within
 a moment would be explained by any high rate."""
 _LEAST_CUT: Final = 0.7
 """The least factor by which a refusal or two lower a rate."""
-_SPARED: Final = 0.6
-_SPARING: Final = 1.25
-"""The share of accepted requests below which the pace is held to so many times the rate of accepted ones."""
-_SURPRISES: Final = 3
-_MOST_SURPRISES: Final = 24
-"""Refusals in a row below the rate that is kept to, after which it is no explanation; doubling each time that
-a rate is given up, for a rate beside noise is found again and again."""
 _DISPROOF: Final = 6.0
 """The weight of refusals without an explanation from which on a rate that was found is given up at once."""
-_SCEPTICAL: Final = 15.0
-_MOST_SCEPTICAL: Final = 120.0
-"""Seconds for which no rate is inferred after one turned out to be none, doubling from time to time; more
-than twice the refusals end it."""
-_MANY: Final = 2.0
+_TOO_MANY: Final = "the provider says that too many are in flight"
 _BESIDE_AS_MANY: Final = "refused beside as many, not beside fewer"
-_UNCERTAIN: Final = 1.3
-"""The factor between the rates that explain refusals, from which on their geometric mean is tried."""
-_NATS: Final = 1.5
-"""The logarithm of a likelihood ratio that counts as one refusal without an explanation: two are 20 to 1, the
-bound of Wald's sequential test for errors of one in twenty."""
-_EVEN: Final = 0.5
-_LIKELY: Final = 0.25
-"""How likely a limit has to let a request in for its outcome to be no evidence, and that where the limit is
-beyond doubt."""
-_LEAST_NOISE: Final = 0.02
-_SLIP: Final = 0.05
-"""How likely a limit lets a request in that is over it: counts on both sides differ for a moment."""
-_UNKNOWN: Final = 0.25
-"""How likely a limit of which too little is known does so."""
 
 Changed = Callable[[str, "float | None", "float | None", str], object]
 Crowded: TypeAlias = "Callable[[Wave], object]"
@@ -101,19 +82,15 @@ class FoundLimits:
         "_acquit",
         "_changed",
         "_crowded",
-        "_doubt",
-        "_doubted_share",
         "_granted_at",
-        "_waits",
         "_open",
-        "_patience",
         "_pause",
         "_reopen",
         "_retrial",
-        "_sceptical_until",
+        "_scepticism",
         "_settled_at",
-        "_surprises",
         "_unsettled",
+        "_waits",
         "_wave",
         "in_flight",
         "latency",
@@ -142,11 +119,7 @@ class FoundLimits:
         self._waits = NamedWaits()
         self._pause = RefusalPause()
         self._retrial = Retrial()
-        self._surprises = 0
-        self._patience = _SURPRISES
-        self._doubt = _SCEPTICAL
-        self._doubted_share = 0.0
-        self._sceptical_until = -math.inf
+        self._scepticism = Scepticism()
         self._unsettled = False
         self._granted_at = -math.inf
         self._settled_at = -math.inf
@@ -216,9 +189,7 @@ class FoundLimits:
         if (due := self.pause_ends(now)) > now or self._retrial.is_wanted:
             return due
         if not permit.auto:
-            due = self.in_flight.lets_in_at(
-                in_flight, self.latency, self.log.settling, self._granted_at, now
-            )
+            due = self.in_flight.lets_in_at(in_flight, self.latency, self.log.settling, self._granted_at, now)
             if due > now:
                 return due
         if self.rate.bucket is None:
@@ -233,15 +204,20 @@ class FoundLimits:
         limit = self.in_flight.limit
         return "max_in_flight" if limit is not None and in_flight >= limit else None
 
-    def apart(self, limit: int, grows: bool) -> float:
-        """Return when one of `limit` requests in flight may be sent that does not go with the others.
+    def apart(self, limit: int) -> float:
+        """Return when the last of `limit` requests in flight may be sent, where some were refused before.
 
-        That is one beside more than were tried before: a limit above shows by a refusal or two, instead of by
-        the refusals of all that were sent within a refusal's time (RFC 9002, 7.7, and BBR pace for that
-        reason). And the last one where some were refused before: two at the same moment are refused by a
-        bucket of one as well.
+        Not with the others: two at the same moment are refused by a bucket of one as well.
         """
-        return self._granted_at + self.latency / (2 * limit) if grows or self.log.refused else -math.inf
+        return self.paced(limit) if self.log.refused else -math.inf
+
+    def paced(self, limit: int) -> float:
+        """Return when one request more of `limit` may be sent than were ever in flight.
+
+        Growth is spread over half a round trip (pacing, RFC 9002, 7.7), so that a limit shows by a refusal or
+        two instead of by those of all that are sent until the first refusal is known.
+        """
+        return self._granted_at + self.latency / (2 * limit)
 
     # Refusals
 
@@ -250,7 +226,7 @@ class FoundLimits:
         if wait <= 0 and self.is_certain:
             if not self.log.is_barred(now):
                 return 0.0
-            self.unexplained = _CERTAIN - _NATS / 2
+            self.unexplained = _ALMOST_CERTAIN
         return self._pause.begin(now, wait, self.latency, random)
 
     def refused(
@@ -268,17 +244,15 @@ class FoundLimits:
         """
         self.log.was_refused(permit, now, wait)
         if parallel:
-            self._crowded(Wave(permit.beside, permit.beside, 0.0, now, permit.sent_at, permit.sent_at))
-            self._keep_to_limit(
-                max(1, permit.beside), 0.0, now, "the provider says that too many are in flight"
-            )
+            self._crowded(Wave.of(permit, 0.0, now))
+            self._keep_to_limit(max(1, permit.beside), 0.0, now, _TOO_MANY)
         failed_again = self._retrial.refused(permit)
         if parallel or explained:
             return
         if failed_again or (self._unsettled and not leads):
             self._wave = self._wave.joined(permit, wait, now)
         else:
-            self._wave = Wave(permit.beside, permit.beside, wait, now, permit.sent_at, permit.sent_at)
+            self._wave = Wave.of(permit, wait, now)
         self._unsettled = True
         # Where sending goes on, the outcome of the next request is waited for as well.
         goes_on = self.is_certain and wait <= 0
@@ -288,14 +262,16 @@ class FoundLimits:
         """Find out why the last wave was refused."""
         self._unsettled = False
         wave = self._wave
+        self._waits.learn(wave.wait)
         explanation = self._explain(now)
         confirmed, self._retrial.has_failed = self._retrial.has_failed, False
         if not confirmed and self._is_in_doubt(explanation, wave, now):
             self._retrial.want()
             return
         after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
-        if after is not None and after.verdict != REFUSED and self._chance(explanation, after) < _EVEN:
-            explanation = explanation._replace(cause="noise")
+        if after is not None and after.verdict != REFUSED:
+            chance = chance_let_in(explanation, wave, after.sent_at, after.beside, self.rate.base)
+            explanation = explanation if is_likely(chance) else explanation._replace(cause="noise")
         if confirmed and explanation.cause == "noise":
             # A limit that nothing explains yet, or a stranger's use of one: no pace is known to be better.
             self.unexplained = max(0.0, self.unexplained - 1)
@@ -319,8 +295,8 @@ class FoundLimits:
         elif cause == "in flight":
             self._crowded(wave._replace(beside=explanation.limit, sure=True))
             self._keep_to_limit(explanation.limit, wave.wait, now, _BESIDE_AS_MANY)
-        elif cause == "rate" and self._is_credible(explanation, now):
-            if self._lowering_helps(explanation, wave):
+        elif cause == "rate" and self._scepticism.accepts(explanation, now):
+            if self._scepticism.lowering_helps(explanation, self.rate, wave.at):
                 self._keep_to_rate(explanation, wave)
             else:
                 self._believe_nothing(now)
@@ -332,125 +308,57 @@ class FoundLimits:
             self._spare(wave, now)
 
     def _is_in_doubt(self, explanation: Explanation, wave: Wave, now: float) -> bool:
-        """Whether one request more is to tell a limit from noise.
-
-        Not where a limit that is known explains the wave, nor where a rate is so high that it would let the
-        request in as well.
-        """
+        """Whether a retrial is to tell a limit from noise: no limit that is known explains the wave."""
         if self.is_certain or (wave.wait > 0 and not self._waits.are_fixed):
             return False
-        rate = explanation.rate if explanation.cause == "rate" else self.rate.base or 0.0
-        chance = rate * (now - wave.refused_at)
-        if chance >= _LIKELY if explanation.clear else chance >= _EVEN and self.rate.bucket is not None:
-            return False
-        if explanation.cause == "in flight" and self._open < explanation.limit:
+        base = self.rate.base
+        chance = chance_let_in(explanation, wave, now, self._open, base)
+        if tells_nothing(explanation, chance, base):
             return False
         if explanation.cause == "noise":
             return True
-        if self.rate.bucket is not None:
-            return not self.rate.probed(wave.at) and not self.rate.has_grown
-        base = self.in_flight.base
-        return base is None or wave.most < base
+        if base is not None:
+            return wave.wait > 0 or not (self.rate.probed(wave.at) or self.rate.has_grown)
+        limit = self.in_flight.base
+        return limit is None or wave.most < limit
 
-    def _let_in_again(self, permit: Permit, now: float) -> None:
-        """Go on as before the refusals, unless a limit would have let the request in by now as well."""
-        explanation = self._explain(now)
-        chance = self._chance(explanation, permit)
-        if explanation.cause == "in flight":
-            told = chance >= _EVEN
-        elif explanation.clear:
-            told = chance >= _LIKELY
-        else:
-            told = chance >= _EVEN and explanation.cause == "rate" and self.rate.bucket is not None
-        if told:
+    def _let_in_again(self, sent: Permit, now: float) -> None:
+        """Go on as before the refusals, unless a limit would have let the request in as well."""
+        explanation, base = self._explain(now), self.rate.base
+        chance = chance_let_in(explanation, self._wave, sent.sent_at, sent.beside, base)
+        if explanation.cause in {"rate", "in flight"} and tells_nothing(explanation, chance, base):
             self._act(explanation, self._wave, now)
             return
         self._pause.end()
         self.rate.settle()
-        noise = min(max(1 - self.log.let_in(now)[0], _LEAST_NOISE), _EVEN)
-        self.unexplained += max(0.0, math.log((1 - noise) / chance) / _NATS)
-        if self.rate.bucket is not None:
-            self._surprises += 1
-            if self._surprises >= self._patience:
-                self._believe_nothing(now)
-        elif self.in_flight.base is not None:
+        self.unexplained += evidence_of_noise(chance, 1 - self.log.let_in(now)[0])
+        if base is not None and self._scepticism.is_surprised():
+            self._believe_nothing(now)
+        elif base is None and self.in_flight.base is not None:
             self._doubt_limit(now)
         self._acquit(0.0)
 
-    def _chance(self, explanation: Explanation, entry: Entry) -> float:
-        """Return how likely the limit lets a request in that is sent right after it refused another."""
-        if explanation.cause == "rate":
-            return min(1.0, max(explanation.rate * (entry.sent_at - self._wave.refused_at), _SLIP))
-        if explanation.cause == "in flight":
-            return 1.0 if entry.beside < explanation.limit else _SLIP
-        if self.rate.base is not None:
-            return min(1.0, max(self.rate.base * (entry.sent_at - self._wave.refused_at), _SLIP))
-        return _UNKNOWN
-
     def _explain(self, now: float) -> Explanation:
         """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""
-        self._waits.learn(self._wave.wait)
-        told = self._waits.highest_rate
-        told = None if told == math.inf else told
+        base, told = self.rate.base, self._waits.highest_rate
         if not self.rate.has_grown:
-            explanation = self.log.explain(now, [self.rate.base, told], self.in_flight.base)
-            return self._by_waits(explanation, told)
+            explanation = self.log.explain(now, [base, told], self.in_flight.base)
+            return self._waits.bound(explanation, base)
         overrun = self.rate.overrun
-        explanation = self.log.explain(now, [self.rate.base, overrun, told], self.in_flight.base)
+        explanation = self.log.explain(now, [base, overrun, told], self.in_flight.base)
         if explanation.rate < overrun <= explanation.highest:
             # The log also counts the seconds at a lower pace, in which a full bucket lost its refill.
             return explanation._replace(rate=overrun, highest=overrun)
         return explanation
 
-    def _by_waits(self, explanation: Explanation, told: float | None) -> Explanation:
-        """Let the waits bound the rate, where they are shares of a token.
-
-        The wait for one request is its share of a token; the longest of some is nearly that for a whole one.
-        """
-        if told is None or explanation.cause != "rate":
-            return explanation
-        if told < explanation.rate:
-            self._waits.forget()
-            return explanation
-        highest = min(told, explanation.highest)
-        if self.rate.base is not None and self.rate.base > explanation.rate:
-            highest = min(highest, self.rate.base)  # which was refused
-        rate = explanation.rate
-        if highest > _UNCERTAIN * rate:
-            rate = math.sqrt(rate * highest)
-        return explanation._replace(rate=rate, highest=highest)
-
     def _spare(self, wave: Wave, now: float) -> None:
         """Send little more than is accepted where most requests are refused, for whatever reason."""
-        share, rate = self.log.let_in(now)
-        if share < _SPARED and rate > 0:
-            # One request at a time hammers no provider, and a chance that no pace improves is taken often.
-            one_at_a_time = 1 / self.latency if self.latency else 0.0
-            self._spare_rate(max(_SPARING * rate, one_at_a_time), wave)
-
-    def _spare_rate(self, rate: float, wave: Wave) -> None:
-        self.rate.found(rate, rate, wave.wait, wave.at)
-        self.rate.hurry()
-        assert self.rate.base is not None
-        self._changed("requests_per_minute", None, 60 * self.rate.base, "found: most is refused")
-
-    def _lowering_helps(self, explanation: Explanation, wave: Wave) -> bool:
-        """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
-        base, grown = self.rate.base, self.rate.rate
-        if base is None or grown is None or explanation.clear or self.rate.probed(wave.at):
-            self._surprises = 0
-            return True
-        if grown > explanation.highest >= base:
-            # Growing ran into the limit that the base told: a small bucket has no cushion.
-            self._surprises = 0
-            return True
-        self._surprises += 1
-        return self._surprises < self._patience
-
-    def _is_credible(self, explanation: Explanation, now: float) -> bool:
-        if explanation.clear or now >= self._sceptical_until:
-            return True
-        return explanation.refused > _MANY * self._doubted_share
+        rate = self.log.sparing_rate(now, self.latency)
+        if rate > 0:
+            self.rate.found(rate, rate, wave.wait, wave.at)
+            self.rate.hurry()
+            assert self.rate.base is not None
+            self._changed("requests_per_minute", None, 60 * self.rate.base, "found: most is refused")
 
     def _guess(self, explanation: Explanation, wave: Wave, now: float) -> None:
         """Act on a refusal or two, which may be chance."""
@@ -478,12 +386,11 @@ class FoundLimits:
         rate, base = self.log.rate_between_refusals(now), self.rate.base
         assert base is not None
         if self.rate.probed(wave.at):
-            self._surprises = 0
-        else:
-            self._surprises += 1
-        if self._surprises >= self._patience:
+            self._scepticism.calm()
+        elif self._scepticism.is_surprised():
             self._believe_nothing(now)
-        elif rate is None and self.rate.probed(wave.at):
+            return
+        if rate is None and self.rate.probed(wave.at):
             self.rate.found(self.rate.overrun, self.rate.overrun, wave.wait, wave.at)
         elif rate is None:
             self.rate.refused(wave.wait, wave.at)
@@ -499,17 +406,14 @@ class FoundLimits:
 
     def _believe_nothing(self, now: float) -> None:
         self._take_for_noise(now)
-        self._surprises = 0
+        self._scepticism.calm()
         if self.rate.bucket is not None:
             before = 60 * self.rate.bucket.rate
             self.rate.drop()
-            self._patience = min(2 * self._patience, _MOST_SURPRISES)
-            self._doubted_share = max(self.log.weight(now), 1.0)
-            self._sceptical_until = now + self._doubt
+            self._scepticism.rise(now, self.log.weight(now))
             self._reopen()
             if self._wave.wait <= 0:
                 self._acquit(0.0)
-            self._doubt = min(2 * self._doubt, _MOST_SCEPTICAL)
             self._changed("requests_per_minute", before, None, "refusals did not end below it")
         if self.in_flight.is_outgrown:
             self._changed("max_in_flight", self.in_flight.limit, None, "more were let in")
@@ -544,35 +448,3 @@ class FoundLimits:
         assert self.rate.base is not None
         rate = None if before is None else 60 * before.rate
         self._changed("requests_per_minute", rate, 60 * self.rate.base, reason)
-
-
-class Wave(NamedTuple):
-    """The refusals of requests that were sent before the first refusal was known.
-
-    Attributes:
-        beside: the fewest that one of them was sent beside.
-        most: the most that one of them was sent beside.
-        wait: the longest wait that was asked for.
-        at: when the last of them came.
-        sent_at: when the first of them was sent.
-        refused_at: when the last of them was sent.
-        sure: the number in flight is the reason, not one of several.
-    """
-
-    beside: int
-    most: int
-    wait: float
-    at: float
-    sent_at: float
-    refused_at: float
-    sure: bool = False
-
-    def joined(self, permit: Permit, wait: float, now: float) -> Wave:
-        """Return it with one refusal more, which came just now."""
-        return self._replace(
-            beside=min(self.beside, permit.beside),
-            most=max(self.most, permit.beside),
-            wait=max(self.wait, wait),
-            at=now,
-            refused_at=max(self.refused_at, permit.sent_at),
-        )

@@ -26,8 +26,9 @@ _OUTGROWN: Final = 4
 class InFlightLimit:
     """Keep to a number of requests in flight that was found.
 
-    Slow start from the limit: one request more after the hold, and while those are let in 1, 2, 4 … more, each
-    when the last would have been refused. A failed probe goes back to the limit that was found and doubles the hold.
+    Slow start from the limit: one request more after the hold, and while those are let in 1, 2, 4 … more,
+    each time that a refusal would be known. A failed probe goes back to the limit that was found and doubles
+    the hold.
 
     Attributes:
         limit: how many may be in flight; `None` while none is believed.
@@ -95,8 +96,8 @@ class InFlightLimit:
     ) -> float:
         """Return when one more may be sent beside `in_flight`: `now`, or when the limit may be probed.
 
-        A refusal is known after `settling` seconds. A probe keeps some distance from the request before, which was sent at `sent_at`: two at the same
-        moment are refused by a bucket of one as well.
+        A refusal is known after `settling` seconds. A probe keeps some distance from the request before,
+        which was sent at `sent_at`: two at the same moment are refused by a bucket of one as well.
         """
         if self.limit is None or in_flight < self.limit:
             return now

@@ -11,12 +11,13 @@ from batchrt.limits.concurrency_limits import ConcurrencyLimits
 from batchrt.limits.cooldown import longest_quiet
 from batchrt.limits.error_kinds import Failure, FailureKind, reason, shorten
 from batchrt.limits.events import CooledDown, Events, LimitChanged, ProviderDown
-from batchrt.limits.found_limits import FoundLimits, Wave
+from batchrt.limits.found_limits import FoundLimits
 from batchrt.limits.pacing import Pacing
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota_statistics import LimitStatus, Source, limit_statuses
 from batchrt.limits.rate_limits import KnownRateLimits
 from batchrt.limits.refusal_log import UNKNOWN
+from batchrt.limits.refusal_wave import Wave
 from batchrt.limits.token_bucket import Unit
 from batchrt.limits.token_estimator import TokenEstimator
 from batchrt.messages import Usage
@@ -100,7 +101,7 @@ class Limiter:
 
         `now` is at once, infinity when another has to end first. For `wanted` see `TokenBucket.advance`.
         """
-        if (due := self.concurrency.due(permit, self.in_flight, now, self.found.apart)) > now:
+        if (due := self.concurrency.due(permit, self.in_flight, now, self.found)) > now:
             return due
         pacing = self.pacing
         if pacing.cooldown.until > now:
@@ -135,7 +136,7 @@ class Limiter:
             return "cool-down"
         if self.waits_for_provider(permit):
             return "outage"
-        if self.concurrency.due(permit, self.in_flight, now, self.found.apart) > now:
+        if self.concurrency.due(permit, self.in_flight, now, self.found) > now:
             return "max_in_flight" if not permit.auto else "max_concurrency"
         return self.rates.tightest(permit) or self.found.holds(self.in_flight) or "slow start"
 

@@ -60,7 +60,10 @@ class Pacing:
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
         if not self._began:
-            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now, unanswered=_UNANSWERED, connecting=CONNECTING)
+            self._began, self._cold_start = (
+                True,
+                ColdStart(_AT_ONCE, now, unanswered=_UNANSWERED, connecting=CONNECTING),
+            )
         if self._cold_start is not None:
             self._cold_start.sent()
         if self._half_open is not None:

@@ -42,8 +42,8 @@ _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
 _LEAST: Final = 1 / 60
 _MOST: Final = 1e6
-"""Requests a second: the bounds of a rate. Limits are set per minute; one that lets less in than one request is an
-outage."""
+"""Requests a second: the bounds of a rate. Limits are set per minute; one that lets less in than one request
+is an outage."""
 
 
 class RateEstimator:

@@ -63,6 +63,9 @@ _HALF: Final = 0.5
 """The part of a number in flight by which an outcome may be off, and how much of it is unexplained then."""
 _PROBED: Final = 0.8
 """The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
+_SPARED: Final = 0.6
+_SPARING: Final = 1.25
+"""The share of accepted requests below which the pace is held to so many times the rate of accepted ones."""
 _ENOUGH: Final = 30
 _FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
@@ -272,6 +275,15 @@ class RefusalLog:
             return 1.0, 0.0
         let_in = sum(not refused for _, _, refused, _ in events)
         return let_in / len(events), let_in / self._active(events[0][0], events[-1][0])
+
+    def sparing_rate(self, now: float, latency: float) -> float:
+        """Return a rate little above that of the accepted requests where those are the fewer; or 0."""
+        share, rate = self.let_in(now)
+        if share >= _SPARED or rate <= 0:
+            return 0.0
+        # One request at a time hammers no provider, and a chance that no pace improves is taken often.
+        one_at_a_time = 1 / latency if latency else 0.0
+        return max(_SPARING * rate, one_at_a_time)
 
     def fastest(self, now: float) -> float:
         """Return the highest rate at which requests were let in lately, over spans that last until now."""

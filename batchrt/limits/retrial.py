@@ -8,14 +8,33 @@ outcomes from before the refusal, and it costs one refusal where there is a limi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Final
 
-from batchrt.limits.refusal_log import PENDING
+from batchrt.limits.refusal_log import PENDING, Explanation
+from batchrt.limits.refusal_wave import Wave
 
 if TYPE_CHECKING:
     from batchrt.limits.permit import Permit
 
-__all__ = ["Retrial"]
+__all__ = ["Retrial", "chance_let_in", "evidence_of_noise", "is_likely", "tells_nothing"]
+
+_NATS: Final = 1.5
+"""The logarithm of a likelihood ratio that counts as one refusal without an explanation: two are 20 to 1, the
+bound of Wald's sequential test for errors of one in twenty."""
+_LIKELY: Final = 0.5
+_LIKELY_IF_CLEAR: Final = 0.25
+"""How likely a limit has to let a request in for that to be no evidence, and that where the limit is beyond
+doubt."""
+_LEAST_NOISE: Final = 0.02
+_MOST_NOISE: Final = 0.5
+"""The bounds of the share of requests that noise refuses: few outcomes tell little about it."""
+_SLIP: Final = 0.05
+"""How likely a limit lets a request in that is over it: counts on both sides differ for a moment."""
+_UNKNOWN: Final = 0.25
+"""How likely a limit of which too little is known does so."""
+_LOWER: Final = 1.3
+"""The factor by which a rate has to be lower than the one that is kept to: that one always explains much."""
 
 
 class Retrial:
@@ -66,3 +85,47 @@ class Retrial:
         assert self.permit is not None
         sent, self.permit = self.permit, None
         return sent
+
+
+def chance_let_in(
+    explanation: Explanation, wave: Wave, sent_at: float, beside: int, base: float | None
+) -> float:
+    """Return how likely the limit that explains a wave lets a request in that is sent after it.
+
+    Args:
+        explanation: the limit.
+        wave: the refusals.
+        sent_at: when the request is sent.
+        beside: requests in flight then.
+        base: the rate that is believed so far; `None` for none.
+    """
+    if explanation.cause == "in flight":
+        return 1.0 if beside < explanation.limit else _SLIP
+    rate = explanation.rate if explanation.cause == "rate" else base
+    if rate is None:
+        return _UNKNOWN
+    # The bucket held anything between no token and one.
+    return min(1.0, max(rate * (sent_at - wave.refused_at), _SLIP))
+
+
+def is_likely(chance: float) -> bool:
+    """Whether a limit rather lets a request in than not."""
+    return chance >= _LIKELY
+
+
+def tells_nothing(explanation: Explanation, chance: float, base: float | None) -> bool:
+    """Whether a request that is let in is no evidence against a limit, which does so with this chance."""
+    if explanation.clear and (base is None or explanation.rate * _LOWER < base):
+        return chance >= _LIKELY_IF_CLEAR
+    return chance >= _LIKELY and (explanation.cause == "in flight" or base is not None)
+
+
+def evidence_of_noise(chance: float, refused: float) -> float:
+    """Return what a request that was let in tells in favour of noise; one is a refusal's worth.
+
+    Args:
+        chance: that a limit lets it in.
+        refused: the share of requests that are refused.
+    """
+    noise = min(max(refused, _LEAST_NOISE), _MOST_NOISE)
+    return max(0.0, math.log((1 - noise) / chance) / _NATS)
