@@ -309,7 +309,7 @@ class FoundLimits:
 
     def _is_in_doubt(self, explanation: Explanation, wave: Wave, now: float) -> bool:
         """Whether a retrial is to tell a limit from noise: no limit that is known explains the wave."""
-        if self.is_certain or (wave.wait > 0 and not self._waits.are_fixed):
+        if self.is_certain or wave.wait > 0:
             return False
         base = self.rate.base
         chance = chance_let_in(explanation, wave, now, self._open, base)
@@ -318,7 +318,7 @@ class FoundLimits:
         if explanation.cause == "noise":
             return True
         if base is not None:
-            return wave.wait > 0 or not (self.rate.probed(wave.at) or self.rate.has_grown)
+            return not (self.rate.probed(wave.at) or self.rate.has_grown)
         limit = self.in_flight.base
         return limit is None or wave.most < limit
 

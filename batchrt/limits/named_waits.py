@@ -17,7 +17,7 @@ __all__ = ["NamedWaits"]
 
 _THE_SAME: Final = 3
 """Waves in a row with the same wait, from which on it is a fixed one."""
-_UNCERTAIN: Final = 1.3
+_UNCERTAIN: Final = 1.5
 """The factor between the rates that explain refusals, from which on their geometric mean is tried."""
 _NEARLY: Final = 1e-6
 

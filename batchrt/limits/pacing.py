@@ -15,6 +15,8 @@ _AT_ONCE: Final = 4
 _UNANSWERED: Final = 10
 """Requests that are sent to a provider about which nothing is known, at once and before the first reply: the
 initial windows of TCP (RFC 3390 and RFC 6928)."""
+_RESUMED: Final = _AT_ONCE - 1
+"""Requests that are sent at once after a retrial that was let in: a cold start with one of them over."""
 _BARE_SHARE: Final = 4
 """A recovery is over when this many times the requests in flight at the refusal may be in flight."""
 _SEVERAL: Final = 4
@@ -87,11 +89,11 @@ class Pacing:
     def resume(self, now: float, doubling: float) -> None:
         """End the recovery after a refusal that turned out to have no reason.
 
-        One request is sent, and twice as many after each `doubling`, in which a refusal would be known.
+        Two requests are sent, and twice as many after each `doubling`, in which a refusal would be known.
         """
         if self._slow_start is not None:
             self._slow_start = None
-            self._cold_start = ColdStart(4, now, doubling)
+            self._cold_start = ColdStart(_RESUMED, now, doubling)
 
     def stop_slow_start(self) -> None:
         """Hold no request back any more after a pause."""

@@ -30,7 +30,7 @@ def test_cold_start_doubles_and_is_sped_up_by_answers() -> None:
 
 @pytest.mark.parametrize("answered", [True, False])
 def test_cold_start_holds_some_back_until_the_first_reply(*, answered: bool) -> None:
-    """Or until one could have come over a new connection; then it goes on doubling from as many as were sent."""
+    """Or until one could have come over a new connection; from then on it doubles what was sent."""
     for replied_at in (10.05, None):
         start = ColdStart(4, 10.0, unanswered=8, connecting=0.15)
         for _ in range(8):

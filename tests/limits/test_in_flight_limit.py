@@ -8,7 +8,7 @@ from batchrt.limits.in_flight_limit import InFlightLimit
 
 
 def test_in_flight_limit_is_kept_to_until_the_hold_is_over() -> None:
-    """Then one more, apart from the request before, and 1, 2, 4 … more each time that a refusal would be known."""
+    """Then one more, apart from the request before, and 1, 2, 4 … more when a refusal would be known."""
     limit = InFlightLimit()
     assert limit.lets_in_at(1000, 0.1, 0.02, 0.0, 0.0) == 0.0, "none is believed"
     limit.found(4, 0.1, 0.0, 10.0)

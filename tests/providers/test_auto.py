@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from batchrt import LimitChanged, Quota, RunnableLambda
+from batchrt.limits.adaptive_concurrency import FIRST_LIMIT
 from batchrt.limits.events import QuotaEvent
 from batchrt.testing import MockProvider, Outage, Queueing
 from tests.limits.quotas import is_idle, virtually
@@ -58,7 +59,7 @@ def test_auto_announces_every_change_with_a_reason() -> None:
             await model.abatch([f"{number}" for number in range(400)], AUTO)
         changes = [event for event in events if isinstance(event, LimitChanged)]
         assert changes
-        last = 8.0
+        last = float(FIRST_LIMIT)
         for change in changes:
             assert change.name == "max_concurrency"
             assert change.before == last
