@@ -42,33 +42,67 @@ from batchrt.errors import (
     StrayCancelledError,
     TokenizerError,
 )
-from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    Usage,
+)
 from batchrt.prices import Price
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
-from batchrt.runnables.each import RunnableEach
-from batchrt.runnables.fallbacks import RunnableWithFallbacks
-from batchrt.runnables.lambdas import RunnableLambda, chain
-from batchrt.runnables.parallel import RunnableMap, RunnableParallel
-from batchrt.runnables.parsers import JsonOutputParser, PydanticOutputParser, StrOutputParser
-from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
-from batchrt.runnables.prompts import (
-    ChatPromptTemplate,
-    ChatPromptValue,
-    MessagesPlaceholder,
-    PromptTemplate,
-    PromptValue,
-    StringPromptValue,
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.chunk_sums import add_chunks
+from batchrt.runnables.configurable import (
+    ConfigurableField,
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
 )
+from batchrt.runnables.each import RunnableEach
+from batchrt.runnables.examples import ExampleSelector
+from batchrt.runnables.fallbacks import RunnableWithFallbacks
+from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
+from batchrt.runnables.generator import RunnableGenerator
+from batchrt.runnables.lambdas import RunnableLambda, chain
+from batchrt.runnables.list_parsers import (
+    CommaSeparatedListOutputParser,
+    MarkdownListOutputParser,
+    NumberedListOutputParser,
+)
+from batchrt.runnables.listeners import ListenedRun, RunnableWithListeners
+from batchrt.runnables.message_prompts import (
+    AIMessagePromptTemplate,
+    HumanMessagePromptTemplate,
+    MessagesPlaceholder,
+    SystemMessagePromptTemplate,
+)
+from batchrt.runnables.parallel import RunnableMap, RunnableParallel
+from batchrt.runnables.parsers import (
+    BaseOutputParser,
+    JsonOutputParser,
+    PydanticOutputParser,
+    StrOutputParser,
+)
+from batchrt.runnables.passthrough import RunnableAssign, RunnablePassthrough, RunnablePick
+from batchrt.runnables.prompt_values import ChatPromptValue, PromptValue, StringPromptValue
+from batchrt.runnables.prompts import PromptTemplate
 from batchrt.runnables.retry import RunnableRetry
+from batchrt.runnables.router import RouterRunnable
 from batchrt.runnables.sequence import RunnableSequence
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.outcome import BatchResult, Outcome
 from batchrt.runtime.outcome_iterator import OutcomeIterator, RunStatistics
 from batchrt.runtime.stream import Stream
+from batchrt.tool_calls import InvalidToolCall, ToolCall, ToolCallChunk
 
 if TYPE_CHECKING:
+    from batchrt.jobs.estimate import JobEstimate, estimate_job
     from batchrt.jobs.job import Job
+    from batchrt.jobs.output import OutputLayout
     from batchrt.jobs.report import JobReport
     from batchrt.limits.abort_policy import AbortPolicy
     from batchrt.limits.error_kinds import FailureKind
@@ -90,41 +124,62 @@ if TYPE_CHECKING:
     from batchrt.providers.completions.model import OpenAI
     from batchrt.providers.embeddings.arrays import EmbeddingBlock
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
+    from batchrt.providers.http.httpx_transport import BatchrtTransport
+    from batchrt.providers.published_prices import published_prices
+    from batchrt.runnables.graph import Graph
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
     "AIMessage",
+    "AIMessageChunk",
+    "AIMessagePromptTemplate",
     "AbortPolicy",
     "Admitted",
     "AuthenticationError",
     "BadRequestError",
+    "BaseOutputParser",
     "BatchError",
     "BatchResult",
+    "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
+    "ChunkStream",
+    "CommaSeparatedListOutputParser",
+    "ConfigurableField",
     "ConnectionFailedError",
     "ContextLengthError",
     "CooledDown",
     "DeadlineExceededError",
     "EmbeddingBlock",
+    "ExampleSelector",
     "FailureKind",
+    "FewShotChatMessagePromptTemplate",
+    "FewShotPromptTemplate",
+    "Graph",
     "HumanMessage",
+    "HumanMessagePromptTemplate",
     "InputError",
+    "InvalidToolCall",
+    "ItemChunkStream",
     "ItemTimeoutError",
     "Job",
+    "JobEstimate",
     "JobReport",
     "JournalError",
     "JsonOutputParser",
     "LimitChanged",
     "LimitStatus",
     "ListLengthError",
+    "ListenedRun",
     "MalformedResponseError",
+    "MarkdownListOutputParser",
     "Message",
     "MessagesPlaceholder",
     "MissingFieldError",
+    "NumberedListOutputParser",
     "OpenAI",
     "OpenAIEmbeddings",
     "OutageError",
@@ -132,6 +187,7 @@ __all__ = [
     "OutcomeIterator",
     "OutputClosedError",
     "OutputError",
+    "OutputLayout",
     "OutputParserError",
     "Price",
     "PromptTemplate",
@@ -151,6 +207,7 @@ __all__ = [
     "Retried",
     "RetryBudget",
     "RetryPolicy",
+    "RouterRunnable",
     "RunConfig",
     "RunStatistics",
     "RunStoppedError",
@@ -159,7 +216,10 @@ __all__ = [
     "RunnableBinding",
     "RunnableBranch",
     "RunnableConfig",
+    "RunnableConfigurableAlternatives",
+    "RunnableConfigurableFields",
     "RunnableEach",
+    "RunnableGenerator",
     "RunnableLambda",
     "RunnableLike",
     "RunnableMap",
@@ -169,6 +229,7 @@ __all__ = [
     "RunnableRetry",
     "RunnableSequence",
     "RunnableWithFallbacks",
+    "RunnableWithListeners",
     "Sent",
     "ServerError",
     "SpendingLimitError",
@@ -177,27 +238,40 @@ __all__ = [
     "Stream",
     "StringPromptValue",
     "SystemMessage",
+    "SystemMessagePromptTemplate",
     "TokenizerError",
+    "ToolCall",
+    "ToolCallChunk",
+    "ToolMessage",
     "Usage",
+    "add_chunks",
     "chain",
+    "estimate_job",
+    "published_prices",
 ]
 
 
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
+    "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",
+    "JobEstimate": "batchrt.jobs.estimate",
     "JobReport": "batchrt.jobs.report",
+    "OutputLayout": "batchrt.jobs.output",
     "EmbeddingBlock": "batchrt.providers.embeddings.arrays",
     "OpenAI": "batchrt.providers.completions.model",
     "OpenAIEmbeddings": "batchrt.providers.embeddings.model",
     "AbortPolicy": "batchrt.limits.abort_policy",
+    "Graph": "batchrt.runnables.graph",
     "FailureKind": "batchrt.limits.error_kinds",
     "Quota": "batchrt.limits.quota",
     "LimitStatus": "batchrt.limits.quota_statistics",
     "QuotaStatistics": "batchrt.limits.quota_statistics",
     "RetryBudget": "batchrt.limits.retry_budget",
     "RetryPolicy": "batchrt.runtime.retry",
+    "estimate_job": "batchrt.jobs.estimate",
+    "published_prices": "batchrt.providers.published_prices",
 }
 _HOMES |= dict.fromkeys(
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchrt.cli.main import main
+from batchrt.cli.entry import main
 
 if __name__ == "__main__":
     main()

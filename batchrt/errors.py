@@ -315,7 +315,11 @@ class ProviderError(BatchError):
         attempts: the number of requests sent for this call, this one included.
         retry_after: the wait that the provider asked for, in seconds, or `None`.
         retry_advised: the provider's own statement whether to retry; `None` if it made none.
+        partial: for a stream that broke off after its first chunk, the sum of the chunks that had come: an
+            `AIMessageChunk`, or a text; else `None`.
     """
+
+    partial: Any = None
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import batchrt
 PACKAGE = Path(batchrt.__file__).parent
 
 LAYERS = [
+    {"tool_calls"},
     {"errors", "messages", "prices"},
     {"config"},
     {"runtime"},
@@ -21,12 +22,12 @@ LAYERS = [
     {"providers", "files", "testing"},
     {"jobs"},
     {"__init__"},
-    {"cli"},
+    {"cli", "integrations"},
     {"__main__"},
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
 
-INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4]
+INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5]
 """The layers that the command line reaches by the public names alone, as every other user does."""
 
 PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
@@ -42,12 +43,18 @@ ROOMS = {
     },
     "httptools": {"providers/http/response_parser.py"},
     "uvicorn": {"testing/serving/uvicorn_server.py"},
-    "numpy": {"providers/embeddings/arrays.py"},
+    "numpy": {"providers/embeddings/arrays.py", "jobs/page/"},
+    "matplotlib": {"jobs/page/pictures.py"},
+    "jinja2": {"jobs/page/page.py"},
     "pyarrow": {"files/arrow.py"},
     "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
+    "genai_prices": {"providers/published_prices.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
     "sqlite3": {"jobs/"},
+    "langchain_core": {"integrations/langchain/"},
+    "langchain_openai": {"integrations/langchain/"},
+    "openai": {"integrations/langchain/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchrt import Price
+from batchrt import Price, Usage
 from batchrt.prices import check_prices, check_spending
 
 
@@ -56,6 +56,43 @@ def test_price_tiers_are_checked() -> None:
         Price(1, cached_input="1")  # type: ignore[arg-type]
 
 
+def test_price_of_long_requests_is_for_all_of_their_tokens() -> None:
+    """The prices of the greatest length that is exceeded hold, for each tier."""
+    long, longer = Price(2.0, 3.0), Price(4.0)
+    flex = Price(0.5, long_context={200_000: Price(1.0)})
+    price = Price(1.0, 2.0, tiers={"flex": flex}, long_context={200_000: long, 500_000: longer})
+    assert price.of(200_000, 100_000) == pytest.approx(0.4)
+    assert price.of(200_001, 100_000) == pytest.approx(0.7, rel=1e-4)
+    assert price.of(1_000_000, 0) == 4.0
+    assert price.of(1_000_000, 0, 0, "flex") == 1.0
+    assert price.of(1_000_000, 0, 0, "batch") == 2.0
+    assert price.of_usage(Usage(1_000_000, 0, 1_000_000)) == 4.0
+
+
+def test_price_of_usage_has_cache_writes_and_audio() -> None:
+    """Each is a part of the input or output and has its own price, if one is known."""
+    usage = Usage(
+        1_000_000,
+        1_000_000,
+        2_000_000,
+        cached_input_tokens=200_000,
+        cache_write_tokens=400_000,
+        input_audio_tokens=100_000,
+        output_audio_tokens=500_000,
+    )
+    assert Price(1.0, 2.0).of_usage(usage) == pytest.approx(0.8 + 0.02 + 2.0)
+    price = Price(1.0, 2.0, cache_write=1.25, input_audio=5.0, output_audio=10.0)
+    assert price.of_usage(usage) == pytest.approx(0.3 + 0.02 + 0.5 + 0.5 + 1.0 + 5.0)
+    assert price.of_usage(usage + usage) == pytest.approx(2 * price.of_usage(usage))
+
+
+@pytest.mark.parametrize("given", [5, {1.5: Price(1)}, {True: Price(1)}, {-1: Price(1)}, {1: 2.0}])
+def test_price_long_context_is_checked(given: Any) -> None:
+    """Keys are numbers of tokens, values prices."""
+    with pytest.raises(TypeError, match="long_context"):
+        Price(1, long_context=given)
+
+
 def test_price_may_be_zero() -> None:
     """A self-hosted model is free."""
     assert Price(0, 0).of(10**9, 10**9) == 0.0
@@ -79,7 +116,9 @@ def test_price_is_a_number(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, -0.01, math.inf, math.nan])
-@pytest.mark.parametrize("name", ["input", "output"])
+@pytest.mark.parametrize(
+    "name", ["input", "output", "cached_input", "cache_write", "input_audio", "output_audio"]
+)
 def test_price_is_finite_and_not_negative(name: str, value: float) -> None:
     """Negative and infinite prices are refused."""
     with pytest.raises(ValueError, match=f"a price's {name} must be 0 or more, and finite"):

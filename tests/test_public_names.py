@@ -13,18 +13,29 @@ import batchrt
 
 PUBLIC = {
     "runnables": """
+        AIMessagePromptTemplate FewShotChatMessagePromptTemplate FewShotPromptTemplate
+        HumanMessagePromptTemplate SystemMessagePromptTemplate BaseOutputParser CommaSeparatedListOutputParser
+        ConfigurableField ExampleSelector Graph ListenedRun MarkdownListOutputParser NumberedListOutputParser
+        RouterRunnable RunnableConfigurableAlternatives RunnableConfigurableFields RunnableWithListeners
         ChatPromptTemplate ChatPromptValue JsonOutputParser MessagesPlaceholder PromptTemplate PromptValue
         PydanticOutputParser Runnable RunnableAssign RunnableBinding RunnableBranch RunnableConfig
-        RunnableEach RunnableLambda RunnableLike RunnableMap RunnableParallel RunnablePassthrough RunnablePick
-        RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser StringPromptValue chain
+        RunnableEach RunnableGenerator RunnableLambda RunnableLike RunnableMap RunnableParallel
+        RunnablePassthrough RunnablePick RunnableRetry RunnableSequence RunnableWithFallbacks StrOutputParser
+        StringPromptValue add_chunks chain
     """,
-    "running": "BatchResult Job JobReport Outcome OutcomeIterator RunConfig RunStatistics Stream",
+    "running": """
+        BatchResult ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator OutputLayout
+        RunConfig RunStatistics Stream estimate_job
+    """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
         ProviderUp Quota QuotaEvent QuotaStatistics Price Retried RetryBudget RetryPolicy Sent
     """,
-    "messages": "AIMessage HumanMessage Message SystemMessage Usage",
-    "providers": "ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings",
+    "messages": """
+        AIMessage AIMessageChunk HumanMessage InvalidToolCall Message SystemMessage ToolCall ToolCallChunk
+        ToolMessage Usage
+    """,
+    "providers": "BatchrtTransport ChatOpenAI EmbeddingBlock OpenAI OpenAIEmbeddings published_prices",
     "errors": """
         AuthenticationError BadRequestError BatchError BlockedEventLoopError ConnectionFailedError
         ContextLengthError DeadlineExceededError InputError ItemTimeoutError JournalError ListLengthError
@@ -45,6 +56,7 @@ HEAVY = [
     "uvicorn",
     "numpy",
     "tiktoken",
+    "genai_prices",
 ]
 
 

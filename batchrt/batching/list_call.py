@@ -291,7 +291,13 @@ def share_bills(book: Item, costs: Sequence[float]) -> Iterator[Mapping[str, Usa
         yield dict(zip(book.bills, usages, strict=True))
 
 
-_DETAILS: Final = ("cached_input_tokens", "reasoning_tokens", "input_audio_tokens", "output_audio_tokens")
+_DETAILS: Final = (
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+)
 _COUNTED: Final = ("input_tokens", "output_tokens", "total_tokens", *_DETAILS)
 
 

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from batchrt import DeadlineExceededError, Price, RunConfig, RunStatistics, SpendingLimitError
 from batchrt.cli.console import money, short
-from batchrt.cli.errors import UsageError
-from batchrt.cli.options import JobSettings, check_number
+from batchrt.cli.options import JobSettings
+from batchrt.cli.prices import KnownPrice, known_price
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from batchrt.cli.counts import Counts
 
 __all__ = ["Budget", "LimitedRun"]
@@ -37,10 +35,10 @@ class Budget:
     Args:
         max_tokens: tokens that may be spent; `None` for no limit.
         max_cost: money that may be spent, in the price's currency; `None` for no limit.
-        price: the model's; needed for `max_cost`.
-        lacking: the options that would say the rest of it.
+        known: the model's price; needed for `max_cost`.
 
     Attributes:
+        known: as it was given.
         run: the run whose spending is limited, once it is known.
     """
 
@@ -48,14 +46,11 @@ class Budget:
         self,
         max_tokens: int | None = None,
         max_cost: float | None = None,
-        price: Price | None = None,
-        *,
-        lacking: Sequence[str] = (),
+        known: KnownPrice | None = None,
     ) -> None:
         self._max_tokens = max_tokens
         self._max_cost = max_cost
-        self._price = price
-        self._lacking = lacking
+        self.known: KnownPrice | None = known
         self.run: LimitedRun | None = None
 
     @classmethod
@@ -65,32 +60,27 @@ class Budget:
         Raises:
             UsageError: a limit or a price makes no sense, or there is no price for a limit.
         """
-        cost = settings.max_cost
-        check_number(settings, "max_cost", above_0=True)
-        check_number(settings, "price_input")
-        check_number(settings, "price_output")
-        prices = {"--price-input": settings.price_input}
-        if answers:
-            prices["--price-output"] = settings.price_output
-        if cost is not None and None in prices.values():
-            raise UsageError(f"--max-cost needs {' and '.join(prices)}, in money per million tokens")
-        if not any(value is not None for value in prices.values()):
-            return cls(settings.max_tokens_total, cost)
-        price = Price(settings.price_input or 0.0, settings.price_output or 0.0)
-        lacking = [option for option, value in prices.items() if value is None]
-        return cls(settings.max_tokens_total, cost, price, lacking=lacking)
+        known = known_price(settings, answers=answers)
+        return cls(settings.max_tokens_total, settings.max_cost, known)
+
+    @property
+    def price(self) -> Price | None:
+        """The model's price; `None` if it is not known."""
+        return None if self.known is None else self.known.price
 
     def limit(self, config: RunConfig) -> RunConfig:
         """Return `config` with the limits."""
         if self._max_tokens is not None:
             config = {**config, "max_tokens_total": self._max_tokens}
         if self._max_cost is not None:
-            config = {**config, "max_cost": self._max_cost, "prices": self._price}
+            config = {**config, "max_cost": self._max_cost, "prices": self.price}
         return config
 
     def priced(self, config: RunConfig) -> RunConfig:
         """Return `config` with the prices, by which outcomes have a cost."""
-        return config if self._price is None or self._lacking else {**config, "prices": self._price}
+        if self.known is None or self.known.lacking:
+            return config
+        return {**config, "prices": self.known.price}
 
     @property
     def ended(self) -> SpendingLimitError | None:
@@ -98,28 +88,25 @@ class Budget:
         ended = None if self.run is None else self.run.ended
         return ended if isinstance(ended, SpendingLimitError) else None
 
-    def words(self) -> list[str]:
-        """Return how much was spent, of how much, for each limit there is."""
-        if self._max_cost is None and self._max_tokens is None:
-            return []
+    def words(self, counts: Counts) -> list[str]:
+        """Return how much was spent, of how much for each limit there is."""
         told = RunStatistics() if self.run is None else self.run.statistics()
         words: list[str] = []
         if self._max_cost is not None:
             words.append(f"{money(told.cost or 0.0)} of {money(self._max_cost)} spent")
+        elif self.known is not None and counts.cost:
+            words.append(f"cost {money(counts.cost)}")
         if self._max_tokens is not None:
             words.append(f"{short(round(told.tokens or 0.0))} of {short(self._max_tokens)} tokens spent")
         return words
 
     def cost_of(self, counts: Counts) -> str:
         """Return the cost of the tokens, in words; an empty string if there is no price."""
-        if self._price is None:
+        if self.known is None:
             return ""
-        cost = self._price.of(counts.estimated_tokens, 0)
-        for tier, (given, taken, cached) in counts.billed.items():
-            cost += self._price.of(given, taken, cached, tier)
+        cost = counts.cost + self.known.price.of(counts.estimated_tokens, 0)
         about = "about " if counts.estimated_tokens else ""
-        rest = f" (without what {' and '.join(self._lacking)} would tell)" if self._lacking else ""
-        return f"cost: {about}{money(cost)}{rest}"
+        return f"cost: {about}{money(cost)}{self.known.words()}"
 
     def verdict(self) -> str:
         """Return the limit that was reached and the amount spent; only if the run ended at one."""

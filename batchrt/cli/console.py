@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import Path
 from typing import Final
 
 import typer
 
 from batchrt.files.cells import shorten
 
-__all__ = ["complain", "count", "duration", "money", "rate", "say", "short"]
+__all__ = ["complain", "count", "duration", "money", "rate", "say", "short", "size"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -29,6 +30,15 @@ def short(number: int) -> str:
             break
         value /= 1000
     return f"{value:.3g}{unit}" if unit else str(number)
+
+
+def size(path: str) -> str:
+    """Return `950 B`, `12.3 MB`: the size of a file; of one that is not there `0 B`."""
+    number = 0
+    with contextlib.suppress(OSError):
+        number = Path(path).stat().st_size
+    shown = short(number)
+    return f"{shown} B" if shown.isdecimal() else f"{shown[:-1]} {shown[-1].replace('k', 'K')}B"
 
 
 def money(amount: float) -> str:

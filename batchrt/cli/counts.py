@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from batchrt import Usage
+from batchrt import Price, Usage
 from batchrt.cli.console import count, rate
 from batchrt.cli.provider_events import ProviderEvents
 from batchrt.files import Sink, VectorSink
@@ -59,7 +59,8 @@ class Counts:
         retries: attempts after the first.
         lists, sent: lists that were sent, and the texts in them.
         input_tokens, output_tokens: tokens billed.
-        billed: input, output and cached input tokens by service tier.
+        price: the model's, by which `cost` is counted; `None` if it is not known.
+        cost: of the tokens billed.
         estimated_tokens: tokens of responses without a usage.
         cut_off: answers that are not whole, by the provider's reason.
         kinds: errors by the name of their class.
@@ -75,7 +76,8 @@ class Counts:
     sent: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    billed: dict[str | None, list[int]] = field(default_factory=dict)
+    price: Price | None = None
+    cost: float = 0.0
     estimated_tokens: int = 0
     cut_off: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
@@ -89,10 +91,8 @@ class Counts:
         """Count the tokens of an answer."""
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
-        billed = self.billed.setdefault(usage.service_tier, [0, 0, 0])  # for each of millions of rows
-        billed[0] += usage.input_tokens
-        billed[1] += usage.output_tokens
-        billed[2] += usage.cached_input_tokens
+        if self.price is not None:
+            self.cost += self.price.of_usage(usage)
 
     def add_cut_off(self, reason: str) -> None:
         """Count an answer that is not whole."""

@@ -146,6 +146,7 @@ class Job(ABC):
         abort_policy: AbortPolicy,
     ) -> None:
         self.counts: Counts = counts
+        counts.price = budget.price
         self.budget: Budget = budget
         self.signal: int | None = None
         self._run = budget.run = run

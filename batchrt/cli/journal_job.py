@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from anyio.abc import TaskGroup
 
@@ -16,95 +15,100 @@ from batchrt import (
     InputError,
     JobReport,
     JournalError,
+    OpenAIEmbeddings,
     Outcome,
     OutputError,
+    OutputLayout,
     RunConfig,
     Runnable,
 )
-from batchrt.cli.answers import Answer
 from batchrt.cli.budget import Budget
-from batchrt.cli.console import complain, count
+from batchrt.cli.console import complain, count, size
 from batchrt.cli.counts import Counts, left_out_lines, output_lines
 from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.job import Job
-from batchrt.cli.options import RunSettings
-from batchrt.files import BadRow, Row, Sink, Source
-from batchrt.files.cells import listed
-from batchrt.files.remote import is_remote
-from batchrt.jobs.output import OutputLayout
+from batchrt.cli.job_files import option_named
+from batchrt.cli.options import JobSettings
+from batchrt.files import BadRow, Row, Sink, Source, VectorSink
+from batchrt.files.remote import shown_name
+from batchrt.jobs.output import is_free
 
-__all__ = ["JournalJob", "check_journal"]
-
-_VERSION: Final = "batchrt run 1"
-"""Stands for the code of this program's own steps in the identity of a chain: raised when their results
-change, so that a new release of this package does not send all rows again."""
+__all__ = ["JournalJob", "RowKind"]
 
 
-def check_journal(settings: RunSettings) -> None:
-    """Raise UsageError for options that make no sense with a journal, or without one."""
-    if settings.journal is None:
-        for name in ("retry_failed", "fresh"):
-            if getattr(settings, name):
-                raise UsageError(f"{option_of(name)} is for a run with --journal")
-        if settings.reuse != "same":
-            raise UsageError("--reuse is for a run with --journal")
-        return
-    if settings.output == "-":
-        raise UsageError("--journal needs an output file, which is written at the end: name one with -o")
-    if is_remote(settings.output) or is_remote(settings.journal):
-        raise UsageError("--journal is for files of this machine, the journal and OUT both")
-    for name, path in (("OUT", settings.output), *(("INPUT", path) for path in settings.source)):
-        if os.path.realpath(path) == os.path.realpath(settings.journal):
-            raise UsageError(f"--journal {settings.journal} is {name} too; name another file")
+@dataclass(frozen=True, slots=True)
+class RowKind:
+    """Hold what a journal's rows are to one of the commands.
+
+    Attributes:
+        version: stands for the code of this program's own steps in the identity of a chain: raised when
+            their results change, so that a new release of this package does not send all rows again.
+        refine: returns an outcome as it is recorded.
+        cut_off: returns the finish reason of a recorded output that is not whole.
+        noun: the unit of requests in flight, if they are not called that.
+    """
+
+    version: str
+    refine: Callable[[Outcome[Any]], Outcome[Any]]
+    cut_off: Callable[[Any], str | None] = lambda _: None
+    noun: str | None = None
 
 
 class JournalJob(Job):
     """Run the rows that the journal has no outcome of, and write the output from it.
 
     Args:
-        chain: from a row's values to its `Answer`.
-        open_sink: opens the output at a path, replacing what is there.
-        read: from a row to the values that the prompt takes; raises InputError for a row that lacks one.
+        chain: from a row's values to its output.
+        layout: of the output.
+        read: from a row to the values that the chain takes; raises InputError for a row that lacks one.
+        kind: see `RowKind`.
+        journal: the journal's path.
         model: the model; closed at the end.
-        settings: as they were given, with a journal.
+        config: of the run, without its limits.
+        settings: as they were given.
         budget: the limits of spending.
         source: where the rows come from.
     """
 
     def __init__(
         self,
-        chain: Runnable[Any, Answer],
-        open_sink: Callable[[str], Sink],
+        chain: Runnable[Any, Any],
+        layout: OutputLayout,
         read: Callable[[Row | BadRow], object],
+        kind: RowKind,
+        journal: str,
         *,
-        model: ChatOpenAI,
-        settings: RunSettings,
+        model: ChatOpenAI | OpenAIEmbeddings,
+        config: RunConfig,
+        settings: JobSettings,
         budget: Budget,
         source: Source,
     ) -> None:
-        assert settings.journal is not None
         policy = AbortPolicy(max_wait=settings.max_wait, patience=settings.patience)
-        config = budget.limit(budget.priced({"max_concurrency": settings.max_concurrency}))
-        _check_types(source)
+        limited = budget.limit(budget.priced({**config, "max_concurrency": settings.max_concurrency}))
+        self._numbers: list[int] | None = [] if settings.sample is not None else None
         source.check(self._noting(read))
-        self._journal = settings.journal
-        self._open_sink = open_sink
-        self._sink: Sink | None = None
+        self._kind = kind
+        self._noun = kind.noun
+        self._journal = journal
+        self._layout = layout
+        self._sink: Sink | VectorSink | None = None
         self._job = batchrt.Job(
             chain,
             source,
             settings.output,
             journal=self._journal,
-            config=RunConfig(**config),
+            config=limited,
             reuse=settings.reuse,
             fresh=settings.fresh,
             retry_failed=settings.retry_failed,
-            version=_VERSION,
+            version=kind.version,
             overwrite=settings.overwrite,
+            keeps_partial=True,
             # A sample is drawn from the first rows, and is all there is.
             limit=settings.limit if settings.sample is None else None,
-            refine=_refined,
-            layout=OutputLayout(self._opened, _split),
+            refine=kind.refine,
+            layout=OutputLayout(self._opened, self._write),
             abort_policy=policy,
         )
         super().__init__(
@@ -119,7 +123,6 @@ class JournalJob(Job):
         self._retries_failed = settings.retry_failed
         self._report: JobReport | None = None
         self._broken: JournalError | OutputError | InputError | UsageError | None = None
-        self._numbers: list[int] | None = [] if settings.sample is not None else None
 
     def _noting(self, read: Callable[[Row | BadRow], object]) -> Callable[[Row | BadRow], object]:
         """Return `read`, which also notes the numbers of the rows of a sample."""
@@ -131,9 +134,18 @@ class JournalJob(Job):
 
         return noting
 
-    def _opened(self, path: str) -> Sink:
-        self._sink = self._open_sink(path)
+    def _opened(self, path: str) -> Sink | VectorSink:
+        self._sink = self._layout.open(path)
         return self._sink
+
+    def _write(
+        self, sink: Any, place: int, values: Mapping[str, Any], output: Any, error: str | None
+    ) -> None:
+        self._layout.write(sink, self._number(place) - 1, values, output, error)
+
+    def _number(self, place: int) -> int:
+        """Return the number of the row in the file that is at a place of the job's input."""
+        return place + 1 if self._numbers is None else self._numbers[place]
 
     @property
     def answered(self) -> int:
@@ -193,14 +205,13 @@ class JournalJob(Job):
             counts.add_usage(outcome.usage)
         if recorded is not None:
             counts.answered += 1
-            if recorded.get("cut_off"):
-                counts.add_cut_off(recorded["finish_reason"] or "")
+            reason = self._kind.cut_off(recorded)
+            if reason is not None:
+                counts.add_cut_off(reason)
         if outcome.error is None:
             counts.done += 1
         else:
-            numbers = self._numbers
-            number = outcome.index + 1 if numbers is None else numbers[outcome.index]
-            counts.add_failure(number, outcome.error)
+            counts.add_failure(self._number(outcome.index), outcome.error)
 
     def conclude(self) -> None:
         """Say how it went, and how to go on.
@@ -215,6 +226,9 @@ class JournalJob(Job):
             return
         if isinstance(error, JournalError):
             error = _in_terms_of_options(error)
+        if isinstance(error, InputError) and error.parameter == "overwrite":
+            problem = f"{option_named(error)} (there is no journal of it, {self._journal}, to resume)"
+            error = UsageError(problem)
         if self._job.matches is not None:
             complain(f"the outcomes so far are in the journal {self._journal}; the same command goes on")
         elif isinstance(error, JournalError):
@@ -229,12 +243,15 @@ class JournalJob(Job):
             if resumed := report.resumed():
                 yield f"rows by the journal {self._journal}: {resumed}"
         yield from self._change_lines()
-        if report is not None and report.is_written and self._sink is not None:
+        if report is not None and (report.is_written or report.has_partial) and self._sink is not None:
             yield from output_lines(self._sink)
+        if report is not None and report.is_written:
+            yield f"journal: {self._journal} ({size(self._journal)})"
         yield from self._way_on()
 
     def _losses(self) -> Iterable[str]:
-        if self._report is not None and self._report.is_written and self._sink is not None:
+        report = self._report
+        if report is not None and (report.is_written or report.has_partial) and self._sink is not None:
             yield from left_out_lines(self._sink)
         yield from self._change_lines()
         yield from self._way_on()
@@ -257,32 +274,14 @@ class JournalJob(Job):
         if report.ended and not (self._abort_policy.is_aborted or self.signal or self.budget.ended):
             yield f"no outcome: {count(report.interrupted, 'row')}, because {' '.join(report.ended.split())}"
         rows = count(report.done + report.failed, "row")
+        out = shown_name(self._settings.output)
+        if report.is_complete:
+            yield f"{out} is unchanged, for no row has an answer; --retry-failed asks all of them again"
+            return
         yield f"the journal {self._journal} has the outcomes of {rows}; the same command goes on"
-        yield f"{self._settings.output} is unchanged: it is written when each row has an outcome"
-
-
-def _check_types(source: Source) -> None:
-    """Raise UsageError for columns of bytes, which a journal's JSON cannot carry."""
-    columns = [name for name, kind in source.arrow_types.items() if "binary" in str(kind)]
-    if columns:
-        raise UsageError(
-            f"--journal keeps rows as JSON, which has no bytes: leave out or encode {listed(columns)}"
-        )
-
-
-def _refined(outcome: Outcome[Any]) -> Outcome[Any]:
-    """Return the outcome of an answer as JSON can carry it."""
-    answer = outcome.output
-    if not isinstance(answer, Answer):
-        return outcome
-    recorded = {"output": answer.output, "finish_reason": answer.finish_reason}
-    if answer.cut_off:
-        recorded["cut_off"] = True
-    return replace(outcome, output=recorded, error=answer.error)
-
-
-def _split(recorded: Any) -> tuple[Any, str | None]:
-    return recorded["output"], recorded["finish_reason"]
+        if not report.has_partial:
+            is_new = is_free(self._settings.output)
+            yield f"{out} is {'' if is_new else 'unchanged: it is '}written when each row has an outcome"
 
 
 def _in_terms_of_options(error: JournalError) -> JournalError:

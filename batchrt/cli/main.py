@@ -10,6 +10,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
+from batchrt.cli.config import ConfigSettings, show_config
 from batchrt.cli.console import complain
 from batchrt.cli.errors import UsageError
 from batchrt.cli.mock import MockSettings, serve_mock
@@ -40,10 +41,11 @@ or content_filter for a truncated one. The first Ctrl-C finishes the requests in
 wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost, requests
 in flight are finished, and no more are sent.
 
-With --journal FILE no paid answer is lost: after a kill, Ctrl-C, a full disk or an outage, the same command
-continues where it stopped. OUT must be a local file, and is written once each row has an outcome. All other
-options work with a journal, too. Rows without an answer because the provider refused all requests are not
-failed; the next run sends them.
+No paid answer is lost: each is recorded in a journal beside OUT (OUT.journal), and after a kill, Ctrl-C, a
+full disk or an outage the same command continues where it stopped. OUT is written once each row has an
+outcome, or the run ends early. Rows without an answer because the provider refused all requests are not
+failed; the next run sends them. Without a journal (stdout, pipes, remote files, --no-journal) rows are
+written as they come.
 """ + _EXIT_CODES.format("answered")
 
 _EMBED_HELP: Final = """
@@ -52,8 +54,12 @@ Turn a text of each row of INPUT into a vector; write the vectors, in the same o
 Texts are sent in lists, as long as the server accepts. The suffix of OUT selects the format of the vectors,
 each with its row's id: as a float32 matrix for numpy (.npy; the ids beside it in OUT.ids.jsonl), as a table
 (.parquet; needs batchrt[parquet]), or as lines of JSON (.jsonl). A failed row has the reason
-in its error field; in a matrix it is a row of NaN. A .parquet file is readable once it is finished: a
-killed process (SIGKILL) loses it, while the other formats keep the rows written so far.
+in its error field; in a matrix it is a row of NaN.
+
+No paid vector is lost: each is recorded in a journal beside OUT (OUT.journal), and after a kill, Ctrl-C, a
+full disk or an outage the same command continues where it stopped. OUT is written once each row has an
+outcome, or the run ends early. Without a journal (stdout, pipes, remote files, --no-journal) rows are
+written as they come.
 
 The API key is taken from OPENAI_API_KEY. The first Ctrl-C finishes the requests in flight, skips lists
 that wait for the provider, and stops; the second stops at once. At --max-tokens-total or --max-cost,
@@ -64,7 +70,15 @@ _REPORT_HELP: Final = """
 Show the counts and failed rows of a job from its journal (see docs/jobs.md), also while the job runs.
 
 Exit codes: 0 each row has an answer, 1 some rows failed, 2 the journal cannot be read, 4 the job is not
-complete, or OUT cannot be written.
+complete, or OUT or PAGE cannot be written.
+"""
+
+_CONFIG_HELP: Final = """
+Show each setting of run and embed, its value and its origin: the default, a file, or the environment.
+
+Settings come from batchrt.toml, or the table tool.batchrt of pyproject.toml, in this folder or the next one
+above it, and from the user's own batchrt.toml; --profile NAME adds those of a profile. BATCHRT_… variables
+override files, and options override both. See docs/money.md.
 """
 
 _MOCK_HELP: Final = """
@@ -105,6 +119,9 @@ app.command("embed", short_help="Turn a text of each row into a vector.", help=_
 )
 app.command("report", short_help="Show the counts and failed rows of a job.", help=_REPORT_HELP)(
     command_of(ReportSettings, show_report)
+)
+app.command("config", short_help="Show the settings and where they come from.", help=_CONFIG_HELP)(
+    command_of(ConfigSettings, show_config)
 )
 app.command("mock", short_help="Serve a mock provider.", help=_MOCK_HELP)(
     command_of(MockSettings, serve_mock)
@@ -159,10 +176,14 @@ def _exit_code(arguments: list[str]) -> int:
 
 
 def _command(arguments: list[str]) -> str:
-    known = arguments and arguments[0] in ("run", "embed", "report", "mock")
+    known = arguments and arguments[0] in ("run", "embed", "report", "config", "mock")
     return f"batchrt {arguments[0]}" if known else "batchrt"
 
 
 def _message(error: Exception) -> str:
     say = getattr(error, "format_message", None)
-    return " ".join(str(say() if callable(say) else error).split()).removesuffix(".")
+    text = " ".join(str(say() if callable(say) else error).split()).removesuffix(".")
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    source = None if context is None or parameter is None else context.get_parameter_source(parameter.name)
+    is_of_environment = source is not None and source.name == "ENVIRONMENT"
+    return f"{text} (it is set by {parameter.envvar})" if parameter and is_of_environment else text

@@ -10,10 +10,13 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, get
 
 import typer
 
+from batchrt import Price
 from batchrt.cli.errors import UsageError, option_of
 from batchrt.cli.option_values import READERS
+from batchrt.cli.profile_options import OPTIONS, PARAMETERS, extra_settings, variable_of, with_origin
 from batchrt.files import OutputEncoding
 from batchrt.providers.embeddings.server_families import ServerFamily
+from batchrt.providers.http.secrets import Hidden
 
 __all__ = ["EmbedSettings", "JobSettings", "RunSettings", "check_number", "command_of", "option"]
 
@@ -112,6 +115,22 @@ class JobSettings:
     price_input: float | None = option(
         None, metavar="X", help="The price of a million input tokens; the summary then has the cost."
     )
+    published_prices: bool = option(
+        True,
+        "--published-prices/--no-published-prices",
+        help="Look the model's price up in genai-prices, if that is installed (batchrt[prices]).",
+    )
+    dry_run: bool = option(
+        False, "--dry-run", help="Show the first requests, and the tokens and cost of all; send nothing."
+    )
+    show: int = option(3, min=0, metavar="N", help="With --dry-run: how many requests to show.")
+    confirm_above: float | None = option(
+        None,
+        metavar="X",
+        help="Ask before a job that may cost more than X. Needs the model's prices.",
+        show_default="never ask",
+    )
+    yes: bool = option(False, "--yes", "-y", help="Do not ask.")
     options: Mapping[str, Any] = option(
         dict,
         "--option",
@@ -136,13 +155,32 @@ class JobSettings:
         show_default="all",
     )
     sample_seed: int = option(0, metavar="SEED", help="The seed of --sample; another seed draws other rows.")
+    journal: str | None = option(
+        None,
+        metavar="FILE",
+        help="The journal: each outcome is recorded in it; the same command resumes the job.",
+        show_default="OUT.journal; none for stdout, pipes and remote files",
+    )
+    no_journal: bool = option(
+        False, "--no-journal", help="Keep no journal: write OUT as rows come, and resume nothing."
+    )
+    retry_failed: bool = option(False, "--retry-failed", help="Run rows again that failed before.")
+    fresh: bool = option(
+        False, "--fresh", help="Start a new journal; the old one is kept as OUT.journal.old1."
+    )
+    reuse: Literal["same", "any"] = option(
+        "same", help="any: keep outputs of another model, prompt or option for the same row."
+    )
     quiet: bool = option(
         False, "--quiet", "-q", help="No progress and no summary; lost rows are reported nevertheless."
     )
+    tokenizer: Tokenizer = "estimate"
     timeout: float | None = None
     output: str = "-"
     output_format: str | None = None
     price_output: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    api_key: Hidden | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +192,9 @@ class RunSettings(JobSettings):
         "--prompt",
         "-p",
         help="The prompt for each row, with {column} fields. @FILE reads it from FILE; @@ is an @.",
+    )
+    tokenizer: Tokenizer = option(
+        "estimate", help="How --dry-run counts tokens; tiktoken is exact for OpenAI's models."
     )
     system: str | None = option(None, help="The system message, a template like --prompt.")
     model: str = option("gpt-5-mini", "--model", "-m", help=_MODEL)
@@ -169,19 +210,6 @@ class RunSettings(JobSettings):
         None,
         help="The output's encoding; utf-8-sig has a byte order mark, as spreadsheets need.",
         show_default="utf-8, with a mark if the input has one",
-    )
-    journal: str | None = option(
-        None,
-        metavar="FILE",
-        help="Record each outcome in FILE; after a kill, the same command resumes the job.",
-    )
-    retry_failed: bool = option(False, "--retry-failed", help="With --journal: run failed rows again.")
-    fresh: bool = option(
-        False, "--fresh", help="With --journal: start a new journal; the old one is kept as FILE.old1."
-    )
-    reuse: Literal["same", "any"] = option(
-        "same",
-        help="With --journal: any reuses answers of another model, prompt or option to the same row.",
     )
     fail_cut_off: bool = option(
         False,
@@ -268,27 +296,38 @@ def command_of(kind: type[S], run: Callable[[S], int]) -> Callable[..., None]:
         kind: the settings; its required fields come first.
         run: does the job and returns the exit code.
     """
+    chosen = PARAMETERS if issubclass(kind, JobSettings) else ()
 
-    def command(**given: Any) -> None:
-        for name in given.keys() & READERS.keys():
-            given[name] = READERS[name][1](given[name])
-        raise typer.Exit(run(kind(**given)))
+    def command(context: typer.Context, **given: Any) -> None:
+        for parameter in chosen:
+            given.pop(parameter.name)  # they have had their effect
+        try:
+            for name in given.keys() & READERS.keys():
+                given[name] = READERS[name][1](given[name])
+            code = run(kind(**given, **extra_settings(context)))
+        except UsageError as error:
+            raise with_origin(context, error) from error
+        raise typer.Exit(code)
 
     hints = get_type_hints(kind)
-    parameters = []
+    parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for each in fields(cast("type[JobSettings]", kind)):
         if "shown" not in each.metadata:
             continue
         default = None if each.default_factory is not MISSING else each.default
+        shown = each.metadata["shown"]
+        if issubclass(kind, JobSettings) and any(each.name in names for names in OPTIONS.values()):
+            shown.envvar, shown.show_envvar = variable_of(each.name), False
         shown_type = READERS[each.name][0] if each.name in READERS else hints[each.name]
         parameters.append(
             Parameter(
                 each.name,
                 Parameter.KEYWORD_ONLY,
                 default=Parameter.empty if default is MISSING else default,
-                annotation=Annotated[shown_type, each.metadata["shown"]],
+                annotation=Annotated[shown_type, shown],
             )
         )
+    parameters += chosen
     parameters.sort(key=lambda parameter: parameter.default is not Parameter.empty)
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -151,7 +151,7 @@ class Progress:
         left = self._seconds_left()
         if left is not None and not trouble:
             words.append(f"ETA {duration(left)}")
-        words += self._budget.words()
+        words += self._budget.words(counts)
         words += use_words(quota, noun)
         tokens = counts.input_tokens + counts.output_tokens + counts.estimated_tokens
         if tokens:

@@ -29,15 +29,21 @@ class ReportSettings:
     failed: str | None = option(
         None, metavar="OUT", help="Write the failed rows with their errors: .csv, .tsv, .jsonl or .parquet."
     )
-    overwrite: bool = option(False, "--overwrite", help="Replace OUT if it exists.")
+    html: str | None = option(
+        None, metavar="PAGE", help="Write a page with pictures of the job (.html); needs batchrt[report]."
+    )
+    overwrite: bool = option(False, "--overwrite", help="Replace OUT and PAGE if they exist.")
 
 
 def show_report(settings: ReportSettings) -> int:
     """Show the journal of `settings` on stdout, and return the exit code.
 
     Raises:
-        UsageError: there is no such journal, or the file of failed rows cannot be made.
+        UsageError: there is no such journal, or a file cannot be made.
     """
+    for name in ("failed", "html"):
+        if getattr(settings, name) == "-":
+            raise UsageError(f"{option_of(name)} needs a file, since the report itself is on stdout")
     from batchrt import JobReport  # loads pydantic, which --help does without
 
     try:
@@ -48,6 +54,11 @@ def show_report(settings: ReportSettings) -> int:
         if settings.failed is not None:
             rows = found.write_failed(settings.failed, overwrite=settings.overwrite)
             typer.echo(f"{count(rows, 'failed row')} written to {settings.failed}")
+        if settings.html is not None:
+            found.write_html(settings.html, overwrite=settings.overwrite)
+            typer.echo(f"page written to {settings.html}")
+    except ImportError as error:
+        raise UsageError(str(error)) from error
     except (JournalError, InputError) as error:
         raise UsageError(str(error).replace("`overwrite`", option_of("overwrite"))) from error
     except OutputError as error:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-from batchrt import ChatOpenAI, RunConfig, Runnable, RunnableLambda
+from batchrt import ChatOpenAI, Outcome, OutputLayout, RunConfig, Runnable, RunnableLambda
 from batchrt.cli.answers import Answer, answer_step
 from batchrt.cli.budget import Budget
 from batchrt.cli.console import complain
 from batchrt.cli.counts import Counts
+from batchrt.cli.dry_run import look_ahead
 from batchrt.cli.errors import UsageError
 from batchrt.cli.feed import Feed, window_of
 from batchrt.cli.job import Job, check_limits, execute
 from batchrt.cli.job_files import open_output, output_format
-from batchrt.cli.journal_job import JournalJob, check_journal
+from batchrt.cli.journal_job import JournalJob, RowKind
+from batchrt.cli.journal_path import check_owner, journal_path
 from batchrt.cli.options import RunSettings
 from batchrt.cli.prompt import chat_model, prompt_of, read_prompt, read_schema
 from batchrt.cli.streamed_job import StreamedJob
@@ -38,7 +40,7 @@ def run_job(settings: RunSettings) -> int:
     if settings.flatten and (schema is None or not fields_of_schema(schema)):
         raise UsageError("--flatten makes columns of a schema's fields: name one with --schema that has some")
     check_limits(settings)
-    check_journal(settings)
+    journal = journal_path(settings)
     budget, counts = Budget.of(settings, answers=True), Counts()
     model = chat_model(settings)
     answers = _answers(settings, model, schema)
@@ -53,20 +55,47 @@ def run_job(settings: RunSettings) -> int:
         if settings.timeout is not None:
             ask = ask.with_config(timeout=settings.timeout, run_name="the row")
         fields = field_reader(source, prompt.input_variables)
-        if settings.journal is not None:
-            ask = _from_values(source, prompt.input_variables, ask)
-            return JournalJob(
-                ask, open_sink, fields, model=model, settings=settings, budget=budget, source=source
-            )
+        of_values = _from_values(source, prompt.input_variables, ask)
+        given: Any = {"model": model, "settings": settings, "budget": budget}
+        if journal is not None:
+            check_owner(journal, source, settings, of_vectors=False)
+        look_ahead(of_values, source, fields, journal=journal, version=_ANSWERS.version, **given)
+        given["source"] = source
+        if journal is not None:
+            layout = OutputLayout(open_sink, _write)
+            return JournalJob(of_values, layout, fields, _ANSWERS, journal, config=RunConfig(), **given)
         sink = stack.enter_context(open_sink(None))
         chain = RunnableLambda(fields, inline=True) | ask
         feed = Feed(source, settings.limit, counts)
         config = RunConfig(window=window_of(settings.max_concurrency))
-        return StreamedJob(
-            chain, feed, sink, model=model, config=config, settings=settings, budget=budget, source=source
-        )
+        return StreamedJob(chain, feed, sink, config=config, **given)
 
     return execute(settings, new_job)
+
+
+def _refined(outcome: Outcome[Any]) -> Outcome[Any]:
+    """Return the outcome of an answer as JSON can carry it."""
+    answer = outcome.output
+    if not isinstance(answer, Answer):
+        return outcome
+    recorded = {"output": answer.output, "finish_reason": answer.finish_reason}
+    if answer.cut_off:
+        recorded["cut_off"] = True
+    return replace(outcome, output=recorded, error=answer.error)
+
+
+def _cut_off(recorded: Any) -> str | None:
+    return recorded["finish_reason"] or "" if recorded.get("cut_off") else None
+
+
+def _write(sink: Sink, _place: int, values: Mapping[str, Any], recorded: Any, error: str | None) -> None:
+    if recorded is None:
+        sink.write(values, None, error)
+    else:
+        sink.write(values, recorded["output"], error, recorded["finish_reason"])
+
+
+_ANSWERS: Final = RowKind("batchrt run 1", _refined, _cut_off)
 
 
 def _from_values(source: Source, names: tuple[str, ...], ask: Runnable[Any, Answer]) -> Runnable[Any, Answer]:

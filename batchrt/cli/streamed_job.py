@@ -26,11 +26,16 @@ from batchrt.cli.job import Job
 from batchrt.cli.options import JobSettings
 from batchrt.files import Entry, RowWriter, Sink, Source, VectorSink, without_traces
 
-__all__ = ["StreamedJob"]
+__all__ = ["StreamedJob", "name_option"]
 
 _CHUNK: Final = 256
 _UNFINISHED: Final = ("cancelled", "not started")
 """Statuses of rows that are not written, for the job ended before them."""
+
+
+def name_option(error: ContextLengthError) -> None:
+    """Have the error's message name the option in place of the library's parameter."""
+    error.message = error.message.replace("truncate=True", "--truncate auto")
 
 
 class StreamedJob(Job):
@@ -134,8 +139,8 @@ class StreamedJob(Job):
         elif outcome.status in _UNFINISHED:
             counts.cancelled += outcome.status == "cancelled"
         elif self._abort_policy.record_failure(without_traces(error)):
-            if isinstance(error, ContextLengthError):  # the library names its parameter
-                error.message = error.message.replace("truncate=True", "--truncate auto")
+            if isinstance(error, ContextLengthError):
+                name_option(error)
             counts.add_failure(self._feed.row(outcome.index).number, error)
         else:  # it failed along with the whole job
             self._aborted.add(outcome.index)

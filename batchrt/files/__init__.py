@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchrt.errors import OutputClosedError, OutputError
 from batchrt.files.encodings import OutputEncoding
-from batchrt.files.fields import field_reader, prompt_values, text_reader
+from batchrt.files.fields import column_text, field_reader, prompt_values, text_reader
 from batchrt.files.flattening import FieldKind, fields_of_schema
 from batchrt.files.formats import Format, choose_format
 from batchrt.files.paths import expand_paths
@@ -38,6 +38,7 @@ __all__ = [
     "VectorSink",
     "bad_row",
     "choose_format",
+    "column_text",
     "expand_paths",
     "field_reader",
     "fields_of_schema",

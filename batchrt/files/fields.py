@@ -9,7 +9,7 @@ from batchrt.files.cells import cell, listed
 from batchrt.files.rows import BadRow, Row
 from batchrt.files.source import Source
 
-__all__ = ["field_reader", "prompt_values", "text_reader"]
+__all__ = ["column_text", "field_reader", "prompt_values", "text_reader"]
 
 Fields: TypeAlias = "Mapping[str, Any]"
 
@@ -57,6 +57,12 @@ def text_reader(source: Source, column: str) -> Callable[[Row | BadRow], str]:
         raise source.row_error(row, problem, column=column)
 
     return text
+
+
+def column_text(values: Fields, column: str) -> str:
+    """Return the value of a column as text."""
+    value = values[column]
+    return value if isinstance(value, str) else cell(value)
 
 
 def _values_of(row: Row | BadRow) -> Fields:

@@ -273,7 +273,10 @@ def open_output(
     if path == STANDARD_STREAM:
         return _open_stdout(encode, source)
     compressor = new_compressor(path)
-    file = open_new_file(path, overwrite=overwrite, source=source, rebuildable=rebuildable)
+    # Rows that were in a journal come at once: there is nothing to see before the file is complete.
+    file = open_new_file(
+        path, overwrite=overwrite, source=source, rebuildable=rebuildable, in_place=not rebuildable
+    )
     return OutputFile(file.stream, path, encode, new_file=file, compressor=compressor)
 
 

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 from batchrt.errors import InputError
 from batchrt.files.cells import shorten
+from batchrt.files.formats import os_problem
 
 __all__ = [
     "RemoteReader",
     "file_system",
     "is_remote",
     "local_path",
+    "remote_exists",
     "remote_glob",
     "shown_name",
     "translated",
@@ -81,6 +83,17 @@ def remote_glob(name: str) -> list[str]:
     system, path = file_system(name)
     with translated():
         return sorted(str(system.unstrip_protocol(found)) for found in system.glob(path))
+
+
+def remote_exists(name: str) -> bool:
+    """Return whether there is a remote file; raises InputError if that cannot be told."""
+    shown = shown_name(name)
+    system, path = file_system(name)
+    try:
+        with translated():
+            return bool(system.exists(path))
+    except OSError as error:
+        raise InputError(f"{shown}: {os_problem(error)}", path=shown) from error
 
 
 class RemoteReader(io.RawIOBase):

@@ -13,7 +13,7 @@ from typing import Any, Final
 from batchrt.errors import InputError, OutputError
 from batchrt.files.formats import os_problem
 from batchrt.files.new_file import PARTIAL, NewFile
-from batchrt.files.remote import file_system, shown_name, translated
+from batchrt.files.remote import file_system, remote_exists, shown_name, translated
 from batchrt.files.source import Source
 
 __all__ = ["UploadedFile", "open_upload"]
@@ -99,11 +99,7 @@ def open_upload(path: str, *, overwrite: bool, source: Source | None, rebuildabl
     if source is not None and shown in source.paths:
         raise InputError(f"{shown}: this is the input; name another file for the output", path=shown)
     system, target = file_system(path)
-    try:
-        with translated():
-            exists = bool(system.exists(target))
-    except OSError as error:
-        raise InputError(f"{shown}: {os_problem(error)}", path=shown) from error
+    exists = remote_exists(path)
     if exists and not overwrite:
         problem = "the file exists already; name another one or add `overwrite`"
         raise InputError(f"{shown}: {problem}", path=shown, parameter="overwrite")

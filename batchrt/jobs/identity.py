@@ -31,6 +31,7 @@ class Identity:
         parts: name and digest of each part of the chain that the outputs depend on.
         is_fixed: whether equal inputs have equal keys, at any time.
         output_type: the class of the outputs, if JSON does not have it.
+        needs: names that each input must have.
 
     Raises:
         ValueError: a function's code cannot be compared between processes, and there is no version.
@@ -41,6 +42,7 @@ class Identity:
         self._render = described.render if described.asks else None
         self.is_fixed: bool = described.is_fixed or self._render is None
         self.output_type: type[Any] | None = described.output_type
+        self.needs: tuple[str, ...] = described.needs
         self._fields = described.fields
         parts: list[tuple[str, str]] = []
         for each in described.parts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,18 +17,23 @@ from anyio import CancelScope
 
 from batchrt.config import RunConfig, check_config
 from batchrt.errors import DeadlineExceededError, SpendingLimitError
-from batchrt.files import Source, ThreadedIterator
+from batchrt.files import Source, ThreadedIterator, required_columns
+from batchrt.jobs.estimate import JobEstimate, estimate_job
+from batchrt.jobs.event_log import EventLog
 from batchrt.jobs.identity import Identity
 from batchrt.jobs.job_run import JobRun, Observer, Refiner
 from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_reader import JournalReader, RunRecord
 from batchrt.jobs.matching import Matcher, Matches
-from batchrt.jobs.output import OutputLayout, check_output, write_output
+from batchrt.jobs.output import OutputLayout, check_output, check_unused, is_free, is_stream, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
-from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows
+from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
 from batchrt.limits.abort_policy import AbortPolicy
+from batchrt.limits.quota_watch import watching_quotas
+from batchrt.providers.embeddings.tokenizer import TokenizerName
 from batchrt.runnables.base import RunnableLike, coerce
+from batchrt.runtime.clock import Clock
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
@@ -60,8 +66,9 @@ class Job:
         source: a file (its path, or opened), a data frame or Arrow table, or any iterable or async iterable
             of values that JSON can carry. It is read from the start by each run; an iterator, which runs on
             the event loop, serves a single one.
-        sink: the output file, CSV, TSV or JSONL; `None` for none. It is written from the journal once each
-            row has an outcome, and is the same whether the job was interrupted or not.
+        sink: the output file, CSV, TSV, JSONL or Parquet; `None` for none. It is written from the journal
+            once each row has an outcome, and is the same whether the job was interrupted or not. Rows that
+            all failed do not replace an older one.
         journal: the journal's file, made by the first run. Its folder must be on a local disk.
         config: for the run, as for `abatch`.
         reuse: `any` keeps answers of another chain to the same input.
@@ -71,6 +78,8 @@ class Job:
             closure of each function are compared, with the functions, runnables and constants of its own
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
+        keeps_partial: write the rows so far to the output also when a run ends early, unless it is a file of
+            another run or job, or all rows had an outcome when it was last written.
         limit: the most rows to read.
         refine: returns an outcome as it is to be recorded, for a chain whose output has more to it than JSON
             can carry. One with an error and an output counts as failed; both are kept.
@@ -96,6 +105,7 @@ class Job:
         retry_failed: bool = False,
         version: str | None = None,
         overwrite: bool = False,
+        keeps_partial: bool = False,
         limit: int | None = None,
         refine: Refiner | None = None,
         layout: OutputLayout | None = None,
@@ -110,11 +120,13 @@ class Job:
         self._source = source
         self._sink = None if sink is None else os.fspath(sink)
         self._config = check_config(config)
+        self._version = version
         self._identity = Identity(self._chain, version)
         self._reuse_any = reuse == "any"
         self._fresh = fresh
         self._retry_failed = retry_failed
         self._overwrite = overwrite
+        self._keeps_partial = keeps_partial
         self._limit = limit
         self._refine = refine
         self._layout = layout
@@ -140,9 +152,10 @@ class Job:
         Raises:
             JournalError: the journal cannot be opened or written, or another process has it open. What was
                 committed is in it, and running the job again goes on.
-            InputError: the source cannot be read, or the output cannot be created.
+            InputError: the source cannot be read, or has no column that the prompt names; or the output
+                cannot be created.
             OutputError: the output cannot be written; the journal is complete.
-            TypeError: a row's value, or an output, cannot be kept in a journal.
+            TypeError: a row's value cannot be kept in a journal.
             ValueError: the source is an iterator, and was read by a run before.
         """
         if self._is_used_up:
@@ -157,17 +170,19 @@ class Job:
         )
         if self._stop_called:
             run.stop()
-        with (
-            open_rows(self._source) as rows,
-            Journal(self.journal, fresh=self._fresh, committed=run.committed) as journal,
-        ):
+        with ExitStack() as opened:
+            rows = opened.enter_context(open_rows(self._source))
             source = rows if isinstance(rows, Source) else None
-            if self._sink is not None:
-                own = not journal.is_new
-                check_output(self._sink, source, replace=own or self._overwrite, layout=self._layout)
+            if source is not None:
+                required_columns(source, self._identity.needs)
+            files = [] if self._sink is None else check_output(self._sink, source, self._layout)
+            journal = opened.enter_context(Journal(self.journal, fresh=self._fresh, committed=run.committed))
+            if journal.is_new and not self._overwrite:
+                check_unused(files)
             self._fresh = False
             report = self._report = await self._carry_out(run, rows, journal)
-            if report.is_complete and self._sink is not None:
+            if self._sink is not None and self._is_to_be_written(journal, report, self._sink):
+                journal.begin_output(is_complete=report.is_complete)
                 report = self._report = await self._written(report, source, self._sink)
         self._stop_called = False
         return report
@@ -177,19 +192,31 @@ class Job:
         write = partial(write_output, self.journal, sink, source, rows=report.rows, layout=self._layout)
         with CancelScope() as self._writing:
             await anyio.to_thread.run_sync(partial(write, check=anyio.from_thread.check_cancelled))
-            return replace(report, is_written=True)
+            return replace(report, is_written=report.is_complete, has_partial=not report.is_complete)
         return report
 
+    def _is_to_be_written(self, journal: Journal, report: JobReport, sink: str) -> bool:
+        if report.is_complete:  # an output without any answer is no reason to lose an older one
+            return bool(report.done) or not report.failed or is_stream(sink) or is_free(sink)
+        if not self._keeps_partial or not (report.done or report.failed):
+            return False
+        return is_stream(sink) or journal.has_partial_output or is_free(sink)
+
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
-        started = perf_counter()
-        journal.begin_run()
+        started, wall = perf_counter(), Clock().wall
+        journal.begin_run(wall(), source_paths(rows))
         matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
         self._matcher = matcher
         # A pipe may be long in giving a row; the next row of a file takes microseconds, less than a thread.
         blocks = isinstance(rows, Source) and rows.fraction_read is None
         given = ThreadedIterator(rows) if blocks else rows
         read: Any = read_async_rows if isinstance(given, AsyncIterable) else read_rows
-        await run.run(read(given, self._limit), journal, matcher, self._codec)
+        log = EventLog(journal, wall)
+        try:
+            with watching_quotas(log.note):
+                await run.run(read(given, self._limit), journal, matcher, self._codec)
+        finally:
+            log.end()
         if isinstance(rows, Source) and rows.is_broken:
             run.end_early("the input cannot be read to its end")
         if run.at_end and self._limit is None:
@@ -235,6 +262,41 @@ class Job:
     def statistics(self) -> RunStatistics:
         """Return the counts of the rows that the last run sent, so far."""
         return RunStatistics() if self._run is None else self._run.statistics()
+
+    def estimate(self, *, tokenizer: TokenizerName = "estimate", examples: int = 3) -> JobEstimate:
+        """Return what the next run would send, and its cost by the config's `prices`; nothing is sent.
+
+        Args:
+            tokenizer: see `estimate_job`.
+            examples: how many of the first requests to keep.
+
+        Raises:
+            TypeError: the source is an iterator, which this would use up; or as for `estimate_job`.
+            InputError, JournalError, ImportError, TokenizerError: as for `estimate_job`.
+        """
+        return self._estimate(tokenizer, examples, lambda: None)
+
+    async def aestimate(self, *, tokenizer: TokenizerName = "estimate", examples: int = 3) -> JobEstimate:
+        """Do `estimate` in a thread; cancellation ends it."""
+        estimate = partial(self._estimate, tokenizer, examples, anyio.from_thread.check_cancelled)
+        return await anyio.to_thread.run_sync(estimate)
+
+    def _estimate(self, tokenizer: TokenizerName, examples: int, check: Callable[[], object]) -> JobEstimate:
+        if isinstance(self._source, Iterator | AsyncIterator):
+            raise TypeError("the job's source is an iterator, which an estimate would use up; give a list")
+        return estimate_job(
+            self._chain,
+            self._source,
+            prices=self._config.get("prices"),
+            tokenizer=tokenizer,
+            examples=examples,
+            limit=self._limit,
+            journal=None if self._fresh else self.journal,
+            reuse_any=self._reuse_any,
+            retry_failed=self._retry_failed,
+            version=self._version,
+            check=check,
+        )
 
     def write(self) -> None:
         """Write the rows that the journal has to the sink now, also where others are missing.
@@ -283,10 +345,17 @@ class Job:
             changed=matches.changed,
             changed_parts=dict(matches.changed_parts),
             new=matches.new,
-            gone=journal.gone() if run.at_end and self._limit is None else None,
+            gone=self._gone(run, matches, journal),
             kept=matches.kept,
             interrupted=run.interrupted,
             not_started=run.not_started,
             aside=journal.aside,
             **facts,
         )
+
+    def _gone(self, run: JobRun, matches: Matches, journal: Journal) -> int | None:
+        """Return how many recorded rows are not in the input any more, or `None` if that is not known."""
+        if not run.at_end or self._limit is not None:
+            return None
+        # The old outcome of a changed row without a new one is at no place either.
+        return max(0, journal.gone() - (matches.changed - run.superseded))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import chain as chained
 from time import perf_counter
 from typing import Any, Final, TypeAlias
@@ -74,6 +75,19 @@ class _RowStep(Runnable[Row, Any]):
         return Step.of(call, [step])
 
 
+class _RowValue(Runnable[Row, Any]):
+    """Take the value of each row, before a chain that packs its inputs into lists as they are pulled."""
+
+    def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  it takes none
+        return Step(_value_of, inline=True)
+
+
+def _value_of(row: Row, _strand: Strand) -> Any:
+    if row.error is not None:
+        raise row.error
+    return row.value
+
+
 class JobRun:
     """Run the rows that have no outcome yet, and record the outcomes as they come.
 
@@ -90,6 +104,7 @@ class JobRun:
     Attributes:
         interrupted: rows without an outcome that stands, since the provider let no request through.
         not_started: rows that were read and not sent.
+        superseded: changed rows with an outcome of this run.
         at_end: whether all rows of the source were read.
         ended: why the run ended early, or `None`.
     """
@@ -105,9 +120,11 @@ class JobRun:
     ) -> None:
         self.interrupted: int = 0
         self.not_started: int = 0
+        self.superseded: int = 0
         self.at_end: bool = False
         self.ended: str | None = None
-        self._step = _RowStep(chain)
+        self._packs = chain._step().bulk is not None
+        self._step: Runnable[Row, Any] = _RowValue() | chain if self._packs else _RowStep(chain)
         self._config = config
         self._observe = observe
         self._refine = refine
@@ -181,7 +198,7 @@ class JobRun:
 
         Raises:
             JournalError: the journal cannot be written; what was committed stays.
-            TypeError: an input or an output cannot be kept in a journal.
+            TypeError: an input cannot be kept in a journal.
             Exception: an error of the source, or of the observer.
         """
         self._journal, self._matcher, self._codec = journal, matcher, codec
@@ -221,13 +238,15 @@ class JobRun:
 
     # Rows in
 
-    async def _inputs(self, rows: Iterator[Given]) -> Iterator[Row] | None:
+    async def _inputs(self, rows: Iterator[Given]) -> Iterator[Row] | AsyncIterator[Row] | None:
         """Return the rows to run, after those at the start that need not be; `None` if there is none."""
         began = perf_counter()
         matched = self._matched(rows)
         for row in matched:
             if row is not None:
-                return chained((self._noted(row),), self._following(matched))
+                matched = chained((row,), matched)
+                in_turns = self._packs and not self._matcher.is_first
+                return self._in_turns(matched) if in_turns else self._following(matched)
             if perf_counter() - began > _LONGEST_LOOK:
                 await anyio.lowlevel.checkpoint()
                 began = perf_counter()
@@ -243,6 +262,16 @@ class JobRun:
                 began = perf_counter()
             elif perf_counter() - began > _LONGEST_LOOK:
                 yield self._noted(_PAUSE)
+                began = perf_counter()
+
+    async def _in_turns(self, matched: Iterator[Row | None]) -> AsyncIterator[Row]:
+        """Yield rows that are packed into lists: while they are searched, a list cannot pause."""
+        began = perf_counter()
+        for row in matched:
+            if row is not None:
+                yield self._noted(row)
+            if perf_counter() - began > _LONGEST_LOOK:
+                await anyio.lowlevel.checkpoint()
                 began = perf_counter()
 
     def _matched(self, rows: Iterator[Given]) -> Iterator[Row | None]:
@@ -288,10 +317,15 @@ class JobRun:
             self._put_doubtful()
 
     def _put(self, row: Row, outcome: Outcome[Any]) -> None:
-        record = self._codec.record(outcome, self._clock.wall())
+        try:
+            record = self._codec.record(outcome, self._clock.wall())
+        except TypeError as error:  # the row was paid for; nothing would be gained by ending the job
+            outcome = replace(outcome, output=None, error=error)
+            record = self._codec.record(outcome, self._clock.wall())
         source = RowSource(*row.keys, self._matcher.chain, row.given)
         token = (row.position, outcome)
         if row.old is not None:
+            self.superseded += 1
             self._journal.replace(row.old)
         if row.entry is None:
             self._journal.insert(row.position, source, record, token)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from batchrt.jobs.commit_thread import CommitThread
-from batchrt.jobs.journal_file import FileLock, open_journal_file, set_aside
-from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RunRecord
+from batchrt.jobs.journal_file import FileLock, discard, open_journal_file, set_aside
+from batchrt.jobs.journal_reader import COLUMNS, ENTRY, Entry, JournalReader, RecordedEvent, RunRecord
 from batchrt.jobs.records import Record
 
 __all__ = ["Journal", "RowSource"]
@@ -75,6 +76,7 @@ class Journal(JournalReader):
     ) -> None:
         name = os.fspath(path)
         self._lock = FileLock(name)
+        self._is_unused = fresh or not Path(name).exists()
         try:
             self.aside: str | None = set_aside(name) if fresh else None
             writing = open_journal_file(name)
@@ -90,15 +92,22 @@ class Journal(JournalReader):
         self._thread = CommitThread(writing, self.path, committed)
 
     def close(self) -> None:
-        """Commit the waiting changes, close the file and release its lock; idempotent, and raises nothing."""
+        """Commit the waiting changes, close the file and release its lock; idempotent, and raises nothing.
+
+        A file made here in which no run has begun is deleted, and the old one gets its name back.
+        """
         super().close()
         self._thread.close()
+        if self._is_unused:
+            self._is_unused = False
+            discard(self.path, self.aside)
         self._lock.release()
 
     # Writing. The changes of a row are applied in the order of the calls.
 
     def insert(self, position: int, source: RowSource, record: Record, token: object = None) -> None:
         """Record the outcome of a new row."""
+        self._is_unused = False
         self._thread.put((_INSERT, (position, *source, *record), token))
 
     def update(self, entry: int, source: RowSource, record: Record, token: object = None) -> None:
@@ -150,13 +159,35 @@ class Journal(JournalReader):
 
     # Runs
 
-    def begin_run(self) -> None:
-        """Record that a run has begun; it counts as killed until it is ended."""
-        self._thread.put(("INSERT INTO runs DEFAULT VALUES", (), None))
+    def begin_run(self, started: float, source: Sequence[str] = ()) -> None:
+        """Record that a run over these files began, in seconds since 1970.
+
+        It counts as killed until it is ended.
+        """
+        self._is_unused = False
+        text = json.dumps(source) if source else None
+        self._thread.put(("INSERT INTO runs (started, source) VALUES (?, ?)", (started, text), None))
 
     def end_run(self, run: RunRecord) -> None:
         """Record how the run ended."""
         self._thread.put((_END_RUN, run, None))
+
+    def begin_output(self, *, is_complete: bool) -> None:
+        """Record that the output is about to be written, with all rows or with those so far."""
+        state = "complete" if is_complete else "partial"
+        query = "UPDATE runs SET output = ? WHERE id = (SELECT max(id) FROM runs)"
+        self._thread.put((query, (state,), None))
+        self.flush()
+
+    def last_event(self) -> int:
+        """Return the number of the last event; 0 without any."""
+        ((last,),) = self._read("SELECT coalesce(max(id), 0) FROM events")
+        return int(last)
+
+    def put_event(self, number: int, event: RecordedEvent) -> None:
+        """Record an event, or a later state of it."""
+        self._is_unused = False
+        self._thread.put(("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)", (number, *event), None))
 
     # Searching by content
 

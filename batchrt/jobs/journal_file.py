@@ -11,12 +11,21 @@ from typing import Final
 
 from batchrt.jobs.errors import journal_error, translated
 
-__all__ = ["FileLock", "connect_to_read", "has_older", "open_journal_file", "set_aside"]
+__all__ = [
+    "FileLock",
+    "connect_to_read",
+    "copy_journal",
+    "discard",
+    "has_older",
+    "open_journal_file",
+    "set_aside",
+]
 
 APPLICATION: Final = 0x62727431
 """The `application_id` in the file's header: "brt1". Another program's database is not written to."""
-FORMAT: Final = 1
-"""The version of the tables, in the header's `user_version`."""
+FORMAT: Final = 3
+"""The version of the tables, in the header's `user_version`. A journal of an older version is read as it is,
+and brought up to date by the job that writes it."""
 
 _SCHEMA: Final = """
 CREATE TABLE chains (
@@ -28,7 +37,10 @@ CREATE TABLE runs (
     rows INTEGER,                   -- rows that were read; NULL for a run that was killed
     is_complete INTEGER,            -- 1 if each row had an outcome at its end
     seconds REAL,
-    ended TEXT                      -- why it ended early
+    ended TEXT,                     -- why it ended early
+    started REAL,                   -- seconds since 1970; NULL in a run of the first format
+    source TEXT,                    -- JSON: the paths of the input's files; NULL for rows of another kind
+    output TEXT                     -- partial or complete: the rows that it was about to write to the output
 );
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,         -- in the order of commits
@@ -48,18 +60,34 @@ CREATE TABLE rows (
     request_id TEXT,
     usage TEXT,                     -- JSON: tokens by model
     input TEXT NOT NULL,            -- JSON
-    output TEXT,                    -- JSON, of a row that is done
+    output,                         -- of a row that is done: text of JSON, or a blob of bytes
     error TEXT                      -- JSON, of a row that failed
 );
 CREATE INDEX rows_failed ON rows (position) WHERE status = 'failed';
 """
+_EVENTS: Final = """
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,             -- retry, cool-down or outage
+    began REAL NOT NULL,            -- seconds since 1970
+    ended REAL NOT NULL,            -- of an outage that outlasted a killed process: its begin
+    number INTEGER NOT NULL,        -- events that were put together
+    reason TEXT NOT NULL
+);
+"""
+_UPGRADES: Final = (
+    f"ALTER TABLE runs ADD COLUMN started REAL; {_EVENTS}",
+    "ALTER TABLE runs ADD COLUMN source TEXT; ALTER TABLE runs ADD COLUMN output TEXT;",
+)
+"""The changes of each format to the next one, from the first on."""
 
 
 class FileLock:
     """Hold the right to write a journal, for as long as the process lives or until it is released.
 
-    The lock is on a separate file: SQLite manages the locks of the database. The file is never deleted,
-    since two processes could then each hold a lock on a different file of that name.
+    The lock is on a separate file: SQLite manages the locks of the database. It is deleted by its holder
+    alone, and a lock counts only if the file still has its name: so two processes cannot each hold one on
+    a different file of that name.
 
     Raises:
         JournalError: another process holds it, or the file cannot be created there.
@@ -69,14 +97,18 @@ class FileLock:
         if Path(path).is_dir():
             raise journal_error(path, "path", "it is a folder; name a file in it")
         self._path = f"{path}.lock"
-        with translated(path):
-            self._number = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            self._lock()
-        except OSError:
-            holder = self._holder()
-            os.close(self._number)
-            raise journal_error(path, "locked", holder) from None
+        while True:
+            with translated(path):
+                self._number = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self._lock()
+            except OSError:
+                holder = self._holder()
+                os.close(self._number)
+                raise journal_error(path, "locked", holder) from None
+            if self._has_its_name():
+                break
+            os.close(self._number)  # its holder has deleted it in the moment before
         with suppress(OSError):  # only for messages
             os.ftruncate(self._number, 0)
             os.pwrite(self._number, f"{os.getpid()}\n".encode(), 0)
@@ -98,11 +130,24 @@ class FileLock:
                 return f"process {process}"
         return ""
 
+    def _has_its_name(self) -> bool:
+        with suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(self._number), Path(self._path).stat())
+        return False
+
     def release(self) -> None:
-        """Release the lock; idempotent."""
+        """Delete the file and release the lock; idempotent."""
         if self._number >= 0:
+            with suppress(OSError):  # such as that of a folder that has become read-only
+                Path(self._path).unlink()
             os.close(self._number)
             self._number = -1
+
+
+def copy_journal(path: str, to: str) -> None:
+    """Copy a journal, also while another process writes it; raises as `open_journal_file` does."""
+    with closing(connect_to_read(path)) as source, translated(to), closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
 
 
 def _connect(path: str, mode: str) -> sqlite3.Connection:
@@ -125,7 +170,8 @@ def connect_to_read(path: str) -> sqlite3.Connection:
         connection = _connect(path, "rw")  # SQLite may have to recover the log of a killed process
         try:
             connection.execute("PRAGMA query_only = 1")
-            _check_format(connection, path)
+            if not _check_format(connection, path):
+                raise journal_error(path, "path", "it is empty: no job has begun to write it")
         except BaseException:
             connection.close()
             raise
@@ -153,29 +199,37 @@ def open_journal_file(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _check_format(connection: sqlite3.Connection, path: str) -> bool:
-    """Return whether there are tables; raises JournalError if they are not those of a journal."""
+def _check_format(connection: sqlite3.Connection, path: str) -> int:
+    """Return the format, 0 without tables; raises JournalError if they are not those of a journal."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application != APPLICATION:
         raise journal_error(path, "corrupt", "a database of another program")
-    if tables and version != FORMAT:
+    if tables and not 1 <= version <= FORMAT:
         raise journal_error(path, "version", f"format {version}, and this one writes {FORMAT}")
-    return bool(tables)
+    return int(version) if tables else 0
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    has_tables = _check_format(connection, path)
+    version = _check_format(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise journal_error(path, "io", "its file system does not support SQLite's WAL mode")
     connection.execute("PRAGMA synchronous = FULL")
-    if not has_tables:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT};"
-            f"{_SCHEMA} COMMIT;"
-        )
+    if version < FORMAT:
+        new = f"PRAGMA application_id = {APPLICATION}; {_SCHEMA} {_EVENTS}"
+        changes = " ".join(_UPGRADES[version - 1 :]) if version else new
+        connection.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {FORMAT}; {changes} COMMIT;")
+
+
+def discard(path: str, aside: str | None) -> None:
+    """Delete a closed journal without rows, and give the one that was set aside for it its name back."""
+    with suppress(OSError):
+        for suffix in ("-wal", "-shm", ""):
+            Path(path + suffix).unlink(missing_ok=True)
+        if aside is not None:
+            Path(aside).rename(path)
 
 
 def has_older(path: str) -> bool:

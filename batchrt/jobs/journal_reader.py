@@ -12,10 +12,14 @@ from batchrt.jobs.errors import translated
 from batchrt.jobs.journal_file import connect_to_read, has_older
 from batchrt.jobs.records import Record
 
-__all__ = ["COLUMNS", "ENTRY", "Entry", "JournalReader", "RunRecord", "Totals"]
+__all__ = ["COLUMNS", "ENTRY", "Entry", "JournalReader", "RecordedEvent", "RunRecord", "Totals"]
 
 COLUMNS: Final = ", ".join(Record._fields)
+_PAGE: Final = 5000
+"""Rows that are measured at a time."""
 ENTRY: Final = "id, position, key, chain, status, replaced, input"
+_WITH_SOURCES: Final = 3
+"""The first format that has the paths of a run's files."""
 
 
 class Entry(NamedTuple):
@@ -74,6 +78,23 @@ class RunRecord(NamedTuple):
     is_complete: bool = False
     seconds: float = 0.0
     ended: str | None = None
+
+
+class RecordedEvent(NamedTuple):
+    """An event of a quota, or several that were put together.
+
+    Attributes:
+        kind: `retry`, `cool-down` or `outage`.
+        began, ended: seconds since 1970.
+        number: of the events.
+        reason: the class and status of the error that led to it.
+    """
+
+    kind: str
+    began: float
+    ended: float
+    number: int
+    reason: str
 
 
 class JournalReader:
@@ -170,6 +191,92 @@ class JournalReader:
             return RunRecord()
         rows, is_complete, seconds, ended = found[0]
         return RunRecord(rows, bool(is_complete), seconds, ended)
+
+    @property
+    def source(self) -> tuple[str, ...]:
+        """The paths of the files that the last run read; empty for rows of another kind, or if not known."""
+        ((version,),) = self._read("PRAGMA user_version")
+        if version < _WITH_SOURCES:
+            return ()
+        found = self._read("SELECT source FROM runs ORDER BY id DESC LIMIT 1")
+        return tuple(json.loads(found[0][0])) if found and found[0][0] else ()
+
+    @property
+    def has_partial_output(self) -> bool:
+        """Whether the output was last written with rows missing."""
+        query = "SELECT output FROM runs WHERE output IS NOT NULL ORDER BY id DESC LIMIT 1"
+        return self._read(query) == [("partial",)]
+
+    @property
+    def holds_bytes(self) -> bool | None:
+        """Whether the outputs are bytes, such as vectors, and not JSON; `None` without any."""
+        found = self._read("SELECT typeof(output) FROM rows WHERE status = 'done' LIMIT 1")
+        return found[0][0] == "blob" if found else None
+
+    def activity(self) -> Iterator[tuple[float, float]]:
+        """Yield when rows of the input were run: the span, in seconds since 1970, of those of each minute."""
+        yield from self._read(
+            "SELECT min(finished - seconds), max(finished) FROM rows NOT INDEXED "
+            "WHERE position IS NOT NULL GROUP BY CAST(finished / 60 AS INTEGER)"
+        )
+
+    def measures(self) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield pages of the rows of the input, in no order, without what they say.
+
+        The columns: place, 1 if it failed, finished, seconds, request seconds, tokens in, tokens out, cost,
+        and the usage as JSON.
+        """
+        last = 0
+        query = (
+            "SELECT id, position, status = 'failed', finished, seconds, request_seconds, input_tokens, "
+            "output_tokens, cost, usage FROM rows WHERE id > ? AND position IS NOT NULL ORDER BY id LIMIT ?"
+        )
+        while found := self._read(query, last, _PAGE):
+            yield [columns for _, *columns in found]
+            last = found[-1][0]
+
+    def failures(self, kinds: int, examples: int) -> list[tuple[str, str, int, int]]:
+        """Return kind, error (JSON), number of rows and place of the first row, for the commonest errors.
+
+        Args:
+            kinds: of errors, the commonest first.
+            examples: different messages of each.
+        """
+        # With min() SQLite takes the other columns from the row that has the least value.
+        return self._read(
+            "WITH messages AS (SELECT error ->> 'kind' AS kind, error, count(*) AS number, "
+            "min(position) AS first FROM rows INDEXED BY rows_failed "
+            "WHERE status = 'failed' AND position IS NOT NULL GROUP BY 1, error ->> 'message'), "
+            "ranked AS (SELECT *, sum(number) OVER (PARTITION BY kind) AS of_kind, "
+            "row_number() OVER (PARTITION BY kind ORDER BY number DESC, first) AS rank FROM messages), "
+            "placed AS (SELECT *, dense_rank() OVER (ORDER BY of_kind DESC, kind) AS place FROM ranked) "
+            "SELECT kind, error, number, first FROM placed WHERE place <= ? AND rank <= ? "
+            "ORDER BY place, rank",
+            kinds,
+            examples,
+        )
+
+    def record_at(self, position: int) -> tuple[str, Record]:
+        """Return the input (JSON) and the record of the row at this place."""
+        ((given, *columns),) = self._read(f"SELECT input, {COLUMNS} FROM rows WHERE position = ?", position)  # noqa: S608
+        return given, Record._make(columns)
+
+    def run_starts(self) -> list[float]:
+        """Return when the runs began, in seconds since 1970; those of the first format are left out."""
+        if not self._has_events():
+            return []
+        found = self._read("SELECT started FROM runs WHERE started IS NOT NULL ORDER BY id")
+        return [started for (started,) in found]
+
+    def events(self) -> Iterator[RecordedEvent]:
+        """Yield the events of all runs in the order of their beginnings."""
+        if self._has_events():
+            query = "SELECT kind, began, ended, number, reason FROM events ORDER BY began, id"
+            yield from map(RecordedEvent._make, self._read(query))
+
+    def _has_events(self) -> bool:
+        """Whether there are events and times of runs, which the first format does not have."""
+        return bool(self._read("SELECT 1 FROM sqlite_schema WHERE name = 'events'"))
 
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""

@@ -108,6 +108,11 @@ class Matcher:
         self._taken: set[int] = set()
         self._left: set[int] = set()
 
+    @property
+    def is_first(self) -> bool:
+        """Whether the journal had no row, so that each row is to be run."""
+        return self._last < 0 and not self._has_strays
+
     def match(self, value: Any, given: bytes, error: Exception | None = None) -> Sequence[Row]:
         """Match the next row, and return rows that are to be run: this one, or some that were put off.
 
@@ -117,7 +122,7 @@ class Matcher:
             error: why it cannot be read, or `None`.
         """
         position = self.position
-        self.position += 1
+        self.position = position + 1
         text = given.decode()
         here = self._at(position) if position <= self._last else None
         identity = self._identity

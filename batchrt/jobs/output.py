@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,11 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from batchrt.errors import InputError
-from batchrt.files import Sink, Source, open_sink
+from batchrt.files import Sink, Source, VectorSink, open_sink
+from batchrt.files.arrow import restored
+from batchrt.files.formats import STANDARD_STREAM
+from batchrt.files.new_file import refuse_source
+from batchrt.files.remote import is_remote, local_path, remote_exists, shown_name
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.records import decode_json, error_text
+from batchrt.jobs.records import decode_json, decode_output, error_text
 
-__all__ = ["OutputLayout", "check_output", "write_output"]
+__all__ = ["OutputLayout", "check_output", "check_unused", "is_free", "is_stream", "write_output"]
 
 _COLUMN_ROWS: Final = 20_000
 """Rows whose names become columns of a CSV; as many as are surveyed of a file."""
@@ -29,34 +35,67 @@ class OutputLayout:
 
     Attributes:
         open: opens a sink at a path; it replaces an older file (`overwrite`, `rebuildable`).
-        split: from a recorded output to the output and the finish reason of a row.
+        write: writes a row to it: the row's place in the input, the input's values, the recorded output, and
+            the error as a line. One of the last two is `None`, unless `refine` has given a row both.
     """
 
-    open: Callable[[str], Sink]
-    split: Callable[[Any], tuple[Any, str | None]]
+    open: Callable[[str], Sink | VectorSink]
+    write: Callable[[Any, int, Mapping[str, Any], Any, str | None], object]
 
 
-def check_output(
-    path: str, source: Source | None, *, replace: bool, layout: OutputLayout | None = None
-) -> None:
-    """Check that the output can be made, before anything is sent.
+def is_stream(path: str) -> bool:
+    """Whether an output is stdout, a pipe or a device, which has no file to replace."""
+    with suppress(OSError):
+        return path == STANDARD_STREAM or not stat.S_ISREG(Path(path).stat().st_mode)
+    return False
+
+
+def is_free(path: str) -> bool:
+    """Whether there is no file at the path of an output; never said of a remote one."""
+    return not (is_remote(path) or Path(path).exists())
+
+
+def check_output(path: str, source: Source | None, layout: OutputLayout | None = None) -> list[str]:
+    """Check that the output can be made, before anything is sent, and return the paths of its files.
 
     Raises:
-        InputError: a name is taken, the format is unknown, the folder cannot be written to, or there is a
-            file that may not be replaced.
+        InputError: the format is unknown, the name is the input's or that of a column is taken, or the folder
+            cannot be written to.
     """
-    target = Path(path)
-    if target.exists() and not replace:
-        problem = "the file exists already; name another one or add `overwrite`"
-        raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
-    if source is not None and target.exists() and source.is_same_file(target.stat()):
-        raise InputError(f"{path}: the file is the input; name another one for the output", path=path)
+    if path == STANDARD_STREAM:
+        _try("stdout.jsonl", source, layout)
+        return []
+    if is_remote(path):
+        with _open(path, () if source is None else source.columns, source, layout) as sink:
+            sink.mark_partial()  # so that nothing is uploaded
+        return [path]
+    target = Path(local_path(path))
+    if target.exists():
+        refuse_source(path, target.stat(), source)
     if not os.access(target.parent, os.W_OK):
-        problem = "cannot be written to" if target.parent.exists() else "does not exist; make it first"
-        raise InputError(f"{path}: the folder {str(target.parent)!r} {problem}", path=path)
+        there = target.parent.exists()
+        folder = str(target.parent)
+        problem = f"the folder {folder!r} cannot be written to" if there else f"there is no folder {folder!r}"
+        raise InputError(f"{path}: {problem}; make it first or name another one", path=path)
+    names = _try(path, source, layout)
+    return [] if is_stream(path) else [path, *(str(target.parent / name) for name in names)]
+
+
+def check_unused(paths: Iterable[str]) -> None:
+    """Raise InputError if one of the files exists."""
+    for path in paths:
+        if remote_exists(path) if is_remote(path) else Path(local_path(path)).exists():
+            path = shown_name(path)  # noqa: PLW2901
+            problem = "the file exists already; name another one or add `overwrite`"
+            raise InputError(f"{path}: {problem}", path=path, parameter="overwrite")
+
+
+def _try(path: str, source: Source | None, layout: OutputLayout | None) -> list[str]:
+    """Open an output of this name in another folder, for its errors, and return the names of its files."""
     with TemporaryDirectory() as folder:
-        name = str(Path(folder) / target.name)
+        name = str(Path(folder) / Path(path).name)
         _open(name, () if source is None else source.columns, source, layout).close()
+        return [made.name for made in Path(folder).iterdir()]
 
 
 def write_output(
@@ -91,23 +130,48 @@ def write_output(
             columns = _columns(reader) if source is None else source.survey()
         with _open(path, columns, source, layout) as sink:
             count = 0
-            for _, given, record in reader.records(rows, failed=failed):
-                output = None if record.output is None else decode_json(record.output)
+            write = _write if layout is None else layout.write
+            types = {} if source is None else source.arrow_types
+            inputs = _Inputs({name: kind for name, kind in types.items() if "binary" in str(kind)})
+            for place, given, record in reader.records(rows, failed=failed):
+                output = None if record.output is None else decode_output(record.output)
                 error = None if record.error is None else error_text(record.error)
-                reason = None
-                if layout is not None and output is not None:
-                    output, reason = layout.split(output)
-                sink.write(_values(decode_json(given)), output, error, reason)
+                write(sink, place, inputs.values(given), output, error)
                 count += 1
                 if count % _ROWS_UNCHECKED == 0:
                     check()
     return count
 
 
-def _open(path: str, columns: Sequence[str], source: Source | None, layout: OutputLayout | None) -> Sink:
+def _open(
+    path: str, columns: Sequence[str], source: Source | None, layout: OutputLayout | None
+) -> Sink | VectorSink:
     if layout is not None:
         return layout.open(path)
     return open_sink(path, columns=columns, overwrite=True, source=source, rebuildable=True)
+
+
+def _write(sink: Any, _place: int, values: Mapping[str, Any], output: Any, error: str | None) -> None:
+    sink.write(values, output, error)
+
+
+class _Inputs:
+    """Inputs as they were read.
+
+    Args:
+        binary: Arrow's types of columns with bytes, which are text in JSON.
+    """
+
+    def __init__(self, binary: Mapping[str, Any]) -> None:
+        self._binary = binary
+
+    def values(self, given: str) -> Mapping[str, Any]:
+        """Return the columns of a recorded input."""
+        values = _values(decode_json(given))
+        for name, kind in self._binary.items():
+            if name in values:
+                values[name] = restored(values[name], kind)
+        return values
 
 
 def _columns(journal: JournalReader) -> tuple[str, ...]:

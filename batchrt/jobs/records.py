@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic import TypeAdapter
@@ -12,9 +14,11 @@ from batchrt.errors import ProviderError, RecordedError
 from batchrt.messages import Usage
 from batchrt.runtime.outcome import Outcome
 
-__all__ = ["Codec", "Record", "decode_json", "encode_input", "error_text"]
+__all__ = ["Codec", "Record", "decode_json", "decode_output", "encode_input", "error_text"]
 
-_USAGE: Final = TypeAdapter(dict[str, Usage])
+_FEW_DIGITS: Final = 640
+"""Digits that `int` takes from a text whatever its limit is (`sys.int_info.str_digits_check_threshold`)."""
+_USAGE: Final = TypeAdapter(Mapping[str, Usage])
 
 
 class Record(NamedTuple):
@@ -22,7 +26,7 @@ class Record(NamedTuple):
 
     Attributes:
         status: `done` or `failed`.
-        output: JSON, or `None`.
+        output: JSON, or bytes if the output is that, such as a vector; or `None`.
         error: JSON, or `None`.
         attempts, seconds, request_seconds, cost: as in `Outcome`.
         usage: JSON of the tokens by model, or `None`.
@@ -32,7 +36,7 @@ class Record(NamedTuple):
     """
 
     status: str
-    output: str | None
+    output: str | bytes | None
     error: str | None
     attempts: int
     seconds: float
@@ -86,8 +90,17 @@ def decode_json(text: str) -> Any:
     """Return the value of JSON from a journal."""
     try:
         return from_json(text)
-    except ValueError:  # half a surrogate pair
-        return json.loads(text)
+    except ValueError:  # half a surrogate pair, or an integer of more digits than `int` takes
+        return json.loads(text, parse_int=_integer)
+
+
+def _integer(text: str) -> int:
+    return int(text) if len(text) <= _FEW_DIGITS else int(Decimal(text))
+
+
+def decode_output(output: str | bytes) -> Any:
+    """Return an output from a journal: bytes, or the value of JSON."""
+    return output if isinstance(output, bytes) else decode_json(output)
 
 
 class Codec:
@@ -122,7 +135,8 @@ class Codec:
             outcome.attempts,
             outcome.seconds,
             outcome.request_seconds,
-            to_json(bills).decode() if bills else None,
+            # Most of the counts are 0, which would be a fourth of a short row.
+            _USAGE.dump_json(bills, exclude_defaults=True).decode() if bills else None,
             None if usage is None else usage.input_tokens,
             None if usage is None else usage.output_tokens,
             outcome.cost,
@@ -130,7 +144,9 @@ class Codec:
             finished,
         )
 
-    def _encode(self, output: Any) -> str:
+    def _encode(self, output: Any) -> str | bytes:
+        if type(output) is bytes:
+            return output
         try:
             if self._adapter is not None and isinstance(output, cast("type", self._output_type)):
                 output = self._adapter.dump_python(output, mode="json")
@@ -159,10 +175,9 @@ class Codec:
             record.request_id,
         )
 
-    def _decode(self, output: str) -> Any:
-        if self._adapter is not None:
-            return self._adapter.validate_python(decode_json(output))
-        return decode_json(output)
+    def _decode(self, output: str | bytes) -> Any:
+        value = decode_output(output)
+        return value if self._adapter is None else self._adapter.validate_python(value)
 
 
 def _encode_error(error: Exception) -> str:

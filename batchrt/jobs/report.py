@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Final, Self
 
 from batchrt.files.cells import error_line, shorten
+from batchrt.files.output_file import open_output
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.output import check_output, write_output
+from batchrt.jobs.output import check_output, check_unused, write_output
 from batchrt.jobs.records import error_text
 
 __all__ = ["JobReport"]
@@ -45,6 +46,7 @@ class JobReport:
         ended: why it ended early, in a sentence, or `None`.
         aside: where an older journal was moved (`fresh`), or `None`.
         is_written: whether the last run has written the output.
+        has_partial: whether it has written an output of the rows so far.
     """
 
     journal: str
@@ -70,6 +72,7 @@ class JobReport:
     ended: str | None = None
     aside: str | None = None
     is_written: bool = False
+    has_partial: bool = False
 
     @classmethod
     def of(cls, journal: str | os.PathLike[str]) -> Self:
@@ -109,8 +112,37 @@ class JobReport:
             JournalError: the journal cannot be read.
         """
         name = os.fspath(path)
-        check_output(name, None, replace=overwrite)
+        files = check_output(name, None)
+        if not overwrite:
+            check_unused(files)
         return write_output(self.journal, name, None, failed=True)
+
+    def write_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a page with pictures and tables of the job: one HTML file that needs no network.
+
+        It shows rates, requests in flight, refusals, cool-downs and outages over time, percentiles of times,
+        tokens and cost, errors with examples, and the slowest rows, with parts of their inputs and outputs.
+
+        Args:
+            path: the file.
+            overwrite: replace one that exists.
+
+        Raises:
+            ImportError: matplotlib or Jinja is not installed; the message names the extra to install.
+            InputError: the file exists, or cannot be created.
+            OutputError: it cannot be written.
+            JournalError: the journal cannot be read.
+        """
+        try:
+            from batchrt.jobs.page.page import page_of
+
+            page = page_of(self)
+        except ImportError as error:
+            raise ImportError(
+                f"the page of a job needs matplotlib and jinja2: install batchrt[report] ({error})"
+            ) from error
+        with open_output(os.fspath(path), str.encode, overwrite=overwrite, source=None) as file:
+            file.put(page)
 
     def resumed(self) -> str:
         """Return one line on how the rows were matched with the journal; empty for a first run."""

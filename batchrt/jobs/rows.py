@@ -6,29 +6,22 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from anyio import CancelScope
 
 from batchrt.files import BadRow, Row, Source, open_source
+from batchrt.files.remote import is_remote
 
-__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows"]
+__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows", "source_paths"]
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
 """Rows: a file of any format, by its path or open; a data frame or Arrow table; or any iterable of values
 that JSON can carry."""
 
 
-class Given(NamedTuple):
-    """A row of the source.
-
-    Attributes:
-        value: the chain's input.
-        error: the reason why the row cannot be read, or `None`.
-    """
-
-    value: Any
-    error: Exception | None = None
+Given: TypeAlias = tuple[Any, "Exception | None"]
+"""A row of the source: the chain's input, and the reason why the row cannot be read, or `None`."""
 
 
 def open_rows(source: JobSource) -> AbstractContextManager[Any]:
@@ -50,6 +43,13 @@ def open_rows(source: JobSource) -> AbstractContextManager[Any]:
 def _is_table(source: object) -> bool:
     """Whether iterating over an object gives columns or batches, not rows: a data frame or Arrow's data."""
     return any(hasattr(source, name) for name in ("__arrow_c_stream__", "itertuples", "iter_rows"))
+
+
+def source_paths(rows: object) -> tuple[str, ...]:
+    """Return the absolute paths of the files that rows come from, and the addresses of remote ones."""
+    if not isinstance(rows, Source) or rows.format == "table":
+        return ()
+    return tuple(path if is_remote(path) else os.path.realpath(path) for path in rows.paths)
 
 
 def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:
@@ -79,8 +79,8 @@ async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncG
 def _given(row: Any) -> Given:
     if isinstance(row, Row):
         if row.faults:
-            return Given({name: value for name, value in row.values.items() if name not in row.faults})
-        return Given(row.values)
+            return {name: value for name, value in row.values.items() if name not in row.faults}, None
+        return row.values, None
     if isinstance(row, BadRow):
-        return Given(row.values, row.error)
-    return Given(row)
+        return row.values, row.error
+    return row, None

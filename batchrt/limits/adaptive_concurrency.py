@@ -100,14 +100,17 @@ class AdaptiveConcurrency:
         if in_flight > self.carried:
             self.carried, self._grew_at = in_flight, now
 
-    def answered(self, sent_at: float, now: float, tokens: float) -> None:
-        """Record an answer of so many tokens to a request that was sent at `sent_at`."""
+    def answered(self, sent_at: float, now: float, tokens: float, held: float = 0.0) -> None:
+        """Record an answer of so many tokens to a request that was sent at `sent_at`.
+
+        Its consumer held it up for `held` seconds, which say nothing about the provider.
+        """
         self._outputs.add(max(tokens, 1.0))
         work = 0.5 + 0.5 * max(tokens, 1.0) / self._outputs.value
         round_ = self._round
         if round_ is None:
             round_ = self._round = _Round(now, self.limit)
-        round_.add(now - sent_at, work)
+        round_.add(now - sent_at - held, work)
         if self._doubling and self.wanted and not self._troubled:
             self._set(self.limit + 1, "answers come, and more wait to be sent: doubling")
         if sent_at >= round_.began or round_.count >= 4 * max(self.limit, _FEWEST_SAMPLES):

@@ -208,7 +208,7 @@ class Limiter:
         if permit.told:
             self.rates.learn(permit.told, permit, now, cost=tokens)
         if self.concurrency.auto is not None and permit.auto:
-            self.concurrency.auto.answered(permit.sent_at, now, output)
+            self.concurrency.auto.answered(permit.sent_at, now, output, permit.held)
 
     def failed(self, permit: Permit, failure: Failure, now: float, unit: Unit | None) -> bool:
         """Learn from a failure; return whether it begins a cool-down or makes it longer.

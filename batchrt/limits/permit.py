@@ -57,6 +57,7 @@ class Permit(RequestAccount):
         again: it is a retry, and goes before first attempts.
         probes: it is the half-open probe of a provider that is down.
         granted: it counts as sent, and has not ended.
+        held: seconds for which the consumer of a streamed answer held it up.
         withdrawn: it waits no longer; the queue drops it.
         error: why it was rejected while it waited.
         signal: set when it is granted or rejected.
@@ -77,6 +78,7 @@ class Permit(RequestAccount):
         "beside",
         "error",
         "granted",
+        "held",
         "longest_quiet",
         "loop",
         "parallel",
@@ -110,6 +112,7 @@ class Permit(RequestAccount):
         self.again: bool = False
         self.probes: bool = False
         self.granted: bool = False
+        self.held: float = 0.0
         self.beside: int = 0
         self.verdict: int = 0
         self.withdrawn: bool = False

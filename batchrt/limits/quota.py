@@ -13,6 +13,7 @@ from batchrt.limits.error_kinds import Failure, FailureKind, reason
 from batchrt.limits.events import Listener, Retried
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota_statistics import QuotaStatistics
+from batchrt.limits.quota_watch import note_failing
 from batchrt.limits.retry_budget import RetryBudget
 from batchrt.limits.token_bucket import Period, Unit
 from batchrt.messages import Usage
@@ -220,6 +221,7 @@ class Quota(AdmissionControl):
             unit: the limit that was exceeded, if the reply says.
         """
         kind, limiter = failure.kind, self._limiter
+        note_failing(self.events)
         with self._lock:
             now = limiter.tick(now)
             self._refusals += kind.overloaded

@@ -20,8 +20,11 @@ __all__ = [
     "finish_reason_of",
     "first_message",
     "ordered_choices",
+    "parts_of",
     "positions_of",
     "read_message",
+    "reasoning_of",
+    "refusal_of",
 ]
 
 FAILED: Final[Mapping[str, str]] = {
@@ -182,9 +185,9 @@ def read_message(
         message = _message_elsewhere(choice, f"choices[{index}]", reason)
     content = message.get("content")
     if content is not None and not isinstance(content, str):
-        content = _parts(content, f"choices[{index}].message.content")
-    tool_calls, refusal = _tool_calls(message.get("tool_calls")), _refusal(message, content)
-    reasoning = _reasoning(message, content)
+        content = parts_of(content, f"choices[{index}].message.content")
+    tool_calls, refusal = _tool_calls(message.get("tool_calls")), refusal_of(message, content)
+    reasoning = reasoning_of(message, content)
     if "content" not in message and not (
         _explains(reason) or tool_calls or reasoning or refusal is not None or any(map(message.get, _INSTEAD))
     ):
@@ -197,7 +200,7 @@ def read_message(
         usage=usage,
         model=model if isinstance(model, str) else None,
         request_id=reply.request_id,
-        tool_calls=tool_calls,
+        raw_tool_calls=tool_calls,
         reasoning=reasoning,
         logprobs=logprobs if isinstance(logprobs, dict) and logprobs else None,
     )
@@ -238,7 +241,7 @@ def _message_elsewhere(choice: Mapping[str, Any], place: str, reason: str | None
     raise ShapeError(f"has no object {place}.message", lasting=True)
 
 
-def _parts(content: object, place: str) -> list[Mapping[str, Any]]:
+def parts_of(content: object, place: str) -> list[Mapping[str, Any]]:
     """Return a list of content parts, without nulls.
 
     Raises:
@@ -262,7 +265,8 @@ def _tool_calls(calls: object) -> Sequence[Mapping[str, Any]]:
     return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else ()
 
 
-def _refusal(message: Mapping[str, Any], content: object) -> str | None:
+def refusal_of(message: Mapping[str, Any], content: object) -> str | None:
+    """Return the refusal in a message, or in the parts of its content."""
     refusal = message.get("refusal")
     if refusal is None and isinstance(content, list):  # as a part: {"type": "refusal", "refusal": …}
         refusal = "".join(part["refusal"] for part in content if isinstance(part.get("refusal"), str))
@@ -277,7 +281,7 @@ _REASONING: Final = ("reasoning_content", "reasoning", "thinking", "reasoning_te
 _THOUGHTS: Final = frozenset((*_REASONING, "reasoning_details"))
 
 
-def _reasoning(message: Mapping[str, Any], content: object) -> str | None:
+def reasoning_of(message: Mapping[str, Any], content: object) -> str | None:
     """Return the reasoning text of a message, from the first of the known members that has one."""
     if isinstance(content, str) and message.keys().isdisjoint(_THOUGHTS):
         return None

@@ -31,6 +31,7 @@ __all__ = [
     "is_option",
     "lists_of",
     "merge_options",
+    "model_name",
     "sampling_options",
 ]
 
@@ -48,7 +49,8 @@ class ModelOptions(TypedDict, total=False):
         api_key: a string or `pydantic.SecretStr`; by default `OPENAI_API_KEY`. An empty string sends none.
             Without a key OpenAI's own address raises AuthenticationError; other addresses do not need one.
         timeout: seconds for each request, from connecting to the last byte; 600 by default, `None` for no
-            limit. It covers a list as a whole.
+            limit. It covers a list as a whole. Of a streamed answer it bounds the time until it begins and
+            each silence in it.
         max_retries: attempts after the first, 2 by default, for transient failures: 408, 409, 429, 5xx,
             broken connections, timeouts, malformed answers; up to nine where a rate limit names the time. All
             requests that share the quota wait for the provider's `retry-after`; one of more than 120 s is an
@@ -60,6 +62,9 @@ class ModelOptions(TypedDict, total=False):
         ssl_context: for TLS to the server: own authorities, a client certificate, or no verification. By
             default the certificates that `SSL_CERT_FILE` and `SSL_CERT_DIR` name are trusted, else certifi's
             and the system's. A client or transport of your own has its own.
+        keepalive_expiry: seconds for which an idle connection is kept; 4 by default, less than the 5 s after
+            which uvicorn and Node close it. Each request in flight has a connection of its own, so
+            that `max_in_flight` bounds them. A client or transport of your own has its own.
         organization: by default `OPENAI_ORG_ID`.
         project: by default `OPENAI_PROJECT_ID`.
         extra_headers: headers of every request; they override the client's own.
@@ -95,6 +100,7 @@ class ModelOptions(TypedDict, total=False):
     http_client: HTTPClient | None
     transport: HTTPTransport | None
     ssl_context: SSLContext | None
+    keepalive_expiry: float | None
     organization: str | None
     project: str | None
     extra_headers: Mapping[str, str] | None
@@ -155,7 +161,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """The others' is `None`."""
 _OF_MODELS: Final = ModelOptions.__optional_keys__
-_OF_THE_CLIENT: Final = _OF_MODELS - {"extra_body"} | {"native_batch"}
+_OF_THE_CLIENT: Final = _OF_MODELS - {"extra_body"} | {"native_batch", "stream_usage"}
 _RANGES: Final = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -167,12 +173,12 @@ _WORDS: Final = ("model", "reasoning_effort", "suffix")
 _NOT_OFFERED: Final = {
     "ChatOpenAI": {
         "messages": "the messages are the input",
-        "stream": "answers come whole; only False can be sent",
+        "stream": "answers come whole, but for astream(); only False can be sent",
         "n": "an input has one output; give the input several times",
     },
     "OpenAI": {
         "prompt": "the prompts are the input",
-        "stream": "answers come whole; only False can be sent",
+        "stream": "answers come whole, but for astream(); only False can be sent",
         "n": "whether a prompt has one text or a list of them is for the whole model: give it to OpenAI",
     },
 }
@@ -220,11 +226,54 @@ def complete_options(owner: type, kind: type[ModelOptions], options: Any, **defa
     Raises:
         TypeError: `owner` has no option of that name.
     """
-    options["api_key"] = Hidden(options.get("api_key"))
+    for name in ("api_key", "openai_api_key"):
+        if name in options:
+            options[name] = Hidden(options[name])
+    _rename_aliases(owner, options)
+    options.setdefault("api_key", Hidden(None))
     for name in options:
-        if name not in kind.__annotations__:
+        if name not in kind.__annotations__ and name != "model_name":
             raise TypeError(_unknown(owner, name))
     return {**{name: _DEFAULTS.get(name) for name in kind.__annotations__}, **defaults, **options}
+
+
+_ALIASES: Final = {
+    "openai_api_key": "api_key",
+    "openai_api_base": "base_url",
+    "openai_organization": "organization",
+    "request_timeout": "timeout",
+    "default_headers": "extra_headers",
+}
+"""LangChain's other names of options."""
+
+
+def _rename_aliases(owner: type, options: Any) -> None:
+    """Rename options that have LangChain's names, in place; `model_kwargs` are added to `extra_body`.
+
+    Raises:
+        TypeError: an option is given under both names.
+    """
+    for alias, name in _ALIASES.items():
+        if alias in options:
+            if name in options:
+                raise TypeError(f"{owner.__name__}() got both {name} and {alias}, which are the same option")
+            options[name] = options.pop(alias)
+    if "model_kwargs" in options:
+        options["extra_body"] = {**(options.get("extra_body") or {}), **(options.pop("model_kwargs") or {})}
+
+
+def model_name(owner: type, model: str | None, settings: Any) -> str:
+    """Return the model's name, which LangChain also calls `model_name`, and take that out of `settings`.
+
+    Raises:
+        TypeError: it is given twice, or not at all.
+    """
+    given = settings.pop("model_name", None)
+    if (model is None) == (given is None):
+        fault = "misses the name of the model" if model is None else "got both model and model_name"
+        raise TypeError(f"{owner.__name__}() {fault}: give model")
+    name: str = given if model is None else model
+    return name
 
 
 def _unknown(owner: type, name: str) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "malformed",
     "read_answer",
     "read_usage",
+    "reported_error",
     "whole_number",
 ]
 
@@ -71,7 +72,7 @@ def read_answer(
     if not isinstance(data, dict):
         raise malformed("is no JSON object", reply, secrets)
     try:
-        said = _reported(data)
+        said = reported_error(data)
         if said is not None:
             raise ReportedError(said)
         return read(data)
@@ -85,7 +86,7 @@ def read_answer(
         raise failure from None
 
 
-def _reported(data: dict[str, Any]) -> object:
+def reported_error(data: dict[str, Any]) -> object:
     """Return the error that a response of status 200 reports, for `error_from`; `None` for none."""
     error = data.get("error")
     if error is not None and is_error_reported(error):
@@ -141,6 +142,8 @@ _OUTPUT: Final = ("completion_tokens", "output_tokens")
 """OpenAI's names, and those of Anthropic and of OpenAI's Responses API, which gateways leave as they are."""
 _CACHED: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 """Beside the details: DeepSeek, Moonshot, Anthropic."""
+_WRITTEN: Final = ("cache_write_tokens", "cache_creation_input_tokens")
+"""OpenAI's name and OpenRouter's; Anthropic's, which gateways leave as it is."""
 
 
 def read_usage(usage: object, tier: object = None) -> Usage | None:
@@ -196,6 +199,9 @@ def _read_details(usage: Mapping[str, Any], entered: int) -> dict[str, Any]:
         cached = cached or _detail(usage, name)
     if cached:
         found["cached_input_tokens"] = min(cached, entered)
+    written = _detail(into, _WRITTEN[0]) or _detail(usage, _WRITTEN[1]) or _detail(into, _WRITTEN[1])
+    if written := min(written, entered - found.get("cached_input_tokens", 0)):
+        found["cache_write_tokens"] = written
     if reasoning := _detail(out, "reasoning_tokens") or _detail(usage, "reasoning_tokens"):
         found["reasoning_tokens"] = reasoning
     if audio := _detail(into, "audio_tokens"):

@@ -8,30 +8,37 @@ The method that a class overrides says how it runs. It is looked up once, when t
     ainvoke         a leaf on the event loop
     invoke only     a leaf in a worker thread
 
+A class that overrides `atransform`, `transform`, `astream` or `stream` streams by that method as well.
 All other methods are inherited from here and from `EntryPoints`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextvars import copy_context
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from copy import copy
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
-from batchrt.config import RunConfig, check_config, complete_config
-from batchrt.runnables.awaitables import PLAIN_TYPES, awaiting_method, resolve, resolve_without_loop
-from batchrt.runnables.entry_points import Configs, EntryPoints, In, Method, Out
+from batchrt.config import RunConfig, check_config
+from batchrt.runnables.awaitables import awaiting_method
+from batchrt.runnables.entry_points import Configs, In, Method, Out
+from batchrt.runnables.foreign import adopted
+from batchrt.runnables.introspection import Introspection
 from batchrt.runnables.keywords import check_keywords, function_takes
+from batchrt.runnables.method_steps import STREAM_METHODS, method_step, streaming_step
 from batchrt.runtime.step import Step
-from batchrt.runtime.strand import Strand
-from batchrt.runtime.threads import call_in_thread
 
 if TYPE_CHECKING:
     from batchrt.runnables.binding import RunnableBinding
+    from batchrt.runnables.configurable import (
+        ConfigurableField,
+        RunnableConfigurableAlternatives,
+        RunnableConfigurableFields,
+    )
     from batchrt.runnables.description import Description
     from batchrt.runnables.each import RunnableEach
     from batchrt.runnables.fallbacks import RunnableWithFallbacks
+    from batchrt.runnables.listeners import Listener, RunnableWithListeners
     from batchrt.runnables.retry import RunnableRetry
     from batchrt.runnables.sequence import RunnableSequence
 
@@ -43,11 +50,12 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
+_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
 
-class Runnable(EntryPoints[In, Out]):
+class Runnable(Introspection[In, Out]):
     """Map an input to an output; compose with `|`; run one input or many.
 
     Override `ainvoke` (runs on the event loop) or `invoke` (runs in a worker thread); the other methods
@@ -79,6 +87,8 @@ class Runnable(EntryPoints[In, Out]):
     max_linger: float | None = None
     share_lists: bool = False
     _method: Method | None = None
+    _stream_method: Method | None = None
+    _own_methods: tuple[Callable[..., Any], ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -86,9 +96,11 @@ class Runnable(EntryPoints[In, Out]):
             if method in cls.__dict__:
                 cls._method = method
                 break
+        cls._stream_method = next((m for m in STREAM_METHODS if m in cls.__dict__), cls._stream_method)
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
+        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
 
     # The step table
 
@@ -98,14 +110,23 @@ class Runnable(EntryPoints[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        return self._step_of(self._method, kwargs or {})
+        replaced = self._replaced_method()
+        step = self._step_of(replaced or self._method, kwargs or {})
+        streams = self._stream_method is not None and replaced is None
+        return streaming_step(self, kwargs or {}, step) if streams else step
+
+    def _replaced_method(self) -> Method | None:
+        """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+        own, kind = self.__dict__, type(self)
+        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
+            if method in own or getattr(kind, method) is not original:
+                return method
+        return None
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
-        return function_takes(
-            (getattr(self, method) for method in _METHODS if method != "_build" and self._overrides(method)),
-            keyword,
-        )
+        methods = [name for name in (*_METHODS[1:], *STREAM_METHODS) if self._overrides(name)]
+        return function_takes((getattr(self, name) for name in methods), keyword)
 
     def _keyword_hint(self, keyword: str) -> str:  # noqa: ARG002  subclasses know more
         """Return a hint for the error about a keyword argument that this runnable does not take."""
@@ -121,13 +142,7 @@ class Runnable(EntryPoints[In, Out]):
                 from batchrt.runnables.native import native_step
 
                 return native_step(self, overridden, kwargs)
-            case "ainvoke":
-                return _async_method_step(self.ainvoke, kwargs)
-            case "invoke":
-                method = getattr(self.invoke, "unawaited", None)
-                return _sync_method_step(partial(method, self) if method else self.invoke, kwargs)
-        name = type(self).__name__
-        raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
+        return method_step(self, overridden, kwargs)
 
     def _inherited_step(self, method: Method, kwargs: Mapping[str, Any]) -> Step:
         """Return the step of the default `method`, which must not come back to an override of it.
@@ -137,10 +152,9 @@ class Runnable(EntryPoints[In, Out]):
         `self.ainvoke` must not come back to itself either.
         """
         methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
-        if method in _LIST_METHODS:
-            if not self._overrides(method):
-                return self._step(kwargs)
-        else:
+        if method in (*_LIST_METHODS, *STREAM_METHODS) and not self._overrides(method):
+            return self._step(kwargs)
+        if method not in _LIST_METHODS:
             methods += _LIST_METHODS
         usable = (other for other in methods if other != method and self._overrides(other))
         return self._step_of(next(usable, None), kwargs)
@@ -166,6 +180,19 @@ class Runnable(EntryPoints[In, Out]):
 
         return described_class(self, kwargs or {})
 
+    def _check_field(self, name: str) -> None:
+        """Raise ValueError if this has no field of this name that `configurable_fields` may replace."""
+        if not hasattr(self, name):
+            fields = ", ".join(field for field in vars(self) if not field.startswith("_")) or "none"
+            raise ValueError(f"{self.get_name()} has no field {name!r}; it has {fields}")
+
+    def _with_fields(self, values: Mapping[str, Any]) -> Runnable[In, Out]:
+        """Return a copy with other values of some fields."""
+        other = copy(self)
+        for name, value in values.items():
+            setattr(other, name, value)
+        return other
+
     def get_name(self) -> str:
         """Return the name for messages."""
         return self.name or type(self).__name__
@@ -188,6 +215,10 @@ class Runnable(EntryPoints[In, Out]):
     @overload
     def __or__(self, other: Callable[[Out, RunConfig], T]) -> RunnableSequence[In, T]: ...
     @overload
+    def __or__(self, other: Callable[[AsyncIterator[Out]], AsyncIterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
+    def __or__(self, other: Callable[[Iterator[Out]], Iterator[T]]) -> RunnableSequence[In, T]: ...
+    @overload
     def __or__(self, other: Mapping[str, Any]) -> RunnableSequence[In, dict[str, Any]]: ...
     def __or__(self, other: Any) -> RunnableSequence[In, Any]:
         """Return the sequence of this and `other`."""
@@ -203,6 +234,10 @@ class Runnable(EntryPoints[In, Out]):
     def __ror__(self, other: Callable[[T, RunConfig], Awaitable[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Callable[[T, RunConfig], In]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[AsyncIterator[T]], AsyncIterator[In]]) -> RunnableSequence[T, Out]: ...
+    @overload
+    def __ror__(self, other: Callable[[Iterator[T]], Iterator[In]]) -> RunnableSequence[T, Out]: ...
     @overload
     def __ror__(self, other: Mapping[str, Any]) -> RunnableSequence[Any, Out]: ...
     def __ror__(self, other: Any) -> RunnableSequence[Any, Out]:
@@ -292,6 +327,58 @@ class Runnable(EntryPoints[In, Out]):
             self, fallbacks, exceptions_to_handle=exceptions_to_handle, exception_key=exception_key
         )
 
+    def with_listeners(
+        self,
+        *,
+        on_start: Listener | None = None,
+        on_end: Listener | None = None,
+        on_error: Listener | None = None,
+    ) -> RunnableWithListeners[In, Out]:
+        """Return this with functions that are told of each item.
+
+        They are called on the event loop with a `ListenedRun`, and with the configuration if they have a
+        parameter named `config`; async ones are awaited. An error that a listener raises is the item's.
+
+        Args:
+            on_start: is called before the item runs.
+            on_end: is called with its output.
+            on_error: is called with its error.
+        """
+        from batchrt.runnables.listeners import RunnableWithListeners
+
+        return RunnableWithListeners(self, on_start=on_start, on_end=on_end, on_error=on_error)
+
+    def configurable_fields(self, **fields: ConfigurableField) -> RunnableConfigurableFields[In, Out]:
+        """Return this with fields that a run may replace: `config={"configurable": {id: value}}`.
+
+        Args:
+            fields: by name: an option of a model, a prompt's `template`, an attribute of a class of your own.
+
+        Raises:
+            ValueError: this has no field of that name.
+        """
+        from batchrt.runnables.configurable import RunnableConfigurableFields
+
+        return RunnableConfigurableFields(self, fields)
+
+    def configurable_alternatives(
+        self,
+        which: ConfigurableField,
+        *,
+        default_key: str = "default",
+        **alternatives: RunnableLike[In, Out] | Callable[[], Runnable[In, Out]],
+    ) -> RunnableConfigurableAlternatives[In, Out]:
+        """Return a runnable that runs the alternative that a run names: `config={"configurable": {id: key}}`.
+
+        Args:
+            which: its `id` is the key in `configurable`.
+            default_key: names this one, which is run if nothing is named.
+            alternatives: runnables by key, or functions without parameters that make them.
+        """
+        from batchrt.runnables.configurable import RunnableConfigurableAlternatives
+
+        return RunnableConfigurableAlternatives(self, which, alternatives, default_key=default_key)
+
     def map(self) -> RunnableEach[In, Out]:
         """Return a runnable that takes a list and runs this over its elements."""
         from batchrt.runnables.each import RunnableEach
@@ -318,17 +405,20 @@ RunnableLike: TypeAlias = (
     | Callable[[In], Out]
     | Callable[[In, RunConfig], Awaitable[Out]]
     | Callable[[In, RunConfig], Out]
+    | Callable[[AsyncIterator[In]], AsyncIterator[Out]]
+    | Callable[[Iterator[In]], Iterator[Out]]
     | Mapping[str, Any]
 )
-"""A part of a chain: a runnable, a function (sync or async), or a dict of them."""
+"""A part of a chain: a runnable, a function (sync, async, or a generator over chunks), or a dict of them."""
 
 
 def coerce(thing: Any) -> Runnable[Any, Any]:
-    """Return `thing` as a runnable.
+    """Return `thing` as a runnable; one of LangChain's is run by this runtime.
 
     Raises:
         TypeError: if it is neither a runnable, nor callable, nor a dict of such.
     """
+    from batchrt.runnables.generator import RunnableGenerator, is_generator_function
     from batchrt.runnables.lambdas import RunnableLambda
     from batchrt.runnables.parallel import RunnableParallel
 
@@ -336,8 +426,10 @@ def coerce(thing: Any) -> Runnable[Any, Any]:
         return thing
     if isinstance(thing, Mapping):
         return RunnableParallel(thing)
+    if not isinstance(thing, FunctionType) and (foreign := adopted(thing)) is not None:
+        return foreign
     if callable(thing):
-        return RunnableLambda(thing)
+        return RunnableGenerator(thing) if is_generator_function(thing) else RunnableLambda(thing)
     raise TypeError(
         f"a step of a chain must be a Runnable, a function or a dict of them, not {type(thing).__name__}"
     )
@@ -347,29 +439,3 @@ def _sequence(*steps: RunnableLike[Any, Any], name: str | None = None) -> Runnab
     from batchrt.runnables.sequence import RunnableSequence
 
     return RunnableSequence(*steps, name=name)
-
-
-def _async_method_step(method: Callable[..., Coroutine[Any, Any, Any]], kwargs: Mapping[str, Any]) -> Step:
-    async def call(value: Any, strand: Strand) -> Any:
-        await strand.take()
-        output = await method(value, complete_config(strand.config), **kwargs)
-        if type(output) in PLAIN_TYPES or not hasattr(type(output), "__await__"):
-            return output
-        return await resolve(output)
-
-    return Step(call)
-
-
-def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
-    async def call(value: Any, strand: Strand) -> Any:
-        config = complete_config(strand.config)
-        if strand.run.direct:
-            output = copy_context().run(method, value, config, **kwargs)  # as in a thread
-        else:
-            await strand.take()
-            output = await call_in_thread(lambda item: method(item, config, **kwargs), value, strand)
-        if hasattr(type(output), "__await__"):
-            return resolve_without_loop(output) if strand.run.direct else await resolve(output)
-        return output
-
-    return Step(call, direct=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -11,6 +12,8 @@ from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
 from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description
+from batchrt.runnables.streams import Once, Open, configured, produced, transformed
+from batchrt.runtime.side_stream import Put, SideStream, closed, pour
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -95,7 +98,13 @@ class RunnableBinding(Runnable[In, Out]):
         step = self.bound._step({**self.kwargs, **kwargs})
         if not self.config or step.inline:
             return step
-        return Step.of(_configured(self, step.call), [step], direct=step.direct and not self._limits())
+        return Step.of(
+            _configured(self, step.call),
+            [step],
+            direct=step.direct and not self._limits(),
+            produce=partial(_produced, self, step),
+            transform=None if step.transform is None else partial(_transformed, self, step),
+        )
 
     def _limits(self) -> bool:
         return any(self.config.get(key) for key in ("max_concurrency", "timeout", "deadline"))
@@ -103,6 +112,60 @@ class RunnableBinding(Runnable[In, Out]):
     def _bound_seconds(self) -> float | None:
         bounds = (self.config.get("timeout"), self.config.get("deadline"))
         return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _produced(
+    binding: RunnableBinding[Any, Any], step: Step, value: Any, strand: Strand
+) -> AsyncIterator[Any]:
+    return _bounded(binding, partial(produced, step, value), strand)
+
+
+def _transformed(
+    binding: RunnableBinding[Any, Any], step: Step, chunks: AsyncIterator[Any], strand: Strand
+) -> AsyncIterator[Any]:
+    if not binding._limits():
+        return configured(partial(merge_configs, binding.config), partial(transformed, step))(chunks, strand)
+    return _bounded_behind(binding, step, chunks, strand)
+
+
+async def _bounded_behind(
+    binding: RunnableBinding[Any, Any], step: Step, chunks: AsyncIterator[Any], strand: Strand
+) -> AsyncIterator[Any]:
+    # The limits are for this part, and not for the one before it.
+    before = SideStream([lambda _strand, put: pour(chunks, put)])
+    before.start()
+    outputs = _bounded(binding, partial(transformed, step, before), strand)
+    try:
+        async for chunk in outputs:
+            yield chunk
+    finally:
+        await closed(outputs)
+        await before.aclose()
+
+
+def _bounded(binding: RunnableBinding[Any, Any], opened: Open, strand: Strand) -> AsyncIterator[Any]:
+    """Return the chunks of a part of a stream under the binding's configuration.
+
+    Under limits the part is a branch of its own: their scope, and the slots of their own, are that branch's.
+    """
+    if not binding._limits():
+        merge = partial(merge_configs, binding.config)
+        return configured(merge, lambda _chunks, strand: opened(strand))(Once(None), strand)
+    cap, seconds = cap_of(binding.config), binding._bound_seconds()
+    adaptive = binding.config.get("max_concurrency") == "auto"
+
+    async def part(strand: Strand, put: Put) -> None:
+        strand.config = merge_configs(binding.config, strand.config)
+
+        async def call(_: Any, strand: Strand) -> None:
+            await pour(opened(strand), put)
+
+        bounded: StepCall = call if seconds is None else _timed(call, seconds, binding.get_name())
+        if cap is not None or adaptive:
+            bounded = _capped(bounded, cap, binding, adaptive=adaptive)
+        await bounded(None, strand)
+
+    return SideStream([part])
 
 
 def _configured(binding: RunnableBinding[Any, Any], call: StepCall) -> StepCall:

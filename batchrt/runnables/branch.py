@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
+from batchrt.runnables.streams import produced
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -46,16 +49,35 @@ class RunnableBranch(Runnable[In, Out]):
         pairs = [(when._step(), then._step(keywords_of(then, kwargs))) for when, then in self.branches]
         default = self.default._step(keywords_of(self.default, kwargs))
         steps = [step for pair in pairs for step in pair] + [default]
+        produce = partial(_produced, pairs, default)
         if all(step.inline for step in steps):
-            return _inline_branch(pairs, default)
+            return _inline_branch(pairs, default)._replace(produce=produce)
 
         async def call(value: Any, strand: Strand) -> Any:
             for when, then in pairs:
-                if await _run(when, value, strand):
-                    return await _run(then, value, strand)
-            return await _run(default, value, strand)
+                if await when.run(value, strand):
+                    return await then.run(value, strand)
+            return await default.run(value, strand)
 
-        return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
+        direct = all(step.inline or step.direct for step in steps)
+        return Step.of(call, steps, direct=direct, produce=produce)
+
+
+async def _produced(
+    pairs: list[tuple[Step, Step]], default: Step, value: Any, strand: Strand
+) -> AsyncIterator[Any]:
+    chosen = default
+    for when, then in pairs:
+        if await when.run(value, strand):
+            chosen = then
+            break
+    chunks = produced(chosen, value, strand)
+    del value  # a waiting stream does not keep its input
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await closed(chunks)
 
 
 def _inline_branch(pairs: list[tuple[Step, Step]], default: Step) -> Step:
@@ -66,10 +88,6 @@ def _inline_branch(pairs: list[tuple[Step, Step]], default: Step) -> Step:
         return default.call(value, strand)
 
     return Step(call, inline=True)
-
-
-async def _run(step: Step, value: Any, strand: Strand) -> Any:
-    return step.call(value, strand) if step.inline else await step.call(value, strand)
 
 
 def _pair(pair: Any) -> tuple[Runnable[Any, Any], Runnable[Any, Any]]:

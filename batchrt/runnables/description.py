@@ -56,6 +56,8 @@ class Description(NamedTuple):
         is_fixed: whether `render` returns equal results for equal inputs, at any time.
         output_type: the class of the outputs, if they are of one that JSON does not have.
         fields: the names in the input that matter, if it is a dict; `None` for all of it.
+        needs: those of them that each input must have.
+        model: the name of the model that the first request is for, if the chain asks one.
     """
 
     parts: tuple[Part, ...] = ()
@@ -65,6 +67,8 @@ class Description(NamedTuple):
     is_fixed: bool = True
     output_type: type[Any] | None = None
     fields: tuple[str, ...] | None = None
+    needs: tuple[str, ...] = ()
+    model: str | None = None
 
 
 _STRAND: Final = cast("Strand", SimpleNamespace(item=SimpleNamespace(index=0)))
@@ -97,7 +101,10 @@ def described_prompt(
     """
     fixed = not any(map(callable, given.values()))
     described = inline(_prompt_parts(prompt, given), step, is_fixed=fixed)
-    return described._replace(fields=(*prompt.input_variables, *sorted(optional), *given))
+    return described._replace(
+        fields=(*prompt.input_variables, *sorted(optional), *given),
+        needs=tuple(name for name in prompt.input_variables if name not in given),
+    )
 
 
 def _prompt_parts(prompt: Any, given: Mapping[str, Any]) -> list[Part]:
@@ -146,7 +153,7 @@ def sequence_of(steps: Iterable[Description]) -> Description:
         if whole.asks or render is None:
             whole = whole._replace(parts=parts, output_type=step.output_type)
         elif step.render is None:
-            whole = Description(parts, output_type=step.output_type, fields=whole.fields)
+            whole = Description(parts, output_type=step.output_type, fields=whole.fields, needs=whole.needs)
         else:
             whole = Description(
                 parts,
@@ -156,6 +163,8 @@ def sequence_of(steps: Iterable[Description]) -> Description:
                 whole.is_fixed and step.is_fixed,
                 step.output_type,
                 whole.fields,
+                whole.needs,
+                step.model,
             )
     return whole._replace(parts=_numbered(whole.parts))
 

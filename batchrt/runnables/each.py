@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runtime.context import drive
 from batchrt.runtime.fork import Branch, fork
+from batchrt.runtime.side_stream import Put, SideStream
 from batchrt.runtime.slots import Waiter
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
@@ -26,6 +28,8 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
 
     Elements run concurrently, under the run's slots; an element that waits for another attempt does not
     delay the others. The first that fails cancels the others.
+
+    Streamed, it yields a list of one output after the other, in order.
     """
 
     def __init__(self, bound: RunnableLike[In, Out]) -> None:
@@ -50,20 +54,69 @@ class RunnableEach(Runnable[Sequence[In], list[Out]]):
             return Step(lambda values, strand: [step.call(v, strand) for v in values], inline=True)
 
         async def call(given: Iterable[Any], strand: Strand) -> list[Any]:
-            # A copy, since the list may change meanwhile; by `iter`, since `list` calls `__len__`.
-            values = list(iter(given))
-            outputs: list[Any] = [None] * len(values)
-            width = min(len(values), max(strand.slots.limit or UNCAPPED_WIDTH, step.lists))
-            elements = _Elements(step.call, values, outputs)
-            branches = [elements.carry] * width
-            if width < min(len(values), UNCAPPED_WIDTH):
-                elements.spare = UNCAPPED_WIDTH - width
-                await fork(strand, [*branches, elements.lead], elements.join)
-            else:
-                await fork(strand, branches)
-            return outputs
+            return await _over_elements(step, given, strand)
 
-        return Step.of(call, [step], forks=True)
+        async def produce(given: Iterable[Any], _strand: Strand) -> AsyncIterator[Any]:
+            side = SideStream([partial(_streamed_elements, step, given)])
+            some = False
+            try:
+                async for chunk in side:
+                    some = True
+                    yield chunk
+                if not some:
+                    yield []
+            finally:
+                await side.aclose()
+
+        return Step.of(call, [step], forks=True, produce=produce)
+
+
+async def _over_elements(
+    step: Step, given: Iterable[Any], strand: Strand, put: Put | None = None
+) -> list[Any]:
+    """Return the outputs for all elements; with `put`, hand each over as a list, in order."""
+    # A copy, since the list may change meanwhile; by `iter`, since `list` calls `__len__`.
+    values = list(iter(given))
+    outputs: list[Any] = [None] * len(values)
+    width = min(len(values), max(strand.slots.limit or UNCAPPED_WIDTH, step.lists))
+    elements = _Elements(step.call, values, outputs, None if put is None else _InOrder(outputs, put))
+    branches = [elements.carry] * width
+    if width < min(len(values), UNCAPPED_WIDTH):
+        elements.spare = UNCAPPED_WIDTH - width
+        await fork(strand, [*branches, elements.lead], elements.join)
+    else:
+        await fork(strand, branches)
+    return outputs
+
+
+async def _streamed_elements(step: Step, given: Iterable[Any], strand: Strand, put: Put) -> None:
+    await _over_elements(step, given, strand, put)
+
+
+class _InOrder:
+    """Hand outputs over in order, each as a list of one, whatever order they come in."""
+
+    __slots__ = ("_busy", "_next", "_outputs", "_put", "_ready")
+
+    def __init__(self, outputs: list[Any], put: Put) -> None:
+        self._outputs = outputs
+        self._put = put
+        self._ready: set[int] = set()
+        self._next = 0
+        self._busy = False
+
+    async def came(self, index: int) -> None:
+        """Take an output, and hand over those that are next."""
+        self._ready.add(index)
+        if self._busy:
+            return  # the branch that hands one over goes on with this one
+        self._busy = True
+        while self._next in self._ready:
+            self._ready.remove(self._next)
+            output, self._outputs[self._next] = self._outputs[self._next], None
+            self._next += 1
+            await self._put([output])
+        self._busy = False
 
 
 class _Elements:
@@ -76,14 +129,17 @@ class _Elements:
         spare: how many branches may still be added; sleeping branches take memory.
     """
 
-    __slots__ = ("_add", "_leader", "_outputs", "_source", "_step", "_unbegun", "spare")
+    __slots__ = ("_add", "_in_order", "_leader", "_outputs", "_source", "_step", "_unbegun", "spare")
 
-    def __init__(self, step: StepCall, values: Sequence[Any], outputs: list[Any]) -> None:
+    def __init__(
+        self, step: StepCall, values: Sequence[Any], outputs: list[Any], in_order: _InOrder | None
+    ) -> None:
         self.spare: int = 0
         self._step = step
         self._source = enumerate(values)
         self._unbegun = len(values)
         self._outputs = outputs
+        self._in_order = in_order
         self._leader: Waiter | None = None
         self._add: Callable[[Branch], None] | None = None
 
@@ -101,6 +157,8 @@ class _Elements:
             # A context for each element: the next one must not see the variables that it sets.
             strand.start_over()
             outputs[index] = await drive(base.copy(), step(value, strand))
+            if self._in_order is not None:
+                await self._in_order.came(index)
 
     async def lead(self, strand: Strand) -> None:
         """Wait as the leader for a slot that is given up, then carry elements on it."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-__all__ = ["NotJSONError", "candidates", "first_fitting"]
+__all__ = ["AnswerStart", "NotJSONError", "candidates", "first_fitting"]
 
 T = TypeVar("T")
 
@@ -77,6 +77,29 @@ def candidates(text: str) -> Iterator[str]:
         yield from _framed(answer)
 
 
+_LONGEST_MARK: Final = 64
+"""Characters of the longest mark around thoughts, and more."""
+
+
+class AnswerStart:
+    """Find where the JSON object or list begins in an answer that grows; marks are searched for once."""
+
+    __slots__ = ("_begin", "_searched")
+
+    def __init__(self) -> None:
+        self._begin = 0
+        self._searched = 0
+
+    def find(self, text: str) -> int:
+        """Return the index, or -1 as long as there is none; `text` begins with the one of the last call."""
+        for end in _THOUGHT_ENDS.finditer(text, max(self._begin, self._searched - _LONGEST_MARK)):
+            self._begin = end.end()
+        self._searched = len(text)
+        if not self._begin and _THOUGHT_BEGINS.match(text, _start_of(text)) is not None:
+            return -1
+        return _first_value(text, self._begin)
+
+
 def _start_of(text: str) -> int:
     return len(text) - len(text.lstrip())
 
@@ -116,13 +139,13 @@ def _is_info(info: str) -> bool:
     return not info.strip() or info.strip().isalnum()
 
 
-def _first_value(text: str) -> int:
-    """Return the index where a JSON object or list seems to begin, or -1.
+def _first_value(text: str, place: int = 0) -> int:
+    """Return the index where a JSON object or list seems to begin, at `place` or behind it, or -1.
 
     Brackets in prose, as in "[see below]", are skipped. The first bracket that opens like JSON counts: any
     later one would be inside its value.
     """
-    brace, bracket = text.find("{"), text.find("[")
+    brace, bracket = text.find("{", place), text.find("[", place)
     for _ in range(_MOST_BRACKETS):
         starts = [start for start in (brace, bracket) if start >= 0]
         if not starts:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 from batchrt.config import RunConfig, cap_of, check_config
+from batchrt.runnables.foreign import exported
+from batchrt.runnables.streams import closing_input, input_chunks, produced, transformed
 from batchrt.runtime.batch import Job, collect, collect_outcomes, run_one
 from batchrt.runtime.caller import Caller
+from batchrt.runtime.chunk_stream import ChunkStream, ItemChunkStream
 from batchrt.runtime.context import drive_to_end
 from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import BatchResult, Outcome
@@ -28,7 +31,18 @@ Out = TypeVar("Out", covariant=True)  # noqa: PLC0105
 Configs: TypeAlias = "RunConfig | Sequence[RunConfig] | None"
 """One configuration for the run, or one for each input."""
 
-Method: TypeAlias = Literal["_build", "abatch_native", "abatch", "batch", "ainvoke", "invoke"]
+Method: TypeAlias = Literal[
+    "_build",
+    "abatch_native",
+    "abatch",
+    "batch",
+    "ainvoke",
+    "invoke",
+    "atransform",
+    "transform",
+    "astream",
+    "stream",
+]
 """A method by which a class says how it runs; see `base.py`."""
 
 
@@ -81,6 +95,18 @@ class EntryPoints(Generic[In, Out]):
         if (step.inline or step.direct) and not bounded and current_strand() is None:
             return cast("Out", _run_direct(step, input, config))
         return cast("Out", call_blocking(partial(run_one, step, input, config)))
+
+    if not TYPE_CHECKING:  # a type checker would take a runnable of the wrong type for a function
+
+        def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+            """Return this as a runnable of LangChain, whose `|` takes it for a function.
+
+            A runnable that a function returns is run on the function's input, in LangChain as here.
+
+            Raises:
+                TypeError: LangChain is not loaded.
+            """
+            return exported(self)
 
     async def abatch(
         self,
@@ -262,6 +288,107 @@ class EntryPoints(Generic[In, Out]):
         job = self._job(caller.pull(inputs), config, kwargs)
         stream: Stream[tuple[int, Out]] = Stream(job, ordered=False, return_exceptions=return_exceptions)
         return iterate(stream, caller)
+
+    # Streams
+
+    def astream(
+        self,
+        input: In,  # noqa: A002
+        config: RunConfig | None = None,
+        **kwargs: Any,
+    ) -> ChunkStream[Out]:
+        """Iterate over the chunks of the output for one input; see `ChunkStream` for closing it.
+
+        A step that needs its whole input gets the chunks added up (see `add_chunks`), and one that cannot
+        stream gives one chunk. The sum of the chunks is what `ainvoke` returns.
+
+        Raises:
+            Exception: by the iteration: a step's error, as itself, behind the chunks that came before it.
+            ItemTimeoutError, DeadlineExceededError: likewise, after the `timeout` or `deadline` of `config`,
+                the consumer's own time included.
+        """
+        step, configs = self._prepare(kwargs, config, "astream")
+        return ChunkStream(partial(produced, step, input), check_config(cast("RunConfig | None", configs)))
+
+    def stream(
+        self,
+        input: In,  # noqa: A002
+        config: RunConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Out]:
+        """Do `astream` from sync code, on a background event loop; closing the generator ends the stream."""
+        step, configs = self._prepare(kwargs, config, "stream")
+        config = check_config(cast("RunConfig | None", configs))
+        return iterate(ChunkStream[Out](partial(produced, step, input), config), Caller())
+
+    def atransform(
+        self,
+        input: AsyncIterable[Any] | Iterable[Any],  # noqa: A002
+        config: RunConfig | None = None,
+        **kwargs: Any,
+    ) -> ChunkStream[Out]:
+        """Do `astream` for an input that comes in chunks; a step that can begins with the first.
+
+        Args:
+            input: the chunks, which add up to the input; pulled in the stream's own task, at the consumer's
+                pace, and closed with the stream.
+            config: as for `astream`.
+            kwargs: passed to the call, as with `bind`.
+        """
+        step, configs = self._prepare(kwargs, config, "atransform")
+        opened = partial(transformed, step, input_chunks(input))
+        return ChunkStream(opened, check_config(cast("RunConfig | None", configs)))
+
+    def transform(
+        self,
+        input: Iterable[Any] | AsyncIterable[Any],  # noqa: A002
+        config: RunConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Out]:
+        """Do `atransform` from sync code; an iterator of chunks runs in this thread, and is closed in it."""
+        step, configs = self._prepare(kwargs, config, "transform")
+        config = check_config(cast("RunConfig | None", configs))
+        caller = Caller()
+        opened = partial(transformed, step, input_chunks(caller.pull(input)))
+        return closing_input(iterate(ChunkStream[Out](opened, config), caller), input)
+
+    def astream_batch(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> ItemChunkStream[Out]:
+        """Iterate over `(index, chunk)` for the outputs of many inputs, as the chunks come.
+
+        Memory is bounded: while the consumer is slow, items wait and none is begun. The chunks of one item
+        are in order.
+
+        Args:
+            inputs: as for `abatch`.
+            config: as for `abatch`.
+            return_exceptions: hand an item's exception over as its last chunk, instead of ending the run.
+            kwargs: passed to each call, as with `bind`.
+        """
+        job = self._job(inputs, config, kwargs)
+        return ItemChunkStream(job, partial(produced, job.step), return_exceptions=return_exceptions)
+
+    def stream_batch(
+        self,
+        inputs: Iterable[In] | AsyncIterable[In],
+        config: Configs = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[tuple[int, Out]]:
+        """Do `astream_batch` from sync code; closing the generator ends the run."""
+        caller = Caller()
+        job = self._job(caller.pull(inputs), config, kwargs)
+        chunks: ItemChunkStream[Out] = ItemChunkStream(
+            job, partial(produced, job.step), return_exceptions=return_exceptions
+        )
+        return iterate(chunks, caller)
 
 
 def _run_direct(step: Step, value: Any, config: RunConfig) -> Any:

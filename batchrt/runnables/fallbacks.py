@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
+from batchrt.runnables.streams import begun, produced
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -15,7 +18,10 @@ __all__ = ["RunnableWithFallbacks"]
 
 
 class RunnableWithFallbacks(Runnable[In, Out]):
-    """Try `runnable`, then each of `fallbacks`, item by item. See `Runnable.with_fallbacks`."""
+    """Try `runnable`, then each of `fallbacks`, item by item. See `Runnable.with_fallbacks`.
+
+    A stream falls back before its first chunk only: what was handed out cannot be taken back.
+    """
 
     def __init__(
         self,
@@ -54,9 +60,7 @@ class RunnableWithFallbacks(Runnable[In, Out]):
             for step in steps:
                 given = value if last is None else self._with_error(value, last)
                 try:
-                    if step.inline:
-                        return step.call(given, strand)
-                    return await step.call(given, strand)
+                    return await step.run(given, strand)
                 except handled as error:
                     if not isinstance(error, Exception):
                         raise  # cancellations and interrupts are never handled
@@ -65,7 +69,38 @@ class RunnableWithFallbacks(Runnable[In, Out]):
             assert first is not None
             raise first
 
-        return Step.of(call, steps, direct=all(step.inline or step.direct for step in steps))
+        direct = all(step.inline or step.direct for step in steps)
+        return Step.of(call, steps, direct=direct, produce=partial(self._produced, steps))
+
+    async def _produced(self, steps: list[Step], value: Any, strand: Strand) -> AsyncIterator[Any]:
+        """Yield the chunks of the first step that gives one, or ends without."""
+        chunks, begin = await self._begin(steps, value, strand)
+        del value  # a waiting stream does not keep its input
+        try:
+            for chunk in begin:
+                yield chunk
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await closed(chunks)
+
+    async def _begin(
+        self, steps: list[Step], value: Any, strand: Strand
+    ) -> tuple[AsyncIterator[Any], Sequence[Any]]:
+        self._check(value)
+        first: BaseException | None = None
+        last: BaseException | None = None
+        for step in steps:
+            chunks = produced(step, value if last is None else self._with_error(value, last), strand)
+            try:
+                return chunks, await begun(chunks)
+            except self.exceptions_to_handle as error:
+                if not isinstance(error, Exception):
+                    raise  # cancellations and interrupts are never handled
+                first = error if first is None else first
+                last = error
+        assert first is not None
+        raise first
 
     def _check(self, value: Any) -> None:
         if self.exception_key is not None and not isinstance(value, Mapping):

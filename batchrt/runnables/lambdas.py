@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import partial
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeAlias, TypeVar, cast, overload
 
 from batchrt.config import DEFAULT_RECURSION_LIMIT, RunConfig, complete_config
 from batchrt.errors import RecursionLimitError
 from batchrt.runnables.awaitables import PLAIN_TYPES, resolve, resolve_without_loop
 from batchrt.runnables.base import In, Out, Runnable
 from batchrt.runnables.description import Description, code_part, inline
+from batchrt.runnables.foreign import adopted
+from batchrt.runnables.generator import (
+    GeneratorFunction,
+    generator_produce,
+    is_generator_function,
+    takes_config,
+)
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.step import Step
+from batchrt.runnables.streams import Once, configured, produced, total_call
+from batchrt.runtime.side_stream import closed
+from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import checked_sync
 from batchrt.runtime.threads import call_in_thread
@@ -28,6 +37,9 @@ U = TypeVar("U")
 
 class RunnableLambda(Runnable[In, Out]):
     """Run a function: an async one on the event loop, a sync one in a worker thread.
+
+    A generator function takes the whole input as well; streamed, it gives its chunks, and else their sum (see
+    `add_chunks`).
 
     The function takes the input, and the run's configuration if it has a parameter named `config`. A
     runnable that it returns is run on the same input, with `recursion_limit` one lower; an awaitable that
@@ -45,6 +57,18 @@ class RunnableLambda(Runnable[In, Out]):
             functions that take microseconds, which a thread would cost tenfold.
     """
 
+    @overload
+    def __init__(
+        self,
+        func: Callable[[In], Iterator[Out]],
+        afunc: Callable[[In], AsyncIterator[Out]] | None = ...,
+        *,
+        name: str | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, func: Callable[[In], AsyncIterator[Out]], afunc: None = ..., *, name: str | None = ...
+    ) -> None: ...
     @overload
     def __init__(
         self, func: Callable[[In], Runnable[Any, Out]], afunc: None = ..., *, name: str | None = ...
@@ -97,7 +121,23 @@ class RunnableLambda(Runnable[In, Out]):
         self.afunc: Callable[..., Awaitable[Any]] | None = func if _is_async(func) else afunc
         self.name: str | None = name or _name_of(func)
         self._inline = inline
-        self._takes_config = {id(f): _takes_config(f) for f in (func, self.afunc) if f is not None}
+        self._generates = is_generator_function(func if afunc is None else afunc)
+        self._sync_takes_config = takes_config(func)
+        self._async_takes_config = self.afunc is not None and takes_config(self.afunc)
+
+    @property
+    def InputType(self) -> Any:  # noqa: N802  LCEL's name
+        """The type of the function's parameter, by its annotation."""
+        from batchrt.runnables.function_types import parameter_type
+
+        return parameter_type(self.func)
+
+    @property
+    def OutputType(self) -> Any:  # noqa: N802  LCEL's name
+        """The type of the function's result, by its annotation."""
+        from batchrt.runnables.function_types import result_type
+
+        return result_type(self.func)
 
     def __repr__(self) -> str:
         return self.get_name()
@@ -119,9 +159,34 @@ class RunnableLambda(Runnable[In, Out]):
             return Step(lambda value, _strand: lookup(value), inline=True)
         if self._inline:
             return self._inline_step(kwargs)
+        if self._generates:
+            generate = generator_produce(cast("GeneratorFunction", self.afunc or self.func), kwargs)
+            return Step(total_call(generate), produce=generate)
+        return self._call_step(kwargs, self._run_returned, partial(self._produced, kwargs))
+
+    def _call_step(
+        self, kwargs: Mapping[str, Any], run_returned: _RunReturned, produce: Produce | None = None
+    ) -> Step:
         if self.afunc is not None:
-            return self._async_step(self.afunc, kwargs)
-        return self._sync_step(kwargs)
+            return self._async_step(self.afunc, kwargs, run_returned, produce)
+        return self._sync_step(kwargs, run_returned, produce)
+
+    async def _produced(self, kwargs: Mapping[str, Any], value: Any, strand: Strand) -> AsyncIterator[Any]:
+        """Yield the output; or, if that is a runnable, the chunks of its output."""
+        output = await self._call_step(kwargs, _unrun).call(value, strand)
+        if type(output) is not _Returned:
+            yield output
+            return
+        outer = strand.config
+        inner = self._one_deeper(outer)
+        run = partial(_produced_by, output.runnable._step(), value)
+        del value  # a waiting stream does not keep its input
+        chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(Once(None), strand)
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await closed(chunks)
 
     def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
         """Return the function's output; if there are two forms, the sync one runs in this thread."""
@@ -131,7 +196,7 @@ class RunnableLambda(Runnable[In, Out]):
         return super().invoke(input, config, **kwargs)
 
     def _inline_step(self, kwargs: Mapping[str, Any]) -> Step:
-        if self._takes_config[id(self.func)]:
+        if self._sync_takes_config:
             raise TypeError(f"{self.get_name()} takes a config, and an inline function has none")
         function = partial(self.func, **kwargs) if kwargs else self.func
 
@@ -147,8 +212,14 @@ class RunnableLambda(Runnable[In, Out]):
 
         return Step(call, inline=True)
 
-    def _async_step(self, function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Step:
-        takes_config = self._takes_config[id(function)]
+    def _async_step(
+        self,
+        function: Callable[..., Any],
+        kwargs: Mapping[str, Any],
+        run_returned: _RunReturned,
+        produce: Produce | None,
+    ) -> Step:
+        takes_config = self._async_takes_config
         plain = not takes_config and not kwargs
 
         async def call(value: Any, strand: Strand) -> Any:
@@ -164,15 +235,17 @@ class RunnableLambda(Runnable[In, Out]):
                 return output
             if hasattr(type(output), "__await__"):
                 output = await resolve(output)
-            if isinstance(output, Runnable):
-                return await self._run_returned(output, value, strand)
+            if (returned := _returned_runnable(output)) is not None:
+                return await run_returned(returned, value, strand)
             return output
 
-        return Step(call)
+        return Step(call, produce=produce)
 
-    def _sync_step(self, kwargs: Mapping[str, Any]) -> Step:
+    def _sync_step(
+        self, kwargs: Mapping[str, Any], run_returned: _RunReturned, produce: Produce | None
+    ) -> Step:
         function = partial(self.func, **kwargs) if kwargs else self.func
-        takes_config = self._takes_config[id(self.func)]
+        takes_config = self._sync_takes_config
 
         async def call(value: Any, strand: Strand) -> Any:
             bound = partial(function, config=complete_config(strand.config)) if takes_config else function
@@ -185,33 +258,40 @@ class RunnableLambda(Runnable[In, Out]):
             # An async function behind a decorator or lambda that is not async itself returns one.
             if hasattr(type(output), "__await__"):
                 output = resolve_without_loop(output) if direct else await resolve(output)
-            if isinstance(output, Runnable):
-                return await self._run_returned(output, value, strand)
+            if (returned := _returned_runnable(output)) is not None:
+                return await run_returned(returned, value, strand)
             return output
 
-        return Step(call, direct=True)
+        return Step(call, direct=True, produce=produce)
 
-    async def _run_returned(self, output: Runnable[Any, Any], value: Any, strand: Strand) -> Any:
-        outer = strand.config
-        limit = outer.get("recursion_limit", DEFAULT_RECURSION_LIMIT)
+    def _one_deeper(self, config: RunConfig) -> RunConfig:
+        limit = config.get("recursion_limit", DEFAULT_RECURSION_LIMIT)
         if limit <= 0:
             raise RecursionLimitError(
                 f"{self.get_name()} and the runnables it led to kept returning runnables, past the "
                 "recursion_limit; raise it in the config if that is meant"
             )
-        strand.config = cast("RunConfig", {**outer, "recursion_limit": limit - 1})
+        return cast("RunConfig", {**config, "recursion_limit": limit - 1})
+
+    async def _run_returned(self, output: Runnable[Any, Any], value: Any, strand: Strand) -> Any:
+        outer = strand.config
+        strand.config = self._one_deeper(outer)
         try:
             step = output._step()
             if step.inline:
                 return step.call(value, strand)
             if strand.run.direct and not step.direct:
                 # This run has no event loop, and the step needs one.
-                return output.invoke(value, {"recursion_limit": limit - 1})
+                return output.invoke(value, {"recursion_limit": strand.config["recursion_limit"]})
             return await step.call(value, strand)
         finally:
             strand.config = outer
 
 
+@overload
+def chain(func: Callable[[T], Iterator[U]]) -> RunnableLambda[T, U]: ...
+@overload
+def chain(func: Callable[[T], AsyncIterator[U]]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[[T], Runnable[Any, U]]) -> RunnableLambda[T, U]: ...
 @overload
@@ -225,42 +305,51 @@ def chain(func: Callable[[T, RunConfig], U]) -> RunnableLambda[T, U]: ...
 @overload
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]: ...
 def chain(func: Callable[..., Any]) -> RunnableLambda[Any, Any]:
-    """Turn a function into a runnable; LCEL's decorator."""
+    """Turn a function, or a generator function of one input, into a runnable; LCEL's decorator."""
     return RunnableLambda(func)
 
 
 def _check_function(function: object) -> None:
     if function is None:
         return
-    if not callable(function):
+    if not callable(function) or isinstance(function, Runnable):
         raise TypeError(f"a function is needed, not {type(function).__name__}: {function!r}")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"{_name_of(function)} is a generator function, and streams are not supported yet; "
-            "return a list instead"
-        )
+
+
+def _returned_runnable(output: object) -> Runnable[Any, Any] | None:
+    """Return the runnable that a function returned, also one of another library; `None` if it is none."""
+    if isinstance(output, Runnable):
+        return output
+    return adopted(output) if hasattr(type(output), "ainvoke") else None
 
 
 def _is_async(function: object) -> bool:
     while isinstance(function, partial):
         function = function.func
+    if inspect.isasyncgenfunction(function):
+        return True
     call = getattr(function, "__call__", None)  # noqa: B004  the method itself is inspected
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def _takes_config(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # builtins have none
-        return False
-    parameter = parameters.get("config")
-    if parameter is None or parameter.kind is parameter.POSITIONAL_ONLY:
-        return False
-    return next(iter(parameters)) != "config" and not _already_given(function)
+class _Returned:
+    """A runnable that a function returned, and that has not run."""
+
+    __slots__ = ("runnable",)
+
+    def __init__(self, runnable: Runnable[Any, Any]) -> None:
+        self.runnable = runnable
 
 
-def _already_given(function: Callable[..., Any]) -> bool:
-    return isinstance(function, partial) and "config" in function.keywords
+_RunReturned: TypeAlias = "Callable[[Runnable[Any, Any], Any, Strand], Awaitable[Any]]"
+
+
+async def _unrun(output: Runnable[Any, Any], _value: Any, _strand: Strand) -> _Returned:
+    return _Returned(output)
+
+
+def _produced_by(step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
+    return produced(step, value, strand)
 
 
 def _name_of(function: object) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any
 
 from batchrt.runnables.base import In, Runnable, RunnableLike, coerce
+from batchrt.runnables.chunk_sums import AddableDict
+from batchrt.runnables.chunk_tee import ChunkTee
 from batchrt.runnables.description import Description, inline, part, together
 from batchrt.runnables.keywords import keywords_of
+from batchrt.runnables.streams import Open, produced, transformed
 from batchrt.runtime.fork import fork
+from batchrt.runtime.side_stream import Put, SideStream, closed, pour
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -20,6 +25,9 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
 
     The first step that fails cancels the others. Steps that never wait run one after another. Keyword
     arguments of a call go to every step that takes them.
+
+    Streamed, it yields `{key: chunk}` for each chunk of each step, as they come; the chunks add up to the
+    output. A step that yields no chunk has `None`, as it has without streaming.
     """
 
     def __init__(
@@ -52,7 +60,7 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
         waiting = [(key, step.call) for key, step in steps.items() if not step.inline]
         template = dict.fromkeys(steps)
         if not waiting:
-            return _inline_parallel(inline)
+            return _inline_parallel(steps)
 
         async def call(value: Any, strand: Strand) -> Any:
             # The template keeps the keys in the order given, in whatever order the steps finish.
@@ -67,15 +75,90 @@ class RunnableParallel(Runnable[In, dict[str, Any]]):
             return output
 
         alone = len(waiting) == 1
-        direct = alone and steps[waiting[0][0]].direct
-        return Step.of(call, steps.values(), direct=direct, forks=not alone)
+        return Step.of(
+            call,
+            steps.values(),
+            direct=alone and steps[waiting[0][0]].direct,
+            forks=not alone,
+            produce=partial(_produced, steps),
+            transform=partial(_transformed, steps) if _begins_early(steps) else None,
+        )
 
 
-def _inline_parallel(calls: list[tuple[str, StepCall]]) -> Step:
+def _inline_parallel(steps: Mapping[str, Step]) -> Step:
+    calls = [(key, step.call) for key, step in steps.items()]
+
     def call(value: Any, strand: Strand) -> Any:
         return {key: step(value, strand) for key, step in calls}
 
-    return Step(call, inline=True)
+    transform = partial(_transformed, steps) if _begins_early(steps) else None
+    return Step(call, inline=True, produce=partial(_produced, steps), transform=transform)
+
+
+def _begins_early(steps: Mapping[str, Step]) -> bool:
+    return any(step.transform is not None for step in steps.values())
+
+
+async def _produced(steps: Mapping[str, Step], value: Any, strand: Strand) -> AsyncIterator[Any]:
+    """Yield `{key: chunk}` for the chunks of all steps as they come; `{key: None}` for a step without any."""
+    waiting = []
+    if not steps:
+        yield AddableDict()
+    for key, step in steps.items():
+        if step.inline:
+            yield AddableDict({key: step.call(value, strand)})
+        else:
+            waiting.append((key, partial(produced, step, value)))
+    if len(waiting) == 1:
+        chunks = _keyed(*waiting[0], strand)
+    elif waiting:
+        chunks = SideStream([partial(_streaming_branch, key, opened) for key, opened in waiting])
+    else:
+        return
+    del value  # a waiting stream does not keep its input
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await closed(chunks)
+
+
+async def _transformed(
+    steps: Mapping[str, Step], chunks: AsyncIterator[Any], strand: Strand
+) -> AsyncIterator[Any]:
+    """Do `_produced` for chunks of the input, which each branch gets at its own pace."""
+    if len(steps) == 1:
+        ((key, step),) = steps.items()
+        merged = _keyed(key, partial(transformed, step, chunks), strand)
+    else:
+        tee = ChunkTee(chunks, len(steps))
+        branches = [
+            partial(_streaming_branch, key, partial(transformed, step, outlet))
+            for (key, step), outlet in zip(steps.items(), tee.outlets, strict=True)
+        ]
+        merged = SideStream([tee.pump, *branches])
+    try:
+        async for chunk in merged:
+            yield chunk
+    finally:
+        await closed(merged)
+
+
+async def _keyed(key: str, opened: Open, strand: Strand) -> AsyncIterator[Any]:
+    some = False
+    chunks = opened(strand)
+    try:
+        async for chunk in chunks:
+            some = True
+            yield AddableDict({key: chunk})
+        if not some:
+            yield AddableDict({key: None})
+    finally:
+        await closed(chunks)
+
+
+async def _streaming_branch(key: str, opened: Open, strand: Strand, put: Put) -> None:
+    await pour(_keyed(key, opened, strand), put)
 
 
 def _branch(output: dict[str, Any], key: str, step: StepCall, value: Any) -> Any:

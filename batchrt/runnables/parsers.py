@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from batchrt.errors import OutputParserError
 from batchrt.messages import AIMessage, Message
 from batchrt.runnables.base import Out, Runnable
-from batchrt.runnables.description import Description, inline, part
+from batchrt.runnables.chunk_sums import snapshot_of
+from batchrt.runnables.description import Description, described_class, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
+from batchrt.runnables.foreign import adopted_message
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = [
+    "BaseOutputParser",
     "JsonOutputParser",
     "ModelOutput",
     "PydanticOutputParser",
@@ -44,39 +50,122 @@ def text_of(output: ModelOutput) -> str:
         return output
     if isinstance(output, AIMessage):
         if output.refusal and not output.content:
-            raise OutputParserError(f"the model refused: {_excerpt(output.refusal)}", text=output.refusal)
+            raise _refused(output.refusal)
         return output.text
     if isinstance(output, Message):
         return output.content if isinstance(output.content, str) else ""
+    if (foreign := adopted_message(output)) is not None:  # type: ignore[unreachable]
+        return text_of(foreign)
     raise TypeError(f"a parser takes a model's output (a message or a string), not {type(output).__name__}")
 
 
-class _Parser(Runnable[ModelOutput, Out]):
-    """Parse an output inline, since parsing never waits."""
+class BaseOutputParser(Runnable[ModelOutput, Out]):
+    """Parse a model's text inline, since parsing never waits; subclasses have `parse`.
+
+    An error that `parse` raises is the item's.
+    """
+
+    InputType = str | AIMessage
 
     def _takes(self, keyword: str) -> bool:  # noqa: ARG002  it takes none
         return False
 
     def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
         """Return what the outputs depend on; see `Runnable.describe`."""
+        if not type(self).__module__.startswith("batchrt."):
+            return described_class(self, kwargs or {})
         kind = getattr(self, "pydantic_object", None) if isinstance(self, PydanticOutputParser) else None
         parts = [part("parser", (type(self), kind))]
         return inline(parts, self._build(kwargs or {}), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         parse: Callable[[Any], Any] = self.parse_output
-        return Step(lambda value, _strand: parse(value), inline=True)
+        transform = partial(_transformed, self._chunks) if self._streams() else None
+        return Step(lambda value, _strand: parse(value), inline=True, transform=transform)
 
-    def parse_output(self, output: ModelOutput) -> Out:
+    def _streams(self) -> bool:
+        """Whether `_chunks` parses chunks as this parser does."""
+        return False
+
+    def _parses_as(self, kind: type[Any]) -> bool:
+        """Whether a subclass of `kind` has left its methods as they are."""
+        return all(getattr(type(self), name) is getattr(kind, name) for name in ("parse", "parse_output"))
+
+    def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        """Parse chunks of an output as they come; of a parser that `_streams`."""
         raise NotImplementedError
 
+    def parse_output(self, output: ModelOutput) -> Out:
+        """Return the value in a model's message or text."""
+        return self.parse(text_of(output))
 
-class StrOutputParser(_Parser[str]):
-    """Return the text of a model's answer. A refusal is an `OutputParserError`."""
+    def parse(self, text: str) -> Out:
+        """Return the value in `text`."""
+        raise NotImplementedError
 
-    def parse_output(self, output: ModelOutput) -> str:
-        """Return the text."""
-        return text_of(output)
+    def get_format_instructions(self) -> str:
+        """Return instructions for a prompt that make the model answer in this form.
+
+        Raises:
+            NotImplementedError: this parser has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no format instructions")
+
+
+async def _transformed(
+    parse: Callable[[AsyncIterator[Any]], AsyncGenerator[Any, None]],
+    chunks: AsyncIterator[Any],
+    _strand: Strand,
+) -> AsyncIterator[Any]:
+    outputs = parse(chunks)
+    try:
+        async for chunk in outputs:
+            yield chunk
+    finally:
+        await outputs.aclose()
+        await closed(chunks)
+
+
+async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+    """Yield the text of each chunk, and at least one.
+
+    Raises:
+        OutputParserError: behind the last one, if the model refused.
+    """
+    refusal, count, has_content, has_text = "", 0, False, False
+    async for chunk in chunks:
+        count += 1
+        if isinstance(chunk, AIMessage):
+            text, refusal = chunk.text, refusal + (chunk.refusal or "")
+            has_content = has_content or bool(chunk.content)
+        else:
+            text = text_of(chunk)
+            has_content = has_content or bool(text)
+        if text:
+            has_text = True
+            yield text
+    if not count:
+        text_of(cast("ModelOutput", None))  # it raises, as without streaming
+    if refusal and not has_content:
+        raise _refused(refusal)
+    if not has_text:
+        yield ""
+
+
+def _refused(refusal: str) -> OutputParserError:
+    return OutputParserError(f"the model refused: {_excerpt(refusal)}", text=refusal)
+
+
+class StrOutputParser(BaseOutputParser[str]):
+    """Return the text of a model's answer, chunk by chunk. A refusal is an `OutputParserError`."""
+
+    OutputType = str
+
+    def _streams(self) -> bool:
+        return self._parses_as(StrOutputParser)
+
+    def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        return _texts(chunks)
 
     def parse(self, text: str) -> str:
         """Return the text itself."""
@@ -96,10 +185,12 @@ def json_value(text: str) -> Any:
         raise NotJSONError(str(error)) from None
 
 
-class JsonOutputParser(_Parser[Any]):
+class JsonOutputParser(BaseOutputParser[Any]):
     """Return the JSON value in a model's answer: all of it, in a Markdown fence, or between words.
 
-    Thoughts before the answer (`<think>…</think>` and the like) are skipped.
+    Thoughts before the answer (`<think>…</think>` and the like) are skipped. Streamed, it yields the object
+    or list so far, whole each time, whenever it has grown: each replaces the one before. Text appears as it
+    comes, numbers and other values once they are complete.
 
     Args:
         pydantic_object: the class whose schema `get_format_instructions` shows to the model; nothing is
@@ -118,10 +209,6 @@ class JsonOutputParser(_Parser[Any]):
             return "Answer with one JSON value, and nothing else."
         return _instructions(self.pydantic_object)
 
-    def parse_output(self, output: ModelOutput) -> Any:
-        """Return the value."""
-        return self.parse(text_of(output))
-
     def parse(self, text: str) -> Any:
         """Return the value in `text`."""
         try:
@@ -131,8 +218,27 @@ class JsonOutputParser(_Parser[Any]):
                 f"the output is not JSON ({error}): {_excerpt(text)}", text=text
             ) from None
 
+    def _streams(self) -> bool:
+        return self._parses_as(JsonOutputParser)
 
-class PydanticOutputParser(_Parser[ModelT]):
+    async def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+        from batchrt.runnables.partial_json import NOTHING, PartialJSON
+
+        partial_json = PartialJSON()
+        texts = _texts(chunks)
+        try:
+            async for text in texts:
+                value = partial_json.add(text)
+                if value is not NOTHING:
+                    yield snapshot_of(value)
+        finally:
+            await texts.aclose()
+        value = self.parse(partial_json.whole())
+        if partial_json.differs(value):
+            yield snapshot_of(value)
+
+
+class PydanticOutputParser(BaseOutputParser[ModelT]):
     """Return an instance of a pydantic model, made from the JSON in a model's answer.
 
     Args:
@@ -145,10 +251,7 @@ class PydanticOutputParser(_Parser[ModelT]):
 
     def __init__(self, pydantic_object: type[ModelT]) -> None:
         self.pydantic_object: type[ModelT] = pydantic_object
-
-    def parse_output(self, output: ModelOutput) -> ModelT:
-        """Return the instance."""
-        return self.parse(text_of(output))
+        self.OutputType = pydantic_object
 
     def parse(self, text: str) -> ModelT:
         """Return the instance for the JSON in `text`."""

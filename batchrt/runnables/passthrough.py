@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from batchrt.runnables.base import Configs, Method, Runnable, RunnableLike, coerce
+from batchrt.runnables.chunk_sums import AddableDict, ChunkSum, Snapshot, snapshot_of
+from batchrt.runnables.chunk_tee import ChunkTee
 from batchrt.runnables.description import Description, inline, part
 from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
+from batchrt.runnables.streams import chunkwise, produced, transformed
+from batchrt.runtime.side_stream import Put, SideStream, closed, pour
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -55,7 +60,7 @@ class RunnablePassthrough(Runnable[T, T]):
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         if self.func is None:
-            return Step(lambda value, _strand: value, inline=True)
+            return Step(lambda value, _strand: value, inline=True, transform=lambda chunks, _strand: chunks)
         step = self.func._step(kwargs)
 
         async def call(value: Any, strand: Strand) -> Any:
@@ -65,7 +70,17 @@ class RunnablePassthrough(Runnable[T, T]):
                 await step.call(value, strand)
             return value
 
-        return Step.of(call, [step], direct=step.direct or step.inline)
+        async def transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
+            total = ChunkSum()
+            try:
+                async for chunk in chunks:
+                    total.add(chunk)
+                    yield chunk
+            finally:
+                await closed(chunks)
+            await call(total.value, strand)
+
+        return Step.of(call, [step], direct=step.direct or step.inline, transform=transform)
 
 
 class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
@@ -88,14 +103,20 @@ class RunnableAssign(Runnable[Mapping[str, Any], dict[str, Any]]):
         return inline(whole.parts, self._build(kwargs or {}), is_fixed=whole.is_fixed)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        step = self.mapper._step(kwargs)
+        step, added = self.mapper._step(kwargs), frozenset(self.mapper.steps__)
+        produce, transform = partial(_assign_produced, step, added), partial(_assign_transformed, step, added)
         if step.inline:
-            return Step(lambda value, strand: {**_fields(value), **step.call(value, strand)}, inline=True)
+            return Step(
+                lambda value, strand: {**_fields(value), **step.call(value, strand)},
+                inline=True,
+                produce=produce,
+                transform=transform,
+            )
 
         async def call(value: Any, strand: Strand) -> Any:
             return {**_fields(value), **(await step.call(value, strand))}
 
-        return Step.of(call, [step], direct=step.direct)
+        return Step.of(call, [step], direct=step.direct, produce=produce, transform=transform)
 
 
 class RunnablePick(Runnable[Mapping[str, Any], Any]):
@@ -117,10 +138,82 @@ class RunnablePick(Runnable[Mapping[str, Any], Any]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:  # noqa: ARG002  there are none
         keys = self.keys
         if isinstance(keys, str):
-            return Step(lambda value, _strand: _fields(value).get(keys), inline=True)
+            return Step(
+                lambda value, _strand: _fields(value).get(keys),
+                inline=True,
+                transform=chunkwise(lambda chunk: _like(chunk, _fields(chunk).get(keys))),
+            )
+
+        def picked(value: Any) -> Any:
+            return {key: value[key] for key in keys if key in _fields(value)}
+
         return Step(
-            lambda value, _strand: {key: value[key] for key in keys if key in _fields(value)}, inline=True
+            lambda value, _strand: picked(value),
+            inline=True,
+            transform=chunkwise(lambda chunk: _like(chunk, picked(chunk))),
         )
+
+
+def _like(chunk: Any, part: Any) -> Any:
+    """Return a part of a chunk as a chunk: it replaces those before it if the whole does."""
+    return snapshot_of(part) if isinstance(chunk, Snapshot) else part
+
+
+def _without(added: Collection[str], chunk: Any) -> Any:
+    """Return the input's fields in a chunk that are not computed anew."""
+    return AddableDict(
+        {key: _like(chunk, value) for key, value in _fields(chunk).items() if key not in added}
+    )
+
+
+async def _assign_produced(
+    step: Step, added: Collection[str], value: Any, strand: Strand
+) -> AsyncIterator[Any]:
+    yield _without(added, value)
+    chunks = produced(step, value, strand)
+    del value  # a waiting stream does not keep its input
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await closed(chunks)
+
+
+def _assign_transformed(
+    step: Step, added: Collection[str], chunks: AsyncIterator[Any], strand: Strand
+) -> AsyncIterator[Any]:
+    """Yield the input's chunks at once, and those of the fields computed from it as they come."""
+    if step.transform is None:
+        return _assign_behind(step, added, chunks, strand)
+    tee = ChunkTee(chunks, 2)
+    own, others = tee.outlets
+
+    async def fields(_strand: Strand, put: Put) -> None:
+        await pour(chunkwise(partial(_without, added))(own, strand), put)
+
+    async def computed(strand: Strand, put: Put) -> None:
+        await pour(transformed(step, others, strand), put)
+
+    return SideStream([tee.pump, fields, computed])
+
+
+async def _assign_behind(
+    step: Step, added: Collection[str], chunks: AsyncIterator[Any], strand: Strand
+) -> AsyncIterator[Any]:
+    """Do the same where the fields can only be computed from the whole input."""
+    total = ChunkSum()
+    outputs: AsyncIterator[Any] | None = None
+    try:
+        async for chunk in chunks:
+            total.add(chunk)
+            yield _without(added, chunk)
+        outputs = produced(step, _fields(total.value), strand)
+        async for chunk in outputs:
+            yield chunk
+    finally:
+        if outputs is not None:
+            await closed(outputs)
+        await closed(chunks)
 
 
 def _observer(func: Any, afunc: Any) -> Runnable[Any, Any] | None:

@@ -3,96 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from batchrt.errors import MissingFieldError
-from batchrt.messages import (
-    AIMessage,
-    HumanMessage,
-    Message,
-    MessageLike,
-    SystemMessage,
-    text_of_content,
-)
-from batchrt.runnables.base import Out, Runnable
+from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description, described_prompt
-from batchrt.runnables.templates import Fields, Fill, Template, compile_content
-from batchrt.runtime.step import Step
+from batchrt.runnables.prompt_values import PromptValue, StringPromptValue
+from batchrt.runnables.templates import Fields, Template
+from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
 
-__all__ = [
-    "ChatPromptTemplate",
-    "ChatPromptValue",
-    "MessagesPlaceholder",
-    "PromptTemplate",
-    "PromptValue",
-    "StringPromptValue",
-]
+if TYPE_CHECKING:
+    from batchrt.runnables.examples import SelectedExamples
+
+__all__ = ["Prompt", "PromptTemplate"]
+
+Value = TypeVar("Value", bound=PromptValue, covariant=True)  # noqa: PLC0105  as with `Out`
 
 
-class PromptValue:
-    """A filled prompt, available as text or as messages."""
-
-    __slots__ = ()
-
-    def to_string(self) -> str:
-        """Return the prompt as one string."""
-        raise NotImplementedError
-
-    def to_messages(self) -> list[MessageLike]:
-        """Return the prompt as messages."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class StringPromptValue(PromptValue):
-    """A filled `PromptTemplate`."""
-
-    text: str
-
-    def to_string(self) -> str:
-        """Return the text."""
-        return self.text
-
-    def to_messages(self) -> list[MessageLike]:
-        """Return the text as the user's message."""
-        return [HumanMessage(self.text)]
-
-
-@dataclass(frozen=True, slots=True)
-class ChatPromptValue(PromptValue):
-    """A filled `ChatPromptTemplate`."""
-
-    messages: Sequence[MessageLike]
-
-    def to_string(self) -> str:
-        """Return the messages as lines, each with its speaker's name (`System`, `Human`, `AI`)."""
-        return "\n".join(map(_line, self.messages))
-
-    def to_messages(self) -> list[MessageLike]:
-        """Return the messages."""
-        return list(self.messages)
-
-
-_SPEAKERS: Final = {"system": "System", "user": "Human", "assistant": "AI", "tool": "Tool"}
-"""LCEL's names of the speakers in a text."""
-
-
-def _line(message: MessageLike) -> str:
-    if isinstance(message, Message):
-        role, content = message.role, message.content
-    elif isinstance(message, Mapping):
-        role, content = str(message.get("role")), message.get("content")
-    else:
-        role, content = message
-    role = _ROLES.get(role, role)
-    return f"{_SPEAKERS.get(role, role)}: {text_of_content(content)}"
-
-
-class _Prompt(Runnable[Any, Out]):
+class Prompt(Runnable[Any, Value]):
     """Fill an item's fields into templates inline; the base of both kinds of prompts."""
+
+    _selected: tuple[SelectedExamples, ...] = ()
 
     def __init__(
         self,
@@ -129,10 +62,12 @@ class _Prompt(Runnable[Any, Out]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         fill, given = self._fill, self._partial_fields(kwargs)
 
-        def call(value: Any, strand: Strand) -> Any:
+        def fields_of(value: Any, strand: Strand) -> Fields:
             fields = value if type(value) is dict else self._fields(value, strand.item.index)
-            if given is not None:
-                fields = {**given(), **fields}
+            return fields if given is None else {**given(), **fields}
+
+        def call(value: Any, strand: Strand) -> Any:
+            fields = fields_of(value, strand)
             try:
                 return fill(fields)
             except KeyError as error:
@@ -141,7 +76,19 @@ class _Prompt(Runnable[Any, Out]):
                 error.add_note(f"{self.get_name()} could not be filled with item {strand.item.index}")
                 raise
 
-        return Step(call, inline=True)
+        return Step(call, inline=True) if not self._selected else self._selecting(fields_of, call)
+
+    def _selecting(self, fields_of: StepCall, fill: StepCall) -> Step:
+        """Return the step that chooses examples for each item before it is filled."""
+        steps = [(selected, selected.step()) for selected in self._selected]
+
+        async def call(value: Any, strand: Strand) -> Any:
+            fields = fields_of(value, strand)
+            chosen = {selected.key: await step.call(fields, strand) for selected, step in steps}
+            return fill({**fields, **chosen}, strand)
+
+        parts = [step for _, step in steps]
+        return Step.of(call, parts, direct=all(step.direct for step in parts))
 
     def _partial_fields(self, kwargs: Mapping[str, Any]) -> Callable[[], dict[str, Any]] | None:
         """Return a function that returns the partial variables, with functions among them called anew."""
@@ -178,7 +125,7 @@ class _Prompt(Runnable[Any, Out]):
         missing = [name for name in self.input_variables if name not in fields]
         if not missing:
             return error  # raised while a value was formatted
-        available = tuple(map(str, fields))
+        available = tuple(name for name in map(str, fields) if not name.startswith("\0"))
         return MissingFieldError(
             f"{self.get_name()} needs the field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}, "
             f"which item {row} does not have; it has {', '.join(map(repr, available)) or 'none'}",
@@ -192,13 +139,25 @@ class _Prompt(Runnable[Any, Out]):
         Raises:
             MissingFieldError: when a field is missing.
         """
-        return cast("PromptValue", self.invoke(fields)).to_string()
+        return self.format_prompt(**fields).to_string()
+
+    def format_prompt(self, **fields: Any) -> Value:
+        """Return the filled prompt; as with `invoke`."""
+        return self.invoke(fields)
+
+    async def aformat(self, **fields: Any) -> str:
+        """Return the filled prompt as text."""
+        return (await self.aformat_prompt(**fields)).to_string()
+
+    async def aformat_prompt(self, **fields: Any) -> Value:
+        """Return the filled prompt; as with `ainvoke`."""
+        return await self.ainvoke(fields)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.input_variables)})"
 
 
-class PromptTemplate(_Prompt[StringPromptValue]):
+class PromptTemplate(Prompt[StringPromptValue]):
     """Fill a text with a row's fields: `PromptTemplate.from_template("Translate: {text}")`.
 
     The input is a dict or, if there is only one field, its value. See `Template` for the syntax of fields.
@@ -243,205 +202,21 @@ class PromptTemplate(_Prompt[StringPromptValue]):
         given = {**self.partial_variables, **fields}
         return PromptTemplate(self.template, partial_variables=given, name=self.name, columns=self._columns)
 
-    def _fill(self, fields: Fields) -> StringPromptValue:
-        return StringPromptValue(self._template.fill(fields))
-
-
-@dataclass(frozen=True, slots=True)
-class MessagesPlaceholder:
-    """Stand for a list of messages that one of the input's fields holds.
-
-    Attributes:
-        variable_name: the field. It holds message objects, the API's dicts, `(role, text)` pairs, or strings
-            for human messages; none of them is a template.
-        optional: a row without the field has no messages here.
-        n_messages: take only the last `n_messages`.
-    """
-
-    variable_name: str
-    _: KW_ONLY
-    optional: bool = False
-    n_messages: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.n_messages is not None and self.n_messages < 1:
-            raise ValueError(f"n_messages must be at least 1, not {self.n_messages}; None means all")
-
-
-_ROLES: Final = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "ai": "assistant",
-    "assistant": "assistant",
-    "developer": "developer",
-    "tool": "tool",
-}
-"""LCEL's and the API's names of the roles, with the API's."""
-
-_CLASSES: Final = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
-_CLASS_ROLES: Final = {kind: role for role, kind in _CLASSES.items()}
-
-_Part: TypeAlias = Callable[[Fields, list[MessageLike]], None]
-"""Appends one of a prompt's messages, filled with a row, to a list."""
-
-
-class ChatPromptTemplate(_Prompt[ChatPromptValue]):
-    """Fill messages with a row's fields.
-
-        ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "{question}")])
-
-    The arguments are those of `from_messages` and `PromptTemplate`.
-
-    Raises:
-        ValueError: a template is invalid, or a role unknown.
-        MissingFieldError: during a run; names the field and the item that lacks it.
-    """
-
-    def __init__(
-        self,
-        messages: Iterable[Any],
-        *,
-        input_variables: Sequence[str] | None = None,
-        partial_variables: Mapping[str, Any] | None = None,
-        name: str | None = None,
-        columns: Collection[str] = (),
-    ) -> None:
-        self.messages: tuple[Any, ...] = tuple(messages)
-        self._columns = columns
-        parts = [_part(message, columns) for message in self.messages]
-        self._parts = [part for part, _ in parts]
-        optional = {field for message in self.messages if (field := _optional_field(message))}
-        fields = [field for _, fields in parts for field in fields]
-        super().__init__(fields, partial_variables, input_variables, name, optional)
-
-    @classmethod
-    def from_messages(cls, messages: Iterable[Any], *, columns: Collection[str] = ()) -> ChatPromptTemplate:
-        """Return a prompt for messages.
-
-        Args:
-            messages: `(role, template)` pairs or dicts of `role` and `content`, with the roles `system`,
-                `human` or `user`, `ai` or `assistant`, `developer`, `tool`, or a message class; a
-                template is a text or a list of content parts. A string is a human message. Message
-                objects are used unchanged. `MessagesPlaceholder`s, or `("placeholder", "{field}")` for an
-                optional one.
-            columns: known names of the rows' columns, which may stand in braces with any characters:
-                `{Q1: How?}`.
-        """
-        return cls(messages, columns=columns)
-
-    @classmethod
-    def from_template(
-        cls, template: str, *, partial_variables: Mapping[str, Any] | None = None
-    ) -> ChatPromptTemplate:
-        """Return a prompt of one human message."""
-        return cls([("human", template)], partial_variables=partial_variables)
-
-    def partial(self, **fields: Any) -> ChatPromptTemplate:
-        """Return this with `fields` already given; a function is called for each item."""
-        given = {**self.partial_variables, **fields}
-        return ChatPromptTemplate(
-            self.messages, partial_variables=given, name=self.name, columns=self._columns
+    def __add__(self, other: PromptTemplate | str) -> PromptTemplate:
+        """Return the prompt of both templates, one after the other."""
+        if isinstance(other, str):
+            other = PromptTemplate(other, columns=self._columns)
+        if not isinstance(other, PromptTemplate) or self._selected or other._selected:
+            return NotImplemented
+        return PromptTemplate(
+            self.template + other.template,
+            partial_variables={**self.partial_variables, **other.partial_variables},
+            columns=(*self._columns, *other._columns),
         )
 
-    def _takes(self, keyword: str) -> bool:
-        return super()._takes(keyword) or keyword in self._optional
+    def _with_fields(self, values: Mapping[str, Any]) -> PromptTemplate:
+        own = {"template": self.template, "partial_variables": self.partial_variables, "name": self.name}
+        return PromptTemplate(**{**own, **values}, columns=self._columns)
 
-    def format_messages(self, **fields: Any) -> list[MessageLike]:
-        """Return the filled messages."""
-        return self.invoke(fields).to_messages()
-
-    def _fill(self, fields: Fields) -> ChatPromptValue:
-        messages: list[MessageLike] = []
-        for part in self._parts:
-            part(fields, messages)
-        return ChatPromptValue(messages)
-
-
-def _part(message: Any, columns: Collection[str] = ()) -> tuple[_Part, tuple[str, ...]]:
-    """Return a function that appends this message to a list, and the fields it needs."""
-    match message:
-        case MessagesPlaceholder():
-            return _placeholder(message)
-        case Message():
-            return (lambda _fields, messages: messages.append(message)), ()
-        case str():
-            return _templated("human", message, columns)
-        case {"role": role, "content": content} if len(message) == 2:  # noqa: PLR2004
-            return _templated(role, content, columns)
-        case ["placeholder", field]:
-            return _placeholder(_placeholder_of(field))
-        case [role, template]:
-            return _templated(role, template, columns)
-    raise TypeError(
-        "a message must be a (role, template) pair, a dict of role and content, a message or a string, "
-        f"not {message!r}"
-    )
-
-
-def _templated(role: Any, content: Any, columns: Collection[str]) -> tuple[_Part, tuple[str, ...]]:
-    make = _maker(role)
-    if isinstance(content, list | tuple):
-        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
-    elif not isinstance(content, str):
-        raise TypeError(f"a message's template must be a text or a list of parts, not {content!r}")
-    fill, names = compile_content(content, columns)
-    if not names and isinstance(content, str):
-        message = make(fill({}))
-        return (lambda _fields, messages: messages.append(message)), ()
-    return _adding(make, fill), names
-
-
-def _adding(make: Callable[[Any], Message], fill: Fill) -> _Part:
-    def add(fields: Fields, messages: list[MessageLike]) -> None:
-        messages.append(make(fill(fields)))
-
-    return add
-
-
-def _maker(role: Any) -> Callable[[Any], Message]:
-    """Return a function that makes a message of this role or class from its content."""
-    wire_role = _CLASS_ROLES.get(role) or _ROLES.get(role)
-    if wire_role is None:
-        raise ValueError(f"there is no role {role!r}; the roles are {', '.join(_ROLES)}, placeholder")
-    return _CLASSES.get(wire_role) or (lambda content: Message(wire_role, content))
-
-
-def _placeholder_of(field: Any) -> MessagesPlaceholder:
-    """Return the placeholder for LCEL's `"{name}"` (optional) or `["{name}", is_optional]`."""
-    name, optional = field if isinstance(field, list | tuple) and len(field) == 2 else (field, True)  # noqa: PLR2004
-    if not (isinstance(name, str) and name.startswith("{") and name.endswith("}")):
-        raise ValueError(f"a placeholder is a field's name in braces, such as '{{history}}', not {name!r}")
-    return MessagesPlaceholder(name[1:-1], optional=bool(optional))
-
-
-def _optional_field(message: Any) -> str | None:
-    match message:
-        case ["placeholder", field]:
-            return _placeholder_of(field).variable_name
-        case MessagesPlaceholder():
-            return message.variable_name
-    return None
-
-
-def _placeholder(placeholder: MessagesPlaceholder) -> tuple[_Part, tuple[str, ...]]:
-    name, last = placeholder.variable_name, placeholder.n_messages or 0
-
-    def add(fields: Fields, messages: list[MessageLike]) -> None:
-        value = fields.get(name, ()) if placeholder.optional else fields[name]
-        if not isinstance(value, list | tuple):
-            raise TypeError(f"the field {name!r} must hold a list of messages, not {type(value).__name__}")
-        messages.extend(map(_as_message, value[-last:]))
-
-    return add, () if placeholder.optional else (name,)
-
-
-def _as_message(message: Any) -> MessageLike:
-    match message:
-        case Message() | Mapping():
-            return message
-        case str():
-            return HumanMessage(message)
-        case [role, content]:
-            return _maker(role)(content)
-    raise TypeError(f"a message must be a message, a dict, a (role, text) pair or a string, not {message!r}")
+    def _fill(self, fields: Fields) -> StringPromptValue:
+        return StringPromptValue(self._template.fill(fields))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description
+from batchrt.runnables.streams import begun, produced
+from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
@@ -16,7 +19,10 @@ __all__ = ["RunnableRetry"]
 
 
 class RunnableRetry(Runnable[In, Out]):
-    """Run `bound` again for an item that failed, and only for that one. See `Runnable.with_retry`."""
+    """Run `bound` again for an item that failed, and only for that one. See `Runnable.with_retry`.
+
+    A stream is tried again before its first chunk only: what was handed out cannot be taken back.
+    """
 
     def __init__(
         self,
@@ -73,7 +79,30 @@ class RunnableRetry(Runnable[In, Out]):
                 lambda: attempt(value, strand), failure, strand=strand, **self._policy(strand)
             )
 
-        return Step.of(call, [step])
+        return Step.of(call, [step], produce=partial(self._produced, step))
+
+    async def _produced(self, step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
+        """Yield the chunks of the first attempt that gives one, or ends without."""
+
+        async def attempt() -> tuple[AsyncIterator[Any], Sequence[Any]]:
+            chunks = produced(step, value, strand)
+            return chunks, await begun(chunks)
+
+        try:
+            chunks, begin = await attempt()
+        except SpendingLimitError:
+            raise  # another attempt would fail as well
+        except Exception as error:  # noqa: BLE001  the policy decides
+            from batchrt.runtime.retry import retry_after_failure
+
+            chunks, begin = await retry_after_failure(attempt, error, strand=strand, **self._policy(strand))
+        try:
+            for chunk in begin:
+                yield chunk
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            await closed(chunks)
 
     def _condition(self) -> Any:
         import tenacity

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, sequence_of
-from batchrt.runtime.step import Step, StepCall
+from batchrt.runnables.streams import flow, produced, total_call
+from batchrt.runtime.side_stream import closed
+from batchrt.runtime.step import Step, StepCall, Transform
 from batchrt.runtime.strand import Strand
 
 __all__ = ["RunnableSequence"]
@@ -69,7 +71,13 @@ class RunnableSequence(Runnable[In, Out]):
             return _inline_sequence(steps)
 
         direct = all(step.inline or step.direct for step in steps)
-        sequence = Step.of(_waiting_sequence(steps), steps, direct=direct)
+        sequence = Step.of(
+            _waiting_sequence(steps),
+            steps,
+            direct=direct,
+            produce=partial(_produced, steps),
+            transform=_transform_of(steps),
+        )
         *before, last = steps
         if last.bulk is None or not all(step.inline for step in before):
             return sequence
@@ -85,10 +93,71 @@ def _inline_sequence(steps: list[Step]) -> Step:
             value = step(value, strand)
         return value
 
-    return Step(call, inline=True)
+    return Step(call, inline=True, transform=_transform_of(steps))
 
 
-def _waiting_sequence(steps: list[Step]) -> StepCall:
+def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+    """Return the steps that a complete input passes through as in `ainvoke`, and those that stream.
+
+    A step that needs its whole input gets nothing from chunks of it. So a step before it streams only if one
+    in between can begin with the first chunk, and may wait.
+    """
+    start = 0
+    for index in range(1, len(steps)):
+        if steps[index].transform is None:
+            if not all(step.inline for step in steps[start + 1 : index]):
+                break
+            start = index
+    return steps[:start], steps[start:]
+
+
+def _produced(steps: Sequence[Step], value: Any, strand: Strand) -> AsyncIterator[Any]:
+    called, rest = _split(steps)
+    if not called:
+        return flow(partial(produced, steps[0], value), steps[1:], strand)
+    return _called_and_produced(called, rest, value, strand)
+
+
+async def _called_and_produced(
+    called: Sequence[Step], rest: Sequence[Step], value: Any, strand: Strand
+) -> AsyncIterator[Any]:
+    if all(step.inline for step in called):
+        for step in called:
+            value = step.call(value, strand)
+    else:
+        value = await _waiting_sequence(called)(value, strand)
+    chunks = flow(partial(produced, rest[0], value), rest[1:], strand)
+    del value  # a waiting stream does not keep its input
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        await closed(chunks)
+
+
+def _transform_of(steps: Sequence[Step]) -> Transform | None:
+    if steps[0].transform is None:
+        return None
+
+    def transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
+        # What follows the first step that needs its whole input is a sequence with a complete input.
+        whole = next((index for index, step in enumerate(steps) if step.transform is None), len(steps))
+        opened = partial(_opened, chunks)
+        if whole == len(steps):
+            return flow(opened, steps, strand)
+        rest = steps[whole:]
+        produce = partial(_produced, rest)
+        last = Step(total_call(produce), produce=produce)
+        return flow(opened, [*steps[:whole], last], strand)
+
+    return transform
+
+
+def _opened(chunks: AsyncIterator[Any], _strand: Strand) -> AsyncIterator[Any]:
+    return chunks
+
+
+def _waiting_sequence(steps: Sequence[Step]) -> StepCall:
     """Return the call of a sequence with at least one step that may wait.
 
     Inline steps are fused with the waiting step behind them: then the sequence's frame does not keep their
@@ -102,8 +171,8 @@ def _waiting_sequence(steps: list[Step]) -> StepCall:
         else:
             calls.append(_after(inline, step.call))
             inline = []
-    first, *others = calls
     last = _joined(inline)
+    first, *others = calls
 
     async def call(value: Any, strand: Strand) -> Any:
         value = await first(value, strand)

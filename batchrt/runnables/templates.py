@@ -48,7 +48,7 @@ class Template:
         ValueError: for an invalid template; the message shows how to write it.
     """
 
-    __slots__ = ("fields", "fill", "text")
+    __slots__ = ("_columns", "fields", "fill", "text")
 
     def __init__(self, text: str, columns: Collection[str] = ()) -> None:
         if not isinstance(text, str):
@@ -56,10 +56,14 @@ class Template:
         pieces = _pieces(text, columns)
         plain = all(piece.convert is None and not piece.spec for piece in pieces)
         self.text: str = text
+        self._columns = columns
         self.fields: tuple[str, ...] = tuple(
             dict.fromkeys(piece.name for piece in pieces if piece.name is not None)
         )
         self.fill: Callable[[Fields], str] = (_plain_fill if plain else _formatting_fill)(pieces)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Template, (self.text, self._columns)
 
 
 def _pieces(text: str, columns: Collection[str]) -> list[_Piece]:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
+from anyio import CancelScope
 
 from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import (
@@ -40,7 +41,7 @@ from batchrt.runtime.step import NewListRun, Step
 from batchrt.runtime.strand import Strand, current_strand, strand_context
 from batchrt.runtime.task_pool import TaskPool, error_of, unswallowed
 
-__all__ = ["Configs", "Inputs", "Job", "collect", "collect_outcomes", "run_one"]
+__all__ = ["Configs", "Inputs", "Job", "carry", "collect", "collect_outcomes", "run_one"]
 
 T = TypeVar("T")
 
@@ -203,27 +204,48 @@ async def run_one(step: Step, value: Any, config: RunConfig | None) -> Any:
         ItemTimeoutError, DeadlineExceededError: as the config says.
         Exception: an error of the step, as itself.
     """
+    async with lending():
+        return await carry(step, value, config)
+
+
+async def carry(
+    step: Step,
+    value: Any,
+    config: RunConfig | None,
+    *,
+    pooled: bool = False,
+    scopes: tuple[CancelScope, ...] = (),
+) -> Any:
+    """Do `run_one` for a caller that has lent its slot.
+
+    Args:
+        step: carries the value.
+        value: the input.
+        config: the call's own.
+        pooled: give the run helper tasks also if `step` says that it needs none.
+        scopes: those that the runtime has put around this.
+    """
     parent = current_strand()
     merged = merge_configs(inherited(parent), check_config(config))
     run = _run(merged, parent)
     item = Item(0, parent.item if parent else None)
     strand = Strand(run, item, merged, run.slots)
-    async with lending():
-        try:
-            if step.meets and run.arrivals.task_pool is None:
-                return await _with_task_pool(run, partial(_bounded_and_given, step, value, strand))
-            return await _bounded(step, value, strand)
-        except anyio.get_cancelled_exc_class() as error:
-            if cancellation_is_real():
-                # For the leaf that this is nested in, which may go on.
-                strand.give(newcomers=parent is None)
-                raise
-            raise StrayCancelledError.of(error) from error
-        finally:
-            strand.close()
-            run.end()
-            if run.calls:
-                await run.wait_for_calls()
+    strand.scopes = scopes
+    try:
+        if pooled or (step.meets and run.arrivals.task_pool is None):
+            return await _with_task_pool(run, partial(_bounded_and_given, step, value, strand))
+        return await _bounded(step, value, strand)
+    except anyio.get_cancelled_exc_class() as error:
+        if cancellation_is_real():
+            # For the leaf that this is nested in, which may go on.
+            strand.give(newcomers=parent is None)
+            raise
+        raise StrayCancelledError.of(error) from error
+    finally:
+        strand.close()
+        run.end()
+        if run.calls:
+            await run.wait_for_calls()
 
 
 async def _with_task_pool(run: Run, function: Callable[[], Awaitable[T]]) -> T:
@@ -272,7 +294,7 @@ async def _bounded(step: Step, value: Any, strand: Strand) -> Any:
         return await drive(context, step.call(value, strand))
     seconds = min(bound for bound in (timeout, deadline) if bound is not None)
     with anyio.move_on_after(seconds) as scope:
-        strand.scopes = (scope,)
+        strand.scopes = (*strand.scopes, scope)
         return await drive(context, step.call(value, strand))
     assert scope.cancelled_caught
     if seconds == timeout:

@@ -25,7 +25,7 @@ from batchrt.runtime.caller import Caller, check_waiting_task
 from batchrt.runtime.event_loop import LoopHandle, running_loop
 from batchrt.runtime.run import Run
 from batchrt.runtime.strand import Strand, current_strand, strand_context
-from batchrt.runtime.stream import Stream
+from batchrt.runtime.stream import Delivery
 
 __all__ = ["Crossing", "call_blocking", "crossing", "fetches", "iterate"]
 
@@ -88,7 +88,7 @@ class Crossing:
             ticket.redeem(self._loop, context, polls=polls)
 
     @contextmanager
-    def closing(self, stream: Stream[Any]) -> Iterator[None]:
+    def closing(self, stream: Delivery[Any]) -> Iterator[None]:
         """End `stream` at exit, and as soon as the strand ends.
 
         There is no wait for its end where that is impossible: where the loop's own thread collects a
@@ -111,7 +111,7 @@ class Crossing:
                 with suppress(LoopEndedError):
                     self._redeem(ticket)
 
-    def _drop(self, stream: Stream[Any], run: Run) -> None:
+    def _drop(self, stream: Delivery[Any], run: Run) -> None:
         self._loop.call(partial(stream.drop, run))
 
 
@@ -150,7 +150,7 @@ CHUNK: Final = 64
 """How many ready outcomes a sync iterator fetches at a time: crossing threads costs some 50 µs."""
 
 
-def iterate(stream: Stream[T], caller: Caller) -> Generator[T, None, None]:
+def iterate(stream: Delivery[T], caller: Caller) -> Generator[T, None, None]:
     """Iterate over `stream` in the calling thread; closing the generator ends the run."""
     fetched: deque[T] = deque()
     with closing(fetches(stream, caller, fetched)) as turns:
@@ -159,7 +159,7 @@ def iterate(stream: Stream[T], caller: Caller) -> Generator[T, None, None]:
                 yield fetched.popleft()
 
 
-def fetches(stream: Stream[T], caller: Caller, fetched: deque[T]) -> Generator[None, None, None]:
+def fetches(stream: Delivery[T], caller: Caller, fetched: deque[T]) -> Generator[None, None, None]:
     """Append chunks of `stream` to `fetched`, one for each `next`, from the calling thread; see `iterate`.
 
     An interrupt of the calling thread loses no value that was handed out for it.

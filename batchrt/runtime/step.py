@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from batchrt.config import RunConfig
@@ -13,10 +13,16 @@ if TYPE_CHECKING:
     from batchrt.runtime.item import Item
     from batchrt.runtime.strand import Strand
 
-__all__ = ["ListRun", "NewListRun", "Step", "StepCall"]
+__all__ = ["ListRun", "NewListRun", "Produce", "Step", "StepCall", "Transform"]
 
 StepCall: TypeAlias = "Callable[[Any, Strand], Any]"
 """Carries a value through: gives the output if the step is inline, else an awaitable of it."""
+
+Produce: TypeAlias = "Callable[[Any, Strand], AsyncIterator[Any]]"
+"""Gives the chunks of the output for one complete input; see `Step.produce`."""
+
+Transform: TypeAlias = "Callable[[AsyncIterator[Any], Strand], AsyncIterator[Any]]"
+"""Gives the chunks of the output for chunks of the input; see `Step.transform`."""
 
 
 class ListRun(Protocol):
@@ -86,6 +92,11 @@ class Step(NamedTuple):
             takes lists.
         meets: parts of a single item may come to such a step at the same time.
         bulk: makes a run of lists, if the step does nothing but take lists, or inline work before.
+        produce: streams the output for one complete input: a model, a generator function of one input.
+            Pulls of one iterator do not overlap, and its consumer always closes it, by `aclose()`.
+        transform: streams the output while chunks of the input come, beginning with the first. It pulls
+            chunks of its input as it needs them, and its iterator is closed like that of `produce`. A step
+            with neither gets its input added up, and its `call`'s output is the one chunk.
     """
 
     call: StepCall
@@ -94,11 +105,26 @@ class Step(NamedTuple):
     lists: int = 0
     meets: bool = False
     bulk: NewListRun | None = None
+    produce: Produce | None = None
+    transform: Transform | None = None
 
     @classmethod
-    def of(cls, call: StepCall, parts: Iterable[Step], *, direct: bool = False, forks: bool = False) -> Step:
+    def of(
+        cls,
+        call: StepCall,
+        parts: Iterable[Step],
+        *,
+        direct: bool = False,
+        forks: bool = False,
+        produce: Produce | None = None,
+        transform: Transform | None = None,
+    ) -> Step:
         """Return a step that is put together from `parts`; `forks` says that these run at the same time."""
         parts = list(parts)
         lists = max((part.lists for part in parts), default=0)
         meets = any(part.meets for part in parts) or (forks and lists > 0)
-        return cls(call, direct=direct, lists=lists, meets=meets)
+        return cls(call, direct=direct, lists=lists, meets=meets, produce=produce, transform=transform)
+
+    async def run(self, value: Any, strand: Strand) -> Any:
+        """Return the output, whether the step is inline or not."""
+        return self.call(value, strand) if self.inline else await self.call(value, strand)

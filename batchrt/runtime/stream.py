@@ -21,7 +21,7 @@ from batchrt.runtime.lending import lending
 from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Scheduler
 
-__all__ = ["Make", "State", "Stream"]
+__all__ = ["Delivery", "Make", "State", "Stream"]
 
 T = TypeVar("T")
 
@@ -36,33 +36,34 @@ def _indexed(item: Item, output: Any, error: Exception | None) -> Any:
     return item.index, output if error is None else error
 
 
-class Stream(AsyncIterator[T], Generic[T]):
-    """Iterate over a run's outcomes; the run starts with the first `anext`.
+class Delivery(AsyncIterator[T], Generic[T]):
+    """Iterate over what a run hands over; the run starts with the first `anext`.
 
     The run is a task of its own, so that the iterator may be used under any cancel scope and from any
-    task of the loop. It ends when the outcomes do, when the consumer is cancelled while it waits, or
+    task of the loop. It ends when there is no more, when the consumer is cancelled while it waits, or
     with `aclose`, which returns when nothing of it is running any more. Leaving an `async for` early
     closes nothing by itself, in Python: use `async with`, `contextlib.aclosing`, or drop the last
     reference, which cancels the run without waiting for it.
     """
 
-    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool = True) -> None:
-        self._job = job
-        self._ordered = ordered
-        self._return_exceptions = return_exceptions
+    def __init__(self) -> None:
         self._state: State | None = None
         self._closed = False
         self._awaited = False
+
+    def _start(self) -> State:
+        """Start the run and return its state."""
+        raise NotImplementedError
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        """Return the next outcome.
+        """Return the next outcome, or chunk.
 
         Raises:
             StopAsyncIteration: when there are no more.
-            Exception: the run's error, once earlier outcomes have been handed out. With
+            Exception: the run's error, once what came before it has been handed out. With
                 `return_exceptions` and inputs of known number, items that the run's deadline kept from
                 being finished have that error in their places instead, as in a list.
         """
@@ -153,6 +154,23 @@ class Stream(AsyncIterator[T], Generic[T]):
     def __del__(self) -> None:
         self.drop()
 
+
+class Stream(Delivery[T], Generic[T]):
+    """Iterate over a run's outcomes; the run starts with the first `anext`.
+
+    The run is a task of its own, so that the iterator may be used under any cancel scope and from any
+    task of the loop. It ends when the outcomes do, when the consumer is cancelled while it waits, or
+    with `aclose`, which returns when nothing of it is running any more. Leaving an `async for` early
+    closes nothing by itself, in Python: use `async with`, `contextlib.aclosing`, or drop the last
+    reference, which cancels the run without waiting for it.
+    """
+
+    def __init__(self, job: Job, *, ordered: bool, return_exceptions: bool = True) -> None:
+        super().__init__()
+        self._job = job
+        self._ordered = ordered
+        self._return_exceptions = return_exceptions
+
     def _start(self) -> State:
         job, errors = self._job, self._return_exceptions
         bounded = errors and job.config.get("deadline") is not None
@@ -171,7 +189,7 @@ class Stream(AsyncIterator[T], Generic[T]):
 class State:
     """Hold the state that the run and its consumer share.
 
-    The run's task refers to this and not to the `Stream`, so that an unreferenced stream is collected.
+    The run's task refers to this and not to the `Delivery`, so that an unreferenced one is collected.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batchrt.testing.admission.schedules import Scripted
     from batchrt.testing.endpoints.json_schema import UnsupportedSchemaError
     from batchrt.testing.endpoints.server_families import ServerFamily
+    from batchrt.testing.endpoints.streams import StreamForm, Streaming
     from batchrt.testing.faults.latency import Latency, LogNormal
     from batchrt.testing.faults.plan import Fault, FaultLike, FaultPlan, TunedFault
     from batchrt.testing.log import Gaps, LogRecord, LogSnapshot, RequestLog
@@ -54,6 +55,8 @@ __all__ = [
     "Scripted",
     "ServerFamily",
     "Stranger",
+    "StreamForm",
+    "Streaming",
     "TunedFault",
     "UnsupportedSchemaError",
     "Verdict",
@@ -70,6 +73,7 @@ _MODULES = {
     "admission.schedules": ("Scripted",),
     "endpoints.json_schema": ("UnsupportedSchemaError",),
     "endpoints.server_families": ("ServerFamily",),
+    "endpoints.streams": ("StreamForm", "Streaming"),
     "faults.latency": ("Latency", "LogNormal"),
     "faults.plan": ("Fault", "FaultLike", "FaultPlan", "TunedFault"),
     "log": ("Gaps", "LogRecord", "LogSnapshot", "RequestLog"),

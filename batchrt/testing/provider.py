@@ -23,6 +23,7 @@ from batchrt.testing.endpoints.embeddings import EmbeddingsEndpoint
 from batchrt.testing.endpoints.replies import MockReply, RejectedError, json_reply
 from batchrt.testing.endpoints.request_body import CREATED, Reject
 from batchrt.testing.endpoints.server_families import ServerFamily, family_of
+from batchrt.testing.endpoints.streams import Streaming
 from batchrt.testing.endpoints.vectors import Embeddable
 from batchrt.testing.faults.fault_responses import apply_fault
 from batchrt.testing.faults.latency import Latency, check_latency, check_seconds, seconds_of
@@ -42,6 +43,7 @@ __all__ = ["MockProvider"]
 
 _Endpoint: TypeAlias = Callable[[bytes, str], MockReply]
 _NO_FAULTS = FaultPlan()
+_STREAMING = Streaming()
 _MODELS = "GET /v1/models"
 _EMBEDDINGS = "POST /v1/embeddings"
 
@@ -87,6 +89,7 @@ class MockProvider:
         outages: spans without service; the first one that is on counts.
         noise: the share of random refusals; None for none.
         refusal_latency: the seconds until a refusal other than an outage's; with 0 it comes at once.
+        streaming: how the answers of chats and completions are sent that are asked for as streams.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class MockProvider:
         outages: Sequence[Outage] = (),
         noise: Noise | None = None,
         refusal_latency: float = 0.0,
+        streaming: Streaming = _STREAMING,
     ) -> None:
         self.seed = seed
         self.latency: Latency = check_latency(latency)
@@ -138,8 +142,10 @@ class MockProvider:
             seed=seed,
             refusal_latency=check_seconds(refusal_latency, "refusal_latency"),
         )
-        self._chat = ChatEndpoint(seed, self._models, answer, reject)
-        self._completions = CompletionsEndpoint(seed, family, self._models, answer=answer, reject=reject)
+        self._chat = ChatEndpoint(seed, self._models, answer, reject, streaming)
+        self._completions = CompletionsEndpoint(
+            seed, family, self._models, answer=answer, reject=reject, streaming=streaming
+        )
         self._embeddings = EmbeddingsEndpoint(
             seed,
             family,

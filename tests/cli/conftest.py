@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -41,9 +42,13 @@ class Command(Protocol):
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+def _bare_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    known = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID")
+    for name in (*known, *(name for name in os.environ if name.startswith("BATCHRT_"))):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
     monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")  # an unknown host is no matter of many seconds
     # In tests signals come at once, and each is meant.
     monkeypatch.setattr(process_module, "_ONE_SIGNAL", -1)

@@ -141,7 +141,7 @@ def test_embed_aborts_if_the_provider_refuses_every_request(
 
     put_in_place(monkeypatch, MockProvider(), transport=httpx.MockTransport(handle), max_batch_size=10)
     out = tmp_path / "v.npy"
-    result = command("embed", numbers, "--column", "n", "-o", out, "-c", 1)
+    result = command("embed", numbers, "--column", "n", "-o", out, "-c", 1, "--no-journal")
     assert result.code == 2
     assert asked == ["0", "10", "20", "30", "40"]
     last = result.err.splitlines()[-1]
@@ -193,10 +193,14 @@ def test_embed_key_is_never_shown(
     monkeypatch.setenv("OPENAI_API_KEY", secret)
     out = tmp_path / "v.jsonl"
     with MockProvider(api_key="another").serve() as server:
-        result = command("embed", numbers, "--column", "n", "--base-url", server.base_url, "-o", out)
-    assert result.code == 2
+        given = ["embed", numbers, "--column", "n", "--base-url", server.base_url, "-o", out]
+        kept = command(*given)
+        journal = Path(f"{out}.journal").read_bytes()
+        result = command(*given, "--no-journal")
+    assert (kept.code, result.code) == (2, 2)
     assert "AuthenticationError" in out.read_text()
-    assert secret not in out.read_text() + result.err + result.out
+    assert secret not in out.read_text() + result.err + result.out + kept.err + kept.out
+    assert secret.encode() not in journal
 
 
 async def third_request(log: RequestLog) -> None:

@@ -239,10 +239,14 @@ def test_job_key_is_never_shown(
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     out = tmp_path / "out.jsonl"
     with MockProvider(api_key="another").serve() as server:
-        result = command("run", numbers, "-p", "{n}", "--base-url", server.base_url, "-o", out)
-    assert result.code == 2
+        given = ["run", numbers, "-p", "{n}", "--base-url", server.base_url, "-o", out]
+        kept = command(*given)
+        journal = Path(f"{out}.journal").read_bytes()
+        result = command(*given, "--no-journal")
+    assert (kept.code, result.code) == (2, 2)
     assert "AuthenticationError" in out.read_text()
-    assert SECRET not in out.read_text() + result.err + result.out
+    assert SECRET not in out.read_text() + result.err + result.out + kept.err + kept.out
+    assert SECRET.encode() not in journal
 
 
 def test_job_key_in_the_environment_is_used(
@@ -268,13 +272,17 @@ def test_job_wrong_address_ends_a_job_at_once_with_its_reason(
     with speaking("tls" if address == "http" else "plain") as port:
         url = f"{address}://127.0.0.1:{port}/v1" if "//" not in address else address
         arguments = [*given, "--base-url", url, "--patience", 600, "-o", out, *["-q"] * quiet]
-        result = command(command_of, numbers, *arguments)
-    assert result.code == 2
+        kept = command(command_of, numbers, *arguments)
+        assert not out.exists()
+        result = command(command_of, numbers, *arguments, "--no-journal")
     origin = url.removesuffix("/v1")
-    assert result.err.splitlines()[-1].startswith(
-        f"batchrt: stopped because no server answers at the provider's address: ConnectionFailedError: "
-        f"cannot connect to {origin}: "
-    )
+    for each in (kept, result):
+        assert each.code == 2
+        assert each.err.splitlines()[-1].startswith(
+            f"batchrt: stopped because no server answers at the provider's address: ConnectionFailedError: "
+            f"cannot connect to {origin}: "
+        )
+        assert "provider is down" not in each.err
     errors = [error for line in out.read_text().splitlines() if (error := json.loads(line)["error"])]
     assert errors
     assert all(error.startswith(f"ConnectionFailedError: cannot connect to {origin}: ") for error in errors)

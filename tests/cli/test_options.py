@@ -22,6 +22,7 @@ from batchrt.cli.option_values import (
     read_options,
     read_whole,
 )
+from batchrt.cli.prices import KnownPrice
 from batchrt.limits.adaptive_concurrency import MOST_AT_ONCE
 from batchrt.messages import Usage
 from batchrt.prices import Price
@@ -178,7 +179,8 @@ def test_options_prices_without_a_limit_show_the_cost(command: Command, tmp_path
 
 def test_options_prices_without_a_limit_show_the_cost_as_a_limit_counts_it() -> None:
     """With a tenth for cached input, and half for the flex tier."""
-    budget, counts = Budget(price=Price(1.0, 2.0)), Counts()
+    budget = Budget(known=KnownPrice(Price(1.0, 2.0)))
+    counts = Counts(price=budget.price)
     counts.add_usage(Usage(1_000_000, 0, 1_000_000, cached_input_tokens=1_000_000))
     counts.add_usage(Usage(1_000_000, 0, 1_000_000, service_tier="flex"))
     counts.add_usage(Usage(0, 1_000_000, 1_000_000, service_tier="flex"))

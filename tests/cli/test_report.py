@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,34 @@ def test_report_names_a_missing_journal(command: Command, tmp_path: Path) -> Non
     result = command("report", tmp_path / "none")
     assert result.code == 2
     assert "no such file" in result.complaint
+
+
+def test_report_writes_a_page(command: Command, journal: Path, tmp_path: Path) -> None:
+    """With pictures; an existing file is replaced on demand alone."""
+    page = tmp_path / "page.html"
+    assert f"page written to {page}" in command("report", journal, "--html", page).out
+    assert "division by zero" in page.read_text(encoding="utf-8")
+    refused = command("report", journal, "--html", page)
+    assert refused.code == 2
+    assert "--overwrite" in refused.err
+    assert command("report", journal, "--html", page, "--overwrite").code == 1
+
+
+def test_report_writes_no_file_to_stdout(command: Command, journal: Path) -> None:
+    """Which the report itself is on."""
+    for name in ("--html", "--failed"):
+        refused = command("report", journal, name, "-")
+        assert (refused.code, refused.out) == (2, "")
+        assert f"{name} needs a file" in refused.complaint
+
+
+def test_report_names_the_extra_of_the_page(
+    command: Command, journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its library is not installed; the rest of the report is shown all the same."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    result = command("report", journal, "--html", tmp_path / "page.html")
+    assert result.code == 2
+    assert "batchrt[report]" in result.err
+    assert "2 done, 1 failed" in result.out
+    assert not (tmp_path / "page.html").exists()

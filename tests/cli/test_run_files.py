@@ -244,7 +244,7 @@ def test_run_streams_may_be_closed(tmp_path: Path, closed: str) -> None:
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
 
 
-def test_run_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
+def test_run_without_a_journal_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A provider that is down, and one that answers nothing, leave it as it is; the message says so."""
@@ -258,7 +258,7 @@ def test_run_overwrite_keeps_the_old_file_until_the_new_one_is_complete(
     async def handle(text: str) -> httpx.Response:
         return httpx.Response(400, json={"error": {"message": f"no {text}"}})
 
-    arguments = ["run", path, "-p", "{id}", "-o", out, "--overwrite"]
+    arguments = ["run", path, "-p", "{id}", "-o", out, "--overwrite", "--no-journal"]
     with monkeypatch.context() as patch:
         put_in_place(patch, handle)
         failed, quiet = command(*arguments), command(*arguments, "-q")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx
@@ -94,14 +94,15 @@ def numbers(*kinds: range) -> list[str]:
 
 def full_sink(job: journal_job.JournalJob, path: str) -> Sink:
     """Open a sink that finds the disk full at the end, but not the one that is only tried."""
-    sink = job._open_sink(path)
+    sink: Any = job._layout.open(path)
+    job._sink = sink
     if path == job._settings.output:
 
         def write(*_: object) -> None:
             raise OutputError(f"{path}: No space left on device", path=path)
 
-        sink.write = write  # type: ignore[method-assign,assignment]
-    return sink
+        sink.write = write
+    return cast("Sink", sink)
 
 
 def bad_request(text: str = "no") -> httpx.Response:
@@ -175,7 +176,7 @@ def test_run_journal_second_signal_cancels(
     stopped = run(command, rows, out)
     assert stopped.code == 130
     assert "cancelled 1 row in flight" in stopped.err
-    assert not out.exists()
+    assert [row["output"] for row in read(out)] == [f"to {number}" for number in asked if number != "5"]
     stalls = False
     assert run(command, rows, out).code == 0
     assert Counter(asked) == Counter([*numbers(range(ROWS)), "5"])
@@ -302,7 +303,7 @@ def test_run_journal_goes_on_after_a_limit_of_spending(
     before = len(asked)
     assert 0 < before < ROWS
     assert f"has the outcomes of {before} row" in result.err
-    assert not out.exists()
+    assert [row["output"] for row in read(out)] == [f"to {number}" for number in asked]
     assert run(command, rows, out, "--max-tokens-total", 100_000).code == 0
     assert len(set(asked)) == len(asked) == ROWS
 
@@ -404,7 +405,7 @@ def test_run_journal_has_rows_that_cannot_be_read(
 
 
 def test_run_journal_keeps_types_of_parquet(command: Command, provider: Provider, tmp_path: Path) -> None:
-    """Times and decimals come out as they went in; bytes are refused before anything is sent."""
+    """Times, decimals and bytes come out as they went in, also as text in other formats."""
     pa: Any = pytest.importorskip("pyarrow")
     parquet: Any = pytest.importorskip("pyarrow.parquet")
     path, out, other = tmp_path / "in.parquet", tmp_path / "out.parquet", tmp_path / "other.parquet"
@@ -413,17 +414,21 @@ def test_run_journal_keeps_types_of_parquet(command: Command, provider: Provider
         "at": [datetime(2026, 1, 2, 3, 4, 5), None],  # noqa: DTZ001  a column without a zone
         "price": [Decimal("1.50"), Decimal(2)],
         "share": [0.5, float("inf")],
+        "raw": [b"\xff", b"plain"],
+        "raws": [[b"\xfe", None], None],
     }
     parquet.write_table(pa.table(columns), path)
     assert run(command, path, out).code == 0
-    assert command("run", path, "-p", "{n}", "-o", other).code == 0
+    assert command("run", path, "-p", "{n}", "-o", other, "--no-journal").code == 0
     assert parquet.read_table(out).equals(parquet.read_table(other))
     provider.take()
-    parquet.write_table(pa.table({**columns, "raw": [b"\xff", b""]}), path)
-    refused = run(command, path, out)
-    assert refused.code == 2
-    assert "no bytes: leave out or encode raw" in refused.complaint
-    assert provider.take() == []
+    for suffix in (".csv", ".jsonl"):
+        text, other = out.with_suffix(suffix), tmp_path / f"other{suffix}"
+        assert run(command, path, text).code == 0
+        assert provider.take() == []
+        assert command("run", path, "-p", "{n}", "-o", other, "--no-journal").code == 0
+        assert text.read_bytes() == other.read_bytes()
+        provider.take()
 
 
 def test_run_journal_reads_stdin(command: Command, provider: Provider, rows: Path, out: Path) -> None:
@@ -487,15 +492,18 @@ def test_run_journal_output_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--fresh"], "--fresh is for a run with --journal"),
-        (["--retry-failed"], "--retry-failed is for a run with --journal"),
-        (["--reuse", "any"], "--reuse is for a run with --journal"),
-        (["--journal", "j"], "--journal needs an output file"),
-        (["--journal", "j", "-o", "s3://bucket/out.csv"], "files of this machine"),
+        (["--fresh"], "--fresh is for a job with a journal; name one with --journal"),
+        (["--retry-failed"], "--retry-failed is for a job with a journal"),
+        (["--reuse", "any"], "--reuse is for a job with a journal"),
+        (["--fresh", "--no-journal", "-o", "{rows}.csv"], "leave --no-journal out"),
+        (["--no-journal", "--journal", "j"], "contradict each other"),
+        (["--journal", "s3://bucket/j", "-o", "{rows}.csv"], "a file of this machine"),
+        (["--journal", "{rows}.j", "-o", "none://bucket/out.csv"], "it cannot be reached"),
         (["--journal", "{rows}", "-o", "{rows}.csv"], "is INPUT too"),
         (["--journal", "{rows}.csv", "-o", "{rows}.csv"], "is OUT too"),
-        (["--journal", "{rows}.j", "-o", "{rows}", "--overwrite"], "the file is the input"),
+        (["--journal", "{rows}.j", "-o", "{rows}", "--overwrite"], "this is the input"),
         (["--journal", "{rows}.j", "-o", "{here}"], "add --overwrite"),
+        (["-o", "{here}"], "add --overwrite (there is no journal of it, {here}.journal, to resume)"),
         (["--journal", "{rows}.j/none/j", "-o", "{rows}.csv"], "check the path"),
     ],
 )
@@ -508,7 +516,8 @@ def test_run_journal_refuses_before_anything_is_sent(
     given = [option.format(rows=rows, here=here) for option in options]
     result = command("run", rows, "-p", "{n}", *given)
     assert result.code == 2
-    assert problem in result.complaint
+    assert problem.format(here=here) in result.complaint
+    assert sorted(path.name for path in rows.parent.iterdir()) == ["here.csv", rows.name]
     assert provider.take() == []
     assert here.read_text() == "not ours\n"
 
@@ -584,7 +593,7 @@ def test_run_journal_survives_kills(many: Path, tmp_path: Path) -> None:
 def test_run_journal_second_process_is_refused(many: Path, tmp_path: Path) -> None:
     """While the first one runs; it goes on undisturbed."""
     out, journal = tmp_path / "out.jsonl", tmp_path / "job.journal"
-    provider = MockProvider(latency=0.05)
+    provider = MockProvider(latency=0.5)
     with provider.serve() as server:
         arguments = program(server.base_url, many, out, journal)
         with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as first:

@@ -7,8 +7,9 @@ import io
 import json
 import os
 import random
+import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from batchrt import (
     AIMessage,
     InputError,
     Job,
+    JobReport,
     JournalError,
     OpenAIEmbeddings,
     Outcome,
@@ -54,6 +56,10 @@ def journal(tmp_path: Path) -> Path:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 async def test_job_runs_each_row_once(answers: Answers, journal: Path, tmp_path: Path) -> None:
@@ -378,7 +384,11 @@ async def test_job_refuses_an_output_of_others(answers: Answers, journal: Path, 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("out.xlsx", "suffix"), ("nowhere/out.csv", "does not exist"), ("out.csv", "a column 'output'")],
+    [
+        ("out.xlsx", "suffix"),
+        ("nowhere/out.csv", "there is no folder .*nowhere"),
+        ("out.csv", "a column 'output'"),
+    ],
 )
 async def test_job_checks_its_output_first(
     answers: Answers, journal: Path, tmp_path: Path, name: str, reason: str
@@ -489,11 +499,81 @@ async def test_job_keeps_messages_with_half_a_character(answers: Answers, journa
     assert outcome.output.text == "a \ud83d"
 
 
-async def test_job_refuses_outputs_that_json_cannot_carry(journal: Path) -> None:
-    """The error names the type and what to do."""
-    job = Job(lambda value: object(), [1], journal=journal, version="1")
-    with pytest.raises(TypeError, match=r"of type object.*what JSON can carry"):
-        await job.arun()
+async def test_job_fails_a_row_whose_output_json_cannot_carry(journal: Path) -> None:
+    """The error names the type and what to do; the other rows have their outputs."""
+    job = Job(lambda value: object() if value == 1 else value, [0, 1, 2], journal=journal, version="1")
+    report = await job.arun()
+    assert (report.done, report.failed, report.is_complete) == (2, 1, True)
+    outcomes = list(job.outcomes())
+    assert [outcome.output for outcome in outcomes] == [0, None, 2]
+    assert isinstance(outcomes[1].error, RecordedError)
+    assert outcomes[1].error.kind == "TypeError"
+    assert re.search(r"of type object.*what JSON can carry", str(outcomes[1].error))
+
+
+async def test_job_whose_prompt_names_no_column_is_refused_at_once(
+    answers: Answers, journal: Path, tmp_path: Path
+) -> None:
+    """Nothing is sent, and no file is left behind; a key that some rows have is a column."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"note": 1}\n{"note": 2}\n')
+    with pytest.raises(InputError, match=r"no column 'q' \(it has: note\)"):
+        await Job(answers.chain(), path, tmp_path / "out.jsonl", journal=journal).arun()
+    assert answers.take() == []
+    assert files_in(tmp_path) == ["rows.jsonl"]
+    path.write_text('{"note": 1}\n{"q": 2}\n')
+    report = await Job(answers.chain(), path, journal=journal).arun()
+    assert (report.done, report.failed) == (1, 1)
+
+
+async def test_job_that_is_refused_leaves_no_journal(answers: Answers, journal: Path, tmp_path: Path) -> None:
+    """Such as one whose output exists; a journal of its own stays."""
+    sink = tmp_path / "out.jsonl"
+    sink.write_text("of others\n")
+    with pytest.raises(InputError, match="exists already"):
+        await Job(answers.chain(), questions(2), sink, journal=journal).arun()
+    assert files_in(tmp_path) == ["out.jsonl"]
+
+
+async def test_job_keeps_bytes_and_long_integers(journal: Path) -> None:
+    """Outputs of bytes come back as bytes, and integers of any length as integers."""
+    outputs = [b"\xff\x00", b"", 10**5000, {"n": -(10**5000)}]
+    job = Job(outputs.__getitem__, range(len(outputs)), journal=journal, version="1")
+    assert (await job.arun()).done == len(outputs)
+    assert [outcome.output for outcome in job.outcomes()] == outputs
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+async def test_job_partial_output_grows_until_it_is_complete(
+    answers: Answers, journal: Path, tmp_path: Path, suffix: str
+) -> None:
+    """It has the rows so far, in order; an output that was complete once, or is another's, stays as it is."""
+    sink = tmp_path / f"out.{suffix}"
+
+    async def run(most: int, rows: int) -> JobReport:
+        options: Any = {"config": {"max_concurrency": 1}, "keeps_partial": True}
+        job = Job(answers.chain(), questions(rows), sink, journal=journal, **options)
+
+        def respond(text: str) -> httpx.Response:
+            if text == f"say q{most}":
+                job.stop()
+            return answers.answered(text)
+
+        answers.respond = respond
+        return await job.arun()
+
+    for most in (2, 5):
+        report = await run(most, 9)
+        assert (report.is_complete, report.is_written, report.has_partial) == (False, False, True)
+        with open_source(sink) as source:
+            written = [row.values["output"] for row in source]
+        assert written == [f"SAY Q{number}" for number in range(most + 1)]
+    report = await run(99, 9)
+    assert (report.is_complete, report.is_written, report.has_partial) == (True, True, False)
+    complete = sink.read_bytes()
+    report = await run(9, 12)
+    assert (report.is_complete, report.has_partial) == (False, False)
+    assert sink.read_bytes() == complete
 
 
 async def test_job_refuses_inputs_that_json_cannot_carry(journal: Path) -> None:
@@ -628,10 +708,11 @@ async def test_job_records_refined_outcomes(answers: Answers, journal: Path, tmp
     def open_it(path: str) -> Sink:
         return open_sink(path, columns=["q"], output_column="reply", finish_reasons=True, overwrite=True)
 
-    def split(recorded: Any) -> tuple[Any, str | None]:
-        return recorded["text"], recorded["length"]
+    def write(to: Sink, place: int, values: Mapping[str, Any], recorded: Any, error: str | None) -> None:
+        assert values == {"q": f"q{place + 8}"}
+        to.write(values, recorded["text"], error, recorded["length"])
 
-    options: Any = {"journal": journal, "refine": refused_if_long, "layout": OutputLayout(open_it, split)}
+    options: Any = {"journal": journal, "refine": refused_if_long, "layout": OutputLayout(open_it, write)}
     rows = [{"q": f"q{number}"} for number in range(8, 11)]
     seen: dict[int, Outcome[Any]] = {}
     report = await Job(answers.chain(), rows, sink, **options).arun(
@@ -810,3 +891,13 @@ async def test_job_killed_after_it_set_a_journal_aside_replaces_its_output(
     report = await Job(answers.chain(), questions(3), sink, journal=journal, fresh=again).arun()
     assert (report.is_complete, report.new) == (True, 3)
     assert len(lines(sink)) == 3
+
+
+async def test_job_changed_row_without_an_outcome_is_not_gone(answers: Answers, journal: Path) -> None:
+    """Rows of another prompt that the provider refused are in the input, whatever their order is."""
+    rows = questions(4)
+    assert (await Job(answers.chain(), rows, journal=journal).arun()).done == 4
+    answers.respond = lambda _: httpx.Response(401, json={"error": {"message": "bad key"}})
+    for order in (rows, rows[::-1], rows[1:]):
+        report = await Job(answers.chain("now {q}"), order, journal=journal).arun()
+        assert (report.changed, report.interrupted, report.gone) == (len(order), len(order), 4 - len(order))

@@ -47,7 +47,7 @@ def test_journal_commits_what_is_left_when_it_is_closed(tmp_path: Path) -> None:
         insert(journal, range(1000))
     with JournalReader(tmp_path / "j") as reader:
         assert sum(1 for _ in reader.records()) == 1000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["j", "j.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["j"]
 
 
 def test_journal_reports_rows_once_they_are_on_the_disk(tmp_path: Path) -> None:
@@ -146,7 +146,8 @@ def test_journal_refuses_other_files(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE t (x)")
     connection.close()
     newer = tmp_path / "newer"
-    Journal(newer).close()
+    with Journal(newer) as made:
+        made.begin_run(0.0)
     with sqlite3.connect(newer) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -177,6 +178,7 @@ def test_journal_begins_anew_beside_the_old_one(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", fresh=True) as journal:
         assert journal.aside == str(tmp_path / "j.old1")
         assert journal.is_empty
+        journal.begin_run(0.0)
     (tmp_path / "j").write_text("damaged " * 1000)
     with Journal(tmp_path / "j", fresh=True) as journal:
         assert journal.aside == str(tmp_path / "j.old2")
@@ -210,3 +212,39 @@ def test_journal_finds_rows_by_content(tmp_path: Path) -> None:
         assert [entry.position for entry in journal.with_key((6).to_bytes(16))] == [6]
         assert [entry.position for entry in journal.with_input((2).to_bytes(8))] == [2]
         assert journal.with_key(b"none") == []
+
+
+def test_journal_without_a_run_is_deleted_again(tmp_path: Path) -> None:
+    """A job that cannot be carried out leaves no file, and the journal that it set aside has its name."""
+    Journal(tmp_path / "j").close()
+    assert list(tmp_path.iterdir()) == []
+    with Journal(tmp_path / "j") as journal:
+        insert(journal, range(3))
+    Journal(tmp_path / "j", fresh=True).close()
+    with JournalReader(tmp_path / "j") as reader:
+        assert sum(1 for _ in reader.records()) == 3
+    Journal(tmp_path / "j").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["j"]
+
+
+def test_journal_that_was_only_created_is_no_damaged_one(tmp_path: Path) -> None:
+    """A reader in the moment after the file was made is told so."""
+    (tmp_path / "j").touch()
+    with pytest.raises(JournalError, match="no job has begun to write it") as caught:
+        JournalReader(tmp_path / "j")
+    assert caught.value.fault == "path"
+
+
+def test_journal_knows_the_last_run(tmp_path: Path) -> None:
+    """Its files, and whether the output had all rows."""
+    with Journal(tmp_path / "j") as journal:
+        journal.begin_run(0.0, ["/a.csv"])
+        journal.flush()
+        assert (journal.source, journal.has_partial_output, journal.holds_bytes) == (("/a.csv",), False, None)
+        journal.begin_output(is_complete=False)
+        journal.begin_run(0.0)
+        insert(journal, range(1))
+        journal.flush()
+        assert (journal.source, journal.has_partial_output, journal.holds_bytes) == ((), True, False)
+        journal.begin_output(is_complete=True)
+        assert not journal.has_partial_output

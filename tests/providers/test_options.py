@@ -172,3 +172,55 @@ def test_options_signature_is_not_that_of_a_subclass_with_its_own_constructor() 
 
     assert list(inspect.signature(Own).parameters) == ["name"]
     assert inspect.signature(Same) == inspect.signature(ChatOpenAI)
+
+
+LANGCHAIN: dict[str, Any] = {
+    "model_name": "m",
+    "openai_api_key": "sk-canary-0123456789",
+    "openai_api_base": "http://127.0.0.1:9/v1",
+    "request_timeout": 5,
+    "default_headers": {"x-team": "a"},
+    "openai_organization": "o",
+}
+
+
+@pytest.mark.parametrize("kind", [ChatOpenAI, OpenAI, OpenAIEmbeddings])
+def test_options_have_langchains_names_too(kind: Any) -> None:
+    """The model is the same as under our own names."""
+    model = kind(**LANGCHAIN, model_kwargs={"user": "u"}, extra_body={"a": 1})
+    assert repr(model) == repr(kind("m", base_url="http://127.0.0.1:9/v1"))
+    assert list(model._client.secrets) == ["sk-canary-0123456789"]
+    arguments = model._arguments.get()
+    assert arguments["extra_headers"] == {"x-team": "a"}
+    assert (arguments["timeout"], arguments["organization"]) == (5, "o")
+    assert arguments["extra_body"] == {"a": 1, "user": "u"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, "misses the name of the model"),
+        ({"model": "m", "model_name": "m"}, "both model and model_name"),
+        (
+            {"model": "m", "openai_api_key": "sk-canary-1", "api_key": "sk-canary-2"},
+            "both api_key and openai_api_key",
+        ),
+        ({"model": "m", "openai_api_base": "a", "base_url": "b"}, "both base_url and openai_api_base"),
+        ({"model": "m", "openai_api_bas": "a"}, "openai_api_bas"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ChatOpenAI, OpenAI, OpenAIEmbeddings])
+def test_options_are_given_once(kind: Any, arguments: dict[str, Any], match: str) -> None:
+    """And no key is in the error, or in the variables of its traceback."""
+    with pytest.raises(TypeError, match=match) as caught:
+        kind(**arguments, default_headers={})
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+        if "batchrt/providers" in frame.f_code.co_filename and "tests" not in frame.f_code.co_filename:
+            assert "sk-canary" not in repr(frame.f_locals)
+    assert "sk-canary" not in str(caught.value)
+
+
+def test_options_streaming_and_lists_exclude_each_other() -> None:
+    """There is no stream of a list."""
+    with pytest.raises(ValueError, match="native_batch"):
+        ChatOpenAI("m", base_url="http://127.0.0.1:9/v1", streaming=True, native_batch=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any
 
 import anyio.to_thread
 import pytest
 from trio.testing import MockClock
 
-from batchrt import RunConfig, Runnable
+from batchrt import RunConfig, Runnable, add_chunks
 
 
 def virtual_time(test: Any) -> Any:
@@ -58,6 +59,7 @@ async def everyway(
         await anext(runnable.abatch_iter([value], config, **kwargs)),
         (await anext(runnable.abatch_as_completed([value], config, **kwargs)))[1],
         ran.outputs[0],
+        *await _streamed_ways(runnable, value, config, kwargs),
         *await anyio.to_thread.run_sync(lambda: _sync_ways(runnable, value, config, kwargs)),
     ]
     assert all(output == outputs[0] for output in outputs), outputs
@@ -73,7 +75,25 @@ def _sync_ways(
         *runnable.batch_iter([value], config, **kwargs),
         *[output for _, output in runnable.batch_as_completed([value], config, **kwargs)],
         *runnable.run([value], config, **kwargs).outputs,
+        total(runnable.stream(value, config, **kwargs)),
+        total(runnable.transform(iter([value]), config, **kwargs)),
+        total(chunk for _, chunk in runnable.stream_batch([value], config, **kwargs)),
     ]
+
+
+async def _streamed_ways(
+    runnable: Runnable[Any, Any], value: Any, config: RunConfig | None, kwargs: Mapping[str, Any]
+) -> list[Any]:
+    return [
+        total([chunk async for chunk in runnable.astream(value, config, **kwargs)]),
+        total([chunk async for chunk in runnable.atransform([value], config, **kwargs)]),
+        total([chunk async for _, chunk in runnable.astream_batch([value], config, **kwargs)]),
+    ]
+
+
+def total(chunks: Iterable[Any]) -> Any:
+    """Return the sum of `chunks`."""
+    return reduce(add_chunks, chunks, None)
 
 
 async def raises_everyway(
@@ -84,6 +104,14 @@ async def raises_everyway(
         await runnable.ainvoke(value)
     with pytest.raises(error, match=match):
         await runnable.abatch([value])
+    with pytest.raises(error, match=match):
+        [chunk async for chunk in runnable.astream(value)]
+    with pytest.raises(error, match=match):
+        [chunk async for chunk in runnable.atransform([value])]
+    with pytest.raises(error, match=match):
+        [chunk async for chunk in runnable.astream_batch([value])]
+    with pytest.raises(error, match=match):
+        await anyio.to_thread.run_sync(list, runnable.stream(value))
     with pytest.raises(error, match=match):
         await anyio.to_thread.run_sync(runnable.invoke, value)
     with pytest.raises(error, match=match):

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import AsyncMock, Mock, patch
 
 import anyio.lowlevel
 import pytest
 
-from batchrt import RunConfig, Runnable, RunnableLambda, RunnablePassthrough, RunnableSequence
+from batchrt import (
+    RunConfig,
+    Runnable,
+    RunnableLambda,
+    RunnablePassthrough,
+    RunnableSequence,
+    StrOutputParser,
+)
 from batchrt.runnables.base import coerce
 from tests.runnables.helpers import add_one, add_two, everyway
 
@@ -118,3 +126,35 @@ def test_runnable_classes_are_subscriptable_at_run_time() -> None:
     assert RunnableLambda[int, int](add_one).invoke(1) == 2
     assert RunnableSequence[int, int](add_one, add_one).invoke(1) == 3
     assert RunnablePassthrough[int]().invoke(1) == 1
+
+
+async def test_runnable_whose_method_a_test_replaced_runs_the_replacement() -> None:
+    """On one object, in a chain and alone; the others are as they were."""
+    first, other = RunnableLambda(add_one), RunnableLambda(add_one)
+    first.ainvoke = AsyncMock(return_value=10)  # type: ignore[method-assign]
+    chain = first | add_two
+    assert await chain.abatch([1, 2]) == [12, 12]
+    assert await first.ainvoke(1) == 10
+    assert await (other | add_two).ainvoke(1) == 4
+    assert first.ainvoke.await_count == 3
+    assert [call.args[0] for call in first.ainvoke.await_args_list] == [1, 2, 1]
+
+
+async def test_runnable_whose_class_a_test_patched_runs_the_patch() -> None:
+    """Until the patch ends."""
+    chain: Runnable[Any, Any] = StrOutputParser() | RunnableLambda[Any, Any](add_two)
+    with patch.object(StrOutputParser, "invoke", return_value=5) as replaced:
+        assert await everyway(chain, "x") == 7
+        assert replaced.call_args.args[0] == "x"
+    with pytest.raises(TypeError):
+        await chain.ainvoke("x")
+
+
+@pytest.mark.parametrize("method", ["ainvoke", "invoke"])
+async def test_runnable_with_a_spy_runs_as_without_it(method: str) -> None:
+    """The spy calls the original, which does not come back to the spy."""
+    runnable: Runnable[Any, Any] = RunnableLambda(add_one)
+    spy = (AsyncMock if method == "ainvoke" else Mock)(wraps=getattr(runnable, method))
+    setattr(runnable, method, spy)
+    assert await (runnable | add_two).abatch([1, 2]) == [4, 5]
+    assert spy.call_count == 2

@@ -79,18 +79,23 @@ def test_lambda_accepts_an_async_function_alone() -> None:
         RunnableLambda(3)  # type: ignore[call-overload]
 
 
-def test_lambda_refuses_generators_by_name() -> None:
-    """Streams are not supported yet."""
+async def test_lambda_of_a_generator_function_returns_the_sum_of_its_chunks() -> None:
+    """Sync and async, with the whole input, and with arguments."""
 
-    def numbers(_value: int) -> Iterator[int]:
-        yield 1
+    def words(value: str, end: str = "") -> Iterator[str]:
+        yield from value
+        yield end
 
-    async def anumbers(_value: int) -> AsyncIterator[int]:
-        yield 1
+    async def awords(value: str, end: str = "") -> AsyncIterator[str]:
+        for letter in value:
+            yield letter
+        yield end
 
-    for function in (numbers, anumbers):
-        with pytest.raises(TypeError, match="numbers is a generator function"):
-            RunnableLambda(function)
+    for function in (words, awords):
+        assert await everyway(RunnableLambda(function), "abc") == "abc"
+        assert await everyway(RunnableLambda(function), "abc", end="!") == "abc!"
+        assert await everyway(chain(function).bind(end="!"), "abc") == "abc!"
+        assert [chunk async for chunk in chain(function).astream("ab")] == ["a", "b", ""]
 
 
 async def test_lambda_passes_the_config_to_a_parameter_of_that_name() -> None:

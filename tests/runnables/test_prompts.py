@@ -7,15 +7,18 @@ import pytest
 
 from batchrt import (
     AIMessage,
+    AIMessagePromptTemplate,
     ChatPromptTemplate,
     ChatPromptValue,
     HumanMessage,
+    HumanMessagePromptTemplate,
     Message,
     MessagesPlaceholder,
     MissingFieldError,
     PromptTemplate,
     RunnablePassthrough,
     SystemMessage,
+    SystemMessagePromptTemplate,
 )
 from tests.runnables.helpers import everyway, raises_everyway
 
@@ -284,3 +287,64 @@ async def test_prompt_runs_without_a_slot_or_a_thread() -> None:
     prompt = ChatPromptTemplate.from_messages([("human", "{a}{b}")])
     assert prompt._step().inline
     assert (await everyway(prompt.bind(b=2), {"a": 1})).messages == [HumanMessage("12")]
+
+
+async def test_prompts_add_up() -> None:
+    """With the variables that are already given."""
+    prompt = PromptTemplate.from_template("{a} ").partial(a=1) + PromptTemplate.from_template("{b}") + " {c}!"
+    assert prompt.format(b=2, c=3) == "1 2 3!"
+    assert prompt.input_variables == ("b", "c")
+    with pytest.raises(TypeError):
+        _ = prompt + 1  # type: ignore[operator]
+
+
+async def test_chat_prompts_add_up() -> None:
+    """Prompts, messages, pairs, lists of them, and texts of the user."""
+    system = ChatPromptTemplate.from_messages([("system", "{a}")]).partial(a="A")
+    history = MessagesPlaceholder("history", optional=True)
+    prompt = (
+        system
+        + history
+        + HumanMessage("{b}")
+        + ("ai", "{c}")
+        + [("human", "d"), "{e}"]
+        + "f"
+        + {
+            "role": "ai",
+            "content": "g",
+        }
+    )
+    prompt = prompt + system + PromptTemplate.from_template("h{i}")
+    messages: list[Any] = prompt.format_messages(c="C", e="E", i="I")
+    assert [message.content for message in messages] == [
+        *("A", "{b}", "C", "d", "E", "f", "g", "A", "hI"),
+    ]
+    assert prompt.input_variables == ("c", "e", "i")
+    with pytest.raises(TypeError):
+        _ = system + 1
+
+
+async def test_chat_prompt_takes_message_prompts_of_lcel() -> None:
+    """They are the same as pairs."""
+    prompt = ChatPromptTemplate.from_messages(
+        [
+            SystemMessagePromptTemplate.from_template("Be {how}."),
+            HumanMessagePromptTemplate.from_template([{"type": "text", "text": "{q}"}]),
+            AIMessagePromptTemplate(PromptTemplate.from_template("{x}{y}", partial_variables={"x": "X"})),
+        ]
+    )
+    value = await everyway(prompt, {"how": "brief", "q": "why?", "y": "Y"})
+    assert value.to_messages() == [
+        SystemMessage("Be brief."),
+        HumanMessage([{"type": "text", "text": "why?"}]),
+        AIMessage("XY"),
+    ]
+    assert HumanMessagePromptTemplate.from_template("{a}").format(a=1) == HumanMessage("1")
+
+
+async def test_prompts_are_formatted_in_async_code() -> None:
+    """`format`, `format_prompt` and `format_messages` have a twin each."""
+    text, chat = PromptTemplate.from_template("{a}"), ChatPromptTemplate.from_template("{a}")
+    assert text.format_prompt(a=1) == await text.aformat_prompt(a=1)
+    assert await text.aformat(a=1) == "1"
+    assert await chat.aformat_messages(a=1) == chat.format_messages(a=1) == [HumanMessage("1")]

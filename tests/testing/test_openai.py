@@ -142,3 +142,18 @@ def test_openai_sdk_waits_for_retry_after_ms() -> None:
         client.chat.completions.create(model="mock", messages=MESSAGES)
     assert [record.attempt for record in provider.log.records()] == [1, 2]
     assert provider.log.snapshot().by_status == {200: 1, 429: 1}
+
+
+def test_openai_sdk_streams(mock_server: MockServer) -> None:
+    """The SDK understands the mock's streams: texts, finish reason, usage."""
+    with sdk(mock_server) as client:
+        stream = client.chat.completions.create(
+            model="mock", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        whole = client.chat.completions.create(model="mock", messages=MESSAGES)
+    deltas = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
+    assert "".join(deltas) == whole.choices[0].message.content
+    assert len(deltas) > 3
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage == whole.usage

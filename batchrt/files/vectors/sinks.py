@@ -104,7 +104,7 @@ def _open_pair(path: str, opened: _Opening) -> tuple[NewFile, OutputFile]:
     """Open both files or neither."""
     is_new = not os.path.exists(path)  # noqa: PTH110  unlike Path's it raises nothing
     with ExitStack() as undo:
-        file = open_new_file(path, **opened)
+        file = open_new_file(path, **opened, in_place=not opened["rebuildable"])
         if is_new:
             undo.callback(Path(path).unlink, missing_ok=True)
         undo.callback(file.close, complete=False, keep=False)

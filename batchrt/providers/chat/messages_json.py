@@ -9,13 +9,22 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.errors import BadRequestError, ProviderError
-from batchrt.messages import AIMessage, HumanMessage, Message, MessageLike, Usage
+from batchrt.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    Message,
+    MessageLike,
+    ToolMessage,
+    Usage,
+)
 from batchrt.providers.choices import first_message, ordered_choices, read_message
 from batchrt.providers.http.error_mapping import error_from
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.request_body import bad_input, encode_members, half_surrogate, most_tokens
 from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
+from batchrt.runnables.foreign import adopted_message
 
 __all__ = [
     "ChatInput",
@@ -131,6 +140,8 @@ def _conversation(value: object) -> Sequence[Any]:
         return messages
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return value
+    if (foreign := adopted_message(value)) is not None:
+        return (foreign,)
     kind = type(value).__name__
     raise bad_input("messages", f"a chat takes a str, messages or a prompt's value, not {kind}")
 
@@ -145,6 +156,8 @@ def _message_json(message: object, index: int) -> Mapping[str, Any]:
     if isinstance(message, tuple) and len(message) == _PAIR and isinstance(message[0], str):
         role, content = message
         return {"role": _ROLES.get(role, role), "content": _content(content, index)}
+    if (foreign := adopted_message(message)) is not None:
+        return _from_object(foreign, index)
     raise bad_input(
         f"messages[{index}]",
         f"a message is a Message, a dict or a (role, content) tuple, not {type(message).__name__}",
@@ -152,14 +165,18 @@ def _message_json(message: object, index: int) -> Mapping[str, Any]:
 
 
 def _from_object(message: Message, index: int) -> dict[str, Any]:
+    if isinstance(message, AIMessageChunk):  # the sum of a stream's chunks, as a part of the history
+        message = message.to_message()
     wire = {"role": message.role, "content": _content(message.content, index)}
     if message.name is not None:
         wire["name"] = message.name
+    if isinstance(message, ToolMessage):
+        wire["tool_call_id"] = message.tool_call_id
     if isinstance(message, AIMessage):
         if message.refusal is not None:
             wire["refusal"] = message.refusal
-        if message.tool_calls:
-            wire["tool_calls"] = list(message.tool_calls)
+        if message.raw_tool_calls:
+            wire["tool_calls"] = list(message.raw_tool_calls)
     return wire
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.batching.list_call import ListCall
-from batchrt.messages import AIMessage
+from batchrt.messages import AIMessage, AIMessageChunk
 from batchrt.providers.base import Model
 from batchrt.providers.list_requests import ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
@@ -18,27 +19,31 @@ from batchrt.providers.options import (
     complete_options,
     lists_of,
     merge_options,
+    model_name,
     sampling_options,
 )
+from batchrt.providers.stream_request import StreamUsage, producer
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description
-from batchrt.runtime.step import Step
+from batchrt.runtime.side_stream import closed
+from batchrt.runtime.step import Produce, Step, StepCall
 from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from pydantic import BaseModel
-
+    from batchrt.providers.chat.chat_chunks import ChatChunks
     from batchrt.providers.chat.messages_json import ChatInput, ChatRequest, Messages
     from batchrt.providers.chat.structured_output import Method, RawAndParsed
+    from batchrt.providers.chat.tools import ToolChoice, ToolLike
     from batchrt.providers.http.endpoint import Endpoint
     from batchrt.providers.http.response import Reply
+    from batchrt.runnables.binding import RunnableBinding
     from batchrt.runtime.clock import Clock
 
 __all__ = ["ChatOpenAI"]
 
-M = TypeVar("M", bound="BaseModel")
+M = TypeVar("M")
 
 _PATH: Final = "/chat/completions"
 
@@ -56,14 +61,24 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     options, as vLLM's lists do not support tools. Messages from a list have no `usage`; the run's statistics
     divide the tokens among them.
 
+    Streams (`astream`, `stream`) give `AIMessageChunk`s whose sum is the message. `timeout` then bounds the
+    time until the answer begins and each silence in it, not the whole; an answer that breaks off after its
+    first chunk is not asked for again, and its error has the chunks so far in `partial`.
+
     Args:
         model: the model's name.
         max_completion_tokens: most tokens of an answer, those of its reasoning included.
         reasoning_effort: as the API has it: `"low"`, `"high"` …
         native_batch: send lists. `timeout`, `max_retries` and `max_response_bytes` apply to each list as a
             whole; the options of lists are a ValueError without it.
+        stream_usage: ask for the usage of streams (`stream_options`). A server that refuses that is not asked
+            again.
+        streaming: have answers streamed by the server also where the whole is wanted (`ainvoke`, `abatch`),
+            so that `timeout` bounds each silence: for answers that take longer than any proxy waits. Not
+            with lists.
         options: `SamplingOptions`, in `batchrt/providers/options.py`: the API's sampling options, address,
-            key, timeout, retries, limits, lists.
+            key, timeout, retries, limits, lists. LangChain's names are understood too (`model_name`,
+            `openai_api_key`, `openai_api_base`, `request_timeout`, `model_kwargs` …).
 
     Raises:
         AuthenticationError: no key was given for OpenAI's own address.
@@ -73,19 +88,25 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
+    InputType = str | list[Any]
+    OutputType = AIMessage
     __signature__: OptionsSignature = OptionsSignature(SamplingOptions)
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         max_completion_tokens: int | None = None,
         reasoning_effort: str | None = None,
         native_batch: bool = False,
+        stream_usage: bool = True,
+        streaming: bool = False,
         **options: Unpack[SamplingOptions],
     ) -> None:
         settings = complete_options(ChatOpenAI, SamplingOptions, options)
+        model = model_name(ChatOpenAI, model, settings)
         # Imported late: `import batchrt` must not load an HTTP library.
+        from batchrt.providers.chat.chat_chunks import ChatChunks
         from batchrt.providers.chat.messages_json import ChatRequest, read_chat
 
         self._options = check_options(
@@ -97,14 +118,27 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             }
         )
         self._extra_body = check_extra_body(settings["extra_body"])
+        if streaming and native_batch:
+            raise ValueError("streaming is for single requests: leave out either it or native_batch")
         self._lists = _lists(settings, wanted=native_batch)
         self.share_lists: bool = settings["share_lists"]
         # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
         self._memory = ListMemory()
-        self._connect(model, settings)
+        self._stream_usage = StreamUsage(wanted=stream_usage)
+        self._streaming = streaming
+        self._connect(
+            model,
+            settings,
+            max_completion_tokens=max_completion_tokens,
+            reasoning_effort=reasoning_effort,
+            native_batch=native_batch,
+            stream_usage=stream_usage,
+            streaming=streaming,
+        )
         self._request_of = ChatRequest
         self._read_chat = read_chat
+        self._chunks_of = ChatChunks
         self._request = self._request_for({})
         self._endpoint = self._client.endpoint(_PATH, *_model_and_most(self._request))
 
@@ -129,8 +163,24 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             del value  # free the prompt: thousands of calls may await answers
             return await ask(body, read, strand)
 
+        produce = self._producer(endpoint, kwargs)
+        if self._streaming:
+            return Step(_whole(produce), produce=produce)
         alone = Step(call)
-        return alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
+        step = alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
+        return step._replace(produce=produce)
+
+    def _producer(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> Produce:
+        fields, usage = merge_options(self._options, self._extra_body, kwargs), self._stream_usage
+
+        @cache  # made with the first stream
+        def request(asks_usage: bool) -> ChatRequest:  # noqa: FBT001
+            return self._request_of(usage.fields(fields, usage=asks_usage))
+
+        def read(head: Reply, clock: Clock) -> ChatChunks:
+            return self._chunks_of(head, self._client.secrets, clock.wall)
+
+        return producer(endpoint, usage, lambda value, asks: request(asks).body(value), read)
 
     def _listed(self, alone: Step, request: ChatRequest, endpoint: Endpoint, lists: ListOptions) -> Step:
         from batchrt.providers.chat.messages_json import encode_conversation
@@ -168,6 +218,36 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     def _read(self, reply: Reply, clock: Clock) -> AIMessage:
         return self._read_chat(reply, self._client.secrets, clock.wall)
 
+    def bind_tools(
+        self,
+        tools: Sequence[ToolLike],
+        *,
+        tool_choice: ToolChoice = None,
+        strict: bool | None = None,
+        **options: Any,
+    ) -> RunnableBinding[ChatInput, AIMessage]:
+        """Return this with tools that the model may call; the calls are in the message's `tool_calls`.
+
+        Args:
+            tools: functions with typed parameters, pydantic models, TypedDicts, JSON schemas, tools of
+                LangChain, or the API's own dicts. The docstring, up to its first blank line, describes the
+                tool, and `Annotated[int, Field(description=…)]` or `Annotated[int, "…"]` a parameter.
+            tool_choice: `"auto"`, `"none"`, `"required"` (also `"any"` and `True`: call one or more), the
+                name of the tool to call, or the API's own dict; `None` leaves it to the server.
+            strict: have the server enforce the parameters' schemas, which are rewritten as OpenAI requires.
+            options: further options of the request, such as `parallel_tool_calls`.
+
+        Raises:
+            TypeError: a tool is none, or has a parameter of a type that JSON does not have.
+            ValueError: a name or schema is wrong, or no tool has the name of `tool_choice`.
+        """
+        from batchrt.providers.chat.tools import tool_choice_of, tool_of
+
+        described = [tool_of(tool, strict=strict) for tool in tools]
+        choice = tool_choice_of(tool_choice, described)
+        chosen = {} if choice is None else {"tool_choice": choice}
+        return self.bind(tools=described, **chosen, **options)
+
     @overload
     def with_structured_output(
         self,
@@ -191,7 +271,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     @overload
     def with_structured_output(
         self,
-        schema: type[BaseModel] | Mapping[str, Any],
+        schema: type[Any] | Mapping[str, Any],
         *,
         method: Method = "json_schema",
         include_raw: Literal[True],
@@ -200,7 +280,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
     ) -> Runnable[ChatInput, RawAndParsed]: ...
     def with_structured_output(
         self,
-        schema: type[BaseModel] | Mapping[str, Any],
+        schema: type[Any] | Mapping[str, Any],
         *,
         method: Method = "json_schema",
         include_raw: bool = False,
@@ -210,9 +290,10 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         """Return a runnable that parses this model's answers as `schema`.
 
         Args:
-            schema: a pydantic model, for validated instances; or a JSON schema, for dicts that are not
-                validated.
-            method: `json_schema` makes the server follow the schema; `json_mode` asks for any JSON
+            schema: a pydantic model, for validated instances; or a TypedDict or a JSON schema, for dicts that
+                are not validated.
+            method: `json_schema` makes the server follow the schema; `function_calling` makes the model
+                call a tool of that schema, for servers without the former; `json_mode` asks for any JSON
                 object, and the prompt has to describe it.
             include_raw: return `{"raw": message, "parsed": …, "parsing_error": …}` and do not raise
                 for an answer that does not fit.
@@ -231,6 +312,23 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return StructuredChat(
             self, schema, method=method, strict=strict, include_raw=include_raw, max_reasks=max_reasks
         )
+
+
+def _whole(produce: Produce) -> StepCall:
+    """Return the call whose output is the sum of a stream's chunks."""
+
+    async def call(value: Any, strand: Strand) -> AIMessage:
+        total: AIMessageChunk | None = None
+        chunks = produce(value, strand)
+        try:
+            async for chunk in chunks:
+                total = chunk if total is None else total + chunk
+        finally:
+            await closed(chunks)
+        assert total is not None  # a stream without a chunk is an error
+        return total.to_message()
+
+    return call
 
 
 def _model_and_most(request: ChatRequest) -> tuple[str, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, is_typeddict
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -16,6 +16,7 @@ from batchrt.messages import AIMessage, HumanMessage, Message
 from batchrt.providers.chat.json_schema import SchemaError, check_schema
 from batchrt.providers.chat.messages_json import ChatInput, conversation
 from batchrt.providers.chat.strict_schema import strict_schema
+from batchrt.providers.chat.tools import tool_of, typed_dict_schema
 from batchrt.runnables.base import Out, Runnable
 from batchrt.runnables.description import Description, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
@@ -25,7 +26,7 @@ from batchrt.runtime.strand import Strand
 
 __all__ = ["Method", "RawAndParsed", "StructuredChat", "response_format"]
 
-Method = Literal["json_schema", "json_mode"]
+Method = Literal["json_schema", "function_calling", "json_mode"]
 
 _LONGEST_NAME: Final = 64
 _SHOWN: Final = 8_000
@@ -49,7 +50,7 @@ class RawAndParsed(TypedDict):
 
 
 class StructuredChat(Runnable[ChatInput, Out]):
-    """Run `model` with a `response_format` and parse its answers by `schema`.
+    """Run `model` with a `response_format`, or a tool to call, and parse its answers by `schema`.
 
     After an answer that does not fit the model is asked again with the reason, `max_reasks` times at most,
     and as long as the retry budget of the model's quota allows it.
@@ -58,7 +59,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
     def __init__(
         self,
         model: Runnable[ChatInput, AIMessage],
-        schema: type[BaseModel] | Mapping[str, Any],
+        schema: type[Any] | Mapping[str, Any],
         *,
         method: Method,
         strict: bool | None,
@@ -76,11 +77,13 @@ class StructuredChat(Runnable[ChatInput, Out]):
                 raise ValueError(f"the schema {error}") from error
         self._model = model
         self._schema = schema
-        self._format = response_format(schema, method=method, strict=strict)
+        self.OutputType = schema if _is_model(schema) and not include_raw else dict[str, Any]
+        self._format = _request_options(schema, method=method, strict=strict)
         # In strict mode a server may refuse more than `strict_schema` knows.
-        enforced = self._format.get("json_schema", {}).get("strict") is True
         self._loose = (
-            response_format(schema, method=method, strict=False) if enforced and strict is None else None
+            _request_options(schema, method=method, strict=False)
+            if strict is None and _is_strict(self._format)
+            else None
         )
         self._include_raw = include_raw
         self._wanted = self._format  # `_format` may become the loose one
@@ -99,9 +102,9 @@ class StructuredChat(Runnable[ChatInput, Out]):
 
     def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
         """Return what the outputs depend on; see `Runnable.describe`."""
-        described = self._model.describe({**(kwargs or {}), "response_format": self._wanted})
+        described = self._model.describe({**(kwargs or {}), **self._wanted})
         form = part("output", (self._include_raw, self._max_reasks, self._schema))
-        kind = self._schema if isinstance(self._schema, type) and not self._include_raw else None
+        kind: Any = self._schema if _is_model(self._schema) and not self._include_raw else None
         return described._replace(parts=(*described.parts, form), output_type=kind)
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
@@ -122,10 +125,10 @@ class StructuredChat(Runnable[ChatInput, Out]):
 
     def _caller(self, kwargs: Mapping[str, Any]) -> StepCall:
         """Return the model's call, which leaves strict mode once the server has refused the schema in it."""
-        ask = self._model._step({**kwargs, "response_format": self._format}).call
+        ask = self._model._step({**kwargs, **self._format}).call
         if self._loose is None:
             return ask
-        ask_loosely = self._model._step({**kwargs, "response_format": self._loose}).call
+        ask_loosely = self._model._step({**kwargs, **self._loose}).call
 
         async def either(value: Any, strand: Strand) -> Any:
             if self._format is self._loose:
@@ -177,7 +180,7 @@ class StructuredChat(Runnable[ChatInput, Out]):
         return {"raw": message, "parsed": parsed, "parsing_error": misfit}
 
     def _parse(self, message: AIMessage) -> Any:
-        text = message.text
+        text = _text_of(message)
         try:
             return first_fitting(text, self._validate)
         except ValueError as error:
@@ -188,8 +191,8 @@ class StructuredChat(Runnable[ChatInput, Out]):
             raise OutputParserError(reason, text=text) from error
 
     def _validate(self, text: str) -> Any:
-        schema = self._schema
-        if isinstance(schema, type):
+        schema: Any = self._schema
+        if _is_model(schema):
             return _validate_model(schema, text)
         try:
             value = from_json(text)
@@ -198,6 +201,16 @@ class StructuredChat(Runnable[ChatInput, Out]):
         if not isinstance(value, dict):
             raise ValueError(f"it is no JSON object but a {type(value).__name__}")  # noqa: TRY004
         return value
+
+
+def _text_of(message: AIMessage) -> str:
+    """Return the text of an answer, or the arguments of its first tool call if it has no text."""
+    text = message.text
+    if text.strip() or not message.raw_tool_calls:
+        return text
+    function = message.raw_tool_calls[0].get("function")
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
 
 
 def _raise_or_parsed(_message: AIMessage, parsed: Any, misfit: OutputParserError | None) -> Any:
@@ -238,14 +251,14 @@ def _correction(message: AIMessage, misfit: OutputParserError) -> list[Message]:
     """Return the messages that ask the model again."""
     words = f"{misfit}. Answer again: with the whole JSON, corrected, and nothing else."
     asking = HumanMessage(words[:1].upper() + words[1:])
-    text = message.text
+    text = _text_of(message)
     return [AIMessage(text[:_SHOWN]), asking] if text.strip() else [asking]
 
 
 def _blames_schema(error: BadRequestError) -> bool:
     """Whether a request was refused for its schema."""
     said = f"{error.param} {error.message[:2_000]}".lower()
-    return "response_format" in said or "schema" in said
+    return any(word in said for word in ("response_format", "schema", "tools", "strict"))
 
 
 def _reasons(error: ValueError) -> str:
@@ -257,8 +270,33 @@ def _reasons(error: ValueError) -> str:
     return "; ".join(lines) + more
 
 
+def _request_options(
+    schema: type[Any] | Mapping[str, Any], *, method: Method, strict: bool | None
+) -> dict[str, Any]:
+    """Return the options of a request that make the answer follow `schema`; see `response_format`."""
+    if method != "function_calling":
+        return {"response_format": response_format(schema, method=method, strict=strict)}
+    plain = _plain_schema(schema)
+    named = {**plain, "title": _name_of(plain)}
+    try:
+        tool = tool_of(named, strict=strict is not False)
+    except ValueError:
+        if strict:
+            raise
+        tool = tool_of(named, strict=False)
+    choice = {"type": "function", "function": {"name": tool["function"]["name"]}}
+    return {"tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+
+
+def _is_strict(options: Mapping[str, Any]) -> bool:
+    """Whether options have the server enforce their schema."""
+    if "tools" in options:
+        return bool(options["tools"][0]["function"].get("strict"))
+    return options["response_format"].get("json_schema", {}).get("strict") is True
+
+
 def response_format(
-    schema: type[BaseModel] | Mapping[str, Any], *, method: Method, strict: bool | None
+    schema: type[Any] | Mapping[str, Any], *, method: Method, strict: bool | None
 ) -> dict[str, Any]:
     """Return the request's `response_format`.
 
@@ -276,10 +314,9 @@ def response_format(
         _plain_schema(schema)
         return {"type": "json_object"}
     if method != "json_schema":
-        raise ValueError(f"method must be 'json_schema' or 'json_mode', not {method!r}")
+        raise ValueError(f"method must be 'json_schema', 'function_calling' or 'json_mode', not {method!r}")
     plain = _plain_schema(schema)
-    name = re.sub(r"[^a-zA-Z0-9_-]", "_", str(plain.get("title") or "answer"))[:_LONGEST_NAME]
-    described: dict[str, Any] = {"name": name, "schema": plain, "strict": False}
+    described: dict[str, Any] = {"name": _name_of(plain), "schema": plain, "strict": False}
     if strict is not False:
         try:
             described |= {"schema": strict_schema(plain), "strict": True}
@@ -289,11 +326,21 @@ def response_format(
     return {"type": "json_schema", "json_schema": described}
 
 
+def _name_of(schema: Mapping[str, Any]) -> str:
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", str(schema.get("title") or "answer"))[:_LONGEST_NAME]
+
+
+def _is_model(schema: object) -> bool:
+    return isinstance(schema, type) and issubclass(schema, BaseModel)
+
+
 def _plain_schema(schema: object) -> dict[str, Any]:
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         return schema.model_json_schema()
+    if is_typeddict(schema):
+        return typed_dict_schema(schema)
     if isinstance(schema, Mapping):
         return dict(schema)
     raise TypeError(
-        f"with_structured_output takes a pydantic model or a dict with a JSON schema, not {schema!r}"
+        f"with_structured_output takes a pydantic model, a TypedDict or a JSON schema, not {schema!r}"
     )

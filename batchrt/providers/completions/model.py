@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from batchrt.batching.list_call import ListCall
@@ -25,16 +26,19 @@ from batchrt.providers.options import (
     complete_options,
     lists_of,
     merge_options,
+    model_name,
     sampling_options,
 )
+from batchrt.providers.stream_request import StreamUsage, producer
 from batchrt.runnables.base import Out
 from batchrt.runnables.description import Description, part
-from batchrt.runtime.step import Step
+from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from batchrt.providers.completions.text_chunks import TextChunks
     from batchrt.providers.http.response import Reply
     from batchrt.runtime.clock import Clock
 
@@ -50,10 +54,13 @@ class CompletionOptions(SamplingOptions, total=False):
     Attributes:
         best_of: texts that the server makes for each prompt, of which it returns the best.
         suffix: the text after the one that is to be written.
+        stream_usage: ask for the usage of streams (`stream_options`), which is the default. A server that
+            refuses that is not asked again.
     """
 
     best_of: int | None
     suffix: str | None
+    stream_usage: bool
 
 
 class OpenAI(Model[TextInput, Out]):
@@ -74,7 +81,7 @@ class OpenAI(Model[TextInput, Out]):
 
     Args:
         model: the model's name.
-        n: give so many texts for each prompt, as a list; else one, as a string.
+        n: give so many texts for each prompt, as a list; else one, as a string, which alone can be streamed.
         options: `CompletionOptions`: `best_of`, `suffix`, and the `SamplingOptions` in
             `batchrt/providers/options.py`. A `max_batch_size` of 1 sends each prompt by itself.
 
@@ -85,18 +92,34 @@ class OpenAI(Model[TextInput, Out]):
     `bind` overrides options for its part of a chain: `model.bind(stop=["END"], temperature=0)`.
     """
 
-    __signature__: OptionsSignature = OptionsSignature(CompletionOptions)
+    InputType = str
+    __signature__: OptionsSignature = OptionsSignature(CompletionOptions, stream_usage=True)
 
     @overload
     def __init__(
-        self: OpenAI[str], model: str, *, n: None = None, **options: Unpack[CompletionOptions]
+        self: OpenAI[str],
+        model: str,
+        *,
+        n: None = None,
+        **options: Unpack[CompletionOptions],
     ) -> None: ...
     @overload
     def __init__(
-        self: OpenAI[list[str]], model: str, *, n: int, **options: Unpack[CompletionOptions]
+        self: OpenAI[list[str]],
+        model: str,
+        *,
+        n: int,
+        **options: Unpack[CompletionOptions],
     ) -> None: ...
-    def __init__(self, model: str, *, n: int | None = None, **options: Unpack[CompletionOptions]) -> None:
-        settings = complete_options(OpenAI, CompletionOptions, options)
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        n: int | None = None,
+        **options: Unpack[CompletionOptions],
+    ) -> None:
+        settings = complete_options(OpenAI, CompletionOptions, options, stream_usage=True)
+        model = model_name(OpenAI, model, settings)
         self._options = check_options(
             {
                 "model": model,
@@ -107,12 +130,14 @@ class OpenAI(Model[TextInput, Out]):
             "OpenAI",
         )
         self._n = check_count(n)
+        self.OutputType = str if self._n is None else list[str]
         self._extra_body = check_extra_body(settings["extra_body"], "OpenAI")
         self._lists = lists_of(settings)
         self.share_lists: bool = settings["share_lists"]
         # Shared by all runs of this model.
         self._shared: dict[Hashable, ListCall] | None = {} if self.share_lists else None
-        self._connect(model, settings)
+        self._stream_usage = StreamUsage(wanted=settings["stream_usage"])
+        self._connect(model, settings, n=n)
         self._memory = ListMemory()
         self._request_for({})
 
@@ -137,7 +162,7 @@ class OpenAI(Model[TextInput, Out]):
             (output,) = await send([encode_prompt(value)], strand)
             return output
 
-        return listed(
+        step = listed(
             Step(alone),
             send,
             self._memory.support(request.names),
@@ -147,6 +172,22 @@ class OpenAI(Model[TextInput, Out]):
             prepare=encode_prompt,
             shared_calls=self._shared,
         )
+        return step if self._n is not None else step._replace(produce=self._producer(request, kwargs))
+
+    def _producer(self, request: TextRequest, kwargs: Mapping[str, Any]) -> Produce:
+        from batchrt.providers.completions.text_chunks import TextChunks
+
+        client, fields, usage = self._client, self._fields(kwargs), self._stream_usage
+
+        @cache  # made with the first stream
+        def stream(asks_usage: bool) -> TextRequest:  # noqa: FBT001
+            return TextRequest(usage.fields(fields, usage=asks_usage))
+
+        def read(head: Reply, clock: Clock) -> TextChunks:
+            return TextChunks(head, client.secrets, clock.wall)
+
+        endpoint = client.endpoint(_PATH, request.names[0], request.most)
+        return producer(endpoint, usage, lambda value, asks: stream(asks).body([encode_prompt(value)]), read)
 
     def _sender(self, request: TextRequest) -> Send:
         client, n = self._client, self._n

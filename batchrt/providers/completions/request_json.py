@@ -15,7 +15,7 @@ from batchrt.providers.http.response import Reply
 from batchrt.providers.http.secrets import Secrets
 from batchrt.providers.request_body import bad_input, encode_members, half_surrogate, most_tokens
 from batchrt.providers.response_body import ReportedError, ShapeError, malformed, read_answer, read_usage
-from batchrt.runnables.prompts import ChatPromptValue
+from batchrt.runnables.prompt_values import ChatPromptValue
 
 __all__ = ["TextInput", "TextLike", "TextRequest", "Texts", "encode_prompt", "read_texts"]
 

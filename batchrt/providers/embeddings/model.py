@@ -14,7 +14,7 @@ from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
 from batchrt.providers.base import Model
 from batchrt.providers.embeddings.options import OF_THE_MODEL, check_list_options, request_fields
-from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options
+from batchrt.providers.options import ModelOptions, OptionsSignature, complete_options, model_name
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.description import Description, part
 from batchrt.runnables.keywords import check_keywords
@@ -82,11 +82,13 @@ class OpenAIEmbeddings(Model[str, list[float]]):
     `bind` overrides `model`, `dimensions` and further members of the body for its part of a chain.
     """
 
+    InputType = str
+    OutputType = list[float]
     __signature__: OptionsSignature = OptionsSignature(ModelOptions, max_response_bytes=_LARGEST_ANSWER)
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         *,
         dimensions: int | None = None,
         server: ServerFamily | None = None,
@@ -99,6 +101,7 @@ class OpenAIEmbeddings(Model[str, list[float]]):
         settings = complete_options(
             OpenAIEmbeddings, ModelOptions, options, max_response_bytes=_LARGEST_ANSWER
         )
+        model = model_name(OpenAIEmbeddings, model, settings)
         # Imported late: `import batchrt` must not load an HTTP library.
         from batchrt.providers.embeddings.request_limits import Capacity
         from batchrt.providers.embeddings.requests import EmbeddingLists
@@ -119,7 +122,16 @@ class OpenAIEmbeddings(Model[str, list[float]]):
             max_linger=self.max_linger,
         )
         self._truncate = truncate
-        self._connect(model, settings)
+        self._connect(
+            model,
+            settings,
+            dimensions=dimensions,
+            server=server,
+            max_batch_tokens=max_batch_tokens,
+            tokenizer=tokenizer,
+            truncate=truncate,
+            encoding_format=encoding_format,
+        )
         family = family_of(server, self._client.address.host)
 
         def new_capacity(model: str) -> Capacity:
@@ -372,6 +384,11 @@ class _ByteEmbeddings(Runnable[str, bytes]):
 
     def _keyword_hint(self, keyword: str) -> str:
         return self._model._keyword_hint(keyword)
+
+    def describe(self, kwargs: Mapping[str, Any] | None = None) -> Description:
+        """Return what the outputs depend on; see `Runnable.describe`."""
+        described = self._model.describe(kwargs)
+        return described._replace(parts=(*described.parts, part("vectors", "bytes")))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         return self._model._as_step(kwargs, as_bytes=True)

@@ -31,6 +31,8 @@ Fitted to cl100k_base: true counts are 0.75 to 1.4 times the estimate for Englis
 Russian, Greek, Arabic, Hindi, Thai, Chinese, Japanese, Korean, JSON and code; up to 3 times for digits,
 base64 and emoji."""
 
+_OF_EMBEDDINGS: Final = "cl100k_base"
+"""The encoding of OpenAI's embedding models."""
 _LONGEST_TOKEN: Final = 128
 """Characters that a token has at most: cl100k_base's longest is a run of blanks."""
 MOST_PER_CHARACTER: Final = 4
@@ -54,6 +56,10 @@ class Tokenizer(Protocol):
         """Whether the counts are the server's own."""
 
     @property
+    def name(self) -> str:
+        """What counts: `estimate`, or tiktoken's name of the encoding."""
+
+    @property
     def cost(self) -> Callable[[str], float]:
         """The function that returns the number of tokens of a text."""
 
@@ -71,6 +77,7 @@ class Estimate:
     """Estimate tokens from characters and bytes; nothing is downloaded."""
 
     exact: Final = False
+    name: Final = "estimate"
     cost: Final = staticmethod(estimate)
 
     def at_least(self, text: str) -> int:
@@ -88,7 +95,11 @@ class Tiktoken:
     """Count tokens as OpenAI does.
 
     Args:
-        model: which model's encoding; cl100k_base for models that tiktoken does not know.
+        model: which model's encoding.
+        otherwise: the encoding for models that tiktoken does not know.
+
+    Attributes:
+        name: of the encoding.
 
     Raises:
         ImportError: tiktoken is not installed.
@@ -97,7 +108,7 @@ class Tiktoken:
 
     exact: Final = True
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, otherwise: str = _OF_EMBEDDINGS) -> None:
         try:
             import tiktoken
         except ImportError as error:
@@ -109,7 +120,7 @@ class Tiktoken:
             try:
                 encoding = tiktoken.encoding_for_model(model)
             except KeyError:
-                encoding = tiktoken.get_encoding("cl100k_base")
+                encoding = tiktoken.get_encoding(otherwise)
         except Exception as error:
             # Any error of its HTTP library, or of a file that is broken.
             raise TokenizerError(
@@ -119,6 +130,7 @@ class Tiktoken:
                 'tokenizer="tiktoken" out for an estimate, which needs no download'
             ) from error
         self._encoding: tiktoken.Encoding = encoding
+        self.name: str = encoding.name
 
     def cost(self, text: str) -> float:
         """Return how many tokens `text` has."""
@@ -139,8 +151,8 @@ class Tiktoken:
         return self._encoding.decode_bytes(tokens[:kept]).decode("utf-8", "ignore")
 
 
-def tokenizer_of(name: TokenizerName, model: str) -> Tokenizer:
-    """Return the tokenizer called `name`.
+def tokenizer_of(name: TokenizerName, model: str, otherwise: str = _OF_EMBEDDINGS) -> Tokenizer:
+    """Return the tokenizer called `name`; see `Tiktoken`.
 
     Raises:
         ValueError: for a name that is none.
@@ -150,5 +162,5 @@ def tokenizer_of(name: TokenizerName, model: str) -> Tokenizer:
     if name == "estimate":
         return Estimate()
     if name == "tiktoken":
-        return Tiktoken(model)
+        return Tiktoken(model, otherwise)
     raise ValueError(f'tokenizer must be "estimate" or "tiktoken", not {name!r}')

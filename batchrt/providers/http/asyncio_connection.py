@@ -21,8 +21,9 @@ from batchrt.providers.http.socket_streams import is_readable
 
 __all__ = ["AsyncioConnection", "connect_asyncio", "loop_time"]
 
-_MOST_UNREAD: Final = 1024 * 1024
-"""Bytes of a body that wait for a slow reader before the connection stops to receive."""
+_MOST_UNREAD: Final = 64 * 1024
+"""Bytes of a body that wait for a slow reader before the connection stops to receive; thousands of streams
+may have one at the same time."""
 _LONGEST_GREETING: Final = 4096
 """Bytes of a server that speaks before it is spoken to; more are no greeting."""
 

@@ -55,6 +55,7 @@ class Client:
         http_client: HTTPClient | None = None,
         transport: HTTPTransport | None = None,
         ssl_context: SSLContext | None = None,
+        keepalive_expiry: float | None = None,
         extra_headers: Mapping[str, str] | None = None,
         max_response_bytes: int = 64 * 2**20,
         quota: Quota | None = None,
@@ -64,7 +65,7 @@ class Client:
     ) -> None:
         api_key = Hidden(api_key)
         # Options are checked before the key is in a local variable, which a traceback may show.
-        _check_limits(timeout, max_retries, max_response_bytes)
+        _check_limits(timeout, max_retries, max_response_bytes, keepalive_expiry)
         self._policy = _check_policy(retry_policy)
         self._quota = _check_quota(quota)
         given = _check_given(limits or {}, quota)
@@ -92,6 +93,7 @@ class Client:
             http_client=http_client,
             transport=transport,
             ssl_context=ssl_context,
+            keepalive_expiry=keepalive_expiry,
         )
 
     def __repr__(self) -> str:
@@ -145,13 +147,17 @@ def _is_account(header: str) -> bool:
     return is_credential(header) or header in ("openai-organization", "openai-project")
 
 
-def _check_limits(timeout: float | None, max_retries: int, max_response_bytes: int) -> None:
+def _check_limits(
+    timeout: float | None, max_retries: int, max_response_bytes: int, keepalive_expiry: float | None
+) -> None:
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, or None for no end, not {timeout}")
     if max_retries < 0:
         raise ValueError(f"max_retries must be 0 or more, not {max_retries}")
     if max_response_bytes < 1:
         raise ValueError(f"max_response_bytes must be 1 or more, not {max_response_bytes}")
+    if keepalive_expiry is not None and not keepalive_expiry >= 0:
+        raise ValueError(f"keepalive_expiry must be 0 or more seconds, not {keepalive_expiry}")
 
 
 def _check_quota(quota: Quota | None) -> Quota | None:

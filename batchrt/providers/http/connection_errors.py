@@ -83,6 +83,7 @@ _HINTS: Final[dict[ConnectionFault, str]] = {
         "or lower max_concurrency"
     ),
 }
+_NO_UNIX_SOCKET: Final = "nothing listens there ({reason}); check the path of the socket in base_url"
 _NOT_OF_PROXIES: Final = ("certificate", "resources")
 
 
@@ -174,8 +175,9 @@ def connection_failed(
     # Through a proxy, a certificate that fails is mostly the server's.
     proxied = proxy is not None and (certain or fault not in _NOT_OF_PROXIES)
     if fault is not None and not explained:
+        hint = _NO_UNIX_SOCKET if protocol == "http+unix" and fault == "refused" else _HINTS[fault]
         protocol = "TLS" if protocol == "https" and not proxied else "HTTP"
-        words = _HINTS[fault].format(reason=reason, protocol=protocol, limit=_descriptor_limit())
+        words = hint.format(reason=reason, protocol=protocol, limit=_descriptor_limit())
     if proxy is not None and proxied:
         words = words.replace("base_url", proxy.setting)
         where = f"the proxy {proxy.origin} ({proxy.setting}) on the way to {origin}"

@@ -18,6 +18,7 @@ from batchrt.providers.http.rate_limit_headers import (
     refuses_parallel,
 )
 from batchrt.providers.http.retry_after import wait_before_retry
+from batchrt.providers.http.streamed_call import StreamedCall
 from batchrt.runtime.retry import first_failure, note_failure
 from batchrt.runtime.sync_callbacks import checked_sync
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from batchrt.limits.quota import Quota
     from batchrt.providers.http.response import Reply, Sink
     from batchrt.providers.http.secrets import Secrets
+    from batchrt.providers.http.streamed_call import Chunks
     from batchrt.providers.http.transport import Transport
     from batchrt.runtime.clock import Clock
     from batchrt.runtime.retry import RetryPolicy
@@ -48,7 +50,8 @@ class Billed(Protocol):
         """The tokens that were billed; `None` if the answer does not say."""
 
 
-T = TypeVar("T", bound=Billed)
+B = TypeVar("B", bound=Billed)
+T = TypeVar("T")
 
 
 class Endpoint:
@@ -107,11 +110,11 @@ class Endpoint:
     async def call(
         self,
         body: bytes,
-        read: Callable[[Reply, Clock], T],
+        read: Callable[[Reply, Clock], B],
         strand: Strand,
         sink: Callable[[], Sink] | None = None,
         answers: int = 1,
-    ) -> T:
+    ) -> B:
         """Post `body` and return the reply as parsed by `read`; `strand` holds a slot meanwhile.
 
         Args:
@@ -137,6 +140,18 @@ class Endpoint:
             if permit.granted or permit.reservation is not None:
                 self._abandon(permit, strand)
         return await self._retry(body, read, strand, sink, answers, failure)
+
+    def stream(
+        self,
+        body: Callable[[ProviderError | None], bytes | None],
+        read: Callable[[Reply, Clock], Chunks[T]],
+        strand: Strand,
+    ) -> StreamedCall[T]:
+        """Return the chunks of the answer to a request, which is sent when the first is asked for.
+
+        See `StreamedCall` for the arguments and the errors.
+        """
+        return StreamedCall(self, body, read, strand)
 
     def _permit(self, size: int, answers: int, strand: Strand) -> Permit:
         return Permit(
@@ -170,18 +185,26 @@ class Endpoint:
         if permit.granted:
             self.quota.abandoned(permit, strand.run.now())
 
-    def _evaluate(self, reply: Reply, read: Callable[[Reply, Clock], T], permit: Permit, strand: Strand) -> T:
+    def _note_limits(self, reply: Reply, permit: Permit) -> None:
+        """Keep the limits that the headers of a response tell."""
         if self.quota.follow_headers:
             permit.told = read_rate_limits(reply.headers)
             if self.quota.may_be_parallel and (limit := parallel_limit(reply.headers)) is not None:
                 self.quota.told_in_flight(limit)
+
+    def _refusal(self, reply: Reply, permit: Permit, clock: Clock) -> ProviderError:
+        """Return the error of a response whose status is no success."""
+        error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
+        if refuses_parallel(reply.headers, error):
+            # One more may be sent as soon as another request ends, whatever wait is named.
+            permit.parallel, error.retry_after = True, None
+        return error
+
+    def _evaluate(self, reply: Reply, read: Callable[[Reply, Clock], B], permit: Permit, strand: Strand) -> B:
+        self._note_limits(reply, permit)
         clock = strand.run.clock
         if not 200 <= reply.status < 300:  # noqa: PLR2004
-            error = error_from(reply, self._secrets, clock.wall, longest=self._longest)
-            if refuses_parallel(reply.headers, error):
-                # One more may be sent as soon as another request ends, whatever wait is named.
-                permit.parallel, error.retry_after = True, None
-            raise error
+            raise self._refusal(reply, permit, clock)
         answer = read(reply, clock)
         usage = answer.usage
         if usage is not None:
@@ -205,16 +228,19 @@ class Endpoint:
             self._settle(permit, None if failure.kind.billed else Usage())
         return failure
 
+    def _decider(self, failure: Failure, strand: Strand) -> _RetryDecider:
+        return _RetryDecider(self, failure, strand)
+
     # A method of its own: a closure's variables would cost memory in every first attempt that waits.
     async def _retry(  # noqa: PLR0917  the arguments of `call`
         self,
         body: bytes,
-        read: Callable[[Reply, Clock], T],
+        read: Callable[[Reply, Clock], B],
         strand: Strand,
         sink: Callable[[], Sink] | None,
         answers: int,
         failure: Failure,
-    ) -> T:
+    ) -> B:
         retry = _RetryDecider(self, failure, strand)
         while True:
             await retry.wait()

@@ -47,6 +47,7 @@ class Exchange:
         bodiless: the response has no body, whatever its head says.
         connect_timeout: seconds for a connection to be made; `None` for no limit but the connector's own.
         read_timeout: seconds for each part of a response that is read part by part.
+        ended: the whole body was received, part by part, and the connection given back.
     """
 
     response: ResponseParser
@@ -54,6 +55,7 @@ class Exchange:
     bodiless: bool = False
     connect_timeout: float | None = None
     read_timeout: float | None = None
+    ended: bool = False
     _expired = False
     _connection: Connection | None = None
     _scope: anyio.CancelScope | None = None
@@ -112,16 +114,29 @@ class Exchange:
 
     async def __anext__(self) -> bytes:
         """Return the next part of the body, which is not empty."""
+        part = await self.receive()
+        if not part:
+            raise StopAsyncIteration
+        return part
+
+    async def receive(self) -> bytes:
+        """Return the next part of the body, or nothing at its end."""
+        if self.ended:
+            return b""
         response = self.response
         while not response.chunks and not response.done:
             await self._advance()
-        if response.chunks:
-            chunks = response.take()
+        chunks = response.take()
+        if response.done and response.error is None:
+            # The parser is the connection's, which may be used for another exchange from now on.
+            self.ended = True
+            self.close()
+        if chunks:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.close()
-        if response.error is not None:
+        if not self.ended and response.error is not None:
             self._raise(response.error)
-        raise StopAsyncIteration
+        return b""
 
     def close(self) -> None:
         """Give the connection back, or close it if the response is incomplete."""

@@ -4,24 +4,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import httpx
 
+from batchrt.errors import RequestTimeoutError
 from batchrt.providers.http.connection_errors import translate
 from batchrt.providers.http.content_encoding import too_large
 from batchrt.providers.http.response import Reply, Sink, drained, read_body
+from batchrt.providers.http.response_stream import ResponseStream, no_answer, stalled
 from batchrt.runtime.blocked_loops import LoopBound
 
 if TYPE_CHECKING:
+    from batchrt.errors import ProviderError
     from batchrt.providers.http.transport import HTTPClient, HTTPTransport
 
 __all__ = ["ClientChannel", "TransportChannel"]
 
 _LIBRARIES: Final = ("httpx", "httpx2")
 """Libraries whose clients and transports are accepted; openai and LangChain have moved to httpx2."""
+
+_MOST_BUFFERED: Final = 1_000
+"""Parts that were received before a stream was left, at most; then the next read waits, and is cancelled."""
 
 
 class _HTTPXChannel:
@@ -40,6 +46,7 @@ class _HTTPXChannel:
         self._library = library
         self._failures = (library.TransportError, library.DecodingError, OSError)
         self._pool: LoopBound | None = None
+        self._owned: Any = None
 
     def _use(self, transport: object) -> None:
         """Hold all requests to one event loop if `transport` keeps connections, as the library's own does."""
@@ -79,11 +86,104 @@ class _HTTPXChannel:
             await _close_generator(parts)
         return Reply(response.status_code, response.headers, body)
 
+    async def stream(self, url: str, body: bytes) -> ResponseStream:
+        """Send `body`; see `Transport.stream`."""
+        if self._pool is not None:
+            self._pool.use("a connection of the httpx client or transport")
+        try:
+            with anyio.fail_after(self._timeout):
+                response = await self._send(url, body)
+        except self._failures as error:
+            raise self._translated(error, url, reading=False) from error
+        try:
+            return _HTTPXStream(response, self, url)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+            raise
+
+    def _translated(self, error: BaseException, url: str, *, reading: bool) -> ProviderError:
+        """Return the error of a stream."""
+        translated = translate(error, url, self._timeout, library=self._library, reading=reading)
+        if isinstance(translated, RequestTimeoutError):
+            return stalled(url, self._timeout) if reading else no_answer(url, self._timeout)
+        return translated
+
     async def _send(self, url: str, body: bytes) -> httpx.Response:
         raise NotImplementedError
 
     async def aclose(self) -> None:
         """Do nothing: only a transport that was passed in is closed with its model."""
+
+
+class _HTTPXStream(ResponseStream):
+    """Receive the raw stream of a response of httpx's, or httpx2's."""
+
+    __slots__ = ("_channel", "_raw", "_response", "_unread", "_url")
+
+    def __init__(self, response: httpx.Response, channel: _HTTPXChannel, url: str) -> None:
+        encoding = response.headers.get("content-encoding", "")
+        consumed = response.is_stream_consumed  # made of bytes by a mock, or read by a hook of the client
+        super().__init__(response.status_code, response.headers, "" if consumed else encoding, channel._limit)
+        self._response = response
+        self._channel = channel
+        self._url = url
+        self._unread = True
+        self._raw: AsyncIterator[bytes] | bytes
+        if consumed:
+            self._raw = response.content
+        elif isinstance(response.stream, AsyncIterable):
+            self._raw = aiter(response.stream)
+        else:
+            raise TypeError("the transport gave a response that cannot be read asynchronously")
+
+    async def _receive(self) -> bytes:
+        raw = self._raw
+        if isinstance(raw, bytes):
+            self._raw = b""
+            return raw
+        part: bytes | None = b""
+        self._unread = False
+        try:
+            with anyio.fail_after(self._channel._timeout):
+                while part == b"":
+                    part = await anext(raw, None)
+        except self._channel._failures as error:
+            raise self._channel._translated(error, self._url, reading=True) from error
+        if part is not None:
+            self._unread = True
+            return part
+        await self.aclose()
+        return b""
+
+    async def aclose(self) -> None:
+        """Close the response, which gives its connection back or closes it."""
+        raw = self._raw
+        if self._unread and not isinstance(raw, bytes):
+            self._unread = False
+            await self._cancel(raw)
+        await _close_generator(raw)
+        with anyio.CancelScope(shield=True):
+            await self._response.aclose()
+            if self._channel._owned is not None:
+                await self._channel._owned.aclose()
+
+    async def _cancel(self, raw: AsyncIterator[bytes]) -> None:
+        """Cancel the next read.
+
+        httpx nests generators, and to close the outermost leaves the others to the garbage collector, which
+        Trio warns of; a cancellation ends them all.
+        """
+        for _ in range(_MOST_BUFFERED):
+            with anyio.CancelScope(shield=True) as scope:
+                scope.cancel()
+                try:
+                    if await anext(raw, None) is None:
+                        return
+                except self._channel._failures:
+                    return
+            if scope.cancelled_caught:
+                return
 
 
 class TransportChannel(_HTTPXChannel):
@@ -116,15 +216,24 @@ class TransportChannel(_HTTPXChannel):
 class ClientChannel(_HTTPXChannel):
     """Send through a user's httpx client: its proxies, certificates, hooks and pool.
 
+    One that is `owned` is closed with the first stream.
+
     Raises:
         TypeError: it is not an async client.
     """
 
     def __init__(
-        self, headers: Mapping[str, str], timeout: float | None, limit: int, client: HTTPClient
+        self,
+        headers: Mapping[str, str],
+        timeout: float | None,
+        limit: int,
+        client: HTTPClient,
+        *,
+        owned: bool = False,
     ) -> None:
         super().__init__(headers, timeout, limit, _library_of_client(client))
         self._client: Any = client
+        self._owned = client if owned else None
         self._use(getattr(client, "_transport", None))
 
     async def _send(self, url: str, body: bytes) -> Any:

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from batchrt.providers.http.tls import tls_context
 
 if TYPE_CHECKING:
     import ssl
 
     from batchrt.providers.http.response import Reply, Sink
+    from batchrt.providers.http.response_stream import ResponseStream
 
-__all__ = ["is_httpx_mocked", "post_by_httpx"]
+__all__ = ["is_httpx_mocked", "post_by_httpx", "stream_by_httpx"]
 
 _PATCHED: Final = (
     ("httpcore", "AsyncConnectionPool", "handle_async_request"),  # respx, vcrpy 8
@@ -64,3 +67,25 @@ async def post_by_httpx(  # noqa: PLR0917  the arguments of a channel
     transport = httpx.AsyncHTTPTransport(verify=ssl_context or tls_context())
     async with httpx.AsyncClient(transport=transport) as client:
         return await ClientChannel(headers, timeout, limit, client).post(url, body, sink)
+
+
+async def stream_by_httpx(  # noqa: PLR0917  the arguments of a channel
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    timeout: float | None,  # noqa: ASYNC109  of the exchange
+    limit: int,
+    ssl_context: ssl.SSLContext | None,
+) -> ResponseStream:
+    """Stream through an httpx client that is made for this request; see `Transport.stream`."""
+    import httpx
+
+    from batchrt.providers.http.httpx_channels import ClientChannel
+
+    client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(verify=ssl_context or tls_context()))
+    try:
+        return await ClientChannel(headers, timeout, limit, client, owned=True).stream(url, body)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await client.aclose()
+        raise

@@ -18,7 +18,7 @@ from batchrt.providers.http.pool import KEEPALIVE_EXPIRY, Pools
 from batchrt.providers.http.response_parser import BrokenResponse, Disconnected
 from batchrt.providers.http.route import UNIX_SCHEME, Route, route_of
 
-__all__ = ["NativeTransport"]
+__all__ = ["BatchrtTransport"]
 
 _OF_THE_CONNECTION = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
@@ -32,12 +32,12 @@ _FORBIDDEN: Final = re.compile(rb"[\0\r\n]")
 """Bytes that would end the value of a field, and begin another one or another request."""
 
 
-class NativeTransport(httpx.AsyncBaseTransport):
+class BatchrtTransport(httpx.AsyncBaseTransport):
     """Send httpx requests over connections of our own, on asyncio, uvloop and Trio.
 
     One object serves all event loops. Proxies and certificates are the environment's, as httpx has them.
-    HTTP/1.1 only. The time-outs of the request count; that for the pool does not, as no request waits for
-    another's connection.
+    HTTP/1.1 only. The time-outs of the request count: "read" bounds each silence, in sending as well; "pool"
+    has no meaning, as no request waits for another's connection.
 
     Args:
         verify: the context for TLS; by default one for certifi's and the system's certificates, or for those
@@ -120,6 +120,8 @@ def _request_of(request: httpx.Request, route: Route, body: bytes) -> RequestByt
         httpx.LocalProtocolError: they would not be one request.
     """
     fields = [(name, value) for name, value in request.headers.raw if name.lower() not in _OF_THE_CONNECTION]
+    if request.headers.get("connection", "").lower() == "close":
+        fields.append((b"connection", b"close"))  # the server closes it after its response
     names = {name.lower() for name, _ in fields}
     if b"content-length" not in names and (body or request.method in ("POST", "PUT", "PATCH")):
         fields.append((b"content-length", b"%d" % len(body)))

@@ -16,11 +16,12 @@ from batchrt.providers.http.connection_errors import (
 )
 from batchrt.providers.http.content_encoding import decode
 from batchrt.providers.http.exchange import Exchange, RequestBytes
-from batchrt.providers.http.httpx_mocks import is_httpx_mocked, post_by_httpx
-from batchrt.providers.http.pool import Pools
+from batchrt.providers.http.httpx_mocks import is_httpx_mocked, post_by_httpx, stream_by_httpx
+from batchrt.providers.http.pool import Pool, Pools
 from batchrt.providers.http.proxies import Proxy
 from batchrt.providers.http.response import HeaderMap, Reply, Sink, read_body
 from batchrt.providers.http.response_parser import BrokenResponse
+from batchrt.providers.http.response_stream import ResponseStream, no_answer, stalled
 from batchrt.providers.http.retry_after import advise
 from batchrt.providers.http.route import Route, route_of
 from batchrt.providers.http.scheme_probe import speaks_http, speaks_tls
@@ -58,13 +59,14 @@ class NativeChannel:
         *,
         tls: bool,
         ssl_context: ssl.SSLContext | None,
+        keepalive_expiry: float,
     ) -> None:
         self._headers = headers
         self._timeout = timeout
         self._limit = limit
         self._tls = tls
         self._ssl_context = ssl_context
-        self._pools = Pools(timeout=timeout)
+        self._pools = Pools(timeout=timeout, keepalive_expiry=keepalive_expiry)
         self._targets: dict[str, _Target] = {}
         self._other_scheme: bool | None = None
 
@@ -93,6 +95,41 @@ class NativeChannel:
             if deadlines is not None and exchange is not None:
                 deadlines.end(exchange)
         raise await self._translated(failure, url) from failure
+
+    async def stream(self, url: str, body: bytes) -> ResponseStream:
+        """Send `body`; see `Transport.stream`."""
+        if is_httpx_mocked():
+            return await stream_by_httpx(
+                url, body, self._headers, self._timeout, self._limit, self._ssl_context
+            )
+        pool = self._pools.here() or await self._pools.make()
+        target = self._targets.get(url) or self._target(url)
+        request = RequestBytes(b"%b%d\r\n\r\n%b" % (target.head, len(body), body))
+        exchange = Exchange(pool, target.route, request, self._limit)
+        now = pool.time()
+        if pool.deadlines is not None:
+            pool.deadlines.begin(exchange, now)
+        try:
+            await exchange.begin(now)
+        except (OSError, BrokenResponse) as error:
+            failure = error
+        else:
+            if self._other_scheme is None:
+                self._other_scheme = False
+            return self._opened(exchange, pool, url)
+        finally:
+            if pool.deadlines is not None:
+                pool.deadlines.end(exchange)
+        if isinstance(failure, TimeoutError):
+            raise no_answer(url, self._timeout) from failure
+        raise await self._translated(failure, url) from failure
+
+    def _opened(self, exchange: Exchange, pool: Pool, url: str) -> ResponseStream:
+        try:
+            return _NativeStream(exchange, pool, self._limit, (self, url))
+        except BaseException:
+            exchange.close()
+            raise
 
     async def aclose(self) -> None:
         """Close idle connections; requests fail afterwards."""
@@ -150,6 +187,38 @@ class NativeChannel:
             return error
         reason = "it answers without TLS: try http://" if self._tls else "it speaks TLS: try https://"
         return connection_failed(origin_of(url), reason, "protocol")
+
+
+class _NativeStream(ResponseStream):
+    """Receive from an exchange; the deadline of each wait is `timeout` from its beginning."""
+
+    __slots__ = ("_channel", "_exchange", "_pool", "_url")
+
+    def __init__(self, exchange: Exchange, pool: Pool, limit: int, asked: tuple[NativeChannel, str]) -> None:
+        response = exchange.response
+        super().__init__(response.status, response.headers, _encoding(response.headers), limit)
+        self._exchange = exchange
+        self._pool = pool
+        self._channel, self._url = asked
+
+    async def _receive(self) -> bytes:
+        exchange, deadlines = self._exchange, self._pool.deadlines
+        if deadlines is not None:
+            deadlines.begin(exchange, self._pool.time())
+        try:
+            return await exchange.receive()
+        except (OSError, BrokenResponse) as error:
+            failure = error
+        finally:
+            if deadlines is not None:
+                deadlines.end(exchange)
+        if isinstance(failure, TimeoutError):
+            raise stalled(self._url, self._channel._timeout) from failure
+        raise await self._channel._translated(failure, self._url) from failure
+
+    async def aclose(self) -> None:
+        """Close the connection at once, unless the body was received to its end."""
+        self._exchange.close()
 
 
 def _encoding(headers: HeaderMap) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 import anyio.lowlevel
@@ -26,6 +26,16 @@ _ROUNDS_TO_CLOSE: Final = 3
 """Rounds of asyncio's loop in which a transport over TLS closes; a loop that ends before would warn."""
 _RESTED: Final = 0.01
 """Seconds of idleness from which on a connection is looked at before it is used."""
+
+
+class _IdleConnections(deque[Connection]):
+    """The idle connections of one route, the last used at the end."""
+
+    __slots__ = ("route",)
+
+    def __init__(self, route: Route) -> None:
+        super().__init__()
+        self.route = route
 
 
 class Pool:
@@ -50,8 +60,9 @@ class Pool:
         self.time: Callable[[], float] = time
         self.deadlines: Deadlines | None = None if timeout is None else Deadlines(timeout, self.time)
         self._expiry = keepalive_expiry
-        # By the identity of the route (see `Pools.intern`): to hash its fields would cost more than the rest.
-        self._idle: dict[int, deque[Connection]] = {}
+        # By the identity of the route (see `Pools.intern`), as hashing its fields would cost more than the
+        # rest. The values keep the routes alive: an identity never passes on to another route.
+        self._idle: dict[int, _IdleConnections] = {}
         self._open: set[Connection] = set()
         self._alarm = Alarm(self._expire)
         self._closed = False
@@ -92,7 +103,7 @@ class Pool:
         connection.idle_since = self.time()
         idle = self._idle.get(id(route))
         if idle is None:
-            idle = self._idle[id(route)] = deque()
+            idle = self._idle[id(route)] = _IdleConnections(route)
         idle.append(connection)
         if self._alarm.when == _NEVER:
             self._alarm.set(connection.idle_since + self._expiry)
@@ -127,11 +138,13 @@ class Pool:
     def _expire(self) -> None:
         """Close connections that have been idle for too long: of each route, the first ones."""
         oldest, now = _NEVER, self.time()
-        for idle in self._idle.values():
+        for key, idle in list(self._idle.items()):
             while idle and now - idle[0].idle_since >= self._expiry:
                 idle.popleft().cancel()
             if idle:
                 oldest = min(oldest, idle[0].idle_since)
+            else:
+                del self._idle[key]
         if oldest != _NEVER:
             self._alarm.set(oldest + self._expiry)
 
@@ -148,12 +161,12 @@ class Pools:
         self._timeout = timeout
         self._expiry = keepalive_expiry
         self._pools: dict[object, Pool] = {}
-        self._routes: dict[Route, Route] = {}
+        self._routes: weakref.WeakValueDictionary[Hashable, Route] = weakref.WeakValueDictionary()
         self.closed: bool = False
 
     def intern(self, route: Route) -> Route:
         """Return the first of all routes that equal `route`; pools take no other."""
-        return self._routes.setdefault(route, route)
+        return self._routes.setdefault(route.key, route)
 
     def here(self) -> Pool | None:
         """Return the pool of the running loop, if it has one."""

@@ -19,7 +19,7 @@ UNIX_SCHEME: Final = "http+unix"
 _PORTS: Final = {"http": 80, "https": 443, UNIX_SCHEME: 80}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Route:
     """The way to a server: connections with equal routes are interchangeable.
 
@@ -38,6 +38,11 @@ class Route:
     tls: ssl.SSLContext | None = None
     proxy: Proxy | None = None
     proxy_tls: ssl.SSLContext | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The values of all fields, equal for equal routes."""
+        return (self.host, self.port, self.unix_path, self.tls, self.proxy, self.proxy_tls)
 
     @property
     def server_hostname(self) -> str:

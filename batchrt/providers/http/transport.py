@@ -17,7 +17,9 @@ from typing import Any, Protocol
 from batchrt.providers.http.address import check_headers
 from batchrt.providers.http.content_encoding import ACCEPT_ENCODING
 from batchrt.providers.http.native_channel import NativeChannel
+from batchrt.providers.http.pool import KEEPALIVE_EXPIRY
 from batchrt.providers.http.response import Reply, Sink
+from batchrt.providers.http.response_stream import ResponseStream
 
 __all__ = ["HTTPClient", "HTTPTransport", "Transport"]
 
@@ -45,6 +47,8 @@ class HTTPTransport(Protocol):
 class _Channel(Protocol):
     async def post(self, url: str, body: bytes, sink: Sink | None) -> Reply: ...
 
+    async def stream(self, url: str, body: bytes) -> ResponseStream: ...
+
     async def aclose(self) -> None: ...
 
 
@@ -54,14 +58,19 @@ class Transport:
     Args:
         headers: sent with every request.
         tls: the URLs are `https`.
-        timeout: seconds for a whole exchange, from connecting to the last byte; `None` for no limit.
+        timeout: seconds for a whole exchange, from connecting to the last byte, or of a streamed one from
+            connecting to the head of the answer and from each piece to the next; `None` for no limit.
         max_response_bytes: bounds an answer as it is received and as it unpacks.
         http_client: send through this client of httpx's or httpx2's; its owner closes it.
         transport: send through this transport of httpx's or httpx2's, which is closed with this object.
         ssl_context: for TLS to the provider, in place of the one for certifi's and the system's certificates.
+        keepalive_expiry: seconds for which an idle connection is kept; `None` for `KEEPALIVE_EXPIRY`.
+
+    Attributes:
+        max_response_bytes: as given.
 
     Raises:
-        ValueError: for a header that HTTP cannot carry, or more than one of the last three options.
+        ValueError: for a header that HTTP cannot carry, or options that exclude each other.
         TypeError: the client or transport is not one, or is synchronous.
     """
 
@@ -75,11 +84,16 @@ class Transport:
         http_client: HTTPClient | None = None,
         transport: HTTPTransport | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        keepalive_expiry: float | None = None,
     ) -> None:
         if http_client is not None and transport is not None:
             raise ValueError("give either http_client or transport, not both")
-        if ssl_context is not None and (http_client is not None or transport is not None):
+        own = http_client is not None or transport is not None
+        if ssl_context is not None and own:
             raise ValueError("give ssl_context to your http_client or transport (verify=...) instead")
+        if keepalive_expiry is not None and own:
+            raise ValueError("give keepalive_expiry to your http_client or transport (limits=...) instead")
+        self.max_response_bytes: int = max_response_bytes
         sent = check_headers({**headers, "accept-encoding": ACCEPT_ENCODING})
         self._channel: _Channel
         # httpx takes a while to import, and is not needed for connections of our own.
@@ -92,7 +106,14 @@ class Transport:
 
             self._channel = TransportChannel(sent, timeout, max_response_bytes, transport)
         else:
-            self._channel = NativeChannel(sent, timeout, max_response_bytes, tls=tls, ssl_context=ssl_context)
+            self._channel = NativeChannel(
+                sent,
+                timeout,
+                max_response_bytes,
+                tls=tls,
+                ssl_context=ssl_context,
+                keepalive_expiry=KEEPALIVE_EXPIRY if keepalive_expiry is None else keepalive_expiry,
+            )
 
     def post(self, url: str, body: bytes, sink: Sink | None = None) -> Coroutine[Any, Any, Reply]:
         """Send `body` and return the answer, whatever its status; redirects are not followed.
@@ -106,6 +127,14 @@ class Transport:
             MalformedResponseError: the answer is too large, cut short or not decodable.
         """
         return self._channel.post(url, body, sink)
+
+    def stream(self, url: str, body: bytes) -> Coroutine[Any, Any, ResponseStream]:
+        """Send `body` and return the answer as soon as its head has come, whatever its status.
+
+        Raises the errors of `post`. The caller closes the answer, which closes its connection at once unless
+        the body was received to its end.
+        """
+        return self._channel.stream(url, body)
 
     async def aclose(self) -> None:
         """Close idle connections without waiting for requests in flight."""

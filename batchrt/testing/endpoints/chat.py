@@ -22,9 +22,11 @@ from batchrt.testing.endpoints.request_body import (
     token_limit,
     wrong_type,
 )
+from batchrt.testing.endpoints.streams import Streaming, asks_for_stream
 
 __all__ = ["ChatEndpoint"]
 
+_STREAMING = Streaming()
 _FORMATS = ("text", "json_object", "json_schema")
 
 
@@ -37,8 +39,10 @@ class ChatEndpoint:
         models: tuple[str, ...] | None,
         answer: Answer | None = None,
         reject: Reject | None = None,
+        streaming: Streaming = _STREAMING,
     ) -> None:
         self._seed = seed
+        self._streaming = streaming
         self._models = models
         self._answer = answer
         self._reject = reject
@@ -49,6 +53,7 @@ class ChatEndpoint:
         check_model(body.get("model"), self._models)
         messages = _checked_messages(body.get("messages"), "messages")
         try:
+            stream = asks_for_stream(body)
             _check_options(body)
             self._check_texts(messages)
             limit = _limit(body)
@@ -57,7 +62,9 @@ class ChatEndpoint:
             error.set_items(1)
             raise
         document = _document(name, body, [messages], [truncate(text, limit) for text in texts])
-        return bytes_reply(200, to_json(document), items=1, charge=_charge(document, limit))
+        charge = _charge(document, limit)
+        streamed = self._streaming.reply(document, body, charge, items=1) if stream else None
+        return streamed or bytes_reply(200, to_json(document), items=1, charge=charge)
 
     def reply_batch(self, raw: bytes, name: str) -> MockReply:
         """Answer a list of conversations: choice i is the answer to the i-th."""
@@ -82,6 +89,7 @@ class ChatEndpoint:
         for index, messages in enumerate(conversations):
             _checked_messages(messages, f"messages.[{index}]")
             self._check_texts(messages)
+        refuse_stream(body)
         _check_options(body)
         if body.get("n") not in (None, 1):
             raise wrong_type("n", "1: each conversation gets one choice")
@@ -141,7 +149,6 @@ def _texts(message: Mapping[str, Any]) -> list[str]:
 
 
 def _check_options(body: Mapping[str, Any]) -> None:
-    refuse_stream(body)
     check_choices(body)
     wanted = body.get("response_format")
     if wanted is not None:

@@ -18,14 +18,16 @@ from batchrt.testing.endpoints.request_body import (
     check_inputs,
     check_model,
     parse_body,
-    refuse_stream,
     token_limit,
 )
 from batchrt.testing.endpoints.server_families import MockFamily
+from batchrt.testing.endpoints.streams import Streaming, asks_for_stream
 from batchrt.testing.endpoints.vectors import Embeddable
 from batchrt.testing.faults.seeded import digests_of
 
 __all__ = ["CompletionsEndpoint"]
+
+_STREAMING = Streaming()
 
 
 class CompletionsEndpoint:
@@ -39,8 +41,10 @@ class CompletionsEndpoint:
         *,
         answer: Answer | None,
         reject: Reject | None,
+        streaming: Streaming = _STREAMING,
     ) -> None:
         self._seed = seed
+        self._streaming = streaming
         self._family = family
         self._models = models
         self._answer = answer
@@ -56,6 +60,7 @@ class CompletionsEndpoint:
         # as_inputs has checked that it is a list or a text.
         listed = not isinstance(body["prompt"], str)
         try:
+            stream = asks_for_stream(body)
             self._check(body, prompts, listed=listed)
         except RejectedError as error:
             error.set_items(len(prompts))
@@ -81,7 +86,8 @@ class CompletionsEndpoint:
         }
         charge = _charge(body["model"], _usage(prompts, spent), (limit or 0) * len(choices))
         charge = charge._replace(rows=digests_of(prompts))
-        return bytes_reply(
+        streamed = self._streaming.reply(document, body, charge, items=len(prompts)) if stream else None
+        return streamed or bytes_reply(
             200, to_json(document), items=len(prompts), listed=listed, entries="choices", charge=charge
         )
 
@@ -95,7 +101,6 @@ class CompletionsEndpoint:
 
     def _check(self, body: Mapping[str, Any], prompts: Sequence[Embeddable], *, listed: bool) -> None:
         check_model(body.get("model"), self._models)
-        refuse_stream(body)
         check_choices(body)
         token_limit(body, "max_tokens")
         if listed:

@@ -15,6 +15,7 @@ __all__ = [
     "Headers",
     "MockReply",
     "RejectedError",
+    "TimedPart",
     "TokenCharge",
     "bytes_reply",
     "error_reply",
@@ -24,6 +25,10 @@ __all__ = [
 Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Body: TypeAlias = bytes | Callable[[], Iterator[bytes]]
 """The whole body, or a function that generates a body too large for memory in parts."""
+
+
+TimedPart: TypeAlias = tuple[float, bytes]
+"""A part of a body, and the seconds to wait before it is sent."""
 
 
 class Ending(Enum):
@@ -61,6 +66,7 @@ class MockReply(NamedTuple):
         status: None to send nothing before the ending.
         headers: without `x-request-id`, which every reply gets.
         body: the bytes to send, fewer than `content-length` promises where a fault says so.
+        events: the parts of a streamed body, in place of `body`.
         delay: seconds to wait first.
         pause: seconds to wait before each part of the body.
         ending: the fate of the connection.
@@ -74,6 +80,7 @@ class MockReply(NamedTuple):
     status: int | None
     headers: Headers = ()
     body: Body = b""
+    events: Sequence[TimedPart] = ()
     delay: float = 0.0
     pause: float = 0.0
     ending: Ending = Ending.COMPLETE
@@ -89,6 +96,7 @@ class MockReply(NamedTuple):
         return (
             type(self.body) is bytes
             and not self.pause
+            and not self.events
             and self.status is not None
             and self.ending is Ending.COMPLETE
         )
@@ -96,6 +104,8 @@ class MockReply(NamedTuple):
     @property
     def whole_body(self) -> bytes:
         """The body of a reply that is not generated; TypeError for one that is."""
+        if self.events:
+            return b"".join(event for _, event in self.events)
         if not isinstance(self.body, bytes):
             raise TypeError("only a body that is there can be spoiled")
         return self.body
@@ -110,12 +120,23 @@ class MockReply(NamedTuple):
 
     def parts(self) -> Iterator[bytes]:
         """Yield the body in the pieces in which it is sent: single bytes if it drips."""
-        if not isinstance(self.body, bytes):
+        if self.events:
+            yield from (event for _, event in self.events)
+        elif not isinstance(self.body, bytes):
             yield from self.body()
         elif self.pause:
             yield from (bytes((byte,)) for byte in self.body)
         elif self.body:
             yield self.body
+
+    def timed_parts(self) -> Iterator[TimedPart]:
+        """Yield the same pieces, each with the seconds to wait before it is sent."""
+        return iter(self.events) if self.events else ((self.pause, part) for part in self.parts())
+
+    @property
+    def parts_before_last(self) -> int:
+        """The number of the parts of a stream before its last, with which its answer is there."""
+        return len(self.events) - 1
 
 
 class RejectedError(Exception):

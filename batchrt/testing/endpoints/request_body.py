@@ -57,11 +57,11 @@ def check_model(model: object, models: tuple[str, ...] | None) -> None:
 
 
 def refuse_stream(body: Mapping[str, Any]) -> None:
-    """Raise RejectedError if a stream is requested."""
+    """Raise RejectedError if a stream is requested, where there is none."""
     if body.get("stream"):
         raise RejectedError(
             400,
-            "This mock does not stream: leave 'stream' out or set it to false.",
+            "This endpoint does not stream: leave 'stream' out or set it to false.",
             param="stream",
             code="unsupported_value",
         )

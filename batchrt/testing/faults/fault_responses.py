@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from batchrt.testing.endpoints.replies import Ending, MockReply, bytes_reply, error_reply, json_reply
 from batchrt.testing.faults.list_defects import DEFECTS
 from batchrt.testing.faults.plan import Fault, TunedFault
+from batchrt.testing.faults.stream_faults import STREAM_FAULTS
 
 __all__ = ["apply_fault"]
 
@@ -31,8 +32,13 @@ def apply_fault(good: MockReply, fault: TunedFault) -> MockReply:
 
     Returns `good` itself if it cannot have the fault.
     """
-    defect = DEFECTS.get(fault.fault)
-    bad = _RESPONSES[fault.fault](good, fault) if defect is None else defect(good)
+    defect, in_stream = DEFECTS.get(fault.fault), STREAM_FAULTS.get(fault.fault)
+    if good.events and in_stream is not None:
+        bad: MockReply | None = in_stream(good, fault)
+    elif fault.fault.of_streams or (good.events and defect is not None):
+        return good
+    else:
+        bad = _RESPONSES[fault.fault](good, fault) if defect is None else defect(good)
     if bad is None:
         return good
     return bad._replace(delay=bad.delay + good.delay)

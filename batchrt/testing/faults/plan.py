@@ -20,13 +20,14 @@ class Fault(Enum):
 
     Call a member to tune it: `Fault.STALL(seconds=3)`, `Fault.OVERSIZED(size=10_000_000)`.
 
-    The seconds of a rate limit are its Retry-After; forms of whole seconds round up. Those of a stall are its
-    length if the client stays; those of a drip, the wait before each byte. A size is that of the decompressed
-    body in bytes.
+    The seconds of a rate limit are its Retry-After; forms of whole seconds round up. Those of a stall or a
+    silence are its length if the client stays; those of a drip, the wait before each byte. A size is that of
+    the decompressed body in bytes.
 
     Some are `of_lists`: they spoil one result among several, or vectors, or refuse a list. A request that
     cannot meet such a fault, as a chat or a list of one that is to be shuffled, is answered correctly, and
-    the log does not count the fault.
+    the log does not count the fault. The same holds for those `of_streams`. A streamed answer meets a broken
+    connection, broken JSON or an error within a success in its middle.
     """
 
     # 429, one for each form of Retry-After in PROVIDERS.md.
@@ -57,6 +58,9 @@ class Fault(Enum):
     DROP_MID_BODY = "drop_mid_body"
     STALL = "stall"
     SLOW_DRIP = "slow_drip"
+    # In the middle of a stream.
+    SILENCE = "silence"
+    ERROR_EVENT = "error_event"
     # Answers that do not fit the list: of embeddings, completions or a batch of chats.
     SHUFFLED_INDEX = "shuffled_index"
     MISSING_INDEX = "missing_index"
@@ -99,6 +103,11 @@ class Fault(Enum):
         return self in _OF_LISTS
 
     @property
+    def of_streams(self) -> bool:
+        """Whether only streamed answers can meet it."""
+        return self in _OF_STREAMS
+
+    @property
     def takes(self) -> Literal["seconds", "size"] | None:
         """The measure by which the fault can be tuned."""
         if self in _SIZED:
@@ -125,7 +134,9 @@ _OF_LISTS = frozenset(
         *(Fault.IGNORED_BASE64, Fault.TORN_BASE64, Fault.REJECTED_BASE64),
     }
 )
+_OF_STREAMS = frozenset({Fault.SILENCE, Fault.ERROR_EVENT})
 _SIZED = frozenset({Fault.OVERSIZED, Fault.GZIP_BOMB})
+_STALLS = frozenset({Fault.STALL, Fault.SILENCE})
 _USUAL_SECONDS = MappingProxyType(
     {
         Fault.RATE_LIMIT_SECONDS: 1.0,
@@ -136,6 +147,7 @@ _USUAL_SECONDS = MappingProxyType(
         Fault.RATE_LIMIT_AZURE: 1.0,
         Fault.STALL: 10.0,
         Fault.SLOW_DRIP: 0.01,
+        Fault.SILENCE: 10.0,
     }
 )
 
@@ -223,17 +235,22 @@ class FaultPlan:
         seed: int = 0,
         permanent: bool = True,
         lists: bool = False,
+        streams: bool = False,
         stall_seconds: float = 10.0,
         max_consecutive: int | None = 2,
     ) -> FaultPlan:
         """Spread `rate` evenly over every fault but `OVERSIZED` and `GZIP_BOMB`.
 
-        With `permanent=False` only over those that a retry may fix; those `of_lists` only with `lists=True`.
+        With `permanent=False` only over those that a retry may fix; those `of_lists` only with `lists=True`,
+        those `of_streams` only with `streams=True`.
         """
         kinds: list[FaultLike] = [
-            fault(seconds=stall_seconds) if fault is Fault.STALL else fault
+            fault(seconds=stall_seconds) if fault in _STALLS else fault
             for fault in Fault
-            if fault not in _SIZED and (permanent or fault.is_retryable) and (lists or not fault.of_lists)
+            if fault not in _SIZED
+            and (permanent or fault.is_retryable)
+            and (lists or not fault.of_lists)
+            and (streams or not fault.of_streams)
         ]
         share = rate / len(kinds)
         return cls(dict.fromkeys(kinds, share), seed=seed, max_consecutive=max_consecutive)

@@ -124,12 +124,14 @@ async def _play_in_parts(exchange: Exchange, scope: Scope, receive: Receive, sen
     reply = exchange.reply
     if reply.status is not None:
         await _start(exchange, send)
-        for part in reply.parts():
+        for place, (pause, part) in enumerate(reply.timed_parts()):
             # Also without a pause: servers ignore writes to a client that left, and a very large body would
             # be generated in vain.
-            if await _client_left_within(scope, receive, reply.pause or _SHORTEST_WAIT):
+            if await _client_left_within(scope, receive, pause or _SHORTEST_WAIT):
                 exchange.finish(gone=True)
                 return
+            if place == reply.parts_before_last:
+                exchange.finish()
             await send({"type": "http.response.body", "body": part, "more_body": True})
     exchange.finish()
     if reply.ending is Ending.COMPLETE:

@@ -121,7 +121,7 @@ class _ReplyStream(httpx.AsyncByteStream):
         self._exchange = exchange
         self._request = request
         self._pause = pause
-        self._parts = exchange.reply.parts()
+        self._parts = enumerate(exchange.reply.timed_parts())
 
     # An iterator and not a generator: Trio complains about unfinished generators, and a client that has read
     # enough leaves one.
@@ -130,9 +130,11 @@ class _ReplyStream(httpx.AsyncByteStream):
 
     async def __anext__(self) -> bytes:
         reply = self._exchange.reply
-        for part in self._parts:
+        for place, (pause, part) in self._parts:
             if not reply.is_plain:
-                await self._pause(reply.pause)
+                await self._pause(pause)
+            if place == reply.parts_before_last:
+                self._exchange.finish()
             return part
         self._exchange.finish()
         if reply.ending is Ending.CLOSE:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchrt.errors import BadRequestError, MalformedResponseError, ProviderError, RateLimitError
-from batchrt.messages import AIMessage, HumanMessage, Message, SystemMessage, Usage
+from batchrt.messages import AIMessage, AIMessageChunk, HumanMessage, Message, SystemMessage, Usage
 from batchrt.providers.chat.messages_json import ChatRequest, read_chat
 from batchrt.providers.http.secrets import NO_SECRETS, Secrets
 from tests.providers.http.replies import chat_body, reply, wall
@@ -55,7 +55,11 @@ PARTS = [{"type": "text", "text": "hi"}]
         ([Message("tool", "x", name="n")], [{"role": "tool", "content": "x", "name": "n"}]),
         ([HumanMessage(PARTS)], [{"role": "user", "content": PARTS}]),
         (
-            [AIMessage(None, tool_calls=[CALL])],
+            [AIMessage(None, raw_tool_calls=[CALL])],
+            [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        ),
+        (
+            [AIMessageChunk("", is_null=True, raw_tool_calls=[{"index": 0, **CALL}])],
             [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
         ),
         (
@@ -143,7 +147,7 @@ def test_messages_json_reads_a_whole_answer() -> None:
 def test_messages_json_refusal_or_tool_calls_replace_content() -> None:
     """Each on its own is an answer."""
     assert read(chat_body(None, refusal="no")).refusal == "no"
-    assert list(read(chat_body(None, tool_calls=[CALL])).tool_calls) == [CALL]
+    assert list(read(chat_body(None, tool_calls=[CALL])).raw_tool_calls) == [CALL]
     assert read(chat_body(PARTS)).text == "hi"
     assert read(chat_body(None)).content is None
     minimal = {"choices": [{"message": {"content": "x"}}]}

@@ -33,8 +33,8 @@ from batchrt.errors import (
 from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
 from batchrt.providers.chat.model import ChatOpenAI
 from batchrt.runnables.base import Runnable
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
 from batchrt.runnables.parsers import StrOutputParser
-from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.runtime.step import Step
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests import virtual

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from batchrt.errors import BadRequestError, BatchError, MalformedResponseError, OutputParserError
 from batchrt.messages import AIMessage, HumanMessage, SystemMessage, Usage
 from batchrt.providers.chat.model import ChatOpenAI
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
 from batchrt.runnables.parsers import StrOutputParser
-from batchrt.runnables.prompts import ChatPromptTemplate
 from batchrt.testing import Fault, FaultPlan, MockProvider
 from tests.providers.completions.completing import PATIENT, on_mock_clock
 

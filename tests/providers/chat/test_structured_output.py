@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import httpx
 import pytest
@@ -171,7 +171,7 @@ def test_structured_output_json_mode_asks_for_any_object() -> None:
 @pytest.mark.parametrize("schema", [str, "Place", None, BONN])
 def test_structured_output_refuses_other_objects_as_schema(schema: Any) -> None:
     """When the chain is built."""
-    with pytest.raises(TypeError, match="pydantic model or a dict"):
+    with pytest.raises(TypeError, match="pydantic model, a TypedDict or a JSON schema"):
         Model().chat.with_structured_output(schema)
 
 
@@ -358,3 +358,73 @@ async def test_structured_output_leaves_strict_mode_after_a_refusal() -> None:
     assert strict == [True, False, False, False]
     with pytest.raises(BadRequestError):
         await Lenient().chat.with_structured_output(Place, strict=True).ainvoke("?")
+
+
+class Town(TypedDict):
+    """A town."""
+
+    name: str
+    people: NotRequired[int]
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "Place", "arguments": GOOD}}
+
+
+@pytest.mark.parametrize("arguments", [GOOD, json.loads(GOOD)], ids=["text", "object"])
+async def test_structured_output_by_function_calling_is_the_arguments(arguments: Any) -> None:
+    """The model has to call the one tool that there is."""
+    call = {**CALL, "function": {"name": "Place", "arguments": arguments}}
+    model = Model(None, finish_reason="tool_calls", tool_calls=[call])
+    chain = model.chat.with_structured_output(Place, method="function_calling")
+    assert await chain.ainvoke("where?") == BONN
+    (asked,) = model.asked
+    assert asked["tool_choice"] == {"type": "function", "function": {"name": "Place"}}
+    assert asked["tools"][0]["function"]["strict"] is True
+    assert asked["tools"][0]["function"]["description"] == "A place."
+    assert "response_format" not in asked
+
+
+async def test_structured_output_by_function_calling_reads_an_answer_in_text() -> None:
+    """Of a server that does not know tools; a wrong call is asked for again."""
+    assert (
+        await Model(GOOD).chat.with_structured_output(Place, method="function_calling").ainvoke("x") == BONN
+    )
+    wrong = {**CALL, "function": {"name": "Place", "arguments": '{"name": 5'}}
+    model = Model(None, then=[None], tool_calls=[wrong])
+    chain = model.chat.with_structured_output(Place, method="function_calling")
+    with pytest.raises(OutputParserError, match="does not fit"):
+        await chain.ainvoke("x")
+    assert len(model.asked) == 2
+    assert model.asked[1]["messages"][1] == {"role": "assistant", "content": '{"name": 5'}
+
+
+async def test_structured_output_by_function_calling_leaves_strict_mode_that_is_refused() -> None:
+    """A schema that cannot be strict is not, unless it has to be."""
+
+    class Free(BaseModel):
+        counts: dict[str, int]
+
+    call = {"id": "1", "type": "function", "function": {"name": "Free", "arguments": '{"counts": {"a": 1}}'}}
+    model = Model(None, tool_calls=[call])
+    chain = model.chat.with_structured_output(Free, method="function_calling")
+    assert await chain.ainvoke("x") == Free(counts={"a": 1})
+    assert model.asked[0]["tools"][0]["function"]["strict"] is False
+    with pytest.raises(ValueError, match=r"counts has keys of any name"):
+        model.chat.with_structured_output(Free, method="function_calling", strict=True)
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+async def test_structured_output_of_a_typed_dict_is_a_dict(method: Any) -> None:
+    """Its keys are the schema's; nothing is validated, as with a JSON schema."""
+    model = Model('{"name": "Bonn", "people": "many"}')
+    chain: Runnable[Any, Town] = model.chat.with_structured_output(Town, method=method)
+    assert await chain.ainvoke("x") == {"name": "Bonn", "people": "many"}
+    asked = model.asked[0]
+    form = (
+        asked["tools"][0]["function"]
+        if method == "function_calling"
+        else asked["response_format"]["json_schema"]
+    )
+    assert form["name"] == "Town"
+    schema = form.get("parameters") or form["schema"]
+    assert list(schema["properties"]) == ["name", "people"]

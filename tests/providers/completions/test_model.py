@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import traceback
 from typing import Any
 
@@ -124,6 +125,9 @@ def test_completions_options_that_make_no_sense_are_named() -> None:
         ({"extra_body": {"prompt": "x"}}, ValueError, "prompt cannot be set"),
         ({"extra_body": {"x": {1}}}, ValueError, "the option x cannot be sent as JSON"),
         ({"timeout": 0}, ValueError, "timeout must be more than 0"),
+        ({"keepalive_expiry": -1}, ValueError, "keepalive_expiry must be 0 or more seconds"),
+        ({"keepalive_expiry": math.nan}, ValueError, "keepalive_expiry must be 0 or more seconds"),
+        ({"keepalive_expiry": 1, "transport": httpx.AsyncHTTPTransport()}, ValueError, "limits="),
     ]
     for options, kind, says in cases:
         with pytest.raises(kind, match=says):

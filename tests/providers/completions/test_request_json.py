@@ -14,7 +14,8 @@ from batchrt.errors import BadRequestError, MalformedResponseError, RateLimitErr
 from batchrt.messages import HumanMessage, SystemMessage, Usage
 from batchrt.providers.completions.request_json import TextRequest, Texts, encode_prompt, read_texts
 from batchrt.providers.http.secrets import NO_SECRETS
-from batchrt.runnables.prompts import ChatPromptTemplate, PromptTemplate
+from batchrt.runnables.chat_prompts import ChatPromptTemplate
+from batchrt.runnables.prompts import PromptTemplate
 from tests.limits.quotas import should_retry
 from tests.providers.http.replies import reply, wall
 

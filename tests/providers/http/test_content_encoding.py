@@ -141,10 +141,10 @@ def large_body(encoding: str) -> bytes:
             return b"".join(packer.compress(bytes(2**22)) for _ in range(64)) + packer.flush()
         case "zstd":
             frames = zstd.ZstdCompressor()
-            return b"".join(frames.compress(bytes(2**22)) for _ in range(64)) + frames.flush()
+            return bytes(b"".join(frames.compress(bytes(2**22)) for _ in range(64)) + frames.flush())
         case _:
             small = brotli.Compressor(quality=1)
-            return b"".join(small.process(bytes(2**22)) for _ in range(64)) + small.finish()
+            return bytes(b"".join(small.process(bytes(2**22)) for _ in range(64)) + small.finish())
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "br"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from batchrt.errors import ConnectionFailedError
 from batchrt.providers.http.httpx_mocks import is_httpx_mocked
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.raw import ANSWER, Connection, raw_server
+from tests.providers.streaming import Streamed, streamed
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +109,21 @@ async def handle(_self, _request):
     handle = names["handle"]
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", handle)
     assert (await direct().post(URL, b"{}")).body == b"mocked"
+
+
+async def test_httpx_mocks_answer_streams() -> None:
+    """A stream of events too, in the parts of the mock's answer; one that is left ends its client."""
+    parts = [b'data: {"choices":[{"delta":{"content":"hel', b'lo"}}]}\n\n', b"data: [DONE]\n\n"]
+    model = ChatOpenAI("m", base_url="https://provider.example/v1", api_key="k")
+
+    async def events() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    with respx.mock:
+        respx.post(URL).mock(side_effect=lambda _: httpx.Response(200, content=events()))
+        assert [chunk.content for chunk in await streamed(model)] == ["hello"]
+        assert [chunk.content for chunk in await Streamed(model, most=1).ainvoke("hi")] == ["hello"]
+        respx.post(URL).mock(side_effect=httpx.ConnectError("no"))
+        with pytest.raises(ConnectionFailedError):
+            await direct().stream(URL, b"{}")

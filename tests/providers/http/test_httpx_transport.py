@@ -9,7 +9,7 @@ import anyio
 import httpx
 import pytest
 
-from batchrt.providers.http.httpx_transport import NativeTransport
+from batchrt.providers.http.httpx_transport import BatchrtTransport
 from tests.providers.http.raw import ANSWER, Connection, HangUp, raw_server
 
 pytestmark = pytest.mark.anyio
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     """An ordinary httpx client over our transport."""
-    async with httpx.AsyncClient(transport=NativeTransport()) as client:
+    async with httpx.AsyncClient(transport=BatchrtTransport()) as client:
         yield client
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
-async def test_native_transport_sends_every_method(client: httpx.AsyncClient, method: str) -> None:
+async def test_batchrt_transport_sends_every_method(client: httpx.AsyncClient, method: str) -> None:
     """With a length where there may be a body, and an answer to HEAD that has none."""
 
     async def script(connection: Connection) -> None:
@@ -42,7 +42,7 @@ async def test_native_transport_sends_every_method(client: httpx.AsyncClient, me
     assert head.lower().count(b"\r\nhost: ") == 1
 
 
-async def test_native_transport_streams_a_body_both_ways(client: httpx.AsyncClient) -> None:
+async def test_batchrt_transport_streams_a_body_both_ways(client: httpx.AsyncClient) -> None:
     """The second part of the answer is sent when the first has been read."""
     read = anyio.Event()
 
@@ -67,7 +67,7 @@ async def test_native_transport_streams_a_body_both_ways(client: httpx.AsyncClie
     assert server.opened == 1
 
 
-async def test_native_transport_closes_the_connection_of_a_response_that_is_not_read(
+async def test_batchrt_transport_closes_the_connection_of_a_response_that_is_not_read(
     client: httpx.AsyncClient,
 ) -> None:
     """Its rest would stand before the next response."""
@@ -84,7 +84,7 @@ async def test_native_transport_closes_the_connection_of_a_response_that_is_not_
             await server.closed.wait()
 
 
-async def test_native_transport_waits_for_each_part_as_long_as_httpx_says(
+async def test_batchrt_transport_waits_for_each_part_as_long_as_httpx_says(
     client: httpx.AsyncClient,
 ) -> None:
     """A read time-out is for each part, and not for the whole."""
@@ -100,13 +100,13 @@ async def test_native_transport_waits_for_each_part_as_long_as_httpx_says(
         assert response.content == b"x" * 8
 
 
-async def test_native_transport_serves_one_loop_after_another() -> None:
+async def test_batchrt_transport_serves_one_loop_after_another() -> None:
     """One client object for several runs is fine: connections are the loop's."""
 
     async def script(connection: Connection) -> None:
         await connection.answer()
 
-    transport = NativeTransport()
+    transport = BatchrtTransport()
     for _ in range(2):
         async with raw_server(script) as server:
             request = httpx.Request("POST", server.base_url)
@@ -125,7 +125,7 @@ async def test_native_transport_serves_one_loop_after_another() -> None:
         (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", httpx.RemoteProtocolError),
     ],
 )
-async def test_native_transport_raises_httpx_errors_of_broken_responses(
+async def test_batchrt_transport_raises_httpx_errors_of_broken_responses(
     client: httpx.AsyncClient, sent: bytes, expected: type[Exception]
 ) -> None:
     """Whatever handles httpx's errors handles these."""
@@ -141,7 +141,7 @@ async def test_native_transport_raises_httpx_errors_of_broken_responses(
     assert caught.value.request.method == "POST"
 
 
-async def test_native_transport_raises_httpx_errors_of_connections(
+async def test_batchrt_transport_raises_httpx_errors_of_connections(
     client: httpx.AsyncClient, free_tcp_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused, unknown, and a proxy that is none of HTTP."""
@@ -154,7 +154,7 @@ async def test_native_transport_raises_httpx_errors_of_connections(
         await client.get("http://provider.example")
 
 
-async def test_native_transport_limits_the_time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_batchrt_transport_limits_the_time_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
     """To a server that does not answer a TLS handshake."""
 
     async def silent(stream: Any) -> None:
@@ -164,7 +164,7 @@ async def test_native_transport_limits_the_time_to_connect(monkeypatch: pytest.M
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    async with listener, anyio.create_task_group() as group, NativeTransport() as transport:
+    async with listener, anyio.create_task_group() as group, BatchrtTransport() as transport:
         group.start_soon(listener.serve, silent)
         timeouts = httpx.Timeout(10, connect=0.1).as_dict()
         request = httpx.Request("GET", f"https://127.0.0.1:{port}", extensions={"timeout": timeouts})
@@ -186,7 +186,7 @@ async def test_native_transport_limits_the_time_to_connect(monkeypatch: pytest.M
         ({"content": b"ab", "headers": {"content-length": "1"}}, "content-length is '1', and the body has 2"),
     ],
 )
-async def test_native_transport_sends_nothing_that_is_not_one_request(
+async def test_batchrt_transport_sends_nothing_that_is_not_one_request(
     client: httpx.AsyncClient, kwargs: dict[str, Any], fault: str
 ) -> None:
     """A line break would add a header or a request; httpx's error names the part, and quotes no value."""
@@ -202,7 +202,7 @@ async def test_native_transport_sends_nothing_that_is_not_one_request(
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "/x"])
-async def test_native_transport_refuses_other_schemes_as_httpx_does(
+async def test_batchrt_transport_refuses_other_schemes_as_httpx_does(
     client: httpx.AsyncClient, url: str
 ) -> None:
     """The address of a request, and the one that it is redirected to."""
@@ -218,7 +218,7 @@ async def test_native_transport_refuses_other_schemes_as_httpx_does(
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no file"), TimeoutError("too slow")])
-async def test_native_transport_raises_the_errors_of_a_body_as_they_are(
+async def test_batchrt_transport_raises_the_errors_of_a_body_as_they_are(
     client: httpx.AsyncClient, error: OSError
 ) -> None:
     """They are none of the connection, which has not been made."""
@@ -230,3 +230,17 @@ async def test_native_transport_raises_the_errors_of_a_body_as_they_are(
     with pytest.raises(type(error)) as caught:
         await client.post("http://127.0.0.1:1", content=parts())
     assert caught.value is error
+
+
+async def test_batchrt_transport_passes_on_that_a_connection_is_to_be_closed(
+    client: httpx.AsyncClient,
+) -> None:
+    """The server closes it; other fields about the connection are the transport's."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer()
+
+    async with raw_server(script) as server:
+        await client.post(server.base_url, headers={"connection": "Close"})
+        await client.post(server.base_url, headers={"connection": "upgrade"})
+    assert [request.header("connection") for request in server.requests] == ["close", None]

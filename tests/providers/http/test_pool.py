@@ -19,6 +19,7 @@ import pytest
 from batchrt.errors import ConnectionFailedError
 from batchrt.providers.http import pool as pools
 from batchrt.providers.http.pool import Pool, Pools
+from batchrt.providers.http.route import route_of
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
 
@@ -385,3 +386,44 @@ async def test_pool_connections_are_not_held_open_by_a_forked_process() -> None:
                 await server.closed.wait()
             await process.stdin.send(b"\n")
         assert process.returncode == 0
+
+
+async def test_pool_keeps_idle_connections_as_long_as_it_is_told() -> None:
+    """With 0 seconds each request has a connection of its own."""
+    async with raw_server(answer) as server:
+        for expiry, opened in ((None, 1), (60.0, 1), (0.0, 3)):
+            before = server.opened
+            transport = direct(keepalive_expiry=expiry)
+            for _ in range(3):
+                await transport.post(server.base_url, b"{}")
+            await transport.aclose()
+            assert server.opened - before == opened
+
+
+async def test_pools_forget_routes_without_connections() -> None:
+    """A client of many hosts does not grow: a route lives as long as a connection or an exchange has it."""
+    pools_of_client = Pools(keepalive_expiry=0)
+    pool = await pools_of_client.make()
+
+    class Idle:
+        idle_since = 0.0
+
+        def release(self) -> bool:
+            return True
+
+        def cancel(self) -> None:
+            pass
+
+    first = pools_of_client.intern(route_of("http://host-0/v1"))
+    assert pools_of_client.intern(route_of("http://host-0/v1")) is first
+    pool.give_back(first, Idle())  # type: ignore[arg-type]
+    kept = id(first)
+    del first
+    gc.collect()
+    assert id(pools_of_client.intern(route_of("http://host-0/v1"))) == kept  # its idle connection has it
+    for number in range(1, 1000):
+        pool.give_back(pools_of_client.intern(route_of(f"http://host-{number}/v1")), Idle())  # type: ignore[arg-type]
+    pool._expire()
+    gc.collect()
+    assert not pools_of_client._routes
+    await pools_of_client.aclose()

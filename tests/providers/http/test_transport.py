@@ -26,7 +26,7 @@ from batchrt.errors import (
     RequestTimeoutError,
 )
 from batchrt.providers.http import scheme_probe
-from batchrt.providers.http.httpx_transport import NativeTransport
+from batchrt.providers.http.httpx_transport import BatchrtTransport
 from batchrt.providers.http.response import Reply
 from batchrt.providers.http.transport import Transport
 from tests.providers.http.raw import ANSWER, Connection, HangUp, RawServer, raw_server, threaded_server
@@ -56,7 +56,7 @@ def over_httpx_client(**options: Any) -> Transport:
 
 def over_our_httpx_transport(**options: Any) -> Transport:
     """Return one that goes through our connections by httpx's types."""
-    return direct(transport=NativeTransport(), **options)
+    return direct(transport=BatchrtTransport(), **options)
 
 
 WAYS = [direct, over_httpx_transport, over_httpx_client, over_our_httpx_transport]
@@ -538,7 +538,7 @@ def test_httpx_channels_timeout_works_on_a_virtual_clock() -> None:
 @pytest.fixture
 def native_client() -> httpx.AsyncClient:
     """An ordinary httpx client over our transport."""
-    return httpx.AsyncClient(transport=NativeTransport())
+    return httpx.AsyncClient(transport=BatchrtTransport())
 
 
 async def test_native_transport_works_in_an_httpx_client(native_client: httpx.AsyncClient) -> None:

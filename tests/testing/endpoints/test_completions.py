@@ -88,7 +88,8 @@ async def test_completions_custom_answer_gets_one_prompt_at_a_time() -> None:
         ({"model": "m", "prompt": {"text": "a"}}, "prompt"),
         ({"model": "m", "prompt": "a", "n": 0}, "n"),
         ({"model": "m", "prompt": "a", "max_tokens": "many"}, "max_tokens"),
-        ({"model": "m", "prompt": "a", "stream": True}, "stream"),
+        ({"model": "m", "prompt": "a", "stream": "yes"}, "stream"),
+        ({"model": "m", "prompt": "a", "stream_options": {}}, "stream_options"),
     ],
 )
 async def test_completions_reject_invalid_requests(body: Any, param: str) -> None:

@@ -62,7 +62,9 @@ def test_fault_plan_everything_has_all_faults_without_a_size() -> None:
     """`everything` spreads its rate evenly over all faults that need no measure."""
     plan = FaultPlan.everything(0.1, stall_seconds=3)
     kinds = {fault.fault if isinstance(fault, TunedFault) else fault for fault in plan.rates}
-    assert {fault for fault in Fault if not fault.of_lists} - kinds == {Fault.OVERSIZED, Fault.GZIP_BOMB}
+    general = {fault for fault in Fault if not (fault.of_lists or fault.of_streams)}
+    assert general - kinds == {Fault.OVERSIZED, Fault.GZIP_BOMB}
+    assert kinds < general
     assert sum(plan.rates.values()) == pytest.approx(0.1)
     assert len(set(plan.rates.values())) == 1
     assert Fault.STALL(seconds=3) in plan.rates
@@ -71,8 +73,19 @@ def test_fault_plan_everything_has_all_faults_without_a_size() -> None:
 def test_fault_plan_everything_has_list_faults_on_request() -> None:
     """With `lists=True` all of them, else none."""
     assert not any(fault.of_lists for fault in map(kind_of, FaultPlan.everything(0.1).rates))
-    kinds = {kind_of(fault) for fault in FaultPlan.everything(0.1, lists=True).rates}
+    kinds = {kind_of(fault) for fault in FaultPlan.everything(0.1, lists=True, streams=True).rates}
     assert set(Fault) - kinds == {Fault.OVERSIZED, Fault.GZIP_BOMB}
+
+
+def test_fault_plan_everything_has_stream_faults_on_request() -> None:
+    """With `streams=True` all of them, else none."""
+    assert not any(fault.of_streams for fault in map(kind_of, FaultPlan.everything(0.1).rates))
+    plan = FaultPlan.everything(0.1, streams=True, stall_seconds=3)
+    assert {kind_of(fault) for fault in plan.rates if kind_of(fault).of_streams} == {
+        Fault.SILENCE,
+        Fault.ERROR_EVENT,
+    }
+    assert Fault.SILENCE(seconds=3) in plan.rates
 
 
 def kind_of(fault: FaultLike) -> Fault:

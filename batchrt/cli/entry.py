@@ -1,0 +1,20 @@
+"""The entry point of the program, which imports the rest of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final, NoReturn
+
+__all__ = ["main"]
+
+_INTERRUPTED: Final = 130
+
+
+def main() -> NoReturn:
+    """Run the command in the process's arguments and exit; Ctrl-C while it imports leaves no traceback."""
+    try:
+        from batchrt.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)

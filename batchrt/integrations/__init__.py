@@ -1,0 +1,1 @@
+"""Bridges to other libraries, each for the extra of its name; `import batchrt` loads none of them."""
