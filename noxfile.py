@@ -87,6 +87,14 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Open a job's page in the machine's browser: narrow and wide, light and dark, with axe-core's rules."""
+    _install_wheel(session, "report")
+    session.install(*_group("test"), *_group("browser"))
+    session.run("pytest", "tests/jobs/test_page_in_browser.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, and that nothing is dead."""
     session.install(*_group("lint"))

@@ -52,6 +52,7 @@ from batchrt.messages import (
     Usage,
 )
 from batchrt.prices import Price
+from batchrt.response_cache import CacheStatistics, ResponseCache
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
@@ -143,6 +144,7 @@ __all__ = [
     "BatchrtTransport",
     "BlockedEventLoopError",
     "BudgetEmpty",
+    "CacheStatistics",
     "ChatOpenAI",
     "ChatPromptTemplate",
     "ChatPromptValue",
@@ -204,6 +206,7 @@ __all__ = [
     "RecordedError",
     "RecursionLimitError",
     "RequestTimeoutError",
+    "ResponseCache",
     "Retried",
     "RetryBudget",
     "RetryPolicy",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from batchrt.prices import Price, check_spending
+from batchrt.response_cache import ResponseCache, opened_cache
 
 __all__ = [
     "DEFAULT_RECURSION_LIMIT",
     "RunConfig",
     "RunnableConfig",
+    "cache_of",
     "cap_of",
     "check_config",
     "complete_config",
@@ -39,8 +42,12 @@ class RunConfig(TypedDict, total=False):
             run ends: requests in flight finish, and no more are sent (`SpendingLimitError`).
         max_cost: the same bound on money, in the currency of `prices`.
         prices: a `Price` for all models, or a dict of prices by model name.
+        cache: the path of a file with answers of identical requests, or a `ResponseCache`: what is there is
+            not sent, and new answers are kept. Nested calls use it too.
         window: the number of items that may be admitted and not yet delivered; bounds memory. Default: ten
             times `max_concurrency`, at least 1,000.
+        progress: show a bar of the items that have ended, on stderr or in a notebook. Needs
+            `batchrt[progress]`. For the run alone, and not for nested calls.
         recursion_limit: runnables in a row that a function may return. Default 25.
         tags, metadata, run_name, configurable: for your own use. They are passed to functions that take a
             `config`, inherited by nested calls, and merged by `with_config`.
@@ -52,7 +59,9 @@ class RunConfig(TypedDict, total=False):
     max_tokens_total: int | None
     max_cost: float | None
     prices: Price | Mapping[str, Price] | None
+    cache: ResponseCache | str | os.PathLike[str] | None
     window: int
+    progress: bool
     recursion_limit: int
     tags: list[str]
     metadata: dict[str, Any]
@@ -74,9 +83,10 @@ _LANGCHAIN: Final = frozenset({"callbacks", "run_id"})
 
 
 def check_config(config: Mapping[str, Any] | None) -> RunConfig:
-    """Return a checked copy of `config`; called before the run starts.
+    """Return a checked copy of `config`, with its cache opened; called before the run starts.
 
     Raises:
+        InputError: the cache cannot be used; see `ResponseCache`.
         ValueError: for a number out of range, or an unknown key.
         TypeError: for a value of the wrong type.
     """
@@ -97,9 +107,14 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
     _check_count(config, "recursion_limit", least=0)
     _check_seconds(config, "timeout")
     _check_seconds(config, "deadline")
+    if not isinstance(config.get("progress", False), bool):
+        raise TypeError(f"progress must be True or False, not {config['progress']!r}")
     if not _SPENDING.isdisjoint(config):
         check_spending(config)
-    return cast("RunConfig", dict(config))
+    checked = cast("RunConfig", dict(config))
+    if "cache" in config:
+        checked["cache"] = opened_cache(config["cache"])
+    return checked
 
 
 def _check_count(config: Mapping[str, Any], key: str, *, optional: bool = False, least: int = 1) -> None:
@@ -151,6 +166,11 @@ def cap_of(config: RunConfig) -> int | None:
     """Return the cap on leaf calls in `config`; `None` if there is none."""
     cap = config.get("max_concurrency")
     return None if cap == "auto" else cap
+
+
+def cache_of(config: RunConfig) -> ResponseCache | None:
+    """Return the response cache in a checked `config`; `None` if there is none."""
+    return cast("ResponseCache | None", config.get("cache"))
 
 
 def complete_config(config: RunConfig) -> RunConfig:

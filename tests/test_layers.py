@@ -15,6 +15,7 @@ PACKAGE = Path(batchrt.__file__).parent
 LAYERS = [
     {"tool_calls"},
     {"errors", "messages", "prices"},
+    {"response_cache"},
     {"config"},
     {"runtime"},
     {"limits", "batching"},
@@ -27,7 +28,7 @@ LAYERS = [
 ]
 """From the bottom up; what stands side by side does not import each other. `__init__`: the public names."""
 
-INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5]
+INTERNAL = LAYERS[0] | LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5] | LAYERS[6]
 """The layers that the command line reaches by the public names alone, as every other user does."""
 
 PROVIDERS = [{"http"}, {""}, {"chat", "completions", "embeddings"}]
@@ -46,12 +47,14 @@ ROOMS = {
     "numpy": {"providers/embeddings/arrays.py", "jobs/page/"},
     "matplotlib": {"jobs/page/pictures.py"},
     "jinja2": {"jobs/page/page.py"},
-    "pyarrow": {"files/arrow.py"},
+    "pyarrow": {"files/arrow.py", "runtime/outcome_table.py"},
+    "pandas": {"runtime/outcome_table.py"},
     "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
     "genai_prices": {"providers/published_prices.py"},
+    "tqdm": {"runtime/progress_bar.py"},
     "tenacity": {"runtime/retry.py", "runnables/retry.py", "providers/http/endpoint.py"},
-    "sqlite3": {"jobs/"},
+    "sqlite3": {"jobs/", "response_cache.py"},
     "langchain_core": {"integrations/langchain/"},
     "langchain_openai": {"integrations/langchain/"},
     "openai": {"integrations/langchain/"},

@@ -24,8 +24,8 @@ PUBLIC = {
         StringPromptValue add_chunks chain
     """,
     "running": """
-        BatchResult ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome OutcomeIterator OutputLayout
-        RunConfig RunStatistics Stream estimate_job
+        BatchResult CacheStatistics ChunkStream ItemChunkStream Job JobEstimate JobReport Outcome
+        OutcomeIterator OutputLayout ResponseCache RunConfig RunStatistics Stream estimate_job
     """,
     "quotas": """
         AbortPolicy Admitted BudgetEmpty CooledDown FailureKind LimitChanged LimitStatus ProviderDown
@@ -57,6 +57,9 @@ HEAVY = [
     "numpy",
     "tiktoken",
     "genai_prices",
+    "sqlite3",
+    "matplotlib",
+    "jinja2",
 ]
 
 

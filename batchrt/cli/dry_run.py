@@ -108,6 +108,8 @@ def _confirm(estimate: JobEstimate, settings: JobSettings, budget: Budget) -> No
     if most <= limit:
         return
     cost = f"{money(most)}{'' if budget.known is None else budget.known.words()}"
+    if estimate.max_cost is None:
+        cost += f" with answers of {_GUESS} tokens, which --max-tokens would bound"
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise UsageError(
             f"the job may cost {cost}, more than --confirm-above {limit:g}; add --yes to run it, since there "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Final, NoReturn
 
@@ -18,3 +19,7 @@ def main() -> NoReturn:
         run()
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
+    finally:
+        # The interpreter's last collections walk over the objects of all modules, and find nothing that the
+        # end of the process would not free: 0.1 s, and half a second on a busy machine, after Ctrl-C too.
+        gc.freeze()

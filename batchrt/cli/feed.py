@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice
 from typing import Final, Literal, TypeAlias
@@ -47,9 +46,9 @@ class Feed:
         self._blocks = source.fraction_read is None
         self.counts: Counts = counts
         self._kept = kept
-        self._under_way: deque[AnyRow] = deque()
+        self._under_way: dict[int, AnyRow] = {}
+        self._given_rows = 0
         self._bytes = 0
-        self._taken = 0
 
     def inputs(self) -> Iterator[AnyRow] | AsyncIterator[AnyRow]:
         """Return the rows, as inputs of a run."""
@@ -65,9 +64,10 @@ class Feed:
 
     def _given(self, row: AnyRow) -> AnyRow:
         kept = row if self._kept is None else self._kept(row)
+        self._under_way[self._given_rows] = kept
+        self._given_rows += 1
         self.counts.started += 1
         self._bytes += kept.size
-        self._under_way.append(kept)
         return row
 
     def has_room(self) -> bool:
@@ -76,16 +76,13 @@ class Feed:
 
     def row(self, index: int) -> AnyRow:
         """Return the row under way that was given as the input of this index."""
-        return self._under_way[index - self._taken]
+        return self._under_way[index]
 
     def take(self, index: int) -> AnyRow:
-        """Return the same row, and let go of it and of all rows before it."""
-        while True:
-            row = self._under_way.popleft()
-            self._bytes -= row.size
-            self._taken += 1
-            if self._taken > index:
-                return row
+        """Return the same row, and let go of it."""
+        row = self._under_way.pop(index)
+        self._bytes -= row.size
+        return row
 
 
 _AHEAD_PER_SLOT: Final = 20

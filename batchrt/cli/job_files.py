@@ -40,7 +40,15 @@ def open_input(settings: JobSettings) -> Source:
         if output_format(settings) != "csv":
             raise UsageError("--delimiter is for CSV, and neither the input nor the output is one")
         delimiter = None
-    source = open_source(names, format=settings.format, delimiter=delimiter, encoding=settings.encoding)
+    if settings.follow and settings.sample is not None:
+        raise UsageError("--sample reads the input to its end, which --follow does not have; leave one out")
+    source = open_source(
+        names,
+        format=settings.format,
+        delimiter=delimiter,
+        encoding=settings.encoding,
+        follow=settings.follow,
+    )
     if settings.sample is None:
         return source
     return SampledSource(source, settings.sample, seed=settings.sample_seed, limit=settings.limit)

@@ -105,6 +105,7 @@ class JournalJob(Job):
             version=kind.version,
             overwrite=settings.overwrite,
             keeps_partial=True,
+            ordered=not (settings.unordered or settings.follow),
             # A sample is drawn from the first rows, and is all there is.
             limit=settings.limit if settings.sample is None else None,
             refine=kind.refine,

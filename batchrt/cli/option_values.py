@@ -23,7 +23,7 @@ _MOST_DIGITS: Final = 20
 _NOT_TEXT: Final = frozenset(
     (
         *("-o", "--output", "--schema", "-q", "--quiet", "--overwrite", "--fail-cut-off", "--flatten"),
-        *("--retry-failed", "--fresh", "--journal", "--no-journal"),
+        *("--retry-failed", "--fresh", "--journal", "--no-journal", "--unordered", "--follow"),
     )
 )
 """Options whose value is a path, of any bytes, and flags that may stand before one."""

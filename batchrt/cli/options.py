@@ -171,6 +171,14 @@ class JobSettings:
     reuse: Literal["same", "any"] = option(
         "same", help="any: keep outputs of another model, prompt or option for the same row."
     )
+    unordered: bool = option(
+        False, "--unordered", help="Write rows as they end, not in the order of INPUT; OUT grows meanwhile."
+    )
+    follow: bool = option(
+        False,
+        "--follow",
+        help="Wait for rows that are appended to INPUT, until Ctrl-C; implies --unordered.",
+    )
     quiet: bool = option(
         False, "--quiet", "-q", help="No progress and no summary; lost rows are reported nevertheless."
     )

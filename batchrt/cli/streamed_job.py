@@ -1,4 +1,4 @@
-"""A streamed job: rows are written in their order as they come."""
+"""A streamed job: rows are written as they come, in their order or in that of their ends."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class StreamedJob(Job):
         self._noun = "list" if isinstance(sink, VectorSink) else None
         self._feed = feed
         limited = budget.limit({**config, "max_concurrency": settings.max_concurrency})
-        self._outcomes = chain.arun_iter(feed.inputs(), limited, room=feed.has_room, on_outcome=self._record)
+        ordered = not (settings.unordered or settings.follow)
+        self._outcomes = chain.arun_iter(
+            feed.inputs(), limited, ordered=ordered, room=feed.has_room, on_outcome=self._record
+        )
         super().__init__(
             feed.counts,
             self._outcomes,

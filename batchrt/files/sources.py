@@ -14,7 +14,7 @@ from batchrt.files.formats import STANDARD_STREAM, check_delimiter, choose_forma
 from batchrt.files.merged_source import MergedSource
 from batchrt.files.parquet_source import ParquetSource
 from batchrt.files.paths import expand_paths
-from batchrt.files.remote import shown_name
+from batchrt.files.remote import is_remote, shown_name
 from batchrt.files.source import Source
 from batchrt.files.streams import open_stream
 from batchrt.files.table_source import TableSource
@@ -29,6 +29,7 @@ def open_source(
     format: str | None = None,  # noqa: A002
     delimiter: str | None = None,
     encoding: str | None = None,
+    follow: bool = False,
 ) -> Source:
     """Open `path` for reading, with its columns known and no row read further than needed.
 
@@ -44,6 +45,8 @@ def open_source(
         delimiter: the character between the fields of a CSV. By default it is detected: a comma, or a
             semicolon, tab or bar where the header has no comma.
         encoding: Python's name of the text's encoding; UTF-8 by default. Neither of these two is for Parquet.
+        follow: wait for more rows at the end of the file, which grows, until the source is closed. For a
+            single uncompressed CSV, TSV or JSONL file of this machine, or a pipe.
 
     Raises:
         InputError: the file cannot be opened, its format is unknown, it is empty, or its header is unusable.
@@ -55,7 +58,9 @@ def open_source(
     names = expand_paths([os.fspath(each) for each in given])
     for name in names:  # before any is opened
         check_delimiter(delimiter, choose_format(name, format))
-    opened = partial(_open_one, format=format, delimiter=delimiter, encoding=encoding)
+    if follow and (len(names) > 1 or is_remote(names[0]) or choose_format(names[0], format) == "parquet"):
+        raise InputError("one CSV, TSV or JSONL file can be followed, or a pipe", parameter="follow")
+    opened = partial(_open_one, format=format, delimiter=delimiter, encoding=encoding, follow=follow)
     return opened(names[0]) if len(names) == 1 else MergedSource(names, opened)
 
 
@@ -67,12 +72,19 @@ def _paths_of(data: Any) -> Sequence[str | os.PathLike[str]] | None:
     return data if is_list else None
 
 
-def _open_one(name: str, format: str | None, delimiter: str | None, encoding: str | None) -> Source:  # noqa: A002
+def _open_one(
+    name: str,
+    format: str | None,  # noqa: A002
+    delimiter: str | None,
+    encoding: str | None,
+    *,
+    follow: bool,
+) -> Source:
     kind = choose_format(name, format)
     label = "stdin" if name == STANDARD_STREAM else shown_name(name)
     new_decoder = None if encoding is None else find_encoding(encoding)
     try:
-        stream = open_stream(name)
+        stream = open_stream(name, follow=follow)
         if kind == "parquet":
             return ParquetSource(stream)
         return TextSource(stream, kind, delimiter=delimiter, new_decoder=new_decoder)

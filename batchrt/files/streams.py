@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from batchrt.errors import InputError
 from batchrt.files.compression import buffered
+from batchrt.files.followed_file import FollowedFile
 from batchrt.files.formats import STANDARD_STREAM
 from batchrt.files.remote import RemoteReader, is_remote, shown_name
 
@@ -33,11 +34,14 @@ class Stream:
         can_seek: whether it can be read from its end.
     """
 
-    def __init__(self, name: str, file: io.BufferedReader, stack: ExitStack) -> None:
+    def __init__(
+        self, name: str, file: io.BufferedReader, stack: ExitStack, *, follows: bool = False
+    ) -> None:
         self.path: str = "stdin" if name == STANDARD_STREAM else shown_name(name)
         self.file: io.BufferedReader = file
         self._name = name
         self._status = _regular_status(file)
+        self._follows = follows
         self.size: int = 0 if self._status is None else self._status.st_size
         self.can_seek: bool = self._status is not None or (is_remote(name) and file.seekable())
         self._stack = stack
@@ -53,10 +57,16 @@ class Stream:
     ) -> None:
         self._stack.close()
 
+    def leave(self) -> None:
+        """Have a file that is followed end here: a thread may wait in it, which nothing else interrupts."""
+        raw = self.file.raw
+        if isinstance(raw, FollowedFile):
+            raw.leave()
+
     @property
     def can_reopen(self) -> bool:
         """Whether it is a file of this machine, and no pipe, that can be read twice."""
-        return self._status is not None
+        return self._status is not None and not self._follows
 
     @property
     def position(self) -> int:
@@ -89,16 +99,19 @@ class Stream:
         return again
 
 
-def open_stream(name: str) -> Stream:
-    """Open a file, a remote one by fsspec, or stdin for `"-"`.
+def open_stream(name: str, *, follow: bool = False) -> Stream:
+    """Open a file, a remote one by fsspec, or stdin for `"-"`; with `follow`, one that grows.
 
     Raises:
         InputError: stdin is closed, or a library is missing.
         OSError: the file cannot be opened.
     """
     with ExitStack() as stack:
-        file = _open_bytes(name, stack)
-        return Stream(name, file, stack.pop_all())
+        if follow and not (is_remote(name) or name == STANDARD_STREAM):
+            file = stack.enter_context(buffered(FollowedFile(name)))
+        else:
+            file = _open_bytes(name, stack)
+        return Stream(name, file, stack.pop_all(), follows=follow)
     raise AssertionError  # pragma: no cover  the stack swallows nothing
 
 

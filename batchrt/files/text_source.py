@@ -88,6 +88,7 @@ class TextSource(Source):
     def close(self) -> None:
         """Close the file; stdin is left open. Iteration ends."""
         super().close()
+        self._stream.leave()
         self._stack.close()
 
     @property

@@ -183,15 +183,15 @@ def _copied(path: str) -> Iterator[Journal]:
 
 
 def _add_all(sums: _Sums, given: Iterator[Given]) -> None:
-    for position, (value, error) in enumerate(given):
+    for position, (value, _, error) in enumerate(given):
         sums.rows += 1
         sums.add(position, value, error)
 
 
 def _add_matched(sums: _Sums, given: Iterator[Given], matcher: Matcher) -> None:
-    for value, error in given:
+    for value, recorded, error in given:
         sums.rows += 1
-        for row in matcher.match(value, encode_input(value), error):
+        for row in matcher.match(value, encode_input(recorded), error):
             sums.add(row.position, row.value, row.error)
     for row in matcher.finish():
         sums.add(row.position, row.value, row.error)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio.from_thread
 import anyio.to_thread
@@ -28,7 +28,8 @@ from batchrt.jobs.matching import Matcher, Matches
 from batchrt.jobs.output import OutputLayout, check_output, check_unused, is_free, is_stream, write_output
 from batchrt.jobs.records import Codec
 from batchrt.jobs.report import JobReport
-from batchrt.jobs.rows import JobSource, open_rows, read_async_rows, read_rows, source_paths
+from batchrt.jobs.rows import JobSource, count_rows, open_rows, read_async_rows, read_rows, source_paths
+from batchrt.jobs.unordered_output import UnorderedOutput
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.limits.quota_watch import watching_quotas
 from batchrt.providers.embeddings.tokenizer import TokenizerName
@@ -37,7 +38,12 @@ from batchrt.runtime.clock import Clock
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.outcome_iterator import RunStatistics
 from batchrt.runtime.portal import call_blocking
+from batchrt.runtime.progress_bar import ProgressBar
 from batchrt.runtime.sync_callbacks import check_sync
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["Job", "Reuse"]
 
@@ -78,6 +84,8 @@ class Job:
             closure of each function are compared, with the functions, runnables and constants of its own
             module that it names; but no other module, and another version of Python is a change.
         overwrite: replace an output that another program or job has made.
+        ordered: write the output in the order of the input, once each row has an outcome. Otherwise rows are
+            written as they end (see `UnorderedOutput`), those that are reused first.
         keeps_partial: write the rows so far to the output also when a run ends early, unless it is a file of
             another run or job, or all rows had an outcome when it was last written.
         limit: the most rows to read.
@@ -105,6 +113,7 @@ class Job:
         retry_failed: bool = False,
         version: str | None = None,
         overwrite: bool = False,
+        ordered: bool = True,
         keeps_partial: bool = False,
         limit: int | None = None,
         refine: Refiner | None = None,
@@ -126,6 +135,7 @@ class Job:
         self._fresh = fresh
         self._retry_failed = retry_failed
         self._overwrite = overwrite
+        self._ordered = ordered
         self._keeps_partial = keeps_partial
         self._limit = limit
         self._refine = refine
@@ -135,21 +145,25 @@ class Job:
         self._writing: CancelScope | None = None
         self._codec = Codec(self._identity.output_type)
         self._run: JobRun | None = None
+        self._bar: ProgressBar | None = None
         self._stop_called = False
         self._is_used_up = False
         self._report: JobReport | None = None
 
-    def run(self, observe: Observer | None = None) -> JobReport:
+    def run(self, observe: Observer | None = None, *, progress: bool = False) -> JobReport:
         """Do `arun` from sync code; an iterator of rows runs on a background event loop."""
-        return call_blocking(partial(self.arun, observe))
+        return call_blocking(partial(self.arun, observe, progress=progress))
 
-    async def arun(self, observe: Observer | None = None) -> JobReport:
+    async def arun(self, observe: Observer | None = None, *, progress: bool = False) -> JobReport:
         """Run the rows that have no outcome yet, write the output if each row has one, and report.
 
         Args:
             observe: called with each outcome of this run once it is on the disk, on the event loop.
+            progress: show a bar of the rows that have an outcome, on stderr or in a notebook, as `progress`
+                in the config does.
 
         Raises:
+            ImportError: tqdm is not installed, which the bar needs (`batchrt[progress]`).
             JournalError: the journal cannot be opened or written, or another process has it open. What was
                 committed is in it, and running the job again goes on.
             InputError: the source cannot be read, or has no column that the prompt names; or the output
@@ -158,18 +172,8 @@ class Job:
             TypeError: a row's value cannot be kept in a journal.
             ValueError: the source is an iterator, and was read by a run before.
         """
-        if self._is_used_up:
-            raise ValueError(
-                "the job's source is an iterator, which the run before has read; make a job with a new one"
-            )
-        if observe is not None:
-            check_sync("observe", observe)
-        self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
-        run = self._run = JobRun(
-            self._chain, self._config, observe, refine=self._refine, abort_policy=self._abort_policy
-        )
-        if self._stop_called:
-            run.stop()
+        wants_bar = progress or self._config.get("progress", False)
+        run = self._new_run(observe, self._show if wants_bar else None)
         with ExitStack() as opened:
             rows = opened.enter_context(open_rows(self._source))
             source = rows if isinstance(rows, Source) else None
@@ -180,12 +184,56 @@ class Job:
             if journal.is_new and not self._overwrite:
                 check_unused(files)
             self._fresh = False
+            if wants_bar:
+                self._bar = ProgressBar(count_rows(rows, self._limit), "row")
+                opened.callback(self._bar.close)
+            if self._sink is not None and not self._ordered:
+                run.output = UnorderedOutput(journal, self._sink, files or [self._sink], source, self._layout)
+                report = self._report = await self._write_along(run, run.output, rows, journal)
+                self._stop_called = False
+                return report
             report = self._report = await self._carry_out(run, rows, journal)
             if self._sink is not None and self._is_to_be_written(journal, report, self._sink):
                 journal.begin_output(is_complete=report.is_complete)
                 report = self._report = await self._written(report, source, self._sink)
         self._stop_called = False
         return report
+
+    def _new_run(self, observe: Observer | None, show: Callable[[int, int], object] | None) -> JobRun:
+        if self._is_used_up:
+            raise ValueError(
+                "the job's source is an iterator, which the run before has read; make a job with a new one"
+            )
+        if observe is not None:
+            check_sync("observe", observe)
+        self._is_used_up = isinstance(self._source, Iterator | AsyncIterator)
+        run = self._run = JobRun(
+            self._chain,
+            {**self._config, "progress": False},
+            observe,
+            refine=self._refine,
+            abort_policy=self._abort_policy,
+            show=show,
+        )
+        if self._stop_called:
+            run.stop()
+        return run
+
+    async def _write_along(
+        self, run: JobRun, output: UnorderedOutput, rows: Any, journal: Journal
+    ) -> JobReport:
+        """Carry the job out, and write its rows as they end."""
+        try:
+            report = await self._carry_out(run, rows, journal)
+        except BaseException:
+            with suppress(Exception), CancelScope(shield=True):
+                await anyio.to_thread.run_sync(partial(output.close, is_complete=False))
+            raise
+        close = partial(output.close, is_complete=report.is_complete, rows=report.rows or 0)
+        with CancelScope() as self._writing:
+            await anyio.to_thread.run_sync(close, abandon_on_cancel=True)
+        is_written = report.is_complete and not self._writing.cancelled_caught
+        return replace(report, is_written=is_written, has_partial=bool(output.rows) and not is_written)
 
     async def _written(self, report: JobReport, source: Source | None, sink: str) -> JobReport:
         """Write the output, and return the report that says so."""
@@ -205,7 +253,13 @@ class Job:
     async def _carry_out(self, run: JobRun, rows: Any, journal: Journal) -> JobReport:
         started, wall = perf_counter(), Clock().wall
         journal.begin_run(wall(), source_paths(rows))
-        matcher = Matcher(journal, self._identity, reuse_any=self._reuse_any, retry_failed=self._retry_failed)
+        matcher = Matcher(
+            journal,
+            self._identity,
+            reuse_any=self._reuse_any,
+            retry_failed=self._retry_failed,
+            on_use=None if run.output is None else run.output.reuse,
+        )
         self._matcher = matcher
         # A pipe may be long in giving a row; the next row of a file takes microseconds, less than a thread.
         blocks = isinstance(rows, Source) and rows.fraction_read is None
@@ -226,7 +280,17 @@ class Job:
         journal.end_run(ended)
         journal.flush()
         totals = await anyio.to_thread.run_sync(journal.totals)
-        return self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        report = self._report_of(run, matcher, journal, {**ended._asdict(), **totals._asdict()})
+        journal.put_counts(report.counts())
+        journal.flush()
+        return report
+
+    def _show(self, ended: int, failed: int) -> None:
+        """Show rows of this run that have an outcome, and those of the runs before."""
+        matches = self.matches
+        if self._bar is not None and matches is not None:
+            before = 0 if self._retry_failed else matches.failed_before
+            self._bar.show(matches.reused + before + ended, before + failed)
 
     def stop(self) -> None:
         """End the run gracefully: rows in flight are finished and recorded, and no more are started.
@@ -333,6 +397,14 @@ class Job:
         if self._report is not None:
             return self._report
         return JobReport.of(self.journal)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows of the journal as an Arrow table; see `JobReport.to_arrow`."""
+        return JobReport(self.journal).to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows of the journal as a data frame; see `JobReport.to_pandas`."""
+        return JobReport(self.journal).to_pandas()
 
     def _report_of(
         self, run: JobRun, matcher: Matcher, journal: Journal, facts: Mapping[str, Any]

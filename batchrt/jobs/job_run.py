@@ -21,6 +21,7 @@ from batchrt.jobs.journal import Journal, RowSource
 from batchrt.jobs.matching import Matcher, Row
 from batchrt.jobs.records import Codec, encode_input
 from batchrt.jobs.rows import Given
+from batchrt.jobs.unordered_output import UnorderedOutput
 from batchrt.limits.abort_policy import AbortPolicy
 from batchrt.runnables.base import Runnable
 from batchrt.runtime.clock import Clock
@@ -100,8 +101,10 @@ class JobRun:
         observe: see `Observer`.
         refine: see `Refiner`.
         abort_policy: decides when the run is stopped, by its `on_abort`; by default `stop` is called.
+        show: called now and then with the number of outcomes that are on the disk, and of those that failed.
 
     Attributes:
+        output: gets the places of outcomes that are on the disk, if it is set.
         interrupted: rows without an outcome that stands, since the provider let no request through.
         not_started: rows that were read and not sent.
         superseded: changed rows with an outcome of this run.
@@ -117,7 +120,9 @@ class JobRun:
         *,
         refine: Refiner | None = None,
         abort_policy: AbortPolicy | None = None,
+        show: Callable[[int, int], object] | None = None,
     ) -> None:
+        self.output: UnorderedOutput | None = None
         self.interrupted: int = 0
         self.not_started: int = 0
         self.superseded: int = 0
@@ -128,6 +133,8 @@ class JobRun:
         self._config = config
         self._observe = observe
         self._refine = refine
+        self._show = show
+        self._shown = self._failures_shown = 0
         if abort_policy is None:
             abort_policy = AbortPolicy(max_wait=math.inf)
             abort_policy.on_abort = self.stop
@@ -178,6 +185,8 @@ class JobRun:
 
     def committed(self, tokens: list[Any]) -> None:
         """Take outcomes that are on the disk; called in the journal's thread."""
+        if self.output is not None:
+            self.output.add([position for position, _ in tokens])
         self._confirmed.append(tokens)
         self._loop.soon(self._confirm)
 
@@ -217,6 +226,8 @@ class JobRun:
         self._confirm()
         if self._failure is not None:
             raise self._failure
+        if self._show is not None:
+            self._show(self._shown, self._failures_shown)
         self._end()
 
     async def _consume(self, iterator: OutcomeIterator[Any]) -> None:
@@ -248,6 +259,8 @@ class JobRun:
                 in_turns = self._packs and not self._matcher.is_first
                 return self._in_turns(matched) if in_turns else self._following(matched)
             if perf_counter() - began > _LONGEST_LOOK:
+                if self._show is not None:
+                    self._show(self._shown, self._failures_shown)
                 await anyio.lowlevel.checkpoint()
                 began = perf_counter()
             if self._stopped:
@@ -277,8 +290,8 @@ class JobRun:
     def _matched(self, rows: Iterator[Given]) -> Iterator[Row | None]:
         """Yield the rows to run, and `None` for rows that need not be."""
         match = self._matcher.match
-        for value, error in rows:
-            to_run = match(value, encode_input(value), error)
+        for value, recorded, error in rows:
+            to_run = match(value, encode_input(recorded), error)
             if to_run:
                 yield from to_run
             else:
@@ -288,8 +301,8 @@ class JobRun:
 
     async def _async_inputs(self, rows: AsyncGenerator[Given, None]) -> AsyncGenerator[Row, None]:
         async with aclosing(rows):
-            async for value, error in rows:
-                for row in self._matcher.match(value, encode_input(value), error):
+            async for value, recorded, error in rows:
+                for row in self._matcher.match(value, encode_input(recorded), error):
                     yield self._noted(row)
         for row in self._matcher.finish():
             yield self._noted(row)
@@ -376,10 +389,17 @@ class JobRun:
         """Show outcomes that are on the disk; on the loop's thread."""
         try:
             while self._confirmed:
-                for position, outcome in self._confirmed.popleft():
+                tokens = self._confirmed.popleft()
+                for position, outcome in tokens:
                     if self._observe is not None:
                         self._observe(_at(position, outcome))
+                if self._show is not None:
+                    self._shown += len(tokens)
+                    self._failures_shown += sum(outcome.error is not None for _, outcome in tokens)
+                    self._show(self._shown, self._failures_shown)
             self._journal.check()
+            if self.output is not None:
+                self.output.check()
         except BaseException as error:  # noqa: BLE001  raised by `run`
             if self._failure is None:
                 self._failure = error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -171,6 +171,11 @@ class Journal(JournalReader):
     def end_run(self, run: RunRecord) -> None:
         """Record how the run ended."""
         self._thread.put((_END_RUN, run, None))
+
+    def put_counts(self, counts: Mapping[str, Any]) -> None:
+        """Record the counts of the last run's rows by how they were matched."""
+        change = "UPDATE runs SET counts = ? WHERE id = (SELECT max(id) FROM runs)"
+        self._thread.put((change, (json.dumps(counts),), None))
 
     def begin_output(self, *, is_complete: bool) -> None:
         """Record that the output is about to be written, with all rows or with those so far."""

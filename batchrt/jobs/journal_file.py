@@ -23,7 +23,7 @@ __all__ = [
 
 APPLICATION: Final = 0x62727431
 """The `application_id` in the file's header: "brt1". Another program's database is not written to."""
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The version of the tables, in the header's `user_version`. A journal of an older version is read as it is,
 and brought up to date by the job that writes it."""
 
@@ -40,7 +40,8 @@ CREATE TABLE runs (
     ended TEXT,                     -- why it ended early
     started REAL,                   -- seconds since 1970; NULL in a run of the first format
     source TEXT,                    -- JSON: the paths of the input's files; NULL for rows of another kind
-    output TEXT                     -- partial or complete: the rows that it was about to write to the output
+    output TEXT,                    -- partial or complete: the rows that it was about to write to the output
+    counts TEXT                     -- JSON: its rows by how they were matched
 );
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,         -- in the order of commits
@@ -78,6 +79,7 @@ CREATE TABLE events (
 _UPGRADES: Final = (
     f"ALTER TABLE runs ADD COLUMN started REAL; {_EVENTS}",
     "ALTER TABLE runs ADD COLUMN source TEXT; ALTER TABLE runs ADD COLUMN output TEXT;",
+    "ALTER TABLE runs ADD COLUMN counts TEXT;",
 )
 """The changes of each format to the next one, from the first on."""
 

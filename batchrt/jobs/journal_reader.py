@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -20,6 +20,8 @@ _PAGE: Final = 5000
 ENTRY: Final = "id, position, key, chain, status, replaced, input"
 _WITH_SOURCES: Final = 3
 """The first format that has the paths of a run's files."""
+_WITH_COUNTS: Final = 4
+"""The first format that has the counts of runs."""
 
 
 class Entry(NamedTuple):
@@ -184,6 +186,13 @@ class JournalReader:
             for position, given, *columns in found:
                 yield position, given, Record._make(columns)
 
+    def records_at(self, places: Sequence[int]) -> Iterator[tuple[int, str, Record]]:
+        """Yield place, input (JSON) and record of the rows at some places of the input, in any order."""
+        marks = ", ".join("?" * len(places))
+        query = f"SELECT position, input, {COLUMNS} FROM rows WHERE position IN ({marks})"  # noqa: S608
+        for position, given, *columns in self._read(query, *places):
+            yield position, given, Record._make(columns)
+
     def last_run(self) -> RunRecord:
         """Return how the last run ended."""
         found = self._read("SELECT rows, is_complete, seconds, ended FROM runs ORDER BY id DESC LIMIT 1")
@@ -277,6 +286,14 @@ class JournalReader:
     def _has_events(self) -> bool:
         """Whether there are events and times of runs, which the first format does not have."""
         return bool(self._read("SELECT 1 FROM sqlite_schema WHERE name = 'events'"))
+
+    def last_counts(self) -> dict[str, Any]:
+        """Return the last run's rows by how they were matched; empty for a run that was killed."""
+        ((version,),) = self._read("PRAGMA user_version")
+        if version < _WITH_COUNTS:
+            return {}
+        found = self._read("SELECT counts FROM runs ORDER BY id DESC LIMIT 1")
+        return json.loads(found[0][0]) if found and found[0][0] is not None else {}
 
     def totals(self) -> Totals:
         """Return the sums over all rows that are in the input."""

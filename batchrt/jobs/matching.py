@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -80,6 +80,7 @@ class Matcher:
         identity: of the chain.
         reuse_any: use outcomes of other chains with the same input.
         retry_failed: run rows again that failed before.
+        on_use: called with the place of each row whose outcome is used.
 
     Attributes:
         matches: the counts so far.
@@ -87,7 +88,15 @@ class Matcher:
         position: how many rows of the input there were so far.
     """
 
-    def __init__(self, journal: Journal, identity: Identity, *, reuse_any: bool, retry_failed: bool) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        identity: Identity,
+        *,
+        reuse_any: bool,
+        retry_failed: bool,
+        on_use: Callable[[int], object] | None = None,
+    ) -> None:
         self.matches: Matches = Matches()
         self.chain: int = journal.chain(identity.parts)
         self.position: int = 0
@@ -95,6 +104,7 @@ class Matcher:
         self._identity = identity
         self._reuse_any = reuse_any
         self._retry_failed = retry_failed
+        self._on_use = on_use
         self._parts = dict(identity.parts)
         self._differences: dict[int, tuple[str, ...]] = {self.chain: ()}
         self._has_others = self.chain > 1 or journal.has_chain_after(self.chain)
@@ -134,7 +144,7 @@ class Matcher:
             and error is None
             and (here.status == "done" or not self._retry_failed)
         ):
-            self._count_use(here)
+            self._count_use(here, position)
             return ()
         keys = identity.keys(value, given) if error is None else identity.key_of_error(given, error)
         row = Row(position, value, text, keys, error)
@@ -155,7 +165,7 @@ class Matcher:
         old = None
         if here is not None:
             if self._is_of_another_chain(here, row.value):
-                if self._keeps(here):
+                if self._keeps(here, row.position):
                     return ()
                 old = here
             self._displace(here, row.position)
@@ -179,8 +189,9 @@ class Matcher:
             if old is None and self._has_others:
                 entries = self._journal.with_input(row.keys[1])
                 old = self._free(entry for entry in entries if not entry.replaced)
-                if old is not None and self._keeps(old):
+                if old is not None and self._reuse_any and old.status == "done":
                     self._take(old, row.position)
+                    self._keeps(old, row.position)
                     return ()
         if old is None:
             self.matches.new += 1
@@ -200,23 +211,25 @@ class Matcher:
         """Use a recorded outcome of the row's request, or run the row again if it failed."""
         if entry.chain != self.chain or entry.input != row.given:
             self._journal.refresh(entry.id, RowSource(*row.keys, self.chain, row.given))
-        self._count_use(entry)
+        self._count_use(entry, row.position)
         if entry.status == "done" or not self._retry_failed:
             return ()
         return (row._replace(entry=entry.id),)
 
-    def _count_use(self, entry: Entry) -> None:
+    def _count_use(self, entry: Entry, position: int) -> None:
         if entry.status == "done":
             self.matches.reused += 1
         else:
             self.matches.failed_before += 1
+        if self._on_use is not None and (entry.status == "done" or not self._retry_failed):
+            self._on_use(position)
 
-    def _keeps(self, old: Entry) -> bool:
+    def _keeps(self, old: Entry, position: int) -> bool:
         """Whether an outcome of another chain is used."""
         if not self._reuse_any or old.status != "done":
             return False
-        self.matches.reused += 1
         self.matches.kept += 1
+        self._count_use(old, position)
         return True
 
     def _is_of_another_chain(self, here: Entry, value: Any) -> bool:

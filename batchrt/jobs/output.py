@@ -19,9 +19,17 @@ from batchrt.files.formats import STANDARD_STREAM
 from batchrt.files.new_file import refuse_source
 from batchrt.files.remote import is_remote, local_path, remote_exists, shown_name
 from batchrt.jobs.journal_reader import JournalReader
-from batchrt.jobs.records import decode_json, decode_output, error_text
+from batchrt.jobs.records import Record, decode_json, decode_output, error_text
 
-__all__ = ["OutputLayout", "check_output", "check_unused", "is_free", "is_stream", "write_output"]
+__all__ = [
+    "OutputLayout",
+    "RowWriting",
+    "check_output",
+    "check_unused",
+    "is_free",
+    "is_stream",
+    "write_output",
+]
 
 _COLUMN_ROWS: Final = 20_000
 """Rows whose names become columns of a CSV; as many as are surveyed of a file."""
@@ -125,18 +133,11 @@ def write_output(
         JournalError: the journal cannot be read.
     """
     with JournalReader(journal) as reader:
-        columns: Sequence[str] = ()
-        if layout is None:
-            columns = _columns(reader) if source is None else source.survey()
-        with _open(path, columns, source, layout) as sink:
+        writing = RowWriting(path, source, layout)
+        with writing.open(given for _, given, _ in islice(reader.records(), _COLUMN_ROWS)) as sink:
             count = 0
-            write = _write if layout is None else layout.write
-            types = {} if source is None else source.arrow_types
-            inputs = _Inputs({name: kind for name, kind in types.items() if "binary" in str(kind)})
             for place, given, record in reader.records(rows, failed=failed):
-                output = None if record.output is None else decode_output(record.output)
-                error = None if record.error is None else error_text(record.error)
-                write(sink, place, inputs.values(given), output, error)
+                writing.write(sink, place, given, record)
                 count += 1
                 if count % _ROWS_UNCHECKED == 0:
                     check()
@@ -155,29 +156,46 @@ def _write(sink: Any, _place: int, values: Mapping[str, Any], output: Any, error
     sink.write(values, output, error)
 
 
-class _Inputs:
-    """Inputs as they were read.
+class RowWriting:
+    """Write recorded rows to an output.
 
     Args:
-        binary: Arrow's types of columns with bytes, which are text in JSON.
+        path: the output's.
+        source: the file that the rows come from, or `None`.
+        layout: of the file; by default that of its source.
     """
 
-    def __init__(self, binary: Mapping[str, Any]) -> None:
-        self._binary = binary
+    def __init__(self, path: str, source: Source | None, layout: OutputLayout | None) -> None:
+        self._path = path
+        self._source = source
+        self._layout = layout
+        types = {} if source is None else source.arrow_types
+        # Columns with bytes are text in JSON.
+        self._binary = {name: kind for name, kind in types.items() if "binary" in str(kind)}
+        self._put = _write if layout is None else layout.write
 
-    def values(self, given: str) -> Mapping[str, Any]:
-        """Return the columns of a recorded input."""
+    def open(self, inputs: Iterable[str]) -> Sink | VectorSink:
+        """Open the output, replacing what is there; `inputs` have the columns if nothing else does."""
+        columns: Sequence[str] = ()
+        if self._layout is None:
+            columns = _columns(inputs) if self._source is None else self._source.survey()
+        return _open(self._path, columns, self._source, self._layout)
+
+    def write(self, sink: Sink | VectorSink, place: int, given: str, record: Record) -> None:
+        """Write the row at a place of the input."""
+        output = None if record.output is None else decode_output(record.output)
+        error = None if record.error is None else error_text(record.error)
         values = _values(decode_json(given))
         for name, kind in self._binary.items():
             if name in values:
                 values[name] = restored(values[name], kind)
-        return values
+        self._put(sink, place, values, output, error)
 
 
-def _columns(journal: JournalReader) -> tuple[str, ...]:
+def _columns(inputs: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the columns of inputs that are objects."""
     names: dict[str, None] = {}
-    for _, given, _ in islice(journal.records(), _COLUMN_ROWS):
+    for given in inputs:
         names.update(dict.fromkeys(_values(decode_json(given))))
     return tuple(names)
 

@@ -6,16 +6,26 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from batchrt.files.cells import error_line, shorten
 from batchrt.files.output_file import open_output
 from batchrt.jobs.journal_reader import JournalReader
 from batchrt.jobs.output import check_output, check_unused, write_output
-from batchrt.jobs.records import error_text
+from batchrt.jobs.records import Codec, decode_json, error_text
+from batchrt.runtime.outcome import Outcome
+from batchrt.runtime.outcome_table import OutcomeTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["JobReport"]
 
+_COUNTS: Final = (
+    *("reused", "failed_before", "changed", "changed_parts", "new", "gone", "kept", "interrupted"),
+    "not_started",
+)
 _SHOWN: Final = 20
 _LONGEST_REASON: Final = 200
 
@@ -83,7 +93,12 @@ class JobReport:
         """
         path = os.fspath(journal)
         with JournalReader(path) as reader:
-            return cls(path, **reader.last_run()._asdict(), **reader.totals()._asdict())
+            run, totals = reader.last_run()._asdict(), reader.totals()._asdict()
+            return cls(path, **reader.last_counts(), **run, **totals)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts that belong to the last run, and that the rows of the journal do not tell."""
+        return {name: getattr(self, name) for name in _COUNTS}
 
     def failed_rows(self, most: int = _SHOWN) -> list[str]:
         """Return a line for each of the first `most` rows that failed: its number, from 1, and the reason.
@@ -143,6 +158,36 @@ class JobReport:
             ) from error
         with open_output(os.fspath(path), str.encode, overwrite=overwrite, source=None) as file:
             file.put(page)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows of the journal as an Arrow table; needs `batchrt[parquet]`.
+
+        The columns are those of `BatchResult.to_arrow`, with the fields of the inputs.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            JournalError: the journal cannot be read.
+        """
+        return self._table().to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows of the journal as a data frame; needs `batchrt[pandas]`. Otherwise as `to_arrow`.
+
+        Raises:
+            ImportError: pandas is not installed.
+            JournalError: the journal cannot be read.
+        """
+        return self._table().to_pandas()
+
+    def _table(self) -> OutcomeTable:
+        inputs: list[Any] = []
+        outcomes: list[Outcome[Any]] = []
+        codec = Codec(None)
+        with JournalReader(self.journal) as reader:
+            for position, given, record in reader.records():
+                inputs.append(decode_json(given))
+                outcomes.append(codec.outcome(position, record))
+        return OutcomeTable(outcomes, inputs)
 
     def resumed(self) -> str:
         """Return one line on how the rows were matched with the journal; empty for a first run."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from anyio import CancelScope
 
 from batchrt.files import BadRow, Row, Source, open_source
 from batchrt.files.remote import is_remote
 
-__all__ = ["Given", "JobSource", "open_rows", "read_async_rows", "read_rows", "source_paths"]
+__all__ = ["Given", "JobSource", "count_rows", "open_rows", "read_async_rows", "read_rows", "source_paths"]
 
 JobSource: TypeAlias = "str | os.PathLike[str] | Source | Iterable[Any] | AsyncIterable[Any]"
 """Rows: a file of any format, by its path or open; a data frame or Arrow table; or any iterable of values
 that JSON can carry."""
 
 
-Given: TypeAlias = tuple[Any, "Exception | None"]
-"""A row of the source: the chain's input, and the reason why the row cannot be read, or `None`."""
+Given: TypeAlias = tuple[Any, Any, "Exception | None"]
+"""A row of the source: the chain's input, the input as it is recorded, and the reason why the row cannot be
+read, or `None`. The input lacks values that cannot be read, which are recorded as `None`."""
+
+
+_MOST_COUNTED: Final = 20_000
+"""Rows of a file that are counted before it is read."""
 
 
 def open_rows(source: JobSource) -> AbstractContextManager[Any]:
@@ -52,6 +57,16 @@ def source_paths(rows: object) -> tuple[str, ...]:
     return tuple(path if is_remote(path) else os.path.realpath(path) for path in rows.paths)
 
 
+def count_rows(rows: object, limit: int | None) -> int | None:
+    """Return how many rows there are to read, if that is quickly known."""
+    count = len(rows) if isinstance(rows, Sized) else None
+    if isinstance(rows, Source):
+        count = rows.count(_MOST_COUNTED)
+        if count is not None and count > _MOST_COUNTED and (limit is None or limit > count):
+            return None
+    return count if limit is None or count is None else min(count, limit)
+
+
 def read_rows(rows: Iterable[Any], limit: int | None) -> Iterator[Given]:
     """Yield the rows of a source, at most `limit`."""
     return islice(map(_given, rows), limit)
@@ -79,8 +94,9 @@ async def read_async_rows(rows: AsyncIterable[Any], limit: int | None) -> AsyncG
 def _given(row: Any) -> Given:
     if isinstance(row, Row):
         if row.faults:
-            return {name: value for name, value in row.values.items() if name not in row.faults}, None
-        return row.values, None
+            good = {name: value for name, value in row.values.items() if name not in row.faults}
+            return good, {**row.values, **dict.fromkeys(row.faults)}, None
+        return row.values, row.values, None
     if isinstance(row, BadRow):
-        return row.values, row.error
-    return row, None
+        return row.values, row.values, row.error
+    return row, row, None

@@ -101,9 +101,18 @@ class ChunkReader(ABC, Generic[T]):
             )
         return self._last()
 
-    @abstractmethod
     def whole(self, reply: Reply) -> T:
-        """Return the answer of a server that does not stream, as one chunk."""
+        """Return the answer of a server that does not stream, as one chunk.
+
+        Raises:
+            ProviderError: it is malformed, or reports an error.
+        """
+        chunk, self.usage = self._whole(reply)
+        return chunk
+
+    @abstractmethod
+    def _whole(self, reply: Reply) -> tuple[T, Usage | None]:
+        """Return a whole answer as one chunk, and its usage."""
 
     @abstractmethod
     def partial(self) -> object:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from batchrt.batching.list_call import Limits, ListCall, Split
 from batchrt.batching.microbatch import list_step
 from batchrt.batching.shared import shared
+from batchrt.config import cache_of
 from batchrt.errors import (
     AuthenticationError,
     BadRequestError,
@@ -16,6 +17,7 @@ from batchrt.errors import (
     RateLimitError,
 )
 from batchrt.limits.error_kinds import FailureKind, kind_of
+from batchrt.providers.kept_answers import KeptAnswers
 from batchrt.providers.list_support import AloneError, ListSupport
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
@@ -52,6 +54,7 @@ class ListOptions:
 def listed(
     alone: Step,
     send: Send,
+    kept: tuple[KeptAnswers[Any], Callable[[Sequence[Any]], bytes]],
     support: ListSupport,
     options: ListOptions,
     *,
@@ -68,6 +71,7 @@ def listed(
     Args:
         alone: carries one input through.
         send: see `Send`; a single value is sent as in `alone`.
+        kept: answers from a response cache, and what returns the body of a request for a list of values.
         support: whether the server accepts lists.
         options: of the lists.
         name: the name of the step in errors.
@@ -85,7 +89,7 @@ def listed(
 
     call = ListCall(
         name=name,
-        call=_list_call(send, support, own_path=options.own_path),
+        call=_kept_or_sent(*kept, _list_call(send, support, own_path=options.own_path)),
         limits=limits,
         prepare=prepare,
         split=_split,
@@ -96,6 +100,25 @@ def listed(
         call = shared_calls.setdefault(identity, shared(call))
     together = list_step(call, identity)
     return Step.of(_together_or_alone(together.call, alone.call, support), [together])
+
+
+def _kept_or_sent(
+    answers: KeptAnswers[Any],
+    body_of: Callable[[Sequence[Any]], bytes],
+    send: Callable[[list[Any], Strand], Awaitable[Sequence[Any]]],
+) -> Callable[[list[Any], Strand], Awaitable[Sequence[Any]]]:
+    """Return `send` with a response cache before it, where the run has one."""
+
+    async def call(values: list[Any], strand: Strand) -> Sequence[Any]:
+        kept = cache_of(strand.config)
+        if kept is None:
+            return await send(values, strand)
+        bodies = [body_of([value]) for value in values]
+        return await answers.many(
+            kept, bodies, strand, lambda places: send([values[place] for place in places], strand)
+        )
+
+    return call
 
 
 def _list_call(

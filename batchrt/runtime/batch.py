@@ -33,6 +33,7 @@ from batchrt.runtime.event_loop import LoopHandle, cancellation_is_real
 from batchrt.runtime.item import Item
 from batchrt.runtime.lending import lending
 from batchrt.runtime.outcome import BatchResult, Outcome, cost_of
+from batchrt.runtime.progress_bar import counted
 from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Deliver, Scheduler
 from batchrt.runtime.slots import Slots
@@ -56,7 +57,7 @@ MAX_LIST_WINDOW: Final = 20_480
 """How far the default window widens so that lists can fill: ten of OpenAI's longest. An item that waits
 in a list is some kilobytes."""
 
-_INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit")
+_INHERITED: Final = ("tags", "metadata", "configurable", "recursion_limit", "cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,12 +413,12 @@ async def _collect_outcomes(results: _Results, job: Job, *, fail_fast: bool) -> 
 async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, timed: bool = False) -> None:
     async with lending():
         try:
-            if job.by_lists:
-                await _run_lists_into(
-                    results, job, cast("NewListRun", job.step.bulk), fail_fast=not return_exceptions
-                )
-            else:
-                scheduler = job.open(results.put, fail_fast=not return_exceptions, timed=timed)
+            with counted(job.config, job.expected, results.put) as put:
+                if job.by_lists:
+                    new_run = cast("NewListRun", job.step.bulk)
+                    await _run_lists_into(results, put, job, new_run, fail_fast=not return_exceptions)
+                    return
+                scheduler = job.open(put, fail_fast=not return_exceptions, timed=timed)
                 try:
                     await scheduler.run()
                 finally:
@@ -429,9 +430,11 @@ async def _run_into(results: _Results, job: Job, *, return_exceptions: bool, tim
             results.fill(error)
 
 
-async def _run_lists_into(results: _Results, job: Job, new_run: NewListRun, *, fail_fast: bool) -> None:
+async def _run_lists_into(
+    results: _Results, put: Deliver, job: Job, new_run: NewListRun, *, fail_fast: bool
+) -> None:
     parent = current_strand()
-    bulk = new_run(job.config, results.put, fail_fast=fail_fast, parent=parent.item if parent else None)
+    bulk = new_run(job.config, put, fail_fast=fail_fast, parent=parent.item if parent else None)
     results.total = await bulk.look_at(cast("Iterable[Any]", job.inputs))
     lists = Job(bulk.step, bulk.lists(), job.config, job.config)
     await lists.open(lambda *_: True, unit="list").run()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
 from batchrt.messages import Usage
 from batchrt.prices import Price
+from batchrt.runtime.outcome_table import OutcomeTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["BatchResult", "Outcome", "cost_of", "total"]
 
@@ -192,6 +197,37 @@ class BatchResult(Sequence[Outcome[Out]]):
             counts[name] = counts.get(name, 0) + 1
         ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         return ", ".join(f"{count} {name}" for name, count in ranked)
+
+    def to_arrow(self, inputs: Iterable[Any] | None = None) -> pa.Table:
+        """Return the outcomes as an Arrow table, in input order; needs `batchrt[parquet]`.
+
+        The columns: the fields of the inputs, if these are given (`input` for those without fields);
+        `output`, or the fields of outputs that are models or dicts, of which lists and objects are JSON
+        text; `error`, `attempts`, `seconds`, `request_seconds`, `input_tokens`, `output_tokens`, `cost`,
+        `request_id`.
+
+        Args:
+            inputs: of the run, in their order.
+
+        Raises:
+            ImportError: pyarrow is not installed.
+            ValueError: there is not one input for each outcome.
+        """
+        return OutcomeTable(self.outcomes, inputs).to_arrow()
+
+    def to_pandas(self, inputs: Iterable[Any] | None = None) -> pd.DataFrame:
+        """Return the outcomes as a data frame; needs `batchrt[pandas]`.
+
+        The columns are those of `to_arrow`, with lists and objects as they are.
+
+        Args:
+            inputs: of the run, in their order.
+
+        Raises:
+            ImportError: pandas is not installed.
+            ValueError: there is not one input for each outcome.
+        """
+        return OutcomeTable(self.outcomes, inputs).to_pandas()
 
     def raise_for_errors(self) -> None:
         """Raise nothing if every item has an output.

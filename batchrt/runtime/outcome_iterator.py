@@ -18,6 +18,7 @@ from batchrt.runtime.caller import Caller
 from batchrt.runtime.item import Item
 from batchrt.runtime.outcome import Outcome
 from batchrt.runtime.portal import fetches
+from batchrt.runtime.progress_bar import ProgressBar
 from batchrt.runtime.spending import Spending
 from batchrt.runtime.step import ListRun
 from batchrt.runtime.strand import current_strand
@@ -56,6 +57,7 @@ class RunStatistics:
             inputs it has.
         lists: lists that were sent, each half of a list that failed included.
         list_inputs: inputs in those lists, equal ones of a list once.
+        cached: inputs that were answered from the response cache, or by an equal request in flight.
         estimated_tokens: the estimated tokens of embeddings whose answer had no usage; no outcome has them.
     """
 
@@ -69,6 +71,7 @@ class RunStatistics:
     retries: int = 0
     lists: int = 0
     list_inputs: int = 0
+    cached: int = 0
     estimated_tokens: float = 0.0
 
 
@@ -201,11 +204,12 @@ class _OutcomeState(State):
         self._cancelled = False
         self._callback_error: BaseException | None = None
         self._lists: _ListWindow | None = None
+        put = self.counting(ProgressBar.of(job.config, job.expected))
         if job.takes_lists:
-            self._lists = _ListWindow(job, self.put, self._is_wanted)
+            self._lists = _ListWindow(job, put, self._is_wanted)
             self.scheduler = self._lists.scheduler
         else:
-            self.scheduler = job.open(self.put, fail_fast=False, room=self.room, timed=True, stoppable=True)
+            self.scheduler = job.open(put, fail_fast=False, room=self.room, timed=True, stoppable=True)
 
     def put(self, item: Item, output: Any, error: Exception | None) -> bool:
         self._settled += 1
@@ -287,6 +291,7 @@ class _OutcomeState(State):
             retries=counts.retries,
             lists=counts.lists,
             list_inputs=counts.list_inputs,
+            cached=counts.cached,
             estimated_tokens=counts.estimated_tokens,
         )
 

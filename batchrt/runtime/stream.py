@@ -18,6 +18,7 @@ from batchrt.runtime.blocked_loops import all_blocked, blocked_error, current_bl
 from batchrt.runtime.event_loop import LoopHandle, Signal
 from batchrt.runtime.item import Item
 from batchrt.runtime.lending import lending
+from batchrt.runtime.progress_bar import ProgressBar
 from batchrt.runtime.run import Run
 from batchrt.runtime.scheduler import Scheduler
 
@@ -181,7 +182,8 @@ class Stream(Delivery[T], Generic[T]):
             expected=job.expected if bounded else None,
             make=None if self._ordered else _indexed,
         )
-        state.scheduler = self._job.open(state.put, fail_fast=not self._return_exceptions, room=state.room)
+        put = state.counting(ProgressBar.of(job.config, job.expected))
+        state.scheduler = self._job.open(put, fail_fast=not self._return_exceptions, room=state.room)
         state.task = state.loop.start(state.host, copy_context(), "batchrt stream", state.end)
         return state
 
@@ -213,6 +215,13 @@ class State:
         self._missing: Iterator[int] = iter(())
         self._failure: BaseException | None = None
         self._more: Signal | None = None
+
+    def counting(self, bar: ProgressBar | None) -> Callable[[Item, Any, Exception | None], bool]:
+        """Return `put`, which counts items on `bar` if there is one; the bar ends with the run."""
+        if bar is None:
+            return self.put
+        self.ended_for.append(bar.close)
+        return bar.counting(self.put)
 
     def room(self) -> bool:
         """Whether the consumer keeps up."""

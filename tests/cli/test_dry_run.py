@@ -207,6 +207,8 @@ def test_confirm_above_asks_before_a_dear_job(
         r"^the job may cost [\d,.]+, more than --confirm-above 100; add --yes", refused.complaint
     )
     assert sent(provider) == 0
+    unbounded = command(*job[:4], *PRICES, "--confirm-above", 100).complaint
+    assert " with answers of 256 tokens, which --max-tokens would bound, more than " in unbounded
     assert command(*job, "--confirm-above", 1e6).code == 0
     assert sent(provider) == ROWS
     assert command(*job, "--confirm-above", 100, "--yes").code == 0

@@ -26,3 +26,16 @@ main()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_entry_leaves_nothing_to_collect_at_the_exit() -> None:
+    """The last collections of the interpreter would take longer than the rest of its end."""
+    program = """
+import atexit, gc, sys
+from batchrt.cli.entry import main
+atexit.register(lambda: print(gc.get_freeze_count() > gc.get_count()[2] + len(gc.get_objects())))
+sys.argv = ["batchrt", "--version"]
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "True")

@@ -176,6 +176,7 @@ def test_journal_of_the_first_format_is_read(tmp_path: Path) -> None:
         assert list(reader.events()) == []
         assert reader.run_starts() == []
         assert reader.last_run().rows == 1
+        assert reader.last_counts() == {}
     assert (tmp_path / "j").read_bytes() == before
 
 

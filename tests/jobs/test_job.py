@@ -36,6 +36,7 @@ from batchrt import (
 from batchrt.files import Sink, open_sink, open_source
 from batchrt.files.text_sinks import JsonSink
 from batchrt.jobs import output
+from batchrt.jobs.journal import Journal
 from batchrt.jobs.journal_file import set_aside
 from batchrt.jobs.output import OutputLayout
 from batchrt.testing import MockProvider
@@ -893,6 +894,28 @@ async def test_job_killed_after_it_set_a_journal_aside_replaces_its_output(
     assert len(lines(sink)) == 3
 
 
+async def test_job_report_of_the_journal_is_that_of_the_last_run(answers: Answers, journal: Path) -> None:
+    """With the counts of rows that were reused, changed (and by what), new, gone and interrupted."""
+    await Job(answers.chain(), questions(6), journal=journal).arun()
+    later = [*questions(4), {"q": "new", "note": 0}]
+    told = await Job(answers.chain(), later, journal=journal).arun()
+    assert (told.reused, told.new, told.gone) == (4, 1, 2)
+    assert JobReport.of(journal) == told
+    told = await Job(answers.chain(temperature=0.5), later, journal=journal).arun()
+    assert (told.changed, told.changed_parts) == (5, {"temperature": 5})
+    assert JobReport.of(journal) == told
+    assert str(JobReport.of(journal)) == str(told)
+
+
+async def test_job_report_of_a_killed_run_has_no_counts(answers: Answers, journal: Path) -> None:
+    """Those of the run before would be wrong."""
+    await Job(answers.chain(), questions(6), journal=journal).arun()
+    with Journal(journal) as killed:
+        killed.begin_run(1.0)
+    report = JobReport.of(journal)
+    assert (report.new, report.rows, report.gone) == (0, None, None)
+
+
 async def test_job_changed_row_without_an_outcome_is_not_gone(answers: Answers, journal: Path) -> None:
     """Rows of another prompt that the provider refused are in the input, whatever their order is."""
     rows = questions(4)
@@ -901,3 +924,21 @@ async def test_job_changed_row_without_an_outcome_is_not_gone(answers: Answers, 
     for order in (rows, rows[::-1], rows[1:]):
         report = await Job(answers.chain("now {q}"), order, journal=journal).arun()
         assert (report.changed, report.interrupted, report.gone) == (len(order), len(order), 4 - len(order))
+
+
+async def test_job_progress_counts_rows_of_this_run_and_before(
+    answers: Answers, journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bar ends where all rows have an outcome; rows that failed are told."""
+    answers.respond = lambda text: (
+        httpx.Response(400, json={"error": {"message": "no"}}) if text == "say q3" else answers.answered(text)
+    )
+    assert (await Job(answers.chain(), questions(6), journal=journal).arun(progress=False)).done == 5
+    assert capsys.readouterr().err == ""
+    await Job(answers.chain(), questions(8), journal=journal).arun(progress=True)
+    drawn = capsys.readouterr().err
+    assert "8/8" in drawn
+    assert "1 failed" in drawn
+    config: Any = {"progress": True}
+    await Job(answers.chain(), questions(8), journal=journal, config=config, limit=7).arun()
+    assert "7/7" in capsys.readouterr().err

@@ -225,3 +225,11 @@ def test_page_names_the_extra_that_is_missing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ImportError, match=r"install batchrt\[report\]"):
         report.write_html(tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_page_of_vectors(tmp_path: Path) -> None:
+    """Outputs that are bytes are not shown, and are the columns of a table as they are."""
+    job = Job(lambda row: bytes(row["n"]), [{"n": 8}, {"n": 6144}], journal=tmp_path / "j")
+    report = job.run()
+    assert "6,144 bytes" in Page(page_of(report)).text
+    assert report.to_arrow()["output"].to_pylist() == [bytes(8), bytes(6144)]

@@ -252,11 +252,10 @@ def _slow_row(reader: JournalReader, place: int) -> dict[str, str]:
 def _result(record: Record) -> str:
     if record.error is not None:
         return error_text(record.error)
+    if isinstance(record.output, bytes):
+        return f"{len(record.output):,} bytes"
     output = record.output or ""
-    if isinstance(output, bytes):  # such as a vector
-        return f"{len(output):,} bytes"
-    value = decode_json(output) if output.startswith('"') else output
-    return value if isinstance(value, str) else output
+    return str(decode_json(output)) if output.startswith('"') else output
 
 
 # Values as text

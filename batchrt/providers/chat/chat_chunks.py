@@ -8,7 +8,7 @@ from io import StringIO
 from operator import add
 from typing import Any
 
-from batchrt.messages import AIMessageChunk, Content
+from batchrt.messages import AIMessageChunk, Content, Usage
 from batchrt.providers.chat.messages_json import read_chat
 from batchrt.providers.chat.tool_call_fragments import ToolCallFragments
 from batchrt.providers.choices import parts_of, reasoning_of, refusal_of
@@ -39,11 +39,9 @@ class ChatChunks(ChunkReader[AIMessageChunk]):
         self._has_chunk = self._has_model = False
         self._all_null = True
 
-    def whole(self, reply: Reply) -> AIMessageChunk:
-        """Return the answer of a server that does not stream, as one chunk."""
+    def _whole(self, reply: Reply) -> tuple[AIMessageChunk, Usage | None]:
         message = read_chat(reply, self._secrets, self._wall)
-        self.usage = message.usage
-        return AIMessageChunk.of(message)
+        return AIMessageChunk.of(message), message.usage
 
     def partial(self) -> AIMessageChunk:
         """Return the sum of the chunks so far."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from batchrt.batching.list_call import ListCall
+from batchrt.config import cache_of
 from batchrt.messages import AIMessage, AIMessageChunk
 from batchrt.providers.base import Model
+from batchrt.providers.kept_answers import KeptAnswers, decode_message, encode_message
 from batchrt.providers.list_requests import ListOptions, Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import (
@@ -157,18 +159,45 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
             request = self._request_for(kwargs)
             endpoint = self._client.endpoint(_PATH, *_model_and_most(request))
         ask, read, body_of = endpoint.call, self._read, request.body
+        answers = self._answers(request)
 
         async def call(value: Any, strand: Strand) -> AIMessage:
             body = body_of(value)
             del value  # free the prompt: thousands of calls may await answers
-            return await ask(body, read, strand)
+            kept = cache_of(strand.config)
+            if kept is None:
+                return await ask(body, read, strand)
+            return await answers.one(kept, body, strand, partial(ask, body, read, strand))
 
         produce = self._producer(endpoint, kwargs)
         if self._streaming:
-            return Step(_whole(produce), produce=produce)
+            return Step(self._whole_or_kept(_whole(produce), request), produce=produce)
         alone = Step(call)
         step = alone if self._lists is None else self._listed(alone, request, endpoint, self._lists)
         return step._replace(produce=produce)
+
+    def _whole_or_kept(self, whole: StepCall, request: ChatRequest) -> StepCall:
+        """Return the call of a model that streams all its answers, with a response cache before it."""
+        answers, body_of = self._answers(request), request.body
+
+        async def call(value: Any, strand: Strand) -> Any:
+            kept = cache_of(strand.config)
+            if kept is None:
+                return await whole(value, strand)
+            return await answers.one(kept, body_of(value), strand, partial(whole, value, strand))
+
+        return call
+
+    def _answers(self, request: ChatRequest) -> KeptAnswers[AIMessage]:
+        url = self._client.address.canonical + _PATH
+        return KeptAnswers("chat", url, encode_message, decode_message, model=request.names[0])
+
+    def forget(self, value: ChatInput, strand: Strand, kwargs: Mapping[str, Any]) -> None:
+        """Remove the answer to an input from the response cache of its run: it turned out to be unusable."""
+        kept = cache_of(strand.config)
+        if kept is not None:
+            request = self._request_for(kwargs)
+            self._answers(request).forget(kept, request.body(value))
 
     def _producer(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> Produce:
         fields, usage = merge_options(self._options, self._extra_body, kwargs), self._stream_usage
@@ -188,6 +217,7 @@ class ChatOpenAI(Model["ChatInput", AIMessage]):
         return listed(
             alone,
             self._sender(request, endpoint),
+            (self._answers(request), request.body_of),
             self._memory.support(request.names),
             lists,
             name=self.get_name(),

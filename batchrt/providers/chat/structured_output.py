@@ -117,11 +117,19 @@ class StructuredChat(Runnable[ChatInput, Out]):
                 return finish(message, self._parse(message), None)
             except OutputParserError as error:
                 misfit = error
+            self._forget(value, strand, kwargs)
             if self._max_reasks and _is_worth_asking_again(message):
                 return finish(*await self._ask_again(ask, value, strand, message, misfit))
             return finish(message, None, misfit)
 
         return Step(call)
+
+    def _forget(self, value: Any, strand: Strand, kwargs: Mapping[str, Any]) -> None:
+        """Remove an answer that does not fit from the response cache, so that the next run asks anew."""
+        forget = getattr(self._model, "forget", None)
+        for form in (self._format, self._loose):
+            if form is not None and forget is not None:
+                forget(value, strand, {**kwargs, **form})
 
     def _caller(self, kwargs: Mapping[str, Any]) -> StepCall:
         """Return the model's call, which leaves strict mode once the server has refused the schema in it."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, overload
 
+from pydantic_core import from_json, to_json
+
 from batchrt.batching.list_call import ListCall
+from batchrt.config import cache_of
 from batchrt.providers.base import Model
 from batchrt.providers.completions.request_json import (
     TextInput,
@@ -15,6 +18,7 @@ from batchrt.providers.completions.request_json import (
     encode_prompt,
     read_texts,
 )
+from batchrt.providers.kept_answers import KeptAnswers
 from batchrt.providers.list_requests import Send, listed
 from batchrt.providers.list_support import ListMemory
 from batchrt.providers.options import (
@@ -157,14 +161,24 @@ class OpenAI(Model[TextInput, Out]):
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
         request = self._request_for(kwargs)
         send = self._sender(request)
+        url, form = self._client.address.canonical + _PATH, "text" if self._n is None else "list"
+        answers = KeptAnswers[Any](form, url, to_json, from_json, model=request.names[0])
+
+        async def ask(prompt: bytes, strand: Strand) -> Any:
+            (output,) = await send([prompt], strand)
+            return output
 
         async def alone(value: Any, strand: Strand) -> Any:
-            (output,) = await send([encode_prompt(value)], strand)
-            return output
+            prompt = encode_prompt(value)
+            kept = cache_of(strand.config)
+            if kept is None:
+                return await ask(prompt, strand)
+            return await answers.one(kept, request.body([prompt]), strand, partial(ask, prompt, strand))
 
         step = listed(
             Step(alone),
             send,
+            (answers, request.body),
             self._memory.support(request.names),
             self._lists,
             name=self.get_name(),

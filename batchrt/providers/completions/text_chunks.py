@@ -7,6 +7,7 @@ from io import StringIO
 from typing import Any
 
 from batchrt.errors import ProviderError
+from batchrt.messages import Usage
 from batchrt.providers.chunk_reader import ChunkReader
 from batchrt.providers.completions.request_json import read_texts
 from batchrt.providers.http.response import Reply
@@ -22,14 +23,12 @@ class TextChunks(ChunkReader[str]):
         super().__init__(head, secrets, wall)
         self._text = StringIO()
 
-    def whole(self, reply: Reply) -> str:
-        """Return the answer of a server that does not stream, as one chunk."""
+    def _whole(self, reply: Reply) -> tuple[str, Usage | None]:
         texts = read_texts(reply, 1, 1, self._secrets, self._wall)
-        self.usage = texts.usage
         (of_prompt,) = texts.texts
         if isinstance(of_prompt, ProviderError):
             raise of_prompt
-        return of_prompt[0]
+        return of_prompt[0], texts.usage
 
     def partial(self) -> str:
         """Return the text so far."""

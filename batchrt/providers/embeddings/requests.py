@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchrt.batching.list_call import ListCall, RepackError, Split
+from batchrt.config import cache_of
 from batchrt.errors import (
     BadRequestError,
     BatchError,
@@ -33,6 +34,7 @@ from batchrt.providers.embeddings.response_json import (
     read_vectors,
 )
 from batchrt.providers.embeddings.tokenizer import MOST_PER_CHARACTER
+from batchrt.providers.kept_answers import KeptAnswers
 from batchrt.providers.limit_messages import named_limits
 from batchrt.providers.request_body import bad_input, encode_members, half_surrogate
 from batchrt.runtime.joint_spending import part_of
@@ -92,6 +94,8 @@ class EmbeddingLists:
         self._tokenizer = capacity.tokenizer
         self._truncate = truncate
         self._one_run = one_run
+        url = f"{client.address.canonical}/embeddings cut to {truncate}"
+        self._answers = KeptAnswers[Any]("float32", url, _encoded, bytes, model=str(fields.get("model")))
 
     def list_call(self, name: str) -> ListCall:
         """Return the list call; its results are vectors as bytes."""
@@ -147,6 +151,17 @@ class EmbeddingLists:
             RepackError: the list was refused as too long, or not taken for a list.
             ProviderError: see `Client.call`.
         """
+        kept = cache_of(strand.config)
+        if kept is None:
+            return await self._embed(texts, strand, store)
+        bodies = [self.start + text.encode("utf-8", "surrogatepass") for text in texts]
+
+        async def ask(places: list[int]) -> Sequence[Any]:
+            return await self._embed([texts[place] for place in places], strand)
+
+        return self._of_one_width(await self._answers.many(kept, bodies, strand, ask))
+
+    async def _embed(self, texts: Sequence[str], strand: Strand, store: Store | None = None) -> list[Any]:
         size = self._capacity.size
         if size is not None and len(texts) > size:  # it was packed before that was known
             raise RepackError
@@ -311,6 +326,10 @@ class EmbeddingLists:
 
 def _itself(text: str) -> str:
     return text
+
+
+def _encoded(vector: object) -> bytes | None:
+    return bytes(vector) if isinstance(vector, bytes | bytearray | memoryview) else None
 
 
 def _split(error: Exception) -> Split:

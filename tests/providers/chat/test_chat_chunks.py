@@ -457,7 +457,7 @@ def test_chat_streams_ask_without_stream_options_once_they_are_refused() -> None
             assert message_of(await streamed(model)).content == "Hello"
         assert sent == [(True, {"include_usage": True}), (True, None), (True, None)]
 
-        other = respond(answer, max_retries=0, stream_usage=False)
+        other = respond(answer, max_retries=0, stream_usage=False, extra_body={"stream": False})
         await streamed(other)
         assert sent[3:] == [(True, None)]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,8 +16,10 @@ import anyio.lowlevel
 import httpx
 import httpx2
 import pytest
+from anyio.streams.tls import TLSListener
 
 from batchrt import (
+    BadRequestError,
     ChatOpenAI,
     ConnectionFailedError,
     MalformedResponseError,
@@ -27,10 +32,13 @@ from batchrt import (
     Usage,
 )
 from batchrt.messages import AIMessageChunk
+from batchrt.runtime.step import Step
+from batchrt.runtime.strand import Strand, current_strand
 from tests.limits.quotas import BACKENDS, is_idle, virtually
 from tests.providers.http.raw import Connection, HangUp, RawServer, raw_server
+from tests.providers.http.tls import certificate
 from tests.providers.mocked import respond
-from tests.providers.streaming import Streamed, chunk_of, event, streamed
+from tests.providers.streaming import Streamed, chunk_of, event, message_of, streamed
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -343,6 +351,51 @@ async def test_streamed_call_bounds_its_answer() -> None:
         await gone(server)
 
 
+@pytest.mark.anyio
+async def test_streamed_call_over_tls_is_whole_or_closed(tmp_path: Path) -> None:
+    """Over TLS too: each chunk at once, the connection used again, and closed when a stream is left."""
+    cert = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, cert.with_name("key.pem"))
+    trusting = ssl.create_default_context(cafile=str(cert))
+    opened = 0
+    left = anyio.Event()
+
+    async def handle(stream: anyio.abc.ByteStream) -> None:
+        nonlocal opened
+        opened += 1
+        async with stream:
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    received = b""
+                    while not received.endswith(b"}"):
+                        received += await stream.receive()
+                    stops = b'"stop"' in received
+                    await stream.send(HEAD)
+                    for part in answer(1)[:3] if stops else answer(1):
+                        await stream.send(framed(part))
+                    if not stops:
+                        await stream.send(END)
+            left.set()
+
+    tcp = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = tcp.extra(anyio.abc.SocketAttribute.local_port)
+    listener = TLSListener(tcp, context, standard_compatible=False)
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, handle)
+        model = ChatOpenAI(
+            "m", base_url=f"https://localhost:{port}/v1", api_key="k", ssl_context=trusting, max_retries=0
+        )
+        async with model:
+            for _ in range(2):
+                assert spoken(await streamed(model, "go")) == texts_of(1)
+            assert spoken(await Streamed(model, most=2).ainvoke("stop")) == texts_of(1)[:2]
+            with anyio.fail_after(20):
+                await left.wait()
+            assert opened == 1
+        group.cancel_scope.cancel()
+
+
 CHANNELS: dict[str, Callable[[], Any]] = {
     "httpx client": lambda: {"http_client": httpx.AsyncClient()},
     "httpx2 client": lambda: {"http_client": httpx2.AsyncClient()},
@@ -576,15 +629,112 @@ def test_streamed_call_latency_is_not_the_consumers(backend: str) -> None:
 
 @on_both
 def test_streamed_call_takes_its_slot_again_before_it_waits(backend: str) -> None:
-    """The slot is given up while a consumer is slow: others use it meanwhile, and the cap holds."""
+    """A slow consumer may give the slot up: another stream goes on meanwhile, and the cap holds."""
 
     async def main() -> None:
-        model = dripping(answer(1, 1), 1.0)
+        model = dripping(answer(1), 1.0)
 
         async def each(_: list[Any]) -> None:
-            await anyio.lowlevel.checkpoint()
+            strand = current_strand()
+            assert strand is not None
+            assert strand.has_slot
+            strand.give()
+            await anyio.sleep(10)
 
-        await Streamed(model, each).abatch(["1"] * 6, {"max_concurrency": 2})
-        assert anyio.current_time() == pytest.approx(3 * 5)
+        results = await Streamed(model, each).abatch(["1"] * 2, {"max_concurrency": 1})
+        assert [spoken(result) for result in results] == [texts_of(1)] * 2
+        assert anyio.current_time() < 1.5 * (5 * 10 + 7)
 
     virtually(backend, main)
+
+
+def test_streamed_call_that_has_ended_gives_nothing_more() -> None:
+    """After its end, an error or its close there is no chunk, and nothing is sent."""
+    requests: list[httpx.Request] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, content=b"".join(answer(1)))
+
+    class Ended(Streamed):
+        def _build(self, kwargs: Mapping[str, Any]) -> Step:
+            produce = self._model._step().produce
+            assert produce is not None
+
+            async def call(value: Any, strand: Strand) -> None:
+                closed: Any = produce(value, strand)
+                await closed.aclose()
+                stream: Any = produce(value, strand)
+                async for _ in stream:
+                    pass
+                for ended in (closed, stream):
+                    await ended.aclose()
+                    with pytest.raises(StopAsyncIteration):
+                        await anext(ended)
+
+            return Step(call)
+
+    anyio.run(Ended(respond(reply)).ainvoke, "1")
+    assert len(requests) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("rest", [b": bye\n\n" * 3, b"", None], ids=["more", "cut", "reset"])
+async def test_streamed_call_does_not_mind_what_follows_its_end(rest: bytes | None) -> None:
+    """Behind `[DONE]` an answer is complete: neither more bytes nor a broken connection change that."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(HEAD + b"".join(map(framed, answer(1))))
+        if rest:
+            await connection.send(framed(rest) + END)
+        else:
+            await connection.send(b"no chunk\r\n" if rest is None else b"")
+            raise HangUp
+
+    async with raw_server(script) as server, model_at(server) as model:
+        for _ in range(2):
+            chunks = await streamed(model, "1")
+            assert spoken(chunks) == texts_of(1)
+            assert message_of(chunks).usage == Usage(10, 3, 13)
+        assert server.opened == (1 if rest else 2)
+        assert model.quota.statistics().answers == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "field", [b"content-encoding: compress", b"transfer-encoding: gzip"], ids=bytes.decode
+)
+async def test_streamed_call_in_an_unknown_encoding_fails(field: bytes) -> None:
+    """A body that cannot be read is an error with the encoding's name, and its connection is closed."""
+
+    async def script(connection: Connection) -> None:
+        await connection.send(b"HTTP/1.1 200 OK\r\n" + field + b"\r\n\r\n" + b"".join(answer(1)))
+        await connection.until_closed()
+        raise HangUp
+
+    async with raw_server(script) as server, model_at(server) as model:
+        with pytest.raises(MalformedResponseError, match=r"compress|gzip"):
+            await streamed(model, "1")
+        await gone(server)
+        async with httpx.AsyncClient() as client:
+            if b"content" in field:
+                with pytest.raises(MalformedResponseError, match="compress"):
+                    await streamed(model_at(server, http_client=client), "1")
+
+
+@pytest.mark.anyio
+async def test_streamed_call_without_a_server_says_so() -> None:
+    """A refused connection and an error's body are told as those of any request."""
+
+    async def script(connection: Connection) -> None:
+        await connection.answer(b'{"error":{"message":"no such model"}}', "404 Not Found")
+
+    async with raw_server(script) as server, model_at(server) as model:
+        with pytest.raises(BadRequestError, match="no such model") as info:
+            await streamed(model, "1")
+        assert info.value.status == 404
+        with pytest.raises(BadRequestError):
+            await streamed(model, "1")
+        assert server.opened == 1
+    with pytest.raises(ConnectionFailedError, match="nothing listens there"):
+        await streamed(model_at(server), "1")
