@@ -40,9 +40,10 @@ _PEAK_SECONDS: Final = 1.0
 to have been kept to for as long as the last says."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
-_LEAST: Final = 1e-3
+_LEAST: Final = 1 / 60
 _MOST: Final = 1e6
-"""Requests a second: the bounds of a rate."""
+"""Requests a second: the bounds of a rate. Limits are set per minute; one that lets less in than one request
+is an outage."""
 
 
 class RateEstimator:
@@ -124,7 +125,12 @@ class RateEstimator:
 
     def refused(self, wait: float, now: float) -> None:
         """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""
-        self._until = max(self._until, now + max(wait, _CUSHION / self._base))
+        if self.bucket is not None:
+            self._until = max(self._until, now + max(wait, _CUSHION / self._base))
+            self.bucket.level = min(self.bucket.level, 1.0)
+
+    def settle(self) -> None:
+        """Keep no more than one request's worth of what came in during a pause."""
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
 
