@@ -395,9 +395,10 @@ def _opened_file(path: str) -> sqlite3.Connection | None:
 
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
+        # The tables first: another process may make them, with these numbers, at any moment.
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if tables and (application, version) != (_APPLICATION, _FORMAT):
             connection.close()
             return None
