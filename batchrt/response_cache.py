@@ -368,6 +368,24 @@ def _opened(path: str, max_bytes: int) -> ResponseCache:
 
 
 def _connect(path: str) -> sqlite3.Connection | None:
+    """Open a connection, and wait for processes that open the file for the first time; see `_opened_file`.
+
+    SQLite does not wait where another connection changes the mode of the log or makes the tables.
+    """
+    import sqlite3
+
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return _opened_file(path)
+        except sqlite3.OperationalError as error:
+            is_busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+        time.sleep(_GROUP_SECONDS)
+
+
+def _opened_file(path: str) -> sqlite3.Connection | None:
     """Open a connection, with the tables made if there are none; `None` for another program's database.
 
     WAL lets processes read while one writes. `synchronous` is NORMAL: a power cut may lose the latest
@@ -377,9 +395,10 @@ def _connect(path: str) -> sqlite3.Connection | None:
 
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
+        # The tables first: another process may make them, with these numbers, at any moment.
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if tables and (application, version) != (_APPLICATION, _FORMAT):
             connection.close()
             return None
