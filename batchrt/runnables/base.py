@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
@@ -50,7 +50,7 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
-_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
+_SINGLE: Final[tuple[Method, ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -88,7 +88,7 @@ class Runnable(Introspection[In, Out]):
     share_lists: bool = False
     _method: Method | None = None
     _stream_method: Method | None = None
-    _own_methods: tuple[Callable[..., Any], ...] = ()
+    _own_methods: Mapping[Method, Callable[..., Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,7 +100,7 @@ class Runnable(Introspection[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
-        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
+        cls._own_methods = {method: getattr(cls, method) for method in (*_SINGLE, *STREAM_METHODS)}
 
     # The step table
 
@@ -110,16 +110,16 @@ class Runnable(Introspection[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        replaced = self._replaced_method()
+        replaced = self._replaced_method(_SINGLE)
         step = self._step_of(replaced or self._method, kwargs or {})
-        streams = self._stream_method is not None and replaced is None
-        return streaming_step(self, kwargs or {}, step) if streams else step
+        stream = self._replaced_method(STREAM_METHODS) or (None if replaced else self._stream_method)
+        return streaming_step(self, stream, kwargs or {}, step) if stream else step
 
-    def _replaced_method(self) -> Method | None:
-        """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+    def _replaced_method(self, methods: tuple[Method, ...]) -> Method | None:
+        """Return the first of `methods` that a test has replaced, here or in the class, by a mock or spy."""
         own, kind = self.__dict__, type(self)
-        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
-            if method in own or getattr(kind, method) is not original:
+        for method in methods:
+            if method in own or getattr(kind, method) is not kind._own_methods[method]:
                 return method
         return None
 
@@ -153,6 +153,8 @@ class Runnable(Introspection[In, Out]):
         """
         methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
         if method in (*_LIST_METHODS, *STREAM_METHODS) and not self._overrides(method):
+            if method in STREAM_METHODS and self._replaced_method(STREAM_METHODS):  # a spy calls the default
+                return self._step_of(self._replaced_method(_SINGLE) or self._method, kwargs)
             return self._step(kwargs)
         if method not in _LIST_METHODS:
             methods += _LIST_METHODS

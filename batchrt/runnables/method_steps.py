@@ -46,7 +46,7 @@ def method_step(runnable: Runnable[Any, Any], method: Method | None, kwargs: Map
         own = partial(unawaited, runnable) if isinstance(unawaited, FunctionType) else runnable.invoke
         return _sync_method_step(own, kwargs)
     if runnable._stream_method is not None:
-        return streaming_step(runnable, kwargs)
+        return streaming_step(runnable, runnable._stream_method, kwargs)
     name = type(runnable).__name__
     raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -81,13 +81,13 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     return Step(call, direct=True)
 
 
-def streaming_step(runnable: Runnable[Any, Any], kwargs: Mapping[str, Any], step: Step | None = None) -> Step:
-    """Return `step` with the streams of the method that the class of `runnable` overrides.
+def streaming_step(
+    runnable: Runnable[Any, Any], name: Method, kwargs: Mapping[str, Any], step: Step | None = None
+) -> Step:
+    """Return `step` with the streams of the method `name` of `runnable`, one of STREAM_METHODS.
 
     Without a step, which is for a class that does nothing but stream, its call is the sum of the chunks.
     """
-    name = runnable._stream_method
-    assert name is not None
     method = getattr(runnable, name)
 
     def bound(value: Any, strand: Strand) -> Any:
