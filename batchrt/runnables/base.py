@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
@@ -50,7 +50,6 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
-_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -88,7 +87,8 @@ class Runnable(Introspection[In, Out]):
     share_lists: bool = False
     _method: Method | None = None
     _stream_method: Method | None = None
-    _own_methods: tuple[Callable[..., Any], ...] = ()
+    _own_ainvoke: Callable[..., Any]
+    _own_invoke: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,7 +100,7 @@ class Runnable(Introspection[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
-        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
+        cls._own_ainvoke, cls._own_invoke = cls.ainvoke, cls.invoke
 
     # The step table
 
@@ -118,9 +118,10 @@ class Runnable(Introspection[In, Out]):
     def _replaced_method(self) -> Method | None:
         """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
         own, kind = self.__dict__, type(self)
-        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
-            if method in own or getattr(kind, method) is not original:
-                return method
+        if "ainvoke" in own or kind.ainvoke is not kind._own_ainvoke:
+            return "ainvoke"
+        if "invoke" in own or kind.invoke is not kind._own_invoke:
+            return "invoke"
         return None
 
     def _takes(self, keyword: str) -> bool:
