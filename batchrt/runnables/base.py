@@ -25,7 +25,13 @@ from batchrt.runnables.entry_points import Configs, In, Method, Out
 from batchrt.runnables.foreign import adopted
 from batchrt.runnables.introspection import Introspection
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runnables.method_steps import STREAM_METHODS, method_step, streaming_step
+from batchrt.runnables.method_steps import (
+    STREAM_METHODS,
+    method_step,
+    replaced_method,
+    replaced_stream,
+    streaming_step,
+)
 from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
@@ -50,7 +56,6 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
-_SINGLE: Final[tuple[Method, ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -88,7 +93,10 @@ class Runnable(Introspection[In, Out]):
     share_lists: bool = False
     _method: Method | None = None
     _stream_method: Method | None = None
-    _own_methods: Mapping[Method, Callable[..., Any]] = {}
+    _own_ainvoke: Callable[..., Any]
+    _own_invoke: Callable[..., Any]
+    _own_astream: Callable[..., Any]
+    _own_stream: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,7 +108,8 @@ class Runnable(Introspection[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
-        cls._own_methods = {method: getattr(cls, method) for method in (*_SINGLE, *STREAM_METHODS)}
+        cls._own_ainvoke, cls._own_invoke = cls.ainvoke, cls.invoke
+        cls._own_astream, cls._own_stream = cls.astream, cls.stream
 
     # The step table
 
@@ -110,18 +119,10 @@ class Runnable(Introspection[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        replaced = self._replaced_method(_SINGLE)
+        replaced = replaced_method(self)
         step = self._step_of(replaced or self._method, kwargs or {})
-        stream = self._replaced_method(STREAM_METHODS) or (None if replaced else self._stream_method)
+        stream = replaced_stream(self) or (None if replaced else self._stream_method)
         return streaming_step(self, stream, kwargs or {}, step) if stream else step
-
-    def _replaced_method(self, methods: tuple[Method, ...]) -> Method | None:
-        """Return the first of `methods` that a test has replaced, here or in the class, by a mock or spy."""
-        own, kind = self.__dict__, type(self)
-        for method in methods:
-            if method in own or getattr(kind, method) is not kind._own_methods[method]:
-                return method
-        return None
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
@@ -153,8 +154,8 @@ class Runnable(Introspection[In, Out]):
         """
         methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
         if method in (*_LIST_METHODS, *STREAM_METHODS) and not self._overrides(method):
-            if method in STREAM_METHODS and self._replaced_method(STREAM_METHODS):  # a spy calls the default
-                return self._step_of(self._replaced_method(_SINGLE) or self._method, kwargs)
+            if method in STREAM_METHODS and replaced_stream(self):  # a spy calls the default
+                return self._step_of(replaced_method(self) or self._method, kwargs)
             return self._step(kwargs)
         if method not in _LIST_METHODS:
             methods += _LIST_METHODS

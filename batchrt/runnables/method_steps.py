@@ -27,10 +27,30 @@ if TYPE_CHECKING:
     from batchrt.runnables.base import Runnable
     from batchrt.runnables.entry_points import Method
 
-__all__ = ["STREAM_METHODS", "method_step", "streaming_step"]
+__all__ = ["STREAM_METHODS", "method_step", "replaced_method", "replaced_stream", "streaming_step"]
 
 STREAM_METHODS: Final[tuple[Method, ...]] = ("atransform", "transform", "astream", "stream")
 """Methods by which a class streams; of several that it overrides the first is used."""
+
+
+def replaced_method(runnable: Runnable[Any, Any]) -> Method | None:
+    """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+    own, kind = runnable.__dict__, type(runnable)
+    if "ainvoke" in own or kind.ainvoke is not kind._own_ainvoke:
+        return "ainvoke"
+    if "invoke" in own or kind.invoke is not kind._own_invoke:
+        return "invoke"
+    return None
+
+
+def replaced_stream(runnable: Runnable[Any, Any]) -> Method | None:
+    """Return `astream` or `stream` if a test has replaced it, as for `replaced_method`."""
+    own, kind = runnable.__dict__, type(runnable)
+    if "astream" in own or kind.astream is not kind._own_astream:
+        return "astream"
+    if "stream" in own or kind.stream is not kind._own_stream:
+        return "stream"
+    return None
 
 
 def method_step(runnable: Runnable[Any, Any], method: Method | None, kwargs: Mapping[str, Any]) -> Step:
