@@ -276,7 +276,9 @@ class FoundLimits:
             return
         after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
         if after is not None and after.verdict != REFUSED:
-            chance = self._chance(explanation, wave, after.sent_at, after.beside)
+            chance = chance_let_in(
+                explanation, wave, after.sent_at, after.beside, self.rate.base, pace=self.rate.pace
+            )
             explanation = explanation if is_likely(chance) else explanation._replace(cause="noise")
         if confirmed and explanation.cause == "noise":
             # A limit that nothing explains yet, or a stranger's use of one: no pace is known to be better.
@@ -318,7 +320,7 @@ class FoundLimits:
         if self.is_certain or wave.wait > 0:
             return False
         base = self.rate.base
-        chance = self._chance(explanation, wave, now, self._open)
+        chance = chance_let_in(explanation, wave, now, self._open, base, pace=self.rate.pace)
         if tells_nothing(explanation, chance, base):
             return False
         if explanation.cause == "noise":
@@ -331,7 +333,7 @@ class FoundLimits:
     def _let_in_again(self, sent: Permit, now: float) -> None:
         """Go on as before the refusals, unless a limit would have let the request in as well."""
         explanation, base = self._explain(now), self.rate.base
-        chance = self._chance(explanation, self._wave, sent.sent_at, sent.beside)
+        chance = chance_let_in(explanation, self._wave, sent.sent_at, sent.beside, base, pace=self.rate.pace)
         if explanation.cause in {"rate", "in flight"} and tells_nothing(explanation, chance, base):
             self._act(explanation, self._wave, now)
             return
@@ -346,10 +348,6 @@ class FoundLimits:
         elif base is None and self.in_flight.base is not None:
             self._doubt_limit(now)
         self._acquit(0.0)
-
-    def _chance(self, explanation: Explanation, wave: Wave, sent_at: float, beside: int) -> float:
-        """Return how likely a limit lets a request in that is sent after the refusals."""
-        return chance_let_in(explanation, wave, sent_at, beside, self.rate.base, self.rate.rate or math.inf)
 
     def _explain(self, now: float) -> Explanation:
         """Explain the refusals by the log, by the waits, and by the growth that ran into a limit."""

@@ -86,6 +86,11 @@ class RateEstimator:
         return None if self.bucket is None else self.bucket.rate
 
     @property
+    def pace(self) -> float:
+        """Requests a second right now, infinity without a rate."""
+        return math.inf if self.bucket is None else self.bucket.rate
+
+    @property
     def base(self) -> float | None:
         """The rate that the last refusal told."""
         return None if self.bucket is None else self._base

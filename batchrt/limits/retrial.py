@@ -97,12 +97,13 @@ def chance_let_in(
     sent_at: float,
     beside: int,
     base: float | None,
+    *,
     pace: float = math.inf,
 ) -> float:
     """Return how likely the limit that explains a wave lets a request in that is sent after it.
 
-    A bucket that refuses holds anything between no token and one. If the requests come evenly, at a pace little
-    above the refill, it runs dry little by little: the refused one lacks no more than its share of the
+    A bucket that refuses holds anything between no token and one. If the requests come evenly, at a pace
+    little above the refill, it runs dry little by little: the refused one lacks no more than its share of the
     difference, which the next milliseconds bring.
 
     Args:

@@ -82,7 +82,7 @@ def test_retrial_chance_is_high_where_a_pace_is_little_above_the_limit(
     explanation: Explanation, pace: float, chance: float
 ) -> None:
     """The refused request lacked only its share of the difference; noise in great number lacks nothing."""
-    found = chance_let_in(explanation, WAVE, 10.02, 9, 12.5, pace)
+    found = chance_let_in(explanation, WAVE, 10.02, 9, 12.5, pace=pace)
     assert found == pytest.approx(min(chance, 1.0))
 
 
