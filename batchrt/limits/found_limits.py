@@ -276,7 +276,9 @@ class FoundLimits:
             return
         after = self.log.first_after(wave.at, now) if self.is_certain and wave.wait <= 0 else None
         if after is not None and after.verdict != REFUSED:
-            chance = chance_let_in(explanation, wave, after.sent_at, after.beside, self.rate.base)
+            chance = chance_let_in(
+                explanation, wave, after.sent_at, after.beside, self.rate.base, pace=self.rate.pace
+            )
             explanation = explanation if is_likely(chance) else explanation._replace(cause="noise")
         if confirmed and explanation.cause == "noise":
             # A limit that nothing explains yet, or a stranger's use of one: no pace is known to be better.
@@ -318,7 +320,7 @@ class FoundLimits:
         if self.is_certain or wave.wait > 0:
             return False
         base = self.rate.base
-        chance = chance_let_in(explanation, wave, now, self._open, base)
+        chance = chance_let_in(explanation, wave, now, self._open, base, pace=self.rate.pace)
         if tells_nothing(explanation, chance, base):
             return False
         if explanation.cause == "noise":
@@ -331,14 +333,17 @@ class FoundLimits:
     def _let_in_again(self, sent: Permit, now: float) -> None:
         """Go on as before the refusals, unless a limit would have let the request in as well."""
         explanation, base = self._explain(now), self.rate.base
-        chance = chance_let_in(explanation, self._wave, sent.sent_at, sent.beside, base)
+        chance = chance_let_in(explanation, self._wave, sent.sent_at, sent.beside, base, pace=self.rate.pace)
         if explanation.cause in {"rate", "in flight"} and tells_nothing(explanation, chance, base):
             self._act(explanation, self._wave, now)
             return
         self._pause.end()
         self.rate.settle()
         self.unexplained += evidence_of_noise(chance, 1 - self.log.let_in(now)[0])
-        if base is not None and self._scepticism.is_surprised():
+        expected = explanation.cause == "rate" and self._scepticism.is_expected(
+            explanation, self.rate, self._wave.at
+        )
+        if base is not None and not expected and self._scepticism.is_surprised():
             self._believe_nothing(now)
         elif base is None and self.in_flight.base is not None:
             self._doubt_limit(now)

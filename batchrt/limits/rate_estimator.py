@@ -51,6 +51,7 @@ class RateEstimator:
 
     Attributes:
         bucket: keeps to the rate; `None` while none is believed.
+        is_guess: the rate is between one that explains the refusals and a far higher one that does as well.
         since: when the rate was found first.
     """
 
@@ -63,11 +64,13 @@ class RateEstimator:
         "_ticked",
         "_until",
         "bucket",
+        "is_guess",
         "since",
     )
 
     def __init__(self) -> None:
         self.bucket: TokenBucket | None = None
+        self.is_guess: bool = False
         self.since: float = 0.0
         self._base = 0.0
         self._scale = _LONGEST
@@ -81,6 +84,11 @@ class RateEstimator:
     def rate(self) -> float | None:
         """Requests a second right now, or `None`."""
         return None if self.bucket is None else self.bucket.rate
+
+    @property
+    def pace(self) -> float:
+        """Requests a second right now, infinity without a rate."""
+        return math.inf if self.bucket is None else self.bucket.rate
 
     @property
     def base(self) -> float | None:
@@ -98,7 +106,8 @@ class RateEstimator:
         # The wait for one request bounds the rate, unless it was rounded up to seconds.
         exact = wait > 0 and wait != round(wait)
         uncertain = highest > _UNCERTAIN * rate and not exact
-        if uncertain and (wait <= 0 or rate * wait > _SEVERAL):
+        self.is_guess = uncertain and (wait <= 0 or rate * wait > _SEVERAL)
+        if self.is_guess:
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
         self._base = min(max(rate, self._floor(now), _LEAST), _MOST)
         between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)

@@ -23,7 +23,7 @@ _NATS: Final = 1.5
 """The logarithm of a likelihood ratio that counts as one refusal without an explanation: two are 20 to 1, the
 bound of Wald's sequential test for errors of one in twenty."""
 _LIKELY: Final = 0.5
-_LIKELY_IF_CLEAR: Final = 0.25
+_LIKELY_IF_CLEAR: Final = 0.1
 """How likely a limit has to let a request in for that to be no evidence, and that where the limit is beyond
 doubt."""
 _LEAST_NOISE: Final = 0.02
@@ -35,6 +35,10 @@ _UNKNOWN: Final = 0.25
 """How likely a limit of which too little is known does so."""
 _LOWER: Final = 1.3
 """The factor by which a rate has to be lower than the one that is kept to: that one always explains much."""
+_MANY: Final = 6.0
+"""The weight of refusals from which on a rate that is a third too high would be found."""
+_LEAST_LACKED: Final = 0.05
+"""The share of a token that a refused request lacked at the least: clocks on both sides differ."""
 
 
 class Retrial:
@@ -88,9 +92,19 @@ class Retrial:
 
 
 def chance_let_in(
-    explanation: Explanation, wave: Wave, sent_at: float, beside: int, base: float | None
+    explanation: Explanation,
+    wave: Wave,
+    sent_at: float,
+    beside: int,
+    base: float | None,
+    *,
+    pace: float = math.inf,
 ) -> float:
     """Return how likely the limit that explains a wave lets a request in that is sent after it.
+
+    A bucket that refuses holds anything between no token and one. If the requests come evenly, at a pace
+    little above the refill, it runs dry little by little: the refused one lacks no more than its share of the
+    difference, which the next milliseconds bring.
 
     Args:
         explanation: the limit.
@@ -98,14 +112,19 @@ def chance_let_in(
         sent_at: when the request is sent.
         beside: requests in flight then.
         base: the rate that is believed so far; `None` for none.
+        pace: the requests a second that were kept to; infinity for none.
     """
     if explanation.cause == "in flight":
         return 1.0 if beside < explanation.limit else _SLIP
     rate = explanation.rate if explanation.cause == "rate" else base
     if rate is None:
         return _UNKNOWN
-    # The bucket held anything between no token and one.
-    return min(1.0, max(rate * (sent_at - wave.refused_at), _SLIP))
+    lacked = 1.0
+    if explanation.cause == "rate" and pace < math.inf:
+        lacked = max(1 - rate / pace, _LEAST_LACKED)
+    elif explanation.refused < _MANY and pace < math.inf:
+        lacked = 1 - 1 / _LOWER
+    return min(1.0, max(rate * (sent_at - wave.refused_at) / lacked, _SLIP))
 
 
 def is_likely(chance: float) -> bool:

@@ -57,10 +57,20 @@ class Scepticism:
 
     def lowering_helps(self, explanation: Explanation, rate: RateEstimator, refused_at: float) -> bool:
         """Whether a lower rate may bring the refusals down: not where it did not, time and again."""
-        base, grown = rate.base, rate.rate
-        is_expected = base is None or grown is None or explanation.clear or rate.probed(refused_at)
-        # Growing may also run into the limit that the base told: a small bucket has no cushion.
-        if is_expected or (base is not None and grown is not None and grown > explanation.highest >= base):
+        if explanation.clear or self.is_expected(explanation, rate, refused_at):
             self.calm()
             return True
         return not self.is_surprised()
+
+    @staticmethod
+    def is_expected(explanation: Explanation, rate: RateEstimator, refused_at: float) -> bool:
+        """Whether a refusal does not contradict the rate that is kept to.
+
+        Growing may also run into the limit that the rate told: a small bucket has no cushion. A guess above
+        whatever explains the refusals was made to be lowered.
+        """
+        base, grown = rate.base, rate.rate
+        if base is None or grown is None or rate.probed(refused_at):
+            return True
+        highest = explanation.highest
+        return grown > highest >= base or (rate.is_guess and 0 < highest < base)

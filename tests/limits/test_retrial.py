@@ -68,12 +68,33 @@ def test_retrial_chance_is_that_of_a_token_or_of_a_free_place(
 
 
 @pytest.mark.parametrize(
+    ("explanation", "pace", "chance"),
+    [
+        (RATE, 12.5, 1.0),
+        (RATE, 40.0, 0.2 / 0.75),
+        (RATE, 9.0, 1.0),
+        (UNKNOWN, 12.5, 0.25 * 1.3 / 0.3),
+        (Explanation("noise", refused=2.0), 12.5, 0.25 * 1.3 / 0.3),
+        (Explanation("noise", refused=20.0), 12.5, 0.25),
+    ],
+)
+def test_retrial_chance_is_high_where_a_pace_is_little_above_the_limit(
+    explanation: Explanation, pace: float, chance: float
+) -> None:
+    """The refused request lacked only its share of the difference; noise in great number lacks nothing."""
+    found = chance_let_in(explanation, WAVE, 10.02, 9, 12.5, pace=pace)
+    assert found == pytest.approx(min(chance, 1.0))
+
+
+@pytest.mark.parametrize(
     ("explanation", "chance", "base", "nothing"),
     [
         (RATE, 0.6, 10.0, True),
         (RATE, 0.4, 10.0, False),
         (RATE, 0.9, None, False),
         (RATE._replace(clear=True), 0.3, None, True),
+        (RATE._replace(clear=True), 0.17, None, True),
+        (RATE._replace(clear=True), 0.05, None, False),
         (RATE._replace(clear=True), 0.3, 20.0, True),
         (RATE._replace(clear=True), 0.3, 10.0, False),
         (IN_FLIGHT, 1.0, None, True),

@@ -67,6 +67,21 @@ def test_bare_refusals_are_few_where_requests_arrive_in_another_order(
     assert verdict.slowness <= 1.3
 
 
+@pytest.mark.parametrize("cap", [32, None])
+@pytest.mark.parametrize("seed", [16, 20, 26, 29])
+def test_bare_refusals_stay_few_where_a_retrial_is_let_in_by_the_refill(seed: int, cap: Any) -> None:
+    """A pace little above the limit leaves a bucket almost full enough: what is let in next is no noise."""
+    provider = MockProvider(
+        seed=seed, latency=LogNormal(0.1, 0.2), refusal_latency=0.0005, **SERVERS["limit_req"]
+    )
+    transport = Network(provider.transport(), seed)
+    simulated = simulate(provider, 300, cap=cap, seed=seed, transport=transport)
+    verdict = provider.verdict(grace=0.03, max_concurrency=cap)
+    assert (verdict.lost, simulated.errors) == (0, [])
+    assert verdict.refused_share <= 0.08
+    assert verdict.slowness <= 1.1
+
+
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("cap", "items", "slowness"), [(1, 60, 1.15), (8, 300, 1.15), (50, 1000, 1.3)])
 def test_bare_refusals_at_random_change_no_pace(cap: int, items: int, slowness: float, seed: int) -> None:
