@@ -32,7 +32,9 @@ def test_docs_name_files_that_exist(document: Path) -> None:
 def test_docs_link_to_files_that_exist(document: Path) -> None:
     """Links between documents and into the code are relative."""
     links = re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8"))
-    assert not [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()]
+    assert not [
+        link for link in links if not link.startswith("https://") and not (document.parent / link).exists()
+    ]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -237,7 +237,7 @@ class TellingLock:
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self.silent = threading.RLock()
+        self.silent: threading.RLock = threading.RLock()
         self._depth = 0
 
     def __enter__(self) -> None:

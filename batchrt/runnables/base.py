@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
 from batchrt.config import RunConfig, check_config
 from batchrt.runnables.awaitables import awaiting_method
@@ -25,7 +25,13 @@ from batchrt.runnables.entry_points import Configs, In, Method, Out
 from batchrt.runnables.foreign import adopted
 from batchrt.runnables.introspection import Introspection
 from batchrt.runnables.keywords import check_keywords, function_takes
-from batchrt.runnables.method_steps import STREAM_METHODS, method_step, streaming_step
+from batchrt.runnables.method_steps import (
+    STREAM_METHODS,
+    method_step,
+    replaced_method,
+    replaced_stream,
+    streaming_step,
+)
 from batchrt.runtime.step import Step
 
 if TYPE_CHECKING:
@@ -50,7 +56,6 @@ U = TypeVar("U")
 RetryIf: TypeAlias = "tuple[type[BaseException], ...] | type[BaseException] | Callable[[BaseException], bool]"
 """The errors that are worth another attempt: types, or a predicate that is given the error."""
 
-_SINGLE: Final[tuple[Literal["ainvoke", "invoke"], ...]] = ("ainvoke", "invoke")
 _LIST_METHODS: Final[tuple[Method, ...]] = ("abatch", "batch")
 _METHODS: Final[tuple[Method, ...]] = ("_build", "abatch_native", *_LIST_METHODS, "ainvoke", "invoke")
 
@@ -88,7 +93,10 @@ class Runnable(Introspection[In, Out]):
     share_lists: bool = False
     _method: Method | None = None
     _stream_method: Method | None = None
-    _own_methods: tuple[Callable[..., Any], ...] = ()
+    _own_ainvoke: Callable[..., Any]
+    _own_invoke: Callable[..., Any]
+    _own_astream: Callable[..., Any]
+    _own_stream: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,7 +108,8 @@ class Runnable(Introspection[In, Out]):
         if cls._method == "invoke" and isinstance(own := cls.__dict__.get("invoke"), FunctionType):
             # Not by assignment, which type checkers read as an override without types.
             type.__setattr__(cls, "invoke", awaiting_method(own))
-        cls._own_methods = tuple(getattr(cls, method) for method in _SINGLE)
+        cls._own_ainvoke, cls._own_invoke = cls.ainvoke, cls.invoke
+        cls._own_astream, cls._own_stream = cls.astream, cls.stream
 
     # The step table
 
@@ -110,18 +119,10 @@ class Runnable(Introspection[In, Out]):
 
     def _step(self, kwargs: Mapping[str, Any] | None = None) -> Step:
         """Return the step that stands for this runnable in a chain."""
-        replaced = self._replaced_method()
+        replaced = replaced_method(self)
         step = self._step_of(replaced or self._method, kwargs or {})
-        streams = self._stream_method is not None and replaced is None
-        return streaming_step(self, kwargs or {}, step) if streams else step
-
-    def _replaced_method(self) -> Method | None:
-        """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
-        own, kind = self.__dict__, type(self)
-        for method, original in zip(_SINGLE, kind._own_methods, strict=True):
-            if method in own or getattr(kind, method) is not original:
-                return method
-        return None
+        stream = replaced_stream(self) or (None if replaced else self._stream_method)
+        return streaming_step(self, stream, kwargs or {}, step) if stream else step
 
     def _takes(self, keyword: str) -> bool:
         """Return whether calls of this runnable take a keyword argument of this name."""
@@ -153,6 +154,8 @@ class Runnable(Introspection[In, Out]):
         """
         methods: tuple[Method, ...] = ("_build", "abatch_native", "ainvoke", "invoke")
         if method in (*_LIST_METHODS, *STREAM_METHODS) and not self._overrides(method):
+            if method in STREAM_METHODS and replaced_stream(self):  # a spy calls the default
+                return self._step_of(replaced_method(self) or self._method, kwargs)
             return self._step(kwargs)
         if method not in _LIST_METHODS:
             methods += _LIST_METHODS

@@ -122,8 +122,14 @@ class RunnableLambda(Runnable[In, Out]):
         self.name: str | None = name or _name_of(func)
         self._inline = inline
         self._generates = is_generator_function(func if afunc is None else afunc)
+        self._looks_up = self.afunc is None and isinstance(func, operator.itemgetter | operator.attrgetter)
         self._sync_takes_config = takes_config(func)
         self._async_takes_config = self.afunc is not None and takes_config(self.afunc)
+
+    def _with_fields(self, values: Mapping[str, Any]) -> RunnableLambda[In, Out]:
+        afunc = None if self.afunc is self.func else self.afunc
+        own = {"func": self.func, "afunc": afunc, "name": self.name, "inline": self._inline}
+        return RunnableLambda(**{**own, **values})
 
     @property
     def InputType(self) -> Any:  # noqa: N802  LCEL's name
@@ -153,7 +159,7 @@ class RunnableLambda(Runnable[In, Out]):
         return inline([code_part(f"function {self.get_name()}", functions)], self._build(kwargs or {}))
 
     def _build(self, kwargs: Mapping[str, Any]) -> Step:
-        if isinstance(self.func, operator.itemgetter | operator.attrgetter) and self.afunc is None:
+        if self._looks_up:
             # A mere lookup, LCEL's idiom for a field: not worth a thread.
             lookup = self.func
             return Step(lambda value, _strand: lookup(value), inline=True)

@@ -27,10 +27,30 @@ if TYPE_CHECKING:
     from batchrt.runnables.base import Runnable
     from batchrt.runnables.entry_points import Method
 
-__all__ = ["STREAM_METHODS", "method_step", "streaming_step"]
+__all__ = ["STREAM_METHODS", "method_step", "replaced_method", "replaced_stream", "streaming_step"]
 
 STREAM_METHODS: Final[tuple[Method, ...]] = ("atransform", "transform", "astream", "stream")
 """Methods by which a class streams; of several that it overrides the first is used."""
+
+
+def replaced_method(runnable: Runnable[Any, Any]) -> Method | None:
+    """Return the method that a test has replaced, of this object or of its class, by a mock or a spy."""
+    own, kind = runnable.__dict__, type(runnable)
+    if "ainvoke" in own or kind.ainvoke is not kind._own_ainvoke:
+        return "ainvoke"
+    if "invoke" in own or kind.invoke is not kind._own_invoke:
+        return "invoke"
+    return None
+
+
+def replaced_stream(runnable: Runnable[Any, Any]) -> Method | None:
+    """Return `astream` or `stream` if a test has replaced it, as for `replaced_method`."""
+    own, kind = runnable.__dict__, type(runnable)
+    if "astream" in own or kind.astream is not kind._own_astream:
+        return "astream"
+    if "stream" in own or kind.stream is not kind._own_stream:
+        return "stream"
+    return None
 
 
 def method_step(runnable: Runnable[Any, Any], method: Method | None, kwargs: Mapping[str, Any]) -> Step:
@@ -46,7 +66,7 @@ def method_step(runnable: Runnable[Any, Any], method: Method | None, kwargs: Map
         own = partial(unawaited, runnable) if isinstance(unawaited, FunctionType) else runnable.invoke
         return _sync_method_step(own, kwargs)
     if runnable._stream_method is not None:
-        return streaming_step(runnable, kwargs)
+        return streaming_step(runnable, runnable._stream_method, kwargs)
     name = type(runnable).__name__
     raise TypeError(f"{name} defines neither ainvoke nor invoke nor abatch_native: it cannot run")
 
@@ -81,13 +101,13 @@ def _sync_method_step(method: Callable[..., Any], kwargs: Mapping[str, Any]) -> 
     return Step(call, direct=True)
 
 
-def streaming_step(runnable: Runnable[Any, Any], kwargs: Mapping[str, Any], step: Step | None = None) -> Step:
-    """Return `step` with the streams of the method that the class of `runnable` overrides.
+def streaming_step(
+    runnable: Runnable[Any, Any], name: Method, kwargs: Mapping[str, Any], step: Step | None = None
+) -> Step:
+    """Return `step` with the streams of the method `name` of `runnable`, one of STREAM_METHODS.
 
     Without a step, which is for a class that does nothing but stream, its call is the sum of the chunks.
     """
-    name = runnable._stream_method
-    assert name is not None
     method = getattr(runnable, name)
 
     def bound(value: Any, strand: Strand) -> Any:

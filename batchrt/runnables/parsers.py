@@ -92,7 +92,8 @@ class BaseOutputParser(Runnable[ModelOutput, Out]):
 
     def _parses_as(self, kind: type[Any]) -> bool:
         """Whether a subclass of `kind` has left its methods as they are."""
-        return all(getattr(type(self), name) is getattr(kind, name) for name in ("parse", "parse_output"))
+        own = type(self)
+        return own is kind or (own.parse is kind.parse and own.parse_output is kind.parse_output)
 
     def _chunks(self, chunks: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         """Parse chunks of an output as they come; of a parser that `_streams`."""

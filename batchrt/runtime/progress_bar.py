@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from batchrt.config import RunConfig
@@ -63,14 +62,21 @@ class ProgressBar:
         self._bar.close()
 
 
-@contextmanager
-def counted(config: RunConfig, total: int | None, put: Deliver) -> Iterator[Deliver]:
-    """Give `put`, which counts items on a bar in the block if `config` asks for one."""
+def counted(config: RunConfig, total: int | None, put: Deliver) -> AbstractContextManager[Deliver]:
+    """Return a block that is given `put`, which counts items on a bar if `config` asks for one."""
     bar = ProgressBar.of(config, total)
-    if bar is None:
-        yield put
-        return
-    try:
-        yield bar.counting(put)
-    finally:
-        bar.close()
+    return nullcontext(put) if bar is None else _Counted(bar, put)
+
+
+class _Counted(AbstractContextManager["Deliver"]):
+    # A `contextmanager` sets the error's traceback, which a frozen exception refuses.
+
+    def __init__(self, bar: ProgressBar, put: Deliver) -> None:
+        self._bar = bar
+        self._put = put
+
+    def __enter__(self) -> Deliver:
+        return self._bar.counting(self._put)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -39,9 +39,10 @@ async def pour(chunks: AsyncIterator[Any], put: Put) -> None:
 
 async def closed(chunks: AsyncIterator[Any]) -> None:
     """Close an iterator that can be closed."""
-    close = getattr(chunks, "aclose", None)
+    # Of the type, as Python looks up `__anext__`: a MagicMock has every attribute, and none to await.
+    close = getattr(type(chunks), "aclose", None)
     if close is not None:
-        await close()
+        await close(chunks)
 
 
 class SideStream(AsyncIterator[Any]):

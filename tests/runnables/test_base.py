@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
-from unittest.mock import AsyncMock, Mock, patch
+from unittest.mock import AsyncMock, MagicMock, Mock, patch
 
 import anyio.lowlevel
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from batchrt import (
     RunConfig,
     Runnable,
+    RunnableGenerator,
     RunnableLambda,
     RunnablePassthrough,
     RunnableSequence,
@@ -158,3 +160,55 @@ async def test_runnable_with_a_spy_runs_as_without_it(method: str) -> None:
     setattr(runnable, method, spy)
     assert await (runnable | add_two).abatch([1, 2]) == [4, 5]
     assert spy.call_count == 2
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+@pytest.mark.parametrize("method", ["stream", "astream"])
+async def test_runnable_whose_stream_method_a_test_replaced_streams_by_it_in_a_chain(
+    method: str, of_class: bool
+) -> None:
+    """A chain that streams does not pass the mock by; what does not stream does."""
+
+    class Model(Runnable[str, str]):
+        async def ainvoke(self, input: str, config: RunConfig | None = None, **kwargs: Any) -> str:  # noqa: A002
+            return "real"
+
+    model = Model()
+    replacement = Mock(side_effect=lambda *_args: iter("ab"))
+    if method == "astream":
+        replacement = MagicMock()
+        replacement.return_value.__aiter__.return_value = ["a", "b"]
+    chain = model | StrOutputParser()
+    with patch.object(Model if of_class else model, method, replacement):
+        assert [chunk async for chunk in chain.astream("x")] == ["a", "b"]
+        assert await chain.ainvoke("x") == "real"
+        assert replacement.call_args.args[0] == "x"
+    assert [chunk async for chunk in chain.astream("x")] == ["real"]
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+@pytest.mark.parametrize("method", ["stream", "astream"])
+async def test_runnable_with_a_spy_on_its_stream_streams_as_without_it(method: str, of_class: bool) -> None:
+    """The spy calls the original, which does not come back to the spy."""
+
+    class Words(RunnableGenerator[str, str]):
+        pass
+
+    async def letters(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for chunk in chunks:
+            for letter in chunk:
+                yield letter
+
+    words = Words(letters)
+    chain = words | StrOutputParser()
+    original = getattr(Words if of_class else words, method)
+    calls = []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    with patch.object(Words if of_class else words, method, spy):
+        assert [chunk async for chunk in chain.astream("ab")] == ["a", "b"]
+        assert await chain.ainvoke("ab") == "ab"
+    assert len(calls) == 1

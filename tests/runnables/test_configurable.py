@@ -132,3 +132,17 @@ def test_configurable_runnables_are_described_by_their_parts() -> None:
     other = RunnableLambda(add_one).configurable_alternatives(HOW, two=RunnableLambda(add_one))
     assert one.describe().parts != other.describe().parts
     assert Scale(2).configurable_fields(factor=HOW).describe().parts
+
+
+async def test_configurable_function_may_be_of_another_kind() -> None:
+    """Async in place of sync, or with a parameter for the configuration."""
+
+    def told(value: int, config: RunConfig) -> Any:
+        return value, config["configurable"]["how"].__name__
+
+    chain = RunnableLambda(add_one).configurable_fields(func=HOW)
+    assert await chain.abatch([1, 1, 1], [chosen(), chosen(how=add_two), chosen(how=told)]) == [
+        2,
+        3,
+        (1, "told"),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -111,3 +112,20 @@ async def test_progress_bar_needs_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TypeError, match="progress must be True or False, not 'yes'"):
         await chain.abatch([1, 2], wrong)
     assert ran == []
+
+
+async def test_progress_bar_lets_a_frozen_exception_through(bars: list[Any]) -> None:
+    """The error is the step's own, which takes no other traceback, and the bar is closed."""
+
+    @dataclass(frozen=True)
+    class Frozen(Exception):
+        text: str
+
+    def fail(value: int) -> float:
+        raise Frozen(str(value))
+
+    chain = RunnableLambda(fail)
+    for config in (SHOWN, None):
+        with pytest.raises(Frozen):
+            await chain.abatch([1], config)
+    assert len(bars) == 1
