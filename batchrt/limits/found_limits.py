@@ -279,7 +279,8 @@ class FoundLimits:
             chance = chance_let_in(
                 explanation, wave, after.sent_at, after.beside, self.rate.base, pace=self.rate.pace
             )
-            explanation = explanation if is_likely(chance) else explanation._replace(cause="noise")
+            if not (is_likely(chance) or tells_nothing(explanation, chance, self.rate.base)):
+                explanation = explanation._replace(cause="noise")
         if confirmed and explanation.cause == "noise":
             # A limit that nothing explains yet, or a stranger's use of one: no pace is known to be better.
             self.unexplained = max(0.0, self.unexplained - 1)
