@@ -164,7 +164,7 @@ class AdmissionControl:
         """Record that `permit`, which has waited, is sent; `False` if a pause has begun meanwhile."""
         with self._lock:
             limiter = self._limiter
-            if limiter.is_quiet(permit, limiter.tick(now)):
+            if limiter.is_quiet(limiter.tick(now)):
                 return False
             permit.sent_at = limiter.now
             self._requests += 1

@@ -9,14 +9,14 @@ from typing import Final
 from batchrt.errors import ProviderError, RateLimitError
 from batchrt.runtime.clock import clock_time
 
-__all__ = ["CONNECTING", "LONGEST_QUIET", "ColdStart", "CoolDown", "HalfOpen", "SlowStart", "longest_quiet"]
+__all__ = ["LONGEST_QUIET", "ColdStart", "CoolDown", "HalfOpen", "SlowStart", "longest_quiet"]
 
 _MARGIN: Final = 0.1
 """The share of its span by which a half-open recovery's first allowance lasts longer: arrival is not
 sending."""
 _MANY_TIMES: Final = 8
 """How many times as many as enough may be sent until a half-open recovery is over in any case."""
-CONNECTING: Final = 0.15
+_CONNECTING: Final = 0.15
 """Seconds without a reply in which a cold start does not double: a new connection takes three round trips
 until the first (TCP, TLS 1.3 and the request), of 50 ms each."""
 _DOUBLING: Final = 0.025
@@ -121,37 +121,28 @@ class SlowStart:
             self.allowed += 1
         return self.allowed >= self.enough
 
+    def hurry(self, allowed: int) -> bool:
+        """Let so many be in flight at least; return whether the slow start is over."""
+        self.allowed = max(self.allowed, allowed)
+        return self.allowed >= self.enough
+
 
 class ColdStart:
-    """Send few requests to an unknown provider, and twice as many every 25 ms.
+    """Send few requests to an unknown provider, and twice as many every 25 ms from its first reply on.
 
-    A limit shows in a round trip, which takes longest while connections are being made. So not more than some
-    are sent before the first reply, or until there could be one. An answer makes room for one request beside
-    that: answers come in bursts at first, and twice as many in return would be refused in bursts.
+    A limit shows in a round trip, which takes longest while connections are being made. Two more may be sent
+    for each answer, so that a provider that answers faster than that is not held back.
 
     Args:
         first: how many may be sent at once.
         now: the time.
-        doubling: seconds in which it doubles.
-        unanswered: how many may be sent before the first reply, within `connecting` seconds.
-        connecting: seconds within which a reply is expected.
     """
 
-    __slots__ = ("_allowed", "_began", "_connected_at", "_doubling", "_sent", "_unanswered")
+    __slots__ = ("_allowed", "_began", "_sent")
 
-    def __init__(
-        self,
-        first: int,
-        now: float,
-        doubling: float = _DOUBLING,
-        unanswered: float = math.inf,
-        connecting: float = 0.0,
-    ) -> None:
-        self._began = now
+    def __init__(self, first: int, now: float) -> None:
+        self._began = now + _CONNECTING
         self._allowed = first
-        self._doubling = doubling
-        self._unanswered = unanswered
-        self._connected_at = now + connecting
         self._sent = 0
 
     def sent(self) -> None:
@@ -160,28 +151,18 @@ class ColdStart:
 
     def replied(self, now: float, *, answered: bool) -> None:
         """Record an answer or a refusal."""
-        if self._unanswered < math.inf:
-            self._go_on(now)
-        self._allowed += answered
-
-    def _go_on(self, now: float) -> None:
-        """Double what was sent so far from now on."""
-        self._unanswered = math.inf
-        self._began, self._allowed = now, max(self._allowed, self._sent)
+        self._began = min(self._began, now)
+        self._allowed += 2 * answered
 
     def due(self, now: float) -> float:
         """Return when the next request may be sent, `now` at the earliest."""
         if self._sent < self._allowed:
             return now
-        if self._sent >= self._unanswered:
-            if now < self._connected_at:
-                return self._connected_at
-            self._go_on(self._connected_at)
-        return max(now, self._began + self._doubling * math.log2((self._sent + 1) / self._allowed))
+        return max(now, self._began + _DOUBLING * math.log2((self._sent + 1) / self._allowed))
 
     def is_over(self, now: float) -> bool:
         """Whether it holds nothing back any more."""
-        return self._sent < self._unanswered and now - self._began > self._doubling * _DOUBLINGS
+        return now - self._began > _DOUBLING * _DOUBLINGS
 
 
 class HalfOpen:

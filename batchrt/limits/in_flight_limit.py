@@ -26,9 +26,8 @@ _OUTGROWN: Final = 4
 class InFlightLimit:
     """Keep to a number of requests in flight that was found.
 
-    Slow start from the limit: one request more after the hold, and while those are let in 1, 2, 4 … more,
-    each time that a refusal would be known. A failed probe goes back to the limit that was found and doubles
-    the hold.
+    Slow start from the limit: one request more after the hold, and while that is answered 1, 2, 4 … more for
+    each round trip. A failed probe goes back to the limit that was found and doubles the hold.
 
     Attributes:
         limit: how many may be in flight; `None` while none is believed.
@@ -91,13 +90,11 @@ class InFlightLimit:
         self._hold = _SHORTEST_HOLD
         self._most_doubts = _DOUBTS
 
-    def lets_in_at(
-        self, in_flight: int, latency: float, settling: float, sent_at: float, now: float
-    ) -> float:
+    def lets_in_at(self, in_flight: int, latency: float, sent_at: float, now: float) -> float:
         """Return when one more may be sent beside `in_flight`: `now`, or when the limit may be probed.
 
-        A refusal is known after `settling` seconds. A probe keeps some distance from the request before,
-        which was sent at `sent_at`: two at the same moment are refused by a bucket of one as well.
+        A probe keeps some distance from the request before, which was sent at `sent_at`: two at the same
+        moment are refused by a bucket of one as well.
         """
         if self.limit is None or in_flight < self.limit:
             return now
@@ -106,5 +103,5 @@ class InFlightLimit:
             return due
         self.limit += self._step
         self._step *= 2
-        self._hold_until = now + max(settling, _SHORTEST_ROUND)
+        self._hold_until = now + max(latency, _SHORTEST_ROUND)
         return now

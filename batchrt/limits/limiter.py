@@ -11,13 +11,12 @@ from batchrt.limits.concurrency_limits import ConcurrencyLimits
 from batchrt.limits.cooldown import longest_quiet
 from batchrt.limits.error_kinds import Failure, FailureKind, reason, shorten
 from batchrt.limits.events import CooledDown, Events, LimitChanged, ProviderDown
-from batchrt.limits.found_limits import FoundLimits
+from batchrt.limits.found_limits import FoundLimits, Wave
 from batchrt.limits.pacing import Pacing
 from batchrt.limits.permit import Permit
 from batchrt.limits.quota_statistics import LimitStatus, Source, limit_statuses
 from batchrt.limits.rate_limits import KnownRateLimits
 from batchrt.limits.refusal_log import UNKNOWN
-from batchrt.limits.refusal_wave import Wave
 from batchrt.limits.token_bucket import Unit
 from batchrt.limits.token_estimator import TokenEstimator
 from batchrt.messages import Usage
@@ -101,7 +100,7 @@ class Limiter:
 
         `now` is at once, infinity when another has to end first. For `wanted` see `TokenBucket.advance`.
         """
-        if (due := self.concurrency.due(permit, self.in_flight, now, self.found)) > now:
+        if (due := self.concurrency.due(permit, self.in_flight, now, self.found.apart)) > now:
             return due
         pacing = self.pacing
         if pacing.cooldown.until > now:
@@ -133,11 +132,9 @@ class Limiter:
             and self.found.is_clear(now)
         )
 
-    def is_quiet(self, permit: Permit, now: float) -> bool:
-        """Whether a refusal has begun a cool-down or a pause that is not over for a request."""
-        if self.pacing.cooldown.until > now:
-            return True
-        return self.found.pause_ends(now) > now and not self.found.is_sent_again(permit)
+    def is_quiet(self, now: float) -> bool:
+        """Whether a refusal has begun a cool-down or a pause that is not over."""
+        return self.pacing.cooldown.until > now or self.found.pause_ends(now) > now
 
     def waits_for_provider(self, permit: Permit) -> bool:
         """Whether a request waits for a provider that is down, instead of failing."""
@@ -149,7 +146,7 @@ class Limiter:
             return "cool-down"
         if self.waits_for_provider(permit):
             return "outage"
-        if self.concurrency.due(permit, self.in_flight, now, self.found) > now:
+        if self.concurrency.due(permit, self.in_flight, now, self.found.apart) > now:
             return "max_in_flight" if not permit.auto else "max_concurrency"
         return self.rates.tightest(permit) or self.found.holds(self.in_flight) or "slow start"
 
@@ -188,9 +185,9 @@ class Limiter:
         else:
             permit.probes = False
         self.rates.charge(permit, now)
-        self.found.granted(permit, now)
+        self.found.granted(now)
         if self.concurrency.auto is not None:
-            self.concurrency.auto.sent(self.in_flight, now)
+            self.concurrency.auto.sent(self.in_flight)
 
     def charge_freely(self, permit: Permit, now: float) -> None:
         """Do as `charge`, and record that the request is sent, while `is_clear`."""
@@ -200,7 +197,7 @@ class Limiter:
         self.in_flight += 1
         permit.granted = True
         self.rates.count(permit, now)
-        self.found.granted(permit, now)
+        self.found.granted(now)
         self.found.sent(permit)
 
     def undo(self, permit: Permit, now: float) -> None:
@@ -208,7 +205,7 @@ class Limiter:
         permit.granted = False
         self.in_flight -= 1
         self.rates.undo(permit)
-        self.found.withdrawn(permit)
+        self.found.withdrawn()
         if permit.probes:
             self.breaker.probe_failed(now)
 
@@ -262,7 +259,8 @@ class Limiter:
             self.rates.learn(permit.told, permit, now, refused=refused)
         permit.verdict = UNKNOWN
         auto = self.concurrency.auto
-        if auto is not None and permit.auto and (kind.overloaded or kind.outage) and not failure.refused:
+        is_noise = failure.refused and self.found.is_certain
+        if auto is not None and permit.auto and (kind.overloaded or kind.outage) and not is_noise:
             auto.failed()
         return kind.overloaded and self._refused(permit, failure, now, unit)
 
@@ -271,8 +269,7 @@ class Limiter:
         if not failure.refused:
             # It may be an outage, for the retry budget and the circuit breaker to handle.
             if permit.auto:
-                most, sent_at = self.in_flight - 1, permit.sent_at
-                self._crowded(Wave(most, most, 0.0, now, sent_at, sent_at))
+                self._crowded(Wave(self.in_flight - 1, self.in_flight - 1, 0.0, now, permit.sent_at))
             return False
         cooldown, found, parallel = self.pacing.cooldown, self.found, permit.parallel
         wait = min(failure.wait, longest_quiet(permit.longest_quiet))
@@ -359,10 +356,10 @@ class Limiter:
     def _acquit(self, wait: float) -> None:
         self.concurrency.acquit()
         if wait <= 0:
-            self.pacing.resume(self.now, self.found.log.settling)
+            self.pacing.hurry(self.in_flight)
 
     def _reopen(self) -> None:
-        self.pacing.reopen(max(self.in_flight, self.found.log.carried()))
+        self.pacing.reopen(self.in_flight)
 
 
 def _with_in_flight(limits: dict[str, float], in_flight: int | None) -> dict[str, float]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from batchrt.limits.cooldown import CONNECTING, ColdStart, CoolDown, HalfOpen, SlowStart
+from batchrt.limits.cooldown import ColdStart, CoolDown, HalfOpen, SlowStart
 from batchrt.limits.error_kinds import Failure, FailureKind
 from batchrt.limits.found_limits import FoundLimits
 
 __all__ = ["Pacing"]
 
-_AT_ONCE: Final = 4
-_UNANSWERED: Final = 10
-"""Requests that are sent to a provider about which nothing is known, at once and before the first reply: the
-initial windows of TCP (RFC 3390 and RFC 6928)."""
-_RESUMED: Final = _AT_ONCE - 1
-"""Requests that are sent at once after a retrial that was let in: a cold start with one of them over."""
+_AT_ONCE: Final = 16
+"""Requests that are sent at once to a provider about which nothing is known."""
 _BARE_SHARE: Final = 4
 """A recovery is over when this many times the requests in flight at the refusal may be in flight."""
 _SEVERAL: Final = 4
@@ -67,10 +63,7 @@ class Pacing:
     def sent(self, now: float) -> None:
         """Record that a request is sent."""
         if not self._began:
-            self._began, self._cold_start = (
-                True,
-                ColdStart(_AT_ONCE, now, unanswered=_UNANSWERED, connecting=CONNECTING),
-            )
+            self._began, self._cold_start = True, ColdStart(_AT_ONCE, now)
         if self._cold_start is not None:
             self._cold_start.sent()
         if self._half_open is not None:
@@ -91,14 +84,10 @@ class Pacing:
         """Send one request, and one more for each answer, until `enough` may be in flight."""
         self._slow_start = SlowStart(enough)
 
-    def resume(self, now: float, doubling: float) -> None:
-        """End the recovery after a refusal that turned out to have no reason.
-
-        Two requests are sent, and twice as many after each `doubling`, in which a refusal would be known.
-        """
-        if self._slow_start is not None:
+    def hurry(self, in_flight: int) -> None:
+        """Let twice as many be in flight after a pause that turned out to be without reason."""
+        if self._slow_start is not None and self._slow_start.hurry(2 * in_flight):
             self._slow_start = None
-            self._cold_start = ColdStart(_RESUMED, now, doubling)
 
     def stop_slow_start(self) -> None:
         """Hold no request back any more after a pause."""

@@ -40,10 +40,9 @@ _PEAK_SECONDS: Final = 1.0
 to have been kept to for as long as the last says."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
-_LEAST: Final = 1 / 60
+_LEAST: Final = 1e-3
 _MOST: Final = 1e6
-"""Requests a second: the bounds of a rate. Limits are set per minute; one that lets less in than one request
-is an outage."""
+"""Requests a second: the bounds of a rate."""
 
 
 class RateEstimator:
@@ -51,7 +50,6 @@ class RateEstimator:
 
     Attributes:
         bucket: keeps to the rate; `None` while none is believed.
-        is_guess: the rate is between one that explains the refusals and a far higher one that does as well.
         since: when the rate was found first.
     """
 
@@ -64,13 +62,11 @@ class RateEstimator:
         "_ticked",
         "_until",
         "bucket",
-        "is_guess",
         "since",
     )
 
     def __init__(self) -> None:
         self.bucket: TokenBucket | None = None
-        self.is_guess: bool = False
         self.since: float = 0.0
         self._base = 0.0
         self._scale = _LONGEST
@@ -84,11 +80,6 @@ class RateEstimator:
     def rate(self) -> float | None:
         """Requests a second right now, or `None`."""
         return None if self.bucket is None else self.bucket.rate
-
-    @property
-    def pace(self) -> float:
-        """Requests a second right now, infinity without a rate."""
-        return math.inf if self.bucket is None else self.bucket.rate
 
     @property
     def base(self) -> float | None:
@@ -106,8 +97,7 @@ class RateEstimator:
         # The wait for one request bounds the rate, unless it was rounded up to seconds.
         exact = wait > 0 and wait != round(wait)
         uncertain = highest > _UNCERTAIN * rate and not exact
-        self.is_guess = uncertain and (wait <= 0 or rate * wait > _SEVERAL)
-        if self.is_guess:
+        if uncertain and (wait <= 0 or rate * wait > _SEVERAL):
             rate = math.sqrt(rate * min(highest, _MOST_AT_ONCE**2 * rate))
         self._base = min(max(rate, self._floor(now), _LEAST), _MOST)
         between = max(_REQUESTS_A_REFUSAL / self._base, _WAITS_A_REFUSAL * wait)
@@ -134,12 +124,7 @@ class RateEstimator:
 
     def refused(self, wait: float, now: float) -> None:
         """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""
-        if self.bucket is not None:
-            self._until = max(self._until, now + max(wait, _CUSHION / self._base))
-            self.bucket.level = min(self.bucket.level, 1.0)
-
-    def settle(self) -> None:
-        """Keep no more than one request's worth of what came in during a pause."""
+        self._until = max(self._until, now + max(wait, _CUSHION / self._base))
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
 

@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from batchrt.limits.rate_evidence import Event, likeliest_rate
 
-__all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Entry", "Explanation", "RefusalLog"]
+__all__ = ["ACCEPTED", "PENDING", "REFUSED", "UNKNOWN", "Explanation", "RefusalLog"]
 
 PENDING: Final = 0
 ACCEPTED: Final = 1
@@ -44,8 +44,6 @@ _HALF_LIFE: Final = 40
 """Requests after which an outcome weighs half: a limit that changed is found within some tens of requests."""
 _FEWEST: Final = 2.0
 """The weight of refusals below which nothing is inferred: two may be chance."""
-_FEWEST_LET_IN: Final = 0.5
-"""The weight of requests let in after the first refusal, below which no rate is inferred."""
 _CONVINCING: Final = 0.35
 """The share of the refusals that a limit may leave unexplained."""
 _RATE_PRICE: Final = 1.0
@@ -58,24 +56,14 @@ _CLEAR: Final = 0.15
 _CLEAR_REFUSALS: Final = 6.0
 """The share of the refusals, and of the accepted requests, that a rate may leave unexplained to be beyond
 doubt, and the weight of refusals that this takes."""
-_CLOSE: Final = 8
-_HALF: Final = 0.5
-"""The part of a number in flight by which an outcome may be off, and how much of it is unexplained then."""
 _PROBED: Final = 0.8
 """The weight of refusals beside as many as a limit allows that confirm it: a probe that failed lately."""
-_SPARED: Final = 0.6
-_SPARING: Final = 1.25
-"""The share of accepted requests below which the pace is held to so many times the rate of accepted ones."""
 _ENOUGH: Final = 30
 _FAR_ENOUGH: Final = 60
 _FEW_BETWEEN: Final = 8
 """Requests between two refusals that say little about a rate."""
 _MIXED: Final = 3
 """Requests accepted after a refused one, beside as many, from which on the refusal is taken for noise."""
-_BY_CHANCE: Final = 0.01
-_LEAST_SHARE: Final = 0.02
-_MOST_SHARE: Final = 0.6
-"""The chance of a row of refusals, at the share of requests that is refused, below which it is no chance."""
 _LEAST_ACTIVE: Final = 1e-3
 
 
@@ -190,23 +178,6 @@ class RefusalLog:
         let_in = now - self.settling
         return any(entry.verdict == PENDING and entry.sent_at < let_in for entry in self._entries)
 
-    def is_barred(self, now: float) -> bool:
-        """Whether so many of the newest requests were refused in a row that it can hardly be by chance."""
-        latest = now - self.settling
-        known = [entry.verdict == REFUSED for entry in self._entries if entry.sent_at <= latest]
-        if not known:
-            return False
-        share = min(max(sum(known) / len(known), _LEAST_SHARE), _MOST_SHARE)
-        row = math.ceil(math.log(_BY_CHANCE) / math.log(share))
-        return len(known) >= row and all(known[-row:])
-
-    def first_after(self, time: float, now: float) -> Entry | None:
-        """Return the first request that was sent after a time, if its outcome is known."""
-        first = next((entry for entry in self._entries if entry.sent_at >= time), None)
-        if first is None or first.sent_at > now - self.settling or first.verdict == UNKNOWN:
-            return None
-        return first
-
     def _active(self, start: float, end: float) -> float:
         """Return the seconds between two times outside of the waits that refusals asked for."""
         quiet = sum(max(0.0, min(end, until) - max(start, since)) for since, until in self._quiet)
@@ -238,16 +209,14 @@ class RefusalLog:
                 unexplained=of_limit,
                 mixed=_is_mixed(events, self.settling),
             )
-        let_in = sum(weight for _, _, was_refused, weight in after if not was_refused)
         rate, highest, of_rate = likeliest_rate(
             after, [rate for rate in known_rates if rate is not None], self._active
         )
-        if known_limit is not None and let_in < _FEWEST_LET_IN:
-            of_rate = math.inf  # what nothing was let in by is no rate
         by_limit, by_rate = of_limit + _IN_FLIGHT_PRICE, of_rate + _RATE_PRICE
         rather_limit = by_limit <= by_rate + (0.0 if known_limit is None else _SWITCH_PRICE)
         # "All are let in" leaves the refused unexplained, "all are refused" the rest: a limit has to do
         # better than both.
+        let_in = sum(weight for _, _, was_refused, weight in after if not was_refused)
         is_vain = min(of_limit, of_rate) > _CONVINCING * let_in
         if is_vain or min(by_limit, by_rate) > _CONVINCING * refused:
             if known_limit is not None and rather_limit and _still_binds(events, known_limit):
@@ -255,7 +224,7 @@ class RefusalLog:
             return Explanation("noise", refused=refused, unexplained=refused)
         if rather_limit:
             return Explanation("in flight", limit=limit, refused=refused, unexplained=of_limit)
-        clear = refused >= _CLEAR_REFUSALS and let_in >= _FEWEST and of_rate <= _CLEAR * min(refused, let_in)
+        clear = refused >= _CLEAR_REFUSALS and of_rate <= _CLEAR * min(refused, let_in)
         return Explanation(
             "rate", rate=rate, highest=highest, refused=refused, unexplained=of_rate, clear=clear
         )
@@ -275,15 +244,6 @@ class RefusalLog:
             return 1.0, 0.0
         let_in = sum(not refused for _, _, refused, _ in events)
         return let_in / len(events), let_in / self._active(events[0][0], events[-1][0])
-
-    def sparing_rate(self, now: float, latency: float) -> float:
-        """Return a rate little above that of the accepted requests where those are the fewer; or 0."""
-        share, rate = self.let_in(now)
-        if share >= _SPARED or rate <= 0:
-            return 0.0
-        # One request at a time hammers no provider, and a chance that no pace improves is taken often.
-        one_at_a_time = 1 / latency if latency else 0.0
-        return max(_SPARING * rate, one_at_a_time)
 
     def fastest(self, now: float) -> float:
         """Return the highest rate at which requests were let in lately, over spans that last until now."""
@@ -393,19 +353,11 @@ def _still_binds(events: Sequence[Event], limit: int) -> bool:
 
 
 def _likeliest_limit(events: Sequence[Event]) -> tuple[int, float]:
-    """Return the number in flight that explains most, and the weight of the outcomes that it does not.
-
-    Counts on both sides differ for a moment, so that an outcome close to the limit is half explained.
-    """
+    """Return the number in flight that explains most, and the weight of the outcomes that it does not."""
     candidates = {beside for _, beside, refused, _ in events if refused and beside > 0}
     best, fewest = 0, math.inf
     for limit in sorted(candidates, reverse=True):
-        close = limit // _CLOSE
-        unexplained = 0.0
-        for _, beside, refused, weight in events:
-            if refused != (beside >= limit):
-                is_close = limit - close <= beside < limit + close
-                unexplained += weight * _HALF if is_close else weight
+        unexplained = sum(weight for _, beside, refused, weight in events if refused != (beside >= limit))
         if unexplained < fewest:
             best, fewest = limit, unexplained
     return best, fewest

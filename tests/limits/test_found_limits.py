@@ -30,15 +30,12 @@ class Client:
         )
         self.now = 0.0
 
-    def wave(self, *refused: bool, wait: float = 0.0, again: bool = True) -> None:
-        """Send as many requests at once, the given ones of which are refused, and conclude.
-
-        With `again` the retrial is refused, if there is one; otherwise it is answered.
-        """
+    def wave(self, *refused: bool, wait: float = 0.0) -> None:
+        """Send as many requests at once, the given ones of which are refused, and conclude."""
         permits = [Permit(1) for _ in refused]
         for permit in permits:
             permit.sent_at = self.now
-            self.found.granted(permit, self.now)
+            self.found.granted(self.now)
             self.found.sent(permit)
         leads = True
         for permit, was_refused in zip(permits, refused, strict=True):
@@ -53,23 +50,6 @@ class Client:
                 self.found.ended()
         self.now += max(LATENCY, wait)
         self.found.lets_in_at(Permit(1), 0, self.now, wanted=True)
-        if self.found._retrial.is_wanted:
-            self.retrial(refused=again)
-
-    def retrial(self, *, refused: bool) -> None:
-        """Send the retrial, and conclude when its outcome is known."""
-        permit, found = Permit(1), self.found
-        permit.sent_at = self.now
-        found.granted(permit, self.now)
-        found.sent(permit)
-        assert found.is_sent_again(permit)
-        if refused:
-            found.refused(permit, self.now + REFUSAL, 0.0, leads=True, parallel=False, explained=False)
-        self.now += LATENCY
-        found.lets_in_at(Permit(1), 0, self.now, wanted=True)
-        if not refused:
-            found.answered(permit, self.now)
-        found.ended()
 
 
 def test_found_limits_keep_a_number_in_flight_beside_random_refusals() -> None:
@@ -93,18 +73,16 @@ def test_found_limits_give_a_number_in_flight_up_that_was_outgrown() -> None:
         limit = client.found.in_flight.limit or 0
         client.found.lets_in_at(Permit(1), limit, client.now, wanted=True)
     for _ in range(20):
-        client.wave(*[False] * 5, True, *[False] * 14, again=False)
+        client.wave(*[False] * 5, True, *[False] * 14)
     assert client.found.in_flight.limit is None
-    assert client.found.rate.bucket is None
-    [given_up] = [change for change in client.changes if change[0] == "max_in_flight" and change[2] is None]
-    assert given_up[1] is not None
+    assert client.changes[-1][0] == "max_in_flight"
 
 
 def test_found_limits_send_one_request_at_a_time_where_most_is_refused() -> None:
     """Acceptance may be chance, and no slower pace improves it."""
     client, dice = Client(), random.Random(1)
     for _ in range(400):
-        client.wave(dice.random() < 0.6, again=dice.random() < 0.6)
+        client.wave(dice.random() < 0.6)
         client.now += dice.uniform(0, 1)
     rate = client.found.rate.rate
     assert rate is None or rate >= 0.9 / LATENCY
@@ -169,7 +147,7 @@ def test_found_limits_give_a_rate_up_after_three_refusals_in_a_row_below_it(agai
         client.wave(True)
         assert client.found.rate.bucket is not None
         log.cause = again
-        client.found._scepticism._until = -math.inf
+        client.found._sceptical_until = -math.inf
         counts.append(refusals_until_given_up(client))
         name, before, after = client.changes[-1]
         assert (name, after) == ("requests_per_minute", None)
@@ -212,7 +190,7 @@ def test_found_limits_doubt_a_rate_for_a_while_after_one_was_given_up() -> None:
         client.wave(True)
         log.cause = RATE
         refusals_until_given_up(client)
-        since = client.found._scepticism._until - seconds
+        since = client.found._sceptical_until - seconds
         assert since == pytest.approx(client.now, abs=1)
         client.now = since + seconds - 0.2
         log.cause, log.weighs = RATE._replace(refused=1.0), 1.0
@@ -289,9 +267,9 @@ def test_found_limits_give_back_the_charge_of_a_withdrawn_request() -> None:
     client.now += 1
     permit, found = Permit(1), client.found
     assert found.lets_in_at(permit, 0, client.now, wanted=False) == client.now
-    found.granted(permit, client.now)
+    found.granted(client.now)
     assert found.lets_in_at(permit, 0, client.now, wanted=False) > client.now
-    found.withdrawn(permit)
+    found.withdrawn()
     assert found.lets_in_at(permit, 0, client.now, wanted=False) == client.now
 
 
@@ -316,8 +294,7 @@ def test_found_limits_count_unexplained_refusals_anew_after_an_explanation(found
     """Two in a row are certain to have no limit for a reason."""
     noise = Explanation("noise", refused=2.0, unexplained=2.0)
     client, log = scripted(noise)
-    for _ in range(3):
-        client.wave(True, again=False)
+    client.wave(True)
     assert client.found.is_certain
     log.cause = found
     client.wave(True)
