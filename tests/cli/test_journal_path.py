@@ -106,8 +106,8 @@ def test_journal_of_another_input_is_refused(command: Command, rows: Path, tmp_p
     refused = run(command, other, "-o", out, "--overwrite")
     assert refused.code == 2
     assert refused.complaint == (
-        f"the journal {out}.journal belongs to a job over {listed([str(rows)])}; name another output, or begin "
-        "a new journal with --fresh (the old one is kept); to use it for this input as well, add "
+        f"the journal {out}.journal belongs to a job over {listed([str(rows)])}; name another output, or "
+        "begin a new journal with --fresh (the old one is kept); to use it for this input as well, add "
         f"--journal {out}.journal"
     )
     assert out.read_bytes() == written
