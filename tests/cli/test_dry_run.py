@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -85,6 +86,17 @@ def test_dry_run_shows_the_job_and_sends_nothing(
     assert lines[14:] == ["dry run: nothing was sent"]
     assert sent(provider) == 0
     assert files(source.parent) == before
+
+
+def test_dry_run_needs_no_key(command: Command, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price is known before there is one; the run itself says how to give it."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    job = ("run", source, "-p", "{n}", "-m", "gpt-5-mini", "-o", source.with_name("out.jsonl"))
+    assert command(*job, "--dry-run").code == 0
+    refused = command(*job)
+    assert refused.code == 2
+    assert "there is no API key" in refused.complaint
 
 
 def test_dry_run_cost_is_that_of_the_run(command: Command, source: Path, provider: MockProvider) -> None:
@@ -246,6 +258,9 @@ def test_confirm_above_takes_the_answer_of_a_terminal(source: Path, answer: str,
     while b"[y/N]" not in shown:
         shown += os.read(mine, 1000)
     os.write(mine, answer.encode() + b"\n")
+    with contextlib.suppress(OSError):  # the terminal's end, once the process has ended
+        while os.read(mine, 1000):
+            pass
     assert process.wait(60) == code
     os.close(mine)
     assert b"Send 20 rows?" in shown
