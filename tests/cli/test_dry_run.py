@@ -10,48 +10,25 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from batchrt import ChatOpenAI, OpenAIEmbeddings
-from batchrt.cli import embed, run
 from batchrt.testing import MockProvider
 from tests.cli.conftest import Command
+from tests.cli.priced import ROWS, in_the_place_of_openai, new_source
 
-ROWS = 20
 PRICES = ["--price-input", 1e6, "--price-output", 2e6]
 """A token of a prompt costs 1, one of an answer 2."""
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps({"n": f"{number:04}"}) + "\n" for number in range(ROWS)))
-    return path
+    return new_source(tmp_path)
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> MockProvider:
-    """Answer in the place of OpenAI, whose prices are published."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-0")
-    provider = MockProvider(dimensions=2, answer=lambda _body: "x" * 40)
-
-    def chat(settings: Any) -> ChatOpenAI:
-        return ChatOpenAI(
-            settings.model,
-            transport=provider.transport(),
-            temperature=settings.temperature,
-            max_tokens=settings.max_tokens,
-            requests_per_minute=settings.requests_per_minute,
-        )
-
-    def embeddings(settings: Any) -> OpenAIEmbeddings:
-        return OpenAIEmbeddings(settings.model, transport=provider.transport())
-
-    monkeypatch.setattr(run, "chat_model", chat)
-    monkeypatch.setattr(embed, "embedding_model", embeddings)
-    return provider
+    return in_the_place_of_openai(monkeypatch)
 
 
 def sent(provider: MockProvider) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 import sqlite3
 from contextlib import closing
@@ -12,37 +11,21 @@ from typing import Any
 
 import pytest
 
-from batchrt import ChatOpenAI, OpenAIEmbeddings, published_prices
-from batchrt.cli import embed, run
+from batchrt import published_prices
 from batchrt.cli.console import money
 from batchrt.testing import MockProvider
 from tests.cli.conftest import Command
-
-ROWS = 20
+from tests.cli.priced import in_the_place_of_openai, new_source
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps({"n": f"{number:04}"}) + "\n" for number in range(ROWS)))
-    return path
+    return new_source(tmp_path)
 
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> MockProvider:
-    """Answer in the place of OpenAI, whose prices are published."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-0")
-    provider = MockProvider(dimensions=2, answer=lambda _body: "x" * 40)
-
-    def chat(settings: Any) -> ChatOpenAI:
-        return ChatOpenAI(settings.model, max_tokens=settings.max_tokens, transport=provider.transport())
-
-    def embeddings(settings: Any) -> OpenAIEmbeddings:
-        return OpenAIEmbeddings(settings.model, transport=provider.transport())
-
-    monkeypatch.setattr(run, "chat_model", chat)
-    monkeypatch.setattr(embed, "embedding_model", embeddings)
-    return provider
+    return in_the_place_of_openai(monkeypatch)
 
 
 def tokens_of(text: str) -> tuple[int, int]:

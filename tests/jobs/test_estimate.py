@@ -33,16 +33,6 @@ PRICE = Price(1e6, 2e6)
 """A token of a prompt costs 1, one of an answer 2."""
 
 
-@pytest.fixture
-def answers() -> Answers:
-    return Answers()
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "job.journal"
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 

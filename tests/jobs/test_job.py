@@ -45,16 +45,6 @@ from tests.jobs.chains import Answers, questions
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def answers() -> Answers:
-    return Answers()
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    return tmp_path / "job.journal"
-
-
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
