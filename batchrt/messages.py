@@ -259,16 +259,9 @@ class AIMessageChunk(AIMessage):
         """Return a whole message as its only chunk."""
         return cls(
             "" if message.content is None else message.content,
-            name=message.name,
-            refusal=message.refusal,
-            finish_reason=message.finish_reason,
-            usage=message.usage,
-            model=message.model,
-            request_id=message.request_id,
             raw_tool_calls=[{**call, "index": index} for index, call in enumerate(message.raw_tool_calls)],
-            reasoning=message.reasoning,
-            logprobs=message.logprobs,
             is_null=message.content is None,
+            **_facts_of(message),
         )
 
     def __add__(self, other: AIMessageChunk) -> AIMessageChunk:
@@ -292,20 +285,21 @@ class AIMessageChunk(AIMessage):
         """Return the message that this, the sum of all its chunks, stands for."""
         return AIMessage(
             None if self.is_null and not self.content else self.content,
-            name=self.name,
-            refusal=self.refusal,
-            finish_reason=self.finish_reason,
-            usage=self.usage,
-            model=self.model,
-            request_id=self.request_id,
             raw_tool_calls=[
                 {name: value for name, value in call.items() if name != "index"}
                 for call in self.raw_tool_calls
             ]
             or (),
-            reasoning=self.reasoning,
-            logprobs=self.logprobs,
+            **_facts_of(self),
         )
+
+
+_FACTS: Final = ["name", "refusal", "finish_reason", "usage", "model", "request_id", "reasoning", "logprobs"]
+"""Fields that a message and its only chunk have in common."""
+
+
+def _facts_of(message: AIMessage) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in _FACTS}
 
 
 def _chunk_of(call: Mapping[str, Any]) -> ToolCallChunk:
