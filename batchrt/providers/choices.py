@@ -15,6 +15,7 @@ from batchrt.providers.quick_messages import answer_message
 from batchrt.providers.response_body import ReportedError, ShapeError, is_error_reported, whole_number
 
 __all__ = [
+    "ENDED",
     "check_failure",
     "choices_of",
     "explains_missing_text",
@@ -232,7 +233,7 @@ def _read_unusual(choice: dict[str, Any], message: object, index: int) -> _Parts
     return content, reason, refusal, tool_calls, reasoning
 
 
-_ENDED: Final = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"))
+ENDED: Final = frozenset(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed"))
 """Values of `finish_reason` for a complete answer, which are no reason for missing content."""
 
 
@@ -243,7 +244,7 @@ def explains_missing_text(choice: Mapping[str, Any]) -> bool:
 
 def _explains(reason: str | None) -> bool:
     """Whether an answer that ended for `reason` may lack content: a limit, a filter, a call."""
-    return reason is not None and reason.lower() not in _ENDED
+    return reason is not None and reason.lower() not in ENDED
 
 
 _INSTEAD: Final = ("function_call", "audio")

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from batchrt.messages import AIMessage, Usage
+from batchrt.providers.choices import ENDED
 from batchrt.runtime.event_loop import Signal
 from batchrt.runtime.joint_spending import part_of
 
@@ -25,9 +26,7 @@ T = TypeVar("T")
 _KEY_BYTES: Final = 24
 """Bytes of a digest: answers are handed out by it alone, so that not even an attacker's two requests may have
 the same one."""
-_WHOLE: Final = frozenset(
-    ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "completed", "tool_calls", "function_call")
-)
+_WHOLE: Final = ENDED | {"tool_calls", "function_call"}
 """Values of `finish_reason` for an answer that is complete."""
 
 
