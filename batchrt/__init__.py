@@ -52,7 +52,6 @@ from batchrt.messages import (
     Usage,
 )
 from batchrt.prices import Price
-from batchrt.response_cache import CacheStatistics, ResponseCache
 from batchrt.runnables.base import Runnable, RunnableLike
 from batchrt.runnables.binding import RunnableBinding
 from batchrt.runnables.branch import RunnableBranch
@@ -69,12 +68,6 @@ from batchrt.runnables.fallbacks import RunnableWithFallbacks
 from batchrt.runnables.few_shot import FewShotChatMessagePromptTemplate, FewShotPromptTemplate
 from batchrt.runnables.generator import RunnableGenerator
 from batchrt.runnables.lambdas import RunnableLambda, chain
-from batchrt.runnables.list_parsers import (
-    CommaSeparatedListOutputParser,
-    MarkdownListOutputParser,
-    NumberedListOutputParser,
-)
-from batchrt.runnables.listeners import ListenedRun, RunnableWithListeners
 from batchrt.runnables.message_prompts import (
     AIMessagePromptTemplate,
     HumanMessagePromptTemplate,
@@ -127,7 +120,14 @@ if TYPE_CHECKING:
     from batchrt.providers.embeddings.model import OpenAIEmbeddings
     from batchrt.providers.http.httpx_transport import BatchrtTransport
     from batchrt.providers.published_prices import published_prices
+    from batchrt.response_cache import CacheStatistics, ResponseCache
     from batchrt.runnables.graph import Graph
+    from batchrt.runnables.list_parsers import (
+        CommaSeparatedListOutputParser,
+        MarkdownListOutputParser,
+        NumberedListOutputParser,
+    )
+    from batchrt.runnables.listeners import ListenedRun, RunnableWithListeners
     from batchrt.runtime.retry import RetryPolicy
 
 __all__ = [
@@ -256,6 +256,13 @@ __all__ = [
 
 # Clients import an HTTP library, which code that only composes functions should not pay for.
 _HOMES = {
+    "NumberedListOutputParser": "batchrt.runnables.list_parsers",
+    "MarkdownListOutputParser": "batchrt.runnables.list_parsers",
+    "CommaSeparatedListOutputParser": "batchrt.runnables.list_parsers",
+    "RunnableWithListeners": "batchrt.runnables.listeners",
+    "ListenedRun": "batchrt.runnables.listeners",
+    "ResponseCache": "batchrt.response_cache",
+    "CacheStatistics": "batchrt.response_cache",
     "BatchrtTransport": "batchrt.providers.http.httpx_transport",
     "ChatOpenAI": "batchrt.providers.chat.model",
     "Job": "batchrt.jobs.job",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, cast
 
 from batchrt.prices import Price, check_spending
-from batchrt.response_cache import ResponseCache, opened_cache
+
+if TYPE_CHECKING:
+    from batchrt.response_cache import ResponseCache
 
 __all__ = [
     "DEFAULT_RECURSION_LIMIT",
@@ -113,6 +115,9 @@ def check_config(config: Mapping[str, Any] | None) -> RunConfig:
         check_spending(config)
     checked = cast("RunConfig", dict(config))
     if "cache" in config:
+        # Most runs have none, and need not pay for its import.
+        from batchrt.response_cache import opened_cache
+
         checked["cache"] = opened_cache(config["cache"])
     return checked
 
