@@ -12,8 +12,9 @@ from batchrt.config import RunConfig, cap_of, check_config, merge_configs
 from batchrt.errors import ItemTimeoutError
 from batchrt.runnables.base import Configs, In, Method, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description
-from batchrt.runnables.streams import Once, Open, configured, produced, transformed
-from batchrt.runtime.side_stream import Put, SideStream, closed, pour
+from batchrt.runnables.streams import Once, configured, produced, transformed
+from batchrt.runtime.chunk_stream import Open
+from batchrt.runtime.side_stream import Closing, Put, SideStream, pour
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -135,12 +136,9 @@ async def _bounded_behind(
     before = SideStream([lambda _strand, put: pour(chunks, put)])
     before.start()
     outputs = _bounded(binding, partial(transformed, step, before), strand)
-    try:
+    async with Closing(before), Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        await closed(outputs)
-        await before.aclose()
 
 
 def _bounded(binding: RunnableBinding[Any, Any], opened: Open, strand: Strand) -> AsyncIterator[Any]:

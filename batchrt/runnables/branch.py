@@ -10,7 +10,7 @@ from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runnables.streams import produced
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -73,11 +73,9 @@ async def _produced(
             break
     chunks = produced(chosen, value, strand)
     del value  # a waiting stream does not keep its input
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             yield chunk
-    finally:
-        await closed(chunks)
 
 
 def _inline_branch(pairs: list[tuple[Step, Step]], default: Step) -> Step:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 
 __all__ = [
     "AddableDict",
@@ -165,11 +165,9 @@ def plain(value: Any) -> Any:
 async def total_of(chunks: AsyncIterator[Any]) -> Any:
     """Return the sum of `chunks`, and close them."""
     total = ChunkSum()
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             total.add(chunk)
-    finally:
-        await closed(chunks)
     return total.value
 
 

@@ -10,7 +10,7 @@ from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, together
 from batchrt.runnables.keywords import keywords_of
 from batchrt.runnables.streams import begun, produced
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -76,13 +76,11 @@ class RunnableWithFallbacks(Runnable[In, Out]):
         """Yield the chunks of the first step that gives one, or ends without."""
         chunks, begin = await self._begin(steps, value, strand)
         del value  # a waiting stream does not keep its input
-        try:
+        async with Closing(chunks):
             for chunk in begin:
                 yield chunk
             async for chunk in chunks:
                 yield chunk
-        finally:
-            await closed(chunks)
 
     async def _begin(
         self, steps: list[Step], value: Any, strand: Strand

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
 
 from batchrt.runnables.streams import Once
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.thread_generators import generated, transformed_in_thread
 
@@ -27,25 +27,18 @@ Bound: TypeAlias = "Callable[[Any, Strand], Any]"
 async def async_transform(function: Bound, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
     """Yield the chunks of an async generator function of chunks, which are closed behind it."""
     outputs = async_produce(function, _Input(chunks, strand), strand)
-    try:
+    async with Closing(chunks), Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        try:
-            await closed(outputs)
-        finally:
-            await closed(chunks)
 
 
 async def async_produce(function: Bound, value: Any, strand: Strand) -> AsyncIterator[Any]:
     """Yield the chunks of an async generator function of one input."""
     await strand.take()
     outputs = function(value, strand)
-    try:
+    async with Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        await closed(outputs)
 
 
 class _Input(AsyncIterator[Any]):

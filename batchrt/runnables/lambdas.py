@@ -23,7 +23,7 @@ from batchrt.runnables.generator import (
 )
 from batchrt.runnables.keywords import function_takes
 from batchrt.runnables.streams import Once, configured, produced, total_call
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import checked_sync
@@ -188,11 +188,9 @@ class RunnableLambda(Runnable[In, Out]):
         run = partial(_produced_by, output.runnable._step(), value)
         del value  # a waiting stream does not keep its input
         chunks = configured(lambda _: inner, lambda _chunks, strand: run(strand))(Once(None), strand)
-        try:
+        async with Closing(chunks):
             async for chunk in chunks:
                 yield chunk
-        finally:
-            await closed(chunks)
 
     def invoke(self, input: In, config: RunConfig | None = None, **kwargs: Any) -> Out:  # noqa: A002
         """Return the function's output; if there are two forms, the sync one runs in this thread."""

@@ -15,7 +15,7 @@ from batchrt.runnables.chunk_sums import ChunkSum
 from batchrt.runnables.description import Description
 from batchrt.runnables.keywords import function_takes
 from batchrt.runnables.streams import produced
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import is_async
@@ -106,12 +106,10 @@ class RunnableWithListeners(Runnable[In, Out]):
         await tell.start(run, strand)
         try:
             chunks = produced(step, value, strand)
-            try:
+            async with Closing(chunks):
                 async for chunk in chunks:
                     total.add(chunk)
                     yield chunk
-            finally:
-                await closed(chunks)
         except Exception as error:
             run.error, run.end_time = error, datetime.now(UTC)
             await tell.error(run, strand)

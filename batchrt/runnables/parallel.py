@@ -11,9 +11,10 @@ from batchrt.runnables.chunk_sums import AddableDict
 from batchrt.runnables.chunk_tee import ChunkTee
 from batchrt.runnables.description import Description, inline, part, together
 from batchrt.runnables.keywords import keywords_of
-from batchrt.runnables.streams import Open, produced, transformed
+from batchrt.runnables.streams import produced, transformed
+from batchrt.runtime.chunk_stream import Open
 from batchrt.runtime.fork import fork
-from batchrt.runtime.side_stream import Put, SideStream, closed, pour
+from batchrt.runtime.side_stream import Closing, Put, SideStream, pour
 from batchrt.runtime.step import Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -116,11 +117,9 @@ async def _produced(steps: Mapping[str, Step], value: Any, strand: Strand) -> As
     else:
         return
     del value  # a waiting stream does not keep its input
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             yield chunk
-    finally:
-        await closed(chunks)
 
 
 async def _transformed(
@@ -137,24 +136,20 @@ async def _transformed(
             for (key, step), outlet in zip(steps.items(), tee.outlets, strict=True)
         ]
         merged = SideStream([tee.pump, *branches])
-    try:
+    async with Closing(merged):
         async for chunk in merged:
             yield chunk
-    finally:
-        await closed(merged)
 
 
 async def _keyed(key: str, opened: Open, strand: Strand) -> AsyncIterator[Any]:
     some = False
     chunks = opened(strand)
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             some = True
             yield AddableDict({key: chunk})
         if not some:
             yield AddableDict({key: None})
-    finally:
-        await closed(chunks)
 
 
 async def _streaming_branch(key: str, opened: Open, strand: Strand, put: Put) -> None:

@@ -14,7 +14,7 @@ from batchrt.runnables.chunk_sums import snapshot_of
 from batchrt.runnables.description import Description, described_class, inline, part
 from batchrt.runnables.embedded_json import NotJSONError, first_fitting
 from batchrt.runnables.foreign import adopted_message
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -122,12 +122,9 @@ async def _transformed(
     _strand: Strand,
 ) -> AsyncIterator[Any]:
     outputs = parse(chunks)
-    try:
+    async with Closing(chunks), Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        await outputs.aclose()
-        await closed(chunks)
 
 
 async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:

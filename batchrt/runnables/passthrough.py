@@ -14,7 +14,7 @@ from batchrt.runnables.keywords import is_config_key
 from batchrt.runnables.lambdas import RunnableLambda
 from batchrt.runnables.parallel import RunnableParallel
 from batchrt.runnables.streams import chunkwise, produced, transformed
-from batchrt.runtime.side_stream import Put, SideStream, closed, pour
+from batchrt.runtime.side_stream import Closing, Put, SideStream, pour
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 
@@ -72,12 +72,10 @@ class RunnablePassthrough(Runnable[T, T]):
 
         async def transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
             total = ChunkSum()
-            try:
+            async with Closing(chunks):
                 async for chunk in chunks:
                     total.add(chunk)
                     yield chunk
-            finally:
-                await closed(chunks)
             await call(total.value, strand)
 
         return Step.of(call, [step], direct=step.direct or step.inline, transform=transform)
@@ -172,11 +170,9 @@ async def _assign_produced(
     yield _without(added, value)
     chunks = produced(step, value, strand)
     del value  # a waiting stream does not keep its input
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             yield chunk
-    finally:
-        await closed(chunks)
 
 
 def _assign_transformed(
@@ -202,18 +198,14 @@ async def _assign_behind(
 ) -> AsyncIterator[Any]:
     """Do the same where the fields can only be computed from the whole input."""
     total = ChunkSum()
-    outputs: AsyncIterator[Any] | None = None
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             total.add(chunk)
             yield _without(added, chunk)
         outputs = produced(step, _fields(total.value), strand)
-        async for chunk in outputs:
-            yield chunk
-    finally:
-        if outputs is not None:
-            await closed(outputs)
-        await closed(chunks)
+        async with Closing(outputs):
+            async for chunk in outputs:
+                yield chunk
 
 
 def _observer(func: Any, afunc: Any) -> Runnable[Any, Any] | None:

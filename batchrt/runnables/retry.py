@@ -10,7 +10,7 @@ from batchrt.errors import SpendingLimitError
 from batchrt.runnables.base import In, Out, RetryIf, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description
 from batchrt.runnables.streams import begun, produced
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.sync_callbacks import check_sync, checked_sync
@@ -96,13 +96,11 @@ class RunnableRetry(Runnable[In, Out]):
             from batchrt.runtime.retry import retry_after_failure
 
             chunks, begin = await retry_after_failure(attempt, error, strand=strand, **self._policy(strand))
-        try:
+        async with Closing(chunks):
             for chunk in begin:
                 yield chunk
             async for chunk in chunks:
                 yield chunk
-        finally:
-            await closed(chunks)
 
     def _condition(self) -> Any:
         import tenacity

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from batchrt.runnables.base import In, Out, Runnable, RunnableLike, coerce
 from batchrt.runnables.description import Description, sequence_of
 from batchrt.runnables.streams import flow, produced, total_call
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step, StepCall, Transform
 from batchrt.runtime.strand import Strand
 
@@ -128,11 +128,9 @@ async def _called_and_produced(
         value = await _waiting_sequence(called)(value, strand)
     chunks = flow(partial(produced, rest[0], value), rest[1:], strand)
     del value  # a waiting stream does not keep its input
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             yield chunk
-    finally:
-        await closed(chunks)
 
 
 def _transform_of(steps: Sequence[Step]) -> Transform | None:

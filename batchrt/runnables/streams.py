@@ -14,18 +14,18 @@ from collections.abc import (
 )
 from contextlib import closing
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from batchrt.config import RunConfig
 from batchrt.runnables.chunk_sums import total_of
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.chunk_stream import Open
+from batchrt.runtime.side_stream import Closing, closed
 from batchrt.runtime.step import Produce, Step, Transform
 from batchrt.runtime.strand import Strand, current_strand
 
 __all__ = [
     "LateChunks",
     "Once",
-    "Open",
     "begun",
     "chunkwise",
     "closing_input",
@@ -36,8 +36,6 @@ __all__ = [
     "total_call",
     "transformed",
 ]
-
-Open: TypeAlias = "Callable[[Strand], AsyncIterator[Any]]"
 
 
 def produced(step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
@@ -78,11 +76,9 @@ async def _single(step: Step, value: Any, strand: Strand) -> AsyncIterator[Any]:
 async def _summed(step: Step, chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
     value = await total_of(chunks)
     outputs = produced(step, value, strand)
-    try:
+    async with Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        await closed(outputs)
 
 
 def total_call(produce: Produce) -> Callable[[Any, Strand], Any]:
@@ -102,7 +98,7 @@ def chunkwise(function: Callable[[Any], Any]) -> Transform:
 
     async def transform(chunks: AsyncIterator[Any], _strand: Strand) -> AsyncIterator[Any]:
         some = False
-        try:
+        async with Closing(chunks):
             async for chunk in chunks:
                 some = True
                 output = function(chunk)
@@ -110,8 +106,6 @@ def chunkwise(function: Callable[[Any], Any]) -> Transform:
                     yield output
             if not some:
                 yield function(None)
-        finally:
-            await closed(chunks)
 
     return transform
 

@@ -11,7 +11,7 @@ from batchrt.config import RunConfig
 from batchrt.runtime.batch import Job, carry
 from batchrt.runtime.chunk_buffer import BOUND, Pauses
 from batchrt.runtime.item import Item
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.slots import Slots
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand, current_strand
@@ -75,11 +75,9 @@ class _ChunkState(State):
 
     async def pour(self, chunks: AsyncIterator[Any], strand: Strand, index: int | None = None) -> None:
         """Hand over all of `chunks`, with the index of their item if there are many, and close them."""
-        try:
+        async with Closing(chunks):
             async for chunk in chunks:
                 await self.hand_over(chunk if index is None else (index, chunk), strand)
-        finally:
-            await closed(chunks)
 
     def _took(self, count: int) -> None:  # noqa: ARG002  chunks are no items
         if self._pauses and len(self.ready) <= self._resume_at:

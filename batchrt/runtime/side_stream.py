@@ -19,7 +19,7 @@ from batchrt.runtime.fork import Branch, fork
 from batchrt.runtime.lending import lending
 from batchrt.runtime.strand import Strand, current_strand, strand_context
 
-__all__ = ["ChunkBranch", "Put", "SideStream", "closed", "pour"]
+__all__ = ["ChunkBranch", "Closing", "Put", "SideStream", "closed", "pour"]
 
 Put: TypeAlias = "Callable[[Any], Awaitable[None]]"
 """Hands a chunk over, and waits while the consumer is slow."""
@@ -30,11 +30,9 @@ ChunkBranch: TypeAlias = "Callable[[Strand, Put], Coroutine[Any, Any, None]]"
 
 async def pour(chunks: AsyncIterator[Any], put: Put) -> None:
     """Hand over all of `chunks`, and close them."""
-    try:
+    async with Closing(chunks):
         async for chunk in chunks:
             await put(chunk)
-    finally:
-        await closed(chunks)
 
 
 async def closed(chunks: AsyncIterator[Any]) -> None:
@@ -43,6 +41,24 @@ async def closed(chunks: AsyncIterator[Any]) -> None:
     close = getattr(type(chunks), "aclose", None)
     if close is not None:
         await close(chunks)
+
+
+class Closing:
+    """Close an iterator that can be closed behind an `async with` block.
+
+    Not by `contextmanager`, which sets the traceback of an error: a frozen exception refuses that.
+    """
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self, chunks: AsyncIterator[Any]) -> None:
+        self._chunks = chunks
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        await closed(self._chunks)
 
 
 class SideStream(AsyncIterator[Any]):

@@ -14,7 +14,7 @@ from anyio import CancelScope
 
 from batchrt.runtime.context import drive
 from batchrt.runtime.event_loop import LoopHandle, Signal
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
 
@@ -56,10 +56,8 @@ async def transformed_in_thread(
             yield chunk
     finally:
         feed.cut()
-        try:
+        async with Closing(chunks):
             await _close(iterator, strand)
-        finally:
-            await closed(chunks)
 
 
 def _next(iterator: Iterator[Any]) -> tuple[bool, Any]:

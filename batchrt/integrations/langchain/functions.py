@@ -29,7 +29,7 @@ from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
 from batchrt.runnables.streams import Once, configured, produced
 from batchrt.runtime.context import drive
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
@@ -101,11 +101,9 @@ class LangChainFunction(Runnable[Any, Any]):
             inside, step = self._deeper(strand, config), self._returned.step(output)
             opened = configured(lambda _outer: inside, lambda _chunks, strand: produced(step, value, strand))
             outputs = opened(Once(None), strand)
-            try:
+            async with Closing(outputs):
                 async for chunk in outputs:
                     yield chunk
-            finally:
-                await closed(outputs)
 
         return Step(call, produce=produce)
 

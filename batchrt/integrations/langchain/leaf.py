@@ -20,7 +20,7 @@ from batchrt.integrations.langchain.messages import langchain_value
 from batchrt.integrations.langchain.tracing import check_loop, has_handlers, langchain_config
 from batchrt.runnables.base import Runnable
 from batchrt.runnables.keywords import function_takes
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing
 from batchrt.runtime.step import Produce, Step
 from batchrt.runtime.strand import Strand
 from batchrt.runtime.threads import call_in_thread
@@ -105,11 +105,9 @@ async def _chunks(stream: Callable[[Any], AsyncIterator[Any]], strand: Strand) -
     await strand.take()
     check_loop()
     outputs = stream(langchain_config(strand.config))
-    try:
+    async with Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        await closed(outputs)
 
 
 async def _transformed(
@@ -119,14 +117,9 @@ async def _transformed(
     strand: Strand,
 ) -> AsyncIterator[Any]:
     outputs = _chunks(lambda config: runnable.atransform(_values(chunks), config, **kwargs), strand)
-    try:
+    async with Closing(chunks), Closing(outputs):
         async for chunk in outputs:
             yield chunk
-    finally:
-        try:
-            await closed(outputs)
-        finally:
-            await closed(chunks)
 
 
 async def _values(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:

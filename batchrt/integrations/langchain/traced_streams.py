@@ -10,7 +10,7 @@ import anyio
 from batchrt.config import RunConfig
 from batchrt.runnables.chunk_sums import ChunkSum
 from batchrt.runnables.streams import Once, configured, produced, transformed
-from batchrt.runtime.side_stream import closed
+from batchrt.runtime.side_stream import Closing, closed
 from batchrt.runtime.step import Produce, Step, Transform
 from batchrt.runtime.strand import Strand
 
@@ -30,11 +30,9 @@ def traced_produce(step: Step, begin: Begin) -> Produce:
         inside, run = await begin(value, strand)
         opened = configured(_always(inside), lambda _chunks, strand: produced(step, value, strand))
         outputs = _told(run, opened(Once(None), strand))
-        try:
+        async with Closing(outputs):
             async for chunk in outputs:
                 yield chunk
-        finally:
-            await closed(outputs)
 
     return produce
 
@@ -53,11 +51,9 @@ def traced_transform(step: Step, begin: Begin) -> Transform | None:
             raise
         opened = configured(_always(inside), lambda chunks, strand: transformed(step, chunks, strand))
         outputs = _told(run, opened(inputs if run is not None else chunks, strand), inputs)
-        try:
+        async with Closing(outputs):
             async for chunk in outputs:
                 yield chunk
-        finally:
-            await closed(outputs)
 
     return transform
 
@@ -67,11 +63,9 @@ def mapped_produce(step: Step, function: Callable[[Any], Any]) -> Produce:
 
     async def produce(value: Any, strand: Strand) -> AsyncIterator[Any]:
         outputs = produced(step, value, strand)
-        try:
+        async with Closing(outputs):
             async for chunk in outputs:
                 yield function(chunk)
-        finally:
-            await closed(outputs)
 
     return produce
 
@@ -83,11 +77,9 @@ def mapped_transform(step: Step, function: Callable[[Any], Any]) -> Transform | 
 
     async def transform(chunks: AsyncIterator[Any], strand: Strand) -> AsyncIterator[Any]:
         outputs = transformed(step, chunks, strand)
-        try:
+        async with Closing(outputs):
             async for chunk in outputs:
                 yield function(chunk)
-        finally:
-            await closed(outputs)
 
     return transform
 
@@ -100,13 +92,11 @@ async def _told(run: Any, chunks: AsyncIterator[Any], inputs: _Recorded | None =
     """Yield `chunks`, close them, and tell the run of their sum or of what ended them."""
     total = ChunkSum()
     try:
-        try:
+        async with Closing(chunks):
             async for chunk in chunks:
                 if run is not None:
                     total.add(chunk)
                 yield chunk
-        finally:
-            await closed(chunks)
     except BaseException as error:
         if run is not None:
             with anyio.move_on_after(LAST_WORD, shield=True):

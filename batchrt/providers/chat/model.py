@@ -26,8 +26,8 @@ from batchrt.providers.options import (
 )
 from batchrt.providers.stream_request import StreamUsage, producer
 from batchrt.runnables.base import Runnable
+from batchrt.runnables.chunk_sums import total_of
 from batchrt.runnables.description import Description
-from batchrt.runtime.side_stream import closed
 from batchrt.runtime.step import Produce, Step, StepCall
 from batchrt.runtime.strand import Strand
 
@@ -348,14 +348,7 @@ def _whole(produce: Produce) -> StepCall:
     """Return the call whose output is the sum of a stream's chunks."""
 
     async def call(value: Any, strand: Strand) -> AIMessage:
-        total: AIMessageChunk | None = None
-        chunks = produce(value, strand)
-        try:
-            async for chunk in chunks:
-                total = chunk if total is None else total + chunk
-        finally:
-            await closed(chunks)
-        assert total is not None  # a stream without a chunk is an error
+        total: AIMessageChunk = await total_of(produce(value, strand))
         return total.to_message()
 
     return call
