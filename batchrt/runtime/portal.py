@@ -199,20 +199,22 @@ class _Ticket(Generic[T]):
     def redeem(self, loop: LoopHandle, context: Context, *, polls: bool = False) -> None:
         """Start on `loop` and wait for the end; with `polls` as in `Caller.poll`."""
         self._loop = loop
-        if not loop.call(partial(self._start, loop, context)):
-            raise LoopEndedError("the event loop that this belongs to has ended")
         try:
-            if polls:
+            is_open = loop.call(partial(self._start, loop, context))
+            if is_open and polls:
                 self._caller.poll(self)
-            else:
+            elif is_open:
                 self._caller.wait(self)
         except BaseException:
             self._caller.look = None
             self._caller.retire()
             self.cancel()
-            if not self._ended:  # else the interrupt came when all was over
+            # The interrupt may have come before it was handed over, or when all was over.
+            if loop.call(self._end_unstarted) and not self._ended:
                 self._caller.wait(self)
             raise
+        if not is_open:
+            raise LoopEndedError("the event loop that this belongs to has ended")
 
     def result(self) -> T:
         """Return its result, or raise its error."""
@@ -257,6 +259,11 @@ class _Ticket(Generic[T]):
             return  # the loop ends, and the error says so
         except BaseException as error:  # noqa: BLE001  raised in the calling thread
             self._error = error
+
+    def _end_unstarted(self) -> None:
+        if self._task is None and not self._ended:
+            self._ended = True
+            self._caller.release(self)
 
     def _end(self) -> None:
         self._ended = True

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
 import pytest
 
+from batchrt.runtime.background_loop import background
 from batchrt.runtime.caller import Caller
+from batchrt.runtime.event_loop import LoopHandle
 from batchrt.runtime.portal import call_blocking
 from tests.runtime.harness import (
     GUARD_SECONDS,
@@ -78,6 +81,44 @@ def test_portal_interrupt_cancels_the_work_and_waits_for_its_end() -> None:
         with pytest.raises(KeyboardInterrupt):
             call_blocking(work, InterruptedTooEarly(began))
         assert watch.active == 0
+
+    in_thread(main)
+
+
+@pytest.mark.parametrize("when", ["before the hand-over", "after the hand-over"])
+def test_portal_interrupt_as_the_work_is_handed_over_leaves_none_of_it(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The loop's thread may be faster than the one that hands it work."""
+    began, watch = threading.Event(), Watch()
+    hand_over, hits = LoopHandle.soon, [0]
+
+    async def work() -> None:
+        with watch:
+            began.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await pause(20)
+
+    def soon(loop: LoopHandle, function: Callable[[], object]) -> bool:
+        hits[0] += 1
+        if hits[0] > 1:
+            return hand_over(loop, function)
+        if when == "after the hand-over":
+            assert hand_over(loop, function)
+            assert began.wait(GUARD_SECONDS)
+        raise KeyboardInterrupt
+
+    def main() -> None:
+        with background.loop():
+            pass
+        monkeypatch.setattr(LoopHandle, "soon", soon)
+        with pytest.raises(KeyboardInterrupt):
+            call_blocking(work)
+        assert watch.active == 0
+        assert began.is_set() == (when == "after the hand-over")
 
     in_thread(main)
 
