@@ -25,7 +25,8 @@ _SHORTEST: Final = 2.0
 _LONGEST: Final = 60.0
 """Seconds in which a rate is doubled, at the least and at the most."""
 _CUSHION: Final = 2.0
-"""Requests' worth of refill that is left in the provider's bucket after a refusal: arrival is not sending."""
+"""Requests' worth of refill that is left in the provider's bucket after a refusal: arrival is not sending. No
+refill is waited for longer than the rate may take to double."""
 _BURST_SECONDS: Final = 0.1
 _UNCERTAIN: Final = 1.3
 """The factor between the rates that explain the refusals, from which on their geometric mean is tried."""
@@ -40,9 +41,10 @@ _PEAK_SECONDS: Final = 1.0
 to have been kept to for as long as the last says."""
 _NEARLY: Final = 1e-9
 _NEWTON: Final = 6
-_LEAST: Final = 1e-3
+_LEAST: Final = 1 / 60
 _MOST: Final = 1e6
-"""Requests a second: the bounds of a rate."""
+"""Requests a second: the bounds of a rate. Refusals of which each seems to tell a lower rate, as those of a
+stranger who uses up the key do, end in one request a minute, which notices in time that they are over."""
 
 
 class RateEstimator:
@@ -106,7 +108,7 @@ class RateEstimator:
             self._scale = max(_SHORTEST, _UNCERTAIN_WAITS * wait)
         else:
             self._scale = min(max(_GROWTH * between, _SHORTEST), _LONGEST)
-        self._until = now + max(wait, _CUSHION / self._base)
+        self._until = now + max(wait, min(_CUSHION / self._base, _LONGEST))
         self._grown, self._ticked = 0.0, now
         if self.bucket is None:
             self.since = now
@@ -124,7 +126,7 @@ class RateEstimator:
 
     def refused(self, wait: float, now: float) -> None:
         """Send nothing until the wait that a refusal asks for is over, and go on at the rate there was."""
-        self._until = max(self._until, now + max(wait, _CUSHION / self._base))
+        self._until = max(self._until, now + max(wait, min(_CUSHION / self._base, _LONGEST)))
         if self.bucket is not None:
             self.bucket.level = min(self.bucket.level, 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -161,6 +162,35 @@ def test_quota_sends_no_more_in_any_window_than_the_bucket_allows(
         for first, start in enumerate(times):
             for number, at in enumerate(times[first:], 1):
                 assert number <= capacity + rate * (at - start) + 0.001
+
+    virtually(backend, main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    starts=st.lists(st.sampled_from([0.0, 0.1, 1.0]), min_size=1, max_size=30),
+    errors=st.lists(
+        st.sampled_from([None, RateLimitError("x", status=429), RateLimitError("x", retry_after=7.0)]),
+        min_size=30,
+        max_size=30,
+    ),
+)
+def test_quota_sends_something_every_two_minutes_whatever_is_refused(
+    backend: str, starts: list[float], errors: list[ProviderError | None]
+) -> None:
+    """Refusals that have nothing to do with the pace, at no latency, do not end the work."""
+
+    async def main() -> None:
+        counter = Counter(Quota())
+        await carry_out(
+            counter,
+            [
+                Plan(at, 0, 0.0, None, error, again=False, patience=0.0)
+                for at, error in zip(starts, errors, strict=False)
+            ],
+        )
+        gaps = [after - before for before, after in itertools.pairwise(counter.times)]
+        assert max(gaps, default=0) <= 121
 
     virtually(backend, main)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -64,6 +65,19 @@ def test_rate_estimator_tries_the_mean_of_what_is_as_likely() -> None:
     assert found(10, highest=40, wait=0.1).base == pytest.approx(10)
     assert found(10, highest=40, wait=1.0).base == pytest.approx(20), "rounded up to seconds"
     assert found(1, highest=4, wait=1.0).base == pytest.approx(1)
+
+
+def test_rate_estimator_sends_one_a_minute_whatever_is_refused() -> None:
+    """A provider that refuses for an hour is asked often enough to notice that it is over."""
+    estimator, now, sent = found(1), 10.0, [10.0]
+    while now < 3600:
+        now += estimator.wait_for(now)
+        estimator.advance(now, wanted=True)
+        assert estimator.bucket is not None
+        estimator.bucket.charge(1)
+        sent.append(now)
+        estimator.found(0.0, 0.0, 0.0, now, clear=True)
+    assert max(after - before for before, after in itertools.pairwise(sent)) <= 61
 
 
 def test_rate_estimator_never_falls_below_a_share_of_what_it_was_of_late() -> None:
