@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Introspection"]
 
 _EVENTS: Final = (
-    "a branch of a parallel beside RunnablePassthrough() streams an intermediate result, a generator function "
-    "in the chain sees each chunk, with_listeners is told of each step, and to_langchain(runnable) has it"
+    "a branch of a parallel beside RunnablePassthrough() streams an intermediate result, a generator function"
+    " in the chain sees each chunk, with_listeners is told of each step, and to_langchain(runnable) has it"
 )
 _LISTENERS: Final = "with_listeners takes async functions too"
 _CONFIG: Final = "configurable_fields and configurable_alternatives check what a config gives them"
