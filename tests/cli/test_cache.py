@@ -67,8 +67,8 @@ def test_cache_serves_vectors(command: Command, tmp_path: Path, monkeypatch: pyt
     result = command(*given)
     assert mock.log.snapshot().items == len(embedder.ROWS)
     assert "from the response cache: 15 answers" in result.err
-    vectors = [line["embedding"] for line in embedder.written(result.out)]
-    assert vectors == [embedder.single(vector.tolist()) for vector in embedder.VECTORS]
+    vectors = [embedder.single(line["embedding"]) for line in embedder.written(result.out)]
+    assert vectors == embedder.VECTORS.tolist()
 
 
 def test_cache_that_is_damaged_is_told_and_the_job_goes_on(
