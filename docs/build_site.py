@@ -2,8 +2,9 @@
 
     python docs/build_site.py [FOLDER]    # build/docs by default; the site is FOLDER/site
 
-Zensical checks links between Markdown files. Links to other files, pictures, scripts and style sheets, and anchors
-in generated pages (the reference) are checked here, in the HTML: nothing is requested from any host.
+Zensical checks links between Markdown files. Links to other files, pictures, scripts and style sheets, and
+anchors in generated pages (the reference) are checked here, in the HTML: nothing is requested from any
+host.
 """
 
 from __future__ import annotations
@@ -71,10 +72,10 @@ def stage(folder: Path) -> None:
 
 
 def fill_reference(folder: Path) -> None:
-    """Put the public names where the pages of the reference ask for them; raise SystemExit if one has no page.
+    """Put public names where the reference asks for them; raise SystemExit if one has no page.
 
-    `<!-- names: HOME NAME … -->` stands for the names of `batchrt` whose class or function is defined in a module
-    that begins with a HOME, and for each NAME. `<!-- names of PACKAGE -->` stands for all names of PACKAGE.
+    `<!-- names: HOME NAME … -->` stands for the names of `batchrt` that are defined in a module whose name
+    begins with a HOME, and for each NAME. `<!-- names of PACKAGE -->` stands for all names of PACKAGE.
     """
     package = importlib.import_module("batchrt")
     homes = {name: getattr(getattr(package, name), "__module__", "") for name in package.__all__}
@@ -125,7 +126,7 @@ def named_pages(nav: list[Any]) -> list[str]:
 
 
 def with_all_pages(settings: str, pages: Path) -> str:
-    """Append the pages that the navigation of `settings` leaves out; raise SystemExit for one that is missing."""
+    """Append the pages that the navigation leaves out; raise SystemExit for one that is missing."""
     named = named_pages(tomllib.loads(settings)["project"]["nav"])
     if missing := [name for name in named if not (pages / name).exists()]:
         raise SystemExit(f"docs/zensical.toml names pages that do not exist: {', '.join(missing)}")
@@ -179,7 +180,8 @@ def main() -> None:
     weight = landing_weight(site)
     if weight > LANDING_BYTES:
         raise SystemExit(f"the landing page loads {weight:,} bytes, more than {LANDING_BYTES:,}")
-    print(f"{site / 'index.html'}: {len(list(site.rglob('*.html')))} pages, the landing page loads {weight:,} bytes")
+    pages = len(list(site.rglob("*.html")))
+    print(f"{site / 'index.html'}: {pages} pages, the landing page loads {weight:,} bytes")
 
 
 if __name__ == "__main__":

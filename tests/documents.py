@@ -1,10 +1,11 @@
 """Code blocks of the documents: where they are, and how they run.
 
-The Python blocks of a page share one namespace, from top to bottom, and may `await`; its shell blocks share one
-folder. Requests of both go to a mock provider, whatever their address: nothing leaves the process or the machine.
+The Python blocks of a page share one namespace, from top to bottom, and may `await`; its shell blocks share
+one folder. Requests of both go to a mock provider, whatever their address: nothing leaves the process or
+the machine.
 
-A block is left out with a reason: ```` ```python skip="draws a random sample" ````. A comment
-`<!-- test: python … -->` or `<!-- test: sh … -->` is a block that no reader sees: it makes what a page takes for
+A block is left out with a reason: ```` ```python skip="draws a random sample" ````. A comment `<!-- test:
+python … -->` or `<!-- test: sh … -->` is a block that no reader sees: it makes what a page takes for
 granted, and asserts what the page says.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 import httpx
 import pytest
 
-from batchrt.providers.http import client
+from batchrt.providers.http import client, transport
 from batchrt.testing import MockProvider, MockServer
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +59,7 @@ class CodeBlock:
 
 
 def blocks_of(text: str) -> list[CodeBlock]:
-    """Return the Python and shell blocks of a Markdown text; raise ValueError for an option that is unknown."""
+    """Return the Python and shell blocks of a Markdown text; raise ValueError for an unknown option."""
     found = []
     for match in _BLOCK.finditer(text):
         language = LANGUAGES.get(match["language"] or match["hidden"] or "")
@@ -99,7 +100,7 @@ class Page:
     def _run_python(self, block: CodeBlock, runner: asyncio.Runner) -> None:
         # The blank lines give tracebacks the line of the page.
         source = "\n" * (block.line - 1) + block.source
-        code = compile(source, self._path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        code = compile(source, self._path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         if code.co_flags & inspect.CO_COROUTINE:
             runner.run(eval(code, self._names))
         else:
@@ -107,7 +108,9 @@ class Page:
 
     def _run_shell(self, block: CodeBlock) -> None:
         written = self._folder / ".output"
-        with written.open("w", encoding="utf-8") as file:  # a server that is left running would keep a pipe open
+        with written.open(
+            "w", encoding="utf-8"
+        ) as file:  # a server that is left running would keep a pipe open
             process = subprocess.Popen(
                 ["bash", "-euo", "pipefail", "-c", block.source],
                 cwd=self._folder,
@@ -143,14 +146,14 @@ def page(path: Path, folder: Path, server: MockServer, patch: pytest.MonkeyPatch
     patch.setenv("OPENAI_BASE_URL", server.base_url)
     patch.setenv("XDG_CONFIG_HOME", str(folder / ".config"))
     requests: list[httpx.Request] = []
-    patch.setattr(client, "Transport", through_mock(client.Transport, server.provider, requests))
+    patch.setattr(client, "Transport", through_mock(transport.Transport, server.provider, requests))
     yield Page(path, folder, server, requests)
 
 
 def through_mock(
-    transport: Callable[..., Any], provider: MockProvider, requests: list[httpx.Request]
+    make_transport: Callable[..., Any], provider: MockProvider, requests: list[httpx.Request]
 ) -> Callable[..., Any]:
-    """Return a transport's constructor: requests to hosts of others are recorded, and answered by `provider`."""
+    """Return a transport's constructor: `provider` answers, whatever the host; requests are recorded."""
     mock = provider.transport()
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -163,7 +166,7 @@ def through_mock(
 
     def make(*arguments: Any, **options: Any) -> Any:
         if options.get("transport") is None and options.get("http_client") is None:
-            options["transport"] = httpx.MockTransport(answer)
-        return transport(*arguments, **options)
+            options |= {"transport": httpx.MockTransport(answer), "ssl_context": None}
+        return make_transport(*arguments, **options)
 
     return make

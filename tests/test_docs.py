@@ -52,14 +52,14 @@ def test_docs_sessions_give_what_they_show(document: Path) -> None:
 def test_docs_code_runs(
     document: Path, mock_server: MockServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Python and shell blocks of a page run from top to bottom, but for those that say why they do not."""
+    """The Python and shell blocks of a page run from top to bottom; one that does not says why."""
     with page(document, tmp_path, mock_server, monkeypatch) as blocks:
         blocks.run()
 
 
 def test_docs_blocks_are_found_with_their_lines_and_reasons() -> None:
     """A block is fenced or hidden; an option other than a reason to skip it is refused."""
-    text = "a\n\n```python\n1\n```\n<!-- test: sh\n2\n-->\n```sh skip=\"no\"\n3\n```\n```toml\n4\n```\n"
+    text = 'a\n\n```python\n1\n```\n<!-- test: sh\n2\n-->\n```sh skip="no"\n3\n```\n```toml\n4\n```\n'
     found = [(block.language, block.source, block.line, block.skip) for block in blocks_of(text)]
     assert found == [("python", "1\n", 4, ""), ("sh", "2\n", 7, ""), ("sh", "3\n", 10, "no")]
     with pytest.raises(ValueError, match="line 1"):
