@@ -155,7 +155,9 @@ class _SteppingLoop(_Loop):
         self._on_step = on_step
         super().__init__()
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         def step(*given: Any) -> None:
             self._on_step()
             callback(*given)
