@@ -235,15 +235,11 @@ class _SharedQueue:
         strand = Strand(run, Item(-1), members[0].strand.config, slots, has_slot=slots.try_take())
         values = [value for member in members for value in member.values]
         payer = strand.spending = _payer_of(members, values)
-        context = strand_context(strand, Context())
-        if run.observer is not None:
-            origins = [each for member in members for each in member.origins or [()] * len(member.values)]
-            context.run(sending_list.set, SentList(len(values), origins))
         results: Sequence[Any] = ()
         failure: BaseException | None = None
         own = Host()
         try:
-            results = await drive(context, self._answer(values, strand))
+            results = await drive(_context_of(strand, members), self._answer(values, strand))
         except anyio.get_cancelled_exc_class() as error:
             if not await own.goes_on():  # or the lists of other runs would end with this task
                 raise
@@ -273,6 +269,15 @@ class _SharedQueue:
 
     async def _answer(self, values: list[Any], strand: Strand) -> Sequence[Any]:
         return check_length(self._call, values, await self._call.call(values, strand))
+
+
+def _context_of(strand: Strand, members: Sequence[_Member]) -> Context:
+    """Return the context for a shared list, which is no run's; an observer finds the list described in it."""
+    context = strand_context(strand, Context())
+    if strand.run.observer is not None:
+        origins = [each for member in members for each in member.origins or [()] * len(member.values)]
+        context.run(sending_list.set, SentList(len(origins), origins))
+    return context
 
 
 def _payer_of(members: Sequence[_Member], values: Sequence[Any]) -> JointSpending | None:

@@ -141,7 +141,8 @@ class Scheduler(Workers):
             failure = error
             raise
         finally:
-            observed.ended(failure, self._admitted)
+            is_packed = self._unit != "item"  # in lists, of which each is an item here
+            observed.ended(failure, run.counts.list_inputs if is_packed else self._admitted)
 
     async def _run_unobserved(self) -> None:
         arrivals = self._run.arrivals

@@ -30,7 +30,7 @@ __all__ = ["BatchrtInstrumentor", "Instrumentation", "instrument", "uninstrument
 _GOLDEN: Final = 0.6180339887498949
 _PLASTIC: Final = 0.7548776662466927
 """Multiples of these irrational numbers, modulo 1, are spread evenly (the quasi-random sequences R1 and R2):
-the share of them below a bound is the bound, however few there are, and no period of the rows agrees with it."""
+the share below a bound is the bound, however few there are, and no period of the rows agrees with it."""
 
 
 class Instrumentation:
@@ -142,7 +142,6 @@ def instrument(
     measures = _process.measures.get(meters)
     if measures is None:
         measures = _process.measures[meters] = Measures(meters, release)
-    measures.is_active = True
     tracers = tracer_provider if tracer_provider is not None else get_tracer_provider()
     _process.current = Instrumentation(
         tracers.get_tracer("batchrt", release),
@@ -158,7 +157,10 @@ def instrument(
 
 
 def uninstrument() -> None:
-    """Follow no more runs; those in progress are followed to their end. Metrics are reported no more."""
+    """Follow no more runs; those in progress are followed to their end.
+
+    Counters keep their last values, and gauges of quotas are reported no more.
+    """
     current, _process.current = _process.current, None
     if current is not None:
         remove(current)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,20 +26,20 @@ Attributes: TypeAlias = "Mapping[str, str | int]"
 
 
 class _WatchedQuota:
-    """A quota at which requests were made: its attributes, and the counts of its rare events."""
+    """A quota at which requests were made, its attributes, and the tally that counts its rare events."""
 
-    def __init__(self, attributes: Attributes) -> None:
+    def __init__(self, attributes: Attributes, tally: Tally) -> None:
         self.attributes = attributes
-        self.cooldowns: Counter[str] = Counter()
-        self.outages = 0
+        self._tally = tally
         self.listener: Listener = self.note
 
     def note(self, event: QuotaEvent) -> None:
         """Count a rare event, and add it to the current span, which is that of the request it came with."""
-        span = get_current_span()
+        span, tally = get_current_span(), self._tally
         match event:
             case CooledDown(wait=wait, reason=reason, named=named):
-                self.cooldowns[reason] += 1
+                with tally.lock:
+                    tally.cooldowns[reason] += 1
                 span.add_event(
                     "batchrt.cooldown",
                     {names.WAIT: wait, names.REASON: reason, "batchrt.cooldown.named": named},
@@ -49,7 +48,8 @@ class _WatchedQuota:
                 limit = {} if after is None else {"batchrt.limit.value": after}
                 span.add_event("batchrt.limit", {names.LIMIT: name, names.REASON: reason, **limit})
             case ProviderDown(reason=reason):
-                self.outages += 1
+                with tally.lock:
+                    tally.outages += 1
                 span.add_event("batchrt.outage", {names.REASON: reason})  # its message may quote a prompt
             case _:
                 pass
@@ -64,13 +64,9 @@ class Measures:
     Args:
         provider: of the meter.
         version: of the instrumentation.
-
-    Attributes:
-        is_active: report; an instrumentation uses it.
     """
 
     def __init__(self, provider: MeterProvider, version: str) -> None:
-        self.is_active: bool = False
         self._lock = threading.Lock()
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._quotas: WeakKeyDictionary[Quota, _WatchedQuota] = WeakKeyDictionary()
@@ -107,8 +103,6 @@ class Measures:
         )
         for name, unit, read in _COUNTERS:
             meter.create_observable_counter(name, [partial(self._count, read)], unit)
-        for name, unit, read_event in _EVENT_COUNTERS:
-            meter.create_observable_counter(name, [partial(self._count_events, read_event)], unit)
         for name, unit, read_state in _GAUGES:
             meter.create_observable_gauge(name, [partial(self._gauge, read_state)], unit)
 
@@ -131,12 +125,11 @@ class Measures:
                 return
             self._numbered += 1
             kept = {name: value for name, value in tally.attributes.items() if name != names.OPERATION}
-            watched = self._quotas[quota] = _WatchedQuota({**kept, names.QUOTA: self._numbered})
+            watched = self._quotas[quota] = _WatchedQuota({**kept, names.QUOTA: self._numbered}, tally)
         quota.events.watch(watched.listener)
 
     def leave(self) -> None:
-        """Report nothing more, and leave the quotas."""
-        self.is_active = False
+        """Leave the quotas, whose gauges are reported no more; counters stay as they are."""
         with self._lock:
             left = list(self._quotas.items())
             self._quotas.clear()
@@ -150,27 +143,19 @@ class Measures:
         self._lock = threading.Lock()
         for tally in self._tallies.values():
             tally.reset()
-        for watched in self._quotas.values():
-            watched.cooldowns.clear()
-            watched.outages = 0
 
     def _watched(self) -> list[tuple[Quota, _WatchedQuota]]:
         with self._lock:
-            return list(self._quotas.items()) if self.is_active else []
+            return list(self._quotas.items())
 
     def _count(self, read: _ReadTally, _options: CallbackOptions) -> Iterator[Observation]:
         with self._lock:
-            tallies = list(self._tallies.values()) if self.is_active else []
+            tallies = list(self._tallies.values())
         for tally in tallies:
             with tally.lock:
                 found = list(read(tally))
             for count, more in found:
                 yield Observation(count, {**tally.attributes, **more})
-
-    def _count_events(self, read: _ReadEvents, _options: CallbackOptions) -> Iterator[Observation]:
-        for _, watched in self._watched():
-            for count, more in read(watched):
-                yield Observation(count, {**watched.attributes, **more})
 
     def _gauge(self, read: _ReadState, _options: CallbackOptions) -> Iterator[Observation]:
         for quota, watched in self._watched():
@@ -180,12 +165,22 @@ class Measures:
 
 _Values: TypeAlias = "Iterable[tuple[float, Mapping[str, str]]]"
 _ReadTally: TypeAlias = "Callable[[Tally], _Values]"
-_ReadEvents: TypeAlias = "Callable[[_WatchedQuota], _Values]"
 _ReadState: TypeAlias = "Callable[[QuotaStatistics], _Values]"
 
 
 def _by(attribute: str, counts: Mapping[str, int]) -> _Values:
-    return [(count, {attribute: value} if value else {}) for value, count in list(counts.items())]
+    return [(count, {attribute: value}) for value, count in counts.items()]
+
+
+def _ended(tally: Tally) -> _Values:
+    return [(tally.answers, {}), *_by(names.ERROR_TYPE, tally.failures)]
+
+
+def _tokens(tally: Tally) -> _Values:
+    kinds = [("input", tally.input_tokens)]
+    if tally.operation != "embeddings":
+        kinds.append(("output", tally.output_tokens))
+    return [(count, {names.TOKEN_TYPE: kind}) for kind, count in kinds]
 
 
 def _alone(value: float | None) -> _Values:
@@ -204,15 +199,13 @@ def _used(state: QuotaStatistics) -> _Values:
 
 
 _COUNTERS: tuple[tuple[str, str, _ReadTally], ...] = (
-    ("batchrt.requests", "{request}", lambda tally: _by(names.ERROR_TYPE, tally.ended)),
+    ("batchrt.requests", "{request}", _ended),
     ("batchrt.retries", "{retry}", lambda tally: _by(names.ERROR_TYPE, tally.retries)),
-    ("batchrt.tokens", "{token}", lambda tally: _by(names.TOKEN_TYPE, tally.tokens)),
+    ("batchrt.tokens", "{token}", _tokens),
     ("batchrt.tokens.cache_read", "{token}", lambda tally: _alone(tally.cache_read_tokens)),
     ("batchrt.tokens.reasoning", "{token}", lambda tally: _alone(tally.reasoning_tokens)),
-)
-_EVENT_COUNTERS: tuple[tuple[str, str, _ReadEvents], ...] = (
-    ("batchrt.cooldowns", "{cooldown}", lambda watched: _by(names.REASON, watched.cooldowns)),
-    ("batchrt.outages", "{outage}", lambda watched: _alone(watched.outages)),
+    ("batchrt.cooldowns", "{cooldown}", lambda tally: _by(names.REASON, tally.cooldowns)),
+    ("batchrt.outages", "{outage}", lambda tally: _alone(tally.outages)),
 )
 _GAUGES: tuple[tuple[str, str, _ReadState], ...] = (
     ("batchrt.quota.in_flight", "{request}", lambda state: _alone(state.in_flight)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import Context as Variables
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from opentelemetry.context import Context, attach, get_current
@@ -12,7 +12,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_
 
 from batchrt.integrations.opentelemetry import conventions as names
 from batchrt.integrations.opentelemetry.request_span import RequestSpan
-from batchrt.integrations.opentelemetry.tallies import error_type
+from batchrt.integrations.opentelemetry.tallies import Tally, error_type
 
 if TYPE_CHECKING:
     from batchrt.config import RunConfig
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from batchrt.runtime.strand import Strand
 
 __all__ = ["RunSpan"]
+
+_MANY: Final = 64
+"""Models whose tallies a run remembers."""
 
 
 class RunSpan:
@@ -44,6 +47,8 @@ class RunSpan:
         self._span: Span | None = None
         self._began = 0.0
         self._context: Context | None = None
+        self._all = instrumentation.sample_ratio >= 1
+        self._tallies: dict[RequestTarget, Tally] = {}
         around = run.observer if isinstance(run.observer, RunSpan) else None
         if around is None or run.above is None:
             self._number = instrumentation.next_number()
@@ -146,7 +151,7 @@ class RunSpan:
 
     def _follows(self, strand: Strand) -> bool:
         """Whether an item, or a list, and what it does are part of the sample."""
-        if not self._is_followed or self._instrumentation.sample_ratio >= 1:
+        if self._all or not self._is_followed:
             return self._is_followed
         item = strand.item
         while item.parent is not None:
@@ -157,14 +162,21 @@ class RunSpan:
         self, target: RequestTarget, body: bytes, strand: Strand, *, streamed: bool = False
     ) -> RequestObserver:
         """Return a request's span, or the tally of its model if it is not part of the sample."""
-        instrumentation = self._instrumentation
-        tally = instrumentation.measures.tally(target)
+        tally = self._tallies.get(target)
+        if tally is None:
+            tally = self._tally(target)
         if not self._follows(strand):
             return tally
         parent = get_current()
         if self._context is not None and not get_current_span(parent).get_span_context().is_valid:
             parent = self._context  # a list of several runs is sent outside of all of them
-        return RequestSpan(instrumentation, tally, body, strand, parent, streamed)
+        return RequestSpan(self._instrumentation, tally, body, strand, parent, streamed)
+
+    def _tally(self, target: RequestTarget) -> Tally:
+        if len(self._tallies) >= _MANY:
+            self._tallies.clear()  # functions make models for each item, perhaps
+        tally = self._tallies[target] = self._instrumentation.measures.tally(target)
+        return tally
 
     def ended(self, error: BaseException | None, admitted: int) -> None:
         """End the span."""

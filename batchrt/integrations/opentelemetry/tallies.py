@@ -40,11 +40,15 @@ class Tally:
         attributes: of the requests' spans and measurements.
         operation: `chat`, `text_completion` or `embeddings`.
         span_name: the name of the requests' spans.
-        ended: requests by `error.type`, "" for those that were answered.
+        answers: requests that were answered.
+        failures: requests that were not, by `error.type`.
         retries: attempts after the first, by the `error.type` of the one before.
-        tokens: by `input` and `output`.
+        input_tokens: those that were billed.
+        output_tokens: likewise.
         cache_read_tokens: input tokens that came from the provider's cache.
         reasoning_tokens: output tokens that were spent on reasoning.
+        cooldowns: cool-downs of its quota, by their reasons.
+        outages: of the provider, at its quota.
     """
 
     def __init__(self, url: str, model: str) -> None:
@@ -63,11 +67,15 @@ class Tally:
     def reset(self) -> None:
         """Begin anew, as in a fork: its requests are not its parent's."""
         self.lock = threading.Lock()
-        self.ended: Counter[str] = Counter()
+        self.answers: int = 0
+        self.failures: Counter[str] = Counter()
         self.retries: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
+        self.input_tokens: int = 0
+        self.output_tokens: int = 0
         self.cache_read_tokens: int = 0
         self.reasoning_tokens: int = 0
+        self.cooldowns: Counter[str] = Counter()
+        self.outages: int = 0
 
     def __enter__(self) -> Self:
         return self
@@ -100,14 +108,14 @@ class Tally:
     def count_error(self, error: BaseException) -> None:
         """Count a request without an answer."""
         with self.lock:
-            self.ended[error_type(error)] += 1
+            self.failures[error_type(error)] += 1
 
     def count_answer(self, usage: Usage | None) -> None:
         """Count a request with an answer."""
         with self.lock:
-            self.ended[""] += 1
+            self.answers += 1
             if usage is not None:
-                self.tokens["input"] += usage.input_tokens
-                self.tokens["output"] += usage.output_tokens
+                self.input_tokens += usage.input_tokens
+                self.output_tokens += usage.output_tokens
                 self.cache_read_tokens += usage.cached_input_tokens
                 self.reasoning_tokens += usage.reasoning_tokens
