@@ -46,12 +46,12 @@ class Recorder:
         }
 
     def values(self, name: str, by: str) -> dict[Any, Any]:
-        """Return the values (of a histogram the sums) of a metric by an attribute, added up."""
+        """Return the values (a histogram's sums) of a metric by an attribute, added up, without zeros."""
         found: dict[Any, Any] = {}
         for point in self.points().get(name, ()):
             key = point.attributes.get(by)
             found[key] = found.get(key, 0) + (point.value if hasattr(point, "value") else point.sum)
-        return found
+        return {key: value for key, value in found.items() if value}
 
     def everything(self) -> str:
         """Return all that was recorded, as text."""
