@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from batchrt.limits.token_bucket import Unit
+
 __all__ = ["Demand", "LeaseReply", "LeaseRequest", "RateShare", "Slots", "TellsLimit"]
 
 
@@ -26,7 +28,7 @@ class Slots(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """The amount of one rate limit that a worker asks for.
+    """The requests, or the tokens, that a worker could send; it asks for what it does not hold of them.
 
     Attributes:
         need: for requests that wait, and debts of requests that took more than was expected.
@@ -62,14 +64,16 @@ class LeaseRequest:
     Attributes:
         worker: the worker's unique id.
         epoch: of the latest reply; empty before the first.
-        demands: by limit name, such as `given.requests_per_minute` or `told.tokens_per_minute`.
-        held: by limit name, the slots of earlier replies that are not used up yet.
+        demands: by unit, `requests` and `tokens`.
+        held: by limit name, such as `given.requests_per_minute` or `told.tokens_per_minute`, the slots of
+            earlier replies that are not used up yet.
         in_flight: requests in flight.
         in_flight_wanted: requests that the worker would have in flight if it were free to.
         given: limits that were set by hand, by name as in `Quota.set_limits`, and `None` for a lifted one;
             `None` if the coordinator has them already.
         burst_seconds: see `Quota`.
-        told: limits that answers told since the last message, by name as in `Quota.statistics().limits`.
+        told: limits that answers told since the last message, by name as in `given`.
+        told_in_flight: the limit of requests in flight that answers tell; `None` if they tell none.
         quiet: seconds for which nothing may be sent because of a refusal that the worker has seen since its
             last message; 0 for none.
         quiet_reason: the refusal's class and status.
@@ -78,13 +82,14 @@ class LeaseRequest:
 
     worker: str
     epoch: str = ""
-    demands: Mapping[str, Demand] = field(default_factory=dict)
+    demands: Mapping[Unit, Demand] = field(default_factory=dict)
     held: Mapping[str, tuple[Slots, ...]] = field(default_factory=dict)
     in_flight: int = 0
     in_flight_wanted: int = 0
     given: Mapping[str, float | None] | None = None
     burst_seconds: float | None = None
     told: Mapping[str, TellsLimit] = field(default_factory=dict)
+    told_in_flight: int | None = None
     quiet: float = 0.0
     quiet_reason: str = ""
     leaves: bool = False
