@@ -59,6 +59,7 @@ ROOMS = {
     "langchain_core": {"integrations/langchain/"},
     "langchain_openai": {"integrations/langchain/"},
     "openai": {"integrations/langchain/"},
+    "opentelemetry": {"integrations/opentelemetry/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }
