@@ -246,14 +246,18 @@ def test_run_span_of_an_item_knows_its_timeout(backend: str) -> None:
     assert runs == [None, "TimeoutError", "KeyError"]
 
 
-@pytest.mark.anyio
-async def test_run_span_of_shared_lists_links_the_runs() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_run_span_of_shared_lists_links_the_runs(backend: str) -> None:
     """A request for the lists of several runs is a child of one of them, and linked to the others."""
     vectors = embeddings(share_lists=True, linger=0.2, max_linger=0.2)
-    with recording() as recorded:
+
+    async def main() -> None:
         async with anyio.create_task_group() as group:
             for text in ("a", "b", "c"):
                 group.start_soon(vectors.ainvoke, text)
+
+    with recording() as recorded:
+        virtual.run(main, backend=backend)
     (request,) = recorded.spans("embeddings")
     runs = set(map(id_of, recorded.spans("invoke_workflow")))
     assert len(runs) == 3
