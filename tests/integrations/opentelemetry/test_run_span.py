@@ -13,7 +13,14 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from opentelemetry.trace import StatusCode
 
-from batchrt import ItemTimeoutError, Runnable, RunnableLambda, RunnableParallel, StrOutputParser
+from batchrt import (
+    ChatPromptTemplate,
+    ItemTimeoutError,
+    Runnable,
+    RunnableLambda,
+    RunnableParallel,
+    StrOutputParser,
+)
 from batchrt.integrations.opentelemetry import instrument, uninstrument
 from tests import virtual
 from tests.integrations.opentelemetry.recording import (
@@ -192,6 +199,18 @@ async def test_run_span_of_one_input_within_a_run_is_none() -> None:
     assert outer.name == "invoke_workflow outer"
     assert parent_of(inner) == id_of(outer)
     assert [parent_of(span) for span in recorded.spans("chat")] == [id_of(outer), id_of(inner), id_of(inner)]
+
+
+@pytest.mark.anyio
+async def test_run_span_of_a_prompt_by_itself_is_none() -> None:
+    """It waits for nothing and sends nothing; in a list of inputs it is a run as any other."""
+    prompt = ChatPromptTemplate.from_template("{text}")
+    with recording(items=True) as recorded:
+        prompt.invoke({"text": "a"})
+        await prompt.ainvoke({"text": "a"})
+        assert not recorded.spans()
+        await prompt.abatch([{"text": "a"}])
+        assert [span.name for span in recorded.spans()] == ["batchrt.item", "invoke_workflow"]
 
 
 @pytest.mark.anyio
