@@ -63,7 +63,8 @@ def simulated(seconds: float) -> None:
             f"used, {outcome.verdict.rejected} of {outcome.verdict.sent} refused, {len(outcome.answers)} "
             f"answers, {outcome.messages:.2f} messages per worker and second, "
             f"{outcome.carrier.most_in_a_second()} at the most, "
-            f"{sent / outcome.verdict.accepted:.2f} per request; {outcome.seconds:.0f} virtual seconds in {time.process_time() - began:.0f} s of CPU"
+            f"{sent / outcome.verdict.accepted:.2f} per request; {outcome.seconds:.0f} virtual seconds "
+            f"in {time.process_time() - began:.0f} s of CPU"
         )
 
 
