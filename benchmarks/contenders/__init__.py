@@ -1,1 +1,1 @@
-"""The contenders: libraries and hand-written code that do the same work, each in the manner of its documentation."""
+"""The contenders: libraries and hand-written code, each used in the manner of its documentation."""

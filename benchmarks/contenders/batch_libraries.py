@@ -42,9 +42,9 @@ ASYNC_BATCH_LLM = Contender(
     "async-batch-llm",
     "async-batch-llm",
     ("async-batch-llm", "openai"),
-    '`process_prompts(llm("openai-compatible:…"), prompts)` with `preserve_order`, its default retries and '
-    "cool-downs; `max_requests_per_minute` where the rate is known. The connections of one batch are not kept for "
-    "the next, so it opens them within the measured time.",
+    '`process_prompts(llm("openai-compatible:…"), prompts)` with `preserve_order`, its default retries '
+    "and cool-downs; `max_requests_per_minute` where the rate is known. The connections of one batch "
+    "are not kept for the next, so it opens them within the measured time.",
     "from async_batch_llm import llm, process_prompts",
     chat=_async_batch_llm,
     divisors={"chat": 10},
@@ -75,8 +75,8 @@ FLEXLLM = Contender(
     "flexllm",
     "flexllm",
     ("flexllm",),
-    "`LLMClient.chat_batch` with its default of three retries. `max_qps`, by default 1,000, is the rate where that "
-    "is known, and lifted otherwise.",
+    "`LLMClient.chat_batch` with its default of three retries. `max_qps`, by default 1,000, is the rate "
+    "where that is known, and lifted otherwise.",
     "from flexllm import LLMClient",
     chat=_flexllm,
 )
@@ -121,8 +121,8 @@ INFERMESH = Contender(
     "infermesh",
     "infermesh",
     ("infermesh", "litellm"),
-    "`LMClient.agenerate_batch` and `aembed_batch` with its default of three retries; where the rate is known, `rpm`, "
-    "and a burst of one second, which is what the server allows. It needs Python 3.12.",
+    "`LMClient.agenerate_batch` and `aembed_batch` with its default of three retries; where the rate is "
+    "known, `rpm`, and a burst of one second, which is what the server allows. It needs Python 3.12.",
     "from infermesh import LMClient",
     chat=_infermesh_chat,
     embedding=_infermesh_embedding,
@@ -177,9 +177,9 @@ LITELLM = Contender(
     "litellm",
     "LiteLLM batch_completion",
     ("litellm",),
-    "`litellm.batch_completion`, which uses threads, with as many of them as requests in flight and its default "
-    "retries; `aembedding` under a semaphore. Its list of models is the one in the package, so that the import "
-    "downloads nothing.",
+    "`litellm.batch_completion`, which uses threads, with as many of them as requests in flight and its "
+    "default retries; `aembedding` under a semaphore. Its list of models is the one in the package, so "
+    "that the import downloads nothing.",
     "import litellm",
     chat=_litellm_chat,
     embedding=_litellm_embedding,
@@ -234,9 +234,9 @@ RAY = Contender(
     "ray",
     "Ray, HTTP stage",
     ("ray", "aiohttp"),
-    "`ray.data.llm`'s HTTP processor on one machine, blocks as large as the number in flight, one actor, and five "
-    "retries, as the default of none would end the job at the first failure; `qps` where the rate is known. CPU time "
-    "is that of all its processes; memory that of the driver.",
+    "`ray.data.llm`'s HTTP processor on one machine, blocks as large as the number in flight, one "
+    "actor, and five retries, as the default of none would end the job at the first failure; `qps` "
+    "where the rate is known. CPU time is that of all its processes; memory that of the driver.",
     "import ray.data.llm",
     chat=_ray_chat,
     full_only=True,

@@ -104,8 +104,8 @@ AIOHTTP = Contender(
     "aiohttp",
     "aiohttp by hand",
     ("aiohttp",),
-    "As many workers as requests in flight, which take rows from a shared iterator; `json` of the standard "
-    "library; no retries and no limits, so each refused row is lost.",
+    "As many workers as requests in flight, which take rows from a shared iterator; `json` of the "
+    "standard library; no retries and no limits, so each refused row is lost.",
     chat=_aiohttp_chat,
     embedding=_aiohttp_embedding,
     loops=("asyncio", "uvloop"),
@@ -160,8 +160,8 @@ HTTPX = Contender(
     "httpx",
     "semaphore, tenacity, httpx",
     ("httpx", "tenacity"),
-    "`asyncio.gather` under a semaphore; six attempts with `wait_random_exponential(min=1, max=60)`, as in OpenAI's "
-    "cookbook; the pool of httpx has a connection for each request in flight.",
+    "`asyncio.gather` under a semaphore; six attempts with `wait_random_exponential(min=1, max=60)`, as "
+    "in OpenAI's cookbook; the pool of httpx has a connection for each request in flight.",
     chat=_httpx_chat,
     divisors={"chat": 10},
 )

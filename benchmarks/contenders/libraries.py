@@ -89,9 +89,10 @@ LANGCHAIN = Contender(
     "langchain",
     "LangChain",
     ("langchain-openai", "langchain-core"),
-    "`(prompt | ChatOpenAI(…) | StrOutputParser()).abatch(rows)` with its default of two retries; where the rate is "
-    "known, `InMemoryRateLimiter` with a bucket of one. `OpenAIEmbeddings` has `check_embedding_ctx_length=False`: "
-    "otherwise it downloads an encoding and sends tokens. It sends one list after the other.",
+    "`(prompt | ChatOpenAI(…) | StrOutputParser()).abatch(rows)` with its default of two retries; where "
+    "the rate is known, `InMemoryRateLimiter` with a bucket of one. `OpenAIEmbeddings` has "
+    "`check_embedding_ctx_length=False`: otherwise it downloads an encoding and sends tokens. It sends "
+    "one list after the other.",
     "from langchain_openai import ChatOpenAI",
     chat=_langchain_chat,
     embedding=_langchain_embedding,
@@ -155,8 +156,8 @@ OPENAI = Contender(
     "openai",
     "openai SDK, gather",
     ("openai",),
-    "`asyncio.gather` under a semaphore, over one `AsyncOpenAI` with its default of two retries; it has no option "
-    "for a rate.",
+    "`asyncio.gather` under a semaphore, over one `AsyncOpenAI` with its default of two retries; it has "
+    "no option for a rate.",
     "from openai import AsyncOpenAI",
     chat=_openai_chat,
     embedding=_openai_embedding,

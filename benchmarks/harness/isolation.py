@@ -124,10 +124,16 @@ def run_python(
             _kill(process)
             raise
     if process.returncode:
-        lines = complaint.strip().splitlines() or [f"exit code {process.returncode}"]
-        # An error may have a note below it.
-        raise WorkerError("; ".join(lines[-2:]))
+        raise WorkerError(_last_words(complaint) or f"exit code {process.returncode}")
     return json.loads(output.splitlines()[-1])
+
+
+def _last_words(complaint: str) -> str:
+    """Return the error at the end of a traceback, and the note below it."""
+    lines = [
+        line for line in complaint.splitlines() if line.strip() and not line.startswith((" ", "Traceback"))
+    ]
+    return "; ".join(lines[-2:])
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

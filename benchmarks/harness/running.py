@@ -60,13 +60,13 @@ def _run_case(scenario: Scenario, case: Case, tell: Tell) -> dict[str, Any]:
     plan = list(_plan(entries))
     if case.side_by_side == 1:
         with _server(case) as server:
-            for entry, round_number in plan:
-                _measure(scenario, case, entry, round_number, server, tell)
+            for planned in plan:
+                _measure(scenario, case, planned, server, tell)
     else:
 
         def one(planned: tuple[_Entry, int]) -> None:
             with serving(core=None, **(case.server or {})) as server:
-                _measure(scenario, case, *planned, server, tell)
+                _measure(scenario, case, planned, server, tell)
 
         with ThreadPoolExecutor(case.side_by_side) as pool:
             list(pool.map(one, plan))
@@ -88,8 +88,13 @@ def _server(case: Case) -> Iterator[ServerProcess | None]:
 
 
 def _measure(
-    scenario: Scenario, case: Case, entry: _Entry, round_number: int, server: ServerProcess | None, tell: Tell
+    scenario: Scenario,
+    case: Case,
+    planned: tuple[_Entry, int],
+    server: ServerProcess | None,
+    tell: Tell,
 ) -> None:
+    entry, round_number = planned
     if entry.reason:
         return
     turn = entry.turn

@@ -45,9 +45,9 @@ def cell(row: Row, key: str, digits: int) -> str:
     """Return the median, with the least and the most in brackets where they differ."""
     values = row["figures"].get(key)
     if not values:
-        return "–"
+        return "-"
     low, centre, high = (number(value, digits) for value in (min(values), median(values), max(values)))
-    return centre if low == high else f"{centre} ({low}–{high})"
+    return centre if low == high else f"{centre} ({low}-{high})"
 
 
 def ratio(row: Row, reference: Row, key: str) -> float | None:

@@ -49,7 +49,7 @@ def _case_table(scenario: Mapping[str, Any], case: Mapping[str, Any]) -> Iterato
     columns, relative = scenario["columns"], scenario["relative"]
     reference = find_row(case, _OWN)
     best = {each["key"]: best_rows(case["rows"], each["key"], each["best"]) for each in columns}
-    headings = ["", *(each["heading"] for each in columns), *(["× batchrt"] if relative else [])]
+    headings = ["", *(each["heading"] for each in columns), *(["x batchrt"] if relative else [])]
     lines = []
     for row in case["rows"]:
         label = row["label"] + (f" ({row['note']})" if row["note"] else "")
@@ -73,7 +73,7 @@ def _marked(text: str, row: Row, best: Sequence[Row]) -> str:
 
 def _times(row: Row, reference: Row | None, key: str) -> str:
     value = ratio(row, reference, key) if reference is not None else None
-    return "–" if value is None else number(value, 2)
+    return "-" if value is None else number(value, 2)
 
 
 def _verdict(columns: Sequence[Mapping[str, Any]], best: Mapping[str, Sequence[Row]], own: Row | None) -> str:
@@ -115,7 +115,7 @@ def _pivot(scenario: Mapping[str, Any], column: Mapping[str, Any]) -> Iterator[s
 
 
 def _short_title(title: str) -> str:
-    return title.partition(",  ")[0] if ", " not in title else title.split(", ")[0]
+    return title.partition(",  ")[0] if ", " not in title else title.split(", ", maxsplit=1)[0]
 
 
 # The table to decide by
@@ -157,7 +157,7 @@ def headline(document: Document) -> Iterator[str]:
         (
             "",
             "chat: CPU µs/row",
-            "× batchrt",
+            "x batchrt",
             "rows/s, one core",
             "embeddings: CPU µs/text",
             "429s, limit unknown",
@@ -171,16 +171,16 @@ def headline(document: Document) -> Iterator[str]:
 
 def _figure(case: Mapping[str, Any] | None, contender: str, key: str, digits: int, unit: str = "") -> str:
     value = middle(find_row(case, contender), key)
-    return "–" if value is None else f"{number(value, digits)} {unit}".strip()
+    return "-" if value is None else f"{number(value, digits)} {unit}".strip()
 
 
 def _trouble(case: Mapping[str, Any] | None, contender: str) -> str:
     row = find_row(case, contender)
     if row is None:
         named = [each for each in (case or {"rows": ()})["rows"] if each["contender"] == contender]
-        return named[0]["reason"] if named else "–"
+        return named[0]["reason"] if named else "-"
     lost, ideal = middle(row, "lost") or 0.0, middle(row, "ideal") or 0.0
-    return f"{number(lost, 0)} lost" if lost else f"0 lost, {number(ideal, 2)} × ideal"
+    return f"{number(lost, 0)} lost" if lost else f"0 lost, {number(ideal, 2)} x ideal"
 
 
 # The facts around them
@@ -192,8 +192,10 @@ def machine_list(document: Document) -> Iterator[str]:
     commit = f", commit `{machine['commit']}`" if machine.get("commit") else ""
     stack = ", ".join(f"{name} {version}" for name, version in machine["stack"].items() if version)
     load = ", ".join(f"{value:g}" for value in machine["load"])
-    yield f"- {machine['date']}, `{document['command']}`, {document['seconds']:,} s; batchrt {machine['batchrt']}{commit}"
-    yield f"- {machine['cpu']}, {machine['usable_cores']} cores, load before the run {load}; {machine['system']}"
+    run = f"{machine['date']}, `{document['command']}`, {document['seconds']:,} s"
+    cores = f"{machine['usable_cores']} cores, load before the run {load}"
+    yield f"- {run}; batchrt {machine['batchrt']}{commit}"
+    yield f"- {machine['cpu']}, {cores}; {machine['system']}"
     yield f"- {machine['python']}; {stack}"
     yield ""
 

@@ -42,11 +42,12 @@ CHAT = Scenario(
     "chat",
     "Chat",
     "scenarios.chat",
-    "A prompt is filled, sent, and the answer's text returned. The mock provider has core 0 and the contender core 1; "
-    "connections are open when the clock starts. The mock's latency holds the rate at 4,000 requests a second at "
-    "most, so a fast client waits for it: CPU time is the cost, and rows a second are what one core achieves. Each "
-    "answer is compared with the mock's own after the clock has stopped. A slow contender gets fewer rows in a quick "
-    "run, as noted in its row. Memory is the peak of the whole process, imports included.",
+    "A prompt is filled, sent, and the answer's text returned. The mock provider has core 0 and the "
+    "contender core 1; connections are open when the clock starts. The mock's latency holds the rate at "
+    "4,000 requests a second at most, so a fast client waits for it: CPU time is the cost, and rows a "
+    "second are what one core achieves. Each answer is compared with the mock's own after the clock has "
+    "stopped. A slow contender gets fewer rows in a quick run, as noted in its row. Memory is the peak "
+    "of the whole process, imports included.",
     (
         Column("cpu", "CPU µs/row", 0, "least"),
         Column("rate", "rows/s", 0, "most"),

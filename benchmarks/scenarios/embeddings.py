@@ -26,8 +26,8 @@ def _cases(tier: Tier, contenders: Sequence[Contender]) -> Sequence[Case]:
     items = _ITEMS[tier]
     turns = [_turn(tier, contender) for contender in contenders if contender.embedding or contender.chat]
     title = (
-        f"{items:,} texts, {_WIDTH:,} numbers each, {_PER_LIST:,} texts a request, {_IN_FLIGHT} in flight, "
-        f"{_LATENCY * 1e3:g} ms latency"
+        f"{items:,} texts, {_WIDTH:,} numbers each, {_PER_LIST:,} texts a request, {_IN_FLIGHT} in "
+        f"flight, {_LATENCY * 1e3:g} ms latency"
     )
     return [Case("embeddings", title, turns, server={"latency": _LATENCY, "dimensions": _WIDTH})]
 
@@ -46,9 +46,10 @@ EMBEDDINGS = Scenario(
     "embeddings",
     "Embeddings as lists",
     "scenarios.embeddings",
-    "Every contender is told to send the same number of texts in a request. A matrix of NumPy's costs less than lists "
-    "of Python's floats, so batchrt is measured with both; the other libraries return lists, and aiohttp by hand "
-    "fills a matrix. Of the vectors a part of each is compared with the mock's own.",
+    "Every contender is told to send the same number of texts in a request. A matrix of NumPy's costs "
+    "less than lists of Python's floats, so batchrt is measured with both; the other libraries return "
+    "lists, and aiohttp by hand fills a matrix. Of the vectors a part of each is compared with the "
+    "mock's own.",
     (
         Column("cpu", "CPU µs/text", 0, "least"),
         Column("rate", "texts/s", 0, "most"),

@@ -89,10 +89,11 @@ ITEMS = Scenario(
     "items",
     "Cost by the number of items",
     "scenarios.scaling",
-    f"One step, `await asyncio.sleep(0)`, {_WINDOW} in flight. Small runs are repeated until they have {_AT_LEAST:,} items, "
-    "so the cost of a run itself counts in them. `abatch_iter` pulls its inputs lazily and its memory does not grow; the "
-    "others hold all items. LangChain is measured up to 10,000 items, as it takes minutes beyond, and `gather` up to a "
-    "million, as ten million tasks do not fit in memory.",
+    f"One step, `await asyncio.sleep(0)`, {_WINDOW} in flight. Small runs are repeated until they have "
+    f"{_AT_LEAST:,} items, so the cost of a run itself counts in them. `abatch_iter` pulls its inputs "
+    "lazily and its memory does not grow; the others hold all items. LangChain is measured up to 10,000 "
+    "items, as it takes minutes beyond, and `gather` up to a million, as ten million tasks do not fit "
+    "in memory.",
     (Column("cpu", "CPU µs/item", 1, "least"), Column("memory", "peak memory, MB", 0, "least")),
     _by_items,
     charts=("items",),
@@ -138,9 +139,10 @@ IN_FLIGHT = Scenario(
     "in-flight",
     "Cost by the number in flight",
     "scenarios.scaling",
-    "Chat as above, from one request at a time to ten thousand. The latency grows with the number in flight, so that "
-    "the mock has the same rate to answer in each case; connections are open when the clock starts. The openai SDK is "
-    "measured up to a thousand in flight, the size of its own connection pool.",
+    "Chat as above, from one request at a time to ten thousand. The latency grows with the number in "
+    "flight, so that the mock has the same rate to answer in each case; connections are open when the "
+    "clock starts. The openai SDK is measured up to a thousand in flight, the size of its own "
+    "connection pool.",
     chat.CHAT.columns,
     _by_flight,
     charts=("in-flight",),

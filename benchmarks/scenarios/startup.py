@@ -16,7 +16,7 @@ __all__ = ["STARTUP", "work"]
 
 _ROUNDS = {"quick": 3, "full": 9}
 
-# The modules that the probe needs are imported after its measurement, so that no contender gets them for free.
+# The probe's own modules are imported after its measurement, so that no contender gets them for free.
 _PROBE = """
 import sys, time
 wall, cpu = time.perf_counter(), time.process_time()

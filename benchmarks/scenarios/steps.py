@@ -33,8 +33,9 @@ STEPS = Scenario(
     "steps",
     "A chain of steps",
     "scenarios.steps",
-    "Each step is `await asyncio.sleep(0)`: one suspension and no work, so that all that remains is the runtime. The "
-    "hand-written contenders have the three calls in one function. The other libraries have no chains.",
+    "Each step is `await asyncio.sleep(0)`: one suspension and no work, so that all that remains is the "
+    "runtime. The hand-written contenders have the three calls in one function. The other libraries "
+    "have no chains.",
     (
         Column("cpu", "CPU µs/item", 1, "least"),
         Column("wall", "wall µs/item", 1, "least"),

@@ -92,11 +92,11 @@ RATE_LIMITS = Scenario(
     "rate-limits",
     "Rate limits and 429s",
     "scenarios.trouble",
-    "The server admits a steady rate from a bucket of one second, and answers further requests with 429 and "
-    "`retry-after`. In the first case the client learns of the limit from these alone, in the second each contender that "
-    'has an option for a rate is given it. "Ideal" is the time that the limit alone costs. Where rows were lost, time is '
-    "no achievement, and it is not compared. These runs mostly wait, so several go side by side, each with a server "
-    "of its own.",
+    "The server admits a steady rate from a bucket of one second, and answers further requests with 429 "
+    "and `retry-after`. In the first case the client learns of the limit from these alone, in the "
+    'second each contender that has an option for a rate is given it. "Ideal" is the time that the '
+    "limit alone costs. Where rows were lost, time is no achievement, and it is not compared. These "
+    "runs mostly wait, so several go side by side, each with a server of its own.",
     _COLUMNS,
     _limited,
     relative="",
@@ -106,9 +106,9 @@ FAULTS = Scenario(
     "faults",
     "Faults",
     "scenarios.trouble",
-    "One request in ten fails, repeated ones too: 500, 502, 503, a connection closed before the response, JSON that is cut "
-    'off. Each contender has its default retries. "Ideal" is the time without faults; a first retry comes after half a '
-    "second or more with most of them.",
+    "One request in ten fails, repeated ones too: 500, 502, 503, a connection closed before the "
+    'response, JSON that is cut off. Each contender has its default retries. "Ideal" is the time '
+    "without faults; a first retry comes after half a second or more with most of them.",
     _COLUMNS,
     _faulty,
     relative="",

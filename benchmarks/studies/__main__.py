@@ -1,4 +1,4 @@
-"""The one command: `python -m benchmarks [SUITE …] [--quick] [--json FILE] [--check]`."""
+"""The one command: `python -m benchmarks.studies [SUITE …] [--quick] [--json FILE] [--check]`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Protocol
 
 from rich.console import Console
 
-from benchmarks.studies import chat, embeddings, lists, overhead, quota, refusals, report, startup, streaming
-from benchmarks.studies.criteria import judge
 from benchmarks.harness.machine import describe
+from benchmarks.studies import lists, quota, refusals, report, streaming
+from benchmarks.studies.criteria import judge
 from benchmarks.studies.results import Table
 
 __all__ = ["main"]
@@ -26,11 +26,7 @@ class _Measure(Protocol):
 
 
 _SUITES: Mapping[str, _Measure] = {
-    "startup": startup.measure,
-    "overhead": overhead.measure,
     "streaming": streaming.measure,
-    "chat": chat.measure,
-    "embeddings": embeddings.measure,
     "lists": lists.measure,
     "quota": quota.measure,
     "refusals": refusals.measure,
@@ -68,7 +64,7 @@ def _measure(suite: str, progress: Console, *, quick: bool) -> Iterator[Table]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(_SUITES))
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")

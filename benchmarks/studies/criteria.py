@@ -1,4 +1,4 @@
-"""The numbers that the project demands of itself, held against what was measured."""
+"""The targets of the studies, compared with their measurements."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from functools import partial
 from typing import Any
 
 from benchmarks.studies import (
-    chat,
-    embeddings,
     lists,
-    overhead,
     quota_auto,
     quota_limits,
     quota_outage,
     quota_socket,
     quota_waiters,
     refusals_cases,
-    startup,
     streaming,
 )
-from benchmarks.leaves import Body, Shape, Work
 from benchmarks.studies.quota_runs import TOGETHER
 from benchmarks.studies.results import Table
 
@@ -106,12 +101,7 @@ def criteria() -> list[Criterion]:
     """Return all criteria, in order."""
     makers: tuple[Callable[[], list[Criterion]], ...]
     makers = (
-        _runtime_cost,
         _as_completed,
-        _chat,
-        _import,
-        _requests,
-        _vectors,
         _lists,
         _quota_use,
         _auto,
@@ -122,26 +112,6 @@ def criteria() -> list[Criterion]:
     return [criterion for make in makers for criterion in make()]
 
 
-def _runtime_cost() -> list[Criterion]:
-    demands: tuple[tuple[Shape, float], ...]
-    demands = (("one step", 1), ("sequence of 3", 2), ("parallel of 3", 10))
-    bodies: tuple[Body, ...] = ("sleep(0)", "return x")
-    return [
-        Criterion(
-            2,
-            "overhead",
-            f"{shape}, {body}: CPU against semaphore+gather of one step",
-            overhead.case_name(Work(shape, body, 100)),
-            "batchrt",
-            "ratio_one",
-            limit,
-            "x",
-        )
-        for shape, limit in demands
-        for body in bodies
-    ]
-
-
 def _as_completed() -> list[Criterion]:
     case, contender = streaming.case_name(100_000), "batchrt abatch_as_completed"
     first = "as completed: first result after the end of the first leaf"
@@ -150,82 +120,6 @@ def _as_completed() -> list[Criterion]:
     return [
         Criterion(3, suite, first, case, contender, "first", 50, "ms"),
         Criterion(3, suite, growth, case, contender, "growth", 20, "MB", below=True),
-    ]
-
-
-def _chat() -> list[Criterion]:
-    hundred, many, thousand, all_at_once = (case.name for case in chat.cases(quick=False))
-    cpu = "chat, 100 in flight: CPU against bare aiohttp"
-    trio = "chat, 100 in flight on Trio: CPU against bare aiohttp on asyncio"
-    busy = "chat, 1,000 in flight: CPU against bare aiohttp"
-    wall = "10,000 items of 1 s, 1,000 in flight: wall time"
-    burst = "10,000 in flight at once: wall time"
-    lost = "10,000 in flight at once: lost or wrong"
-    return [
-        Criterion(4, "chat", cpu, hundred, "batchrt", "ratio", 0.6, "x"),
-        Criterion(4, "chat", cpu, hundred, "batchrt", "ratio", 0.6, "x", loop="uvloop"),
-        Criterion(4, "chat", trio, hundred, "batchrt", "ratio", 0.8, "x", loop="trio"),
-        Criterion(4, "chat", busy, many, "batchrt", "ratio", 0.7, "x"),
-        Criterion(4, "chat", wall, thousand, "batchrt", "wall", 10.6, "s"),
-        Criterion(4, "chat", burst, all_at_once, "batchrt", "wall", 6, "s", worst=True),
-        Criterion(4, "chat", lost, all_at_once, "batchrt", "lost", 0, "items", worst=True),
-    ]
-
-
-def _import() -> list[Criterion]:
-    name, suite = startup.BATCHRT, "startup"
-    cpu, libraries = "import batchrt: CPU", "import batchrt: HTTP and CLI libraries imported"
-    return [
-        Criterion(5, suite, cpu, startup.CASE, name, "cpu", 150, "ms", loop="", below=True),
-        Criterion(5, suite, libraries, startup.CASE, name, "libraries", 0, "", loop="", worst=True),
-    ]
-
-
-_ARRAY, _BLOCKS = "batchrt aembed_array", "batchrt aembed_blocks"
-
-
-def _requests() -> list[Criterion]:
-    suite, (packed, tei, _) = "embeddings", embeddings.cases(quick=False)
-    demands = (
-        (packed, _ARRAY, 5),
-        (packed, "batchrt abatch", 5),
-        (tei, _ARRAY, 313),
-        (tei, "batchrt abatch", 313),
-    )
-    found: list[Criterion] = []
-    for case, who, limit in demands:
-        title = f"{case.count:,} texts, {case.most:,} a request, {who}"
-        most, name = case.in_flight, case.name
-        found += [
-            Criterion(6, suite, f"{title}: requests", name, who, "requests", limit, "", worst=True),
-            Criterion(6, suite, f"{title}: in flight together", name, who, "peak", most, "", worst=True),
-            Criterion(6, suite, f"{title}: missing or wrong", name, who, "wrong", 0, "texts", worst=True),
-        ]
-    return found
-
-
-def _vectors() -> list[Criterion]:
-    suite, cases = "embeddings", embeddings.cases(quick=False)
-    cpu = [
-        Criterion(
-            7,
-            suite,
-            f"{case.count:,} texts, {case.most:,} a request: CPU against bare aiohttp",
-            case.name,
-            _ARRAY,
-            "ratio",
-            1.5,
-            "x",
-        )
-        for case in cases
-    ]
-    many = cases[-1]
-    collected, streamed = "100,000 vectors collected: memory", "100,000 vectors streamed: memory"
-    whole, window = embeddings.MATRIX_MEGABYTES + 100, embeddings.window_megabytes(many)
-    return [
-        *cpu,
-        Criterion(7, suite, collected, many.name, _ARRAY, "growth", whole, "MB", worst=True),
-        Criterion(7, suite, streamed, many.name, _BLOCKS, "growth", window, "MB", worst=True),
     ]
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from benchmarks.studies.chain_steps import Load, Steps
-from benchmarks.studies.chains import CHAINS, FULL_LISTS, NO_WAITING, Chain
 from benchmarks.harness.isolation import WorkerError, run_worker
 from benchmarks.harness.machine import installed
 from benchmarks.harness.measuring import Series, per_item, rotated, settle, stopwatch
+from benchmarks.studies.chain_steps import Load, Steps
+from benchmarks.studies.chains import CHAINS, FULL_LISTS, NO_WAITING, Chain
 from benchmarks.studies.results import Column, Row, Table
 from benchmarks.studies.virtual_loop import run_virtually
 

@@ -1,4 +1,4 @@
-"""A small provider that refuses: `python -m benchmarks.studies.refusals_server OPTIONS`, a process with a socket.
+"""A small provider that refuses: `python -m benchmarks.studies.refusals_server OPTIONS`, a process on a port.
 
 Written for this comparison alone, apart from batchrt's mock: whoever tunes the one has not seen the other.
 What it decides depends on the text and on how often that text was sent, never on the time of day, so that

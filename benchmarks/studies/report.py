@@ -11,8 +11,8 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-from benchmarks.studies.criteria import Verdict
 from benchmarks.harness.measuring import Series
+from benchmarks.studies.criteria import Verdict
 from benchmarks.studies.results import Column, Row, Table
 
 __all__ = ["show_machine", "show_table", "show_verdicts", "write_json"]
