@@ -24,12 +24,10 @@ _HEAD = """# Benchmarks
 This page is rendered from `benchmarks/results/` by `nox -s bench`, which measures and then replaces
 results, page and charts. Edits of the page are lost.
 
-```sh
-nox -s bench                  # about ten minutes on two cores
-nox -s bench -- --full        # all sizes up to ten million items, more rounds, and Ray: some hours
-nox -s bench -- --only chat   # one scenario; the results of the others stay
-nox -s bench -- --against HEAD~1  # exit code 1 if this checkout is slower than that commit
-```
+    nox -s bench                      # about ten minutes on two cores
+    nox -s bench -- --full            # all sizes up to ten million items, more rounds, and Ray: some hours
+    nox -s bench -- --only chat       # one scenario; the results of the others stay
+    nox -s bench -- --against HEAD~1  # exit code 1 if this checkout is slower than that commit
 
 All contenders are measured in one run. They take turns, round by round, each round in another order, and
 each measurement is a process of its own. Cells show the median, with the least and the most of all rounds
@@ -39,8 +37,8 @@ are only comparable within one run. "x batchrt" is the median of the ratios with
 collection is on. All traffic is on the loopback interface, to batchrt's own mock provider.
 
 The contenders come from PyPI in pinned versions (the group `contenders` in `pyproject.toml`). One that
-cannot be installed, or fails, has a row that says so. [The folder's own page](../benchmarks/README.md)
-has the studies beside these scenarios."""
+cannot be installed, or fails, has a row that says so. `benchmarks/README.md` has the
+studies beside these scenarios."""
 
 
 def contents() -> dict[str, str]:

@@ -18,8 +18,10 @@ __all__ = ["FAULTS", "RATE_LIMITS", "work"]
 _IN_FLIGHT, _LATENCY = 50, 0.05
 _PER_SECOND = 50
 _ROUNDS = {"quick": 3, "full": 5}
-_LIMITED, _FAULTY = {"quick": 500, "full": 2_000}, {"quick": 1_000, "full": 5_000}
+_LIMITED, _FAULTY = {"quick": 300, "full": 2_000}, {"quick": 1_000, "full": 5_000}
 _SIDE_BY_SIDE = 6
+_GIVEN_UP = {"quick": 45, "full": 300}
+"""Seconds."""
 _FAULTS = {
     "server_error": 0.03,
     "bad_gateway": 0.02,
@@ -66,7 +68,7 @@ def _limited(tier: Tier, contenders: Sequence[Contender]) -> Sequence[Case]:
                 _turns(tier, contenders, settings),
                 server={"latency": _LATENCY, "rate_limits": limits},
                 side_by_side=_SIDE_BY_SIDE,
-                seconds=60 if tier == "quick" else 300,
+                seconds=_GIVEN_UP[tier],
             )
         )
     return cases
@@ -83,7 +85,7 @@ def _faulty(tier: Tier, contenders: Sequence[Contender]) -> Sequence[Case]:
             _turns(tier, contenders, settings),
             server={"latency": _LATENCY, "faults": _FAULTS},
             side_by_side=_SIDE_BY_SIDE,
-            seconds=60 if tier == "quick" else 300,
+            seconds=_GIVEN_UP[tier],
         )
     ]
 
