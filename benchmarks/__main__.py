@@ -24,31 +24,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.against is not None:
         return against.compare(options.against, tell=_tell)
     if not options.render:
-        documents.write(_measured("full" if options.full else "quick", options.only))
+        _measure("full" if options.full else "quick", options.only)
     for path in render():
         _tell(f"wrote {path}")
     return 0
 
 
-def _measured(tier: Tier, only: Sequence[str]) -> dict[str, object]:
+def _measure(tier: Tier, only: Sequence[str]) -> None:
+    """Measure the scenarios, and write the results after each."""
     began = time.monotonic()
     machine = describe()
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.key in only]
-    found = []
+    found: list[dict[str, object]] = []
     for scenario in chosen:
         found.append(run_scenario(scenario, scenario.cases(tier, CONTENDERS), _tell))
-        _tell(f"{scenario.title}: {time.monotonic() - began:.0f} s so far")
-    return {
-        "tier": tier,
-        "command": "nox -s bench" + (" -- --full" if tier == "full" else ""),
-        "seconds": round(time.monotonic() - began),
-        "machine": machine,
-        "contenders": [
-            {"key": each.key, "name": each.name, "version": each.version(), "use": each.use}
-            for each in CONTENDERS
-        ],
-        "scenarios": found,
-    }
+        seconds = time.monotonic() - began
+        _tell(f"{scenario.title}: {seconds:.0f} s so far")
+        documents.write(
+            {
+                "tier": tier,
+                "command": "nox -s bench" + (" -- --full" if tier == "full" else ""),
+                "seconds": round(seconds),
+                "machine": machine,
+                "contenders": [
+                    {"key": each.key, "name": each.name, "version": each.version(), "use": each.use}
+                    for each in CONTENDERS
+                ],
+                "scenarios": found,
+            }
+        )
 
 
 def _tell(message: str) -> None:

@@ -64,6 +64,9 @@ def _part(document: Document, tier: Tier, title: str, files: dict[str, str]) -> 
         yield ""
         yield scenario["about"]
         yield ""
+        if scenario["date"] != document["machine"]["date"]:
+            yield f"Measured in an earlier run, {scenario['date']}."
+            yield ""
         for name in scenario["charts"]:
             drawn = draw(name, document)
             if drawn is not None:

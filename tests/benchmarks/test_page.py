@@ -10,6 +10,7 @@ import pytest
 from benchmarks import documents
 from benchmarks.pages import page
 from benchmarks.scenarios.protocol import Tier
+from tests.benchmarks.documents import document, row, scenario
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -63,3 +64,19 @@ def test_page_results_name_no_host_and_no_path(tier: Tier) -> None:
     if path.exists():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r'"/|/home/|/root/|/work/|/tmp/|hostname', text)
+
+
+def test_page_says_which_scenarios_are_of_an_earlier_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run of one scenario does not pass the others off as its own."""
+    monkeypatch.setattr(documents, "FOLDER", tmp_path)
+    chat, startup = (
+        scenario([row("batchrt", cpu=[1], rate=[1], memory=[1], wrong=[0])], key=key, charts=[])
+        for key in ("chat", "startup")
+    )
+    documents.write(document(chat, startup, date="yesterday"))
+    documents.write(document(chat, date="today"))
+    text = page.contents()["docs/benchmarks.md"]
+    assert text.count("Measured in an earlier run, yesterday.") == 1
+    assert text.index("### Startup") < text.index("Measured in an earlier run")
