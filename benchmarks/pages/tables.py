@@ -111,11 +111,7 @@ def _pivot(scenario: Mapping[str, Any], column: Mapping[str, Any]) -> Iterator[s
         lines.append([label, *cells])
     yield f"**{column['heading']}**"
     yield ""
-    yield from _table(["", *(_short_title(case["title"]) for case in cases)], lines)
-
-
-def _short_title(title: str) -> str:
-    return title.partition(",  ")[0] if ", " not in title else title.split(", ", maxsplit=1)[0]
+    yield from _table(["", *(case["title"].split(", ")[0] for case in cases)], lines)
 
 
 # The table to decide by
