@@ -59,12 +59,13 @@ def ratio(row: Row, reference: Row, key: str) -> float | None:
 
 
 def best_rows(rows: Sequence[Row], key: str, best: str) -> list[Row]:
-    """Return the rows with the best median, apart from those that lost or spoiled items."""
+    """Return the rows with the best median, apart from those that lost or spoiled items in any round."""
     lossless = key in _FAILED
     able = [
         row
         for row in rows
-        if middle(row, key) is not None and (lossless or not any(middle(row, each) for each in _FAILED))
+        if middle(row, key) is not None
+        and (lossless or not any(any(row["figures"].get(each, ())) for each in _FAILED))
     ]
     if not best or not able:
         return []
