@@ -99,7 +99,7 @@ def without_reality(seed: int | str = 0) -> Iterator[None]:
         return random.Random(f"{seed}/{next(numbers)}")
 
     with repeatable_order(seed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clock, "random", SimpleNamespace(Random=chance))
+        patch.setattr(clock, "random", SimpleNamespace(SystemRandom=chance))
         patch.setattr(clock, "time", SimpleNamespace(time=_wall, monotonic=_monotonic))
         patch.setattr(fault_responses, "datetime", _Datetime)
         patch.setattr(tasks, "CancelScope", _CancelScope)
