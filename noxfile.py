@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -179,12 +180,38 @@ def types(session: nox.Session) -> None:
     session.run("pyright", "--verifytypes", "batchrt", "--ignoreexternal")
 
 
-@nox.session
+def _python_of_contenders() -> str | None:
+    """Return a Python that all contenders support, or None for nox's own: those that do not are reported."""
+    for python in ("3.12", "3.13"):
+        if shutil.which(f"python{python}") is not None:
+            probe = subprocess.run([f"python{python}", "-V"], check=False, capture_output=True)  # noqa: S603
+            if probe.returncode == 0:
+                return python
+    return None
+
+
+@nox.session(python=_python_of_contenders())
 def bench(session: nox.Session) -> None:
-    """Measure against the peers; arguments go to the benchmarks."""
-    _install_wheel(session, "mock", "uvloop")
+    """Measure against the contenders, and render docs/benchmarks.md; arguments go to the benchmarks."""
+    _install_wheel(session, "mock", "uvloop", "numpy")
     session.install(*_group("bench"))
+    contenders = [*_group("contenders"), *(_group("contenders-full") if "--full" in session.posargs else ())]
+    try:
+        session.install(*contenders)
+    except nox.command.CommandFailed:
+        # One of them: the others are measured, and its row says that it is not installed.
+        for contender in contenders:
+            with contextlib.suppress(nox.command.CommandFailed):
+                session.install(contender)
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python=_python_of_contenders())
+def studies(session: nox.Session) -> None:
+    """Study limits, lists and streams in depth; arguments go to the studies."""
+    _install_wheel(session, "mock", "uvloop", "numpy")
+    session.install(*_group("bench"), *_group("contenders"))
+    session.run("python", "-m", "benchmarks.studies", *session.posargs)
 
 
 @nox.session
