@@ -60,7 +60,8 @@ def stage(folder: Path) -> None:
     """Copy the pages to `folder`, without the parts that only the tests read, and complete the navigation."""
     pages = folder / "docs"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "__pycache__"))
+    shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "*.toml", "theme", "__pycache__"))
+    shutil.copytree(DOCS / "theme", folder / "theme")
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "CHANGELOG.md", pages / "changes.md")
     for page in pages.rglob("*.md"):
