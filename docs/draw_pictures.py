@@ -7,6 +7,8 @@ dark pages. The files in docs/pictures are committed, since times differ a littl
 from __future__ import annotations
 
 import heapq
+import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,6 +227,14 @@ def legend(axes: Axes, colours: Colours) -> None:
     )
 
 
+def compact(svg: str) -> str:
+    """Leave out comments, line breaks and the digits behind a tenth of a point: half of the bytes."""
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'="[^"]*"', lambda value: re.sub(r"(\.\d)\d+", r"\1", value[0]), svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    return re.sub(r"> <", "><", svg) + "\n"
+
+
 def draw(name: str, data: Any, paint: Callable[[Axes, Colours, Any], None]) -> None:
     """Write the picture for light and for dark pages, with text as text."""
     for colours in THEMES:
@@ -241,7 +251,9 @@ def draw(name: str, data: Any, paint: Callable[[Axes, Colours, Any], None]) -> N
         axes.xaxis.label.set_color(colours.ink)
         axes.yaxis.label.set_color(colours.ink)
         path = FOLDER / f"{name}-{colours.name}.svg"
-        figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        path.write_text(compact(drawn.getvalue()), encoding="utf-8")
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 
