@@ -58,6 +58,7 @@ ROOMS = {
     "langchain_core": {"integrations/langchain/"},
     "langchain_openai": {"integrations/langchain/"},
     "openai": {"integrations/langchain/"},
+    "opentelemetry": {"integrations/opentelemetry/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }
