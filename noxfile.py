@@ -147,7 +147,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Open a job's page and the site in the machine's browser: narrow and wide, light and dark, by axe's rules."""
+    """Open a job's page and the site in the machine's browser: narrow and wide, light and dark, with axe."""
     _install_wheel(session, "report", "langchain")
     session.install(*_group("test"), *_group("browser"), *_group("docs"))
     pages = ("tests/jobs/test_page_in_browser.py", "tests/test_site_in_browser.py")
