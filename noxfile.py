@@ -87,6 +87,15 @@ def standard(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Run the tests of the Ray integration on a cluster of this machine; Ray is too large for `tests`."""
+    _install_wheel(session, "trio", "uvloop", "mock", "ray")
+    session.install(*_group("test"))
+    env = {"RAY_USAGE_STATS_ENABLED": "0"}
+    session.run("pytest", "tests/integrations/ray", *session.posargs, env=env)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests under coverage and report what is not reached."""
     _install_wheel(session, "trio", "uvloop", "mock")

@@ -47,7 +47,7 @@ ROOMS = {
     "numpy": {"providers/embeddings/arrays.py", "jobs/page/"},
     "matplotlib": {"jobs/page/pictures.py"},
     "jinja2": {"jobs/page/page.py"},
-    "pyarrow": {"files/arrow.py", "runtime/outcome_table.py"},
+    "pyarrow": {"files/arrow.py", "runtime/outcome_table.py", "integrations/ray/"},
     "pandas": {"runtime/outcome_table.py"},
     "fsspec": {"files/remote.py"},
     "tiktoken": {"providers/embeddings/tokenizer.py"},
@@ -58,6 +58,7 @@ ROOMS = {
     "langchain_core": {"integrations/langchain/"},
     "langchain_openai": {"integrations/langchain/"},
     "openai": {"integrations/langchain/"},
+    "ray": {"integrations/ray/"},
     "typer": {"cli/"},
     "rich": {"cli/"},
 }

@@ -1,0 +1,231 @@
+"""The run of a worker: one run of a chain, on the rows of several blocks at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from batchrt.config import RunConfig
+from batchrt.errors import DeadlineExceededError, RunStoppedError, SpendingLimitError
+from batchrt.limits.abort_policy import AbortPolicy
+from batchrt.runnables.base import Runnable
+from batchrt.runtime.event_loop import Signal
+from batchrt.runtime.outcome import Outcome
+from batchrt.runtime.outcome_iterator import SyncOutcomeIterator
+
+__all__ = ["RowRun"]
+
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 60.0
+"""Seconds before a run that was aborted is begun anew; they double. Other workers may have a key that works,
+and should get the blocks that this worker could only fail."""
+
+_OF_THE_RUN: Final = (RunStoppedError, SpendingLimitError, DeadlineExceededError)
+
+_log: Final = logging.getLogger("batchrt")
+
+
+class _Block:
+    """Rows that were handed in together, and their outcomes."""
+
+    __slots__ = ("done", "left", "outcomes", "values")
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.values = values
+        self.left = len(values)
+        self.outcomes: list[Outcome[Any] | None] = [None] * len(values)
+        self.done = threading.Event()
+
+    def settle(self, place: int, outcome: Outcome[Any]) -> None:
+        self.outcomes[place] = outcome
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+
+    def fail_rest(self, error: Exception) -> None:
+        """Give `error` to the rows that have no outcome."""
+        for place, outcome in enumerate(self.outcomes):
+            if outcome is None:
+                self.outcomes[place] = Outcome(place, None, error, 0, 0.0, None)
+        self.left = 0
+        self.done.set()
+
+
+class _Feed:
+    """Hand the rows of blocks to a run, in the order of the blocks, and wait for more of them.
+
+    Blocks are put by any thread; the rows are taken on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks: deque[_Block] = deque()
+        self._block: _Block | None = None
+        self._next = 0
+        self._signal: Signal | None = None
+        self._closed = False
+        self.pending: dict[int, tuple[_Block, int]] = {}
+        self._pulled = 0
+
+    def begin(self) -> None:
+        """Number the rows anew, for another run."""
+        self.pending, self._pulled = {}, 0
+
+    def put(self, block: _Block) -> None:
+        """Add a block."""
+        with self._lock:
+            self._blocks.append(block)
+            signal, self._signal = self._signal, None
+        if signal is not None:
+            signal.set()
+
+    def close(self) -> None:
+        """End the run once the blocks that were put have ended."""
+        with self._lock:
+            self._closed = True
+            signal, self._signal = self._signal, None
+        if signal is not None:
+            signal.set()
+
+    def take_rest(self) -> set[_Block]:
+        """Return the blocks of which rows are left, and forget them; with no run under way."""
+        with self._lock:
+            rest = {block for block, _ in self.pending.values()} | set(self._blocks)
+            if self._block is not None:
+                rest.add(self._block)
+            self._blocks.clear()
+            self._block = None
+            self.pending = {}
+        return rest
+
+    def __aiter__(self) -> _Feed:
+        return self
+
+    async def __anext__(self) -> Any:
+        block = self._block
+        while block is None or self._next == len(block.values):
+            with self._lock:
+                signal = None
+                block = self._block = self._blocks.popleft() if self._blocks else None
+                self._next = 0
+                if block is None and self._closed:
+                    raise StopAsyncIteration
+                if block is None:
+                    signal = self._signal = Signal()
+            if signal is not None:
+                await signal.wait()
+        place = self._next
+        self._next += 1
+        self.pending[self._pulled] = block, place
+        self._pulled += 1
+        return block.values[place]
+
+
+class RowRun:
+    """Run a chain on rows that are handed in block by block, by any number of threads.
+
+    All blocks share one run, so that a slow row delays only its own block: the slots that it leaves free are
+    used for rows of the other blocks. A run that the provider refuses altogether (see `AbortPolicy`) fails
+    the rows at hand, and is begun anew after a pause.
+
+    Args:
+        chain: the chain.
+        config: of the run; its limits are this worker's alone.
+    """
+
+    def __init__(self, chain: Runnable[Any, Any], config: RunConfig) -> None:
+        self._chain = chain
+        self._config = config
+        self._feed = _Feed()
+        self._policy = AbortPolicy(max_wait=math.inf)
+        self._iterator: SyncOutcomeIterator[Any] | None = None
+        self._ended: Exception | None = None
+        self._pause = FIRST_PAUSE
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="batchrt rows", daemon=True)
+        self._thread.start()
+
+    def outcomes(self, values: Sequence[Any]) -> list[Outcome[Any]]:
+        """Wait for the outcomes of `values` and return them, in the same order; no row's error is raised."""
+        block = _Block(values)
+        if not values:
+            return []
+        self._feed.put(block)
+        if self._ended is not None:  # no run takes the block any more
+            self._fail_rest(self._ended)
+        block.done.wait()
+        return [outcome for outcome in block.outcomes if outcome is not None]
+
+    def close(self) -> None:
+        """End the run when the rows that were handed in have ended, and wait for that."""
+        self._closed.set()
+        self._feed.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        """Run one run after the other, until `close` or a limit that stays reached."""
+        while self._ended is None:
+            self._feed.begin()
+            self._policy = AbortPolicy(max_wait=math.inf)
+            self._policy.on_abort = self._stop
+            error: BaseException | None = None
+            try:
+                with self._chain.run_iter(
+                    self._feed, self._config, ordered=False, on_outcome=self._settle
+                ) as self._iterator:
+                    for _ in self._iterator:
+                        pass
+                error = self._iterator.ended
+            except BaseException as failure:  # noqa: BLE001  the rows' error: the worker must not die of it
+                error = failure
+            self._conclude(error)
+
+    def _conclude(self, error: BaseException | None) -> None:
+        refusal = self._policy.refusal
+        if error is None and self._policy.is_aborted:
+            _log.warning(
+                "the provider refuses every request: %s: %s; its rows fail, and others are tried in %g s",
+                type(refusal).__name__,
+                refusal,
+                self._pause,
+            )
+            self._fail_rest(self._refused())
+            self._closed.wait(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            return
+        if error is None:
+            error = RunStoppedError("the worker has been closed")
+        elif not isinstance(error, Exception):
+            error = RunStoppedError(f"the run of the worker ended: {error!r}")
+        self._ended = error
+        self._fail_rest(error)
+
+    def _fail_rest(self, error: Exception) -> None:
+        for block in self._feed.take_rest():
+            block.fail_rest(error)
+
+    def _stop(self) -> None:
+        if self._iterator is not None:
+            self._iterator.stop()
+
+    def _settle(self, outcome: Outcome[Any]) -> None:
+        """Take an outcome, on the event loop, before its slot goes on."""
+        block, place = self._feed.pending.pop(outcome.index)
+        if outcome.error is None:
+            self._policy.record_success()
+            self._pause = FIRST_PAUSE
+        elif not isinstance(outcome.error, _OF_THE_RUN):
+            self._policy.record_failure(outcome.error)
+        elif self._policy.is_aborted:
+            outcome = replace(outcome, error=self._refused())
+        block.settle(place, outcome)
+
+    def _refused(self) -> RunStoppedError:
+        return RunStoppedError(
+            f"not sent: the provider refused the requests before it: {self._policy.refusal}"
+        )
