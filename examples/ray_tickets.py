@@ -1,4 +1,4 @@
-"""Map a dataset of Ray Data with a chain; needs batchrt[ray], and OPENAI_API_KEY in the workers' environment."""
+"""Map a dataset of Ray Data with a chain; needs batchrt[ray] and the workers' own OPENAI_API_KEY."""
 
 import ray
 
@@ -6,7 +6,7 @@ from batchrt import ChatOpenAI, ChatPromptTemplate, StrOutputParser
 from batchrt.integrations.ray import map_dataset
 
 chain = (
-    ChatPromptTemplate.from_template("Which product is this ticket about?\n\n{text}")
+    ChatPromptTemplate.from_template("Which product is this ticket about?\n\n{body}")
     | ChatOpenAI("gpt-5-mini", requests_per_minute=5000)
     | StrOutputParser()
 )
