@@ -56,8 +56,9 @@ def map_dataset(
             classes, a list of the fields to have as columns. In place of a name a `pyarrow.Field` has the
             type too, and a `pyarrow.Schema` is a list of fields; otherwise a type is inferred in each block.
         concurrency: workers (Ray actors), or the fewest and the most of them.
-        config: of the run, as for `arun`; `max_concurrency` is divided among the workers. Ray has its own progress bar and timeouts: `progress` and
-            `deadline` are not taken. `cache` is a path on each worker's machine.
+        config: of the run, as for `arun`; `max_concurrency` is divided among the workers, and `cache` is a
+            path on each worker's machine. `progress` and `deadline` are not taken: Ray has its own progress
+            bar and timeouts.
         prefix: stands before the names of the columns about errors, attempts and tokens.
         secrets: called in each worker before the chain is loaded; returns environment variables, such as
             `{"OPENAI_API_KEY": …}` from a vault.
